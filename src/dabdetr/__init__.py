@@ -1,0 +1,45 @@
+"""dabdetr: the DETR family of object detectors around DAB-DETR.
+
+Two levels: ``Predictor``, ``train``, ``evaluate`` for users; ``build``, ``Config``, ``PRESETS`` and
+the parts in ``dabdetr.model`` for researchers. Names are imported when first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dabdetr.config import Config as Config
+    from dabdetr.evaluation.coco import evaluate as evaluate
+    from dabdetr.inference.predictor import Predictor as Predictor
+    from dabdetr.model.detector import build as build
+    from dabdetr.model.weights import load_model as load_model
+    from dabdetr.model.weights import save_model as save_model
+    from dabdetr.presets import PRESETS as PRESETS
+    from dabdetr.structures import Detections as Detections
+    from dabdetr.training.run import train as train
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Config": "dabdetr.config",
+    "Detections": "dabdetr.structures",
+    "PRESETS": "dabdetr.presets",
+    "Predictor": "dabdetr.inference.predictor",
+    "build": "dabdetr.model.detector",
+    "evaluate": "dabdetr.evaluation.coco",
+    "load_model": "dabdetr.model.weights",
+    "save_model": "dabdetr.model.weights",
+    "train": "dabdetr.training.run",
+}
+
+__all__ = ["__version__", *sorted(_HOMES)]  # noqa: PLE0604 - sorted strings
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'dabdetr' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,303 @@
+"""Every choice of a detector and its training, as frozen pydantic models; load, override, save.
+
+A part that is absent is ``None``; contradictions raise and name both fields.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+
+class Part(BaseModel):
+    """Base of all configuration: immutable, and unknown fields are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Backbone(Part):
+    """An image network of timm, read at some of its strides."""
+
+    kind: Literal["timm"] = "timm"
+    name: str = Field("resnet50", description="timm model name")
+    options: dict[str, Any] = Field(default_factory=dict, description="further timm arguments")
+    strides: tuple[int, ...] = Field((32,), description="strides of the maps handed on, fine first")
+    output_stride: Literal[8, 16, 32] = Field(32, description="16 dilates the last stage (DC5)")
+    freeze_stride: int = Field(4, ge=0, description="stages up to this stride stay frozen; 0: none")
+    norm: Literal["frozen", "trained"] = Field("frozen", description="what batch norms do")
+
+    @model_validator(mode="after")
+    def _strides_exist(self) -> Self:
+        if not self.strides or sorted(set(self.strides)) != list(self.strides):
+            raise ValueError(f"backbone.strides must rise and not repeat; got {self.strides}")
+        if self.strides[-1] > self.output_stride:
+            raise ValueError(
+                f"backbone.strides asks for stride {self.strides[-1]}, but backbone.output_stride "
+                f"is {self.output_stride}; lower the one or raise the other"
+            )
+        return self
+
+
+class DenseEncoder(Part):
+    """Self-attention over all tokens of one map."""
+
+    kind: Literal["dense"] = "dense"
+    layers: int = Field(6, ge=0)
+    scale_positions: bool = Field(True, description="content scales the position codes")
+
+
+class LearnedQueries(Part):
+    """Queries that are parameters: an anchor each, and content."""
+
+    kind: Literal["learned"] = "learned"
+    count: int = Field(300, ge=1)
+    anchor: Literal["box"] = "box"
+    content: Literal["zeros", "learned"] = "zeros"
+    patterns: int = Field(0, ge=0, description="contents tried at every anchor; 0: none")
+    start: Literal["normal", "uniform", "uniform_small"] = Field(
+        "normal", description="initial anchors: N(0,1) logits; uniform centres; and small sizes too"
+    )
+
+    @model_validator(mode="after")
+    def _one_content(self) -> Self:
+        if self.patterns and self.content != "zeros":
+            raise ValueError(
+                f"queries.patterns is {self.patterns} and queries.content is {self.content!r}: "
+                "patterns are the content; set queries.content to 'zeros' or queries.patterns to 0"
+            )
+        return self
+
+
+class ConcatAttention(Part):
+    """Cross-attention whose heads see content and position side by side (Conditional DETR)."""
+
+    kind: Literal["concat"] = "concat"
+    modulate_size: bool = Field(True, description="anchor width and height shape the attention")
+    position_every_layer: bool = Field(False, description="add the positional query in all layers")
+
+
+class Decoder(Part):
+    """The loop over decoder layers."""
+
+    layers: int = Field(6, ge=1)
+    cross_attention: ConcatAttention = ConcatAttention()
+    modulate_position: Literal["content", "scalar", "layer"] | None = Field(
+        "content", description="what scales the position code: a vector or number made of the "
+        "content, a learned vector of each layer, or nothing"
+    )  # fmt: skip
+    update_anchors: bool = True
+    look_forward_twice: bool = Field(True, description="a layer's box loss reaches the one before")
+
+    @model_validator(mode="after")
+    def _update(self) -> Self:
+        if self.look_forward_twice and not self.update_anchors:
+            raise ValueError(
+                "decoder.look_forward_twice is true, decoder.update_anchors is false: anchors that "
+                "never move have nothing to look forward to; switch look_forward_twice off"
+            )
+        return self
+
+
+class Model(Part):
+    """What is computed: backbone → encoder → queries → decoder."""
+
+    backbone: Backbone = Backbone()
+    encoder: DenseEncoder = DenseEncoder()
+    queries: LearnedQueries = LearnedQueries()
+    decoder: Decoder = Decoder()
+    width: int = Field(256, ge=8, description="channels of tokens and queries")
+    heads: int = Field(8, ge=1, description="attention heads")
+    feedforward: int = Field(2048, ge=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    activation: Literal["prelu", "relu", "gelu"] = "prelu"
+    position_temperature: float = Field(20.0, gt=0, description="of the map's sine code")
+    anchor_eps: float = Field(1e-3, gt=0, lt=0.5, description="clamp of the inverse sigmoid")
+    head_per_layer: bool = Field(False, description="a box head for each decoder layer")
+
+    @model_validator(mode="after")
+    def _widths(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(
+                f"model.width {self.width} is not a multiple of model.heads {self.heads}"
+            )
+        if self.width % 4:
+            raise ValueError(f"model.width must be a multiple of 4 (sine pairs); got {self.width}")
+        if self.encoder.kind == "dense" and len(self.backbone.strides) != 1:
+            raise ValueError(
+                f"model.encoder is dense and takes one map; model.backbone.strides has "
+                f"{len(self.backbone.strides)}: {self.backbone.strides}"
+            )
+        return self
+
+
+class Image(Part):
+    """How a picture becomes the network's input."""
+
+    size: int = Field(800, ge=16, description="shorter side in pixels")
+    max_size: int = Field(1333, ge=16, description="longer side at most")
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    @model_validator(mode="after")
+    def _sides(self) -> Self:
+        if self.max_size < self.size:
+            raise ValueError(
+                f"image.max_size {self.max_size} is below image.size {self.size}; raise it"
+            )
+        return self
+
+
+class Loss(Part):
+    """Weights of the loss terms and of the assignment's costs (DAB-DETR: 1, 5, 2 and 2, 5, 2)."""
+
+    class_weight: float = Field(1.0, ge=0)
+    box_weight: float = Field(5.0, ge=0)
+    giou_weight: float = Field(2.0, ge=0)
+    class_cost: float = Field(2.0, ge=0)
+    box_cost: float = Field(5.0, ge=0)
+    giou_cost: float = Field(2.0, ge=0)
+    alpha: float = Field(0.25, ge=0, le=1, description="focal loss: weight of objects")
+    gamma: float = Field(2.0, ge=0, description="focal loss: how much easy cases fade")
+    iou_eps: float = Field(1e-6, ge=0, description="added to IoU and GIoU denominators")
+
+    @model_validator(mode="after")
+    def _some_cost(self) -> Self:
+        if not self.class_cost + self.box_cost + self.giou_cost:
+            raise ValueError("loss.class_cost, box_cost and giou_cost are all 0; give one of them")
+        return self
+
+
+class Augment(Part):
+    """Random changes of training pictures; boxes move with the pixels."""
+
+    flip: float = Field(0.5, ge=0, le=1, description="probability of a left-right flip")
+    sizes: tuple[int, ...] = Field((), description="shorter sides to draw from; empty: image.size")
+    crop: float = Field(0.5, ge=0, le=1, description="probability of a random crop")
+    crop_scale: tuple[float, float] = Field((0.5, 1.0), description="crop side, of the picture's")
+    colour: float = Field(0.0, ge=0, le=1, description="brightness, contrast, saturation jitter")
+
+
+class Training(Part):
+    """How long, how fast, from where."""
+
+    epochs: int = Field(50, ge=1)
+    batch: int = Field(2, ge=1, description="pictures in a step")
+    effective_batch: int = Field(16, ge=1, description="pictures in an update (accumulation)")
+    lr: float = Field(1e-4, gt=0)
+    backbone_lr: float = Field(1e-5, ge=0, description="0 freezes the backbone")
+    weight_decay: float = Field(1e-4, ge=0)
+    warmup: int = Field(0, ge=0, description="updates over which the rate rises from 0")
+    schedule: Literal["step", "cosine", "constant"] = "step"
+    drop: float = Field(0.8, gt=0, le=1, description="step: share of the epochs before rate ×0.1")
+    clip: float = Field(0.1, ge=0, description="largest gradient norm; 0: no clipping")
+    ema: float | None = Field(None, gt=0, lt=1, description="decay of averaged weights")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    start: str = Field("imagenet", description="'imagenet', 'none', or a file or name of weights")
+    seed: int = Field(42, ge=0)
+    workers: int = Field(0, ge=0, description="processes that read pictures")
+
+
+class Inference(Part):
+    """From predictions to detections."""
+
+    max_det: int = Field(300, ge=1, description="detections an image at most")
+    conf: float = Field(0.3, ge=0, le=1, description="lowest score shown")
+
+
+class Config(Part):
+    """One family member: the model, and the recipe that trains it."""
+
+    name: str = "custom"
+    source: str = Field("", description="paper or recipe the values come from")
+    published_ap: float | None = Field(None, description="COCO val2017 AP of the source, if any")
+    model: Model = Model()
+    image: Image = Image()
+    loss: Loss = Loss()
+    augment: Augment | None = Augment()
+    training: Training = Training()
+    inference: Inference = Inference()
+
+    def override(self, assignments: Iterable[str]) -> Config:
+        """A copy with ``path=value`` assignments applied; values are read as YAML.
+
+        ``config.override(["training.lr=2e-4", "augment=null"])``
+        """
+        tree = self.model_dump(mode="json")
+        for assignment in assignments:
+            path, equals, text = assignment.partition("=")
+            if not equals:
+                raise ValueError(f"--set expects path=value; got {assignment!r}")
+            node, keys = tree, path.strip().split(".")
+            for depth, key in enumerate(keys):
+                if not isinstance(node, dict) or key not in node:
+                    known = ", ".join(node) if isinstance(node, dict) else "no field"
+                    where = ".".join(keys[:depth]) or "the config"
+                    raise ValueError(f"{where} has no field {key!r}; it has: {known}")
+                if depth < len(keys) - 1:
+                    node = node[key]
+            node[keys[-1]] = _yaml_value(text)
+        return parse(tree, "--set")
+
+    def save(self, path: str | Path) -> None:
+        """Write as YAML: to a temporary name first, then moved."""
+        text = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        write_atomically(path, text.encode())
+
+
+def load(path: str | Path) -> Config:
+    """Read a YAML config; missing fields take their defaults, unknown fields are errors."""
+    try:
+        tree = yaml.safe_load(Path(path).read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not readable YAML: {error}") from None
+    if not isinstance(tree, dict):
+        raise ValueError(f"{path} should hold fields like 'model:' and 'training:'; it does not")
+    return parse(tree, str(path))
+
+
+def parse(tree: dict[str, Any], origin: str) -> Config:
+    """A config from plain values; every error names its field in one sentence."""
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            where = ".".join(str(part) for part in problem["loc"]) or "config"
+            message = problem["msg"].removeprefix("Value error, ")
+            given = problem["input"]
+            shown = "" if isinstance(given, dict | BaseModel) else f" (got {given!r})"
+            lines.append(f"{where}: {message}{shown}")
+        raise ValueError(f"{origin}: " + "; ".join(lines)) from None
+
+
+def write_atomically(path: str | Path, content: bytes) -> None:
+    """Write beside ``path`` and move: a reader sees the old file or the whole new one."""
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _yaml_value(text: str) -> Any:
+    """YAML, with 1e-4 read as a number (YAML 1.1 wants a dot)."""
+    value = yaml.safe_load(text)
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value

@@ -1,0 +1,236 @@
+"""What travels between the parts: images, targets, features, queries, predictions, detections.
+
+Torch is never imported here, so that ``Detections`` also serve where torch is not installed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+class _Movable:
+    """Adds ``to``: the same structure with every tensor on another device or of another type."""
+
+    def to(self, device: torch.device | str) -> Any:
+        """Copy with all tensors moved to ``device``."""
+        moved = {f.name: _move(getattr(self, f.name), device) for f in fields(self)}  # pyright: ignore[reportArgumentType]
+        return replace(self, **moved)  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+def _move(value: Any, device: torch.device | str) -> Any:
+    if isinstance(value, list | tuple) and any(hasattr(v, "to") for v in value):
+        return type(value)(_move(v, device) for v in value)
+    return value.to(device) if hasattr(value, "to") else value
+
+
+@dataclass(frozen=True)
+class Images(_Movable):
+    """A batch of pictures, normalised and padded at the bottom and right.
+
+    pixels   [batch, 3, height, width] float32
+    padding  [batch, height, width] bool, True = padding; None where nothing is padded
+    """
+
+    pixels: Tensor
+    padding: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Targets(_Movable):
+    """The objects of a batch, image after image in one table.
+
+    labels  [objects] int64, 0 … classes − 1
+    boxes   [objects, 4] float32, cxcywh, 0–1 of the unpadded image
+    counts  objects of each image; their sum is ``objects``
+    names   what to call each image in a message (its file, mostly)
+    """
+
+    labels: Tensor
+    boxes: Tensor
+    counts: tuple[int, ...]
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Features(_Movable):
+    """Maps of the backbone, fine to coarse.
+
+    maps      each [batch, channels, height, width]
+    paddings  each [batch, height, width] bool, True = padding; or None where nothing is padded
+    """
+
+    maps: list[Tensor]
+    paddings: list[Tensor | None]
+
+
+@dataclass(frozen=True)
+class Memory(_Movable):
+    """Tokens that decoder layers look at: the encoder's output.
+
+    tokens     [batch, tokens, width]
+    positions  [batch or 1, tokens, width] float32, their position codes
+    padding    [batch, tokens] bool, True = padding; None where nothing is padded
+    shapes     (height, width) of each level
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    padding: Tensor | None
+    shapes: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Queries(_Movable):
+    """Slots of the decoder before its first layer.
+
+    content  [batch, queries, width]
+    anchors  [batch, queries, 4] float32, cxcywh, 0–1 of the unpadded image
+    """
+
+    content: Tensor
+    anchors: Tensor
+
+
+@dataclass(frozen=True)
+class Predictions(_Movable):
+    """What every decoder layer says of every query; the last layer is the answer.
+
+    logits   [layers, batch, queries, classes]
+    boxes    [layers, batch, queries, 4] float32, cxcywh, 0–1 of the unpadded image
+    anchors  [layers, batch, queries, 4] float32, the anchors that *enter* each layer
+    """
+
+    logits: Tensor
+    boxes: Tensor
+    anchors: Tensor
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Objects found in one picture, best first.
+
+    boxes    [n, 4] float32, x0 y0 x1 y1 in pixels of the original picture
+    scores   [n] float32, 0–1
+    labels   [n] int64, index into ``names``
+    queries  [n] int64, the decoder slot that found it
+    names    class names of the model
+    size     (height, width) of the picture
+    source   where the picture came from: a path, or "" for a picture given in memory
+    image    the picture itself as RGB [height, width, 3] uint8, where it was kept
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+    queries: np.ndarray
+    names: tuple[str, ...]
+    size: tuple[int, int]
+    source: str = ""
+    image: np.ndarray | None = field(default=None, repr=False, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __getitem__(self, index: Any) -> Detections:
+        """A subset: by slice, index array or boolean mask."""
+        if isinstance(index, int | np.integer):
+            index = [index]
+        return replace(
+            self,
+            boxes=self.boxes[index],
+            scores=self.scores[index],
+            labels=self.labels[index],
+            queries=self.queries[index],
+        )
+
+    def above(self, conf: float, classes: Sequence[str] | None = None) -> Detections:
+        """Those that score at least ``conf``, and only of ``classes`` where given."""
+        keep = self.scores >= conf
+        if classes is not None:
+            unknown = sorted(set(classes) - set(self.names))
+            if unknown:
+                raise ValueError(
+                    f"the model does not know the class {', '.join(unknown)}; "
+                    f"it knows: {', '.join(self.names)}"
+                )
+            keep &= np.isin(self.labels, [self.names.index(name) for name in classes])
+        return self[keep]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON: source, size and a list of detections."""
+        return {
+            "source": self.source,
+            "height": self.size[0],
+            "width": self.size[1],
+            "detections": [
+                {
+                    "name": self.names[label],
+                    "label": int(label),
+                    "score": _rounded(score, 5),
+                    "box": [_rounded(v, 2) for v in box],
+                    "query": int(query),
+                }
+                for box, score, label, query in zip(
+                    self.boxes, self.scores, self.labels, self.queries, strict=True
+                )
+            ],
+        }
+
+    def to_coco(
+        self, image_id: int = 0, category_ids: Sequence[int] | None = None
+    ) -> list[dict[str, Any]]:
+        """Rows of a COCO results file: boxes as x, y, width, height in pixels.
+
+        ``category_ids[label]`` is the data set's own id; without it labels count from 1.
+        """
+        ids = category_ids if category_ids is not None else range(1, len(self.names) + 1)
+        return [
+            {
+                "image_id": image_id,
+                "category_id": int(ids[label]),
+                "bbox": [float(x0), float(y0), float(x1 - x0), float(y1 - y0)],
+                "score": float(score),
+            }
+            for (x0, y0, x1, y1), score, label in zip(
+                self.boxes.astype(float), self.scores, self.labels, strict=True
+            )
+        ]
+
+    def to_supervision(self) -> Any:
+        """``supervision.Detections`` with the class names in ``data["class_name"]``."""
+        try:
+            import supervision  # pyright: ignore[reportMissingImports]
+        except ImportError:
+            raise ImportError(
+                "to_supervision needs the package supervision; type: pip install supervision"
+            ) from None
+        return supervision.Detections(
+            xyxy=self.boxes.astype(np.float32),
+            confidence=self.scores.astype(np.float32),
+            class_id=self.labels.astype(int),
+            data={"class_name": np.array([self.names[label] for label in self.labels])},
+        )
+
+    def plot(self, image: Any = None) -> Any:
+        """The picture (PIL) with boxes drawn in; ``image`` where none was kept."""
+        from dabdetr.inference.drawing import draw
+
+        picture = image if image is not None else self.image
+        if picture is None:
+            raise ValueError("plot needs the picture: pass it, or predict with keep_images=True")
+        return draw(picture, self)
+
+
+def _rounded(value: Any, digits: int) -> float:
+    value = float(value)
+    assert math.isfinite(value), value
+    return round(value, digits)
