@@ -118,7 +118,7 @@ class Model(Part):
     activation: Literal["prelu", "relu", "gelu"] = "prelu"
     position_temperature: float = Field(20.0, gt=0, description="of the map's sine code")
     anchor_eps: float = Field(1e-3, gt=0, lt=0.5, description="clamp of the inverse sigmoid")
-    head_per_layer: bool = Field(False, description="a box head for each decoder layer")
+    box_head_per_layer: bool = Field(False, description="else one for all decoder layers")
 
     @model_validator(mode="after")
     def _widths(self) -> Self:

@@ -1,0 +1,143 @@
+"""Attention: additive (Transformer, DETR), with separate projections, and concatenated."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from dabdetr.model.positions import QueryPositions
+from dabdetr.structures import Memory
+
+
+def split_heads(x: Float[Tensor, "b n c"], heads: int) -> Float[Tensor, "b heads n d"]:
+    """[batch, n, width] → [batch, heads, n, width / heads]."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def attend(
+    query: Float[Tensor, "b heads q d"],
+    key: Float[Tensor, "b heads k d"],
+    value: Float[Tensor, "b heads k e"],
+    hidden: Bool[Tensor, "b #heads #q k"] | None,
+    dropout: float = 0.0,
+) -> Float[Tensor, "b q c"]:
+    """softmax(query · keyᵀ / √d) · value without storing the weights; ``hidden`` keys get none."""
+    seen = None if hidden is None else ~hidden
+    query, key, value = (x.to(value.dtype) for x in (query, key, value))
+    out = F.scaled_dot_product_attention(query, key, value, attn_mask=seen, dropout_p=dropout)
+    return out.transpose(1, 2).flatten(2)
+
+
+def hide_padding(padding: Bool[Tensor, "b k"] | None) -> Bool[Tensor, "b 1 1 k"] | None:
+    """Padding as a mask for ``attend``; an image that is all padding sees it all: never NaN."""
+    if padding is None:
+        return None
+    return (padding & ~padding.all(-1, keepdim=True))[:, None, None, :]
+
+
+class SelfAttention(nn.Module):
+    """Attention among tokens whose positions are added to queries and keys (DETR, encoders)."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.output = nn.Linear(width, width)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b n c"],
+        positions: Float[Tensor, "#b n c"],
+        hidden: Bool[Tensor, "b #heads #n n"] | None,
+    ) -> Float[Tensor, "b n c"]:
+        placed = x + positions
+        parts = (self.query(placed), self.key(placed), self.value(x))
+        query, key, value = (split_heads(part, self.heads) for part in parts)
+        dropout = self.dropout if self.training else 0.0
+        return self.output(attend(query, key, value, hidden, dropout))
+
+
+class SeparateSelfAttention(nn.Module):
+    """Attention among queries; content and position are projected apart, then added.
+
+    Conditional DETR and DAB-DETR decoders.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.query = nn.Linear(width, width)
+        self.query_position = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.key_position = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.output = nn.Linear(width, width)
+
+    def forward(
+        self,
+        content: Float[Tensor, "b q c"],
+        positions: QueryPositions,
+        hidden: Bool[Tensor, "q q"] | None,
+    ) -> Float[Tensor, "b q c"]:
+        query = self.query(content) + self.query_position(positions.query)
+        key = self.key(content) + self.key_position(positions.query)
+        parts = (split_heads(part, self.heads) for part in (query, key, self.value(content)))
+        mask = None if hidden is None else hidden[None, None].expand(len(content), -1, -1, -1)
+        dropout = self.dropout if self.training else 0.0
+        return self.output(attend(*parts, mask, dropout))
+
+
+class ConcatCrossAttention(nn.Module):
+    """Queries look at memory; in every head content and position stand side by side.
+
+    A head's query is [content, code] and its key [content, position], so that their product is the
+    sum of a content map and a position map (Conditional DETR §3.3, DAB-DETR §3.4).
+    ``add_position`` also adds the positional query and the key's position to the content parts:
+    the first layer needs it, as its content says nothing yet.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float, add_position: bool) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.query = nn.Linear(width, width)
+        self.query_position = nn.Linear(width, width) if add_position else None
+        self.query_code = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.key_position = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.output = nn.Linear(width, width)
+
+    def forward(
+        self, content: Float[Tensor, "b q c"], positions: QueryPositions, memory: Memory
+    ) -> Float[Tensor, "b q c"]:
+        query, key = self.query(content), self.key(memory.tokens)
+        key_position = self.key_position(memory.positions)
+        if self.query_position is not None:
+            query = query + self.query_position(positions.query)
+            key = key + key_position
+        query = self._side_by_side(query, self.query_code(positions.code))
+        key = self._side_by_side(key, key_position.expand_as(key))
+        value = split_heads(self.value(memory.tokens), self.heads)
+        dropout = self.dropout if self.training else 0.0
+        return self.output(attend(query, key, value, hide_padding(memory.padding), dropout))
+
+    def _side_by_side(self, a: Tensor, b: Tensor) -> Float[Tensor, "b heads n d"]:
+        return torch.cat((split_heads(a, self.heads), split_heads(b, self.heads)), dim=-1)
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with an activation between; PReLU has one learned slope."""
+
+    def __init__(self, width: int, hidden: int, activation: str, dropout: float) -> None:
+        super().__init__()
+        self.expand = nn.Linear(width, hidden)
+        self.activation = {"prelu": nn.PReLU, "relu": nn.ReLU, "gelu": nn.GELU}[activation]()
+        self.dropout = nn.Dropout(dropout)
+        self.contract = nn.Linear(hidden, width)
+
+    def forward(self, x: Float[Tensor, "*shape c"]) -> Float[Tensor, "*shape c"]:
+        return self.contract(self.dropout(self.activation(self.expand(x))))

@@ -1,0 +1,179 @@
+"""Image → maps of a timm network, with frozen norms folded into the convolutions before them."""
+
+from __future__ import annotations
+
+import timm
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from timm.layers import Conv2dSame
+from timm.layers.padding import pad_same
+from torch import Tensor, nn
+
+from dabdetr import config
+from dabdetr.structures import Features, Images
+
+
+class FrozenNorm(nn.Module):
+    """A batch norm that never changes: four buffers, under the names that checkpoints use."""
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int, eps: float, after: nn.Module | None = None) -> None:
+        super().__init__()
+        self.eps = eps
+        self.folded = False  # the convolution before it already applies it
+        self.after = after or nn.Identity()  # the activation of timm's norm-and-activation layers
+        for name, value in (("weight", 1.0), ("bias", 0.0)):
+            self.register_buffer(name, torch.full((channels,), value))
+        for name, value in (("running_mean", 0.0), ("running_var", 1.0)):
+            self.register_buffer(name, torch.full((channels,), value))
+
+    def scale_and_shift(self) -> tuple[Float[Tensor, " channels"], Float[Tensor, " channels"]]:
+        """The norm as y = x · scale + shift."""
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        return scale, self.bias - self.running_mean * scale
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        if not self.folded:
+            scale, shift = self.scale_and_shift()
+            x = x * scale[:, None, None] + shift[:, None, None]
+        return self.after(x)
+
+
+class FoldedConv2d(nn.Conv2d):
+    """A convolution that applies the frozen norm behind it: one pass over the map, not three.
+
+    Its parameters keep their names and values; the product with the norm's scale is remembered as
+    long as neither changes and no gradient is asked for.
+    """
+
+    def __init__(self, conv: nn.Conv2d, norm: FrozenNorm) -> None:
+        super().__init__(
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,  # pyright: ignore[reportArgumentType]
+            conv.stride,  # pyright: ignore[reportArgumentType]
+            conv.padding,  # pyright: ignore[reportArgumentType]
+            conv.dilation,  # pyright: ignore[reportArgumentType]
+            conv.groups,
+            bias=conv.bias is not None,
+        )
+        self.weight, self.bias = conv.weight, conv.bias
+        self.same = isinstance(conv, Conv2dSame)  # TensorFlow's padding, which depends on the size
+        self._norm = (norm,)  # in a tuple, so that the norm stays registered at its own place only
+        self._folded: tuple[object, Tensor, Tensor] | None = None
+        norm.folded = True
+
+    def _fold(self) -> tuple[Tensor, Tensor]:
+        (norm,) = self._norm
+        learning = torch.is_grad_enabled() and self.weight.requires_grad
+        sources = (self.weight, norm.weight, norm.bias, norm.running_mean, norm.running_var)
+        state = tuple((t.data_ptr(), t._version) for t in sources)
+        if not learning and self._folded is not None and self._folded[0] == state:
+            return self._folded[1:]
+        scale, shift = norm.scale_and_shift()
+        weight = self.weight * scale[:, None, None, None]
+        bias = shift if self.bias is None else shift + self.bias * scale
+        self._folded = None if learning else (state, weight, bias)
+        return weight, bias
+
+    def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d y x"]:  # noqa: A002
+        weight, bias = self._fold()
+        if self.same:
+            input = pad_same(input, self.kernel_size, self.stride, self.dilation)  # pyright: ignore
+            return F.conv2d(input, weight, bias, self.stride, 0, self.dilation, self.groups)
+        return self._conv_forward(input, weight, bias)
+
+
+def freeze_norms(module: nn.Module) -> None:
+    """Replace every batch norm below ``module`` by a frozen one, folded where a conv precedes it.
+
+    timm registers a convolution and the norm that follows it one after the other; a test holds the
+    result against the unfolded network.
+    """
+    before: tuple[str, nn.Module] | None = None
+    for name, child in list(module.named_children()):
+        if isinstance(child, nn.BatchNorm2d):
+            act = nn.Sequential(*child.children()) if len(list(child.children())) else None
+            frozen = FrozenNorm(child.num_features, child.eps, act)
+            frozen.load_state_dict(child.state_dict(), strict=False)
+            setattr(module, name, frozen)
+            if before is not None and _foldable(before[1], child):
+                setattr(module, before[0], FoldedConv2d(before[1], frozen))  # pyright: ignore
+        else:
+            freeze_norms(child)
+        before = (name, child)
+
+
+def _foldable(conv: nn.Module, norm: nn.BatchNorm2d) -> bool:
+    return type(conv) in (nn.Conv2d, Conv2dSame) and conv.out_channels == norm.num_features  # pyright: ignore
+
+
+class TimmBackbone(nn.Module):
+    """A timm network read at the strides of the config.
+
+    ``channels`` and ``strides`` describe the maps it returns.
+    """
+
+    def __init__(self, part: config.Backbone) -> None:
+        super().__init__()
+        try:
+            self.body, stages = _create(part)
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"backbone.name {part.name!r} with backbone.options {part.options} cannot be built "
+                f"by timm as a feature network: {error}"
+            ) from None
+        self.channels = [stage["num_chs"] for stage in stages]
+        self.strides = [stage["reduction"] for stage in stages]
+        if part.norm == "frozen":
+            freeze_norms(self.body)
+        self._freeze(part.freeze_stride)
+        depthwise = any(isinstance(m, nn.Conv2d) and m.groups > 1 for m in self.modules())
+        # Depthwise convolutions are several times slower to back-propagate in channels_last.
+        self.memory_format = torch.contiguous_format if depthwise else torch.channels_last
+        self.to(memory_format=self.memory_format)  # pyright: ignore[reportCallIssue]
+
+    def _freeze(self, stride: int) -> None:
+        """Stop training up to the deepest stage of this stride (modules stand in their order)."""
+        ends = [s["module"] for s in self.body.feature_info.info if s["reduction"] <= stride]  # pyright: ignore
+        if not ends:
+            return
+        names = [name.replace("_", ".") for name, _ in self.body.named_modules()]
+        end = ends[-1].replace("_", ".")
+        last = max(i for i, n in enumerate(names) if n == end or n.startswith(end + "."))
+        for _, module in list(self.body.named_modules())[: last + 1]:
+            for parameter in module.parameters(recurse=False):
+                parameter.requires_grad = False
+
+    def forward(self, images: Images) -> Features:
+        pixels = images.pixels.contiguous(memory_format=self.memory_format)
+        maps = self.body(pixels)
+        return Features(maps, [_shrink(images.padding, m.shape[-2:]) for m in maps])
+
+
+def _create(part: config.Backbone) -> tuple[nn.Module, list[dict]]:
+    """The timm feature network cut at the deepest stage of each stride, and those stages."""
+    options = dict(part.options)
+    if part.output_stride != 32:
+        options["output_stride"] = part.output_stride
+    with torch.random.fork_rng(devices=[]):  # looking at the stages must not move the random state
+        stages = timm.create_model(part.name, features_only=True, **options).feature_info.info  # pyright: ignore
+    strides = [stage["reduction"] for stage in stages]
+    missing = [stride for stride in part.strides if stride not in strides]
+    if missing:
+        raise ValueError(f"it has no map of stride {missing[0]}; it has {sorted(set(strides))}")
+    chosen = tuple(len(strides) - 1 - strides[::-1].index(stride) for stride in part.strides)
+    body = timm.create_model(part.name, features_only=True, out_indices=chosen, **options)
+    return body, [stages[i] for i in chosen]
+
+
+def _shrink(padding: Tensor | None, size: torch.Size) -> Tensor | None:
+    """The padding of a map: nearest pixel, as in all published DETR code."""
+    if padding is None:
+        return None
+    return F.interpolate(padding[:, None].float(), size=tuple(size), mode="nearest")[:, 0].bool()

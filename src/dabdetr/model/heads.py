@@ -1,0 +1,41 @@
+"""What a query's content says: class logits, and how far the box lies from the anchor."""
+
+from __future__ import annotations
+
+import math
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dabdetr.model.positions import mlp
+
+PRIOR = 0.01
+"""Probability of each class before training: nearly all queries are no object (focal loss)."""
+
+
+class Heads(nn.Module):
+    """One class head, and one box head for all decoder layers or one for each."""
+
+    def __init__(self, width: int, classes: int, layers: int, box_per_layer: bool) -> None:
+        super().__init__()
+        self.classes = class_head(width, classes)
+        count = layers if box_per_layer else 1
+        self.boxes = nn.ModuleList(mlp(width, width, width, 4) for _ in range(count))
+        for head in self.boxes:
+            nn.init.zeros_(head[-1].weight)  # pyright: ignore[reportIndexIssue]
+            nn.init.zeros_(head[-1].bias)  # pyright: ignore[reportIndexIssue]
+
+    def logits(self, content: Float[Tensor, "b q c"]) -> Float[Tensor, "b q classes"]:
+        """Class logits of normalised content."""
+        return self.classes(content)
+
+    def deltas(self, content: Float[Tensor, "b q c"], layer: int) -> Float[Tensor, "b q 4"]:
+        """Shift of the anchor in logit space; float32."""
+        return self.boxes[layer % len(self.boxes)](content).float()
+
+
+def class_head(width: int, classes: int) -> nn.Linear:
+    """A class head that starts at the prior."""
+    head = nn.Linear(width, classes)
+    nn.init.constant_(head.bias, -math.log((1 - PRIOR) / PRIOR))
+    return head

@@ -1,0 +1,118 @@
+"""Sine codes of places, and the positional query that an anchor becomes.
+
+Codes are made in float32 whatever the autocast says: at low precision neighbouring places would
+share a code.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from dabdetr.geometry import SMALLEST_SIDE
+
+ANCHOR_TEMPERATURE = 10000.0
+"""Of anchors' codes; the released weights pair it with a map temperature of 20 (or 10)."""
+
+
+def sine_code(
+    values: Float[Tensor, "*shape"], features: int, temperature: float
+) -> Float[Tensor, "*shape features"]:
+    """sin, cos, sin, cos … of each value at ``features / 2`` falling frequencies.
+
+    ``values`` are angles (2π = the whole image). DAB-DETR §3.3, Vaswani et al. §3.5.
+    """
+    step = torch.arange(features // 2, device=values.device, dtype=torch.float32)
+    angles = values.float()[..., None] / temperature ** (2 * step / features)
+    return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)
+
+
+def map_code(
+    padding: Bool[Tensor, "batch h w"], width: int, temperature: float
+) -> Float[Tensor, "batch h w width"]:
+    """The code of every cell of a map: y features, then x features, of the unpadded image."""
+    valid = (~padding).float()
+    y, x = valid.cumsum(1), valid.cumsum(2)
+    y = 2 * math.pi * y / (y[:, -1:, :] + 1e-6)
+    x = 2 * math.pi * x / (x[:, :, -1:] + 1e-6)
+    return torch.cat([sine_code(v, width // 2, temperature) for v in (y, x)], dim=-1)
+
+
+def anchor_code(
+    anchors: Float[Tensor, "*batch frame"], width: int
+) -> Float[Tensor, "*batch codes"]:
+    """The code of every anchor: ``width / 2`` features for each of y, x and, for boxes, w, h.
+
+    The order is that of the released weights: y before x, w before h.
+    """
+    x, y, *sides = (2 * math.pi * anchors.float()).unbind(-1)
+    return torch.cat([sine_code(v, width // 2, ANCHOR_TEMPERATURE) for v in (y, x, *sides)], dim=-1)
+
+
+def mlp(*widths: int) -> nn.Sequential:
+    """Linear layers of the given widths with ReLU between them, none after the last."""
+    layers: list[nn.Module] = []
+    for n_in, n_out in zip(widths, widths[1:], strict=False):
+        layers += [nn.Linear(n_in, n_out), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+@dataclass(frozen=True)
+class QueryPositions:
+    """Where the queries of one decoder layer are.
+
+    query  [batch, queries, width], the positional query: what queries tell one another
+    code   [batch, queries, width] float32, y and x features, modulated: where to look
+    """
+
+    query: Tensor
+    code: Tensor
+
+
+class AnchorPositions(nn.Module):
+    """Anchors → positions of the queries: the positional query and the code that steers attention.
+
+    ``modulate_position`` lets content scale the code (Conditional DETR §3.3); ``modulate_size``
+    widens attention along x for wide anchors and along y for tall ones (DAB-DETR §3.4, eq. 6).
+    """
+
+    def __init__(
+        self, width: int, layers: int, modulate_position: str | None, modulate_size: bool
+    ) -> None:
+        super().__init__()
+        self.width = width
+        self.to_query = mlp(2 * width, width, width)
+        self.scale: nn.Module | None = None
+        if modulate_position == "layer":
+            self.scale = nn.Embedding(layers, width)
+        elif modulate_position is not None:
+            self.scale = mlp(width, width, width if modulate_position == "content" else 1)
+        self.size = mlp(width, width, 2) if modulate_size else None
+
+    def forward(
+        self,
+        anchors: Float[Tensor, "batch queries 4"],
+        content: Float[Tensor, "batch queries width"],
+        layer: int,
+    ) -> QueryPositions:
+        code = anchor_code(anchors, self.width)
+        query = self.to_query(code)
+        code = code[..., : self.width]  # y and x
+        if isinstance(self.scale, nn.Embedding):
+            code = code * self.scale.weight[layer]
+        elif self.scale is not None and layer > 0:  # the first layer's content says nothing yet
+            code = code * self.scale(content)
+        if self.size is not None:
+            code = code * self._size_ratio(anchors, content)
+        return QueryPositions(query, code)
+
+    def _size_ratio(self, anchors: Tensor, content: Tensor) -> Float[Tensor, "batch queries width"]:
+        """h_ref / h for the y features, w_ref / w for the x features; in float32."""
+        assert self.size is not None
+        reference = self.size(content).float().sigmoid()  # (w_ref, h_ref)
+        ratio = reference / anchors[..., 2:].float().clamp(min=SMALLEST_SIDE)
+        return ratio.flip(-1).repeat_interleave(self.width // 2, dim=-1)
