@@ -1,0 +1,87 @@
+"""What is minimised: focal, L1 and GIoU losses of every decoder layer, and their weighted sum.
+
+A group of queries gives its losses once it has an assignment, wherever that comes from.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torchvision.ops import sigmoid_focal_loss
+
+from dabdetr.config import Loss
+from dabdetr.geometry import generalized_iou, to_corners
+from dabdetr.structures import Predictions, Targets
+from dabdetr.training.matching import Assignment, assign
+
+Table = dict[tuple[str, int], Tensor]
+"""Unweighted, detached values by (term, decoder layer); layers count from 0."""
+
+TERMS = ("loss_ce", "loss_bbox", "loss_giou")
+
+
+def detection_loss(
+    predictions: Predictions,
+    targets: Targets,
+    loss: Loss,
+    assignment: Assignment | None = None,
+    objects: Tensor | None = None,
+) -> tuple[Float[Tensor, ""], Table]:
+    """The weighted sum that is minimised, and the table of its terms.
+
+    ``assignment`` is matched here where none is given; ``objects`` is what the losses are divided
+    by (``count_objects``).
+    """
+    if assignment is None:
+        assignment = assign(predictions, targets, loss)
+    if objects is None:
+        objects = count_objects(targets, predictions.boxes.device)
+    terms = group_losses(predictions, targets, assignment, loss, objects)
+    weights = (loss.class_weight, loss.box_weight, loss.giou_weight)
+    total = torch.stack([w * terms[name].sum() for name, w in zip(TERMS, weights, strict=True)])
+    table = {
+        (name, layer): value
+        for name in TERMS
+        for layer, value in enumerate(terms[name].detach().unbind())
+    }
+    return total.sum(), table
+
+
+def group_losses(
+    predictions: Predictions,
+    targets: Targets,
+    assignment: Assignment,
+    loss: Loss,
+    objects: Tensor | float,
+) -> dict[str, Float[Tensor, " layers"]]:
+    """Each term for all layers of one query group whose assignment is known, in float32.
+
+    Queries without an object should say nothing: they enter the class term only. Without any
+    object the box terms are 0 and still carry a (zero) gradient.
+    """
+    logits, boxes = predictions.logits.float(), predictions.boxes.float()
+    pairs = (assignment.layer, assignment.image, assignment.query)
+
+    truth = torch.zeros_like(logits)
+    truth[(*pairs, targets.labels[assignment.target])] = 1
+    focal = sigmoid_focal_loss(logits, truth, loss.alpha, loss.gamma)
+
+    found, wanted = boxes[pairs], targets.boxes.float()[assignment.target]
+    distance = (found - wanted).abs().sum(-1)
+    giou = generalized_iou(to_corners(found), to_corners(wanted), loss.iou_eps)
+    nothing = boxes.new_zeros(len(boxes))
+    return {
+        "loss_ce": focal.sum((1, 2, 3)) / objects,
+        "loss_bbox": nothing.index_add(0, assignment.layer, distance) / objects,
+        "loss_giou": nothing.index_add(0, assignment.layer, 1 - giou) / objects,
+    }
+
+
+def count_objects(targets: Targets, device: torch.device) -> Float[Tensor, ""]:
+    """What losses are divided by: objects of the batch, averaged over processes, at least 1."""
+    objects = torch.tensor(float(sum(targets.counts)), device=device)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(objects)
+        objects /= torch.distributed.get_world_size()
+    return objects.clamp(min=1)

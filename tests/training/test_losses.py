@@ -1,0 +1,149 @@
+"""Losses: recorded values, one layer at a time, empty batches, and groups with known pairs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torchvision.ops import generalized_box_iou_loss
+
+from dabdetr.config import Loss
+from dabdetr.geometry import to_corners
+from dabdetr.structures import Predictions, Targets
+from dabdetr.training.losses import TERMS, count_objects, detection_loss, group_losses
+from dabdetr.training.matching import Assignment, assign
+
+
+def case(counts: tuple[int, ...], layers: int = 2, classes: int = 4) -> tuple[Predictions, Targets]:
+    generator = torch.Generator().manual_seed(sum(counts) + layers)
+    shape = (layers, len(counts), 9)
+    logits = torch.randn(*shape, classes, generator=generator).requires_grad_()
+    boxes = (torch.rand(*shape, 4, generator=generator) * 0.5 + 0.1).requires_grad_()
+    objects = sum(counts)
+    targets = Targets(
+        labels=torch.randint(0, classes, (objects,), generator=generator),
+        boxes=torch.rand(objects, 4, generator=generator) * 0.5 + 0.1,
+        counts=counts,
+    )
+    return Predictions(logits=logits, boxes=boxes, anchors=boxes.detach()), targets
+
+
+def test_golden_values() -> None:
+    logits = torch.tensor([[2, -1, 0], [-3, 1, 0.5], [0, 0, -2]])[None, None]
+    boxes = torch.tensor([[0.5, 0.5, 0.2, 0.2], [0.3, 0.4, 0.2, 0.3], [0.7, 0.6, 0.4, 0.4]])
+    targets = Targets(
+        labels=torch.tensor([1, 0]),
+        boxes=torch.tensor([[0.32, 0.42, 0.2, 0.3], [0.52, 0.5, 0.25, 0.2]]),
+        counts=(2,),
+    )
+    predictions = Predictions(logits=logits, boxes=boxes[None, None], anchors=boxes[None, None])
+    total, table = detection_loss(predictions, targets, Loss())
+    values = [table[name, 0].item() for name in TERMS]
+    assert values == pytest.approx([0.3487488, 0.055, 0.2436258], abs=2e-7)
+    assert total.item() == pytest.approx(values[0] + 5 * values[1] + 2 * values[2], rel=1e-6)
+
+
+def focal(logit: Tensor, positive: bool) -> Tensor:
+    p = logit.sigmoid()
+    return -0.25 * (1 - p) ** 2 * p.log() if positive else -0.75 * p**2 * (1 - p).log()
+
+
+def test_equals_plain_loops() -> None:
+    predictions, targets = case((3, 0, 2), layers=3)
+    loss = Loss(class_weight=2)
+    pairs = assign(predictions, targets, loss)
+    total, table = detection_loss(predictions, targets, loss)
+    expected = 0.0
+    for layer in range(3):
+        mine = pairs.layer == layer
+        owner = {
+            (b, q): t
+            for b, q, t in zip(
+                pairs.image[mine].tolist(), pairs.query[mine].tolist(), pairs.target[mine].tolist(),
+                strict=True,
+            )
+        }  # fmt: skip
+        assert len(owner) == 5
+        ce = torch.zeros(())
+        for b in range(3):
+            for q in range(9):
+                label = int(targets.labels[owner[b, q]]) if (b, q) in owner else -1
+                for c in range(4):
+                    ce = ce + focal(predictions.logits[layer, b, q, c], c == label) / 5
+        found = torch.stack([predictions.boxes[layer, b, q] for b, q in owner])
+        wanted = torch.stack([targets.boxes[t] for t in owner.values()])
+        l1 = (found - wanted).abs().sum() / 5
+        giou = generalized_box_iou_loss(to_corners(found), to_corners(wanted)).sum() / 5
+        for name, value in zip(TERMS, (ce, l1, giou), strict=True):
+            assert table[name, layer].item() == pytest.approx(value.item(), rel=1e-4)
+        expected += 2 * ce.item() + 5 * l1.item() + 2 * giou.item()
+    assert total.item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_layers_are_independent() -> None:
+    predictions, targets = case((3, 1), layers=3)
+    _, table = detection_loss(predictions, targets, Loss())
+    middle = Predictions(
+        predictions.logits[1:2], predictions.boxes[1:2], predictions.anchors[1:2]
+    )  # fmt: skip
+    _, alone = detection_loss(middle, targets, Loss())
+    for name in TERMS:
+        assert table[name, 1].item() == pytest.approx(alone[name, 0].item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("counts", [(0,), (0, 0)])
+def test_no_objects(counts: tuple[int, ...]) -> None:
+    predictions, targets = case(counts)
+    total, table = detection_loss(predictions, targets, Loss())
+    total.backward()
+    assert table["loss_bbox", 0] == 0
+    assert table["loss_giou", 1] == 0
+    assert predictions.logits.grad is not None
+    assert (predictions.logits.grad > 0).all()  # every query is told to stay silent
+    assert predictions.boxes.grad is not None
+    assert (predictions.boxes.grad == 0).all()
+
+
+def test_only_matched_boxes_are_moved() -> None:
+    predictions, targets = case((2, 3))
+    pairs = assign(predictions, targets, Loss())
+    total, _ = detection_loss(predictions, targets, Loss())
+    total.backward()
+    assert predictions.boxes.grad is not None
+    moved = predictions.boxes.grad.abs().sum(-1) > 0
+    expected = torch.zeros_like(moved)
+    expected[pairs.layer, pairs.image, pairs.query] = True
+    assert torch.equal(moved, expected)
+
+
+def test_known_assignment_needs_no_matching() -> None:
+    """Several queries may answer for one object, as in denoising groups."""
+    predictions, targets = case((2,), layers=1)
+    zero = torch.zeros(4, dtype=torch.long)
+    pairs = Assignment(zero, zero, torch.arange(4), torch.tensor([0, 1, 0, 1]))
+    terms = group_losses(predictions, targets, pairs, Loss(), objects=4.0)
+    wanted = targets.boxes[torch.tensor([0, 1, 0, 1])]
+    l1 = (predictions.boxes[0, 0, :4] - wanted).abs().sum() / 4
+    assert terms["loss_bbox"].item() == pytest.approx(l1.item(), rel=1e-6)
+    total, _ = detection_loss(predictions, targets, Loss(), pairs, torch.tensor(4.0))
+    weighted = terms["loss_ce"] + 5 * terms["loss_bbox"] + 2 * terms["loss_giou"]
+    assert total.item() == pytest.approx(weighted.item(), rel=1e-6)
+
+
+def test_float32_under_autocast() -> None:
+    predictions, targets = case((2, 1))
+    half = Predictions(
+        predictions.logits.bfloat16(), predictions.boxes.bfloat16(), predictions.anchors
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        total, table = detection_loss(half, targets, Loss())
+    assert total.dtype == torch.float32
+    assert all(value.dtype == torch.float32 for value in table.values())
+
+
+def test_divided_by_objects_but_not_by_nothing() -> None:
+    _, targets = case((2, 1))
+    cpu = torch.device("cpu")
+    assert count_objects(targets, cpu).item() == 3
+    _, empty = case((0,))
+    assert count_objects(empty, cpu).item() == 1
