@@ -1,0 +1,60 @@
+# Needs Python 3.11 or newer and make. Everything is installed into .venv.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+
+.PHONY: help demo test test-slow check format bench clean
+
+help:
+	@echo "make demo       install, then detect digits in pictures the shipped model has never seen"
+	@echo "make test       install, then all checks and tests"
+	@echo "make test-slow  the tests that take minutes"
+	@echo "make check      format, lint, types and import rules only"
+	@echo "make format     bring the code into the project's form"
+	@echo "make bench      time this package beside its peer"
+	@echo "make clean      remove .venv and everything made"
+
+demo: .venv/installed
+	$(BIN)/dabdetr demo
+
+test: check
+	$(BIN)/pytest -m "not slow"
+
+test-slow: .venv/installed-dev
+	$(BIN)/pytest -m slow
+
+check: .venv/installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: .venv/installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: .venv/installed-bench
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf .venv build dist runs .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Each stamp is older than pyproject.toml when something has to be installed anew.
+
+.venv/bin/python:
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo 'error: Python 3.11 or newer is needed; say which: make PYTHON=/path/to/python3'; exit 3; }
+	"$(PYTHON)" -m venv .venv
+
+.venv/installed: pyproject.toml | .venv/bin/python
+	$(BIN)/pip install --disable-pip-version-check -e .
+	@touch $@
+
+.venv/installed-dev: pyproject.toml | .venv/bin/python
+	$(BIN)/pip install --disable-pip-version-check -e '.[dev]'
+	@touch .venv/installed $@
+
+.venv/installed-bench: pyproject.toml | .venv/bin/python
+	$(BIN)/pip install --disable-pip-version-check -e '.[bench]'
+	@touch .venv/installed $@

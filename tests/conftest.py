@@ -1,0 +1,115 @@
+"""What all tests share: shape checks, property-test settings, a tiny data set, a tiny detector."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from jaxtyping import install_import_hook
+
+# Before anything imports them: shapes in signatures are checked at every call under pytest.
+install_import_hook(["dabdetr.geometry", "dabdetr.model"], "beartype.beartype")
+
+settings.register_profile("dabdetr", deadline=None, derandomize=True, max_examples=50)
+settings.load_profile("dabdetr")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Small tensors are faster on one thread, and sums do not depend on the machine."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def write_coco(folder: Path, split: str, data: Any, count: int) -> Path:
+    """Write the first ``count`` pictures of ``data`` as ``folder``'s ``split`` in COCO's layout."""
+    from PIL import Image
+
+    (folder / split).mkdir(parents=True)
+    (folder / "annotations").mkdir(exist_ok=True)
+    images, annotations = [], []
+    for index in range(count):
+        record = data.record(index)
+        file = f"{index:03d}.png"
+        Image.fromarray(np.asarray(data.picture(index))).save(folder / split / file)
+        images.append(
+            {"id": index + 1, "file_name": file, "width": record.width, "height": record.height}
+        )
+        for box, label in zip(record.boxes.tolist(), record.labels.tolist(), strict=True):
+            x0, y0, x1, y1 = box
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": index + 1,
+                    "category_id": data.category_ids[label],
+                    "bbox": [x0, y0, x1 - x0, y1 - y0],
+                    "area": (x1 - x0) * (y1 - y0),
+                    "iscrowd": 0,
+                }
+            )
+    categories = [
+        {"id": number, "name": name}
+        for number, name in zip(data.category_ids, data.names, strict=True)
+    ]
+    path = folder / "annotations" / f"instances_{split}.json"
+    path.write_text(
+        json.dumps({"images": images, "annotations": annotations, "categories": categories})
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def coco_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight training and four validation scenes on disk, in COCO's layout. Do not write into it."""
+    from dabdetr.data.readers import open_data
+
+    folder = tmp_path_factory.mktemp("digits")
+    for split, count in (("train", 8), ("val", 4)):
+        write_coco(folder, split, open_data("scenes", split), count)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> Any:
+    """The smallest preset made smaller still: a run of it takes seconds."""
+    from dabdetr.presets import preset
+
+    return preset("dab-detr-nano").override(
+        [
+            "model.encoder.layers=1",
+            "model.decoder.layers=2",
+            "model.queries.count=12",
+            "image.size=96",
+            "image.max_size=96",
+            "training.batch=2",
+            "training.effective_batch=2",
+            "training.epochs=1",
+            "training.warmup=0",
+        ]
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_detector(tiny_config: Any) -> Any:
+    """A detector of ``tiny_config`` for the ten digits, with its initial weights."""
+    import torch
+
+    from dabdetr.model.detector import build
+
+    torch.manual_seed(0)
+    return build(tiny_config, [str(digit) for digit in range(10)]).eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tiny_detector: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``tiny_detector`` saved in the project's own format."""
+    from dabdetr.model.weights import save_model
+
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_model(path, tiny_detector)
+    return path

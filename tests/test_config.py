@@ -1,0 +1,231 @@
+"""Configuration: contradictions name both fields, overrides, files, presets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dabdetr.config import Config, load, parse, write_atomically
+from dabdetr.presets import DAB_DETR_R50, PRESETS, derive, preset
+
+CONTRADICTIONS = [
+    ({"model": {"backbone": {"strides": [32, 16]}}}, ["backbone.strides", "(32, 16)"]),
+    ({"model": {"backbone": {"strides": []}}}, ["backbone.strides", "()"]),
+    (
+        {"model": {"backbone": {"strides": [32], "output_stride": 16}}},
+        ["backbone.strides", "32", "backbone.output_stride", "16"],
+    ),
+    (
+        {"model": {"queries": {"patterns": 3, "content": "learned"}}},
+        ["queries.patterns", "queries.content"],
+    ),
+    (
+        {"model": {"decoder": {"update_anchors": False}}},
+        ["decoder.look_forward_twice", "decoder.update_anchors"],
+    ),
+    ({"model": {"width": 100, "heads": 8}}, ["model.width", "100", "model.heads", "8"]),
+    ({"model": {"width": 18, "heads": 2}}, ["model.width", "18", "4"]),
+    (
+        {"model": {"backbone": {"strides": [16, 32]}}},
+        ["model.encoder", "model.backbone.strides", "(16, 32)"],
+    ),
+    ({"image": {"size": 800, "max_size": 640}}, ["image.max_size", "640", "image.size", "800"]),
+    (
+        {"loss": {"class_cost": 0, "box_cost": 0, "giou_cost": 0}},
+        ["class_cost", "box_cost", "giou_cost"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("tree", "words"), CONTRADICTIONS)
+def test_contradictions_name_both_fields(tree: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(ValueError, match="origin") as caught:
+        parse(tree, "origin")
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    ("tree", "words"),
+    [
+        ({"modle": {}}, ["modle", "Extra inputs"]),
+        ({"model": {"widht": 256}}, ["model.widht"]),
+        ({"training": {"epochs": 0}}, ["training.epochs", "0"]),
+        ({"training": {"epochs": "many"}}, ["training.epochs", "'many'"]),
+        ({"training": {"precision": "fp8"}}, ["training.precision", "'fp8'"]),
+        ({"model": {"dropout": 1.0}}, ["model.dropout", "1.0"]),
+        ({"augment": {"flip": 2}}, ["augment.flip", "2"]),
+    ],
+)
+def test_unknown_fields_and_values_are_named(tree: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(ValueError, match="origin") as caught:
+        parse(tree, "origin")
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_config_does_not_change() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        DAB_DETR_R50.name = "other"  # type: ignore[misc]
+
+
+def test_override_reads_yaml_values() -> None:
+    changed = DAB_DETR_R50.override(
+        ["training.lr=2e-4", "augment=null", "model.queries.count=100", "image.mean=[0, 0, 0]"]
+    )
+    assert changed.training.lr == 2e-4
+    assert changed.augment is None
+    assert changed.model.queries.count == 100
+    assert changed.image.mean == (0.0, 0.0, 0.0)
+    assert DAB_DETR_R50.training.lr == 1e-4
+    assert DAB_DETR_R50.override([]) == DAB_DETR_R50
+
+
+def test_override_reaches_into_free_options() -> None:
+    nano = preset("dab-detr-nano").override(["model.backbone.options.stem_width=16"])
+    assert nano.model.backbone.options["stem_width"] == 16
+
+
+@pytest.mark.parametrize(
+    ("assignment", "words"),
+    [
+        ("training.lr", ["path=value", "training.lr"]),
+        ("training.rate=1", ["training", "'rate'", "lr"]),
+        ("nothing.lr=1", ["nothing", "training"]),
+        ("training.lr.deep=1", ["training.lr", "'deep'"]),
+        ("training.lr=-1", ["training.lr", "-1"]),
+        ("model.width=100", ["model.width", "model.heads"]),
+        ("training.lr=[1", ["training.lr", "[1"]),
+    ],
+)
+def test_override_errors_are_one_sentence(assignment: str, words: list[str]) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the words are checked below
+        DAB_DETR_R50.override([assignment])
+    assert "\n" not in str(caught.value)
+    for word in words:
+        assert word in str(caught.value)
+
+
+@given(
+    st.floats(1e-7, 1.0),
+    st.integers(1, 1000),
+    st.sampled_from(["step", "cosine", "constant"]),
+    st.booleans(),
+)
+def test_overrides_survive_being_written_as_text(
+    lr: float, epochs: int, schedule: str, augment: bool
+) -> None:
+    config = DAB_DETR_R50.override(
+        [f"training.lr={lr!r}", f"training.epochs={epochs}", f"training.schedule={schedule}"]
+        + ([] if augment else ["augment=null"])
+    )
+    assert (config.training.lr, config.training.epochs) == (lr, epochs)
+    assert config.training.schedule == schedule
+    assert (config.augment is not None) == augment
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("- a\n- b\n", ["model:"]),
+        ("model: [", ["YAML"]),
+        ("model:\n  width: 100\n", ["model.width", "model.heads"]),
+        ("", ["model:"]),
+    ],
+)
+def test_files_that_are_no_config(tmp_path: Path, text: str, words: list[str]) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"config\.yaml") as caught:
+        load(path)
+    assert "\n" not in str(caught.value)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nothing\.yaml"):
+        load(tmp_path / "nothing.yaml")
+
+
+def test_missing_fields_take_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("name: mine\nmodel:\n  queries:\n    count: 50\n")
+    config = load(path)
+    assert (config.name, config.model.queries.count, config.model.width) == ("mine", 50, 256)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_complete_and_round_trip(name: str, tmp_path: Path) -> None:
+    member = preset(name)
+    assert member.name == name
+    assert member.source
+    path = tmp_path / "config.yaml"
+    member.save(path)
+    assert load(path) == member
+    assert Config.model_validate_json(member.model_dump_json()) == member
+    assert yaml.safe_load(path.read_text())["name"] == name
+
+
+@pytest.mark.parametrize(
+    ("name", "ap"),
+    [
+        ("dab-detr-r50", 42.2),
+        ("dab-detr-r50-p3", 42.6),
+        ("dab-detr-r50-dc5", 44.5),
+        ("dab-detr-r101", 43.5),
+        ("dab-detr-r101-dc5", 45.8),
+        ("dab-detr-r18", None),
+        ("dab-detr-lite0", None),
+        ("dab-detr-nano", None),
+    ],
+)
+def test_only_papers_numbers_are_called_published(name: str, ap: float | None) -> None:
+    assert preset(name).published_ap == ap
+
+
+def test_every_preset_is_in_the_table_above() -> None:
+    mark = test_only_papers_numbers_are_called_published.pytestmark[0]  # type: ignore[attr-defined]
+    assert [row[0] for row in mark.args[1]] == list(PRESETS)
+
+
+def test_an_unknown_preset_lists_those_there_are() -> None:
+    with pytest.raises(ValueError, match="dab-detr-r50-dc5") as caught:
+        preset("dab-detr-r5")
+    assert "'dab-detr-r5'" in str(caught.value)
+
+
+def test_derive_changes_only_what_it_says() -> None:
+    mine = derive(DAB_DETR_R50, "mine", model__queries__count=100)
+    assert mine.model.queries.count == 100
+    assert mine.source == DAB_DETR_R50.source
+    assert mine.published_ap is None
+    restored = derive(mine, "dab-detr-r50", published_ap=42.2, model__queries__count=300)
+    assert restored == DAB_DETR_R50
+
+
+def test_writing_atomically_leaves_the_old_file_when_it_fails(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with pytest.raises(TypeError):
+        write_atomically(path, "not bytes")  # type: ignore[arg-type]
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+    write_atomically(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert path.stat().st_mode & 0o777 == 0o666 & ~_umask()
+
+
+def _umask() -> int:
+    import os
+
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,70 @@
+"""The public surface: names, laziness, versions."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import dabdetr
+
+HEAVY = ("torch", "timm", "pytorch_lightning", "matplotlib", "faster_coco_eval", "numpy", "PIL")
+
+
+def test_all_is_what_it_should_be() -> None:
+    assert dabdetr.__all__ == [
+        "PRESETS",
+        "Config",
+        "Detections",
+        "Predictor",
+        "__version__",
+        "build",
+        "evaluate",
+        "load_model",
+        "save_model",
+        "train",
+    ]
+    assert set(dir(dabdetr)) == set(dabdetr.__all__)
+
+
+@pytest.mark.parametrize("name", dabdetr.__all__)
+def test_every_public_name_is_there_and_explained(name: str) -> None:
+    value = getattr(dabdetr, name)
+    if name not in {"__version__", "PRESETS"}:
+        assert value.__doc__
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="'detect'"):
+        _ = dabdetr.detect
+
+
+def test_the_version_is_the_projects() -> None:
+    project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
+    assert dabdetr.__version__ == project["version"]
+
+
+@pytest.mark.parametrize(
+    "statement", ["import dabdetr", "import dabdetr.cli", "from dabdetr import PRESETS, Config"]
+)
+def test_importing_loads_nothing_heavy(statement: str) -> None:
+    code = f"import sys; {statement}; print(*[m for m in {HEAVY!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+def seconds(code: str) -> float:
+    """Least time of five fresh interpreters for ``code``, their own start left out."""
+    timed = f"import time; t = time.perf_counter(); {code}; print(time.perf_counter() - t)"
+    runs = [
+        subprocess.run([sys.executable, "-c", timed], capture_output=True, text=True, check=True)
+        for _ in range(5)
+    ]
+    return min(float(run.stdout) for run in runs)
+
+
+def test_importing_is_fast() -> None:
+    assert seconds("import dabdetr") < 0.1
