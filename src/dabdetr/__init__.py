@@ -32,7 +32,18 @@ _HOMES = {
     "train": "dabdetr.training.run",
 }
 
-__all__ = ["__version__", *sorted(_HOMES)]  # noqa: PLE0604 - sorted strings
+__all__ = [
+    "PRESETS",
+    "Config",
+    "Detections",
+    "Predictor",
+    "__version__",
+    "build",
+    "evaluate",
+    "load_model",
+    "save_model",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -25,12 +25,18 @@ class Backbone(Part):
     """An image network of timm, read at some of its strides."""
 
     kind: Literal["timm"] = "timm"
-    name: str = Field("resnet50", description="timm model name")
+    name: str = Field(default="resnet50", description="timm model name")
     options: dict[str, Any] = Field(default_factory=dict, description="further timm arguments")
-    strides: tuple[int, ...] = Field((32,), description="strides of the maps handed on, fine first")
-    output_stride: Literal[8, 16, 32] = Field(32, description="16 dilates the last stage (DC5)")
-    freeze_stride: int = Field(4, ge=0, description="stages up to this stride stay frozen; 0: none")
-    norm: Literal["frozen", "trained"] = Field("frozen", description="what batch norms do")
+    strides: tuple[int, ...] = Field(
+        default=(32,), description="strides of the maps handed on, fine first"
+    )
+    output_stride: Literal[8, 16, 32] = Field(
+        default=32, description="16 dilates the last stage (DC5)"
+    )
+    freeze_stride: int = Field(
+        default=4, ge=0, description="stages up to this stride stay frozen; 0: none"
+    )
+    norm: Literal["frozen", "trained"] = Field(default="frozen", description="what batch norms do")
 
     @model_validator(mode="after")
     def _strides_exist(self) -> Self:
@@ -48,20 +54,21 @@ class DenseEncoder(Part):
     """Self-attention over all tokens of one map."""
 
     kind: Literal["dense"] = "dense"
-    layers: int = Field(6, ge=0)
-    scale_positions: bool = Field(True, description="content scales the position codes")
+    layers: int = Field(default=6, ge=0)
+    scale_positions: bool = Field(default=True, description="content scales the position codes")
 
 
 class LearnedQueries(Part):
     """Queries that are parameters: an anchor each, and content."""
 
     kind: Literal["learned"] = "learned"
-    count: int = Field(300, ge=1)
+    count: int = Field(default=300, ge=1)
     anchor: Literal["box"] = "box"
     content: Literal["zeros", "learned"] = "zeros"
-    patterns: int = Field(0, ge=0, description="contents tried at every anchor; 0: none")
+    patterns: int = Field(default=0, ge=0, description="contents tried at every anchor; 0: none")
     start: Literal["normal", "uniform", "uniform_small"] = Field(
-        "normal", description="initial anchors: N(0,1) logits; uniform centres; and small sizes too"
+        default="normal",
+        description="initial anchors: N(0,1) logits; uniform centres; and small sizes too",
     )
 
     @model_validator(mode="after")
@@ -78,21 +85,28 @@ class ConcatAttention(Part):
     """Cross-attention whose heads see content and position side by side (Conditional DETR)."""
 
     kind: Literal["concat"] = "concat"
-    modulate_size: bool = Field(True, description="anchor width and height shape the attention")
-    position_every_layer: bool = Field(False, description="add the positional query in all layers")
+    modulate_size: bool = Field(
+        default=True, description="anchor width and height shape the attention"
+    )
+    position_every_layer: bool = Field(
+        default=False, description="add the positional query in all layers"
+    )
 
 
 class Decoder(Part):
     """The loop over decoder layers."""
 
-    layers: int = Field(6, ge=1)
+    layers: int = Field(default=6, ge=1)
     cross_attention: ConcatAttention = ConcatAttention()
     modulate_position: Literal["content", "scalar", "layer"] | None = Field(
-        "content", description="what scales the position code: a vector or number made of the "
-        "content, a learned vector of each layer, or nothing"
-    )  # fmt: skip
+        default="content",
+        description="what scales the position code: a vector or number made of the content, "
+        "a learned vector of each layer, or nothing",
+    )
     update_anchors: bool = True
-    look_forward_twice: bool = Field(True, description="a layer's box loss reaches the one before")
+    look_forward_twice: bool = Field(
+        default=True, description="a layer's box loss reaches the one before"
+    )
 
     @model_validator(mode="after")
     def _update(self) -> Self:
@@ -111,14 +125,16 @@ class Model(Part):
     encoder: DenseEncoder = DenseEncoder()
     queries: LearnedQueries = LearnedQueries()
     decoder: Decoder = Decoder()
-    width: int = Field(256, ge=8, description="channels of tokens and queries")
-    heads: int = Field(8, ge=1, description="attention heads")
-    feedforward: int = Field(2048, ge=1)
-    dropout: float = Field(0.0, ge=0, lt=1)
+    width: int = Field(default=256, ge=8, description="channels of tokens and queries")
+    heads: int = Field(default=8, ge=1, description="attention heads")
+    feedforward: int = Field(default=2048, ge=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
     activation: Literal["prelu", "relu", "gelu"] = "prelu"
-    position_temperature: float = Field(20.0, gt=0, description="of the map's sine code")
-    anchor_eps: float = Field(1e-3, gt=0, lt=0.5, description="clamp of the inverse sigmoid")
-    box_head_per_layer: bool = Field(False, description="else one for all decoder layers")
+    position_temperature: float = Field(default=20.0, gt=0, description="of the map's sine code")
+    anchor_eps: float = Field(
+        default=1e-3, gt=0, lt=0.5, description="clamp of the inverse sigmoid"
+    )
+    box_head_per_layer: bool = Field(default=False, description="else one for all decoder layers")
 
     @model_validator(mode="after")
     def _widths(self) -> Self:
@@ -139,8 +155,8 @@ class Model(Part):
 class Image(Part):
     """How a picture becomes the network's input."""
 
-    size: int = Field(800, ge=16, description="shorter side in pixels")
-    max_size: int = Field(1333, ge=16, description="longer side at most")
+    size: int = Field(default=800, ge=16, description="shorter side in pixels")
+    max_size: int = Field(default=1333, ge=16, description="longer side at most")
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
@@ -156,15 +172,15 @@ class Image(Part):
 class Loss(Part):
     """Weights of the loss terms and of the assignment's costs (DAB-DETR: 1, 5, 2 and 2, 5, 2)."""
 
-    class_weight: float = Field(1.0, ge=0)
-    box_weight: float = Field(5.0, ge=0)
-    giou_weight: float = Field(2.0, ge=0)
-    class_cost: float = Field(2.0, ge=0)
-    box_cost: float = Field(5.0, ge=0)
-    giou_cost: float = Field(2.0, ge=0)
-    alpha: float = Field(0.25, ge=0, le=1, description="focal loss: weight of objects")
-    gamma: float = Field(2.0, ge=0, description="focal loss: how much easy cases fade")
-    iou_eps: float = Field(1e-6, ge=0, description="added to IoU and GIoU denominators")
+    class_weight: float = Field(default=1.0, ge=0)
+    box_weight: float = Field(default=5.0, ge=0)
+    giou_weight: float = Field(default=2.0, ge=0)
+    class_cost: float = Field(default=2.0, ge=0)
+    box_cost: float = Field(default=5.0, ge=0)
+    giou_cost: float = Field(default=2.0, ge=0)
+    alpha: float = Field(default=0.25, ge=0, le=1, description="focal loss: weight of objects")
+    gamma: float = Field(default=2.0, ge=0, description="focal loss: how much easy cases fade")
+    iou_eps: float = Field(default=1e-6, ge=0, description="added to IoU and GIoU denominators")
 
     @model_validator(mode="after")
     def _some_cost(self) -> Self:
@@ -176,46 +192,60 @@ class Loss(Part):
 class Augment(Part):
     """Random changes of training pictures; boxes move with the pixels."""
 
-    flip: float = Field(0.5, ge=0, le=1, description="probability of a left-right flip")
-    sizes: tuple[int, ...] = Field((), description="shorter sides to draw from; empty: image.size")
-    crop: float = Field(0.5, ge=0, le=1, description="probability of a random crop")
-    crop_scale: tuple[float, float] = Field((0.5, 1.0), description="crop side, of the picture's")
-    colour: float = Field(0.0, ge=0, le=1, description="brightness, contrast, saturation jitter")
+    flip: float = Field(default=0.5, ge=0, le=1, description="probability of a left-right flip")
+    sizes: tuple[int, ...] = Field(
+        default=(), description="shorter sides to draw from; empty: image.size"
+    )
+    crop: float = Field(default=0.5, ge=0, le=1, description="probability of a random crop")
+    crop_scale: tuple[float, float] = Field(
+        default=(0.5, 1.0), description="crop side, of the picture's"
+    )
+    colour: float = Field(
+        default=0.0, ge=0, le=1, description="brightness, contrast, saturation jitter"
+    )
 
 
 class Training(Part):
     """How long, how fast, from where."""
 
-    epochs: int = Field(50, ge=1)
-    batch: int = Field(2, ge=1, description="pictures in a step")
-    effective_batch: int = Field(16, ge=1, description="pictures in an update (accumulation)")
-    lr: float = Field(1e-4, gt=0)
-    backbone_lr: float = Field(1e-5, ge=0, description="0 freezes the backbone")
-    weight_decay: float = Field(1e-4, ge=0)
-    warmup: int = Field(0, ge=0, description="updates over which the rate rises from 0")
+    epochs: int = Field(default=50, ge=1)
+    batch: int = Field(default=2, ge=1, description="pictures in a step")
+    effective_batch: int = Field(
+        default=16, ge=1, description="pictures in an update (accumulation)"
+    )
+    lr: float = Field(default=1e-4, gt=0)
+    backbone_lr: float = Field(default=1e-5, ge=0, description="0 freezes the backbone")
+    weight_decay: float = Field(default=1e-4, ge=0)
+    warmup: int = Field(default=0, ge=0, description="updates over which the rate rises from 0")
     schedule: Literal["step", "cosine", "constant"] = "step"
-    drop: float = Field(0.8, gt=0, le=1, description="step: share of the epochs before rate ×0.1")
-    clip: float = Field(0.1, ge=0, description="largest gradient norm; 0: no clipping")
-    ema: float | None = Field(None, gt=0, lt=1, description="decay of averaged weights")
+    drop: float = Field(
+        default=0.8, gt=0, le=1, description="step: share of the epochs before rate ×0.1"
+    )
+    clip: float = Field(default=0.1, ge=0, description="largest gradient norm; 0: no clipping")
+    ema: float | None = Field(default=None, gt=0, lt=1, description="decay of averaged weights")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    start: str = Field("imagenet", description="'imagenet', 'none', or a file or name of weights")
-    seed: int = Field(42, ge=0)
-    workers: int = Field(0, ge=0, description="processes that read pictures")
+    start: str = Field(
+        default="imagenet", description="'imagenet', 'none', or a file or name of weights"
+    )
+    seed: int = Field(default=42, ge=0)
+    workers: int = Field(default=0, ge=0, description="processes that read pictures")
 
 
 class Inference(Part):
     """From predictions to detections."""
 
-    max_det: int = Field(300, ge=1, description="detections an image at most")
-    conf: float = Field(0.3, ge=0, le=1, description="lowest score shown")
+    max_det: int = Field(default=300, ge=1, description="detections an image at most")
+    conf: float = Field(default=0.3, ge=0, le=1, description="lowest score shown")
 
 
 class Config(Part):
     """One family member: the model, and the recipe that trains it."""
 
     name: str = "custom"
-    source: str = Field("", description="paper or recipe the values come from")
-    published_ap: float | None = Field(None, description="COCO val2017 AP of the source, if any")
+    source: str = Field(default="", description="paper or recipe the values come from")
+    published_ap: float | None = Field(
+        default=None, description="COCO val2017 AP of the source, if any"
+    )
     model: Model = Model()
     image: Image = Image()
     loss: Loss = Loss()
@@ -241,7 +271,12 @@ class Config(Part):
                     raise ValueError(f"{where} has no field {key!r}; it has: {known}")
                 if depth < len(keys) - 1:
                     node = node[key]
-            node[keys[-1]] = _yaml_value(text)
+            try:
+                node[keys[-1]] = _yaml_value(text)
+            except yaml.YAMLError as error:
+                raise ValueError(
+                    f"--set {assignment!r} is not readable YAML: {_one_line(error)}"
+                ) from None
         return parse(tree, "--set")
 
     def save(self, path: str | Path) -> None:
@@ -254,8 +289,8 @@ def load(path: str | Path) -> Config:
     """Read a YAML config; missing fields take their defaults, unknown fields are errors."""
     try:
         tree = yaml.safe_load(Path(path).read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not readable YAML: {error}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not readable YAML: {_one_line(error)}") from None
     if not isinstance(tree, dict):
         raise ValueError(f"{path} should hold fields like 'model:' and 'training:'; it does not")
     return parse(tree, str(path))
@@ -290,6 +325,10 @@ def write_atomically(path: str | Path, content: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _yaml_value(text: str) -> Any:

@@ -27,9 +27,11 @@ class _Movable:
 
 
 def _move(value: Any, device: torch.device | str) -> Any:
+    if hasattr(value, "to"):
+        return value.to(device)
     if isinstance(value, list | tuple) and any(hasattr(v, "to") for v in value):
         return type(value)(_move(v, device) for v in value)
-    return value.to(device) if hasattr(value, "to") else value
+    return value
 
 
 @dataclass(frozen=True)
