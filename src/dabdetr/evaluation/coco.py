@@ -1,0 +1,237 @@
+"""Average precision and recall as COCO defines them, overall and per class."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dabdetr.config import write_atomically
+from dabdetr.structures import Detections
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+    from dabdetr.data.readers import DetectionData
+
+NUMBERS = (
+    *("AP", "AP50", "AP75", "APS", "APM", "APL"),
+    *("AR1", "AR10", "AR100", "ARS", "ARM", "ARL"),
+)
+"""COCO's twelve, in its order; S, M, L are objects below 32² px, up to 96² px, above."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How well detections fit a data set; a number is −1 where there are no such objects.
+
+    numbers     the twelve of COCO by name, 0–1
+    per_class   class name → AP, AP50, AR100 and how many objects (crowds are not counted)
+    images      pictures evaluated
+    seconds     time taken, prediction included where there was one
+    notes       what a reader of the numbers should know, one sentence each
+    detections  of every picture in the data's order, labels counting in the data's classes
+    """
+
+    numbers: dict[str, float]
+    per_class: dict[str, dict[str, float]]
+    images: int
+    seconds: float = 0.0
+    notes: tuple[str, ...] = ()
+    detections: tuple[Detections, ...] = field(default=(), repr=False, compare=False)
+    image_ids: tuple[int, ...] = field(default=(), repr=False)
+    category_ids: tuple[int, ...] = field(default=(), repr=False)
+
+    @property
+    def ap(self) -> float:
+        """Mean over IoU 0.50, 0.55 … 0.95 and all classes."""
+        return self.numbers["AP"]
+
+    @property
+    def ap50(self) -> float:
+        """At IoU 0.50."""
+        return self.numbers["AP50"]
+
+    @property
+    def ap75(self) -> float:
+        """At IoU 0.75."""
+        return self.numbers["AP75"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON; null stands where there are no such objects."""
+        return {
+            "numbers": _nulls(self.numbers),
+            "per_class": {name: _nulls(row) for name, row in self.per_class.items()},
+            "images": self.images,
+            "seconds": self.seconds,
+            "notes": list(self.notes),
+        }
+
+    def to_coco(self) -> list[dict[str, Any]]:
+        """All detections as rows of a COCO results file, in the data set's own ids."""
+        return [
+            row
+            for image_id, found in zip(self.image_ids, self.detections, strict=True)
+            for row in found.to_coco(image_id, self.category_ids)
+        ]
+
+    def save_results(self, path: str | Path) -> None:
+        """Write ``to_coco()`` as JSON, the form that COCO's tools and servers read."""
+        write_atomically(path, json.dumps(self.to_coco()).encode())
+
+    def table(self) -> Group:
+        """For a rich console: the twelve numbers, then the classes."""
+        from dabdetr.evaluation.report import tables
+
+        return tables(self)
+
+
+def score(data: DetectionData, detections: Sequence[Detections]) -> Evaluation:
+    """COCO's numbers for the ``detections`` of every picture of ``data``, in its order.
+
+    Classes are compared by name. Crowds are ignored as in COCO: what lies on them counts neither
+    way. Objects are small, medium or large by the annotations' areas.
+    """
+    started = time.perf_counter()
+    if len(detections) != len(data) or not len(data):
+        raise ValueError(
+            f"expected detections for the {len(data)} pictures of {data.name} {data.split}, at "
+            f"least one; got {len(detections)}; give one Detections (it may be empty) a picture"
+        )
+    known = {found.names: class_map(found.names, data.names) for found in detections}
+    detections = tuple(_in_classes(found, known[found.names], data.names) for found in detections)
+    truth, results = _truth(data), []
+    image_ids = tuple(image["id"] for image in truth["images"])
+    for image_id, found in zip(image_ids, detections, strict=True):
+        results += found.to_coco(image_id, data.category_ids)
+    numbers, per_class = _coco(truth, results)
+    return Evaluation(
+        numbers,
+        {name: per_class[id] for name, id in zip(data.names, data.category_ids, strict=True)},
+        images=len(data),
+        seconds=time.perf_counter() - started,
+        notes=tuple(note for names in known if (note := _left_out(names, data.names))),
+        detections=detections,
+        image_ids=image_ids,
+        category_ids=tuple(data.category_ids),
+    )
+
+
+def class_map(names: Sequence[str], data_names: Sequence[str]) -> np.ndarray:
+    """The data's label for each of the model's, by name; −1 where the data lacks the class."""
+    missing = [name for name in data_names if name not in names]
+    if missing:
+        surplus = [name for name in names if name not in data_names]
+        raise ValueError(
+            f"the model does not know {_some(missing)}, which the data names; the model "
+            f"has {_some(surplus) if surplus else 'no class'} beyond the data's; train a model on "
+            "this data, or rename the data's classes to the model's"
+        )
+    places = {name: label for label, name in enumerate(data_names)}
+    return np.array([places.get(name, -1) for name in names], dtype=np.int64)
+
+
+def _left_out(names: Sequence[str], data_names: Sequence[str]) -> str:
+    surplus = [name for name in names if name not in data_names]
+    if not surplus:
+        return ""
+    return f"the data does not name {_some(surplus)}: such detections were left out"
+
+
+def _some(names: Sequence[str], most: int = 8) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    noun = "the class" if len(names) == 1 else f"the {len(names)} classes"
+    return f"{noun} {', '.join(names[:most])}{more}"
+
+
+def _in_classes(found: Detections, labels: np.ndarray, names: Sequence[str]) -> Detections:
+    """With labels counting in ``names``; those that have none there are dropped."""
+    mapped = replace(found, labels=labels[found.labels], names=tuple(names))
+    return mapped[mapped.labels >= 0]
+
+
+def _truth(data: DetectionData) -> dict[str, Any]:
+    """The annotations as the dictionary that COCO's tools take."""
+    images, annotations = [], []
+    for index in range(len(data)):
+        record = data.record(index)
+        images.append({"id": record.image_id, "height": record.height, "width": record.width})
+        rows = zip(
+            record.annotated.tolist(),
+            record.labels.tolist(),
+            record.crowd.tolist(),
+            record.areas.tolist(),
+            strict=True,
+        )
+        for box, label, crowd, area in rows:
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,  # 0 would mean "unmatched"
+                    "image_id": record.image_id,
+                    "category_id": int(data.category_ids[label]),
+                    "bbox": box,
+                    "area": area,
+                    "iscrowd": int(crowd),
+                }
+            )
+    categories = [
+        {"id": int(id), "name": name}
+        for id, name in zip(data.category_ids, data.names, strict=True)
+    ]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def _coco(
+    truth: dict[str, Any], results: list[dict[str, Any]]
+) -> tuple[dict[str, float], dict[int, dict[str, float]]]:
+    """The twelve numbers, and those of each category id."""
+    from faster_coco_eval import COCO, COCOeval_faster
+
+    detected = [
+        row | {"id": id, "area": row["bbox"][2] * row["bbox"][3], "iscrowd": 0}
+        for id, row in enumerate(results, start=1)
+    ]
+    run = COCOeval_faster(
+        COCO(truth),
+        COCO(truth | {"annotations": detected}),
+        iouType="bbox",
+        print_function=_silent,
+    )
+    run.run()
+    # precision [IoU, recall, class, area, most], recall [IoU, class, area, most]: of all areas,
+    # with 100 detections
+    precision = np.asarray(run.eval["precision"])[..., 0, -1]
+    recall = np.asarray(run.eval["recall"])[..., 0, -1]
+    objects = Counter(row["category_id"] for row in truth["annotations"] if not row["iscrowd"])
+    per_class = {
+        int(id): {
+            "AP": _mean(precision[:, :, place]),
+            "AP50": _mean(precision[0, :, place]),
+            "AR100": _mean(recall[:, place]),
+            "objects": objects[id],
+        }
+        for place, id in enumerate(run.params.catIds)
+    }
+    return dict(zip(NUMBERS, map(float, run.stats), strict=True)), per_class
+
+
+def _silent(*_: Any) -> None:
+    """Where the library would print."""
+
+
+def _mean(values: np.ndarray) -> float:
+    """Over what is defined; −1 where nothing is."""
+    values = values[values > -1]
+    return float(values.mean()) if values.size else -1.0
+
+
+def _nulls(numbers: dict[str, float]) -> dict[str, float | None]:
+    assert all(math.isfinite(value) for value in numbers.values()), numbers
+    return {name: None if value < 0 else value for name, value in numbers.items()}
