@@ -192,7 +192,7 @@ def _array_bytes(array: np.ndarray) -> np.ndarray:
     if array.dtype == np.uint16:
         return _scaled(array, 65535)
     lowest, highest = float(array.min()), float(array.max())
-    if np.issubdtype(array.dtype, np.floating) and -1e-3 <= lowest and highest <= 1 + 1e-3:
+    if np.issubdtype(array.dtype, np.floating) and lowest >= -1e-3 and highest <= 1 + 1e-3:
         return _scaled(array, 1)
     if np.issubdtype(array.dtype, np.integer) and lowest >= 0 and highest <= 255:
         return array.astype(np.uint8)

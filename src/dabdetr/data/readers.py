@@ -68,6 +68,11 @@ class DetectionData(ABC):
     def picture(self, index: int) -> np.ndarray:
         """RGB uint8 [height, width, 3] in which the record's boxes lie."""
 
+    def shape(self, index: int) -> tuple[int, int]:
+        """(height, width) of picture ``index``, without reading it."""
+        record = self.record(index)
+        return record.height, record.width
+
 
 def open_data(
     data: str | Path | None = None,
@@ -178,6 +183,11 @@ class CocoData(DetectionData):
             annotated=self.annotated[rows],
         )
 
+    def shape(self, index: int) -> tuple[int, int]:
+        """(height, width) of picture ``index``."""
+        width, height = self.sizes[index].tolist()
+        return height, width
+
     def picture(self, index: int) -> np.ndarray:
         """RGB uint8 [height, width, 3]; turned as EXIF says where the json's size says so too."""
         index = range(len(self))[index]
@@ -284,14 +294,15 @@ def _categories(rows: list[dict[str, Any]], file: Path) -> tuple[tuple[int, ...]
         raise ValueError(f"{file} lists no categories; give each class an id and a name")
     ids = _integers(rows, "id", file, "category")
     _no_duplicates(ids, file, "category")
-    named = sorted((int(id_), row.get("name")) for id_, row in zip(ids, rows, strict=True))
-    names = [name for _, name in named]
-    for id_, name in named:
+    names: dict[int, str] = {}
+    for id_, row in sorted(zip(ids.tolist(), rows, strict=True), key=lambda pair: pair[0]):
+        name = row.get("name")
         if not isinstance(name, str) or not name.strip():
             raise ValueError(f"{file}: category {id_} has no name; give it one")
-        if names.count(name) > 1:
+        if name in names.values():
             raise ValueError(f"{file}: two categories are called {name!r}; names must differ")
-    return tuple(id_ for id_, _ in named), tuple(names)
+        names[id_] = name
+    return tuple(names), tuple(names.values())
 
 
 def _images(
@@ -345,9 +356,7 @@ def _integers(rows: list[dict[str, Any]], key: str, file: Path, what: str) -> np
     bad = next((i for i, v in enumerate(values) if type(v) is not int), None)
     if bad is not None:
         whose = f"{what} {rows[bad].get('id')}" if key != "id" else f"{what} number {bad + 1}"
-        raise ValueError(
-            f"{file}: {whose} should have an integer {key}; it has {values[bad]!r}"
-        )
+        raise ValueError(f"{file}: {whose} should have an integer {key}; it has {values[bad]!r}")
     return np.array(values, dtype=np.int64)
 
 

@@ -1,7 +1,7 @@
 """Generated scenes of real handwritten digits: endless, seeded, nothing to download.
 
-The digits are the 1,797 of scikit-learn's ``load_digits`` (8x8, UCI optdigits). They are split once,
-before anything else: what is seen in ``val`` or ``test`` was written into no ``train`` scene.
+The digits are the 1,797 of scikit-learn's ``load_digits`` (8x8, UCI optdigits). They are split
+once, before anything else: what ``val`` or ``test`` shows is in no ``train`` scene.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _EMPTY = 0.05  # share of scenes without a digit
 _LARGEST = 0.45  # side of a digit, of the canvas
 _SMALLEST = 0.1
 _TILT = math.radians(20)
-_COVERED = 0.4  # of the smaller box, at most
+_COVERED = 0.3  # of the smaller box, at most
 _CONTRAST = 75  # least difference of brightness between ink and ground, of 255
 _INK = 96  # alpha from which a pixel belongs to the digit, of 255
 _LEVELS = (24, 48, 96)  # sides in which a digit's outline is kept
@@ -48,7 +48,11 @@ class Scenes(DetectionData):
         if split not in SPLITS:
             raise ValueError(f"scenes have no split {split!r}; they have: {', '.join(SPLITS)}")
         count = _COUNTS[split] if count is None else count
-        for what, value, least in (("size", size, 32), ("objects", objects, 1), ("count", count, 1)):
+        for what, value, least in (
+            ("size", size, 32),
+            ("objects", objects, 1),
+            ("count", count, 1),
+        ):
             if value < least:
                 raise ValueError(f"scenes: {what} must be at least {least}; got {value}")
         self.name, self.split = "scenes", split
@@ -68,6 +72,10 @@ class Scenes(DetectionData):
     def picture(self, index: int) -> np.ndarray:
         """RGB uint8 [size, size, 3]."""
         return self._scene(index)[0].copy()
+
+    def shape(self, index: int) -> tuple[int, int]:
+        """(size, size) for every scene."""
+        return self.size, self.size
 
     def _scene(self, index: int) -> tuple[np.ndarray, Record]:
         """The scene, kept until another is asked for: picture and record come in pairs."""
@@ -152,11 +160,11 @@ def _outline(row: int, level: int) -> Image.Image:
     """A digit's ink as smooth alpha, ``_LEVELS[level]`` pixels wide with a margin of 1/10."""
     side = _LEVELS[level]
     margin = side // 10
-    inner = side - 2 * margin
+    full = (side - 2 * margin) * 10 // 8
     padded = np.pad(_digits()[0][row], 1)
-    large = Image.fromarray(padded).resize((inner * 10 // 8,) * 2, Image.Resampling.BICUBIC)
+    large = Image.fromarray(padded).resize((full, full), Image.Resampling.BICUBIC)
     values = np.asarray(large, dtype=np.float32) / 255
-    crisp = ((values - 0.25) / 0.4).clip(0, 1)  # 8x8 pixels are blurred strokes: sharpen the edge
+    crisp = ((values - 0.3) / 0.35).clip(0, 1)  # 8x8 pixels are blurred strokes: sharpen the edge
     crisp = crisp * crisp * (3 - 2 * crisp)
     return Image.fromarray((crisp * 255).astype(np.uint8))
 

@@ -1,0 +1,182 @@
+"""From a picture to the network's input: size, random changes, normalisation.
+
+Boxes move with the pixels (``torchvision.tv_tensors``). Nothing here touches torch's own random
+state: what is random comes from the numpy generator that is passed in.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import functional as change
+
+from dabdetr.config import Augment, Image
+
+SHORTEST = 32
+"""Least side of an input; a thin strip is stretched to it, as boxes are relative anyway."""
+
+_TRIES = 10  # places tried for a crop before it is given up
+_SLIVER = (0.1, 0.01)  # left of a box, of the crop: a box below both is dropped
+_JITTER = 0.4  # largest change of brightness, contrast and saturation
+
+
+class Example(NamedTuple):
+    """A picture ready for a batch, and its objects.
+
+    pixels  [3, height, width] float32, normalised
+    boxes   [objects, 4] float32, x0 y0 x1 y1 in pixels of ``pixels``
+    labels  [objects] int64
+    """
+
+    pixels: Float[Tensor, "3 height width"]
+    boxes: Float[Tensor, "objects 4"]
+    labels: Int64[Tensor, " objects"]
+
+
+def input_size(
+    height: int, width: int, image: Image, shorter: int | None = None
+) -> tuple[int, int]:
+    """(height, width) of the input for a picture of this size.
+
+    The shorter side becomes ``shorter`` (``image.size`` if not given) unless the longer one would
+    pass ``image.max_size``, which grows in proportion where ``shorter`` is above ``image.size``.
+    No side falls below ``SHORTEST``, so a picture more extreme than that bound is stretched.
+    """
+    side = image.size if shorter is None else shorter
+    longest = max(image.max_size, round(image.max_size * side / image.size))
+    least, most = min(height, width), max(height, width)
+    if most / least * side > longest:
+        side = round(longest * least / most)
+    long_side = max(min(int(side * most / least), longest), SHORTEST)
+    side = max(side, min(SHORTEST, image.size))
+    return (long_side, side) if height > width else (side, long_side)
+
+
+def prepare(picture: np.ndarray, image: Image) -> Float[Tensor, "3 height width"]:
+    """The input for RGB uint8 [height, width, 3], as evaluation and prediction use it."""
+    pixels = _tensor(picture)
+    size = input_size(picture.shape[0], picture.shape[1], image)
+    return _normalise(_resize(pixels, size), image)
+
+
+class CropShape(NamedTuple):
+    """Height and width of a crop as shares of the picture's; (1, 1) leaves it whole."""
+
+    height: float
+    width: float
+
+
+class Augmentation:
+    """Random flip, crop, resize and colour of training pictures; ``None`` only resizes."""
+
+    def __init__(self, augment: Augment | None, image: Image) -> None:
+        self.augment, self.image = augment, image
+
+    def draw_crop(self, rng: np.random.Generator) -> CropShape:
+        """The shape of a crop; drawn ahead, so that alike shapes can be put into one batch."""
+        if self.augment is None or rng.random() >= self.augment.crop:
+            return CropShape(1.0, 1.0)
+        return CropShape(*rng.uniform(*self.augment.crop_scale, 2).tolist())
+
+    def draw_side(self, rng: np.random.Generator) -> int:
+        """The shorter side, one for the whole batch."""
+        if self.augment is None or not self.augment.sizes:
+            return self.image.size
+        return int(rng.choice(self.augment.sizes))
+
+    def __call__(
+        self,
+        picture: np.ndarray,
+        boxes: np.ndarray,
+        labels: np.ndarray,
+        rng: np.random.Generator,
+        crop: CropShape | None = None,
+        side: int | None = None,
+    ) -> Example:
+        """``picture`` is RGB uint8, ``boxes`` [n, 4] are x0 y0 x1 y1 in its pixels."""
+        crop = self.draw_crop(rng) if crop is None else crop
+        side = self.draw_side(rng) if side is None else side
+        pixels, classes = _tensor(picture), torch.from_numpy(np.array(labels, dtype=np.int64))
+        frame = (picture.shape[0], picture.shape[1])
+        corners = torch.from_numpy(np.array(boxes, dtype=np.float32).reshape(-1, 4))
+        objects = _objects(corners, frame)
+        if crop != (1.0, 1.0):
+            pixels, objects, classes = _crop(pixels, objects, classes, crop, rng)
+        size = input_size(pixels.shape[-2], pixels.shape[-1], self.image, side)
+        pixels, objects = _resize(pixels, size), change.resize(objects, list(size))
+        if self.augment is not None:
+            if rng.random() < self.augment.flip:
+                pixels, objects = change.horizontal_flip(pixels), change.horizontal_flip(objects)
+            if rng.random() < self.augment.colour:
+                pixels = _recolour(pixels, rng)
+        return Example(_normalise(pixels, self.image), objects.as_subclass(Tensor), classes)
+
+
+def _crop(
+    pixels: Tensor,
+    objects: tv_tensors.BoundingBoxes,
+    labels: Tensor,
+    shape: CropShape,
+    rng: np.random.Generator,
+) -> tuple[Tensor, tv_tensors.BoundingBoxes, Tensor]:
+    """A random place for the crop; the whole picture if no place tried keeps an object.
+
+    An object stays if a tenth of its box is left, or what is left covers a hundredth of the crop.
+    """
+    full_height, full_width = pixels.shape[-2:]
+    height = min(full_height, max(1, round(full_height * shape.height)))
+    width = min(full_width, max(1, round(full_width * shape.width)))
+    whole = _areas(objects)
+    for _ in range(_TRIES):
+        top = int(rng.integers(full_height - height + 1))
+        left = int(rng.integers(full_width - width + 1))
+        moved = change.crop(objects, top, left, height, width)
+        rest = _areas(moved)
+        keep = (rest >= _SLIVER[0] * whole) | (rest >= _SLIVER[1] * height * width)
+        keep &= rest > 0
+        if keep.any() or not len(objects):
+            kept = _objects(moved.as_subclass(Tensor)[keep], (height, width))
+            return pixels[:, top : top + height, left : left + width], kept, labels[keep]
+    return pixels, objects, labels
+
+
+def _objects(corners: Tensor, frame: tuple[int, int]) -> tv_tensors.BoundingBoxes:
+    return tv_tensors.BoundingBoxes(  # pyright: ignore[reportCallIssue]
+        corners, format=tv_tensors.BoundingBoxFormat.XYXY, canvas_size=frame
+    )
+
+
+def _areas(boxes: Tensor) -> Tensor:
+    low, high = boxes.as_subclass(Tensor).split(2, dim=-1)
+    return (high - low).clamp(min=0).prod(-1)
+
+
+def _recolour(pixels: Tensor, rng: np.random.Generator) -> Tensor:
+    brightness, contrast, saturation = rng.uniform(1 - _JITTER, 1 + _JITTER, 3).tolist()
+    pixels = change.adjust_brightness(pixels, brightness)
+    pixels = change.adjust_contrast(pixels, contrast)
+    return change.adjust_saturation(pixels, saturation)
+
+
+def _tensor(picture: np.ndarray) -> Tensor:
+    """[3, height, width] uint8; memory is shared where it may be written to."""
+    picture = picture if picture.flags.writeable else picture.copy()
+    return torch.from_numpy(picture).permute(2, 0, 1)
+
+
+def _resize(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    """uint8 → uint8, antialiased; the fast path of torch for bytes."""
+    if tuple(pixels.shape[-2:]) == size:
+        return pixels
+    return change.resize(pixels, list(size), antialias=True)
+
+
+def _normalise(pixels: Tensor, image: Image) -> Tensor:
+    mean = torch.tensor(image.mean).view(3, 1, 1) * 255
+    std = torch.tensor(image.std).view(3, 1, 1) * 255
+    return pixels.to(torch.float32, memory_format=torch.contiguous_format).sub_(mean).div_(std)

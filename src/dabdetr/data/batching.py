@@ -1,0 +1,202 @@
+"""Batches: which pictures go together, padding, targets, and the loaders.
+
+Everything random is a pure function of (seed, epoch, index), so any number of workers and any
+resumed run give the same bits.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from dabdetr.config import Config, Image
+from dabdetr.data.augment import Augmentation, CropShape, Example, input_size, prepare
+from dabdetr.data.readers import DetectionData
+from dabdetr.geometry import to_centres
+from dabdetr.structures import Images, Targets
+
+_POOL = 32  # batches' worth of pictures among which like shapes are sought
+_FAILURES = (ValueError, OSError)
+
+
+def pad(pictures: Sequence[Tensor]) -> Images:
+    """One tensor of all [3, h, w] pictures, filled at the bottom and right with zeros."""
+    if len({picture.shape for picture in pictures}) == 1:
+        return Images(torch.stack(list(pictures)))
+    height = max(picture.shape[1] for picture in pictures)
+    width = max(picture.shape[2] for picture in pictures)
+    pixels = pictures[0].new_zeros(len(pictures), 3, height, width)
+    padding = torch.ones(len(pictures), height, width, dtype=torch.bool)
+    for row, picture in enumerate(pictures):
+        _, h, w = picture.shape
+        pixels[row, :, :h, :w] = picture
+        padding[row, :h, :w] = False
+    return Images(pixels, padding)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to make of picture ``index``: settled before any worker sees it."""
+
+    index: int
+    crop: CropShape
+    side: int
+
+
+def plan_epoch(data: DetectionData, config: Config, epoch: int, seed: int) -> list[list[Job]]:
+    """The batches of an epoch: each picture once, batch mates alike in shape, in random order.
+
+    Pictures are shuffled; within pools of ``_POOL`` batches they are sorted by the shape of their
+    crop and dealt out, and the batches shuffled. A batch that is not full comes last. The shorter
+    side is drawn for the batch, not the picture, which saves most of the padding.
+    """
+    augmentation = Augmentation(config.augment, config.image)
+    rng = np.random.default_rng([seed, epoch])
+    size, first = config.training.batch, epoch * len(data) if data.endless else 0
+    order = (rng.permutation(len(data)) + first).tolist()
+    crops = {index: augmentation.draw_crop(_rng(seed, epoch, index, 0)) for index in order}
+
+    def aspect(index: int) -> float:
+        height, width = data.shape(index)
+        return (height * crops[index].height) / (width * crops[index].width)
+
+    batches: list[list[int]] = []
+    rest = order[len(order) - len(order) % size :]
+    order = order[: len(order) - len(rest)]
+    for start in range(0, len(order), size * _POOL):
+        pool = sorted(order[start : start + size * _POOL], key=aspect)
+        batches += [pool[i : i + size] for i in range(0, len(pool), size)]
+    mixed = [batches[i] for i in rng.permutation(len(batches))] + ([rest] if rest else [])
+    sides = [augmentation.draw_side(rng) for _ in mixed]
+    return [
+        [Job(index, crops[index], side) for index in batch]
+        for batch, side in zip(mixed, sides, strict=True)
+    ]
+
+
+def training_loader(
+    data: DetectionData, config: Config, epoch: int, seed: int | None = None, skip: int = 0
+) -> Loader:
+    """Batches (``Images``, ``Targets``) of one epoch; no picture is left out, crowds are.
+
+    ``seed`` defaults to the config's; ``skip`` leaves out that many batches at the start, for a run
+    taken up within an epoch. Endless data give new pictures in each epoch.
+    """
+    seed = config.training.seed if seed is None else seed
+    batches = plan_epoch(data, config, epoch, seed)[skip:]
+    source = _Training(data, Augmentation(config.augment, config.image), epoch, seed)
+    return Loader(source, batches, _collate_training, config.training.workers)
+
+
+def evaluation_loader(
+    data: DetectionData, image: Image, batch: int = 1, workers: int = 0
+) -> Loader:
+    """Batches (``Images``, indices, original (height, width)s), batch mates alike in shape.
+
+    Each picture comes once, but not in the data's order: the indices say which it is.
+    """
+
+    def shape(index: int) -> tuple[int, int]:
+        return input_size(*data.shape(index), image)
+
+    order = sorted(range(len(data)), key=shape)
+    batches = [order[i : i + batch] for i in range(0, len(order), batch)]
+    return Loader(_Evaluation(data, image), batches, _collate_evaluation, workers)
+
+
+class Loader:
+    """Iterates over batches; what a worker could not read is raised here as it was said there."""
+
+    def __init__(
+        self,
+        source: Dataset[Any],
+        batches: Sequence[Sequence[Any]],
+        collate: Callable[[list[Any]], Any],
+        workers: int,
+    ) -> None:
+        self.batches = batches
+        self._loader = DataLoader(
+            source,
+            batch_sampler=batches,  # pyright: ignore[reportArgumentType]
+            num_workers=min(workers, os.cpu_count() or 1),
+            collate_fn=collate,
+            generator=torch.Generator().manual_seed(0),  # keeps the caller's random state as it is
+        )
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self._loader:
+            if isinstance(batch, Exception):
+                raise batch
+            yield batch
+
+
+class _Training(Dataset[Any]):
+    def __init__(
+        self, data: DetectionData, augmentation: Augmentation, epoch: int, seed: int
+    ) -> None:
+        self.data, self.augmentation, self.epoch, self.seed = data, augmentation, epoch, seed
+
+    def __getitem__(self, job: Job) -> tuple[Example, str] | Exception:
+        try:
+            record, picture = self.data.record(job.index), self.data.picture(job.index)
+        except _FAILURES as error:
+            return error
+        rng = _rng(self.seed, self.epoch, job.index, 1)
+        boxes, labels = record.boxes[~record.crowd], record.labels[~record.crowd]
+        example = self.augmentation(picture, boxes, labels, rng, job.crop, job.side)
+        return example, record.file
+
+
+class _Evaluation(Dataset[Any]):
+    def __init__(self, data: DetectionData, image: Image) -> None:
+        self.data, self.image = data, image
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int, tuple[int, int]] | Exception:
+        try:
+            picture = self.data.picture(index)
+        except _FAILURES as error:
+            return error
+        return prepare(picture, self.image), index, (picture.shape[0], picture.shape[1])
+
+
+def _collate_training(items: list[Any]) -> tuple[Images, Targets] | Exception:
+    failed = next((item for item in items if isinstance(item, Exception)), None)
+    if failed is not None:
+        return failed
+    examples, names = zip(*items, strict=True)
+    boxes = [_relative(example) for example in examples]
+    targets = Targets(
+        labels=torch.cat([example.labels for example in examples]),
+        boxes=torch.cat(boxes),
+        counts=tuple(len(rows) for rows in boxes),
+        names=tuple(names),
+    )
+    return pad([example.pixels for example in examples]), targets
+
+
+def _relative(example: Example) -> Tensor:
+    """Boxes as cxcywh, 0–1 of the unpadded picture."""
+    height, width = example.pixels.shape[1:]
+    return to_centres(example.boxes / example.boxes.new_tensor([width, height, width, height]))
+
+
+def _collate_evaluation(items: list[Any]) -> Any:
+    failed = next((item for item in items if isinstance(item, Exception)), None)
+    if failed is not None:
+        return failed
+    pictures, indices, sizes = zip(*items, strict=True)
+    return pad(pictures), list(indices), list(sizes)
+
+
+def _rng(*key: int) -> np.random.Generator:
+    return np.random.default_rng(list(key))
