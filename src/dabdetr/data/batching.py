@@ -125,7 +125,7 @@ class Loader:
         self._loader = DataLoader(
             source,
             batch_sampler=batches,  # pyright: ignore[reportArgumentType]
-            num_workers=min(workers, os.cpu_count() or 1),
+            num_workers=min(workers, _processors()),
             collate_fn=collate,
             generator=torch.Generator().manual_seed(0),  # keeps the caller's random state as it is
         )
@@ -196,6 +196,13 @@ def _collate_evaluation(items: list[Any]) -> Any:
         return failed
     pictures, indices, sizes = zip(*items, strict=True)
     return pad(pictures), list(indices), list(sizes)
+
+
+def _processors() -> int:
+    """Processors that this process may use; torch warns above it."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _rng(*key: int) -> np.random.Generator:

@@ -142,7 +142,7 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
 
 def _to_bytes(values: np.ndarray) -> np.ndarray:
     """8 bits from one channel of 16 or 32 bits; the scale follows from the type and range."""
-    if values.dtype == np.uint16:
+    if values.dtype.kind == "u" and values.dtype.itemsize == 2:  # of either byte order
         return _scaled(values, 65535)
     whole = np.issubdtype(values.dtype, np.integer)
     values = np.nan_to_num(values.astype(np.float64), posinf=0, neginf=0)
@@ -189,7 +189,7 @@ def _array_bytes(array: np.ndarray) -> np.ndarray:
         return array
     if array.dtype == np.bool_:
         return array.astype(np.uint8) * np.uint8(255)
-    if array.dtype == np.uint16:
+    if array.dtype.kind == "u" and array.dtype.itemsize == 2:
         return _scaled(array, 65535)
     lowest, highest = float(array.min()), float(array.max())
     if np.issubdtype(array.dtype, np.floating) and lowest >= -1e-3 and highest <= 1 + 1e-3:

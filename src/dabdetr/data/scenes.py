@@ -187,12 +187,9 @@ def _warp(
         (a, b, shift[0], d, e, shift[1]),
         Image.Resampling.BILINEAR,
     )
-    box = warped.point(_THRESHOLD).getbbox()
-    assert box is not None, row
-    return np.asarray(warped), box
-
-
-_THRESHOLD = [255 if value >= _INK else 0 for value in range(256)]
+    ink = np.asarray(warped)
+    rows, columns = (np.flatnonzero((ink >= _INK).any(axis)) for axis in (1, 0))
+    return ink, (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
 
 
 def _free_place(
