@@ -50,7 +50,7 @@ class Job:
     side: int
 
 
-def plan_epoch(data: DetectionData, config: Config, epoch: int, seed: int) -> list[list[Job]]:
+def plan_epoch(data: DetectionData, config: Config, seed: int, epoch: int) -> list[list[Job]]:
     """The batches of an epoch: each picture once, batch mates alike in shape, in random order.
 
     Pictures are shuffled; within pools of ``_POOL`` batches they are sorted by the shape of their
@@ -82,15 +82,14 @@ def plan_epoch(data: DetectionData, config: Config, epoch: int, seed: int) -> li
 
 
 def training_loader(
-    data: DetectionData, config: Config, epoch: int, seed: int | None = None, skip: int = 0
+    data: DetectionData, config: Config, seed: int, epoch: int, skip: int = 0
 ) -> Loader:
     """Batches (``Images``, ``Targets``) of one epoch; no picture is left out, crowds are.
 
-    ``seed`` defaults to the config's; ``skip`` leaves out that many batches at the start, for a run
-    taken up within an epoch. Endless data give new pictures in each epoch.
+    ``skip`` leaves out that many batches at the start, for a run taken up within an epoch. Endless
+    data give new pictures in each epoch.
     """
-    seed = config.training.seed if seed is None else seed
-    batches = plan_epoch(data, config, epoch, seed)[skip:]
+    batches = plan_epoch(data, config, seed, epoch)[skip:]
     source = _Training(data, Augmentation(config.augment, config.image), epoch, seed)
     return Loader(source, batches, _collate_training, config.training.workers)
 
