@@ -1,0 +1,78 @@
+"""The command `dabdetr`: its group of verbs, and the one place where errors become sentences.
+
+Exit codes: 0 fine; 1 findings; 2 usage or input; 3 cannot run here; 70 a fault of dabdetr itself;
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+import dabdetr
+
+DEBUG = "DABDETR_DEBUG"
+
+
+class _Verbs(TyperGroup):
+    """Runs a verb; what it raises becomes one sentence on stderr and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the verb that ``ctx`` names."""
+        try:
+            return super().invoke(ctx)
+        except (Exception, KeyboardInterrupt) as error:
+            # Usage errors and exits are typer's own; it prints and exits with 2 itself.
+            if type(error).__module__.startswith(("typer", "click")) or os.environ.get(DEBUG):
+                raise
+            code, message = _explain(error)
+            if message:
+                print(message if code == 130 else f"error: {message}", file=sys.stderr)
+            raise SystemExit(code) from None
+
+
+def _explain(error: BaseException) -> tuple[int, str]:
+    """Exit code and sentence."""
+    message = str(error).strip()
+    if isinstance(error, KeyboardInterrupt):
+        return 130, "interrupted"
+    if isinstance(error, BrokenPipeError):  # such as `dabdetr … | head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 141, ""
+    if isinstance(error, ImportError):
+        return 3, message
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return 3, f"out of memory ({message}); lower --batch or --imgsz"
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return 2, f"{error.filename}: {error.strerror.lower()}"
+    if isinstance(error, ValueError | OSError):
+        return 2, message
+    return 70, f"{type(error).__name__}: {message} (a fault of dabdetr; {DEBUG}=1 shows where)"
+
+
+app = typer.Typer(
+    cls=_Verbs,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"dabdetr {dabdetr.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def dabdetr_(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Train DAB-DETR on your boxes, detect with it, evaluate it."""

@@ -1,0 +1,54 @@
+"""Options that several verbs share, and how they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from dabdetr.model.detector import Detector
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No tables, no progress.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
+Model = Annotated[
+    str, typer.Option(help="Weights: a file, a run folder, a shipped name or a hub name.")
+]
+ImageSize = Annotated[
+    int | None, typer.Option(help="Shorter side in pixels; the model's own if not given.")
+]
+MaxDet = Annotated[
+    int | None, typer.Option(help="Detections a picture at most; the model's own if not given.")
+]
+Coco = Annotated[Path | None, typer.Option(help="Write a COCO results file (json) as well.")]
+Annotations = Annotated[Path | None, typer.Option(help="A COCO json, instead of --data.")]
+Images = Annotated[Path | None, typer.Option(help="The picture folder of --annotations.")]
+Name = Annotated[str | None, typer.Option(help="Folder of this run; counted on if not given.")]
+
+
+def open_model(source: str, device: str, imgsz: int | None) -> Detector:
+    """The detector in ``source`` on its device, looking at pictures ``imgsz`` large."""
+    from dabdetr.inference.device import choose_device
+    from dabdetr.model.weights import load_model
+
+    detector = load_model(source, device=choose_device(device)).model
+    if imgsz is not None:
+        image = detector.config.image
+        longest = round(image.max_size * imgsz / image.size)
+        detector.config = detector.config.override(
+            [f"image.size={imgsz}", f"image.max_size={longest}"]
+        )
+    return detector
+
+
+def class_names(values: Iterable[str], known: Sequence[str]) -> list[str] | None:
+    """Names given one by one or with commas between; a name that has a comma stays whole."""
+    names = [
+        name.strip()
+        for value in values
+        for name in ([value] if value in known else value.split(","))
+    ]
+    return names or None

@@ -1,0 +1,95 @@
+"""`dabdetr train`: boxes in, a run folder with weights, curves and numbers out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dabdetr.cli.options import Annotations, Device, Images, Json, Name, Quiet
+from dabdetr.cli.output import print_json
+
+PRESET = "dab-detr-lite0"
+
+
+def train(
+    data: Annotated[str | None, typer.Option(help="A folder in COCO's layout, or scenes.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help=f"A preset (see `dabdetr models`) or weights; {PRESET} if not given."),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A YAML config, instead of a preset's name.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the pictures.")] = None,
+    batch: Annotated[
+        int | None, typer.Option(help="Pictures in a step; steps are gathered to an update.")
+    ] = None,
+    imgsz: Annotated[int | None, typer.Option(help="Shorter side of pictures in pixels.")] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Learning rate; the backbone's keeps its ratio to it.")
+    ] = None,
+    start: Annotated[
+        str | None, typer.Option("--start", "--from", help="imagenet, none, or weights.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that read pictures.")] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="path=value of the config, such as training.warmup=100."),
+    ] = None,
+    annotations: Annotations = None,
+    images: Images = None,
+    val_annotations: Annotated[
+        Path | None, typer.Option(help="A COCO json to validate on.")
+    ] = None,
+    val_images: Annotated[
+        Path | None, typer.Option(help="The picture folder of --val-annotations.")
+    ] = None,
+    val_every: Annotated[int, typer.Option(min=1, help="Epochs between validations.")] = 1,
+    resume: Annotated[
+        Path | None, typer.Option(help="A run folder that was interrupted: go on with it.")
+    ] = None,
+    name: Name = None,
+    project: Annotated[Path, typer.Option(help="Where run folders go.")] = Path("runs/train"),
+    device: Device = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a detector on your own boxes.
+
+    What is not given is taken from the preset; the resolved config is saved with the run.
+
+    Ctrl-C leaves a run that --resume continues.
+    """
+    if model is not None and config is not None:
+        raise ValueError(f"--model {model} and --config {config} were given; give one of them")
+    if resume is None and data is None and annotations is None and images is None:
+        raise ValueError("no data was given; give --data FOLDER (COCO's layout) or --data scenes")
+    from dabdetr.training.run import train as run_training
+
+    run = run_training(
+        data,
+        config or model or PRESET,
+        epochs=epochs,
+        batch=batch,
+        imgsz=imgsz,
+        lr=lr,
+        start=start,
+        seed=seed,
+        device=device,
+        workers=workers,
+        name=name,
+        project=project,
+        resume=resume,
+        overrides=assignments or [],
+        annotations=annotations,
+        images=images,
+        val_annotations=val_annotations,
+        val_images=val_images,
+        val_every=val_every,
+        quiet=quiet,
+    )
+    if as_json:
+        print_json(run.to_dict())
