@@ -1,0 +1,123 @@
+"""The record of a run, a row for each epoch: results.csv, curves.png and the final table."""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from dabdetr.config import write_atomically
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Row = dict[str, float | None]
+
+COLUMNS = {
+    "epoch": "d",
+    "updates": "d",
+    "seconds": ".2f",
+    "images_per_second": ".2f",
+    "lr": ".4g",
+    "loss": ".5f",
+    "loss_ce": ".5f",
+    "loss_bbox": ".5f",
+    "loss_giou": ".5f",
+    "AP": ".5f",
+    "AP50": ".5f",
+    "AP75": ".5f",
+    "val_seconds": ".2f",
+    "memory_mb": ".0f",
+}
+"""Columns of results.csv and how each is written. Terms are those of the last layer, unweighted;
+``loss`` is the weighted sum over all layers; an empty AP was not measured."""
+
+
+def write_csv(path: Path, rows: Sequence[Row]) -> None:
+    """All rows under a header line; a value that was not measured stays empty."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for row in rows:
+        writer.writerow([_shown(row[name], form) for name, form in COLUMNS.items()])
+    write_atomically(path, text.getvalue().encode())
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def best_row(rows: Sequence[Row]) -> Row | None:
+    """The first epoch of the highest AP; None where no AP was measured."""
+    measured = [row for row in rows if row["AP"] is not None]
+    return max(measured, key=lambda row: row["AP"] or 0.0) if measured else None
+
+
+def draw_curves(path: Path, rows: Sequence[Row]) -> None:
+    """Loss terms, AP and learning rate over epochs, as PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, 4)
+    plan = [
+        ("training loss (weighted, all layers)", ["loss"]),
+        ("terms of the last layer", ["loss_ce", "loss_bbox", "loss_giou"]),
+        ("validation", ["AP", "AP50", "AP75"]),
+        ("learning rate", ["lr"]),
+    ]
+    for panel, (title, names) in zip(panels, plan, strict=True):
+        for name in names:
+            points = [(row["epoch"], row[name]) for row in rows if row[name] is not None]
+            if points:
+                panel.plot(*zip(*points, strict=True), marker=".", label=name)  # pyright: ignore
+        panel.set_title(title, fontsize=10)
+        panel.set_xlabel("epoch")
+        panel.grid(alpha=0.3)
+        panel.set_ylim(bottom=0)
+        if panel.lines:
+            panel.legend(fontsize=8)
+        else:
+            panel.text(0.5, 0.5, "not measured", ha="center", transform=panel.transAxes)
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=110)
+    write_atomically(path, image.getvalue())
+
+
+def final_table(folder: Path, rows: Sequence[Row]) -> Table:
+    """What came out of a run, for a rich console."""
+    from rich.table import Table
+
+    table = Table(title=f"run {folder}", show_header=False, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column()
+    best, last = best_row(rows), rows[-1]
+    if best is not None:
+        numbers = ", ".join(f"{name} {best[name]:.3f}" for name in ("AP", "AP50", "AP75"))
+        table.add_row("best epoch", f"{best['epoch']:.0f}: {numbers}")
+    minutes = sum((row["seconds"] or 0) + (row["val_seconds"] or 0) for row in rows) / 60
+    table.add_row("epochs", f"{last['epoch']:.0f} in {minutes:.1f} min")
+    table.add_row("last loss", f"{last['loss']:.4f}")
+    table.add_row("training speed", f"{last['images_per_second']:.1f} images/s")
+    table.add_row("peak memory", f"{last['memory_mb']:.0f} MB")
+    kept = ["best.safetensors"] if best is not None else []
+    table.add_row("files", ", ".join([*kept, "last.safetensors", "results.csv", "curves.png"]))
+    return table
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Largest memory so far: of this process, or of the GPU where one is used; 0: not known."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    if sys.platform == "win32":
+        return 0.0
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20

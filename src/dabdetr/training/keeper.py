@@ -1,0 +1,195 @@
+"""What a run writes at the end of each epoch, and how it is found again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from dabdetr.evaluation.coco import Evaluation
+from dabdetr.model.detector import Detector
+from dabdetr.model.weights import save_model
+from dabdetr.training.averaging import Averaging
+from dabdetr.training.history import Row, best_row, draw_curves, peak_memory_mb, write_csv
+from dabdetr.training.module import TrainingModule
+
+CHECKPOINT = "last.ckpt"
+
+
+class Keeper(Callback):
+    """Evaluates after an epoch and writes weights, record, curves, and then the checkpoint.
+
+    Each file is written beside its place and moved; the checkpoint, which holds the whole record,
+    comes last: a stop at any moment loses at most the epoch that was running.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        rows: list[Row],
+        measure: Callable[[Detector], Evaluation] | None,
+        averaging: Averaging | None,
+        every: int = 1,
+    ) -> None:
+        self.folder, self.rows = folder, rows
+        self.measure, self.averaging, self.every = measure, averaging, every
+
+    @property
+    def path(self) -> Path:
+        """The checkpoint."""
+        return self.folder / CHECKPOINT
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": [dict(row) for row in self.rows]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows[:] = state_dict["rows"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        write_csv(self.folder / "results.csv", self.rows)
+        if not self.rows:
+            self.save_checkpoint(trainer)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.started = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, TrainingModule)
+        seconds = time.perf_counter() - self.started
+        detector = self.averaging.detector if self.averaging else pl_module.detector
+        row = self._row(trainer, pl_module, seconds)
+        previous = best_row(self.rows)
+        self._measure(detector, row)
+        self.rows.append(row)
+        about = {"epoch": f"{row['epoch']:.0f}"}
+        if row["AP"] is not None:
+            about["AP"] = f"{row['AP']:.5f}"
+            if previous is None or row["AP"] > (previous["AP"] or 0.0):
+                save_model(self.folder / "best.safetensors", detector, metadata=about)
+        save_model(self.folder / "last.safetensors", detector, metadata=about)
+        write_csv(self.folder / "results.csv", self.rows)
+        draw_curves(self.folder / "curves.png", self.rows)
+        self.save_checkpoint(trainer)
+
+    def _row(self, trainer: Trainer, module: TrainingModule, seconds: float) -> Row:
+        return {
+            "epoch": trainer.current_epoch + 1,
+            "updates": trainer.global_step,
+            "seconds": seconds,
+            "images_per_second": module.meter.images / seconds,
+            "lr": trainer.optimizers[0].param_groups[-1]["lr"],
+            **module.meter.means(),
+            "AP": None,
+            "AP50": None,
+            "AP75": None,
+            "val_seconds": None,
+            "memory_mb": peak_memory_mb(module.device),
+        }
+
+    def _measure(self, detector: Detector, row: Row) -> None:
+        """Fill in what evaluation says, where it is this epoch's turn (the last always is)."""
+        epoch, epochs = int(row["epoch"] or 0), detector.config.training.epochs
+        if self.measure is None or (epoch % self.every and epoch != epochs):
+            return
+        started = time.perf_counter()
+        result = self.measure(detector)
+        row["val_seconds"] = time.perf_counter() - started
+        if result.ap >= 0:  # −1: the split has no objects
+            row |= {"AP": result.ap, "AP50": result.ap50, "AP75": result.ap75}
+        row["memory_mb"] = max(
+            row["memory_mb"] or 0.0, peak_memory_mb(next(detector.parameters()).device)
+        )
+
+    def save_checkpoint(self, trainer: Trainer) -> None:
+        """Write last.ckpt: beside its place first, then moved."""
+        path = self.folder / CHECKPOINT
+        temporary = path.with_name(f".{path.name}.part")
+        try:
+            trainer.save_checkpoint(temporary)
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def check_checkpoint(folder: Path) -> Path:
+    """The run's readable checkpoint; a missing or broken one is told in one sentence."""
+    path = folder / CHECKPOINT if folder.name != CHECKPOINT else folder
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"there is no run to resume in {folder}: expected {path.name} in a run's folder"
+        )
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        assert {"loops", "optimizer_states"} <= set(state)
+    except Exception as error:  # torch raises many kinds for a bad file
+        reason = str(error).strip().split("\n")[0][:120]
+        raise ValueError(
+            f"{path} is not a readable checkpoint (cut short?): {reason}; start a new run, from "
+            "the run's last.safetensors if it has one"
+        ) from None
+    return path
+
+
+@contextmanager
+def new_folder(project: str | Path, name: str | None, stem: str) -> Iterator[Path]:
+    """A run folder of our own, writable; removed again should the body fail before it trains.
+
+    Without ``name`` it is the first free ``stem-1``, ``stem-2`` …; a name that is taken is refused.
+    """
+    project = Path(project)
+    made = [p for p in (project, *project.parents) if not p.exists()]
+    try:
+        folder = _claim(project, name, stem)
+        (folder / ".writable").touch()
+        (folder / ".writable").unlink()
+    except FileExistsError as error:
+        if name is not None and (project / name).is_dir():
+            raise FileExistsError(
+                f"the run {project / name} exists and is not overwritten; choose another name, or "
+                "resume it"
+            ) from None
+        raise _unwritable(project, name or stem, error) from None
+    except OSError as error:
+        raise _unwritable(project, name or stem, error) from None
+    try:
+        yield folder
+    except BaseException:
+        if not (folder / CHECKPOINT).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            for parent in made:
+                _remove_if_empty(parent)
+        raise
+
+
+def _claim(project: Path, name: str | None, stem: str) -> Path:
+    project.mkdir(parents=True, exist_ok=True)
+    if name is not None:
+        (project / name).mkdir(parents=True)
+        return project / name
+    number = 1
+    while True:
+        try:
+            (project / f"{stem}-{number}").mkdir()
+            return project / f"{stem}-{number}"
+        except FileExistsError:
+            number += 1
+
+
+def _unwritable(project: Path, name: str, error: OSError) -> OSError:
+    return type(error)(
+        f"the run folder {project / name} cannot be written ({error.strerror}); "
+        "choose another with --project"
+    )
+
+
+def _remove_if_empty(folder: Path) -> None:
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()

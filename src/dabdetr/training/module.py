@@ -1,0 +1,222 @@
+"""The training step and what surrounds it: optimiser groups, rates, clipping, accumulation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor
+
+from dabdetr.config import Config, Loss, Training
+from dabdetr.model.detector import Detector
+from dabdetr.structures import Images, Predictions, Targets
+from dabdetr.training.losses import TERMS, Table, detection_loss
+
+Batch = tuple[Images, Targets]
+
+
+class NonFiniteLoss(ValueError):
+    """A loss or gradient became NaN or infinite; the message names images, layer and term."""
+
+
+class TrainingModule(LightningModule):
+    """A detector, its loss and its optimiser, as pytorch-lightning runs them.
+
+    ``loader(epoch)`` gives the batches of an epoch. All randomness is a function of the seed and
+    the epoch, so that a resumed run repeats an uninterrupted one.
+    """
+
+    def __init__(self, detector: Detector, loader: Callable[[int], Iterable[Batch]]) -> None:
+        super().__init__()
+        self.detector = detector
+        self.settings: Config = detector.config
+        self.loader = loader
+        self.meter = Meter()
+        self._files: list[str] = []
+        if not self.settings.training.backbone_lr:
+            detector.backbone.requires_grad_(False)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TrainingModule:
+        """The average's copy: weights only, neither data nor trainer."""
+        from copy import deepcopy
+
+        return TrainingModule(deepcopy(self.detector, memo), _no_batches)
+
+    def train_dataloader(self) -> Any:
+        # Of a resumed run, only the count of processed epochs is already right at this point.
+        return self.loader(self.trainer.fit_loop.epoch_progress.current.processed)  # pyright: ignore
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        training = self.settings.training
+        fused = self.device.type in ("cpu", "cuda") and self.trainer.precision != "16-mixed"
+        groups = parameter_groups(self.detector, training)
+        return torch.optim.AdamW(
+            groups, lr=training.lr, weight_decay=training.weight_decay, fused=fused
+        )
+
+    def transfer_batch_to_device(
+        self, batch: Batch, device: torch.device, dataloader_idx: int
+    ) -> Batch:
+        return batch[0].to(device), batch[1].to(device)
+
+    def on_train_epoch_start(self) -> None:
+        torch.manual_seed(self.settings.training.seed * 100_003 + self.current_epoch)
+        self.detector.train()
+        if not self.settings.training.backbone_lr:
+            self.detector.backbone.eval()  # its batch statistics rest too
+        self.meter.reset()
+        self._files.clear()
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        training = self.settings.training
+        factor = rate_factor(training, self._progress(batch_idx), self.global_step)
+        for group in self.optimizers().param_groups:  # pyright: ignore
+            group["lr"] = group["base_lr"] * factor
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        images, targets = batch
+        predictions = self.detector(images)
+        total, table = detection_loss(predictions, targets, self.settings.loss)
+        if not torch.isfinite(total):
+            raise NonFiniteLoss(blame(predictions, targets, self.settings.loss, self._place()))
+        self.meter.add(total.detach(), table, len(targets.counts))
+        self._files += targets.names
+        return total * self._share(batch_idx)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Scale gradients to the norm ``training.clip``; one that is not finite never steps."""
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        most = self.settings.training.clip or math.inf
+        norm = torch.nn.utils.clip_grad_norm_(parameters, most)
+        skipped_by_scaler = self.trainer.precision == "16-mixed"
+        if not skipped_by_scaler and not torch.isfinite(norm):
+            raise NonFiniteLoss(
+                f"the gradient's norm is {norm.item()} in {self._place()}, with "
+                f"{_some(self._files)}; lower training.lr or set training.precision=fp32"
+            )
+        self._files.clear()
+
+    def _progress(self, batch_idx: int) -> float:
+        """Share of the whole training that lies behind batch ``batch_idx``."""
+        epochs, batches = self.settings.training.epochs, self.trainer.num_training_batches
+        return (self.current_epoch + batch_idx / batches) / epochs
+
+    def _share(self, batch_idx: int) -> float:
+        """Undoes the engine's division where an epoch's last update gathers fewer batches."""
+        gathered, batches = self.trainer.accumulate_grad_batches, self.trainer.num_training_batches
+        first = batch_idx - batch_idx % gathered
+        return gathered / min(gathered, int(batches) - first)
+
+    def _place(self) -> str:
+        return f"epoch {self.current_epoch + 1}, update {self.global_step + 1}"
+
+
+def _no_batches(_: int) -> Iterable[Batch]:
+    return ()
+
+
+def parameter_groups(detector: Detector, training: Training) -> list[dict[str, Any]]:
+    """The backbone at its own rate and everything else; frozen parameters are in neither.
+
+    Weight decay applies to all of them, norms and biases included (official recipe).
+    """
+    of_backbone = {id(p) for p in detector.backbone.parameters()}
+    trained = [p for p in detector.parameters() if p.requires_grad]
+    groups = [
+        ("backbone", training.backbone_lr, [p for p in trained if id(p) in of_backbone]),
+        ("rest", training.lr, [p for p in trained if id(p) not in of_backbone]),
+    ]
+    return [
+        {"name": name, "params": parameters, "lr": lr, "base_lr": lr}
+        for name, lr, parameters in groups
+        if parameters
+    ]
+
+
+def rate_factor(training: Training, progress: float, update: int) -> float:
+    """What the base rates are multiplied by: warm-up over updates, then the schedule.
+
+    ``progress`` is the share of the training that is done, 0–1; ``update`` counts from 0.
+    """
+    warm = min(1.0, (update + 1) / training.warmup) if training.warmup else 1.0
+    if training.schedule == "step":
+        return warm * (0.1 if progress >= training.drop else 1.0)
+    if training.schedule == "cosine":
+        return warm * 0.5 * (1 + math.cos(math.pi * progress))
+    return warm
+
+
+@torch.no_grad()
+def blame(predictions: Predictions, targets: Targets, loss: Loss, place: str) -> str:
+    """One sentence that says which images, layer and term made the loss not finite."""
+    guilty, found, start = [], [], 0
+    for image, count in enumerate(targets.counts):
+        name = targets.names[image] if targets.names else f"number {image} of the batch"
+        table = _of_one(predictions, targets, loss, image, slice(start, start + count))
+        bad = [key for key, value in table.items() if not torch.isfinite(value)]
+        start += count
+        if bad:
+            guilty.append(name)
+            found += [(layer, term, float(table[term, layer])) for term, layer in bad]
+    if not found:  # only the sum over the batch overflows
+        return f"the loss is not finite in {place}, with {_some(targets.names)}; lower training.lr"
+    layer, term, value = min(found, key=lambda f: f[0])
+    return (
+        f"the loss is not finite in {place}: {term} of decoder layer {layer} is {value} for "
+        f"{_some(guilty)}; look at those pictures and boxes, lower training.lr or set "
+        "training.precision=fp32"
+    )
+
+
+def _of_one(
+    predictions: Predictions, targets: Targets, loss: Loss, image: int, rows: slice
+) -> Table:
+    alone = Predictions(
+        predictions.logits[:, image, None],
+        predictions.boxes[:, image, None],
+        predictions.anchors[:, image, None],
+    )
+    own = Targets(targets.labels[rows], targets.boxes[rows], (targets.counts[image],))
+    return detection_loss(alone, own, loss)[1]
+
+
+def _some(names: Iterable[str], most: int = 3) -> str:
+    """The first few names, and how many more."""
+    names = list(names)
+    if not names:
+        return "unnamed images"
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ("image " if len(names) == 1 else "images ") + ", ".join(names[:most]) + rest
+
+
+class Meter:
+    """Means over an epoch so far: the loss, and the last layer's terms, weighted by images."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.images = 0
+        self._sums: Tensor | None = None
+
+    def add(self, total: Tensor, table: Table, images: int) -> None:
+        """Take in one batch; nothing leaves the device."""
+        last = max(layer for _, layer in table)
+        values = torch.stack([total, *(table[term, last] for term in TERMS)]).double() * images
+        self._sums = values if self._sums is None else self._sums + values
+        self.images += images
+
+    def means(self) -> dict[str, float]:
+        """``loss`` (weighted, all layers) and the last layer's unweighted terms."""
+        if self._sums is None:
+            return {}
+        return dict(zip(("loss", *TERMS), (self._sums / self.images).tolist(), strict=True))

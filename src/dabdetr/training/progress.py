@@ -1,0 +1,85 @@
+"""What a person sees of a running training, on stderr."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from dabdetr.training.history import Row
+
+
+class ProgressBar(Callback):
+    """One bar over the whole run with loss, AP and time left; elsewhere a line for each epoch.
+
+    ``rows`` is the run's record, filled by others before this callback looks at it.
+    """
+
+    def __init__(self, console: Console, rows: list[Row]) -> None:
+        self.console, self.rows = console, rows
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]} · AP {task.fields[ap]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            speed_estimate_period=300,
+            disable=not console.is_terminal or console.quiet,
+        )
+        self.task = self.bar.add_task("training", total=None, loss="–", ap="–")
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        batches, epochs = int(trainer.num_training_batches), trainer.max_epochs or 0
+        self.bar.update(
+            self.task,
+            total=batches * epochs,
+            completed=batches * trainer.current_epoch,
+            description=f"epoch {trainer.current_epoch + 1}/{epochs}",
+        )
+        self.bar.start()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not self.bar.disable:
+            loss = pl_module.meter.means()["loss"]
+            self.bar.update(self.task, advance=1, loss=f"{loss:.3f}")
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        row = self.rows[-1]
+        if row["AP"] is not None:
+            self.bar.update(self.task, ap=f"{row['AP']:.3f}")
+        if self.bar.disable:
+            self.console.print(epoch_line(row, trainer.max_epochs or 0), soft_wrap=True)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.bar.stop()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        self.bar.stop()
+
+
+def epoch_line(row: Row, epochs: int) -> str:
+    """One plain line about an epoch."""
+    parts = [
+        f"epoch {row['epoch']:.0f}/{epochs}",
+        f"loss {row['loss']:.4f}",
+        f"{row['images_per_second']:.1f} images/s",
+    ]
+    if row["AP"] is not None:
+        parts += [f"AP {row['AP']:.4f}", f"AP50 {row['AP50'] or 0:.4f}"]
+    return "  ".join(parts)
