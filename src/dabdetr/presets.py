@@ -107,12 +107,12 @@ DAB_DETR_LITE0 = derive(
 DAB_DETR_NANO = derive(
     _SMALL,
     "dab-detr-nano",
-    "DAB-DETR 96 wide on a stride-8 body of 0.1 M parameters; ours, for tests and the demo",
+    "DAB-DETR 96 wide on a small stride-8 body; ours, for tests and the demo",
     model__backbone={
         "name": "resnet18",
         "options": {
-            "layers": [1, 1, 1, 1],
-            "channels": [24, 32, 64, 96],
+            "layers": [1, 2, 1, 1],
+            "channels": [32, 64, 96, 128],
             "stem_type": "deep",
             "stem_width": 8,
         },

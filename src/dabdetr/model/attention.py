@@ -20,7 +20,7 @@ def attend(
     query: Float[Tensor, "b heads q d"],
     key: Float[Tensor, "b heads k d"],
     value: Float[Tensor, "b heads k e"],
-    hidden: Bool[Tensor, "b #heads #q k"] | None,
+    hidden: Bool[Tensor, "*broadcast k"] | None,
     dropout: float = 0.0,
 ) -> Float[Tensor, "b q c"]:
     """softmax(query · keyᵀ / √d) · value without storing the weights; ``hidden`` keys get none."""
@@ -52,7 +52,7 @@ class SelfAttention(nn.Module):
         self,
         x: Float[Tensor, "b n c"],
         positions: Float[Tensor, "#b n c"],
-        hidden: Bool[Tensor, "b #heads #n n"] | None,
+        hidden: Bool[Tensor, "*broadcast n"] | None,
     ) -> Float[Tensor, "b n c"]:
         placed = x + positions
         parts = (self.query(placed), self.key(placed), self.value(x))

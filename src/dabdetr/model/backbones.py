@@ -81,7 +81,7 @@ class FoldedConv2d(nn.Conv2d):
         self._folded = None if learning else (state, weight, bias)
         return weight, bias
 
-    def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d y x"]:  # noqa: A002
+    def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d y x"]:
         weight, bias = self._fold()
         if self.same:
             input = pad_same(input, self.kernel_size, self.stride, self.dilation)  # pyright: ignore

@@ -1,0 +1,225 @@
+"""The recorded behaviour of the reference implementations, case by case.
+
+``DABDETR_ORACLE`` names the folder (default: ``../shared/oracle``). A case of a model that the
+project does not have is skipped by name, never passed.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dabdetr.inference.decoding import decode
+from dabdetr.model.detector import Detector, build
+from dabdetr.model.formats import from_official, from_transformers, rename, split_attention
+from dabdetr.structures import Images, Predictions, Targets
+from dabdetr.training.losses import TERMS, detection_loss
+from dabdetr.training.matching import assign
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = Path(os.environ.get("DABDETR_ORACLE", ROOT / ".." / "shared" / "oracle"))
+CASES = sorted(path.parent.name for path in FOLDER.glob("cases/*/case.json"))
+READERS = {
+    "dab_detr": from_official,
+    "hf_dab_detr": lambda state, settings: from_transformers(_drop_alias(state), settings),
+}
+
+
+def _drop_alias(state: dict) -> dict:
+    return {
+        k: v for k, v in state.items() if not k.startswith("model.decoder.bbox_embed.")
+    } or state
+
+
+@functools.cache
+def _fill() -> Any:
+    spec = importlib.util.spec_from_file_location("oracle_fill", FOLDER / "fill.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class Case:
+    """A case with the detector built from its settings and filled with its weights."""
+
+    def __init__(self, name: str) -> None:
+        settings, self.state, inputs, self.expected = _fill().load(name, as_torch=True)
+        self.settings, self.kind = settings, settings["model"]
+        if self.kind not in READERS:
+            pytest.skip(f"{name}: the project has no model {self.kind!r} yet")
+        foreign = READERS[self.kind](self.state, settings)
+        names = [str(index) for index in range(len(foreign.names))]
+        self.detector: Detector = build(foreign.config, names).eval()
+        own = self.detector.state_dict()
+        assert set(own) == set(foreign.state)
+        self.detector.load_state_dict(foreign.state)
+        mask = inputs["mask"]
+        self.images = Images(inputs["batch"], mask if mask.any() else None)
+        given = inputs["targets"]
+        self.sizes = [tuple(t["orig_size"].tolist()) for t in given]
+        self.targets = Targets(
+            torch.cat([t["labels"] for t in given]),
+            torch.cat([t["boxes"] for t in given]),
+            tuple(len(t["labels"]) for t in given),
+        )
+        self.batch_first = self.kind.startswith("hf_")
+
+    def close(self, key: str, ours: torch.Tensor, limit: float) -> None:
+        """Every stored element of ``key`` agrees within ``limit``."""
+        theirs = self.expected["arrays"][key]
+        ours = _fill().take(self.expected, key, ours.detach())
+        assert ours.shape == theirs.shape, key
+        gap = (ours - theirs).abs().max().item()
+        assert gap <= limit, f"{key}: largest difference {gap:.3g} over {limit:.3g}"
+
+
+@pytest.fixture(scope="module", params=CASES)
+def name(request: pytest.FixtureRequest) -> str:
+    """The case's name; all tests of one case run before the next is read."""
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def c(name: str) -> Case:
+    return Case(name)
+
+
+@pytest.fixture(scope="module")
+def out(c: Case) -> Predictions:
+    """What the detector says of the case's pictures."""
+    with torch.no_grad():
+        return c.detector(c.images)
+
+
+pytestmark = pytest.mark.skipif(
+    not CASES, reason=f"no oracle cases in {FOLDER}; set DABDETR_ORACLE to their folder"
+)
+
+
+def test_inputs_are_those_recorded(name: str) -> None:
+    fill = _fill()
+    _, state, inputs, expected = fill.load(name)
+    ours, theirs = fill.checksum(state, inputs["images"]), expected["checksum"]
+    assert ours["weights"] == pytest.approx(theirs["weights"], rel=1e-6)
+    assert ours["images"] == pytest.approx(theirs["images"], rel=1e-6)
+
+
+def test_every_layer_agrees(c: Case, out: Predictions) -> None:
+    limits, arrays = c.expected["tolerance"], c.expected["arrays"]
+    c.close("pred_logits", out.logits[-1], limits["logits_abs"])
+    c.close("pred_boxes", out.boxes[-1], limits["boxes_abs"])
+    earlier = sum(key.startswith("aux_logits_") for key in arrays)
+    assert earlier in (0, len(out.logits) - 1)
+    for layer in range(earlier):
+        c.close(f"aux_logits_{layer}", out.logits[layer], limits["logits_abs"])
+        c.close(f"aux_boxes_{layer}", out.boxes[layer], limits["boxes_abs"])
+    if "references" in arrays:
+        entered = out.anchors if c.detector.decoder.update_anchors else out.anchors[:1]
+        c.close("references", entered, limits["boxes_abs"])
+
+
+def test_stages_agree(c: Case) -> None:
+    """Backbone map, its padding, position codes, memory: where a difference would start."""
+    limit, arrays = c.expected["tolerance"]["logits_abs"], c.expected["arrays"]
+    with torch.no_grad():
+        features = c.detector.backbone(c.images)
+        memory = c.detector.encoder(c.detector.projection(features))
+    if "stage/backbone_last" in arrays:
+        scale = max(1.0, arrays["stage/backbone_last"].abs().max().item())
+        c.close("stage/backbone_last", features.maps[-1], 1e-5 * scale)
+    if "stage/mask_last" in arrays:
+        padding = features.paddings[-1]
+        assert padding is not None
+        assert padding.equal(arrays["stage/mask_last"].bool())
+    if "stage/pos_last" in arrays:
+        code = memory.positions.unflatten(1, memory.shapes[-1]).permute(0, 3, 1, 2)
+        c.close("stage/pos_last", code, 1e-5)
+    tokens = memory.tokens if c.batch_first else memory.tokens.transpose(0, 1)
+    c.close("stage/memory", tokens, limit)
+
+
+def test_ranked_boxes_agree(c: Case, out: Predictions) -> None:
+    arrays = c.expected["arrays"]
+    most = arrays["post_scores"].shape[1]
+    found = decode(out.logits[-1].detach(), out.boxes[-1].detach(), c.sizes, most)
+    for image, ours in enumerate(found):
+        scores = arrays["post_scores"][image]
+        assert (ours.scores - scores).abs().max() <= 1e-4
+        # Only ranks that rounding cannot swap.
+        gaps = (scores[:-1] - scores[1:]).abs() > 1e-5
+        clear = torch.ones(most, dtype=torch.bool)
+        clear[1:] &= gaps
+        clear[:-1] &= gaps
+        assert clear.sum() > most // 4
+        assert ours.labels[clear].equal(arrays["post_labels"][image][clear])
+        allowed = c.expected["tolerance"]["boxes_abs"] * 2 * max(c.sizes[image])
+        gap = (ours.boxes - arrays["post_boxes"][image])[clear].abs().max().item()
+        assert gap <= allowed, f"{gap:.3g} px over {allowed:.3g}"
+
+
+def test_assignments_agree(name: str, c: Case, out: Predictions) -> None:
+    if not c.expected["indices"]:
+        pytest.skip(f"{name} records no training")
+    found = assign(out, c.targets, c.detector.config.loss)
+    starts = [sum(c.targets.counts[:image]) for image in range(len(c.targets.counts))]
+    for key, of_layer in c.expected["indices"].items():
+        layer = len(out.logits) - 1 if key == "last" else int(key)
+        for image, (queries, objects) in enumerate(of_layer):
+            here = (found.layer == layer) & (found.image == image)
+            ours = set(zip(found.query[here].tolist(), found.target[here].tolist(), strict=True))
+            assert ours == {
+                (query, starts[image] + n) for query, n in zip(queries, objects, strict=True)
+            }
+
+
+def test_losses_agree(name: str, c: Case, out: Predictions) -> None:
+    if not c.expected["losses"]:
+        pytest.skip(f"{name} records no training")
+    total, table = detection_loss(out, c.targets, c.detector.config.loss)
+    limit = c.expected["tolerance"]["loss_rel"]
+    for (term, layer), value in table.items():
+        key = term if layer == len(out.logits) - 1 else f"{term}_{layer}"
+        assert value.item() == pytest.approx(c.expected["losses"][key], rel=limit, abs=1e-6), key
+    weighted = [key for key in c.expected["weights"] if key.startswith(TERMS)]
+    assert len(weighted) == len(table)
+    assert total.item() == pytest.approx(c.expected["total_loss"], rel=limit)
+
+
+def test_gradients_agree(name: str, c: Case) -> None:
+    if not c.expected["grad_norms"]:
+        pytest.skip(f"{name} records no training")
+    out = c.detector(c.images)
+    total, _ = detection_loss(out, c.targets, c.detector.config.loss)
+    c.detector.zero_grad()
+    total.backward()
+    ours = {key: p.grad for key, p in c.detector.named_parameters()}
+    trained = {key for key, p in c.detector.named_parameters() if p.requires_grad}
+    limits = c.expected["tolerance"]
+    compared = set()
+    for key, norm in c.expected["grad_norms"].items():
+        plain, _, part = key.partition("[")
+        parts = [rename(k) for k in split_attention({plain: torch.zeros(3)})]
+        if norm == "frozen":
+            assert not set(parts) & trained, key
+            continue
+        grads = [ours[k] for k in parts]
+        if norm == "none":
+            assert all(g is None or not g.any() for g in grads), key
+            continue
+        if part:
+            columns = slice(0, 2) if part.startswith(":, :2") else slice(2, None)
+            grads = [g[:, columns] for g in grads if g is not None]
+        size = sum(float(g.double().square().sum()) for g in grads if g is not None) ** 0.5
+        close = pytest.approx(norm, rel=limits["grad_norm_rel"], abs=limits["grad_norm_abs"])
+        assert size == close, key
+        compared.update(parts)
+    untied = {k for k in trained if k not in compared}
+    assert not untied, f"parameters without a recorded gradient: {sorted(untied)[:5]}"
