@@ -261,11 +261,8 @@ def test_classes_beyond_the_data_are_dropped_and_said():
 
 
 def test_classes_that_the_model_lacks_are_an_error():
-    with pytest.raises(ValueError, match=r"does not know the class fox, .*the class dog beyond"):
+    with pytest.raises(ValueError, match=r"model does not know fox; the data do not have dog;"):
         class_map(("owl", "dog"), ("owl", "fox"))
-    many = [f"c{i}" for i in range(20)]
-    with pytest.raises(ValueError, match=r"the 20 classes c0, .* and 12 more, .*no class beyond"):
-        class_map((), many)
 
 
 def test_every_picture_needs_its_detections():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -97,16 +98,20 @@ def training_loader(
 def evaluation_loader(
     data: DetectionData, image: Image, batch: int = 1, workers: int = 0
 ) -> Loader:
-    """Batches (``Images``, indices, original (height, width)s), batch mates alike in shape.
+    """Batches (``Images``, indices, original (height, width)s), batch mates equal in shape.
 
-    Each picture comes once, but not in the data's order: the indices say which it is.
+    Each picture comes once, but not in the data's order: the indices say which it is. Nothing is
+    padded, as what a backbone computes near padding (with TensorFlow's padding even everywhere)
+    depends on it: the size of the batch must not change what is found.
     """
 
     def shape(index: int) -> tuple[int, int]:
         return input_size(*data.shape(index), image)
 
-    order = sorted(range(len(data)), key=shape)
-    batches = [order[i : i + batch] for i in range(0, len(order), batch)]
+    batches: list[list[int]] = []
+    for _, alike in groupby(sorted(range(len(data)), key=shape), key=shape):
+        run = list(alike)
+        batches += [run[i : i + batch] for i in range(0, len(run), batch)]
     return Loader(_Evaluation(data, image), batches, _collate_evaluation, workers)
 
 

@@ -12,14 +12,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import Progress
 
 from dabdetr.config import write_atomically
+from dabdetr.data.batching import evaluation_loader
+from dabdetr.data.readers import DetectionData, open_data
+from dabdetr.inference.predictor import Precision, detect_batch, ready
+from dabdetr.model.detector import Detector
+from dabdetr.model.weights import name_difference
 from dabdetr.structures import Detections
 
 if TYPE_CHECKING:
     from rich.console import Group
-
-    from dabdetr.data.readers import DetectionData
 
 NUMBERS = (
     *("AP", "AP50", "AP75", "APS", "APM", "APL"),
@@ -93,6 +99,60 @@ class Evaluation:
         return tables(self)
 
 
+def evaluate(
+    model: Detector | str | Path,
+    data: DetectionData | str | Path,
+    split: str = "val",
+    batch: int = 4,
+    device: str | torch.device = "auto",
+    max_det: int | None = None,
+    precision: Precision = "fp32",
+    workers: int = 0,
+    progress: bool = False,
+) -> Evaluation:
+    """COCO's numbers of a model (or file, folder, name of weights) on a split of a data set.
+
+    Every detection counts, down to the lowest score; ``max_det`` a picture are kept, by default as
+    many as the config says. Classes are compared by name, which is checked before any picture is
+    read. A model in training mode is in it again afterwards.
+    """
+    started = time.perf_counter()
+    data = open_data(data, split) if isinstance(data, str | Path) else data
+    detector, place = ready(model, device)
+    class_map(detector.names, data.names)
+    was_training = detector.training
+    detector.eval()
+    try:
+        found = _detect(detector, data, batch, place, max_det, precision, workers, progress)
+    finally:
+        detector.train(was_training)
+    return replace(score(data, found), seconds=time.perf_counter() - started)
+
+
+def _detect(
+    detector: Detector,
+    data: DetectionData,
+    batch: int,
+    device: torch.device,
+    max_det: int | None,
+    precision: Precision,
+    workers: int,
+    progress: bool,
+) -> list[Detections]:
+    """Detections of every picture, in the data's order."""
+    config = detector.config
+    most = config.inference.max_det if max_det is None else max_det
+    found: dict[int, Detections] = {}
+    with Progress(console=Console(stderr=True), disable=not progress) as bar:
+        task = bar.add_task("evaluating", total=len(data))
+        for images, indices, sizes in evaluation_loader(data, config.image, batch, workers):
+            sources = [data.record(index).file for index in indices]
+            each = detect_batch(detector, images.to(device), sizes, most, sources, precision)
+            found.update(zip(indices, each, strict=True))
+            bar.advance(task, len(indices))
+    return [found[index] for index in range(len(data))]
+
+
 def score(data: DetectionData, detections: Sequence[Detections]) -> Evaluation:
     """COCO's numbers for the ``detections`` of every picture of ``data``, in its order.
 
@@ -126,14 +186,8 @@ def score(data: DetectionData, detections: Sequence[Detections]) -> Evaluation:
 
 def class_map(names: Sequence[str], data_names: Sequence[str]) -> np.ndarray:
     """The data's label for each of the model's, by name; −1 where the data lacks the class."""
-    missing = [name for name in data_names if name not in names]
-    if missing:
-        surplus = [name for name in names if name not in data_names]
-        raise ValueError(
-            f"the model does not know {_some(missing)}, which the data names; the model "
-            f"has {_some(surplus) if surplus else 'no class'} beyond the data's; train a model on "
-            "this data, or rename the data's classes to the model's"
-        )
+    if not set(data_names) <= set(names):
+        raise ValueError(name_difference(names, data_names))
     places = {name: label for label, name in enumerate(data_names)}
     return np.array([places.get(name, -1) for name in names], dtype=np.int64)
 

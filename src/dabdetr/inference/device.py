@@ -1,0 +1,35 @@
+"""Where a model runs."""
+
+from __future__ import annotations
+
+import torch
+
+
+def choose_device(name: str | torch.device = "auto") -> torch.device:
+    """The device called ``name`` if it is there; ``"auto"`` prefers cuda, then mps, then cpu."""
+    there = _available()
+    if str(name) == "auto":
+        return torch.device(there[0])
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    wanted = "" if device is None else device.type
+    index = 0 if device is None or device.index is None else device.index
+    if device is None or wanted not in there or index >= _count(wanted):
+        raise ValueError(f"there is no device {str(name)!r} here; use auto or {_listed(there)}")
+    return device
+
+
+def _available() -> list[str]:
+    there = [("cuda", torch.cuda.is_available()), ("mps", torch.backends.mps.is_available())]
+    return [name for name, present in there if present] + ["cpu"]
+
+
+def _count(kind: str) -> int:
+    return torch.cuda.device_count() if kind == "cuda" else 1
+
+
+def _listed(there: list[str]) -> str:
+    every = [f"cuda:{n}" for n in range(_count("cuda"))] if "cuda" in there else []
+    return ", ".join([*there, *every])

@@ -1,0 +1,188 @@
+"""Every kind of source gives the same pixels; wrong ones are told in a sentence."""
+
+import io
+import socket
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dabdetr.inference.sources import read_sources
+
+
+@pytest.fixture
+def array():
+    return np.random.default_rng(0).integers(0, 256, (12, 17, 3), dtype=np.uint8)
+
+
+def png(array):
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path, array):
+    (tmp_path / "sub").mkdir()
+    for place in ("b.png", "a.PNG", "sub/c.png", ".hidden.png"):
+        (tmp_path / place).write_bytes(png(array))
+    (tmp_path / "notes.txt").write_text("not a picture")
+    (tmp_path / "dir.png").mkdir()
+    return tmp_path
+
+
+def names(source, **options):
+    return [Path(picture.name).name for picture in read_sources(source, **options)]
+
+
+def test_every_kind_gives_the_same_pixels(folder, array):
+    tensor = torch.from_numpy(array).permute(2, 0, 1)
+    kinds = [
+        *(folder / "b.png", str(folder / "b.png"), Image.fromarray(array), array, png(array)),
+        *(tensor, tensor.float() / 255, tensor.double() / 255, array.astype(np.float32) / 255),
+    ]
+    for kind in kinds:
+        (picture,) = read_sources(kind)
+        np.testing.assert_array_equal(picture.array, array)
+        assert picture.name == (str(kind) if isinstance(kind, str | Path) else "")
+    assert len(list(read_sources(kinds))) == len(kinds)
+    assert len(list(read_sources(tuple(kinds)))) == len(kinds)
+
+
+def test_grey_and_half_precision(array):
+    grey = array[:, :, 0]
+    expected = np.repeat(grey[:, :, None], 3, 2)
+    for kind in (grey, torch.from_numpy(grey)[None], torch.from_numpy(grey)[None].bfloat16() / 255):
+        (picture,) = read_sources(kind)
+        difference = picture.array.astype(int) - expected
+        assert np.abs(difference).max() <= (1 if torch.is_tensor(kind) else 0)
+
+
+def test_a_folder_gives_its_own_pictures_by_name(folder):
+    assert names(folder) == names(str(folder)) == ["a.PNG", "b.png"]
+
+
+def test_patterns(folder):
+    assert names(f"{folder}/*.png") == ["b.png"]
+    assert names(f"{folder}/**/*.png") == ["b.png", "c.png"]
+    assert names([f"{folder}/sub/?.png", folder / "a.PNG"]) == ["c.png", "a.PNG"]
+
+
+def test_a_file_whose_name_looks_like_a_pattern(tmp_path, array):
+    (tmp_path / "day[1]*.png").write_bytes(png(array))
+    assert names(tmp_path / "day[1]*.png") == ["day[1]*.png"]
+
+
+def test_generators_are_read_as_they_are_asked_for(array):
+    asked = []
+
+    def endless():
+        while True:
+            asked.append(1)
+            yield array
+
+    stream = read_sources(endless())
+    next(stream), next(stream)
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("nowhere/x.png", "no file or folder .*x.png; check the path"),
+        ("nowhere/*.png", "no picture matches the pattern nowhere/"),
+        (["nowhere.png"], "no file or folder nowhere.png"),
+        ([], "an empty list was given"),
+        (7, "expected as a path.* got int"),
+        (None, "expected as a path.* got NoneType"),
+        ({"a": 1}, "got dict"),
+    ],
+)
+def test_wrong_sources_are_told_at_once(source, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        read_sources(source)
+
+
+def test_a_folder_without_pictures(tmp_path):
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(ValueError, match=r"folder .* has no pictures \(.*\.png"):
+        read_sources(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (torch.zeros(2, 3, 8, 8), r"\[2, 3, 8, 8\]; give a batch as list"),
+        (torch.zeros(8, 8, 3), r"a tensor should be \[1, 3 or 4 channels"),
+        (torch.full((3, 8, 8), 9.0), "floats from 0 to 1"),
+        (np.zeros((3, 8, 8), np.uint8), "channels last"),
+        (b"", "0 bytes"),
+        (b"no picture", "not a picture"),
+    ],
+)
+def test_bad_pictures_in_memory_are_told_by_number(source, message, array):
+    stream = read_sources([array, source])
+    next(stream)
+    with pytest.raises(ValueError, match=rf"picture 2: .*{message}"):
+        next(stream)
+
+
+def test_broken_files_can_be_passed_over(folder, array):
+    (folder / "a1.jpg").write_bytes(b"")
+    (folder / "a2.png").write_bytes(png(array)[:200])
+    with pytest.raises(ValueError, match=r"a1\.jpg is empty"):
+        names(folder)
+    assert names(folder, on_error="skip") == ["a.PNG", "b.png"]
+    told = []
+    assert names(folder, on_error=lambda name, error: told.append((name, str(error)))) == [
+        "a.PNG",
+        "b.png",
+    ]
+    assert [Path(name).name for name, _ in told] == ["a1.jpg", "a2.png"]
+    assert all(name in message for name, message in told)
+    with pytest.raises(ValueError, match="on_error should be"):
+        read_sources(folder, on_error="ignore")  # pyright: ignore[reportArgumentType]
+
+
+class _Answer(BaseHTTPRequestHandler):
+    content = b""
+
+    def do_GET(self):
+        self.send_response(200 if self.path == "/x.png" else 404)
+        self.end_headers()
+        self.wfile.write(self.content)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(array):
+    _Answer.content = png(array)
+    server = HTTPServer(("127.0.0.1", 0), _Answer)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_addresses(server, array):
+    (picture,) = read_sources(f"{server}/x.png")
+    np.testing.assert_array_equal(picture.array, array)
+    assert picture.name == f"{server}/x.png"
+    with pytest.raises(ValueError, match=r"/none\.png could not be fetched \(.*give its path"):
+        list(read_sources(f"{server}/none.png"))
+
+
+def test_an_address_that_does_not_answer():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    with pytest.raises(ValueError, match="could not be fetched"):
+        list(read_sources(f"http://127.0.0.1:{port}/x.png"))
