@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +65,8 @@ def read_picture(
 def picture_size(path: str | Path) -> tuple[int, int]:
     """(width, height) once turned as EXIF says, read from the file's head alone."""
     image = _open(_content(Path(path)), str(path))
-    return _turned_size(image)
+    with _strict():
+        return _turned_size(image)
 
 
 def _content(path: Path) -> bytes:
@@ -79,8 +82,7 @@ def _content(path: Path) -> bytes:
 
 def _open(content: bytes, name: str) -> Image.Image:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with _strict():
             return Image.open(io.BytesIO(content))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ValueError(
@@ -96,15 +98,25 @@ def _open(content: bytes, name: str) -> Image.Image:
 
 def _decode(image: Image.Image, name: str, size: tuple[int, int] | None) -> np.ndarray:
     try:
-        image.load()
-        if size is None or _turned_size(image) == size or image.size != size:
-            turn = _TURNS.get(_orientation(image))
-            image = image if turn is None else image.transpose(turn)
-        return _to_rgb(image)
+        with _strict():
+            image.load()
+            if size is None or _turned_size(image) == size or image.size != size:
+                turn = _TURNS.get(_orientation(image))
+                image = image if turn is None else image.transpose(turn)
+            return _to_rgb(image)
     except _DECODING as error:
         raise ValueError(
             f"{name} is damaged or cut short and cannot be decoded ({error}); replace or remove it"
         ) from None
+
+
+@contextmanager
+def _strict() -> Iterator[None]:
+    """Bombs are errors; what else Pillow warns of (odd metadata, mostly) harms no pixel."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
 
 
 def _orientation(image: Image.Image) -> int:
