@@ -45,15 +45,17 @@ def input_size(
 
     The shorter side becomes ``shorter`` (``image.size`` if not given) unless the longer one would
     pass ``image.max_size``, which grows in proportion where ``shorter`` is above ``image.size``.
-    No side falls below ``SHORTEST``, so a picture more extreme than that bound is stretched.
+    That bound leaves ``SHORTEST`` to the shorter side: a more extreme picture is stretched.
     """
     side = image.size if shorter is None else shorter
     longest = max(image.max_size, round(image.max_size * side / image.size))
     least, most = min(height, width), max(height, width)
+    shortest = min(SHORTEST, image.size, side)
     if most / least * side > longest:
         side = round(longest * least / most)
-    long_side = max(min(int(side * most / least), longest), SHORTEST)
-    side = max(side, min(SHORTEST, image.size))
+    long_side = min(int(side * most / least), longest)
+    if side < shortest:
+        side, long_side = shortest, longest
     return (long_side, side) if height > width else (side, long_side)
 
 
@@ -114,6 +116,7 @@ class Augmentation:
                 pixels, objects = change.horizontal_flip(pixels), change.horizontal_flip(objects)
             if rng.random() < self.augment.colour:
                 pixels = _recolour(pixels, rng)
+        objects = change.clamp_bounding_boxes(objects)  # scaling rounds to just outside
         return Example(_normalise(pixels, self.image), objects.as_subclass(Tensor), classes)
 
 
