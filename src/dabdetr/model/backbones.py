@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import timm
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from timm.layers import Conv2dSame
+from timm.layers.conv2d_same import Conv2dSame
 from timm.layers.padding import pad_same
 from torch import Tensor, nn
 
@@ -156,13 +158,14 @@ class TimmBackbone(nn.Module):
         return Features(maps, [_shrink(images.padding, m.shape[-2:]) for m in maps])
 
 
-def _create(part: config.Backbone) -> tuple[nn.Module, list[dict]]:
+def _create(part: config.Backbone) -> tuple[Any, list[dict[str, Any]]]:
     """The timm feature network cut at the deepest stage of each stride, and those stages."""
     options = dict(part.options)
     if part.output_stride != 32:
         options["output_stride"] = part.output_stride
     with torch.random.fork_rng(devices=[]):  # looking at the stages must not move the random state
-        stages = timm.create_model(part.name, features_only=True, **options).feature_info.info  # pyright: ignore
+        whole: Any = timm.create_model(part.name, features_only=True, **options)
+        stages = whole.feature_info.info
     strides = [stage["reduction"] for stage in stages]
     missing = [stride for stride in part.strides if stride not in strides]
     if missing:

@@ -82,11 +82,7 @@ def save_model(
 
     ``dtype`` float16 halves the file; loading gives float32 again.
     """
-    state = {
-        key: (value.to(dtype) if value.is_floating_point() else value).detach().cpu().contiguous()
-        for key, value in detector.state_dict().items()
-        if not key.endswith(_UNCOUNTED)
-    }
+    state = _portable(detector, dtype)
     about = {
         **(metadata or {}),
         "format": "dabdetr 1",
@@ -156,8 +152,18 @@ def initialise(detector: Detector, start: str | Path) -> LoadReport:
 
 def save_backbone(path: str | Path, detector: Detector) -> None:
     """Write the backbone alone, as a start for ``initialise``."""
-    state = {k: v for k, v in detector.state_dict().items() if k.startswith("backbone.")}
-    write_atomically(path, save(state, {"format": "dabdetr 1 backbone"}))
+    state = _portable(detector, torch.float32)
+    backbone = {key: value for key, value in state.items() if key.startswith("backbone.")}
+    write_atomically(path, save(backbone, {"format": "dabdetr 1 backbone"}))
+
+
+def _portable(detector: Detector, dtype: torch.dtype) -> State:
+    """The detector's tensors on the CPU, row-major, floats in ``dtype``."""
+    return {
+        key: (value.to(dtype) if value.is_floating_point() else value).detach().cpu().contiguous()
+        for key, value in detector.state_dict().items()
+        if not key.endswith(_UNCOUNTED)
+    }
 
 
 def name_difference(model: Iterable[str], data: Iterable[str]) -> str:
@@ -352,7 +358,10 @@ def _imagenet(backbone: TimmBackbone, name: str) -> State:
     if published is None or not published.hf_hub_id:
         raise ValueError(f"timm publishes no ImageNet weights of {name}; start with --from none")
     repository = f"timm/{published.architecture}.{published.tag}"
-    given = load_file(_download(repository, ["model.safetensors"]) / "model.safetensors")
+    try:
+        given = load_file(_download(repository, ["model.safetensors"]) / "model.safetensors")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}; or start from random weights with --from none") from None
     state = {k: v for k, v in given.items() if k in own and v.shape == own[k].shape}
     if not state:
         raise ValueError(f"no tensor of {repository} fits this backbone; start with --from none")
