@@ -117,6 +117,9 @@ def evaluate(
     read. A model in training mode is in it again afterwards.
     """
     started = time.perf_counter()
+    for name, value in (("batch", batch), ("max_det", 1 if max_det is None else max_det)):
+        if value < 1:
+            raise ValueError(f"{name} should be at least 1; got {value}")
     data = open_data(data, split) if isinstance(data, str | Path) else data
     detector, place = ready(model, device)
     class_map(detector.names, data.names)

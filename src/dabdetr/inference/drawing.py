@@ -82,7 +82,8 @@ def _label(
 ) -> _Label | None:
     """Name and score in the place with the least overlap; None where nothing fits."""
     label = int(detections.labels[index])
-    name, score = detections.names[label], f" {detections.scores[index]:.2f}"
+    name = "".join(c if c.isprintable() else " " for c in detections.names[label])
+    score = f" {detections.scores[index]:.2f}"
     for text in (name + score, _shortened(name) + score, _shortened(name, 3)):
         extent = _extent(text, font)
         if extent[0] <= size[0] and extent[1] <= size[1]:

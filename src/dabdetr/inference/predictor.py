@@ -158,7 +158,8 @@ def detect_batch(
     and on the device of ``images``.
     """
     sources = sources or [""] * len(sizes)
-    with torch.inference_mode(), autocast(precision, images.pixels.device):
+    # not inference_mode: what modules remember for the next call must serve in training as well
+    with torch.no_grad(), autocast(precision, images.pixels.device):
         predictions = model(images)
     logits, boxes = predictions.logits[-1].float(), predictions.boxes[-1].float()
     plain = [(int(size[0]), int(size[1])) for size in sizes]

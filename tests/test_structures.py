@@ -1,0 +1,91 @@
+"""Detections: subsets, filters and the forms that others read."""
+
+import json
+
+import numpy as np
+import pytest
+
+from dabdetr.structures import Detections
+
+NAMES = ("owl", "fox", "hen")
+
+
+@pytest.fixture
+def found():
+    return Detections(
+        boxes=np.array([[1, 2, 11, 22.5], [0, 0, 5, 5], [3, 4, 5, 6]], np.float32),
+        scores=np.array([0.9, 0.5, 0.123456789], np.float32),
+        labels=np.array([2, 0, 2]),
+        queries=np.array([7, 1, 4]),
+        names=NAMES,
+        size=(40, 60),
+        source="a.png",
+    )
+
+
+def test_subsets_keep_rows_together(found):
+    assert len(found) == 3
+    for index in (slice(1, 3), [1, 2], np.array([1, 2]), np.array([False, True, True])):
+        part = found[index]
+        assert part.scores.tolist() == found.scores[1:].tolist()
+        assert part.boxes.tolist() == found.boxes[1:].tolist()
+        assert part.labels.tolist() == [0, 2]
+        assert part.queries.tolist() == [1, 4]
+        assert (part.names, part.size, part.source) == (NAMES, (40, 60), "a.png")
+    one = found[0]
+    assert one.boxes.shape == (1, 4)
+    assert one.labels.tolist() == [2]
+    assert found[np.int64(-1)].queries.tolist() == [4]
+    assert len(found[:0]) == 0
+
+
+def test_iteration_ends(found):
+    assert [int(each.queries[0]) for each in found] == [7, 1, 4]
+
+
+def test_above(found):
+    assert found.above(0.5).queries.tolist() == [7, 1]
+    assert found.above(0, ["hen"]).queries.tolist() == [7, 4]
+    assert found.above(0.5, ["hen", "fox"]).queries.tolist() == [7]
+    assert len(found.above(0, [])) == 0
+    with pytest.raises(ValueError, match="does not know the class cow; it knows: owl, fox, hen"):
+        found.above(0, ["hen", "cow"])
+
+
+def test_to_dict_goes_through_json(found):
+    told = json.loads(json.dumps(found.to_dict()))
+    assert told["source"] == "a.png"
+    assert (told["height"], told["width"]) == (40, 60)
+    assert told["detections"][0] == {
+        "name": "hen", "label": 2, "score": 0.9, "box": [1.0, 2.0, 11.0, 22.5], "query": 7
+    }  # fmt: skip
+    assert told["detections"][2]["score"] == 0.12346
+    assert found[:0].to_dict()["detections"] == []
+
+
+def test_to_coco_and_back(found):
+    rows = json.loads(json.dumps(found.to_coco(17, category_ids=(90, 5, 44))))
+    assert [row["category_id"] for row in rows] == [44, 90, 44]
+    assert {row["image_id"] for row in rows} == {17}
+    assert rows[0]["bbox"] == [1, 2, 10, 20.5]
+    boxes = np.array([[x, y, x + w, y + h] for x, y, w, h in (row["bbox"] for row in rows)])
+    np.testing.assert_array_equal(boxes.astype(np.float32), found.boxes)
+    assert [np.float32(row["score"]) for row in rows] == found.scores.tolist()
+    assert [row["category_id"] for row in found.to_coco()] == [3, 1, 3]
+
+
+def test_plot_needs_the_picture(found):
+    picture = np.zeros((40, 60, 3), np.uint8)
+    assert found.plot(picture).size == (60, 40)
+    with pytest.raises(ValueError, match="keep_images=True"):
+        found.plot()
+
+
+def test_to_supervision_says_what_to_install(found):
+    try:
+        import supervision  # noqa: F401  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        with pytest.raises(ImportError, match="pip install supervision"):
+            found.to_supervision()
+    else:
+        assert found.to_supervision().data["class_name"].tolist() == ["hen", "owl", "hen"]
