@@ -7,7 +7,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from dabdetr.config import Augment, Backbone, Config, Image, LearnedQueries, Loss, Model, Training
+from dabdetr.config import (
+    Augment,
+    Backbone,
+    Config,
+    Decoder,
+    DenseEncoder,
+    Image,
+    LearnedQueries,
+    Loss,
+    Model,
+    Training,
+)
 
 
 def derive(base: Config, name: str, source: str = "", **changes: Any) -> Config:
@@ -71,35 +82,33 @@ _SMALL = Config(
     name="small",
     model=Model(
         backbone=Backbone(name="resnet18", strides=(16,)),
+        encoder=DenseEncoder(layers=2),
+        decoder=Decoder(layers=3),
         queries=LearnedQueries(count=100, content="learned", start="uniform_small"),
-        width=256,
-        heads=8,
-        feedforward=1024,
+        width=192,
+        heads=6,
+        feedforward=512,
         activation="relu",
     ),
-    image=Image(size=384, max_size=512),
+    image=Image(size=320, max_size=448),
     loss=Loss(class_weight=2.0),
-    augment=Augment(flip=0.5, sizes=(320, 352, 384, 416, 448), crop=0.5, colour=0.5),
+    augment=Augment(flip=0.5, sizes=(288, 320, 352), crop=0.5, colour=0.5),
     training=Training(
-        epochs=60, batch=8, lr=2e-4, backbone_lr=2e-5, warmup=100, schedule="cosine", ema=0.999
+        epochs=100, batch=8, lr=4e-4, backbone_lr=4e-5, warmup=100, schedule="cosine", ema=0.998
     ),
 )
 
 DAB_DETR_R18 = derive(
     _SMALL,
     "dab-detr-r18",
-    "DAB-DETR with a ResNet-18 at stride 16 and three layers; ours, for small data",
-    model__encoder__layers=3,
-    model__decoder__layers=3,
+    "DAB-DETR, 192 wide, with a ResNet-18 at stride 16; ours, for small data",
 )
 
 DAB_DETR_LITE0 = derive(
     _SMALL,
     "dab-detr-lite0",
-    "DAB-DETR with EfficientNet-Lite0 at stride 16 and three layers; ours, for CPUs",
+    "DAB-DETR, 192 wide, with EfficientNet-Lite0 at stride 16; ours, for CPUs",
     model__backbone__name="tf_efficientnet_lite0",
-    model__encoder__layers=3,
-    model__decoder__layers=3,
     image__mean=(0.5, 0.5, 0.5),
     image__std=(0.5, 0.5, 0.5),
 )
