@@ -277,7 +277,7 @@ class Config(Part):
                 raise ValueError(
                     f"--set {assignment!r} is not readable YAML: {_one_line(error)}"
                 ) from None
-        return parse(tree, "--set")
+        return parse(tree, "config")
 
     def save(self, path: str | Path) -> None:
         """Write as YAML: to a temporary name first, then moved."""

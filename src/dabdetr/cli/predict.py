@@ -113,7 +113,7 @@ def _saved(stream: Iterable[Detections], folder: RunFolder | None) -> Iterator[D
     taken: set[str] = set()
     for found in stream:
         if folder:
-            found.plot().save(folder.path / file_name(found.source, taken))
+            found.plot().save(folder.path / file_name(found.source, taken), quality=95)
         yield replace(found, image=None)
 
 

@@ -1,0 +1,193 @@
+"""The command itself: help, speed, errors as sentences, run folders, file names."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import dabdetr
+from dabdetr.cli import app, output
+from dabdetr.cli.app import _explain
+from dabdetr.cli.options import class_names
+
+VERBS = ("train", "val", "predict", "convert", "models", "demo")
+COMMAND = [sys.executable, "-c", "from dabdetr.cli import main; main()"]
+runner = CliRunner()
+
+
+def test_help_names_every_verb() -> None:
+    done = runner.invoke(app, ["--help"])
+    assert done.exit_code == 0
+    for verb in VERBS:
+        assert verb in done.stdout
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself(verb: str) -> None:
+    done = runner.invoke(app, [verb, "--help"])
+    assert done.exit_code == 0
+    assert verb in done.stdout
+
+
+def test_no_verb_gives_help_and_a_usage_error() -> None:
+    done = runner.invoke(app, [])
+    assert done.exit_code == 2
+    assert "predict" in done.output
+
+
+def test_version() -> None:
+    done = runner.invoke(app, ["--version"])
+    assert (done.exit_code, done.stdout) == (0, f"dabdetr {dabdetr.__version__}\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["detect"], ["--verbose"], ["predict", "--threshold", "1"], ["val"], ["val", "--batch", "x"]],
+)
+def test_usage_errors_exit_with_2(arguments: list[str]) -> None:
+    done = runner.invoke(app, arguments)
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+
+
+def test_help_loads_nothing_heavy_and_is_fast() -> None:
+    times = []
+    for _ in range(5):
+        started = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-X", "importtime", *COMMAND[1:], "--help"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        times.append(time.perf_counter() - started)
+    loaded = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
+    assert "dabdetr.cli.predict" in loaded
+    assert not loaded & {"torch", "timm", "pytorch_lightning", "matplotlib", "numpy", "PIL"}
+    assert min(times) < 0.4
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "sentence"),
+    [
+        (ValueError("a, b\nc"), 2, "a, b\nc"),
+        (FileNotFoundError("there is no x"), 2, "there is no x"),
+        (PermissionError(errno.EACCES, "Permission denied", "x"), 2, "x: permission denied"),
+        (ImportError("type: pip install y"), 3, "type: pip install y"),
+        (MemoryError("5 GB"), 3, "out of memory (5 GB); lower --batch or --imgsz"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (KeyError("k"), 70, "KeyError: 'k' (a fault of dabdetr; DABDETR_DEBUG=1 shows where)"),
+    ],
+)
+def test_errors_become_sentences(error: BaseException, code: int, sentence: str) -> None:
+    assert _explain(error) == (code, sentence)
+
+
+def test_a_traceback_only_when_asked_for(tmp_path: Path) -> None:
+    arguments = [*COMMAND, "convert", "nothing", str(tmp_path / "file.bin")]
+    plain = subprocess.run(arguments, capture_output=True, text=True)
+    assert plain.returncode == 2
+    assert plain.stderr.startswith("error: the target should end in .safetensors")
+    assert plain.stderr.count("\n") == 1
+    debug = os.environ | {"DABDETR_DEBUG": "1"}
+    traced = subprocess.run(arguments, capture_output=True, text=True, env=debug)
+    assert traced.returncode != 0
+    assert "Traceback" in traced.stderr
+
+
+def test_a_reader_that_stops_reading_is_no_error() -> None:
+    piped = f"{sys.executable} -c 'from dabdetr.cli import main; main()' models | head -n 1"
+    done = subprocess.run(piped, shell=True, capture_output=True, text=True)
+    assert done.stdout.count("\n") == 1
+    assert "Traceback" not in done.stderr
+    assert "error" not in done.stderr
+
+
+def test_models_lists_presets_and_weights() -> None:
+    table = runner.invoke(app, ["models"])
+    assert table.exit_code == 0
+    document = json.loads(runner.invoke(app, ["models", "--json"]).stdout)
+    assert [row["name"] for row in document["presets"]] == list(dabdetr.PRESETS)
+    for row in document["presets"]:
+        assert row["name"] in table.stdout
+        assert row["source"]
+    assert {"name": "dab-detr-r50", "backbone": "resnet50", "published_ap": 42.2}.items() <= (
+        document["presets"][0].items()
+    )
+    for row in document["weights"]:
+        assert row["name"] in table.stdout
+
+
+def test_names_keep_their_ending_and_never_collide() -> None:
+    taken: set[str] = set()
+    sources = [
+        "a/x.jpg",
+        "b/x.jpg",
+        "c/X.JPG",
+        "x.png",
+        "film.gif",
+        "http://h/p/y%20z.webp?q=1",
+        "",
+    ]
+    names = [output.file_name(source, taken) for source in sources]
+    assert names == [
+        "x.jpg",
+        "x-2.jpg",
+        "X-3.JPG",
+        "x.png",
+        "film.png",
+        "y z.webp",
+        "picture.png",
+    ]
+
+
+def test_class_names_are_parted_at_commas_unless_a_name_has_one() -> None:
+    known = ["cat", "dog", "bow, arrow"]
+    assert class_names(["cat,dog"], known) == ["cat", "dog"]
+    assert class_names(["bow, arrow", "cat"], known) == ["bow, arrow", "cat"]
+    assert class_names([], known) is None
+
+
+def test_run_folders_count_on_and_appear_only_when_done(tmp_path: Path) -> None:
+    project = tmp_path / "runs" / "predict"
+    for number in (1, 2):
+        with output.RunFolder(project, None, "predict") as folder:
+            (folder.path / "file").write_text("x")
+            assert not (project / f"predict-{number}").exists()
+        assert folder.path == project / f"predict-{number}"
+        assert (folder.path / "file").read_text() == "x"
+    assert sorted(path.name for path in project.iterdir()) == ["predict-1", "predict-2"]
+
+
+def test_a_failed_run_leaves_nothing(tmp_path: Path) -> None:
+    project = tmp_path / "runs" / "predict"
+    with (
+        pytest.raises(FileNotFoundError),
+        output.RunFolder(project, "mine", "predict") as folder,
+    ):
+        (folder.path / "missing" / "file").write_text("x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_run_leaves_other_runs_alone(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    with pytest.raises(KeyError), output.RunFolder(tmp_path, "mine", "predict"):
+        raise KeyError
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
+
+
+def test_a_run_folder_that_exists_is_not_touched(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(FileExistsError, match="mine exists"):
+        output.RunFolder(tmp_path, "mine", "predict")
+    with pytest.raises(ValueError, match="one folder name"):
+        output.RunFolder(tmp_path, "a/b", "predict")

@@ -1,0 +1,260 @@
+"""What is wrong is said in one sentence; exit code 2; nothing half-written, nothing overwritten."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import shutil
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from dabdetr.cli import app
+
+runner = CliRunner()
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def snapshot() -> dict[str, bytes]:
+    """Every file and folder below the working folder."""
+    return {str(path): path.read_bytes() if path.is_file() else b"" for path in Path().rglob("*")}
+
+
+def refused(arguments: list[object], *words: object) -> None:
+    """The command ends with 2 and one sentence that has ``words``; no file is made or changed."""
+    before = snapshot()
+    done = runner.invoke(app, [str(argument) for argument in arguments])
+    assert done.exit_code == 2, (done.output, done.exception)
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1, done.stderr
+    for word in words:
+        assert str(word) in done.stderr
+    assert snapshot() == before
+
+
+# Pictures
+
+
+def jpeg() -> bytes:
+    content = io.BytesIO()
+    Image.effect_noise((64, 48), 60).convert("RGB").save(content, "JPEG")
+    return content.getvalue()
+
+
+def bomb() -> bytes:
+    """A PNG of a few bytes that says it has 60,000 × 60,000 pixels."""
+    head = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in chunks
+    )
+
+
+PICTURES: dict[str, bytes] = {
+    "truncated.jpg": jpeg()[:-400],
+    "empty.jpg": b"",
+    "text.jpg": b"this is no picture",
+    "bomb.png": bomb(),
+}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_unreadable_pictures(name: str, tiny_weights: Path) -> None:
+    Path("good.jpg").write_bytes(jpeg())
+    Path(name).write_bytes(PICTURES[name])
+    options = ["predict", "--model", tiny_weights, "--coco", "found.json", "--json"]
+    refused([*options, "good.jpg", name], name)
+
+
+def test_pictures_that_are_not_there(tiny_weights: Path) -> None:
+    Path("empty").mkdir()
+    options = ["predict", "--model", tiny_weights]
+    refused([*options, "nothing.jpg"], "nothing.jpg")
+    refused([*options, "nothing/*.jpg"], "nothing/*.jpg")
+    refused([*options, "empty"], "empty")
+    refused(options, "no picture")
+
+
+# Data sets
+
+
+def _first(tree: dict[str, Any]) -> dict[str, Any]:
+    return tree["annotations"][0]
+
+
+def _box(*box: float) -> Callable[[dict[str, Any]], None]:
+    return lambda tree: _first(tree).update(bbox=list(box))
+
+
+def _duplicate_image(tree: dict[str, Any]) -> None:
+    tree["images"].append(copy.deepcopy(tree["images"][0]))
+
+
+def _duplicate_annotation(tree: dict[str, Any]) -> None:
+    tree["annotations"][1]["id"] = _first(tree)["id"]
+
+
+DATA: list[tuple[str, Callable[[dict[str, Any]], Any], tuple[str, ...]]] = [
+    ("no images", lambda tree: tree.pop("images"), ("images",)),
+    ("zero width", _box(5, 5, 0, 5), ("annotation 1",)),
+    ("negative height", _box(5, 5, 5, -5), ("annotation 1",)),
+    ("outside", _box(500, 500, 20, 20), ("annotation 1",)),
+    ("NaN", _box(float("nan"), 5, 5, 5), ("annotation 1",)),
+    ("three numbers", _box(5, 5, 5), ("annotation 1",)),
+    ("category", lambda tree: _first(tree).update(category_id=77), ("annotation 1", "77")),
+    ("image", lambda tree: _first(tree).update(image_id=99), ("annotation 1", "99")),
+    ("image twice", _duplicate_image, ("1",)),
+    ("annotation twice", _duplicate_annotation, ("1",)),
+    ("picture", lambda tree: tree["images"][2].update(file_name="gone.png"), ("gone.png",)),
+    ("categories", lambda tree: tree.pop("categories"), ("categories",)),
+]
+
+
+def data_set(coco_folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """A copy of the data set as ``data``, both splits spoilt."""
+    shutil.copytree(coco_folder, "data")
+    for path in Path("data", "annotations").iterdir():
+        tree = json.loads(path.read_text())
+        change(tree)
+        path.write_text(json.dumps(tree))
+
+
+@pytest.mark.parametrize(("what", "change", "words"), DATA, ids=[row[0] for row in DATA])
+def test_data_sets_with_a_fault(
+    what: str,
+    change: Callable[[dict[str, Any]], Any],
+    words: tuple[str, ...],
+    coco_folder: Path,
+    tiny_weights: Path,
+) -> None:
+    data_set(coco_folder, change)
+    refused(["val", "--model", tiny_weights, "--data", "data"], "instances_val.json", *words)
+    train = ["train", "--data", "data", "--model", "dab-detr-nano", "--quiet"]
+    refused(train, "instances_train.json", *words)
+
+
+def test_data_without_any_annotation(coco_folder: Path, tiny_weights: Path) -> None:
+    data_set(coco_folder, lambda tree: tree["annotations"].clear())
+    refused(["train", "--data", "data", "--model", "dab-detr-nano"], "data", "no annotation at all")
+    refused(["val", "--data", "data", "--model", tiny_weights], "data", "no annotation at all")
+
+
+@pytest.mark.parametrize("content", PICTURES.values(), ids=PICTURES)
+def test_data_sets_with_an_unreadable_picture(
+    content: bytes, coco_folder: Path, tiny_weights: Path
+) -> None:
+    shutil.copytree(coco_folder, "data")
+    for split in ("train", "val"):
+        Path("data", split, "002.png").write_bytes(content)
+    refused(["val", "--model", tiny_weights, "--data", "data", "--quiet"], "002.png")
+    small = ["--model", "dab-detr-nano", "--imgsz", "32", "--epochs", "1", "--quiet"]
+    refused(["train", "--data", "data", *small], "002.png")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"images": 3}', b"\xff\xfe\x00"])
+def test_files_that_are_no_coco_json(content: bytes, coco_folder: Path, tiny_weights: Path) -> None:
+    shutil.copytree(coco_folder, "data")
+    Path("data", "annotations", "instances_val.json").write_bytes(content)
+    refused(["val", "--model", tiny_weights, "--data", "data"], "instances_val.json")
+
+
+def test_data_that_is_not_there(coco_folder: Path, tiny_weights: Path) -> None:
+    val = ["val", "--model", tiny_weights]
+    refused([*val, "--data", "nothing"], "nothing")
+    refused([*val, "--data", coco_folder, "--split", "test"], "'test'", "val")
+    refused(val, "no data")
+    refused([*val, "--annotations", "x.json"], "images")
+    refused([*val, "--data", "scenes:colour=red"], "colour=red")
+    refused(["train", "--model", "dab-detr-nano"], "no data")
+    refused(["train", "--data", "nothing", "--model", "dab-detr-nano"], "nothing")
+
+
+def test_class_names_that_do_not_fit(coco_folder: Path, tiny_weights: Path) -> None:
+    data_set(coco_folder, lambda tree: tree["categories"][3].update(name="raccoon"))
+    refused(["val", "--model", tiny_weights, "--data", "data"], "raccoon", "3")
+    predict = ["predict", "--model", tiny_weights, coco_folder / "val"]
+    refused([*predict, "--classes", "1,raccoon"], "raccoon", "it knows")
+
+
+# Names, values, places
+
+
+def test_unknown_presets_fields_values_and_devices(coco_folder: Path, tiny_weights: Path) -> None:
+    train = ["train", "--data", coco_folder, "--quiet"]
+    nano = [*train, "--model", "dab-detr-nano"]
+    refused([*train, "--model", "dab-detr-r5000"], "dab-detr-r5000", "dab-detr-r50-dc5")
+    refused([*nano, "--set", "training.rate=1"], "training", "'rate'", "lr")
+    refused([*nano, "--set", "training.lr"], "path=value")
+    refused([*nano, "--set", "model.width=100", "--set", "model.heads=8"], "width", "heads")
+    refused([*nano, "--epochs", "0"], "training.epochs", "0")
+    refused([*nano, "--lr", "-1"], "training.lr", "-1")
+    refused([*nano, "--device", "abacus"], "abacus", "cpu")
+    refused([*nano, "--config", "x.yaml"], "--config", "--model")
+    refused([*train, "--config", "x.yaml"], "x.yaml")
+    refused([*nano, "--from", "nothing.pth"], "nothing.pth")
+    predict = ["predict", "--model", tiny_weights, coco_folder / "val"]
+    refused([*predict, "--device", "cuda:7"], "cuda:7")
+    refused([*predict, "--conf", "30"], "conf", "30")
+    refused([*predict, "--max-det", "0"], "max_det", "0")
+    refused([*predict, "--batch", "0"], "batch", "0")
+    refused([*predict, "--imgsz", "3"], "image.size", "3")
+    refused(["val", "--model", "scenery", "--data", coco_folder], "scenery")
+
+
+def test_run_folders_that_cannot_be_written(coco_folder: Path, tiny_weights: Path) -> None:
+    Path("file").write_text("precious")
+    Path("runs/there").mkdir(parents=True)
+    predict = ["predict", "--model", tiny_weights, coco_folder / "val"]
+    train = ["train", "--data", coco_folder, "--model", "dab-detr-nano", "--quiet"]
+    for verb in (predict, train):
+        refused([*verb, "--project", "file"], "file")
+        refused([*verb, "--project", "file/below"], "file")
+        refused([*verb, "--project", "runs", "--name", "there"], "runs/there")
+    refused([*predict, "--coco", "file"], "file", "not overwritten")
+    refused([*predict, "--coco", "nowhere/found.json"], "nowhere")
+    refused(["convert", tiny_weights, "runs"], ".safetensors")
+    refused(["convert", tiny_weights, "nowhere/x.safetensors"], "nowhere")
+
+
+# Weights
+
+
+@pytest.mark.parametrize("size", [0, 7, 100, -100])
+def test_weights_cut_short(size: int, tiny_weights: Path, coco_folder: Path) -> None:
+    Path("cut.safetensors").write_bytes(tiny_weights.read_bytes()[:size])
+    refused(["predict", "--model", "cut.safetensors", coco_folder / "val"], "cut.safetensors")
+    refused(["convert", "cut.safetensors", "whole.safetensors"], "cut.safetensors")
+
+
+def test_weights_that_are_none(coco_folder: Path) -> None:
+    Path("weights.pth").write_bytes(b"PK\x03\x04 no weights")
+    Path("folder").mkdir()
+    for source in ("weights.pth", "folder", "nothing.safetensors"):
+        refused(["convert", source, "whole.safetensors"], source)
+
+
+def test_resuming_what_cannot_be_resumed(coco_folder: Path) -> None:
+    Path("empty").mkdir()
+    refused(["train", "--resume", "nothing"], "nothing")
+    refused(["train", "--resume", "empty"], "empty")
+    options = ["--model", "dab-detr-nano", "--epochs", "1", "--imgsz", "32", "--quiet"]
+    done = runner.invoke(app, ["train", "--data", str(coco_folder), *options, "--name", "cut"])
+    assert done.exit_code == 0, done.stderr
+    checkpoint = Path("runs", "train", "cut", "last.ckpt")
+    whole = checkpoint.read_bytes()
+    for size in (0, 1000, len(whole) // 2, len(whole) - 100):
+        checkpoint.write_bytes(whole[:size])
+        refused(["train", "--resume", checkpoint.parent], "last.ckpt")

@@ -1,0 +1,254 @@
+"""Every verb does its work on generated scenes: once as a process, else in this one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from dabdetr.cli import app
+from dabdetr.data.pictures import read_picture
+
+TINY = [
+    *("--model", "dab-detr-nano", "--epochs", "1", "--batch", "2", "--imgsz", "64"),
+    *("--set", "training.effective_batch=2", "--set", "training.warmup=0"),
+    *("--set", "model.encoder.layers=1", "--set", "model.decoder.layers=2"),
+    *("--device", "cpu", "--workers", "0", "--seed", "1"),
+]
+runner = CliRunner()
+
+
+def run(*arguments: object) -> Result:
+    """The verb in this process; it has to succeed."""
+    done = runner.invoke(app, [str(argument) for argument in arguments])
+    assert done.exit_code == 0, done.stderr or done.exception
+    return done
+
+
+def process(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """The verb as people run it."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", "from dabdetr.cli import main; main()"]
+        + [str(argument) for argument in arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture
+def pictures(coco_folder: Path) -> Path:
+    return coco_folder / "val"
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_train_as_a_process(coco_folder: Path, tmp_path: Path) -> None:
+    done = process("train", "--data", coco_folder, *TINY, "--name", "a", "--json", cwd=tmp_path)
+    document = json.loads(done.stdout)
+    folder = tmp_path / "runs" / "train" / "a"
+    assert Path(document["folder"]).resolve() == folder.resolve()
+    assert document["last"]["epoch"] == 1
+    for file in ("best.safetensors", "last.ckpt", "results.csv", "curves.png", "config.yaml"):
+        assert (folder / file).stat().st_size > 0
+    found = json.loads(run("predict", "--model", folder, coco_folder / "val", "--json").stdout)
+    assert len(found["pictures"]) == 4
+
+
+def test_train_takes_a_config_and_files_given_apart(coco_folder: Path, tmp_path: Path) -> None:
+    from dabdetr.presets import preset
+
+    config = preset("dab-detr-nano").override(["name=mine", "model.decoder.layers=1"])
+    config.save("mine.yaml")
+    options = [option for option in TINY if option not in ("--model", "dab-detr-nano")]
+    options[options.index("model.decoder.layers=2")] = "model.queries.count=5"
+    annotations = coco_folder / "annotations" / "instances_train.json"
+    apart = ("--annotations", annotations, "--images", coco_folder / "train", "--quiet")
+    done = run("train", "--config", "mine.yaml", *apart, *options, "--project", "here")
+    assert done.stdout == ""
+    assert done.stderr == ""
+    (folder,) = Path("here").iterdir()
+    from dabdetr.config import load
+
+    saved = load(folder / "config.yaml")
+    assert (saved.name, saved.model.queries.count) == ("mine", 5)
+    assert saved.model.decoder.layers == 1
+
+
+def test_val_as_a_process(coco_folder: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    done = process(
+        *("val", "--model", tiny_weights, "--data", coco_folder, "--split", "train"),
+        *("--json", "--coco", "results.json", "--device", "cpu", "--max-det", "5"),
+        cwd=tmp_path,
+    )
+    document = json.loads(done.stdout)
+    assert set(document["numbers"]) >= {"AP", "AP50", "AP75", "APS", "AR100"}
+    assert len(document["per_class"]) == 10
+    assert (document["images"], document["split"]) == (8, "train")
+    rows = json.loads((tmp_path / "results.json").read_text())
+    assert len(rows) == 8 * 5
+    assert {row["image_id"] for row in rows} == set(range(1, 9))
+
+
+def test_val_prints_tables(coco_folder: Path, tiny_weights: Path) -> None:
+    done = run("val", "--model", tiny_weights, "--data", coco_folder, "--imgsz", "64")
+    for word in ("AP", "IoU 0.50", "AP50", "objects"):
+        assert word in done.stdout
+    annotations = coco_folder / "annotations" / "instances_val.json"
+    apart = ("--annotations", annotations, "--images", coco_folder / "val")
+    quiet = run("val", "--model", tiny_weights, *apart, "--imgsz", "64", "--quiet")
+    assert quiet.stdout == ""
+
+
+def test_val_of_generated_scenes(tiny_weights: Path) -> None:
+    done = run("val", "--model", tiny_weights, "--data", "scenes:count=3", "--json")
+    assert json.loads(done.stdout)["images"] == 3
+
+
+def test_predict_as_a_process(pictures: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    done = process(
+        *("predict", "--model", tiny_weights, pictures, "--conf", "0", "--max-det", "3", "--json"),
+        *("--batch", "2", "--name", "a", "--coco", "found.json", "--device", "cpu"),
+        cwd=tmp_path,
+    )
+    document = json.loads(done.stdout)
+    names = [f"{index:03d}.png" for index in range(4)]
+    assert [Path(each["source"]).name for each in document["pictures"]] == names
+    folder = tmp_path / "runs" / "predict" / "a"
+    assert sorted(path.name for path in folder.iterdir()) == names
+    rows = json.loads((tmp_path / "found.json").read_text())
+    assert [row["image_id"] for row in rows] == [index for index in range(4) for _ in range(3)]
+    for each, name in zip(document["pictures"], names, strict=True):
+        assert len(each["detections"]) == 3
+        original, drawn = read_picture(pictures / name), read_picture(folder / name)
+        assert drawn.shape == original.shape
+        assert (drawn != original).any()
+
+
+def test_predict_prints_a_table_and_counts_its_folders(pictures: Path, tiny_weights: Path) -> None:
+    options = ("--model", tiny_weights, "--conf", "0", "--max-det", "1")
+    done = run("predict", *options, pictures / "000.png", "--source", pictures / "001.png")
+    assert "000.png" in done.stdout
+    assert "2 objects in 2 pictures" in done.stdout
+    assert "predict-1" in done.stderr
+    run("predict", *options, pictures / "000.png")
+    assert sorted(path.name for path in Path("runs/predict").iterdir()) == [
+        "predict-1",
+        "predict-2",
+    ]
+
+
+def test_predict_writes_nothing_when_told_so(pictures: Path, tiny_weights: Path) -> None:
+    done = run("predict", "--model", tiny_weights, pictures, "--no-save", "--quiet")
+    assert (done.stdout, done.stderr) == ("", "")
+    assert list(Path().iterdir()) == []
+
+
+def test_predict_keeps_pictures_of_one_name_apart(pictures: Path, tiny_weights: Path) -> None:
+    for folder in ("a", "b"):
+        Path(folder).mkdir()
+        Path(folder, "x.png").write_bytes((pictures / "000.png").read_bytes())
+    run("predict", "--model", tiny_weights, "a/x.png", "b/x.png", "--name", "c")
+    assert sorted(path.name for path in Path("runs/predict/c").iterdir()) == ["x-2.png", "x.png"]
+
+
+def test_predict_filters_by_class_and_score(pictures: Path, tiny_weights: Path) -> None:
+    options = ("predict", "--model", tiny_weights, pictures, "--no-save", "--json")
+    everything = json.loads(run(*options, "--conf", "0").stdout)["pictures"]
+    some = json.loads(run(*options, "--conf", "0", "--classes", "1,4").stdout)["pictures"]
+    for all_, few in zip(everything, some, strict=True):
+        wanted = [row for row in all_["detections"] if row["name"] in "14"]
+        assert few["detections"] == wanted
+    assert sum(len(each["detections"]) for each in some) > 0
+    none = json.loads(run(*options, "--conf", "1").stdout)["pictures"]
+    assert all(each["detections"] == [] for each in none)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (20_000, 10)])
+def test_predict_takes_pictures_of_any_shape(size: tuple[int, int], tiny_weights: Path) -> None:
+    Image.new("RGB", size, (200, 30, 30)).save("odd.png")
+    done = run("predict", "--model", tiny_weights, "odd.png", "--conf", "0", "--json")
+    (picture,) = json.loads(done.stdout)["pictures"]
+    assert (picture["width"], picture["height"]) == size
+    assert picture["detections"]
+    for row in picture["detections"]:
+        x0, y0, x1, y1 = row["box"]
+        assert 0 <= x0 <= x1 <= size[0]
+        assert 0 <= y0 <= y1 <= size[1]
+    with Image.open(Path(json.loads(done.stdout)["folder"], "odd.png")) as drawn:
+        assert drawn.size == size
+
+
+def test_predict_passes_over_unreadable_pictures_when_told_so(
+    pictures: Path, tiny_weights: Path
+) -> None:
+    Path("empty.png").write_bytes(b"")
+    options = ("--model", str(tiny_weights), "--skip-unreadable", "--json", "--no-save")
+    done = runner.invoke(app, ["predict", "empty.png", str(pictures / "000.png"), *options])
+    assert done.exit_code == 1
+    document = json.loads(done.stdout)
+    assert len(document["pictures"]) == 1
+    assert "empty.png" in document["skipped"][0]
+
+
+def test_convert_as_a_process(tiny_weights: Path, tmp_path: Path) -> None:
+    done = process("convert", tiny_weights, "half.safetensors", "--half", cwd=tmp_path)
+    assert done.stdout == ""
+    assert "tensors loaded" in done.stderr
+    half = tmp_path / "half.safetensors"
+    assert half.stat().st_size < 0.6 * tiny_weights.stat().st_size
+    _agree(tiny_weights, half, 2e-3)
+
+
+def test_convert_reports_as_json_and_overwrites_only_by_force(tiny_weights: Path) -> None:
+    target = Path("model.safetensors")
+    target.write_bytes(b"precious")
+    refused = runner.invoke(app, ["convert", str(tiny_weights), str(target)])
+    assert refused.exit_code == 2
+    assert "--force" in refused.stderr
+    assert target.read_bytes() == b"precious"
+    document = json.loads(run("convert", tiny_weights, target, "--force", "--json").stdout)
+    assert document["loaded"] > 100
+    assert document["missing"] == document["unexpected"] == []
+    _agree(tiny_weights, target, 0.0)
+
+
+def _agree(first: Path, second: Path, tolerance: float) -> None:
+    """Both files hold one model: config, names and weights."""
+    import torch
+
+    from dabdetr.model.weights import load_model
+
+    one, other = load_model(first).model, load_model(second).model
+    assert one.config == other.config
+    assert one.names == other.names
+    states: list[dict[str, Any]] = [one.state_dict(), other.state_dict()]
+    assert states[0].keys() == states[1].keys()
+    for key, value in states[0].items():
+        torch.testing.assert_close(states[1][key], value, rtol=tolerance, atol=tolerance)
+
+
+def test_demo_as_a_process(tmp_path: Path) -> None:
+    done = process("demo", "--count", "20", "--pictures", "5", "--json", cwd=tmp_path)
+    document = json.loads(done.stdout)
+    assert document["images"] == 20
+    assert document["numbers"]["AP50"] > 0.6  # of 20 scenes; 200 of them are scored elsewhere
+    folder = tmp_path / "runs" / "demo" / "demo-1"
+    scenes = [f"scene-{number}.png" for number in range(1, 6)]
+    assert sorted(path.name for path in folder.iterdir()) == ["overview.png", *scenes]
+    assert read_picture(folder / "overview.png").shape == (2 * 480, 4 * 480, 3)
+    found = [sorted(row["name"] for row in each["detections"]) for each in document["pictures"]]
+    truth = [each["truth"] for each in document["pictures"]]
+    assert len(truth) == 5
+    assert sum(a == b for a, b in zip(found, truth, strict=True)) >= 2
