@@ -20,7 +20,7 @@ class Averaging(WeightAveraging):
     """
 
     def __init__(self, decay: float) -> None:
-        super().__init__(use_buffers=True, multi_avg_fn=_moving_average(decay))
+        super().__init__(use_buffers=True, multi_avg_fn=moving_average(decay))
 
     @property
     def detector(self) -> Detector:
@@ -36,7 +36,7 @@ class Averaging(WeightAveraging):
         """Nothing: the raw weights stay raw, so that a finished run's checkpoint is like any."""
 
 
-def _moving_average(decay: float) -> Any:
+def moving_average(decay: float) -> Any:
     @torch.no_grad()
     def update(average: list[Tensor], current: list[Tensor], updates: Tensor) -> None:
         n = int(updates)

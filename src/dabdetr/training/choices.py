@@ -1,11 +1,16 @@
-"""From the short options of ``train`` to one resolved config."""
+"""What a run is made of: one config out of ``train``'s options, and where pictures come from."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from dabdetr.config import Config, load
+import yaml
+
+from dabdetr.config import Config, load, write_atomically
+from dabdetr.data.readers import DetectionData, open_data, splits
+from dabdetr.evaluation.coco import class_map
 from dabdetr.model.weights import load_model, shipped
 from dabdetr.presets import PRESETS, preset
 
@@ -54,3 +59,45 @@ def _resized(config: Config, imgsz: int) -> list[str]:
         sizes = [round(size * scale) for size in config.augment.sizes]
         changes.append(f"augment.sizes={sizes}")
     return changes
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where a run's pictures come from; kept as run.yaml, so that resuming needs no arguments."""
+
+    data: str | None
+    annotations: str | None = None
+    images: str | None = None
+    val_annotations: str | None = None
+    val_images: str | None = None
+    val_every: int = 1
+
+    def open(self) -> tuple[DetectionData, DetectionData | None]:
+        """The training split, and the validation split where there is one; both checked."""
+        train = open_data(self.data, "train", self.annotations, self.images)
+        if not any((~train.record(i).crowd).any() for i in range(len(train))):
+            raise ValueError(
+                f"{train.name} {train.split} has no annotated object in {len(train)} pictures "
+                "(crowds do not count); training needs some"
+            )
+        val = None
+        if self.val_annotations is not None or self.val_images is not None:
+            val = open_data(None, "val", self.val_annotations, self.val_images)
+        elif self.annotations is None and self.data is not None and "val" in splits(self.data):
+            val = open_data(self.data, "val")
+        if val is not None:
+            class_map(train.names, val.names)  # classes that do not fit are told before training
+        return train, val
+
+    @classmethod
+    def load(cls, path: Path) -> Sources:
+        """What ``save`` wrote."""
+        return cls(**yaml.safe_load(path.read_text()))
+
+    def save(self, path: Path) -> None:
+        """Write as YAML, with paths that hold from anywhere (generated scenes have none)."""
+        tree = asdict(self)
+        for key, value in tree.items():
+            if isinstance(value, str) and value.partition(":")[0] != "scenes":
+                tree[key] = str(Path(value).resolve())
+        write_atomically(path, yaml.safe_dump(tree, sort_keys=False).encode())

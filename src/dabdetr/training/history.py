@@ -53,9 +53,9 @@ def _shown(value: float | None, form: str) -> str:
 
 
 def best_row(rows: Sequence[Row]) -> Row | None:
-    """The first epoch of the highest AP; None where no AP was measured."""
+    """The last epoch of the highest AP; None where no AP was measured."""
     measured = [row for row in rows if row["AP"] is not None]
-    return max(measured, key=lambda row: row["AP"] or 0.0) if measured else None
+    return max(reversed(measured), key=lambda row: row["AP"] or 0.0) if measured else None
 
 
 def draw_curves(path: Path, rows: Sequence[Row]) -> None:

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from dabdetr.model.detector import Detector
 from dabdetr.model.weights import save_model
 from dabdetr.training.averaging import Averaging
 from dabdetr.training.history import Row, best_row, draw_curves, peak_memory_mb, write_csv
-from dabdetr.training.module import TrainingModule
+from dabdetr.training.module import NonFiniteLoss, TrainingModule
 
 CHECKPOINT = "last.ckpt"
+REDRAW = 15.0
+"""Seconds between drawings of the curves; where epochs are short it would cost too much."""
 
 
 class Keeper(Callback):
@@ -40,6 +43,7 @@ class Keeper(Callback):
     ) -> None:
         self.folder, self.rows = folder, rows
         self.measure, self.averaging, self.every = measure, averaging, every
+        self.drawn = 0.0
 
     @property
     def path(self) -> Path:
@@ -63,20 +67,36 @@ class Keeper(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, TrainingModule)
         seconds = time.perf_counter() - self.started
+        broken = [n for n, p in pl_module.detector.named_parameters() if not p.isfinite().all()]
+        if broken:
+            raise NonFiniteLoss(
+                f"{broken[0]} and {len(broken) - 1} more weights are no longer finite after epoch "
+                f"{trainer.current_epoch + 1}; lower training.lr or set training.precision=fp32"
+            )
         detector = self.averaging.detector if self.averaging else pl_module.detector
         row = self._row(trainer, pl_module, seconds)
-        previous = best_row(self.rows)
         self._measure(detector, row)
         self.rows.append(row)
         about = {"epoch": f"{row['epoch']:.0f}"}
         if row["AP"] is not None:
             about["AP"] = f"{row['AP']:.5f}"
-            if previous is None or row["AP"] > (previous["AP"] or 0.0):
-                save_model(self.folder / "best.safetensors", detector, metadata=about)
+        if best_row(self.rows) is row:
+            save_model(self.folder / "best.safetensors", detector, metadata=about)
         save_model(self.folder / "last.safetensors", detector, metadata=about)
         write_csv(self.folder / "results.csv", self.rows)
-        draw_curves(self.folder / "curves.png", self.rows)
+        if row["epoch"] == trainer.max_epochs or time.perf_counter() - self.drawn > REDRAW:
+            self._draw()
         self.save_checkpoint(trainer)
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        if self.rows:
+            self._draw()
+
+    def _draw(self) -> None:
+        draw_curves(self.folder / "curves.png", self.rows)
+        self.drawn = time.perf_counter()
 
     def _row(self, trainer: Trainer, module: TrainingModule, seconds: float) -> Row:
         return {
@@ -119,7 +139,16 @@ class Keeper(Callback):
             raise
 
 
-def check_checkpoint(folder: Path) -> Path:
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that was found readable, and what must hold for its run to go on."""
+
+    path: Path
+    names: tuple[str, ...]
+    epochs_done: int
+
+
+def check_checkpoint(folder: Path) -> Checkpoint:
     """The run's readable checkpoint; a missing or broken one is told in one sentence."""
     path = folder / CHECKPOINT if folder.name != CHECKPOINT else folder
     if not path.is_file():
@@ -128,19 +157,20 @@ def check_checkpoint(folder: Path) -> Path:
         )
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        assert {"loops", "optimizer_states"} <= set(state)
+        rows = state["callbacks"][Keeper.__name__]["rows"]
+        return Checkpoint(path, tuple(state["names"]), len(rows))
     except Exception as error:  # torch raises many kinds for a bad file
         reason = str(error).strip().split("\n")[0][:120]
         raise ValueError(
             f"{path} is not a readable checkpoint (cut short?): {reason}; start a new run, from "
             "the run's last.safetensors if it has one"
         ) from None
-    return path
 
 
 @contextmanager
 def new_folder(project: str | Path, name: str | None, stem: str) -> Iterator[Path]:
-    """A run folder of our own, writable; removed again should the body fail before it trains.
+    """A run folder of our own, writable; removed again should the body fail before it trains, or
+    come upon an unreadable picture before an epoch is done.
 
     Without ``name`` it is the first free ``stem-1``, ``stem-2`` …; a name that is taken is refused.
     """
@@ -161,8 +191,10 @@ def new_folder(project: str | Path, name: str | None, stem: str) -> Iterator[Pat
         raise _unwritable(project, name or stem, error) from None
     try:
         yield folder
-    except BaseException:
-        if not (folder / CHECKPOINT).exists():
+    except BaseException as error:
+        bad_input = isinstance(error, ValueError | OSError) and not isinstance(error, NonFiniteLoss)
+        trained = (folder / "last.safetensors").exists()
+        if not (folder / CHECKPOINT).exists() or (bad_input and not trained):
             shutil.rmtree(folder, ignore_errors=True)
             for parent in made:
                 _remove_if_empty(parent)
@@ -186,7 +218,7 @@ def _claim(project: Path, name: str | None, stem: str) -> Path:
 def _unwritable(project: Path, name: str, error: OSError) -> OSError:
     return type(error)(
         f"the run folder {project / name} cannot be written ({error.strerror}); "
-        "choose another with --project"
+        "choose another project folder"
     )
 
 

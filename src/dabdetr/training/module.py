@@ -49,6 +49,9 @@ class TrainingModule(LightningModule):
         # Of a resumed run, only the count of processed epochs is already right at this point.
         return self.loader(self.trainer.fit_loop.epoch_progress.current.processed)  # pyright: ignore
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["names"] = list(self.detector.names)
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         training = self.settings.training
         fused = self.device.type in ("cpu", "cuda") and self.trainer.precision != "16-mixed"
@@ -84,7 +87,8 @@ class TrainingModule(LightningModule):
             raise NonFiniteLoss(blame(predictions, targets, self.settings.loss, self._place()))
         self.meter.add(total.detach(), table, len(targets.counts))
         self._files += targets.names
-        return total * self._share(batch_idx)
+        gathered, batches = self.trainer.accumulate_grad_batches, self.trainer.num_training_batches
+        return total * share(batch_idx, gathered, int(batches))
 
     def configure_gradient_clipping(
         self,
@@ -108,12 +112,6 @@ class TrainingModule(LightningModule):
         """Share of the whole training that lies behind batch ``batch_idx``."""
         epochs, batches = self.settings.training.epochs, self.trainer.num_training_batches
         return (self.current_epoch + batch_idx / batches) / epochs
-
-    def _share(self, batch_idx: int) -> float:
-        """Undoes the engine's division where an epoch's last update gathers fewer batches."""
-        gathered, batches = self.trainer.accumulate_grad_batches, self.trainer.num_training_batches
-        first = batch_idx - batch_idx % gathered
-        return gathered / min(gathered, int(batches) - first)
 
     def _place(self) -> str:
         return f"epoch {self.current_epoch + 1}, update {self.global_step + 1}"
@@ -152,6 +150,13 @@ def rate_factor(training: Training, progress: float, update: int) -> float:
     if training.schedule == "cosine":
         return warm * 0.5 * (1 + math.cos(math.pi * progress))
     return warm
+
+
+def share(batch_idx: int, gathered: int, batches: int) -> float:
+    """What a loss is multiplied by: the engine divides all by ``gathered``, but the last update of
+    an epoch of ``batches`` may gather fewer."""
+    first = batch_idx - batch_idx % gathered
+    return gathered / min(gathered, batches - first)
 
 
 @torch.no_grad()

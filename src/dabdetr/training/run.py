@@ -2,49 +2,41 @@
 
 from __future__ import annotations
 
-import logging
-import signal
-import threading
-import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from pytorch_lightning import Callback, Trainer
 from rich.console import Console
 
-from dabdetr.config import Config, load, write_atomically
+from dabdetr.config import Config, Training, load
 from dabdetr.data.batching import training_loader
-from dabdetr.data.readers import DetectionData, open_data, splits
-from dabdetr.evaluation.coco import Evaluation, class_map, evaluate
+from dabdetr.data.readers import DetectionData
+from dabdetr.evaluation.coco import Evaluation, evaluate
 from dabdetr.inference.device import choose_device
 from dabdetr.model.detector import Detector, build
-from dabdetr.model.weights import initialise
+from dabdetr.model.weights import initialise, name_difference
 from dabdetr.training.averaging import Averaging
-from dabdetr.training.choices import choose_config
+from dabdetr.training.choices import Sources, choose_config
 from dabdetr.training.history import Row, best_row, final_table
 from dabdetr.training.keeper import Keeper, check_checkpoint, new_folder
 from dabdetr.training.module import Batch, NonFiniteLoss, TrainingModule
 from dabdetr.training.precision import choose_precision
 from dabdetr.training.progress import ProgressBar
+from dabdetr.training.surroundings import quiet_engine, terminate_as_interrupt
 
 SETTINGS = "config.yaml"
 SOURCES = "run.yaml"
 ENGINE_PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
-NOISE = (".*treespec, LeafSpec.*", ".*GPU available but not used.*")
-"""Remarks of the engine, or about it, that mean nothing here."""
 
 
 @dataclass(frozen=True)
 class Run:
     """A finished training.
 
-    rows     one for each epoch, as in results.csv
-    ap, ap50 of the best epoch; None where there was no validation split
+    rows  one for each epoch, as in results.csv; a value that was not measured is None
     """
 
     folder: Path
@@ -53,7 +45,7 @@ class Run:
 
     @property
     def ap(self) -> float | None:
-        """AP of the best epoch."""
+        """AP of the best epoch; None where there was no validation split."""
         return self._best("AP")
 
     @property
@@ -80,45 +72,6 @@ class Run:
     def _best(self, name: str) -> float | None:
         best = best_row(self.rows)
         return None if best is None else best[name]
-
-
-@dataclass(frozen=True)
-class Sources:
-    """Where a run's pictures come from; kept as run.yaml, so that resuming needs no arguments."""
-
-    data: str | None
-    annotations: str | None = None
-    images: str | None = None
-    val_annotations: str | None = None
-    val_images: str | None = None
-    val_every: int = 1
-
-    def open(self) -> tuple[DetectionData, DetectionData | None]:
-        """The training split, and the validation split where there is one; both checked."""
-        train = open_data(self.data, "train", self.annotations, self.images)
-        if not any((~train.record(i).crowd).any() for i in range(len(train))):
-            raise ValueError(
-                f"{train.name} {train.split} has no annotated object at all in {len(train)} "
-                "pictures; training needs some"
-            )
-        val = None
-        if self.val_annotations is not None or self.val_images is not None:
-            val = open_data(None, "val", self.val_annotations, self.val_images)
-        elif self.annotations is None and self.data is not None and "val" in splits(self.data):
-            val = open_data(self.data, "val")
-        if val is not None:
-            class_map(train.names, val.names)  # classes that do not fit are told before training
-        return train, val
-
-    def save(self, path: Path) -> None:
-        """Write as YAML, with paths that hold from anywhere."""
-        tree = {
-            key: str(Path(value).resolve())
-            if isinstance(value, str) and Path(value).exists()
-            else value
-            for key, value in asdict(self).items()
-        }
-        write_atomically(path, yaml.safe_dump(tree, sort_keys=False).encode())
 
 
 def train(
@@ -159,7 +112,7 @@ def train(
     raises NonFiniteLoss, a ValueError.
     """
     console = Console(stderr=True, quiet=quiet, highlight=False)
-    with _terminate_as_interrupt():
+    with terminate_as_interrupt():
         place = choose_device(device)
         if resume is not None:
             return _resume(Path(resume), place, workers, console)
@@ -167,7 +120,7 @@ def train(
         precision, reason = choose_precision(config.training.precision, place)
         config = config.override([f"training.precision={precision}"])
         files = (data, annotations, images, val_annotations, val_images)
-        sources = Sources(*map(_text, files), val_every=val_every)
+        sources = Sources(*(None if f is None else str(f) for f in files), val_every=val_every)
         splits_open = sources.open()
         with new_folder(project, name, config.name) as folder:
             say(console, f"{place.type} in {precision} ({reason}); run folder {folder}")
@@ -176,23 +129,31 @@ def train(
             say(console, str(initialise(detector, config.training.start)))
             config.save(folder / SETTINGS)
             sources.save(folder / SOURCES)
-            return _fit(detector, splits_open, folder, place, val_every, console, None)
+            return _fit(detector, splits_open, folder, place, val_every, console)
 
 
 def _resume(resume: Path, place: torch.device, workers: int | None, console: Console) -> Run:
     checkpoint = check_checkpoint(resume)
-    folder = checkpoint.parent
+    folder = checkpoint.path.parent
     for needed in (SETTINGS, SOURCES):
         if not (folder / needed).is_file():
             raise FileNotFoundError(f"{folder} has no {needed}; it is not a run of this program")
     config = load(folder / SETTINGS)
     if workers is not None:
         config = config.override([f"training.workers={workers}"])
-    sources = Sources(**yaml.safe_load((folder / SOURCES).read_text()))
+    choose_precision(config.training.precision, place)  # raises where this device cannot
+    sources = Sources.load(folder / SOURCES)
     splits_open = sources.open()
+    if checkpoint.names != splits_open[0].names:
+        raise ValueError(f"{folder}: {name_difference(checkpoint.names, splits_open[0].names)}")
+    if checkpoint.epochs_done >= config.training.epochs:
+        raise ValueError(
+            f"the run {folder} has finished its {config.training.epochs} epochs; to train on, "
+            f"start a new run from its weights {folder / 'last.safetensors'}"
+        )
     detector = build(config, splits_open[0].names)
     say(console, f"resuming {folder} on {place.type} in {config.training.precision}")
-    return _fit(detector, splits_open, folder, place, sources.val_every, console, checkpoint)
+    return _fit(detector, splits_open, folder, place, sources.val_every, console, checkpoint.path)
 
 
 def _fit(
@@ -202,52 +163,33 @@ def _fit(
     place: torch.device,
     val_every: int,
     console: Console,
-    checkpoint: Path | None,
+    checkpoint: Path | None = None,
 ) -> Run:
     """Run the engine until the last epoch, an interrupt or a loss that is not finite."""
     config, (train_data, val_data) = detector.config, data
-    training = config.training
+    training, rows = config.training, []
     gather = max(1, round(training.effective_batch / training.batch))
     _announce(console, detector, train_data, val_data, gather)
-    rows: list[Row] = []
-    averaging = None if training.ema is None else Averaging(training.ema)
 
     def measure(model: Detector) -> Evaluation:
         assert val_data is not None
         return evaluate(model, val_data, device=place, batch=training.batch)
 
-    keeper = Keeper(folder, rows, measure if val_data else None, averaging, val_every)
-    callbacks: list[Callback] = [keeper, ProgressBar(console, rows)]
-    if averaging is not None:
-        callbacks.insert(0, averaging)
-
     def loader(epoch: int) -> Iterable[Batch]:
         return training_loader(train_data, config, seed=training.seed, epoch=epoch)
 
-    module = TrainingModule(detector, loader)
-    with _quiet_engine():
-        engine = Trainer(
-            **_placed(place),
-            precision=ENGINE_PRECISION[training.precision],
-            max_epochs=training.epochs,
-            accumulate_grad_batches=gather,
-            callbacks=callbacks,
-            reload_dataloaders_every_n_epochs=1,
-            limit_val_batches=0,
-            num_sanity_val_steps=0,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            default_root_dir=folder,
-        )
+    averaging = None if training.ema is None else Averaging(training.ema)
+    keeper = Keeper(folder, rows, measure if val_data else None, averaging, val_every)
+    callbacks = [c for c in (averaging, keeper, ProgressBar(console, rows)) if c is not None]
+    with quiet_engine():
+        engine = _engine(training, gather, place, callbacks, folder)
         try:
-            engine.fit(module, ckpt_path=checkpoint, weights_only=True)
+            engine.fit(TrainingModule(detector, loader), ckpt_path=checkpoint, weights_only=True)
         except NonFiniteLoss as error:
             raise NonFiniteLoss(f"{error} ({keeper.path} holds the last good epoch)") from None
-        except (KeyboardInterrupt, SystemExit):
-            say(console, f"interrupted; go on with: dabdetr train --resume {folder}")
+        except (KeyboardInterrupt, SystemExit):  # the engine exits where it was interrupted
+            if keeper.path.exists():
+                say(console, f"interrupted; go on with: dabdetr train --resume {folder}")
             raise KeyboardInterrupt from None
     if val_data is None:
         say(console, "no val split: last.safetensors is all there is, nothing tells the best epoch")
@@ -255,8 +197,32 @@ def _fit(
     return Run(folder, config, tuple(rows))
 
 
-def _text(path: str | Path | None) -> str | None:
-    return None if path is None else str(path)
+def _engine(
+    training: Training,
+    gather: int,
+    place: torch.device,
+    callbacks: Sequence[Callback],
+    folder: Path,
+) -> Trainer:
+    """pytorch-lightning's Trainer on one device; what it would write or print is done here."""
+    gpu = place.type == "cuda"
+    return Trainer(
+        accelerator="gpu" if gpu else place.type,
+        devices=[place.index or 0] if gpu else 1,
+        precision=ENGINE_PRECISION[training.precision],
+        max_epochs=training.epochs,
+        accumulate_grad_batches=gather,
+        callbacks=list(callbacks),
+        reload_dataloaders_every_n_epochs=1,
+        limit_val_batches=0,
+        num_sanity_val_steps=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=folder,
+    )
 
 
 def say(console: Console, text: str) -> None:
@@ -283,44 +249,3 @@ def _announce(
         f"batches of {training.batch}, gathered {gather} at a time: {training.batch * gather} "
         f"pictures an update (wanted: {training.effective_batch})",
     )
-
-
-def _placed(device: torch.device) -> dict[str, Any]:
-    """The engine's words for one device."""
-    if device.type == "cuda":
-        return {"accelerator": "gpu", "devices": [device.index or 0]}
-    return {"accelerator": device.type, "devices": 1}
-
-
-@contextmanager
-def _quiet_engine() -> Iterator[None]:
-    """Without banners of pytorch-lightning, and without warnings that mean nothing here."""
-    loggers = [logging.getLogger(n) for n in ("pytorch_lightning", "lightning_fabric")]
-    before = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        for message in NOISE:
-            warnings.filterwarnings("ignore", message)
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, before, strict=True):
-                logger.setLevel(level)
-
-
-@contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
-    """SIGTERM stops a run as Ctrl-C does (where signals can be handled: in the main thread)."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,152 @@
+"""Rates, groups, accumulation, averages, and the sentence about a loss that is not finite."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from dabdetr.config import Config, Loss, Training
+from dabdetr.model.detector import Detector, build
+from dabdetr.structures import Predictions, Targets
+from dabdetr.training.averaging import moving_average
+from dabdetr.training.choices import choose_config
+from dabdetr.training.module import TrainingModule, blame, parameter_groups, rate_factor, share
+from dabdetr.training.precision import bf16_gain, choose_precision
+
+
+def test_step_schedule() -> None:
+    """The official recipe: 50 epochs, a tenth of the rate from epoch 40 on."""
+    training = Training(epochs=50)
+    factors = [rate_factor(training, epoch / 50, 0) for epoch in range(50)]
+    assert factors == [1.0] * 40 + [0.1] * 10
+
+
+@pytest.mark.parametrize("epochs", [3, 10, 12, 36, 60, 300])
+def test_step_falls_at_the_start_of_an_epoch(epochs: int) -> None:
+    training = Training(epochs=epochs)
+    before = sum(rate_factor(training, epoch / epochs, 0) == 1 for epoch in range(epochs))
+    assert before == -(-epochs * 8 // 10)
+
+
+def test_cosine_and_constant() -> None:
+    cosine = Training(schedule="cosine")
+    factors = [rate_factor(cosine, progress, 0) for progress in (0, 1 / 3, 0.5, 1)]
+    assert factors == pytest.approx([1, 0.75, 0.5, 0])
+    assert rate_factor(Training(schedule="constant"), 0.9, 5) == 1
+
+
+def test_warmup_rises_linearly() -> None:
+    training = Training(warmup=4, schedule="constant")
+    factors = [rate_factor(training, 0, update) for update in range(6)]
+    assert factors == [0.25, 0.5, 0.75, 1, 1, 1]
+
+
+def test_groups_hold_every_trained_parameter_once(tiny_config: Config) -> None:
+    config = tiny_config.override(["model.backbone.freeze_stride=4", "model.backbone.norm=frozen"])
+    detector = build(config, ["a"])
+    groups = {g["name"]: g for g in parameter_groups(detector, Training(lr=1e-4))}
+    assert groups["backbone"]["lr"] == 1e-5
+    assert groups["rest"]["lr"] == 1e-4
+    own = {id(p) for p in detector.backbone.parameters() if p.requires_grad}
+    frozen = [p for p in detector.backbone.parameters() if not p.requires_grad]
+    assert frozen
+    assert {id(p) for p in groups["backbone"]["params"]} == own
+    given = [id(p) for group in groups.values() for p in group["params"]]
+    assert len(given) == len(set(given))
+    assert set(given) == {id(p) for p in detector.parameters() if p.requires_grad}
+    assert not any("weight_decay" in group for group in groups.values())  # one decay for all
+
+
+def test_backbone_rate_zero_freezes(tiny_detector: Detector) -> None:
+    config = tiny_detector.config.override(["training.backbone_lr=0"])
+    detector = build(config, tiny_detector.names)
+    TrainingModule(detector, lambda _: ())
+    assert not any(p.requires_grad for p in detector.backbone.parameters())
+    assert [g["name"] for g in parameter_groups(detector, config.training)] == ["rest"]
+
+
+@pytest.mark.parametrize(("gathered", "batches"), [(4, 10), (4, 8), (1, 3), (8, 3), (3, 4)])
+def test_every_update_is_a_mean_over_its_batches(gathered: int, batches: int) -> None:
+    for first in range(0, batches, gathered):
+        members = range(first, min(first + gathered, batches))
+        assert sum(share(i, gathered, batches) / gathered for i in members) == pytest.approx(1)
+
+
+def test_average_has_a_short_memory_at_first() -> None:
+    model = nn.BatchNorm1d(2)
+    average = AveragedModel(model, multi_avg_fn=moving_average(0.5), use_buffers=True)
+    expected = torch.zeros(2)
+    for n, value in enumerate([4.0, 8.0, 16.0, 32.0]):
+        nn.init.constant_(model.weight, value)
+        model.running_mean.fill_(value)  # pyright: ignore
+        model.num_batches_tracked.fill_(n)  # pyright: ignore
+        average.update_parameters(model)
+        decay = min(0.5, (1 + n) / (10 + n)) if n else 0.0
+        expected = decay * expected + (1 - decay) * value
+        torch.testing.assert_close(average.module.weight.detach(), expected)
+        torch.testing.assert_close(average.module.running_mean, expected)
+        assert average.module.num_batches_tracked == n
+
+
+def case() -> tuple[Predictions, Targets]:
+    generator = torch.Generator().manual_seed(0)
+    targets = Targets(
+        labels=torch.tensor([0, 1, 0]),
+        boxes=torch.full((3, 4), 0.4),
+        counts=(1, 0, 2),
+        names=("a.jpg", "b.jpg", "c.jpg"),
+    )
+    boxes = torch.rand(2, 3, 5, 4, generator=generator)
+    return Predictions(torch.randn(2, 3, 5, 3, generator=generator), boxes, boxes), targets
+
+
+def test_blame_names_image_layer_and_term() -> None:
+    predictions, targets = case()
+    predictions.boxes[1, 2] = float("nan")
+    sentence = blame(predictions, targets, Loss(), "epoch 3, update 7")
+    assert "loss_bbox of decoder layer 1 is nan for image c.jpg;" in sentence
+    assert "epoch 3, update 7" in sentence
+    assert "a.jpg" not in sentence
+
+
+def test_blame_of_several_images() -> None:
+    predictions, targets = case()
+    predictions.logits[0] = float("inf")
+    sentence = blame(predictions, targets, Loss(), "epoch 1, update 1")
+    assert "loss_ce of decoder layer 0" in sentence
+    assert "images a.jpg, b.jpg, c.jpg" in sentence
+    unnamed = blame(predictions, replace(targets, names=()), Loss(), "epoch 1, update 1")
+    assert "number 2 of the batch" in unnamed
+
+
+def test_auto_precision_follows_the_processor() -> None:
+    chosen, reason = choose_precision("auto", torch.device("cpu"))
+    assert chosen in ("fp32", "bf16")
+    assert "as fast as fp32" in reason
+    assert choose_precision("fp32", torch.device("cpu")) == ("fp32", "as set")
+    assert bf16_gain(64, 3) > 0
+
+
+def test_measuring_leaves_the_random_state_alone() -> None:
+    before = torch.get_rng_state()
+    choose_precision("auto", torch.device("cpu"))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_options_become_config() -> None:
+    config = choose_config(
+        "dab-detr-r50", epochs=3, batch=2, imgsz=400, lr=1e-3, start="none", seed=5, workers=1,
+        overrides=["training.epochs=4"],
+    )  # fmt: skip
+    training = config.training
+    assert (training.epochs, training.batch, training.seed, training.workers) == (4, 2, 5, 1)
+    assert training.start == "none"
+    assert training.lr == 1e-3
+    assert training.backbone_lr == pytest.approx(1e-4)
+    assert (config.image.size, config.image.max_size) == (400, 666)
+    assert config.augment is not None
+    assert config.augment.sizes == tuple(range(240, 401, 16))

@@ -1,0 +1,158 @@
+"""Resuming is exact: a run that was stopped anywhere ends as if it had not been."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dabdetr.training.run import Run, train
+
+Train = Callable[..., Run]
+
+
+@contextmanager
+def stopped_when(ready: Callable[[], bool], number: signal.Signals) -> Iterator[None]:
+    """Sends this process a signal once ``ready``."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.is_set() and not ready():
+            time.sleep(0.002)
+        if not over.is_set():
+            os.kill(os.getpid(), number)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def epochs_in(folder: Path) -> int:
+    path = folder / "results.csv"
+    return len(path.read_text().splitlines()) - 1 if path.exists() else -1
+
+
+@pytest.mark.parametrize(
+    ("epochs", "number"),
+    [(0, signal.SIGINT), (2, signal.SIGTERM), (3, signal.SIGINT)],
+    ids=["before the first epoch ends", "terminated after the second", "after the third"],
+)
+def test_resumed_equals_straight(
+    straight_run: Run,
+    tiny_train: Train,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    epochs: int,
+    number: signal.Signals,
+) -> None:
+    folder = tmp_path / "stopped"
+
+    def ready() -> bool:
+        return (folder / "last.ckpt").exists() and epochs_in(folder) >= epochs
+
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with stopped_when(ready, number), pytest.raises(KeyboardInterrupt):
+        tiny_train(tmp_path, "training.effective_batch=6", epochs=4, name="stopped")
+    assert f"dabdetr train --resume {folder}" in capfd.readouterr().err
+    assert handlers == (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+
+    run = train(resume=folder, quiet=True)
+    assert_same_run(run, straight_run)
+
+
+def assert_same_run(run: Run, straight: Run) -> None:
+    for name in ("last.safetensors", "best.safetensors"):
+        ours, theirs = load_file(run.folder / name), load_file(straight.folder / name)
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours), name
+    a, b = (torch.load(r.folder / "last.ckpt", weights_only=True) for r in (run, straight))
+    for part in ("current_model_state", "averaging_state"):
+        assert all(torch.equal(a[part][key], b[part][key]) for key in b[part]), part
+    moments, expected = (state["optimizer_states"][0]["state"] for state in (a, b))
+    for index in expected:
+        for key in expected[index]:
+            assert torch.equal(moments[index][key], expected[index][key])
+    timeless = ("epoch", "updates", "lr", "loss", "loss_ce", "loss_bbox", "loss_giou", "AP", "AP50")
+    for ours, theirs in zip(run.rows, straight.rows, strict=True):
+        assert [ours[key] for key in timeless] == [theirs[key] for key in timeless]
+    assert epochs_in(run.folder) == 4
+
+
+def test_straight_runs_repeat_themselves(
+    straight_run: Run, tiny_train: Train, tmp_path: Path
+) -> None:
+    other = tiny_train(tmp_path, "training.effective_batch=6", epochs=4, quiet=True)
+    assert_same_run(other, straight_run)
+
+
+def test_seeds_differ(short_run: Run, tiny_train: Train, tmp_path: Path) -> None:
+    other = tiny_train(tmp_path, epochs=2, seed=1, quiet=True)
+    assert other.rows[0]["loss"] != short_run.rows[0]["loss"]
+
+
+def copy_of(run: Run, folder: Path) -> Path:
+    shutil.copytree(run.folder, folder)
+    return folder
+
+
+def test_finished_run(short_run: Run) -> None:
+    with pytest.raises(ValueError, match="has finished its 2 epochs"):
+        train(resume=short_run.folder, quiet=True)
+
+
+def test_no_run_there(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no run to resume"):
+        train(resume=tmp_path, quiet=True)
+
+
+@pytest.mark.parametrize("size", [0, 1000, 100_000])
+def test_checkpoint_cut_short(short_run: Run, tmp_path: Path, size: int) -> None:
+    folder = copy_of(short_run, tmp_path / "cut")
+    whole = (folder / "last.ckpt").read_bytes()
+    assert len(whole) > size
+    (folder / "last.ckpt").write_bytes(whole[:size])
+    before = sorted(folder.iterdir())
+    with pytest.raises(ValueError, match="not a readable checkpoint") as caught:
+        train(resume=folder, quiet=True)
+    assert "\n" not in str(caught.value)
+    assert sorted(folder.iterdir()) == before
+
+
+def test_other_file_as_checkpoint(short_run: Run, tmp_path: Path) -> None:
+    folder = copy_of(short_run, tmp_path / "other")
+    torch.save({"model": {}}, folder / "last.ckpt")
+    with pytest.raises(ValueError, match="not a readable checkpoint"):
+        train(resume=folder, quiet=True)
+
+
+def test_settings_gone(short_run: Run, tmp_path: Path) -> None:
+    folder = copy_of(short_run, tmp_path / "bare")
+    (folder / "run.yaml").unlink()
+    with pytest.raises(FileNotFoundError, match=r"has no run\.yaml"):
+        train(resume=folder, quiet=True)
+
+
+def test_data_with_other_classes(short_run: Run, tmp_path: Path, coco_folder: Path) -> None:
+    folder = copy_of(short_run, tmp_path / "classes")
+    data = shutil.copytree(coco_folder, tmp_path / "data")
+    for path in (data / "annotations").iterdir():
+        path.write_text(path.read_text().replace('"name": "7"', '"name": "seven"'))
+    text = (folder / "run.yaml").read_text()
+    assert str(coco_folder) in text
+    (folder / "run.yaml").write_text(text.replace(str(coco_folder), str(data)))
+    with pytest.raises(ValueError, match="class names do not fit"):
+        train(resume=folder, quiet=True)
