@@ -40,6 +40,7 @@ def test_seed_split_and_index_all_matter() -> None:
         for index in (0, 1)
     ]
     assert len(set(pictures)) == len(pictures)
+    assert len({picture[: 160 * 3] for picture in pictures}) == len(pictures)  # grounds differ too
 
 
 def test_digits_of_the_splits_are_disjoint() -> None:

@@ -141,7 +141,6 @@ def _crop(
         moved = change.crop(objects, top, left, height, width)
         rest = _areas(moved)
         keep = (rest >= _SLIVER[0] * whole) | (rest >= _SLIVER[1] * height * width)
-        keep &= rest > 0
         if keep.any() or not len(objects):
             kept = _objects(moved.as_subclass(Tensor)[keep], (height, width))
             return pixels[:, top : top + height, left : left + width], kept, labels[keep]
