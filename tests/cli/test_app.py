@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -59,21 +58,28 @@ def test_usage_errors_exit_with_2(arguments: list[str]) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_help_loads_nothing_heavy_and_is_fast() -> None:
-    times = []
-    for _ in range(5):
-        started = time.perf_counter()
-        done = subprocess.run(
-            [sys.executable, "-X", "importtime", *COMMAND[1:], "--help"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        times.append(time.perf_counter() - started)
+def test_help_loads_nothing_heavy() -> None:
+    arguments = [sys.executable, "-X", "importtime", *COMMAND[1:], "--help"]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
     loaded = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
     assert "dabdetr.cli.predict" in loaded
     assert not loaded & {"torch", "timm", "pytorch_lightning", "matplotlib", "numpy", "PIL"}
-    assert min(times) < 0.4
+
+
+def test_help_is_fast() -> None:
+    """In processor time, which a busy machine does not stretch as it does the clock's."""
+    times = []
+    for _ in range(5):
+        before = os.times()
+        subprocess.run([*COMMAND, "--help"], capture_output=True, check=True)
+        after = os.times()
+        times.append(
+            after.children_user
+            + after.children_system
+            - before.children_user
+            - before.children_system
+        )
+    assert 0 < min(times) < 0.4
 
 
 @pytest.mark.parametrize(
@@ -104,12 +110,16 @@ def test_a_traceback_only_when_asked_for(tmp_path: Path) -> None:
     assert "Traceback" in traced.stderr
 
 
-def test_a_reader_that_stops_reading_is_no_error() -> None:
-    piped = f"{sys.executable} -c 'from dabdetr.cli import main; main()' models | head -n 1"
-    done = subprocess.run(piped, shell=True, capture_output=True, text=True)
-    assert done.stdout.count("\n") == 1
-    assert "Traceback" not in done.stderr
-    assert "error" not in done.stderr
+@pytest.mark.parametrize("arguments", [["models"], ["models", "--json"], ["--help"]])
+def test_a_reader_that_stops_reading_is_no_error(arguments: list[str]) -> None:
+    piped = subprocess.Popen(
+        [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert piped.stdout is not None
+    piped.stdout.close()
+    _, stderr = piped.communicate()
+    assert stderr == ""
+    assert piped.returncode == 1
 
 
 def test_models_lists_presets_and_weights() -> None:

@@ -24,7 +24,9 @@ class _Verbs(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the verb that ``ctx`` names."""
         try:
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
         except (Exception, KeyboardInterrupt) as error:
             # Usage errors and exits are typer's own; it prints and exits with 2 itself.
             if type(error).__module__.startswith(("typer", "click")) or os.environ.get(DEBUG):
@@ -42,7 +44,7 @@ def _explain(error: BaseException) -> tuple[int, str]:
         return 130, "interrupted"
     if isinstance(error, BrokenPipeError):  # such as `dabdetr … | head`: nobody reads on
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 141, ""
+        return 1, ""  # as rich does
     if isinstance(error, ImportError):
         return 3, message
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":

@@ -102,3 +102,4 @@ def _print_tables(found: Evaluation, shown: list[Detections], scenes: DetectionD
         table.add_row(str(index + 1), " ".join(_truth(scenes, index)) or "none", listed or "none")
     console().print(table)
     console().print(found.table())
+    print(f"AP {found.ap:.3f}, AP50 {found.ap50:.3f} on {found.images} scenes never seen")
