@@ -1,0 +1,1 @@
+"""Our DAB-DETR and that of transformers side by side: equal weights, one run, ratios."""
