@@ -81,7 +81,7 @@ DAB_DETR_R101_DC5 = derive(
 _SMALL = Config(
     name="small",
     model=Model(
-        backbone=Backbone(name="resnet18", strides=(16,)),
+        backbone=Backbone(name="resnet18", strides=(16,), freeze_stride=8),
         encoder=DenseEncoder(layers=2),
         decoder=Decoder(layers=3),
         queries=LearnedQueries(count=100, content="learned", start="uniform_small"),

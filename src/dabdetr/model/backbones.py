@@ -135,10 +135,7 @@ class TimmBackbone(nn.Module):
         if part.norm == "frozen":
             freeze_norms(self.body)
         self._freeze(part.freeze_stride)
-        depthwise = any(isinstance(m, nn.Conv2d) and m.groups > 1 for m in self.modules())
-        # Depthwise convolutions are several times slower to back-propagate in channels_last.
-        self.memory_format = torch.contiguous_format if depthwise else torch.channels_last
-        self.to(memory_format=self.memory_format)  # pyright: ignore[reportCallIssue]
+        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def _freeze(self, stride: int) -> None:
         """Stop training up to the deepest stage of this stride (modules stand in their order)."""
@@ -153,7 +150,7 @@ class TimmBackbone(nn.Module):
                 parameter.requires_grad = False
 
     def forward(self, images: Images) -> Features:
-        pixels = images.pixels.contiguous(memory_format=self.memory_format)
+        pixels = images.pixels.contiguous(memory_format=torch.channels_last)
         maps = self.body(pixels)
         return Features(maps, [_shrink(images.padding, m.shape[-2:]) for m in maps])
 
@@ -171,8 +168,20 @@ def _create(part: config.Backbone) -> tuple[Any, list[dict[str, Any]]]:
     if missing:
         raise ValueError(f"it has no map of stride {missing[0]}; it has {sorted(set(strides))}")
     chosen = tuple(len(strides) - 1 - strides[::-1].index(stride) for stride in part.strides)
-    body = timm.create_model(part.name, features_only=True, out_indices=chosen, **options)
+    body: Any = timm.create_model(part.name, features_only=True, out_indices=chosen, **options)
+    _prune(body, stages[chosen[-1]]["module"])
     return body, [stages[i] for i in chosen]
+
+
+def _prune(body: nn.Module, last: str) -> None:
+    """Drop the blocks behind the last map (``blocks.4``): some timm networks compute them all."""
+    parent, _, index = last.rpartition(".")
+    try:
+        blocks = body.get_submodule(parent)
+    except AttributeError:  # timm flattened and cut this network itself
+        return
+    if parent and index.isdigit() and isinstance(blocks, nn.Sequential):
+        del blocks[int(index) + 1 :]
 
 
 def _shrink(padding: Tensor | None, size: torch.Size) -> Tensor | None:
