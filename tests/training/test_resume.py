@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from dabdetr.training.run import Run, train
+from dabdetr.training.surroundings import stop_signals
 
 Train = Callable[..., Run]
 
@@ -45,6 +46,8 @@ def epochs_in(folder: Path) -> int:
     return len(path.read_text().splitlines()) - 1 if path.exists() else -1
 
 
+# Raised within a callback of the garbage collector, the interrupt is lost until the next batch.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
     ("epochs", "number"),
     [(0, signal.SIGINT), (2, signal.SIGTERM), (3, signal.SIGINT)],
@@ -156,3 +159,11 @@ def test_data_with_other_classes(short_run: Run, tmp_path: Path, coco_folder: Pa
     (folder / "run.yaml").write_text(text.replace(str(coco_folder), str(data)))
     with pytest.raises(ValueError, match="class names do not fit"):
         train(resume=folder, quiet=True)
+
+
+def test_an_interrupt_that_was_lost_is_heard_at_the_next_batch() -> None:
+    with stop_signals() as stop:
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            stop.on_train_batch_start()

@@ -25,7 +25,7 @@ from dabdetr.training.keeper import Keeper, check_checkpoint, new_folder
 from dabdetr.training.module import Batch, NonFiniteLoss, TrainingModule
 from dabdetr.training.precision import choose_precision
 from dabdetr.training.progress import ProgressBar
-from dabdetr.training.surroundings import quiet_engine, terminate_as_interrupt
+from dabdetr.training.surroundings import Stop, quiet_engine, stop_signals
 
 SETTINGS = "config.yaml"
 SOURCES = "run.yaml"
@@ -112,10 +112,10 @@ def train(
     raises NonFiniteLoss, a ValueError.
     """
     console = Console(stderr=True, quiet=quiet, highlight=False)
-    with terminate_as_interrupt():
+    with stop_signals() as stop:
         place = choose_device(device)
         if resume is not None:
-            return _resume(Path(resume), place, workers, console)
+            return _resume(Path(resume), place, workers, console, stop)
         config = choose_config(model, epochs, batch, imgsz, lr, start, seed, workers, overrides)
         precision, reason = choose_precision(config.training.precision, place)
         config = config.override([f"training.precision={precision}"])
@@ -129,10 +129,12 @@ def train(
             say(console, str(initialise(detector, config.training.start)))
             config.save(folder / SETTINGS)
             sources.save(folder / SOURCES)
-            return _fit(detector, splits_open, folder, place, val_every, console)
+            return _fit(detector, splits_open, folder, place, val_every, console, stop)
 
 
-def _resume(resume: Path, place: torch.device, workers: int | None, console: Console) -> Run:
+def _resume(
+    resume: Path, place: torch.device, workers: int | None, console: Console, stop: Stop
+) -> Run:
     checkpoint = check_checkpoint(resume)
     folder = checkpoint.path.parent
     for needed in (SETTINGS, SOURCES):
@@ -153,7 +155,8 @@ def _resume(resume: Path, place: torch.device, workers: int | None, console: Con
         )
     detector = build(config, splits_open[0].names)
     say(console, f"resuming {folder} on {place.type} in {config.training.precision}")
-    return _fit(detector, splits_open, folder, place, sources.val_every, console, checkpoint.path)
+    every = sources.val_every
+    return _fit(detector, splits_open, folder, place, every, console, stop, checkpoint.path)
 
 
 def _fit(
@@ -163,6 +166,7 @@ def _fit(
     place: torch.device,
     val_every: int,
     console: Console,
+    stop: Stop,
     checkpoint: Path | None = None,
 ) -> Run:
     """Run the engine until the last epoch, an interrupt or a loss that is not finite."""
@@ -180,14 +184,16 @@ def _fit(
 
     averaging = None if training.ema is None else Averaging(training.ema)
     keeper = Keeper(folder, rows, measure if val_data else None, averaging, val_every)
-    callbacks = [c for c in (averaging, keeper, ProgressBar(console, rows)) if c is not None]
+    callbacks = [c for c in (stop, averaging, keeper, ProgressBar(console, rows)) if c]
     with quiet_engine():
         engine = _engine(training, gather, place, callbacks, folder)
         try:
             engine.fit(TrainingModule(detector, loader), ckpt_path=checkpoint, weights_only=True)
         except NonFiniteLoss as error:
             raise NonFiniteLoss(f"{error} ({keeper.path} holds the last good epoch)") from None
-        except (KeyboardInterrupt, SystemExit):  # the engine exits where it was interrupted
+        except BaseException as error:  # interrupted, the engine exits with SystemExit
+            if not (stop.requested or isinstance(error, KeyboardInterrupt | SystemExit)):
+                raise
             if keeper.path.exists():
                 say(console, f"interrupted; go on with: dabdetr train --resume {folder}")
             raise KeyboardInterrupt from None

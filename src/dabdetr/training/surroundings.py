@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from pytorch_lightning import Callback
+
 NOISE = (".*treespec, LeafSpec.*", ".*GPU available but not used.*")
 """Remarks of the engine, or about it, that mean nothing here."""
 
@@ -31,18 +33,45 @@ def quiet_engine() -> Iterator[None]:
                 logger.setLevel(level)
 
 
+class Stop(Callback):
+    """Whether someone asked this process to stop.
+
+    An interrupt raised within a destructor or a callback of the garbage collector is lost, so the
+    next batch looks here as well.
+    """
+
+    requested = False
+
+    def on_train_batch_start(self, *_: Any, **__: Any) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+
+
 @contextmanager
-def terminate_as_interrupt() -> Iterator[None]:
-    """SIGTERM stops a run as Ctrl-C does (where signals can be handled: in the main thread)."""
+def stop_signals() -> Iterator[Stop]:
+    """SIGTERM and SIGINT raise KeyboardInterrupt, and leave word that they did.
+
+    The word matters: workers die of the same signal, and torch's RuntimeError about that may
+    overtake the interrupt. Outside the main thread, and where SIGINT is ignored, nothing changes.
+    """
+    stop = Stop()
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield stop
         return
 
     def interrupt(*_: Any) -> None:
+        stop.requested = True
+        if hasattr(signal, "SIGCHLD"):
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would raise for dead workers
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    numbers = [n for n in ("SIGINT", "SIGTERM", "SIGCHLD") if hasattr(signal, n)]
+    before = {getattr(signal, n): signal.getsignal(getattr(signal, n)) for n in numbers}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if before[number] != signal.SIG_IGN:
+            signal.signal(number, interrupt)
     try:
-        yield
+        yield stop
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
