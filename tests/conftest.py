@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from jaxtyping import install_import_hook
 
 # Before anything imports them: shapes in signatures are checked at every call under pytest.
 install_import_hook(["dabdetr.geometry", "dabdetr.model"], "beartype.beartype")
+
+# Tests start processes too: several with as many threads as cores would wait for one another.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 settings.register_profile("dabdetr", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("dabdetr")
