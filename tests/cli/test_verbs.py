@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ TINY = [
     *("--set", "model.encoder.layers=1", "--set", "model.decoder.layers=2"),
     *("--device", "cpu", "--workers", "0", "--seed", "1"),
 ]
+COMMAND = [sys.executable, "-W", "error", "-c", "from dabdetr.cli import main; main()"]
 runner = CliRunner()
 
 
@@ -34,8 +37,7 @@ def run(*arguments: object) -> Result:
 def process(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     """The verb as people run it."""
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", "from dabdetr.cli import main; main()"]
-        + [str(argument) for argument in arguments],
+        [*COMMAND, *map(str, arguments)],
         capture_output=True,
         text=True,
         cwd=cwd,
@@ -64,6 +66,28 @@ def test_train_as_a_process(coco_folder: Path, tmp_path: Path) -> None:
         assert (folder / file).stat().st_size > 0
     found = json.loads(run("predict", "--model", folder, coco_folder / "val", "--json").stdout)
     assert len(found["pictures"]) == 4
+
+
+def test_an_interrupted_training_goes_on(coco_folder: Path) -> None:
+    options = [*TINY, "--name", "a"]
+    options[options.index("1")] = "12"  # epochs
+    running = subprocess.Popen(
+        [*COMMAND, "train", "--data", str(coco_folder), *options],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    folder = Path("runs", "train", "a")
+    while running.poll() is None and not (folder / "last.safetensors").exists():
+        time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    _, stderr = running.communicate(timeout=120)
+    assert running.returncode == 130, stderr
+    assert "Traceback" not in stderr
+    assert "--resume" in stderr
+    assert len((folder / "results.csv").read_text().splitlines()) < 1 + 12
+    document = json.loads(run("train", "--resume", folder, "--json").stdout)
+    assert document["last"]["epoch"] == 12
+    assert len((folder / "results.csv").read_text().splitlines()) == 1 + 12
 
 
 def test_train_takes_a_config_and_files_given_apart(coco_folder: Path, tmp_path: Path) -> None:
