@@ -57,7 +57,9 @@ def convert(
 
     loaded = load_model(source, overrides=assignments or [])
     dtype = torch.float16 if half else torch.float32
-    save_model(target, loaded.model, dtype, {"converted_from": loaded.report.format})
+    ours = loaded.report.format.startswith("dabdetr")
+    about = {} if ours else {"converted_from": loaded.report.format}
+    save_model(target, loaded.model, dtype, about)
     if as_json:
         print_json(_report(loaded.report, target))
         return
