@@ -77,9 +77,13 @@ class FoldedConv2d(nn.Conv2d):
         state = tuple((t.data_ptr(), t._version) for t in sources)
         if not learning and self._folded is not None and self._folded[0] == state:
             return self._folded[1:]
-        scale, shift = norm.scale_and_shift()
-        weight = self.weight * scale[:, None, None, None]
-        bias = shift if self.bias is None else shift + self.bias * scale
+        # Remembered weights must serve a later backward pass of other layers as well.
+        with torch.inference_mode(False):
+            scale, shift = norm.scale_and_shift()
+            weight = self.weight * scale[:, None, None, None]
+            bias = shift if self.bias is None else shift + self.bias * scale
+        if not learning:
+            weight, bias = weight.detach(), bias.detach()
         self._folded = None if learning else (state, weight, bias)
         return weight, bias
 
@@ -103,6 +107,8 @@ def freeze_norms(module: nn.Module) -> None:
             act = nn.Sequential(*child.children()) if len(list(child.children())) else None
             frozen = FrozenNorm(child.num_features, child.eps, act)
             frozen.load_state_dict(child.state_dict(), strict=False)
+            if not frozen.weight.any():  # timm starts residual branches at 0; frozen, it would stay
+                frozen.weight.fill_(1.0)
             setattr(module, name, frozen)
             if before is not None and _foldable(before[1], child):
                 setattr(module, before[0], FoldedConv2d(before[1], frozen))  # pyright: ignore
@@ -135,6 +141,10 @@ class TimmBackbone(nn.Module):
         if part.norm == "frozen":
             freeze_norms(self.body)
         self._freeze(part.freeze_stride)
+        # TensorFlow's padding depends on the size: whole cells only, or a picture's grid would
+        # shift with the batch it is in.
+        shifting = any(isinstance(m, Conv2dSame) or getattr(m, "same", 0) for m in self.modules())
+        self.cell = part.output_stride if shifting else 1
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def _freeze(self, stride: int) -> None:
@@ -150,9 +160,9 @@ class TimmBackbone(nn.Module):
                 parameter.requires_grad = False
 
     def forward(self, images: Images) -> Features:
-        pixels = images.pixels.contiguous(memory_format=torch.channels_last)
-        maps = self.body(pixels)
-        return Features(maps, [_shrink(images.padding, m.shape[-2:]) for m in maps])
+        pixels, padding = _fill_cells(images, self.cell)
+        maps = self.body(pixels.contiguous(memory_format=torch.channels_last))
+        return Features(maps, [_shrink(padding, m.shape[-2:]) for m in maps])
 
 
 def _create(part: config.Backbone) -> tuple[Any, list[dict[str, Any]]]:
@@ -182,6 +192,18 @@ def _prune(body: nn.Module, last: str) -> None:
         return
     if parent and index.isdigit() and isinstance(blocks, nn.Sequential):
         del blocks[int(index) + 1 :]
+
+
+def _fill_cells(images: Images, cell: int) -> tuple[Tensor, Tensor | None]:
+    """Pixels and padding enlarged at the bottom and right to multiples of ``cell``."""
+    pixels, padding = images.pixels, images.padding
+    down, right = (-side % cell for side in pixels.shape[-2:])
+    if down or right:
+        if padding is None:
+            padding = torch.zeros_like(pixels[:, 0], dtype=torch.bool)
+        pixels = F.pad(pixels, (0, right, 0, down))
+        padding = F.pad(padding, (0, right, 0, down), value=True)
+    return pixels, padding
 
 
 def _shrink(padding: Tensor | None, size: torch.Size) -> Tensor | None:

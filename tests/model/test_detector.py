@@ -1,0 +1,205 @@
+"""The whole detector: gradients, masks, precision, switches, contradictions."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dabdetr.config import Config, Loss
+from dabdetr.geometry import move
+from dabdetr.model.detector import Detector, build
+from dabdetr.presets import PRESETS, derive, preset
+from dabdetr.structures import Images, Targets
+from dabdetr.training.losses import detection_loss
+
+SMALL = derive(
+    preset("dab-detr-nano"),
+    "small",
+    model__width=32,
+    model__heads=4,
+    model__feedforward=32,
+    model__queries__count=9,
+    model__encoder__layers=1,
+    model__decoder__layers=3,
+    model__backbone__norm="frozen",
+)
+NAMES = ("a", "b", "c")
+
+
+def _randomised(config: Config, seed: int = 0) -> Detector:
+    """Every parameter drawn anew, so that no path is silent."""
+    torch.manual_seed(seed)
+    detector = build(config, NAMES).eval()
+    with torch.no_grad():
+        for parameter in detector.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return detector
+
+
+def _targets(*counts: int) -> Targets:
+    total = sum(counts)
+    boxes = torch.rand(total, 4) * 0.3 + 0.3
+    return Targets(torch.randint(3, (total,)), boxes, counts)
+
+
+VARIANTS = {
+    "default": [],
+    "scalar": ["model.decoder.modulate_position=scalar"],
+    "layer": ["model.decoder.modulate_position=layer"],
+    "plain": ["model.decoder.modulate_position=null"],
+    "no size": ["model.decoder.cross_attention.modulate_size=false"],
+    "every layer": ["model.decoder.cross_attention.position_every_layer=true"],
+    "own heads": ["model.box_head_per_layer=true"],
+    "still": ["model.decoder.update_anchors=false", "model.decoder.look_forward_twice=false"],
+    "once": ["model.decoder.look_forward_twice=false"],
+    "patterns": ["model.queries.content=zeros", "model.queries.patterns=2"],
+    "zeros": ["model.queries.content=zeros"],
+    "prelu": ["model.activation=prelu"],
+    "unscaled": ["model.encoder.scale_positions=false"],
+    "no encoder": ["model.encoder.layers=0"],
+    "one layer": ["model.decoder.layers=1"],
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_parameter_of_every_variant_learns(variant: str) -> None:
+    detector = _randomised(SMALL.override(VARIANTS[variant])).train()
+    out = detector(Images(torch.randn(2, 3, 64, 64)))
+    total, _ = detection_loss(out, _targets(3, 2), Loss())
+    total.backward()
+    silent = [
+        key
+        for key, p in detector.named_parameters()
+        if p.requires_grad and (p.grad is None or not p.grad.any())
+    ]
+    if variant == "one layer":  # its content says nothing yet and modulates nothing
+        silent = [key for key in silent if not key.startswith("decoder.positions.scale")]
+    if detector.config.model.queries.content == "zeros" and variant != "patterns":
+        first = "decoder.layers.0.self_attention."  # projections of zeros
+        silent = [key for key in silent if not key.startswith(first)]
+    assert silent == []
+
+
+@pytest.mark.parametrize("name", [n for n in PRESETS if "r101" not in n])
+def test_every_preset_builds_and_answers(name: str) -> None:
+    detector = build(preset(name), NAMES).eval()
+    queries = detector.config.model.queries
+    count = queries.count * max(1, queries.patterns)
+    with torch.no_grad():
+        out = detector(Images(torch.randn(1, 3, 64, 96)))
+    layers = detector.config.model.decoder.layers
+    assert out.logits.shape == (layers, 1, count, 3)
+    assert out.boxes.shape == out.anchors.shape == (layers, 1, count, 4)
+    assert ((out.boxes >= 0) & (out.boxes <= 1)).all()
+
+
+def test_parameter_counts_are_those_of_the_references() -> None:
+    coco = [str(index) for index in range(91)]
+    for name, trained, total in (
+        ("dab-detr-r50", 43_449_117, 43_671_517),
+        ("dab-detr-r50-p3", None, 43_672_285),
+        ("dab-detr-r101", None, 62_611_421),
+    ):
+        parameters = list(build(preset(name), coco).parameters())
+        assert sum(p.numel() for p in parameters) == total
+        if trained is not None:
+            assert sum(p.numel() for p in parameters if p.requires_grad) == trained
+
+
+def test_a_picture_gives_the_same_boxes_alone_and_padded() -> None:
+    """Pictures of whole cells: the padded batch tells them from their padding everywhere."""
+    detector = _randomised(SMALL)
+    # The body's convolutions see across the border of a picture; one that has none does not.
+    detector.backbone.body = _Cells(detector.backbone.channels[0])  # pyright: ignore
+    picture, other = torch.randn(3, 48, 64), torch.randn(3, 80, 96)
+    pixels, padding = torch.zeros(2, 3, 80, 96), torch.ones(2, 80, 96, dtype=torch.bool)
+    pixels[0, :, :48, :64], padding[0, :48, :64] = picture, False
+    pixels[1], padding[1] = other, False
+    with torch.no_grad():
+        alone = detector(Images(picture[None]))
+        both = detector(Images(pixels, padding))
+        swapped = detector(Images(pixels.flip(0), padding.flip(0)))
+    assert torch.allclose(alone.logits[:, 0], both.logits[:, 0], atol=1e-4)
+    assert torch.allclose(alone.boxes[:, 0], both.boxes[:, 0], atol=1e-5)
+    assert torch.allclose(both.boxes[:, 0], swapped.boxes[:, 1], atol=1e-6)
+
+
+class _Cells(torch.nn.Module):
+    """A body whose cells see nothing but their own 8×8 pixels."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, channels, 8, stride=8)
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        return [self.conv(x)]
+
+
+def test_a_picture_that_is_all_padding_gives_numbers() -> None:
+    detector = _randomised(SMALL)
+    padding = torch.zeros(2, 64, 64, dtype=torch.bool)
+    padding[1] = True
+    with torch.no_grad():
+        out = detector(Images(torch.randn(2, 3, 64, 64), padding))
+    assert out.boxes.isfinite().all()
+    assert out.logits.isfinite().all()
+
+
+def test_anchors_and_boxes_stay_float32_under_autocast() -> None:
+    detector = _randomised(SMALL)
+    image = Images(torch.randn(1, 3, 64, 64))
+    with torch.no_grad():
+        exact = detector(image)
+        with torch.autocast("cpu", torch.bfloat16):
+            low = detector(image)
+    assert low.boxes.dtype == low.anchors.dtype == torch.float32
+    assert low.logits.dtype == torch.bfloat16
+    assert (low.boxes - exact.boxes).abs().max() < 0.05
+
+
+def test_the_next_anchor_is_moved_by_unnormalised_content() -> None:
+    detector = _randomised(SMALL)
+    seen: list[torch.Tensor] = []
+    detector.decoder.layers[0].register_forward_hook(lambda _m, _i, out: seen.append(out))
+    with torch.no_grad():
+        out = detector(Images(torch.randn(1, 3, 64, 64)))
+        moved = move(out.anchors[0], detector.decoder.heads.deltas(seen[0], 0))
+    assert torch.allclose(out.anchors[1], moved, atol=1e-6)
+    assert not torch.allclose(out.boxes[0], moved, atol=1e-4)
+
+
+def test_a_box_loss_reaches_the_layer_before_only_when_looking_forward_twice() -> None:
+    for twice in (True, False):
+        detector = _randomised(
+            SMALL.override([f"model.decoder.look_forward_twice={str(twice).lower()}"])
+        )
+        content: list[torch.Tensor] = []
+        detector.decoder.layers[0].register_forward_hook(lambda _m, _i, o, c=content: c.append(o))
+        out = detector(Images(torch.randn(1, 3, 64, 64)))
+        (reached,) = (
+            torch.autograd.grad(out.anchors[1].sum(), content[0], allow_unused=True)
+            if (out.anchors.requires_grad and twice)
+            else (None,)
+        )
+        assert (reached is not None and bool(reached.any())) == twice
+
+
+def test_hidden_queries_do_not_change_those_that_may_not_see_them() -> None:
+    """The decoder's mask is what query groups will stand on."""
+    detector = _randomised(SMALL)
+    with torch.no_grad():
+        image = Images(torch.randn(1, 3, 64, 64))
+        memory = detector.encoder(detector.projection(detector.backbone(image)))
+        queries = detector.queries(memory)
+        hidden = torch.zeros(9, 9, dtype=torch.bool)
+        hidden[:5, 5:] = True
+        few = type(queries)(queries.content[:, :5], queries.anchors[:, :5])
+        whole = detector.decoder(queries, memory, hidden)
+        part = detector.decoder(few, memory)
+    assert torch.allclose(whole.boxes[:, :, :5], part.boxes, atol=1e-6)
+
+
+def test_class_names_must_be_given_and_differ() -> None:
+    for names in ([], ["a", "a"]):
+        with pytest.raises(ValueError, match="class names"):
+            build(SMALL, names)
