@@ -272,8 +272,9 @@ def _read_safetensors(path: Path) -> _Checkpoint:
 
 
 def _read_folder(path: Path) -> _Checkpoint:
-    if (path / "best.safetensors").is_file():  # a run of ours
-        return _read_safetensors(path / "best.safetensors")
+    for name in ("best.safetensors", "last.safetensors"):  # a run of ours
+        if (path / name).is_file():
+            return _read_safetensors(path / name)
     state: State = {}
     for file in sorted(path.glob("*.safetensors")):
         try:
