@@ -226,3 +226,24 @@ def test_a_broken_picture_is_named_in_one_sentence(
         with pytest.raises(ValueError, match=r"003\.png is damaged or cut short") as caught:
             list(loader)
         assert "\n" not in str(caught.value)
+
+
+def test_pictures_that_have_a_hand_are_never_mirrored() -> None:
+    """A half-black picture would show a flip; digits read backwards are no digits."""
+
+    class Handed(Blank):
+        mirrors = False
+
+        def picture(self, index: int) -> np.ndarray:
+            picture = np.zeros((64, 64, 3), np.uint8)
+            picture[:, 32:] = 255
+            return picture
+
+    class Handless(Handed):
+        mirrors = True
+
+    flips = Augment(flip=1.0, crop=0.0)
+    for kind, bright_left in ((Handed, False), (Handless, True)):
+        ((images, _),) = training_loader(kind([(64, 64)]), config(1, augment=flips), 0, 0)
+        assert (images.pixels[..., :32].mean() > images.pixels[..., 32:].mean()) == bright_left
+    assert not open_data("scenes", "train").mirrors

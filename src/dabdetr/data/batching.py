@@ -58,7 +58,7 @@ def plan_epoch(data: DetectionData, config: Config, seed: int, epoch: int) -> li
     crop and dealt out, and the batches shuffled. A batch that is not full comes last. The shorter
     side is drawn for the batch, not the picture, which saves most of the padding.
     """
-    augmentation = Augmentation(config.augment, config.image)
+    augmentation = _augmentation(data, config)
     rng = np.random.default_rng([seed, epoch])
     size, first = config.training.batch, epoch * len(data) if data.endless else 0
     order = (rng.permutation(len(data)) + first).tolist()
@@ -91,8 +91,16 @@ def training_loader(
     data give new pictures in each epoch.
     """
     batches = plan_epoch(data, config, seed, epoch)[skip:]
-    source = _Training(data, Augmentation(config.augment, config.image), epoch, seed)
+    source = _Training(data, _augmentation(data, config), epoch, seed)
     return Loader(source, batches, _collate_training, config.training.workers)
+
+
+def _augmentation(data: DetectionData, config: Config) -> Augmentation:
+    """The config's changes, without flips where a mirrored picture is none of its kind."""
+    augment = config.augment
+    if augment is not None and not data.mirrors:
+        augment = augment.model_copy(update={"flip": 0.0})
+    return Augmentation(augment, config.image)
 
 
 def evaluation_loader(

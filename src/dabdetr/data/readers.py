@@ -44,6 +44,7 @@ class DetectionData(ABC):
 
     ``category_ids[label]`` is the data set's own id of ``names[label]``. Where ``endless`` is true,
     ``record`` and ``picture`` take any index from 0 on, and ``len`` is what one epoch sees.
+    Where ``mirrors`` is false, pictures are never flipped: a mirrored one would be wrong.
     """
 
     name: str
@@ -51,6 +52,7 @@ class DetectionData(ABC):
     names: tuple[str, ...]
     category_ids: tuple[int, ...]
     endless: bool = False
+    mirrors: bool = True
 
     @abstractmethod
     def __len__(self) -> int: ...

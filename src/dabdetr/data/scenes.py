@@ -59,6 +59,7 @@ class Scenes(DetectionData):
         self.names = tuple("0123456789")
         self.category_ids = tuple(range(1, 11))
         self.endless = split == "train"
+        self.mirrors = False  # a mirrored digit is no digit
         self.size, self.objects, self.count, self.seed = size, objects, count, seed
         self._last: tuple[int, np.ndarray, Record] | None = None
 
