@@ -1,0 +1,164 @@
+"""Denoising: noisy copies of the true objects are queries whose objects are known from the start.
+
+DN-DETR asks for the object behind each copy. DINO also makes copies that lie farther off, and asks
+for "nothing" there. Both make one query group, present in training only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from dabdetr import config
+from dabdetr.geometry import inverse_sigmoid, to_centres, to_corners
+from dabdetr.model.groups import QueryGroup
+from dabdetr.structures import Targets
+
+COUNTS_OBJECTS = 50
+"""From here on the contrastive ``number`` counts copies in an image; below it, half the groups."""
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The random numbers behind one batch of copies; all that denoising ever draws.
+
+    chance  [copies, objects] uniform in 0–1: below ``label_noise`` the class is drawn anew
+    labels  [copies, objects] int64, uniform over the classes: the class drawn
+    shift   [copies, objects, 4] uniform in −1–1: how far the box moves, and which way
+    """
+
+    chance: Float[Tensor, "copies objects"]
+    labels: Int64[Tensor, "copies objects"]
+    shift: Float[Tensor, "copies objects 4"]
+
+
+def draw_noise(copies: int, objects: int, classes: int, device: torch.device) -> Noise:
+    """Fresh numbers from torch's own generator of ``device``."""
+    shape = (copies, objects)
+    chance = torch.rand(shape, device=device)
+    labels = torch.randint(classes, shape, device=device)
+    shift = 2 * torch.rand((*shape, 4), device=device) - 1
+    return Noise(chance, labels, shift)
+
+
+class Denoising(nn.Module):
+    """Targets → a group of noisy copies, with a table of what each class looks like as content.
+
+    The table has one row more than classes: "unknown". With kind "dn" the last channel of content
+    is no class but an indicator: 1 for copies, 0 for the matching queries.
+    """
+
+    def __init__(
+        self,
+        part: config.Denoising | config.ContrastiveDenoising,
+        classes: int,
+        width: int,
+        eps: float = 1e-3,
+    ) -> None:
+        super().__init__()
+        if classes < 1:
+            raise ValueError(
+                f"model.denoising disturbs labels and needs at least one class; got {classes}; "
+                "name the classes or set model.denoising to null"
+            )
+        self.part, self.classes, self.width, self.eps = part, classes, width, eps
+        self.indicator = part.kind == "dn"
+        self.signs = 1 if part.kind == "dn" else 2  # in a group: positives, then negatives
+        self.labels = nn.Embedding(classes + 1, width - self.indicator)
+
+    def unknown(self) -> Float[Tensor, " width"]:
+        """Content of a query of which no class is known: DN-DETR's matching queries."""
+        return self._content(torch.tensor(self.classes, device=self.labels.weight.device), 0.0)
+
+    def forward(self, targets: Targets, noise: Noise | None = None) -> QueryGroup | None:
+        """The group of a batch; None where no image has an object.
+
+        Copy after copy, in each a slot for every object of the fullest image, in target order.
+        Slots without an object have content 0 and the anchor (.5, .5, .5, .5).
+        """
+        if not len(targets.labels):
+            return None
+        objects, most = len(targets.labels), max(targets.counts)
+        groups = _group_count(self.part, most)
+        copies, device = groups * self.signs, targets.labels.device
+        if noise is None:
+            noise = draw_noise(copies, objects, self.classes, device)
+        image, place = _places(targets, device)
+        number = torch.arange(copies, device=device)[:, None]  # of the copy
+        slots = (image.expand(copies, -1), number * most + place)
+
+        known = self._content(self._noisy_labels(targets.labels, noise), 1.0)
+        content = known.new_zeros(len(targets.counts), copies * most, self.width)
+        boxes = self._noisy_anchors(targets.boxes, noise)
+        anchors = boxes.new_full((*content.shape[:2], 4), 0.5)
+        filled = torch.zeros(content.shape[:2], dtype=torch.bool, device=device)
+        filled[slots] = True
+        group = torch.arange(copies * most, device=device) // (self.signs * most)
+        positive = slice(None, None, self.signs)
+        return QueryGroup(
+            name="denoising",
+            content=content.index_put(slots, known),
+            anchors=anchors.index_put(slots, boxes),
+            hidden=group[:, None] != group,
+            image=slots[0][positive].flatten(),
+            query=slots[1][positive].flatten(),
+            target=torch.arange(objects, device=device).repeat(groups),
+            copies=groups,
+            # DINO's negatives and padding must say "nothing"; DN-DETR's padding is not asked.
+            supervised=filled if self.part.kind == "dn" else torch.ones_like(filled),
+        )
+
+    def _content(self, labels: Int64[Tensor, "*shape"], copy: float) -> Float[Tensor, "*shape c"]:
+        """Rows of the table; with an indicator, whether they stand for a copy."""
+        content = self.labels(labels)
+        if not self.indicator:
+            return content
+        return torch.nn.functional.pad(content, (0, 1), value=copy)
+
+    def _noisy_labels(
+        self, labels: Int64[Tensor, " objects"], noise: Noise
+    ) -> Int64[Tensor, "copies objects"]:
+        """Some classes replaced by random ones, which may be the true one."""
+        return torch.where(noise.chance < self.part.label_noise, noise.labels, labels)
+
+    @torch.no_grad()
+    def _noisy_anchors(
+        self, boxes: Float[Tensor, "objects 4"], noise: Noise
+    ) -> Float[Tensor, "copies objects 4"]:
+        """Moved boxes; every number held within 0–1, off the ends by the inverse sigmoid's eps."""
+        boxes, shift, amount = boxes.float(), noise.shift.float(), self.part.box_noise
+        size = boxes[:, 2:]
+        if self.part.kind == "dn":
+            reach = torch.cat((size / 2, size), dim=-1)
+            moved = boxes + shift * reach * amount
+        else:
+            # Every other copy is a negative: each edge moves one more half side the same way.
+            far = (torch.arange(len(shift), device=shift.device) % self.signs)[:, None, None]
+            shift = torch.copysign(shift.abs() + far, shift)
+            reach = torch.cat((size / 2, size / 2), dim=-1)
+            # Edges may change places; the negative side is then held at the least one.
+            moved = to_centres((to_corners(boxes) + shift * reach * amount).clamp(0, 1))
+        return inverse_sigmoid(moved, self.eps).sigmoid()
+
+
+def _group_count(part: config.Denoising | config.ContrastiveDenoising, most: int) -> int:
+    """Groups of a batch whose fullest image has ``most`` objects (the reference's rule)."""
+    if part.kind == "dn":
+        return part.groups
+    if part.number < COUNTS_OBJECTS:
+        return 2 * part.number
+    return max(1, part.number // most)
+
+
+def _places(
+    targets: Targets, device: torch.device
+) -> tuple[Int64[Tensor, " objects"], Int64[Tensor, " objects"]]:
+    """The image of each object, and its place among the objects of that image."""
+    counts = torch.tensor(targets.counts)
+    image = torch.arange(len(counts)).repeat_interleave(counts)
+    first = counts.cumsum(0) - counts
+    place = torch.arange(len(image)) - first[image]
+    return image.to(device), place.to(device)

@@ -1,0 +1,95 @@
+"""Query groups: extra queries in training whose objects are known; joined, hidden, split again.
+
+Denoising makes such groups from the targets, collaborative heads from their positives. The decoder
+runs over one row of queries and a mask; it never learns where they came from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from dabdetr.structures import Predictions, Queries
+
+
+@dataclass(frozen=True)
+class QueryGroup:
+    """Queries of one origin, and the objects that some of them must find.
+
+    name        what the losses call it
+    content     [batch, n, width]
+    anchors     [batch, n, 4] float32, cxcywh, 0–1 of the unpadded image
+    hidden      [n, n] bool, True: the row's query may not see the column's
+    image       [pairs] int64, with the next two: ``query`` of ``image`` must find row ``target``
+    query       [pairs] int64, 0 … n − 1
+    target      [pairs] int64, row of ``Targets``
+    copies      how often each object is asked for: losses are divided by objects × copies
+    supervised  [batch, n] bool; of the queries without an object, True: it must say "nothing",
+                False: it says what it likes (padding). Queries of pairs are always True.
+    """
+
+    name: str
+    content: Float[Tensor, "batch n width"]
+    anchors: Float[Tensor, "batch n 4"]
+    hidden: Bool[Tensor, "n n"]
+    image: Int64[Tensor, " pairs"]
+    query: Int64[Tensor, " pairs"]
+    target: Int64[Tensor, " pairs"]
+    copies: int
+    supervised: Bool[Tensor, "batch n"]
+
+    def __len__(self) -> int:
+        """Queries in each image."""
+        return self.hidden.shape[0]
+
+
+def join(
+    queries: Queries, groups: Sequence[QueryGroup]
+) -> tuple[Queries, Bool[Tensor, "total total"] | None]:
+    """All queries in one row, the groups' first and in order, the matching ones last; and the mask.
+
+    True in the mask: the row's query may not see the column's. Matching queries see one another
+    only, so that their predictions are those of a model without groups. A group sees the matching
+    queries and, as far as its own ``hidden`` lets it, itself; never another group.
+    """
+    if not groups:
+        return queries, None
+    assert queries.anchors is not None, "groups stand at boxes; these queries have no anchors"
+    assert queries.anchors.shape[-1] == 4, "groups stand at boxes; these queries at points"
+    content = torch.cat([*(group.content for group in groups), queries.content], dim=1)
+    anchors = torch.cat([*(group.anchors for group in groups), queries.anchors], dim=1)
+    total, matching = content.shape[1], queries.content.shape[1]
+    hidden = torch.ones(total, total, dtype=torch.bool, device=content.device)
+    for group, (start, end) in zip(groups, _spans(map(len, groups)), strict=True):
+        hidden[start:end, start:end] = group.hidden
+    hidden[:, total - matching :] = False
+    return replace(queries, content=content, anchors=anchors), hidden
+
+
+def split(predictions: Predictions, sizes: Sequence[int]) -> tuple[list[Predictions], Predictions]:
+    """Predictions of joined queries taken apart: those of each group, and the matching ones.
+
+    ``sizes`` are the groups' (``len(group)``), in the order they were joined in.
+    """
+    of_groups = [_columns(predictions, start, end) for start, end in _spans(sizes)]
+    return of_groups, _columns(predictions, sum(sizes), predictions.logits.shape[2])
+
+
+def _columns(predictions: Predictions, start: int, end: int) -> Predictions:
+    """The predictions of some queries only."""
+    return replace(
+        predictions,
+        logits=predictions.logits[:, :, start:end],
+        boxes=predictions.boxes[:, :, start:end],
+        anchors=tuple(a if a is None else a[:, start:end] for a in predictions.anchors),
+    )
+
+
+def _spans(sizes: Iterable[int]) -> list[tuple[int, int]]:
+    """First and one past the last place of each group in the joined row."""
+    return list(pairwise(accumulate(sizes, initial=0)))
