@@ -159,6 +159,17 @@ def test_bfloat16_values_are_read_at_exact_places(form: Callable[..., Tensor]) -
         assert_close(b.float(), a, rtol=0.02, atol=0.01 * float(a.abs().max()))
 
 
+@pytest.mark.parametrize("traced", [False, True])
+def test_nan_places_stay_nan(traced: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training that diverges is to say so, not to fail at an index."""
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: traced)
+    values, locations, weights = _inputs(SHAPES)
+    locations[0, 2, :, 1, 0] = torch.nan
+    found = sample_by_gather(values, SHAPES, locations, weights).isnan()
+    assert found[0, 2].all()
+    assert found.sum() == found[0, 2].numel()
+
+
 def test_gradients_of_some_inputs_only() -> None:
     values, locations, weights = _inputs(SHAPES)
     everything = _with_gradients(sample_by_gather, SHAPES, (values, locations, weights))
