@@ -182,6 +182,15 @@ def test_presets_are_complete_and_round_trip(name: str, tmp_path: Path) -> None:
         ("dab-detr-r50-dc5", 44.5),
         ("dab-detr-r101", 43.5),
         ("dab-detr-r101-dc5", 45.8),
+        ("detr-r50", 42.0),
+        ("detr-r50-dc5", 43.3),
+        ("detr-r101", 43.5),
+        ("conditional-detr-r50", 41.0),
+        ("conditional-detr-r50-dc5", 43.7),
+        ("deformable-detr-r50", 44.5),
+        ("deformable-detr-r50-single", 39.4),
+        ("deformable-detr-r50-refine", 46.2),
+        ("dab-deformable-detr-r50", 48.7),
         ("dab-detr-r18", None),
         ("dab-detr-lite0", None),
         ("dab-detr-nano", None),
@@ -229,3 +238,59 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+SAMPLING = {"encoder": {"kind": "deformable"}, "backbone": {"strides": [8, 16, 32]}}
+
+
+@pytest.mark.parametrize(
+    ("model", "fields"),
+    [
+        ({"encoder": {"kind": "deformable"}}, ["encoder", "cross_attention"]),
+        (
+            {"decoder": {"cross_attention": {"kind": "deformable"}}},
+            ["encoder", "cross_attention"],
+        ),
+        (
+            {
+                **SAMPLING,
+                "encoder": {"kind": "deformable", "levels": 2},
+                "decoder": {"cross_attention": {"kind": "deformable"}},
+            },
+            ["encoder.levels", "backbone.strides"],
+        ),
+        ({"queries": {"anchor": None}}, ["cross_attention", "queries.anchor"]),
+        (
+            {
+                "queries": {"anchor": None},
+                "decoder": {"cross_attention": {"kind": "add"}, "modulate_position": None},
+            },
+            ["decoder.update_anchors", "queries.anchor"],
+        ),
+        ({"queries": {"anchor": "point"}}, ["modulate_size", "queries.anchor"]),
+        (
+            {
+                "queries": {"anchor": "point"},
+                "decoder": {"cross_attention": {"kind": "concat", "modulate_size": False}},
+            },
+            ["update_anchors", "queries.anchor"],
+        ),
+        (
+            {
+                "decoder": {
+                    "cross_attention": {"kind": "add"},
+                    "update_anchors": False,
+                    "look_forward_twice": False,
+                }
+            },
+            ["modulate_position", "cross_attention"],
+        ),
+        ({"queries": {"anchor": "point", "patterns": 2}}, ["queries.patterns", "queries.anchor"]),
+        ({"classifier": "softmax"}, ["model.classifier", "loss.classification"]),
+    ],
+)
+def test_parts_that_do_not_go_together_are_named(model: dict, fields: list[str]) -> None:
+    with pytest.raises(ValueError, match="model") as caught:
+        Config.model_validate({"model": model})
+    for field in fields:
+        assert field in str(caught.value)

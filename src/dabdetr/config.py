@@ -9,7 +9,7 @@ import os
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -58,12 +58,31 @@ class DenseEncoder(Part):
     scale_positions: bool = Field(default=True, description="content scales the position codes")
 
 
+class DeformableEncoder(Part):
+    """Every token samples a few places of every level (Deformable DETR §4.1)."""
+
+    kind: Literal["deformable"] = "deformable"
+    layers: int = Field(default=6, ge=0)
+    levels: int = Field(
+        default=4, ge=1, description="maps; those beyond backbone.strides are made from the last"
+    )
+    points: int = Field(default=4, ge=1, description="places in a level for each head")
+
+    @property
+    def scale_positions(self) -> bool:
+        """Only dense encoders scale position codes."""
+        return False
+
+
 class LearnedQueries(Part):
-    """Queries that are parameters: an anchor each, and content."""
+    """Queries that are parameters: an anchor each (or a plain positional query), and content."""
 
     kind: Literal["learned"] = "learned"
     count: int = Field(default=300, ge=1)
-    anchor: Literal["box"] = "box"
+    anchor: Literal["box", "point"] | None = Field(
+        default="box", description="point or null: the positional query is learned as such"
+    )
+    point_layers: int = Field(default=2, ge=1, description="of the map: positional query → point")
     content: Literal["zeros", "learned"] = "zeros"
     patterns: int = Field(default=0, ge=0, description="contents tried at every anchor; 0: none")
     start: Literal["normal", "uniform", "uniform_small"] = Field(
@@ -73,12 +92,23 @@ class LearnedQueries(Part):
 
     @model_validator(mode="after")
     def _one_content(self) -> Self:
+        if self.patterns and self.anchor != "box":
+            raise ValueError(
+                f"queries.patterns is {self.patterns} and queries.anchor is {self.anchor!r}: only "
+                "boxes are asked with several patterns; set queries.anchor to 'box'"
+            )
         if self.patterns and self.content != "zeros":
             raise ValueError(
                 f"queries.patterns is {self.patterns} and queries.content is {self.content!r}: "
                 "patterns are the content; set queries.content to 'zeros' or queries.patterns to 0"
             )
         return self
+
+
+class AddAttention(Part):
+    """Cross-attention with positions added to queries and keys (DETR)."""
+
+    kind: Literal["add"] = "add"
 
 
 class ConcatAttention(Part):
@@ -93,16 +123,29 @@ class ConcatAttention(Part):
     )
 
 
+class DeformableAttention(Part):
+    """Cross-attention that samples a few places around the anchor (Deformable DETR §4.1)."""
+
+    kind: Literal["deformable"] = "deformable"
+    points: int = Field(default=4, ge=1, description="places in a level for each head")
+
+
+CrossAttention = Annotated[
+    AddAttention | ConcatAttention | DeformableAttention, Field(discriminator="kind")
+]
+
+
 class Decoder(Part):
     """The loop over decoder layers."""
 
     layers: int = Field(default=6, ge=1)
-    cross_attention: ConcatAttention = ConcatAttention()
+    cross_attention: CrossAttention = ConcatAttention()
     modulate_position: Literal["content", "scalar", "layer"] | None = Field(
         default="content",
-        description="what scales the position code: a vector or number made of the content, "
-        "a learned vector of each layer, or nothing",
+        description="what scales the position code (deformable: the positional query): a vector "
+        "or number made of the content, a learned vector of each layer, or nothing",
     )
+    norm: bool = Field(default=True, description="normalise content before the heads read it")
     update_anchors: bool = True
     look_forward_twice: bool = Field(
         default=True, description="a layer's box loss reaches the one before"
@@ -161,7 +204,9 @@ class Model(Part):
     """What is computed: backbone → encoder → queries → decoder."""
 
     backbone: Backbone = Backbone()
-    encoder: DenseEncoder = DenseEncoder()
+    encoder: Annotated[DenseEncoder | DeformableEncoder, Field(discriminator="kind")] = (
+        DenseEncoder()
+    )
     queries: LearnedQueries = LearnedQueries()
     decoder: Decoder = Decoder()
     width: int = Field(default=256, ge=8, description="channels of tokens and queries")
@@ -170,10 +215,15 @@ class Model(Part):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     activation: Literal["prelu", "relu", "gelu"] = "prelu"
     position_temperature: float = Field(default=20.0, gt=0, description="of the map's sine code")
+    position_offset: float = Field(default=0.0, description="added to cell numbers from 1 on")
     anchor_eps: float = Field(
         default=1e-3, gt=0, lt=0.5, description="clamp of the inverse sigmoid"
     )
+    classifier: Literal["sigmoid", "softmax"] = Field(
+        default="sigmoid", description="softmax has one more logit, the last: no object"
+    )
     box_head_per_layer: bool = Field(default=False, description="else one for all decoder layers")
+    class_head_per_layer: bool = Field(default=False, description="else one for all decoder layers")
 
     @model_validator(mode="after")
     def _widths(self) -> Self:
@@ -183,10 +233,51 @@ class Model(Part):
             )
         if self.width % 4:
             raise ValueError(f"model.width must be a multiple of 4 (sine pairs); got {self.width}")
-        if self.encoder.kind == "dense" and len(self.backbone.strides) != 1:
+        return self
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        encoder, strides = self.encoder, self.backbone.strides
+        cross, anchor = self.decoder.cross_attention, self.queries.anchor
+        if encoder.kind == "dense" and len(strides) != 1:
             raise ValueError(
                 f"model.encoder is dense and takes one map; model.backbone.strides has "
-                f"{len(self.backbone.strides)}: {self.backbone.strides}"
+                f"{len(strides)}: {strides}"
+            )
+        if encoder.kind == "deformable" and encoder.levels < len(strides):
+            raise ValueError(
+                f"model.encoder.levels is {encoder.levels}, fewer than the maps of "
+                f"model.backbone.strides {strides}; raise the one or shorten the other"
+            )
+        if (encoder.kind == "deformable") != (cross.kind == "deformable"):
+            raise ValueError(
+                f"model.encoder is {encoder.kind} and model.decoder.cross_attention is "
+                f"{cross.kind}: levels need both to be deformable, one map needs neither"
+            )
+        if anchor is None and cross.kind != "add":
+            raise ValueError(
+                f"model.decoder.cross_attention {cross.kind!r} looks around anchors and "
+                "model.queries.anchor is null; use 'point' or 'box', or attention 'add'"
+            )
+        if anchor is None and self.decoder.update_anchors:
+            raise ValueError(
+                "model.decoder.update_anchors needs anchors; model.queries.anchor is null; use "
+                "'point' or 'box', or switch update_anchors off"
+            )
+        if anchor == "point" and cross.kind == "concat" and cross.modulate_size:
+            raise ValueError(
+                "model.decoder.cross_attention.modulate_size needs boxes; model.queries.anchor is "
+                "'point'; use 'box' or switch modulate_size off"
+            )
+        if cross.kind == "concat" and anchor == "point" and self.decoder.update_anchors:
+            raise ValueError(
+                "model.decoder.update_anchors would turn points into boxes under 'concat' "
+                "attention; model.queries.anchor is 'point'; use 'box' or switch it off"
+            )
+        if cross.kind == "add" and self.decoder.modulate_position is not None:
+            raise ValueError(
+                "model.decoder.modulate_position scales a code that cross_attention 'add' does "
+                "not use; set modulate_position to null"
             )
         return self
 
@@ -211,6 +302,9 @@ class Image(Part):
 class Loss(Part):
     """Weights of the loss terms and of the assignment's costs (DAB-DETR: 1, 5, 2 and 2, 5, 2)."""
 
+    classification: Literal["focal", "softmax"] = Field(
+        default="focal", description="softmax needs model.classifier softmax"
+    )
     class_weight: float = Field(default=1.0, ge=0)
     box_weight: float = Field(default=5.0, ge=0)
     giou_weight: float = Field(default=2.0, ge=0)
@@ -220,6 +314,9 @@ class Loss(Part):
     alpha: float = Field(default=0.25, ge=0, le=1, description="focal loss: weight of objects")
     gamma: float = Field(default=2.0, ge=0, description="focal loss: how much easy cases fade")
     iou_eps: float = Field(default=1e-6, ge=0, description="added to IoU and GIoU denominators")
+    no_object_weight: float = Field(
+        default=0.1, gt=0, le=1, description="softmax classifier: weight of queries without object"
+    )
 
     @model_validator(mode="after")
     def _some_cost(self) -> Self:
@@ -291,6 +388,15 @@ class Config(Part):
     augment: Augment | None = Augment()
     training: Training = Training()
     inference: Inference = Inference()
+
+    @model_validator(mode="after")
+    def _one_classifier(self) -> Self:
+        if (self.model.classifier == "softmax") != (self.loss.classification == "softmax"):
+            raise ValueError(
+                f"model.classifier is {self.model.classifier!r} and loss.classification is "
+                f"{self.loss.classification!r}: softmax goes with softmax, sigmoid with focal"
+            )
+        return self
 
     def override(self, assignments: Iterable[str]) -> Config:
         """A copy with ``path=value`` assignments applied; values are read as YAML.

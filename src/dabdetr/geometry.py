@@ -24,12 +24,17 @@ def inverse_sigmoid(x: Float[Tensor, "*shape"], eps: float = 1e-3) -> Float[Tens
 
 
 def move(
-    anchors: Float[Tensor, "*batch frame"], deltas: Float[Tensor, "*batch 4"], eps: float = 1e-3
+    anchors: Float[Tensor, "*batch frame"] | None,
+    deltas: Float[Tensor, "*batch 4"],
+    eps: float = 1e-3,
 ) -> Float[Tensor, "*batch 4"]:
     """Boxes after shifting ``anchors`` by ``deltas`` in logit space, in float32 (DAB-DETR §3.2).
 
     An anchor that is only a point (frame 2) gives its centre; the sides then come from the deltas.
+    Without anchors the deltas are the boxes' own logits (DETR).
     """
+    if anchors is None:
+        return deltas.float().sigmoid()
     logits = inverse_sigmoid(anchors.float(), eps)
     missing = deltas.shape[-1] - logits.shape[-1]
     if missing:

@@ -76,6 +76,124 @@ DAB_DETR_R101_DC5 = derive(
     model__backbone__strides=(16,),
 )
 
+DETR_R50 = derive(
+    DAB_DETR_R50,
+    "detr-r50",
+    "DETR (Carion et al., ECCV 2020), table 1; 500 epochs",
+    published_ap=42.0,
+    model__encoder__scale_positions=False,
+    model__queries={"count": 100, "anchor": None, "content": "zeros"},
+    model__decoder__cross_attention={"kind": "add"},
+    model__decoder__modulate_position=None,
+    model__decoder__update_anchors=False,
+    model__decoder__look_forward_twice=False,
+    model__dropout=0.1,
+    model__activation="relu",
+    model__position_temperature=10000.0,
+    model__classifier="softmax",
+    loss__classification="softmax",
+    loss__class_cost=1.0,
+    loss__iou_eps=0.0,
+    training__epochs=300,
+    inference__max_det=100,
+)
+
+DETR_R50_DC5 = derive(
+    DETR_R50,
+    "detr-r50-dc5",
+    published_ap=43.3,
+    model__backbone__output_stride=16,
+    model__backbone__strides=(16,),
+)
+
+DETR_R101 = derive(DETR_R50, "detr-r101", published_ap=43.5, model__backbone__name="resnet101")
+
+CONDITIONAL_DETR_R50 = derive(
+    DAB_DETR_R50,
+    "conditional-detr-r50",
+    "Conditional DETR (Meng et al., ICCV 2021), table 1; 50 epochs",
+    published_ap=41.0,
+    model__encoder__scale_positions=False,
+    model__queries={"anchor": "point", "point_layers": 2},
+    model__decoder__cross_attention__modulate_size=False,
+    model__decoder__update_anchors=False,
+    model__decoder__look_forward_twice=False,
+    model__dropout=0.1,
+    model__activation="relu",
+    model__position_temperature=10000.0,
+    model__anchor_eps=1e-5,
+    loss__class_weight=2.0,
+    loss__iou_eps=0.0,
+    inference__max_det=100,
+)
+
+CONDITIONAL_DETR_R50_DC5 = derive(
+    CONDITIONAL_DETR_R50,
+    "conditional-detr-r50-dc5",
+    published_ap=43.7,
+    model__backbone__output_stride=16,
+    model__backbone__strides=(16,),
+)
+
+DEFORMABLE_DETR_R50 = derive(
+    DAB_DETR_R50,
+    "deformable-detr-r50",
+    "Deformable DETR (Zhu et al., ICLR 2021), table 1; 50 epochs",
+    published_ap=44.5,
+    model__backbone__strides=(8, 16, 32),
+    model__encoder={"kind": "deformable"},
+    model__queries={"anchor": "point", "point_layers": 1, "content": "learned"},
+    model__decoder__cross_attention={"kind": "deformable"},
+    model__decoder__modulate_position=None,
+    model__decoder__norm=False,
+    model__decoder__update_anchors=False,
+    model__decoder__look_forward_twice=False,
+    model__feedforward=1024,
+    model__dropout=0.1,
+    model__activation="relu",
+    model__position_temperature=10000.0,
+    model__position_offset=-0.5,
+    model__anchor_eps=1e-5,
+    loss__class_weight=2.0,
+    loss__iou_eps=0.0,
+    training__lr=2e-4,
+    training__backbone_lr=2e-5,
+    inference__max_det=100,
+)
+
+DEFORMABLE_DETR_R50_SINGLE = derive(
+    DEFORMABLE_DETR_R50,
+    "deformable-detr-r50-single",
+    published_ap=39.4,
+    model__backbone__strides=(32,),
+    model__encoder__levels=1,
+)
+
+DEFORMABLE_DETR_R50_REFINE = derive(
+    DEFORMABLE_DETR_R50,
+    "deformable-detr-r50-refine",
+    published_ap=46.2,
+    model__decoder__update_anchors=True,
+    model__box_head_per_layer=True,
+    model__class_head_per_layer=True,
+)
+
+DAB_DEFORMABLE_DETR_R50 = derive(
+    DEFORMABLE_DETR_R50_REFINE,
+    "dab-deformable-detr-r50",
+    "DAB-DETR (Liu et al., ICLR 2022), the released v2; 50 epochs",
+    published_ap=48.7,
+    model__queries={"anchor": "box", "content": "learned"},
+    model__decoder__modulate_position="content",
+    model__feedforward=2048,
+    model__dropout=0.0,
+    model__anchor_eps=1e-3,
+    loss__class_weight=1.0,
+    loss__iou_eps=1e-6,
+    training__lr=1e-4,
+    training__backbone_lr=1e-5,
+)
+
 # Small members start better than the released recipe does (uniform small anchors, learned content,
 # class weight 2): most of the slow start of DAB-DETR on little data lies there.
 _SMALL = Config(
@@ -157,6 +275,15 @@ PRESETS: dict[str, Config] = {
         DAB_DETR_R50_DC5,
         DAB_DETR_R101,
         DAB_DETR_R101_DC5,
+        DETR_R50,
+        DETR_R50_DC5,
+        DETR_R101,
+        CONDITIONAL_DETR_R50,
+        CONDITIONAL_DETR_R50_DC5,
+        DEFORMABLE_DETR_R50,
+        DEFORMABLE_DETR_R50_SINGLE,
+        DEFORMABLE_DETR_R50_REFINE,
+        DAB_DEFORMABLE_DETR_R50,
         DAB_DETR_R18,
         DAB_DETR_LITE0,
         DAB_DETR_NANO,

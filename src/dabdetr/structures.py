@@ -82,38 +82,44 @@ class Memory(_Movable):
     positions  [batch or 1, tokens, width] float32, their position codes
     padding    [batch, tokens] bool, True = padding; None where nothing is padded
     shapes     (height, width) of each level
+    ratios     [batch, levels, 2] float32, unpadded share of each level's width and height; None
+               where nothing samples
     """
 
     tokens: Tensor
     positions: Tensor
     padding: Tensor | None
     shapes: tuple[tuple[int, int], ...]
+    ratios: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Queries(_Movable):
     """Slots of the decoder before its first layer.
 
-    content  [batch, queries, width]
-    anchors  [batch, queries, 4] float32, cxcywh, 0–1 of the unpadded image
+    content    [batch, queries, width]
+    anchors    [batch, queries, 4] float32, cxcywh, 0–1 of the unpadded image; [.., 2] where anchors
+               are points; None where there are none
+    positions  [batch, queries, width], the positional query where it is learned as such
     """
 
     content: Tensor
-    anchors: Tensor
+    anchors: Tensor | None
+    positions: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Predictions(_Movable):
     """What every decoder layer says of every query; the last layer is the answer.
 
-    logits   [layers, batch, queries, classes]
+    logits   [layers, batch, queries, classes]; one more, "no object", where softmax classifies
     boxes    [layers, batch, queries, 4] float32, cxcywh, 0–1 of the unpadded image
-    anchors  [layers, batch, queries, 4] float32, the anchors that *enter* each layer
+    anchors  what *enters* each layer: [batch, queries, 4] float32 boxes or [.., 2] points, or None
     """
 
     logits: Tensor
     boxes: Tensor
-    anchors: Tensor
+    anchors: tuple[Tensor | None, ...]
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ def test_sides_are_equal_and_differences_are_noticed(weights):
     assert first[0] == pytest.approx(first[1], rel=1e-4)
     require_equal(ours, peer, SMOKE)  # still, after a step of each
     with torch.no_grad():
-        ours.model.get_parameter("decoder.heads.classes.weight").mul_(1.1)
+        ours.model.get_parameter("decoder.heads.classes.0.weight").mul_(1.1)
     with pytest.raises(AssertionError, match="logits differ"):
         require_equal(ours, peer, SMOKE)
 

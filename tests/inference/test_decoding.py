@@ -48,3 +48,14 @@ def test_half_precision_logits_give_float32():
 
 def test_empty_batch():
     assert decode(torch.zeros(0, 4, 3), torch.zeros(0, 4, 4), [], 10) == []
+
+
+def test_softmax_gives_each_query_its_best_class_and_nothing_is_no_class() -> None:
+    logits = torch.tensor([[[2.0, 1.0, 0.0], [0.0, 3.0, 1.0], [0.0, 0.0, 9.0]]])
+    boxes = torch.rand(1, 3, 4)
+    (found,) = decode(logits, boxes, [(10, 10)], 300, "softmax")
+    expected = logits.softmax(-1)[0]
+    assert found.queries.tolist() == [1, 0, 2]
+    assert found.labels.tolist()[:2] == [1, 0]
+    assert torch.allclose(found.scores[:2], torch.stack([expected[1, 1], expected[0, 0]]))
+    assert found.scores[2] < 0.01

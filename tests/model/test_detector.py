@@ -42,7 +42,40 @@ def _targets(*counts: int) -> Targets:
     return Targets(torch.randint(3, (total,)), boxes, counts)
 
 
+_DENSE = ["model.decoder.update_anchors=false", "model.decoder.look_forward_twice=false"]
+_SAMPLING = [
+    "model.backbone.strides=[4, 8]",
+    "model.encoder={kind: deformable, levels: 3, points: 2, layers: 1}",
+    "model.decoder.cross_attention={kind: deformable, points: 3}",
+    "model.decoder.norm=false",
+]
 VARIANTS = {
+    "DETR": [
+        "model.queries={count: 9, anchor: null}",
+        "model.decoder.cross_attention={kind: add}",
+        "model.decoder.modulate_position=null",
+        *_DENSE,
+    ],
+    "Conditional": [
+        "model.queries={count: 9, anchor: point}",
+        "model.decoder.cross_attention.modulate_size=false",
+        *_DENSE,
+    ],
+    "Deformable": [
+        *_SAMPLING,
+        "model.queries={count: 9, anchor: point, point_layers: 1, content: learned}",
+        "model.decoder.modulate_position=null",
+        *_DENSE,
+    ],
+    "Deformable, refined": [
+        *_SAMPLING,
+        "model.queries={count: 9, anchor: point, point_layers: 1, content: learned}",
+        "model.decoder.modulate_position=null",
+        "model.decoder.look_forward_twice=false",
+        "model.box_head_per_layer=true",
+        "model.class_head_per_layer=true",
+    ],
+    "DAB-Deformable": [*_SAMPLING, "model.decoder.look_forward_twice=false"],
     "default": [],
     "scalar": ["model.decoder.modulate_position=scalar"],
     "layer": ["model.decoder.modulate_position=layer"],
@@ -83,13 +116,16 @@ def test_every_parameter_of_every_variant_learns(variant: str) -> None:
 @pytest.mark.parametrize("name", [n for n in PRESETS if "r101" not in n])
 def test_every_preset_builds_and_answers(name: str) -> None:
     detector = build(preset(name), NAMES).eval()
-    queries = detector.config.model.queries
-    count = queries.count * max(1, queries.patterns)
+    model = detector.config.model
+    count = model.queries.count * max(1, model.queries.patterns)
     with torch.no_grad():
         out = detector(Images(torch.randn(1, 3, 64, 96)))
-    layers = detector.config.model.decoder.layers
-    assert out.logits.shape == (layers, 1, count, 3)
-    assert out.boxes.shape == out.anchors.shape == (layers, 1, count, 4)
+    layers, logits = model.decoder.layers, 4 if model.classifier == "softmax" else 3
+    assert out.logits.shape == (layers, 1, count, logits)
+    assert out.boxes.shape == (layers, 1, count, 4)
+    frame = {"box": 4, "point": 2, None: None}[model.queries.anchor]
+    first = out.anchors[0]
+    assert (None if first is None else first.shape[-1]) == frame
     assert ((out.boxes >= 0) & (out.boxes <= 1)).all()
 
 
@@ -152,7 +188,8 @@ def test_anchors_and_boxes_stay_float32_under_autocast() -> None:
         exact = detector(image)
         with torch.autocast("cpu", torch.bfloat16):
             low = detector(image)
-    assert low.boxes.dtype == low.anchors.dtype == torch.float32
+    assert low.boxes.dtype == torch.float32
+    assert all(a is not None and a.dtype == torch.float32 for a in low.anchors)
     assert low.logits.dtype == torch.bfloat16
     assert (low.boxes - exact.boxes).abs().max() < 0.05
 
@@ -176,12 +213,12 @@ def test_a_box_loss_reaches_the_layer_before_only_when_looking_forward_twice() -
         content: list[torch.Tensor] = []
         detector.decoder.layers[0].register_forward_hook(lambda _m, _i, o, c=content: c.append(o))
         out = detector(Images(torch.randn(1, 3, 64, 64)))
-        (reached,) = (
-            torch.autograd.grad(out.anchors[1].sum(), content[0], allow_unused=True)
-            if (out.anchors.requires_grad and twice)
-            else (None,)
-        )
-        assert (reached is not None and bool(reached.any())) == twice
+        second = out.anchors[1]
+        assert second is not None
+        assert second.requires_grad == twice
+        if twice:
+            (reached,) = torch.autograd.grad(second.sum(), content[0])
+            assert reached.any()
 
 
 def test_hidden_queries_do_not_change_those_that_may_not_see_them() -> None:
@@ -189,10 +226,11 @@ def test_hidden_queries_do_not_change_those_that_may_not_see_them() -> None:
     detector = _randomised(SMALL)
     with torch.no_grad():
         image = Images(torch.randn(1, 3, 64, 64))
-        memory = detector.encoder(detector.projection(detector.backbone(image)))
+        memory = detector.encoder(detector.projection(detector.backbone(image), image))
         queries = detector.queries(memory)
         hidden = torch.zeros(9, 9, dtype=torch.bool)
         hidden[:5, 5:] = True
+        assert queries.anchors is not None
         few = type(queries)(queries.content[:, :5], queries.anchors[:, :5])
         whole = detector.decoder(queries, memory, hidden)
         part = detector.decoder(few, memory)

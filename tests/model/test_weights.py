@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dabdetr.model.detector import Detector, build
-from dabdetr.model.formats import _TRANSFORMERS, COCO_IDS, rename
+from dabdetr.model.formats import COCO_IDS
+from dabdetr.model.key_names import TRANSFORMERS, rename
 from dabdetr.model.weights import (
     initialise,
     load_model,
@@ -165,7 +166,7 @@ def test_shipped_models_load() -> None:
 def test_classes_are_carried_over_by_name(tiny_detector: Detector, tiny_weights: Path) -> None:
     new = build(tiny_detector.config, ["9", "cat", "0"])
     report = initialise(new, tiny_weights)
-    old, fresh = tiny_detector.decoder.heads.classes, new.decoder.heads.classes
+    old, fresh = tiny_detector.decoder.heads.classes[0], new.decoder.heads.classes[0]
     assert fresh.weight[0].equal(old.weight[9])
     assert fresh.weight[2].equal(old.weight[0])
     assert fresh.bias[1].item() == pytest.approx(-4.59512, abs=1e-4)
@@ -278,7 +279,7 @@ def test_a_hugging_face_folder_is_converted(peer: Any, peer_folder: Path) -> Non
     assert loaded.model.config.model.queries.patterns == 2
     assert loaded.model.config.model.anchor_eps == 1e-5
     assert _same(_answers(loaded.model), _peer_answers(peer))
-    assert "transformers DabDetr" in str(loaded.report)
+    assert "transformers DAB-DETR" in str(loaded.report)
 
 
 @pytest.mark.parametrize("kept", ["bbox_predictor.", "model.decoder.bbox_embed.", "both"])
@@ -309,7 +310,7 @@ def test_a_hugging_face_file_without_its_config(peer_folder: Path) -> None:
 
 def _official(peer: Any) -> dict[str, torch.Tensor]:
     """The peer's weights under the authors' names, projections packed, the box head twice."""
-    named = {rename(k, _TRANSFORMERS): v.clone() for k, v in peer.state_dict().items()}
+    named = {rename(k, TRANSFORMERS): v.clone() for k, v in peer.state_dict().items()}
     out: dict[str, torch.Tensor] = {}
     for key, value in named.items():
         head, found, tail = key.rpartition("q_proj.")
@@ -349,7 +350,7 @@ def test_coco_heads_become_eighty_named_classes(peer: Any, tmp_path: Path) -> No
     assert len(model.names) == 80
     assert (model.names[0], model.names[-1]) == ("person", "toothbrush")
     rows = [i for i, name in enumerate(COCO_IDS) if name]
-    assert model.decoder.heads.classes.bias.tolist() == [float(i) for i in rows]
+    assert model.decoder.heads.classes[0].bias.tolist() == [float(i) for i in rows]
     assert COCO_IDS[90] == "toothbrush"
     assert COCO_IDS[13] == "stop sign"
 

@@ -147,3 +147,28 @@ def test_divided_by_objects_but_not_by_nothing() -> None:
     assert count_objects(targets, cpu).item() == 3
     _, empty = case((0,))
     assert count_objects(empty, cpu).item() == 1
+
+
+def test_softmax_classes_are_torchs_weighted_cross_entropy_of_each_layer() -> None:
+    torch.manual_seed(0)
+    logits, boxes = torch.randn(2, 1, 4, 3), torch.rand(2, 1, 4, 4) * 0.2 + 0.4
+    predictions = Predictions(logits=logits, boxes=boxes, anchors=(None, None))
+    targets = Targets(torch.tensor([1]), torch.tensor([[0.5, 0.5, 0.2, 0.2]]), (1,))
+    loss = Loss(classification="softmax", class_cost=1.0, no_object_weight=0.1)
+    found = assign(predictions, targets, loss)
+    _, table = detection_loss(predictions, targets, loss)
+    for layer in (0, 1):
+        query = int(found.query[found.layer == layer])
+        truth = torch.full((4,), 2)
+        truth[query] = 1
+        weight = torch.tensor([1.0, 1.0, 0.1])
+        expected = torch.nn.functional.cross_entropy(logits[layer, 0], truth, weight)
+        assert table["loss_ce", layer].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_softmax_matching_prefers_the_probable_query() -> None:
+    logits = torch.tensor([[[[0.0, 0.0, 5.0], [0.0, 4.0, 0.0]]]])
+    boxes = torch.full((1, 1, 2, 4), 0.5)
+    predictions = Predictions(logits=logits, boxes=boxes, anchors=(None,))
+    targets = Targets(torch.tensor([1]), torch.full((1, 4), 0.5), (1,))
+    assert assign(predictions, targets, Loss(classification="softmax")).query.tolist() == [1]

@@ -170,7 +170,7 @@ def detect_batch(
             f"the model's answer for {name} is not finite; its weights are broken (did the "
             "training diverge?): take another checkpoint"
         )
-    decoded = decode(logits, boxes, plain, max_det)
+    decoded = decode(logits, boxes, plain, max_det, model.config.model.classifier)
     return [
         _detections(each, model.names, size, source)
         for each, size, source in zip(decoded, plain, sources, strict=True)

@@ -56,8 +56,8 @@ def hide_padding(padding: Bool[Tensor, "b k"] | None) -> Bool[Tensor, "b 1 1 k"]
     return (padding & ~padding.all(-1, keepdim=True))[:, None, None, :]
 
 
-class SelfAttention(nn.Module):
-    """Attention among tokens whose positions are added to queries and keys (DETR, encoders)."""
+class AdditiveAttention(nn.Module):
+    """Attention whose queries and keys carry their positions added (Transformer, DETR)."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -67,21 +67,58 @@ class SelfAttention(nn.Module):
         self.value = nn.Linear(width, width)
         self.output = nn.Linear(width, width)
 
-    def forward(
+    def mix(
         self,
-        x: Float[Tensor, "b n c"],
-        positions: Float[Tensor, "#b n c"],
-        hidden: Bool[Tensor, "*broadcast n"] | None,
-    ) -> Float[Tensor, "b n c"]:
-        placed = x + positions
-        parts = (self.query(placed), self.key(placed), self.value(x))
-        query, key, value = (split_heads(part, self.heads) for part in parts)
+        placed_queries: Float[Tensor, "b q c"],
+        placed_keys: Float[Tensor, "b k c"],
+        values: Float[Tensor, "b k c"],
+        hidden: Bool[Tensor, "*broadcast k"] | None,
+    ) -> Float[Tensor, "b q c"]:
+        """Content and position are already added in queries and keys, values are content alone."""
+        query = split_heads(self.query(placed_queries), self.heads)
+        key = split_heads(self.key(placed_keys), self.heads)
+        value = split_heads(self.value(values), self.heads)
         dropout = self.dropout if self.training else 0.0
         return self.output(attend(query, key, value, hidden, dropout))
 
 
+class TokenAttention(AdditiveAttention):
+    """Every token of memory sees every other one (dense encoders)."""
+
+    def forward(
+        self, x: Float[Tensor, "b n c"], positions: Float[Tensor, "#b n c"], memory: Memory
+    ) -> Float[Tensor, "b n c"]:
+        """``x`` are the tokens as they now are; ``memory`` tells their padding."""
+        placed = x + positions
+        return self.mix(placed, placed, x, hide_padding(memory.padding))
+
+
+class QuerySelfAttention(AdditiveAttention):
+    """Queries see one another; the positional query is added (DETR, deformable members)."""
+
+    def forward(
+        self,
+        content: Float[Tensor, "b q c"],
+        positions: QueryPositions,
+        hidden: Bool[Tensor, "q q"] | None,
+    ) -> Float[Tensor, "b q c"]:
+        placed = content + positions.query
+        return self.mix(placed, placed, content, hidden)
+
+
+class AddCrossAttention(AdditiveAttention):
+    """Queries look at memory; positions are added on both sides (DETR)."""
+
+    def forward(
+        self, content: Float[Tensor, "b q c"], positions: QueryPositions, memory: Memory
+    ) -> Float[Tensor, "b q c"]:
+        hidden = hide_padding(memory.padding)
+        keys = memory.tokens + memory.positions
+        return self.mix(content + positions.query, keys, memory.tokens, hidden)
+
+
 class SeparateSelfAttention(nn.Module):
-    """Attention among queries; content and position are projected apart, then added.
+    """Queries see one another; content and position are projected apart, then added.
 
     Conditional DETR and DAB-DETR decoders.
     """
@@ -106,9 +143,8 @@ class SeparateSelfAttention(nn.Module):
         key = self.key(content) + self.key_position(positions.query)
         value = split_heads(self.value(content), self.heads)
         query, key = split_heads(query, self.heads), split_heads(key, self.heads)
-        mask = None if hidden is None else hidden[None, None].expand(len(content), -1, -1, -1)
         dropout = self.dropout if self.training else 0.0
-        return self.output(attend(query, key, value, mask, dropout))
+        return self.output(attend(query, key, value, hidden, dropout))
 
 
 class ConcatCrossAttention(nn.Module):
@@ -134,6 +170,7 @@ class ConcatCrossAttention(nn.Module):
     def forward(
         self, content: Float[Tensor, "b q c"], positions: QueryPositions, memory: Memory
     ) -> Float[Tensor, "b q c"]:
+        assert positions.code is not None
         query, key = self.query(content), self.key(memory.tokens)
         key_position = self.key_position(memory.positions)
         if self.query_position is not None:

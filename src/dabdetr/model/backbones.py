@@ -162,7 +162,7 @@ class TimmBackbone(nn.Module):
     def forward(self, images: Images) -> Features:
         pixels, padding = _fill_cells(images, self.cell)
         maps = self.body(pixels.contiguous(memory_format=torch.channels_last))
-        return Features(maps, [_shrink(padding, m.shape[-2:]) for m in maps])
+        return Features(maps, [shrink(padding, m.shape[-2:]) for m in maps])
 
 
 def _create(part: config.Backbone) -> tuple[Any, list[dict[str, Any]]]:
@@ -206,7 +206,7 @@ def _fill_cells(images: Images, cell: int) -> tuple[Tensor, Tensor | None]:
     return pixels, padding
 
 
-def _shrink(padding: Tensor | None, size: torch.Size) -> Tensor | None:
+def shrink(padding: Tensor | None, size: torch.Size) -> Tensor | None:
     """The padding of a map: nearest pixel, as in all published DETR code."""
     if padding is None:
         return None

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from dabdetr import config
 from dabdetr.geometry import move
-from dabdetr.model.attention import ConcatCrossAttention, FeedForward, SeparateSelfAttention
+from dabdetr.model.attention import (
+    AddCrossAttention,
+    ConcatCrossAttention,
+    FeedForward,
+    QuerySelfAttention,
+    SeparateSelfAttention,
+)
 from dabdetr.model.heads import Heads
-from dabdetr.model.positions import AnchorPositions, QueryPositions
+from dabdetr.model.positions import Positions, QueryPositions
+from dabdetr.model.sampling import QuerySampling
 from dabdetr.structures import Memory, Predictions, Queries
 
 
 class DecoderLayer(nn.Module):
     """Queries attend to one another, then to memory; each step added and normalised."""
 
-    def __init__(self, model: config.Model, add_position: bool) -> None:
+    def __init__(self, model: config.Model, index: int) -> None:
         super().__init__()
-        width, heads, dropout = model.width, model.heads, model.dropout
-        self.self_attention = SeparateSelfAttention(width, heads, dropout)
+        width, dropout = model.width, model.dropout
+        self.self_attention, self.cross_attention = _attentions(model, index)
         self.self_norm = nn.LayerNorm(width)
-        self.cross_attention = ConcatCrossAttention(width, heads, dropout, add_position)
         self.cross_norm = nn.LayerNorm(width)
         self.feedforward = FeedForward(width, model.feedforward, model.activation, dropout)
         self.feedforward_norm = nn.LayerNorm(width)
@@ -42,6 +50,19 @@ class DecoderLayer(nn.Module):
         return self.feedforward_norm(content + self.dropout(self.feedforward(content)))
 
 
+def _attentions(model: config.Model, index: int) -> tuple[nn.Module, nn.Module]:
+    """Self- and cross-attention of layer ``index``; the one place that knows the kinds."""
+    cross, common = model.decoder.cross_attention, (model.width, model.heads, model.dropout)
+    if cross.kind == "concat":
+        add_position = index == 0 or cross.position_every_layer
+        return SeparateSelfAttention(*common), ConcatCrossAttention(*common, add_position)
+    if cross.kind == "add":
+        return QuerySelfAttention(*common), AddCrossAttention(*common)
+    assert model.encoder.kind == "deformable"  # the config has seen to it
+    sampling = QuerySampling(model.width, model.heads, model.encoder.levels, cross.points)
+    return QuerySelfAttention(*common), sampling
+
+
 class Decoder(nn.Module):
     """Queries → predictions of every layer, the anchors updated between layers (DAB-DETR §3.2)."""
 
@@ -51,35 +72,38 @@ class Decoder(nn.Module):
         self.update_anchors = part.update_anchors
         self.look_forward_twice = part.look_forward_twice
         self.anchor_eps = model.anchor_eps
-        self.positions = AnchorPositions(
-            model.width, part.layers, part.modulate_position, cross.modulate_size
+        self.positions = Positions(
+            model.width,
+            part.layers,
+            boxes=model.queries.anchor == "box",
+            steered=cross.kind == "deformable",
+            modulate_position=part.modulate_position,
+            modulate_size=cross.kind == "concat" and cross.modulate_size,
         )
-        self.layers = nn.ModuleList(
-            DecoderLayer(model, add_position=index == 0 or cross.position_every_layer)
-            for index in range(part.layers)
-        )
-        self.norm = nn.LayerNorm(model.width)
+        self.layers = nn.ModuleList(DecoderLayer(model, index) for index in range(part.layers))
+        self.norm = nn.LayerNorm(model.width) if part.norm else nn.Identity()
         self.heads = heads
 
     def forward(
         self, queries: Queries, memory: Memory, hidden: Bool[Tensor, "q q"] | None = None
     ) -> Predictions:
         """``hidden`` [queries, queries], True: the row's query may not see the column's."""
-        content = queries.content
         anchors = queries.anchors  # what boxes start from: a layer's loss may reach the move before
-        seen = anchors  # what positions are made of: no gradient of any move passes here
         logits, boxes, entered = [], [], []
         for index, layer in enumerate(self.layers):
-            content = layer(content, self.positions(seen, content, index), memory, hidden)
+            # ``queries`` are what positions are made of: no gradient of a move passes here.
+            positions = self.positions(queries, memory.ratios, index)
+            content = layer(queries.content, positions, memory, hidden)
             normed = self.norm(content)
-            logits.append(self.heads.logits(normed))
+            logits.append(self.heads.logits(normed, index))
             boxes.append(move(anchors, self.heads.deltas(normed, index), self.anchor_eps))
             entered.append(anchors)
+            queries = replace(queries, content=content)
             if self.update_anchors and index + 1 < len(self.layers):
                 # By the un-normalised content: the released weights expect it.
                 deltas = self.heads.deltas(content, index)
-                anchors = move(seen, deltas, self.anchor_eps)
-                seen = anchors.detach()
+                anchors = move(queries.anchors, deltas, self.anchor_eps)
+                queries = replace(queries, anchors=anchors.detach())
                 if not self.look_forward_twice:
-                    anchors = seen
-        return Predictions(torch.stack(logits), torch.stack(boxes), torch.stack(entered))
+                    anchors = queries.anchors
+        return Predictions(torch.stack(logits), torch.stack(boxes), tuple(entered))

@@ -9,8 +9,9 @@ from torch import nn
 from dabdetr.config import Config
 from dabdetr.model.backbones import TimmBackbone
 from dabdetr.model.decoder import Decoder
-from dabdetr.model.encoder import DenseEncoder, Projection
+from dabdetr.model.encoder import Encoder
 from dabdetr.model.heads import Heads
+from dabdetr.model.projection import Projection, Pyramid
 from dabdetr.model.queries import LearnedQueries
 from dabdetr.structures import Images, Predictions
 
@@ -26,8 +27,8 @@ class Detector(nn.Module):
         config: Config,
         names: tuple[str, ...],
         backbone: TimmBackbone,
-        projection: Projection,
-        encoder: DenseEncoder,
+        projection: Projection | Pyramid,
+        encoder: Encoder,
         queries: LearnedQueries,
         decoder: Decoder,
     ) -> None:
@@ -41,7 +42,7 @@ class Detector(nn.Module):
 
     def forward(self, images: Images) -> Predictions:
         features = self.backbone(images)
-        memory = self.encoder(self.projection(features))
+        memory = self.encoder(self.projection(features, images))
         return self.decoder(self.queries(memory), memory)
 
 
@@ -52,21 +53,29 @@ def build(config: Config, names: Sequence[str]) -> Detector:
         raise ValueError(f"class names must be at least one and differ; got {list(names)}")
     model = config.model
     backbone = TimmBackbone(model.backbone)
-    projection = Projection(backbone.channels[0], model.width, model.position_temperature)
-    encoder = DenseEncoder(model)
+    if model.encoder.kind == "deformable":
+        projection = Pyramid(backbone.channels, model, model.encoder.levels)
+    else:
+        projection = Projection(backbone.channels[0], model)
+    encoder = Encoder(model)
     queries = LearnedQueries(model.queries, model.width)
-    heads = Heads(model.width, len(names), model.decoder.layers, model.box_head_per_layer)
-    decoder = Decoder(model, heads)
-    _xavier(encoder)
-    _xavier(decoder.layers)
-    _xavier(decoder.positions)
+    decoder = Decoder(model, Heads(model, len(names)))
+    for part in (encoder, decoder.layers, decoder.positions):
+        _xavier(part)
     return Detector(config, names, backbone, projection, encoder, queries, decoder)
 
 
 def _xavier(module: nn.Module) -> None:
-    """Xavier for every matrix; attention outputs start without bias."""
+    """Xavier for every matrix; attention outputs start without bias.
+
+    Parts that know better have a ``reset`` and keep what it gave them.
+    """
     for name, parameter in module.named_parameters():
         if parameter.dim() > 1:
             nn.init.xavier_uniform_(parameter)
         elif name.endswith("output.bias"):
             nn.init.zeros_(parameter)
+    for part in module.modules():
+        reset = getattr(part, "reset", None)
+        if reset is not None:
+            reset()

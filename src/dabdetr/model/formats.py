@@ -1,22 +1,34 @@
-"""Name maps: checkpoints of the reference implementations → our config and parameter names.
+"""Checkpoints of the reference implementations → our config, parameter names and class names.
 
-Pure functions over state dicts. Shapes tell most of the config; what they cannot tell (heads,
-temperature, dilation) comes from the arguments that were saved along, if any.
+Shapes tell most of the config; what they cannot tell (attention heads, temperature, dilation)
+comes from the settings that were saved along, if any.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from dabdetr.config import Config
-from dabdetr.presets import DAB_DETR_R50, derive
-
-State = dict[str, Tensor]
+from dabdetr.model.key_names import (
+    TRANSFORMERS,
+    State,
+    official_table,
+    rename,
+    split_attention,
+)
+from dabdetr.presets import (
+    CONDITIONAL_DETR_R50,
+    DAB_DEFORMABLE_DETR_R50,
+    DAB_DETR_R50,
+    DEFORMABLE_DETR_R50,
+    DETR_R50,
+    derive,
+)
 
 
 @dataclass(frozen=True)
@@ -47,187 +59,145 @@ _COCO = (
 )
 COCO_IDS = tuple(None if name == "-" else name for name in _COCO.split(","))
 
-# Applied in order to every key; ``layers.N.`` of an MLP is rewritten by _mlp_index afterwards.
-_OFFICIAL = (
-    (r"^backbone\.0\.body\.", "backbone.body."),
-    (r"^input_proj\.", "projection.project."),
-    (r"^refpoint_embed\.weight$", "queries.anchors"),
-    (r"^transformer\.patterns\.weight$", "queries.patterns"),
-    (r"^class_embed\.", "decoder.heads.classes."),
-    (r"^(?:transformer\.decoder\.)?bbox_embed\.layers\.", "decoder.heads.boxes.0.mlp."),
-    (r"^(?:transformer\.decoder\.)?bbox_embed\.(\d+)\.layers\.", r"decoder.heads.boxes.\1.mlp."),
-    (r"^transformer\.", ""),
-    (r"^encoder\.query_scale\.layers\.", "encoder.position_scale.mlp."),
-    (r"^decoder\.query_scale\.layers\.", "decoder.positions.scale.mlp."),
-    (r"^decoder\.query_scale\.weight$", "decoder.positions.scale.weight"),
-    (r"^decoder\.ref_point_head\.layers\.", "decoder.positions.to_query.mlp."),
-    (r"^decoder\.ref_anchor_head\.layers\.", "decoder.positions.size.mlp."),
-    (r"^(encoder\.layers\.\d+)\.self_attn\.q_proj\.", r"\1.attention.query."),
-    (r"^(encoder\.layers\.\d+)\.self_attn\.k_proj\.", r"\1.attention.key."),
-    (r"^(encoder\.layers\.\d+)\.self_attn\.v_proj\.", r"\1.attention.value."),
-    (r"^(encoder\.layers\.\d+)\.self_attn\.out_proj\.", r"\1.attention.output."),
-    (r"^(encoder\.layers\.\d+)\.norm1\.", r"\1.attention_norm."),
-    (r"^(encoder\.layers\.\d+)\.norm2\.", r"\1.feedforward_norm."),
-    (r"\.sa_qcontent_proj\.", ".self_attention.query."),
-    (r"\.sa_qpos_proj\.", ".self_attention.query_position."),
-    (r"\.sa_kcontent_proj\.", ".self_attention.key."),
-    (r"\.sa_kpos_proj\.", ".self_attention.key_position."),
-    (r"\.sa_v_proj\.", ".self_attention.value."),
-    (r"\.self_attn\.out_proj\.", ".self_attention.output."),
-    (r"\.ca_qcontent_proj\.", ".cross_attention.query."),
-    (r"\.ca_qpos_proj\.", ".cross_attention.query_position."),
-    (r"\.ca_qpos_sine_proj\.", ".cross_attention.query_code."),
-    (r"\.ca_kcontent_proj\.", ".cross_attention.key."),
-    (r"\.ca_kpos_proj\.", ".cross_attention.key_position."),
-    (r"\.ca_v_proj\.", ".cross_attention.value."),
-    (r"\.cross_attn\.out_proj\.", ".cross_attention.output."),
-    (r"^(decoder\.layers\.\d+)\.norm1\.", r"\1.self_norm."),
-    (r"^(decoder\.layers\.\d+)\.norm2\.", r"\1.cross_norm."),
-    (r"^(decoder\.layers\.\d+)\.norm3\.", r"\1.feedforward_norm."),
-    (r"\.linear1\.", ".feedforward.expand."),
-    (r"\.linear2\.", ".feedforward.contract."),
-    (r"\.activation\.", ".feedforward.activation."),
+# What is unique to the keys of a member (official names), first match wins; its preset.
+_MEMBERS: tuple[tuple[str, str, str, Config], ...] = (
+    ("sampling_offsets", "refpoint_embed", "DAB-Deformable-DETR", DAB_DEFORMABLE_DETR_R50),
+    ("sampling_offsets", "query_embed", "Deformable DETR", DEFORMABLE_DETR_R50),
+    ("ca_qpos_sine_proj", "refpoint_embed", "DAB-DETR", DAB_DETR_R50),
+    ("ca_qpos_sine_proj", "query_embed", "Conditional DETR", CONDITIONAL_DETR_R50),
+    ("multihead_attn", "query_embed", "DETR", DETR_R50),
 )
-
-# transformers' DabDetr names → official names.
-_TRANSFORMERS = (
-    (r"^model\.backbone\.(?:conv_encoder\.)?(?:model\.)?(?:_backbone\.)?", "backbone.0.body."),
-    (r"^model\.input_projection\.", "input_proj."),
-    (r"^model\.query_refpoint_embeddings\.", "refpoint_embed."),
-    (r"^model\.patterns\.", "transformer.patterns."),
-    (r"^bbox_predictor\.", "bbox_embed."),
-    (r"^model\.decoder\.bbox_embed\.", "transformer.decoder.bbox_embed."),
-    (r"^model\.decoder\.layernorm\.", "transformer.decoder.norm."),
-    (r"^model\.", "transformer."),
-    (r"\.self_attn\.self_attn_query_content_proj\.", ".sa_qcontent_proj."),
-    (r"\.self_attn\.self_attn_query_pos_proj\.", ".sa_qpos_proj."),
-    (r"\.self_attn\.self_attn_key_content_proj\.", ".sa_kcontent_proj."),
-    (r"\.self_attn\.self_attn_key_pos_proj\.", ".sa_kpos_proj."),
-    (r"\.self_attn\.self_attn_value_proj\.", ".sa_v_proj."),
-    (r"\.self_attn\.self_attn\.output_proj\.", ".self_attn.out_proj."),
-    (r"\.self_attn\.self_attn_layer_norm\.", ".norm1."),
-    (r"\.cross_attn\.cross_attn_query_content_proj\.", ".ca_qcontent_proj."),
-    (r"\.cross_attn\.cross_attn_query_pos_sine_proj\.", ".ca_qpos_sine_proj."),
-    (r"\.cross_attn\.cross_attn_query_pos_proj\.", ".ca_qpos_proj."),
-    (r"\.cross_attn\.cross_attn_key_content_proj\.", ".ca_kcontent_proj."),
-    (r"\.cross_attn\.cross_attn_key_pos_proj\.", ".ca_kpos_proj."),
-    (r"\.cross_attn\.cross_attn_value_proj\.", ".ca_v_proj."),
-    (r"\.cross_attn\.cross_attn\.output_proj\.", ".cross_attn.out_proj."),
-    (r"\.cross_attn\.cross_attn_layer_norm\.", ".norm2."),
-    (r"\.mlp\.fc1\.", ".linear1."),
-    (r"\.mlp\.fc2\.", ".linear2."),
-    (r"\.mlp\.final_layer_norm\.", ".norm3."),
-    (r"\.mlp\.activation_fn\.", ".activation."),
-    (r"\.fc1\.", ".linear1."),
-    (r"\.fc2\.", ".linear2."),
-    (r"\.activation_fn\.", ".activation."),
-    (r"\.self_attn_layer_norm\.", ".norm1."),
-    (r"^(transformer\.encoder\.layers\.\d+)\.final_layer_norm\.", r"\1.norm2."),
-)
-
-
-def rename(key: str, *tables: Iterable[tuple[str, str]]) -> str:
-    """One key through one table after another (official names → ours by default)."""
-    for table in tables or (_OFFICIAL,):
-        for pattern, replacement in table:
-            key = re.sub(pattern, replacement, key)
-    # An MLP is linear, ReLU, linear … in one sequence: its n-th linear layer has index 2n.
-    return re.sub(r"\.mlp\.(\d+)\.", lambda m: f".{2 * int(m[1])}.", key)
-
-
-def split_attention(state: Mapping[str, Tensor]) -> State:
-    """Packed query-key-value projections as three."""
-    out: State = {}
-    for key, value in state.items():
-        head, found, tail = key.rpartition("in_proj_")
-        if found:
-            for letter, part in zip("qkv", value.chunk(3), strict=True):
-                out[f"{head}{letter}_proj.{tail}"] = part
-        else:
-            out[key] = value
-    return out
+_UNSUPPORTED = {
+    "label_enc.weight": "denoising members",
+    "transformer.enc_output.weight": "two-stage members",
+}
 
 
 def recognise(state: Mapping[str, Tensor]) -> str | None:
-    """Which implementation wrote these keys; None where none that we know did."""
-    if any("ca_qpos_sine_proj" in key for key in state) and "refpoint_embed.weight" in state:
-        return "official DAB-DETR"
-    if "model.query_refpoint_embeddings.weight" in state:
-        return "transformers DabDetr"
+    """Which implementation wrote these keys ('official DAB-DETR'); None where none that we know."""
+    if _is_transformers(state):
+        member = _member({rename(key, TRANSFORMERS): value for key, value in state.items()})
+        return member and f"transformers {member[0]}"
+    member = _member(state)
+    return member and f"official {member[0]}"
+
+
+def _is_transformers(state: Mapping[str, Tensor]) -> bool:
+    return any(key.startswith(("model.encoder.layers.", "model.decoder.")) for key in state)
+
+
+def _member(official: Mapping[str, Tensor]) -> tuple[str, Config] | None:
+    for part, queries, name, preset in _MEMBERS:
+        if f"{queries}.weight" in official and any(f"{part}." in key for key in official):
+            return name, preset
     return None
 
 
 def from_official(state: Mapping[str, Tensor], args: Mapping[str, Any] | None) -> Foreign:
     """The authors' release: ``checkpoint["model"]`` and its saved arguments."""
-    ours = {rename(key): value for key, value in _untied(split_attention(state)).items()}
+    member = _member(state)
+    assert member is not None, "the caller has recognised the keys"
     known = dict(args or {})
     notes = () if args else (
-        "no arguments were saved with the weights: assumed 8 heads, temperature 20, no dilation",
+        f"no arguments were saved with the weights: assumed 8 heads, no dilation and the position "
+        f"temperature of {member[1].name}",
     )  # fmt: skip
     if known.get("pre_norm"):
-        raise ValueError("weights trained with pre_norm are not supported; DAB-DETR is post-norm")
-    temperature = _temperature(known.get("pe_temperatureH", 20), known.get("pe_temperatureW", 20))
+        raise ValueError("weights trained with pre_norm are not supported, only post-norm")
+    ours = _ours(state)
+    # The deformable members have such an argument, and never read it.
+    told = member[1] is DAB_DETR_R50 and "pe_temperatureH" in known
     config = _config(
         ours,
-        name=f"dab-detr-{known.get('backbone', 'custom')}",
+        member[1],
+        f"{member[1].name.removesuffix('-r50')}-{known.get('backbone', 'custom')}",
         backbone=known.get("backbone"),
         dilated=bool(known.get("dilation", False)),
         heads=known.get("nheads", 8),
         dropout=known.get("dropout", 0.0),
         activation=known.get("transformer_activation", "prelu"),
-        temperature=temperature,
-        anchor_eps=1e-3,
-        update=known.get("iter_update", True),
-        max_det=known.get("num_select", 300),
+        temperature=_temperature(known["pe_temperatureH"], known["pe_temperatureW"])
+        if told
+        else None,
+        anchor_eps=None,
+        update=known.get("iter_update", known.get("with_box_refine")),
+        max_det=known.get("num_select") if member[1] is DAB_DETR_R50 else None,
     )
-    logits = len(ours["decoder.heads.classes.bias"])
+    logits = _class_logits(ours, config)
     if known.get("dataset_file", "coco") == "coco" and logits == len(COCO_IDS):
-        return Foreign("official DAB-DETR", config, ours, COCO_IDS, notes)
+        return Foreign(f"official {member[0]}", config, ours, COCO_IDS, notes)
     names = tuple(f"class {index}" for index in range(logits))
     note = f"the file has no class names: they are called 'class 0' to 'class {logits - 1}'"
-    return Foreign("official DAB-DETR", config, ours, names, (*notes, note))
+    return Foreign(f"official {member[0]}", config, ours, names, (*notes, note))
 
 
 def from_transformers(state: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Foreign:
-    """A Hugging Face ``DabDetrForObjectDetection`` and its config.json."""
-    official = {rename(key, _TRANSFORMERS): value for key, value in state.items()}
-    ours = {rename(key): value for key, value in _untied(official).items()}
+    """A Hugging Face model for object detection and its config.json."""
+    official = {rename(key, TRANSFORMERS): value for key, value in state.items()}
+    member = _member(official)
+    assert member is not None, "the caller has recognised the keys"
     if settings.get("normalize_before"):
-        raise ValueError("weights with normalize_before are not supported; DAB-DETR is post-norm")
-    if settings.get("sine_position_embedding_scale") not in (None, 2 * 3.141592653589793):
-        raise ValueError("sine_position_embedding_scale other than 2π is not supported")
+        raise ValueError("weights with normalize_before are not supported, only post-norm")
+    scale = settings.get("sine_position_embedding_scale")
+    if scale is not None and not math.isclose(scale, 2 * math.pi):
+        raise ValueError(f"sine_position_embedding_scale {scale} is not supported, only 2π")
+    ours = _ours(official)
     backbone = settings.get("backbone_config") or {}
-    temperature = _temperature(
-        settings.get("temperature_height", 20), settings.get("temperature_width", 20)
-    )
+    height = settings.get("temperature_height")
     config = _config(
         ours,
-        name="dab-detr-transformers",
+        member[1],
+        f"{member[1].name.removesuffix('-r50')}-transformers",
         backbone=backbone.get("backbone") or settings.get("backbone") or "resnet50",
         dilated=bool(settings.get("dilation")) or backbone.get("output_stride") == 16,
         heads=settings.get("encoder_attention_heads", 8),
         dropout=settings.get("dropout", 0.1),
         activation=settings.get("activation_function", "prelu"),
-        temperature=temperature,
+        temperature=None if height is None else _temperature(height, settings["temperature_width"]),
         anchor_eps=1e-5,
-        update=True,
-        max_det=300,
+        update=settings.get("with_box_refine"),
+        max_det=None,
     )
-    logits = len(ours["decoder.heads.classes.bias"])
+    logits = _class_logits(ours, config)
     labels = {int(key): name for key, name in (settings.get("id2label") or {}).items()}
     names = tuple(labels.get(i, f"LABEL_{i}") for i in range(logits))
     real = tuple(None if name in ("N/A", "no object") else name for name in names)
-    return Foreign("transformers DabDetr", config, ours, real)
+    return Foreign(f"transformers {member[0]}", config, ours, real)
 
 
-def _untied(state: Mapping[str, Tensor]) -> State:
-    """Without the second spelling of the box head, which files store once or twice."""
-    alias = "transformer.decoder.bbox_embed."
-    return {
-        key: value
-        for key, value in state.items()
-        if not (key.startswith(alias) and "bbox_embed." + key.removeprefix(alias) in state)
-    }
+def _ours(official: Mapping[str, Tensor]) -> State:
+    """Official names → ours: projections split, aliases of shared heads dropped."""
+    for key, what in _UNSUPPORTED.items():
+        if key in official:
+            raise ValueError(f"these are weights of {what} ({key}), which are not supported yet")
+    table = official_table(official)
+    state: State = {}
+    for key, value in split_attention(official).items():
+        state[rename(key, table)] = value
+    positions = state.get("queries.positions")
+    if positions is not None and "projection.levels" in state:  # [positional query, content]
+        state["queries.positions"], state["queries.content"] = positions.chunk(2, dim=1)
+    for prefix in ("decoder.heads.classes.", "decoder.heads.boxes."):
+        _unshare(state, prefix)
+    return state
+
+
+def _unshare(state: State, prefix: str) -> None:
+    """Keep one head where those of all layers are the same."""
+    tails = [key.removeprefix(f"{prefix}0.") for key in state if key.startswith(f"{prefix}0.")]
+    count = _count(state, prefix)
+    for index in range(1, count):
+        if not all(state[f"{prefix}{index}.{t}"].equal(state[f"{prefix}0.{t}"]) for t in tails):
+            return
+    for index in range(1, count):
+        for tail in tails:
+            del state[f"{prefix}{index}.{tail}"]
+
+
+def _class_logits(state: State, config: Config) -> int:
+    """Class logits that stand for an id: softmax members have one more for no object."""
+    softmax = config.model.classifier == "softmax"
+    return len(state["decoder.heads.classes.0.bias"]) - softmax
 
 
 def _temperature(height: int | float, width: int | float) -> float:
@@ -238,59 +208,87 @@ def _temperature(height: int | float, width: int | float) -> float:
 
 def _config(
     state: State,
-    *,
+    preset: Config,
     name: str,
+    *,
     backbone: str | None,
     dilated: bool,
     heads: int,
     dropout: float,
     activation: str,
-    temperature: float,
-    anchor_eps: float,
-    update: bool,
-    max_det: int,
+    temperature: float | None,
+    anchor_eps: float | None,
+    update: bool | None,
+    max_det: int | None,
 ) -> Config:
-    """The config that shapes and saved settings tell."""
+    """The member's preset, changed by what shapes and saved settings tell."""
+    model = preset.model
     try:
         first = state["encoder.layers.0.feedforward.expand.weight"]
-        width, count = state["projection.project.weight"].shape[0], len(state["queries.anchors"])
+        width = state["encoder.layers.0.attention_norm.weight"].shape[0]
+        places = state.get("queries.anchors", state.get("queries.positions"))
+        assert places is not None
     except KeyError as error:
-        raise ValueError(f"the weights lack {error}; they are not a whole DAB-DETR") from None
+        raise ValueError(f"the weights lack {error}; they are not a whole detector") from None
+    changes: dict[str, Any] = {
+        "backbone__name": backbone or _resnet(state),
+        "encoder__layers": _count(state, "encoder.layers."),
+        "queries__count": len(places),
+        "decoder__layers": _count(state, "decoder.layers."),
+        "width": width,
+        "heads": heads,
+        "feedforward": first.shape[0],
+        "dropout": dropout,
+        "box_head_per_layer": _count(state, "decoder.heads.boxes.") > 1,
+        "class_head_per_layer": _count(state, "decoder.heads.classes.") > 1,
+    }
+    if model.encoder.kind == "dense":
+        stride = 16 if dilated else 32
+        changes |= {"backbone__output_stride": stride, "backbone__strides": (stride,)}
+    else:
+        changes["encoder__levels"] = _count(state, "projection.project.")
+        changes |= _points(state, heads, len(state["projection.levels"]))
+    if model.queries.anchor == "box" and model.encoder.kind == "dense":
+        changes |= _dab(state, width) | {"activation": activation}
+    if update is not None and model.queries.anchor is not None:
+        twice = update and model.decoder.look_forward_twice
+        changes |= {"decoder__update_anchors": update, "decoder__look_forward_twice": twice}
+    if temperature is not None:
+        changes["position_temperature"] = temperature
+    if anchor_eps is not None:
+        changes["anchor_eps"] = anchor_eps
+    further: dict[str, Any] = {f"model__{key}": value for key, value in changes.items()}
+    if max_det is not None:
+        further["inference__max_det"] = max_det
+    return derive(preset, name, "loaded weights", **further)
+
+
+def _dab(state: State, width: int) -> dict[str, Any]:
+    """The switches of dense DAB-DETR, from the parts that are there."""
     scale = state.get("decoder.positions.scale.2.weight")
     modulate = "content" if scale is None or len(scale) == width else "scalar"
-    stride = 16 if dilated else 32
     patterns = state.get("queries.patterns")
-    return derive(
-        DAB_DETR_R50,
-        name,
-        "loaded weights",
-        model__backbone__name=backbone or _resnet(state),
-        model__backbone__output_stride=stride,
-        model__backbone__strides=(stride,),
-        model__encoder__layers=_count(state, "encoder.layers."),
-        model__encoder__scale_positions="encoder.position_scale.0.weight" in state,
-        model__queries__count=count,
-        model__queries__patterns=0 if patterns is None else len(patterns),
-        model__decoder__layers=_count(state, "decoder.layers."),
-        model__decoder__modulate_position=(
+    return {
+        "encoder__scale_positions": "encoder.position_scale.0.weight" in state,
+        "queries__patterns": 0 if patterns is None else len(patterns),
+        "decoder__modulate_position": (
             "layer" if "decoder.positions.scale.weight" in state else modulate
         ),
-        model__decoder__update_anchors=update,
-        model__decoder__look_forward_twice=update,
-        model__decoder__cross_attention__modulate_size="decoder.positions.size.0.weight" in state,
-        model__decoder__cross_attention__position_every_layer=(
+        "decoder__cross_attention__modulate_size": "decoder.positions.size.0.weight" in state,
+        "decoder__cross_attention__position_every_layer": (
             "decoder.layers.1.cross_attention.query_position.weight" in state
         ),
-        model__width=width,
-        model__heads=heads,
-        model__feedforward=first.shape[0],
-        model__dropout=dropout,
-        model__activation=activation,
-        model__position_temperature=temperature,
-        model__anchor_eps=anchor_eps,
-        model__box_head_per_layer=_count(state, "decoder.heads.boxes.") > 1,
-        inference__max_det=max_det,
-    )
+    }
+
+
+def _points(state: State, heads: int, levels: int) -> dict[str, Any]:
+    """Sampling points for each head and level."""
+    encoder = len(state["encoder.layers.0.attention.weights.bias"])
+    decoder = len(state["decoder.layers.0.cross_attention.weights.bias"])
+    return {
+        "encoder__points": encoder // (heads * levels),
+        "decoder__cross_attention__points": decoder // (heads * levels),
+    }
 
 
 def _count(state: State, prefix: str) -> int:

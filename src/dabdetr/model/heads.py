@@ -7,6 +7,7 @@ import math
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dabdetr import config
 from dabdetr.model.positions import mlp
 
 PRIOR = 0.01
@@ -14,20 +15,28 @@ PRIOR = 0.01
 
 
 class Heads(nn.Module):
-    """One class head, and one box head for all decoder layers or one for each."""
+    """A class head and a box head: one for all decoder layers, or one for each."""
 
-    def __init__(self, width: int, classes: int, layers: int, box_per_layer: bool) -> None:
+    def __init__(self, model: config.Model, classes: int) -> None:
         super().__init__()
-        self.classes = class_head(width, classes)
-        count = layers if box_per_layer else 1
-        self.boxes = nn.ModuleList(mlp(width, width, width, 4) for _ in range(count))
+        width, layers = model.width, model.decoder.layers
+        softmax = model.classifier == "softmax"
+        self.classes = nn.ModuleList(
+            nn.Linear(width, classes + 1) if softmax else class_head(width, classes)
+            for _ in range(layers if model.class_head_per_layer else 1)
+        )
+        self.boxes = nn.ModuleList(
+            mlp(width, width, width, 4) for _ in range(layers if model.box_head_per_layer else 1)
+        )
         for head in self.boxes:
             nn.init.zeros_(head[-1].weight)  # pyright: ignore[reportIndexIssue]
             nn.init.zeros_(head[-1].bias)  # pyright: ignore[reportIndexIssue]
+        if model.decoder.cross_attention.kind == "deformable":  # the first boxes start small
+            nn.init.constant_(self.boxes[0][-1].bias[2:], -2.0)  # pyright: ignore
 
-    def logits(self, content: Float[Tensor, "b q c"]) -> Float[Tensor, "b q classes"]:
+    def logits(self, content: Float[Tensor, "b q c"], layer: int) -> Float[Tensor, "b q classes"]:
         """Class logits of normalised content."""
-        return self.classes(content)
+        return self.classes[layer % len(self.classes)](content)
 
     def deltas(self, content: Float[Tensor, "b q c"], layer: int) -> Float[Tensor, "b q 4"]:
         """Shift of the anchor in logit space; float32."""

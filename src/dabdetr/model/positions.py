@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from dabdetr.geometry import SMALLEST_SIDE
+from dabdetr.structures import Queries
 
 ANCHOR_TEMPERATURE = 10000.0
 """Of anchors' codes; the released weights pair it with a map temperature of 20 (or 10)."""
@@ -33,13 +34,16 @@ def sine_code(
 
 
 def map_code(
-    padding: Bool[Tensor, "batch h w"], width: int, temperature: float
+    padding: Bool[Tensor, "batch h w"], width: int, temperature: float, offset: float = 0.0
 ) -> Float[Tensor, "batch h w width"]:
-    """The code of every cell of a map: y features, then x features, of the unpadded image."""
+    """The code of every cell of a map: y features, then x features, of the unpadded image.
+
+    Cells are counted from 1; deformable members add an ``offset`` of −0.5, the cell's middle.
+    """
     valid = (~padding).float()
     y, x = valid.cumsum(1), valid.cumsum(2)
-    y = 2 * math.pi * y / (y[:, -1:, :] + 1e-6)
-    x = 2 * math.pi * x / (x[:, :, -1:] + 1e-6)
+    y = 2 * math.pi * (y + offset) / (y[:, -1:, :] + 1e-6)
+    x = 2 * math.pi * (x + offset) / (x[:, :, -1:] + 1e-6)
     return torch.cat([sine_code(v, width // 2, temperature) for v in (y, x)], dim=-1)
 
 
@@ -66,27 +70,38 @@ def mlp(*widths: int) -> nn.Sequential:
 class QueryPositions:
     """Where the queries of one decoder layer are.
 
-    query  [batch, queries, width], the positional query: what queries tell one another
-    code   [batch, queries, width] float32, y and x features, modulated: where to look
+    query    [batch, queries, width], the positional query: what queries tell one another
+    code     [batch, queries, width] float32, y and x features, modulated: where dense attention
+             looks; None where it is not used
+    anchors  [batch, queries, 4 or 2] float32, where deformable attention looks; None without
     """
 
     query: Tensor
-    code: Tensor
+    code: Tensor | None = None
+    anchors: Tensor | None = None
 
 
-class AnchorPositions(nn.Module):
-    """Anchors → positions of the queries: the positional query and the code that steers attention.
+class Positions(nn.Module):
+    """Anchors (or a learned positional query) → where the queries of a layer are.
 
-    ``modulate_position`` lets content scale the code (Conditional DETR §3.3); ``modulate_size``
+    Box anchors make the positional query themselves (DAB-DETR §3.2). ``modulate_position`` lets
+    content scale the code that steers attention (Conditional DETR §3.3), or, where attention is
+    ``steered`` by the anchors alone, the positional query (DAB-Deformable). ``modulate_size``
     widens attention along x for wide anchors and along y for tall ones (DAB-DETR §3.4, eq. 6).
     """
 
     def __init__(
-        self, width: int, layers: int, modulate_position: str | None, modulate_size: bool
+        self,
+        width: int,
+        layers: int,
+        boxes: bool,
+        steered: bool,
+        modulate_position: str | None,
+        modulate_size: bool,
     ) -> None:
         super().__init__()
-        self.width = width
-        self.to_query = mlp(2 * width, width, width)
+        self.width, self.steered = width, steered
+        self.to_query = mlp(2 * width, width, width) if boxes else None
         self.scale: nn.Module | None = None
         if modulate_position == "layer":
             self.scale = nn.Embedding(layers, width)
@@ -95,21 +110,34 @@ class AnchorPositions(nn.Module):
         self.size = mlp(width, width, 2) if modulate_size else None
 
     def forward(
-        self,
-        anchors: Float[Tensor, "batch queries 4"],
-        content: Float[Tensor, "batch queries width"],
-        layer: int,
+        self, queries: Queries, ratios: Float[Tensor, "batch levels 2"] | None, layer: int
     ) -> QueryPositions:
-        code = anchor_code(anchors, self.width)
-        query = self.to_query(code)
+        """Positions of ``queries`` as they enter layer number ``layer``."""
+        anchors, content = queries.anchors, queries.content
+        if anchors is None:
+            assert queries.positions is not None
+            return QueryPositions(queries.positions)
+        # Deformable members see anchors in the frame of the padded batch.
+        framed = anchors if ratios is None else in_level(anchors, ratios[:, 0])
+        code = anchor_code(framed, self.width)
+        query = queries.positions if self.to_query is None else self.to_query(code)
+        assert query is not None
+        scale = self._scale(content, layer)
+        if self.steered:
+            return QueryPositions(query if scale is None else query * scale, None, anchors)
         code = code[..., : self.width]  # y and x
-        if isinstance(self.scale, nn.Embedding):
-            code = code * self.scale.weight[layer]
-        elif self.scale is not None and layer > 0:  # the first layer's content says nothing yet
-            code = code * self.scale(content)
+        if scale is not None:
+            code = code * scale
         if self.size is not None:
             code = code * self._size_ratio(anchors, content)
-        return QueryPositions(query, code)
+        return QueryPositions(query, code, anchors)
+
+    def _scale(self, content: Tensor, layer: int) -> Tensor | None:
+        if isinstance(self.scale, nn.Embedding):
+            return self.scale.weight[layer]
+        if self.scale is None or layer == 0:  # the first layer's content says nothing yet
+            return None
+        return self.scale(content)
 
     def _size_ratio(self, anchors: Tensor, content: Tensor) -> Float[Tensor, "batch queries width"]:
         """h_ref / h for the y features, w_ref / w for the x features; in float32."""
@@ -117,3 +145,10 @@ class AnchorPositions(nn.Module):
         reference = self.size(content).float().sigmoid()  # (w_ref, h_ref)
         ratio = reference / anchors[..., 2:].float().clamp(min=SMALLEST_SIDE)
         return ratio.flip(-1).repeat_interleave(self.width // 2, dim=-1)
+
+
+def in_level(
+    anchors: Float[Tensor, "batch queries frame"], ratio: Float[Tensor, "batch 2"]
+) -> Float[Tensor, "batch queries frame"]:
+    """Anchors of the unpadded image, in the frame of a padded map (``ratio`` of it is image)."""
+    return anchors * ratio.repeat(1, anchors.shape[-1] // 2)[:, None]

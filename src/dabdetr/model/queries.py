@@ -1,28 +1,38 @@
-"""Where queries come from: dynamic anchor boxes that are learned."""
+"""Where queries come from: learned boxes, points or positional queries."""
 
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dabdetr import config
 from dabdetr.geometry import inverse_sigmoid
+from dabdetr.model.positions import mlp
 from dabdetr.structures import Memory, Queries
 
 
 class LearnedQueries(nn.Module):
-    """Each query is an anchor box, a parameter in logit space, and its content (DAB-DETR §3.2).
+    """Each query is parameters: an anchor box in logit space, and its content (DAB-DETR §3.2).
 
+    Without boxes it is a positional query (DETR), and a point made of that (Conditional DETR §3.3).
     With patterns every anchor is asked once for each pattern, all anchors of the first pattern
     first (Anchor DETR): ``patterns × count`` queries.
     """
 
     def __init__(self, part: config.LearnedQueries, width: int) -> None:
         super().__init__()
-        self.anchors = nn.Parameter(initial_anchors(part.count, part.start))
+        self.count, self.width = part.count, width
+        self.anchors: nn.Parameter | None = None
+        self.positions: nn.Parameter | None = None
+        self.to_point: nn.Sequential | None = None
         self.content: nn.Parameter | None = None
         self.patterns: nn.Parameter | None = None
-        self.width = width
+        if part.anchor == "box":
+            self.anchors = nn.Parameter(initial_anchors(part.count, part.start))
+        else:
+            self.positions = nn.Parameter(torch.randn(part.count, width))
+        if part.anchor == "point":
+            self.to_point = mlp(*[width] * part.point_layers, 2)
         if part.content == "learned":
             self.content = nn.Parameter(torch.randn(part.count, width))
         if part.patterns:
@@ -30,16 +40,27 @@ class LearnedQueries(nn.Module):
 
     def forward(self, memory: Memory) -> Queries:
         batch = len(memory.tokens)
-        logits = self.anchors
-        if self.patterns is not None:
-            content = self.patterns.repeat_interleave(len(logits), dim=0)
-            logits = logits.repeat(len(self.patterns), 1)
+        anchors, positions = self._places()
+        if self.patterns is not None and anchors is not None:
+            content = self.patterns.repeat_interleave(self.count, dim=0)
+            anchors = anchors.repeat(len(self.patterns), 1)
         elif self.content is not None:
             content = self.content
         else:
-            content = logits.new_zeros(len(logits), self.width)
-        anchors = logits.float().sigmoid()
-        return Queries(content.expand(batch, -1, -1), anchors.expand(batch, -1, -1))
+            content = memory.tokens.new_zeros(self.count, self.width, dtype=torch.float32)
+        return Queries(
+            content.expand(batch, -1, -1),
+            None if anchors is None else anchors.expand(batch, -1, -1),
+            None if positions is None else positions.expand(batch, -1, -1),
+        )
+
+    def _places(self) -> tuple[Tensor | None, Tensor | None]:
+        """Anchors, 0–1 of the image, and learned positional queries; one of them may be None."""
+        if self.anchors is not None:
+            return self.anchors.float().sigmoid(), None
+        if self.to_point is None:
+            return None, self.positions
+        return self.to_point(self.positions).float().sigmoid(), self.positions
 
 
 def initial_anchors(count: int, start: str) -> torch.Tensor:

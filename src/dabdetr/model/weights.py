@@ -24,7 +24,8 @@ from torch import Tensor
 from dabdetr.config import parse, write_atomically
 from dabdetr.model.backbones import TimmBackbone
 from dabdetr.model.detector import Detector, build
-from dabdetr.model.formats import Foreign, State, from_official, from_transformers, recognise
+from dabdetr.model.formats import Foreign, from_official, from_transformers, recognise
+from dabdetr.model.key_names import State
 
 _UNCOUNTED = "num_batches_tracked"  # of batch norms; no published file needs it
 
@@ -211,7 +212,9 @@ def _drop_nameless(state: State, names: Sequence[str | None]) -> tuple[State, tu
     """Class head rows of real classes only (COCO: 80 of 91), and their names."""
     keep = [index for index, name in enumerate(names) if name is not None]
     kept = {
-        key: value[keep] if key.startswith("decoder.heads.classes.") else value
+        key: value[[*keep, *range(len(names), len(value))]]  # softmax: "no object" comes last
+        if key.startswith("decoder.heads.classes.")
+        else value
         for key, value in state.items()
     }
     return kept, tuple(name for name in names if name is not None)
@@ -227,9 +230,12 @@ def _transfer_classes(
         if key.startswith("decoder.heads.classes.") and key in state:
             given = state[key]
             if given.shape[1:] == own.shape[1:]:
-                state[key] = torch.stack(
-                    [given[rows[n]] if n in rows else own[i] for i, n in enumerate(detector.names)]
-                )
+                wanted = [
+                    given[rows[n]] if n in rows else own[i] for i, n in enumerate(detector.names)
+                ]
+                if len(own) > len(wanted):  # softmax: "no object" comes last
+                    wanted.append(given[-1])
+                state[key] = torch.stack(wanted)
     if not known or not new:
         return ()
     return (f"class head re-initialised for {_listing(new)}: the weights know other classes",)
@@ -295,11 +301,11 @@ def _read_folder(path: Path) -> _Checkpoint:
 
 def _foreign(path: Path, state: State, settings: Path) -> _Checkpoint:
     kind = recognise(state)
-    if kind == "transformers DabDetr":
+    if kind is not None and kind.startswith("transformers"):
         if not settings.is_file():
             raise FileNotFoundError(f"{path} is of transformers and needs config.json beside it")
         foreign = from_transformers(state, json.loads(settings.read_text()))
-    elif kind == "official DAB-DETR":
+    elif kind is not None:
         foreign = from_official(state, None)
     else:
         raise ValueError(
@@ -317,7 +323,7 @@ def _read_pickle(path: Path) -> _Checkpoint:
         raise ValueError(
             f"{path} is of no known format; it holds {_listing([str(k) for k in state][:5])}"
         )
-    if recognise(state) != "official DAB-DETR":
+    if str(recognise(state)).startswith("transformers"):
         return _foreign(path, state, path.parent / "config.json")
     foreign = from_official(state, vars(args) if args is not None else None)
     return _Checkpoint(foreign.format, foreign.state, foreign)

@@ -6,6 +6,7 @@ A group of queries gives its losses once it has an assignment, wherever that com
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
@@ -63,19 +64,40 @@ def group_losses(
     logits, boxes = predictions.logits.float(), predictions.boxes.float()
     pairs = (assignment.layer, assignment.image, assignment.query)
 
-    truth = torch.zeros_like(logits)
-    truth[(*pairs, targets.labels[assignment.target])] = 1
-    focal = sigmoid_focal_loss(logits, truth, loss.alpha, loss.gamma)
-
     found, wanted = boxes[pairs], targets.boxes.float()[assignment.target]
     distance = (found - wanted).abs().sum(-1)
     giou = generalized_iou(to_corners(found), to_corners(wanted), loss.iou_eps)
     nothing = boxes.new_zeros(len(boxes))
     return {
-        "loss_ce": focal.sum((1, 2, 3)) / objects,
+        "loss_ce": class_loss(logits, pairs, targets.labels[assignment.target], loss, objects),
         "loss_bbox": nothing.index_add(0, assignment.layer, distance) / objects,
         "loss_giou": nothing.index_add(0, assignment.layer, 1 - giou) / objects,
     }
+
+
+def class_loss(
+    logits: Float[Tensor, "layers batch queries logits"],
+    pairs: tuple[Tensor, Tensor, Tensor],
+    labels: Tensor,
+    loss: Loss,
+    objects: Tensor | float,
+) -> Float[Tensor, " layers"]:
+    """How wrong the classes are: queries in ``pairs`` should say their label, others nothing.
+
+    Focal: summed over queries and divided by ``objects`` (Lin et al. 2017). Softmax: the mean over
+    queries, in which those without an object weigh ``no_object_weight`` (DETR §3.1).
+    """
+    if loss.classification == "focal":
+        truth = torch.zeros_like(logits)
+        truth[(*pairs, labels)] = 1
+        focal = sigmoid_focal_loss(logits, truth, loss.alpha, loss.gamma)
+        return focal.sum((1, 2, 3)) / objects
+    nothing = logits.shape[-1] - 1
+    wanted = torch.full(logits.shape[:-1], nothing, device=logits.device)
+    wanted[pairs] = labels
+    errors = F.cross_entropy(logits.movedim(-1, 1), wanted, reduction="none")
+    weights = torch.where(wanted == nothing, loss.no_object_weight, 1.0)
+    return (weights * errors).sum((1, 2)) / weights.sum((1, 2))
 
 
 def count_objects(targets: Targets, device: torch.device) -> Float[Tensor, ""]:

@@ -66,18 +66,29 @@ def pair_costs(
     counts = torch.tensor(targets.counts, device=predictions.boxes.device, dtype=torch.long)
     image = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
     # Index arrays on both sides of a slice put the pairs first: [objects, layers, queries].
-    logits = predictions.logits[:, image, :, targets.labels].transpose(0, 1).float()
+    logits = predictions.logits.float()
+    if loss.classification == "softmax":
+        logits = logits.log_softmax(-1)
+    naming = _class_cost(logits[:, image, :, targets.labels].transpose(0, 1), loss)
     boxes = predictions.boxes[:, image].float()  # [layers, objects, queries, 4]
     wanted = targets.boxes.float()[None, :, None]
 
+    distance = (boxes - wanted).abs().sum(-1)
+    giou = generalized_iou(to_corners(boxes), to_corners(wanted), loss.iou_eps)
+    return loss.class_cost * naming + loss.box_cost * distance - loss.giou_cost * giou
+
+
+def _class_cost(logits: Float[Tensor, "*pairs"], loss: Loss) -> Float[Tensor, "*pairs"]:
+    """Cost of taking a query for an object of the class whose (log-softmax) logit is given.
+
+    Focal: by how much the loss would change (DAB-DETR); softmax: minus the probability (DETR).
+    """
+    if loss.classification == "softmax":
+        return -logits.exp()
     p = logits.sigmoid()
     found = loss.alpha * (1 - p) ** loss.gamma * -(p + LOG_EPS).log()
     silent = (1 - loss.alpha) * p**loss.gamma * -(1 - p + LOG_EPS).log()
-    distance = (boxes - wanted).abs().sum(-1)
-    giou = generalized_iou(to_corners(boxes), to_corners(wanted), loss.iou_eps)
-    return (
-        loss.class_cost * (found - silent) + loss.box_cost * distance - loss.giou_cost * giou
-    )  # fmt: skip
+    return found - silent
 
 
 def _finite(costs: np.ndarray) -> np.ndarray:

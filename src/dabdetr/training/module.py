@@ -187,7 +187,7 @@ def _of_one(
     alone = Predictions(
         predictions.logits[:, image, None],
         predictions.boxes[:, image, None],
-        predictions.anchors[:, image, None],
+        predictions.anchors,
     )
     own = Targets(targets.labels[rows], targets.boxes[rows], (targets.counts[image],))
     return detection_loss(alone, own, loss)[1]

@@ -1,0 +1,84 @@
+"""From maps to tokens of one width, with their positions."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dabdetr import config
+from dabdetr.model.backbones import shrink
+from dabdetr.model.deformable import valid_ratios
+from dabdetr.model.positions import map_code
+from dabdetr.structures import Features, Images, Memory
+
+
+class Projection(nn.Module):
+    """The one map of a dense member as tokens, row by row."""
+
+    def __init__(self, channels: int, model: config.Model) -> None:
+        super().__init__()
+        self.width = model.width
+        self.temperature, self.offset = model.position_temperature, model.position_offset
+        self.project = nn.Conv2d(channels, model.width, kernel_size=1)
+
+    def forward(self, features: Features, images: Images) -> Memory:
+        (fine,), (padding,) = features.maps, features.paddings
+        tokens = self.project(fine).flatten(2).transpose(1, 2)
+        code = _code(fine, padding, self.width, self.temperature, self.offset)
+        flat = None if padding is None else padding.flatten(1)
+        return Memory(tokens, code.flatten(1, 2), flat, ((fine.shape[-2], fine.shape[-1]),))
+
+
+class Pyramid(nn.Module):
+    """Several maps as the tokens of all levels, fine to coarse (Deformable DETR, appendix A.4).
+
+    Levels beyond the backbone's maps halve the last map, the first of them from the raw one.
+    """
+
+    def __init__(self, channels: list[int], model: config.Model, levels: int) -> None:
+        super().__init__()
+        self.width = model.width
+        self.temperature, self.offset = model.position_temperature, model.position_offset
+        self.project = nn.ModuleList(_level(n, model.width, 1) for n in channels)
+        for extra in range(levels - len(channels)):
+            self.project.append(_level(model.width if extra else channels[-1], model.width, 3))
+        self.levels = nn.Parameter(torch.randn(levels, model.width))
+
+    def forward(self, features: Features, images: Images) -> Memory:
+        maps = [project(m) for project, m in zip(self.project, features.maps, strict=False)]
+        paddings = list(features.paddings)
+        for project in list(self.project)[len(maps) :]:
+            further = len(maps) > len(features.maps)
+            maps.append(project(maps[-1] if further else features.maps[-1]))
+            paddings.append(shrink(images.padding, maps[-1].shape[-2:]))
+        codes = [
+            (_code(m, p, self.width, self.temperature, self.offset) + level).flatten(1, 2)
+            for m, p, level in zip(maps, paddings, self.levels, strict=True)
+        ]
+        shown = [p.flatten(1) for p in paddings if p is not None]
+        return Memory(
+            torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1),
+            torch.cat(codes, dim=1),
+            torch.cat(shown, dim=1) if shown else None,
+            tuple((m.shape[-2], m.shape[-1]) for m in maps),
+            valid_ratios(paddings, len(maps[0]), maps[0].device),
+        )
+
+
+def _level(channels: int, width: int, kernel: int) -> nn.Sequential:
+    """A convolution (1: as it is, 3: halved) and a group norm."""
+    stride, padding = (1, 0) if kernel == 1 else (2, 1)
+    conv = nn.Conv2d(channels, width, kernel, stride, padding)
+    nn.init.xavier_uniform_(conv.weight)
+    nn.init.zeros_(conv.bias)  # pyright: ignore[reportArgumentType]
+    groups = 32 if width % 32 == 0 else 4
+    return nn.Sequential(conv, nn.GroupNorm(groups, width))
+
+
+def _code(
+    fine: Tensor, padding: Tensor | None, width: int, temperature: float, offset: float
+) -> Tensor:
+    """Position codes [batch or 1, h, w, width] of a map."""
+    if padding is None:
+        padding = torch.zeros((1, *fine.shape[-2:]), dtype=torch.bool, device=fine.device)
+    return map_code(padding, width, temperature, offset)
