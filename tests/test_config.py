@@ -191,6 +191,8 @@ def test_presets_are_complete_and_round_trip(name: str, tmp_path: Path) -> None:
         ("deformable-detr-r50-single", 39.4),
         ("deformable-detr-r50-refine", 46.2),
         ("dab-deformable-detr-r50", 48.7),
+        ("dn-detr-r50", 44.4),
+        ("dn-dab-deformable-detr-r50", 49.5),
         ("dab-detr-r18", None),
         ("dab-detr-lite0", None),
         ("dab-detr-nano", None),
@@ -287,6 +289,20 @@ SAMPLING = {"encoder": {"kind": "deformable"}, "backbone": {"strides": [8, 16, 3
         ),
         ({"queries": {"anchor": "point", "patterns": 2}}, ["queries.patterns", "queries.anchor"]),
         ({"classifier": "softmax"}, ["model.classifier", "loss.classification"]),
+        ({"queries": {"content": "unknown"}}, ["queries.content", "denoising"]),
+        (
+            {
+                "denoising": {"kind": "dn"},
+                "queries": {"anchor": None},
+                "decoder": {
+                    "cross_attention": {"kind": "add"},
+                    "modulate_position": None,
+                    "update_anchors": False,
+                    "look_forward_twice": False,
+                },
+            },
+            ["model.denoising", "queries.anchor"],
+        ),
     ],
 )
 def test_parts_that_do_not_go_together_are_named(model: dict, fields: list[str]) -> None:

@@ -83,7 +83,9 @@ class LearnedQueries(Part):
         default="box", description="point or null: the positional query is learned as such"
     )
     point_layers: int = Field(default=2, ge=1, description="of the map: positional query → point")
-    content: Literal["zeros", "learned"] = "zeros"
+    content: Literal["zeros", "learned", "unknown"] = Field(
+        default="zeros", description="unknown: the row of denoising's label table for no class"
+    )
     patterns: int = Field(default=0, ge=0, description="contents tried at every anchor; 0: none")
     start: Literal["normal", "uniform", "uniform_small"] = Field(
         default="normal",
@@ -97,7 +99,7 @@ class LearnedQueries(Part):
                 f"queries.patterns is {self.patterns} and queries.anchor is {self.anchor!r}: only "
                 "boxes are asked with several patterns; set queries.anchor to 'box'"
             )
-        if self.patterns and self.content != "zeros":
+        if self.patterns and self.content == "learned":
             raise ValueError(
                 f"queries.patterns is {self.patterns} and queries.content is {self.content!r}: "
                 "patterns are the content; set queries.content to 'zeros' or queries.patterns to 0"
@@ -209,6 +211,9 @@ class Model(Part):
     )
     queries: LearnedQueries = LearnedQueries()
     decoder: Decoder = Decoder()
+    denoising: Annotated[Denoising | ContrastiveDenoising, Field(discriminator="kind")] | None = (
+        None
+    )
     width: int = Field(default=256, ge=8, description="channels of tokens and queries")
     heads: int = Field(default=8, ge=1, description="attention heads")
     feedforward: int = Field(default=2048, ge=1)
@@ -273,6 +278,16 @@ class Model(Part):
             raise ValueError(
                 "model.decoder.update_anchors would turn points into boxes under 'concat' "
                 "attention; model.queries.anchor is 'point'; use 'box' or switch it off"
+            )
+        if self.denoising is not None and anchor != "box":
+            raise ValueError(
+                f"model.denoising disturbs boxes and model.queries.anchor is {anchor!r}; use 'box' "
+                "or set denoising to null"
+            )
+        if self.queries.content == "unknown" and getattr(self.denoising, "kind", None) != "dn":
+            raise ValueError(
+                "model.queries.content 'unknown' is a row of the label table of model.denoising "
+                "of kind 'dn', which is not there; use 'zeros' or 'learned'"
             )
         if cross.kind == "add" and self.decoder.modulate_position is not None:
             raise ValueError(

@@ -109,17 +109,50 @@ class Queries(_Movable):
 
 
 @dataclass(frozen=True)
+class QueryGroup(_Movable):
+    """Extra queries of one origin in training, and the objects that some of them must find.
+
+    name        what the losses call it
+    content     [batch, n, width]
+    anchors     [batch, n, 4] float32, cxcywh, 0–1 of the unpadded image
+    hidden      [n, n] bool, True: the row's query may not see the column's
+    image       [pairs] int64, with the next two: ``query`` of ``image`` must find row ``target``
+    query       [pairs] int64, 0 … n − 1
+    target      [pairs] int64, row of ``Targets``
+    copies      how often each object is asked for: losses are divided by objects × copies
+    supervised  [batch, n] bool; of the queries without an object, True: it must say "nothing",
+                False: it says what it likes (padding). Queries of pairs are always True.
+    """
+
+    name: str
+    content: Tensor
+    anchors: Tensor
+    hidden: Tensor
+    image: Tensor
+    query: Tensor
+    target: Tensor
+    copies: int
+    supervised: Tensor
+
+    def __len__(self) -> int:
+        """Queries in each image."""
+        return self.hidden.shape[0]
+
+
+@dataclass(frozen=True)
 class Predictions(_Movable):
     """What every decoder layer says of every query; the last layer is the answer.
 
     logits   [layers, batch, queries, classes]; one more, "no object", where softmax classifies
     boxes    [layers, batch, queries, 4] float32, cxcywh, 0–1 of the unpadded image
     anchors  what *enters* each layer: [batch, queries, 4] float32 boxes or [.., 2] points, or None
+    groups   in training, each query group with the predictions of its own queries
     """
 
     logits: Tensor
     boxes: Tensor
     anchors: tuple[Tensor | None, ...]
+    groups: tuple[tuple[QueryGroup, Predictions], ...] = ()
 
 
 @dataclass(frozen=True)

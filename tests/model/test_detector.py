@@ -76,6 +76,18 @@ VARIANTS = {
         "model.class_head_per_layer=true",
     ],
     "DAB-Deformable": [*_SAMPLING, "model.decoder.look_forward_twice=false"],
+    "DN": ["model.queries.content=unknown", "model.denoising={kind: dn, groups: 2}"],
+    "DN with learned content": ["model.denoising={kind: dn, groups: 2}"],
+    "DN with patterns": [
+        "model.queries={count: 9, content: unknown, patterns: 2}",
+        "model.denoising={kind: dn, groups: 2}",
+    ],
+    "contrastive": ["model.denoising={kind: contrastive, number: 1}"],
+    "DN-DAB-Deformable": [
+        *_SAMPLING,
+        "model.decoder.look_forward_twice=false",
+        "model.denoising={kind: dn, groups: 2}",
+    ],
     "default": [],
     "scalar": ["model.decoder.modulate_position=scalar"],
     "layer": ["model.decoder.modulate_position=layer"],
@@ -97,8 +109,9 @@ VARIANTS = {
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_parameter_of_every_variant_learns(variant: str) -> None:
     detector = _randomised(SMALL.override(VARIANTS[variant])).train()
-    out = detector(Images(torch.randn(2, 3, 64, 64)))
-    total, _ = detection_loss(out, _targets(3, 2), Loss())
+    targets = _targets(3, 2)
+    out = detector(Images(torch.randn(2, 3, 64, 64)), targets)
+    total, _ = detection_loss(out, targets, Loss())
     total.backward()
     silent = [
         key
@@ -241,3 +254,46 @@ def test_class_names_must_be_given_and_differ() -> None:
     for names in ([], ["a", "a"]):
         with pytest.raises(ValueError, match="class names"):
             build(SMALL, names)
+
+
+@pytest.mark.parametrize("variant", ["DN", "contrastive", "DN-DAB-Deformable"])
+def test_matching_queries_answer_the_same_with_and_without_groups(variant: str) -> None:
+    detector = _randomised(SMALL.override(VARIANTS[variant]))
+    images = Images(torch.randn(2, 3, 64, 64))
+    with torch.no_grad():
+        alone = detector(images)
+        trained = detector(images, _targets(4, 0))
+    assert alone.groups == ()
+    ((group, part),) = trained.groups
+    assert part.logits.shape[2] == len(group)
+    assert trained.boxes.shape == alone.boxes.shape
+    assert torch.allclose(trained.boxes, alone.boxes, atol=1e-6)
+    assert torch.allclose(trained.logits, alone.logits, atol=1e-5)
+
+
+def test_denoising_without_any_object_is_no_group_and_no_nan() -> None:
+    detector = _randomised(SMALL.override(VARIANTS["DN"])).train()
+    targets = _targets(0, 0)
+    out = detector(Images(torch.randn(2, 3, 64, 64)), targets)
+    total, table = detection_loss(out, targets, Loss())
+    assert out.groups == ()
+    assert total.isfinite()
+    assert not any(term.startswith("denoising") for term, _ in table)
+
+
+def test_a_groups_loss_is_in_the_total_and_in_the_table() -> None:
+    detector = _randomised(SMALL.override(VARIANTS["DN"])).train()
+    targets = _targets(2, 1)
+    out = detector(Images(torch.randn(2, 3, 64, 64)), targets)
+    loss = Loss()
+    total, table = detection_loss(out, targets, loss)
+    layers = range(len(out.logits))
+    weights = {"loss_ce": 1.0, "loss_bbox": 5.0, "loss_giou": 2.0}
+    expected = sum(
+        weight * table[prefix + term, layer]
+        for prefix in ("", "denoising_")
+        for term, weight in weights.items()
+        for layer in layers
+    )
+    assert total.item() == pytest.approx(float(expected), rel=1e-5)
+    assert all(table["denoising_loss_bbox", layer] > 0 for layer in layers)

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from dabdetr.inference.decoding import decode
+from dabdetr.model.denoising import Noise
 from dabdetr.model.detector import Detector, build
 from dabdetr.model.formats import from_official, from_transformers
 from dabdetr.model.key_names import official_table, rename, split_attention
@@ -27,7 +28,15 @@ from dabdetr.training.matching import assign
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = Path(os.environ.get("DABDETR_ORACLE", ROOT / ".." / "shared" / "oracle"))
 CASES = sorted(path.parent.name for path in FOLDER.glob("cases/*/case.json"))
-OFFICIAL = ("detr", "conditional_detr", "deformable_detr", "dab_detr", "dab_deformable_detr")
+OFFICIAL = (
+    "detr",
+    "conditional_detr",
+    "deformable_detr",
+    "dab_detr",
+    "dab_deformable_detr",
+    "dn_dab_detr",
+    "dn_dab_deformable_detr",
+)
 TRANSFORMERS = ("hf_detr", "hf_conditional_detr", "hf_dab_detr")
 
 
@@ -59,6 +68,7 @@ class Case:
         self.detector.load_state_dict(foreign.state)
         mask = inputs["mask"]
         self.images = Images(inputs["batch"], mask if mask.any() else None)
+        self.numbers = inputs["denoising"]
         given = inputs["targets"]
         self.sizes = [tuple(t["orig_size"].tolist()) for t in given]
         self.targets = Targets(
@@ -67,6 +77,26 @@ class Case:
             tuple(len(t["labels"]) for t in given),
         )
         self.batch_first = self.kind.startswith("hf_") or "deformable" in self.kind
+
+    def train(self) -> Predictions:
+        """The detector's answer in training mode, by the recorded noise where there is any."""
+        self.detector.train()
+        if self.detector.denoising is not None:
+            denoise, noise = self.detector.denoising.forward, self._noise()
+            self.detector.denoising.forward = lambda targets: denoise(targets, noise)
+        predictions = self.detector(self.images, self.targets)
+        if self.detector.denoising is not None:
+            del self.detector.denoising.forward
+        self.detector.eval()
+        return predictions
+
+    def _noise(self) -> Noise:
+        chance, objects = self.numbers["noise_p"], len(self.targets.labels)
+        labels = torch.zeros(len(chance), dtype=torch.long)
+        labels[chance < self.settings["label_noise_scale"]] = self.numbers["noise_new_label"]
+        shift = 2 * self.numbers["noise_box"] - 1
+        form = (-1, objects)
+        return Noise(chance.view(form), labels.view(form), shift.view(*form, 4))
 
     def close(self, key: str, ours: torch.Tensor, limit: float) -> None:
         """Every stored element of ``key`` agrees within ``limit``."""
@@ -212,12 +242,29 @@ def test_assignments_agree(name: str, c: Case, out: Predictions) -> None:
             }
 
 
-def test_losses_agree(name: str, c: Case, out: Predictions) -> None:
+def test_denoising_agrees(name: str, c: Case) -> None:
+    """Predictions of both parts in training mode, on the recorded noise."""
+    arrays, limits = c.expected["arrays"], c.expected["tolerance"]
+    if "train_dn_logits" not in arrays:
+        pytest.skip(f"{name} records no denoising")
+    with torch.no_grad():
+        trained = c.train()
+    ((_, part),) = trained.groups
+    c.close("train_dn_logits", part.logits, limits["logits_abs"])
+    c.close("train_dn_boxes", part.boxes, limits["boxes_abs"])
+    c.close("train_pred_logits", trained.logits[-1], limits["logits_abs"])
+    c.close("train_pred_boxes", trained.boxes[-1], limits["boxes_abs"])
+
+
+def test_losses_agree(name: str, c: Case) -> None:
     if not c.expected["losses"]:
         pytest.skip(f"{name} records no training")
+    with torch.no_grad():
+        out = c.train()
     total, table = detection_loss(out, c.targets, c.detector.config.loss)
     limit = c.expected["tolerance"]["loss_rel"]
     for (term, layer), value in table.items():
+        term = term.replace("denoising_", "tgt_")
         key = term if layer == len(out.logits) - 1 else f"{term}_{layer}"
         assert value.item() == pytest.approx(c.expected["losses"][key], rel=limit, abs=1e-6), key
     weighted = set(c.expected["weights"]) & set(c.expected["losses"])
@@ -228,7 +275,7 @@ def test_losses_agree(name: str, c: Case, out: Predictions) -> None:
 def test_gradients_agree(name: str, c: Case) -> None:
     if not c.expected["grad_norms"]:
         pytest.skip(f"{name} records no training")
-    out = c.detector(c.images)
+    out = c.train()
     total, _ = detection_loss(out, c.targets, c.detector.config.loss)
     c.detector.zero_grad()
     total.backward()

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from dabdetr import config
 from dabdetr.geometry import inverse_sigmoid, to_centres, to_corners
-from dabdetr.model.groups import QueryGroup
-from dabdetr.structures import Targets
+from dabdetr.structures import QueryGroup, Targets
 
 COUNTS_OBJECTS = 50
 """From here on the contrastive ``number`` counts copies in an image; below it, half the groups."""

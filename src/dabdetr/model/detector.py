@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import nn
 
 from dabdetr.config import Config
 from dabdetr.model.backbones import TimmBackbone
 from dabdetr.model.decoder import Decoder
+from dabdetr.model.denoising import Denoising
 from dabdetr.model.encoder import Encoder
+from dabdetr.model.groups import join, split
 from dabdetr.model.heads import Heads
 from dabdetr.model.projection import Projection, Pyramid
 from dabdetr.model.queries import LearnedQueries
-from dabdetr.structures import Images, Predictions
+from dabdetr.structures import Images, Predictions, QueryGroup, Targets
 
 
 class Detector(nn.Module):
@@ -31,6 +34,7 @@ class Detector(nn.Module):
         encoder: Encoder,
         queries: LearnedQueries,
         decoder: Decoder,
+        denoising: Denoising | None = None,
     ) -> None:
         super().__init__()
         self.config, self.names = config, names
@@ -39,11 +43,28 @@ class Detector(nn.Module):
         self.encoder = encoder
         self.queries = queries
         self.decoder = decoder
+        self.denoising = denoising
 
-    def forward(self, images: Images) -> Predictions:
+    def forward(self, images: Images, targets: Targets | None = None) -> Predictions:
+        """Predictions; with ``targets``, in training, also those of the query groups."""
         features = self.backbone(images)
         memory = self.encoder(self.projection(features, images))
-        return self.decoder(self.queries(memory), memory)
+        unknown = self.config.model.queries.content == "unknown"
+        queries = self.queries(memory, self.denoising.unknown() if unknown else None)  # pyright: ignore[reportOptionalMemberAccess]
+        groups = self.query_groups(targets)
+        joined, hidden = join(queries, groups)
+        predictions = self.decoder(joined, memory, hidden)
+        if not groups:
+            return predictions
+        of_groups, matching = split(predictions, [len(group) for group in groups])
+        return replace(matching, groups=tuple(zip(groups, of_groups, strict=True)))
+
+    def query_groups(self, targets: Targets | None) -> list[QueryGroup]:
+        """Extra queries whose objects are known, for these targets."""
+        if targets is None or self.denoising is None:
+            return []
+        group = self.denoising(targets)
+        return [] if group is None else [group]
 
 
 def build(config: Config, names: Sequence[str]) -> Detector:
@@ -58,11 +79,15 @@ def build(config: Config, names: Sequence[str]) -> Detector:
     else:
         projection = Projection(backbone.channels[0], model)
     encoder = Encoder(model)
-    queries = LearnedQueries(model.queries, model.width)
+    marked = model.denoising is not None and model.denoising.kind == "dn"
+    queries = LearnedQueries(model.queries, model.width, indicator=marked)
+    denoising = None
+    if model.denoising is not None:
+        denoising = Denoising(model.denoising, len(names), model.width, model.anchor_eps)
     decoder = Decoder(model, Heads(model, len(names)))
     for part in (encoder, decoder.layers, decoder.positions):
         _xavier(part)
-    return Detector(config, names, backbone, projection, encoder, queries, decoder)
+    return Detector(config, names, backbone, projection, encoder, queries, decoder, denoising)
 
 
 def _xavier(module: nn.Module) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dabdetr.config import Config
+from dabdetr.config import Config, Denoising
 from dabdetr.model.key_names import (
     TRANSFORMERS,
     State,
@@ -27,6 +27,8 @@ from dabdetr.presets import (
     DAB_DETR_R50,
     DEFORMABLE_DETR_R50,
     DETR_R50,
+    DN_DAB_DEFORMABLE_DETR_R50,
+    DN_DETR_R50,
     derive,
 )
 
@@ -61,15 +63,18 @@ COCO_IDS = tuple(None if name == "-" else name for name in _COCO.split(","))
 
 # What is unique to the keys of a member (official names), first match wins; its preset.
 _MEMBERS: tuple[tuple[str, str, str, Config], ...] = (
+    ("sampling_offsets", "label_enc", "DN-DAB-Deformable-DETR", DN_DAB_DEFORMABLE_DETR_R50),
+    ("ca_qpos_sine_proj", "label_enc", "DN-DETR", DN_DETR_R50),
     ("sampling_offsets", "refpoint_embed", "DAB-Deformable-DETR", DAB_DEFORMABLE_DETR_R50),
     ("sampling_offsets", "query_embed", "Deformable DETR", DEFORMABLE_DETR_R50),
     ("ca_qpos_sine_proj", "refpoint_embed", "DAB-DETR", DAB_DETR_R50),
     ("ca_qpos_sine_proj", "query_embed", "Conditional DETR", CONDITIONAL_DETR_R50),
     ("multihead_attn", "query_embed", "DETR", DETR_R50),
 )
+_NOISE = {"scalar": "groups", "label_noise_scale": "label_noise", "box_noise_scale": "box_noise"}
 _UNSUPPORTED = {
-    "label_enc.weight": "denoising members",
     "transformer.enc_output.weight": "two-stage members",
+    "transformer.decoder.layers.0.lvl_attn.weight": "DN-DETR with a deformable encoder alone",
 }
 
 
@@ -106,7 +111,8 @@ def from_official(state: Mapping[str, Tensor], args: Mapping[str, Any] | None) -
         raise ValueError("weights trained with pre_norm are not supported, only post-norm")
     ours = _ours(state)
     # The deformable members have such an argument, and never read it.
-    told = member[1] is DAB_DETR_R50 and "pe_temperatureH" in known
+    dense_dab = member[1] in (DAB_DETR_R50, DN_DETR_R50)
+    told = dense_dab and "pe_temperatureH" in known
     config = _config(
         ours,
         member[1],
@@ -121,8 +127,15 @@ def from_official(state: Mapping[str, Tensor], args: Mapping[str, Any] | None) -
         else None,
         anchor_eps=None,
         update=known.get("iter_update", known.get("with_box_refine")),
-        max_det=known.get("num_select") if member[1] is DAB_DETR_R50 else None,
+        max_det=known.get("num_select") if dense_dab else None,
     )
+    if isinstance(config.model.denoising, Denoising):
+        told_noise = {
+            f"model__denoising__{ours_name}": known[key]
+            for key, ours_name in _NOISE.items()
+            if key in known
+        }
+        config = derive(config, config.name, config.source, **told_noise)
     logits = _class_logits(ours, config)
     if known.get("dataset_file", "coco") == "coco" and logits == len(COCO_IDS):
         return Foreign(f"official {member[0]}", config, ours, COCO_IDS, notes)

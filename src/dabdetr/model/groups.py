@@ -7,45 +7,14 @@ runs over one row of queries and a mask; it never learns where they came from.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import accumulate, pairwise
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool
 from torch import Tensor
 
-from dabdetr.structures import Predictions, Queries
-
-
-@dataclass(frozen=True)
-class QueryGroup:
-    """Queries of one origin, and the objects that some of them must find.
-
-    name        what the losses call it
-    content     [batch, n, width]
-    anchors     [batch, n, 4] float32, cxcywh, 0–1 of the unpadded image
-    hidden      [n, n] bool, True: the row's query may not see the column's
-    image       [pairs] int64, with the next two: ``query`` of ``image`` must find row ``target``
-    query       [pairs] int64, 0 … n − 1
-    target      [pairs] int64, row of ``Targets``
-    copies      how often each object is asked for: losses are divided by objects × copies
-    supervised  [batch, n] bool; of the queries without an object, True: it must say "nothing",
-                False: it says what it likes (padding). Queries of pairs are always True.
-    """
-
-    name: str
-    content: Float[Tensor, "batch n width"]
-    anchors: Float[Tensor, "batch n 4"]
-    hidden: Bool[Tensor, "n n"]
-    image: Int64[Tensor, " pairs"]
-    query: Int64[Tensor, " pairs"]
-    target: Int64[Tensor, " pairs"]
-    copies: int
-    supervised: Bool[Tensor, "batch n"]
-
-    def __len__(self) -> int:
-        """Queries in each image."""
-        return self.hidden.shape[0]
+from dabdetr.structures import Predictions, Queries, QueryGroup
 
 
 def join(

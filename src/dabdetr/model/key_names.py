@@ -31,6 +31,7 @@ _POINTS: Table = ((r"^decoder\.ref_point_head\.layers\.", "queries.to_point.mlp.
 _COMMON: Table = (
     (r"^backbone\.0\.body\.", "backbone.body."),
     (r"^input_proj\.", "projection.project."),
+    (r"^label_enc\.", "denoising.labels."),
     (r"^refpoint_embed\.weight$", "queries.anchors"),
     (r"^patterns\.weight$", "queries.patterns"),
     (r"^query_embed\.weight$", "queries.positions"),

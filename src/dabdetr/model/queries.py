@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from dabdetr import config
@@ -19,9 +21,10 @@ class LearnedQueries(nn.Module):
     first (Anchor DETR): ``patterns × count`` queries.
     """
 
-    def __init__(self, part: config.LearnedQueries, width: int) -> None:
+    def __init__(self, part: config.LearnedQueries, width: int, indicator: bool = False) -> None:
+        """``indicator`` keeps the last channel of content at 0: no copy of denoising."""
         super().__init__()
-        self.count, self.width = part.count, width
+        self.count, self.width, self.indicator = part.count, width, indicator
         self.anchors: nn.Parameter | None = None
         self.positions: nn.Parameter | None = None
         self.to_point: nn.Sequential | None = None
@@ -34,20 +37,23 @@ class LearnedQueries(nn.Module):
         if part.anchor == "point":
             self.to_point = mlp(*[width] * part.point_layers, 2)
         if part.content == "learned":
-            self.content = nn.Parameter(torch.randn(part.count, width))
+            self.content = nn.Parameter(torch.randn(part.count, width - indicator))
         if part.patterns:
             self.patterns = nn.Parameter(torch.randn(part.patterns, width))
 
-    def forward(self, memory: Memory) -> Queries:
+    def forward(self, memory: Memory, unknown: Float[Tensor, " width"] | None = None) -> Queries:
+        """``unknown`` is content that all queries start from, where denoising has it."""
         batch = len(memory.tokens)
         anchors, positions = self._places()
+        if self.content is not None:
+            content = F.pad(self.content, (0, int(self.indicator)))
+        else:
+            content = memory.tokens.new_zeros(self.count, self.width, dtype=torch.float32)
         if self.patterns is not None and anchors is not None:
             content = self.patterns.repeat_interleave(self.count, dim=0)
             anchors = anchors.repeat(len(self.patterns), 1)
-        elif self.content is not None:
-            content = self.content
-        else:
-            content = memory.tokens.new_zeros(self.count, self.width, dtype=torch.float32)
+        if unknown is not None:
+            content = content + unknown
         return Queries(
             content.expand(batch, -1, -1),
             None if anchors is None else anchors.expand(batch, -1, -1),

@@ -27,6 +27,7 @@ from dabdetr.model.detector import Detector, build
 from dabdetr.model.formats import Foreign, from_official, from_transformers, recognise
 from dabdetr.model.key_names import State
 
+_BY_CLASS = ("decoder.heads.classes.", "denoising.labels.")  # one row for each class
 _UNCOUNTED = "num_batches_tracked"  # of batch norms; no published file needs it
 
 
@@ -213,7 +214,7 @@ def _drop_nameless(state: State, names: Sequence[str | None]) -> tuple[State, tu
     keep = [index for index, name in enumerate(names) if name is not None]
     kept = {
         key: value[[*keep, *range(len(names), len(value))]]  # softmax: "no object" comes last
-        if key.startswith("decoder.heads.classes.")
+        if key.startswith(_BY_CLASS)
         else value
         for key, value in state.items()
     }
@@ -227,13 +228,13 @@ def _transfer_classes(
     rows = {name: index for index, name in enumerate(known) if name is not None}
     new = [name for name in detector.names if name not in rows]
     for key, own in detector.state_dict().items():
-        if key.startswith("decoder.heads.classes.") and key in state:
+        if key.startswith(_BY_CLASS) and key in state:
             given = state[key]
             if given.shape[1:] == own.shape[1:]:
                 wanted = [
                     given[rows[n]] if n in rows else own[i] for i, n in enumerate(detector.names)
                 ]
-                if len(own) > len(wanted):  # softmax: "no object" comes last
+                if len(own) > len(wanted):  # "no object" (softmax) and "unknown" come last
                     wanted.append(given[-1])
                 state[key] = torch.stack(wanted)
     if not known or not new:

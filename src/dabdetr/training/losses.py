@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
 from dabdetr.config import Loss
 from dabdetr.geometry import generalized_iou, to_corners
-from dabdetr.structures import Predictions, Targets
+from dabdetr.structures import Predictions, QueryGroup, Targets
 from dabdetr.training.matching import Assignment, assign
 
 Table = dict[tuple[str, int], Tensor]
@@ -38,15 +38,34 @@ def detection_loss(
         assignment = assign(predictions, targets, loss)
     if objects is None:
         objects = count_objects(targets, predictions.boxes.device)
-    terms = group_losses(predictions, targets, assignment, loss, objects)
+    total, table = _weighted(group_losses(predictions, targets, assignment, loss, objects), loss)
+    for group, own in predictions.groups:
+        pairs = _every_layer(group, len(own.logits))
+        asked = objects * group.copies
+        terms = group_losses(own, targets, pairs, loss, asked, group.supervised)
+        more, of_group = _weighted(terms, loss, f"{group.name}_")
+        total, table = total + more, table | of_group
+    return total, table
+
+
+def _weighted(
+    terms: dict[str, Tensor], loss: Loss, prefix: str = ""
+) -> tuple[Float[Tensor, ""], Table]:
+    """The weighted sum of a group's terms over layers, and their table."""
     weights = (loss.class_weight, loss.box_weight, loss.giou_weight)
     total = torch.stack([w * terms[name].sum() for name, w in zip(TERMS, weights, strict=True)])
     table = {
-        (name, layer): value
+        (prefix + name, layer): value
         for name in TERMS
         for layer, value in enumerate(terms[name].detach().unbind())
     }
     return total.sum(), table
+
+
+def _every_layer(group: QueryGroup, layers: int) -> Assignment:
+    """The group's known pairs, the same in every decoder layer."""
+    layer = torch.arange(layers, device=group.image.device).repeat_interleave(len(group.image))
+    return Assignment(layer, *(x.repeat(layers) for x in (group.image, group.query, group.target)))
 
 
 def group_losses(
@@ -55,11 +74,13 @@ def group_losses(
     assignment: Assignment,
     loss: Loss,
     objects: Tensor | float,
+    supervised: Bool[Tensor, "batch queries"] | None = None,
 ) -> dict[str, Float[Tensor, " layers"]]:
     """Each term for all layers of one query group whose assignment is known, in float32.
 
     Queries without an object should say nothing: they enter the class term only. Without any
-    object the box terms are 0 and still carry a (zero) gradient.
+    object the box terms are 0 and still carry a (zero) gradient. Queries that are not
+    ``supervised`` enter nothing.
     """
     logits, boxes = predictions.logits.float(), predictions.boxes.float()
     pairs = (assignment.layer, assignment.image, assignment.query)
@@ -69,7 +90,9 @@ def group_losses(
     giou = generalized_iou(to_corners(found), to_corners(wanted), loss.iou_eps)
     nothing = boxes.new_zeros(len(boxes))
     return {
-        "loss_ce": class_loss(logits, pairs, targets.labels[assignment.target], loss, objects),
+        "loss_ce": class_loss(
+            logits, pairs, targets.labels[assignment.target], loss, objects, supervised
+        ),
         "loss_bbox": nothing.index_add(0, assignment.layer, distance) / objects,
         "loss_giou": nothing.index_add(0, assignment.layer, 1 - giou) / objects,
     }
@@ -81,6 +104,7 @@ def class_loss(
     labels: Tensor,
     loss: Loss,
     objects: Tensor | float,
+    supervised: Bool[Tensor, "batch queries"] | None = None,
 ) -> Float[Tensor, " layers"]:
     """How wrong the classes are: queries in ``pairs`` should say their label, others nothing.
 
@@ -91,12 +115,16 @@ def class_loss(
         truth = torch.zeros_like(logits)
         truth[(*pairs, labels)] = 1
         focal = sigmoid_focal_loss(logits, truth, loss.alpha, loss.gamma)
+        if supervised is not None:
+            focal = focal * supervised[..., None]
         return focal.sum((1, 2, 3)) / objects
     nothing = logits.shape[-1] - 1
     wanted = torch.full(logits.shape[:-1], nothing, device=logits.device)
     wanted[pairs] = labels
     errors = F.cross_entropy(logits.movedim(-1, 1), wanted, reduction="none")
     weights = torch.where(wanted == nothing, loss.no_object_weight, 1.0)
+    if supervised is not None:
+        weights = weights * supervised
     return (weights * errors).sum((1, 2)) / weights.sum((1, 2))
 
 

@@ -81,7 +81,7 @@ class TrainingModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images, targets = batch
-        predictions = self.detector(images)
+        predictions = self.detector(images, targets)
         total, table = detection_loss(predictions, targets, self.settings.loss)
         if not torch.isfinite(total):
             raise NonFiniteLoss(blame(predictions, targets, self.settings.loss, self._place()))
