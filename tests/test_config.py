@@ -193,6 +193,9 @@ def test_presets_are_complete_and_round_trip(name: str, tmp_path: Path) -> None:
         ("dab-deformable-detr-r50", 48.7),
         ("dn-detr-r50", 44.4),
         ("dn-dab-deformable-detr-r50", 49.5),
+        ("deformable-detr-r50-two-stage", 46.9),
+        ("dino-r50-4scale", 49.0),
+        ("dino-r50-5scale", 49.4),
         ("dab-detr-r18", None),
         ("dab-detr-lite0", None),
         ("dab-detr-nano", None),
@@ -261,18 +264,18 @@ SAMPLING = {"encoder": {"kind": "deformable"}, "backbone": {"strides": [8, 16, 3
             },
             ["encoder.levels", "backbone.strides"],
         ),
-        ({"queries": {"anchor": None}}, ["cross_attention", "queries.anchor"]),
+        ({"queries": {"kind": "learned", "anchor": None}}, ["cross_attention", "queries.anchor"]),
         (
             {
-                "queries": {"anchor": None},
+                "queries": {"kind": "learned", "anchor": None},
                 "decoder": {"cross_attention": {"kind": "add"}, "modulate_position": None},
             },
             ["decoder.update_anchors", "queries.anchor"],
         ),
-        ({"queries": {"anchor": "point"}}, ["modulate_size", "queries.anchor"]),
+        ({"queries": {"kind": "learned", "anchor": "point"}}, ["modulate_size", "queries.anchor"]),
         (
             {
-                "queries": {"anchor": "point"},
+                "queries": {"kind": "learned", "anchor": "point"},
                 "decoder": {"cross_attention": {"kind": "concat", "modulate_size": False}},
             },
             ["update_anchors", "queries.anchor"],
@@ -287,13 +290,25 @@ SAMPLING = {"encoder": {"kind": "deformable"}, "backbone": {"strides": [8, 16, 3
             },
             ["modulate_position", "cross_attention"],
         ),
-        ({"queries": {"anchor": "point", "patterns": 2}}, ["queries.patterns", "queries.anchor"]),
+        (
+            {"queries": {"kind": "learned", "anchor": "point", "patterns": 2}},
+            ["queries.patterns", "queries.anchor"],
+        ),
         ({"classifier": "softmax"}, ["model.classifier", "loss.classification"]),
-        ({"queries": {"content": "unknown"}}, ["queries.content", "denoising"]),
+        ({"queries": {"kind": "from_encoder"}}, ["model.queries", "model.encoder"]),
+        (
+            {
+                **SAMPLING,
+                "decoder": {"cross_attention": {"kind": "deformable"}},
+                "queries": {"kind": "from_encoder", "rank": "objectness"},
+            },
+            ["queries.rank", "loss.proposal_labels"],
+        ),
+        ({"queries": {"kind": "learned", "content": "unknown"}}, ["queries.content", "denoising"]),
         (
             {
                 "denoising": {"kind": "dn"},
-                "queries": {"anchor": None},
+                "queries": {"kind": "learned", "anchor": None},
                 "decoder": {
                     "cross_attention": {"kind": "add"},
                     "modulate_position": None,
@@ -310,3 +325,13 @@ def test_parts_that_do_not_go_together_are_named(model: dict, fields: list[str])
         Config.model_validate({"model": model})
     for field in fields:
         assert field in str(caught.value)
+
+
+def test_the_kind_of_a_part_may_be_left_out_and_an_unknown_one_lists_those_there_are() -> None:
+    model = parse({"model": {"queries": {"count": 7}, "denoising": {"groups": 2}}}, "here").model
+    assert (model.queries.kind, model.queries.count) == ("learned", 7)
+    assert model.denoising is not None
+    assert model.denoising.kind == "dn"
+    for wrong in ({"kind": "dreamt"}, "dreamt"):
+        with pytest.raises(ValueError, match="kind must be one of: learned, from_encoder"):
+            parse({"model": {"queries": wrong}}, "here")

@@ -12,13 +12,35 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 
 class Part(BaseModel):
     """Base of all configuration: immutable, and unknown fields are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _kinds(default: str, *others: str) -> Discriminator:
+    """How a union of parts tells them apart: by ``kind``, ``default`` where none is given."""
+
+    def kind(value: Any) -> Any:
+        if isinstance(value, dict):
+            return value.get("kind", default)
+        return getattr(value, "kind", None)
+
+    known = ", ".join((default, *others))
+    return Discriminator(
+        kind, custom_error_type="kind", custom_error_message=f"kind must be one of: {known}"
+    )
 
 
 class Backbone(Part):
@@ -107,6 +129,33 @@ class LearnedQueries(Part):
         return self
 
 
+class EncoderQueries(Part):
+    """Queries that the encoder proposes: its best tokens, each with a box (two-stage)."""
+
+    kind: Literal["from_encoder"] = "from_encoder"
+    count: int = Field(default=900, ge=1)
+    content: Literal["learned", "box"] = Field(
+        default="learned",
+        description="learned: a table (mixed query selection); box: made, as the positional query "
+        "is, of the proposed box",
+    )
+    rank: Literal["classes", "objectness"] = Field(
+        default="classes",
+        description="what makes a token good: its best class, or the first logit alone, which "
+        "then learns of any object",
+    )
+
+    @property
+    def anchor(self) -> Literal["box"]:
+        """Proposals are boxes."""
+        return "box"
+
+    @property
+    def patterns(self) -> int:
+        """Proposals are asked once each."""
+        return 0
+
+
 class AddAttention(Part):
     """Cross-attention with positions added to queries and keys (DETR)."""
 
@@ -133,7 +182,18 @@ class DeformableAttention(Part):
 
 
 CrossAttention = Annotated[
-    AddAttention | ConcatAttention | DeformableAttention, Field(discriminator="kind")
+    Annotated[AddAttention, Tag("add")]
+    | Annotated[ConcatAttention, Tag("concat")]
+    | Annotated[DeformableAttention, Tag("deformable")],
+    _kinds("concat", "add", "deformable"),
+]
+EncoderKind = Annotated[
+    Annotated[DenseEncoder, Tag("dense")] | Annotated[DeformableEncoder, Tag("deformable")],
+    _kinds("dense", "deformable"),
+]
+QueriesKind = Annotated[
+    Annotated[LearnedQueries, Tag("learned")] | Annotated[EncoderQueries, Tag("from_encoder")],
+    _kinds("learned", "from_encoder"),
 ]
 
 
@@ -202,18 +262,20 @@ class ContrastiveDenoising(Part):
     )
 
 
+DenoisingKind = Annotated[
+    Annotated[Denoising, Tag("dn")] | Annotated[ContrastiveDenoising, Tag("contrastive")],
+    _kinds("dn", "contrastive"),
+]
+
+
 class Model(Part):
     """What is computed: backbone → encoder → queries → decoder."""
 
     backbone: Backbone = Backbone()
-    encoder: Annotated[DenseEncoder | DeformableEncoder, Field(discriminator="kind")] = (
-        DenseEncoder()
-    )
-    queries: LearnedQueries = LearnedQueries()
+    encoder: EncoderKind = DenseEncoder()
+    queries: QueriesKind = LearnedQueries()
     decoder: Decoder = Decoder()
-    denoising: Annotated[Denoising | ContrastiveDenoising, Field(discriminator="kind")] | None = (
-        None
-    )
+    denoising: DenoisingKind | None = None
     width: int = Field(default=256, ge=8, description="channels of tokens and queries")
     heads: int = Field(default=8, ge=1, description="attention heads")
     feedforward: int = Field(default=2048, ge=1)
@@ -258,6 +320,11 @@ class Model(Part):
             raise ValueError(
                 f"model.encoder is {encoder.kind} and model.decoder.cross_attention is "
                 f"{cross.kind}: levels need both to be deformable, one map needs neither"
+            )
+        if self.queries.kind == "from_encoder" and encoder.kind != "deformable":
+            raise ValueError(
+                "model.queries 'from_encoder' are chosen among levels; model.encoder is "
+                f"{encoder.kind}; use 'deformable' or learned queries"
             )
         if anchor is None and cross.kind != "add":
             raise ValueError(
@@ -329,6 +396,9 @@ class Loss(Part):
     alpha: float = Field(default=0.25, ge=0, le=1, description="focal loss: weight of objects")
     gamma: float = Field(default=2.0, ge=0, description="focal loss: how much easy cases fade")
     iou_eps: float = Field(default=1e-6, ge=0, description="added to IoU and GIoU denominators")
+    proposal_labels: Literal["classes", "objects"] = Field(
+        default="classes", description="what two-stage proposals learn: classes, or one for all"
+    )
     no_object_weight: float = Field(
         default=0.1, gt=0, le=1, description="softmax classifier: weight of queries without object"
     )
@@ -406,6 +476,14 @@ class Config(Part):
 
     @model_validator(mode="after")
     def _one_classifier(self) -> Self:
+        queries = self.model.queries
+        if queries.kind == "from_encoder" and (queries.rank == "objectness") != (
+            self.loss.proposal_labels == "objects"
+        ):
+            raise ValueError(
+                f"model.queries.rank is {queries.rank!r} and loss.proposal_labels is "
+                f"{self.loss.proposal_labels!r}: objectness goes with objects, classes with classes"
+            )
         if (self.model.classifier == "softmax") != (self.loss.classification == "softmax"):
             raise ValueError(
                 f"model.classifier is {self.model.classifier!r} and loss.classification is "

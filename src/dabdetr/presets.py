@@ -82,7 +82,7 @@ DETR_R50 = derive(
     "DETR (Carion et al., ECCV 2020), table 1; 500 epochs",
     published_ap=42.0,
     model__encoder__scale_positions=False,
-    model__queries={"count": 100, "anchor": None, "content": "zeros"},
+    model__queries={"kind": "learned", "count": 100, "anchor": None, "content": "zeros"},
     model__decoder__cross_attention={"kind": "add"},
     model__decoder__modulate_position=None,
     model__decoder__update_anchors=False,
@@ -114,7 +114,7 @@ CONDITIONAL_DETR_R50 = derive(
     "Conditional DETR (Meng et al., ICCV 2021), table 1; 50 epochs",
     published_ap=41.0,
     model__encoder__scale_positions=False,
-    model__queries={"anchor": "point", "point_layers": 2},
+    model__queries={"kind": "learned", "anchor": "point", "point_layers": 2},
     model__decoder__cross_attention__modulate_size=False,
     model__decoder__update_anchors=False,
     model__decoder__look_forward_twice=False,
@@ -142,7 +142,7 @@ DEFORMABLE_DETR_R50 = derive(
     published_ap=44.5,
     model__backbone__strides=(8, 16, 32),
     model__encoder={"kind": "deformable"},
-    model__queries={"anchor": "point", "point_layers": 1, "content": "learned"},
+    model__queries={"kind": "learned", "anchor": "point", "point_layers": 1, "content": "learned"},
     model__decoder__cross_attention={"kind": "deformable"},
     model__decoder__modulate_position=None,
     model__decoder__norm=False,
@@ -183,7 +183,7 @@ DAB_DEFORMABLE_DETR_R50 = derive(
     "dab-deformable-detr-r50",
     "DAB-DETR (Liu et al., ICLR 2022), the released v2; 50 epochs",
     published_ap=48.7,
-    model__queries={"anchor": "box", "content": "learned"},
+    model__queries={"kind": "learned", "anchor": "box", "content": "learned"},
     model__decoder__modulate_position="content",
     model__feedforward=2048,
     model__dropout=0.0,
@@ -209,6 +209,41 @@ DN_DAB_DEFORMABLE_DETR_R50 = derive(
     "DN-DETR (Li et al., CVPR 2022), the released v2; 50 epochs",
     published_ap=49.5,
     model__denoising={"kind": "dn"},
+)
+
+DEFORMABLE_DETR_R50_TWO_STAGE = derive(
+    DEFORMABLE_DETR_R50_REFINE,
+    "deformable-detr-r50-two-stage",
+    published_ap=46.9,
+    model__queries={"kind": "from_encoder", "count": 300, "content": "box", "rank": "objectness"},
+    loss__proposal_labels="objects",
+)
+
+DINO_R50_4SCALE = derive(
+    DAB_DEFORMABLE_DETR_R50,
+    "dino-r50-4scale",
+    "DINO (Zhang et al., ICLR 2023), table 1; 12 epochs",
+    published_ap=49.0,
+    model__queries={"kind": "from_encoder", "count": 900, "content": "learned"},
+    model__decoder__modulate_position=None,
+    model__decoder__norm=True,
+    model__decoder__look_forward_twice=True,
+    model__box_head_per_layer=False,
+    model__class_head_per_layer=False,
+    model__denoising={"kind": "contrastive", "number": 100},
+    model__position_temperature=20.0,
+    model__position_offset=0.0,
+    training__epochs=12,
+    training__drop=0.92,
+    inference__max_det=300,
+)
+
+DINO_R50_5SCALE = derive(
+    DINO_R50_4SCALE,
+    "dino-r50-5scale",
+    published_ap=49.4,
+    model__backbone__strides=(4, 8, 16, 32),
+    model__encoder__levels=5,
 )
 
 # Small members start better than the released recipe does (uniform small anchors, learned content,
@@ -303,6 +338,9 @@ PRESETS: dict[str, Config] = {
         DAB_DEFORMABLE_DETR_R50,
         DN_DETR_R50,
         DN_DAB_DEFORMABLE_DETR_R50,
+        DEFORMABLE_DETR_R50_TWO_STAGE,
+        DINO_R50_4SCALE,
+        DINO_R50_5SCALE,
         DAB_DETR_R18,
         DAB_DETR_LITE0,
         DAB_DETR_NANO,

@@ -101,11 +101,13 @@ class Queries(_Movable):
     anchors    [batch, queries, 4] float32, cxcywh, 0–1 of the unpadded image; [.., 2] where anchors
                are points; None where there are none
     positions  [batch, queries, width], the positional query where it is learned as such
+    proposals  what the encoder's tokens say, where queries come from them
     """
 
     content: Tensor
     anchors: Tensor | None
     positions: Tensor | None = None
+    proposals: Predictions | None = None
 
 
 @dataclass(frozen=True)
@@ -147,12 +149,14 @@ class Predictions(_Movable):
     boxes    [layers, batch, queries, 4] float32, cxcywh, 0–1 of the unpadded image
     anchors  what *enters* each layer: [batch, queries, 4] float32 boxes or [.., 2] points, or None
     groups   in training, each query group with the predictions of its own queries
+    proposals  of two-stage members: what the encoder's tokens say, as predictions of one layer
     """
 
     logits: Tensor
     boxes: Tensor
     anchors: tuple[Tensor | None, ...]
     groups: tuple[tuple[QueryGroup, Predictions], ...] = ()
+    proposals: Predictions | None = None
 
 
 @dataclass(frozen=True)

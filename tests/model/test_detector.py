@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dabdetr.config import Config, Loss
+from dabdetr.config import Config, Loss, Model
 from dabdetr.geometry import move
 from dabdetr.model.detector import Detector, build
+from dabdetr.model.proposals import _first_boxes
 from dabdetr.presets import PRESETS, derive, preset
 from dabdetr.structures import Images, Targets
 from dabdetr.training.losses import detection_loss
@@ -24,6 +25,10 @@ SMALL = derive(
     model__backbone__norm="frozen",
 )
 NAMES = ("a", "b", "c")
+
+
+def _override(variant: str) -> Config:
+    return SMALL.override(VARIANTS[variant])
 
 
 def _randomised(config: Config, seed: int = 0) -> Detector:
@@ -51,25 +56,25 @@ _SAMPLING = [
 ]
 VARIANTS = {
     "DETR": [
-        "model.queries={count: 9, anchor: null}",
+        "model.queries={kind: learned, count: 9, anchor: null}",
         "model.decoder.cross_attention={kind: add}",
         "model.decoder.modulate_position=null",
         *_DENSE,
     ],
     "Conditional": [
-        "model.queries={count: 9, anchor: point}",
+        "model.queries={kind: learned, count: 9, anchor: point}",
         "model.decoder.cross_attention.modulate_size=false",
         *_DENSE,
     ],
     "Deformable": [
         *_SAMPLING,
-        "model.queries={count: 9, anchor: point, point_layers: 1, content: learned}",
+        "model.queries={kind: learned, count: 9, anchor: point, point_layers: 1, content: learned}",
         "model.decoder.modulate_position=null",
         *_DENSE,
     ],
     "Deformable, refined": [
         *_SAMPLING,
-        "model.queries={count: 9, anchor: point, point_layers: 1, content: learned}",
+        "model.queries={kind: learned, count: 9, anchor: point, point_layers: 1, content: learned}",
         "model.decoder.modulate_position=null",
         "model.decoder.look_forward_twice=false",
         "model.box_head_per_layer=true",
@@ -79,7 +84,7 @@ VARIANTS = {
     "DN": ["model.queries.content=unknown", "model.denoising={kind: dn, groups: 2}"],
     "DN with learned content": ["model.denoising={kind: dn, groups: 2}"],
     "DN with patterns": [
-        "model.queries={count: 9, content: unknown, patterns: 2}",
+        "model.queries={kind: learned, count: 9, content: unknown, patterns: 2}",
         "model.denoising={kind: dn, groups: 2}",
     ],
     "contrastive": ["model.denoising={kind: contrastive, number: 1}"],
@@ -88,6 +93,20 @@ VARIANTS = {
         "model.decoder.look_forward_twice=false",
         "model.denoising={kind: dn, groups: 2}",
     ],
+    "two-stage": [
+        *_SAMPLING,
+        "model.queries={kind: from_encoder, count: 9, content: box, rank: objectness}",
+        "loss.proposal_labels=objects",
+        "model.decoder.modulate_position=null",
+        "model.decoder.look_forward_twice=false",
+    ],
+    "DINO": [
+        *_SAMPLING[:-1],
+        "model.queries={kind: from_encoder, count: 9}",
+        "model.decoder.modulate_position=null",
+        "model.denoising={kind: contrastive, number: 2}",
+    ],
+    "two-stage DAB": [*_SAMPLING, "model.queries={kind: from_encoder, count: 9}"],
     "default": [],
     "scalar": ["model.decoder.modulate_position=scalar"],
     "layer": ["model.decoder.modulate_position=layer"],
@@ -111,7 +130,7 @@ def test_every_parameter_of_every_variant_learns(variant: str) -> None:
     detector = _randomised(SMALL.override(VARIANTS[variant])).train()
     targets = _targets(3, 2)
     out = detector(Images(torch.randn(2, 3, 64, 64)), targets)
-    total, _ = detection_loss(out, targets, Loss())
+    total, _ = detection_loss(out, targets, detector.config.loss)
     total.backward()
     silent = [
         key
@@ -126,11 +145,20 @@ def test_every_parameter_of_every_variant_learns(variant: str) -> None:
     assert silent == []
 
 
+def _levels(model: Model) -> list[int]:
+    """log2 of the stride of every level."""
+    first = {4: 2, 8: 3}[model.backbone.strides[0]]
+    assert model.encoder.kind == "deformable"
+    return [first + n for n in range(model.encoder.levels)]
+
+
 @pytest.mark.parametrize("name", [n for n in PRESETS if "r101" not in n])
 def test_every_preset_builds_and_answers(name: str) -> None:
     detector = build(preset(name), NAMES).eval()
     model = detector.config.model
     count = model.queries.count * max(1, model.queries.patterns)
+    if model.queries.kind == "from_encoder":  # so small a picture has fewer tokens
+        count = min(count, sum(-(-64 // 2**n) * -(-96 // 2**n) for n in _levels(model)))
     with torch.no_grad():
         out = detector(Images(torch.randn(1, 3, 64, 96)))
     layers, logits = model.decoder.layers, 4 if model.classifier == "softmax" else 3
@@ -297,3 +325,40 @@ def test_a_groups_loss_is_in_the_total_and_in_the_table() -> None:
     )
     assert total.item() == pytest.approx(float(expected), rel=1e-5)
     assert all(table["denoising_loss_bbox", layer] > 0 for layer in layers)
+
+
+def test_proposals_are_the_best_tokens_and_their_boxes_the_anchors() -> None:
+    detector = _randomised(_override("DINO"))
+    image = Images(torch.randn(1, 3, 64, 64))
+    with torch.no_grad():
+        memory = detector.encoder(detector.projection(detector.backbone(image), image))
+        queries = detector.queries(memory)
+    assert queries.proposals is not None
+    assert queries.anchors is not None
+    assert queries.anchors.equal(queries.proposals.boxes[0])
+    scores = queries.proposals.logits[0].max(-1).values
+    assert scores.equal(scores.sort(descending=True).values)
+    assert ((queries.anchors > 0) & (queries.anchors <= 1)).all()
+
+
+def test_more_queries_than_tokens_gives_as_many_as_there_are() -> None:
+    detector = _randomised(_override("DINO").override(["model.queries.count=1000"]))
+    with torch.no_grad():
+        out = detector(Images(torch.randn(1, 3, 32, 32)))
+    assert out.boxes.shape[2] == 8 * 8 + 4 * 4 + 2 * 2
+    assert out.boxes.isfinite().all()
+
+
+def test_padding_is_never_proposed() -> None:
+    detector = _randomised(_override("DINO").override(["model.queries.count=30"]))
+    padding = torch.zeros(1, 64, 64, dtype=torch.bool)
+    padding[:, :, 32:] = True
+    image = Images(torch.randn(1, 3, 64, 64), padding)
+    with torch.no_grad():
+        memory = detector.encoder(detector.projection(detector.backbone(image), image))
+        first, valid = _first_boxes(memory)
+    assert memory.padding is not None
+    assert not (valid & memory.padding).any()
+    inside = first.sigmoid()[valid]
+    assert ((inside > 0) & (inside < 1)).all()  # in the frame of the unpadded picture
+    assert inside[:, 0].max() > 0.8

@@ -15,6 +15,7 @@ from dabdetr.model.encoder import Encoder
 from dabdetr.model.groups import join, split
 from dabdetr.model.heads import Heads
 from dabdetr.model.projection import Projection, Pyramid
+from dabdetr.model.proposals import EncoderQueries
 from dabdetr.model.queries import LearnedQueries
 from dabdetr.structures import Images, Predictions, QueryGroup, Targets
 
@@ -32,7 +33,7 @@ class Detector(nn.Module):
         backbone: TimmBackbone,
         projection: Projection | Pyramid,
         encoder: Encoder,
-        queries: LearnedQueries,
+        queries: LearnedQueries | EncoderQueries,
         decoder: Decoder,
         denoising: Denoising | None = None,
     ) -> None:
@@ -50,10 +51,11 @@ class Detector(nn.Module):
         features = self.backbone(images)
         memory = self.encoder(self.projection(features, images))
         unknown = self.config.model.queries.content == "unknown"
-        queries = self.queries(memory, self.denoising.unknown() if unknown else None)  # pyright: ignore[reportOptionalMemberAccess]
+        content = self.denoising.unknown() if unknown and self.denoising is not None else None
+        queries = self.queries(memory, content)
         groups = self.query_groups(targets)
         joined, hidden = join(queries, groups)
-        predictions = self.decoder(joined, memory, hidden)
+        predictions = replace(self.decoder(joined, memory, hidden), proposals=queries.proposals)
         if not groups:
             return predictions
         of_groups, matching = split(predictions, [len(group) for group in groups])
@@ -80,7 +82,10 @@ def build(config: Config, names: Sequence[str]) -> Detector:
         projection = Projection(backbone.channels[0], model)
     encoder = Encoder(model)
     marked = model.denoising is not None and model.denoising.kind == "dn"
-    queries = LearnedQueries(model.queries, model.width, indicator=marked)
+    if model.queries.kind == "learned":
+        queries = LearnedQueries(model.queries, model.width, indicator=marked)
+    else:
+        queries = EncoderQueries(model.queries, model.width, len(names), indicator=marked)
     denoising = None
     if model.denoising is not None:
         denoising = Denoising(model.denoising, len(names), model.width, model.anchor_eps)

@@ -26,7 +26,9 @@ from dabdetr.presets import (
     DAB_DEFORMABLE_DETR_R50,
     DAB_DETR_R50,
     DEFORMABLE_DETR_R50,
+    DEFORMABLE_DETR_R50_TWO_STAGE,
     DETR_R50,
+    DINO_R50_4SCALE,
     DN_DAB_DEFORMABLE_DETR_R50,
     DN_DETR_R50,
     derive,
@@ -63,6 +65,13 @@ COCO_IDS = tuple(None if name == "-" else name for name in _COCO.split(","))
 
 # What is unique to the keys of a member (official names), first match wins; its preset.
 _MEMBERS: tuple[tuple[str, str, str, Config], ...] = (
+    ("sampling_offsets", "transformer.enc_out_class_embed", "DINO", DINO_R50_4SCALE),
+    (
+        "sampling_offsets",
+        "transformer.pos_trans",
+        "two-stage Deformable DETR",
+        DEFORMABLE_DETR_R50_TWO_STAGE,
+    ),
     ("sampling_offsets", "label_enc", "DN-DAB-Deformable-DETR", DN_DAB_DEFORMABLE_DETR_R50),
     ("ca_qpos_sine_proj", "label_enc", "DN-DETR", DN_DETR_R50),
     ("sampling_offsets", "refpoint_embed", "DAB-Deformable-DETR", DAB_DEFORMABLE_DETR_R50),
@@ -73,7 +82,6 @@ _MEMBERS: tuple[tuple[str, str, str, Config], ...] = (
 )
 _NOISE = {"scalar": "groups", "label_noise_scale": "label_noise", "box_noise_scale": "box_noise"}
 _UNSUPPORTED = {
-    "transformer.enc_output.weight": "two-stage members",
     "transformer.decoder.layers.0.lvl_attn.weight": "DN-DETR with a deformable encoder alone",
 }
 
@@ -112,7 +120,8 @@ def from_official(state: Mapping[str, Tensor], args: Mapping[str, Any] | None) -
     ours = _ours(state)
     # The deformable members have such an argument, and never read it.
     dense_dab = member[1] in (DAB_DETR_R50, DN_DETR_R50)
-    told = dense_dab and "pe_temperatureH" in known
+    selects = dense_dab or member[1] is DINO_R50_4SCALE
+    told = selects and "pe_temperatureH" in known
     config = _config(
         ours,
         member[1],
@@ -127,8 +136,21 @@ def from_official(state: Mapping[str, Tensor], args: Mapping[str, Any] | None) -
         else None,
         anchor_eps=None,
         update=known.get("iter_update", known.get("with_box_refine")),
-        max_det=known.get("num_select") if dense_dab else None,
+        max_det=known.get("num_select") if selects else None,
     )
+    if member[1].model.queries.kind == "from_encoder" and "num_queries" in known:
+        config = derive(
+            config, config.name, config.source, model__queries__count=known["num_queries"]
+        )
+    if member[1] is DINO_R50_4SCALE and known.get("dn_number") is not None:
+        config = derive(
+            config,
+            config.name,
+            config.source,
+            model__denoising__number=known["dn_number"],
+            model__denoising__label_noise=known.get("dn_label_noise_ratio", 0.5) / 2,
+            model__denoising__box_noise=known.get("dn_box_noise_scale", 1.0),
+        )
     if isinstance(config.model.denoising, Denoising):
         told_noise = {
             f"model__denoising__{ours_name}": known[key]
@@ -240,13 +262,14 @@ def _config(
         first = state["encoder.layers.0.feedforward.expand.weight"]
         width = state["encoder.layers.0.attention_norm.weight"].shape[0]
         places = state.get("queries.anchors", state.get("queries.positions"))
-        assert places is not None
+        if places is None:
+            places = state.get("queries.content")
     except KeyError as error:
         raise ValueError(f"the weights lack {error}; they are not a whole detector") from None
     changes: dict[str, Any] = {
         "backbone__name": backbone or _resnet(state),
         "encoder__layers": _count(state, "encoder.layers."),
-        "queries__count": len(places),
+        "queries__count": preset.model.queries.count if places is None else len(places),
         "decoder__layers": _count(state, "decoder.layers."),
         "width": width,
         "heads": heads,

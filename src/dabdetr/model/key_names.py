@@ -26,6 +26,12 @@ _DEFORMABLE: Table = (
     (r"^level_embed$", "projection.levels"),
     (r"^reference_points\.", "queries.to_point.mlp.0."),
     (r"^tgt_embed\.weight$", "queries.content"),
+    (r"^enc_output\.", "queries.project."),
+    (r"^enc_output_norm\.", "queries.norm."),
+    (r"^enc_out_class_embed\.", "queries.classes."),
+    (r"^enc_out_bbox_embed\.layers\.", "queries.boxes.mlp."),
+    (r"^pos_trans\.", "queries.to_query.0."),
+    (r"^pos_trans_norm\.", "queries.to_query.1."),
 )
 _POINTS: Table = ((r"^decoder\.ref_point_head\.layers\.", "queries.to_point.mlp."),)
 _COMMON: Table = (
@@ -117,8 +123,13 @@ def official_table(state: Iterable[str]) -> Table:
     """The names that a release of the authors of ``state``'s member needs."""
     keys = set(state)
     kind = _DEFORMABLE if any(".sampling_offsets." in key for key in keys) else _DENSE
-    points = () if "refpoint_embed.weight" in keys else _POINTS
-    return ((r"^transformer\.", ""), *kind, *points, *_COMMON)
+    points = _POINTS if "query_embed.weight" in keys else ()
+    layers = len({k.split(".")[3] for k in keys if k.startswith("transformer.decoder.layers.")})
+    proposals: Table = (  # two-stage Deformable: the encoder's heads stand behind the last layer's
+        (rf"^(?:decoder\.)?class_embed\.{layers}\.", "queries.classes."),
+        (rf"^(?:decoder\.)?bbox_embed\.{layers}\.layers\.", "queries.boxes.mlp."),
+    )
+    return ((r"^transformer\.", ""), *kind, *points, *proposals, *_COMMON)
 
 
 def rename(key: str, table: Table) -> str:

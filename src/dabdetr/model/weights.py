@@ -27,7 +27,8 @@ from dabdetr.model.detector import Detector, build
 from dabdetr.model.formats import Foreign, from_official, from_transformers, recognise
 from dabdetr.model.key_names import State
 
-_BY_CLASS = ("decoder.heads.classes.", "denoising.labels.")  # one row for each class
+# One row for each class.
+_BY_CLASS = ("decoder.heads.classes.", "denoising.labels.", "queries.classes.")
 _UNCOUNTED = "num_batches_tracked"  # of batch norms; no published file needs it
 
 

@@ -5,6 +5,8 @@ A group of queries gives its losses once it has an assignment, wherever that com
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
@@ -45,7 +47,23 @@ def detection_loss(
         terms = group_losses(own, targets, pairs, loss, asked, group.supervised)
         more, of_group = _weighted(terms, loss, f"{group.name}_")
         total, table = total + more, table | of_group
+    if predictions.proposals is not None:
+        more, of_proposals = _proposal_loss(predictions.proposals, targets, loss, objects)
+        total, table = total + more, table | of_proposals
     return total, table
+
+
+def _proposal_loss(
+    proposals: Predictions, targets: Targets, loss: Loss, objects: Tensor
+) -> tuple[Tensor, Table]:
+    """The same terms for what the encoder proposes, matched anew; its layer is number −1."""
+    if loss.proposal_labels == "objects":
+        targets = replace(targets, labels=torch.zeros_like(targets.labels))
+    pairs = assign(proposals, targets, loss)
+    total, table = _weighted(
+        group_losses(proposals, targets, pairs, loss, objects), loss, "proposal_"
+    )
+    return total, {(term, -1): value for (term, _), value in table.items()}
 
 
 def _weighted(

@@ -1,0 +1,89 @@
+"""Queries that the encoder proposes: two stages (Deformable DETR §4.3, DINO §3.4)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from dabdetr import config
+from dabdetr.model.heads import class_head
+from dabdetr.model.positions import ANCHOR_TEMPERATURE, mlp, sine_code
+from dabdetr.structures import Memory, Predictions, Queries
+
+SIDE = 0.05
+"""Width and height of the finest level's first boxes; each level doubles it."""
+
+
+class EncoderQueries(nn.Module):
+    """Every token proposes a box; the best become anchors, and content is learned or their own."""
+
+    def __init__(
+        self, part: config.EncoderQueries, width: int, classes: int, indicator: bool = False
+    ) -> None:
+        """``indicator`` keeps the last channel of content at 0: no copy of denoising."""
+        super().__init__()
+        self.count, self.rank, self.indicator = part.count, part.rank, indicator
+        self.project, self.norm = nn.Linear(width, width), nn.LayerNorm(width)
+        self.classes = class_head(width, classes)
+        self.boxes = mlp(width, width, width, 4)
+        nn.init.zeros_(self.boxes[-1].weight)  # pyright: ignore[reportArgumentType]
+        nn.init.zeros_(self.boxes[-1].bias)  # pyright: ignore[reportArgumentType]
+        self.content: nn.Parameter | None = None
+        self.to_query: nn.Sequential | None = None
+        if part.content == "learned":
+            self.content = nn.Parameter(torch.randn(part.count, width - indicator))
+        else:
+            self.to_query = nn.Sequential(nn.Linear(2 * width, 2 * width), nn.LayerNorm(2 * width))
+
+    def forward(self, memory: Memory, unknown: Float[Tensor, " width"] | None = None) -> Queries:
+        """``unknown`` is content that all queries start from, where denoising has it."""
+        logits, valid = _first_boxes(memory)
+        tokens = self.norm(self.project(memory.tokens * valid[..., None]))
+        scores = self.classes(tokens)
+        boxes = self.boxes(tokens).float() + logits.masked_fill(~valid[..., None], float("inf"))
+        best = scores[..., 0] if self.rank == "objectness" else scores.max(-1).values
+        chosen = best.topk(min(self.count, best.shape[1]), dim=1).indices[..., None]
+
+        selected = boxes.gather(1, chosen.expand(-1, -1, 4))
+        anchors = selected.detach().sigmoid()
+        content, positions = self._content(selected.detach())
+        if unknown is not None:
+            content = content + unknown
+        said = (scores, boxes)  # objectness learns from all tokens, classes from the chosen
+        if self.rank == "classes":
+            said = (scores.gather(1, chosen.expand(-1, -1, scores.shape[-1])), selected)
+        proposals = Predictions(said[0][None], said[1].sigmoid()[None], (None,))
+        return Queries(content, anchors, positions, proposals)
+
+    def _content(self, boxes: Float[Tensor, "b q 4"]) -> tuple[Tensor, Tensor | None]:
+        """Content, and the positional query where it is made of the proposed box."""
+        if self.to_query is None:
+            assert self.content is not None
+            content = F.pad(self.content[: boxes.shape[1]], (0, int(self.indicator)))
+            return content.expand(len(boxes), -1, -1), None
+        width = self.project.out_features
+        angles = 2 * torch.pi * boxes.sigmoid()  # in the order x, y, w, h, unlike anchors' codes
+        code = sine_code(angles, width // 2, ANCHOR_TEMPERATURE).flatten(-2)
+        positions, content = self.to_query(code).chunk(2, dim=-1)
+        return content, positions
+
+
+def _first_boxes(memory: Memory) -> tuple[Float[Tensor, "b s 4"], Bool[Tensor, "b s"]]:
+    """Logits of a box at every token's cell, and whether it counts: not padding, not at the rim."""
+    assert memory.ratios is not None
+    parts = []
+    for level, (height, width) in enumerate(memory.shapes):
+        device = memory.tokens.device
+        y = (torch.arange(height, device=device, dtype=torch.float32) + 0.5) / height
+        x = (torch.arange(width, device=device, dtype=torch.float32) + 0.5) / width
+        grid = torch.stack((x.expand(height, width), y[:, None].expand(height, width)), dim=-1)
+        centre = grid.flatten(0, 1) / memory.ratios[:, None, level]
+        side = torch.full_like(centre, SIDE * 2.0**level)
+        parts.append(torch.cat((centre, side), dim=-1))
+    boxes = torch.cat(parts, dim=1)
+    valid = ((boxes > 0.01) & (boxes < 0.99)).all(-1)
+    if memory.padding is not None:
+        valid = valid & ~memory.padding
+    return torch.logit(boxes.clamp(1e-4, 1 - 1e-4)), valid
