@@ -20,7 +20,7 @@ from dabdetr.data.scenes import Scenes
 from dabdetr.model.backbones import TimmBackbone
 from dabdetr.model.detector import build
 from dabdetr.model.weights import save_backbone
-from dabdetr.presets import DAB_DETR_NANO
+from dabdetr.presets.small import DAB_DETR_NANO
 from dabdetr.structures import Images
 
 

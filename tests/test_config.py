@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dabdetr.config import Config, load, parse, write_atomically
-from dabdetr.presets import DAB_DETR_R50, PRESETS, derive, preset
+from dabdetr.presets import PRESETS, derive, preset
+from dabdetr.presets.published import DAB_DETR_R50
 
 CONTRADICTIONS = [
     ({"model": {"backbone": {"strides": [32, 16]}}}, ["backbone.strides", "(32, 16)"]),
@@ -199,6 +200,13 @@ def test_presets_are_complete_and_round_trip(name: str, tmp_path: Path) -> None:
         ("dab-detr-r18", None),
         ("dab-detr-lite0", None),
         ("dab-detr-nano", None),
+        ("detr-nano", None),
+        ("conditional-detr-nano", None),
+        ("dn-detr-nano", None),
+        ("deformable-detr-nano", None),
+        ("dab-deformable-detr-nano", None),
+        ("dn-dab-deformable-detr-nano", None),
+        ("dino-nano", None),
     ],
 )
 def test_only_papers_numbers_are_called_published(name: str, ap: float | None) -> None:

@@ -13,10 +13,11 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from dabdetr.config import Config, load
+from dabdetr.config import load
 from dabdetr.data.readers import open_data
 from dabdetr.evaluation.coco import evaluate
 from dabdetr.model.weights import load_model
+from dabdetr.presets import PRESETS, preset
 from dabdetr.training.history import COLUMNS
 from dabdetr.training.keeper import new_folder
 from dabdetr.training.module import NonFiniteLoss
@@ -179,26 +180,28 @@ def test_starts_from_weights_with_their_config(
         torch.testing.assert_close(after[key], before[key], rtol=0, atol=1e-6)
 
 
-def test_learns_four_scenes(
-    tiny_config: Config, tmp_path: Path, write_coco_scenes: Callable[..., Path]
+@pytest.mark.parametrize("name", [name for name in PRESETS if name.endswith("-nano")])
+def test_every_member_learns_four_scenes(
+    name: str, tmp_path: Path, write_coco_scenes: Callable[..., Path]
 ) -> None:
-    """From random weights, in well under a minute: loss falls to a fifth, digits are found."""
+    """From random weights, in seconds: loss falls to a third or less, digits are found."""
     folder = write_coco_scenes(tmp_path / "four", "scenes:size=96,objects=4", 4)
-    config = tiny_config.override(
+    config = preset(name).override(
         [
-            *("model.queries.count=16", "training.epochs=40", "training.batch=1"),
+            *("model.encoder.layers=1", "model.decoder.layers=2", "model.queries.count=16"),
+            *("image.size=96", "image.max_size=96", "training.epochs=60", "training.batch=1"),
             *("training.effective_batch=1", "training.lr=2e-3", "training.backbone_lr=2e-3"),
             *("training.warmup=20", "training.ema=0.9", "training.precision=fp32"),
         ]
     )
     config.save(tmp_path / "overfit.yaml")
     run = train(
-        folder, tmp_path / "overfit.yaml", project=tmp_path, val_every=40, quiet=True
+        folder, tmp_path / "overfit.yaml", project=tmp_path, val_every=60, quiet=True
     )  # fmt: skip
     losses = [row["loss"] for row in run.rows]
-    assert losses[-1] < 0.2 * losses[0]
+    assert losses[-1] < 0.33 * losses[0]
     assert run.ap50 is not None
-    assert run.ap50 > 0.6
+    assert run.ap50 > (0.2 if name == "detr-nano" else 0.5)  # DETR is the slow one: so it is known
 
 
 # What is refused

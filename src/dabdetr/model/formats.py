@@ -21,7 +21,7 @@ from dabdetr.model.key_names import (
     rename,
     split_attention,
 )
-from dabdetr.presets import (
+from dabdetr.presets.published import (
     CONDITIONAL_DETR_R50,
     DAB_DEFORMABLE_DETR_R50,
     DAB_DETR_R50,

@@ -1,4 +1,4 @@
-"""The family: one config value for each member, with its source.
+"""Members as their papers published them: what released weights fit, and the recipe behind them.
 
 A member is never a copy of code: it is what differs from ``DAB_DETR_R50``.
 """
@@ -7,18 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dabdetr.config import (
-    Augment,
-    Backbone,
-    Config,
-    Decoder,
-    DenseEncoder,
-    Image,
-    LearnedQueries,
-    Loss,
-    Model,
-    Training,
-)
+from dabdetr.config import Augment, Config, Image, Loss, Model, Training
 
 
 def derive(base: Config, name: str, source: str = "", **changes: Any) -> Config:
@@ -245,111 +234,3 @@ DINO_R50_5SCALE = derive(
     model__backbone__strides=(4, 8, 16, 32),
     model__encoder__levels=5,
 )
-
-# Small members start better than the released recipe does (uniform small anchors, learned content,
-# class weight 2): most of the slow start of DAB-DETR on little data lies there.
-_SMALL = Config(
-    name="small",
-    model=Model(
-        backbone=Backbone(name="resnet18", strides=(16,), freeze_stride=8),
-        encoder=DenseEncoder(layers=2),
-        decoder=Decoder(layers=3),
-        queries=LearnedQueries(count=100, content="learned", start="uniform_small"),
-        width=192,
-        heads=6,
-        feedforward=512,
-        activation="relu",
-    ),
-    image=Image(size=320, max_size=448),
-    loss=Loss(class_weight=2.0),
-    augment=Augment(flip=0.5, sizes=(288, 320, 352), crop=0.5, colour=0.5),
-    training=Training(
-        epochs=100, batch=8, lr=4e-4, backbone_lr=4e-5, warmup=100, schedule="cosine", ema=0.998
-    ),
-)
-
-DAB_DETR_R18 = derive(
-    _SMALL,
-    "dab-detr-r18",
-    "DAB-DETR, 192 wide, with a ResNet-18 at stride 16; ours, for small data",
-)
-
-DAB_DETR_LITE0 = derive(
-    _SMALL,
-    "dab-detr-lite0",
-    "DAB-DETR, 192 wide, with EfficientNet-Lite0 at stride 16; ours, for CPUs",
-    model__backbone__name="tf_efficientnet_lite0",
-    image__mean=(0.5, 0.5, 0.5),
-    image__std=(0.5, 0.5, 0.5),
-)
-
-DAB_DETR_NANO = derive(
-    _SMALL,
-    "dab-detr-nano",
-    "DAB-DETR 96 wide on a small stride-8 body; ours, for tests and the demo",
-    model__backbone={
-        "name": "resnet18",
-        "options": {
-            "layers": [1, 2, 1, 1],
-            "channels": [32, 64, 96, 128],
-            "stem_type": "deep",
-            "stem_width": 8,
-        },
-        "strides": (8,),
-        "freeze_stride": 0,
-        "norm": "trained",
-    },
-    model__encoder__layers=2,
-    model__decoder__layers=3,
-    model__width=96,
-    model__heads=4,
-    model__feedforward=192,
-    model__queries__count=40,
-    image__size=160,
-    image__max_size=160,
-    augment=None,
-    training__epochs=60,
-    training__batch=16,
-    training__lr=1e-3,
-    training__backbone_lr=1e-3,
-    training__warmup=200,
-    training__schedule="step",
-    training__ema=0.998,
-    training__start="none",
-    inference__max_det=100,
-)
-
-PRESETS: dict[str, Config] = {
-    preset.name: preset
-    for preset in (
-        DAB_DETR_R50,
-        DAB_DETR_R50_P3,
-        DAB_DETR_R50_DC5,
-        DAB_DETR_R101,
-        DAB_DETR_R101_DC5,
-        DETR_R50,
-        DETR_R50_DC5,
-        DETR_R101,
-        CONDITIONAL_DETR_R50,
-        CONDITIONAL_DETR_R50_DC5,
-        DEFORMABLE_DETR_R50,
-        DEFORMABLE_DETR_R50_SINGLE,
-        DEFORMABLE_DETR_R50_REFINE,
-        DAB_DEFORMABLE_DETR_R50,
-        DN_DETR_R50,
-        DN_DAB_DEFORMABLE_DETR_R50,
-        DEFORMABLE_DETR_R50_TWO_STAGE,
-        DINO_R50_4SCALE,
-        DINO_R50_5SCALE,
-        DAB_DETR_R18,
-        DAB_DETR_LITE0,
-        DAB_DETR_NANO,
-    )
-}
-
-
-def preset(name: str) -> Config:
-    """The preset called ``name``; an unknown name lists those there are."""
-    if name not in PRESETS:
-        raise ValueError(f"there is no preset {name!r}; there are: {', '.join(PRESETS)}")
-    return PRESETS[name]

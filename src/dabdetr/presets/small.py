@@ -1,0 +1,171 @@
+"""Members for little data and no GPU, and the family at teaching size; ours."""
+
+from __future__ import annotations
+
+from dabdetr.config import (
+    Augment,
+    Backbone,
+    Config,
+    Decoder,
+    DenseEncoder,
+    Image,
+    LearnedQueries,
+    Loss,
+    Model,
+    Training,
+)
+from dabdetr.presets.published import derive
+
+# Small members start better than the released recipe does (uniform small anchors, learned content,
+# class weight 2): most of the slow start of DAB-DETR on little data lies there.
+_SMALL = Config(
+    name="small",
+    model=Model(
+        backbone=Backbone(name="resnet18", strides=(16,), freeze_stride=8),
+        encoder=DenseEncoder(layers=2),
+        decoder=Decoder(layers=3),
+        queries=LearnedQueries(count=100, content="learned", start="uniform_small"),
+        width=192,
+        heads=6,
+        feedforward=512,
+        activation="relu",
+    ),
+    image=Image(size=320, max_size=448),
+    loss=Loss(class_weight=2.0),
+    augment=Augment(flip=0.5, sizes=(288, 320, 352), crop=0.5, colour=0.5),
+    training=Training(
+        epochs=100, batch=8, lr=4e-4, backbone_lr=4e-5, warmup=100, schedule="cosine", ema=0.998
+    ),
+)
+
+DAB_DETR_R18 = derive(
+    _SMALL,
+    "dab-detr-r18",
+    "DAB-DETR, 192 wide, with a ResNet-18 at stride 16; ours, for small data",
+)
+
+DAB_DETR_LITE0 = derive(
+    _SMALL,
+    "dab-detr-lite0",
+    "DAB-DETR, 192 wide, with EfficientNet-Lite0 at stride 16; ours, for CPUs",
+    model__backbone__name="tf_efficientnet_lite0",
+    image__mean=(0.5, 0.5, 0.5),
+    image__std=(0.5, 0.5, 0.5),
+)
+
+DAB_DETR_NANO = derive(
+    _SMALL,
+    "dab-detr-nano",
+    "DAB-DETR 96 wide on a small stride-8 body; ours, for tests and the demo",
+    model__backbone={
+        "name": "resnet18",
+        "options": {
+            "layers": [1, 2, 1, 1],
+            "channels": [32, 64, 96, 128],
+            "stem_type": "deep",
+            "stem_width": 8,
+        },
+        "strides": (8,),
+        "freeze_stride": 0,
+        "norm": "trained",
+    },
+    model__encoder__layers=2,
+    model__decoder__layers=3,
+    model__width=96,
+    model__heads=4,
+    model__feedforward=192,
+    model__queries__count=40,
+    image__size=160,
+    image__max_size=160,
+    augment=None,
+    training__epochs=60,
+    training__batch=16,
+    training__lr=1e-3,
+    training__backbone_lr=1e-3,
+    training__warmup=200,
+    training__schedule="step",
+    training__ema=0.998,
+    training__start="none",
+    inference__max_det=100,
+)
+
+# The family at teaching size: the same body, width, depth and queries; one part differs.
+_SMALL_SOURCE = " at teaching size, alike to dab-detr-nano but for its own parts; ours"
+
+DETR_NANO = derive(
+    DAB_DETR_NANO,
+    "detr-nano",
+    "DETR" + _SMALL_SOURCE,
+    model__encoder__scale_positions=False,
+    model__queries={"anchor": None, "count": 40, "content": "zeros"},
+    model__decoder__cross_attention={"kind": "add"},
+    model__decoder__modulate_position=None,
+    model__decoder__update_anchors=False,
+    model__decoder__look_forward_twice=False,
+    model__classifier="softmax",
+    loss__classification="softmax",
+    loss__class_cost=1.0,
+    loss__class_weight=1.0,
+)
+
+CONDITIONAL_DETR_NANO = derive(
+    DAB_DETR_NANO,
+    "conditional-detr-nano",
+    "Conditional DETR" + _SMALL_SOURCE,
+    model__encoder__scale_positions=False,
+    model__queries={"anchor": "point", "count": 40, "content": "zeros"},
+    model__decoder__cross_attention__modulate_size=False,
+    model__decoder__update_anchors=False,
+    model__decoder__look_forward_twice=False,
+)
+
+DN_DETR_NANO = derive(
+    DAB_DETR_NANO,
+    "dn-detr-nano",
+    "DN-DETR" + _SMALL_SOURCE,
+    model__denoising={"kind": "dn"},
+)
+
+DEFORMABLE_DETR_NANO = derive(
+    DAB_DETR_NANO,
+    "deformable-detr-nano",
+    "Deformable DETR with box refinement" + _SMALL_SOURCE,
+    model__backbone__strides=(8, 16),
+    model__encoder={"kind": "deformable", "layers": 2, "levels": 3},
+    model__queries={"anchor": "point", "point_layers": 1, "count": 40, "content": "learned"},
+    model__decoder__cross_attention={"kind": "deformable"},
+    model__decoder__modulate_position=None,
+    model__decoder__norm=False,
+    model__decoder__look_forward_twice=False,
+    model__position_offset=-0.5,
+    model__box_head_per_layer=True,
+    model__class_head_per_layer=True,
+)
+
+DAB_DEFORMABLE_DETR_NANO = derive(
+    DEFORMABLE_DETR_NANO,
+    "dab-deformable-detr-nano",
+    "DAB-Deformable-DETR" + _SMALL_SOURCE,
+    model__queries=DAB_DETR_NANO.model.queries.model_dump(),
+    model__decoder__modulate_position="content",
+)
+
+DN_DAB_DEFORMABLE_DETR_NANO = derive(
+    DAB_DEFORMABLE_DETR_NANO,
+    "dn-dab-deformable-detr-nano",
+    "DN-DAB-Deformable-DETR" + _SMALL_SOURCE,
+    model__denoising={"kind": "dn"},
+)
+
+DINO_NANO = derive(
+    DAB_DEFORMABLE_DETR_NANO,
+    "dino-nano",
+    "DINO" + _SMALL_SOURCE,
+    model__queries={"kind": "from_encoder", "count": 40},
+    model__decoder__modulate_position=None,
+    model__decoder__norm=True,
+    model__decoder__look_forward_twice=True,
+    model__box_head_per_layer=False,
+    model__class_head_per_layer=False,
+    model__denoising={"kind": "contrastive", "number": 100},
+)
