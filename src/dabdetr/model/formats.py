@@ -7,6 +7,7 @@ comes from the settings that were saved along, if any.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -81,6 +82,7 @@ _MEMBERS: tuple[tuple[str, str, str, Config], ...] = (
     ("multihead_attn", "query_embed", "DETR", DETR_R50),
 )
 _NOISE = {"scalar": "groups", "label_noise_scale": "label_noise", "box_noise_scale": "box_noise"}
+_PROJECTION = r"projection\.project\.\d+\.0\.weight"
 _UNSUPPORTED = {
     "transformer.decoder.layers.0.lvl_attn.weight": "DN-DETR with a deformable encoder alone",
 }
@@ -193,6 +195,9 @@ def from_transformers(state: Mapping[str, Tensor], settings: Mapping[str, Any]) 
         update=settings.get("with_box_refine"),
         max_det=None,
     )
+    if member[1].model.queries.kind == "from_encoder":
+        count = settings.get("two_stage_num_proposals", 300)
+        config = derive(config, config.name, config.source, model__queries__count=count)
     logits = _class_logits(ours, config)
     labels = {int(key): name for key, name in (settings.get("id2label") or {}).items()}
     names = tuple(labels.get(i, f"LABEL_{i}") for i in range(logits))
@@ -278,10 +283,14 @@ def _config(
         "box_head_per_layer": _count(state, "decoder.heads.boxes.") > 1,
         "class_head_per_layer": _count(state, "decoder.heads.classes.") > 1,
     }
+    stride = 16 if dilated else 32
     if model.encoder.kind == "dense":
-        stride = 16 if dilated else 32
         changes |= {"backbone__output_stride": stride, "backbone__strides": (stride,)}
     else:
+        projections = [state[k] for k in state if re.fullmatch(_PROJECTION, k)]
+        maps = sum(weight.shape[-1] == 1 for weight in projections)
+        changes["backbone__output_stride"] = stride
+        changes["backbone__strides"] = (stride,) if maps == 1 else (4, 8, 16, 32)[-maps:]
         changes["encoder__levels"] = _count(state, "projection.project.")
         changes |= _points(state, heads, len(state["projection.levels"]))
     if model.queries.anchor == "box" and model.encoder.kind == "dense":

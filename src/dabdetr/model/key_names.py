@@ -81,6 +81,7 @@ _COMMON: Table = (
 TRANSFORMERS: Table = (
     (r"^model\.backbone\.(?:conv_encoder\.)?(?:model\.)?(?:_backbone\.)?", "backbone.0.body."),
     (r"^model\.input_projection\.", "input_proj."),
+    (r"^model\.input_proj\.", "input_proj."),
     (r"^model\.query_refpoint_embeddings\.", "refpoint_embed."),
     (r"^model\.patterns\.", "transformer.patterns."),
     (r"^model\.query_position_embeddings\.", "query_embed."),
@@ -111,9 +112,13 @@ TRANSFORMERS: Table = (
     (r"\.fc1\.", ".linear1."),
     (r"\.fc2\.", ".linear2."),
     (r"\.activation_fn\.", ".activation."),
+    (r"\.o_proj\.", ".out_proj."),  # from here to norms: Conditional DETR since 5.0
+    (r"\.self_attn\.([qk])_(content|pos)_proj\.", r".sa_\1\2_proj."),
+    (r"\.encoder_attn\.([qk])_(content|pos|pos_sine)_proj\.", r".ca_\1\2_proj."),
     (r"\.encoder_attn\.", ".multihead_attn."),
+    (r"^(transformer\.decoder\.layers\.\d+)\.self_attn_layer_norm\.", r"\1.self_norm."),
+    (r"\.encoder_attn_layer_norm\.", ".cross_norm."),
     (r"\.self_attn_layer_norm\.", ".norm1."),
-    (r"\.encoder_attn_layer_norm\.", ".norm2."),
     (r"^(transformer\.decoder\.layers\.\d+)\.final_layer_norm\.", r"\1.norm3."),
     (r"^(transformer\.encoder\.layers\.\d+)\.final_layer_norm\.", r"\1.norm2."),
 )
