@@ -1,0 +1,272 @@
+"""Every choice of a detector and its training, as frozen pydantic models; load, override, save.
+
+A part that is absent is ``None``; contradictions raise and name both fields.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from dabdetr.config.model import (
+    AddAttention,
+    Backbone,
+    ConcatAttention,
+    ContrastiveDenoising,
+    Decoder,
+    DeformableAttention,
+    DeformableEncoder,
+    Denoising,
+    DenseEncoder,
+    EncoderQueries,
+    LearnedQueries,
+    Model,
+    Part,
+)
+
+__all__ = [
+    "AddAttention",
+    "Augment",
+    "Backbone",
+    "ConcatAttention",
+    "Config",
+    "ContrastiveDenoising",
+    "Decoder",
+    "DeformableAttention",
+    "DeformableEncoder",
+    "Denoising",
+    "DenseEncoder",
+    "EncoderQueries",
+    "Image",
+    "Inference",
+    "LearnedQueries",
+    "Loss",
+    "Model",
+    "Part",
+    "Training",
+    "load",
+    "parse",
+    "write_atomically",
+]
+
+
+class Image(Part):
+    """How a picture becomes the network's input."""
+
+    size: int = Field(default=800, ge=16, description="shorter side in pixels")
+    max_size: int = Field(default=1333, ge=16, description="longer side at most")
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    @model_validator(mode="after")
+    def _sides(self) -> Self:
+        if self.max_size < self.size:
+            raise ValueError(
+                f"image.max_size {self.max_size} is below image.size {self.size}; raise it"
+            )
+        return self
+
+
+class Loss(Part):
+    """Weights of the loss terms and of the assignment's costs (DAB-DETR: 1, 5, 2 and 2, 5, 2)."""
+
+    classification: Literal["focal", "softmax"] = Field(
+        default="focal", description="softmax needs model.classifier softmax"
+    )
+    class_weight: float = Field(default=1.0, ge=0)
+    box_weight: float = Field(default=5.0, ge=0)
+    giou_weight: float = Field(default=2.0, ge=0)
+    class_cost: float = Field(default=2.0, ge=0)
+    box_cost: float = Field(default=5.0, ge=0)
+    giou_cost: float = Field(default=2.0, ge=0)
+    alpha: float = Field(default=0.25, ge=0, le=1, description="focal loss: weight of objects")
+    gamma: float = Field(default=2.0, ge=0, description="focal loss: how much easy cases fade")
+    iou_eps: float = Field(default=1e-6, ge=0, description="added to IoU and GIoU denominators")
+    proposal_labels: Literal["classes", "objects"] = Field(
+        default="classes", description="what two-stage proposals learn: classes, or one for all"
+    )
+    no_object_weight: float = Field(
+        default=0.1, gt=0, le=1, description="softmax classifier: weight of queries without object"
+    )
+
+    @model_validator(mode="after")
+    def _some_cost(self) -> Self:
+        if not self.class_cost + self.box_cost + self.giou_cost:
+            raise ValueError("loss.class_cost, box_cost and giou_cost are all 0; give one of them")
+        return self
+
+
+class Augment(Part):
+    """Random changes of training pictures; boxes move with the pixels."""
+
+    flip: float = Field(default=0.5, ge=0, le=1, description="probability of a left-right flip")
+    sizes: tuple[int, ...] = Field(
+        default=(), description="shorter sides to draw from; empty: image.size"
+    )
+    crop: float = Field(default=0.5, ge=0, le=1, description="probability of a random crop")
+    crop_scale: tuple[float, float] = Field(
+        default=(0.5, 1.0), description="crop side, of the picture's"
+    )
+    colour: float = Field(
+        default=0.0, ge=0, le=1, description="brightness, contrast, saturation jitter"
+    )
+
+
+class Training(Part):
+    """How long, how fast, from where."""
+
+    epochs: int = Field(default=50, ge=1)
+    batch: int = Field(default=2, ge=1, description="pictures in a step")
+    effective_batch: int = Field(
+        default=16, ge=1, description="pictures in an update (accumulation)"
+    )
+    lr: float = Field(default=1e-4, gt=0)
+    backbone_lr: float = Field(default=1e-5, ge=0, description="0 freezes the backbone")
+    weight_decay: float = Field(default=1e-4, ge=0)
+    warmup: int = Field(default=0, ge=0, description="updates over which the rate rises from 0")
+    schedule: Literal["step", "cosine", "constant"] = "step"
+    drop: float = Field(
+        default=0.8, gt=0, le=1, description="step: share of the epochs before rate ×0.1"
+    )
+    clip: float = Field(default=0.1, ge=0, description="largest gradient norm; 0: no clipping")
+    ema: float | None = Field(default=None, gt=0, lt=1, description="decay of averaged weights")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    start: str = Field(
+        default="imagenet", description="'imagenet', 'none', or a file or name of weights"
+    )
+    seed: int = Field(default=42, ge=0)
+    workers: int = Field(default=0, ge=0, description="processes that read pictures")
+
+
+class Inference(Part):
+    """From predictions to detections."""
+
+    max_det: int = Field(default=300, ge=1, description="detections an image at most")
+    conf: float = Field(default=0.3, ge=0, le=1, description="lowest score shown")
+
+
+class Config(Part):
+    """One family member: the model, and the recipe that trains it."""
+
+    name: str = "custom"
+    source: str = Field(default="", description="paper or recipe the values come from")
+    published_ap: float | None = Field(
+        default=None, description="COCO val2017 AP of the source, if any"
+    )
+    model: Model = Model()
+    image: Image = Image()
+    loss: Loss = Loss()
+    augment: Augment | None = Augment()
+    training: Training = Training()
+    inference: Inference = Inference()
+
+    @model_validator(mode="after")
+    def _one_classifier(self) -> Self:
+        queries = self.model.queries
+        if queries.kind == "from_encoder" and (queries.rank == "objectness") != (
+            self.loss.proposal_labels == "objects"
+        ):
+            raise ValueError(
+                f"model.queries.rank is {queries.rank!r} and loss.proposal_labels is "
+                f"{self.loss.proposal_labels!r}: objectness goes with objects, classes with classes"
+            )
+        if (self.model.classifier == "softmax") != (self.loss.classification == "softmax"):
+            raise ValueError(
+                f"model.classifier is {self.model.classifier!r} and loss.classification is "
+                f"{self.loss.classification!r}: softmax goes with softmax, sigmoid with focal"
+            )
+        return self
+
+    def override(self, assignments: Iterable[str]) -> Config:
+        """A copy with ``path=value`` assignments applied; values are read as YAML.
+
+        ``config.override(["training.lr=2e-4", "augment=null"])``
+        """
+        tree = self.model_dump(mode="json")
+        for assignment in assignments:
+            path, equals, text = assignment.partition("=")
+            if not equals:
+                raise ValueError(f"--set expects path=value; got {assignment!r}")
+            node, keys = tree, path.strip().split(".")
+            for depth, key in enumerate(keys):
+                if not isinstance(node, dict) or key not in node:
+                    known = ", ".join(node) if isinstance(node, dict) else "no field"
+                    where = ".".join(keys[:depth]) or "the config"
+                    raise ValueError(f"{where} has no field {key!r}; it has: {known}")
+                if depth < len(keys) - 1:
+                    node = node[key]
+            try:
+                node[keys[-1]] = _yaml_value(text)
+            except yaml.YAMLError as error:
+                raise ValueError(
+                    f"--set {assignment!r} is not readable YAML: {_one_line(error)}"
+                ) from None
+        return parse(tree, "config")
+
+    def save(self, path: str | Path) -> None:
+        """Write as YAML: to a temporary name first, then moved."""
+        text = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        write_atomically(path, text.encode())
+
+
+def load(path: str | Path) -> Config:
+    """Read a YAML config; missing fields take their defaults, unknown fields are errors."""
+    try:
+        tree = yaml.safe_load(Path(path).read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not readable YAML: {_one_line(error)}") from None
+    if not isinstance(tree, dict):
+        raise ValueError(f"{path} should hold fields like 'model:' and 'training:'; it does not")
+    return parse(tree, str(path))
+
+
+def parse(tree: dict[str, Any], origin: str) -> Config:
+    """A config from plain values; every error names its field in one sentence."""
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            where = ".".join(str(part) for part in problem["loc"]) or "config"
+            message = problem["msg"].removeprefix("Value error, ")
+            given = problem["input"]
+            shown = "" if isinstance(given, dict | BaseModel) else f" (got {given!r})"
+            lines.append(f"{where}: {message}{shown}")
+        raise ValueError(f"{origin}: " + "; ".join(lines)) from None
+
+
+def write_atomically(path: str | Path, content: bytes) -> None:
+    """Write beside ``path`` and move: a reader sees the old file or the whole new one."""
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _yaml_value(text: str) -> Any:
+    """YAML, with 1e-4 read as a number (YAML 1.1 wants a dot)."""
+    value = yaml.safe_load(text)
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
