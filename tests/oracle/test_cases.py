@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from dabdetr.model.key_names import official_table, rename, split_attention
 from dabdetr.model.projection import Pyramid
 from dabdetr.structures import Images, Memory, Predictions, Targets
 from dabdetr.training.losses import detection_loss
-from dabdetr.training.matching import assign
+from dabdetr.training.matching import Assignment, assign
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = Path(os.environ.get("DABDETR_ORACLE", ROOT / ".." / "shared" / "oracle"))
@@ -245,6 +246,15 @@ def test_ranked_boxes_agree(c: Case, out: Predictions) -> None:
         assert gap <= allowed, f"{gap:.3g} px over {allowed:.3g}"
 
 
+def _proposal_pairs(c: Case, out: Predictions) -> Assignment:
+    """Which proposal answers for which object; objectness knows one class only."""
+    assert out.proposals is not None
+    loss, targets = c.detector.config.loss, c.targets
+    if loss.proposal_labels == "objects":
+        targets = replace(targets, labels=torch.zeros_like(targets.labels))
+    return assign(out.proposals, targets, loss)
+
+
 def test_assignments_agree(name: str, c: Case, out: Predictions) -> None:
     if not c.expected["indices"]:
         pytest.skip(f"{name} records no training")
@@ -252,11 +262,12 @@ def test_assignments_agree(name: str, c: Case, out: Predictions) -> None:
     starts = [sum(c.targets.counts[:image]) for image in range(len(c.targets.counts))]
     for key, of_layer in c.expected["indices"].items():
         if key in ("enc", "interm"):
-            continue
-        layer = len(out.logits) - 1 if key == "last" else int(key)
+            pairs, layer = _proposal_pairs(c, out), 0
+        else:
+            pairs, layer = found, len(out.logits) - 1 if key == "last" else int(key)
         for image, (queries, objects) in enumerate(of_layer):
-            here = (found.layer == layer) & (found.image == image)
-            ours = set(zip(found.query[here].tolist(), found.target[here].tolist(), strict=True))
+            here = (pairs.layer == layer) & (pairs.image == image)
+            ours = set(zip(pairs.query[here].tolist(), pairs.target[here].tolist(), strict=True))
             assert ours == {
                 (query, starts[image] + n) for query, n in zip(queries, objects, strict=True)
             }

@@ -184,7 +184,11 @@ def test_starts_from_weights_with_their_config(
 def test_every_member_learns_four_scenes(
     name: str, tmp_path: Path, write_coco_scenes: Callable[..., Path]
 ) -> None:
-    """From random weights, in seconds: loss falls to a third or less, digits are found."""
+    """From random weights, in seconds: loss falls to a fifth, digits are found.
+
+    Two members are slower by nature and have bounds of their own: DETR, and DINO, whose loss also
+    holds that of its proposals.
+    """
     folder = write_coco_scenes(tmp_path / "four", "scenes:size=96,objects=4", 4)
     config = preset(name).override(
         [
@@ -199,9 +203,10 @@ def test_every_member_learns_four_scenes(
         folder, tmp_path / "overfit.yaml", project=tmp_path, val_every=60, quiet=True
     )  # fmt: skip
     losses = [row["loss"] for row in run.rows]
-    assert losses[-1] < 0.33 * losses[0]
+    left, found = {"detr-nano": (0.33, 0.2), "dino-nano": (0.33, 0.5)}.get(name, (0.2, 0.6))
+    assert losses[-1] < left * losses[0]
     assert run.ap50 is not None
-    assert run.ap50 > (0.2 if name == "detr-nano" else 0.5)  # DETR is the slow one: so it is known
+    assert run.ap50 > found
 
 
 # What is refused
