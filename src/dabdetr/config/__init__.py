@@ -14,21 +14,20 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from dabdetr.config.backbones import Backbone
+from dabdetr.config.groups import ContrastiveDenoising, Denoising
 from dabdetr.config.model import (
     AddAttention,
-    Backbone,
     ConcatAttention,
-    ContrastiveDenoising,
     Decoder,
     DeformableAttention,
     DeformableEncoder,
-    Denoising,
     DenseEncoder,
     EncoderQueries,
     LearnedQueries,
     Model,
-    Part,
 )
+from dabdetr.config.part import Part
 
 __all__ = [
     "AddAttention",

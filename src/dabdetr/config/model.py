@@ -5,58 +5,13 @@ A part that is absent is ``None``; contradictions raise and name both fields.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import Field, Tag, model_validator
 
-
-class Part(BaseModel):
-    """Base of all configuration: immutable, and unknown fields are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-def _kinds(default: str, *others: str) -> Discriminator:
-    """How a union of parts tells them apart: by ``kind``, ``default`` where none is given."""
-
-    def kind(value: Any) -> Any:
-        if isinstance(value, dict):
-            return value.get("kind", default)
-        return getattr(value, "kind", None)
-
-    known = ", ".join((default, *others))
-    return Discriminator(
-        kind, custom_error_type="kind", custom_error_message=f"kind must be one of: {known}"
-    )
-
-
-class Backbone(Part):
-    """An image network of timm, read at some of its strides."""
-
-    kind: Literal["timm"] = "timm"
-    name: str = Field(default="resnet50", description="timm model name")
-    options: dict[str, Any] = Field(default_factory=dict, description="further timm arguments")
-    strides: tuple[int, ...] = Field(
-        default=(32,), description="strides of the maps handed on, fine first"
-    )
-    output_stride: Literal[8, 16, 32] = Field(
-        default=32, description="16 dilates the last stage (DC5)"
-    )
-    freeze_stride: int = Field(
-        default=4, ge=0, description="stages up to this stride stay frozen; 0: none"
-    )
-    norm: Literal["frozen", "trained"] = Field(default="frozen", description="what batch norms do")
-
-    @model_validator(mode="after")
-    def _strides_exist(self) -> Self:
-        if not self.strides or sorted(set(self.strides)) != list(self.strides):
-            raise ValueError(f"backbone.strides must rise and not repeat; got {self.strides}")
-        if self.strides[-1] > self.output_stride:
-            raise ValueError(
-                f"backbone.strides asks for stride {self.strides[-1]}, but backbone.output_stride "
-                f"is {self.output_stride}; lower the one or raise the other"
-            )
-        return self
+from dabdetr.config.backbones import Backbone
+from dabdetr.config.groups import DenoisingKind
+from dabdetr.config.part import Part, kinds
 
 
 class DenseEncoder(Part):
@@ -172,15 +127,15 @@ CrossAttention = Annotated[
     Annotated[AddAttention, Tag("add")]
     | Annotated[ConcatAttention, Tag("concat")]
     | Annotated[DeformableAttention, Tag("deformable")],
-    _kinds("concat", "add", "deformable"),
+    kinds("concat", "add", "deformable"),
 ]
 EncoderKind = Annotated[
     Annotated[DenseEncoder, Tag("dense")] | Annotated[DeformableEncoder, Tag("deformable")],
-    _kinds("dense", "deformable"),
+    kinds("dense", "deformable"),
 ]
 QueriesKind = Annotated[
     Annotated[LearnedQueries, Tag("learned")] | Annotated[EncoderQueries, Tag("from_encoder")],
-    _kinds("learned", "from_encoder"),
+    kinds("learned", "from_encoder"),
 ]
 
 
@@ -208,51 +163,6 @@ class Decoder(Part):
                 "never move have nothing to look forward to; switch look_forward_twice off"
             )
         return self
-
-
-class Denoising(Part):
-    """Noisy copies of the objects as further queries in training (DN-DETR)."""
-
-    kind: Literal["dn"] = "dn"
-    groups: int = Field(default=5, ge=1, description="noisy copies of every object")
-    label_noise: float = Field(
-        default=0.2, ge=0, le=1, description="probability that a copy's class is drawn anew"
-    )
-    box_noise: float = Field(
-        default=0.4,
-        ge=0,
-        description="shift of the centre in half sides and of the size in sides, at most",
-    )
-
-
-class ContrastiveDenoising(Part):
-    """Near copies of the objects to restore and farther ones to reject, in training (DINO)."""
-
-    kind: Literal["contrastive"] = "contrastive"
-    number: int = Field(
-        default=100,
-        ge=1,
-        description="near copies an image has room for, in as many groups as that takes; "
-        "below 50: half the number of groups, however many objects there are",
-    )
-    label_noise: float = Field(
-        default=0.25,
-        ge=0,
-        le=1,
-        description="probability that a copy's class is drawn anew "
-        "(half of the reference's label_noise_ratio)",
-    )
-    box_noise: float = Field(
-        default=1.0,
-        ge=0,
-        description="shift of the edges in half sides: near copies up to it, far ones up to twice",
-    )
-
-
-DenoisingKind = Annotated[
-    Annotated[Denoising, Tag("dn")] | Annotated[ContrastiveDenoising, Tag("contrastive")],
-    _kinds("dn", "contrastive"),
-]
 
 
 class Model(Part):
