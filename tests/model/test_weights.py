@@ -11,17 +11,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from dabdetr.model.checkpoints import shipped
 from dabdetr.model.detector import Detector, build
 from dabdetr.model.formats import COCO_IDS
-from dabdetr.model.key_names import TRANSFORMERS, rename
-from dabdetr.model.weights import (
-    initialise,
-    load_model,
-    name_difference,
-    save_backbone,
-    save_model,
-    shipped,
-)
+from dabdetr.model.formats.key_names import rename
+from dabdetr.model.formats.transformers import TRANSFORMERS
+from dabdetr.model.starting import initialise
+from dabdetr.model.weights import load_model, name_difference, save_backbone, save_model
 from dabdetr.presets import preset
 from dabdetr.structures import Images
 

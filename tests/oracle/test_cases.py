@@ -20,7 +20,7 @@ from dabdetr.inference.decoding import decode
 from dabdetr.model.denoising import Noise
 from dabdetr.model.detector import Detector, build
 from dabdetr.model.formats import from_official, from_transformers
-from dabdetr.model.key_names import official_table, rename, split_attention
+from dabdetr.model.formats.key_names import official_table, rename, split_attention
 from dabdetr.model.projection import Pyramid
 from dabdetr.structures import Images, Memory, Predictions, Targets
 from dabdetr.training.losses import detection_loss

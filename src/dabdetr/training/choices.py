@@ -11,7 +11,8 @@ import yaml
 from dabdetr.config import Config, load, write_atomically
 from dabdetr.data.readers import DetectionData, open_data, splits
 from dabdetr.evaluation.coco import class_map
-from dabdetr.model.weights import load_model, shipped
+from dabdetr.model.checkpoints import shipped
+from dabdetr.model.weights import load_model
 from dabdetr.presets import PRESETS, preset
 
 

@@ -17,7 +17,8 @@ from dabdetr.data.readers import DetectionData
 from dabdetr.evaluation.coco import Evaluation, evaluate
 from dabdetr.inference.device import choose_device
 from dabdetr.model.detector import Detector, build
-from dabdetr.model.weights import initialise, name_difference
+from dabdetr.model.starting import initialise
+from dabdetr.model.weights import name_difference
 from dabdetr.training.averaging import Averaging
 from dabdetr.training.choices import Sources, choose_config
 from dabdetr.training.history import Row, best_row, final_table

@@ -1,4 +1,7 @@
-"""Parameter names: those of the reference implementations → ours, one key at a time."""
+"""Parameter names: those of the authors' releases → ours, one key at a time.
+
+Other implementations are brought to the authors' names first.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,17 @@ from collections.abc import Iterable, Mapping
 from torch import Tensor
 
 State = dict[str, Tensor]
+
+
 Table = tuple[tuple[str, str], ...]
 
-# Applied in order to every key. ``mlp.N.`` counts the linear layers of an MLP.
+
 _DENSE: Table = (
     (r"^(decoder\.layers\.\d+)\.norm1\.", r"\1.self_norm."),
     (r"^(decoder\.layers\.\d+)\.norm2\.", r"\1.cross_norm."),
 )
+
+
 _DEFORMABLE: Table = (
     (r"^(decoder\.layers\.\d+)\.norm1\.", r"\1.cross_norm."),  # cross-attention's norm is first
     (r"^(decoder\.layers\.\d+)\.norm2\.", r"\1.self_norm."),
@@ -33,7 +40,11 @@ _DEFORMABLE: Table = (
     (r"^pos_trans\.", "queries.to_query.0."),
     (r"^pos_trans_norm\.", "queries.to_query.1."),
 )
+
+
 _POINTS: Table = ((r"^decoder\.ref_point_head\.layers\.", "queries.to_point.mlp."),)
+
+
 _COMMON: Table = (
     (r"^backbone\.0\.body\.", "backbone.body."),
     (r"^input_proj\.", "projection.project."),
@@ -77,51 +88,27 @@ _COMMON: Table = (
     (r"\.activation\.", ".feedforward.activation."),
 )
 
-# transformers' names → official names.
-TRANSFORMERS: Table = (
-    (r"^model\.backbone\.(?:conv_encoder\.)?(?:model\.)?(?:_backbone\.)?", "backbone.0.body."),
-    (r"^model\.input_projection\.", "input_proj."),
-    (r"^model\.input_proj\.", "input_proj."),
-    (r"^model\.query_refpoint_embeddings\.", "refpoint_embed."),
-    (r"^model\.patterns\.", "transformer.patterns."),
-    (r"^model\.query_position_embeddings\.", "query_embed."),
-    (r"^class_labels_classifier\.", "class_embed."),
-    (r"^bbox_predictor\.", "bbox_embed."),
-    (r"^model\.decoder\.bbox_embed\.", "transformer.decoder.bbox_embed."),
-    (r"^model\.decoder\.layernorm\.", "transformer.decoder.norm."),
-    (r"^model\.", "transformer."),
-    (r"\.self_attn\.self_attn_query_content_proj\.", ".sa_qcontent_proj."),
-    (r"\.self_attn\.self_attn_query_pos_proj\.", ".sa_qpos_proj."),
-    (r"\.self_attn\.self_attn_key_content_proj\.", ".sa_kcontent_proj."),
-    (r"\.self_attn\.self_attn_key_pos_proj\.", ".sa_kpos_proj."),
-    (r"\.self_attn\.self_attn_value_proj\.", ".sa_v_proj."),
-    (r"\.self_attn\.self_attn\.output_proj\.", ".self_attn.out_proj."),
-    (r"\.self_attn\.self_attn_layer_norm\.", ".norm1."),
-    (r"\.cross_attn\.cross_attn_query_content_proj\.", ".ca_qcontent_proj."),
-    (r"\.cross_attn\.cross_attn_query_pos_sine_proj\.", ".ca_qpos_sine_proj."),
-    (r"\.cross_attn\.cross_attn_query_pos_proj\.", ".ca_qpos_proj."),
-    (r"\.cross_attn\.cross_attn_key_content_proj\.", ".ca_kcontent_proj."),
-    (r"\.cross_attn\.cross_attn_key_pos_proj\.", ".ca_kpos_proj."),
-    (r"\.cross_attn\.cross_attn_value_proj\.", ".ca_v_proj."),
-    (r"\.cross_attn\.cross_attn\.output_proj\.", ".cross_attn.out_proj."),
-    (r"\.cross_attn\.cross_attn_layer_norm\.", ".norm2."),
-    (r"\.mlp\.fc1\.", ".linear1."),
-    (r"\.mlp\.fc2\.", ".linear2."),
-    (r"\.mlp\.final_layer_norm\.", ".norm3."),
-    (r"\.mlp\.activation_fn\.", ".activation."),
-    (r"\.fc1\.", ".linear1."),
-    (r"\.fc2\.", ".linear2."),
-    (r"\.activation_fn\.", ".activation."),
-    (r"\.o_proj\.", ".out_proj."),  # from here to norms: Conditional DETR since 5.0
-    (r"\.self_attn\.([qk])_(content|pos)_proj\.", r".sa_\1\2_proj."),
-    (r"\.encoder_attn\.([qk])_(content|pos|pos_sine)_proj\.", r".ca_\1\2_proj."),
-    (r"\.encoder_attn\.", ".multihead_attn."),
-    (r"^(transformer\.decoder\.layers\.\d+)\.self_attn_layer_norm\.", r"\1.self_norm."),
-    (r"\.encoder_attn_layer_norm\.", ".cross_norm."),
-    (r"\.self_attn_layer_norm\.", ".norm1."),
-    (r"^(transformer\.decoder\.layers\.\d+)\.final_layer_norm\.", r"\1.norm3."),
-    (r"^(transformer\.encoder\.layers\.\d+)\.final_layer_norm\.", r"\1.norm2."),
-)
+
+_UNSUPPORTED = {
+    "transformer.decoder.layers.0.lvl_attn.weight": "DN-DETR with a deformable encoder alone",
+}
+
+
+def to_ours(official: Mapping[str, Tensor]) -> State:
+    """Official names → ours: projections split, aliases of shared heads dropped."""
+    for key, what in _UNSUPPORTED.items():
+        if key in official:
+            raise ValueError(f"these are weights of {what} ({key}), which are not supported yet")
+    table = official_table(official)
+    state: State = {}
+    for key, value in split_attention(official).items():
+        state[rename(key, table)] = value
+    positions = state.get("queries.positions")
+    if positions is not None and "projection.levels" in state:  # [positional query, content]
+        state["queries.positions"], state["queries.content"] = positions.chunk(2, dim=1)
+    for prefix in ("decoder.heads.classes.", "decoder.heads.boxes."):
+        _unshare(state, prefix)
+    return state
 
 
 def official_table(state: Iterable[str]) -> Table:
@@ -156,3 +143,21 @@ def split_attention(state: Mapping[str, Tensor]) -> State:
         else:
             out[key] = value
     return out
+
+
+def _unshare(state: State, prefix: str) -> None:
+    """Keep one head where those of all layers are the same."""
+    tails = [key.removeprefix(f"{prefix}0.") for key in state if key.startswith(f"{prefix}0.")]
+    layers = count(state, prefix)
+    for index in range(1, layers):
+        if not all(state[f"{prefix}{index}.{t}"].equal(state[f"{prefix}0.{t}"]) for t in tails):
+            return
+    for index in range(1, layers):
+        for tail in tails:
+            del state[f"{prefix}{index}.{tail}"]
+
+
+def count(state: State, prefix: str) -> int:
+    """How many numbered parts stand behind ``prefix``."""
+    found = {key.removeprefix(prefix).split(".")[0] for key in state if key.startswith(prefix)}
+    return len(found)

@@ -1,0 +1,38 @@
+"""What reading another implementation's checkpoint gives, and the classes of COCO."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dabdetr.config import Config
+from dabdetr.model.formats.key_names import State
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A checkpoint of another implementation, in our words.
+
+    ``names`` has one entry for each class logit; None marks an id without a class.
+    ``notes`` say what was assumed.
+    """
+
+    format: str
+    config: Config
+    state: State
+    names: tuple[str | None, ...]
+    notes: tuple[str, ...] = ()
+
+
+_COCO = (
+    "-,person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,-,"
+    "stop sign,parking meter,bench,bird,cat,dog,horse,sheep,cow,elephant,bear,zebra,giraffe,-,"
+    "backpack,umbrella,-,-,handbag,tie,suitcase,frisbee,skis,snowboard,sports ball,kite,"
+    "baseball bat,baseball glove,skateboard,surfboard,tennis racket,bottle,-,wine glass,cup,fork,"
+    "knife,spoon,bowl,banana,apple,sandwich,orange,broccoli,carrot,hot dog,pizza,donut,cake,chair,"
+    "couch,potted plant,bed,-,dining table,-,-,toilet,-,tv,laptop,mouse,remote,keyboard,cell phone,"
+    "microwave,oven,toaster,sink,refrigerator,-,book,clock,vase,scissors,teddy bear,hair drier,"
+    "toothbrush"
+)
+
+
+COCO_IDS = tuple(None if name == "-" else name for name in _COCO.split(","))

@@ -1,0 +1,44 @@
+"""Which member of the family a state is of, by what is unique to its keys (official names)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from dabdetr.config import Config
+from dabdetr.presets.published import (
+    CONDITIONAL_DETR_R50,
+    DAB_DEFORMABLE_DETR_R50,
+    DAB_DETR_R50,
+    DEFORMABLE_DETR_R50,
+    DEFORMABLE_DETR_R50_TWO_STAGE,
+    DETR_R50,
+    DINO_R50_4SCALE,
+    DN_DAB_DEFORMABLE_DETR_R50,
+    DN_DETR_R50,
+)
+
+_MEMBERS: tuple[tuple[str, str, str, Config], ...] = (
+    ("sampling_offsets", "transformer.enc_out_class_embed", "DINO", DINO_R50_4SCALE),
+    (
+        "sampling_offsets",
+        "transformer.pos_trans",
+        "two-stage Deformable DETR",
+        DEFORMABLE_DETR_R50_TWO_STAGE,
+    ),
+    ("sampling_offsets", "label_enc", "DN-DAB-Deformable-DETR", DN_DAB_DEFORMABLE_DETR_R50),
+    ("ca_qpos_sine_proj", "label_enc", "DN-DETR", DN_DETR_R50),
+    ("sampling_offsets", "refpoint_embed", "DAB-Deformable-DETR", DAB_DEFORMABLE_DETR_R50),
+    ("sampling_offsets", "query_embed", "Deformable DETR", DEFORMABLE_DETR_R50),
+    ("ca_qpos_sine_proj", "refpoint_embed", "DAB-DETR", DAB_DETR_R50),
+    ("ca_qpos_sine_proj", "query_embed", "Conditional DETR", CONDITIONAL_DETR_R50),
+    ("multihead_attn", "query_embed", "DETR", DETR_R50),
+)
+
+
+def member_of(official: Mapping[str, Tensor]) -> tuple[str, Config] | None:
+    for part, queries, name, preset in _MEMBERS:
+        if f"{queries}.weight" in official and any(f"{part}." in key for key in official):
+            return name, preset
+    return None

