@@ -204,13 +204,21 @@ class DeformableAttention(nn.Module):
         if padding is not None:
             values = values.masked_fill(padding.unsqueeze(-1), 0)
         values = values.unflatten(-1, (self.heads, -1))
+        locations, weights = self.look(query, references, shapes)
+        return self.output(sample(values, shapes, locations, weights))
+
+    def look(
+        self,
+        query: Float[Tensor, "b q c"],
+        references: Float[Tensor, "b q levels frame"],
+        shapes: Shapes,
+    ) -> tuple[Locations, Weights]:
+        """Where each head of a query reads, and how much of each place; float32 in any autocast."""
         split = (self.heads, self.levels, self.points)
-        # Places in float32 whatever the autocast says.
         offsets = self.offsets(query).float().unflatten(-1, (*split, 2))
         weights = self.weights(query).float().unflatten(-1, (self.heads, -1)).softmax(-1)
         weights = weights.unflatten(-1, split[1:])
-        locations = self._locations(references.float(), offsets, shapes)
-        return self.output(sample(values, shapes, locations, weights))
+        return self._locations(references.float(), offsets, shapes), weights
 
     def _locations(self, references: Tensor, offsets: Locations, shapes: Shapes) -> Locations:
         centre, side = references[:, :, None, :, None].tensor_split([2], dim=-1)
