@@ -170,6 +170,18 @@ def test_classes_are_carried_over_by_name(tiny_detector: Detector, tiny_weights:
     assert new.queries.anchors.equal(tiny_detector.queries.anchors)
 
 
+def test_classes_start_as_the_only_one_known(tiny_detector: Detector, tmp_path: Path) -> None:
+    objects = build(tiny_detector.config, ["object"])
+    save_model(tmp_path / "objects.safetensors", objects)
+    new = build(tiny_detector.config, ["cat", "dog"])
+    report = initialise(new, tmp_path / "objects.safetensors")
+    known = objects.decoder.heads.classes[0].weight[0]
+    for row in new.decoder.heads.classes[0].weight:
+        assert row.equal(known)
+    assert "cat" in str(report)
+    assert "'object'" in str(report)
+
+
 def test_what_does_not_fit_starts_anew_and_is_said(
     tiny_detector: Detector, tiny_weights: Path
 ) -> None:

@@ -18,6 +18,7 @@ from dabdetr.data.readers import open_data
 from dabdetr.evaluation.coco import evaluate
 from dabdetr.model.weights import load_model
 from dabdetr.presets import PRESETS, preset
+from dabdetr.training.choices import choose_config, with_epochs
 from dabdetr.training.history import COLUMNS
 from dabdetr.training.keeper import new_folder
 from dabdetr.training.module import NonFiniteLoss
@@ -308,3 +309,17 @@ def test_diverging_run_stops_and_keeps_the_last_good_state(
     assert "\n" not in str(caught.value)
     state = torch.load(tmp_path / "hot" / "last.ckpt", weights_only=True)
     assert all(value.isfinite().all() for value in state["current_model_state"].values())
+
+
+def test_epochs_follow_from_pictures(tiny_train: Train, tmp_path: Path) -> None:
+    tiny = load(tiny_train(tmp_path, "training.pictures=1", quiet=True).folder / "config.yaml")
+    assert tiny.training.epochs == 1
+    config = choose_config("dab-detr-nano", overrides=["training.pictures=1000"])
+    assert with_epochs(config, 205).training.epochs == 5
+    assert with_epochs(config, 4000).training.epochs == 1
+    asked = choose_config("dab-detr-nano", epochs=7, overrides=["training.pictures=1000"])
+    assert with_epochs(asked, 205).training.epochs == 5  # an override has the last word
+    config.save(tmp_path / "own.yaml")
+    for options in ({"epochs": 7}, {"overrides": ["training.epochs=7"]}):
+        own = choose_config(tmp_path / "own.yaml", **options)
+        assert with_epochs(own, 205).training.epochs == 7

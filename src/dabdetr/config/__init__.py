@@ -121,6 +121,12 @@ class Training(Part):
     """How long, how fast, from where."""
 
     epochs: int = Field(default=50, ge=1)
+    pictures: int | None = Field(
+        default=None,
+        ge=1,
+        description="pictures to see in all: where epochs are not asked for, they are as many as "
+        "that takes, so that little data are seen more often",
+    )
     batch: int = Field(default=2, ge=1, description="pictures in a step")
     effective_batch: int = Field(
         default=16, ge=1, description="pictures in an update (accumulation)"

@@ -22,7 +22,8 @@ def initialise(detector: Detector, start: str | Path) -> LoadReport:
     """Fill a new detector for training: 'none', 'imagenet' (backbone), or weights to start from.
 
     From weights every tensor that fits by name and shape is taken. Class heads are taken row by
-    row: what is known by class name is kept, other classes start anew; the report says which.
+    row: what is known by class name is kept, other classes start anew; the report says which. From
+    weights of a single class, which know what an object is, every other class starts as that one.
     """
     if str(start) == "none":
         return LoadReport("none", "random weights", ())
@@ -47,6 +48,8 @@ def _transfer_classes(
     """Rewrite the class head of ``state`` for the detector's classes, by name."""
     rows = {name: index for index, name in enumerate(known) if name is not None}
     new = [name for name in detector.names if name not in rows]
+    if alike := len(known) == 1:
+        rows |= dict.fromkeys(new, 0)
     for key, own in detector.state_dict().items():
         if key.startswith(BY_CLASS) and key in state:
             given = state[key]
@@ -59,6 +62,8 @@ def _transfer_classes(
                 state[key] = torch.stack(wanted)
     if not known or not new:
         return ()
+    if alike:
+        return (f"class head of {listing(new)} starts as that of {known[0]!r}",)
     return (f"class head re-initialised for {listing(new)}: the weights know other classes",)
 
 

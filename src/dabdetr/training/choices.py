@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,12 +32,23 @@ def choose_config(
     config = _named(model)
     options = {"epochs": epochs, "batch": batch, "start": start, "seed": seed, "workers": workers}
     changes = [f"training.{key}={value}" for key, value in options.items() if value is not None]
+    overrides = list(overrides)
+    if any(change.startswith("training.epochs") for change in (*changes, *overrides)):
+        changes.append("training.pictures=null")
     if lr is not None:
         ratio = config.training.backbone_lr / config.training.lr
         changes += [f"training.lr={lr}", f"training.backbone_lr={lr * ratio}"]
     if imgsz is not None:
         changes += _resized(config, imgsz)
     return config.override([*changes, *overrides])
+
+
+def with_epochs(config: Config, pictures: int) -> Config:
+    """The config with as many epochs over so many pictures as ``training.pictures`` asks for."""
+    wanted = config.training.pictures
+    if wanted is None:
+        return config
+    return config.override([f"training.epochs={max(1, math.ceil(wanted / pictures))}"])
 
 
 def _named(model: str | Path) -> Config:

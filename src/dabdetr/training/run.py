@@ -20,7 +20,7 @@ from dabdetr.model.detector import Detector, build
 from dabdetr.model.starting import initialise
 from dabdetr.model.weights import name_difference
 from dabdetr.training.averaging import Averaging
-from dabdetr.training.choices import Sources, choose_config
+from dabdetr.training.choices import Sources, choose_config, with_epochs
 from dabdetr.training.history import Row, best_row, final_table
 from dabdetr.training.keeper import Keeper, check_checkpoint, new_folder
 from dabdetr.training.module import Batch, NonFiniteLoss, TrainingModule
@@ -123,6 +123,7 @@ def train(
         files = (data, annotations, images, val_annotations, val_images)
         sources = Sources(*(None if f is None else str(f) for f in files), val_every=val_every)
         splits_open = sources.open()
+        config = with_epochs(config, len(splits_open[0]))
         with new_folder(project, name, config.name) as folder:
             say(console, f"{place.type} in {precision} ({reason}); run folder {folder}")
             torch.manual_seed(config.training.seed)
