@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from dabdetr.config.backbones import Backbone
+from dabdetr.config.backbones import Backbone, Vit
 from dabdetr.config.groups import ContrastiveDenoising, Denoising
 from dabdetr.config.model import (
     AddAttention,
@@ -49,6 +49,7 @@ __all__ = [
     "Model",
     "Part",
     "Training",
+    "Vit",
     "load",
     "parse",
     "write_atomically",

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, Tag, model_validator
 
-from dabdetr.config.backbones import Backbone
+from dabdetr.config.backbones import Backbone, BackboneKind
 from dabdetr.config.groups import DenoisingKind
 from dabdetr.config.part import Part, kinds
 
@@ -168,7 +168,7 @@ class Decoder(Part):
 class Model(Part):
     """What is computed: backbone → encoder → queries → decoder."""
 
-    backbone: Backbone = Backbone()
+    backbone: BackboneKind = Backbone()
     encoder: EncoderKind = DenseEncoder()
     queries: QueriesKind = LearnedQueries()
     decoder: Decoder = Decoder()
