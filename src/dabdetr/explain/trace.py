@@ -1,0 +1,280 @@
+"""Everything that one picture's way through a member shows, as plain arrays.
+
+The model runs as it always does; hooks read what its parts were given and gave.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dabdetr.explain.looks import Look, Maps, Places
+from dabdetr.model.attention import AdditiveAttention, ConcatCrossAttention, split_heads
+from dabdetr.model.deformable import DeformableAttention, encoder_references
+from dabdetr.model.detector import Detector
+from dabdetr.model.positions import Positions, in_level
+from dabdetr.structures import Images, Memory, Predictions
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """What every layer was given and gave for one picture; boxes are 0–1 of the unpadded picture.
+
+    model      the member's name
+    names      class names
+    anchors    what enters each layer: [queries, 4] cxcywh, or [queries, 2] where it is a point;
+               None for members without anchors. The first are the initial anchors.
+    boxes      [layers, queries, 4] cxcywh, what leaves each layer
+    scores     [layers, queries, classes], 0–1
+    reference_sizes  [layers, queries, 2] width and height that content asks for (size modulation
+               compares them with the anchor's); None where size modulates nothing
+    looks      cross-attention of each decoder layer
+    pixels     [pixels, 2] x, y, 0–1 of the unpadded picture, that were asked for
+    encoder    self-attention of each encoder layer; its queries are ``pixels``
+    absent     a sentence for each thing that this member does not have
+    """
+
+    model: str
+    names: tuple[str, ...]
+    anchors: tuple[np.ndarray, ...] | None
+    boxes: np.ndarray
+    scores: np.ndarray
+    reference_sizes: np.ndarray | None
+    looks: tuple[Look, ...]
+    pixels: np.ndarray
+    encoder: tuple[Look, ...]
+    absent: tuple[str, ...]
+    predictions: Predictions = field(repr=False, compare=False)
+
+    @property
+    def layers(self) -> int:
+        """Decoder layers."""
+        return len(self.boxes)
+
+    @property
+    def queries(self) -> int:
+        """Slots of the decoder."""
+        return self.boxes.shape[1]
+
+
+def trace(model: Detector, images: Images, pixels: Sequence[tuple[float, float]] = ()) -> Trace:
+    """Run ``model`` on one picture and record it; ``predictions`` are those of a plain call.
+
+    For every one of ``pixels`` (x, y, 0–1 of the picture) encoder attention is recorded too; of
+    deformable members, that of the finest level's token. The model should be in evaluation mode.
+    """
+    if len(images.pixels) != 1:
+        raise ValueError(f"a trace is of one picture; got a batch of {len(images.pixels)}")
+    wanted = np.asarray(pixels, np.float32).reshape(-1, 2)
+    if not ((wanted >= 0) & (wanted <= 1)).all():
+        raise ValueError(f"pixels should be x, y from 0 to 1 of the picture; got {list(pixels)}")
+    decoder, positions = model.decoder, model.decoder.positions
+    encoding = [layer.attention for layer in model.encoder.layers] if len(wanted) else []
+    looking = [layer.cross_attention for layer in decoder.layers]
+    with torch.no_grad():
+        with _recorded(*encoding, *looking, positions) as calls:
+            predictions = model(images)
+        sizes = [call.output[0].sigmoid() for call in calls.get(positions.size, [])]
+        return Trace(
+            model=model.config.name,
+            names=model.names,
+            anchors=_anchors(predictions),
+            boxes=_array(predictions.boxes[:, 0]),
+            scores=_scores(predictions.logits[:, 0], model.config.model.classifier),
+            reference_sizes=_array(torch.stack(sizes)) if sizes else None,
+            looks=tuple(
+                _of_queries(module, calls, positions, placed)
+                for module, placed in zip(looking, calls[positions], strict=True)
+            ),
+            pixels=wanted,
+            encoder=tuple(_of_tokens(module, calls, wanted) for module in encoding),
+            absent=absences(model),
+            predictions=predictions,
+        )
+
+
+def absences(model: Detector) -> tuple[str, ...]:
+    """A sentence for each thing that can be explained in other members but not in this one."""
+    part, cross = model.config.model, model.config.model.decoder.cross_attention
+    name, said = model.config.name, []
+    if part.queries.anchor is None:
+        said.append(
+            f"{name} has no anchors: a query is a learned vector without a place, so there is no "
+            "anchor and no path; boxes are shown from the first layer on."
+        )
+    elif part.queries.anchor == "point":
+        said.append(
+            f"{name} starts from points: its first anchors have a place but no width and height."
+        )
+    if part.queries.anchor is not None and not part.decoder.update_anchors:
+        said.append(f"{name} does not move its anchors: every layer starts from the same ones.")
+    if cross.kind == "deformable":
+        said.append(
+            f"{name} reads a few places of each level instead of weighing all of them: they are "
+            "shown as points, and there is no split into content and position."
+        )
+    elif cross.kind == "add" or not cross.modulate_size:
+        said.append(f"{name} has no size modulation: nothing to compare with and without it.")
+    return tuple(said)
+
+
+# What the hooks read
+
+
+class _Call(NamedTuple):
+    inputs: tuple[Any, ...]
+    output: Any
+
+
+_Calls = dict[Any, list[_Call]]
+
+
+@contextmanager
+def _recorded(*parts: Any) -> Iterator[_Calls]:
+    """Inputs and outputs of ``parts`` and all modules below them, call after call."""
+    calls: _Calls = {}
+
+    def remember(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        calls.setdefault(module, []).append(_Call(inputs, output))
+
+    with ExitStack() as hooks:
+        for module in {module for part in parts for module in part.modules()}:
+            hooks.callback(module.register_forward_hook(remember).remove)
+        yield calls
+
+
+def _of_queries(module: Any, calls: _Calls, positions: Positions, placed: _Call) -> Look:
+    """Cross-attention of one decoder layer; ``placed`` is the call that gave its positions."""
+    (call,) = calls[module]
+    content, position, memory = call.inputs
+    if isinstance(module, DeformableAttention):
+        levels = [in_level(position.anchors, ratio) for ratio in memory.ratios.unbind(1)]
+        return _places(module, content + position.query, torch.stack(levels, dim=2), memory)
+    if isinstance(module, ConcatCrossAttention):
+        return _side_by_side(module, calls, _unsized_code(positions, placed), memory)
+    assert isinstance(module, AdditiveAttention)
+    return _added(module, calls, content, memory.tokens, memory)
+
+
+def _of_tokens(module: Any, calls: _Calls, pixels: np.ndarray) -> Look:
+    """Self-attention of one encoder layer, of the tokens in which ``pixels`` lie."""
+    (call,) = calls[module]
+    x, positions, memory = call.inputs
+    chosen = _tokens_at(pixels, memory)
+    if isinstance(module, DeformableAttention):
+        references = encoder_references(memory.shapes, memory.ratios)
+        return _places(module, (x + positions)[:, chosen], references[:, chosen], memory)
+    return _added(module, calls, x, x, memory, chosen)
+
+
+def _side_by_side(
+    module: ConcatCrossAttention, calls: _Calls, unsized: Tensor | None, memory: Memory
+) -> Maps:
+    """Conditional DETR's attention: what its projections gave."""
+
+    def given(projection: nn.Module) -> Tensor:
+        return calls[projection][0].output
+
+    query, key, key_position = (given(p) for p in (module.query, module.key, module.key_position))
+    if module.query_position is not None:
+        query, key = query + given(module.query_position), key + key_position
+    return Maps(
+        query_content=_by_head(query, module.heads),
+        query_position=_by_head(given(module.query_code), module.heads),
+        query_unsized=None
+        if unsized is None
+        else _by_head(module.query_code(unsized), module.heads),
+        key_content=_by_head(key, module.heads),
+        key_position=_by_head(key_position, module.heads),
+        added=False,
+        **_map(memory),
+    )
+
+
+def _added(
+    module: AdditiveAttention,
+    calls: _Calls,
+    queries: Tensor,
+    keys: Tensor,
+    memory: Memory,
+    chosen: Any = slice(None),
+) -> Maps:
+    """Plain attention: projections are linear, so position is the whole less content."""
+    heads, (whole_query, whole_key) = (
+        module.heads,
+        (calls[p][0].output for p in (module.query, module.key)),
+    )
+    query, key = module.query(queries), module.key(keys)
+    return Maps(
+        query_content=_by_head(query[:, chosen], heads),
+        query_position=_by_head((whole_query - query)[:, chosen], heads),
+        query_unsized=None,
+        key_content=_by_head(key, heads),
+        key_position=_by_head((whole_key - key).expand_as(key), heads),
+        added=True,
+        **_map(memory),
+    )
+
+
+def _places(
+    module: DeformableAttention, query: Tensor, references: Tensor, memory: Memory
+) -> Places:
+    """Places are looked up in each level's padded map; they are told in the picture's frame."""
+    assert memory.ratios is not None
+    places, weights = module.look(query, references, memory.shapes)
+    ratios = memory.ratios[:, None, None, :, None]
+    return Places(_array((places / ratios)[0]), _array(weights[0]), memory.shapes)
+
+
+def _unsized_code(positions: Positions, placed: _Call) -> Tensor | None:
+    """The code before size modulation: the same part asked again, without its size."""
+    if positions.size is None:
+        return None
+    plain = copy.copy(positions)
+    plain._modules = {**positions._modules, "size": None}
+    return plain(*placed.inputs).code
+
+
+def _tokens_at(pixels: np.ndarray, memory: Memory) -> list[int]:
+    """The token of the first level's map in which each pixel lies."""
+    height, width = memory.shapes[0]
+    share = np.ones(2)
+    if memory.padding is not None:
+        seen = ~_array(memory.padding[0, : height * width]).astype(bool).reshape(height, width)
+        share = np.array([seen.any(0).mean(), seen.any(1).mean()])
+    sizes = np.array([width, height]) * share
+    columns, rows = np.minimum((pixels * sizes).astype(int), sizes.round().astype(int) - 1).T
+    return (rows * width + columns).tolist()
+
+
+def _map(memory: Memory) -> dict[str, Any]:
+    padding = None if memory.padding is None else memory.padding[0].cpu().numpy()
+    return {"shape": memory.shapes[0], "padding": padding}
+
+
+def _anchors(predictions: Predictions) -> tuple[np.ndarray, ...] | None:
+    entered = [anchors for anchors in predictions.anchors if anchors is not None]
+    return tuple(_array(anchors[0]) for anchors in entered) or None
+
+
+def _scores(logits: Tensor, classifier: str) -> np.ndarray:
+    """Scores [layers, queries, classes]; "no object" is none of them."""
+    if classifier == "softmax":
+        return _array(logits.float().softmax(-1)[..., :-1])
+    return _array(logits.float().sigmoid())
+
+
+def _by_head(x: Tensor, heads: int) -> np.ndarray:
+    """[1, n, width] → [n, heads, width / heads]."""
+    return _array(split_heads(x, heads)[0].transpose(0, 1))
+
+
+def _array(x: Tensor) -> np.ndarray:
+    return x.detach().float().cpu().numpy()

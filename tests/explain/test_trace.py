@@ -1,0 +1,264 @@
+"""The trace of every member is what the member does: checked against its parts."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dabdetr.explain.looks import Maps, Places
+from dabdetr.explain.trace import Trace, trace
+from dabdetr.model.attention import split_heads
+from dabdetr.model.deformable import sample
+from dabdetr.model.detector import Detector, build
+from dabdetr.model.positions import anchor_code
+from dabdetr.presets import preset
+from dabdetr.structures import Images
+
+DENSE = ("detr-nano", "conditional-detr-nano", "dab-detr-nano", "dn-detr-nano")
+SAMPLING = (
+    *("deformable-detr-nano", "dab-deformable-detr-nano"),
+    *("dn-dab-deformable-detr-nano", "dino-nano"),
+)
+NAMES = ("owl", "fox", "hen")
+PIXELS = [(0.1, 0.2), (0.9, 0.55), (1.0, 1.0)]
+
+
+def detector(name: str, *assignments: str) -> Detector:
+    """A member with every parameter random, so that no part is silent."""
+    torch.manual_seed(0)
+    config = preset(name).override(["model.queries.count=7", *assignments])
+    model = build(config, NAMES).eval()
+    with torch.no_grad():
+        for parameter in [*model.encoder.parameters(), *model.decoder.parameters()]:
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return model
+
+
+def images(padded: bool) -> Images:
+    torch.manual_seed(1)
+    pixels, padding = torch.randn(1, 3, 96, 128), None
+    if padded:
+        padding = torch.zeros((1, 96, 128), dtype=torch.bool)
+        padding[:, 72:], padding[:, :, 100:] = True, True
+        pixels = pixels.masked_fill(padding[:, None], 0)
+    return Images(pixels, padding)
+
+
+@pytest.fixture(scope="module", params=[*DENSE, *SAMPLING])
+def member(request: Any) -> tuple[Detector, Trace]:
+    model = detector(request.param)
+    return model, trace(model, images(False), PIXELS)
+
+
+def heard(model: Detector, picture: Images) -> list[tuple[Any, Any, Any]]:
+    """Every cross- and encoder attention as called: module, inputs, output."""
+    calls: list[tuple[Any, Any, Any]] = []
+    attentions = [layer.cross_attention for layer in model.decoder.layers]
+    attentions += [layer.attention for layer in model.encoder.layers]
+    hooks = [
+        part.register_forward_hook(lambda *call: calls.append(call))  # pyright: ignore
+        for part in attentions
+    ]
+    with torch.no_grad():
+        model(picture)
+    for hook in hooks:
+        hook.remove()
+    return sorted(calls, key=lambda call: attentions.index(call[0]))
+
+
+def test_the_traced_forward_is_the_plain_one(member: tuple[Detector, Trace]) -> None:
+    model, traced = member
+    with torch.no_grad():
+        plain = model(images(False))
+    assert torch.equal(plain.logits, traced.predictions.logits)
+    assert torch.equal(plain.boxes, traced.predictions.boxes)
+    assert not any(module._forward_hooks for module in model.modules())
+    np.testing.assert_array_equal(traced.boxes, plain.boxes[:, 0].numpy())
+    classes = plain.logits[:, 0]
+    softmax = model.config.model.classifier == "softmax"
+    scores = classes.softmax(-1)[..., :-1] if softmax else classes.sigmoid()
+    np.testing.assert_array_equal(traced.scores, scores.numpy())
+    assert traced.scores.shape == (3, 7, 3)
+    assert (traced.layers, traced.queries) == (3, 7)
+
+
+def test_arrays_are_plain(member: tuple[Detector, Trace]) -> None:
+    for owner in (member[1], *member[1].looks, *member[1].encoder):
+        for each in fields(owner):
+            value = getattr(owner, each.name)
+            assert not isinstance(value, torch.Tensor)
+            if isinstance(value, np.ndarray):
+                assert value.dtype == np.float32
+                assert np.isfinite(value).all()
+
+
+def test_anchors_lead_to_boxes(member: tuple[Detector, Trace]) -> None:
+    """The box of each layer is its anchor, moved as the heads say."""
+    model, traced = member
+    plain = traced.predictions
+    if model.config.model.queries.anchor is None:
+        assert traced.anchors is None
+        return
+    assert traced.anchors is not None
+    assert len(traced.anchors) == 3
+    initial = {"box": 4, "point": 2}[model.config.model.queries.anchor]
+    assert traced.anchors[0].shape == (7, initial)
+    for given, entered in zip(traced.anchors, plain.anchors, strict=True):
+        assert entered is not None
+        np.testing.assert_array_equal(given, entered[0].numpy())
+    moved = [not np.array_equal(traced.anchors[0][:, :2], later[:, :2]) for later in traced.anchors]
+    assert moved == [False, *[model.config.model.decoder.update_anchors] * 2]
+
+
+@pytest.mark.parametrize("name", [*DENSE, *SAMPLING])
+@pytest.mark.parametrize("padded", [False, True])
+def test_looks_give_the_output_of_attention(name: str, padded: bool) -> None:
+    """Weights sum to 1, and with the values they make what each layer's attention gave."""
+    model = detector(name)
+    traced = trace(model, images(padded), PIXELS)
+    calls = heard(model, images(padded))
+    assert len(calls) == len(traced.looks) + len(traced.encoder) == 3 + 2
+    for look, (module, inputs, output) in zip((*traced.looks, *traced.encoder), calls, strict=True):
+        memory, from_encoder = inputs[2], look in traced.encoder
+        tokens = inputs[0] if from_encoder else memory.tokens
+        values = module.value(tokens)
+        if isinstance(look, Maps):
+            weights = torch.from_numpy(look.weights())
+            np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-5)
+            read = weights.transpose(0, 1) @ split_heads(values, look.heads)[0]
+            read = read.transpose(0, 1).flatten(1)[None]
+        else:
+            np.testing.assert_allclose(look.weights.sum((-1, -2)), 1, atol=1e-5)
+            if memory.padding is not None:
+                values = values.masked_fill(memory.padding[..., None], 0)
+            values = values.unflatten(-1, (look.heads, -1))
+            framed = torch.from_numpy(look.places)[None] * memory.ratios[:, None, None, :, None]
+            weights = torch.from_numpy(look.weights)[None]
+            read = sample(values, memory.shapes, framed, weights)
+        if from_encoder:
+            seen = np.ones((12, 16), bool)
+            if memory.padding is not None:
+                seen = ~memory.padding[0, :192].numpy().reshape(12, 16)
+            (rows, columns), end = seen.nonzero(), 1e-4
+            size = (columns.max() + 1, rows.max() + 1)
+            chosen = [(int((x - end) * size[0]), int((y - end) * size[1])) for x, y in PIXELS]
+            output = output[:, [row * 16 + column for column, row in chosen]]
+        torch.testing.assert_close(module.output(read), output, atol=2e-4, rtol=1e-4)
+
+
+def test_parts_add_up() -> None:
+    model = detector("dab-detr-nano")
+    for look in trace(model, images(False)).looks:
+        assert isinstance(look, Maps)
+        both = look.logits(part="content") + look.logits(part="position")
+        np.testing.assert_allclose(both, look.logits(), rtol=1e-4, atol=1e-4)
+        for part in look.parts:
+            np.testing.assert_allclose(look.weights(part=part).sum(-1), 1, atol=1e-5)
+            assert look.heat(2, part).shape == (12, 16)
+            alone = look.weights([2], part)[0, 1].reshape(12, 16)
+            np.testing.assert_array_equal(look.heat(2, part, head=1), alone)
+    (first, *_) = trace(detector("detr-nano"), images(False)).looks
+    assert isinstance(first, Maps)
+    assert first.added
+    assert first.parts == ("all", "content", "position")
+    with pytest.raises(ValueError, match="no part 'unsized' here; there are: all, content, pos"):
+        first.logits(part="unsized")
+
+
+def test_size_modulation_is_the_ratio_of_reference_to_anchor() -> None:
+    """What the code is multiplied with (DAB-DETR eq. 6), from the trace's own numbers."""
+    model = detector("dab-detr-nano", "model.decoder.modulate_position=null")
+    traced = trace(model, images(False))
+    assert traced.reference_sizes is not None
+    assert traced.anchors is not None
+    assert traced.reference_sizes.shape == (3, 7, 2)
+    for index, look in enumerate(traced.looks):
+        assert isinstance(look, Maps)
+        assert look.query_unsized is not None
+        anchors = torch.from_numpy(traced.anchors[index])
+        code = anchor_code(anchors, 96)[:, :96]
+        width, height = torch.from_numpy(traced.reference_sizes[index]).unbind(-1)
+        ratio = torch.ones(7, 96)
+        ratio[:, :48] = (height / anchors[:, 3])[:, None]  # y features first
+        ratio[:, 48:] = (width / anchors[:, 2])[:, None]
+        project = model.decoder.layers[index].cross_attention.query_code
+        for given, expected in ((look.query_unsized, code), (look.query_position, code * ratio)):
+            projected = project(expected).detach().unflatten(-1, (4, -1)).numpy()  # pyright: ignore
+            np.testing.assert_allclose(given, projected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "parts", "sized", "words"),
+    [
+        ("detr-nano", 3, False, ["no anchors", "no size modulation"]),
+        ("conditional-detr-nano", 3, False, ["points", "does not move", "no size modulation"]),
+        ("dab-detr-nano", 4, True, []),
+        ("dab-deformable-detr-nano", 1, False, ["few places"]),
+        ("dino-nano", 1, False, ["few places"]),
+    ],
+)
+def test_what_is_absent_is_said(name: str, parts: int, sized: bool, words: list[str]) -> None:
+    traced = trace(detector(name), images(False))
+    assert {len(look.parts) for look in traced.looks} == {parts}
+    assert (traced.reference_sizes is not None) == sized
+    assert len(traced.absent) == len(words)
+    for sentence, word in zip(traced.absent, words, strict=True):
+        assert name in sentence
+        assert word in sentence
+        assert sentence.endswith(".")
+
+
+def test_places_on_a_map() -> None:
+    """One place in a cell's middle, one between four cells, one outside."""
+    places = np.array([[0.375, 0.5], [0.5, 0.5], [-0.5, 0.5]], np.float32)
+    look = Places(
+        places.reshape(1, 1, 1, 3, 2), np.float32([[[[0.5, 0.25, 0.25]]]]), shapes=((4, 4),)
+    )
+    expected = np.zeros((4, 4))
+    expected[1:3, 1] = 0.25
+    expected[1:3, 1:3] += 0.25 / 4
+    np.testing.assert_allclose(look.heat(0), expected, atol=1e-6)
+    np.testing.assert_allclose(look.heat(0, head=0), expected, atol=1e-6)
+    with pytest.raises(ValueError, match="no part 'content' of places"):
+        look.heat(0, "content")
+
+
+def test_sampling_is_in_the_frame_of_the_picture() -> None:
+    """With offsets of 0 every place is the anchor's centre, whatever the padding."""
+    model = detector("dab-deformable-detr-nano")
+    with torch.no_grad():
+        for layer in model.decoder.layers:
+            layer.cross_attention.offsets.weight.zero_()  # pyright: ignore
+            layer.cross_attention.offsets.bias.zero_()  # pyright: ignore
+    traced = trace(model, images(True))
+    assert traced.anchors is not None
+    for look, anchors in zip(traced.looks, traced.anchors, strict=True):
+        assert isinstance(look, Places)
+        centres = np.broadcast_to(anchors[:, None, None, None, :2], look.places.shape)
+        np.testing.assert_allclose(look.places, centres, atol=1e-5)
+
+
+def test_one_layer_and_no_encoder() -> None:
+    config = preset("dab-detr-nano").override(["model.decoder.layers=1", "model.encoder.layers=0"])
+    traced = trace(build(config, NAMES).eval(), images(False), PIXELS)
+    assert traced.boxes.shape == (1, 40, 4)
+    assert traced.encoder == ()
+
+
+def test_wrong_requests() -> None:
+    model = detector("dab-detr-nano")
+    with pytest.raises(ValueError, match="of one picture; got a batch of 2"):
+        trace(model, Images(torch.zeros(2, 3, 64, 64)))
+    with pytest.raises(ValueError, match="from 0 to 1 of the picture"):
+        trace(model, images(False), [(10, 20)])
+
+
+def test_the_model_s_parts_are_as_before() -> None:
+    """Asking again without size leaves the part's own size where it was."""
+    model = detector("dab-detr-nano")
+    trace(model, images(False))
+    assert model.decoder.positions.size is not None
