@@ -30,6 +30,7 @@ PRESETS: dict[str, Config] = {
         published.DEFORMABLE_DETR_R50_TWO_STAGE,
         published.DINO_R50_4SCALE,
         published.DINO_R50_5SCALE,
+        small.DAB_LITE,
         small.DAB_DETR_R18,
         small.DAB_DETR_LITE0,
         small.DAB_DETR_NANO,
