@@ -121,9 +121,10 @@ class QueryGroup(_Movable):
     image       [pairs] int64, with the next two: ``query`` of ``image`` must find row ``target``
     query       [pairs] int64, 0 … n − 1
     target      [pairs] int64, row of ``Targets``
-    copies      how often each object is asked for: losses are divided by objects × copies
+    copies      how often an object is asked for, on average: losses are divided by objects × copies
     supervised  [batch, n] bool; of the queries without an object, True: it must say "nothing",
                 False: it says what it likes (padding). Queries of pairs are always True.
+    sees_matching  whether the group's queries see the matching ones, or themselves only
     """
 
     name: str
@@ -133,12 +134,36 @@ class QueryGroup(_Movable):
     image: Tensor
     query: Tensor
     target: Tensor
-    copies: int
+    copies: float
     supervised: Tensor
+    sees_matching: bool = True
 
     def __len__(self) -> int:
         """Queries in each image."""
         return self.hidden.shape[0]
+
+
+@dataclass(frozen=True)
+class HeadSamples(_Movable):
+    """What a collaborative head says of the places it learns from, and what is true there.
+
+    name        "rpn", "rcnn" or "atss"
+    logits      [samples, classes]; rpn: one class, object; rcnn: one more, the last: nothing
+    labels      [samples] int64, 0 … classes − 1; the number of classes: nothing
+    found       [positives, 4] float32, boxes of the samples with an object, corners in pixels;
+                rpn: how far the object lies from the anchor, in the box coder's units
+    wanted      [positives, 4] float32, the true ones
+    centerness  [positives] logits of how central a sample lies in its object; None but for atss
+    central     [positives] float32, how central it does, 0–1; None but for atss
+    """
+
+    name: str
+    logits: Tensor
+    labels: Tensor
+    found: Tensor
+    wanted: Tensor
+    centerness: Tensor | None = None
+    central: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -150,6 +175,7 @@ class Predictions(_Movable):
     anchors  what *enters* each layer: [batch, queries, 4] float32 boxes or [.., 2] points, or None
     groups   in training, each query group with the predictions of its own queries
     proposals  of two-stage members: what the encoder's tokens say, as predictions of one layer
+    heads    in training, what each collaborative head says
     """
 
     logits: Tensor
@@ -157,6 +183,7 @@ class Predictions(_Movable):
     anchors: tuple[Tensor | None, ...]
     groups: tuple[tuple[QueryGroup, Predictions], ...] = ()
     proposals: Predictions | None = None
+    heads: tuple[HeadSamples, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from dabdetr.config.backbones import Backbone, Vit
-from dabdetr.config.groups import ContrastiveDenoising, Denoising
+from dabdetr.config.groups import Collaborative, ContrastiveDenoising, Denoising
 from dabdetr.config.model import (
     AddAttention,
     ConcatAttention,
@@ -33,6 +33,7 @@ __all__ = [
     "AddAttention",
     "Augment",
     "Backbone",
+    "Collaborative",
     "ConcatAttention",
     "Config",
     "ContrastiveDenoising",
@@ -93,6 +94,12 @@ class Loss(Part):
     )
     no_object_weight: float = Field(
         default=0.1, gt=0, le=1, description="softmax classifier: weight of queries without object"
+    )
+
+    collaborative_weight: float = Field(
+        default=2.0,
+        ge=0,
+        description="of the collaborative heads' own losses, times decoder layers (Co-DETR's λ2)",
     )
 
     @model_validator(mode="after")

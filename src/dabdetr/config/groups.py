@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, Tag
+from pydantic import Field, Tag, model_validator
 
 from dabdetr.config.part import Part, kinds
 
@@ -52,3 +52,31 @@ DenoisingKind = Annotated[
     Annotated[Denoising, Tag("dn")] | Annotated[ContrastiveDenoising, Tag("contrastive")],
     kinds("dn", "contrastive"),
 ]
+
+
+class Collaborative(Part):
+    """Heads of classic detectors on the encoder's maps, in training only (Co-DETR).
+
+    Each finds positives of its own; they teach the encoder, and the decoder as further queries.
+    """
+
+    heads: tuple[Literal["rcnn", "atss"], ...] = Field(
+        default=("rcnn", "atss"), description="Faster R-CNN (proposals and regions), ATSS"
+    )
+    max_positives: int = Field(
+        default=300, ge=1, description="queries that the positives of a head make, at most"
+    )
+    features: bool = Field(
+        default=True, description="the content of those queries also holds what the maps show there"
+    )
+    regions: int = Field(default=512, ge=1, description="rcnn: regions judged in an image")
+    region_width: int = Field(default=1024, ge=1, description="rcnn: width of its two layers")
+
+    @model_validator(mode="after")
+    def _some_heads(self) -> Self:
+        if not self.heads or len(set(self.heads)) != len(self.heads):
+            raise ValueError(
+                f"collaborative.heads must name at least one, none twice; got {self.heads}; "
+                "set model.collaborative to null for none"
+            )
+        return self

@@ -23,8 +23,8 @@ def join(
     """All queries in one row, the groups' first and in order, the matching ones last; and the mask.
 
     True in the mask: the row's query may not see the column's. Matching queries see one another
-    only, so that their predictions are those of a model without groups. A group sees the matching
-    queries and, as far as its own ``hidden`` lets it, itself; never another group.
+    only, so that their predictions are those of a model without groups. A group sees itself, as far
+    as its own ``hidden`` lets it, and the matching queries where it may; never another group.
     """
     if not groups:
         return queries, None
@@ -36,7 +36,8 @@ def join(
     hidden = torch.ones(total, total, dtype=torch.bool, device=content.device)
     for group, (start, end) in zip(groups, _spans(map(len, groups)), strict=True):
         hidden[start:end, start:end] = group.hidden
-    hidden[:, total - matching :] = False
+        hidden[start:end, total - matching :] = not group.sees_matching
+    hidden[total - matching :, total - matching :] = False
     return replace(queries, content=content, anchors=anchors), hidden
 
 
