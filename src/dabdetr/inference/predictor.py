@@ -19,7 +19,7 @@ from dabdetr.inference.device import choose_device
 from dabdetr.inference.sources import OnError, Picture, read_sources
 from dabdetr.model.detector import Detector
 from dabdetr.model.weights import load_model
-from dabdetr.structures import Detections, Images
+from dabdetr.structures import Detections, Images, Predictions
 
 Precision = Literal["fp32", "bf16", "fp16"]
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -110,7 +110,7 @@ class Predictor:
             found = detect_batch(self.model, images, sizes, max_det, sources, self.precision)
             for (picture, _), each in zip(group, found, strict=True):
                 kept = replace(each, image=picture.array) if keep_images else each
-                yield _clipped(kept).above(conf, classes)
+                yield clipped(kept).above(conf, classes)
 
     def _groups(self, pictures: Iterator[Picture]) -> Iterator[list[tuple[Picture, torch.Tensor]]]:
         """Neighbours of one prepared size, ``batch`` at most, so that none needs padding."""
@@ -157,11 +157,26 @@ def detect_batch(
     ``sizes`` are (height, width) of the original pictures. The model should be in evaluation mode
     and on the device of ``images``.
     """
-    sources = sources or [""] * len(sizes)
     # not inference_mode: what modules remember for the next call must serve in training as well
     with torch.no_grad(), autocast(precision, images.pixels.device):
         predictions = model(images)
-    logits, boxes = predictions.logits[-1].float(), predictions.boxes[-1].float()
+    return to_detections(model, predictions, sizes, max_det, sources)
+
+
+def to_detections(
+    model: Detector,
+    predictions: Predictions,
+    sizes: Sequence[tuple[int, ...]],
+    max_det: int,
+    sources: Sequence[str] = (),
+    layer: int = -1,
+) -> list[Detections]:
+    """What decoder layer ``layer`` (0 is the first, −1 the last) found in each picture of a batch.
+
+    As many as ``detect_batch`` gives, in the same form; ValueError where an answer is not finite.
+    """
+    sources = sources or [""] * len(sizes)
+    logits, boxes = predictions.logits[layer].float(), predictions.boxes[layer].float()
     plain = [(int(size[0]), int(size[1])) for size in sizes]
     finite = logits.isfinite().flatten(1).all(1) & boxes.isfinite().flatten(1).all(1)
     if not finite.all():
@@ -193,7 +208,8 @@ def _detections(
     return Detections(boxes, scores, labels, queries, names, size, source)
 
 
-def _clipped(found: Detections) -> Detections:
+def clipped(found: Detections) -> Detections:
+    """Boxes cut to their picture."""
     height, width = found.size
     limits = np.array([width, height, width, height], np.float32)
     return replace(found, boxes=found.boxes.clip(0, limits))
