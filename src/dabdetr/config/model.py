@@ -56,6 +56,18 @@ class LearnedQueries(Part):
         description="initial anchors: N(0,1) logits; uniform centres; and small sizes too",
     )
 
+    fixed_centres: bool = Field(
+        default=False, description="anchors keep their first centres; sizes are learned"
+    )
+
+    @model_validator(mode="after")
+    def _boxes(self) -> Self:
+        if self.fixed_centres and self.anchor != "box":
+            raise ValueError(
+                f"queries.fixed_centres is true and queries.anchor is {self.anchor!r}: only boxes "
+                "have a centre and a size; set queries.anchor to 'box' or fixed_centres to false"
+            )
+        return self
     @model_validator(mode="after")
     def _one_content(self) -> Self:
         if self.patterns and self.anchor != "box":
@@ -76,10 +88,10 @@ class EncoderQueries(Part):
 
     kind: Literal["from_encoder"] = "from_encoder"
     count: int = Field(default=900, ge=1)
-    content: Literal["learned", "box"] = Field(
+    content: Literal["learned", "box", "token"] = Field(
         default="learned",
         description="learned: a table (mixed query selection); box: made, as the positional query "
-        "is, of the proposed box",
+        "is, of the proposed box; token: the token that proposes",
     )
     rank: Literal["classes", "objectness"] = Field(
         default="classes",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from torch import nn
+from torch import Tensor, nn
 
 from dabdetr.config import Config
 from dabdetr.model.backbones import TimmBackbone
@@ -61,12 +61,31 @@ class Detector(nn.Module):
         of_groups, matching = split(predictions, [len(group) for group in groups])
         return replace(matching, groups=tuple(zip(groups, of_groups, strict=True)))
 
-    def query_groups(self, targets: Targets | None) -> list[QueryGroup]:
-        """Extra queries whose objects are known, for these targets."""
-        if targets is None or self.denoising is None:
-            return []
-        group = self.denoising(targets)
-        return [] if group is None else [group]
+    def set_queries(self, count: int, init: str | Tensor = "keep") -> None:
+        """Change the number of queries of trained weights; the config changes with it.
+
+        ``init``: 'keep' thins out or fills the gaps, 'grid', or boxes [n, 4] (cxcywh, 0–1) whose
+        k-means are the anchors. Raises where queries are no boxes.
+        """
+        config = self.config.override([f"model.queries.count={count}"])
+        self.queries.resize(count, init)
+        self.config = config
+
+    def query_groups(
+        self, memory: Memory, images: Images, targets: Targets | None
+    ) -> tuple[list[QueryGroup], tuple[HeadSamples, ...]]:
+        """Extra queries whose objects are known, and what the heads that find them learn from."""
+        groups: list[QueryGroup] = []
+        heads: tuple[HeadSamples, ...] = ()
+        if targets is None:
+            return groups, heads
+        if self.denoising is not None:
+            group = self.denoising(targets)
+            groups += [] if group is None else [group]
+        if self.collaborative is not None:
+            of_heads, heads = self.collaborative(memory, images, targets)
+            groups += of_heads
+        return groups, heads
 
 
 def build(config: Config, names: Sequence[str]) -> Detector:

@@ -17,7 +17,7 @@ SIDE = 0.05
 
 
 class EncoderQueries(nn.Module):
-    """Every token proposes a box; the best become anchors, and content is learned or their own."""
+    """Every token proposes a box; the best become anchors; content is learned or theirs."""
 
     def __init__(
         self, part: config.EncoderQueries, width: int, classes: int, indicator: bool = False
@@ -34,7 +34,7 @@ class EncoderQueries(nn.Module):
         self.to_query: nn.Sequential | None = None
         if part.content == "learned":
             self.content = nn.Parameter(torch.randn(part.count, width - indicator))
-        else:
+        elif part.content == "box":
             self.to_query = nn.Sequential(nn.Linear(2 * width, 2 * width), nn.LayerNorm(2 * width))
 
     def forward(self, memory: Memory, unknown: Float[Tensor, " width"] | None = None) -> Queries:
@@ -48,7 +48,8 @@ class EncoderQueries(nn.Module):
 
         selected = boxes.gather(1, chosen.expand(-1, -1, 4))
         anchors = selected.detach().sigmoid()
-        content, positions = self._content(selected.detach())
+        own = tokens.gather(1, chosen.expand(-1, -1, tokens.shape[-1])).detach()
+        content, positions = self._content(selected.detach(), own)
         if unknown is not None:
             content = content + unknown
         said = (scores, boxes)  # objectness learns from all tokens, classes from the chosen
@@ -57,12 +58,27 @@ class EncoderQueries(nn.Module):
         proposals = Predictions(said[0][None], said[1].sigmoid()[None], (None,))
         return Queries(content, anchors, positions, proposals)
 
-    def _content(self, boxes: Float[Tensor, "b q 4"]) -> tuple[Tensor, Tensor | None]:
+    def resize(self, count: int, init: str | Tensor = "keep") -> None:
+        """Have the best ``count`` tokens as queries; rows of learned content repeat if too few."""
+        if isinstance(init, Tensor) or init != "keep":
+            raise ValueError(
+                "the encoder proposes the anchors of this model: their number can change, where "
+                "they are cannot; leave the initialisation of queries at 'keep'"
+            )
+        if self.content is not None:
+            rows = torch.arange(count, device=self.content.device) % len(self.content)
+            self.content = nn.Parameter(self.content.detach()[rows])
+        self.count = count
+
+    def _content(
+        self, boxes: Float[Tensor, "b q 4"], tokens: Float[Tensor, "b q c"]
+    ) -> tuple[Tensor, Tensor | None]:
         """Content, and the positional query where it is made of the proposed box."""
-        if self.to_query is None:
-            assert self.content is not None
+        if self.content is not None:
             content = F.pad(self.content[: boxes.shape[1]], (0, int(self.indicator)))
             return content.expand(len(boxes), -1, -1), None
+        if self.to_query is None:
+            return tokens, None
         width = self.project.out_features
         angles = 2 * torch.pi * boxes.sigmoid()  # in the order x, y, w, h, unlike anchors' codes
         code = sine_code(angles, width // 2, ANCHOR_TEMPERATURE).flatten(-2)

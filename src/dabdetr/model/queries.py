@@ -1,10 +1,11 @@
-"""Where queries come from: learned boxes, points or positional queries."""
+"""Where queries come from: learned boxes, points or positional queries; and how many there are."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int64
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from dabdetr import config
@@ -26,20 +27,65 @@ class LearnedQueries(nn.Module):
         super().__init__()
         self.count, self.width, self.indicator = part.count, width, indicator
         self.anchors: nn.Parameter | None = None
+        self.sizes: nn.Parameter | None = None
         self.positions: nn.Parameter | None = None
         self.to_point: nn.Sequential | None = None
         self.content: nn.Parameter | None = None
         self.patterns: nn.Parameter | None = None
-        if part.anchor == "box":
-            self.anchors = nn.Parameter(initial_anchors(part.count, part.start))
-        else:
+        if part.anchor != "box":
             self.positions = nn.Parameter(torch.randn(part.count, width))
+        elif part.fixed_centres:  # a buffer: neither gradient nor weight decay moves it
+            centres, sizes = initial_anchors(part.count, part.start).split(2, dim=1)
+            self.register_buffer("centres", centres.clone())
+            self.sizes = nn.Parameter(sizes.clone())
+        else:
+            self.anchors = nn.Parameter(initial_anchors(part.count, part.start))
         if part.anchor == "point":
             self.to_point = mlp(*[width] * part.point_layers, 2)
         if part.content == "learned":
             self.content = nn.Parameter(torch.randn(part.count, width - indicator))
         if part.patterns:
             self.patterns = nn.Parameter(torch.randn(part.patterns, width))
+
+    def logits(self) -> Float[Tensor, "count 4"] | None:
+        """Anchors before the sigmoid: x, y, w, h; None where queries are no boxes."""
+        if self.sizes is None:
+            return self.anchors
+        return torch.cat((self.get_buffer("centres"), self.sizes), dim=1)
+
+    @torch.no_grad()
+    def resize(self, count: int, init: str | Tensor = "keep") -> None:
+        """Have ``count`` anchors; a new one takes the content of an old one near it.
+
+        'keep': of too many, those closest to others go; too few are joined by more in the widest
+        gaps, of median size. 'grid': centres in even rows, median size. Boxes [n, 4] (cxcywh, 0–1):
+        their k-means, as large on average as the old anchors: the decoder tells sizes by anchors it
+        knows, and finds next to nothing from smaller ones.
+        """
+        old = self.logits()
+        if old is None:
+            raise ValueError(
+                "the number of queries can change where each is an anchor box; these are learned "
+                "positional queries: train anew with model.queries.count, or take a DAB member"
+            )
+        if isinstance(init, Tensor):
+            new = _clusters(old, init, count)
+            source = _nearest(new, old)
+        elif init == "grid":
+            new = _sized(_grid(count), old)
+            source = _nearest(new, old)
+        elif init == "keep":
+            new, source = _kept(old, count)
+        else:
+            raise ValueError(f"anchors come by 'keep', 'grid' or boxes to cluster; got {init!r}")
+        if self.content is not None:
+            self.content = nn.Parameter(self.content[source])
+        if self.sizes is None:
+            self.anchors = nn.Parameter(new)
+        else:
+            self.register_buffer("centres", new[:, :2].clone())
+            self.sizes = nn.Parameter(new[:, 2:].clone())
+        self.count = count
 
     def forward(self, memory: Memory, unknown: Float[Tensor, " width"] | None = None) -> Queries:
         """``unknown`` is content that all queries start from, where denoising has it."""
@@ -62,8 +108,9 @@ class LearnedQueries(nn.Module):
 
     def _places(self) -> tuple[Tensor | None, Tensor | None]:
         """Anchors, 0–1 of the image, and learned positional queries; one of them may be None."""
-        if self.anchors is not None:
-            return self.anchors.float().sigmoid(), None
+        logits = self.logits()
+        if logits is not None:
+            return logits.float().sigmoid(), None
         if self.to_point is None:
             return None, self.positions
         return self.to_point(self.positions).float().sigmoid(), self.positions
@@ -81,3 +128,72 @@ def initial_anchors(count: int, start: str) -> torch.Tensor:
     if start == "uniform_small":
         logits[:, 2:] = -1.4 + 0.4 * logits[:, 2:]
     return logits
+
+
+def _kept(old: Float[Tensor, "old 4"], count: int) -> tuple[Tensor, Int64[Tensor, " count"]]:
+    """Old anchors' logits, thinned out or joined by more; and the old query behind each."""
+    centres = old[:, :2].sigmoid()
+    kept, apart = torch.arange(len(old), device=old.device), torch.cdist(centres, centres)
+    apart.fill_diagonal_(torch.inf)
+    while len(kept) > count:
+        closest = apart[kept][:, kept].min(1).values.argmin()
+        kept = torch.cat((kept[:closest], kept[closest + 1 :]))
+    if len(kept) == count:
+        return old[kept], kept
+    added = _sized(_gaps(centres, count - len(old)), old)
+    return torch.cat((old, added)), torch.cat((kept, _nearest(added, old)))
+
+
+def _gaps(centres: Float[Tensor, "old 2"], count: int) -> Float[Tensor, "count 2"]:
+    """Places far from ``centres`` and from one another: the farthest first, one by one."""
+    places = _grid(16 * (len(centres) + count)).to(centres)
+    apart, chosen = torch.cdist(places, centres).min(1).values, []
+    for _ in range(count):
+        chosen.append(places[apart.argmax()])
+        apart = torch.minimum(apart, (places - chosen[-1]).norm(dim=1))
+    return torch.stack(chosen)
+
+
+def _grid(count: int) -> Float[Tensor, "count 2"]:
+    """Centres in rows, as many rows as places in a row, nearly."""
+    rows = max(1, round(count**0.5))
+    widths = [count // rows + (row < count % rows) for row in range(rows)]
+    return torch.tensor(
+        [
+            ((x + 0.5) / width, (y + 0.5) / rows)
+            for y, width in enumerate(widths)
+            for x in range(width)
+        ]
+    )
+
+
+def _sized(centres: Float[Tensor, "n 2"], old: Float[Tensor, "old 4"]) -> Float[Tensor, "n 4"]:
+    """Logits of boxes at ``centres``, of the old ones' median size."""
+    sizes = old[:, 2:].median(0).values.expand(len(centres), 2)
+    return torch.cat((inverse_sigmoid(centres.to(old)), sizes), dim=1)
+
+
+def _clusters(
+    old: Float[Tensor, "old 4"], boxes: Float[Tensor, "boxes 4"], count: int
+) -> Float[Tensor, "count 4"]:
+    """Logits of the k-means of ``boxes``, as large on average as the old anchors."""
+    from sklearn.cluster import KMeans
+
+    different = len(boxes.unique(dim=0))
+    if different < count:
+        raise ValueError(
+            f"{count} anchors were asked of the k-means of {different} different boxes; ask for "
+            "fewer, or for 'keep' or 'grid'"
+        )
+    found = KMeans(count, n_init="auto", random_state=0).fit(boxes.double().cpu().numpy())
+    new = inverse_sigmoid(torch.as_tensor(found.cluster_centers_).to(old))
+    new[:, 2:] += old[:, 2:].mean(0) - new[:, 2:].mean(0)
+    return new
+
+
+def _nearest(new: Float[Tensor, "new 4"], old: Float[Tensor, "old 4"]) -> Int64[Tensor, " new"]:
+    """An old query near each new anchor; all old ones serve equally often, or nearly."""
+    times = -(-len(new) // len(old))
+    cost = torch.cdist(new[:, :2].sigmoid(), old[:, :2].sigmoid()).repeat(1, times)
+    column = linear_sum_assignment(cost.double().cpu().numpy())[1]
+    return torch.as_tensor(column, device=old.device) % len(old)
