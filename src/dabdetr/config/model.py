@@ -5,12 +5,13 @@ A part that is absent is ``None``; contradictions raise and name both fields.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, Tag, model_validator
 
 from dabdetr.config.backbones import Backbone, BackboneKind
-from dabdetr.config.groups import DenoisingKind
+from dabdetr.config.groups import Collaborative, DenoisingKind
 from dabdetr.config.part import Part, kinds
 
 
@@ -55,7 +56,6 @@ class LearnedQueries(Part):
         default="normal",
         description="initial anchors: N(0,1) logits; uniform centres; and small sizes too",
     )
-
     fixed_centres: bool = Field(
         default=False, description="anchors keep their first centres; sizes are learned"
     )
@@ -68,6 +68,7 @@ class LearnedQueries(Part):
                 "have a centre and a size; set queries.anchor to 'box' or fixed_centres to false"
             )
         return self
+
     @model_validator(mode="after")
     def _one_content(self) -> Self:
         if self.patterns and self.anchor != "box":
@@ -185,6 +186,7 @@ class Model(Part):
     queries: QueriesKind = LearnedQueries()
     decoder: Decoder = Decoder()
     denoising: DenoisingKind | None = None
+    collaborative: Collaborative | None = None
     width: int = Field(default=256, ge=8, description="channels of tokens and queries")
     heads: int = Field(default=8, ge=1, description="attention heads")
     feedforward: int = Field(default=2048, ge=1)
@@ -269,5 +271,35 @@ class Model(Part):
             raise ValueError(
                 "model.decoder.modulate_position scales a code that cross_attention 'add' does "
                 "not use; set modulate_position to null"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _groups_fit(self) -> Self:
+        groups = "collaborative" if self.collaborative is not None else "denoising"
+        if getattr(self, groups) is not None and self.queries.content == "box":
+            raise ValueError(
+                f"model.{groups} adds queries whose positions come from their anchors; "
+                "model.queries.content 'box' makes positions of proposals; use 'learned' or set "
+                f"{groups} to null"
+            )
+        if self.collaborative is None:
+            return self
+        if self.encoder.kind != "deformable":
+            raise ValueError(
+                f"model.collaborative heads look at levels; model.encoder is {self.encoder.kind}; "
+                "use 'deformable' or set collaborative to null"
+            )
+        if self.queries.anchor != "box":
+            raise ValueError(
+                "model.collaborative makes queries of boxes and model.queries.anchor is "
+                f"{self.queries.anchor!r}; use 'box' or set collaborative to null"
+            )
+        strides = self.backbone.strides
+        if any(2 * fine != coarse for fine, coarse in pairwise(strides)):
+            raise ValueError(
+                "model.collaborative heads need levels that halve one another; "
+                f"model.backbone.strides is {strides}; name the strides between or set "
+                "collaborative to null"
             )
         return self

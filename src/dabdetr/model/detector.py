@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dabdetr.config import Config
 from dabdetr.model.backbones import TimmBackbone
+from dabdetr.model.collaborative import Collaborative
 from dabdetr.model.decoder import Decoder
 from dabdetr.model.denoising import Denoising
 from dabdetr.model.encoder import Encoder
@@ -17,7 +18,8 @@ from dabdetr.model.heads import Heads
 from dabdetr.model.projection import Projection, Pyramid
 from dabdetr.model.proposals import EncoderQueries
 from dabdetr.model.queries import LearnedQueries
-from dabdetr.structures import Images, Predictions, QueryGroup, Targets
+from dabdetr.model.vit import VitBackbone
+from dabdetr.structures import HeadSamples, Images, Memory, Predictions, QueryGroup, Targets
 
 
 class Detector(nn.Module):
@@ -30,12 +32,13 @@ class Detector(nn.Module):
         self,
         config: Config,
         names: tuple[str, ...],
-        backbone: TimmBackbone,
+        backbone: TimmBackbone | VitBackbone,
         projection: Projection | Pyramid,
         encoder: Encoder,
         queries: LearnedQueries | EncoderQueries,
         decoder: Decoder,
         denoising: Denoising | None = None,
+        collaborative: Collaborative | None = None,
     ) -> None:
         super().__init__()
         self.config, self.names = config, names
@@ -45,6 +48,7 @@ class Detector(nn.Module):
         self.queries = queries
         self.decoder = decoder
         self.denoising = denoising
+        self.collaborative = collaborative
 
     def forward(self, images: Images, targets: Targets | None = None) -> Predictions:
         """Predictions; with ``targets``, in training, also those of the query groups."""
@@ -53,9 +57,10 @@ class Detector(nn.Module):
         unknown = self.config.model.queries.content == "unknown"
         content = self.denoising.unknown() if unknown and self.denoising is not None else None
         queries = self.queries(memory, content)
-        groups = self.query_groups(targets)
+        groups, heads = self.query_groups(memory, images, targets)
         joined, hidden = join(queries, groups)
-        predictions = replace(self.decoder(joined, memory, hidden), proposals=queries.proposals)
+        predictions = self.decoder(joined, memory, hidden)
+        predictions = replace(predictions, proposals=queries.proposals, heads=heads)
         if not groups:
             return predictions
         of_groups, matching = split(predictions, [len(group) for group in groups])
@@ -94,7 +99,8 @@ def build(config: Config, names: Sequence[str]) -> Detector:
     if not names or len(set(names)) != len(names):
         raise ValueError(f"class names must be at least one and differ; got {list(names)}")
     model = config.model
-    backbone = TimmBackbone(model.backbone)
+    part = model.backbone
+    backbone = VitBackbone(part) if part.kind == "vit" else TimmBackbone(part)
     if model.encoder.kind == "deformable":
         projection = Pyramid(backbone.channels, model, model.encoder.levels)
     else:
@@ -111,7 +117,18 @@ def build(config: Config, names: Sequence[str]) -> Detector:
     decoder = Decoder(model, Heads(model, len(names)))
     for part in (encoder, decoder.layers, decoder.positions):
         _xavier(part)
-    return Detector(config, names, backbone, projection, encoder, queries, decoder, denoising)
+    # Last, so that the same seed gives all other parts the same weights without it.
+    collaborative = None
+    if model.collaborative is not None and model.encoder.kind == "deformable":
+        further = model.encoder.levels - len(model.backbone.strides)
+        last = model.backbone.strides[-1]
+        strides = (*model.backbone.strides, *(last * 2**n for n in range(1, further + 1)))
+        collaborative = Collaborative(
+            model.collaborative, len(names), model.width, strides, model.anchor_eps
+        )
+    return Detector(
+        config, names, backbone, projection, encoder, queries, decoder, denoising, collaborative
+    )
 
 
 def _xavier(module: nn.Module) -> None:

@@ -18,6 +18,8 @@ from dabdetr.model.formats.key_names import State
 
 BY_CLASS = ("decoder.heads.classes.", "denoising.labels.", "queries.classes.")
 """Parts with one row for each class."""
+TRAINING_ONLY = "collaborative."
+"""Heads that predictions do not need; no file holds them."""
 UNCOUNTED = "num_batches_tracked"
 """Of batch norms; no published file needs it."""
 
@@ -63,7 +65,8 @@ def save_model(
 ) -> None:
     """Write weights, config and class names as one safetensors file; the old file stays until then.
 
-    ``dtype`` float16 halves the file; loading gives float32 again.
+    ``dtype`` float16 halves the file; loading gives float32 again. Collaborative heads, which
+    training alone needs, are left out.
     """
     state = _portable(detector, dtype)
     about = {
@@ -111,6 +114,7 @@ def load_model(
     if names is not None and set(names) != set(class_names):
         raise ValueError(f"{source}: {name_difference(class_names, names)}")
     detector = build(config.override(overrides), class_names)
+    detector.collaborative = None
     report = fill(detector, state, str(source), checkpoint.format, notes)
     if report.missing or report.unexpected:
         raise ValueError(f"the weights do not fit the model they describe\n{report}")
@@ -133,7 +137,7 @@ def _portable(detector: Detector, dtype: torch.dtype) -> State:
     return {
         key: (value.to(dtype) if value.is_floating_point() else value).detach().cpu().contiguous()
         for key, value in detector.state_dict().items()
-        if not key.endswith(UNCOUNTED)
+        if not key.endswith(UNCOUNTED) and not key.startswith(TRAINING_ONLY)
     }
 
 

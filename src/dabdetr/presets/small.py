@@ -197,3 +197,19 @@ DINO_NANO = derive(
     model__class_head_per_layer=False,
     model__denoising={"kind": "contrastive", "number": 100},
 )
+
+_NANO_HEADS = {"max_positives": 60, "regions": 64, "region_width": 192}
+
+CO_DAB_DEFORMABLE_NANO = derive(
+    DAB_DEFORMABLE_DETR_NANO,
+    "co-dab-deformable-nano",
+    "DAB-Deformable-DETR with collaborative heads" + _SMALL_SOURCE,
+    model__collaborative=_NANO_HEADS,
+)
+
+CO_DINO_NANO = derive(
+    DINO_NANO,
+    "co-dino-nano",
+    "DINO with collaborative heads" + _SMALL_SOURCE,
+    model__collaborative=_NANO_HEADS | {"features": False},
+)

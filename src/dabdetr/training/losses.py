@@ -15,11 +15,12 @@ from torchvision.ops import sigmoid_focal_loss
 
 from dabdetr.config import Loss
 from dabdetr.geometry import generalized_iou, to_corners
-from dabdetr.structures import Predictions, QueryGroup, Targets
+from dabdetr.structures import HeadSamples, Predictions, QueryGroup, Targets
+from dabdetr.training.collaborative import HEAD_WEIGHTS, head_terms
 from dabdetr.training.matching import Assignment, assign
 
 Table = dict[tuple[str, int], Tensor]
-"""Unweighted, detached values by (term, decoder layer); layers count from 0."""
+"""Unweighted, detached values by (term, decoder layer); layers count from 0, the encoder is −1."""
 
 TERMS = ("loss_ce", "loss_bbox", "loss_giou")
 
@@ -50,7 +51,19 @@ def detection_loss(
     if predictions.proposals is not None:
         more, of_proposals = _proposal_loss(predictions.proposals, targets, loss, objects)
         total, table = total + more, table | of_proposals
+    for samples in predictions.heads:
+        more, of_head = _head_loss(samples, loss, len(predictions.logits))
+        total, table = total + more, table | of_head
     return total, table
+
+
+def _head_loss(samples: HeadSamples, loss: Loss, layers: int) -> tuple[Tensor, Table]:
+    """A collaborative head weighs as much as all decoder layers together, times its own weight."""
+    terms, name = head_terms(samples, loss), samples.name
+    weights = HEAD_WEIGHTS[name]
+    total = torch.stack([weights[term] * value for term, value in terms.items()]).sum()
+    table = {(f"{name}_{term}", -1): value.detach() for term, value in terms.items()}
+    return layers * loss.collaborative_weight * total, table
 
 
 def _proposal_loss(

@@ -1,0 +1,65 @@
+"""Collaborative heads: classic detectors that help to train encoder and decoder, then go (Co-DETR).
+
+They learn from the encoder's maps, which thereby learn to tell objects apart everywhere, and lend
+the decoder their positives as queries whose objects are known.
+"""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dabdetr import config
+from dabdetr.model.collaborative.atss import ATSS
+from dabdetr.model.collaborative.positives import PositiveQueries
+from dabdetr.model.collaborative.rcnn import FasterRCNN
+from dabdetr.model.collaborative.scene import maps_of, set_scene
+from dabdetr.structures import HeadSamples, Images, Memory, QueryGroup, Targets
+
+
+class Collaborative(nn.Module):
+    """The encoder's maps and one more → what each head says, and a query group of each."""
+
+    def __init__(
+        self,
+        part: config.Collaborative,
+        classes: int,
+        width: int,
+        strides: tuple[int, ...],
+        eps: float = 1e-3,
+    ) -> None:
+        """``strides`` are the levels' of the encoder."""
+        super().__init__()
+        self.strides = (*strides, 2 * strides[-1])
+        groups = 32 if width % 64 == 0 else 4
+        self.coarser = nn.Sequential(
+            nn.Conv2d(width, width, 3, stride=2, padding=1), nn.GroupNorm(groups, width)
+        )
+        self.heads, self.queries = nn.ModuleDict(), nn.ModuleDict()
+        for name in part.heads:
+            if name == "rcnn":
+                self.heads[name] = FasterRCNN(part, width, classes, self.strides)
+            else:
+                self.heads[name] = ATSS(width, classes, self.strides)
+            self.queries[name] = PositiveQueries(
+                name, width, part.max_positives, part.features, eps
+            )
+
+    def forward(
+        self, memory: Memory, images: Images, targets: Targets
+    ) -> tuple[tuple[QueryGroup, ...], tuple[HeadSamples, ...]]:
+        """A query group of each head, and what the losses of the heads need."""
+        maps = maps_of(memory)
+        maps.append(self._one_more(maps[-1]))
+        scene = set_scene(maps, self.strides, images, targets)
+        groups: list[QueryGroup] = []
+        samples: list[HeadSamples] = []
+        for name, head in self.heads.items():
+            found = head(scene)
+            groups.append(self.queries[name](scene, found))
+            samples += found.samples
+        return tuple(groups), tuple(samples)
+
+    def _one_more(self, last: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c y x"]:
+        """The last map halved; float32 like the others."""
+        return self.coarser(last).float()
