@@ -26,12 +26,27 @@ MaxDet = Annotated[
 Coco = Annotated[Path | None, typer.Option(help="Write a COCO results file (json) as well.")]
 Annotations = Annotated[Path | None, typer.Option(help="A COCO json, instead of --data.")]
 Images = Annotated[Path | None, typer.Option(help="The picture folder of --annotations.")]
+Queries = Annotated[
+    int | None,
+    typer.Option(min=1, help="Number of queries; the model's own if not given."),
+]
+QueriesInit = Annotated[
+    str,
+    typer.Option(help="Anchors of other numbers: keep, grid, or kmeans:DATA (its boxes' k-means)."),
+]
 Name = Annotated[str | None, typer.Option(help="Folder of this run; counted on if not given.")]
 
 
-def open_model(source: str, device: str, imgsz: int | None) -> Detector:
-    """The detector in ``source`` on its device, looking at pictures ``imgsz`` large."""
+def open_model(
+    source: str,
+    device: str,
+    imgsz: int | None,
+    queries: int | None = None,
+    queries_init: str = "keep",
+) -> Detector:
+    """The detector in ``source`` on its device, changed as the options say."""
     from dabdetr.inference.device import choose_device
+    from dabdetr.inference.elastic import with_queries
     from dabdetr.model.weights import load_model
 
     detector = load_model(source, device=choose_device(device)).model
@@ -41,7 +56,7 @@ def open_model(source: str, device: str, imgsz: int | None) -> Detector:
         detector.config = detector.config.override(
             [f"image.size={imgsz}", f"image.max_size={longest}"]
         )
-    return detector
+    return with_queries(detector, queries, queries_init)
 
 
 def class_names(values: Iterable[str], known: Sequence[str]) -> list[str] | None:

@@ -18,6 +18,8 @@ from dabdetr.cli.options import (
     MaxDet,
     Model,
     Name,
+    Queries,
+    QueriesInit,
     Quiet,
     class_names,
     open_model,
@@ -53,6 +55,8 @@ def predict(
         list[str] | None, typer.Option(help="Only these classes: repeat, or part with commas.")
     ] = None,
     imgsz: ImageSize = None,
+    queries: Queries = None,
+    queries_init: QueriesInit = "keep",
     batch: Annotated[int, typer.Option(help="Pictures at a time.")] = 1,
     device: Device = "auto",
     save: Annotated[bool, typer.Option(help="Write pictures with the boxes drawn in.")] = True,
@@ -78,7 +82,7 @@ def predict(
         raise ValueError("no picture was given: dabdetr predict --model MODEL PICTURE …")
     refuse_to_overwrite(coco)
     folder = RunFolder(project, name, "predict") if save else None
-    predictor = Predictor(open_model(model, device, imgsz), device, batch)
+    predictor = Predictor(open_model(model, device, imgsz, queries, queries_init), device, batch)
     skipped: list[str] = []
     stream = predictor(
         sources,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from dabdetr.cli.options import Annotations, Device, Images, Json, Name, Quiet
+from dabdetr.cli.options import Annotations, Device, Images, Json, Name, Queries, QueriesInit, Quiet
 from dabdetr.cli.output import print_json
 
 PRESET = "dab-detr-lite0"
@@ -32,6 +33,12 @@ def train(
     ] = None,
     start: Annotated[
         str | None, typer.Option("--start", "--from", help="imagenet, none, or weights.")
+    ] = None,
+    queries: Queries = None,
+    queries_init: QueriesInit = "keep",
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Train only parts whose names start so: queries, decoder.heads …"),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that read pictures.")] = None,
@@ -69,6 +76,9 @@ def train(
         raise ValueError("no data was given; give --data FOLDER (COCO's layout) or --data scenes")
     from dabdetr.training.run import train as run_training
 
+    overrides = list(assignments or [])
+    if only:
+        overrides.insert(0, f"training.train_only={json.dumps(only)}")
     run = run_training(
         data,
         config or model or PRESET,
@@ -83,12 +93,14 @@ def train(
         name=name,
         project=project,
         resume=resume,
-        overrides=assignments or [],
+        overrides=overrides,
         annotations=annotations,
         images=images,
         val_annotations=val_annotations,
         val_images=val_images,
         val_every=val_every,
+        queries=queries,
+        queries_init=queries_init,
         quiet=quiet,
     )
     if as_json:

@@ -15,6 +15,8 @@ from dabdetr.cli.options import (
     Json,
     MaxDet,
     Model,
+    Queries,
+    QueriesInit,
     Quiet,
     open_model,
 )
@@ -29,6 +31,8 @@ def val(
     images: Images = None,
     max_det: MaxDet = None,
     imgsz: ImageSize = None,
+    queries: Queries = None,
+    queries_init: QueriesInit = "keep",
     batch: Annotated[int, typer.Option(help="Pictures at a time.")] = 4,
     workers: Annotated[int, typer.Option(help="Processes that read pictures.")] = 0,
     device: Device = "auto",
@@ -42,7 +46,7 @@ def val(
 
     refuse_to_overwrite(coco)
     truth = open_data(data, split, annotations, images)
-    detector = open_model(model, device, imgsz)
+    detector = open_model(model, device, imgsz, queries, queries_init)
     found = evaluate(
         detector, truth, batch=batch, max_det=max_det, workers=workers, progress=not quiet
     )

@@ -141,6 +141,14 @@ class Training(Part):
     )
     lr: float = Field(default=1e-4, gt=0)
     backbone_lr: float = Field(default=1e-5, ge=0, description="0 freezes the backbone")
+    offsets_factor: float = Field(
+        default=1.0,
+        gt=0,
+        description="rate of deformable attention's offsets and of learned points, of lr",
+    )
+    train_only: tuple[str, ...] = Field(
+        default=(), description="parameters to train, by how their names start; empty: all"
+    )
     weight_decay: float = Field(default=1e-4, ge=0)
     warmup: int = Field(default=0, ge=0, description="updates over which the rate rises from 0")
     schedule: Literal["step", "cosine", "constant"] = "step"

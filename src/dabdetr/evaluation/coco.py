@@ -19,6 +19,7 @@ from rich.progress import Progress
 from dabdetr.config import write_atomically
 from dabdetr.data.batching import evaluation_loader
 from dabdetr.data.readers import DetectionData, open_data
+from dabdetr.inference.elastic import with_queries
 from dabdetr.inference.predictor import Precision, detect_batch, ready
 from dabdetr.model.detector import Detector
 from dabdetr.model.weights import name_difference
@@ -109,12 +110,15 @@ def evaluate(
     precision: Precision = "fp32",
     workers: int = 0,
     progress: bool = False,
+    queries: int | None = None,
+    queries_init: str = "keep",
 ) -> Evaluation:
     """COCO's numbers of a model (or file, folder, name of weights) on a split of a data set.
 
     Every detection counts, down to the lowest score; ``max_det`` a picture are kept, by default as
     many as the config says. Classes are compared by name, which is checked before any picture is
-    read. A model in training mode is in it again afterwards.
+    read. A model in training mode is in it again afterwards. ``queries`` changes how many there are
+    in a copy of it (see ``with_queries``).
     """
     started = time.perf_counter()
     for name, value in (("batch", batch), ("max_det", 1 if max_det is None else max_det)):
@@ -122,6 +126,7 @@ def evaluate(
             raise ValueError(f"{name} should be at least 1; got {value}")
     data = open_data(data, split) if isinstance(data, str | Path) else data
     detector, place = ready(model, device)
+    detector = with_queries(detector, queries, queries_init)
     class_map(detector.names, data.names)
     was_training = detector.training
     detector.eval()

@@ -16,6 +16,7 @@ from dabdetr.data.augment import prepare
 from dabdetr.data.batching import pad
 from dabdetr.inference.decoding import Decoded, decode
 from dabdetr.inference.device import choose_device
+from dabdetr.inference.elastic import with_queries
 from dabdetr.inference.sources import OnError, Picture, read_sources
 from dabdetr.model.detector import Detector
 from dabdetr.model.weights import load_model
@@ -29,7 +30,8 @@ class Predictor:
     """A model ready to detect: a file, folder or name of weights, or a ``Detector``.
 
     ``batch`` pictures of one prepared size go through the model together; the detections are those
-    of each picture alone. The model is put into evaluation mode.
+    of each picture alone. The model is put into evaluation mode. ``queries`` changes how many there
+    are in a copy of it (see ``with_queries``).
 
     >>> for found in Predictor("scenes")("pictures/", conf=0.5):
     ...     print(found.source, len(found))
@@ -41,11 +43,14 @@ class Predictor:
         device: str | torch.device = "auto",
         batch: int = 1,
         precision: Precision = "fp32",
+        queries: int | None = None,
+        queries_init: str = "keep",
     ) -> None:
         if batch < 1:
             raise ValueError(f"batch should be at least 1; got {batch}")
         autocast(precision, torch.device("cpu"))  # an unknown name is told before any loading
-        self.model, self.device = ready(model, device)
+        model, self.device = ready(model, device)
+        self.model = with_queries(model, queries, queries_init)
         self.batch = batch
         self.precision: Precision = precision
 

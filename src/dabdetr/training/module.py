@@ -36,8 +36,7 @@ class TrainingModule(LightningModule):
         self.loader = loader
         self.meter = Meter()
         self._files: list[str] = []
-        if not self.settings.training.backbone_lr:
-            detector.backbone.requires_grad_(False)
+        freeze(detector, self.settings.training)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TrainingModule:
         """The average's copy: weights only, neither data nor trainer."""
@@ -68,7 +67,7 @@ class TrainingModule(LightningModule):
     def on_train_epoch_start(self) -> None:
         torch.manual_seed(self.settings.training.seed * 100_003 + self.current_epoch)
         self.detector.train()
-        if not self.settings.training.backbone_lr:
+        if not any(p.requires_grad for p in self.detector.backbone.parameters()):
             self.detector.backbone.eval()  # its batch statistics rest too
         self.meter.reset()
         self._files.clear()
@@ -121,22 +120,49 @@ def _no_batches(_: int) -> Iterable[Batch]:
     return ()
 
 
-def parameter_groups(detector: Detector, training: Training) -> list[dict[str, Any]]:
-    """The backbone at its own rate and everything else; frozen parameters are in neither.
+def freeze(detector: Detector, training: Training) -> None:
+    """Take the gradient from what is not to be trained."""
+    if not training.backbone_lr:
+        detector.backbone.requires_grad_(False)
+    if not training.train_only:
+        return
+    for name, parameter in detector.named_parameters():
+        if not name.startswith(training.train_only):
+            parameter.requires_grad_(False)
+    if not any(p.requires_grad for p in detector.parameters()):
+        raise ValueError(
+            f"training.train_only {list(training.train_only)} leaves nothing to train; parts are: "
+            f"{', '.join(name for name, _ in detector.named_children())}, and parts of those like "
+            "decoder.heads"
+        )
 
-    Weight decay applies to all of them, norms and biases included (official recipe).
+
+def parameter_groups(detector: Detector, training: Training) -> list[dict[str, Any]]:
+    """The backbone, sampling offsets and learned points, and everything else, each at its rate.
+
+    Frozen parameters are in no group. Weight decay applies to all others, norms and biases
+    included (official recipe).
     """
-    of_backbone = {id(p) for p in detector.backbone.parameters()}
-    trained = [p for p in detector.parameters() if p.requires_grad]
-    groups = [
-        ("backbone", training.backbone_lr, [p for p in trained if id(p) in of_backbone]),
-        ("rest", training.lr, [p for p in trained if id(p) not in of_backbone]),
-    ]
+    rates = {
+        "backbone": training.backbone_lr,
+        "offsets": training.lr * training.offsets_factor,
+        "rest": training.lr,
+    }
+    groups: dict[str, list[torch.nn.Parameter]] = {name: [] for name in rates}
+    for name, parameter in detector.named_parameters():
+        if parameter.requires_grad:
+            groups[_group(name)].append(parameter)
     return [
-        {"name": name, "params": parameters, "lr": lr, "base_lr": lr}
-        for name, lr, parameters in groups
+        {"name": name, "params": parameters, "lr": rates[name], "base_lr": rates[name]}
+        for name, parameters in groups.items()
         if parameters
     ]
+
+
+def _group(name: str) -> str:
+    if name.startswith("backbone."):
+        return "backbone"
+    return "offsets" if ".offsets." in name or name.startswith("queries.to_point.") else "rest"
 
 
 def rate_factor(training: Training, progress: float, update: int) -> float:

@@ -16,6 +16,7 @@ from dabdetr.data.batching import training_loader
 from dabdetr.data.readers import DetectionData
 from dabdetr.evaluation.coco import Evaluation, evaluate
 from dabdetr.inference.device import choose_device
+from dabdetr.inference.elastic import with_queries
 from dabdetr.model.detector import Detector, build
 from dabdetr.model.starting import initialise
 from dabdetr.model.weights import name_difference
@@ -96,6 +97,8 @@ def train(
     val_annotations: str | Path | None = None,
     val_images: str | Path | None = None,
     val_every: int = 1,
+    queries: int | None = None,
+    queries_init: str = "keep",
     quiet: bool = False,
 ) -> Run:
     """Train a detector on ``data`` and leave a run folder ``project/name``.
@@ -107,6 +110,8 @@ def train(
     ``start``      "imagenet", "none", or weights
     ``resume``     a run folder that was interrupted: goes on exactly as if it had not been; only
                    ``device``, ``workers`` and ``quiet`` are looked at beside it
+    ``queries``    number of queries, and ``queries_init`` how the anchors of weights that had
+                   another number become so many: see ``with_queries``
     ``overrides``  ``path=value`` assignments to the config, applied last
 
     Ctrl-C leaves a run that can be resumed, and raises KeyboardInterrupt. A loss that is not finite
@@ -120,6 +125,8 @@ def train(
         config = choose_config(model, epochs, batch, imgsz, lr, start, seed, workers, overrides)
         precision, reason = choose_precision(config.training.precision, place)
         config = config.override([f"training.precision={precision}"])
+        if queries is not None and config.training.start in ("none", "imagenet"):
+            config = config.override([f"model.queries.count={queries}"])
         files = (data, annotations, images, val_annotations, val_images)
         sources = Sources(*(None if f is None else str(f) for f in files), val_every=val_every)
         splits_open = sources.open()
@@ -129,7 +136,8 @@ def train(
             torch.manual_seed(config.training.seed)
             detector = build(config, splits_open[0].names)
             say(console, str(initialise(detector, config.training.start)))
-            config.save(folder / SETTINGS)
+            detector = with_queries(detector, queries, queries_init)
+            detector.config.save(folder / SETTINGS)
             sources.save(folder / SOURCES)
             return _fit(detector, splits_open, folder, place, val_every, console, stop)
 
