@@ -68,10 +68,12 @@ class Features(_Movable):
 
     maps      each [batch, channels, height, width]
     paddings  each [batch, height, width] bool, True = padding; or None where nothing is padded
+    padding   that of the pixels, as the backbone filled them up
     """
 
     maps: list[Tensor]
     paddings: list[Tensor | None]
+    padding: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -9,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from timm.layers.conv2d_same import Conv2dSame
+from timm.layers.norm import LayerNorm2d
 from timm.layers.padding import pad_same
 from torch import Tensor, nn
 
@@ -132,19 +136,26 @@ class TimmBackbone(nn.Module):
         try:
             self.body, stages = _create(part)
         except (RuntimeError, TypeError, ValueError) as error:
+            if part.output_stride != 32 and "output_stride" in str(error):
+                raise ValueError(
+                    f"backbone.output_stride is {part.output_stride}, and timm cannot dilate "
+                    f"{part.name!r}; set it to 32"
+                ) from None
             raise ValueError(
                 f"backbone.name {part.name!r} with backbone.options {part.options} cannot be built "
                 f"by timm as a feature network: {error}"
             ) from None
+        self.part = part
         self.channels = [stage["num_chs"] for stage in stages]
         self.strides = [stage["reduction"] for stage in stages]
+        self.nhwc = getattr(self.body, "output_fmt", None) == "NHWC"
+        self.norms = nn.ModuleList(
+            LayerNorm2d(n, eps=1e-5) if part.map_norm else nn.Identity() for n in self.channels
+        )
         if part.norm == "frozen":
             freeze_norms(self.body)
         self._freeze(part.freeze_stride)
-        # TensorFlow's padding depends on the size: whole cells only, or a picture's grid would
-        # shift with the batch it is in.
-        shifting = any(isinstance(m, Conv2dSame) or getattr(m, "same", 0) for m in self.modules())
-        self.cell = part.output_stride if shifting else 1
+        self.cell = _cell(self.body, part.output_stride)
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def _freeze(self, stride: int) -> None:
@@ -160,13 +171,25 @@ class TimmBackbone(nn.Module):
                 parameter.requires_grad = False
 
     def forward(self, images: Images) -> Features:
-        pixels, padding = _fill_cells(images, self.cell)
+        pixels, padding = fill_cells(images, self.cell)
         maps = self.body(pixels.contiguous(memory_format=torch.channels_last))
-        return Features(maps, [shrink(padding, m.shape[-2:]) for m in maps])
+        if self.nhwc:
+            maps = [m.permute(0, 3, 1, 2) for m in maps]
+        maps = [norm(m) for norm, m in zip(self.norms, maps, strict=True)]
+        return Features(maps, [shrink(padding, m.shape[-2:]) for m in maps], padding)
+
+    def pretrained(self, file: Path) -> dict[str, Tensor]:
+        """Tensors of one of timm's files under the names of ``body``."""
+        overlay = {"file": str(file), "custom_load": False}
+        body, _ = _create(self.part, pretrained=True, pretrained_cfg_overlay=overlay)
+        return body.state_dict()
 
 
-def _create(part: config.Backbone) -> tuple[Any, list[dict[str, Any]]]:
-    """The timm feature network cut at the deepest stage of each stride, and those stages."""
+def _create(part: config.Backbone, **loading: Any) -> tuple[Any, list[dict[str, Any]]]:
+    """The timm feature network cut at the deepest stage of each stride, and those stages.
+
+    ``loading`` are timm's arguments of where weights come from.
+    """
     options = dict(part.options)
     if part.output_stride != 32:
         options["output_stride"] = part.output_stride
@@ -174,13 +197,52 @@ def _create(part: config.Backbone) -> tuple[Any, list[dict[str, Any]]]:
         whole: Any = timm.create_model(part.name, features_only=True, **options)
         stages = whole.feature_info.info
     strides = [stage["reduction"] for stage in stages]
+    if len(strides) > 1 and len(set(strides)) == 1:
+        raise ValueError(f"all its maps have stride {strides[0]}; set backbone.kind to 'vit'")
     missing = [stride for stride in part.strides if stride not in strides]
     if missing:
         raise ValueError(f"it has no map of stride {missing[0]}; it has {sorted(set(strides))}")
+    if any(getattr(m, "strict_img_size", False) for m in whole.modules()):
+        options["strict_img_size"] = False
+    if any(hasattr(m, "always_partition") for m in whole.modules()):
+        options["always_partition"] = True  # else the last stages of Swin never shift windows
     chosen = tuple(len(strides) - 1 - strides[::-1].index(stride) for stride in part.strides)
-    body: Any = timm.create_model(part.name, features_only=True, out_indices=chosen, **options)
+    body: Any = timm.create_model(
+        part.name, features_only=True, out_indices=chosen, **loading, **options
+    )
     _prune(body, stages[chosen[-1]]["module"])
+    for module in body.modules():
+        if hasattr(module, "_attn") and hasattr(module, "shift_size"):
+            module._attn = partial(_shift_whole_windows, module._attn, module)
     return body, [stages[i] for i in chosen]
+
+
+def _shift_whole_windows(attend: Callable[[Tensor], Tensor], block: Any, x: Tensor) -> Tensor:
+    """Shifted windows of a map that is filled up to whole windows first, as Swin's detectors do.
+
+    timm shifts first and fills up afterwards: its mask then lets the first rows and columns of a
+    picture, which the shift brings behind the last ones, see those.
+    """
+    height, width = x.shape[1:3]
+    down, right = -height % block.window_size[0], -width % block.window_size[1]
+    return attend(F.pad(x, (0, 0, 0, right, 0, down)))[:, :height, :width]
+
+
+def _cell(body: nn.Module, stride: int) -> int:
+    """Pixels that an input's sides must be multiples of.
+
+    TensorFlow's padding depends on the size, and a picture's grid would shift with the batch it is
+    in; convolutions whose steps are as long as they are wide (ConvNeXt) would leave out the last
+    pixels of a picture. Networks of windows fill up their maps themselves, once patches are whole.
+    """
+    for module in body.modules():
+        if getattr(module, "strict_img_size", None) is False:
+            return max(module.patch_size)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    shifting = any(isinstance(m, Conv2dSame) or getattr(m, "same", 0) for m in body.modules())
+    leaving = any(
+        isinstance(m, nn.Conv2d) and 1 < m.kernel_size[0] == m.stride[0] for m in body.modules()
+    )
+    return stride if shifting or leaving else 1
 
 
 def _prune(body: nn.Module, last: str) -> None:
@@ -194,7 +256,7 @@ def _prune(body: nn.Module, last: str) -> None:
         del blocks[int(index) + 1 :]
 
 
-def _fill_cells(images: Images, cell: int) -> tuple[Tensor, Tensor | None]:
+def fill_cells(images: Images, cell: int) -> tuple[Tensor, Tensor | None]:
     """Pixels and padding enlarged at the bottom and right to multiples of ``cell``."""
     pixels, padding = images.pixels, images.padding
     down, right = (-side % cell for side in pixels.shape[-2:])

@@ -50,7 +50,7 @@ class Pyramid(nn.Module):
         for project in list(self.project)[len(maps) :]:
             further = len(maps) > len(features.maps)
             maps.append(project(maps[-1] if further else features.maps[-1]))
-            paddings.append(shrink(images.padding, maps[-1].shape[-2:]))
+            paddings.append(shrink(features.padding, maps[-1].shape[-2:]))
         codes = [
             (_code(m, p, self.width, self.temperature, self.offset) + level).flatten(1, 2)
             for m, p, level in zip(maps, paddings, self.levels, strict=True)
