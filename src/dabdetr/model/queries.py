@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
@@ -114,6 +116,17 @@ class LearnedQueries(nn.Module):
         if self.to_point is None:
             return None, self.positions
         return self.to_point(self.positions).float().sigmoid(), self.positions
+
+
+def anchors_as_in(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state ``given``, its anchors parted in centres and sizes, or joined, as ``own``'s are."""
+    whole, parts = "queries.anchors", ("queries.centres", "queries.sizes")
+    rest = {key: value for key, value in given.items() if key not in (whole, *parts)}
+    if whole in given and parts[0] in own:
+        return rest | dict(zip(parts, given[whole].split(2, dim=1), strict=True))
+    if parts[0] in given and whole in own:
+        return rest | {whole: torch.cat([given[part] for part in parts], dim=1)}
+    return dict(given)
 
 
 def initial_anchors(count: int, start: str) -> torch.Tensor:

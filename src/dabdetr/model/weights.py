@@ -15,6 +15,7 @@ from dabdetr.config import parse, write_atomically
 from dabdetr.model.checkpoints import listing, read
 from dabdetr.model.detector import Detector, build
 from dabdetr.model.formats.key_names import State
+from dabdetr.model.queries import anchors_as_in
 
 BY_CLASS = ("decoder.heads.classes.", "denoising.labels.", "queries.classes.")
 """Parts with one row for each class."""
@@ -152,6 +153,7 @@ def fill(
     """Copy what fits by name and shape; ``partial`` leaves the rest as initialised."""
     own = {k: v for k, v in detector.state_dict().items() if not k.endswith(UNCOUNTED)}
     given = {k: v for k, v in state.items() if not k.endswith(UNCOUNTED)}
+    given = anchors_as_in(own, given)
     wrong = {k: f"{k} {tuple(given[k].shape)} for {tuple(own[k].shape)}" for k in own
              if k in given and given[k].shape != own[k].shape}  # fmt: skip
     loaded = tuple(k for k in own if k in given and k not in wrong)

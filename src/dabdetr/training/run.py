@@ -183,7 +183,6 @@ def _fit(
     config, (train_data, val_data) = detector.config, data
     training, rows = config.training, []
     gather = max(1, round(training.effective_batch / training.batch))
-    _announce(console, detector, train_data, val_data, gather)
 
     def measure(model: Detector) -> Evaluation:
         assert val_data is not None
@@ -192,13 +191,15 @@ def _fit(
     def loader(epoch: int) -> Iterable[Batch]:
         return training_loader(train_data, config, seed=training.seed, epoch=epoch)
 
+    module = TrainingModule(detector, loader)
+    _announce(console, detector, train_data, val_data, gather)
     averaging = None if training.ema is None else Averaging(training.ema)
     keeper = Keeper(folder, rows, measure if val_data else None, averaging, val_every)
     callbacks = [c for c in (stop, averaging, keeper, ProgressBar(console, rows)) if c]
     with quiet_engine():
         engine = _engine(training, gather, place, callbacks, folder)
         try:
-            engine.fit(TrainingModule(detector, loader), ckpt_path=checkpoint, weights_only=True)
+            engine.fit(module, ckpt_path=checkpoint, weights_only=True)
         except NonFiniteLoss as error:
             raise NonFiniteLoss(f"{error} ({keeper.path} holds the last good epoch)") from None
         except BaseException as error:  # interrupted, the engine exits with SystemExit

@@ -47,6 +47,7 @@ def from_official(state: Mapping[str, Tensor], args: Mapping[str, Any] | None) -
         else None,
         anchor_eps=None,
         update=known.get("iter_update", known.get("with_box_refine")),
+        fixed_centres=bool(known.get("random_refpoints_xy")),
         max_det=known.get("num_select") if selects else None,
     )
     if member[1].model.queries.kind == "from_encoder" and "num_queries" in known:

@@ -17,15 +17,17 @@ def config_of(
     preset: Config,
     name: str,
     *,
-    backbone: str | None,
-    dilated: bool,
-    heads: int,
-    dropout: float,
-    activation: str,
-    temperature: float | None,
-    anchor_eps: float | None,
-    update: bool | None,
-    max_det: int | None,
+    backbone: str | None = None,
+    dilated: bool = False,
+    heads: int = 8,
+    dropout: float | None = None,
+    activation: str | None = None,
+    temperature: float | None = None,
+    offset: float | None = None,
+    anchor_eps: float | None = None,
+    update: bool | None = None,
+    max_det: int | None = None,
+    fixed_centres: bool = False,
 ) -> Config:
     """The member's preset, changed by what shapes and saved settings tell."""
     model = preset.model
@@ -60,7 +62,9 @@ def config_of(
         changes["encoder__levels"] = count(state, "projection.project.")
         changes |= _points(state, heads, len(state["projection.levels"]))
     if model.queries.anchor == "box" and model.encoder.kind == "dense":
-        changes |= _dab(state, width) | {"activation": activation}
+        changes |= _dab(state, width) | {"queries__fixed_centres": fixed_centres}
+    if update is None and model.encoder.kind == "deformable":  # heads differ where anchors move
+        update = model.decoder.update_anchors or changes["box_head_per_layer"]
     if update is not None and model.queries.anchor is not None:
         twice = update and model.decoder.look_forward_twice
         changes |= {"decoder__update_anchors": update, "decoder__look_forward_twice": twice}

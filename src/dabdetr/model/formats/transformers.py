@@ -91,7 +91,7 @@ def from_transformers(state: Mapping[str, Tensor], settings: Mapping[str, Any]) 
         else one_temperature(height, settings["temperature_width"]),
         anchor_eps=1e-5,
         update=settings.get("with_box_refine"),
-        max_det=None,
+        fixed_centres=bool(settings.get("random_refpoints_xy")),
     )
     if member[1].model.queries.kind == "from_encoder":
         count = settings.get("two_stage_num_proposals", 300)
