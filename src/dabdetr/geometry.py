@@ -54,6 +54,12 @@ def to_centres(boxes: Float[Tensor, "*batch 4"]) -> Float[Tensor, "*batch 4"]:
     return torch.cat(((low + high) / 2, high - low), dim=-1)
 
 
+def iou(a: Float[Tensor, "*#batch 4"], b: Float[Tensor, "*#batch 4"]) -> Float[Tensor, "*batch"]:
+    """Shared area over joint area of corner boxes, broadcast over leading dimensions."""
+    overlap, union = _overlap_and_union(a, b)
+    return overlap / union.clamp(min=SMALLEST_SIDE**2)
+
+
 def generalized_iou(
     a: Float[Tensor, "*#batch 4"], b: Float[Tensor, "*#batch 4"], eps: float = 1e-6
 ) -> Float[Tensor, "*batch"]:
@@ -62,11 +68,15 @@ def generalized_iou(
     ``eps`` is added to both denominators as in the DAB, DN and DINO code; torchvision has no such
     term, and for small boxes the difference is seen.
     """
+    overlap, union = _overlap_and_union(a, b)
+    around = torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
+    hull = around.clamp(min=0).prod(-1)
+    return overlap / (union + eps) - (hull - union) / (hull + eps)
+
+
+def _overlap_and_union(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     area_a = (a[..., 2] - a[..., 0]) * (a[..., 3] - a[..., 1])
     area_b = (b[..., 2] - b[..., 0]) * (b[..., 3] - b[..., 1])
     shared = torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])
     overlap = shared.clamp(min=0).prod(-1)
-    union = area_a + area_b - overlap
-    around = torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
-    hull = around.clamp(min=0).prod(-1)
-    return overlap / (union + eps) - (hull - union) / (hull + eps)
+    return overlap, area_a + area_b - overlap

@@ -77,8 +77,10 @@ class Image(Part):
 class Loss(Part):
     """Weights of the loss terms and of the assignment's costs (DAB-DETR: 1, 5, 2 and 2, 5, 2)."""
 
-    classification: Literal["focal", "softmax"] = Field(
-        default="focal", description="softmax needs model.classifier softmax"
+    classification: Literal["focal", "quality", "softmax"] = Field(
+        default="focal",
+        description="quality: focal, but an object's score should be its box's IoU; softmax needs "
+        "model.classifier softmax",
     )
     class_weight: float = Field(default=1.0, ge=0)
     box_weight: float = Field(default=5.0, ge=0)
@@ -200,7 +202,8 @@ class Config(Part):
         if (self.model.classifier == "softmax") != (self.loss.classification == "softmax"):
             raise ValueError(
                 f"model.classifier is {self.model.classifier!r} and loss.classification is "
-                f"{self.loss.classification!r}: softmax goes with softmax, sigmoid with focal"
+                f"{self.loss.classification!r}: softmax goes with softmax, sigmoid with focal "
+                "or quality"
             )
         return self
 

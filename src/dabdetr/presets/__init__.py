@@ -30,6 +30,8 @@ PRESETS: dict[str, Config] = {
         published.DEFORMABLE_DETR_R50_TWO_STAGE,
         published.DINO_R50_4SCALE,
         published.DINO_R50_5SCALE,
+        published.CO_DAB_DEFORMABLE_R50,
+        published.CO_DINO_R50,
         small.DAB_LITE,
         small.DAB_DETR_R18,
         small.DAB_DETR_LITE0,
@@ -41,6 +43,8 @@ PRESETS: dict[str, Config] = {
         small.DAB_DEFORMABLE_DETR_NANO,
         small.DN_DAB_DEFORMABLE_DETR_NANO,
         small.DINO_NANO,
+        small.CO_DAB_DEFORMABLE_NANO,
+        small.CO_DINO_NANO,
     )
 }
 

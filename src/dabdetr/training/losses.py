@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
 from dabdetr.config import Loss
-from dabdetr.geometry import generalized_iou, to_corners
+from dabdetr.geometry import generalized_iou, iou, to_corners
 from dabdetr.structures import HeadSamples, Predictions, QueryGroup, Targets
 from dabdetr.training.collaborative import HEAD_WEIGHTS, head_terms
 from dabdetr.training.matching import Assignment, assign
@@ -118,12 +118,14 @@ def group_losses(
 
     found, wanted = boxes[pairs], targets.boxes.float()[assignment.target]
     distance = (found - wanted).abs().sum(-1)
-    giou = generalized_iou(to_corners(found), to_corners(wanted), loss.iou_eps)
+    corners, true_corners = to_corners(found), to_corners(wanted)
+    giou = generalized_iou(corners, true_corners, loss.iou_eps)
+    labels, worth = targets.labels[assignment.target], torch.ones_like(giou)
+    if loss.classification == "quality":
+        worth = iou(corners, true_corners).detach()
     nothing = boxes.new_zeros(len(boxes))
     return {
-        "loss_ce": class_loss(
-            logits, pairs, targets.labels[assignment.target], loss, objects, supervised
-        ),
+        "loss_ce": class_loss(logits, pairs, labels, worth, loss, objects, supervised),
         "loss_bbox": nothing.index_add(0, assignment.layer, distance) / objects,
         "loss_giou": nothing.index_add(0, assignment.layer, 1 - giou) / objects,
     }
@@ -133,19 +135,25 @@ def class_loss(
     logits: Float[Tensor, "layers batch queries logits"],
     pairs: tuple[Tensor, Tensor, Tensor],
     labels: Tensor,
+    worth: Tensor,
     loss: Loss,
     objects: Tensor | float,
     supervised: Bool[Tensor, "batch queries"] | None = None,
 ) -> Float[Tensor, " layers"]:
     """How wrong the classes are: queries in ``pairs`` should say their label, others nothing.
 
-    Focal: summed over queries and divided by ``objects`` (Lin et al. 2017). Softmax: the mean over
-    queries, in which those without an object weigh ``no_object_weight`` (DETR §3.1).
+    Focal: summed over queries and divided by ``objects`` (Lin et al. 2017). Quality: likewise, but
+    the label's score should be the ``worth`` of the box, its IoU (Li et al. 2020). Softmax: the
+    mean over queries, in which those without an object weigh ``no_object_weight`` (DETR §3.1).
     """
-    if loss.classification == "focal":
+    if loss.classification != "softmax":
         truth = torch.zeros_like(logits)
-        truth[(*pairs, labels)] = 1
-        focal = sigmoid_focal_loss(logits, truth, loss.alpha, loss.gamma)
+        truth[(*pairs, labels)] = worth
+        if loss.classification == "focal":
+            focal = sigmoid_focal_loss(logits, truth, loss.alpha, loss.gamma)
+        else:
+            focal = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+            focal = focal * (logits.sigmoid() - truth).abs() ** loss.gamma
         if supervised is not None:
             focal = focal * supervised[..., None]
         return focal.sum((1, 2, 3)) / objects
