@@ -8,13 +8,13 @@ from pathlib import Path
 
 import timm
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from dabdetr.model.backbones import TimmBackbone
 from dabdetr.model.checkpoints import download, listing, read
 from dabdetr.model.detector import Detector
 from dabdetr.model.formats.key_names import State
+from dabdetr.model.vit import VitBackbone
 from dabdetr.model.weights import BY_CLASS, UNCOUNTED, LoadReport, fill
 
 
@@ -67,23 +67,24 @@ def _transfer_classes(
     return (f"class head re-initialised for {listing(new)}: the weights know other classes",)
 
 
-def _imagenet(backbone: TimmBackbone, name: str) -> State:
-    """ImageNet weights under the backbone's own names: from a package, or from timm's hub."""
-    own = backbone.body.state_dict()
+def _imagenet(backbone: TimmBackbone | VitBackbone, name: str) -> State:
+    """Pretrained weights under the backbone's own names: from a package, or from timm's hub."""
     if name == "tf_efficientnet_lite0":
-        return _lite0(own)
+        return _lite0(backbone.body.state_dict())
     published = timm.get_pretrained_cfg(name)
     if published is None or not published.hf_hub_id:
         raise ValueError(f"timm publishes no ImageNet weights of {name}; start with --from none")
     repository = f"timm/{published.architecture}.{published.tag}"
     try:
-        given = load_file(download(repository, ["model.safetensors"]) / "model.safetensors")
+        file = download(repository, ["model.safetensors"]) / "model.safetensors"
+        return backbone.pretrained(file)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error}; or start from random weights with --from none") from None
-    state = {k: v for k, v in given.items() if k in own and v.shape == own[k].shape}
-    if not state:
-        raise ValueError(f"no tensor of {repository} fits this backbone; start with --from none")
-    return state
+    except (RuntimeError, ValueError):
+        raise ValueError(
+            f"the weights of {repository} do not fit backbone.options {backbone.part.options}; "
+            "take the options out, or start with --from none"
+        ) from None
 
 
 def _lite0(own: Mapping[str, Tensor]) -> State:
