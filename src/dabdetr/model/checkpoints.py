@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -20,7 +20,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dabdetr.model.formats import Foreign, from_official, from_transformers, recognise
+from dabdetr.model.formats import (
+    Foreign,
+    from_detrex,
+    from_mmdetection,
+    from_official,
+    from_transformers,
+    recognise,
+)
 from dabdetr.model.formats.key_names import State
 
 
@@ -73,7 +80,7 @@ def _read_safetensors(path: Path) -> Checkpoint:
         ) from None
     if metadata.get("format", "").startswith("dabdetr 1"):
         return Checkpoint(metadata["format"], state, None, metadata)
-    return _foreign(path, state, path.parent / "config.json")
+    return _foreign(path, state, {})
 
 
 def _read_folder(path: Path) -> Checkpoint:
@@ -95,37 +102,43 @@ def _read_folder(path: Path) -> Checkpoint:
             f"the folder {path} has no weights: expected best.safetensors of a run, or config.json "
             "with model.safetensors"
         )
-    return _foreign(path, state, path / "config.json")
+    return _foreign(path, state, {})
 
 
-def _foreign(path: Path, state: State, settings: Path) -> Checkpoint:
+def _foreign(path: Path, state: State, beside: Mapping[str, Any]) -> Checkpoint:
+    """A state of another implementation; ``beside`` is what else its file holds."""
     kind = recognise(state)
-    if kind is not None and kind.startswith("transformers"):
-        if not settings.is_file():
-            raise FileNotFoundError(f"{path} is of transformers and needs config.json beside it")
-        foreign = from_transformers(state, json.loads(settings.read_text()))
-    elif kind is not None:
-        foreign = from_official(state, None)
-    else:
+    if kind is None:
         raise ValueError(
             f"{path} is of no known format; its keys start with {listing(list(state)[:5])}"
         )
+    if kind.startswith("transformers"):
+        settings = (path if path.is_dir() else path.parent) / "config.json"
+        if not settings.is_file():
+            raise FileNotFoundError(f"{path} is of transformers and needs config.json beside it")
+        foreign = from_transformers(state, json.loads(settings.read_text()))
+    elif kind.startswith("mmdetection"):
+        foreign = from_mmdetection(state, beside.get("meta"))
+    elif kind.startswith("detrex"):
+        foreign = from_detrex(state)
+    else:
+        args = beside.get("args")
+        foreign = from_official(state, None if args is None else vars(args))
     return Checkpoint(foreign.format, foreign.state, foreign)
 
 
 def _read_pickle(path: Path) -> Checkpoint:
     content = _unpickle(path)
-    state, args = content, None
-    if isinstance(content.get("model"), dict):
-        state, args = content["model"], content.get("args")
-    if not all(isinstance(value, Tensor) for value in state.values()) or recognise(state) is None:
+    state = content
+    for key in ("model", "state_dict"):  # the authors and detrex, mmdetection
+        if isinstance(content.get(key), dict):
+            state = content[key]
+            break
+    if not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(
             f"{path} is of no known format; it holds {listing([str(k) for k in state][:5])}"
         )
-    if str(recognise(state)).startswith("transformers"):
-        return _foreign(path, state, path.parent / "config.json")
-    foreign = from_official(state, vars(args) if args is not None else None)
-    return Checkpoint(foreign.format, foreign.state, foreign)
+    return _foreign(path, state, content if state is not content else {})
 
 
 def _unpickle(path: Path) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from dabdetr.config import Config
 from dabdetr.model.formats.key_names import State
 
+Names = tuple[str | None, ...]
+
 
 @dataclass(frozen=True)
 class Foreign:
@@ -19,7 +21,7 @@ class Foreign:
     format: str
     config: Config
     state: State
-    names: tuple[str | None, ...]
+    names: Names
     notes: tuple[str, ...] = ()
 
 
@@ -36,3 +38,16 @@ _COCO = (
 
 
 COCO_IDS = tuple(None if name == "-" else name for name in _COCO.split(","))
+
+
+def guess_names(logits: int) -> tuple[Names, tuple[str, ...]]:
+    """Class names for a file that has none, and what to say of the guess."""
+    if logits == len(COCO_IDS):
+        return COCO_IDS, ()
+    coco = tuple(name for name in COCO_IDS if name)
+    if logits == len(coco):
+        return coco, ("the file has no class names: 80 classes are taken to be those of COCO",)
+    names = tuple(f"class {index}" for index in range(logits))
+    return names, (
+        f"the file has no class names: they are called 'class 0' to 'class {logits - 1}'",
+    )

@@ -89,16 +89,8 @@ _COMMON: Table = (
 )
 
 
-_UNSUPPORTED = {
-    "transformer.decoder.layers.0.lvl_attn.weight": "DN-DETR with a deformable encoder alone",
-}
-
-
 def to_ours(official: Mapping[str, Tensor]) -> State:
     """Official names → ours: projections split, aliases of shared heads dropped."""
-    for key, what in _UNSUPPORTED.items():
-        if key in official:
-            raise ValueError(f"these are weights of {what} ({key}), which are not supported yet")
     table = official_table(official)
     state: State = {}
     for key, value in split_attention(official).items():
@@ -157,7 +149,7 @@ def _unshare(state: State, prefix: str) -> None:
             del state[f"{prefix}{index}.{tail}"]
 
 
-def count(state: State, prefix: str) -> int:
+def count(state: Mapping[str, Tensor], prefix: str) -> int:
     """How many numbered parts stand behind ``prefix``."""
     found = {key.removeprefix(prefix).split(".")[0] for key in state if key.startswith(prefix)}
     return len(found)

@@ -37,7 +37,22 @@ _MEMBERS: tuple[tuple[str, str, str, Config], ...] = (
 )
 
 
+# What a key tells of members that the skeleton does not have.
+_REFUSED = ((".lvl_attn.", "DN-DETR with a deformable encoder and a dense decoder over levels"),)
+
+
 def member_of(official: Mapping[str, Tensor]) -> tuple[str, Config] | None:
+    """Name and preset; None where no member has such keys, an error where one is known but lacks.
+
+    A member is refused in one sentence that names the key it was known by.
+    """
+    for key in official:
+        for part, what in _REFUSED:
+            if part in key:
+                raise ValueError(
+                    f"these are weights of {what} ({key}), which this project does not have; "
+                    "choose weights of another member"
+                )
     for part, queries, name, preset in _MEMBERS:
         if f"{queries}.weight" in official and any(f"{part}." in key for key in official):
             return name, preset

@@ -41,14 +41,13 @@ def from_official(state: Mapping[str, Tensor], args: Mapping[str, Any] | None) -
         dilated=bool(known.get("dilation", False)),
         heads=known.get("nheads", 8),
         dropout=known.get("dropout", 0.0),
-        activation=known.get("transformer_activation", "prelu"),
+        activation=known.get("transformer_activation") if dense_dab else None,
         temperature=one_temperature(known["pe_temperatureH"], known["pe_temperatureW"])
         if told
         else None,
-        anchor_eps=None,
         update=known.get("iter_update", known.get("with_box_refine")),
-        fixed_centres=bool(known.get("random_refpoints_xy")),
         max_det=known.get("num_select") if selects else None,
+        fixed_centres=bool(known.get("random_refpoints_xy")),
     )
     if member[1].model.queries.kind == "from_encoder" and "num_queries" in known:
         config = derive(

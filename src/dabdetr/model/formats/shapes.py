@@ -29,38 +29,27 @@ def config_of(
     max_det: int | None = None,
     fixed_centres: bool = False,
 ) -> Config:
-    """The member's preset, changed by what shapes and saved settings tell."""
+    """The member's preset, changed by what shapes tell and by what is known besides."""
     model = preset.model
     try:
         first = state["encoder.layers.0.feedforward.expand.weight"]
         width = state["encoder.layers.0.attention_norm.weight"].shape[0]
-        places = state.get("queries.anchors", state.get("queries.positions"))
-        if places is None:
-            places = state.get("queries.content")
     except KeyError as error:
         raise ValueError(f"the weights lack {error}; they are not a whole detector") from None
+    prelu = "encoder.layers.0.feedforward.activation.weight" in state
     changes: dict[str, Any] = {
         "backbone__name": backbone or _resnet(state),
         "encoder__layers": count(state, "encoder.layers."),
-        "queries__count": preset.model.queries.count if places is None else len(places),
+        "queries__count": _queries(state, preset),
         "decoder__layers": count(state, "decoder.layers."),
         "width": width,
         "heads": heads,
         "feedforward": first.shape[0],
-        "dropout": dropout,
+        "activation": activation or ("prelu" if prelu else "relu"),
         "box_head_per_layer": count(state, "decoder.heads.boxes.") > 1,
         "class_head_per_layer": count(state, "decoder.heads.classes.") > 1,
+        **_maps(state, model.encoder.kind == "deformable", 16 if dilated else 32, heads),
     }
-    stride = 16 if dilated else 32
-    if model.encoder.kind == "dense":
-        changes |= {"backbone__output_stride": stride, "backbone__strides": (stride,)}
-    else:
-        projections = [state[k] for k in state if re.fullmatch(_PROJECTION, k)]
-        maps = sum(weight.shape[-1] == 1 for weight in projections)
-        changes["backbone__output_stride"] = stride
-        changes["backbone__strides"] = (stride,) if maps == 1 else (4, 8, 16, 32)[-maps:]
-        changes["encoder__levels"] = count(state, "projection.project.")
-        changes |= _points(state, heads, len(state["projection.levels"]))
     if model.queries.anchor == "box" and model.encoder.kind == "dense":
         changes |= _dab(state, width) | {"queries__fixed_centres": fixed_centres}
     if update is None and model.encoder.kind == "deformable":  # heads differ where anchors move
@@ -68,14 +57,39 @@ def config_of(
     if update is not None and model.queries.anchor is not None:
         twice = update and model.decoder.look_forward_twice
         changes |= {"decoder__update_anchors": update, "decoder__look_forward_twice": twice}
-    if temperature is not None:
-        changes["position_temperature"] = temperature
-    if anchor_eps is not None:
-        changes["anchor_eps"] = anchor_eps
+    told = {
+        "dropout": dropout,
+        "position_temperature": temperature,
+        "position_offset": offset,
+        "anchor_eps": anchor_eps,
+    }
+    changes |= {key: value for key, value in told.items() if value is not None}
     further: dict[str, Any] = {f"model__{key}": value for key, value in changes.items()}
     if max_det is not None:
         further["inference__max_det"] = max_det
     return derive(preset, name, "loaded weights", **further)
+
+
+def _queries(state: State, preset: Config) -> int:
+    """How many queries; two stages may have no table of them."""
+    for key in ("queries.anchors", "queries.positions", "queries.content"):
+        if key in state:
+            return len(state[key])
+    return preset.model.queries.count
+
+
+def _maps(state: State, deformable: bool, stride: int, heads: int) -> dict[str, Any]:
+    """The backbone's maps that are read, and the levels and points made of them."""
+    if not deformable:
+        return {"backbone__output_stride": stride, "backbone__strides": (stride,)}
+    projections = [state[k] for k in state if re.fullmatch(_PROJECTION, k)]
+    maps = sum(weight.shape[-1] == 1 for weight in projections)
+    return {
+        "backbone__output_stride": stride,
+        "backbone__strides": (stride,) if maps == 1 else (4, 8, 16, 32)[-maps:],
+        "encoder__levels": count(state, "projection.project."),
+        **_points(state, heads, len(state["projection.levels"])),
+    }
 
 
 def _dab(state: State, width: int) -> dict[str, Any]:
@@ -112,7 +126,11 @@ def _resnet(state: State) -> str:
     bottleneck = "backbone.body.layer1.0.conv3.weight" in state
     known = {(2, False): 18, (6, False): 34, (6, True): 50, (23, True): 101, (36, True): 152}
     if (blocks, bottleneck) not in known:
-        raise ValueError(f"no ResNet has {blocks} blocks in its third stage; the weights do")
+        names = [key.removeprefix("backbone.body.") for key in state if key.startswith("backbone.")]
+        raise ValueError(
+            f"the backbone of these weights is no ResNet that is known ({blocks} blocks in stage 3;"
+            f" its first tensor is {next(iter(names), 'missing')}); only ResNets are converted"
+        )
     return f"resnet{known[blocks, bottleneck]}"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from dabdetr.model.formats.foreign import Foreign
-from dabdetr.model.formats.key_names import Table, rename, to_ours
+from dabdetr.model.formats.key_names import State, Table, rename, to_ours
 from dabdetr.model.formats.members import member_of
 from dabdetr.model.formats.shapes import class_logits, config_of, one_temperature
 from dabdetr.presets.published import derive
@@ -64,9 +64,14 @@ def is_transformers(state: Mapping[str, Tensor]) -> bool:
     return any(key.startswith(("model.encoder.layers.", "model.decoder.")) for key in state)
 
 
+def transformers_to_official(state: Mapping[str, Tensor]) -> State:
+    """The same tensors under the authors' names."""
+    return {rename(key, TRANSFORMERS): value for key, value in state.items()}
+
+
 def from_transformers(state: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Foreign:
     """A Hugging Face model for object detection and its config.json."""
-    official = {rename(key, TRANSFORMERS): value for key, value in state.items()}
+    official = transformers_to_official(state)
     member = member_of(official)
     assert member is not None, "the caller has recognised the keys"
     if settings.get("normalize_before"):
@@ -85,7 +90,7 @@ def from_transformers(state: Mapping[str, Tensor], settings: Mapping[str, Any]) 
         dilated=bool(settings.get("dilation")) or backbone.get("output_stride") == 16,
         heads=settings.get("encoder_attention_heads", 8),
         dropout=settings.get("dropout", 0.1),
-        activation=settings.get("activation_function", "prelu"),
+        activation=settings.get("activation_function"),
         temperature=None
         if height is None
         else one_temperature(height, settings["temperature_width"]),
