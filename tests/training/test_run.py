@@ -18,7 +18,7 @@ from dabdetr.data.readers import open_data
 from dabdetr.evaluation.coco import evaluate
 from dabdetr.model.weights import load_model
 from dabdetr.presets import PRESETS, preset
-from dabdetr.training.choices import choose_config, with_epochs
+from dabdetr.training.choices import choose_config, epochs_between_validations, with_epochs
 from dabdetr.training.history import COLUMNS
 from dabdetr.training.keeper import new_folder
 from dabdetr.training.module import NonFiniteLoss
@@ -164,6 +164,10 @@ def test_validation_given_apart_and_every_other_epoch(
         quiet=True,
     )
     assert [row["AP"] is None for row in run.rows] == [True, False, False]
+
+
+def test_long_runs_are_validated_about_twenty_times() -> None:
+    assert [epochs_between_validations(n) for n in (1, 20, 41, 400)] == [1, 1, 2, 20]
 
 
 def test_starts_from_weights_with_their_config(

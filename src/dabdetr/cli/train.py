@@ -11,7 +11,7 @@ import typer
 from dabdetr.cli.options import Annotations, Device, Images, Json, Name, Queries, QueriesInit, Quiet
 from dabdetr.cli.output import print_json
 
-PRESET = "dab-detr-lite0"
+PRESET = "dab-lite"
 
 
 def train(
@@ -54,7 +54,10 @@ def train(
     val_images: Annotated[
         Path | None, typer.Option(help="The picture folder of --val-annotations.")
     ] = None,
-    val_every: Annotated[int, typer.Option(min=1, help="Epochs between validations.")] = 1,
+    val_every: Annotated[
+        int | None,
+        typer.Option(min=1, help="Epochs between validations; about 20 in all if not given."),
+    ] = None,
     resume: Annotated[
         Path | None, typer.Option(help="A run folder that was interrupted: go on with it.")
     ] = None,

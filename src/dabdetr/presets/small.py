@@ -77,6 +77,8 @@ DAB_LITE = derive(
     model__class_head_per_layer=True,
     training__batch=4,
     training__effective_batch=4,
+    training__lr=8e-4,
+    training__backbone_lr=8e-5,
     training__warmup=200,
     training__pictures=12_000,
 )

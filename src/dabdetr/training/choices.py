@@ -51,6 +51,11 @@ def with_epochs(config: Config, pictures: int) -> Config:
     return config.override([f"training.epochs={max(1, math.ceil(wanted / pictures))}"])
 
 
+def epochs_between_validations(epochs: int) -> int:
+    """Where it is not asked for: about twenty validations in the whole training."""
+    return max(1, epochs // 20)
+
+
 def _named(model: str | Path) -> Config:
     """A preset, a YAML file, or the config inside weights, which are then also the start."""
     text = str(model)

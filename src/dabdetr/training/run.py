@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,12 @@ from dabdetr.model.detector import Detector, build
 from dabdetr.model.starting import initialise
 from dabdetr.model.weights import name_difference
 from dabdetr.training.averaging import Averaging
-from dabdetr.training.choices import Sources, choose_config, with_epochs
+from dabdetr.training.choices import (
+    Sources,
+    choose_config,
+    epochs_between_validations,
+    with_epochs,
+)
 from dabdetr.training.history import Row, best_row, final_table
 from dabdetr.training.keeper import Keeper, check_checkpoint, new_folder
 from dabdetr.training.module import Batch, NonFiniteLoss, TrainingModule
@@ -78,7 +83,7 @@ class Run:
 
 def train(
     data: str | Path | None = None,
-    model: str | Path = "dab-detr-lite0",
+    model: str | Path = "dab-lite",
     *,
     epochs: int | None = None,
     batch: int | None = None,
@@ -108,6 +113,7 @@ def train(
     ``imgsz``      shorter side of pictures; the longest side and augmentation scale with it
     ``lr``         rate of everything but the backbone, whose rate keeps its ratio to it
     ``start``      "imagenet", "none", or weights
+    ``val_every``  epochs between validations; if not given, about twenty in the whole training
     ``resume``     a run folder that was interrupted: goes on exactly as if it had not been; only
                    ``device``, ``workers`` and ``quiet`` are looked at beside it
     ``queries``    number of queries, and ``queries_init`` how the anchors of weights that had
@@ -128,9 +134,13 @@ def train(
         if queries is not None and config.training.start in ("none", "imagenet"):
             config = config.override([f"model.queries.count={queries}"])
         files = (data, annotations, images, val_annotations, val_images)
-        sources = Sources(*(None if f is None else str(f) for f in files), val_every=val_every)
+        places = (None if file is None else str(file) for file in files)
+        sources = Sources(*places, val_every=val_every or 1)
         splits_open = sources.open()
         config = with_epochs(config, len(splits_open[0]))
+        if val_every is None:
+            every = epochs_between_validations(config.training.epochs)
+            sources = replace(sources, val_every=every)
         with new_folder(project, name, config.name) as folder:
             say(console, f"{place.type} in {precision} ({reason}); run folder {folder}")
             torch.manual_seed(config.training.seed)
@@ -139,7 +149,7 @@ def train(
             detector = with_queries(detector, queries, queries_init)
             detector.config.save(folder / SETTINGS)
             sources.save(folder / SOURCES)
-            return _fit(detector, splits_open, folder, place, val_every, console, stop)
+            return _fit(detector, splits_open, folder, place, sources.val_every, console, stop)
 
 
 def _resume(
