@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 from torch import nn
+from torchvision.models.swin_transformer import ShiftedWindowAttention
 
 from dabdetr.config import Backbone
 from dabdetr.model.backbones import FoldedConv2d, FrozenNorm, TimmBackbone, freeze_norms
@@ -105,6 +109,7 @@ def test_several_maps_and_their_padding() -> None:
         ({"name": "no_such_net"}, "no_such_net"),
         ({"name": "resnet18", "strides": (4, 12)}, "no map of stride 12"),
         ({"name": "resnet18", "options": {"wings": 2}}, "wings"),
+        ({"name": "vit_tiny_patch16_224", "strides": (16,)}, "set backbone.kind to 'vit'"),
     ],
 )
 def test_a_backbone_that_cannot_be_built_is_named(changes: dict, said: str) -> None:
@@ -119,6 +124,144 @@ def test_weights_folded_in_inference_mode_serve_training_later() -> None:
         body(image)
     body(image).maps[0].sum().backward()
     assert body.body.layer4[0].conv1.weight.grad is not None  # pyright: ignore
+
+
+# Name, its channels at strides 8, 16 and 32, and what the sides of an input are filled up to.
+NETWORKS = [
+    ("resnet18", [128, 256, 512], 1),
+    ("regnetx_002", [56, 152, 368], 1),
+    ("mobilenetv2_050", [16, 48, 160], 1),
+    ("mobilenetv3_small_050", [16, 24, 288], 1),
+    ("efficientnet_lite0", [40, 112, 320], 1),
+    ("tf_efficientnet_lite0", [40, 112, 320], 32),
+    ("convnext_atto", [80, 160, 320], 32),
+    ("swin_tiny_patch4_window7_224", [48, 96, 192], 4),
+    ("swinv2_cr_tiny_ns_224", [48, 96, 192], 4),
+]
+_NARROW = {"embed_dim": 24, "num_heads": (1, 2, 4, 8)}
+OPTIONS: dict[str, Any] = {
+    "swin_tiny_patch4_window7_224": {"depths": (2, 2, 2, 2), **_NARROW},
+    "swinv2_cr_tiny_ns_224": {"depths": (1, 1, 2, 1), **_NARROW},
+}
+
+
+@pytest.mark.parametrize(("name", "channels", "cell"), NETWORKS)
+def test_networks_give_their_maps_at_any_size(name: str, channels: list[int], cell: int) -> None:
+    torch.manual_seed(0)
+    part = Backbone(name=name, strides=(8, 16, 32), options=OPTIONS.get(name, {}), map_norm=True)
+    body = TimmBackbone(part).eval()
+    assert (body.channels, body.strides, body.cell) == (channels, [8, 16, 32], cell)
+    padding = torch.zeros(2, 95, 131, dtype=torch.bool)
+    padding[1, 40:] = True
+    with torch.no_grad():
+        features = body(Images(torch.randn(2, 3, 95, 131), padding))
+    height, width = 95 + -95 % cell, 131 + -131 % cell
+    for stride, n, found, hidden in zip(
+        body.strides, channels, features.maps, features.paddings, strict=True
+    ):
+        assert found.shape == (2, n, -(-height // stride), -(-width // stride))
+        assert hidden is not None
+        assert hidden.shape == (2, *found.shape[-2:])
+        assert hidden[1, -(-40 // stride) + 1 :].all()
+        assert not hidden[:, : 40 // stride, : 128 // stride].any()
+        means = found.mean(1)  # a fresh layer norm centres the channels of every place
+        assert means.abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(("name", "channels", "cell"), NETWORKS)
+def test_a_picture_in_the_midst_of_a_batch_changes_only_near_its_padding(
+    name: str, channels: list[int], cell: int
+) -> None:
+    if name.startswith("mobilenetv3"):
+        pytest.skip("squeeze-and-excitation averages over the whole input, padding and all")
+    torch.manual_seed(0)
+    options = OPTIONS.get(name, {})
+    body = TimmBackbone(Backbone(name=name, strides=(8,), options=options)).eval()
+    picture = torch.randn(1, 3, 112, 250)
+    padding = torch.zeros(1, 112, 300, dtype=torch.bool)
+    padding[:, :, 250:] = True
+    with torch.no_grad():
+        alone = body(Images(picture)).maps[0][..., :8]
+        wider = body(Images(torch.nn.functional.pad(picture, (0, 50)), padding)).maps[0][..., :8]
+    assert (alone - wider).abs().max() <= 1e-4 * alone.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("name", "stride", "frozen"),
+    [
+        ("swin_tiny_patch4_window7_224", 0, []),
+        ("swin_tiny_patch4_window7_224", 4, ["layers_0", "patch_embed"]),
+        ("swin_tiny_patch4_window7_224", 8, ["layers_0", "layers_1", "patch_embed"]),
+        ("convnext_atto", 4, ["stages_0", "stem_0", "stem_1"]),
+        ("convnext_atto", 16, ["stages_0", "stages_1", "stages_2", "stem_0", "stem_1"]),
+        ("regnetx_002", 8, ["s1", "s2", "stem"]),
+        ("mobilenetv3_small_050", 32, ["blocks", "conv_stem"]),
+    ],
+)
+def test_frozen_stages_of_other_networks(name: str, stride: int, frozen: list[str]) -> None:
+    part = Backbone(name=name, options=OPTIONS.get(name, {}), freeze_stride=stride, map_norm=True)
+    body = TimmBackbone(part)
+    still = {key.split(".")[0] for key, p in body.body.named_parameters() if not p.requires_grad}
+    assert sorted(still) == frozen
+    moving = {key.split(".")[0] for key, p in body.body.named_parameters() if p.requires_grad}
+    assert not moving & still
+    body(Images(torch.randn(1, 3, 64, 64))).maps[0].square().sum().backward()
+    trained = [p for p in body.parameters() if p.requires_grad]
+    assert all(p.grad is not None for p in trained)
+
+
+@pytest.mark.parametrize("shift", [0, 3])
+@pytest.mark.parametrize("size", [(10, 13), (14, 21), (9, 28)])
+def test_swin_fills_up_its_windows_before_it_shifts_them(size: tuple[int, int], shift: int) -> None:
+    """torchvision's attention does, and that of Swin's own detectors."""
+    torch.manual_seed(0)
+    name = "swin_tiny_patch4_window7_224"
+    body = copy.deepcopy(TimmBackbone(Backbone(name=name, strides=(4,), options=OPTIONS[name])))
+    block: Any = body.eval().body.layers_0.blocks[shift // 3]  # pyright: ignore
+    assert block.shift_size == (shift, shift)
+    nn.init.normal_(block.attn.relative_position_bias_table)
+    peer = ShiftedWindowAttention(24, [7, 7], [shift, shift], 1)
+    table = {"relative_position_index": peer.relative_position_index}
+    peer.load_state_dict(block.attn.state_dict() | table)
+    x = torch.randn(2, *size, 24)
+    with torch.no_grad():
+        expected = x + peer(block.norm1(x))
+        expected = expected + block.mlp(block.norm2(expected))
+        assert torch.allclose(block(x), expected, atol=1e-5)
+
+
+def test_the_last_stage_of_swin_shifts_too() -> None:
+    name = "swin_tiny_patch4_window7_224"
+    body = TimmBackbone(Backbone(name=name, options=OPTIONS[name]))
+    assert body.body.layers_3.blocks[1].shift_size == (3, 3)  # pyright: ignore
+
+
+@pytest.mark.parametrize("name", ["convnext_atto", "regnetx_002", "mobilenetv3_small_050"])
+def test_other_networks_that_can_be_dilated(name: str) -> None:
+    body = TimmBackbone(Backbone(name=name, output_stride=16, strides=(8, 16)))
+    with torch.no_grad():
+        maps = body(Images(torch.randn(1, 3, 64, 96))).maps
+    assert [tuple(m.shape[-2:]) for m in maps] == [(8, 12), (4, 6)]
+
+
+@pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "hgnetv2_b0"])
+def test_networks_that_cannot_be_dilated_say_so(name: str) -> None:
+    with pytest.raises(ValueError, match=f"output_stride is 16, and timm cannot dilate '{name}'"):
+        TimmBackbone(Backbone(name=name, output_stride=16, strides=(16,)))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "swin_tiny_patch4_window7_224"])
+def test_timms_own_file_fills_a_cut_network(name: str, tmp_path: Path) -> None:
+    options = OPTIONS.get(name, {})
+    published = timm.create_model(name, **options)
+    _randomise_norms(published)
+    save_file(published.state_dict(), tmp_path / "model.safetensors")
+    body = TimmBackbone(Backbone(name=name, strides=(16,), options=options))
+    state = body.pretrained(tmp_path / "model.safetensors")
+    own = body.body.state_dict()
+    assert set(own) <= set(state)
+    given = {key.replace(".", "_"): value for key, value in published.state_dict().items()}
+    assert all(state[key].equal(given[key.replace(".", "_")]) for key in own)
 
 
 def test_tensorflow_padding_does_not_shift_a_picture_in_a_larger_batch() -> None:
