@@ -310,6 +310,14 @@ def test_dilation_of_a_hugging_face_config(peer_folder: Path) -> None:
     assert load_model(peer_folder).model.config.model.backbone.output_stride == 16
 
 
+def test_fixed_centres_of_a_hugging_face_config(peer: Any, peer_folder: Path) -> None:
+    path = peer_folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"random_refpoints_xy": True}))
+    loaded = load_model(peer_folder).model
+    assert "queries.centres" in dict(loaded.named_buffers())
+    assert _same(_answers(loaded), _peer_answers(peer))
+
+
 def test_a_hugging_face_file_without_its_config(peer_folder: Path) -> None:
     (peer_folder / "config.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"config\.json"):
@@ -347,6 +355,18 @@ def test_an_official_checkpoint_is_converted(peer: Any, tmp_path: Path) -> None:
     logits, boxes = _answers(loaded.model)
     assert _same((logits[..., [1, 2, 4]], boxes), _peer_answers(peer))
     assert "official DAB-DETR" in str(loaded.report)
+
+
+def test_fixed_centres_of_an_official_checkpoint(peer: Any, tmp_path: Path) -> None:
+    """The file has one table of anchors; its arguments say that xy should have stayed."""
+    state = _official(peer)
+    path = _saved(tmp_path / "a.pth", state, dataset_file="other", random_refpoints_xy=True)
+    loaded = load_model(path).model
+    parts = loaded.state_dict()
+    anchors = torch.cat((parts["queries.centres"], parts["queries.sizes"]), dim=1)
+    assert torch.equal(anchors, state["refpoint_embed.weight"])
+    logits, boxes = _answers(loaded)
+    assert _same((logits[..., [1, 2, 4]], boxes), _peer_answers(peer))
 
 
 def test_coco_heads_become_eighty_named_classes(peer: Any, tmp_path: Path) -> None:

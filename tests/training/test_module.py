@@ -11,9 +11,11 @@ from torch.optim.swa_utils import AveragedModel
 
 from dabdetr.config import Config, Loss, Training
 from dabdetr.model.detector import Detector, build
-from dabdetr.structures import Predictions, Targets
+from dabdetr.presets import PRESETS
+from dabdetr.structures import Images, Predictions, Targets
 from dabdetr.training.averaging import moving_average
 from dabdetr.training.choices import choose_config
+from dabdetr.training.losses import detection_loss
 from dabdetr.training.module import TrainingModule, blame, parameter_groups, rate_factor, share
 from dabdetr.training.precision import bf16_gain, choose_precision
 
@@ -67,6 +69,59 @@ def test_backbone_rate_zero_freezes(tiny_detector: Detector) -> None:
     TrainingModule(detector, lambda _: ())
     assert not any(p.requires_grad for p in detector.backbone.parameters())
     assert [g["name"] for g in parameter_groups(detector, config.training)] == ["rest"]
+
+
+def test_offsets_and_points_have_a_rate_of_their_own() -> None:
+    """Deformable DETR: a tenth for sampling offsets and reference points; others say nothing."""
+    for name, factor in (("deformable-detr-r50", 0.1), ("dab-deformable-detr-r50", 1.0)):
+        assert PRESETS[name].training.offsets_factor == factor
+    config = PRESETS["deformable-detr-nano"].override(["training.offsets_factor=0.1"])
+    detector = build(config, ["a"])
+    groups = {g["name"]: g for g in parameter_groups(detector, config.training)}
+    assert groups["offsets"]["lr"] == pytest.approx(config.training.lr / 10)
+    assert groups["rest"]["lr"] == config.training.lr
+    names = {id(p): name for name, p in detector.named_parameters()}
+    slow = {names[id(p)] for p in groups["offsets"]["params"]}
+    sampling = [
+        *(f"encoder.layers.{n}.attention" for n in range(2)),
+        *(f"decoder.layers.{n}.cross_attention" for n in range(3)),
+    ]
+    parts = [*(f"{layer}.offsets" for layer in sampling), "queries.to_point.0"]
+    assert slow == {f"{part}.{kind}" for part in parts for kind in ("weight", "bias")}
+    assert len(names) == sum(len(g["params"]) for g in groups.values())
+
+
+@pytest.mark.parametrize(
+    ("only", "changed"),
+    [
+        (("queries.anchors",), {"queries.anchors"}),
+        (("queries",), {"queries.anchors", "queries.content"}),
+        (("decoder.heads.classes", "queries.content"),
+         {"decoder.heads.classes.0.weight", "decoder.heads.classes.0.bias", "queries.content"}),
+    ],
+)  # fmt: skip
+def test_only_what_was_asked_for_is_trained(
+    only: tuple[str, ...], changed: set[str], tiny_detector: Detector
+) -> None:
+    config = tiny_detector.config.override([f"training.train_only={list(only)}"])
+    detector = build(config, tiny_detector.names)
+    module = TrainingModule(detector, lambda _: ())
+    assert {name for name, p in detector.named_parameters() if p.requires_grad} == changed
+    before = {key: value.clone() for key, value in detector.state_dict().items()}
+    optimiser = torch.optim.AdamW(parameter_groups(detector, config.training))
+    module.on_train_epoch_start()
+    targets = Targets(torch.tensor([1]), torch.full((1, 4), 0.4), (1,))
+    out = detector(Images(torch.randn(1, 3, 64, 64)), targets)
+    detection_loss(out, targets, config.loss)[0].backward()
+    optimiser.step()
+    after = detector.state_dict()  # buffers as well: batch statistics rest
+    assert {key for key in after if not torch.equal(after[key], before[key])} == changed
+
+
+def test_nothing_left_to_train_is_told(tiny_detector: Detector) -> None:
+    config = tiny_detector.config.override(["training.train_only=[anchors]"])
+    with pytest.raises(ValueError, match=r"\['anchors'\] leaves nothing to train; parts are: back"):
+        TrainingModule(build(config, tiny_detector.names), lambda _: ())
 
 
 @pytest.mark.parametrize(("gathered", "batches"), [(4, 10), (4, 8), (1, 3), (8, 3), (3, 4)])
