@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +15,9 @@ from dabdetr.model.detector import build
 from dabdetr.presets import derive, preset
 from dabdetr.structures import HeadSamples, Images, Predictions, QueryGroup, Targets
 from dabdetr.training.collaborative import head_terms
+from dabdetr.training.history import COLUMNS, Row, write_csv
 from dabdetr.training.losses import TERMS, detection_loss
+from dabdetr.training.module import Meter
 
 LOSS = Loss()
 
@@ -194,3 +198,21 @@ def test_every_term_of_a_member_is_in_the_table_and_the_total() -> None:
         expected += sum(w * table[f"{name}_{term}", -1] for term, w in terms.items())
     assert len(table) == 3 * 3 * 2 + 7
     assert total.item() == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_terms_of_heads_and_groups_are_logged(tmp_path: Path) -> None:
+    """Means over images; a group that one batch lacks counts as 0 there."""
+    meter, one = Meter(), torch.ones(())
+    plain = {(term, layer): one * (layer + 1) for term in TERMS for layer in range(2)}
+    meter.add(one * 8, plain | {("atss_loss_giou", -1): one, ("dn_loss_ce", 1): one * 3}, 1)
+    meter.add(one * 4, plain | {("atss_loss_giou", -1): one * 5, ("dn_loss_ce", 0): one}, 3)
+    expected = {"loss": 5, **dict.fromkeys(TERMS, 2), "atss_loss_giou": 4, "dn_loss_ce": 0.75}
+    assert meter.means() == expected
+
+    rows: list[Row] = [dict.fromkeys(COLUMNS), dict.fromkeys(COLUMNS) | meter.means()]
+    write_csv(tmp_path / "results.csv", rows)
+    first, second = csv.DictReader((tmp_path / "results.csv").read_text().splitlines())
+    assert list(first) == [*COLUMNS, "atss_loss_giou", "dn_loss_ce"]
+    assert first["atss_loss_giou"] == ""
+    assert second["atss_loss_giou"] == "4.00000"
+    assert second["dn_loss_ce"] == "0.75000"

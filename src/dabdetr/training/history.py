@@ -35,16 +35,19 @@ COLUMNS = {
     "memory_mb": ".0f",
 }
 """Columns of results.csv and how each is written. Terms are those of the last layer, unweighted;
-``loss`` is the weighted sum over all layers; an empty AP was not measured."""
+``loss`` is the weighted sum over all layers; an empty AP was not measured. Terms of query groups,
+proposals and collaborative heads follow behind these, for members that have them."""
 
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
     """All rows under a header line; a value that was not measured stays empty."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    further = {name: ".5f" for row in rows for name in row if name not in COLUMNS}
+    columns = COLUMNS | further
+    writer.writerow(columns)
     for row in rows:
-        writer.writerow([_shown(row[name], form) for name, form in COLUMNS.items()])
+        writer.writerow([_shown(row.get(name), form) for name, form in columns.items()])
     write_atomically(path, text.getvalue().encode())
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from dabdetr.config import Config, Loss, Training
 from dabdetr.model.detector import Detector
 from dabdetr.structures import Images, Predictions, Targets
-from dabdetr.training.losses import TERMS, Table, detection_loss
+from dabdetr.training.losses import Table, detection_loss
 
 Batch = tuple[Images, Targets]
 
@@ -237,17 +237,20 @@ class Meter:
     def reset(self) -> None:
         """Forget everything."""
         self.images = 0
-        self._sums: Tensor | None = None
+        self._sums: dict[str, Tensor] = {}
 
     def add(self, total: Tensor, table: Table, images: int) -> None:
         """Take in one batch; nothing leaves the device."""
         last = max(layer for _, layer in table)
-        values = torch.stack([total, *(table[term, last] for term in TERMS)]).double() * images
-        self._sums = values if self._sums is None else self._sums + values
+        terms = {term: value for (term, layer), value in table.items() if layer in (last, -1)}
+        for name, value in ({"loss": total} | terms).items():
+            value = value.double() * images
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
         self.images += images
 
     def means(self) -> dict[str, float]:
-        """``loss`` (weighted, all layers) and the last layer's unweighted terms."""
-        if self._sums is None:
-            return {}
-        return dict(zip(("loss", *TERMS), (self._sums / self.images).tolist(), strict=True))
+        """``loss`` (weighted, all layers) and unweighted terms: the last layer's, the encoder's.
+
+        A query group that some batch did not have counts as 0 there.
+        """
+        return {name: float(value) / self.images for name, value in self._sums.items()}
