@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ from dabdetr.inference.sources import OnError, Picture, read_sources
 from dabdetr.model.detector import Detector
 from dabdetr.model.weights import load_model
 from dabdetr.structures import Detections, Images, Predictions
+
+if TYPE_CHECKING:
+    from dabdetr.explain.explanation import Explanation
 
 Precision = Literal["fp32", "bf16", "fp16"]
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -96,6 +99,26 @@ class Predictor:
         if len(found) != 1:
             raise ValueError(
                 f"one() takes a single picture; got {len(found)}; call the predictor itself"
+            )
+        return found[0]
+
+    def explain(
+        self,
+        image: Any,
+        conf: float | None = None,
+        max_det: int | None = None,
+        pixels: Sequence[tuple[float, float]] = (),
+    ) -> Explanation:
+        """One picture's detections and how they came about: trace, figures, a page to save.
+
+        ``pixels`` (x, y, 0–1 of the picture) are those whose encoder attention is wanted.
+        """
+        from dabdetr.explain.explanation import explain
+
+        found = list(explain(self, image, conf, max_det, pixels))
+        if len(found) != 1:
+            raise ValueError(
+                f"explain() takes a single picture; got {len(found)}; call it for each of them"
             )
         return found[0]
 

@@ -1,0 +1,177 @@
+"""One picture explained: what was found in it, and the trace of how."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dabdetr.data.augment import prepare
+from dabdetr.data.batching import pad
+from dabdetr.explain.trace import Trace, trace
+from dabdetr.inference.predictor import Predictor, autocast, clipped, to_detections
+from dabdetr.inference.sources import Picture, read_sources
+from dabdetr.structures import Detections
+
+CANDIDATES = 5
+"""Queries shown where nothing was found."""
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """The objects that are really there.
+
+    boxes   [n, 4] x0 y0 x1 y1 in pixels of the picture
+    labels  [n] index into the model's class names
+    """
+
+    boxes: np.ndarray
+    labels: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """What a model found in one picture, and why.
+
+    image       RGB [height, width, 3] uint8
+    detections  scoring at least ``conf``, best first, cut to the picture
+    candidates  the best queries' detections, whatever they score: shown where nothing was found
+    trace       every layer's anchors, boxes, scores and attention
+    conf        lowest score of ``detections``
+    truth       the objects that are there, where they are known
+    """
+
+    image: np.ndarray
+    detections: Detections
+    candidates: Detections
+    trace: Trace
+    conf: float
+    truth: Truth | None = None
+
+    @property
+    def shown(self) -> Detections:
+        """``detections``, or where there is none, ``candidates``."""
+        return self.detections if len(self.detections) else self.candidates
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the picture."""
+        return self.image.shape[0], self.image.shape[1]
+
+    def query(self, detection: int = 0) -> int:
+        """The decoder slot behind detection number ``detection`` of ``shown``."""
+        if not 0 <= detection < len(self.shown):
+            raise ValueError(
+                f"there are {len(self.shown)} detections, counted from 0; got {detection}"
+            )
+        return int(self.shown.queries[detection])
+
+    def in_pixels(self, boxes: np.ndarray) -> np.ndarray:
+        """cxcywh (or x, y) of 0–1 → the same in pixels of the picture."""
+        height, width = self.size
+        return boxes * np.tile([width, height], boxes.shape[-1] // 2).astype(np.float32)
+
+    def with_truth(self, boxes: Any, labels: Any) -> Explanation:
+        """The same with the objects that are there: x0 y0 x1 y1 in pixels, and class indices."""
+        boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
+        labels = np.asarray(labels, np.int64).reshape(-1)
+        classes = len(self.trace.names)
+        if len(boxes) != len(labels) or not ((labels >= 0) & (labels < classes)).all():
+            raise ValueError(
+                f"the truth should be as many labels from 0 to {classes - 1} as boxes; got "
+                f"{len(boxes)} boxes and the labels {labels.tolist()}"
+            )
+        return replace(self, truth=Truth(boxes, labels))
+
+    def iou_with_truth(self, query: int) -> np.ndarray | None:
+        """IoU [layers] of the query's boxes with the object that its last box fits best.
+
+        None where no object is known.
+        """
+        if self.truth is None or not len(self.truth.boxes):
+            return None
+        overlaps = iou(corners(self.in_pixels(self.trace.boxes[:, query])), self.truth.boxes)
+        return overlaps[:, overlaps[-1].argmax()]
+
+    def save(self, path: str | Path) -> None:
+        """Write the page: one file, opened in any browser, no network."""
+        from dabdetr.explain.report import write_page
+
+        write_page(self, Path(path))
+
+    def _repr_html_(self) -> str:
+        """The page, inside a notebook."""
+        from html import escape
+
+        from dabdetr.explain.report import page
+
+        frame = "width:100%;height:760px;border:0"
+        return f'<iframe srcdoc="{escape(page(self))}" style="{frame}"></iframe>'
+
+
+def explain(
+    predictor: Predictor,
+    source: Any,
+    conf: float | None = None,
+    max_det: int | None = None,
+    pixels: Sequence[tuple[float, float]] = (),
+) -> Iterator[Explanation]:
+    """An explanation of every picture of ``source`` (see ``read_sources``), as a stream.
+
+    ``conf`` and ``max_det`` are the config's if not given; ``pixels`` as in ``trace``. What is
+    found is what the predictor itself finds. Wrong arguments raise here, not at the first picture.
+    """
+    inference = predictor.config.inference
+    conf = inference.conf if conf is None else conf
+    max_det = inference.max_det if max_det is None else max_det
+    if not 0 <= conf <= 1:
+        raise ValueError(f"conf should lie between 0 and 1; got {conf}")
+    if max_det < 1:
+        raise ValueError(f"max_det should be at least 1; got {max_det}")
+    pictures = read_sources(source)
+    return (_explained(predictor, each, conf, max_det, pixels) for each in pictures)
+
+
+def _explained(
+    predictor: Predictor,
+    picture: Picture,
+    conf: float,
+    max_det: int,
+    pixels: Sequence[tuple[float, float]],
+) -> Explanation:
+    model = predictor.model.eval()
+    images = pad([prepare(picture.array, predictor.config.image)]).to(predictor.device)
+    with autocast(predictor.precision, predictor.device):
+        traced = trace(model, images, pixels)
+    sizes, sources = [picture.array.shape[:2]], [picture.name]
+    (found,) = to_detections(model, traced.predictions, sizes, max_det, sources)
+    found = clipped(found)
+    _, first = np.unique(found.queries, return_index=True)  # a query once, with its best class
+    return Explanation(
+        image=picture.array,
+        detections=found.above(conf),
+        candidates=found[np.sort(first)[:CANDIDATES]],
+        trace=traced,
+        conf=conf,
+    )
+
+
+def corners(boxes: np.ndarray) -> np.ndarray:
+    """cxcywh → x0 y0 x1 y1 [.., 4], same units."""
+    centre, half = boxes[..., :2], boxes[..., 2:] / 2
+    return np.concatenate((centre - half, centre + half), axis=-1)
+
+
+def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """IoU of every corner box of ``a`` [n, 4] with every one of ``b`` [m, 4]: [n, m]."""
+    low, high = (f(a[:, None, k], b[None, :, k]) for f, k in _EDGES)
+    shared = (high - low).clip(min=0).prod(-1)
+    area_a, area_b = ((x[:, 2:] - x[:, :2]).prod(-1) for x in (a, b))
+    union = area_a[:, None] + area_b[None] - shared
+    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+
+
+_EDGES = ((np.maximum, slice(0, 2)), (np.minimum, slice(2, 4)))

@@ -1,0 +1,206 @@
+"""A page that explains one picture: one HTML file with everything in it, and an index of pages."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Sequence
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from dabdetr.config import write_atomically
+from dabdetr.explain.explanation import Explanation, corners
+from dabdetr.explain.looks import Look, Maps
+from dabdetr.inference.drawing import colour
+
+LONGEST = 1600
+"""Longer side of the embedded picture in pixels at most."""
+
+MAP_BYTES = 3_000_000
+"""Attention maps in a page at most (a third more as text); the best queries come first."""
+
+MOST_QUERIES = 40
+"""Queries whose attention a page keeps at most."""
+
+TOP = 3
+"""Classes told of every query."""
+
+
+def page(explanation: Explanation) -> str:
+    """The page as text."""
+    return _fill(
+        "page.html",
+        title=escape(_title(explanation)),
+        style=_asset("page.css"),
+        data=_embedded(page_data(explanation)),
+        script="\n".join(map(_asset, ("stage.js", "story.js", "page.js"))),
+    )
+
+
+def write_page(explanation: Explanation, path: Path) -> None:
+    """Write ``page`` to ``path``, whole or not at all."""
+    _write(path, page(explanation))
+
+
+def write_index(path: Path, model: str, entries: Sequence[dict[str, str]]) -> None:
+    """A page of links; an entry has ``href``, ``title``, ``text`` and ``thumbnail``."""
+    rows = "\n".join(
+        f'<li><a href="{escape(e["href"])}"><img src="{e["thumbnail"]}" alt="">'
+        f"<b>{escape(e['title'])}</b> {escape(e['text'])}</a></li>"
+        for e in entries
+    )
+    title = escape(f"{model}: {len(entries)} pictures explained")
+    _write(path, _fill("index.html", title=title, style=_asset("page.css"), rows=rows))
+
+
+def _write(path: Path, content: str) -> None:
+    try:
+        write_atomically(path, content.encode())
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise OSError(f"{path} cannot be written ({reason}); choose another place") from None
+
+
+def entry(explanation: Explanation, href: str) -> dict[str, str]:
+    """What ``write_index`` needs to know of a page at ``href``."""
+    found = explanation.detections
+    counts = dict.fromkeys(found.names, 0)
+    for label in found.labels:
+        counts[found.names[label]] += 1
+    listed = ", ".join(f"{name} ({n}×)" for name, n in counts.items() if n) or "nothing found"
+    small = Image.fromarray(explanation.image)
+    small.thumbnail((240, 240))
+    return {
+        "href": href,
+        "title": Path(found.source).name or "picture",
+        "text": listed,
+        "thumbnail": _picture(np.asarray(small)),
+    }
+
+
+def page_data(explanation: Explanation) -> dict[str, Any]:
+    """What the page's script reads: plain lists, boxes 0–1, pictures and maps as base64."""
+    trace, shown = explanation.trace, explanation.shown
+    best = np.argsort(-trace.scores, axis=-1)[..., :TOP]
+    truth = explanation.truth
+    return {
+        "title": _title(explanation),
+        "model": trace.model,
+        "names": list(trace.names),
+        "colours": ["#" + bytes(colour(label)).hex() for label in range(len(trace.names))],
+        "size": list(explanation.size),
+        "picture": _picture(explanation.image),
+        "conf": explanation.conf,
+        "found": len(explanation.detections),
+        "detections": [
+            {"query": int(q), "label": int(label), "score": round(float(s), 4)}
+            for q, label, s in zip(shown.queries, shown.labels, shown.scores, strict=True)
+        ],
+        "anchors": None if trace.anchors is None else [_rounded(a) for a in trace.anchors],
+        "boxes": _rounded(trace.boxes),
+        "labels": best.tolist(),
+        "scores": _rounded(np.take_along_axis(trace.scores, best, axis=-1)),
+        "references": None if trace.reference_sizes is None else _rounded(trace.reference_sizes),
+        "looks": _looks(explanation),
+        "truth": None if truth is None else _truth(explanation),
+        "absent": list(trace.absent),
+    }
+
+
+def _truth(explanation: Explanation) -> list[dict[str, Any]]:
+    """Objects as boxes cxcywh 0–1 with their label."""
+    assert explanation.truth is not None
+    height, width = explanation.size
+    edges = explanation.truth.boxes / np.array([width, height, width, height], np.float32)
+    centres = np.concatenate(((edges[:, :2] + edges[:, 2:]) / 2, edges[:, 2:] - edges[:, :2]), 1)
+    assert np.allclose(corners(centres), edges, atol=1e-4)
+    rows = zip(_rounded(centres), explanation.truth.labels.tolist(), strict=True)
+    return [{"box": box, "label": label} for box, label in rows]
+
+
+def _looks(explanation: Explanation) -> dict[str, Any]:
+    """Attention of the detections' queries, then of the next best ones, as far as there is room."""
+    looks = explanation.trace.looks
+    final = explanation.trace.scores[-1].max(-1)
+    found = explanation.shown.queries.tolist()
+    order = list(dict.fromkeys([*found, *np.argsort(-final).tolist()]))[:MOST_QUERIES]
+    first = looks[0]
+    common = {"heads": first.heads, "parts": list(first.parts)}
+    if not isinstance(first, Maps):
+        kept = {str(query): _places(looks, query) for query in order}
+        shape = list(first.weights.shape[1:])  # heads, levels, points
+        return {"kind": "places", "shape": shape, **common, "queries": kept}
+    shape = list(first.maps(0).shape[1:])
+    stack = len(looks) * len(first.parts) * shape[0] * shape[1]
+    by_head = 4 * stack * (1 + first.heads) <= MAP_BYTES  # else there is only room for the mean
+    room = MAP_BYTES // (stack * (1 + first.heads * by_head))
+    kept = {str(query): _maps(looks, query, by_head) for query in order[: max(1, room)]}
+    common["heads"] *= by_head
+    return {"kind": "maps", "shape": shape, **common, "queries": kept}
+
+
+def _maps(looks: Sequence[Look], query: int, by_head: bool) -> dict[str, Any]:
+    """[layers, parts, mean and heads, cells] as bytes, each map's greatest weight being 255."""
+    blocks, tops = [], []
+    for look in looks:
+        for part in look.parts:
+            maps = look.maps(query, part)
+            stack = np.concatenate((maps.mean(0, keepdims=True), maps if by_head else maps[:0]))
+            top = stack.max((1, 2), keepdims=True)
+            blocks.append((stack / top.clip(1e-12) * 255).round().astype(np.uint8).tobytes())
+            tops += _rounded(top.ravel(), 5)
+    return {"bytes": base64.b64encode(b"".join(blocks)).decode(), "tops": tops}
+
+
+def _places(looks: Sequence[Look], query: int) -> list[Any]:
+    """Of each layer, x, y and weight of every place, heads before levels before points."""
+    rows = []
+    for look in looks:
+        assert not isinstance(look, Maps)
+        whole = np.concatenate((look.places[query], look.weights[query][..., None]), axis=-1)
+        rows.append(_rounded(whole.ravel()))
+    return rows
+
+
+def _picture(image: np.ndarray) -> str:
+    """A data address: PNG for small pictures, JPEG no longer than ``LONGEST`` for others."""
+    picture, stream = Image.fromarray(image), io.BytesIO()
+    picture.thumbnail((LONGEST, LONGEST))
+    kind = "png" if max(picture.size) <= 320 else "jpeg"
+    picture.save(stream, kind, **({} if kind == "png" else {"quality": 85}))
+    return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"
+
+
+def _rounded(values: np.ndarray, digits: int = 4) -> list[Any]:
+    return np.round(values.astype(np.float64), digits).tolist()
+
+
+def _title(explanation: Explanation) -> str:
+    source = explanation.detections.source
+    return Path(source).name if source else "a picture"
+
+
+def _embedded(data: dict[str, Any]) -> str:
+    """JSON that no text in it can end: a class may be called ``</script>``."""
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _asset(name: str) -> str:
+    return (files("dabdetr.explain") / "static" / name).read_text(encoding="utf-8")
+
+
+def _fill(template: str, **parts: str) -> str:
+    """A template with each ``{{name}}`` replaced once; what is put in is not looked at again."""
+    pieces = _asset(template).split("{{")
+    filled = [pieces[0]]
+    for piece in pieces[1:]:
+        name, _, rest = piece.partition("}}")
+        filled += [parts[name], rest]
+    return "".join(filled)

@@ -1,0 +1,348 @@
+// What is chosen, and what follows from it.
+
+const state = {
+  picked: data.detections.length ? data.detections[0].query : 0,
+  hovered: null,
+  layer: layers,
+  part: "all",
+  head: 0,
+};
+const PART_NAMES = {
+  all: "whole", content: "content", position: "position", unsized: "position without size", none: "off",
+};
+const detectionOf = (query) => data.detections.find((d) => d.query === query);
+const checked = (id) => $(id).checked;
+
+function draw() {
+  drawHeat();
+  drawBoxes();
+  $("layer").value = state.layer;
+  const text = state.layer ? `After layer ${state.layer} of ${layers}` : "Start: initial anchors";
+  $("layer-name").textContent = text;
+  $("layer").setAttribute("aria-valuetext", text);
+  [...$("list").children].forEach((item, i) => {
+    const selected = data.detections[i].query === state.picked;
+    item.setAttribute("aria-selected", selected);
+    if (selected) $("list").setAttribute("aria-activedescendant", item.id);
+  });
+  document.querySelectorAll("#parts input").forEach((i) => (i.checked = i.value === state.part));
+  $("head").value = state.head;
+  [...$("numbers").tBodies[0].rows].forEach((row) => {
+    row.setAttribute("aria-current", Number(row.dataset.layer) === state.layer);
+  });
+}
+
+function drawHeat() {
+  const canvas = $("heat");
+  const ratio = window.devicePixelRatio || 1;
+  canvas.width = $("stage").clientWidth * ratio;
+  canvas.height = $("stage").clientHeight * ratio;
+  $("scale").hidden = true;
+  const query = state.picked;
+  if (state.part === "none" || state.layer < 1) return caption(null);
+  if (!data.looks.queries[query]) return caption(null);
+  if (data.looks.kind === "places") {
+    drawPlaces(canvas, query, state.layer, state.head);
+    return caption(null);
+  }
+  const map = attentionMap(query, state.layer, state.part, state.head);
+  drawMap(canvas, map);
+  $("scale").hidden = false;
+  $("top").textContent = percent(map.top) + " of the weight in one cell";
+  caption(map);
+}
+
+function drawBoxes() {
+  const svg = $("boxes");
+  svg.replaceChildren();
+  svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+  const { layer, picked } = state;
+  if (checked("all")) {
+    data.boxes[0].forEach((_, query) => {
+      const [x, y] = pixels(placeAt(query, layer));
+      const sure = score(query, layer) >= data.conf;
+      const look = { cx: x, cy: y, r: (sure ? 4.5 : 3) * unit, fill: sure ? "#fff" : "#bbb" };
+      shape(svg, "circle", { ...look, stroke: "#000", "stroke-width": 1.2 * unit, class: "query" });
+    });
+  }
+  if (data.truth && checked("truth")) {
+    data.truth.forEach((t) => {
+      outline(svg, t.box, "#fff", 1.5, { "stroke-dasharray": `${2 * unit} ${3 * unit}`, class: "truth" });
+    });
+  }
+  const seen = new Set();
+  for (const found of data.detections) {
+    if (found.query === picked || seen.has(found.query)) continue;
+    seen.add(found.query);
+    const more = { class: "detection", "data-query": found.query, opacity: 0.75 };
+    outline(svg, placeAt(found.query, layer), data.colours[found.label], 1.75, more);
+  }
+  if (checked("path")) drawPath(svg, picked);
+  if (state.hovered !== null && state.hovered !== picked) {
+    outline(svg, placeAt(state.hovered, layer), "#fff", 1.5, { class: "hovered" });
+  }
+  drawPicked(svg, picked, layer);
+}
+
+function drawPicked(svg, query, layer) {
+  const found = detectionOf(query);
+  const colour = found ? data.colours[found.label] : "#ffffff";
+  const anchor = enters(query, layer);
+  if (anchor) {
+    const dashes = { "stroke-dasharray": `${7 * unit} ${5 * unit}`, class: "anchor" };
+    outline(svg, anchor, "#fff", 1.75, dashes);
+  }
+  const place = placeAt(query, layer);
+  const line = { class: "picked", "data-query": query };
+  outline(svg, place, colour, 4, layer ? line : { ...line, "stroke-dasharray": `${7 * unit} ${5 * unit}` });
+  const text = layer ? `${name(label(query, layer))} ${score(query, layer).toFixed(2)}` : `anchor ${query}`;
+  tag(svg, place, text);
+}
+
+function drawPath(svg, query) {
+  const centres = [];
+  for (let k = first; k <= layers; k++) centres.push(pixels(placeAt(query, k)).slice(0, 2));
+  const line = { d: "M" + centres.map((c) => c.join(" ")).join("L"), fill: "none" };
+  shape(svg, "path", { ...line, stroke: "#000", "stroke-width": 4 * unit });
+  shape(svg, "path", { ...line, stroke: "#fff", "stroke-width": 2 * unit, class: "path" });
+  centres.forEach(([x, y], i) => {
+    const here = i + first === state.layer;
+    const look = { cx: x, cy: y, r: (here ? 5.5 : 3.5) * unit, fill: i + first ? "#fff" : "#000" };
+    shape(svg, "circle", { ...look, stroke: i + first ? "#000" : "#fff", "stroke-width": 1.5 * unit });
+  });
+}
+
+// Choosing
+
+function pick(query) {
+  state.picked = query;
+  tell();
+  draw();
+  const i = data.detections.findIndex((d) => d.query === query);
+  if (i < 0) return;
+  const [list, item] = [$("list"), $("list").children[i]];
+  const top = item.offsetTop - list.offsetTop;
+  if (top < list.scrollTop) list.scrollTop = top;
+  const over = top + item.offsetHeight - list.clientHeight;
+  if (over > list.scrollTop) list.scrollTop = over;
+}
+
+function step(by) {
+  const queries = [...new Set(data.detections.map((d) => d.query))];
+  if (!queries.length) return;
+  const at = queries.indexOf(state.picked);
+  pick(queries[Math.max(0, Math.min(queries.length - 1, at + by))]);
+}
+
+function setLayer(layer) {
+  state.layer = Math.max(first, Math.min(layers, layer));
+  draw();
+}
+
+function cycle(values, value) {
+  return values[(values.indexOf(value) + 1) % values.length];
+}
+
+let playing = null;
+function play() {
+  const stop = playing !== null || layers === first;
+  clearInterval(playing);
+  playing = null;
+  if (!stop) {
+    if (state.layer === layers) setLayer(first);
+    playing = setInterval(() => {
+      if (state.layer >= layers) return play();
+      setLayer(state.layer + 1);
+    }, 900);
+  }
+  $("play").textContent = playing === null ? "▶" : "❚❚";
+  $("play").setAttribute("aria-label", playing === null ? "Play the layers" : "Stop");
+}
+
+// The query under a place of the picture: a near dot if all are shown, else the smallest box.
+function queryAt(event) {
+  const frame = $("stage").getBoundingClientRect();
+  const at = [(event.clientX - frame.left) / frame.width, (event.clientY - frame.top) / frame.height];
+  if (checked("all")) {
+    let [best, least] = [null, 14 * unit];
+    data.boxes[0].forEach((_, query) => {
+      const away = distance(placeAt(query, state.layer), at);
+      if (away < least) [best, least] = [query, away];
+    });
+    if (best !== null) return best;
+  }
+  let [best, least] = [null, Infinity];
+  for (const { query } of data.detections) {
+    const place = placeAt(query, state.layer);
+    const [x0, y0, x1, y1] = corners(place);
+    const reach = place.length > 2 ? 4 * unit : 10 * unit;
+    const [dx, dy] = [reach / width, reach / height];
+    const inside = at[0] >= x0 - dx && at[0] <= x1 + dx && at[1] >= y0 - dy && at[1] <= y1 + dy;
+    const area = (x1 - x0) * (y1 - y0);
+    if (inside && area < least) [best, least] = [query, area];
+  }
+  return best;
+}
+
+function hover(event) {
+  const query = queryAt(event);
+  const tip = $("tip");
+  tip.hidden = query === null;
+  if (query !== null) {
+    const box = pixels(placeAt(query, state.layer)).map(Math.round);
+    const said = `${name(label(query, state.layer))} ${score(query, state.layer).toFixed(2)}`;
+    const size = box.length > 2 ? `, ${box[2]} × ${box[3]} px` : "";
+    tip.textContent = `query ${query}: ${said}\nat ${box[0]}, ${box[1]}${size}`;
+    const frame = $("stage").getBoundingClientRect();
+    const x = Math.min(event.clientX - frame.left + 14, frame.width - tip.offsetWidth - 4);
+    tip.style.left = Math.max(0, x) + "px";
+    const below = event.clientY - frame.top + 16;
+    const above = event.clientY - frame.top - tip.offsetHeight - 10;
+    tip.style.top = (below + tip.offsetHeight > frame.height && above > 0 ? above : below) + "px";
+  }
+  if (query !== state.hovered) {
+    state.hovered = query;
+    drawBoxes();
+  }
+}
+
+function onKey(event) {
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  const target = event.target;
+  const picking = target === $("stage") || target === $("list") || target === document.body;
+  if (["INPUT", "SELECT", "BUTTON", "SUMMARY"].includes(target.tagName) && event.key.length > 1) return;
+  if (!picking && event.key === " ") return;
+  const keys = {
+    ArrowLeft: () => setLayer(state.layer - 1),
+    ArrowRight: () => setLayer(state.layer + 1),
+    " ": play,
+    a: () => setPart(cycle([...data.looks.parts, "none"], state.part)),
+    h: () => setHead((state.head + 1) % (data.looks.heads + 1)),
+    p: () => $("path").click(),
+    q: () => $("all").click(),
+  };
+  if (picking) {
+    keys.ArrowUp = () => step(-1);
+    keys.ArrowDown = () => step(1);
+    keys.Home = () => step(-data.detections.length);
+    keys.End = () => step(data.detections.length);
+  }
+  if (!keys[event.key] || (target === document.body && /Up|Down|Home|End/.test(event.key))) return;
+  event.preventDefault();
+  keys[event.key]();
+}
+
+function setPart(part) {
+  state.part = part;
+  draw();
+}
+
+function setHead(head) {
+  state.head = head;
+  draw();
+}
+
+// The page
+
+function start() {
+  const count = data.boxes[0].length;
+  $("title").textContent = data.title;
+  const found = data.found === 1 ? "1 detection" : `${data.found} detections`;
+  $("summary").textContent =
+    `${data.model}, ${layers} decoder layer${layers > 1 ? "s" : ""}, ${count} queries; ` +
+    `${found} scoring ${data.conf} or more.`;
+  if (!data.found) $("list-title").textContent = "Nothing was found; the best queries instead";
+  $("picture").src = data.picture;
+  $("picture").style.imageRendering = Math.max(width, height) <= 48 ? "pixelated" : "auto";
+  $("truth-field").hidden = !data.truth;
+  $("all").checked = count <= 60;
+  [$("layer").min, $("layer").max] = [first, layers];
+  $("play").disabled = layers === first;
+  fillList();
+  fillChoices();
+  fillNotes();
+  listen();
+  fitStage();
+  tell();
+  draw();
+}
+
+function fillList() {
+  const items = data.detections.map((found, i) => {
+    const item = document.createElement("li");
+    item.id = `detection-${i}`;
+    item.setAttribute("role", "option");
+    item.dataset.query = found.query;
+    const parts = ["number", "swatch", "", "number"].map((c) => {
+      const part = document.createElement("span");
+      part.className = c;
+      item.append(part);
+      return part;
+    });
+    parts[0].textContent = i + 1;
+    parts[1].style.background = data.colours[found.label];
+    parts[2].textContent = name(found.label);
+    parts[3].textContent = found.score.toFixed(2);
+    item.addEventListener("click", () => pick(found.query));
+    return item;
+  });
+  $("list").replaceChildren(...items);
+}
+
+function fillChoices() {
+  for (const part of [...data.looks.parts, "none"]) {
+    const field = document.createElement("label");
+    const input = document.createElement("input");
+    Object.assign(input, { type: "radio", name: "part", value: part });
+    input.addEventListener("change", () => setPart(part));
+    field.append(input, part === "all" && data.looks.parts.length === 1 ? "places" : PART_NAMES[part]);
+    $("parts").append(field);
+  }
+  for (let head = 0; head <= data.looks.heads; head++) {
+    $("head").append(new Option(head ? String(head) : "all", head));
+  }
+  $("head").disabled = !data.looks.heads;
+}
+
+function fillNotes() {
+  const notes = [
+    "Pick a detection in the picture or the list; move the slider to see its box after every layer.",
+  ];
+  if (data.anchors) {
+    notes.push("Dashed: the anchor that enters the layer. Thick: the box that leaves it. Dots on the white line: centres from the start (black) to the last layer.");
+  } else notes.push("Thick: the box that leaves the layer. Dots on the white line: its centres, layer by layer.");
+  if (data.looks.parts.includes("position")) {
+    notes.push("“Whole” is the attention as it is. “Content” and “position” show where each would look by itself.");
+  }
+  if (data.truth) notes.push("Dotted: the objects that are really there.");
+  notes.push(...data.absent);
+  for (const note of notes) {
+    const item = document.createElement("li");
+    item.textContent = note;
+    $("notes").append(item);
+  }
+}
+
+function listen() {
+  $("layer").addEventListener("input", () => setLayer(Number($("layer").value)));
+  $("play").addEventListener("click", play);
+  $("head").addEventListener("change", () => setHead(Number($("head").value)));
+  for (const id of ["path", "all", "truth"]) $(id).addEventListener("change", draw);
+  $("stage").addEventListener("pointermove", hover);
+  $("stage").addEventListener("pointerleave", () => {
+    state.hovered = null;
+    $("tip").hidden = true;
+    drawBoxes();
+  });
+  $("stage").addEventListener("click", (event) => {
+    const query = queryAt(event);
+    if (query !== null) pick(query);
+  });
+  document.addEventListener("keydown", onKey);
+  window.addEventListener("resize", () => {
+    fitStage();
+    draw();
+  });
+}
+
+start();

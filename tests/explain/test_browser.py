@@ -1,0 +1,234 @@
+"""The page in a real browser: what a person clicks, presses and sees."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dabdetr import Predictor
+from dabdetr.data.readers import open_data
+from dabdetr.explain.explanation import Explanation
+from dabdetr.model.detector import build
+from dabdetr.presets import preset
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
+pytestmark = pytest.mark.skipif(
+    not Path(CHROMIUM).exists(), reason="no chromium (Debian: apt-get install chromium)"
+)
+EVIL = "<img src=x onerror=console.error('ran')>"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser: Any, tmp_path: Path) -> Iterator[Any]:
+    """Opens an explanation's page; in the end no console error and no request may have been."""
+    complaints: list[str] = []
+
+    def open_page(explanation: Explanation, width: int = 1200, height: int = 900) -> Any:
+        explanation.save(tmp_path / "page.html")
+        page = browser.new_page(viewport={"width": width, "height": height})
+        page.on("console", lambda message: complaints.append(f"{message.type} {message.text}"))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto((tmp_path / "page.html").as_uri())
+        return page
+
+    asked: list[str] = []
+    yield open_page
+    for context in browser.contexts:
+        context.close()
+    assert complaints == []
+    assert {url.partition(":")[0] for url in asked} <= {"file", "data"}
+    assert sum(url.startswith("file") for url in asked) == 1
+
+
+@pytest.fixture(scope="module")
+def scene() -> Explanation:
+    data = open_data("scenes:seed=2022,count=8", "test")
+    return Predictor("scenes", device="cpu").explain(data.picture(7))
+
+
+def member(name: str, *assignments: str, names: tuple[str, ...] = ("owl", "fox")) -> Explanation:
+    torch.manual_seed(0)
+    small = ("image.size=64", "image.max_size=64")
+    model = build(preset(name).override([*small, *assignments]), names)
+    noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    return Predictor(model, device="cpu").explain(noise, conf=1.0)
+
+
+def shown_box(page: Any, selector: str = ".picked") -> list[float]:
+    """x0 y0 x1 y1 of a drawn box, in the picture's pixels."""
+    script = "e => { const b = e.getBBox(); return [b.x, b.y, b.x + b.width, b.y + b.height] }"
+    return page.locator(f"#boxes {selector}").last.evaluate(script)
+
+
+def click_at(page: Any, x: float, y: float) -> None:
+    """Click a place of the picture, 0–1."""
+    frame = page.locator("#stage").bounding_box()
+    page.mouse.click(frame["x"] + x * frame["width"], frame["y"] + y * frame["height"])
+
+
+def lit(page: Any) -> int:
+    """How many pixels of the attention layer are visible."""
+    script = """c => {
+        const [w, h] = [c.width, c.height];
+        const pen = new OffscreenCanvas(w, h).getContext("2d", { willReadFrequently: true });
+        pen.drawImage(c, 0, 0);
+        return pen.getImageData(0, 0, w, h).data.filter((v, i) => i % 4 == 3 && v > 20).length;
+    }"""
+    return page.locator("#heat").evaluate(script)
+
+
+def test_a_known_object_tells_its_story(visit: Any, scene: Explanation) -> None:
+    page = visit(scene)
+    at, label = 4, scene.trace.names[scene.detections.labels[4]]
+    x, y = scene.detections.boxes[at].reshape(2, 2).mean(0) / 160
+    page.locator("#all").uncheck()
+    click_at(page, float(x), float(y))
+    query = scene.query(at)
+    title = page.locator("#story-title").inner_text()
+    assert title == f"{label}, score {scene.detections.scores[at]:.2f}, query {query}"
+    np.testing.assert_allclose(shown_box(page), scene.detections.boxes[at], atol=0.5)
+    assert page.locator("#list [aria-selected=true]").get_attribute("data-query") == str(query)
+    scores = [
+        page.locator(f"#numbers tbody tr:nth-child({2 + k}) td:nth-child(2)") for k in range(3)
+    ]
+    expected = scene.trace.scores[:, query].max(-1)
+    assert [cell.inner_text() for cell in scores] == [f"{s:.2f}" for s in expected]
+
+
+def test_the_slider_moves_the_boxes(visit: Any, scene: Explanation) -> None:
+    page = visit(scene)
+    query = scene.query(0)
+    assert scene.trace.anchors is not None
+    places = [scene.trace.anchors[0][query], *scene.trace.boxes[:, query]]
+    others = set()
+    for layer in (0, 1, 2, 3):
+        page.locator("#layer").fill(str(layer))
+        x, y, w, h = scene.in_pixels(places[layer])
+        expected = [x - w / 2, y - h / 2, x + w / 2, y + h / 2]
+        np.testing.assert_allclose(shown_box(page), expected, atol=0.1)
+        others.add(tuple(shown_box(page, ".detection")))
+    assert len(others) == 4
+    assert "After layer 3 of 3" in page.locator("#layer-name").inner_text()
+    anchor = scene.in_pixels(scene.trace.anchors[2][query])
+    np.testing.assert_allclose(
+        shown_box(page, ".anchor")[2] - shown_box(page, ".anchor")[0], anchor[2], atol=0.1
+    )
+
+
+def test_the_keyboard_does_it_all(visit: Any, scene: Explanation) -> None:
+    page = visit(scene)
+    for _ in range(10):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.id") == "stage":
+            break
+    for key in ("ArrowDown", "ArrowDown", "ArrowLeft"):
+        page.keyboard.press(key)
+    assert f"query {scene.query(2)}" in page.locator("#story-title").inner_text()
+    assert "After layer 2" in page.locator("#layer-name").inner_text()
+    page.keyboard.press("a")
+    assert page.locator("#parts input:checked").get_attribute("value") == "content"
+    page.keyboard.press("h")
+    assert "head 1" in page.locator("#caption").inner_text()
+    page.keyboard.press("p")
+    assert page.locator("#boxes .path").count() == 0
+    page.keyboard.press("q")
+    assert page.locator("#boxes .query").count() == 0
+    page.keyboard.press("ArrowUp")
+    assert f"query {scene.query(1)}" in page.locator("#story-title").inner_text()
+    page.keyboard.press("Space")
+    playwright.expect(page.locator("#layer")).to_have_value("3", timeout=8000)
+
+
+def test_attention_is_seen_and_switched_off(visit: Any, scene: Explanation) -> None:
+    page = visit(scene)
+    tops = set()
+    for part in ("all", "content", "position", "unsized"):
+        page.locator(f"#parts label:has([value={part}])").click()
+        assert lit(page) > 100
+        tops.add(page.locator("#top").inner_text())
+    assert len(tops) == 4
+    assert "content asks for" in page.locator("#caption").inner_text()
+    page.locator("#head").select_option("2")
+    assert "head 2" in page.locator("#caption").inner_text()
+    page.locator("#parts label:has([value=none])").click()
+    assert lit(page) == 0
+
+
+def test_hover_tells_of_any_query(visit: Any, scene: Explanation) -> None:
+    page = visit(scene)
+    queries = set(range(40)) - set(scene.detections.queries.tolist())
+    inside = [q for q in queries if (abs(scene.trace.boxes[-1, q, :2] - 0.5) < 0.45).all()]
+    query = inside[0]
+    x, y = scene.trace.boxes[-1, query, :2].tolist()
+    frame = page.locator("#stage").bounding_box()
+    page.mouse.move(frame["x"] + x * frame["width"], frame["y"] + y * frame["height"])
+    told = page.locator("#tip").inner_text()
+    near = abs(scene.trace.boxes[-1, :, :2] - (x, y)).max(-1) < 0.03
+    assert any(f"query {q}:" in told for q in np.flatnonzero(near))
+    page.mouse.move(2, 2)
+    assert not page.locator("#tip").is_visible()
+
+
+@pytest.mark.parametrize("width", [360, 390])
+def test_a_phone_needs_no_sideways_scrolling(visit: Any, scene: Explanation, width: int) -> None:
+    page = visit(scene, width, 800)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.locator("#stage").bounding_box()["width"] > 0.85 * width
+    before = shown_box(page)
+    page.locator("#layer").fill("0")
+    assert shown_box(page) != before
+
+
+def test_names_with_html_are_text(visit: Any) -> None:
+    page = visit(member("dab-detr-nano", names=(EVIL, EVIL + "x" * 300)))
+    assert page.locator("#list li", has_text=EVIL).count() > 0
+    assert page.locator("img").count() == 1
+
+
+@pytest.mark.parametrize("name", ["detr-nano", "conditional-detr-nano", "deformable-detr-nano"])
+def test_other_members(visit: Any, name: str) -> None:
+    explanation = member(name)
+    page = visit(explanation)
+    for sentence in explanation.trace.absent:
+        assert page.locator("#notes li", has_text=sentence).count() == 1
+    least = page.locator("#layer").get_attribute("min")
+    assert least == ("1" if name == "detr-nano" else "0")
+    assert "Nothing was found" in page.locator("#list-title").inner_text()
+    assert lit(page) > 20
+    page.locator("#layer").fill(str(least))
+    assert page.locator("#boxes .picked").count() == 1
+
+
+def test_300_queries_and_six_layers_open_at_once(visit: Any) -> None:
+    sizes = ["image.size=200", "image.max_size=336", "model.heads=8", "model.decoder.layers=6"]
+    explanation = member("dab-detr-nano", *sizes, "model.queries.count=300")
+    started = time.perf_counter()
+    page = visit(explanation)
+    page.wait_for_selector("#boxes .picked", state="attached")
+    taken = page.evaluate("performance.timing.loadEventEnd - performance.timing.navigationStart")
+    assert taken < 2000, (taken, time.perf_counter() - started)
+
+
+def test_one_layer_and_2000_queries(visit: Any) -> None:
+    page = visit(member("dab-detr-nano", "model.decoder.layers=1", "model.queries.count=2000"))
+    page.locator("#all").check()
+    assert page.locator("#boxes .query").count() == 2000
+    page.locator("#layer").fill("0")
+    assert page.locator("#layer-name").inner_text() == "Start: initial anchors"

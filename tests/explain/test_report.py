@@ -1,0 +1,255 @@
+"""Explanations and their pages: what they hold, how large they are, what is odd about input."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from dabdetr import Predictor
+from dabdetr.cli import app
+from dabdetr.data.readers import open_data
+from dabdetr.explain.explanation import Explanation, corners, iou
+from dabdetr.explain.report import page, page_data
+from dabdetr.model.detector import build
+from dabdetr.presets import preset
+
+EVIL = "</script><img src=x onerror=alert(1)>&amp;"
+runner = CliRunner()
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    return Predictor("scenes", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def scene(predictor: Predictor) -> Explanation:
+    data = open_data("scenes:seed=2022,count=8", "test")
+    record = data.record(7)
+    return predictor.explain(data.picture(7)).with_truth(record.boxes, record.labels)
+
+
+def random_member(name: str, *assignments: str, names: tuple[str, ...] = ("owl", "fox")) -> Any:
+    torch.manual_seed(0)
+    small = ("image.size=64", "image.max_size=64")
+    return Predictor(build(preset(name).override([*small, *assignments]), names), device="cpu")
+
+
+def embedded(text: str) -> dict[str, Any]:
+    """The page's data as its script would parse it."""
+    (found,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)
+    return json.loads(found)
+
+
+def noise(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def test_it_finds_what_the_predictor_finds(predictor: Predictor, scene: Explanation) -> None:
+    found = predictor.one(scene.image)
+    assert len(found) > 5
+    for part in ("boxes", "scores", "labels", "queries"):
+        np.testing.assert_array_equal(getattr(found, part), getattr(scene.detections, part))
+    boxes = scene.trace.boxes[-1][scene.detections.queries]
+    np.testing.assert_allclose(corners(scene.in_pixels(boxes)).clip(0, 160), found.boxes, atol=1e-3)
+
+
+def test_truth(scene: Explanation) -> None:
+    overlap = scene.iou_with_truth(scene.query(0))
+    assert overlap is not None
+    assert overlap.shape == (3,)
+    assert overlap[-1] > 0.7
+    assert Predictor.explain(Predictor("scenes"), scene.image).iou_with_truth(0) is None
+    with pytest.raises(ValueError, match="as many labels from 0 to 9 as boxes; got 1 boxes"):
+        scene.with_truth([[0, 0, 1, 1]], [10])
+    with pytest.raises(ValueError, match="detections, counted from 0; got 99"):
+        scene.query(99)
+
+
+def test_iou_by_hand() -> None:
+    boxes = np.float32([[0, 0, 2, 2], [1, 1, 3, 3], [5, 5, 5, 5]])
+    expected = [[1, 1 / 7, 0], [1 / 7, 1, 0], [0, 0, 0]]
+    np.testing.assert_allclose(iou(boxes, boxes), expected, atol=1e-6)
+
+
+def test_the_page_holds_the_trace(scene: Explanation) -> None:
+    text = page(scene)
+    data, trace = embedded(text), scene.trace
+    np.testing.assert_allclose(data["boxes"], trace.boxes, atol=1e-4)
+    assert trace.anchors is not None
+    np.testing.assert_allclose(data["anchors"], np.stack(trace.anchors), atol=1e-4)
+    np.testing.assert_allclose(np.array(data["scores"])[..., 0], trace.scores.max(-1), atol=1e-4)
+    np.testing.assert_array_equal(np.array(data["labels"])[..., 0], trace.scores.argmax(-1))
+    assert [row["query"] for row in data["detections"]] == scene.detections.queries.tolist()
+    assert len(data["truth"]) == 9
+    for outside in ("http://", "https://", 'src="/', "@import", "url("):
+        assert outside not in text.replace("http://www.w3.org/2000/svg", "")
+
+
+def test_maps_are_those_of_the_trace(scene: Explanation) -> None:
+    data = page_data(scene)["looks"]
+    query = scene.query(1)
+    kept = data["queries"][str(query)]
+    raw = np.frombuffer(base64.b64decode(kept["bytes"]), np.uint8).reshape(3, 4, 5, 20, 20)
+    tops = np.reshape(kept["tops"], (3, 4, 5))
+    for layer, look in enumerate(scene.trace.looks):
+        for index, part in enumerate(data["parts"]):
+            for head in (None, 0, 3):
+                place = 0 if head is None else head + 1
+                given = raw[layer, index, place] / 255 * tops[layer, index, place]
+                expected = look.heat(query, part, head)
+                np.testing.assert_allclose(given, expected, atol=expected.max() / 250 + 1e-5)
+    assert next(iter(data["queries"])) == str(scene.query(0))
+
+
+def test_places_are_those_of_the_trace() -> None:
+    explanation = random_member("dab-deformable-detr-nano").explain(noise(64, 64), conf=0.9)
+    data = page_data(explanation)
+    look, query = explanation.trace.looks[1], explanation.query(0)
+    row = np.reshape(data["looks"]["queries"][str(query)][1], (*look.weights.shape[1:], 3))  # pyright: ignore
+    np.testing.assert_allclose(row[..., 2], look.weights[query], atol=1e-4)  # pyright: ignore
+    np.testing.assert_allclose(row[..., :2], look.places[query], atol=1e-4)  # pyright: ignore
+
+
+def test_nothing_found_still_gives_a_page(predictor: Predictor) -> None:
+    explanation = predictor.explain(np.full((64, 64, 3), 90, np.uint8), conf=1.0)
+    assert len(explanation.detections) == 0
+    assert len(explanation.shown) == 5
+    assert len(set(explanation.shown.queries)) == 5
+    data = embedded(page(explanation))
+    assert data["found"] == 0
+    assert len(data["detections"]) == 5
+
+
+def test_names_with_html_stay_text() -> None:
+    explanation = random_member("dab-detr-nano", names=(EVIL, "fox")).explain(noise(64, 64), 0.0)
+    text = page(explanation)
+    assert "<img src=x" not in text
+    assert embedded(text)["names"] == [EVIL, "fox"]
+
+
+@pytest.mark.parametrize(
+    ("name", "assignments", "shape"),
+    [
+        ("dab-detr-nano", ["model.decoder.layers=1"], (64, 64)),
+        ("dab-detr-nano", ["model.queries.count=2000"], (48, 64)),
+        ("dab-detr-nano", ["image.size=256", "image.max_size=384"], (3000, 4000)),
+        ("detr-nano", ["model.queries.count=1"], (1, 1)),
+        ("conditional-detr-nano", ["model.encoder.layers=0"], (9, 400)),
+        ("dino-nano", [], (64, 64)),
+    ],
+)
+def test_odd_sizes(name: str, assignments: list[str], shape: tuple[int, int]) -> None:
+    explanation = random_member(name, *assignments).explain(noise(*shape))
+    text = page(explanation)
+    assert len(text) < 8e6
+    data = embedded(text)
+    assert (data["anchors"] is None) == (name == "detr-nano")
+    assert len(data["boxes"]) == explanation.trace.layers
+    assert data["absent"] == list(explanation.trace.absent)
+
+
+def test_a_page_of_300_queries_and_six_layers_stays_small() -> None:
+    """1,050 tokens and 8 heads, as DAB-DETR-R50 has for 1333 × 800."""
+    sizes = ["image.size=200", "image.max_size=336", "model.queries.count=300", "model.heads=8"]
+    member = random_member("dab-detr-nano", "model.decoder.layers=6", *sizes)
+    data = page_data(explanation := member.explain(noise(800, 1344), conf=0.0))
+    assert np.prod(data["looks"]["shape"]) == 25 * 42
+    assert data["looks"]["heads"] == 8
+    assert len(data["looks"]["queries"]) >= 10
+    assert len(page(explanation)) < 8e6
+
+
+def test_wide_maps_keep_the_mean_of_heads_only() -> None:
+    sizes = ["image.size=480", "image.max_size=600", "model.decoder.layers=6", "model.heads=8"]
+    looks = page_data(random_member("dab-detr-nano", *sizes).explain(noise(80, 100)))["looks"]
+    assert looks["heads"] == 0
+    assert looks["shape"] == [60, 75]
+    assert len(looks["queries"]) == 3_000_000 // (60 * 75 * 24)
+
+
+def test_it_takes_one_picture(predictor: Predictor) -> None:
+    with pytest.raises(ValueError, match=r"explain\(\) takes a single picture; got 2"):
+        predictor.explain([noise(64, 64)] * 2)
+    with pytest.raises(ValueError, match="conf should lie between 0 and 1; got 2"):
+        predictor.explain(noise(64, 64), conf=2)
+    with pytest.raises(ValueError, match="max_det should be at least 1"):
+        predictor.explain(noise(64, 64), max_det=0)
+
+
+def test_in_a_notebook(scene: Explanation) -> None:
+    frame = scene._repr_html_()
+    assert frame.startswith('<iframe srcdoc="&lt;!doctype html&gt;')
+    assert frame.count('"') == 4
+
+
+# The command
+
+
+@pytest.fixture
+def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_weights: Path) -> list[str]:
+    monkeypatch.chdir(tmp_path)
+    Path("in").mkdir()
+    for name in ("a & b.png", "c.jpg"):
+        Image.fromarray(noise(64, 64)).save(Path("in", name))
+    return ["explain", "--model", str(tiny_weights), "--quiet"]
+
+
+def test_one_picture_is_one_page(pictures: list[str]) -> None:
+    done = runner.invoke(app, [*pictures, "in/c.jpg", "-o", "page.html", "--json"])
+    assert done.exit_code == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["page"] == "page.html"
+    assert document["pictures"][0]["source"] == "in/c.jpg"
+    assert embedded(Path("page.html").read_text())["title"] == "c.jpg"
+    again = runner.invoke(app, [*pictures, "in/c.jpg", "-o", "page.html"])
+    assert (again.exit_code, again.stdout) == (2, "")
+    assert again.stderr.startswith("error: page.html exists and is not overwritten")
+    assert runner.invoke(app, [*pictures, "in/c.jpg", "-o", "page.html", "--force"]).exit_code == 0
+
+
+def test_several_pictures_make_an_index(pictures: list[str]) -> None:
+    done = runner.invoke(app, [*pictures, "in", "-o", "pages.html"])
+    assert done.exit_code == 0, done.stderr
+    index = Path("pages.html").read_text()
+    assert index.count("<li>") == 2
+    assert 'href="pages_pages/a%20%26%20b.png.html"' in index
+    assert "a &amp; b.png" in index
+    assert embedded(Path("pages_pages", "a & b.png.html").read_text())["title"] == "a & b.png"
+    Path("pages_pages", "mine.txt").write_text("precious")
+    assert runner.invoke(app, [*pictures, "in", "-o", "pages.html", "--force"]).exit_code == 0
+    assert Path("pages_pages", "mine.txt").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["in/c.jpg", "-o", "nowhere/page.html"], "there is no folder nowhere"),
+        (["in/c.jpg", "-o", "page.png"], "the page should end in .html; got page.png"),
+        (["in/c.jpg", "-o", "folder.html"], "folder.html exists"),
+        (["in/none.jpg"], "there is no file or folder in/none.jpg"),
+        (["in", "-o", "in2.html"], "in2_pages exists"),
+        (["in/c.jpg", "--model", "nothing"], "nothing"),
+        (["in/c.jpg", "-o", "/proc/page.html"], "/proc/page.html cannot be written"),
+    ],
+)
+def test_what_cannot_be_done_is_said(pictures: list[str], arguments: list[str], words: str) -> None:
+    Path("folder.html").mkdir()
+    Path("in2_pages").mkdir()
+    before = sorted(Path().rglob("*"))
+    done = runner.invoke(app, [*pictures, *arguments])
+    assert done.exit_code == 2, done.output
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert words in done.stderr
+    assert sorted(Path().rglob("*")) == before
