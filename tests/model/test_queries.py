@@ -310,6 +310,16 @@ def test_content_of_tokens_is_what_the_encoder_says_and_passes_no_gradient() -> 
     assert len(queries.content[0].unique(dim=0)) > 1
 
 
+def test_content_of_tokens_is_no_copy_of_denoising() -> None:
+    detector = made(TWO_STAGE.override(["model.denoising={kind: dn, groups: 2}"]))
+    memory = detector.encoder(detector.projection(detector.backbone(PICTURES), PICTURES))
+    content = detector.queries(memory).content
+    assert content.shape[-1] == 32
+    assert not content[..., -1].any()
+    assert content[..., -2].all()
+    step(detector)
+
+
 def test_every_parameter_of_the_two_stage_member_learns() -> None:
     detector = made(TWO_STAGE).train()
     out = detector(PICTURES, TARGETS)

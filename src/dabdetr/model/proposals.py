@@ -78,7 +78,8 @@ class EncoderQueries(nn.Module):
             content = F.pad(self.content[: boxes.shape[1]], (0, int(self.indicator)))
             return content.expand(len(boxes), -1, -1), None
         if self.to_query is None:
-            return tokens, None
+            content = tokens[..., : tokens.shape[-1] - self.indicator]
+            return F.pad(content, (0, int(self.indicator))), None
         width = self.project.out_features
         angles = 2 * torch.pi * boxes.sigmoid()  # in the order x, y, w, h, unlike anchors' codes
         code = sine_code(angles, width // 2, ANCHOR_TEMPERATURE).flatten(-2)
