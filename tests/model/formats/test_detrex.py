@@ -23,6 +23,7 @@ MEMBERS: dict[str, dict[str, Any]] = {
     "DAB-DETR": EPS,
     "DAB-DETR, patterns": EPS,
     "DAB-Deformable-DETR": EPS,
+    "DAB-Deformable-DETR, two-stage": EPS,
     "DN-DETR": EPS,
     "DN-DAB-Deformable-DETR": EPS,
     "DINO": {
@@ -108,7 +109,16 @@ def _attentions(w: Any, name: str, ours: str, first: bool) -> None:
 
 def _queries(member: str, w: Any) -> None:
     decoder, dn = "transformer.decoder", member.startswith("DN")
-    if "DAB" in member or "DN" in member:
+    if "two-stage" in member:
+        w.linear("transformer.enc_output", "queries.project")
+        w.linear("transformer.enc_output_norm", "queries.norm")
+        if "DAB" in member:
+            w.mlp(f"{decoder}.query_scale.layers", "decoder.positions.scale", 2)
+            w.mlp(f"{decoder}.ref_point_head.layers", "decoder.positions.to_query", 2)
+        else:
+            w.linear("transformer.pos_trans", "queries.to_query.0")
+            w.linear("transformer.pos_trans_norm", "queries.to_query.1")
+    elif "DAB" in member or "DN" in member:
         deformable = "Deformable" in member
         w.tensor("refpoint_embed.weight" if deformable else "anchor_box_embed.weight",
                  "queries.anchors")  # fmt: skip
@@ -130,11 +140,6 @@ def _queries(member: str, w: Any) -> None:
         w.linear("transformer.enc_output_norm", "queries.norm")
         w.mlp(f"{decoder}.ref_point_head.layers", "decoder.positions.to_query", 2)
         w.out["label_enc.weight"] = w.own.pop("denoising.labels.weight")[:-1]
-    elif "two-stage" in member:
-        w.linear("transformer.enc_output", "queries.project")
-        w.linear("transformer.enc_output_norm", "queries.norm")
-        w.linear("transformer.pos_trans", "queries.to_query.0")
-        w.linear("transformer.pos_trans_norm", "queries.to_query.1")
     elif "Deformable" in member:
         both = [w.own.pop("queries.positions"), w.own.pop("queries.content")]
         w.out["query_embedding.weight"] = torch.cat(both, dim=1)
@@ -185,9 +190,8 @@ def test_each_member_comes_back(
 
 
 def _family(member: str) -> str:
-    if member == "Deformable DETR, two-stage":
-        return "two-stage Deformable DETR"
-    return member.split(",")[0]
+    name, _, stages = member.partition(", ")
+    return f"two-stage {name}" if stages == "two-stage" else name
 
 
 def test_a_bottleneck_resnet_of_detectron2(make: Any, writer: Any, detectron2_name: Any) -> None:
@@ -213,7 +217,7 @@ def test_eighty_classes_are_those_of_coco(
 def test_what_is_not_in_the_file_is_said(make: Any, writer: Any, detectron2_name: Any) -> None:
     state = write("DINO", writer(make("DINO", **MEMBERS["DINO"])), detectron2_name)
     foreign = from_detrex(state)
-    assert "assumed 8 heads, no dilation and position temperature 10000" in foreign.notes[0]
+    assert "assumed 8 heads, no dilation, position temperature 10000" in foreign.notes[0]
     assert foreign.config.image.mean == (0.485, 0.456, 0.406)
     table = foreign.state["denoising.labels.weight"]
     assert len(table) == 6

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from dabdetr.model.formats.foreign import Foreign, guess_names
+from dabdetr.model.formats.foreign import Foreign, assumed, guess_names
 from dabdetr.model.formats.key_names import State, Table, count, rename, to_ours
 from dabdetr.model.formats.members import member_of
 from dabdetr.model.formats.shapes import class_logits, config_of
@@ -46,7 +46,7 @@ LAYERS: Table = (
     (r"^transformer\.level_embeds$", "transformer.level_embed"),
 )
 # Cross-attention of deformable members has projections of the same name as that of dense ones.
-_SAMPLING: Table = ((_DECODER + r"\.attentions\.1\.", r"\1.cross_attn."),)
+SAMPLING: Table = ((_DECODER + r"\.attentions\.1\.", r"\1.cross_attn."),)
 _DENSE: Table = ((_DECODER + r"\.attentions\.1\.value_proj\.", r"\1.ca_v_proj."),)
 
 _BACKBONE: Table = (
@@ -77,7 +77,7 @@ def is_detrex(state: Mapping[str, Tensor]) -> bool:
 def detrex_to_official(state: Mapping[str, Tensor]) -> State:
     """The same tensors under the authors' names."""
     sampled = any(".sampling_offsets." in key for key in state)
-    table = (*neck(state, "norm"), *_BACKBONE, *LAYERS, *(_SAMPLING if sampled else _DENSE), *_REST)
+    table = (*neck(state, "norm"), *_BACKBONE, *LAYERS, *(SAMPLING if sampled else _DENSE), *_REST)
     if "transformer.tgt_embed.weight" in state:  # DINO
         table = (*table, *last_heads_propose(count(state, "transformer.decoder.layers.")))
     kept = {key: value for key, value in state.items() if not key.startswith(_DROPPED)}
@@ -138,8 +138,5 @@ def from_detrex(state: Mapping[str, Tensor]) -> Foreign:
         max_det=300 if member[1] is CONDITIONAL_DETR_R50 else None,
     )
     names, notes = guess_names(class_logits(ours, config))
-    assumed = (
-        f"nothing beside the weights was saved: assumed {config.model.heads} heads, no dilation "
-        f"and position temperature {config.model.position_temperature:g}"
-    )
-    return Foreign(f"detrex {member[0]}", config, ours, names, (assumed, *notes))
+    notes = (assumed(config, ours), *notes)
+    return Foreign(f"detrex {member[0]}", config, ours, names, notes)

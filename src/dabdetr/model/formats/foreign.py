@@ -51,3 +51,13 @@ def guess_names(logits: int) -> tuple[Names, tuple[str, ...]]:
     return names, (
         f"the file has no class names: they are called 'class 0' to 'class {logits - 1}'",
     )
+
+
+def assumed(config: Config, state: State) -> str:
+    """What a bare state cannot tell, and was taken to be so."""
+    model = config.model
+    parts = [f"{model.heads} heads", "no dilation"]
+    parts.append(f"position temperature {model.position_temperature:g}")
+    if not any(f"queries.{table}" in state for table in ("anchors", "positions", "content")):
+        parts.append(f"{model.queries.count} proposals")
+    return f"no settings were read beside the weights: assumed {', '.join(parts)}"

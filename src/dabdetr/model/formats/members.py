@@ -10,6 +10,7 @@ from dabdetr.config import Config
 from dabdetr.presets.published import (
     CONDITIONAL_DETR_R50,
     DAB_DEFORMABLE_DETR_R50,
+    DAB_DEFORMABLE_DETR_R50_TWO_STAGE,
     DAB_DETR_R50,
     DEFORMABLE_DETR_R50,
     DEFORMABLE_DETR_R50_TWO_STAGE,
@@ -26,6 +27,12 @@ _MEMBERS: tuple[tuple[str, str, str, Config], ...] = (
         "transformer.pos_trans",
         "two-stage Deformable DETR",
         DEFORMABLE_DETR_R50_TWO_STAGE,
+    ),
+    (
+        "sampling_offsets",
+        "transformer.enc_output",
+        "two-stage DAB-Deformable-DETR",
+        DAB_DEFORMABLE_DETR_R50_TWO_STAGE,
     ),
     ("sampling_offsets", "label_enc", "DN-DAB-Deformable-DETR", DN_DAB_DEFORMABLE_DETR_R50),
     ("ca_qpos_sine_proj", "label_enc", "DN-DETR", DN_DETR_R50),

@@ -1,7 +1,7 @@
 """mmdetection 3: names of its DETR, Conditional, Deformable, DAB and DINO models, and of Co-DINO.
 
 Pictures are turned to RGB and normalised with ImageNet's mean and deviation, as here; its
-settings stand in the checkpoint as the text of a config, of which only the class names are read.
+a checkpoint keeps its config as text, which is not read; its data set's class names are.
 """
 
 from __future__ import annotations
@@ -12,15 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dabdetr.model.formats.detrex import LAYERS, last_heads_propose, neck, with_unknown
-from dabdetr.model.formats.foreign import Foreign, Names, guess_names
+from dabdetr.model.formats.detrex import LAYERS, SAMPLING, last_heads_propose, neck, with_unknown
+from dabdetr.model.formats.foreign import Foreign, Names, assumed, guess_names
 from dabdetr.model.formats.key_names import State, Table, count, rename, to_ours
 from dabdetr.model.formats.members import member_of
 from dabdetr.model.formats.shapes import class_logits, config_of
 from dabdetr.presets.published import DAB_DETR_R50, DINO_R50_4SCALE
-
-_ENCODER = r"^(transformer\.encoder\.layers\.\d+)"
-_DECODER = r"^(transformer\.decoder\.layers\.\d+)"
 
 _CO_DINO: Table = (
     (r"^query_head\.transformer\.query_embed\.", "query_embedding."),
@@ -88,7 +85,7 @@ def mmdetection_to_official(state: Mapping[str, Tensor]) -> State:
     if _is_co_dino(state):
         kept = {key: value for key, value in state.items() if not key.startswith(_AUXILIARY)}
         state = {rename(key, _CO_DINO): value for key, value in kept.items()}
-    table = (*_neck_and_queries(state), *_COMMON)
+    table = (*_neck_and_queries(state), *_COMMON, *SAMPLING)
     if "memory_trans_fc.weight" in state and "pos_trans_fc.weight" not in state:  # DINO
         table = (*table, *last_heads_propose(count(state, "decoder.layers.")))
     official = {rename(key, table): value for key, value in state.items()}
@@ -124,14 +121,11 @@ def from_mmdetection(state: Mapping[str, Tensor], meta: Mapping[str, Any] | None
         f"{member[1].name.removesuffix('-r50')}-mmdetection",
         anchor_eps=1e-3 if mixed else 1e-5,
     )
-    notes = [
-        f"settings are not read: assumed {config.model.heads} heads, no dilation and position "
-        f"temperature {config.model.position_temperature:g}"
-    ]
-    notes += [_EPS_NOTE] if mixed else []
-    notes += ["auxiliary heads of Co-DINO are dropped: they serve training only"] * _is_co_dino(
-        state
-    )
+    notes = [assumed(config, ours)]
+    if _is_co_dino(state):
+        notes.append("auxiliary heads of Co-DINO are dropped: they serve training only")
+    elif mixed:
+        notes.append(_EPS_NOTE)
     names, guessed = _names(meta or {}, class_logits(ours, config))
     kind = "Co-DINO" if _is_co_dino(state) else member[0]
     return Foreign(f"mmdetection {kind}", config, ours, names, (*notes, *guessed))
