@@ -200,6 +200,8 @@ class Detections:
     size     (height, width) of the picture
     source   where the picture came from: a path, or "" for a picture given in memory
     image    the picture itself as RGB [height, width, 3] uint8, where it was kept
+    frame    of a video, the number of the frame, from 0 on
+    time     of a video, when the frame is shown, in seconds
     """
 
     boxes: np.ndarray
@@ -210,6 +212,8 @@ class Detections:
     size: tuple[int, int]
     source: str = ""
     image: np.ndarray | None = field(default=None, repr=False, compare=False)
+    frame: int | None = None
+    time: float | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -240,9 +244,12 @@ class Detections:
         return self[keep]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON: source, size and a list of detections."""
+        """Plain values, ready for JSON: source (and frame), size and a list of detections."""
+        seconds = None if self.time is None else _rounded(self.time, 6)
+        moment = {} if self.frame is None else {"frame": self.frame, "time": seconds}
         return {
             "source": self.source,
+            **moment,
             "height": self.size[0],
             "width": self.size[1],
             "detections": [

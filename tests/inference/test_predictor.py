@@ -117,7 +117,7 @@ def test_streams_read_no_further_than_needed(detector, pictures):
 
     stream = Predictor(detector, batch=2)(endless())
     next(stream)
-    assert len(asked) <= 3
+    assert len(asked) <= 3 + 3  # a batch, the first of the next one, and those read ahead
 
 
 def test_sources_and_images(detector, pictures, tmp_path):

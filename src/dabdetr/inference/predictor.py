@@ -17,7 +17,17 @@ from dabdetr.data.batching import pad
 from dabdetr.inference.decoding import Decoded, decode
 from dabdetr.inference.device import choose_device
 from dabdetr.inference.elastic import with_queries
-from dabdetr.inference.sources import OnError, Picture, read_sources
+from dabdetr.inference.reading import (
+    OnError,
+    Picture,
+    Prepared,
+    Unreadable,
+    ahead,
+    check,
+    groups,
+)
+from dabdetr.inference.sources import attempts
+from dabdetr.inference.tiles import AT_ONCE, Tiling, merge
 from dabdetr.model.detector import Detector
 from dabdetr.model.weights import load_model
 from dabdetr.structures import Detections, Images, Predictions
@@ -75,12 +85,18 @@ class Predictor:
         classes: Sequence[str] | None = None,
         keep_images: bool = False,
         on_error: OnError = "raise",
+        tiles: bool | int | Tiling = False,
+        stride: int = 1,
     ) -> Iterator[Detections]:
         """Detections of every picture of ``source`` (see ``read_sources``), in order, as a stream.
 
         Boxes are cut to their picture. ``conf`` and ``max_det`` are the config's if not given;
         ``classes`` keeps only those names. An unreadable picture raises a ValueError that names it,
         unless ``on_error`` says otherwise. Wrong arguments raise here, not at the first picture.
+        ``tiles`` looks at large pictures in overlapping tiles, of so many pixels, or with True of
+        as many as the model takes. ``stride`` leaves out frames of videos.
+
+        The next pictures are read in a thread while the model works on these.
         """
         conf = self.config.inference.conf if conf is None else conf
         max_det = self.config.inference.max_det if max_det is None else max_det
@@ -90,8 +106,10 @@ class Predictor:
             raise ValueError(f"max_det should be at least 1; got {max_det}")
         classes = [classes] if isinstance(classes, str) else classes
         self._none_found().above(conf, classes)  # an unknown class is told now
-        pictures = read_sources(source, on_error)
-        return self._stream(pictures, conf, max_det, classes, keep_images)
+        check(on_error)
+        tiling = self._tiling(tiles)
+        items = self._prepared(attempts(source, stride), tiling)
+        return self._stream(items, tiling, conf, max_det, classes, keep_images, on_error)
 
     def one(self, image: Any, **options: Any) -> Detections:
         """Detections of a single picture; options as in a call."""
@@ -122,35 +140,57 @@ class Predictor:
             )
         return found[0]
 
+    def _tiling(self, tiles: bool | int | Tiling) -> Tiling | None:
+        if isinstance(tiles, bool):
+            return Tiling(self.config.image.size) if tiles else None
+        return tiles if isinstance(tiles, Tiling) else Tiling(tiles)
+
+    def _prepared(
+        self, items: Iterator[Picture | Unreadable], tiling: Tiling | None
+    ) -> Iterator[Prepared | Unreadable]:
+        """Every view of every picture as the model takes it."""
+        for item in items:
+            if isinstance(item, Unreadable):
+                yield item
+                continue
+            height, width = item.array.shape[:2]
+            views = tiling.views(height, width) if tiling else [(0, 0, width, height)]
+            for number, (x0, y0, x1, y1) in enumerate(views):
+                pixels = prepare(item.array[y0:y1, x0:x1], self.config.image)
+                yield Prepared(item, views, number, pixels)
+            del item
+
     def _stream(
         self,
-        pictures: Iterator[Picture],
+        items: Iterator[Prepared | Unreadable],
+        tiling: Tiling | None,
         conf: float,
         max_det: int,
         classes: Sequence[str] | None,
         keep_images: bool,
+        on_error: OnError,
     ) -> Iterator[Detections]:
         self.model.eval()
-        for group in self._groups(pictures):
-            images = pad([pixels for _, pixels in group]).to(self.device)
-            sizes = [picture.array.shape[:2] for picture, _ in group]
-            sources = [picture.name for picture, _ in group]
+        most = max(self.batch, AT_ONCE) if tiling else self.batch
+        parts: list[Detections] = []
+        for group in groups(ahead(items, most + 1), most, on_error):
+            images = pad([each.pixels for each in group]).to(self.device)
+            sizes = [(y1 - y0, x1 - x0) for x0, y0, x1, y1 in (each.view for each in group)]
+            sources = [each.picture.name for each in group]
             found = detect_batch(self.model, images, sizes, max_det, sources, self.precision)
-            for (picture, _), each in zip(group, found, strict=True):
-                kept = replace(each, image=picture.array) if keep_images else each
-                yield clipped(kept).above(conf, classes)
-
-    def _groups(self, pictures: Iterator[Picture]) -> Iterator[list[tuple[Picture, torch.Tensor]]]:
-        """Neighbours of one prepared size, ``batch`` at most, so that none needs padding."""
-        group: list[tuple[Picture, torch.Tensor]] = []
-        for picture in pictures:
-            pixels = prepare(picture.array, self.config.image)
-            if group and (len(group) == self.batch or group[0][1].shape != pixels.shape):
-                yield group
-                group = []
-            group.append((picture, pixels))
-        if group:
-            yield group
+            for each, detections in zip(group, found, strict=True):
+                parts.append(clipped(detections).above(conf))
+                if len(parts) == len(each.views):
+                    picture = each.picture
+                    if tiling:
+                        parts = [merge(parts, each.views, tiling)[:max_det]]
+                    yield replace(
+                        parts.pop().above(conf, classes),
+                        size=picture.array.shape[:2],
+                        image=picture.array if keep_images else None,
+                        frame=picture.frame,
+                        time=picture.time,
+                    )
 
     def _none_found(self) -> Detections:
         empty = np.zeros(0, np.int64)

@@ -4,56 +4,54 @@ from __future__ import annotations
 
 import glob
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 from urllib.error import HTTPError
 
 import numpy as np
-import torch
 from PIL import Image
 
 from dabdetr.data.pictures import PICTURE_SUFFIXES, read_picture
-
-OnError = Literal["raise", "skip"] | Callable[[str, Exception], None]
-"""What an unreadable picture does: end the stream, nothing, or call (its name, the error)."""
-
-
-class Picture(NamedTuple):
-    """RGB uint8 [height, width, 3], and its path or address ("" for one given in memory)."""
-
-    array: np.ndarray
-    name: str
+from dabdetr.inference.reading import OnError, Picture, Unreadable, check, readable
+from dabdetr.inference.video import STREAMS, VIDEO_SUFFIXES, Camera, frames, is_video
 
 
-def read_sources(source: Any, on_error: OnError = "raise") -> Iterator[Picture]:
+def read_sources(source: Any, on_error: OnError = "raise", stride: int = 1) -> Iterator[Picture]:
     """The pictures that ``source`` means, read only as they are asked for.
 
     A path; a folder (its own pictures by name, not those of subfolders; files that are no pictures
     are passed over); a pattern such as ``"day*/*.jpg"`` or ``"all/**/*.png"``; an http(s) address;
-    a PIL image; the bytes of a file; an array as ``read_picture`` takes it (RGB, not BGR); a tensor
+    a video (every ``stride``-th frame), or a camera by its number (0 is the first); a PIL image;
+    the bytes of a file; an array as ``read_picture`` takes it (RGB, not BGR); a tensor
     [channels, height, width] of uint8 or floats 0–1; or a list, tuple or generator of these. What
     the paths of a list mean is found out at once, so that a wrong one is told before any work.
     """
-    if not (on_error in ("raise", "skip") or callable(on_error)):
-        raise ValueError(f"on_error should be 'raise', 'skip' or a function; got {on_error!r}")
-    items = _expand(source)
-    return _read(items, on_error)
+    check(on_error)
+    return readable(attempts(source, stride), on_error)
 
 
-def _read(items: Iterable[tuple[Any, str]], on_error: OnError) -> Iterator[Picture]:
+def attempts(source: Any, stride: int = 1) -> Iterator[Picture | Unreadable]:
+    """The same, where what cannot be read stands in its place as ``Unreadable``."""
+    if stride < 1:
+        raise ValueError(f"stride should be at least 1; got {stride}")
+    return _read(_expand(source), stride)
+
+
+def _read(items: Iterable[tuple[Any, str]], stride: int) -> Iterator[Picture | Unreadable]:
     for number, (item, name) in enumerate(items, start=1):
+        if is_video(item):
+            yield from frames(item, stride)
+            continue
         try:
             picture = Picture(_array(item), name)
         except (ValueError, OSError) as error:
             label = name or f"picture {number}"
             named = error if name and name in str(error) else _named(error, label)
-            if on_error == "raise":
-                raise named from None
-            if callable(on_error):
-                on_error(label, named)
+            yield Unreadable(label, named)
             continue
         yield picture
+        del picture  # an array may be large; it should not wait here for the next one
 
 
 def _named(error: Exception, name: str) -> Exception:
@@ -65,7 +63,9 @@ def _expand(source: Any) -> Iterable[tuple[Any, str]]:
     """Single pictures, not yet read, with their names."""
     if isinstance(source, str | Path):
         return [(path, str(path)) for path in _paths(source)]
-    if isinstance(source, bytes | bytearray | Image.Image | np.ndarray | torch.Tensor):
+    if isinstance(source, int) and not isinstance(source, bool) and source >= 0:
+        return [(Camera(source), str(Camera(source)))]
+    if isinstance(source, bytes | bytearray | Image.Image | np.ndarray) or _is_tensor(source):
         return [(source, "")]
     if isinstance(source, list | tuple):
         items = [item for part in source for item in _expand(part)]
@@ -75,18 +75,20 @@ def _expand(source: Any) -> Iterable[tuple[Any, str]]:
     if isinstance(source, Iterable) and not isinstance(source, dict):
         return (item for part in source for item in _expand(part))
     raise ValueError(
-        "a picture is expected as a path, folder, pattern, address, PIL image, array, tensor or "
-        f"bytes, or a list of these; got {type(source).__name__}"
+        "a picture is expected as a path, folder, pattern, address, camera's number, PIL image, "
+        f"array, tensor or bytes, or a list of these; got {type(source).__name__}"
     )
 
 
-def _paths(source: str | Path) -> list[str | Path]:
+def _paths(source: str | Path) -> list[str | Path | Camera]:
     text = str(source)
-    if text.startswith(("http://", "https://")):
+    if text.startswith(("http://", "https://", *STREAMS)):
         return [text]
     path = Path(source)
+    if text.isdecimal() and not path.exists():
+        return [Camera(text)]
     if path.is_dir():
-        found = [child for child in sorted(path.iterdir()) if _is_picture(child)]
+        found = [child for child in sorted(path.iterdir()) if _is_shown(child, PICTURE_SUFFIXES)]
         if not found:
             raise ValueError(f"the folder {path} has no pictures ({_endings()}) directly in it")
         return [*found]
@@ -94,18 +96,18 @@ def _paths(source: str | Path) -> list[str | Path]:
         return [path]
     if glob.has_magic(text):
         matches = map(Path, sorted(glob.glob(text, recursive=True)))
-        found = [match for match in matches if _is_picture(match)]
+        found = [match for match in matches if _is_shown(match, PICTURE_SUFFIXES | VIDEO_SUFFIXES)]
         if not found:
             raise FileNotFoundError(
-                f"no picture matches the pattern {text}; check the folder and the ending"
+                f"no picture or video matches the pattern {text}; check the folder and the ending"
             )
         return [*found]
     raise FileNotFoundError(f"there is no file or folder {path}; check the path")
 
 
-def _is_picture(path: Path) -> bool:
+def _is_shown(path: Path, suffixes: frozenset[str]) -> bool:
     hidden = path.name.startswith(".")
-    return path.suffix.lower() in PICTURE_SUFFIXES and not hidden and path.is_file()
+    return path.suffix.lower() in suffixes and not hidden and path.is_file()
 
 
 def _endings() -> str:
@@ -115,7 +117,7 @@ def _endings() -> str:
 def _array(item: Any) -> np.ndarray:
     if isinstance(item, str) and item.startswith(("http://", "https://")):
         return read_picture(_fetch(item))
-    if isinstance(item, torch.Tensor):
+    if _is_tensor(item):
         return read_picture(_tensor_array(item))
     return read_picture(item)
 
@@ -134,13 +136,18 @@ def _fetch(address: str, seconds: float = 20.0) -> bytes:
         ) from None
 
 
-def _tensor_array(tensor: torch.Tensor) -> np.ndarray:
+def _is_tensor(item: Any) -> bool:
+    """Whether ``item`` is a torch tensor; torch itself is not imported for it."""
+    return hasattr(item, "detach") and hasattr(item, "permute")
+
+
+def _tensor_array(tensor: Any) -> np.ndarray:
     if tensor.ndim != 3 or tensor.shape[0] not in (1, 3, 4):
         raise ValueError(
             "a tensor should be [1, 3 or 4 channels, height, width]; got "
             f"{list(tensor.shape)}; give a batch as list(tensor)"
         )
     tensor = tensor.detach().cpu()
-    if tensor.dtype in (torch.bfloat16, torch.float16):
+    if tensor.is_floating_point():
         tensor = tensor.float()
     return tensor.permute(1, 2, 0).numpy()

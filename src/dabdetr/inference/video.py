@@ -1,0 +1,231 @@
+"""Frames of a video or a camera, and videos of drawn frames (needs PyAV)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from dabdetr.inference.reading import DamagedFrame, Picture, Unreadable
+
+VIDEO_SUFFIXES = frozenset(
+    {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".wmv"}
+    | {".flv", ".3gp", ".ogv"}
+)
+"""Lower-case endings that mean a video."""
+STREAMS = ("rtsp://", "rtmp://")
+"""How addresses of endless videos start."""
+
+_FINEST = Fraction(1, 90_000)  # the usual unit of time in videos, in seconds
+
+
+class Camera(int):
+    """A camera of this machine by its number; 0 is the first."""
+
+    def __str__(self) -> str:
+        return f"camera {int(self)}"
+
+
+def is_video(source: object) -> bool:
+    """Whether a path or an address means a video, by its ending; or a camera."""
+    if isinstance(source, Camera):
+        return True
+    if not isinstance(source, str | Path):
+        return False
+    text = str(source)
+    if "://" in text:
+        return text.startswith(STREAMS) or Path(text.partition("?")[0]).suffix in VIDEO_SUFFIXES
+    return Path(source).suffix.lower() in VIDEO_SUFFIXES
+
+
+def is_endless(source: object) -> bool:
+    """Whether a source is a camera or an address that has no end of its own."""
+    return isinstance(source, Camera) or str(source).startswith(STREAMS)
+
+
+def frames(source: str | Path | Camera, stride: int = 1) -> Iterator[Picture | Unreadable]:
+    """Every ``stride``-th frame, turned as the video says, with its number and time.
+
+    One frame is held at a time. Damaged frames count, so that numbers stay what they are; they
+    come as ``Unreadable`` with a ``DamagedFrame``, also those between. Times are the video's own
+    stamps in seconds; a camera's start at 0.
+    """
+    try:
+        container = _open(source)
+    except (ValueError, OSError) as error:
+        yield Unreadable(str(source), error)
+        return
+    start = 0.0
+    with container:
+        for number, frame in enumerate(_decoded(container, str(source))):
+            if isinstance(frame, Unreadable):
+                yield frame
+            elif number % stride == 0:
+                time = _time(frame, number, container)
+                if number == 0 and isinstance(source, Camera):  # its clock started long ago
+                    start = time
+                yield Picture(_rgb(frame), str(source), number, time - start)
+
+
+def _decoded(container: Any, name: str) -> Iterator[Any]:
+    """Frames as PyAV gives them; ``Unreadable`` for each that is damaged."""
+    from av.error import FFmpegError
+
+    stream = container.streams.video[0]
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets)
+        except StopIteration:
+            return
+        except (FFmpegError, OSError) as error:
+            yield _damaged(name, f"ends early ({_reason(error)})")
+            return
+        when = "" if packet.pts is None else f" at {float(packet.pts * packet.time_base):.2f} s"
+        try:
+            found = packet.decode()
+        except FFmpegError as error:
+            yield _damaged(name, f"the frame{when} is damaged ({_reason(error)})")
+            continue
+        for frame in found:
+            bad = frame.is_corrupt
+            yield _damaged(name, f"the frame{when} is damaged") if bad else frame
+
+
+def _damaged(name: str, what: str) -> Unreadable:
+    return Unreadable(name, DamagedFrame(f"{name}: {what}"))
+
+
+def _reason(error: Exception) -> str:
+    return (getattr(error, "strerror", None) or str(error)).lower()
+
+
+def _rgb(frame: Any) -> np.ndarray:
+    """RGB uint8 [height, width, 3] as it is shown: phones film lying and say how to turn it."""
+    array = frame.to_ndarray(format="rgb24")
+    turns = round(frame.rotation / 90) % 4
+    return np.ascontiguousarray(np.rot90(array, turns)) if turns else array
+
+
+def _time(frame: Any, number: int, container: Any) -> float:
+    """Seconds; where a video has no stamps, from its rate."""
+    if frame.time is not None:
+        return float(frame.time)
+    return float(number / (container.streams.video[0].average_rate or 25))
+
+
+def _open(source: str | Path | Camera) -> Any:
+    """The opened container; one sentence of what is wrong where it cannot be."""
+    av = require_av()
+    try:
+        if isinstance(source, Camera):
+            file, form = _device(source)
+            container = av.open(file, format=form)
+        else:
+            container = av.open(str(source))
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        if isinstance(source, Camera):
+            raise ValueError(
+                f"there is no camera {int(source)} that can be opened here ({_reason(error)}); "
+                "plug one in, try another number, or give a video file"
+            ) from None
+        raise ValueError(
+            f"{source} cannot be opened as a video ({_reason(error)}); it may be cut short or no "
+            "video at all: replace or remove it"
+        ) from None
+    if not container.streams.video:
+        container.close()
+        raise ValueError(f"{source} has no pictures, only sound; replace or remove it")
+    return container
+
+
+def _device(camera: Camera) -> tuple[str, str]:
+    """What ffmpeg calls a camera on this system, and the input that reads it."""
+    if sys.platform == "darwin":
+        return str(int(camera)), "avfoundation"
+    if sys.platform == "win32":
+        return str(int(camera)), "vfwcap"
+    return f"/dev/video{int(camera)}", "v4l2"
+
+
+def require_av() -> Any:
+    """PyAV; ImportError says what to type where it is missing."""
+    try:
+        import av
+    except ImportError:
+        raise ImportError(
+            "videos and cameras need the package av; type: pip install 'dabdetr[video]'"
+        ) from None
+    return av
+
+
+class VideoWriter:
+    """An H.264 video (mp4) of frames that keep their time stamps.
+
+    ``like`` is the video that they come from: its unit of time and its rate are taken over.
+    """
+
+    def __init__(self, path: Path, like: str) -> None:
+        self.path, self._stream = path, None
+        self._unit, self._rate = _clock(like)
+        self._last = -1
+        av = require_av()
+        if "libx264" not in av.codecs_available:
+            raise ImportError(
+                "this build of the package av cannot write H.264; install the one of the package "
+                "index (pip install --force-reinstall av) or predict with --no-save"
+            )
+        self._container = av.open(str(path), "w")
+
+    def add(self, picture: np.ndarray, time: float) -> None:
+        """One RGB frame, shown from ``time`` (seconds) on; an odd side loses its last pixel."""
+        av = require_av()
+        height, width = (max(side - side % 2, 2) for side in picture.shape[:2])
+        if self._stream is None:
+            self._stream = self._begin(width, height)
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture[:height, :width]), "rgb24")
+        frame = frame.reformat(self._stream.width, self._stream.height, "yuv420p")
+        # encoders take no stamp twice, which broken videos have
+        self._last = max(round(Fraction(time) / self._unit), self._last + 1)
+        frame.pts, frame.time_base = self._last, self._unit
+        self._container.mux(self._stream.encode(frame))
+
+    def _begin(self, width: int, height: int) -> Any:
+        options = {"crf": "20", "preset": "veryfast"}
+        stream = self._container.add_stream("libx264", rate=self._rate, options=options)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.codec_context.time_base = stream.time_base = self._unit
+        return stream
+
+    def close(self) -> None:
+        """Write what is left; afterwards the file is whole."""
+        with self._container:
+            if self._stream is not None:
+                self._container.mux(self._stream.encode(None))
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _clock(source: str) -> tuple[Fraction, Fraction]:
+    """Unit of time in seconds and frames a second of a video; usual ones for anything else."""
+    unit, rate = _FINEST, Fraction(25)
+    if Path(source).is_file():
+        with suppress(ValueError), _open(source) as container:
+            stream = container.streams.video[0]
+            unit, rate = stream.time_base or unit, stream.average_rate or rate
+    return unit, rate
