@@ -101,7 +101,7 @@ def train(
     images: str | Path | None = None,
     val_annotations: str | Path | None = None,
     val_images: str | Path | None = None,
-    val_every: int = 1,
+    val_every: int | None = None,
     queries: int | None = None,
     queries_init: str = "keep",
     quiet: bool = False,
