@@ -1,10 +1,12 @@
-"""`dabdetr predict`: pictures in; a table, drawn pictures, JSON or a COCO results file out."""
+"""`dabdetr predict`: pictures and videos in; a table, drawings, JSON or a COCO results file out."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,11 +30,11 @@ from dabdetr.cli.output import (
     RunFolder,
     console,
     counted,
-    file_name,
     print_json,
     refuse_to_overwrite,
     say,
 )
+from dabdetr.cli.saving import Saver
 
 if TYPE_CHECKING:
     from dabdetr.structures import Detections
@@ -44,7 +46,8 @@ MOST_ROWS = 200
 def predict(
     model: Model,
     pictures: Annotated[
-        list[str] | None, typer.Argument(help="Pictures, folders, patterns or addresses.")
+        list[str] | None,
+        typer.Argument(help="Pictures, folders, patterns, addresses, videos, a camera's number."),
     ] = None,
     source: Annotated[list[str] | None, typer.Option(help="The same, as an option.")] = None,
     conf: Annotated[
@@ -55,11 +58,23 @@ def predict(
         list[str] | None, typer.Option(help="Only these classes: repeat, or part with commas.")
     ] = None,
     imgsz: ImageSize = None,
+    tiles: Annotated[
+        bool, typer.Option("--tiles", help="Look at large pictures in overlapping tiles as well.")
+    ] = False,
+    tile_size: Annotated[
+        int | None, typer.Option(help="Sides of these in pixels; the model's own if not given.")
+    ] = None,
+    stride: Annotated[int, typer.Option(help="Of videos, every N-th frame only.", metavar="N")] = 1,
     queries: Queries = None,
     queries_init: QueriesInit = "keep",
     batch: Annotated[int, typer.Option(help="Pictures at a time.")] = 1,
     device: Device = "auto",
-    save: Annotated[bool, typer.Option(help="Write pictures with the boxes drawn in.")] = True,
+    save: Annotated[
+        bool, typer.Option(help="Write pictures and videos with the boxes drawn in.")
+    ] = True,
+    save_crops: Annotated[
+        bool, typer.Option("--save-crops", help="Write every object as a picture of its own.")
+    ] = False,
     coco: Coco = None,
     name: Name = None,
     project: Annotated[Path, typer.Option(help="Where run folders go.")] = Path("runs/predict"),
@@ -67,58 +82,132 @@ def predict(
         bool, typer.Option("--skip-unreadable", help="Pass over unreadable pictures; exit code 1.")
     ] = False,
     as_json: Json = False,
+    as_lines: Annotated[
+        bool, typer.Option("--jsonl", help="One JSON line a picture on stdout, as they come.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Detect objects in pictures.
+    """Detect objects in pictures, videos and cameras.
 
-    Boxes are x0 y0 x1 y1 in pixels of the original picture.
+    Boxes are x0 y0 x1 y1 in pixels of the original picture. Videos keep their time stamps; damaged
+    frames are passed over and listed, with exit code 1. Ctrl-C ends a camera.
 
     Image ids in the COCO results file are the numbers that files are named after, or else 1, 2, 3 …
     """
     from dabdetr.inference.predictor import Predictor
 
-    sources = [*(pictures or []), *(source or [])]
-    if not sources:
-        raise ValueError("no picture was given: dabdetr predict --model MODEL PICTURE …")
+    sources = _sources([*(pictures or []), *(source or [])], tiles)
+    if as_json and as_lines:
+        raise ValueError("--json and --jsonl were given; give one of them")
     refuse_to_overwrite(coco)
-    folder = RunFolder(project, name, "predict") if save else None
+    folder = RunFolder(project, name, "predict") if save or save_crops else None
     predictor = Predictor(open_model(model, device, imgsz, queries, queries_init), device, batch)
-    skipped: list[str] = []
+    skipped = _Skipped(skip_unreadable)
     stream = predictor(
         sources,
         conf,
         max_det,
         class_names(classes or [], predictor.names),
-        keep_images=save,
-        on_error=(lambda label, error: skipped.append(str(error))) if skip_unreadable else "raise",
+        keep_images=folder is not None,
+        on_error=skipped,
+        tiles=tiles if tile_size is None else tile_size,
+        stride=stride,
     )
+    seen = _Seen(keep=as_json or coco is not None, lines=as_lines)
     with folder or nullcontext():
-        found = list(_saved(counted(stream, "pictures", quiet), folder))
+        saver = Saver(folder.path, save, save_crops) if folder else None
+        with closing(saver) if saver else nullcontext(), _ended_by_ctrl_c(sources):
+            for found in counted(stream, "pictures", quiet):
+                if saver:
+                    saver.add(found)
+                seen.add(found)
         if coco:
-            _write_coco(coco, found)
-    for reason in skipped:
-        say(f"skipped: {reason}")
-    if as_json:
-        where = str(folder.path) if folder else None
-        results = [each.to_dict() for each in found]
-        print_json({"model": model, "folder": where, "skipped": skipped, "pictures": results})
-    elif not quiet:
-        _print_table(found)
-    if folder and found:
-        say(f"pictures with boxes: {folder.path}", quiet)
-    if skipped:
+            _write_coco(coco, seen.kept)
+    _report(seen, skipped, model, folder, as_json, quiet)
+    if skipped.reasons:
         raise typer.Exit(1)
 
 
-def _saved(stream: Iterable[Detections], folder: RunFolder | None) -> Iterator[Detections]:
-    """Detections without their picture, which is drawn into ``folder`` where there is one."""
-    from dataclasses import replace
+def _sources(sources: list[str], tiles: bool) -> list[str]:
+    if not sources:
+        raise ValueError("no picture was given: dabdetr predict --model MODEL PICTURE …")
+    sizes = [each for each in sources if tiles and each.isdecimal() and not Path(each).exists()]
+    if sizes and len(sources) > 1:
+        raise ValueError(
+            f"--tiles takes no number; for tiles of {sizes[0]} pixels give --tile-size"
+        )
+    return sources
 
-    taken: set[str] = set()
-    for found in stream:
-        if folder:
-            found.plot().save(folder.path / file_name(found.source, taken), quality=95)
-        yield replace(found, image=None)
+
+@contextmanager
+def _ended_by_ctrl_c(sources: list[str]) -> Iterator[None]:
+    """Ctrl-C is how a camera ends: what it gave is kept."""
+    from dabdetr.inference.video import is_endless
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not any(map(is_endless, sources)):
+            raise
+
+
+class _Skipped:
+    """Collects why pictures were passed over; raises where they should not be.
+
+    A damaged frame does not end a video, whatever the user says of pictures.
+    """
+
+    def __init__(self, pictures_too: bool) -> None:
+        self.pictures_too = pictures_too
+        self.reasons: list[str] = []
+
+    def __call__(self, label: str, error: Exception) -> None:
+        from dabdetr.inference.reading import DamagedFrame
+
+        if not (self.pictures_too or isinstance(error, DamagedFrame)):
+            raise error
+        self.reasons.append(str(error))
+
+
+class _Seen:
+    """What the end of the run tells of: counts, the first rows of a table; all where it is kept."""
+
+    def __init__(self, keep: bool, lines: bool) -> None:
+        self.keep, self.lines = keep, lines
+        self.kept: list[Detections] = []
+        self.rows: list[tuple[str, dict[str, Any]]] = []
+        self.pictures = self.objects = 0
+
+    def add(self, found: Detections) -> None:
+        """Count one picture; its pixels are not kept."""
+        self.pictures += 1
+        self.objects += len(found)
+        if self.keep:
+            self.kept.append(replace(found, image=None))
+        if self.lines:
+            sys.stdout.write(json.dumps(found.to_dict(), ensure_ascii=False) + "\n")
+            sys.stdout.flush()
+        if room := MOST_ROWS - len(self.rows):
+            place = Path(found.source).name
+            place += "" if found.frame is None else f" #{found.frame}"
+            self.rows += [(place, row) for row in found[:room].to_dict()["detections"]]
+
+
+def _report(
+    seen: _Seen, skipped: _Skipped, model: str, folder: RunFolder | None, as_json: bool, quiet: bool
+) -> None:
+    for reason in skipped.reasons:
+        say(f"skipped: {reason}")
+    if as_json:
+        where = str(folder.path) if folder else None
+        results = [each.to_dict() for each in seen.kept]
+        print_json(
+            {"model": model, "folder": where, "skipped": skipped.reasons, "pictures": results}
+        )
+    elif not (quiet or seen.lines):
+        _print_table(seen)
+    if folder and seen.pictures:
+        say(f"pictures with boxes: {folder.path}", quiet)
 
 
 def _write_coco(path: Path, found: list[Detections]) -> None:
@@ -133,18 +222,18 @@ def _write_coco(path: Path, found: list[Detections]) -> None:
     write_atomically(path, json.dumps(rows).encode())
 
 
-def _print_table(found: list[Detections]) -> None:
+def _print_table(seen: _Seen) -> None:
     from rich.table import Table
     from rich.text import Text
 
     table = Table("picture", "object")
     for column in ("score", "x0", "y0", "x1", "y1"):
         table.add_column(column, justify="right")
-    rows = [(each.source, row) for each in found for row in each.to_dict()["detections"]]
-    for place, row in rows[:MOST_ROWS]:
+    for place, row in seen.rows:
         numbers = (f"{row['score']:.2f}", *(f"{side:.0f}" for side in row["box"]))
-        table.add_row(Text(Path(place).name, overflow="fold"), Text(row["name"]), *numbers)
-    if rows:
+        table.add_row(Text(place, overflow="fold"), Text(row["name"]), *numbers)
+    if seen.rows:
         console().print(table)
-    more = f"; the table shows {MOST_ROWS}, --json gives all" if len(rows) > MOST_ROWS else ""
-    print(f"{len(rows)} objects in {len(found)} pictures{more}")
+    cut = seen.objects > MOST_ROWS
+    more = f"; the table shows {MOST_ROWS}, --json gives all" if cut else ""
+    print(f"{seen.objects} objects in {seen.pictures} pictures{more}")

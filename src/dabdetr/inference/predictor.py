@@ -179,7 +179,8 @@ class Predictor:
             sources = [each.picture.name for each in group]
             found = detect_batch(self.model, images, sizes, max_det, sources, self.precision)
             for each, detections in zip(group, found, strict=True):
-                parts.append(clipped(detections).above(conf))
+                # a part must lose also against a whole object that itself scores too little
+                parts.append(clipped(detections).above(conf / 2 if tiling else conf))
                 if len(parts) == len(each.views):
                     picture = each.picture
                     if tiling:

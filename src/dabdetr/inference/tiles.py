@@ -14,7 +14,7 @@ AT_ONCE = 8
 """Tiles that go through the model together, at least."""
 SAME = 0.5
 """IoU from which two boxes of one class from two views are of one object."""
-PART = 0.7
+PART = 0.5
 """Share of a cut box that lies in a whole one from which it is a part of that object."""
 
 View = tuple[int, int, int, int]
@@ -78,6 +78,8 @@ def merge(found: Sequence[Detections], views: Sequence[View], tiling: Tiling) ->
     kept = _Kept(every[order], seen[order], cut[order])
     for index in range(len(order)):
         kept.consider(index)
+    while kept.settle():
+        pass
     return kept.result()
 
 
@@ -121,22 +123,31 @@ class _Kept:
         if not self.cut[index]:
             self.kept[index] = not (alike & (_iou(self.boxes, box) >= SAME)).any()
             return
-        strong = self.found.scores >= self.found.scores[index] / 2
-        if (other & ~self.cut & strong & (_share(self.boxes, box) >= PART)).any():
+        share = _share(self.boxes, box)
+        covers = other & (self.found.scores >= self.found.scores[index] / 2) & (share >= PART)
+        if (covers & ~self.cut).any():
             return
         low, high = np.maximum(self.seen[:, :2], seen[:2]), np.minimum(self.seen[:, 2:], seen[2:])
         shared = np.concatenate((low, high), axis=1)
-        match = _iou(_within(self.boxes, shared), _within(box, shared))
+        match = np.maximum(_iou(_within(self.boxes, shared), _within(box, shared)), share)
         match[~(alike & self.cut)] = 0
         best = int(match.argmax())
         if match[best] < SAME:
-            self.kept[index] = True
+            self.kept[index] = not covers.any()
             return
         for rows, one in ((self.boxes, box), (self.seen, seen)):
             rows[best] = (
                 *np.minimum(rows[best, :2], one[:2]),
                 *np.maximum(rows[best, 2:], one[2:]),
             )
+
+    def settle(self) -> bool:
+        """Look at the cut ones again, as others have grown since; whether one more was left out."""
+        before = self.kept.sum()
+        for index in np.flatnonzero(self.kept & self.cut):
+            self.kept[index] = False
+            self.consider(int(index))
+        return bool(self.kept.sum() < before)
 
     def result(self) -> Detections:
         """The kept ones, best first."""

@@ -46,7 +46,9 @@ def is_video(source: object) -> bool:
 
 def is_endless(source: object) -> bool:
     """Whether a source is a camera or an address that has no end of its own."""
-    return isinstance(source, Camera) or str(source).startswith(STREAMS)
+    text = str(source)
+    number = text.isdecimal() and not Path(text).exists()
+    return isinstance(source, Camera) or number or text.startswith(STREAMS)
 
 
 def frames(source: str | Path | Camera, stride: int = 1) -> Iterator[Picture | Unreadable]:

@@ -1,0 +1,88 @@
+"""What `dabdetr predict` leaves in its folder: drawn pictures and videos, and objects cut out."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dabdetr.cli.output import file_name
+
+if TYPE_CHECKING:
+    from dabdetr.structures import Detections
+
+QUALITY = 95
+"""Of JPEGs."""
+
+
+class Saver:
+    """Writes into ``folder`` as detections come; after ``close`` every file in it is whole.
+
+    ``draw``: pictures and videos with boxes, under the names of their sources. ``crops``: each
+    object alone, as ``crops/CLASS/PICTURE-RANK``.
+    """
+
+    def __init__(self, folder: Path, draw: bool, crops: bool) -> None:
+        self.folder, self.draw, self.crops = folder, draw, crops
+        self._taken: set[str] = set()
+        self._name = ""
+        self._video: Any = None
+        self._shown: tuple[str, int] = ("", -1)
+
+    def add(self, found: Detections) -> None:
+        """Write what is wanted of one picture or frame, which ``found`` holds."""
+        import numpy as np
+
+        if found.frame is None:
+            self.close()
+            self._name = file_name(found.source, self._taken)
+        else:
+            self._follow(found)
+        if self.draw and found.frame is None:
+            found.plot().save(self.folder / self._name, quality=QUALITY)
+        elif self.draw:
+            self._video.add(np.asarray(found.plot()), found.time)
+        if self.crops:
+            self._cut_out(found)
+
+    def _follow(self, found: Detections) -> None:
+        """Begin another video where ``found`` does not go on with the last one."""
+        source, before = self._shown
+        assert found.frame is not None
+        if found.source != source or found.frame <= before:
+            self.close()
+            stem = Path(found.source).stem
+            self._name = Path(file_name(f"{stem}.jpg", self._taken)).with_suffix(".mp4").name
+            if self.draw:
+                from dabdetr.inference.video import VideoWriter
+
+                self._video = VideoWriter(self.folder / self._name, found.source)
+        self._shown = (found.source, found.frame)
+
+    def _cut_out(self, found: Detections) -> None:
+        from PIL import Image
+
+        assert found.image is not None
+        stem, suffix = Path(self._name).stem, Path(self._name).suffix
+        if found.frame is not None:
+            stem, suffix = f"{stem}-{found.frame:06d}", ".jpg"
+        rows = zip(found.boxes.tolist(), found.labels.tolist(), strict=True)
+        for rank, ((x0, y0, x1, y1), label) in enumerate(rows, start=1):
+            left, top = math.floor(x0), math.floor(y0)
+            crop = found.image[top : math.ceil(y1), left : math.ceil(x1)]
+            if crop.size:
+                folder = self.folder / "crops" / folder_name(found.names[label])
+                folder.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(crop).save(folder / f"{stem}-{rank}{suffix}", quality=QUALITY)
+
+    def close(self) -> None:
+        """Finish the video that is being written, if there is one."""
+        video, self._video, self._shown = self._video, None, ("", -1)
+        if video is not None:
+            video.close()
+
+
+def folder_name(name: str) -> str:
+    """A class name without what file systems do not take."""
+    return re.sub(r'[\x00-\x1f/\\:*?"<>|]', "_", name).strip(". ") or "_"
