@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dabdetr.config import Config, Image
-from dabdetr.data.augment import Augmentation, CropShape, Example, input_size, prepare
+from dabdetr.data.augment import Augmentation, CropShape, Example, prepare
 from dabdetr.data.readers import DetectionData
+from dabdetr.data.sizing import input_size
 from dabdetr.geometry import to_centres
 from dabdetr.structures import Images, Targets
 
@@ -40,6 +41,19 @@ def pad(pictures: Sequence[Tensor]) -> Images:
         pixels[row, :, :h, :w] = picture
         padding[row, :h, :w] = False
     return Images(pixels, padding)
+
+
+def unpad(images: Images) -> list[tuple[list[int], Images]]:
+    """What ``pad`` put together, without padding: rows of one size each, and their pictures."""
+    rows = list(range(len(images.pixels)))
+    if images.padding is None:
+        return [(rows, images)]
+    seen = ~images.padding | images.padding.all(2).all(1)[:, None, None]
+    sizes = zip(seen.any(2).sum(1).tolist(), seen.any(1).sum(1).tolist(), strict=True)
+    alike: dict[tuple[int, int], list[int]] = {}
+    for row, size in enumerate(sizes):
+        alike.setdefault(size, []).append(row)
+    return [(rows, Images(images.pixels[rows, :, :h, :w])) for (h, w), rows in alike.items()]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 
 from dabdetr.config import Config
 from dabdetr.data.augment import prepare
-from dabdetr.data.batching import pad
+from dabdetr.data.batching import pad, unpad
 from dabdetr.inference.decoding import Decoded, decode
 from dabdetr.inference.device import choose_device
 from dabdetr.inference.elastic import with_queries
@@ -224,12 +224,19 @@ def detect_batch(
     """The ``max_det`` best detections of each picture, neither thresholded nor cut to the picture.
 
     ``sizes`` are (height, width) of the original pictures. The model should be in evaluation mode
-    and on the device of ``images``.
+    and on the device of ``images``. Padding changes nothing: pictures of different sizes go through
+    the model one size after the other, as a backbone sees across their borders.
     """
-    # not inference_mode: what modules remember for the next call must serve in training as well
-    with torch.no_grad(), autocast(precision, images.pixels.device):
-        predictions = model(images)
-    return to_detections(model, predictions, sizes, max_det, sources)
+    sources = sources or [""] * len(sizes)
+    found: dict[int, Detections] = {}
+    for rows, alike in unpad(images):
+        # not inference_mode: what modules remember for the next call must serve in training as well
+        with torch.no_grad(), autocast(precision, images.pixels.device):
+            predictions = model(alike)
+        names = [sources[row] for row in rows]
+        each = to_detections(model, predictions, [sizes[row] for row in rows], max_det, names)
+        found.update(zip(rows, each, strict=True))
+    return [found[row] for row in range(len(sizes))]
 
 
 def to_detections(
