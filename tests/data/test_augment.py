@@ -9,7 +9,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from dabdetr.config import Augment, Image
-from dabdetr.data.augment import SHORTEST, Augmentation, CropShape, Example, input_size, prepare
+from dabdetr.data.augment import Augmentation, CropShape, Example, prepare
+from dabdetr.data.sizing import SHORTEST, input_size
 
 PLAIN = Image(size=64, max_size=128, mean=(0, 0, 0), std=(1, 1, 1))
 """No normalisation to speak of: pixels come out as 0–1."""

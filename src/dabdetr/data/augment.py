@@ -16,9 +16,7 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as change
 
 from dabdetr.config import Augment, Image
-
-SHORTEST = 32
-"""Least side of an input; a thin strip is stretched to it, as boxes are relative anyway."""
+from dabdetr.data.sizing import input_size
 
 _TRIES = 10  # places tried for a crop before it is given up
 _SLIVER = (0.1, 0.01)  # left of a box, of the crop: a box below both is dropped
@@ -36,27 +34,6 @@ class Example(NamedTuple):
     pixels: Float[Tensor, "3 height width"]
     boxes: Float[Tensor, "objects 4"]
     labels: Int64[Tensor, " objects"]
-
-
-def input_size(
-    height: int, width: int, image: Image, shorter: int | None = None
-) -> tuple[int, int]:
-    """(height, width) of the input for a picture of this size.
-
-    The shorter side becomes ``shorter`` (``image.size`` if not given) unless the longer one would
-    pass ``image.max_size``, which grows in proportion where ``shorter`` is above ``image.size``.
-    That bound leaves ``SHORTEST`` to the shorter side: a more extreme picture is stretched.
-    """
-    side = image.size if shorter is None else shorter
-    longest = max(image.max_size, round(image.max_size * side / image.size))
-    least, most = min(height, width), max(height, width)
-    shortest = min(SHORTEST, image.size, side)
-    if most / least * side > longest:
-        side = round(longest * least / most)
-    long_side = min(int(side * most / least), longest)
-    if side < shortest:
-        side, long_side = shortest, longest
-    return (long_side, side) if height > width else (side, long_side)
 
 
 def prepare(picture: np.ndarray, image: Image) -> Float[Tensor, "3 height width"]:
