@@ -12,7 +12,7 @@ from dabdetr.data.augment import prepare
 from dabdetr.data.batching import pad
 from dabdetr.data.scenes import Scenes
 from dabdetr.evaluation.coco import evaluate, score
-from dabdetr.inference.predictor import detect_batch
+from dabdetr.inference.live import detect_batch
 from dabdetr.model.detector import build
 from dabdetr.model.weights import save_model
 from dabdetr.presets import PRESETS, derive

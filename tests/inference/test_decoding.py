@@ -1,5 +1,6 @@
 """Top-k over query and class pairs, against a plain loop."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -30,8 +31,8 @@ def test_equals_a_plain_loop(max_det):
         assert found.scores.tolist() == pytest.approx([row[0] for row in expected], abs=1e-6)
         assert found.labels.tolist() == [row[1] for row in expected]
         assert found.queries.tolist() == [row[2] for row in expected]
-        wanted = torch.tensor([row[3] for row in expected])
-        torch.testing.assert_close(found.boxes, wanted, atol=1e-3, rtol=1e-5)
+        wanted = np.array([row[3] for row in expected])
+        np.testing.assert_allclose(found.boxes, wanted, atol=1e-3, rtol=1e-5)
 
 
 def test_boxes_are_not_clipped():
@@ -41,8 +42,8 @@ def test_boxes_are_not_clipped():
 
 
 def test_half_precision_logits_give_float32():
-    (found,) = decode(torch.zeros(1, 2, 2, dtype=torch.bfloat16), torch.rand(1, 2, 4), [(9, 9)], 3)
-    assert found.scores.dtype == found.boxes.dtype == torch.float32
+    (found,) = decode(np.zeros((1, 2, 2), np.float16), np.zeros((1, 2, 4), np.float16), [(9, 9)], 3)
+    assert found.scores.dtype == found.boxes.dtype == np.float32
     assert found.scores.tolist() == [0.5, 0.5, 0.5]
 
 
@@ -57,5 +58,7 @@ def test_softmax_gives_each_query_its_best_class_and_nothing_is_no_class() -> No
     expected = logits.softmax(-1)[0]
     assert found.queries.tolist() == [1, 0, 2]
     assert found.labels.tolist()[:2] == [1, 0]
-    assert torch.allclose(found.scores[:2], torch.stack([expected[1, 1], expected[0, 0]]))
+    assert found.scores[:2].tolist() == pytest.approx(
+        [float(expected[1, 1]), float(expected[0, 0])]
+    )
     assert found.scores[2] < 0.01

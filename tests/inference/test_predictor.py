@@ -11,7 +11,8 @@ from PIL import Image
 import dabdetr
 from dabdetr.data.augment import prepare
 from dabdetr.data.batching import pad
-from dabdetr.inference.predictor import Predictor, detect_batch
+from dabdetr.inference.live import detect_batch
+from dabdetr.inference.predictor import Predictor
 from dabdetr.model.detector import build
 from dabdetr.model.weights import save_model
 from dabdetr.presets import PRESETS

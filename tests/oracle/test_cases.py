@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from dabdetr.inference.decoding import decode
+from dabdetr.inference.decoding import Decoded, decode
 from dabdetr.model.denoising import Noise
 from dabdetr.model.detector import Detector, build
 from dabdetr.model.formats import from_official, from_transformers
@@ -229,7 +229,8 @@ def test_ranked_boxes_agree(c: Case, out: Predictions) -> None:
         most,
         c.detector.config.model.classifier,
     )
-    for image, ours in enumerate(found):
+    for image, each in enumerate(found):
+        ours = Decoded(*map(torch.from_numpy, each))
         # DETR's reference leaves its results in the order of the queries.
         scores, order = arrays["post_scores"][image].sort(descending=True, stable=True)
         labels, boxes = (arrays[f"post_{part}"][image][order] for part in ("labels", "boxes"))

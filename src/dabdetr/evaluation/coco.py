@@ -20,7 +20,8 @@ from dabdetr.config import write_atomically
 from dabdetr.data.batching import evaluation_loader
 from dabdetr.data.readers import DetectionData, open_data
 from dabdetr.inference.elastic import with_queries
-from dabdetr.inference.predictor import Precision, detect_batch, ready
+from dabdetr.inference.live import detect_batch, ready
+from dabdetr.inference.runtimes import Precision
 from dabdetr.model.detector import Detector
 from dabdetr.model.weights import name_difference
 from dabdetr.structures import Detections

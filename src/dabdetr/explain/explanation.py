@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from dabdetr.data.augment import prepare
 from dabdetr.data.batching import pad
 from dabdetr.explain.trace import Trace, trace
-from dabdetr.inference.predictor import Predictor, autocast, clipped, to_detections
+from dabdetr.inference.live import autocast, to_detections
+from dabdetr.inference.predictor import Predictor, clipped
 from dabdetr.inference.sources import Picture, read_sources
 from dabdetr.structures import Detections
 
@@ -142,9 +142,10 @@ def _explained(
     max_det: int,
     pixels: Sequence[tuple[float, float]],
 ) -> Explanation:
-    model = predictor.model.eval()
-    images = pad([prepare(picture.array, predictor.config.image)]).to(predictor.device)
-    with autocast(predictor.precision, predictor.device):
+    live = predictor.live
+    model = live.model.eval()
+    images = pad([live.prepare(picture.array)]).to(live.device)
+    with autocast(live.precision, live.device):
         traced = trace(model, images, pixels)
     sizes, sources = [picture.array.shape[:2]], [picture.name]
     (found,) = to_detections(model, traced.predictions, sizes, max_det, sources)

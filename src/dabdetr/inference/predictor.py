@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from dabdetr.config import Config
-from dabdetr.data.augment import prepare
-from dabdetr.data.batching import pad, unpad
-from dabdetr.inference.decoding import Decoded, decode
-from dabdetr.inference.device import choose_device
-from dabdetr.inference.elastic import with_queries
 from dabdetr.inference.reading import (
     OnError,
     Picture,
@@ -26,21 +19,23 @@ from dabdetr.inference.reading import (
     check,
     groups,
 )
+from dabdetr.inference.runtimes import Precision, Runtime, open_runtime
 from dabdetr.inference.sources import attempts
 from dabdetr.inference.tiles import AT_ONCE, Tiling, merge
-from dabdetr.model.detector import Detector
-from dabdetr.model.weights import load_model
-from dabdetr.structures import Detections, Images, Predictions
+from dabdetr.structures import Detections
 
 if TYPE_CHECKING:
-    from dabdetr.explain.explanation import Explanation
+    import torch
 
-Precision = Literal["fp32", "bf16", "fp16"]
-_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    from dabdetr.explain.explanation import Explanation
+    from dabdetr.inference.live import Live
+    from dabdetr.model.detector import Detector
 
 
 class Predictor:
     """A model ready to detect: a file, folder or name of weights, or a ``Detector``.
+
+    Or an exported file (``.onnx``, OpenVINO's folder, ``.pt2``): the first two never import torch.
 
     ``batch`` pictures of one prepared size go through the model together; the detections are those
     of each picture alone. The model is put into evaluation mode. ``queries`` changes how many there
@@ -61,21 +56,27 @@ class Predictor:
     ) -> None:
         if batch < 1:
             raise ValueError(f"batch should be at least 1; got {batch}")
-        autocast(precision, torch.device("cpu"))  # an unknown name is told before any loading
-        model, self.device = ready(model, device)
-        self.model = with_queries(model, queries, queries_init)
+        self.runtime: Runtime = open_runtime(model, device, precision, queries, queries_init)
         self.batch = batch
-        self.precision: Precision = precision
+
+    @property
+    def live(self) -> Live:
+        """The runtime of a ``Detector`` itself; ValueError where the model is an exported file."""
+        from dabdetr.inference.live import Live
+
+        if not isinstance(self.runtime, Live):
+            raise ValueError("an exported file shows its answers only; take the weights it is of")
+        return self.runtime
 
     @property
     def names(self) -> tuple[str, ...]:
         """Class names, in label order."""
-        return self.model.names
+        return self.runtime.names
 
     @property
     def config(self) -> Config:
         """What the model was built and trained with."""
-        return self.model.config
+        return self.runtime.config
 
     def __call__(
         self,
@@ -156,7 +157,7 @@ class Predictor:
             height, width = item.array.shape[:2]
             views = tiling.views(height, width) if tiling else [(0, 0, width, height)]
             for number, (x0, y0, x1, y1) in enumerate(views):
-                pixels = prepare(item.array[y0:y1, x0:x1], self.config.image)
+                pixels = self.runtime.prepare(item.array[y0:y1, x0:x1])
                 yield Prepared(item, views, number, pixels)
             del item
 
@@ -170,14 +171,13 @@ class Predictor:
         keep_images: bool,
         on_error: OnError,
     ) -> Iterator[Detections]:
-        self.model.eval()
         most = max(self.batch, AT_ONCE) if tiling else self.batch
         parts: list[Detections] = []
         for group in groups(ahead(items, most + 1), most, on_error):
-            images = pad([each.pixels for each in group]).to(self.device)
+            pixels = [each.pixels for each in group]
             sizes = [(y1 - y0, x1 - x0) for x0, y0, x1, y1 in (each.view for each in group)]
             sources = [each.picture.name for each in group]
-            found = detect_batch(self.model, images, sizes, max_det, sources, self.precision)
+            found = self.runtime.detect(pixels, sizes, max_det, sources)
             for each, detections in zip(group, found, strict=True):
                 # a part must lose also against a whole object that itself scores too little
                 parts.append(clipped(detections).above(conf / 2 if tiling else conf))
@@ -198,90 +198,6 @@ class Predictor:
         return Detections(
             np.zeros((0, 4), np.float32), empty.astype(np.float32), empty, empty, self.names, (0, 0)
         )
-
-
-def ready(
-    model: str | Path | Detector, device: str | torch.device = "auto"
-) -> tuple[Detector, torch.device]:
-    """The model on its device; a ``Detector`` stays where it is unless another is asked for."""
-    if isinstance(model, Detector):
-        if str(device) == "auto":
-            return model, next(model.parameters()).device
-        chosen = choose_device(device)
-        return model.to(chosen), chosen
-    chosen = choose_device(device)
-    return load_model(model, device=chosen).model.to(chosen), chosen
-
-
-def detect_batch(
-    model: Detector,
-    images: Images,
-    sizes: Sequence[tuple[int, ...]],
-    max_det: int,
-    sources: Sequence[str] = (),
-    precision: Precision = "fp32",
-) -> list[Detections]:
-    """The ``max_det`` best detections of each picture, neither thresholded nor cut to the picture.
-
-    ``sizes`` are (height, width) of the original pictures. The model should be in evaluation mode
-    and on the device of ``images``. Padding changes nothing: pictures of different sizes go through
-    the model one size after the other, as a backbone sees across their borders.
-    """
-    sources = sources or [""] * len(sizes)
-    found: dict[int, Detections] = {}
-    for rows, alike in unpad(images):
-        # not inference_mode: what modules remember for the next call must serve in training as well
-        with torch.no_grad(), autocast(precision, images.pixels.device):
-            predictions = model(alike)
-        names = [sources[row] for row in rows]
-        each = to_detections(model, predictions, [sizes[row] for row in rows], max_det, names)
-        found.update(zip(rows, each, strict=True))
-    return [found[row] for row in range(len(sizes))]
-
-
-def to_detections(
-    model: Detector,
-    predictions: Predictions,
-    sizes: Sequence[tuple[int, ...]],
-    max_det: int,
-    sources: Sequence[str] = (),
-    layer: int = -1,
-) -> list[Detections]:
-    """What decoder layer ``layer`` (0 is the first, −1 the last) found in each picture of a batch.
-
-    As many as ``detect_batch`` gives, in the same form; ValueError where an answer is not finite.
-    """
-    sources = sources or [""] * len(sizes)
-    logits, boxes = predictions.logits[layer].float(), predictions.boxes[layer].float()
-    plain = [(int(size[0]), int(size[1])) for size in sizes]
-    finite = logits.isfinite().flatten(1).all(1) & boxes.isfinite().flatten(1).all(1)
-    if not finite.all():
-        name = sources[int(finite.int().argmin())] or "a picture"
-        raise ValueError(
-            f"the model's answer for {name} is not finite; its weights are broken (did the "
-            "training diverge?): take another checkpoint"
-        )
-    decoded = decode(logits, boxes, plain, max_det, model.config.model.classifier)
-    return [
-        _detections(each, model.names, size, source)
-        for each, size, source in zip(decoded, plain, sources, strict=True)
-    ]
-
-
-def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
-    """The context in which a model computes in ``precision``."""
-    if precision == "fp32":
-        return nullcontext()
-    if precision not in _TYPES:
-        raise ValueError(f"there is no precision {precision!r}; use fp32, {', '.join(_TYPES)}")
-    return torch.autocast(device.type, dtype=_TYPES[precision])
-
-
-def _detections(
-    found: Decoded, names: tuple[str, ...], size: tuple[int, int], source: str
-) -> Detections:
-    boxes, scores, labels, queries = (part.cpu().numpy() for part in found)
-    return Detections(boxes, scores, labels, queries, names, size, source)
 
 
 def clipped(found: Detections) -> Detections:
