@@ -15,7 +15,13 @@ from torchvision.ops import box_iou
 
 from dabdetr.config import Config
 from dabdetr.geometry import to_corners
-from dabdetr.model.collaborative.atss import ATSS, CANDIDATES, assign_atss, centrality
+from dabdetr.model.collaborative.atss import (
+    ATSS,
+    CANDIDATES,
+    _threshold,
+    assign_atss,
+    centrality,
+)
 from dabdetr.model.collaborative.positives import choose
 from dabdetr.model.collaborative.rcnn import FasterRCNN
 from dabdetr.model.collaborative.scene import IGNORED, NOTHING, Scene, set_scene
@@ -91,6 +97,12 @@ def test_atss_by_hand() -> None:
     # On two levels there are as many candidates of each; the doubled values have less deviation.
     both = assign_atss([_line(), _line()], ALL.repeat(2), torch.tensor([WIDE]))
     assert both.tolist() == [-1, -1, 0, -1, -1] * 2
+
+
+def test_the_threshold_is_of_counted_candidates_and_a_samples_deviation() -> None:
+    """Mean .3 and deviation √(.08 / 2) = .2; the fourth candidate lies in the padding."""
+    overlap = torch.tensor([[0.1, 0.3, 0.5, 0.9]])
+    assert _threshold(overlap, overlap < 0.8).tolist() == pytest.approx([0.5])
 
 
 def test_an_anchor_of_two_objects_goes_to_the_one_it_overlaps_more() -> None:
