@@ -36,7 +36,10 @@ def models(as_json: Json = False) -> None:
 
 
 def convert(
-    source: Annotated[str, typer.Argument(help="Weights of the authors, transformers or ours.")],
+    source: Annotated[
+        str,
+        typer.Argument(help="Weights of the authors, transformers, detrex, mmdetection or ours."),
+    ],
     target: Annotated[Path, typer.Argument(help="The file to write: NAME.safetensors.")],
     half: Annotated[bool, typer.Option("--half", help="float16: half the file.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the target.")] = False,
