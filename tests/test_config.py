@@ -209,6 +209,10 @@ def test_presets_are_complete_and_round_trip(name: str, tmp_path: Path) -> None:
         ("dino-r50-5scale", 49.4),
         ("co-dab-deformable-r50", 49.5),
         ("co-dino-r50", 52.1),
+        ("dino-swin-l-4scale", 56.8),
+        ("dino-swin-l-5scale", 57.3),
+        ("dino-convnext-t-4scale", None),
+        ("vit-dino-s", None),
         ("dab-lite", None),
         ("dab-detr-r18", None),
         ("dab-detr-lite0", None),
@@ -222,6 +226,7 @@ def test_presets_are_complete_and_round_trip(name: str, tmp_path: Path) -> None:
         ("dino-nano", None),
         ("co-dab-deformable-nano", None),
         ("co-dino-nano", None),
+        ("vit-dino-nano", None),
     ],
 )
 def test_only_papers_numbers_are_called_published(name: str, ap: float | None) -> None:

@@ -15,6 +15,8 @@ from torchvision.models.swin_transformer import ShiftedWindowAttention
 
 from dabdetr.config import Backbone
 from dabdetr.model.backbones import FoldedConv2d, FrozenNorm, TimmBackbone, freeze_norms
+from dabdetr.model.detector import build
+from dabdetr.presets import derive, preset
 from dabdetr.structures import Images
 
 
@@ -228,6 +230,18 @@ def test_swin_fills_up_its_windows_before_it_shifts_them(size: tuple[int, int], 
         expected = x + peer(block.norm1(x))
         expected = expected + block.mlp(block.norm2(expected))
         assert torch.allclose(block(x), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["dino-swin-l-4scale", "dino-swin-l-5scale"])
+def test_swin_presets_build_and_answer(name: str) -> None:
+    """A twelfth as wide and with fewer blocks, as the whole one takes seconds and a gigabyte."""
+    small = {"embed_dim": 16, "depths": (2, 2, 2, 2), "num_heads": (1, 2, 4, 8)}
+    config = derive(preset(name), "small", model__backbone__options=small)
+    detector = build(config, ["a", "b"]).eval()
+    assert all(p.requires_grad for p in detector.backbone.parameters())
+    with torch.no_grad():
+        boxes = detector(Images(torch.randn(1, 3, 95, 131))).boxes
+    assert boxes.isfinite().all()
 
 
 def test_the_last_stage_of_swin_shifts_too() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dabdetr.config import Config
-from dabdetr.presets import published, small
+from dabdetr.presets import backbones, published, small
 from dabdetr.presets.published import derive
 
 __all__ = ["PRESETS", "derive", "preset"]
@@ -42,6 +42,10 @@ PRESETS: dict[str, Config] = {
         published.DINO_R50_5SCALE,
         published.CO_DAB_DEFORMABLE_R50,
         published.CO_DINO_R50,
+        backbones.DINO_SWIN_L_4SCALE,
+        backbones.DINO_SWIN_L_5SCALE,
+        backbones.DINO_CONVNEXT_T_4SCALE,
+        backbones.VIT_DINO_S,
         small.DAB_LITE,
         small.DAB_DETR_R18,
         small.DAB_DETR_LITE0,
@@ -55,6 +59,7 @@ PRESETS: dict[str, Config] = {
         small.DINO_NANO,
         small.CO_DAB_DEFORMABLE_NANO,
         small.CO_DINO_NANO,
+        backbones.VIT_DINO_NANO,
     )
 }
 
