@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from torchvision.ops import box_iou
 
 from dabdetr.data.batching import pad
 from dabdetr.explain.trace import Trace, trace
@@ -15,6 +17,9 @@ from dabdetr.inference.live import autocast, to_detections
 from dabdetr.inference.predictor import Predictor, clipped
 from dabdetr.inference.sources import Picture, read_sources
 from dabdetr.structures import Detections
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 CANDIDATES = 5
 """Queries shown where nothing was found."""
@@ -102,6 +107,24 @@ class Explanation:
 
         write_page(self, Path(path))
 
+    def story(self, detection: int = 0) -> Figure:
+        """One detection's way: anchor, the box after each layer, score and IoU."""
+        from dabdetr.explain import figures
+
+        return figures.story(self, self.query(detection))
+
+    def attention(self, detection: int = 0, part: str | None = None) -> Figure:
+        """Where the detection's query looked in each layer: all parts, or the one given."""
+        from dabdetr.explain import figures
+
+        return figures.attention(self, self.query(detection), part)
+
+    def animation(self, path: str | Path) -> None:
+        """Write the boxes' way from layer to layer as GIF."""
+        from dabdetr.explain import figures
+
+        figures.animation(self, path)
+
     def _repr_html_(self) -> str:
         """The page, inside a notebook."""
         from html import escape
@@ -168,11 +191,5 @@ def corners(boxes: np.ndarray) -> np.ndarray:
 
 def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """IoU of every corner box of ``a`` [n, 4] with every one of ``b`` [m, 4]: [n, m]."""
-    low, high = (f(a[:, None, k], b[None, :, k]) for f, k in _EDGES)
-    shared = (high - low).clip(min=0).prod(-1)
-    area_a, area_b = ((x[:, 2:] - x[:, :2]).prod(-1) for x in (a, b))
-    union = area_a[:, None] + area_b[None] - shared
-    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
-
-
-_EDGES = ((np.maximum, slice(0, 2)), (np.minimum, slice(2, 4)))
+    first, second = (torch.from_numpy(np.asarray(boxes, np.float32)) for boxes in (a, b))
+    return box_iou(first, second).nan_to_num().numpy()  # NaN: two boxes without area

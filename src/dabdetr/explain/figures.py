@@ -1,0 +1,241 @@
+"""Figures of explanations: one detection's story, attention over layers, members side by side.
+
+Each function gives a matplotlib figure that ``save`` writes as PNG, SVG or PDF; notebooks show it.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from PIL import Image
+
+from dabdetr.config import write_atomically
+from dabdetr.explain.concentration import centres, share_inside
+from dabdetr.explain.explanation import Explanation, corners, iou
+from dabdetr.explain.looks import Look, Maps
+from dabdetr.inference.drawing import draw
+from dabdetr.structures import Detections
+
+TITLES = {
+    "all": "whole attention",
+    "content": "content alone",
+    "position": "position alone",
+    "unsized": "position without size",
+}
+MARKERS = "os^D"
+
+
+def save(figure: Figure, path: str | Path, dpi: int = 120) -> None:
+    """Write as PNG, SVG or PDF, as the path ends."""
+    path, content = Path(path), io.BytesIO()
+    kind = path.suffix.lower().removeprefix(".")
+    if kind not in ("png", "svg", "pdf"):
+        raise ValueError(f"a figure's name should end in .png, .svg or .pdf; got {path}")
+    figure.savefig(content, format=kind, dpi=dpi)
+    write_atomically(path, content.getvalue())
+
+
+def story(explanation: Explanation, query: int) -> Figure:
+    """Anchor → box after each layer, and score (with known objects, IoU too) over layers."""
+    trace, figure = explanation.trace, new_figure(9, 4.2)
+    picture, curve = figure.subplots(1, 2, width_ratios=(1.2, 1))
+    show_picture(picture, explanation.image)
+    colours = colormaps["viridis"](np.linspace(0, 1, trace.layers))
+    places = [] if trace.anchors is None else [trace.anchors[0][query]]
+    if places:
+        _place(picture, explanation, places[0], "white", "--", "anchor")
+    for layer, colour in enumerate(colours):
+        box = trace.boxes[layer, query]
+        _place(picture, explanation, box, colour, "-", f"layer {layer + 1}")
+        places.append(box)
+    path = explanation.in_pixels(np.array([place[:2] for place in places]))
+    picture.plot(*path.T, color="white", linewidth=1, marker=".", markeredgecolor="black")
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.02), "ncols": 4}
+    picture.legend(fontsize=8, facecolor="0.6", **below)
+    label = int(trace.scores[-1, query].argmax())
+    layers = np.arange(1, trace.layers + 1)
+    curve.plot(layers, trace.scores[:, query, label], marker="o", color="#0072b2", label="score")
+    overlaps = explanation.iou_with_truth(query)
+    if overlaps is not None:
+        curve.plot(layers, overlaps, marker="s", ls="--", color="#d55e00", label="IoU with truth")
+    curve.set(xlabel="decoder layer", ylim=(0, 1.02), xticks=layers)
+    curve.grid(alpha=0.3)
+    curve.legend(fontsize=8)
+    _title(figure, f"{trace.model}, query {query}: {trace.names[label]}")
+    return figure
+
+
+def attention(explanation: Explanation, query: int, part: str | None = None) -> Figure:
+    """Where ``query`` looked: a column for each layer, a row for each part (or the one given)."""
+    trace = explanation.trace
+    parts = trace.looks[0].parts if part is None else (part,)
+    figure = new_figure(2.3 * trace.layers + 0.6, 2.4 * len(parts) + 0.5)
+    panels = figure.subplots(len(parts), trace.layers, squeeze=False)
+    for layer, panel in enumerate(panels[0]):
+        panel.set_title(f"layer {layer + 1}", fontsize=9)
+    for row, name in zip(panels, parts, strict=True):
+        for layer, (panel, look) in enumerate(zip(row, trace.looks, strict=True)):
+            _show_look(panel, explanation, look, query, name)
+            _place(panel, explanation, trace.boxes[layer, query], "white", "-")
+            if trace.anchors is not None:
+                _place(panel, explanation, trace.anchors[layer][query], "white", "--")
+        row[0].set_ylabel(TITLES[name], fontsize=9)
+    _title(figure, f"{trace.model}, query {query}; dashed: anchor, solid: box after the layer")
+    return figure
+
+
+def encoder_attention(explanation: Explanation, pixel: int = 0) -> Figure:
+    """Where the encoder's token at pixel number ``pixel`` looked in each of its layers."""
+    trace = explanation.trace
+    if not trace.encoder:
+        raise ValueError("no encoder attention was recorded; explain with pixels=[(x, y)], 0–1")
+    figure = new_figure(2.6 * len(trace.encoder) + 0.4, 3.0)
+    panels = figure.subplots(1, len(trace.encoder), squeeze=False)[0]
+    place = explanation.in_pixels(trace.pixels[pixel])
+    for layer, (panel, look) in enumerate(zip(panels, trace.encoder, strict=True)):
+        _show_look(panel, explanation, look, pixel, "all")
+        panel.plot(*place, "w+", markersize=12, markeredgewidth=2)
+        panel.set_title(f"encoder layer {layer + 1}", fontsize=9)
+    _title(figure, f"{trace.model}: what the token at + looks at")
+    return figure
+
+
+def comparison(
+    explanations: Sequence[Explanation], box: Any, titles: Sequence[str] = (), layer: int = -1
+) -> Figure:
+    """Members side by side on one object (``box``: x0 y0 x1 y1 in pixels): a column for each.
+
+    Rows: position alone and whole attention of the query whose last box fits best, the mean of its
+    heads, with the share inside the box and the number of centres. DETR, Conditional DETR and
+    DAB-DETR in this order make the three columns of the papers' figures.
+    """
+    titles = titles or [each.trace.model for each in explanations]
+    rows = ("position", "all")
+    figure = new_figure(3.0 * len(explanations) + 0.4, 3.3 * len(rows) + 0.4)
+    panels = figure.subplots(len(rows), len(explanations), squeeze=False)
+    corner = np.asarray(box, np.float32)
+    for column, each, title in zip(panels.T, explanations, titles, strict=True):
+        height, width = each.size
+        unit = corner / np.array([width, height, width, height], np.float32)
+        overlaps = iou(corners(each.trace.boxes[-1]), unit[None])[:, 0]
+        query = int(overlaps.argmax())
+        look = each.trace.looks[layer]
+        for panel, part in zip(column, rows, strict=True):
+            part = part if part in look.parts else "all"
+            _show_look(panel, each, look, query, part)
+            _frame_in(panel, corner, "white")
+            maps = look.maps(query, part)
+            inside = share_inside(maps.mean(0), unit)
+            many = np.mean([centres(head) for head in maps])
+            panel.set_xlabel(f"{inside:.0%} inside, {many:.1f} centres a head", fontsize=8)
+        column[0].set_title(f"{title} (IoU {overlaps[query]:.2f})", fontsize=10, parse_math=False)
+    for row, part in zip(panels, rows, strict=True):
+        row[0].set_ylabel(TITLES[part], fontsize=9)
+    return figure
+
+
+def animation(explanation: Explanation, path: str | Path, between: int = 5) -> None:
+    """The detections' boxes moving from their anchors through all layers, as a GIF that loops."""
+    path = Path(path)
+    if path.suffix.lower() != ".gif":
+        raise ValueError(f"an animation's name should end in .gif; got {path}")
+    trace, shown = explanation.trace, explanation.shown
+    stages = list(trace.boxes[:, shown.queries])
+    scores = [np.zeros(len(shown)), *trace.scores[:, shown.queries, shown.labels]]
+    if trace.anchors is not None and trace.anchors[0].shape[-1] == 4:
+        stages.insert(0, trace.anchors[0][shown.queries])
+    else:
+        del scores[0]
+    frames, times = [], []
+    for stage, box in enumerate(stages):
+        before = stages[max(stage - 1, 0)]
+        for step in range(1, between + 1) if stage else (between,):
+            share = step / between
+            frames.append(_frame(explanation, before + (box - before) * share, scores[stage]))
+            times.append(900 if step == between else 60)
+    content = io.BytesIO()
+    frames[0].save(content, "gif", save_all=True, append_images=frames[1:], duration=times, loop=0)
+    write_atomically(path, content.getvalue())
+
+
+def _frame(explanation: Explanation, boxes: np.ndarray, scores: np.ndarray) -> Image.Image:
+    """The picture, 480 pixels or more, with boxes as they then are."""
+    picture, shown = Image.fromarray(explanation.image), explanation.shown
+    scale = 480 / max(picture.size)
+    width, height = (max(1, round(side * scale)) for side in picture.size)
+    picture = picture.resize((width, height))
+    edges = corners(boxes) * np.array([width, height, width, height], np.float32)
+    edges = edges.clip(0, [width, height, width, height])
+    found = Detections(
+        edges.astype(np.float32), scores, shown.labels, shown.queries, shown.names, (height, width)
+    )
+    return draw(picture, found).quantize(128)
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of the given inches, outside of pyplot's registry."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def show_picture(panel: Any, image: np.ndarray) -> None:
+    """A picture without axes."""
+    panel.imshow(image, extent=(0, image.shape[1], image.shape[0], 0))
+    panel.set(xticks=[], yticks=[], xlim=(0, image.shape[1]), ylim=(image.shape[0], 0))
+
+
+def _show_look(panel: Any, explanation: Explanation, look: Look, query: int, part: str) -> None:
+    """The picture, and over it a map or places; heads together."""
+    show_picture(panel, explanation.image)
+    height, width = explanation.size
+    if isinstance(look, Maps):
+        heat = look.heat(query, part)
+        alpha = (heat / heat.max()) ** 0.7 * 0.85
+        frame = (0, width, height, 0)
+        panel.imshow(heat, extent=frame, alpha=alpha, cmap="viridis", interpolation="bilinear")
+        panel.set(xlim=(0, width), ylim=(height, 0))
+        return
+    colours = colormaps["cividis"](np.linspace(1, 0.2, len(look.shapes)))
+    for level, colour in enumerate(colours):
+        x, y = explanation.in_pixels(look.places[query, :, level].reshape(-1, 2)).T
+        sizes = 150 * look.weights[query, :, level].ravel()
+        form = MARKERS[level % len(MARKERS)]
+        panel.scatter(x, y, sizes, color=colour, marker=form, edgecolors="black", linewidths=0.5)
+
+
+def _place(
+    panel: Any,
+    explanation: Explanation,
+    place: np.ndarray,
+    colour: Any,
+    style: str,
+    label: str | None = None,
+) -> None:
+    """A box, or a cross where there is only a point."""
+    place = explanation.in_pixels(place)
+    if len(place) == 2:
+        panel.plot(*place, "+", color=colour, markersize=10, label=label)
+        return
+    _frame_in(panel, corners(place), colour, style, label)
+
+
+def _frame_in(
+    panel: Any, box: np.ndarray, colour: Any, style: str = "-", label: str | None = None
+) -> None:
+    (x0, y0), (x1, y1) = box.reshape(2, 2).tolist()
+    line = {"fill": False, "edgecolor": colour, "linestyle": style, "linewidth": 1.5}
+    panel.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, label=label, **line))
+
+
+def _title(figure: Figure, text: str) -> None:
+    """Above all panels; a name with $ in it is no formula."""
+    figure.suptitle(text, fontsize=10, parse_math=False)
