@@ -40,13 +40,13 @@ def _products_win(query: Tensor, key: Tensor, value: Tensor) -> bool:
     """Whether plain matrix products beat the fused kernel: measured on CPUs.
 
     The fused kernel takes no bf16 products there and no value of another width; it wins again where
-    the weights outgrow the cache.
+    the weights outgrow the cache. A traced graph is for any size: there sizes are not asked.
     """
-    if query.device.type != "cpu":
-        return False
+    unfit = query.dtype == torch.bfloat16 or query.shape[-1] != value.shape[-1]
+    if query.device.type != "cpu" or not unfit or torch.compiler.is_compiling():
+        return query.device.type == "cpu" and unfit
     batch, heads, queries, _ = query.shape
-    few = batch * heads * queries * key.shape[2] <= 2**24
-    return few and (query.dtype == torch.bfloat16 or query.shape[-1] != value.shape[-1])
+    return batch * heads * queries * key.shape[2] <= 2**24
 
 
 def hide_padding(padding: Bool[Tensor, "b k"] | None) -> Bool[Tensor, "b 1 1 k"] | None:

@@ -61,7 +61,7 @@ class Pyramid(nn.Module):
             torch.cat(codes, dim=1),
             torch.cat(shown, dim=1) if shown else None,
             tuple((m.shape[-2], m.shape[-1]) for m in maps),
-            valid_ratios(paddings, len(maps[0]), maps[0].device),
+            valid_ratios(paddings, maps[0].shape[0], maps[0].device),
         )
 
 

@@ -76,7 +76,7 @@ class EncoderQueries(nn.Module):
         """Content, and the positional query where it is made of the proposed box."""
         if self.content is not None:
             content = F.pad(self.content[: boxes.shape[1]], (0, int(self.indicator)))
-            return content.expand(len(boxes), -1, -1), None
+            return content.expand(boxes.shape[0], -1, -1), None
         if self.to_query is None:
             content = tokens[..., : tokens.shape[-1] - self.indicator]
             return F.pad(content, (0, int(self.indicator))), None

@@ -91,7 +91,7 @@ class LearnedQueries(nn.Module):
 
     def forward(self, memory: Memory, unknown: Float[Tensor, " width"] | None = None) -> Queries:
         """``unknown`` is content that all queries start from, where denoising has it."""
-        batch = len(memory.tokens)
+        batch = memory.tokens.shape[0]  # a length would be a fixed number in an exported graph
         anchors, positions = self._places()
         if self.content is not None:
             content = F.pad(self.content, (0, int(self.indicator)))

@@ -39,6 +39,7 @@ class VitBackbone(nn.Module):
         self.part = part
         self.body = _create(part)
         self.patch: int = self.body.patch_embed.patch_size[0]
+        self.cell = self.patch
         depth = len(self.body.blocks)
         for field in ("global_blocks", "freeze_blocks"):
             if getattr(part, field) > depth:
@@ -87,7 +88,7 @@ class VitBackbone(nn.Module):
         )
         if not body.no_embed_class:
             prefix = prefix + body.pos_embed[:, : prefix.shape[1]]
-        prefix = body.norm_pre(body.pos_drop(prefix.expand(len(x), -1, -1)))
+        prefix = body.norm_pre(body.pos_drop(prefix.expand(x.shape[0], -1, -1)))
         x = body.norm_pre(body.pos_drop(x + self._positions(hidden, x)))
         for block, window in zip(body.blocks, self.windows, strict=True):
             prefix, x = _attend(block, prefix, x, hidden, window)
@@ -175,7 +176,7 @@ def _attend(
     sides = (window, window) if window and window < max(height, width) else (height, width)
     down, right = -height % sides[0], -width % sides[1]
     if hidden is None and (down or right):
-        hidden = torch.zeros((len(x), height, width), dtype=torch.bool, device=x.device)
+        hidden = torch.zeros((x.shape[0], height, width), dtype=torch.bool, device=x.device)
     cells = _windows(F.pad(x, (0, 0, 0, right, 0, down)), sides)
     copies = prefix[:, None].expand(-1, cells.shape[1], -1, -1)
     visible, share = None, cells.new_ones(cells.shape[:2])
