@@ -31,10 +31,17 @@ def commands(page: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def folder(coco_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the README's reader is: data of one's own in mydata, pictures in pictures."""
+    """Where the README's reader is: data of one's own in mydata, pictures, a video."""
+    from dabdetr.inference.sources import read_sources
+    from dabdetr.inference.video import VideoWriter
+
     root = tmp_path_factory.mktemp("reader")
     shutil.copytree(coco_folder, root / "mydata")
     shutil.copytree(coco_folder / "val", root / "pictures")
+    shutil.copy(root / "pictures" / "000.png", root / "aerial.jpg")
+    with VideoWriter(root / "clip.mp4", "") as writer:
+        for number, picture in enumerate(read_sources(root / "pictures")):
+            writer.add(picture.array, number / 10)
     return root
 
 
