@@ -10,7 +10,7 @@ import torch
 
 from dabdetr import Predictor, build
 from dabdetr.data.readers import open_data
-from dabdetr.explain.concentration import centres, extent, matched, measure, share_inside
+from dabdetr.explain.concentration import centres, extent, finders, measure, share_inside
 from dabdetr.presets import preset
 
 
@@ -54,11 +54,11 @@ def test_every_object_has_a_query_of_its_own() -> None:
     """Two objects and two queries, both of which fit the first object best."""
     objects = np.float32([[0, 0, 0.4, 0.4], [0.2, 0, 0.6, 0.4]])
     predicted = np.float32([[0.2, 0.2, 0.4, 0.4], [0.28, 0.2, 0.4, 0.4], [0.9, 0.9, 0.1, 0.1]])
-    pairs = matched(predicted, objects, 0.3)
+    pairs = finders(predicted, objects, 0.3)
     assert [query for query, _ in pairs] == [0, 1]
     np.testing.assert_array_equal(pairs[1][1], objects[1])
-    assert [query for query, _ in matched(predicted, objects, 0.99)] == [0]
-    assert matched(predicted, objects[:0], 0.5) == []
+    assert [query for query, _ in finders(predicted, objects, 0.99)] == [0]
+    assert finders(predicted, objects[:0], 0.5) == []
 
 
 def test_the_shipped_model_looks_at_what_it_finds() -> None:

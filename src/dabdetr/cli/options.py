@@ -34,6 +34,10 @@ QueriesInit = Annotated[
     str,
     typer.Option(help="Anchors of other numbers: keep, grid, or kmeans:DATA (its boxes' k-means)."),
 ]
+Layers = Annotated[
+    int | None,
+    typer.Option(min=1, help="Decoder layers, the first ones; all of them if not given."),
+]
 Name = Annotated[str | None, typer.Option(help="Folder of this run; counted on if not given.")]
 
 
@@ -43,10 +47,11 @@ def open_model(
     imgsz: int | None,
     queries: int | None = None,
     queries_init: str = "keep",
+    layers: int | None = None,
 ) -> Detector:
     """The detector in ``source`` on its device, changed as the options say."""
     from dabdetr.inference.device import choose_device
-    from dabdetr.inference.elastic import with_queries
+    from dabdetr.inference.elastic import with_layers, with_queries
     from dabdetr.model.weights import load_model
 
     detector = load_model(source, device=choose_device(device)).model
@@ -56,7 +61,7 @@ def open_model(
         detector.config = detector.config.override(
             [f"image.size={imgsz}", f"image.max_size={longest}"]
         )
-    return with_queries(detector, queries, queries_init)
+    return with_layers(with_queries(detector, queries, queries_init), layers)
 
 
 def class_names(values: Iterable[str], known: Sequence[str]) -> list[str] | None:

@@ -17,6 +17,7 @@ from dabdetr.cli.options import (
     Device,
     ImageSize,
     Json,
+    Layers,
     MaxDet,
     Model,
     Name,
@@ -67,6 +68,7 @@ def predict(
     stride: Annotated[int, typer.Option(help="Of videos, every N-th frame only.", metavar="N")] = 1,
     queries: Queries = None,
     queries_init: QueriesInit = "keep",
+    layers: Layers = None,
     batch: Annotated[int, typer.Option(help="Pictures at a time.")] = 1,
     device: Device = "auto",
     save: Annotated[
@@ -101,7 +103,8 @@ def predict(
         raise ValueError("--json and --jsonl were given; give one of them")
     refuse_to_overwrite(coco)
     folder = RunFolder(project, name, "predict") if save or save_crops else None
-    predictor = Predictor(open_model(model, device, imgsz, queries, queries_init), device, batch)
+    detector = open_model(model, device, imgsz, queries, queries_init, layers)
+    predictor = Predictor(detector, device, batch)
     skipped = _Skipped(skip_unreadable)
     stream = predictor(
         sources,

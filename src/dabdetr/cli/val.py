@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,6 +14,7 @@ from dabdetr.cli.options import (
     Images,
     ImageSize,
     Json,
+    Layers,
     MaxDet,
     Model,
     Queries,
@@ -33,6 +35,13 @@ def val(
     imgsz: ImageSize = None,
     queries: Queries = None,
     queries_init: QueriesInit = "keep",
+    layers: Layers = None,
+    per_layer: Annotated[
+        bool, typer.Option("--per-layer", help="Numbers after each decoder layer instead.")
+    ] = False,
+    plot: Annotated[
+        Path | None, typer.Option(help="With --per-layer: write curves (.png or .svg).")
+    ] = None,
     batch: Annotated[int, typer.Option(help="Pictures at a time.")] = 4,
     workers: Annotated[int, typer.Option(help="Processes that read pictures.")] = 0,
     device: Device = "auto",
@@ -40,17 +49,34 @@ def val(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Evaluate a model: COCO's twelve numbers, and those of every class."""
+    """Evaluate a model: COCO's twelve numbers, and those of every class.
+
+    Or, --per-layer, how good each decoder layer is and from which one on nothing improves.
+    """
     from dabdetr.data.readers import open_data
-    from dabdetr.evaluation.coco import evaluate
+    from dabdetr.evaluation.coco import Evaluation, evaluate
+    from dabdetr.evaluation.layers import LayerScores, evaluate_layers
 
     refuse_to_overwrite(coco)
+    refuse_to_overwrite(plot)
+    if coco and per_layer:
+        raise ValueError("--coco writes what the last layer finds; leave out --per-layer for it")
+    if plot and not per_layer:
+        raise ValueError("--plot shows curves over layers; give --per-layer as well")
+    if plot and plot.suffix.lower() not in (".png", ".svg"):
+        raise ValueError(f"--plot should end in .png or .svg; got {plot}")
     truth = open_data(data, split, annotations, images)
-    detector = open_model(model, device, imgsz, queries, queries_init)
-    found = evaluate(
-        detector, truth, batch=batch, max_det=max_det, workers=workers, progress=not quiet
-    )
-    if coco:
+    detector = open_model(model, device, imgsz, queries, queries_init, layers)
+    if per_layer:
+        found = evaluate_layers(detector, truth, batch, max_det, workers, progress=not quiet)
+    else:
+        found = evaluate(
+            detector, truth, batch=batch, max_det=max_det, workers=workers, progress=not quiet
+        )
+    if plot and isinstance(found, LayerScores):
+        found.plot(plot)
+        say(f"curves: {plot}", quiet)
+    if coco and isinstance(found, Evaluation):
         found.save_results(coco)
         say(f"detections: {coco}", quiet)
     if as_json:

@@ -6,11 +6,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from scipy import ndimage
-from scipy.optimize import linear_sum_assignment
 
 from dabdetr.data.readers import DetectionData
-from dabdetr.explain.explanation import corners, explain, iou
+from dabdetr.evaluation.layers import matched
+from dabdetr.explain.explanation import corners, explain
 from dabdetr.inference.predictor import Predictor
 
 
@@ -67,7 +68,7 @@ def measure(
         (one,) = explain(predictor, data.picture(index))
         depth = range(one.trace.layers)[layer] + 1
         scale = np.array([record.width, record.height] * 2, np.float32)
-        for query, box in matched(one.trace.boxes[-1], boxes / scale, least_iou):
+        for query, box in finders(one.trace.boxes[-1], boxes / scale, least_iou):
             rows.append(_row(one.trace.looks[layer].maps(query, part), box))
     table = np.array(rows, np.float64).reshape(-1, 7)
     inside, chance, centres, *sides = table.T
@@ -79,16 +80,16 @@ def measure(
     )
 
 
-def matched(
+def finders(
     predicted: np.ndarray, objects: np.ndarray, least_iou: float
 ) -> list[tuple[int, np.ndarray]]:
-    """The query of each object, one for one, so that IoU is greatest; and the object's box.
+    """The query that found each object, one for one, and the object's box.
 
     ``predicted`` [queries, 4] cxcywh, ``objects`` [n, 4] x0 y0 x1 y1 in the same unit.
     """
-    overlaps = iou(corners(predicted), objects)
-    pairs = zip(*linear_sum_assignment(overlaps, maximize=True), strict=True)
-    return [(int(q), objects[n]) for q, n in pairs if overlaps[q, n] >= least_iou]
+    queries, rows, overlaps = matched(*map(torch.from_numpy, (corners(predicted), objects)))
+    good = overlaps >= least_iou
+    return [(int(q), objects[n]) for q, n in zip(queries[good], rows[good], strict=True)]
 
 
 def _row(maps: np.ndarray, box: np.ndarray) -> list[float]:

@@ -1,4 +1,4 @@
-"""Another number of queries for a model that is trained already."""
+"""Another number of queries, or fewer decoder layers, for a model that is trained already."""
 
 from __future__ import annotations
 
@@ -33,6 +33,24 @@ def with_queries(detector: Detector, count: int | None = None, init: str = "keep
     changed = copy.deepcopy(detector)
     count = detector.config.model.queries.count if count is None else count
     changed.set_queries(count, training_boxes(data) if data else init)
+    return changed
+
+
+def with_layers(detector: Detector, layers: int | None = None) -> Detector:
+    """A copy that ends after its first ``layers`` decoder layers, or the detector itself if None.
+
+    It answers what those layers of the whole detector do, and can be saved like any other.
+    """
+    if layers is None:
+        return detector
+    there = detector.config.model.decoder.layers
+    if not 1 <= layers <= there:
+        raise ValueError(
+            f"the model has {there} decoder layers; got {layers}; give a number from 1 to {there}"
+        )
+    changed = copy.deepcopy(detector)
+    changed.decoder.shorten(layers)
+    changed.config = changed.config.override([f"model.decoder.layers={layers}"])
     return changed
 
 

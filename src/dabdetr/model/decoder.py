@@ -84,6 +84,12 @@ class Decoder(nn.Module):
         self.norm = nn.LayerNorm(model.width) if part.norm else nn.Identity()
         self.heads = heads
 
+    def shorten(self, layers: int) -> None:
+        """Keep the first ``layers`` layers and what belongs to them: their answers stay as is."""
+        self.layers = self.layers[:layers]
+        self.positions.shorten(layers)
+        self.heads.shorten(layers)
+
     def forward(
         self, queries: Queries, memory: Memory, hidden: Bool[Tensor, "q q"] | None = None
     ) -> Predictions:
