@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from dabdetr.cli import app
+from dabdetr.cli.predict import _ended_by_ctrl_c
 from dabdetr.cli.saving import folder_name
 from dabdetr.data.scenes import Scenes
 from dabdetr.inference.sources import read_sources
@@ -162,3 +164,19 @@ def test_what_is_refused(arguments: list[str], message: str, tiny_weights: Path)
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not Path("runs").exists()
+
+
+def test_without_the_package_for_videos_one_is_told_what_to_type(
+    clip: str, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    done = invoke("--model", tiny_weights, clip)
+    assert done.exit_code == 3
+    assert "pip install 'dabdetr[video]'" in done.stderr
+
+
+def test_ctrl_c_ends_a_camera_but_interrupts_the_rest() -> None:
+    with _ended_by_ctrl_c(["x.png", "0"]):
+        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt), _ended_by_ctrl_c(["x.png", "clip.mp4"]):
+        raise KeyboardInterrupt

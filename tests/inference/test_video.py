@@ -130,7 +130,7 @@ def test_a_camera_that_is_not_there() -> None:
 
 def test_what_means_a_video() -> None:
     assert all(map(is_video, ("a.MP4", Path("a.mkv"), Camera(0), "rtsp://host/1")))
-    assert is_video("https://host/a.mp4?x=1")
+    assert is_video("https://host/a.MP4?x=1")
     assert not any(map(is_video, ("a.gif", "https://host/a.jpg", 0, b"a.mp4", grey(0))))
     assert all(map(is_endless, ("0", Camera(0), "rtsp://host/1")))
     assert not is_endless("a.mp4")
@@ -142,6 +142,9 @@ def test_without_the_package_one_is_told_what_to_type(
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(ImportError, match=r"type: pip install 'dabdetr\[video\]'"):
         list(frames(clip))
+    with pytest.raises(ImportError, match="pip install"):
+        read_sources([grey(0), clip])
+    assert len(list(read_sources(grey(0)))) == 1
 
 
 @pytest.mark.skipif(

@@ -14,7 +14,7 @@ from PIL import Image
 
 from dabdetr.data.pictures import PICTURE_SUFFIXES, read_picture
 from dabdetr.inference.reading import OnError, Picture, Unreadable, check, readable
-from dabdetr.inference.video import STREAMS, VIDEO_SUFFIXES, Camera, frames, is_video
+from dabdetr.inference.video import STREAMS, VIDEO_SUFFIXES, Camera, frames, is_video, require_av
 
 
 def read_sources(source: Any, on_error: OnError = "raise", stride: int = 1) -> Iterator[Picture]:
@@ -35,7 +35,10 @@ def attempts(source: Any, stride: int = 1) -> Iterator[Picture | Unreadable]:
     """The same, where what cannot be read stands in its place as ``Unreadable``."""
     if stride < 1:
         raise ValueError(f"stride should be at least 1; got {stride}")
-    return _read(_expand(source), stride)
+    items = _expand(source)
+    if isinstance(items, list) and any(is_video(item) for item, _ in items):
+        require_av()  # what is missing is told now
+    return _read(items, stride)
 
 
 def _read(items: Iterable[tuple[Any, str]], stride: int) -> Iterator[Picture | Unreadable]:

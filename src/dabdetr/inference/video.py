@@ -40,8 +40,8 @@ def is_video(source: object) -> bool:
         return False
     text = str(source)
     if "://" in text:
-        return text.startswith(STREAMS) or Path(text.partition("?")[0]).suffix in VIDEO_SUFFIXES
-    return Path(source).suffix.lower() in VIDEO_SUFFIXES
+        source = text.partition("?")[0]
+    return text.startswith(STREAMS) or Path(source).suffix.lower() in VIDEO_SUFFIXES
 
 
 def is_endless(source: object) -> bool:
