@@ -182,6 +182,17 @@ def test_classes_start_as_the_only_one_known(tiny_detector: Detector, tmp_path: 
     assert "'object'" in str(report)
 
 
+def test_the_member_for_cpus_starts_from_the_shipped_base() -> None:
+    config = preset("dab-lite")
+    assert config.training.start == "dab-lite-base"
+    detector = build(config, ["cat", "dog"])
+    report = initialise(detector, config.training.start)
+    assert report.reinitialised == ()
+    for head in detector.decoder.heads.classes:
+        assert head.weight[0].equal(head.weight[1])
+        assert head.weight.abs().max() > 0.2  # trained, not drawn
+
+
 def test_what_does_not_fit_starts_anew_and_is_said(
     tiny_detector: Detector, tiny_weights: Path
 ) -> None:

@@ -32,7 +32,12 @@ def train(
         float | None, typer.Option(help="Learning rate; the backbone's keeps its ratio to it.")
     ] = None,
     start: Annotated[
-        str | None, typer.Option("--start", "--from", help="imagenet, none, or weights.")
+        str | None,
+        typer.Option(
+            "--start",
+            "--from",
+            help="imagenet, none, or weights; dab-lite starts from dab-lite-base if not given.",
+        ),
     ] = None,
     queries: Queries = None,
     queries_init: QueriesInit = "keep",

@@ -81,6 +81,7 @@ DAB_LITE = derive(
     training__backbone_lr=8e-5,
     training__warmup=200,
     training__pictures=12_000,
+    training__start="dab-lite-base",
 )
 
 DAB_DETR_NANO = derive(
