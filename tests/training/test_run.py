@@ -44,6 +44,7 @@ def test_run_folder(short_run: Run, coco_folder: Path) -> None:
         assert float(row["AP"]) == pytest.approx(own["AP"], abs=1e-4)
         assert float(row["images_per_second"]) > 0
         assert 100 < float(row["memory_mb"]) < 100_000
+        assert 0 < float(row["cpu_seconds"]) < 100
     assert json.loads(json.dumps(short_run.to_dict()))["weights"].endswith("best.safetensors")
 
 
@@ -63,6 +64,9 @@ def test_best_weights_are_those_that_were_measured(short_run: Run, coco_folder: 
     again = evaluate(model, open_data(coco_folder, "val"))
     assert again.ap == pytest.approx(short_run.ap, abs=1e-6)
     assert again.ap50 == pytest.approx(short_run.ap50, abs=1e-6)
+    for size in ("APS", "APM", "APL"):
+        assert (best[size] is None) == (again.numbers[size] < 0)
+        assert best[size] is None or again.numbers[size] == pytest.approx(best[size], abs=1e-6)
 
 
 def test_saved_weights_are_the_averaged_ones(short_run: Run) -> None:

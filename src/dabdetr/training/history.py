@@ -31,12 +31,17 @@ COLUMNS = {
     "AP": ".5f",
     "AP50": ".5f",
     "AP75": ".5f",
+    "APS": ".5f",
+    "APM": ".5f",
+    "APL": ".5f",
     "val_seconds": ".2f",
     "memory_mb": ".0f",
+    "cpu_seconds": ".2f",
 }
 """Columns of results.csv and how each is written. Terms are those of the last layer, unweighted;
-``loss`` is the weighted sum over all layers; an empty AP was not measured. Terms of query groups,
-proposals and collaborative heads follow behind these, for members that have them."""
+``loss`` is the weighted sum over all layers; an empty AP was not measured. ``cpu_seconds`` is the
+process's time on processors in training, all threads, whatever else the machine does. Terms of
+query groups, proposals and collaborative heads follow behind these, for members that have them."""
 
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:

@@ -24,6 +24,8 @@ from dabdetr.training.module import NonFiniteLoss, TrainingModule
 CHECKPOINT = "last.ckpt"
 REDRAW = 15.0
 """Seconds between drawings of the curves; where epochs are short it would cost too much."""
+MEASURED = ("AP", "AP50", "AP75", "APS", "APM", "APL")
+"""What a row holds of an evaluation: overall, then of small, medium and large objects."""
 
 
 class Keeper(Callback):
@@ -62,11 +64,12 @@ class Keeper(Callback):
             self.save_checkpoint(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.started = time.perf_counter()
+        self.started, self.started_cpu = time.perf_counter(), time.process_time()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, TrainingModule)
         seconds = time.perf_counter() - self.started
+        cpu_seconds = time.process_time() - self.started_cpu
         broken = [n for n, p in pl_module.detector.named_parameters() if not p.isfinite().all()]
         if broken:
             raise NonFiniteLoss(
@@ -74,7 +77,7 @@ class Keeper(Callback):
                 f"{trainer.current_epoch + 1}; lower training.lr or set training.precision=fp32"
             )
         detector = self.averaging.detector if self.averaging else pl_module.detector
-        row = self._row(trainer, pl_module, seconds)
+        row = self._row(trainer, pl_module, seconds, cpu_seconds)
         self._measure(detector, row)
         self.rows.append(row)
         about = {"epoch": f"{row['epoch']:.0f}"}
@@ -98,7 +101,9 @@ class Keeper(Callback):
         draw_curves(self.folder / "curves.png", self.rows)
         self.drawn = time.perf_counter()
 
-    def _row(self, trainer: Trainer, module: TrainingModule, seconds: float) -> Row:
+    def _row(
+        self, trainer: Trainer, module: TrainingModule, seconds: float, cpu_seconds: float
+    ) -> Row:
         return {
             "epoch": trainer.current_epoch + 1,
             "updates": trainer.global_step,
@@ -106,11 +111,10 @@ class Keeper(Callback):
             "images_per_second": module.meter.images / seconds,
             "lr": trainer.optimizers[0].param_groups[-1]["lr"],
             **module.meter.means(),
-            "AP": None,
-            "AP50": None,
-            "AP75": None,
+            **dict.fromkeys(MEASURED),
             "val_seconds": None,
             "memory_mb": peak_memory_mb(module.device),
+            "cpu_seconds": cpu_seconds,
         }
 
     def _measure(self, detector: Detector, row: Row) -> None:
@@ -122,7 +126,8 @@ class Keeper(Callback):
         result = self.measure(detector)
         row["val_seconds"] = time.perf_counter() - started
         if result.ap >= 0:  # −1: the split has no objects
-            row |= {"AP": result.ap, "AP50": result.ap50, "AP75": result.ap75}
+            numbers = {name: result.numbers[name] for name in MEASURED}
+            row |= {name: None if value < 0 else value for name, value in numbers.items()}
         row["memory_mb"] = max(
             row["memory_mb"] or 0.0, peak_memory_mb(next(detector.parameters()).device)
         )
