@@ -104,12 +104,7 @@ class Exported:
 
     def prepare(self, picture: np.ndarray) -> np.ndarray:
         """[3, height, width] float32; as large as it fits in where the input's size is fixed."""
-        height, width = picture.shape[:2]
-        if self.card.size is None:
-            size = input_size(height, width, self.config.image)
-        else:
-            size = fitted_size(height, width, self.card.size)
-        return prepare_array(picture, size, self.config.image)
+        return prepare_for(self.card, picture)
 
     def detect(
         self,
@@ -126,6 +121,16 @@ class Exported:
     def answer(self, pixels: np.ndarray, padding: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The raw logits and boxes of a batch."""
         return self._run(pixels, padding)
+
+
+def prepare_for(card: Card, picture: np.ndarray) -> np.ndarray:
+    """``Exported.prepare`` for the file of a ``card``."""
+    height, width = picture.shape[:2]
+    if card.size is None:
+        size = input_size(height, width, card.config.image)
+    else:
+        size = fitted_size(height, width, card.size)
+    return prepare_array(picture, size, card.config.image)
 
 
 def padded(

@@ -1,0 +1,77 @@
+"""`dabdetr export`: weights as a file of ONNX, OpenVINO or torch, with the proof that it agrees."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dabdetr.cli.options import ImageSize, Json, Model, Queries, QueriesInit, Quiet, open_model
+from dabdetr.cli.output import print_json, say
+
+
+def export(
+    model: Model,
+    format: Annotated[str, typer.Option(help="onnx, openvino or torch.")] = "onnx",
+    output: Annotated[
+        Path | None, typer.Option(help="The file (OpenVINO: folder) to write.", show_default=False)
+    ] = None,
+    half: Annotated[
+        bool, typer.Option("--half", "--fp16", help="Half precision: half the file.")
+    ] = False,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16.")] = False,
+    int8: Annotated[
+        str | None,
+        typer.Option(help="Compute in int8 (OpenVINO); ranges from these data or pictures."),
+    ] = None,
+    size: Annotated[
+        tuple[int, int] | None,
+        typer.Option(help="Fix the input's height and width.", metavar="H W"),
+    ] = None,
+    pictures: Annotated[
+        str | None, typer.Option(help="Pictures to compare torch and the file on.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="The same, annotated: a data folder, or scenes; gives AP.")
+    ] = None,
+    imgsz: ImageSize = None,
+    queries: Queries = None,
+    queries_init: QueriesInit = "keep",
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a model for ONNX Runtime, OpenVINO or torch.export, with a certificate.
+
+    Any batch and picture size goes in. Torch and the file look at the same pictures (generated
+    scenes where none are given); where they differ too much, the file is not kept and the exit code
+    is 1.
+    """
+    from dabdetr.export.run import Uncertified
+    from dabdetr.export.run import export as write
+
+    chosen = [name for name, on in (("fp16", half), ("bf16", bf16), ("int8", int8)) if on]
+    if len(chosen) > 1:
+        raise ValueError(f"choose one precision; {' and '.join(chosen)} were given")
+    precision = chosen[0] if chosen else "fp32"
+    detector = open_model(model, "cpu", imgsz, queries, queries_init)
+    suffix = {"onnx": ".onnx", "openvino": "_openvino", "torch": ".pt2"}.get(format, "")
+    target = output or Path(f"{Path(model).stem}{suffix}")
+    say("exporting, and comparing with torch …", quiet)
+    try:
+        made = write(
+            detector, target, format, precision, size, pictures, data, int8, force  # pyright: ignore[reportArgumentType]
+        )  # fmt: skip
+    except Uncertified as error:
+        _tell({"file": None, "certificate": error.certificate.to_dict()}, str(error), as_json)
+        raise typer.Exit(1) from None
+    told = {"file": str(made.path), "certificate": made.certificate.to_dict()}
+    _tell(told, "" if quiet else f"{made.path}\n{made.certificate}", as_json)
+
+
+def _tell(document: dict[str, Any], text: str, as_json: bool) -> None:
+    if as_json:
+        print_json(document)
+    elif text:
+        print(text)

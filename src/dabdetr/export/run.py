@@ -1,0 +1,190 @@
+"""Export a detector: write the file, prove it, and keep it only then."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from dabdetr.data.readers import DetectionData, Record, open_data
+from dabdetr.evaluation.coco import evaluate, score
+from dabdetr.export.certificate import Certificate, batches, certify
+from dabdetr.export.diverging import first_difference
+from dabdetr.export.files import Batch, OnnxFile, OpenVinoFile, ProgramFile
+from dabdetr.export.graph import Answer
+from dabdetr.inference.card import Card
+from dabdetr.inference.live import ready
+from dabdetr.inference.predictor import Predictor
+from dabdetr.inference.runtimes import Exported, padded, prepare_for
+from dabdetr.inference.sources import read_sources
+from dabdetr.model.detector import Detector
+
+Format = Literal["onnx", "openvino", "torch"]
+PRECISIONS = {
+    "onnx": ("fp32", "fp16"),
+    "openvino": ("fp32", "fp16", "bf16", "int8"),
+    "torch": ("fp32", "bf16", "fp16"),
+}
+"""What each format can compute in here. OpenVINO's fp16 halves the file and computes in fp32."""
+SHOWN = 8
+"""Pictures that the certificate looks at."""
+CALIBRATION = 128
+"""Pictures that int8 takes its ranges from, at most."""
+EVALUATED = 200
+"""Pictures of annotated data that AP is measured on, at most."""
+
+
+class Uncertified(Exception):
+    """The exported file does not say what torch says; it was not kept."""
+
+    def __init__(self, certificate: Certificate) -> None:
+        super().__init__(f"the export failed its certificate and was not kept\n{certificate}")
+        self.certificate = certificate
+
+
+@dataclass(frozen=True)
+class Export:
+    """An exported file, and the proof that it agrees."""
+
+    path: Path
+    certificate: Certificate
+
+
+def export(
+    model: str | Path | Detector,
+    output: str | Path | None = None,
+    format: Format = "onnx",
+    precision: str = "fp32",
+    size: tuple[int, int] | None = None,
+    pictures: Any = None,
+    data: DetectionData | str | Path | None = None,
+    calibration: DetectionData | str | Path | None = None,
+    force: bool = False,
+) -> Export:
+    """Write ``model`` as ``output`` (its name with the format's ending, if not given).
+
+    ``size`` (height, width) fixes the input's; else any batch and size goes. ``precision`` int8
+    needs ``calibration``, data or pictures whose training part sets the ranges. The certificate
+    runs on ``pictures`` (see ``read_sources``), on ``data``, which are annotated and give AP, or on
+    generated scenes. Raises ``Uncertified`` where the file differs too much; it is then not kept.
+    """
+    if format not in PRECISIONS or precision not in PRECISIONS[format]:
+        known = "; ".join(f"{name}: {', '.join(each)}" for name, each in PRECISIONS.items())
+        raise ValueError(f"there is no export of format {format!r} in {precision!r}; {known}")
+    calibration = _training(calibration)
+    if (precision == "int8") != (calibration is not None):
+        raise ValueError("precision int8 and calibration data go together; one was given alone")
+    detector, _ = ready(model, "cpu")
+    name = detector.config.name if isinstance(model, Detector) else Path(model).stem
+    suffix = {"onnx": OnnxFile, "openvino": OpenVinoFile, "torch": ProgramFile}[format].suffix
+    target = Path(f"{name}{suffix}") if output is None else Path(output)
+    _refuse(target, suffix, force)
+    data = open_data(data, "val") if isinstance(data, str | Path) else data
+    shown = _shown(pictures, data)
+    card = Card(format, detector.names, detector.config, precision, size)
+    file = _made(detector.eval(), card, calibration)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as folder:
+        path = Path(folder) / (target.name if suffix != OpenVinoFile.suffix else "model")
+        file.write(path, file.card)
+        proof = certify(Answer(detector), Exported(path), shown)
+        if data is not None:
+            proof = replace(proof, ap=_precisions(detector, path, data))
+        if not proof.passed:
+            if format == "onnx":
+                inputs = next(iter(batches(Exported(path), shown)))
+                where = first_difference(file.traced, path, precision, *inputs)
+                proof = replace(proof, diverges=where)
+            raise Uncertified(proof)
+        file.write(path, replace(file.card, certificate=proof.to_dict()))
+        if target.is_dir():
+            shutil.rmtree(target)
+        path.replace(target)
+    return Export(target, proof)
+
+
+def _refuse(target: Path, suffix: str, force: bool) -> None:
+    """Raise where the target has a wrong ending, or is there already, or has no folder."""
+    if suffix.startswith(".") and target.suffix != suffix:
+        raise ValueError(f"{target} should end in {suffix}; choose such a name")
+    if target.exists() and not force:
+        raise FileExistsError(f"{target} exists and is not overwritten; choose another name")
+    if target.exists() and target.is_dir() != (suffix == OpenVinoFile.suffix):
+        raise FileExistsError(f"{target} is of another kind and not overwritten; choose a name")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {target.parent} to write {target.name} in")
+
+
+def _made(
+    detector: Detector, card: Card, calibration: Any
+) -> OnnxFile | OpenVinoFile | ProgramFile:
+    """The graph of the card's format and precision."""
+    if card.runtime == "torch":
+        return ProgramFile(detector, card)
+    if card.runtime == "onnx":
+        return OnnxFile(detector, card)
+    ranges = None if calibration is None else partial(_calibration, card, calibration)
+    return OpenVinoFile(detector, card, ranges)
+
+
+def _training(source: Any) -> Any:
+    """The train split where ``source`` is data in COCO's layout or scenes; else itself."""
+    if isinstance(source, str) and source.partition(":")[0] == "scenes":
+        return open_data(source, "train")
+    if isinstance(source, str | Path) and (Path(source) / "annotations").is_dir():
+        return open_data(source, "train")
+    return source
+
+
+def _calibration(card: Card, source: Any) -> Iterator[Batch]:
+    """Single prepared pictures of data's train split, or of a source of pictures."""
+    if isinstance(source, DetectionData):
+        found: Iterator[np.ndarray] = map(source.picture, range(len(source)))
+    else:
+        found = (each.array for each in read_sources(source))
+    for picture in islice(found, CALIBRATION):
+        yield padded([prepare_for(card, picture)], card.size)
+
+
+def _shown(pictures: Any, data: DetectionData | None) -> list[np.ndarray]:
+    """The pictures of the certificate."""
+    if pictures is not None:
+        return [each.array for each in islice(read_sources(pictures), SHOWN)]
+    if data is not None:
+        return [data.picture(index) for index in range(min(SHOWN, len(data)))]
+    scenes = open_data("scenes", "val")
+    drawn = [scenes.picture(index) for index in range(SHOWN)]
+    return [each if n % 2 else each[: len(each) * 3 // 4] for n, each in enumerate(drawn)]
+
+
+def _precisions(detector: Detector, path: Path, data: DetectionData) -> tuple[float, float]:
+    """AP of torch and of the exported file."""
+    part = _First(data, EVALUATED)
+    found = Predictor(path)((part.picture(n) for n in range(len(part))), conf=0.0)
+    return evaluate(detector, part).ap, score(part, list(found)).ap
+
+
+class _First(DetectionData):
+    """The first ``count`` pictures of data."""
+
+    def __init__(self, data: DetectionData, count: int) -> None:
+        self.data, self.count = data, min(count, len(data))
+        self.name, self.split = data.name, data.split
+        self.names, self.category_ids = data.names, data.category_ids
+
+    def __len__(self) -> int:
+        return self.count
+
+    def record(self, index: int) -> Record:
+        """As of the whole."""
+        return self.data.record(index)
+
+    def picture(self, index: int) -> np.ndarray:
+        """As of the whole."""
+        return self.data.picture(index)
