@@ -106,8 +106,8 @@ def absences(model: Detector) -> tuple[str, ...]:
     name, said = model.config.name, []
     if part.queries.anchor is None:
         said.append(
-            f"{name} has no anchors: a query is a learned vector without a place, so there is no "
-            "anchor and no path; boxes are shown from the first layer on."
+            f"{name} has no anchors: a query is a learned vector without a place, and its way "
+            "begins with the box of the first layer."
         )
     elif part.queries.anchor == "point":
         said.append(

@@ -2,8 +2,8 @@
 
 function caption(map) {
   const { picked: query, layer, part, head } = state;
-  const heads = data.looks.heads;
-  const whose = head ? `head ${head}` : heads ? `mean of ${heads} heads` : "mean of all heads";
+  const together = data.looks.kind === "maps" ? "mean of all heads" : "all heads";
+  const whose = head ? `head ${head}` : together;
   let text = "";
   if (layer < 1) text = "Before the first layer a query has its anchor only; attention begins with layer 1.";
   else if (!data.looks.queries[query]) {
