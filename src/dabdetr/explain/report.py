@@ -28,6 +28,9 @@ MAP_BYTES = 3_000_000
 MOST_QUERIES = 40
 """Queries whose attention a page keeps at most."""
 
+SCRIPTS = ("stage.js", "story.js", "input.js", "page.js")
+"""One after the other, the page's script: the last begins."""
+
 TOP = 3
 """Classes told of every query."""
 
@@ -39,7 +42,7 @@ def page(explanation: Explanation) -> str:
         title=escape(_title(explanation)),
         style=_asset("page.css"),
         data=_embedded(page_data(explanation)),
-        script="\n".join(map(_asset, ("stage.js", "story.js", "page.js"))),
+        script="\n".join(map(_asset, SCRIPTS)),
     )
 
 
