@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from dabdetr.inference.live import autocast
 from dabdetr.inference.runtimes import Precision
+from dabdetr.model.backbones import FoldedConv2d
 from dabdetr.model.detector import Detector
 from dabdetr.structures import Images
 
@@ -63,6 +65,10 @@ def program(
         "pixels": {0: free} | ({} if size else {2: free, 3: free}),
         "padding": {0: free} | ({} if size else {1: free, 2: free}),
     }
+    detector = copy.deepcopy(detector)
+    for module in detector.modules():
+        if isinstance(module, FoldedConv2d):
+            module.settle()
     with torch.no_grad(), quiet():
         return torch.export.export(
             Answer(detector, precision), example(size), dynamic_shapes=sides, strict=False

@@ -72,9 +72,19 @@ class FoldedConv2d(nn.Conv2d):
         self.same = isinstance(conv, Conv2dSame)  # TensorFlow's padding, which depends on the size
         self._norm = (norm,)  # in a tuple, so that the norm stays registered at its own place only
         self._folded: tuple[object, Tensor, Tensor] | None = None
+        self._settled = False
         norm.folded = True
 
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Take the product with the norm as own weights, for good: a graph is traced next."""
+        weight, bias = self._fold()
+        self.weight, self.bias = nn.Parameter(weight.clone()), nn.Parameter(bias.clone())
+        self._settled = True
+
     def _fold(self) -> tuple[Tensor, Tensor]:
+        if self._settled and self.bias is not None:
+            return self.weight, self.bias
         (norm,) = self._norm
         learning = torch.is_grad_enabled() and self.weight.requires_grad
         sources = (self.weight, norm.weight, norm.bias, norm.running_mean, norm.running_var)

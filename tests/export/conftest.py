@@ -1,0 +1,52 @@
+"""A detector as small as can be with answers that differ, and its exports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+NAMES = ("owl", "fox", "hen")
+TINY = (
+    "model.encoder.layers=1",
+    "model.decoder.layers=2",
+    "model.queries.count=12",
+    "image.size=96",
+    "image.max_size=128",
+)
+"""Makes every preset at teaching size smaller still."""
+
+
+def shaken(name: str, *overrides: str) -> Any:
+    """A preset made tiny, with random heads and queries: its scores and boxes differ."""
+    from dabdetr.model.detector import build
+    from dabdetr.presets import preset
+
+    torch.manual_seed(0)
+    detector = build(preset(name).override([*TINY, *overrides]), NAMES).eval()
+    with torch.no_grad():
+        for key, parameter in detector.named_parameters():
+            if "heads" in key or "queries" in key:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+            if "heads.classes" in key and key.endswith("bias"):
+                parameter.fill_(-1.0)
+    return detector
+
+
+@pytest.fixture(scope="session")
+def detector() -> Any:
+    """Dense, with EfficientNet-like needs of none: the smallest."""
+    return shaken("dab-detr-nano")
+
+
+@pytest.fixture(scope="session")
+def exported(detector: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The detector exported to ONNX; with the traced graph. Do not write into its folder."""
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason=f"needs {package}: pip install 'dabdetr[export]'")
+    from dabdetr.export.run import export
+
+    folder: Path = tmp_path_factory.mktemp("exports")
+    return export(detector, folder / "tiny.onnx")

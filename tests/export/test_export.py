@@ -1,0 +1,259 @@
+"""Exported files answer as torch does, carry what they need, and run without torch."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from dabdetr import Predictor
+from dabdetr.cli import app
+from dabdetr.data.augment import prepare
+from dabdetr.data.sizing import fitted_size, input_size, prepare_array
+from dabdetr.export.certificate import certify, paired
+from dabdetr.export.diverging import first_difference
+from dabdetr.export.files import OnnxFile
+from dabdetr.export.graph import Answer
+from dabdetr.export.run import Uncertified, export
+from dabdetr.inference.decoding import Decoded
+from dabdetr.inference.runtimes import Exported, padded
+from dabdetr.model.weights import save_model
+
+SHAPES = [(60, 80), (60, 80), (80, 60), (120, 160), (50, 50), (9, 400)]
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    """Of several shapes, smooth enough to be like pictures."""
+    rng = np.random.default_rng(0)
+    coarse = [rng.integers(0, 256, (9, 9, 3), dtype=np.uint8) for _ in SHAPES]
+    large = [Image.fromarray(c).resize(s[::-1]) for c, s in zip(coarse, SHAPES, strict=True)]
+    return [np.asarray(each) for each in large]
+
+
+def rows(found):
+    """(query, label) → score and box."""
+    parts = zip(
+        found.queries.tolist(), found.labels.tolist(), found.scores, found.boxes, strict=True
+    )
+    return {(query, label): (score, box) for query, label, score, box in parts}
+
+
+def assert_alike(one, other, pixels, score):
+    """The same queries say the same classes."""
+    for a, b in zip(one, other, strict=True):
+        assert (a.size, a.names, len(a)) == (b.size, b.names, len(b))
+        a, b = rows(a), rows(b)
+        assert a.keys() == b.keys()
+        for key in a:
+            assert a[key][0] == pytest.approx(b[key][0], abs=score)
+            np.testing.assert_allclose(a[key][1], b[key][1], atol=pixels)
+
+
+def test_the_predictor_detects_as_with_the_weights(detector, exported, pictures):
+    everything = {"conf": 0.0, "max_det": 100}
+    predictor = Predictor(exported.path, batch=2)
+    assert predictor.names == detector.names
+    assert predictor.config == detector.config
+    assert len({found.scores.max() for found in predictor(pictures, **everything)}) > 3
+    # preprocessing differs by a grey level here and there
+    live = list(Predictor(detector)(pictures, **everything))
+    assert_alike(live, list(predictor(pictures, **everything)), 0.3, 5e-3)
+
+
+def test_the_certificate_travels_in_the_file(exported):
+    proof = exported.certificate
+    assert proof.passed
+    assert proof.batches == (1, 2, 5)
+    assert len(proof.sizes) >= 2
+    card = Exported(exported.path).card
+    assert card.certificate == json.loads(json.dumps(proof.to_dict()))
+    assert card.versions.keys() == {
+        "dabdetr",
+        "torch",
+        "onnx",
+        "onnxscript",
+        "onnxruntime",
+        "opset",
+    }
+    assert json.loads(card.to_strings()["thresholds"]) == {"conf": 0.3, "max_det": 100}
+
+
+def test_predicting_imports_no_torch(exported, pictures, tmp_path):
+    Image.fromarray(pictures[0]).save(tmp_path / "a.png")
+    code = (
+        "import sys; from dabdetr import Predictor\n"
+        f"found = Predictor({str(exported.path)!r}).one({str(tmp_path / 'a.png')!r}, conf=0.0)\n"
+        "assert len(found) == 36, len(found)\n"
+        "print([m for m in ('torch', 'torchvision', 'timm', 'scipy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_resizing_without_torch_is_within_a_grey_level(detector):
+    image = detector.config.image
+    spread = np.array(image.std, np.float32).reshape(3, 1, 1) * 255
+    rng = np.random.default_rng(1)
+    for height, width in ((60, 80), (333, 211), (96, 96), (700, 40), (9, 400)):
+        picture = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        ours = prepare_array(picture, input_size(height, width, image), image)
+        gap = np.abs(prepare(picture, image).numpy() - ours) * spread
+        assert gap.max() <= 1.001
+        assert gap.mean() < 0.25  # noise: the worst picture there is
+
+
+def test_a_picture_fits_into_a_fixed_frame():
+    assert fitted_size(60, 80, (96, 96)) == (72, 96)
+    assert fitted_size(500, 3, (96, 128)) == (96, 1)
+
+
+def test_pairs_are_of_one_class_and_one_to_one():
+    box = np.array([[0, 0, 10, 10], [0, 0, 10, 10]], np.float32)
+    one = Decoded(box, np.array([0.9, 0.8]), np.array([0, 1]), np.array([0, 1]))
+    other = Decoded(box + 2, np.array([0.5, 0.7]), np.array([0, 0]), np.array([0, 1]))
+    gaps = paired(one, other)
+    assert gaps[0].tolist() == pytest.approx([2.0, 0.2])
+    assert gaps[1].tolist() == [1e4, 1.0]
+
+
+def faulty(path, target, change):
+    """A copy of an ONNX file with something changed in its graph."""
+    import onnx
+
+    model = onnx.load(path)
+    change(onnx, model.graph)
+    onnx.save(model, target)
+    return target
+
+
+def behind_boxes(onnx, graph, kind, constant):
+    """Put one more node of two inputs behind the boxes."""
+    for node in graph.node:
+        for place, name in enumerate(node.output):
+            if name == "boxes":
+                node.output[place] = "boxes_before"
+    graph.initializer.append(onnx.numpy_helper.from_array(constant, "fault"))
+    options = {"axis": 2} if kind == "Gather" else {}
+    node = onnx.helper.make_node(kind, ["boxes_before", "fault"], ["boxes"], **options)
+    graph.node.append(node)
+
+
+def shift(onnx, graph):
+    """Half a pixel of an input 96 wide."""
+    behind_boxes(onnx, graph, "Add", np.array([0.5 / 96, 0, 0, 0], np.float32))
+
+
+def swap(onnx, graph):
+    """Width for height."""
+    behind_boxes(onnx, graph, "Gather", np.array([0, 1, 3, 2]))
+
+
+def weigh(onnx, graph):
+    """Another weight in the encoder."""
+    (weight,) = [w for w in graph.initializer if w.name.endswith("layers.0.feedforward.expand.bias")
+                 and "encoder" in w.name]  # fmt: skip
+    changed = onnx.numpy_helper.to_array(weight) + 0.5
+    weight.CopyFrom(onnx.numpy_helper.from_array(changed, weight.name))
+
+
+@pytest.mark.parametrize("fault", [shift, swap, weigh])
+def test_planted_faults_fail_the_certificate(fault, detector, exported, pictures, tmp_path):
+    path = faulty(exported.path, tmp_path / "faulty.onnx", fault)
+    proof = certify(Answer(detector), Exported(path), pictures)
+    assert not proof.passed
+    assert proof.finite
+    assert certify(Answer(detector), Exported(exported.path), pictures).passed
+
+
+@pytest.mark.slow
+def test_the_first_node_that_differs_is_named(detector, exported, pictures, tmp_path):
+    traced = OnnxFile(detector, Exported(exported.path).card).traced
+    inputs = padded([Exported(exported.path).prepare(pictures[0])])
+    assert first_difference(traced, exported.path, "fp32", *inputs) is None
+    path = faulty(exported.path, tmp_path / "faulty.onnx", weigh)
+    found = first_difference(traced, path, "fp32", *inputs)
+    assert found is not None
+    assert "encoder.layers.0.feedforward.expand" in found
+
+
+def test_an_overflow_in_half_precision_is_caught_and_nothing_is_kept(detector, tmp_path):
+    import copy
+
+    hot = copy.deepcopy(detector)
+    layer = hot.encoder.layers[0].feedforward
+    with torch.no_grad():  # the same function in float32
+        layer.expand.weight.mul_(1e6)
+        layer.expand.bias.mul_(1e6)
+        layer.contract.weight.mul_(1e-6)
+    with pytest.raises(Uncertified) as caught:
+        export(hot, tmp_path / "hot.onnx", precision="fp16")
+    assert not caught.value.certificate.passed
+    assert caught.value.certificate.diverges is not None
+    assert "feedforward" in caught.value.certificate.diverges
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_the_command_writes_a_file_of_fixed_size(detector, pictures, tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    monkeypatch.chdir(tmp_path)
+    save_model("tiny.safetensors", detector)
+    line = ["export", "--model", "tiny.safetensors", "--size", "64", "96", "--half", "--json"]
+    done = CliRunner().invoke(app, line)
+    assert done.exit_code == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["file"] == "tiny.onnx"
+    assert told["certificate"]["sizes"] == [[64, 96]]
+    card = Exported("tiny.onnx").card
+    assert (card.size, card.precision) == ((64, 96), "fp16")
+    found = list(Predictor("tiny.onnx", batch=3)(pictures, conf=0.0))
+    assert [each.size for each in found] == SHAPES
+    again = CliRunner().invoke(app, line)
+    assert again.exit_code == 2
+    assert "tiny.onnx exists and is not overwritten" in again.stderr
+
+
+def test_a_program_of_torch(detector, pictures, tmp_path):
+    made = export(detector, tmp_path / "tiny.pt2", "torch")
+    everything = {"conf": 0.0, "max_det": 100}
+    live = list(Predictor(detector)(pictures, **everything))
+    assert_alike(live, list(Predictor(made.path)(pictures, **everything)), 0.3, 5e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"format": "tflite"}, "no export of format 'tflite' in 'fp32'; onnx: fp32, fp16"),
+        ({"precision": "bf16"}, "no export of format 'onnx' in 'bf16'"),
+        ({"format": "openvino", "precision": "int8"}, "int8 and calibration data go together"),
+        ({"output": "model.bin"}, "should end in .onnx"),
+        ({"output": "nowhere/model.onnx"}, "there is no folder nowhere"),
+    ],
+)
+def test_wrong_wishes_are_told(detector, options, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        export(detector, **options)
+
+
+def test_what_is_no_export_is_told(exported, tmp_path):
+    import onnx
+
+    model = onnx.load(exported.path)
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "bare.onnx")
+    with pytest.raises(ValueError, match="is no export of dabdetr"):
+        Predictor(tmp_path / "bare.onnx")
+    (tmp_path / "broken.onnx").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="cannot be loaded by ONNX Runtime"):
+        Predictor(tmp_path / "broken.onnx")
+    with pytest.raises(FileNotFoundError, match="no exported model"):
+        Predictor(tmp_path / "none.onnx")
+    with pytest.raises(ValueError, match="its precision and its queries are settled"):
+        Predictor(exported.path, precision="bf16")
+    with pytest.raises(ValueError, match="shows its answers only"):
+        _ = Predictor(exported.path).live
