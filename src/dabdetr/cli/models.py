@@ -103,10 +103,11 @@ def _described(path: Path) -> dict[str, Any]:
 
 
 def _print_presets(presets: list[dict[str, Any]]) -> None:
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
-    table = Table("preset", "backbone", "queries", "layers", "COCO AP", "source")
+    name = Column("preset", no_wrap=True, min_width=max(len(each["name"]) for each in presets))
+    table = Table(name, "backbone", "queries", "layers", "COCO AP", "source")
     for each in presets:
         ap = each["published_ap"]
         table.add_row(
