@@ -26,6 +26,8 @@ TOLERANCES = {
     "int8": (12.0, 0.15, 0.9),
 }
 """Precision → pixels of the input, score, and the share of detections that must keep to them."""
+LOST = 0.02
+"""AP that may be lost, where the data are annotated; on few pictures it is a rough number."""
 _FAR = 1e4  # pixels that stand for an answer that is no number
 
 
@@ -56,8 +58,9 @@ class Certificate:
 
     @property
     def passed(self) -> bool:
-        """Whether enough detections agree, and every answer is a number."""
-        return self.finite and self.within >= self.tolerance[2]
+        """Whether enough detections agree, every answer is a number, and AP is kept."""
+        lost = 0.0 if self.ap is None else self.ap[0] - self.ap[1]
+        return self.finite and self.within >= self.tolerance[2] and lost <= LOST
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +18,8 @@ from dabdetr.model.detector import Detector
 
 HALVED = ("Conv", "Gemm", "MatMul")
 """What ONNX computes in half precision: the rest, positions and boxes above all, needs more."""
+KEPT = ("decoder", "queries")
+"""What int8 leaves as it is: boxes are made there, and it takes a small part of the time."""
 Batch = tuple[np.ndarray, np.ndarray]
 """Pixels [b, 3, h, w] float32 and padding [b, h, w] bool."""
 
@@ -107,7 +109,7 @@ class OpenVinoFile:
         self.model = openvino.convert_model(BytesIO(onnx.proto.SerializeToString()))
         packages = dict(onnx.card.versions) | versions("openvino")
         if calibration is not None:
-            self.model = quantised(self.model, calibration)
+            self.model = quantised(self.model, calibration, inside(onnx.proto, KEPT))
             packages |= versions("nncf")
         self.card = replace(card, versions=packages)
         self._save = openvino.save_model
@@ -120,13 +122,25 @@ class OpenVinoFile:
         self._save(self.model, path / "model.xml", compress_to_fp16=self.half)
 
 
-def quantised(model: Any, calibration: Callable[[], Iterator[Batch]]) -> Any:
+def inside(proto: Any, parts: Sequence[str]) -> list[str]:
+    """Names of an ONNX graph's nodes that come from these parts of the detector."""
+    names: list[str] = []
+    for node in proto.graph.node:
+        scopes = next((p.value for p in node.metadata_props if p.key.endswith("name_scopes")), "")
+        if any(f"'detector.{part}" in scopes for part in parts):
+            names += [node.name, *node.output]
+    return names
+
+
+def quantised(
+    model: Any, calibration: Callable[[], Iterator[Batch]], kept: Sequence[str] = ()
+) -> Any:
     """The model of OpenVINO with matrix products and convolutions in int8 (NNCF).
 
-    Ranges come from the ``calibration`` batches. The decoder's heads stay as they are: what they
-    say is a place in the picture.
+    Ranges come from the ``calibration`` batches; nodes of the names ``kept`` stay as they are.
     """
     nncf = need("nncf")
+    there = {op.get_friendly_name() for op in model.get_ops()}
     inputs = [{"pixels": pixels, "padding": padding} for pixels, padding in calibration()]
     with quiet():
         return nncf.quantize(
@@ -135,6 +149,7 @@ def quantised(model: Any, calibration: Callable[[], Iterator[Batch]]) -> Any:
             model_type=nncf.ModelType.TRANSFORMER,
             subset_size=len(inputs),
             preset=nncf.QuantizationPreset.MIXED,
+            ignored_scope=nncf.IgnoredScope(names=[n for n in kept if n in there]),
         )
 
 
