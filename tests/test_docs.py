@@ -85,5 +85,15 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_the_readme_lists_every_command() -> None:
     table = re.findall(r"^\| `dabdetr (\w+)`", (ROOT / "README.md").read_text(), re.MULTILINE)
     done = CliRunner().invoke(app, ["--help"])
-    assert table == ["train", "val", "predict", "explain", "convert", "models", "ladder", "demo"]
+    assert table == [
+        "train",
+        "val",
+        "predict",
+        "explain",
+        "export",
+        "convert",
+        "models",
+        "ladder",
+        "demo",
+    ]
     assert all(verb in done.stdout for verb in table)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -62,6 +62,20 @@ def open_model(
             [f"image.size={imgsz}", f"image.max_size={longest}"]
         )
     return with_layers(with_queries(detector, queries, queries_init), layers)
+
+
+def open_any(source: str, device: str, *changes: Any) -> Detector | str:
+    """As ``open_model``; an exported file stays a path, and can be changed no more."""
+    from dabdetr.inference.runtimes import is_exported
+
+    if not is_exported(source):
+        return open_model(source, device, *changes)
+    if any(change not in (None, "keep") for change in changes):
+        raise ValueError(
+            f"{source} is exported: picture size, queries and layers are settled; export the "
+            "weights again as you want them"
+        )
+    return source
 
 
 def class_names(values: Iterable[str], known: Sequence[str]) -> list[str] | None:

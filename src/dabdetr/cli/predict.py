@@ -25,7 +25,7 @@ from dabdetr.cli.options import (
     QueriesInit,
     Quiet,
     class_names,
-    open_model,
+    open_any,
 )
 from dabdetr.cli.output import (
     RunFolder,
@@ -103,8 +103,8 @@ def predict(
         raise ValueError("--json and --jsonl were given; give one of them")
     refuse_to_overwrite(coco)
     folder = RunFolder(project, name, "predict") if save or save_crops else None
-    detector = open_model(model, device, imgsz, queries, queries_init, layers)
-    predictor = Predictor(detector, device, batch)
+    opened = open_any(model, device, imgsz, queries, queries_init, layers)
+    predictor = Predictor(opened, device, batch)
     skipped = _Skipped(skip_unreadable)
     stream = predictor(
         sources,
