@@ -35,9 +35,15 @@ def shaken(name: str, *overrides: str) -> Any:
     return detector
 
 
+@pytest.fixture
+def shake() -> Any:
+    """``shaken``, for tests that choose the preset."""
+    return shaken
+
+
 @pytest.fixture(scope="session")
 def detector() -> Any:
-    """Dense, with EfficientNet-like needs of none: the smallest."""
+    """The dense member."""
     return shaken("dab-detr-nano")
 
 
