@@ -99,7 +99,7 @@ def test_plan_does_a_seed_of_everything_first() -> None:
     [
         ({"rungs": ("dap",)}, "there is no rung 'dap'"),
         ({"sizes": (16,)}, "sizes must be 32 pixels or more"),
-        ({"epochs": 300}, "detr_epochs is 180, fewer than the 300 epochs"),
+        ({"epochs": 300}, "detr_epochs is 90, fewer than the 300 epochs"),
         ({"data": "scenes:size=96"}, "sizes of a ladder are given by --sizes"),
         ({"overrides": ("training.epochs=3",)}, "is for --epochs to say"),
         ({"seeds": 0}, "seeds: Input should be greater than or equal to 1"),

@@ -20,8 +20,8 @@ def ladder(
         str | None, typer.Option(help="Longer sides in pixels: 96,160,224 if not given.")
     ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Runs of each; 3.")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Of every rung; 60.")] = None,
-    detr_epochs: Annotated[int | None, typer.Option(min=1, help="Of DETR; 180.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Of every rung; 30.")] = None,
+    detr_epochs: Annotated[int | None, typer.Option(min=1, help="Of DETR; 90.")] = None,
     val_every: Annotated[
         int | None, typer.Option(min=1, help="Epochs between validations; 1.")
     ] = None,
@@ -36,8 +36,9 @@ def ladder(
         list[str] | None, typer.Option("--set", help="path=value of every rung's config.")
     ] = None,
     jobs: Annotated[
-        int, typer.Option(min=1, help="Runs at a time, each a process of one thread.")
-    ] = 1,
+        int | None,
+        typer.Option(min=1, help="Runs at a time, each a process of one thread; 1, short 2."),
+    ] = None,
     short: Annotated[
         bool, typer.Option("--short", help="The first four rungs and their order: minutes.")
     ] = False,
@@ -69,9 +70,16 @@ def ladder(
     }
     common = {key: value for key, value in given.items() if value is not None}
     which = (_listed(rungs), [_number(size) for size in _listed(sizes)], seeds)
+    if short and (rungs or sizes):
+        raise ValueError("--short has rungs and a size of its own; leave --rungs and --sizes out")
+    if report is not None and (common or any(which) or short or resume is not None):
+        raise ValueError("--report trains nothing; give it a ladder's folder and no other choice")
     failed: list[str] = []
+    workers = jobs or (2 if short else 1)
     if report is None:
-        folder, failed = _race(common, which, short, resume, (project, name), jobs, device, quiet)
+        folder, failed = _race(
+            common, which, short, resume, (project, name), workers, device, quiet
+        )
     else:
         folder = report
     from dabdetr.ladder.report import write_report

@@ -40,8 +40,8 @@ class Settings(Part):
     )
     sizes: tuple[int, ...] = Field(default=(96, 160, 224), description="longer side in pixels")
     seeds: int = Field(default=3, ge=1, description="0 … seeds − 1")
-    epochs: int = Field(default=60, ge=1)
-    detr_epochs: int = Field(default=180, ge=1, description="of DETR, which needs more")
+    epochs: int = Field(default=30, ge=1)
+    detr_epochs: int = Field(default=90, ge=1, description="of DETR, which needs more")
     val_every: int = Field(default=1, ge=1, description="epochs between points of the curves")
     start: str = Field(default=TAUGHT, description="taught, imagenet, none, or weights")
     body_steps: int = Field(default=800, ge=1, description="steps in which a body is taught")
@@ -100,7 +100,7 @@ class Settings(Part):
         return Settings.of(**tree)
 
 
-SHORT = Settings(rungs=LADDER[:4], sizes=(96,), seeds=1, epochs=5, detr_epochs=5, body_steps=200)
+SHORT = Settings(rungs=LADDER[:4], sizes=(96,), seeds=1, epochs=5, detr_epochs=5, body_steps=800)
 """The first four rungs, seen to be in order in less than ten minutes on two cores."""
 
 
