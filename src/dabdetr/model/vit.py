@@ -183,7 +183,8 @@ def _attend(
     if hidden is not None:
         away = _windows(F.pad(hidden, (0, right, 0, down), value=True)[..., None], sides)[..., 0]
         share = (~away.all(2)).to(x.dtype)
-        away = away & ~away.all(2, keepdim=True)  # not every softmax has a number for who sees nothing
+        # Not every softmax gives a number to who sees nothing (torch does, exports may not).
+        away = away & ~away.all(2, keepdim=True)
         visible = F.pad(~away, (prefix.shape[1], 0), value=True).flatten(0, 1)[:, None, None]
     joined = torch.cat([copies, cells], dim=2)
     joined = block(joined.flatten(0, 1), attn_mask=visible).unflatten(0, joined.shape[:2])
