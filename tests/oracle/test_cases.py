@@ -65,7 +65,12 @@ class Case:
         read = from_official if self.kind in OFFICIAL else from_transformers
         foreign = read(self.state, settings)
         names = [str(index) for index in range(len(foreign.names))]
-        self.detector: Detector = build(foreign.config, names).eval()
+        config = foreign.config
+        if settings.get(
+            "random_refpoints_xy"
+        ):  # the reference means to fix centres and trains them
+            config = config.override(["model.queries.fixed_centres=false"])
+        self.detector: Detector = build(config, names).eval()
         own = self.detector.state_dict()
         assert sorted(own) == sorted(foreign.state)
         self.detector.load_state_dict(foreign.state)
