@@ -1,5 +1,6 @@
 """Exported files answer as torch does, carry what they need, and run without torch."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -17,11 +18,12 @@ from dabdetr.data.sizing import fitted_size, input_size, prepare_array
 from dabdetr.export.certificate import certify, paired
 from dabdetr.export.diverging import first_difference
 from dabdetr.export.files import OnnxFile
-from dabdetr.export.graph import Answer
+from dabdetr.export.graph import Answer, example, program
 from dabdetr.export.run import Uncertified, export
 from dabdetr.inference.decoding import Decoded
 from dabdetr.inference.runtimes import Exported, padded
 from dabdetr.model.weights import save_model
+from dabdetr.structures import Images
 
 SHAPES = [(60, 80), (60, 80), (80, 60), (120, 160), (50, 50), (9, 400)]
 
@@ -63,6 +65,24 @@ def test_the_predictor_detects_as_with_the_weights(detector, exported, pictures)
     # preprocessing differs by a grey level here and there
     live = list(Predictor(detector)(pictures, **everything))
     assert_alike(live, list(predictor(pictures, **everything)), 0.3, 5e-3)
+
+
+def test_graphs_fill_inputs_up_to_whole_cells(detector, exported, tmp_path):
+    import onnxruntime
+
+    celled = copy.deepcopy(detector)
+    celled.backbone.cell = 32
+    traced = torch.onnx.export(program(celled), dynamo=True, optimize=False, verbose=False)
+    traced.save(tmp_path / "celled.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "celled.onnx")
+    pixels, padding = example((61, 75))
+    pixels = torch.randn_like(pixels)
+    with torch.no_grad():
+        live = celled(Images(pixels, padding))
+    given = {"pixels": pixels.numpy(), "padding": padding.numpy()}
+    answers = zip((live.logits[-1], live.boxes[-1]), session.run(None, given), strict=True)
+    for wanted, found in answers:
+        np.testing.assert_allclose(found, wanted, atol=1e-4)
 
 
 def test_the_certificate_travels_in_the_file(exported):

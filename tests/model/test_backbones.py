@@ -48,6 +48,20 @@ def test_folding_changes_nothing(name: str) -> None:
             assert torch.allclose(a, b, atol=1e-4 * a.abs().max().item())
 
 
+def test_settled_convolutions_pad_whole_cells_as_tensorflow_does() -> None:
+    torch.manual_seed(0)
+    body = TimmBackbone(Backbone(name="tf_efficientnet_lite0", strides=(8, 16, 32))).eval()
+    _randomise_norms(body)
+    image = Images(torch.randn(1, 3, 64, 96))
+    with torch.no_grad():
+        before = body(image).maps
+        for module in body.modules():
+            if isinstance(module, FoldedConv2d):
+                module.settle()
+        for a, b in zip(before, body(image).maps, strict=True):
+            assert torch.allclose(a, b, atol=1e-5 * a.abs().max().item())
+
+
 def test_folded_weights_follow_every_change() -> None:
     body = TimmBackbone(Backbone(name="resnet18", freeze_stride=0)).eval()
     image = Images(torch.randn(1, 3, 64, 64))

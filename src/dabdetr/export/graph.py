@@ -39,7 +39,11 @@ class Answer(nn.Module):
         """[b, 3, h, w] and [b, h, w] → [b, queries, classes] and [b, queries, 4]."""
         if self.cell > 1:  # the model itself would ask whether, which no graph of any size can
             height, width = pixels.shape[-2:]
-            down, right = (-(-side // self.cell) * self.cell - side for side in (height, width))
+            # Of numbers above 0 only: ONNX rounds quotients to 0, not down.
+            wanted = ((side + self.cell - 1) // self.cell * self.cell for side in (height, width))
+            down, right = (
+                whole - side for whole, side in zip(wanted, (height, width), strict=True)
+            )
             pixels = F.pad(pixels, (0, right, 0, down))
             padding = F.pad(padding, (0, right, 0, down), value=True)
         with autocast(self.precision, pixels.device):

@@ -101,10 +101,25 @@ class FoldedConv2d(nn.Conv2d):
         self._folded = None if learning else (state, weight, bias)
         return weight, bias
 
+    def _pads(self) -> list[int]:
+        """TensorFlow's padding (left, right, top, bottom) where the stride divides the size.
+
+        In whole cells it does; a graph of any size cannot ask.
+        """
+        pads: list[int] = []
+        axes = zip(self.kernel_size, self.stride, self.dilation, strict=True)
+        for kernel, stride, dilation in reversed(list(axes)):
+            total = max(0, (kernel - 1) * dilation + 1 - stride)
+            pads += [total // 2, total - total // 2]
+        return pads
+
     def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d y x"]:
         weight, bias = self._fold()
         if self.same:
-            input = pad_same(input, self.kernel_size, self.stride, self.dilation)  # pyright: ignore
+            if self._settled:
+                input = F.pad(input, self._pads())
+            else:
+                input = pad_same(input, self.kernel_size, self.stride, self.dilation)  # pyright: ignore
             return F.conv2d(input, weight, bias, self.stride, 0, self.dilation, self.groups)
         return self._conv_forward(input, weight, bias)
 
