@@ -18,7 +18,8 @@ def export(
         Path | None, typer.Option(help="The file (OpenVINO: folder) to write.", show_default=False)
     ] = None,
     half: Annotated[
-        bool, typer.Option("--half", "--fp16", help="Half precision: half the file.")
+        bool,
+        typer.Option("--half", "--fp16", help="Half precision; OpenVINO's file is half as large."),
     ] = False,
     bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16.")] = False,
     int8: Annotated[
