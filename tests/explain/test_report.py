@@ -27,11 +27,6 @@ runner = CliRunner()
 
 
 @pytest.fixture(scope="module")
-def predictor() -> Predictor:
-    return Predictor("scenes", device="cpu")
-
-
-@pytest.fixture(scope="module")
 def scene(predictor: Predictor) -> Explanation:
     data = open_data("scenes:seed=2022,count=8", "test")
     record = data.record(7)

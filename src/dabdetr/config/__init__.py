@@ -23,11 +23,10 @@ from dabdetr.config.model import (
     DeformableAttention,
     DeformableEncoder,
     DenseEncoder,
-    EncoderQueries,
-    LearnedQueries,
     Model,
 )
 from dabdetr.config.part import Part
+from dabdetr.config.queries import EncoderQueries, LearnedQueries
 
 __all__ = [
     "AddAttention",

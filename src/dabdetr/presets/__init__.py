@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dabdetr.config import Config
-from dabdetr.presets import backbones, published, small
+from dabdetr.presets import backbones, collaborative, published, small
 from dabdetr.presets.published import derive
 
 __all__ = ["PRESETS", "derive", "preset"]
@@ -40,8 +40,8 @@ PRESETS: dict[str, Config] = {
         published.DEFORMABLE_DETR_R50_TWO_STAGE,
         published.DINO_R50_4SCALE,
         published.DINO_R50_5SCALE,
-        published.CO_DAB_DEFORMABLE_R50,
-        published.CO_DINO_R50,
+        collaborative.CO_DAB_DEFORMABLE_R50,
+        collaborative.CO_DINO_R50,
         backbones.DINO_SWIN_L_4SCALE,
         backbones.DINO_SWIN_L_5SCALE,
         backbones.DINO_CONVNEXT_T_4SCALE,
