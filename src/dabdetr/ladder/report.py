@@ -11,6 +11,7 @@ from typing import Any
 from dabdetr.config import write_atomically
 from dabdetr.ladder.claims import Verdict, best_detr, order, rise, speedup, verdicts
 from dabdetr.ladder.curves import draw_race, draw_ratios, title
+from dabdetr.ladder.looks import look, pictures, table
 from dabdetr.ladder.results import Results, Spread, epochs_to
 from dabdetr.ladder.rungs import DETRS, LADDER, differences, unfair
 
@@ -44,6 +45,7 @@ def write_report(folder: Path) -> dict[str, Any]:
         *_tokens(results, folder),
         *_rates(results),
         *_pictures(results, folder),
+        *_looks(results, folder),
         "## What differs\n",
         *_fairness(results),
     ]
@@ -197,6 +199,25 @@ def _pictures(results: Results, folder: Path) -> list[str]:
                 draw_race(folder / file, results, size, rungs)
                 parts.append(f"![AP of the {name} at {size} px against epochs and time]({file})\n")
     return parts
+
+
+def _looks(results: Results, folder: Path) -> list[str]:
+    """Where the members look, as far as their models are there or were measured before."""
+    parts = []
+    for size in results.sizes:
+        rows = look(folder, results, size)
+        if rows:
+            parts += [f"### At {size} px\n", _markdown(table(rows))]
+        for file in pictures(folder, size):
+            parts.append(f"![Attention of DETR, Conditional and DAB on one object]({file})\n")
+    explained = (
+        "Of the queries that found an object (IoU 0.5 or more), in the last decoder layer: share "
+        "of the attention inside the object's box, beside the share of the picture that the box "
+        "covers; peaks at least half as high as the highest, a head; and how the attention's width "
+        "and height go with the box's (correlation of logarithms). Position: its part of the "
+        "product alone.\n"
+    )
+    return ["## Where they look\n", explained, *parts] if parts else []
 
 
 def _fairness(results: Results) -> list[str]:

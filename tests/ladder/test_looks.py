@@ -1,0 +1,70 @@
+"""Where the race's models look: measured once, from their weights, and kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tests.ladder.conftest import SETTINGS, Fabricate, straight
+
+from dabdetr.config import load
+from dabdetr.ladder.looks import SHOWN, look, pictures, read_rows, table
+from dabdetr.ladder.plan import RACE, Task
+from dabdetr.ladder.report import write_report
+from dabdetr.ladder.results import Results
+from dabdetr.model.detector import build
+from dabdetr.model.weights import save_model
+
+
+@pytest.fixture
+def ladder(fabricate: Fabricate, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """DETR, Conditional and DAB with random weights at 64 px."""
+    monkeypatch.setattr("dabdetr.ladder.looks.PICTURES", 6)
+    torch.manual_seed(0)
+    folder = Path()
+    for rung in SHOWN:
+        folder = fabricate(rung, straight(0.5, 40 if rung == "detr" else 10), size=64)
+        run = folder / RACE / Task(rung, 64, 0).name
+        names = tuple("0123456789")
+        save_model(run / "best.safetensors", build(load(run / "config.yaml"), names))
+    SETTINGS.save(folder)
+    return folder
+
+
+def test_rows_are_measured_once_and_outlive_the_weights(ladder: Path) -> None:
+    results = Results.load(ladder)
+    rows = look(ladder, results, 64)
+    assert [(row["rung"], row["part"]) for row in rows] == [
+        (rung, part) for rung in SHOWN for part in ("position", "all")
+    ]
+    assert {row["objects"] for row in rows} != {"0"}
+    for weights in ladder.glob("race/*/best.safetensors"):
+        weights.unlink()
+    assert look(ladder, results, 64) == rows == read_rows(ladder / "attention-64.csv")
+    lines = table(rows)
+    assert len(lines) == 1 + len(rows)
+    assert all(len(line) == len(lines[0]) for line in lines)
+
+
+def test_nothing_is_said_where_no_model_is_left(fabricate: Fabricate) -> None:
+    folder = fabricate("dab", straight(0.5, 10))
+    assert look(folder, Results.load(folder), 96) == []
+    assert not (folder / "attention-96.csv").exists()
+    write_report(folder)
+    assert "Where they look" not in (folder / "report.md").read_text()
+
+
+def test_the_report_shows_objects_that_all_find(
+    ladder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_report(ladder)
+    report = (ladder / "report.md").read_text()
+    assert "Where they look" in report
+    assert not pictures(ladder, 64)  # with random weights nobody finds anything
+    (ladder / "attention-64.csv").unlink()
+    monkeypatch.setattr("dabdetr.ladder.looks.LEAST_IOU", 0.0)
+    write_report(ladder)
+    shown = pictures(ladder, 64)
+    assert shown == ["attention-small-64.png", "attention-large-64.png"]
+    assert all(f"]({name})" in (ladder / "report.md").read_text() for name in shown)
