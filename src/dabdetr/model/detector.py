@@ -15,6 +15,7 @@ from dabdetr.model.denoising import Denoising
 from dabdetr.model.encoder import Encoder
 from dabdetr.model.groups import join, split
 from dabdetr.model.heads import Heads
+from dabdetr.model.products import quicken
 from dabdetr.model.projection import Projection, Pyramid
 from dabdetr.model.proposals import EncoderQueries
 from dabdetr.model.queries import LearnedQueries
@@ -126,9 +127,11 @@ def build(config: Config, names: Sequence[str]) -> Detector:
         collaborative = Collaborative(
             model.collaborative, len(names), model.width, strides, model.anchor_eps
         )
-    return Detector(
+    detector = Detector(
         config, names, backbone, projection, encoder, queries, decoder, denoising, collaborative
     )
+    quicken(detector)
+    return detector
 
 
 def _xavier(module: nn.Module) -> None:

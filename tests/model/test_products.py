@@ -1,0 +1,63 @@
+"""Products of linear layers: the same numbers and gradients whoever multiplies."""
+
+import pytest
+import torch
+from torch import nn
+
+from dabdetr.config import Config
+from dabdetr.model import products
+from dabdetr.model.detector import build
+from dabdetr.model.products import Linear, quicken
+
+onednn = pytest.mark.skipif(not products._onednn_wins(), reason="torch's own choice is kept here")
+
+
+@onednn
+@pytest.mark.parametrize("shape", [(7,), (1, 7), (5, 7), (2, 5, 7), (2, 3, 5, 7)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_same_numbers_and_gradients(shape, bias):
+    torch.manual_seed(0)
+    plain = nn.Linear(7, 6, bias=bias)
+    x = torch.randn(shape, requires_grad=True)
+    sources = [x, *plain.parameters()]
+    expected = plain(x)
+    seed = torch.randn_like(expected)
+    gradients = torch.autograd.grad(expected, sources, seed)
+    quicken(plain)
+    assert type(plain) is Linear
+    found = plain(x)
+    assert type(found.grad_fn).__name__ == "_ProductBackward"
+    torch.testing.assert_close(found, expected)
+    for mine, theirs in zip(torch.autograd.grad(found, sources, seed), gradients, strict=True):
+        torch.testing.assert_close(mine, theirs)
+    with torch.no_grad():
+        torch.testing.assert_close(plain(x), expected.detach())
+
+
+@onednn
+def test_scattered_numbers_and_frozen_weights():
+    torch.manual_seed(0)
+    layer = Linear(7, 6)
+    x = torch.randn(5, 7, 2).transpose(1, 2)[:, :1]  # neither dense nor in order
+    layer.weight.requires_grad = False
+    out = layer(x)
+    torch.testing.assert_close(out, nn.functional.linear(x, layer.weight, layer.bias))
+    out.transpose(0, 1).square().sum().backward()  # a gradient that is not dense either
+    assert layer.weight.grad is None
+    torch.testing.assert_close(layer.bias.grad, 2 * out.detach().sum((0, 1)))
+
+
+def test_nothing_in_and_lower_precision():
+    layer = Linear(7, 6)
+    assert layer(torch.zeros(0, 7)).shape == (0, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(torch.zeros(3, 7)).dtype == torch.bfloat16
+    exported = torch.export.export(layer, (torch.zeros(3, 7),))
+    called = [str(n.target) for n in exported.graph.nodes if n.op == "call_function"]
+    assert called == ["aten.linear.default"]
+
+
+def test_every_linear_layer_of_a_detector():
+    kinds = {type(m) for m in build(Config(), ["thing"]).modules() if isinstance(m, nn.Linear)}
+    assert nn.Linear not in kinds
+    assert Linear in kinds
