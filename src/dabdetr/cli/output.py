@@ -92,7 +92,7 @@ class RunFolder:
             raise ValueError(f"--name should be one folder name; got {name!r}; use --project too")
         if name and self.path.exists():
             raise FileExistsError(
-                f"{self.path} exists and is not overwritten; choose another --name"
+                f"{self.path} exists and is not overwritten; choose another name"
             )
 
     def __enter__(self) -> RunFolder:
@@ -104,7 +104,7 @@ class RunFolder:
         except OSError as error:
             raise OSError(
                 f"the run folder {self.project} cannot be written "
-                f"({(error.strerror or str(error)).lower()}); choose another --project"
+                f"({(error.strerror or str(error)).lower()}); choose another folder"
             ) from None
         return self
 

@@ -1,0 +1,86 @@
+"""The pictures of a bench: files that every contender reads, and what is true of them, if known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from dabdetr.data.readers import DetectionData, Record
+from dabdetr.inference.sources import read_sources
+from dabdetr.structures import Detections
+
+PARTS = ("boxes", "scores", "labels", "queries")
+"""Arrays of detections that a worker writes, of all pictures in one."""
+
+
+class Part(DetectionData):
+    """Some pictures of data, as data."""
+
+    def __init__(self, data: DetectionData, indices: Sequence[int]) -> None:
+        self.data, self.indices = data, list(indices)
+        self.name, self.split = data.name, data.split
+        self.names, self.category_ids = data.names, data.category_ids
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def record(self, index: int) -> Record:
+        """As of the whole."""
+        return self.data.record(self.indices[index])
+
+    def picture(self, index: int) -> np.ndarray:
+        """As of the whole."""
+        return self.data.picture(self.indices[index])
+
+
+def of_data(data: DetectionData, most: int, folder: Path) -> tuple[list[str], Part]:
+    """Files of ``most`` pictures from all over the data, and the part of the data they are.
+
+    Pictures that are no files, as generated ones, are written into the ``folder``.
+    """
+    part = Part(data, spread(range(len(data)), most))
+    files = []
+    for index in range(len(part)):
+        file = part.record(index).file
+        files.append(file if Path(file).is_file() else _write(part.picture(index), folder, index))
+    return files, part
+
+
+def of_source(source: str | Path, most: int, folder: Path) -> list[str]:
+    """Files of the first ``most`` pictures of a source; frames are written into the ``folder``."""
+    files = []
+    for number, each in enumerate(islice(read_sources(source), most)):
+        whole = each.frame is None and Path(each.name).is_file()
+        files.append(each.name if whole else _write(each.array, folder, number))
+    if not files:
+        raise ValueError(f"there is no picture in {source}; give some to time and to compare on")
+    return files
+
+
+def spread(items: Sequence, count: int) -> list:
+    """At most ``count`` of the items, from all over them, in their order."""
+    places = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
+    return [items[place] for place in places]
+
+
+def read_found(path: Path, files: Sequence[str]) -> list[Detections]:
+    """The detections that a worker wrote, one for each of the files."""
+    with np.load(path) as told:
+        names = tuple(told["names"].tolist())
+        ends = np.cumsum(told["counts"])[:-1]
+        boxes, scores, labels, queries = (np.split(told[part], ends) for part in PARTS)
+        sizes = [(int(height), int(width)) for height, width in told["sizes"]]
+    return [
+        Detections(*(boxes[n], scores[n], labels[n], queries[n]), names, sizes[n], file)
+        for n, file in enumerate(files)
+    ]
+
+
+def _write(picture: np.ndarray, folder: Path, number: int) -> str:
+    path = folder / f"{number:05d}.png"
+    Image.fromarray(picture).save(path)
+    return str(path)

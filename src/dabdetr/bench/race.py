@@ -1,0 +1,159 @@
+"""Contenders side by side, each in a process of its own: they start, take turns, and are judged.
+
+One that fails drops out with its reason; the others go on.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from dabdetr.bench.contenders import REFERENCE, SUFFIXES, Contender, obstacle
+from dabdetr.bench.pictures import read_found, spread
+from dabdetr.bench.plan import Plan
+from dabdetr.bench.processes import Failed, Process, run_export
+from dabdetr.structures import Detections
+
+TURN = 1.0
+"""Seconds that the reference's turn should take: so many pictures are timed, as far as given."""
+SHOWN = 8
+"""Pictures that the certificates of exports look at."""
+
+
+class Race:
+    """The contenders that still compete, and what is known of them.
+
+    files     the exported file of each that needs one
+    starts    seconds from the start of a process to the boxes of its first picture
+    turns     see ``Row``
+    absent    contender → why it does not compete (any more)
+    batches   of model input in a turn
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        device: str,
+        pictures: Sequence[str],
+        folder: Path,
+        tell: Callable[..., None],
+    ) -> None:
+        self.plan, self.device, self.pictures = plan, device, list(pictures)
+        self.folder, self.tell = folder, tell
+        self.environment = plan.environment(folder)
+        self.files: dict[Contender, Path] = {}
+        self.starts: dict[Contender, float] = {}
+        self.turns: dict[Contender, list[tuple[float, float]]] = {}
+        self.absent: dict[Contender, str] = {}
+        self.batches = 0
+        self._processes: dict[Contender, Process] = {}
+
+    def export(self, contenders: Sequence[Contender]) -> None:
+        """Make the files that contenders need."""
+        shown = self.folder / "shown"
+        shown.mkdir()
+        for number, picture in enumerate(spread(self.pictures, SHOWN)):
+            shutil.copyfile(picture, shown / f"{number}{Path(picture).suffix}")
+        for each in contenders:
+            options = each.export_options(self.plan.model, self.plan.calibration)
+            if not options:
+                continue
+            path = self.folder / f"{each.key}{SUFFIXES[each.format]}"
+            self.tell(f"exporting for {each.name} …")
+            with self._trying(each):
+                run_export(options, path, shown, self.environment)
+                self.files[each] = path
+
+    def start(self, contenders: Sequence[Contender]) -> None:
+        """Open a process for each that has not failed."""
+        for each in contenders:
+            reason = obstacle(each, self.device.partition(":")[0])
+            if reason or each in self.absent:
+                self.absent.setdefault(each, reason or "")
+                continue
+            self.tell(f"starting {each.name} …")
+            started = time.perf_counter()
+            with self._trying(each):
+                self._processes[each] = process = Process(self.environment)
+                model = str(self.files.get(each, self.plan.model))
+                process.ask(
+                    "open",
+                    model=model,
+                    batch=self.plan.batch,
+                    picture=self.pictures[0],
+                    options=self._options(each),
+                )
+                self.starts[each] = time.perf_counter() - started
+
+    def _options(self, contender: Contender) -> dict[str, Any]:
+        """Of its ``Predictor``."""
+        if contender in self.files:
+            return {"device": "cpu" if self.device == "cpu" else "auto"}
+        options: dict[str, Any] = {"device": self.device, "precision": contender.precision}
+        return options | ({"compile": True} if contender.compiled else {})
+
+    def run(self) -> list[str]:
+        """Rounds in which each takes one turn, who is first changing; the pictures looked at."""
+        chosen = spread(self.pictures, self._count())
+        for each in list(self._processes):
+            with self._trying(each):
+                self.batches = self._processes[each].ask("gather", pictures=chosen)
+                self.turns[each] = []
+        for number in range(self.plan.rounds + 1):  # the first is for warming up
+            self.tell(f"round {number} of {self.plan.rounds} …")
+            order = list(self._processes)
+            first = number % len(order)
+            for each in order[first:] + order[:first]:
+                with self._trying(each):
+                    taken = self._processes[each].ask("turn")
+                    self.turns[each] += [(taken[0], taken[1])] if number else []
+        return chosen
+
+    def _count(self) -> int:
+        """How many pictures fill the reference's turn: whole batches."""
+        batch, process = self.plan.batch, self._processes[REFERENCE]
+        process.ask("gather", pictures=spread(self.pictures, batch))
+        process.ask("turn")
+        batches = math.ceil(TURN / (sum(process.ask("turn")) * batch))
+        return max(min(batches, len(self.pictures) // batch), 1) * batch
+
+    def memory(self) -> dict[Contender, float | None]:
+        """MB that each process has held at most until now."""
+        found = {}
+        for each in list(self._processes):
+            with self._trying(each):
+                found[each] = self._processes[each].ask("memory")
+        return found
+
+    def found(self) -> Iterator[tuple[Contender, list[Detections]]]:
+        """What each finds on all pictures, the reference first."""
+        for each in list(self._processes):
+            self.tell(f"looking at {len(self.pictures)} pictures with {each.name} …")
+            path = self.folder / "found.npz"
+            with self._trying(each):
+                self._processes[each].ask("detect", pictures=self.pictures, to=str(path))
+                yield each, read_found(path, self.pictures)
+
+    @contextmanager
+    def _trying(self, contender: Contender) -> Iterator[None]:
+        """Where ``Failed`` is raised inside, the contender is out."""
+        try:
+            yield
+        except Failed as error:
+            if contender == REFERENCE:
+                raise ValueError(f"the model does not run in {contender.name}: {error}") from None
+            self.absent[contender] = str(error)
+            if process := self._processes.pop(contender, None):
+                process.close()
+
+    def __enter__(self) -> Race:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes.values():
+            process.close()

@@ -1,0 +1,56 @@
+"""How near a model comes to what the machine can do: its operations, and the peak of products."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from dabdetr.inference.live import Live, ready
+from dabdetr.inference.sources import read_sources
+from dabdetr.model.detector import Detector
+from dabdetr.structures import Images
+
+SIDE, REPEATS = 2048, 7
+"""Of the square matrices, and how often they are multiplied; the quickest counts."""
+TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def measure(model: str, pictures: Sequence[str], device: str) -> dict[str, Any]:
+    """``operations`` a picture, and ``peaks``: precision → operations a second."""
+    detector, place = ready(model, device)
+    runtime, counts, found = Live(detector), {}, []
+    for each in read_sources(list(pictures)):
+        shape = tuple(runtime.prepare(each.array).shape)
+        if shape not in counts:
+            counts[shape] = operations(detector, torch.zeros(1, *shape, device=place))
+        found.append(counts[shape])
+    kinds = [kind for kind in TYPES if kind != "fp16" or place.type != "cpu"]
+    peaks = {kind: peak(kind, place) for kind in kinds}
+    return {"operations": sum(found) / len(found), "peaks": peaks}
+
+
+def operations(detector: Detector, pixels: torch.Tensor) -> int:
+    """Of matrix products and convolutions in one forward pass; a product and a sum are two."""
+    detector.eval()
+    counter = FlopCounterMode(display=False)
+    # The counter knows no fused attention on CPUs; the plain one is the same products.
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+        detector(Images(pixels))
+    return counter.get_total_flops()
+
+
+def peak(precision: str, device: torch.device) -> float:
+    """Operations a second of a large matrix product."""
+    matrix = torch.rand(SIDE, SIDE, device=device).to(TYPES[precision])
+    seconds = []
+    for _ in range(REPEATS + 1):
+        started = time.perf_counter()
+        product = matrix @ matrix
+        float(product[0, 0])  # waits for a GPU
+        seconds.append(time.perf_counter() - started)
+    return 2 * SIDE**3 / min(seconds[1:])

@@ -1,0 +1,114 @@
+"""The bench from end to end: pictures, exports, rounds, AP or agreement, growth."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from dabdetr.bench.choice import Row, agreement
+from dabdetr.bench.contenders import contenders
+from dabdetr.bench.growth import grow
+from dabdetr.bench.pictures import of_data, of_source
+from dabdetr.bench.plan import Plan
+from dabdetr.bench.race import Race
+from dabdetr.bench.result import Bench
+from dabdetr.data.readers import DetectionData, open_data
+from dabdetr.evaluation.coco import class_map, score
+from dabdetr.inference.device import choose_device
+from dabdetr.model.checkpoints import shipped
+from dabdetr.model.weights import load_model
+from dabdetr.structures import Detections
+
+FEW = 50
+"""Annotated pictures below which AP is called rough."""
+
+
+def bench(plan: Plan, tell: Callable[[str], None] = lambda _: None) -> Bench:
+    """Time a model in every runtime and precision, as ``plan`` says; ``tell`` hears of progress."""
+    place = choose_device(plan.device)
+    data = None if plan.data is None else open_data(plan.data, plan.split)
+    detector = load_model(plan.model).model
+    if data is not None:
+        class_map(detector.names, data.names)
+    every = contenders(plan.formats, place.type)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        files, truth = _pictures(plan, data, folder)
+        with Race(plan, str(place), files, folder, tell) as race:
+            race.export(every)
+            race.start(every)
+            timed = race.run()
+            rows = _rows(race, truth, detector.config.inference.conf)
+        grown = grow(plan, str(place), timed, race.environment, tell) if plan.scaling else None
+    return Bench(
+        plan,
+        device=str(place),
+        rows=tuple(rows),
+        absent=tuple((each, race.absent[each]) for each in every if each in race.absent),
+        timed=len(timed),
+        judged=len(files),
+        data="" if data is None else f"{data.name} {data.split}",
+        notes=tuple(_notes(plan, data, len(files), len(timed) / race.batches)),
+        growth=grown,
+    )
+
+
+def _pictures(
+    plan: Plan, data: DetectionData | None, folder: Path
+) -> tuple[list[str], DetectionData | None]:
+    """Files to look at, and what is true of them."""
+    folder = folder / "pictures"
+    folder.mkdir()
+    if data is None:
+        assert plan.source is not None
+        files, truth = of_source(plan.source, plan.pictures, folder), None
+    else:
+        files, truth = of_data(data, plan.pictures, folder)
+    if len(files) < plan.batch:
+        raise ValueError(f"batches of {plan.batch} need as many pictures; got {len(files)}")
+    return files, truth
+
+
+def _rows(race: Race, truth: DetectionData | None, conf: float) -> list[Row]:
+    """What is known of all that came to the end, the fastest first."""
+    memory, rows = race.memory(), []
+    reference: list[Detections] = []
+    for contender, found in race.found():
+        reference = reference or found
+        quality = agreement(reference, found, conf) if truth is None else score(truth, found).ap
+        size = _size(race.files.get(contender, _weights(race.plan.model)))
+        turns, start = tuple(race.turns[contender]), race.starts[contender]
+        rows.append(Row(contender, turns, start, memory[contender], size, quality))
+    return sorted(rows, key=lambda row: row.whole)
+
+
+def _weights(model: str) -> Path | None:
+    """The file of weights, where it is plain which one that is."""
+    path = Path(model)
+    options = (path, path / "best.safetensors", path / "model.safetensors", shipped().get(model))
+    return next((each for each in options if each is not None and each.is_file()), None)
+
+
+def _size(path: Path | None) -> float | None:
+    """MB of a file, or of all files of a folder."""
+    if path is None:
+        return None
+    files = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
+    return sum(each.stat().st_size for each in files) / 1e6
+
+
+def _notes(plan: Plan, data: DetectionData | None, judged: int, together: float) -> list[str]:
+    """What a reader of the numbers should know."""
+    notes = []
+    if data is not None and judged < len(data):
+        notes.append(f"AP is of {judged} of the {len(data)} pictures, from all over the data")
+    if data is not None and judged < FEW:
+        notes.append(f"AP on {judged} pictures is a rough number")
+    if data is None and "openvino" in plan.formats:
+        notes.append("int8 took its ranges from the very pictures that its agreement is of")
+    if together < plan.batch:
+        notes.append(
+            f"batches held {together:.1f} pictures on average: only those of one size go together"
+        )
+    return notes
