@@ -1,0 +1,87 @@
+"""What pages take from the code while they are built: ``GENERATORS``, each name → Markdown."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from commands import commands
+from family import family
+from fields import fields
+
+ROOT = Path(__file__).parents[2]
+RACES = ROOT / "experiments" / "ladder"
+LINK = re.compile(r"\]\((?![a-z]+:|#)([^)]+)\)")
+
+
+def source(name: str) -> str:
+    """The lines of a function, class or constant, such as ``dabdetr.geometry.move``."""
+    path, symbols = _file(name)
+    text = path.read_text()
+    node: ast.AST = ast.parse(text)
+    for symbol in symbols:
+        node = _member(node, symbol, name)
+    assert isinstance(node, ast.stmt)
+    decorated = getattr(node, "decorator_list", [])
+    first = min([node.lineno, *(each.lineno for each in decorated)])
+    lines = text.splitlines()[first - 1 : node.end_lineno]
+    indent = len(lines[0]) - len(lines[0].lstrip())
+    code = "\n".join(line[indent:] for line in lines)
+    title = f"{path.relative_to(ROOT).as_posix()}, line {first}"
+    return f'```python title="{title}" linenums="{first}"\n{code}\n```'
+
+
+def _file(name: str) -> tuple[Path, list[str]]:
+    """The longest part of a dotted name that is a file, and what is left of it."""
+    parts = name.split(".")
+    for count in range(len(parts) - 1, 0, -1):
+        base = ROOT.joinpath("src", *parts[:count])
+        for path in (base.with_suffix(".py"), base / "__init__.py"):
+            if path.is_file():
+                return path, parts[count:]
+    raise LookupError(f"no file holds {name}")
+
+
+def _member(node: ast.AST, symbol: str, name: str) -> ast.AST:
+    for child in getattr(node, "body", []):
+        targets = child.targets if isinstance(child, ast.Assign) else [child]
+        named = {getattr(each, "name", getattr(each, "id", None)) for each in targets}
+        if symbol in named:
+            return child
+    raise LookupError(f"there is no {symbol} in {name}")
+
+
+def races() -> str:
+    """The reports of all races that are kept, with their pictures."""
+    reports = sorted(RACES.glob("*/report.md"))
+    if not reports:
+        return '!!! note "No race is kept yet"\n\n    `dabdetr ladder` writes one.'
+    return "\n\n".join(_race(path) for path in reports)
+
+
+def _race(path: Path) -> str:
+    """A report one heading lower, under its folder's name."""
+    folder = path.parent.name
+    lines = path.read_text().splitlines()
+    body = [f"#{line}" if line.startswith("#") else line for line in lines]
+    title = f"## {folder}"
+    if lines and lines[0].startswith("# "):
+        body = body[1:]
+    return "\n".join([title, *(LINK.sub(rf"](race/{folder}/\1)", line) for line in body)])
+
+
+def race_files() -> dict[str, Path]:
+    """Pictures and tables beside the reports, by their place in the site."""
+    found = (p for kind in ("png", "svg", "csv") for p in sorted(RACES.glob(f"*/*.{kind}")))
+    return {f"race/{path.parent.name}/{path.name}": path for path in found}
+
+
+GENERATORS: dict[str, Callable[..., str]] = {
+    "source": source,
+    "family": family,
+    "commands": commands,
+    "fields": fields,
+    "races": races,
+}
