@@ -159,6 +159,11 @@ class Training(Part):
     clip: float = Field(default=0.1, ge=0, description="largest gradient norm; 0: no clipping")
     ema: float | None = Field(default=None, gt=0, lt=1, description="decay of averaged weights")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    recompute: tuple[Literal["backbone", "encoder", "decoder"], ...] = Field(
+        default=(),
+        description="parts whose blocks the backward pass computes anew (activation "
+        "checkpointing): less memory, more time",
+    )
     start: str = Field(
         default="imagenet", description="'imagenet', 'none', or a file or name of weights"
     )

@@ -14,6 +14,7 @@ from dabdetr.config import Config, Loss, Training
 from dabdetr.model.detector import Detector
 from dabdetr.structures import Images, Predictions, Targets
 from dabdetr.training.losses import Table, detection_loss
+from dabdetr.training.recompute import recompute
 
 Batch = tuple[Images, Targets]
 
@@ -37,6 +38,7 @@ class TrainingModule(LightningModule):
         self.meter = Meter()
         self._files: list[str] = []
         freeze(detector, self.settings.training)
+        recompute(detector, self.settings.training.recompute)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TrainingModule:
         """The average's copy: weights only, neither data nor trainer."""
