@@ -3,7 +3,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: help demo test test-slow check format bench clean
+.PHONY: help demo test test-slow check format bench docs clean
 
 help:
 	@echo "make demo       install, then detect digits in pictures the shipped model has never seen"
@@ -12,6 +12,7 @@ help:
 	@echo "make check      format, lint, types and import rules only"
 	@echo "make format     bring the code into the project's form"
 	@echo "make bench      time this package beside its peer"
+	@echo "make docs       build the documentation into site, without the network"
 	@echo "make clean      remove .venv and everything made"
 
 demo: .venv/installed
@@ -36,8 +37,11 @@ format: .venv/installed-dev
 bench: .venv/installed-bench
 	$(BIN)/python -m benchmarks
 
+docs: .venv/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 clean:
-	rm -rf .venv build dist runs .hypothesis .import_linter_cache
+	rm -rf .venv build dist site runs .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Each stamp is older than pyproject.toml when something has to be installed anew.
@@ -57,4 +61,8 @@ clean:
 
 .venv/installed-bench: pyproject.toml | .venv/bin/python
 	$(BIN)/pip install --disable-pip-version-check -e '.[bench]'
+	@touch .venv/installed $@
+
+.venv/installed-docs: pyproject.toml | .venv/bin/python
+	$(BIN)/pip install --disable-pip-version-check -e '.[docs]'
 	@touch .venv/installed $@

@@ -78,10 +78,25 @@ def race_files() -> dict[str, Path]:
     return {f"race/{path.parent.name}/{path.name}": path for path in found}
 
 
+def looks() -> str:
+    """The races' pictures of where members look, for a page one folder deep."""
+    found = [place for place in race_files() if "/attention-" in place and place.endswith(".png")]
+    if not found:
+        return (
+            '!!! note "Not drawn yet"\n\n    `dabdetr ladder` draws it where its runs are finished.'
+        )
+    names = (place.rpartition("/attention-")[2].removesuffix(".png") for place in found)
+    return "\n\n".join(
+        f"![Where three members look: {name.replace('-', ', ')} pixels](../{place})"
+        for place, name in zip(found, names, strict=True)
+    )
+
+
 GENERATORS: dict[str, Callable[..., str]] = {
     "source": source,
     "family": family,
     "commands": commands,
     "fields": fields,
     "races": races,
+    "looks": looks,
 }

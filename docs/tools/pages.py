@@ -7,7 +7,6 @@ shown below one should be in its output, where … stands for anything.
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 from collections.abc import Iterable
@@ -102,7 +101,7 @@ def _run(command: str, shown: list[str], place: str) -> None:
     asked = words(command)
     assert asked, f"{place}: no test knows how to run {command!r}"
     more = SHORTER.get(asked[0], []) if "--resume" not in asked else []
-    runner = CliRunner(env={"COLUMNS": "120", "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS")})
+    runner = CliRunner(env={"COLUMNS": "120"})
     done = runner.invoke(app, [*asked, *more])
     assert done.exit_code == 0, f"{place}: {command}: {done.output} {done.exception!r}"
     said = [" ".join(line.split()) for line in done.output.splitlines()]

@@ -75,9 +75,8 @@ def test_many_cells_answer_for_an_object() -> None:
     figure = helpers.positives(PICTURE, BOXES)
     one, many = figure.axes[:2]
     assert len(one.collections) == len(BOXES)
-    filled = [dots for dots in many.collections if len(dots.get_offsets())]
-    places = np.concatenate([dots.get_offsets() for dots in filled])
-    colours = np.concatenate([dots.get_facecolors() for dots in filled])
+    places = np.concatenate([dots.get_offsets() for dots in many.collections])
+    colours = np.concatenate([dots.get_facecolors() for dots in many.collections])
     assert len(places) > 2 * len(BOXES)
     for place, colour in zip(places, colours, strict=True):
         owner = helpers.COLOURS.index(to_hex(colour))

@@ -128,7 +128,8 @@ def positives(
     for level, own, marker, stride in zip(levels, rows, MARKERS, strides, strict=False):
         places, owners = centres(level[own >= 0]).numpy(), own[own >= 0].tolist()
         colours = [COLOURS[number % len(COLOURS)] for number in owners]
-        many.scatter(*places.T, c=colours, marker=marker, label=f"stride {stride}", **dots)
+        if owners:
+            many.scatter(*places.T, c=colours, marker=marker, label=f"stride {stride}", **dots)
     count = sum(int((own >= 0).sum()) for own in rows)
     one.set_title(f"decoder: {len(objects)} queries for {len(objects)} objects", fontsize=10)
     many.set_title(f"ATSS head: {count} cells for the same objects", fontsize=10)

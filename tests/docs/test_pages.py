@@ -1,0 +1,163 @@
+"""What the documentation says is so: its code runs, its commands, files and figures are there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import tomllib
+from pathlib import Path
+
+import pytest
+import typer
+from figures import IMAGES, shown
+from pages import ELSEWHERE, blocks, commands, session, words
+from typer.testing import CliRunner
+
+from dabdetr.cli import app
+
+ROOT = Path(__file__).parents[2]
+PAGES = {
+    str(page.relative_to(ROOT)): page
+    for page in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+}
+LANGUAGES = {"python", "console", "yaml", "text"}
+RECORD = "docs/results.md"
+"""A record of long runs: none of its commands runs here, all must be such as could."""
+
+NOT_RUN = {
+    "docs/idea/motivation.md": 1,
+    "docs/race.md": 1,
+    "docs/recipes/checkpoints.md": 4,
+    "docs/recipes/long-runs.md": 1,
+    "docs/recipes/own-data.md": 1,
+    "docs/recipes/tiles-and-video.md": 1,
+}
+"""Blocks that say of themselves that they do not run here. Add a number only with a reason."""
+
+LONG = {
+    "docs/recipes/crowded.md",
+    "docs/recipes/explain.md",
+    "docs/recipes/export.md",
+    "docs/recipes/long-runs.md",
+    "docs/recipes/own-data.md",
+    "docs/recipes/small-data.md",
+}
+"""Pages whose code takes a minute or so."""
+
+RUN = [
+    pytest.param(name, marks=[pytest.mark.slow] if name in LONG else [])
+    for name, page in PAGES.items()
+    if name != RECORD and any(block.why_not is None for block in blocks(page))
+]
+
+
+def test_every_block_is_of_a_kind_that_is_checked() -> None:
+    for name, page in PAGES.items():
+        for block in blocks(page):
+            assert block.language in LANGUAGES, (name, block.line, block.language)
+
+
+def test_blocks_that_do_not_run_are_marked_and_counted() -> None:
+    marked = {
+        name: [block for block in blocks(page) if block.why_not] for name, page in PAGES.items()
+    }
+    assert {name: len(found) for name, found in marked.items() if found} == NOT_RUN
+    for found in marked.values():
+        for block in found:
+            assert block.language in {"python", "console"}
+            if block.language == "python":
+                compile(block.source, "block", "exec")
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_command_is_one(name: str) -> None:
+    """Those that do not run, too: verbs, options and the kinds of their values are right."""
+    group = typer.main.get_command(app)
+    root = [*re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)]
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    for block in blocks(PAGES[name]):
+        if block.language != "console":
+            continue
+        for command, _ in commands(block.source):
+            asked = words(command)
+            if asked:
+                group.commands[asked[0]].make_context(asked[0], asked[1:])
+            elif command.startswith("make "):
+                assert command.split()[1] in root, command
+            elif command.startswith("pip install "):
+                assert set(re.findall(r"\[([\w,]+)\]", command)) <= set(extras), command
+            elif name == RECORD:
+                script = next(word for word in shlex.split(command) if word.endswith(".py"))
+                assert (ROOT / script).is_file(), command
+            else:
+                assert command.startswith(ELSEWHERE), command
+
+
+@pytest.mark.parametrize("name", RUN)
+def test_the_code_of_a_page_runs(
+    name: str, reader: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In order, in one folder; the figures of ideas are made by the page that shows them."""
+    page, folder = PAGES[name], tmp_path / "reader"
+    makes_the_run = "--name first" in page.read_text()
+    shutil.copytree(reader, folder, ignore=lambda *_: ["runs"] if makes_the_run else [])
+    monkeypatch.chdir(folder)
+    session(page)
+    if page.parent.name == "idea":
+        marked = "".join(block.source for block in blocks(page) if block.why_not)
+        for figure in shown(page):
+            assert (folder / figure).exists() or f'"{figure}"' in marked, figure
+            assert (IMAGES / figure).exists(), f"python docs/tools/figures.py {page.stem}"
+            assert (IMAGES / figure).stat().st_size < 500_000
+
+
+def test_every_figure_is_shown() -> None:
+    everywhere = [figure for page in PAGES.values() for figure in shown(page)]
+    assert sorted(everywhere) == sorted(path.name for path in IMAGES.iterdir())
+
+
+def test_a_block_that_fails_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = tmp_path / "page.md"
+    fine = '```python title="not run here: no"\n1 / 0\n```\n\n```python\na = 1\n```\n'
+    page.write_text(fine)
+    session(page)
+    failing = {
+        "```python\nassert a == 2\n```\n": AssertionError,
+        "```console\n$ dabdetr models --jason\n```\n": AssertionError,
+        "```console\n$ rm -rf nothing\n```\n": AssertionError,
+        "```console\n$ dabdetr --version\nperl …\n```\n": AssertionError,
+        "```yaml\nmodel: {decoder: {layer: 2}}\n```\n": ValueError,
+    }
+    for block, error in failing.items():
+        page.write_text(fine + block)
+        with pytest.raises(error):
+            session(page)
+    page.write_text(fine + "```console\n$ dabdetr --version\ndabdetr …\n```\n")
+    session(page)
+
+
+def test_makes_targets_that_pages_name_exist() -> None:
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for page in PAGES.values():
+        # In code only: "make sure" is no target.
+        code = re.findall(r"(?:`|^\$ )make ([\w-]+)", page.read_text(), re.MULTILINE)
+        assert set(code) <= targets, page
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_somewhere(name: str) -> None:
+    page = PAGES[name]
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+        assert (page.parent / link).exists(), link
+
+
+def test_the_readme_lists_every_command() -> None:
+    table = re.findall(r"^\| `dabdetr (\w+)`", (ROOT / "README.md").read_text(), re.MULTILINE)
+    done = CliRunner().invoke(app, ["--help"])
+    assert sorted(table) == sorted(typer.main.get_command(app).commands)
+    assert all(verb in done.stdout for verb in table)
