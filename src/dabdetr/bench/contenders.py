@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,6 @@ PRECISIONS = {
 """What is timed on a CPU. OpenVINO's fp16 is left out: it computes in fp32."""
 SUFFIXES = {"onnx": ".onnx", "openvino": "_openvino"}
 """Of exported files and folders."""
-COMPILERS = ("c++", "g++", "clang++", "cl")
-"""What torch.compile needs one of on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -77,12 +74,3 @@ def contenders(formats: Sequence[str], device: str = "cpu") -> list[Contender]:
     found += [Contender("torch", kind, compiled=True) for kind in PRECISIONS["torch"]]
     chosen = [each for each in found if each.format in formats and each != REFERENCE]
     return [REFERENCE, *sorted(chosen, key=lambda each: list(FORMATS).index(each.format))]
-
-
-def obstacle(contender: Contender, device: str = "cpu") -> str | None:
-    """Why it cannot compete here, in a sentence, where that is plain from the start."""
-    if not contender.compiled:
-        return None
-    if device == "cpu" and not any(map(shutil.which, COMPILERS)):
-        return f"torch.compile needs a C++ compiler; none of {', '.join(COMPILERS)} was found"
-    return None

@@ -13,10 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dabdetr.bench.contenders import REFERENCE, SUFFIXES, Contender, obstacle
+import torch
+
+from dabdetr.bench.contenders import REFERENCE, SUFFIXES, Contender
 from dabdetr.bench.pictures import read_found, spread
 from dabdetr.bench.plan import Plan
 from dabdetr.bench.processes import Failed, Process, run_export
+from dabdetr.inference.fast import no_compiler
 from dabdetr.structures import Detections
 
 TURN = 1.0
@@ -33,6 +36,7 @@ class Race:
     turns     see ``Row``
     absent    contender → why it does not compete (any more)
     batches   of model input in a turn
+    remarks   contender → what it said of itself
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class Race:
         self.turns: dict[Contender, list[tuple[float, float]]] = {}
         self.absent: dict[Contender, str] = {}
         self.batches = 0
+        self.remarks: dict[Contender, list[str]] = {}
         self._processes: dict[Contender, Process] = {}
 
     def export(self, contenders: Sequence[Contender]) -> None:
@@ -72,9 +77,9 @@ class Race:
     def start(self, contenders: Sequence[Contender]) -> None:
         """Open a process for each that has not failed."""
         for each in contenders:
-            reason = obstacle(each, self.device.partition(":")[0])
-            if reason or each in self.absent:
-                self.absent.setdefault(each, reason or "")
+            if each.compiled and (reason := no_compiler(torch.device(self.device))):
+                self.absent[each] = reason
+            if each in self.absent:
                 continue
             self.tell(f"starting {each.name} …")
             started = time.perf_counter()
@@ -121,6 +126,15 @@ class Race:
         process.ask("turn")
         batches = math.ceil(TURN / (sum(process.ask("turn")) * batch))
         return max(min(batches, len(self.pictures) // batch), 1) * batch
+
+    def remember(self) -> None:
+        """Ask all for what they said of themselves; who was to be compiled and is not is out."""
+        for each in list(self._processes):
+            with self._trying(each):
+                self.remarks[each] = self._processes[each].ask("remarks")
+                refused = [said for said in self.remarks[each] if said.startswith("not compiled")]
+                if refused:
+                    raise Failed(refused[0])
 
     def memory(self) -> dict[Contender, float | None]:
         """MB that each process has held at most until now."""

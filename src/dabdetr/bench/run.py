@@ -39,6 +39,7 @@ def bench(plan: Plan, tell: Callable[[str], None] = lambda _: None) -> Bench:
             race.export(every)
             race.start(every)
             timed = race.run()
+            race.remember()
             rows = _rows(race, truth, detector.config.inference.conf)
         grown = grow(plan, str(place), timed, race.environment, tell) if plan.scaling else None
     return Bench(
@@ -49,7 +50,7 @@ def bench(plan: Plan, tell: Callable[[str], None] = lambda _: None) -> Bench:
         timed=len(timed),
         judged=len(files),
         data="" if data is None else f"{data.name} {data.split}",
-        notes=tuple(_notes(plan, data, len(files), len(timed) / race.batches)),
+        notes=(*_notes(plan, data, len(files), len(timed) / race.batches), *_remarks(race)),
         growth=grown,
     )
 
@@ -81,6 +82,12 @@ def _rows(race: Race, truth: DetectionData | None, conf: float) -> list[Row]:
         turns, start = tuple(race.turns[contender]), race.starts[contender]
         rows.append(Row(contender, turns, start, memory[contender], size, quality))
     return sorted(rows, key=lambda row: row.whole)
+
+
+def _remarks(race: Race) -> list[str]:
+    """What contenders in the table said of themselves."""
+    there = [each for each in race.remarks if each not in race.absent]
+    return [f"{each.name}: {said}" for each in there for said in race.remarks[each]]
 
 
 def _weights(model: str) -> Path | None:

@@ -7,6 +7,7 @@ Nothing here imports torch, as the exported files need none.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import time
@@ -19,6 +20,12 @@ import numpy as np
 
 class Worker:
     """The requests, one method each; what they return must be JSON."""
+
+    def __init__(self) -> None:
+        self._said = _Sentences()
+        log = logging.getLogger("dabdetr")
+        log.setLevel(logging.INFO)
+        log.addHandler(self._said)
 
     def open(self, model: str, batch: int, picture: str, options: dict[str, Any]) -> None:
         """Load the model and look at one picture."""
@@ -56,6 +63,10 @@ class Worker:
         ended, count = time.perf_counter(), len(self.pictures)
         return (between - started) / count, (ended - between) / count
 
+    def remarks(self) -> list[str]:
+        """What was logged, each sentence once: what was compiled, and whether that paid."""
+        return list(dict.fromkeys(self._said.sentences))
+
     def memory(self) -> float | None:
         """MB that this process held at most."""
         return peak_memory()
@@ -82,6 +93,18 @@ class Worker:
         from dabdetr.bench.scaling import AXES
 
         return AXES[axis].seconds(model, value, device, rounds)
+
+
+class _Sentences(logging.Handler):
+    """Keeps what is logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sentences: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep one."""
+        self.sentences.append(record.getMessage())
 
 
 def peak_memory() -> float | None:

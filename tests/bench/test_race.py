@@ -1,0 +1,132 @@
+"""Contenders in processes of their own: what they answer, and what becomes of those that fail."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dabdetr.bench.contenders import REFERENCE, Contender
+from dabdetr.bench.growth import Growth, Point
+from dabdetr.bench.pictures import of_data, of_source, read_found, spread
+from dabdetr.bench.plan import Plan
+from dabdetr.bench.processes import Failed, Process, run_export
+from dabdetr.bench.race import Race
+from dabdetr.bench.scaling import AXES
+from dabdetr.data.readers import open_data
+from dabdetr.inference.predictor import Predictor
+from dabdetr.structures import Detections
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(map(str, folder.glob("*.png")))
+
+
+def test_one_that_fails_is_told_and_the_others_go_on(
+    tiny_weights: Path, coco_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))  # where there is no compiler
+    pictures = files(coco_folder / "val")
+    wrong, compiled = Contender("torch", "fp64"), Contender("torch", "bf16", compiled=True)
+    heard: list[str] = []
+    plan = Plan(str(tiny_weights), source="pictures", rounds=2, batch=2)
+    with Race(plan, "cpu", pictures, tmp_path, heard.append) as race:
+        race.start([REFERENCE, wrong, compiled])
+        timed = race.run()
+        race.remember()
+        memory = race.memory()
+        (contender, found), *others = race.found()
+    assert set(race.absent) == {wrong, compiled}
+    assert "'fp64'" in race.absent[wrong]
+    assert "compiler" in race.absent[compiled]
+    assert contender == REFERENCE
+    assert not others
+    assert heard.count("round 1 of 2 …") == 1
+    assert len(timed) % 2 == 0
+    assert race.batches == len(timed) // 2
+    assert len(race.turns[REFERENCE]) == 2  # the round that warms up is not counted
+    assert all(0 < model < 60 and 0 < whole < 60 for model, whole in race.turns[REFERENCE])
+    assert 0.5 < race.starts[REFERENCE] < 300
+    assert 100 < (memory[REFERENCE] or 0) < 4000
+    same_as(found, list(Predictor(tiny_weights)(pictures, conf=0.0)))
+
+
+def same_as(found: list[Detections], expected: list[Detections]) -> None:
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one.boxes, other.boxes, atol=0.01)
+        np.testing.assert_allclose(one.scores, other.scores, atol=1e-5)
+        assert (one.labels == other.labels).all()
+        assert (one.names, one.size, one.source) == (other.names, other.size, other.source)
+
+
+def test_growth_and_the_peak(tiny_weights: Path, coco_folder: Path) -> None:
+    with Process(os.environ) as process:
+        about = {"model": str(tiny_weights), "device": "cpu"}
+        roof = process.ask("roofline", pictures=files(coco_folder / "val"), **about)
+        assert roof["operations"] > 1e6
+        assert set(roof["peaks"]) == {"fp32", "bf16"}
+        assert all(1e8 < peak < 1e16 for peak in roof["peaks"].values())
+        for axis, value in {"pixels": 64, "queries": 5, "batch": 2, "objects": 3}.items():
+            assert axis in AXES
+            seconds = process.ask("grow", axis=axis, value=value, rounds=1, **about)
+            assert 0 < seconds < 60
+        with pytest.raises(Failed):
+            process.ask("grow", axis="pixels", value=-1, rounds=1, **about)
+
+
+def test_a_process_that_dies_says_so() -> None:
+    process = Process(os.environ)
+    process._process.kill()
+    with pytest.raises(Failed, match="ended by signal 9; memory may have run out"):
+        process.ask("memory")
+    process.close()
+
+
+def test_a_package_that_is_missing_is_told(
+    tiny_weights: Path, coco_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "openvino.py").write_text("raise ModuleNotFoundError('openvino')")
+    hidden = {"PYTHONPATH": str(tmp_path)}
+    options = Contender("openvino", "bf16").export_options(str(tiny_weights), "")
+    output = tmp_path / "tiny_openvino"
+    with pytest.raises(Failed, match=r"needs the package openvino; type: pip install 'dabdetr\["):
+        run_export(options, output, coco_folder / "val", dict(os.environ) | hidden)
+    assert not output.exists()
+
+
+def test_pictures_of_data_and_of_sources(coco_folder: Path, tmp_path: Path) -> None:
+    data = open_data(str(coco_folder), "train")
+    chosen, part = of_data(data, 3, tmp_path)
+    assert [Path(file).name for file in chosen] == ["000.png", "004.png", "007.png"]
+    assert [part.record(n).image_id for n in range(3)] == [1, 5, 8]
+    assert (part.picture(1) == data.picture(4)).all()
+    made, part = of_data(open_data("scenes:count=4", "val"), 9, tmp_path)
+    assert len(made) == len(part) == 4
+    assert all(Path(file).parent == tmp_path for file in made)
+    assert of_source(coco_folder / "val", 2, tmp_path) == files(coco_folder / "val")[:2]
+
+
+def test_spread_takes_from_all_over() -> None:
+    assert spread(list("abcde"), 3) == ["a", "c", "e"]
+    assert spread(list("abc"), 7) == ["a", "b", "c"]
+    assert spread(list("abc"), 1) == ["a"]
+
+
+def test_growth_is_fitted_to_what_was_measured() -> None:
+    points = tuple(Point(side, 1e-6 * side**4) for side in (100, 200, 400))
+    growth = Growth({"pixels": (*points, Point(800, problem="no memory"))}, 1.0, {})
+    assert growth.exponent("pixels") == pytest.approx(2.0)  # of pixels, not of the side
+
+
+def test_found_of_no_detections_at_all(tmp_path: Path) -> None:
+    none = {part: np.zeros((0, 4) if part == "boxes" else 0) for part in ("boxes", "scores")}
+    none |= {part: np.zeros(0, np.int64) for part in ("labels", "queries")}
+    np.savez(tmp_path / "x.npz", counts=[0, 0], sizes=[[3, 4], [5, 6]], names=["a"], **none)
+    found = read_found(tmp_path / "x.npz", ["one", "two"])
+    assert [(len(each), each.size, each.source) for each in found] == [
+        (0, (3, 4), "one"),
+        (0, (5, 6), "two"),
+    ]

@@ -1,0 +1,109 @@
+"""What is shown and written of a bench that never ran."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from PIL import Image
+from rich.console import Console
+
+from dabdetr.bench.contenders import Contender, contenders
+from dabdetr.bench.plan import Plan
+from dabdetr.bench.report import markdown, sentence, terminal
+from dabdetr.bench.result import Bench
+from dabdetr.cli import app
+
+
+def test_the_advice(bench: Bench) -> None:
+    said = sentence(bench)
+    assert said == (
+        "Use OpenVINO bf16: 50.0 pictures a second from file to boxes, 4.0 times as fast as "
+        "PyTorch fp32, AP 51.7 for 51.8."
+    )
+    alone = replace(bench, rows=bench.rows[-1:])
+    assert sentence(alone).startswith("Stay with PyTorch fp32: nothing that loses at most 0.5 poi")
+    unlabelled = replace(bench, data="", plan=Plan("cells", source="pictures"))
+    assert "times as fast as PyTorch fp32, agreement 52 %" in sentence(unlabelled)
+
+
+def test_the_commands_are_those_of_the_command_line(bench: Bench) -> None:
+    verbs: Any = typer.main.get_command(app)
+    for contender in contenders(("torch", "onnx", "openvino"), "cuda"):
+        commands = bench.commands(contender)
+        assert len(commands) == (1 if contender.format == "torch" else 2)
+        for command in commands:
+            program, verb, *words = shlex.split(command)
+            assert program == "dabdetr"
+            known = {name for each in verbs.commands[verb].params for name in each.opts}
+            assert {word for word in words if word.startswith("-")} <= known
+            assert words[words.index("--model") + 1].startswith("my cells")
+
+
+def test_a_terminal_shows_all_of_it(bench: Bench) -> None:
+    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(terminal(bench))
+    text = console.export_text()
+    for row in bench.rows:
+        assert row.contender.name in text
+    assert "ONNX Runtime fp16: it needs the package onnx" in text
+    assert "364 pictures" in text
+    assert "time ~ pixels^1.00" in text
+    assert "out of memory" in text
+    assert sentence(bench) in " ".join(text.split())
+    assert "dabdetr export --model 'my cells.safetensors' --format openvino --bf16" in text
+
+
+def test_files_are_written(bench: Bench, tmp_path: Path) -> None:
+    bench.save(tmp_path)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"bench.json", "bench.md", "bench.png", "growth.png"}
+    page = (tmp_path / "bench.md").read_text()
+    assert page == markdown(bench)
+    assert "**OpenVINO bf16**" in page
+    assert "onnx" in page
+    assert all(f"]({name})" in page for name in names if name.endswith(".png"))
+    for name in ("bench.png", "growth.png"):
+        with Image.open(tmp_path / name) as picture:
+            assert len(picture.convert("L").getcolors() or []) > 20
+
+
+ROW = {
+    "name", "key", "model_seconds", "whole_seconds", "gain", "quality", "start_seconds",
+    "memory_mb", "file_mb", "of_peak", "turns", "commands",
+}  # fmt: skip
+
+
+def test_the_json_document(bench: Bench) -> None:
+    told = json.loads(json.dumps(bench.to_dict(), allow_nan=False))
+    assert set(told) == {
+        "plan", "device", "machine", "versions", "data", "timed", "judged", "measure", "drop",
+        "contenders", "absent", "best", "advice", "notes", "growth",
+    }  # fmt: skip
+    assert all(set(each) == ROW for each in told["contenders"])
+    assert told["best"] == "openvino-bf16"
+    assert told["advice"] == sentence(bench)
+    assert [each["gain"] for each in told["contenders"]] == pytest.approx([8, 4, 1.6, 1])
+    assert told["contenders"][-1]["of_peak"] == pytest.approx(4e9 / 0.064 / 2e11)
+    assert told["contenders"][0]["of_peak"] is None  # int8 has no peak
+    assert told["absent"] == [
+        {"name": "ONNX Runtime fp16", "key": "onnx-fp16", "reason": "it needs the package onnx"}
+    ]
+    assert told["growth"]["axes"]["pixels"]["exponent"] == pytest.approx(1.0)
+    assert told["growth"]["axes"]["batch"]["exponent"] is None
+    assert told["growth"]["axes"]["batch"]["points"][1]["problem"] == "out of memory"
+
+
+def test_who_competes() -> None:
+    on_cpu = [each.key for each in contenders(("torch", "onnx", "openvino"))]
+    assert on_cpu == [
+        *("torch-fp32", "torch-bf16", "torch-fp32-compiled", "torch-bf16-compiled"),
+        *("onnx-fp32", "onnx-fp16", "openvino-fp32", "openvino-bf16", "openvino-int8"),
+    ]
+    assert Contender("torch", "fp16") in contenders(("torch",), "cuda")
+    assert [each.key for each in contenders(("onnx",))] == ["torch-fp32", "onnx-fp32", "onnx-fp16"]
