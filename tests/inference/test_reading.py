@@ -135,3 +135,23 @@ def test_a_failure_is_told_after_all_before_it() -> None:
     assert [len(group) for group in found] == [1, 1]
     assert told == ["x"]
     assert list(readable(iter([1, broken, 2]), "skip")) == [1, 2]
+
+
+def test_torch_has_no_helpers_in_the_thread_and_as_many_as_before_elsewhere() -> None:
+    import torch
+
+    def counts() -> Iterator[int]:
+        yield torch.get_num_threads()
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        elsewhere: list[int] = []
+        for seen in ahead(counts(), 1):
+            assert seen == 1
+            later = threading.Thread(target=lambda: elsewhere.append(torch.get_num_threads()))
+            later.start()
+            later.join()
+        assert [*elsewhere, torch.get_num_threads()] == [2, 2]
+    finally:
+        torch.set_num_threads(before)
