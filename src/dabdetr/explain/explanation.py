@@ -13,7 +13,8 @@ from torchvision.ops import box_iou
 
 from dabdetr.data.batching import pad
 from dabdetr.explain.trace import Trace, trace
-from dabdetr.inference.live import autocast, to_detections
+from dabdetr.inference.fast import autocast
+from dabdetr.inference.live import to_detections
 from dabdetr.inference.predictor import Predictor, clipped
 from dabdetr.inference.sources import Picture, read_sources
 from dabdetr.structures import Detections

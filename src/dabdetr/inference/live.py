@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,12 +15,11 @@ from dabdetr.data.batching import pad, unpad
 from dabdetr.inference.decoding import detections
 from dabdetr.inference.device import choose_device
 from dabdetr.inference.elastic import with_queries
-from dabdetr.inference.runtimes import Precision, Sizes
+from dabdetr.inference.fast import Fast, Forward, autocast, check
+from dabdetr.inference.runtimes import Compile, Precision, SetPrecision, Sizes
 from dabdetr.model.detector import Detector
 from dabdetr.model.weights import load_model
 from dabdetr.structures import Detections, Images, Predictions
-
-_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Live:
@@ -32,14 +29,20 @@ class Live:
         self,
         model: str | Path | Detector,
         device: str | torch.device = "auto",
-        precision: Precision = "fp32",
+        precision: SetPrecision = "fp32",
         queries: int | None = None,
         queries_init: str = "keep",
+        compile: Compile = False,
     ) -> None:
-        autocast(precision, torch.device("cpu"))  # an unknown name is told before any loading
+        check(precision, compile)  # before any loading
         model, self.device = ready(model, device)
         self.model = with_queries(model, queries, queries_init)
-        self.precision: Precision = precision
+        self.forward = Fast(self.model, precision, compile)
+
+    @property
+    def precision(self) -> Precision:
+        """What the model computes in; fp32 until "auto" has seen a picture."""
+        return self.forward.precision or "fp32"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -62,7 +65,7 @@ class Live:
         if self.model.training:
             self.model.eval()
         images = pad(prepared).to(self.device)
-        return detect_batch(self.model, images, sizes, max_det, sources, self.precision)
+        return detect_batch(self.model, images, sizes, max_det, sources, forward=self.forward)
 
 
 def ready(
@@ -85,19 +88,21 @@ def detect_batch(
     max_det: int,
     sources: Sequence[str] = (),
     precision: Precision = "fp32",
+    forward: Forward | None = None,
 ) -> list[Detections]:
     """The ``max_det`` best detections of each picture, neither thresholded nor cut to the picture.
 
     ``sizes`` are (height, width) of the original pictures. The model should be in evaluation mode
-    and on the device of ``images``. Padding changes nothing: pictures of different sizes go through
-    the model one size after the other, as a backbone sees across their borders.
+    and on the device of ``images``; ``forward`` calls it, by default in ``precision``. Padding
+    changes nothing: pictures of different sizes go through the model one size after the other, as a
+    backbone sees across their borders.
     """
     sources = sources or [""] * len(sizes)
     found: dict[int, Detections] = {}
     for rows, alike in unpad(images):
         # not inference_mode: what modules remember for the next call must serve in training as well
         with torch.no_grad(), autocast(precision, images.pixels.device):
-            predictions = model(alike)
+            predictions = (forward or model)(alike)
         names = [sources[row] for row in rows]
         each = to_detections(model, predictions, [sizes[row] for row in rows], max_det, names)
         found.update(zip(rows, each, strict=True))
@@ -121,12 +126,3 @@ def to_detections(
     plain = [(int(size[0]), int(size[1])) for size in sizes]
     classifier = model.config.model.classifier
     return detections(logits, boxes, plain, max_det, model.names, classifier, sources)
-
-
-def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
-    """The context in which a model computes in ``precision``."""
-    if precision == "fp32":
-        return nullcontext()
-    if precision not in _TYPES:
-        raise ValueError(f"there is no precision {precision!r}; use fp32, {', '.join(_TYPES)}")
-    return torch.autocast(device.type, dtype=_TYPES[precision])

@@ -19,7 +19,7 @@ from dabdetr.inference.reading import (
     check,
     groups,
 )
-from dabdetr.inference.runtimes import Precision, Runtime, open_runtime
+from dabdetr.inference.runtimes import Compile, Runtime, SetPrecision, open_runtime
 from dabdetr.inference.sources import attempts
 from dabdetr.inference.tiles import AT_ONCE, Tiling, merge
 from dabdetr.structures import Detections
@@ -41,6 +41,11 @@ class Predictor:
     of each picture alone. The model is put into evaluation mode. ``queries`` changes how many there
     are in a copy of it (see ``with_queries``).
 
+    ``precision`` "bf16" is up to three times as fast as "fp32" where the processor has it; "auto"
+    measures both on the first pictures. ``compile`` compiles for every size of input (half a minute
+    each, a C++ compiler needed), "auto" for sizes that come so often that it pays. What was chosen
+    is told to the logger ``dabdetr``. All but "fp32" uncompiled takes a copy of the weights.
+
     >>> for found in Predictor("scenes")("pictures/", conf=0.5):
     ...     print(found.source, len(found))
     """
@@ -50,13 +55,16 @@ class Predictor:
         model: str | Path | Detector,
         device: str | torch.device = "auto",
         batch: int = 1,
-        precision: Precision = "fp32",
+        precision: SetPrecision = "fp32",
         queries: int | None = None,
         queries_init: str = "keep",
+        compile: Compile = False,
     ) -> None:
         if batch < 1:
             raise ValueError(f"batch should be at least 1; got {batch}")
-        self.runtime: Runtime = open_runtime(model, device, precision, queries, queries_init)
+        self.runtime: Runtime = open_runtime(
+            model, device, precision, queries, queries_init, compile
+        )
         self.batch = batch
 
     @property

@@ -1,0 +1,150 @@
+"""Ready-made weights, chosen precisions, compiled code: the same answers, sooner."""
+
+import logging
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from dabdetr.inference import fast
+from dabdetr.inference.fast import Fast, autocast, choose, settled
+from dabdetr.inference.predictor import Predictor
+from dabdetr.model.detector import build
+from dabdetr.presets import PRESETS
+from dabdetr.structures import Images
+
+SMALL = ("dab-detr-nano", "deformable-detr-nano", "vit-dino-nano")
+
+
+@pytest.fixture
+def images():
+    generator = torch.Generator().manual_seed(1)
+    return Images(torch.randn(1, 3, 64, 96, generator=generator))
+
+
+def detector(preset="dab-detr-nano"):
+    torch.manual_seed(0)
+    model = build(PRESETS[preset], ["cat", "dog"]).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    return model
+
+
+@pytest.mark.parametrize("preset", SMALL)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_settled_weights_answer_as_the_model_does(preset, precision, images):
+    model = detector(preset)
+    ready = settled(model, precision)
+    with torch.no_grad(), autocast(precision, torch.device("cpu")):
+        expected, found = model(images), ready(images)
+    torch.testing.assert_close(found.logits, expected.logits, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found.boxes, expected.boxes, rtol=0, atol=1e-6)
+    if precision == "bf16":
+        assert ready.encoder.layers[0].feedforward.expand.weight.dtype == torch.bfloat16
+        assert ready.encoder.layers[0].feedforward_norm.weight.dtype == torch.float32
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+    assert model.encoder.layers[0].feedforward.expand.weight.requires_grad
+
+
+def test_float32_sees_weights_change_and_copies_do_not(images):
+    model = detector()
+    live, copied = Fast(model), Fast(model, "bf16")
+    before = live(images).logits[-1], copied(images).logits[-1]
+    with torch.no_grad():
+        model.get_parameter("decoder.heads.classes.0.bias").add_(1.0)
+    torch.testing.assert_close(live(images).logits[-1], before[0] + 1)
+    assert torch.equal(copied(images).logits[-1], before[1])
+
+
+def test_auto_takes_the_faster_and_says_so_once_measured(images, caplog, monkeypatch):
+    monkeypatch.setattr(fast, "_chosen", {})
+    caplog.set_level(logging.INFO, "dabdetr")
+    model = detector()
+    for threshold, expected in ((0.0, "bf16"), (1e9, "fp32")):
+        fast._chosen.clear()
+        monkeypatch.setattr(fast, "_ENOUGH", threshold)
+        forward = Fast(model, "auto")
+        assert forward.precision is None
+        forward(images)
+        assert forward.precision == expected
+        assert caplog.records[-1].getMessage().startswith(f"computing in {expected}: a batch takes")
+    monkeypatch.setattr(fast, "_ENOUGH", 0.0)
+    assert choose(model, images) == "fp32"  # remembered: nothing is measured again
+    assert len(caplog.records) == 3
+
+
+def test_wrong_choices_are_told_before_any_loading():
+    with pytest.raises(ValueError, match="there is no precision 'int3'; use auto, fp32, bf16"):
+        Predictor("nowhere", precision="int3")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="compile should be 'auto', True or False; got 'yes'"):
+        Predictor("nowhere", compile="yes")  # pyright: ignore[reportArgumentType]
+
+
+def test_without_a_compiler_it_says_so_and_detects(images, caplog, monkeypatch):
+    caplog.set_level(logging.INFO, "dabdetr")
+    monkeypatch.setenv("PATH", "")
+    model = detector()
+    expected = Fast(model)(images)
+    for way in (True, "auto"):
+        monkeypatch.setattr(fast, "COMPILE_AFTER", 0.0)
+        caplog.clear()
+        forward = Fast(model, compile=way)
+        for _ in range(3):
+            found = forward(images)
+        assert torch.equal(found.boxes, expected.boxes)
+        told = [record.getMessage() for record in caplog.records]
+        assert told == [
+            "not compiled: there is no C++ compiler; install g++, or leave --compile out"
+        ]
+
+
+def test_a_predictor_passes_on_what_it_is_told(monkeypatch):
+    picture = torch.zeros(64, 96, 3, dtype=torch.uint8).numpy()
+    monkeypatch.setattr(fast, "_chosen", {})
+    predictor = Predictor(detector(), precision="auto")
+    predictor.one(picture)
+    assert predictor.live.precision in ("fp32", "bf16")
+    assert predictor.live.precision == predictor.live.forward.precision
+    exact = Predictor(predictor.live.model).one(picture, conf=0.0)
+    rough = Predictor(predictor.live.model, precision="bf16").one(picture, conf=0.0)
+    assert abs(exact.scores - rough.scores).max() < 0.02
+    assert (exact.scores != rough.scores).any()
+
+
+FAULTS = """
+import resource, torch
+from dabdetr.inference.fast import keep_freed_memory
+keep_freed_memory() if {kept} else None
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(2**25)  # 128 MiB, 32768 pages
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(min(faults() for _ in range(10)))  # its first calls still gather their room
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="about glibc")
+def test_freed_memory_is_kept():
+    found = [
+        int(subprocess.check_output([sys.executable, "-c", FAULTS.format(kept=kept)], text=True))
+        for kept in (False, True)
+    ]
+    assert found[0] > 10_000
+    assert found[1] < 1_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_compiled_code_answers_as_the_model_does(precision, images, caplog):
+    if fast.no_compiler(torch.device("cpu")):
+        pytest.skip("there is no C++ compiler")
+    caplog.set_level(logging.INFO, "dabdetr")
+    model = detector()
+    expected = Fast(model, precision)(images)
+    forward = Fast(model, precision, compile=True)
+    found = forward(images)
+    assert any(r.getMessage().startswith("compiled") for r in caplog.records), caplog.text
+    tolerance = 1e-4 if precision == "fp32" else 0.05
+    torch.testing.assert_close(found.boxes[-1], expected.boxes[-1], rtol=0, atol=tolerance)
