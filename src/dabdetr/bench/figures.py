@@ -47,7 +47,7 @@ def speeds(bench: Bench) -> Figure:
 
 
 def growth(found: Growth) -> Figure:
-    """Time and peak memory along every axis, times on logarithmic scales."""
+    """Time and peak memory along every axis."""
     figure = new_figure(4 * len(found.points), 6)
     panels = figure.subplots(2, len(found.points), squeeze=False)
     for column, (axis, points) in enumerate(found.points.items()):
@@ -57,11 +57,10 @@ def growth(found: Growth) -> Figure:
         time.plot(values, [1000 * (each.seconds or 0) for each in known], marker="o")
         power = found.exponent(axis)
         time.set_title(axis if power is None else f"{axis}: time ~ {axis}^{power:.2f}", fontsize=10)
-        time.set_yscale("log")
         memory.plot(values, [each.memory or float("nan") for each in known], marker="o", color="C1")
-        memory.set_ylim(bottom=0)
         memory.set_xlabel(AXES[axis].title, fontsize=9)
         for panel in (time, memory):
+            panel.set(xlim=(0, None), ylim=(0, None))
             panel.grid(alpha=0.3)
     panels[0, 0].set_ylabel("ms")
     panels[1, 0].set_ylabel("MB of the process")

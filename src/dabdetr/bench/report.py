@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -26,7 +27,7 @@ class Grid:
 
     def rich(self) -> Table:
         """For a terminal; the marked row stands out."""
-        table = Table(title=self.title, title_justify="left")
+        table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
         for number, name in enumerate(self.header):
             table.add_column(name, justify="right" if number else "left", no_wrap=number == 0)
         for number, row in enumerate(self.rows):
@@ -62,10 +63,15 @@ def sentence(bench: Bench) -> str:
 
 def terminal(bench: Bench) -> RenderableType:
     """Tables, what is missing and why, what to know, and the advice with its commands."""
-    parts: list[RenderableType] = [grid.rich() for grid in grids(bench)]
+    parts: list[RenderableType] = []
+    for grid in grids(bench):
+        parts += [Text(f"\n{grid.title}", style="italic"), grid.rich()]
     parts += [Text(line, style="dim") for line in (*_missing(bench), *_remarks(bench))]
     parts.append(Text("\n" + sentence(bench), style="bold"))
-    parts += [Text(f"  {each}") for each in bench.commands(bench.best.contender)]
+    parts += [
+        Text(f"  {each}", no_wrap=True, overflow="ignore")
+        for each in bench.commands(bench.best.contender)
+    ]
     return Group(*parts)
 
 
@@ -92,7 +98,7 @@ def grids(bench: Bench) -> Iterator[Grid]:
     of = f"on {bench.device}, {labels}"
     of += f", {bench.plan.batch} at a time" if bench.plan.batch > 1 else ""
     quality = "AP" if bench.data else "same boxes"
-    header = ("", "model ms", "file to boxes ms", "pictures/s", "× fp32", quality)
+    header = ("", "model ms", "file to boxes ms", "per second", "× fp32", quality)
     marked = bench.rows.index(bench.best)
     rows = [_cells(bench, row) for row in bench.rows]
     yield Grid(
