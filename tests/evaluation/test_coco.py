@@ -176,6 +176,22 @@ def test_equals_pycocotools(seed, ties, tmp_path, capfd):
     assert capfd.readouterr().out == ""
 
 
+def test_many_overlapping_objects_of_one_class(tmp_path):
+    """Detections that could be many objects', equal boxes and objects just inside an area."""
+    rng = np.random.default_rng(9)
+    rows, detections = [], []
+    for index in range(12):
+        boxes = (20 + rng.integers(0, 6, (8, 2)) * 4).repeat(2, 1).reshape(-1, 4).astype(float)
+        boxes = np.concatenate((boxes[:, ::2], boxes[:, ::2] + rng.choice([32, 40, 96], (8, 1))), 1)
+        sides = boxes[:, 2:] - boxes[:, :2]
+        crowd = rng.random(8) < 0.2
+        rows.append(Row(index, xywh(boxes), np.zeros(8, int), crowd, sides.prod(1)))
+        guesses = boxes[rng.integers(0, 8, 110)] + rng.integers(-4, 5, (110, 4))
+        scores = rng.random(110).round(1)
+        detections.append(found(guesses, scores, np.zeros(110, int), ["a"]))
+    assert 0.01 < assert_equal(Made(rows, ["a"], [7]), detections, tmp_path).ap < 0.9
+
+
 def test_no_detections_at_all_is_zero(tmp_path):
     data, detections = random_case(1)
     ours = assert_equal(data, [each[:0] for each in detections], tmp_path)
