@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
 from dabdetr.config import Config, Loss, Training
 from dabdetr.model.detector import Detector, build
 from dabdetr.presets import PRESETS
 from dabdetr.structures import Images, Predictions, Targets
-from dabdetr.training.averaging import moving_average
+from dabdetr.training.averaging import MovingAverage
 from dabdetr.training.choices import choose_config
 from dabdetr.training.losses import detection_loss
 from dabdetr.training.module import TrainingModule, blame, parameter_groups, rate_factor, share
@@ -132,19 +132,22 @@ def test_every_update_is_a_mean_over_its_batches(gathered: int, batches: int) ->
 
 
 def test_average_has_a_short_memory_at_first() -> None:
-    model = nn.BatchNorm1d(2)
-    average = AveragedModel(model, multi_avg_fn=moving_average(0.5), use_buffers=True)
+    model = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 2).requires_grad_(False))
+    norm, frozen = model
+    average = deepcopy(model)
+    moving = MovingAverage(average, model, decay=0.5)
     expected = torch.zeros(2)
     for n, value in enumerate([4.0, 8.0, 16.0, 32.0]):
-        nn.init.constant_(model.weight, value)
-        model.running_mean.fill_(value)  # pyright: ignore
-        model.num_batches_tracked.fill_(n)  # pyright: ignore
-        average.update_parameters(model)
+        nn.init.constant_(norm.weight, value)  # pyright: ignore
+        norm.running_mean.fill_(value)  # pyright: ignore
+        norm.num_batches_tracked.fill_(n)  # pyright: ignore
+        moving.update(n)
         decay = min(0.5, (1 + n) / (10 + n)) if n else 0.0
         expected = decay * expected + (1 - decay) * value
-        torch.testing.assert_close(average.module.weight.detach(), expected)
-        torch.testing.assert_close(average.module.running_mean, expected)
-        assert average.module.num_batches_tracked == n
+        torch.testing.assert_close(average[0].weight.detach(), expected)
+        torch.testing.assert_close(average[0].running_mean, expected)
+        assert average[0].num_batches_tracked == n
+    assert torch.equal(average[1].weight, frozen.weight)  # pyright: ignore
 
 
 def case() -> tuple[Predictions, Targets]:

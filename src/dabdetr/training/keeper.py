@@ -22,7 +22,7 @@ from dabdetr.training.history import Row, best_row, draw_curves, peak_memory_mb,
 from dabdetr.training.module import NonFiniteLoss, TrainingModule
 
 CHECKPOINT = "last.ckpt"
-REDRAW = 15.0
+REDRAW = 60.0
 """Seconds between drawings of the curves; where epochs are short it would cost too much."""
 MEASURED = ("AP", "AP50", "AP75", "APS", "APM", "APL")
 """What a row holds of an evaluation: overall, then of small, medium and large objects."""
