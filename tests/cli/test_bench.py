@@ -55,6 +55,20 @@ def test_annotated_data(tiny_weights: Path, coco_folder: Path) -> None:
     }
 
 
+def test_what_the_advice_for_torch_says_to_type(tiny_weights: Path, coco_folder: Path) -> None:
+    predict = ["predict", "--model", str(tiny_weights), str(coco_folder / "val"), "--no-save"]
+    exact, rough = (
+        json.loads(runner.invoke(app, [*predict, "--conf", "0", "--json", *more]).stdout)
+        for more in ([], ["--precision", "bf16"])
+    )
+    scores = [
+        [found["score"] for each in told["pictures"] for found in each["detections"]]
+        for told in (exact, rough)
+    ]
+    assert scores[0] != scores[1]
+    assert scores[0] == pytest.approx(scores[1], abs=0.02)
+
+
 @pytest.mark.slow
 def test_every_runtime_on_pictures_without_boxes(tiny_weights: Path, coco_folder: Path) -> None:
     options = ["--source", coco_folder / "val", "--rounds", 2, "--scaling"]

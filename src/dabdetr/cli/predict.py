@@ -70,6 +70,13 @@ def predict(
     queries_init: QueriesInit = "keep",
     layers: Layers = None,
     batch: Annotated[int, typer.Option(help="Pictures at a time.")] = 1,
+    precision: Annotated[
+        str, typer.Option(help="fp32, bf16, fp16, or auto: what pays on the first pictures.")
+    ] = "fp32",
+    compile: Annotated[
+        bool,
+        typer.Option("--compile", help="Compile for each size of picture: half a minute, once."),
+    ] = False,
     device: Device = "auto",
     save: Annotated[
         bool, typer.Option(help="Write pictures and videos with the boxes drawn in.")
@@ -104,7 +111,7 @@ def predict(
     refuse_to_overwrite(coco)
     folder = RunFolder(project, name, "predict") if save or save_crops else None
     opened = open_any(model, device, imgsz, queries, queries_init, layers)
-    predictor = Predictor(opened, device, batch)
+    predictor = Predictor(opened, device, batch, precision, compile=compile)  # pyright: ignore[reportArgumentType]
     skipped = _Skipped(skip_unreadable)
     stream = predictor(
         sources,
