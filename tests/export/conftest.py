@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import jaxtyping
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-NAMES = ("owl", "fox", "hen")
+NAMES = tuple("0123456789")
+"""Of the generated scenes."""
 TINY = (
     "model.encoder.layers=1",
     "model.decoder.layers=2",
@@ -67,3 +70,15 @@ def exported(detector: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
     folder: Path = tmp_path_factory.mktemp("exports")
     return export(detector, folder / "tiny.onnx")
+
+
+SHAPES = [(60, 80), (60, 80), (80, 60), (120, 160), (50, 50), (9, 400)]
+
+
+@pytest.fixture(scope="package")
+def pictures() -> list[np.ndarray]:
+    """Of several shapes, smooth enough to be like pictures."""
+    rng = np.random.default_rng(0)
+    coarse = [rng.integers(0, 256, (9, 9, 3), dtype=np.uint8) for _ in SHAPES]
+    large = [Image.fromarray(c).resize(s[::-1]) for c, s in zip(coarse, SHAPES, strict=True)]
+    return [np.asarray(each) for each in large]

@@ -20,7 +20,7 @@ from dabdetr.cli.options import (
     Queries,
     QueriesInit,
     Quiet,
-    open_model,
+    open_any,
 )
 from dabdetr.cli.output import console, print_json, refuse_to_overwrite, say
 
@@ -49,13 +49,12 @@ def val(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Evaluate a model: COCO's twelve numbers, and those of every class.
+    """Evaluate a model or an exported file: COCO's twelve numbers, and those of every class.
 
     Or, --per-layer, how good each decoder layer is and from which one on nothing improves.
     """
     from dabdetr.data.readers import open_data
     from dabdetr.evaluation.coco import Evaluation, evaluate
-    from dabdetr.evaluation.layers import LayerScores, evaluate_layers
 
     refuse_to_overwrite(coco)
     refuse_to_overwrite(plot)
@@ -66,16 +65,21 @@ def val(
     if plot and plot.suffix.lower() not in (".png", ".svg"):
         raise ValueError(f"--plot should end in .png or .svg; got {plot}")
     truth = open_data(data, split, annotations, images)
-    detector = open_model(model, device, imgsz, queries, queries_init, layers)
+    detector = open_any(model, device, imgsz, queries, queries_init, layers)
     if per_layer:
+        from dabdetr.evaluation.layers import evaluate_layers
+
+        if isinstance(detector, str):
+            raise ValueError(f"{detector} gives its last layer only; --per-layer needs the weights")
         found = evaluate_layers(detector, truth, batch, max_det, workers, progress=not quiet)
+        if plot:
+            found.plot(plot)
+            say(f"curves: {plot}", quiet)
     else:
+        place = device if isinstance(detector, str) else "auto"
         found = evaluate(
-            detector, truth, batch=batch, max_det=max_det, workers=workers, progress=not quiet
+            detector, truth, "val", batch, place, max_det, workers=workers, progress=not quiet
         )
-    if plot and isinstance(found, LayerScores):
-        found.plot(plot)
-        say(f"curves: {plot}", quiet)
     if coco and isinstance(found, Evaluation):
         found.save_results(coco)
         say(f"detections: {coco}", quiet)

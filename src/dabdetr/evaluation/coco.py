@@ -11,23 +11,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from rich.console import Console
-from rich.progress import Progress
 
 from dabdetr.config import write_atomically
-from dabdetr.data.batching import evaluation_loader
 from dabdetr.data.readers import DetectionData, open_data
+from dabdetr.evaluation.detecting import detect_exported, detect_live
 from dabdetr.evaluation.measures import Boxes, precision_and_recall
-from dabdetr.inference.elastic import with_queries
-from dabdetr.inference.live import detect_batch, ready
-from dabdetr.inference.runtimes import Precision
-from dabdetr.model.detector import Detector
-from dabdetr.model.weights import name_difference
+from dabdetr.inference.runtimes import Precision, is_exported, open_runtime
 from dabdetr.structures import Detections
 
 if TYPE_CHECKING:
+    import torch
     from rich.console import Group
+
+    from dabdetr.model.detector import Detector
 
 NUMBERS = (
     *("AP", "AP50", "AP75", "APS", "APM", "APL"),
@@ -116,6 +112,7 @@ def evaluate(
 ) -> Evaluation:
     """COCO's numbers of a model (or file, folder, name of weights) on a split of a data set.
 
+    Of an exported file as well, without torch: .onnx or OpenVINO's folder.
     Every detection counts, down to the lowest score; ``max_det`` a picture are kept, by default as
     many as the config says. Classes are compared by name, which is checked before any picture is
     read. A model in training mode is in it again afterwards. ``queries`` changes how many there are
@@ -126,40 +123,25 @@ def evaluate(
         if value < 1:
             raise ValueError(f"{name} should be at least 1; got {value}")
     data = open_data(data, split) if isinstance(data, str | Path) else data
-    detector, place = ready(model, device)
-    detector = with_queries(detector, queries, queries_init)
-    class_map(detector.names, data.names)
-    was_training = detector.training
-    detector.eval()
-    try:
-        found = _detect(detector, data, batch, place, max_det, precision, workers, progress)
-    finally:
-        detector.train(was_training)
+    if isinstance(model, str | Path) and is_exported(model):
+        runtime = open_runtime(model, device, precision, queries, queries_init)
+        class_map(runtime.names, data.names)
+        most = runtime.config.inference.max_det if max_det is None else max_det
+        found = detect_exported(runtime, data, batch, most, progress)
+    else:
+        from dabdetr.inference.elastic import with_queries
+        from dabdetr.inference.live import ready
+
+        detector, place = ready(model, device)
+        detector = with_queries(detector, queries, queries_init)
+        class_map(detector.names, data.names)
+        was_training = detector.training
+        detector.eval()
+        try:
+            found = detect_live(detector, data, batch, place, max_det, precision, workers, progress)
+        finally:
+            detector.train(was_training)
     return replace(score(data, found), seconds=time.perf_counter() - started)
-
-
-def _detect(
-    detector: Detector,
-    data: DetectionData,
-    batch: int,
-    device: torch.device,
-    max_det: int | None,
-    precision: Precision,
-    workers: int,
-    progress: bool,
-) -> list[Detections]:
-    """Detections of every picture, in the data's order."""
-    config = detector.config
-    most = config.inference.max_det if max_det is None else max_det
-    found: dict[int, Detections] = {}
-    with Progress(console=Console(stderr=True), disable=not progress) as bar:
-        task = bar.add_task("evaluating", total=len(data))
-        for images, indices, sizes in evaluation_loader(data, config.image, batch, workers):
-            sources = [data.record(index).file for index in indices]
-            each = detect_batch(detector, images.to(device), sizes, most, sources, precision)
-            found.update(zip(indices, each, strict=True))
-            bar.advance(task, len(indices))
-    return [found[index] for index in range(len(data))]
 
 
 def score(data: DetectionData, detections: Sequence[Detections]) -> Evaluation:
@@ -192,6 +174,8 @@ def score(data: DetectionData, detections: Sequence[Detections]) -> Evaluation:
 def class_map(names: Sequence[str], data_names: Sequence[str]) -> np.ndarray:
     """The data's label for each of the model's, by name; −1 where the data lacks the class."""
     if not set(data_names) <= set(names):
+        from dabdetr.model.weights import name_difference
+
         raise ValueError(name_difference(names, data_names))
     places = {name: label for label, name in enumerate(data_names)}
     return np.array([places.get(name, -1) for name in names], dtype=np.int64)

@@ -18,8 +18,9 @@ from dabdetr.model.detector import Detector
 
 HALVED = ("Conv", "Gemm", "MatMul")
 """What ONNX computes in half precision: the rest, positions and boxes above all, needs more."""
-KEPT = ("decoder", "queries")
-"""What int8 leaves as it is: boxes are made there, and it takes a small part of the time."""
+KEPT = ("projection", "encoder", "queries", "decoder")
+"""What int8 leaves as it is: all but the backbone. Its convolutions gain, and the rest, many small
+products whose inputs and outputs would be converted back and forth, does not."""
 Batch = tuple[np.ndarray, np.ndarray]
 """Pixels [b, 3, h, w] float32 and padding [b, h, w] bool."""
 
@@ -96,12 +97,13 @@ class OpenVinoFile:
 
     def __init__(
         self,
-        detector: Detector,
+        onnx: OnnxFile,
         card: Card,
         calibration: Callable[[], Iterator[Batch]] | None = None,
+        kept: Sequence[str] = KEPT,
     ) -> None:
+        """``onnx`` in float32; ``calibration`` and ``kept`` parts are int8's."""
         openvino = need("openvino")
-        onnx = OnnxFile(detector, replace(card, precision="fp32"))
         self.traced = onnx.traced
         self.half = card.precision == "fp16"
         from io import BytesIO
@@ -109,7 +111,7 @@ class OpenVinoFile:
         self.model = openvino.convert_model(BytesIO(onnx.proto.SerializeToString()))
         packages = dict(onnx.card.versions) | versions("openvino")
         if calibration is not None:
-            self.model = quantised(self.model, calibration, inside(onnx.proto, KEPT))
+            self.model = quantised(self.model, calibration, inside(onnx.proto, kept))
             packages |= versions("nncf")
         self.card = replace(card, versions=packages)
         self._save = openvino.save_model

@@ -13,15 +13,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dabdetr.data.readers import DetectionData, Record, open_data
-from dabdetr.evaluation.coco import evaluate, score
+from dabdetr.data.readers import DetectionData, open_data
+from dabdetr.export.ap import compare
 from dabdetr.export.certificate import Certificate, batches, certify
 from dabdetr.export.diverging import first_difference
-from dabdetr.export.files import Batch, OnnxFile, OpenVinoFile, ProgramFile
+from dabdetr.export.files import Batch, OnnxFile, OpenVinoFile, ProgramFile, need
 from dabdetr.export.graph import Answer
 from dabdetr.inference.card import Card
 from dabdetr.inference.live import ready
-from dabdetr.inference.predictor import Predictor
 from dabdetr.inference.runtimes import Exported, padded, prepare_for
 from dabdetr.inference.sources import read_sources
 from dabdetr.model.detector import Detector
@@ -37,8 +36,6 @@ SHOWN = 8
 """Pictures that the certificate looks at."""
 CALIBRATION = 128
 """Pictures that int8 takes its ranges from, at most."""
-EVALUATED = 200
-"""Pictures of annotated data that AP is measured on, at most."""
 
 
 class Uncertified(Exception):
@@ -95,12 +92,10 @@ def export(
         file.write(path, file.card)
         proof = certify(Answer(detector), Exported(path), shown)
         if data is not None:
-            proof = replace(proof, ap=_precisions(detector, path, data))
+            proof = replace(proof, ap=compare(detector, path, data))
         if not proof.passed:
-            if format == "onnx":
-                inputs = next(iter(batches(Exported(path), shown)))
-                where = first_difference(file.traced, path, precision, *inputs)
-                proof = replace(proof, diverges=where)
+            inputs = next(iter(batches(Exported(path), shown)))
+            proof = replace(proof, diverges=first_difference(file.traced, path, *inputs))
             raise Uncertified(proof)
         file.write(path, replace(file.card, certificate=proof.to_dict()))
         if target.is_dir():
@@ -130,7 +125,8 @@ def _made(
     if card.runtime == "onnx":
         return OnnxFile(detector, card)
     ranges = None if calibration is None else partial(_calibration, card, calibration)
-    return OpenVinoFile(detector, card, ranges)
+    need("openvino")
+    return OpenVinoFile(OnnxFile(detector, replace(card, precision="fp32")), card, ranges)
 
 
 def _training(source: Any) -> Any:
@@ -161,30 +157,3 @@ def _shown(pictures: Any, data: DetectionData | None) -> list[np.ndarray]:
     scenes = open_data("scenes", "val")
     drawn = [scenes.picture(index) for index in range(SHOWN)]
     return [each if n % 2 else each[: len(each) * 3 // 4] for n, each in enumerate(drawn)]
-
-
-def _precisions(detector: Detector, path: Path, data: DetectionData) -> tuple[float, float]:
-    """AP of torch and of the exported file."""
-    part = _First(data, EVALUATED)
-    found = Predictor(path)((part.picture(n) for n in range(len(part))), conf=0.0)
-    return evaluate(detector, part).ap, score(part, list(found)).ap
-
-
-class _First(DetectionData):
-    """The first ``count`` pictures of data."""
-
-    def __init__(self, data: DetectionData, count: int) -> None:
-        self.data, self.count = data, min(count, len(data))
-        self.name, self.split = data.name, data.split
-        self.names, self.category_ids = data.names, data.category_ids
-
-    def __len__(self) -> int:
-        return self.count
-
-    def record(self, index: int) -> Record:
-        """As of the whole."""
-        return self.data.record(index)
-
-    def picture(self, index: int) -> np.ndarray:
-        """As of the whole."""
-        return self.data.picture(index)

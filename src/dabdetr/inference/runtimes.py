@@ -222,15 +222,30 @@ class _OpenVino:
         self.told = json.loads(self.model.get_rt_info(about).astype(str)) if has else {}
 
     def start(self, card: Card) -> None:
-        """Compile for what the card says; OpenVINO alone would compute in bf16 where it can."""
-        kind = {"bf16": "bf16", "fp16": "f32"}.get(card.precision, "f32")
-        options = {"INFERENCE_PRECISION_HINT": kind}
+        """Note what to compile for; OpenVINO alone would compute in bf16 wherever it can.
+
+        What is not in int8 is in bf16 there: both are for processors that have both.
+        """
+        kind = "bf16" if card.precision in ("bf16", "int8") else "f32"
+        self.options = {"INFERENCE_PRECISION_HINT": kind}
         if threads():
-            options["INFERENCE_NUM_THREADS"] = str(threads())
-        self.compiled = self.core.compile_model(self.model, "CPU", options)
+            self.options["INFERENCE_NUM_THREADS"] = str(threads())
+        self.size = card.size
+        self.compiled: dict[tuple[int, ...] | None, Any] = {}
+
+    def _for(self, shape: tuple[int, ...]) -> Any:
+        """The model compiled for one picture of the fixed size (5 to 15 % faster), or for any."""
+        key = shape if self.size is not None and shape[0] == 1 else None
+        if key not in self.compiled:
+            model = self.model
+            if key is not None:
+                model = model.clone()
+                model.reshape({"pixels": list(key), "padding": [key[0], *key[2:]]})
+            self.compiled[key] = self.core.compile_model(model, "CPU", self.options)
+        return self.compiled[key]
 
     def __call__(self, pixels: np.ndarray, padding: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        answer = self.compiled({"pixels": pixels, "padding": padding})
+        answer = self._for(pixels.shape)({"pixels": pixels, "padding": padding})
         return answer["logits"], answer["boxes"]
 
 

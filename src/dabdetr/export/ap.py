@@ -1,0 +1,89 @@
+"""AP of torch and of an exported file on the same annotated pictures, and how far chance goes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dabdetr.data.readers import DetectionData, Record
+from dabdetr.evaluation.coco import evaluate, score
+from dabdetr.model.detector import Detector
+
+LOST = 0.005
+"""AP (0–1) that an exported file may lose, in any precision."""
+EVALUATED = 200
+"""Pictures that AP is measured on, at most: the first of the data."""
+PARTS = 10
+"""Parts of the data that are left out in turn, to see how much AP hangs on the pictures."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """COCO's AP of torch (float32) and of the file, every detection counted.
+
+    noise  standard error of the difference, from leaving out each tenth of the pictures in turn;
+           NaN where there are fewer than 10
+    """
+
+    torch: float
+    file: float
+    data: str
+    pictures: int
+    noise: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the file loses no more than ``LOST`` on these pictures."""
+        return self.torch - self.file <= LOST
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        noise = None if np.isnan(self.noise) else self.noise
+        return asdict(self) | {"noise": noise, "allowed": LOST}
+
+    def __str__(self) -> str:
+        chance = "too few for an error" if np.isnan(self.noise) else f"± {self.noise:.4f}"
+        return (
+            f"AP {self.file:.4f}, torch {self.torch:.4f}: {self.file - self.torch:+.4f} ({chance}) "
+            f"on the first {self.pictures} pictures of {self.data}; {LOST:g} may be lost"
+        )
+
+
+def compare(detector: Detector, path: Path, data: DetectionData) -> Loss:
+    """Measure both sides on the first ``EVALUATED`` pictures of ``data``."""
+    part = Part(data, range(min(EVALUATED, len(data))))
+    live, exported = evaluate(detector, part), evaluate(path, part)
+    gaps = []
+    for turn in range(PARTS if len(part) >= PARTS else 0):
+        kept = [n for n in range(len(part)) if n % PARTS != turn]
+        sides = (
+            score(Part(part, kept), [found.detections[n] for n in kept]).ap
+            for found in (live, exported)
+        )
+        gaps.append(next(sides) - next(sides))
+    noise = float(np.sqrt((PARTS - 1) * np.var(gaps))) if gaps else float("nan")
+    return Loss(live.ap, exported.ap, f"{data.name} {data.split}", len(part), noise)
+
+
+class Part(DetectionData):
+    """Some pictures of data."""
+
+    def __init__(self, data: DetectionData, indices: Sequence[int]) -> None:
+        self.data, self.indices = data, indices
+        self.name, self.split = data.name, data.split
+        self.names, self.category_ids = data.names, data.category_ids
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def record(self, index: int) -> Record:
+        """As of the whole."""
+        return self.data.record(self.indices[index])
+
+    def picture(self, index: int) -> np.ndarray:
+        """As of the whole."""
+        return self.data.picture(self.indices[index])

@@ -1,0 +1,149 @@
+"""Certificates pass sound files, and only these; they say where a graph goes wrong."""
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from dabdetr.data.readers import open_data
+from dabdetr.evaluation.coco import evaluate
+from dabdetr.export.ap import Loss, Part, compare
+from dabdetr.export.certificate import certify, paired
+from dabdetr.export.diverging import first_difference
+from dabdetr.export.files import OnnxFile
+from dabdetr.export.graph import Answer, example, program
+from dabdetr.export.run import Uncertified, export
+from dabdetr.inference.decoding import Decoded
+from dabdetr.inference.runtimes import Exported, padded
+
+
+def test_pairs_are_of_one_class_and_one_to_one():
+    box = np.array([[0, 0, 10, 10], [0, 0, 10, 10]], np.float32)
+    one = Decoded(box, np.array([0.9, 0.8]), np.array([0, 1]), np.array([0, 1]))
+    other = Decoded(box + 2, np.array([0.5, 0.7]), np.array([0, 0]), np.array([0, 1]))
+    gaps = paired(one, other)
+    assert gaps[0].tolist() == pytest.approx([2.0, 2.0, 2.0, 2.0, -0.2])
+    assert gaps[1].tolist() == [1e4, 1e4, 1e4, 1e4, 1.0]
+
+
+def faulty(path, target, change):
+    """A copy of an ONNX file with something changed in its graph."""
+    import onnx
+
+    model = onnx.load(path)
+    change(onnx, model.graph)
+    onnx.save(model, target)
+    return target
+
+
+def behind_boxes(onnx, graph, kind, constant):
+    """Put one more node of two inputs behind the boxes."""
+    for node in graph.node:
+        for place, name in enumerate(node.output):
+            if name == "boxes":
+                node.output[place] = "boxes_before"
+    graph.initializer.append(onnx.numpy_helper.from_array(constant, "fault"))
+    options = {"axis": 2} if kind == "Gather" else {}
+    node = onnx.helper.make_node(kind, ["boxes_before", "fault"], ["boxes"], **options)
+    graph.node.append(node)
+
+
+def shift(onnx, graph):
+    """Half a pixel of an input 96 wide."""
+    behind_boxes(onnx, graph, "Add", np.array([0.5 / 96, 0, 0, 0], np.float32))
+
+
+def swap(onnx, graph):
+    """Width for height."""
+    behind_boxes(onnx, graph, "Gather", np.array([0, 1, 3, 2]))
+
+
+def weigh(onnx, graph):
+    """Another weight in the encoder."""
+    (weight,) = [w for w in graph.initializer if w.name.endswith("layers.0.feedforward.expand.bias")
+                 and "encoder" in w.name]  # fmt: skip
+    changed = onnx.numpy_helper.to_array(weight) + 0.5
+    weight.CopyFrom(onnx.numpy_helper.from_array(changed, weight.name))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
+@pytest.mark.parametrize("fault", [shift, swap, weigh])
+def test_planted_faults_fail_the_certificate(
+    fault, precision, detector, exported, pictures, tmp_path
+):
+    path = faulty(exported.path, tmp_path / "faulty.onnx", fault)
+    file = Exported(path)
+    file.card = replace(file.card, precision=precision)  # which allows more differences
+    proof = certify(Answer(detector), file, pictures)
+    assert proof.finite
+    assert not proof.passed
+    if fault is shift:
+        assert proof.shift == pytest.approx(0.44, abs=0.07)  # at 96 pixels, and at 72
+
+
+def test_the_sound_file_passes_once_more(detector, exported, pictures):
+    proof = certify(Answer(detector), Exported(exported.path), pictures)
+    assert proof.passed
+    assert proof.shift < 1e-4
+
+
+def test_ap_may_fall_by_half_a_point(exported):
+    proof = exported.certificate
+    for lost, passed in ((-0.1, True), (0.0049, True), (0.0051, False)):
+        loss = Loss(0.5, 0.5 - lost, "scenes val", 87, 0.001)
+        assert replace(proof, ap=loss).passed is passed
+    assert "the first 87 pictures of scenes val; 0.005 may be lost" in str(loss)
+
+
+def test_ap_of_both_sides_is_of_the_same_pictures(detector, exported):
+    data = open_data("scenes:count=11", "val")
+    loss = compare(detector, exported.path, data)
+    assert (loss.pictures, loss.data) == (11, "scenes val")
+    assert loss.torch == evaluate(detector, data).ap
+    assert loss.file == pytest.approx(loss.torch, abs=1e-3)
+    assert 0 <= loss.noise < 1e-3
+    assert np.isnan(compare(detector, exported.path, Part(data, range(3))).noise)
+
+
+@pytest.mark.slow
+def test_the_first_node_that_differs_is_named(detector, exported, pictures, tmp_path):
+    traced = OnnxFile(detector, Exported(exported.path).card).traced
+    inputs = padded([Exported(exported.path).prepare(pictures[0])])
+    assert first_difference(traced, exported.path, *inputs) is None
+    path = faulty(exported.path, tmp_path / "faulty.onnx", weigh)
+    found = first_difference(traced, path, *inputs)
+    assert found is not None
+    assert "encoder.layers.0.feedforward.expand" in found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["openvino", "torch"])
+def test_the_first_node_that_differs_is_named_in_every_format(format, detector, tmp_path):
+    other = copy.deepcopy(detector)
+    with torch.no_grad():
+        other.encoder.layers[0].feedforward.expand.bias.add_(0.5)
+    made = export(other, tmp_path / "x_openvino" if format == "openvino" else "x.pt2", format)
+    traced = program(detector).run_decompositions() if format == "openvino" else program(detector)
+    pixels, padding = (part.numpy() for part in example((61, 75)))
+    assert first_difference(program(other), made.path, pixels, padding) is None
+    found = first_difference(traced, made.path, pixels, padding)
+    assert found is not None
+    assert "encoder.layers.0.feedforward" in found
+
+
+@pytest.mark.slow
+def test_an_overflow_in_half_precision_is_caught_and_nothing_is_kept(detector, tmp_path):
+    hot = copy.deepcopy(detector)
+    layer = hot.encoder.layers[0].feedforward
+    with torch.no_grad():  # the same function in float32
+        layer.expand.weight.mul_(1e6)
+        layer.expand.bias.mul_(1e6)
+        layer.contract.weight.mul_(1e-6)
+    with pytest.raises(Uncertified) as caught:
+        export(hot, tmp_path / "hot.onnx", precision="fp16")
+    assert not caught.value.certificate.passed
+    assert caught.value.certificate.diverges is not None
+    assert "feedforward" in caught.value.certificate.diverges
+    assert list(tmp_path.iterdir()) == []
