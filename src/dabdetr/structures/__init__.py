@@ -1,0 +1,28 @@
+"""What travels between the parts: images, targets, features, queries, predictions, detections.
+
+Torch is never imported here, so that ``Detections`` also serve where torch is not installed.
+"""
+
+from dabdetr.structures.detections import Detections
+from dabdetr.structures.tensors import (
+    Features,
+    HeadSamples,
+    Images,
+    Memory,
+    Predictions,
+    Queries,
+    QueryGroup,
+    Targets,
+)
+
+__all__ = [
+    "Detections",
+    "Features",
+    "HeadSamples",
+    "Images",
+    "Memory",
+    "Predictions",
+    "Queries",
+    "QueryGroup",
+    "Targets",
+]

@@ -1,0 +1,139 @@
+"""Objects found in a picture, as arrays: what users get, with torch or without it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Objects found in one picture, best first.
+
+    boxes    [n, 4] float32, x0 y0 x1 y1 in pixels of the original picture
+    scores   [n] float32, 0–1
+    labels   [n] int64, index into ``names``
+    queries  [n] int64, the decoder slot that found it
+    names    class names of the model
+    size     (height, width) of the picture
+    source   where the picture came from: a path, or "" for a picture given in memory
+    image    the picture itself as RGB [height, width, 3] uint8, where it was kept
+    frame    of a video, the number of the frame, from 0 on
+    time     of a video, when the frame is shown, in seconds
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+    queries: np.ndarray
+    names: tuple[str, ...]
+    size: tuple[int, int]
+    source: str = ""
+    image: np.ndarray | None = field(default=None, repr=False, compare=False)
+    frame: int | None = None
+    time: float | None = None
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __getitem__(self, index: Any) -> Detections:
+        """A subset: by slice, index array or boolean mask."""
+        if isinstance(index, int | np.integer):
+            index = [index]
+        return replace(
+            self,
+            boxes=self.boxes[index],
+            scores=self.scores[index],
+            labels=self.labels[index],
+            queries=self.queries[index],
+        )
+
+    def above(self, conf: float, classes: Sequence[str] | None = None) -> Detections:
+        """Those that score at least ``conf``, and only of ``classes`` where given."""
+        keep = self.scores >= conf
+        if classes is not None:
+            unknown = sorted(set(classes) - set(self.names))
+            if unknown:
+                raise ValueError(
+                    f"the model does not know the class {', '.join(unknown)}; "
+                    f"it knows: {', '.join(self.names)}"
+                )
+            keep &= np.isin(self.labels, [self.names.index(name) for name in classes])
+        return self[keep]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON: source (and frame), size and a list of detections."""
+        seconds = None if self.time is None else _rounded(self.time, 6)
+        moment = {} if self.frame is None else {"frame": self.frame, "time": seconds}
+        return {
+            "source": self.source,
+            **moment,
+            "height": self.size[0],
+            "width": self.size[1],
+            "detections": [
+                {
+                    "name": self.names[label],
+                    "label": int(label),
+                    "score": _rounded(score, 5),
+                    "box": [_rounded(v, 2) for v in box],
+                    "query": int(query),
+                }
+                for box, score, label, query in zip(
+                    self.boxes, self.scores, self.labels, self.queries, strict=True
+                )
+            ],
+        }
+
+    def to_coco(
+        self, image_id: int = 0, category_ids: Sequence[int] | None = None
+    ) -> list[dict[str, Any]]:
+        """Rows of a COCO results file: boxes as x, y, width, height in pixels.
+
+        ``category_ids[label]`` is the data set's own id; without it labels count from 1.
+        """
+        ids = category_ids if category_ids is not None else range(1, len(self.names) + 1)
+        return [
+            {
+                "image_id": image_id,
+                "category_id": int(ids[label]),
+                "bbox": [float(x0), float(y0), float(x1 - x0), float(y1 - y0)],
+                "score": float(score),
+            }
+            for (x0, y0, x1, y1), score, label in zip(
+                self.boxes.astype(float), self.scores, self.labels, strict=True
+            )
+        ]
+
+    def to_supervision(self) -> Any:
+        """``supervision.Detections`` with the class names in ``data["class_name"]``."""
+        try:
+            import supervision  # pyright: ignore[reportMissingImports]
+        except ImportError:
+            raise ImportError(
+                "to_supervision needs the package supervision; type: pip install supervision"
+            ) from None
+        return supervision.Detections(
+            xyxy=self.boxes.astype(np.float32),
+            confidence=self.scores.astype(np.float32),
+            class_id=self.labels.astype(int),
+            data={"class_name": np.array([self.names[label] for label in self.labels])},
+        )
+
+    def plot(self, image: Any = None) -> Any:
+        """The picture (PIL) with boxes drawn in; ``image`` where none was kept."""
+        from dabdetr.inference.drawing import draw
+
+        picture = image if image is not None else self.image
+        if picture is None:
+            raise ValueError("plot needs the picture: pass it, or predict with keep_images=True")
+        return draw(picture, self)
+
+
+def _rounded(value: Any, digits: int) -> float:
+    value = float(value)
+    assert math.isfinite(value), value
+    return round(value, digits)
