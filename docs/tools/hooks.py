@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import posixpath
 import re
+from pathlib import Path
 from typing import Any
 
 import latex2mathml.converter
@@ -15,6 +16,15 @@ from mkdocs.structure.files import File
 ASKED = re.compile(r"^\{\{ (\w+)(?: (\S+))? \}\}$", re.MULTILINE)
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
 LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(((?:\.\./)+[^)#]*)\)")
+
+
+def on_config(config: Any) -> Any:
+    """Decisions end the navigation, as many as there are."""
+    folder = Path(config.docs_dir, "decisions")
+    config.nav.append(
+        {"Decisions": [f"decisions/{each.name}" for each in sorted(folder.glob("*.md"))]}
+    )
+    return config
 
 
 def on_files(files: Any, config: Any) -> Any:
