@@ -1,0 +1,90 @@
+"""The tools that make pages of the code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+pytest.importorskip("mkdocs", reason="the extra `docs` is not installed")
+
+import generated
+import hooks
+from docstrings import as_markdown
+from mkdocs.exceptions import PluginError
+
+ROOT = Path(__file__).parents[2]
+
+
+def rendered(markdown: str, place: str = "idea/page.md") -> str:
+    return hooks.on_page_markdown(markdown, SimpleNamespace(file=SimpleNamespace(src_uri=place)))
+
+
+def test_an_excerpt_has_the_lines_that_it_names() -> None:
+    shown = generated.source("dabdetr.structures.tensors._Movable.to").splitlines()
+    assert shown[1].startswith("def to(")
+    path, _, line = shown[0].split('"')[1].partition(", line ")
+    lines = (ROOT / path).read_text().splitlines()
+    assert [text.strip() for text in lines[int(line) - 1 :]][: len(shown) - 2] == [
+        text.strip() for text in shown[1:-1]
+    ]
+    assert "@torch.no_grad()" in generated.source(
+        "dabdetr.model.denoising.Denoising._noisy_anchors"
+    )
+    assert "1e-5" in generated.source("dabdetr.geometry.SMALLEST_SIDE")
+
+
+@pytest.mark.parametrize(
+    "asked", ["source dabdetr.geometry.stay", "source nothing.at.all", "family all", "weather"]
+)
+def test_what_is_not_there_stops_the_build(asked: str) -> None:
+    with pytest.raises(PluginError):
+        rendered(f"text\n\n{{{{ {asked} }}}}\n")
+
+
+def test_links_out_of_the_documentation_become_names() -> None:
+    assert rendered("see [this](../../src/a.py)") == "see this (`src/a.py`)"
+    assert rendered("[b/results.md](../b/results.md)", "page.md") == "`b/results.md`"
+    assert rendered("[tour](../index.md#in)") == "[tour](../index.md#in)"
+
+
+def test_formulas_are_drawn_by_the_browser() -> None:
+    inline = hooks.on_page_content(r'<p><span class="arithmatex">\(a &lt; b\)</span></p>')
+    assert inline.startswith("<p><math")
+    assert "arithmatex" not in inline
+    block = hooks.on_page_content('<div class="arithmatex">\\[\n\\frac{1}{2}\n\\]</div>')
+    assert 'display="block"' in block
+    assert "<mfrac>" in block
+
+
+def test_docstrings_become_lists_and_code() -> None:
+    said = as_markdown(
+        "A thing.\n\nname    what it is,\n        and more\na, b    two\n\n>>> one\n... two"
+    )
+    assert "- `name`: what it is,\n    and more\n- `a, b`: two\n" in said
+    assert said.endswith("```python\none\ntwo\n```")
+    table = "Measured:\n\n    levels    heads\n    80x60    8 of 32"
+    assert as_markdown(table) == table
+
+
+def test_reports_of_races_are_one_heading_lower(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generated, "RACES", tmp_path)
+    assert "No race is kept yet" in generated.races()
+    assert "Not drawn yet" in generated.looks()
+    (tmp_path / "small").mkdir()
+    report = "# The race\n\n## Claims\n\n![AP](curves.png) [far](https://example.org)\n"
+    (tmp_path / "small" / "report.md").write_text(report)
+    (tmp_path / "small" / "curves.png").touch()
+    (tmp_path / "small" / "attention-large-96.png").touch()
+    shown = generated.races()
+    assert shown.startswith("## small\n")
+    assert "### Claims" in shown
+    assert "![AP](race/small/curves.png) [far](https://example.org)" in shown
+    assert set(generated.race_files()) == {
+        "race/small/curves.png",
+        "race/small/attention-large-96.png",
+    }
+    assert "](../race/small/attention-large-96.png)" in generated.looks()
