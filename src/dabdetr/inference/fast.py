@@ -76,10 +76,16 @@ class Fast:
         if self.compile is True or self._due(size):
             self._add(images)
         with torch.no_grad(), autocast(self.precision, images.pixels.device):
-            found = (self._compiled.get(size) or self._copy or self.model)(images)
+            found = self._forward(size)(images)
         if self.compile == "auto" and images.pixels.device.type == "cpu":
             self._spent[size] = self._spent.get(size, 0.0) + time.perf_counter() - started
         return found
+
+    def _forward(self, size: torch.Size) -> Forward:
+        compiled = self._compiled.get(size)
+        if compiled is not None:
+            return compiled
+        return self.model if self._copy is None else self._copy
 
     def _due(self, size: torch.Size) -> bool:
         """As much time was spent on this size as compiling takes: it may well come as often again.

@@ -20,7 +20,7 @@ class Linear(nn.Linear):
     """
 
     def forward(self, input: Float[Tensor, "*shape n"]) -> Float[Tensor, "*shape m"]:
-        if not (_onednn_wins() and self._plain(input)):
+        if not (self._plain(input) and _onednn_wins()):
             return super().forward(input)
         if torch.is_grad_enabled():
             return _Product.apply(input, self.weight, self.bias)  # pyright: ignore[reportReturnType]
@@ -29,11 +29,11 @@ class Linear(nn.Linear):
     def _plain(self, input: Tensor) -> bool:
         """Whether this is an eager product in float32 on the CPU."""
         return (
-            input.dtype == self.weight.dtype == torch.float32
+            not torch.compiler.is_compiling()
+            and input.dtype == self.weight.dtype == torch.float32
             and input.device.type == "cpu"
             and input.numel() > 0
             and not torch.is_autocast_enabled("cpu")
-            and not torch.compiler.is_compiling()
             and not torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
         )
 
