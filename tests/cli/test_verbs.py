@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -276,3 +277,12 @@ def test_demo_as_a_process(tmp_path: Path) -> None:
     truth = [each["truth"] for each in document["pictures"]]
     assert len(truth) == 5
     assert sum(a == b for a, b in zip(found, truth, strict=True)) >= 2
+
+
+def test_precision_is_chosen_by_measuring_and_told(tmp_path: Path) -> None:
+    picture = tmp_path / "grey.png"
+    Image.new("RGB", (160, 128), "grey").save(picture)
+    arguments = ["predict", "--model", "scenes", str(picture), "--no-save"]
+    done = run(*arguments, "--precision", "auto")
+    assert re.search(r"computing in (fp32|bf16): a batch takes \d+ ms in bf16", done.stderr)
+    assert "computing in" not in run(*arguments, "--precision", "auto", "--quiet").stderr

@@ -38,6 +38,14 @@ Layers = Annotated[
     int | None,
     typer.Option(min=1, help="Decoder layers, the first ones; all of them if not given."),
 ]
+SetPrecision = Annotated[
+    str,
+    typer.Option("--precision", help="fp32, bf16, fp16, or auto: what pays on the first pictures."),
+]
+Compile = Annotated[
+    bool,
+    typer.Option("--compile", help="Compile for each size of picture: half a minute, once."),
+]
 Name = Annotated[str | None, typer.Option(help="Folder of this run; counted on if not given.")]
 
 
@@ -76,6 +84,21 @@ def open_any(source: str, device: str, *changes: Any) -> Detector | str:
             "weights again as you want them"
         )
     return source
+
+
+def tell_choices(quiet: bool) -> None:
+    """Let the user see what is chosen by measuring, a sentence each."""
+    import logging
+
+    from dabdetr.cli.output import say
+
+    class Said(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            say(record.getMessage(), quiet)
+
+    logger = logging.getLogger("dabdetr")
+    logger.setLevel(logging.INFO)
+    logger.handlers = [Said()]
 
 
 def class_names(values: Iterable[str], known: Sequence[str]) -> list[str] | None:

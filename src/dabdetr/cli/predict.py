@@ -14,6 +14,7 @@ import typer
 
 from dabdetr.cli.options import (
     Coco,
+    Compile,
     Device,
     ImageSize,
     Json,
@@ -24,8 +25,10 @@ from dabdetr.cli.options import (
     Queries,
     QueriesInit,
     Quiet,
+    SetPrecision,
     class_names,
     open_any,
+    tell_choices,
 )
 from dabdetr.cli.output import (
     RunFolder,
@@ -70,14 +73,9 @@ def predict(
     queries_init: QueriesInit = "keep",
     layers: Layers = None,
     batch: Annotated[int, typer.Option(help="Pictures at a time.")] = 1,
-    precision: Annotated[
-        str, typer.Option(help="fp32, bf16, fp16, or auto: what pays on the first pictures.")
-    ] = "fp32",
-    compile: Annotated[
-        bool,
-        typer.Option("--compile", help="Compile for each size of picture: half a minute, once."),
-    ] = False,
     device: Device = "auto",
+    precision: SetPrecision = "fp32",
+    compile: Compile = False,
     save: Annotated[
         bool, typer.Option(help="Write pictures and videos with the boxes drawn in.")
     ] = True,
@@ -109,6 +107,7 @@ def predict(
     if as_json and as_lines:
         raise ValueError("--json and --jsonl were given; give one of them")
     refuse_to_overwrite(coco)
+    tell_choices(quiet)
     folder = RunFolder(project, name, "predict") if save or save_crops else None
     opened = open_any(model, device, imgsz, queries, queries_init, layers)
     predictor = Predictor(opened, device, batch, precision, compile=compile)  # pyright: ignore[reportArgumentType]

@@ -10,6 +10,7 @@ import typer
 from dabdetr.cli.options import (
     Annotations,
     Coco,
+    Compile,
     Device,
     Images,
     ImageSize,
@@ -20,7 +21,9 @@ from dabdetr.cli.options import (
     Queries,
     QueriesInit,
     Quiet,
+    SetPrecision,
     open_any,
+    tell_choices,
 )
 from dabdetr.cli.output import console, print_json, refuse_to_overwrite, say
 
@@ -45,6 +48,8 @@ def val(
     batch: Annotated[int, typer.Option(help="Pictures at a time.")] = 4,
     workers: Annotated[int, typer.Option(help="Processes that read pictures.")] = 0,
     device: Device = "auto",
+    precision: SetPrecision = "fp32",
+    compile: Compile = False,
     coco: Coco = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -60,6 +65,8 @@ def val(
     refuse_to_overwrite(plot)
     if coco and per_layer:
         raise ValueError("--coco writes what the last layer finds; leave out --per-layer for it")
+    if per_layer and (precision, compile) != ("fp32", False):
+        raise ValueError("--per-layer looks at fp32; leave out --precision and --compile")
     if plot and not per_layer:
         raise ValueError("--plot shows curves over layers; give --per-layer as well")
     if plot and plot.suffix.lower() not in (".png", ".svg"):
@@ -77,8 +84,13 @@ def val(
             say(f"curves: {plot}", quiet)
     else:
         place = device if isinstance(detector, str) else "auto"
+        tell_choices(quiet)
         found = evaluate(
-            detector, truth, "val", batch, place, max_det, workers=workers, progress=not quiet
+            *(detector, truth, "val", batch, place, max_det),
+            precision=precision,  # pyright: ignore[reportArgumentType]
+            workers=workers,
+            progress=not quiet,
+            compile=compile,
         )
     if coco and isinstance(found, Evaluation):
         found.save_results(coco)

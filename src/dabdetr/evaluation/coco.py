@@ -16,7 +16,7 @@ from dabdetr.config import write_atomically
 from dabdetr.data.readers import DetectionData, open_data
 from dabdetr.evaluation.detecting import detect_exported, detect_live
 from dabdetr.evaluation.measures import Boxes, precision_and_recall
-from dabdetr.inference.runtimes import Precision, is_exported, open_runtime
+from dabdetr.inference.runtimes import Compile, SetPrecision, is_exported, open_runtime
 from dabdetr.structures import Detections
 
 if TYPE_CHECKING:
@@ -104,11 +104,12 @@ def evaluate(
     batch: int = 4,
     device: str | torch.device = "auto",
     max_det: int | None = None,
-    precision: Precision = "fp32",
+    precision: SetPrecision = "fp32",
     workers: int = 0,
     progress: bool = False,
     queries: int | None = None,
     queries_init: str = "keep",
+    compile: Compile = False,
 ) -> Evaluation:
     """COCO's numbers of a model (or file, folder, name of weights) on a split of a data set.
 
@@ -116,7 +117,7 @@ def evaluate(
     Every detection counts, down to the lowest score; ``max_det`` a picture are kept, by default as
     many as the config says. Classes are compared by name, which is checked before any picture is
     read. A model in training mode is in it again afterwards. ``queries`` changes how many there are
-    in a copy of it (see ``with_queries``).
+    in a copy of it (see ``with_queries``); ``precision`` and ``compile`` are as in ``Predictor``.
     """
     started = time.perf_counter()
     for name, value in (("batch", batch), ("max_det", 1 if max_det is None else max_det)):
@@ -124,7 +125,7 @@ def evaluate(
             raise ValueError(f"{name} should be at least 1; got {value}")
     data = open_data(data, split) if isinstance(data, str | Path) else data
     if isinstance(model, str | Path) and is_exported(model):
-        runtime = open_runtime(model, device, precision, queries, queries_init)
+        runtime = open_runtime(model, device, precision, queries, queries_init, compile)
         class_map(runtime.names, data.names)
         most = runtime.config.inference.max_det if max_det is None else max_det
         found = detect_exported(runtime, data, batch, most, progress)
@@ -138,7 +139,9 @@ def evaluate(
         was_training = detector.training
         detector.eval()
         try:
-            found = detect_live(detector, data, batch, place, max_det, precision, workers, progress)
+            found = detect_live(
+                detector, data, batch, place, max_det, precision, workers, progress, compile
+            )
         finally:
             detector.train(was_training)
     return replace(score(data, found), seconds=time.perf_counter() - started)

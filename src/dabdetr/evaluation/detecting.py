@@ -10,7 +10,7 @@ from rich.progress import Progress
 
 from dabdetr.data.readers import DetectionData
 from dabdetr.inference.reading import Picture, Prepared, ahead, groups
-from dabdetr.inference.runtimes import Precision, Runtime
+from dabdetr.inference.runtimes import Compile, Runtime, SetPrecision
 from dabdetr.structures import Detections
 
 if TYPE_CHECKING:
@@ -25,14 +25,17 @@ def detect_live(
     batch: int,
     device: torch.device,
     max_det: int | None,
-    precision: Precision,
+    precision: SetPrecision,
     workers: int,
     progress: bool,
+    compile: Compile = False,
 ) -> list[Detections]:
     """Detections of every picture, in the data's order."""
     from dabdetr.data.batching import evaluation_loader
+    from dabdetr.inference.fast import Fast
     from dabdetr.inference.live import detect_batch
 
+    forward = Fast(detector, precision, compile)
     config = detector.config
     most = config.inference.max_det if max_det is None else max_det
     found: dict[int, Detections] = {}
@@ -40,7 +43,7 @@ def detect_live(
         task = bar.add_task("evaluating", total=len(data))
         for images, indices, sizes in evaluation_loader(data, config.image, batch, workers):
             sources = [data.record(index).file for index in indices]
-            each = detect_batch(detector, images.to(device), sizes, most, sources, precision)
+            each = detect_batch(detector, images.to(device), sizes, most, sources, forward=forward)
             found.update(zip(indices, each, strict=True))
             bar.advance(task, len(indices))
     return [found[index] for index in range(len(data))]
