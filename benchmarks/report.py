@@ -1,125 +1,199 @@
-"""What a comparison found: a table on the terminal, a page in Markdown. Nothing typed by hand."""
+"""The page of all parts that were kept. Nothing is typed by hand: what is missing is left out."""
 
 from __future__ import annotations
 
-import os
-import platform
-from dataclasses import dataclass
-from importlib.metadata import version
+import json
+from collections.abc import Callable
 from pathlib import Path
-from statistics import median
+from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
-from benchmarks.sides import Workload
+from benchmarks.compare import BARS, MEMORY, TASKS, Case
+from benchmarks.timing import Row, table
 from dabdetr.config import write_atomically
 
-BARS = {"forward": 1.15, "training step": 1.1}
-PACKAGES = ("dabdetr", "transformers", "torch", "timm")
+INTRO = """# Benchmarks
+
+Written by `make bench`: every number comes from a file in `results/`, nothing is typed by hand. A
+part can be measured anew alone: `python -m benchmarks --only forward --models dab`.
+"""
+BESIDE = """
+## Beside transformers
+
+The same weights on both sides: outputs and losses are held against each other first. Each side has
+a process of its own, as its users do; a round times one right after the other, and who starts
+alternates. Ratio = peer's eager fp32 ÷ ours: above 1 we are faster. "best" is what `Predictor`
+takes with `precision="auto", compile=True`, and in training bf16 autocast. A training step is
+forward pass, matching, losses of all layers, backward pass and fused AdamW, {images} images with 10
+objects each. Peak memory is ours ÷ peer's, of the whole process and without its libraries.
+
+| member | size | what | ratio (median) | lowest | highest | bar | goal | | ours s | peer s |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
+"""
 
 
-@dataclass(frozen=True)
-class Result:
-    """Seconds of each side, round by round."""
-
-    task: str
-    images: int
-    rounds: list[dict[str, float]]
-
-    @property
-    def ratios(self) -> list[float]:
-        """Peer ÷ ours, sorted."""
-        return sorted(each["peer"] / each["ours"] for each in self.rounds)
-
-
-@dataclass(frozen=True)
-class Memory:
-    """MiB of each side: ``peak`` of the process, ``work`` without imported libraries."""
-
-    task: str
-    ours: dict[str, float]
-    peer: dict[str, float]
+def write_results(path: Path, folder: Path) -> None:
+    """Compose the page of the parts in ``folder``."""
+    parts = {file.stem: json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))}
+    text = INTRO + _machines(parts)
+    races = [
+        Case(**each)
+        for task in ("forward", "train")
+        for name, part in parts.items()
+        if name.startswith(f"{task}-")
+        for each in part["found"]
+    ]
+    if races:
+        text += _beside(races)
+    for name, write in SECTIONS.items():
+        if name in parts:
+            text += write(parts[name]["found"], path.parent)
+    write_atomically(path, text.encode())
 
 
-def print_results(results: list[Result], memory: list[Memory], work: Workload) -> None:
-    """Ratios, and the times of this run beside them."""
-    table = Table(title=f"peer ÷ ours, {work.width}x{work.height}, fp32; above 1 we are faster")
-    for column in ("", "ratio", "range", "bar", "ours s", "peer s"):
-        table.add_column(column, justify="right" if column else "left", no_wrap=True)
-    for each in results:
-        ratios, bar = each.ratios, BARS[each.task]
-        seconds = [median(r[side] for r in each.rounds) for side in ("ours", "peer")]
-        met = "met" if median(ratios) >= bar else "missed"
-        table.add_row(
-            f"{each.task}, batch {each.images}",
-            f"{median(ratios):.2f}",
-            f"{ratios[0]:.2f}–{ratios[-1]:.2f}",
-            f"{bar} {met}",
-            *(f"{s:.3f}" for s in seconds),
+def verdict(value: float, bar: float, goal: float, most: bool = False) -> str:
+    """As ``Row`` says it."""
+    return Row("", value, bar=bar, goal=goal, most=most).verdict
+
+
+def _machines(parts: dict[str, Any]) -> str:
+    lines = []
+    for each in {json.dumps(part["machine"] | {"commit": ""}) for part in parts.values()}:
+        m = json.loads(each)
+        versions = ", ".join(f"{name} {number}" for name, number in m["versions"].items())
+        lines.append(
+            f"Machine: {m['processor']}, {m['cores']} cores, {m['system']}; {m['threads']} "
+            f"threads. {versions}.\n"
         )
-    weights = Table(title="peak MiB (without libraries)")
-    for column in ("", "ours", "peer", "ratio"):
-        weights.add_column(column, justify="right" if column else "left", no_wrap=True)
-    for each in memory:
-        weights.add_row(*_memory_row(each))
-    console = Console()
-    console.print(table)
-    console.print(weights)
+    commits = sorted({part["machine"]["commit"] for part in parts.values()})
+    return "\n" + "".join(sorted(lines)) + f"\nMeasured at commits: {', '.join(commits)}.\n"
 
 
-def write_results(
-    path: Path, results: list[Result], memory: list[Memory], work: Workload, threads: int
-) -> None:
-    """The page beside the benchmark: the machine, the versions, ratios, memory."""
-    rounds = len(results[0].rounds)
-    lines = [
-        "# Beside transformers' DAB-DETR",
-        "",
-        "Written by `make bench`. Equal weights (outputs and losses are held against each other "
-        f"first), {work.width}x{work.height} pixels, fp32, {threads} threads, {work.objects} "
-        f"objects an image; {rounds} rounds, each timing one side after the other, who starts "
-        "alternating. A training step is forward pass, matching, losses of all layers, backward "
-        "pass and AdamW.",
-        "",
-        f"Machine: {_processor()}, {os.cpu_count()} cores, {platform.system()}. "
-        f"Python {platform.python_version()}, "
-        + ", ".join(f"{name} {version(name)}" for name in PACKAGES)
-        + ".",
-        "",
-        "Ratio = peer ÷ ours: above 1 we are faster.",
-        "",
-        "| task | images | ratio (median) | lowest | highest | bar |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for each in results:
-        numbers = (median(each.ratios), each.ratios[0], each.ratios[-1], BARS[each.task])
-        cells = " | ".join(f"{number:.2f}" for number in numbers)
-        lines.append(f"| {each.task} | {each.images} | {cells} |")
-    lines += [
-        "",
-        "Peak memory in MiB, each side in processes of its own (median of 3), loading of the "
-        "weights included; in brackets without what the imported libraries hold:",
-        "",
-        "| task | ours | peer | ratio |",
-        "| --- | --- | --- | --- |",
-        *("| " + " | ".join(_memory_row(each)) + " |" for each in memory),
-        "",
-    ]
-    write_atomically(path, "\n".join(lines).encode())
+def _beside(races: list[Case]) -> str:
+    text = BESIDE.format(images=TASKS["training step"])
+    for case in races:
+        bar, goal = BARS[case.task, case.best]
+        cells = [
+            case.kind,
+            f"{case.width}x{case.height}",
+            f"{case.task}, {'best' if case.best else 'fp32'}",
+            *(f"{n:.2f}" for n in (case.ratio, case.ratios[0], case.ratios[-1])),
+            *(str(bar), str(goal), verdict(case.ratio, bar, goal)),
+            *(f"{case.seconds(side):.3f}" for side in ("ours", "peer")),
+        ]
+        text += _row(cells)
+    trained = [case for case in races if case.task == "training step"]
+    if trained:
+        text += "\n| member | size | training step | peak, ours ÷ peer | without libraries "
+        text += "| bar | goal | | ours MiB | peer MiB |\n" + "| --- " * 10 + "|\n"
+    for case in trained:
+        held = case.peak
+        own = {side: held[side] - held[f"{side} libraries"] for side in ("ours", "peer")}
+        value = held["ours"] / held["peer"]
+        cells = [case.kind, f"{case.width}x{case.height}", "best" if case.best else "fp32"]
+        cells += [f"{value:.2f}", f"{own['ours'] / own['peer']:.2f}", *map(str, MEMORY)]
+        cells += [verdict(value, *MEMORY, most=True), f"{held['ours']:.0f}", f"{held['peer']:.0f}"]
+        text += _row(cells)
+    told = [(case, each) for case in races for each in case.told]
+    if told:
+        text += "\nWhat ours chose:\n\n"
+        text += "".join(f"- {c.kind}, {c.width}x{c.height}: {each}\n" for c, each in told)
+    return text
 
 
-def _memory_row(memory: Memory) -> list[str]:
-    shown = [f"{side['peak']:.0f} ({side['work']:.0f})" for side in (memory.ours, memory.peer)]
-    ratios = [memory.peer[key] / memory.ours[key] for key in ("peak", "work")]
-    return [memory.task, *shown, f"{ratios[0]:.2f} ({ratios[1]:.2f})"]
+def _peers(found: dict[str, Any], _: Path) -> str:
+    text = (
+        "\n## What a user might pick instead\n\nFrom a decoded picture of 640x480 to boxes, one at "
+        "a time, input of the same size unless it says otherwise; random weights. torchvision and "
+        "we are timed in turn, a YOLO after that in an environment of its own. Speed says nothing "
+        "of AP.\n\n| model | ms | parameters, millions |\n| --- | --- | --- |\n"
+    )
+    for name, each in sorted(found.items(), key=lambda item: item[1]["ms"]):
+        text += _row([name, f"{each['ms']:.0f}", f"{each['parameters']:.1f}"])
+    return text
 
 
-def _processor() -> str:
-    """The processor's own name, where the system tells it."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+def _roofline(found: dict[str, Any], _: Path) -> str:
+    peaks = ", ".join(f"{name} {value / 1e12:.2f}" for name, value in found["peaks"].items())
+    height, width = found["size"]
+    groups = list(found["rows"][0]["groups"])
+    text = (
+        f"\n## How near to the machine\n\nPeak of a large matrix product here, TFLOP/s: {peaks}. "
+        f"Forward pass of {width}x{height}, not compiled; operations are those of products and "
+        "convolutions, then the shares of the time by torch's profiler.\n\n"
+        f"| model | | GFLOP | ms | TFLOP/s | of the peak | {' | '.join(groups)} |\n"
+        + "| --- " * (6 + len(groups))
+        + "|\n"
+    )
+    for row in found["rows"]:
+        speed = row["operations"] / row["seconds"]
+        cells = [row["model"], row["precision"], f"{row['operations'] / 1e9:.0f}"]
+        cells += [f"{1e3 * row['seconds']:.0f}", f"{speed / 1e12:.2f}", f"{row['share']:.0%}"]
+        text += _row([*cells, *(f"{row['groups'][group]:.0%}" for group in groups)])
+    return text
+
+
+def _scaling(found: dict[str, Any], folder: Path) -> str:
+    from benchmarks.scaling import growth
+    from dabdetr.bench.figures import growth as figure
+    from dabdetr.bench.scaling import AXES
+
+    grown = growth(found)
+    figure(grown).savefig(folder / "scaling.png", dpi=80, bbox_inches="tight")
+    text = (
+        f"\n## How it grows\n\n{found['model']}, PyTorch fp32, each place in a process of its own, "
+        "640x480 where pixels do not vary; objects are those of a training step of 2 pictures. "
+        "MB are all that the process held.\n\n![time and memory](scaling.png)\n\n"
+        "| what | value | ms | MB |\n| --- | --- | --- | --- |\n"
+    )
+    for axis, points in grown.points.items():
+        for each in points:
+            if each.seconds is None:
+                text += _row([AXES[axis].title, str(each.value), each.problem, ""])
+            else:
+                cells = [f"{1e3 * each.seconds:.0f}", f"{each.memory or 0:.0f}"]
+                text += _row([AXES[axis].title, str(each.value), *cells])
+    return text
+
+
+def _precision(found: list[dict[str, Any]], _: Path) -> str:
+    text = (
+        "\n## What bf16 costs\n\nAP of shipped models on pictures they were not trained on; at "
+        "most 0.2 points (of 100) may be lost.\n\n| model | data | pictures | AP fp32 | AP bf16 "
+        "| points | |\n| --- | --- | --- | --- | --- | --- | --- |\n"
+    )
+    for each in found:
+        points = 100 * (each["bf16"] - each["fp32"])
+        cells = [each["model"], each["data"], str(each["pictures"])]
+        cells += [f"{each['fp32']:.4f}", f"{each['bf16']:.4f}", f"{points:+.2f}"]
+        text += _row([*cells, "met" if points >= -0.2 else "missed"])
+    return text
+
+
+def _rows(title: str) -> Callable[[Any, Path], str]:
+    def write(found: list[dict[str, Any]], _: Path) -> str:
+        return f"\n## {title}\n\n" + table([Row(**each) for each in found]) + "\n"
+
+    return write
+
+
+def _exports(found: dict[str, Any], _: Path) -> str:
+    from benchmarks.exports import rows
+
+    return "\n## Exported files\n\n" + "\n".join(rows(found)) + "\n"
+
+
+def _row(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |\n"
+
+
+SECTIONS = {
+    "precision": _precision,
+    "exports": _exports,
+    "matching": _rows("Matcher and losses"),
+    "deformable": _rows("Deformable attention"),
+    "evaluation": _rows("Evaluation"),
+    "memory": _rows("Memory of large pictures"),
+    "peers": _peers,
+    "roofline": _roofline,
+    "scaling": _scaling,
+}
