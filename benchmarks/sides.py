@@ -179,7 +179,7 @@ def load_peer(folder: Path) -> Side:
 
     model = AutoModelForObjectDetection.from_pretrained(folder)
     for name, parameter in model.model.backbone.named_parameters():
-        inner = name.partition("_backbone.")[2] or name.partition("backbone.model.")[2]
+        inner = name.partition("_backbone.")[2] or name.partition("model.")[2]
         if inner.startswith(FROZEN):
             parameter.requires_grad = False
 

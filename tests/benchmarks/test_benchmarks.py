@@ -1,7 +1,9 @@
-"""The comparison compares equal things, and writes what it found."""
+"""The comparison compares equal things, and the page tells what was kept."""
 
+import json
 import subprocess
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -12,54 +14,102 @@ pytest.importorskip("transformers", reason="the extra `bench` is not installed")
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.report import Memory, Result, print_results, write_results  # noqa: E402
-from benchmarks.sides import SMOKE, load_ours, load_peer, make_weights, require_equal  # noqa: E402
+from benchmarks.compare import Case  # noqa: E402
+from benchmarks.machine import machine  # noqa: E402
+from benchmarks.report import verdict, write_results  # noqa: E402
+from benchmarks.roofline import found as roofline  # noqa: E402
+from benchmarks.sides import (  # noqa: E402
+    KINDS,
+    SMOKE,
+    load_ours,
+    load_peer,
+    make_weights,
+    require_equal,
+)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def work(request):
+    return replace(SMOKE, kind=request.param)
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
+def weights(tmp_path_factory, work):
     folder = tmp_path_factory.mktemp("weights")
-    make_weights(folder, SMOKE)
+    make_weights(folder, work)
     return folder
 
 
-def test_sides_are_equal_and_differences_are_noticed(weights):
+def test_sides_are_equal_and_differences_are_noticed(weights, work):
     ours, peer = load_ours(weights), load_peer(weights)
-    require_equal(ours, peer, SMOKE)
-    first = [side.trainer(SMOKE.pixels(2), SMOKE.targets(2))() for side in (ours, peer)]
-    assert first[0] == pytest.approx(first[1], rel=1e-4)
-    require_equal(ours, peer, SMOKE)  # still, after a step of each
+    require_equal(ours, peer, work)
+    first = [side.trainer(work.pixels(2), work.targets(2))() for side in (ours, peer)]
+    assert first[0] == pytest.approx(first[1], rel=KINDS[work.kind].loss_gap)
+    require_equal(ours, peer, work)  # still, after a step of each
     with torch.no_grad():
         ours.model.get_parameter("decoder.heads.classes.0.weight").mul_(1.1)
     with pytest.raises(AssertionError, match="logits differ"):
-        require_equal(ours, peer, SMOKE)
+        require_equal(ours, peer, work)
 
 
-def test_steps_change_the_weights(weights):
+def test_steps_change_the_weights(weights, work):
     for side in (load_ours(weights), load_peer(weights)):
-        step = side.trainer(SMOKE.pixels(2), SMOKE.targets(2))
+        step = side.trainer(work.pixels(2), work.targets(2))
         losses = [step() for _ in range(3)]
         assert losses[2] < losses[0]
 
 
-def test_the_page_tells_ratios_and_memory(tmp_path, capsys):
+def test_the_page_tells_what_was_kept(tmp_path):
     rounds = [{"ours": 1.0, "peer": x} for x in (1.5, 1.2, 0.9)]
-    results = [Result("forward", 1, rounds), Result("training step", 2, rounds)]
-    memory = [Memory("forward", {"peak": 500, "work": 100}, {"peak": 600, "work": 150})]
-    write_results(tmp_path / "results.md", results, memory, SMOKE, 1)
-    page = (tmp_path / "results.md").read_text()
-    assert "| forward | 1 | 1.20 | 0.90 | 1.50 | 1.15 |" in page
-    assert "| forward | 500 (100) | 600 (150) | 1.20 (1.50) |" in page
+    peak = {"ours": 500.0, "peer": 1000.0, "ours libraries": 100.0, "peer libraries": 200.0}
+    cases = [
+        asdict(Case("dab", task, 480, 640, best, rounds, peak, ["computing in bf16"]))
+        for task, best in (("forward", False), ("training step", True))
+    ]
+    parts = {
+        "forward-dab": cases[:1],
+        "train-dab": cases[1:],
+        "peers": {"some": {"ms": 12.3, "parameters": 4.56}},
+        "precision": [
+            {"model": "scenes", "data": "scenes", "pictures": 3, "fp32": 0.5, "bf16": 0.4975}
+        ],
+        "roofline": roofline(1, smoke=True),
+    }
+    for name, found in parts.items():
+        text = json.dumps({"machine": machine(1), "found": found})
+        (tmp_path / f"{name}.json").write_text(text)
+    write_results(tmp_path / "page.md", tmp_path)
+    page = (tmp_path / "page.md").read_text()
+    row = "| dab | 640x480 | forward, fp32 | 1.20 | 0.90 | 1.50 | 1.4 | 1.8 | missed | 1.000 |"
+    assert row in page
+    assert "| dab | 640x480 | best | 0.50 | 0.50 | 0.6 | 0.4 | bar met | 500 | 1000 |" in page
+    assert "| some | 12 | 4.6 |" in page
+    assert "| 0.5000 | 0.4975 | -0.25 | missed |" in page
+    assert "| dab-detr-nano | bf16 |" in page
     assert f"torch {torch.__version__.partition('+')[0]}" in page
-    print_results(results, memory, SMOKE)
-    assert "1.15 met" in capsys.readouterr().out
+
+
+def test_shares_of_the_time_add_up_to_all_of_it():
+    (exact, rough) = roofline(1, smoke=True)["rows"]
+    for row in (exact, rough):
+        assert sum(row["groups"].values()) == pytest.approx(1)
+        assert min(row["groups"][name] for name in ("convolutions", "linear", "attention")) > 0.01
+    assert exact["operations"] == rough["operations"] > 1e6
+
+
+def test_verdicts():
+    assert [verdict(x, 1.4, 1.8) for x in (1.3, 1.4, 1.9)] == ["missed", "bar met", "goal met"]
+    assert [verdict(x, 0.6, 0.4, most=True) for x in (0.7, 0.5, 0.3)] == [
+        *("missed", "bar met", "goal met")
+    ]
 
 
 @pytest.mark.slow
 def test_the_whole_comparison_runs(tmp_path):
     command = [sys.executable, "-m", "benchmarks", "--smoke", "--out", str(tmp_path / "r.md")]
+    command += ["--only", "forward", "train", "--models", "dab", "--results", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "r.md").read_text()
-    assert "| forward | 1 |" in page
-    assert "| training step | 2 |" in page
+    assert "| dab | 0x0 | forward, fp32 |" in page
+    assert "| dab | 0x0 | training step, best |" in page
