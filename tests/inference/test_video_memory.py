@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -40,10 +41,20 @@ def _grown(found: Iterator[Detections], saver: Saver, start: int) -> tuple[int, 
     return count, most - least
 
 
+@pytest.fixture
+def fast() -> Iterator[None]:
+    """Without checks of shapes, which take longer here than the model itself."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)
+
+
+@pytest.mark.usefixtures("fast")
 @pytest.mark.skipif(not MEMORY.exists(), reason="memory is measured as Linux tells it")
 @pytest.mark.parametrize(
     ("frames", "side"),
-    [(130, 640), pytest.param(10_000, 160, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])],
+    [(130, 640), pytest.param(10_000, 64, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])],
 )
 def test_memory_does_not_grow(frames: int, side: int, tiny_detector: Any, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)

@@ -63,7 +63,7 @@ def frames(source: str | Path | Camera, stride: int = 1) -> Iterator[Picture | U
     except (ValueError, OSError) as error:
         yield Unreadable(str(source), error)
         return
-    start = 0.0
+    start, rgb = 0.0, _Rgb()
     with container:
         for number, frame in enumerate(_decoded(container, str(source))):
             if isinstance(frame, Unreadable):
@@ -72,7 +72,7 @@ def frames(source: str | Path | Camera, stride: int = 1) -> Iterator[Picture | U
                 time = _time(frame, number, container)
                 if number == 0 and isinstance(source, Camera):  # its clock started long ago
                     start = time
-                yield Picture(_rgb(frame), str(source), number, time - start)
+                yield Picture(rgb(frame), str(source), number, time - start)
 
 
 def _decoded(container: Any, name: str) -> Iterator[Any]:
@@ -108,11 +108,21 @@ def _reason(error: Exception) -> str:
     return (getattr(error, "strerror", None) or str(error)).lower()
 
 
-def _rgb(frame: Any) -> np.ndarray:
-    """RGB uint8 [height, width, 3] as it is shown: phones film lying and say how to turn it."""
-    array = frame.to_ndarray(format="rgb24")
-    turns = round(frame.rotation / 90) % 4
-    return np.ascontiguousarray(np.rot90(array, turns)) if turns else array
+class _Rgb:
+    """Frames as RGB uint8 [height, width, 3] as they are shown: phones film lying and say so.
+
+    The converter is kept: making one for each frame, as PyAV does alone, takes milliseconds.
+    """
+
+    def __init__(self) -> None:
+        from av.video.reformatter import VideoReformatter
+
+        self._converter = VideoReformatter()
+
+    def __call__(self, frame: Any) -> np.ndarray:
+        array = self._converter.reformat(frame, format="rgb24").to_ndarray()
+        turns = round(frame.rotation / 90) % 4
+        return np.ascontiguousarray(np.rot90(array, turns)) if turns else array
 
 
 def _time(frame: Any, number: int, container: Any) -> float:
@@ -184,6 +194,7 @@ class VideoWriter:
                 "index (pip install --force-reinstall av) or predict with --no-save"
             )
         self._container = av.open(str(path), "w")
+        self._converter = av.video.reformatter.VideoReformatter()  # one for all: it takes long
 
     def add(self, picture: np.ndarray, time: float) -> None:
         """One RGB frame, shown from ``time`` (seconds) on; an odd side loses its last pixel."""
@@ -192,7 +203,8 @@ class VideoWriter:
         if self._stream is None:
             self._stream = self._begin(width, height)
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture[:height, :width]), "rgb24")
-        frame = frame.reformat(self._stream.width, self._stream.height, "yuv420p")
+        size = self._stream.width, self._stream.height
+        frame = self._converter.reformat(frame, *size, "yuv420p")
         # encoders take no stamp twice, which broken videos have
         self._last = max(round(Fraction(time) / self._unit), self._last + 1)
         frame.pts, frame.time_base = self._last, self._unit
