@@ -9,32 +9,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dabdetr.data.readers import DetectionData, Record
+from dabdetr.data.readers import DetectionData
+from dabdetr.export.ap import Part
 from dabdetr.inference.sources import read_sources
 from dabdetr.structures import Detections
 
 PARTS = ("boxes", "scores", "labels", "queries")
 """Arrays of detections that a worker writes, of all pictures in one."""
-
-
-class Part(DetectionData):
-    """Some pictures of data, as data."""
-
-    def __init__(self, data: DetectionData, indices: Sequence[int]) -> None:
-        self.data, self.indices = data, list(indices)
-        self.name, self.split = data.name, data.split
-        self.names, self.category_ids = data.names, data.category_ids
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def record(self, index: int) -> Record:
-        """As of the whole."""
-        return self.data.record(self.indices[index])
-
-    def picture(self, index: int) -> np.ndarray:
-        """As of the whole."""
-        return self.data.picture(self.indices[index])
 
 
 def of_data(data: DetectionData, most: int, folder: Path) -> tuple[list[str], Part]:
