@@ -125,6 +125,18 @@ print(min(faults() for _ in range(10)))  # its first calls still gather their ro
 """
 
 
+def test_compiled_code_is_called_where_it_won(images):
+    model, other = detector(), detector()
+    with torch.no_grad():
+        other.get_parameter("decoder.heads.classes.0.bias").add_(1.0)
+    forward = Fast(model, compile="auto")
+    forward._compiled[images.pixels.shape] = torch.compile(settled(other))
+    with torch.compiler.set_stance("force_eager"):  # it is called all the same
+        found = forward(images)
+    expected = Fast(other)(images)
+    torch.testing.assert_close(found.logits, expected.logits, rtol=0, atol=1e-5)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="about glibc")
 def test_freed_memory_is_kept():
     found = [
