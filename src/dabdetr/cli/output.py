@@ -91,9 +91,7 @@ class RunFolder:
         if name and Path(name).name != name:
             raise ValueError(f"--name should be one folder name; got {name!r}; use --project too")
         if name and self.path.exists():
-            raise FileExistsError(
-                f"{self.path} exists and is not overwritten; choose another name"
-            )
+            raise FileExistsError(f"{self.path} exists and is not overwritten; choose another name")
 
     def __enter__(self) -> RunFolder:
         missing = [p for p in (self.project, *self.project.parents) if not p.exists()]
