@@ -23,6 +23,7 @@ from benchmarks.sides import KINDS
 from dabdetr.config import write_atomically
 
 HERE = Path(__file__).parent
+WAYS = ("fp32", "best")
 RACES = {"forward": "forward", "train": "training step"}
 ROWS = ("matching", "deformable", "evaluation", "memory")
 PARTS = (*RACES, "precision", *ROWS, "peers", "roofline", "scaling")
@@ -45,11 +46,12 @@ def _measure(part: str, given: argparse.Namespace) -> list[tuple[str, Any]]:
     """Name of the file, and what goes into it."""
     if part in RACES:
         sizes = tuple(size for size in SIZES if not given.width or size[1] in given.width)
+        chosen = given.way if len(given.way) < len(WAYS) else ()
         rounds = given.rounds or (2 if given.smoke else 7)
         return [
             (
-                f"{part}-{kind}" + "".join(f"-{width}" for width in given.width or ()),
-                compare(RACES[part], kind, rounds, given.threads, given.smoke, sizes),
+                "-".join([part, kind, *map(str, given.width or ()), *chosen]),
+                compare(RACES[part], kind, rounds, given.threads, given.smoke, sizes, given.way),
             )
             for kind in given.models
         ]
@@ -65,6 +67,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", nargs="*", choices=PARTS, default=PARTS, help="these parts")
     parser.add_argument("--models", nargs="*", choices=KINDS, default=tuple(KINDS))
     parser.add_argument("--width", nargs="*", type=int, help="of forward and train: 640, 1066")
+    parser.add_argument("--way", nargs="*", choices=WAYS, default=WAYS, help="of them as well")
     parser.add_argument("--smoke", action="store_true", help="tiny models and pictures, 2 rounds")
     parser.add_argument("--rounds", type=int, help="timed rounds of forward and train (7)")
     parser.add_argument("--threads", type=int, default=2)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -65,6 +66,7 @@ def compare(
     threads: int = 2,
     smoke: bool = False,
     sizes: tuple[tuple[int, int], ...] = SIZES,
+    ways: Sequence[str] = ("fp32", "best"),
 ) -> list[dict[str, Any]]:
     """Every case of a task and a member of the family, as plain values."""
     work = replace(SMOKE, kind=kind) if smoke else Workload(kind=kind)
@@ -80,9 +82,9 @@ def compare(
         workers = {side: Worker(side, kind, weights, smoke, threads) for side in LOADERS}
         try:
             return [
-                asdict(_race(workers, kind, task, size, best, rounds))
+                asdict(_race(workers, kind, task, size, way == "best", rounds))
                 for size in (((0, 0),) if smoke else sizes)
-                for best in (False, True)
+                for way in ways
             ]
         finally:
             for worker in workers.values():
