@@ -46,7 +46,7 @@ def main() -> None:
     work = SMOKE if given.smoke else Workload()
     with tempfile.TemporaryDirectory() as temporary:
         folder = given.files or Path(temporary)
-        files = make_files(folder, work, ("backbone",) if given.smoke else tuple(SPLITS))
+        files = make_files(folder, work, given.int8)
         found: dict[str, Any] = {"threads": given.threads, "size": [work.height, work.width]}
         found["beside the peer"] = race(folder, files, work, given.rounds)
     print("\n".join(rows(found)))
@@ -59,6 +59,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--smoke", action="store_true", help="tiny model and pictures")
     parser.add_argument("--rounds", type=int, default=7, help="timed rounds (7)")
     parser.add_argument("--threads", type=int, default=2, help="threads of every side (2)")
+    every = list(SPLITS)
+    parser.add_argument("--int8", nargs="*", default=every, choices=every, help="(all of them)")
     parser.add_argument("--files", type=Path, help="folder that keeps the files for another run")
     parser.add_argument("--out", type=Path, help="the JSON to write")
     return parser.parse_args()
