@@ -145,6 +145,7 @@ def browser() -> Iterator[Any]:
 def test_every_page_opens_without_a_network(site: Path, browser: Any, width: int) -> None:
     """No request leaves the folder, nothing complains, nothing is wider than the screen."""
     context = browser.new_context(viewport={"width": width, "height": 900}, offline=True)
+    context.set_default_timeout(120_000)  # a busy machine is no fault of a page
     complaints: list[str] = []
     for path in pages(site):
         if path.name == "404.html":
