@@ -75,13 +75,13 @@ def ahead(items: Iterator[Item], count: int) -> Generator[Item]:
     busily, it would fight with those of the model for the cores (a seventh of the speed on two).
     """
     torch: Any = sys.modules.get("torch")
-    threads = 0 if torch is None else torch.get_num_threads()
+    threads = torch.get_num_threads() if torch else 0
     made: SimpleQueue[tuple[Item | None, BaseException | None]] = SimpleQueue()
     room, stopped, begun = threading.Semaphore(count), threading.Event(), threading.Event()
 
     def make() -> None:
         try:
-            if threads:
+            if torch:
                 torch.set_num_threads(1)
             begun.set()
             while True:
@@ -94,7 +94,7 @@ def ahead(items: Iterator[Item], count: int) -> Generator[Item]:
 
     thread = threading.Thread(target=make, name="dabdetr reading", daemon=True)
     thread.start()
-    if threads:
+    if torch:
         begun.wait()
         torch.set_num_threads(threads)  # threads that start later take the number said last
     try:
