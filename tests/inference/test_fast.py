@@ -147,16 +147,30 @@ def test_freed_memory_is_kept():
     assert found[1] < 1_000
 
 
+COMPILED = """
+import logging, torch
+from dabdetr.inference.fast import Fast
+from dabdetr.model.weights import load_model
+from dabdetr.structures import Images
+logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+model = load_model("scenes").model
+images = Images(torch.randn(1, 3, 128, 160, generator=torch.Generator().manual_seed(1)))
+expected = Fast(model, "{precision}")(images)
+forward = Fast(model, "{precision}", compile=True)
+found = forward(images)
+found = (forward._compiled[images.pixels.shape] or forward)(images)
+print((found.boxes[-1] - expected.boxes[-1]).abs().max().item())
+"""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_compiled_code_answers_as_the_model_does(precision, images, caplog):
+@pytest.mark.parametrize(("precision", "gap"), [("fp32", 1e-4), ("bf16", 0.05)])
+def test_compiled_code_answers_as_the_model_does(precision, gap):
+    """In a process of its own: shapes are not checked there, which a compiler cannot trace."""
     if fast.no_compiler(torch.device("cpu")):
         pytest.skip("there is no C++ compiler")
-    caplog.set_level(logging.INFO, "dabdetr")
-    model = detector()
-    expected = Fast(model, precision)(images)
-    forward = Fast(model, precision, compile=True)
-    found = forward(images)
-    assert any(r.getMessage().startswith("compiled") for r in caplog.records), caplog.text
-    tolerance = 1e-4 if precision == "fp32" else 0.05
-    torch.testing.assert_close(found.boxes[-1], expected.boxes[-1], rtol=0, atol=tolerance)
+    command = [sys.executable, "-c", COMPILED.format(precision=precision)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "dabdetr: compiled" in done.stderr, done.stderr
+    assert float(done.stdout) < gap
