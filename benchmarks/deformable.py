@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.timing import Job, Row, alternate, ratio, table, typical
+from benchmarks.timing import Job, Row, alternate, plain, ratio, table, typical
 from dabdetr.model.deformable import DeformableAttention
 from dabdetr.model.products import quicken
 
@@ -103,6 +103,12 @@ def _peer(ours: DeformableAttention, levels: int) -> nn.Module:
     for theirs, mine in names.items():
         getattr(peer, theirs).load_state_dict(getattr(ours, mine).state_dict())
     return peer
+
+
+def found(threads: int, smoke: bool) -> list[dict[str, Any]]:
+    """``measure`` as plain values."""
+    torch.set_num_threads(threads)
+    return plain(measure(((6, 8), (3, 4)), 10, rounds=2) if smoke else measure())
 
 
 if __name__ == "__main__":

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 
-from benchmarks.timing import Job, Row, alternate, table, typical
+from benchmarks.timing import Job, Row, alternate, plain, table, typical
 from dabdetr.config import Config
 from dabdetr.model.detector import build
 from dabdetr.presets import preset
@@ -72,6 +73,14 @@ def _jobs(model: torch.nn.Module, images: Images, targets: Targets, mixed: bool)
             detection_loss(own, targets, config.loss)[0].backward()
 
     return {"step": step, "loss": loss, "match": lambda: assign(own, targets, config.loss)}
+
+
+def found(threads: int, smoke: bool) -> list[dict[str, Any]]:
+    """``measure`` as plain values."""
+    torch.set_num_threads(threads)
+    if not smoke:
+        return plain(measure())
+    return plain(measure(preset("dab-detr-nano"), 64, 96, objects=2, rounds=2))
 
 
 if __name__ == "__main__":

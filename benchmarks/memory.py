@@ -9,11 +9,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from benchmarks.timing import Row, plain, table
 from benchmarks.worker import _highest
-from benchmarks.timing import Row, table
 
 CASES = (
     ("dab-detr-r50-dc5", "train", ()),
@@ -80,6 +81,11 @@ def weigh(name: str, task: str, recompute: tuple[str, ...]) -> dict[str, float]:
     started = time.perf_counter()
     step()
     return {"gib": _highest() / 1024, "seconds": time.perf_counter() - started}
+
+
+def found(threads: int, smoke: bool) -> list[dict[str, Any]]:
+    """``measure`` as plain values; nothing in a smoke run, as it takes minutes."""
+    return [] if smoke else plain(measure())
 
 
 if __name__ == "__main__":

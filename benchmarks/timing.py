@@ -5,8 +5,9 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import median
+from typing import Any
 
 Job = Callable[[], object]
 
@@ -49,6 +50,11 @@ def ratio(rounds: Sequence[dict[str, float]], slow: str, fast: str) -> float:
 def typical(rounds: Sequence[dict[str, float]], name: str) -> float:
     """Median seconds of one job."""
     return median(each[name] for each in rounds)
+
+
+def plain(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Rows as plain values, verdicts included."""
+    return [asdict(row) | {"verdict": row.verdict} for row in rows]
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -11,7 +11,7 @@ import pytest
 
 import dabdetr
 
-HEAVY = ("torch", "timm", "pytorch_lightning", "matplotlib", "faster_coco_eval", "numpy", "PIL")
+HEAVY = ("torch", "timm", "pytorch_lightning", "matplotlib", "numpy", "PIL")
 
 
 def test_all_is_what_it_should_be() -> None:
