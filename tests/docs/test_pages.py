@@ -48,7 +48,7 @@ LONG = {
 """Pages whose code takes a minute or so."""
 
 RUN = [
-    pytest.param(name, marks=[pytest.mark.slow] if name in LONG else [])
+    pytest.param(name, marks=[pytest.mark.slow, pytest.mark.timeout(1800)] if name in LONG else [])
     for name, page in PAGES.items()
     if name != RECORD and any(block.why_not is None for block in blocks(page))
 ]

@@ -18,6 +18,7 @@ from dabdetr.presets import PRESETS
 
 pytest.importorskip("mkdocs", reason="the extra `docs` is not installed")
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.timeout(1800)
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 FETCHED = re.compile(
     r"<(?:link|script|img|iframe|source|object)\b[^>]*?(?:src|href)=\"?(https?:[^\s\">]+)"
