@@ -20,7 +20,7 @@ class Linear(nn.Linear):
     """
 
     def forward(self, input: Float[Tensor, "*shape n"]) -> Float[Tensor, "*shape m"]:
-        if not (self._plain(input) and _onednn_wins()):
+        if not (self._plain(input) and onednn_wins()):
             return super().forward(input)
         if torch.is_grad_enabled():
             return _Product.apply(input, self.weight, self.bias)  # pyright: ignore[reportReturnType]
@@ -46,7 +46,8 @@ def quicken(module: nn.Module) -> None:
 
 
 @cache
-def _onednn_wins() -> bool:
+def onednn_wins() -> bool:
+    """Whether float32 products are made by oneDNN here."""
     there = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     return there and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 
