@@ -21,6 +21,7 @@ from dabdetr.model.denoising import Noise
 from dabdetr.model.detector import Detector, build
 from dabdetr.model.formats import from_official, from_transformers
 from dabdetr.model.formats.key_names import official_table, rename, split_attention
+from dabdetr.model.products import Linear
 from dabdetr.model.projection import Pyramid
 from dabdetr.structures import Images, Memory, Predictions, Targets
 from dabdetr.training.losses import detection_loss
@@ -320,14 +321,18 @@ def test_losses_agree(name: str, c: Case) -> None:
     assert total.item() == pytest.approx(c.expected["total_loss"], rel=limit)
 
 
-ROUNDED = {"deformable_detr_small": 3e-3}
-"""Here sums of the encoder nearly cancel: of level_embed the norm is 0.605385 with all products of
-linear layers in float64, and 0.606057 as recorded in float32."""
+ON_A_KINK = ("deformable_detr_small",)
+"""Cases in which the loss has a kink within float32's rounding of where it was recorded. With
+linear layers in float64 a few gradients differ from the record by up to 5e-3, with oneDNN's
+products likewise; with torch's own, by which the record was made, by less than 2e-5."""
 
 
 def test_gradients_agree(name: str, c: Case) -> None:
     if not c.expected["grad_norms"]:
         pytest.skip(f"{name} records no training")
+    for module in c.detector.modules() if name in ON_A_KINK else ():
+        if type(module) is Linear:
+            module.__class__ = torch.nn.Linear
     out = c.train()
     total, _ = detection_loss(out, c.targets, c.detector.config.loss)
     c.detector.zero_grad()
@@ -353,8 +358,7 @@ def test_gradients_agree(name: str, c: Case) -> None:
             columns = slice(0, 2) if part.startswith(":, :2") else slice(2, None)
             grads = [g[:, columns] for g in grads if g is not None]
         size = sum(float(g.double().square().sum()) for g in grads if g is not None) ** 0.5
-        relative = ROUNDED.get(name, limits["grad_norm_rel"])
-        close = pytest.approx(norm, rel=relative, abs=limits["grad_norm_abs"])
+        close = pytest.approx(norm, rel=limits["grad_norm_rel"], abs=limits["grad_norm_abs"])
         assert size == close, key
         compared.update(parts)
     untied = {k for k in trained if k not in compared}
