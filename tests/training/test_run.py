@@ -195,24 +195,30 @@ def test_every_member_learns_four_scenes(
 ) -> None:
     """From random weights, in seconds: loss falls to a fifth, digits are found.
 
-    Some members are slower by nature and have bounds of their own: DETR, and DINO, whose loss also
-    holds that of its proposals.
+    Some members are slower by nature and have bounds of their own: DETR, which has more epochs too,
+    and DINO, whose loss also holds that of its proposals.
     """
     folder = write_coco_scenes(tmp_path / "four", "scenes:size=96,objects=4", 4)
+    epochs = 90 if name == "detr-nano" else 60
     config = preset(name).override(
         [
             *("model.encoder.layers=1", "model.decoder.layers=2", "model.queries.count=16"),
-            *("image.size=96", "image.max_size=96", "training.epochs=60", "training.batch=1"),
+            *(
+                "image.size=96",
+                "image.max_size=96",
+                f"training.epochs={epochs}",
+                "training.batch=1",
+            ),
             *("training.effective_batch=1", "training.lr=2e-3", "training.backbone_lr=2e-3"),
             *("training.warmup=20", "training.ema=0.9", "training.precision=fp32"),
         ]
     )
     config.save(tmp_path / "overfit.yaml")
     run = train(
-        folder, tmp_path / "overfit.yaml", project=tmp_path, val_every=60, quiet=True
+        folder, tmp_path / "overfit.yaml", project=tmp_path, val_every=epochs, quiet=True
     )  # fmt: skip
     losses = [row["loss"] for row in run.rows]
-    slow = {"detr-nano": (0.33, 0.1)}
+    slow = {"detr-nano": (0.33, 0.2)}
     left, found = slow.get(name, (0.33, 0.5) if "dino" in name else (0.2, 0.6))
     assert losses[-1] < left * losses[0]
     assert run.ap50 is not None
