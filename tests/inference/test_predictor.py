@@ -171,7 +171,7 @@ def test_wrong_arguments_raise_in_the_call(detector, pictures, options, message)
 def test_wrong_settings(detector):
     with pytest.raises(ValueError, match="batch should be at least 1"):
         Predictor(detector, batch=0)
-    with pytest.raises(ValueError, match="no precision 'int3'; use fp32, bf16, fp16"):
+    with pytest.raises(ValueError, match="no precision 'int3'; use auto, fp32, bf16, fp16"):
         Predictor(detector, precision="int3")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="no device 'tpu'"):
         Predictor(detector, device="tpu")
