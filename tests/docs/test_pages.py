@@ -95,8 +95,13 @@ def test_every_command_is_one(name: str) -> None:
             elif command.startswith("pip install "):
                 assert set(re.findall(r"\[([\w,]+)\]", command)) <= set(extras), command
             elif name == RECORD:
-                script = next(word for word in shlex.split(command) if word.endswith(".py"))
-                assert (ROOT / script).is_file(), command
+                parts = shlex.split(command, comments=True)
+                if "-m" in parts:
+                    module = ROOT / parts[parts.index("-m") + 1].replace(".", "/")
+                    assert module.is_dir() or module.with_suffix(".py").is_file(), command
+                else:
+                    script = next(word for word in parts if word.endswith(".py"))
+                    assert (ROOT / script).is_file(), command
             else:
                 assert command.startswith(ELSEWHERE), command
 
