@@ -23,7 +23,7 @@ from benchmarks.sides import KINDS
 from dabdetr.config import write_atomically
 
 HERE = Path(__file__).parent
-WAYS = ("fp32", "best")
+WAYS = ("fp32", "best", "lean")
 RACES = {"forward": "forward", "train": "training step"}
 ROWS = ("matching", "deformable", "evaluation", "memory")
 PARTS = (*RACES, "precision", *ROWS, "peers", "roofline", "scaling")

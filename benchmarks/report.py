@@ -22,9 +22,11 @@ BESIDE = """
 The same weights on both sides: outputs and losses are held against each other first. Each side has
 a process of its own, as its users do; a round times one right after the other, and who starts
 alternates. Ratio = peer's eager fp32 ÷ ours: above 1 we are faster. "best" is what `Predictor`
-takes with `precision="auto", compile=True`, and in training bf16 autocast. A training step is
-forward pass, matching, losses of all layers, backward pass and fused AdamW, {images} images with 10
-objects each. Peak memory is ours ÷ peer's, of the whole process and without its libraries.
+takes with `precision="auto", compile=True`, and in training bf16 autocast; "lean" is that with
+`training.recompute` of all blocks. A training step is forward pass, matching, losses of all layers,
+backward pass and fused AdamW, {images} images with 10 objects each. Its peak of memory is what the
+process held at most beyond what it held when its libraries were imported (weights, optimiser and
+gradients are in it); the last column is of the whole process.
 
 | member | size | what | ratio (median) | lowest | highest | bar | goal | | ours s | peer s |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
@@ -71,27 +73,27 @@ def _machines(parts: dict[str, Any]) -> str:
 def _beside(races: list[Case]) -> str:
     text = BESIDE.format(images=TASKS["training step"])
     for case in races:
-        bar, goal = BARS[case.task, case.best]
+        bars = BARS[case.task, case.way]
         cells = [
             case.kind,
             f"{case.width}x{case.height}",
-            f"{case.task}, {'best' if case.best else 'fp32'}",
+            f"{case.task}, {case.way}",
             *(f"{n:.2f}" for n in (case.ratio, case.ratios[0], case.ratios[-1])),
-            *(str(bar), str(goal), verdict(case.ratio, bar, goal)),
+            *((*map(str, bars), verdict(case.ratio, *bars)) if bars else ("", "", "")),
             *(f"{case.seconds(side):.3f}" for side in ("ours", "peer")),
         ]
         text += _row(cells)
     trained = [case for case in races if case.task == "training step"]
     if trained:
-        text += "\n| member | size | training step | peak, ours ÷ peer | without libraries "
-        text += "| bar | goal | | ours MiB | peer MiB |\n" + "| --- " * 10 + "|\n"
+        text += "\n| member | size | training step | peak, ours ÷ peer | bar | goal | | ours MiB "
+        text += "| peer MiB | with libraries |\n" + "| --- " * 10 + "|\n"
     for case in trained:
         held = case.peak
         own = {side: held[side] - held[f"{side} libraries"] for side in ("ours", "peer")}
-        value = held["ours"] / held["peer"]
-        cells = [case.kind, f"{case.width}x{case.height}", "best" if case.best else "fp32"]
-        cells += [f"{value:.2f}", f"{own['ours'] / own['peer']:.2f}", *map(str, MEMORY)]
-        cells += [verdict(value, *MEMORY, most=True), f"{held['ours']:.0f}", f"{held['peer']:.0f}"]
+        value = own["ours"] / own["peer"]
+        cells = [case.kind, f"{case.width}x{case.height}", case.way]
+        cells += [f"{value:.2f}", *map(str, MEMORY), verdict(value, *MEMORY, most=True)]
+        cells += [f"{own[side]:.0f}" for side in own] + [f"{held['ours'] / held['peer']:.2f}"]
         text += _row(cells)
     told = [(case, each) for case in races for each in case.told]
     if told:

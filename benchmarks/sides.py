@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dabdetr.training.recompute import recompute
+
 RATE, DECAY = 1e-6, 1e-4  # of AdamW, the same for both; small, so that repeated steps stay alike
 FROZEN = ("conv1", "bn1", "layer1")  # of the backbone, as the published recipe
 
@@ -95,23 +97,26 @@ class Side:
             return (self.best if best and self.best else self.forward)(pixels)
 
     def trainer(
-        self, pixels: Tensor, targets: list[tuple[Tensor, Tensor]], best: bool = False
+        self, pixels: Tensor, targets: list[tuple[Tensor, Tensor]], way: str = "fp32"
     ) -> Callable[[], float]:
         """A function that makes one training step: losses, backward pass, fused AdamW.
 
-        ``best``: under autocast to bf16, where this side has a best way.
+        "best": under autocast to bf16, where this side has a best way. "lean": as well with blocks
+        computed anew in the backward pass, for good; the peer's is the same as ever.
         """
         trained = [p for p in self.model.parameters() if p.requires_grad]
         optimiser = torch.optim.AdamW(trained, lr=RATE, weight_decay=DECAY, fused=True)
-        lower = best and self.best is not None
+        lower = way != "fp32" and self.best is not None
+        if lower and way == "lean":
+            recompute(self.model, ("backbone", "encoder", "decoder"))  # pyright: ignore
 
         def step() -> float:
             self.model.train()
             with torch.autocast("cpu", torch.bfloat16, enabled=lower):
                 loss = self.loss(pixels, targets)
-            optimiser.zero_grad()
             loss.backward()
             optimiser.step()
+            optimiser.zero_grad()  # as both sides' trainers: no gradients during the next pass
             return loss.item()
 
         return step

@@ -75,11 +75,11 @@ def main() -> None:
                 work = replace(work, height=what["height"], width=what["width"])
             job = lambda: None  # noqa: E731 - frees the last one
             _forget()
-            pixels, best = work.pixels(what["images"]), what["best"]
+            pixels, way = work.pixels(what["images"]), what["way"]
             if what["task"] == "forward":
-                job = lambda: side.detect(pixels, best)  # noqa: B023, E731
+                job = lambda: side.detect(pixels, way == "best")  # noqa: B023, E731
             else:
-                job = side.trainer(pixels, work.targets(what["images"]), best)
+                job = side.trainer(pixels, work.targets(what["images"]), way)
             job()  # compiles and chooses, where the side does
             answer: Any = {"told": list(dict.fromkeys(told))}
             told.clear()

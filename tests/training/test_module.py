@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from pytorch_lightning import Trainer
 from torch import nn
+from torch.utils.data import DataLoader
 
 from dabdetr.config import Config, Loss, Training
 from dabdetr.model.detector import Detector, build
@@ -18,6 +21,7 @@ from dabdetr.training.choices import choose_config
 from dabdetr.training.losses import detection_loss
 from dabdetr.training.module import TrainingModule, blame, parameter_groups, rate_factor, share
 from dabdetr.training.precision import bf16_gain, choose_precision
+from dabdetr.training.surroundings import quiet_engine
 
 
 def test_step_schedule() -> None:
@@ -129,6 +133,34 @@ def test_every_update_is_a_mean_over_its_batches(gathered: int, batches: int) ->
     for first in range(0, batches, gathered):
         members = range(first, min(first + gathered, batches))
         assert sum(share(i, gathered, batches) / gathered for i in members) == pytest.approx(1)
+
+
+def test_gradients_are_freed_by_the_step_that_uses_them(
+    tiny_detector: Detector, tmp_path: Path
+) -> None:
+    detector = build(tiny_detector.config, tiny_detector.names)
+    targets = Targets(torch.tensor([1]), torch.full((1, 4), 0.4), (1,), ("a.jpg",))
+    batch = Images(torch.randn(1, 3, 64, 64)), targets
+    held: list[bool] = []
+
+    def look(*_: object) -> None:
+        held.append(any(p.grad is not None for p in detector.parameters()))
+
+    detector.register_forward_pre_hook(look)
+    with quiet_engine():
+        trainer = Trainer(
+            accelerator="cpu",
+            max_epochs=1,
+            accumulate_grad_batches=2,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=tmp_path,
+        )
+        trainer.fit(TrainingModule(detector, lambda _: DataLoader([batch] * 5, None)))
+    assert held == [False, True, False, True, False]
+    assert all(p.grad is None for p in detector.parameters())
 
 
 def test_average_has_a_short_memory_at_first() -> None:

@@ -91,6 +91,11 @@ class TrainingModule(LightningModule):
         gathered, batches = self.trainer.accumulate_grad_batches, self.trainer.num_training_batches
         return total * share(batch_idx, gathered, int(batches))
 
+    def optimizer_step(self, *arguments: Any, **named: Any) -> None:
+        """Step, then free the gradients: the next forward pass needs that memory."""
+        super().optimizer_step(*arguments, **named)
+        self.optimizers().zero_grad()  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
+
     def configure_gradient_clipping(
         self,
         optimizer: torch.optim.Optimizer,
