@@ -37,6 +37,8 @@ class Answer(nn.Module):
 
     def forward(self, pixels: Tensor, padding: Tensor) -> tuple[Tensor, Tensor]:
         """[b, 3, h, w] and [b, h, w] → [b, queries, classes] and [b, queries, 4]."""
+        for one, other in zip(padding.shape, pixels.shape[:1] + pixels.shape[2:], strict=True):
+            torch._check(one == other)  # else a graph of any size takes them for different sizes
         if self.cell > 1:  # the model itself would ask whether, which no graph of any size can
             height, width = pixels.shape[-2:]
             # Of numbers above 0 only: ONNX rounds quotients to 0, not down.
@@ -64,6 +66,11 @@ def program(
     detector: Detector, precision: Precision = "fp32", size: tuple[int, int] | None = None
 ) -> torch.export.ExportedProgram:
     """The traced graph, for any batch and any size, or for the ``size`` (height, width) alone."""
+    if size is None and any(hasattr(module, "shift_size") for module in detector.modules()):
+        raise ValueError(
+            "a backbone whose windows are shifted (Swin) can only be exported for a fixed size; "
+            "add size=(height, width), or --size H W"
+        )
     free = torch.export.Dim.DYNAMIC
     sides: dict[str, Any] = {
         "pixels": {0: free} | ({} if size else {2: free, 3: free}),

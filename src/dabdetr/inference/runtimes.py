@@ -5,6 +5,7 @@ Nothing here imports torch, except to run a ``.pt2`` file.
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 from collections.abc import Sequence
@@ -259,7 +260,7 @@ class _Program:
             raise ValueError(f"exported programs of torch run on the CPU; got device {device!r}")
         extra = {"card.json": ""}
         try:
-            self.module: Any = torch.export.load(path, extra_files=extra).module()
+            self.module: Any = runnable(torch.export.load(path, extra_files=extra))
         except (RuntimeError, ValueError, OSError) as error:
             raise ValueError(
                 f"{path} cannot be loaded by torch ({_first_line(error)}); export it again"
@@ -275,6 +276,16 @@ class _Program:
         with torch.no_grad():
             logits, boxes = self.module(torch.from_numpy(pixels), torch.from_numpy(padding))
         return logits.float().numpy(), boxes.float().numpy()
+
+
+def runnable(program: Any) -> Any:
+    """The module of an exported program of torch, for any batch and size.
+
+    Without the guards that newer versions of torch take from the example's batch and strides: they
+    turn away a single picture.
+    """
+    guarded = "check_guards" in inspect.signature(program.module).parameters
+    return program.module(check_guards=False) if guarded else program.module()
 
 
 def _first_line(error: Exception) -> str:

@@ -22,18 +22,33 @@ def attend(
     value: Float[Tensor, "b heads k e"],
     hidden: Bool[Tensor, "*broadcast k"] | None,
     dropout: float = 0.0,
+    exact: bool = False,
 ) -> Float[Tensor, "b q c"]:
-    """softmax(query · keyᵀ / √d) · value; ``hidden`` keys get no weight."""
+    """softmax(query · keyᵀ / √d) · value; ``hidden`` keys get no weight.
+
+    ``exact``: the products in float32 at any precision, as fused kernels have them.
+    """
     query, key = query.to(value.dtype), key.to(value.dtype)
     if _products_win(query, key, value):
-        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+        scores = _scores(query, key, exact and value.dtype != torch.float32)
         if hidden is not None:
             scores = scores.masked_fill(hidden, float("-inf"))
-        out = F.dropout(scores.softmax(-1), dropout) @ value
+        out = F.dropout(scores.softmax(-1), dropout).to(value.dtype) @ value
     else:
         seen = None if hidden is None else ~hidden
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=seen, dropout_p=dropout)
     return out.transpose(1, 2).flatten(2)
+
+
+def _scores(
+    query: Float[Tensor, "b heads q d"], key: Float[Tensor, "b heads k d"], widened: bool
+) -> Float[Tensor, "b heads q k"]:
+    """query · keyᵀ / √d, in float32 where ``widened``."""
+    scale = query.shape[-1] ** -0.5
+    if not widened:
+        return (query * scale) @ key.transpose(-1, -2)
+    with torch.autocast(query.device.type, enabled=False):
+        return (query.float() * scale) @ key.float().transpose(-1, -2)
 
 
 def _products_win(query: Tensor, key: Tensor, value: Tensor) -> bool:
@@ -180,7 +195,9 @@ class ConcatCrossAttention(nn.Module):
         key = self._side_by_side(key, key_position.expand_as(key))
         value = split_heads(self.value(memory.tokens), self.heads)
         dropout = self.dropout if self.training else 0.0
-        return self.output(attend(query, key, value, hide_padding(memory.padding), dropout))
+        # Position maps are sharp: products so large that bf16 would round them by a tenth.
+        hidden = hide_padding(memory.padding)
+        return self.output(attend(query, key, value, hidden, dropout, exact=True))
 
     def _side_by_side(self, a: Tensor, b: Tensor) -> Float[Tensor, "b heads n d"]:
         return torch.cat((split_heads(a, self.heads), split_heads(b, self.heads)), dim=-1)
