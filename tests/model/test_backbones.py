@@ -14,8 +14,9 @@ from torch import nn
 from torchvision.models.swin_transformer import ShiftedWindowAttention
 
 from dabdetr.config import Backbone
-from dabdetr.model.backbones import FoldedConv2d, FrozenNorm, TimmBackbone, freeze_norms
+from dabdetr.model.backbones import TimmBackbone
 from dabdetr.model.detector import build
+from dabdetr.model.folding import FoldedConv2d, FrozenNorm, freeze_norms
 from dabdetr.presets import derive, preset
 from dabdetr.structures import Images
 
@@ -46,6 +47,29 @@ def test_folding_changes_nothing(name: str) -> None:
     with torch.no_grad():
         for a, b in zip(plain(x), frozen(x), strict=True):
             assert torch.allclose(a, b, atol=1e-4 * a.abs().max().item())
+
+
+@pytest.mark.parametrize("name", ["resnet18", "tf_efficientnet_lite0"])
+def test_folding_changes_no_gradient(name: str) -> None:
+    torch.manual_seed(0)
+    plain = timm.create_model(name, features_only=True).eval()
+    _randomise_norms(plain)
+    frozen = copy.deepcopy(plain)
+    freeze_norms(frozen)
+    x = torch.randn(1, 3, 64, 96)  # the first layers have fewer weights than their maps numbers
+    for body in (plain, frozen):
+        sum(m.square().mean() for m in body(x)).backward()  # pyright: ignore
+    weights = dict(plain.named_parameters())
+    norms = {n for n, part in plain.named_modules() if isinstance(part, nn.BatchNorm2d)}
+    compared = 0
+    for key, parameter in frozen.named_parameters():
+        if key.rpartition(".")[0] not in norms and parameter.grad is not None:
+            expected = weights[key].grad
+            torch.testing.assert_close(
+                parameter.grad, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item()
+            )
+            compared += 1
+    assert compared == sum(isinstance(part, nn.Conv2d) for part in plain.modules())
 
 
 def test_settled_convolutions_pad_whole_cells_as_tensorflow_does() -> None:

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from dabdetr.inference.live import autocast
 from dabdetr.inference.runtimes import Precision
-from dabdetr.model.backbones import FoldedConv2d
 from dabdetr.model.detector import Detector
+from dabdetr.model.folding import FoldedConv2d
 from dabdetr.structures import Images
 
 EXAMPLE = (3, 96, 128)

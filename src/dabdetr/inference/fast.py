@@ -22,8 +22,8 @@ from timm.layers.conv2d_same import Conv2dSame
 from torch import nn
 
 from dabdetr.inference.runtimes import Compile, Precision, SetPrecision
-from dabdetr.model.backbones import FoldedConv2d
 from dabdetr.model.detector import Detector
+from dabdetr.model.folding import FoldedConv2d
 from dabdetr.model.products import Linear
 from dabdetr.structures import Images, Predictions
 

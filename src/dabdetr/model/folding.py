@@ -1,0 +1,157 @@
+"""Frozen norms, folded into the convolutions before them."""
+
+from __future__ import annotations
+
+from math import prod
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from timm.layers.conv2d_same import Conv2dSame
+from timm.layers.padding import pad_same
+from torch import Tensor, nn
+
+
+class FrozenNorm(nn.Module):
+    """A batch norm that never changes: four buffers, under the names that checkpoints use."""
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int, eps: float, after: nn.Module | None = None) -> None:
+        super().__init__()
+        self.eps = eps
+        self.folded = False  # the convolution before it already applies it
+        self.after = after or nn.Identity()  # the activation of timm's norm-and-activation layers
+        for name, value in (("weight", 1.0), ("bias", 0.0)):
+            self.register_buffer(name, torch.full((channels,), value))
+        for name, value in (("running_mean", 0.0), ("running_var", 1.0)):
+            self.register_buffer(name, torch.full((channels,), value))
+
+    def scale_and_shift(self) -> tuple[Float[Tensor, " channels"], Float[Tensor, " channels"]]:
+        """The norm as y = x · scale + shift."""
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        return scale, self.bias - self.running_mean * scale
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        if not self.folded:
+            scale, shift = self.scale_and_shift()
+            x = x * scale[:, None, None] + shift[:, None, None]
+        return self.after(x)
+
+
+class FoldedConv2d(nn.Conv2d):
+    """A convolution that applies the frozen norm behind it: one pass over the map, not three.
+
+    Its parameters keep their names and values; the product with the norm's scale is remembered as
+    long as neither changes and no gradient is asked for. While it learns and has more weights than
+    its map has numbers (the last stage of a ResNet), the map is scaled instead: a twentieth of a
+    training step, and no copy of the weights.
+    """
+
+    def __init__(self, conv: nn.Conv2d, norm: FrozenNorm) -> None:
+        super().__init__(
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,  # pyright: ignore[reportArgumentType]
+            conv.stride,  # pyright: ignore[reportArgumentType]
+            conv.padding,  # pyright: ignore[reportArgumentType]
+            conv.dilation,  # pyright: ignore[reportArgumentType]
+            conv.groups,
+            bias=conv.bias is not None,
+        )
+        self.weight, self.bias = conv.weight, conv.bias
+        self.same = isinstance(conv, Conv2dSame)  # TensorFlow's padding, which depends on the size
+        self._norm = (norm,)  # in a tuple, so that the norm stays registered at its own place only
+        self._folded: tuple[object, Tensor, Tensor] | None = None
+        self._settled = False
+        norm.folded = True
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Take the product with the norm as own weights, for good: a graph is traced next."""
+        weight, bias = self._fold()
+        self.weight, self.bias = nn.Parameter(weight.clone()), nn.Parameter(bias.clone())
+        self._settled = True
+
+    def _fold(self) -> tuple[Tensor, Tensor]:
+        if self._settled and self.bias is not None:
+            return self.weight, self.bias
+        (norm,) = self._norm
+        learning = self._learning
+        sources = (self.weight, norm.weight, norm.bias, norm.running_mean, norm.running_var)
+        state = tuple((t.data_ptr(), t._version) for t in sources)
+        if not learning and self._folded is not None and self._folded[0] == state:
+            return self._folded[1:]
+        # Remembered weights must serve a later backward pass of other layers as well.
+        with torch.inference_mode(False):
+            scale, shift = norm.scale_and_shift()
+            weight = self.weight * scale[:, None, None, None]
+            bias = shift if self.bias is None else shift + self.bias * scale
+        if not learning:
+            weight, bias = weight.detach(), bias.detach()
+        self._folded = None if learning else (state, weight, bias)
+        return weight, bias
+
+    def _pads(self) -> list[int]:
+        """TensorFlow's padding (left, right, top, bottom) where the stride divides the size.
+
+        In whole cells it does; a graph of any size cannot ask.
+        """
+        pads: list[int] = []
+        axes = zip(self.kernel_size, self.stride, self.dilation, strict=True)
+        for kernel, stride, dilation in reversed(list(axes)):
+            total = max(0, (kernel - 1) * dilation + 1 - stride)
+            pads += [total // 2, total - total // 2]
+        return pads
+
+    @property
+    def _learning(self) -> bool:
+        return torch.is_grad_enabled() and self.weight.requires_grad
+
+    def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d y x"]:
+        cells = input.numel() // (self.in_channels * prod(self.stride))
+        if self._learning and self.weight[0].numel() > cells:
+            scale, shift = (x[:, None, None] for x in self._norm[0].scale_and_shift())
+            out = self._convolve(input, self.weight, self.bias)
+            return torch.addcmul(shift, out.float(), scale).to(out.dtype)
+        return self._convolve(input, *self._fold())
+
+    def _convolve(
+        self, input: Float[Tensor, "b c h w"], weight: Tensor, bias: Tensor | None
+    ) -> Float[Tensor, "b d y x"]:
+        if self.same:
+            if self._settled:
+                input = F.pad(input, self._pads())
+            else:
+                input = pad_same(input, self.kernel_size, self.stride, self.dilation)  # pyright: ignore
+            return F.conv2d(input, weight, bias, self.stride, 0, self.dilation, self.groups)
+        return self._conv_forward(input, weight, bias)
+
+
+def freeze_norms(module: nn.Module) -> None:
+    """Replace every batch norm below ``module`` by a frozen one, folded where a conv precedes it.
+
+    timm registers a convolution and the norm that follows it one after the other; a test holds the
+    result against the unfolded network.
+    """
+    before: tuple[str, nn.Module] | None = None
+    for name, child in list(module.named_children()):
+        if isinstance(child, nn.BatchNorm2d):
+            act = nn.Sequential(*child.children()) if len(list(child.children())) else None
+            frozen = FrozenNorm(child.num_features, child.eps, act)
+            frozen.load_state_dict(child.state_dict(), strict=False)
+            if not frozen.weight.any():  # timm starts residual branches at 0; frozen, it would stay
+                frozen.weight.fill_(1.0)
+            setattr(module, name, frozen)
+            if before is not None and _foldable(before[1], child):
+                setattr(module, before[0], FoldedConv2d(before[1], frozen))  # pyright: ignore
+        else:
+            freeze_norms(child)
+        before = (name, child)
+
+
+def _foldable(conv: nn.Module, norm: nn.BatchNorm2d) -> bool:
+    return type(conv) in (nn.Conv2d, Conv2dSame) and conv.out_channels == norm.num_features  # pyright: ignore
