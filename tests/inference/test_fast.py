@@ -157,8 +157,13 @@ model = load_model("scenes").model
 images = Images(torch.randn(1, 3, 128, 160, generator=torch.Generator().manual_seed(1)))
 expected = Fast(model, "{precision}")(images)
 forward = Fast(model, "{precision}", compile=True)
-found = forward(images)
-print((found.boxes[-1] - expected.boxes[-1]).abs().max().item())
+print((forward(images).boxes[-1] - expected.boxes[-1]).abs().max().item())
+packed = torch._dynamo.utils.counters["inductor"]["mkldnn_linear_weight_pack_matcher_count"]
+print(packed)
+with torch.no_grad():
+    model.get_parameter("decoder.heads.classes.0.bias").add_(1.0)
+other = Fast(model, "{precision}", compile=True)  # must not be answered by the first one's code
+print((other(images).logits[-1] - expected.logits[-1]).mean().item())
 """
 
 
@@ -172,4 +177,7 @@ def test_compiled_code_answers_as_the_model_does(precision, gap):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "dabdetr: compiled" in done.stderr, done.stderr
-    assert float(done.stdout) < gap
+    apart, packed, raised = map(float, done.stdout.split())
+    assert apart < gap
+    assert (packed > 0) == (precision == "bf16")
+    assert raised == pytest.approx(1.0, abs=gap)

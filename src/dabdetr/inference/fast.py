@@ -105,9 +105,9 @@ class Fast:
         if (lacking := no_compiler(images.pixels.device)) is not None:
             log.info("not compiled: %s", lacking)
             return
-        compiled = torch.compile(eager, dynamic=False, options={"freezing": True})
+        compiled = torch.compile(eager, dynamic=False)
         started = time.perf_counter()
-        with autocast(self.precision, images.pixels.device):
+        with autocast(self.precision, images.pixels.device), _packing(self.precision):
             try:
                 _seconds(compiled, images)
             except Exception as error:  # of the compiler's many kinds: the way without it is there
@@ -180,6 +180,17 @@ def _seconds(forward: Forward, images: Images) -> float:
     started = time.perf_counter()
     forward(images).boxes[-1].sum().item()  # until the device is done
     return time.perf_counter() - started
+
+
+def _packing(precision: Precision) -> AbstractContextManager[Any]:
+    """Where code compiled in low precision keeps its weights in the order that its kernels read.
+
+    A tenth faster, for a second copy of the weights; in float32 the order is right as it is. As an
+    option of ``torch.compile`` it would come too late: the weights are inputs of the graph by then.
+    """
+    from torch._inductor import config
+
+    return config.patch(freezing=precision != "fp32")
 
 
 def no_compiler(device: torch.device) -> str | None:
