@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dabdetr.inference.device import keep_freed_memory
 from dabdetr.training.recompute import recompute
 
 RATE, DECAY = 1e-6, 1e-4  # of AdamW, the same for both; small, so that repeated steps stay alike
@@ -107,6 +108,8 @@ class Side:
         trained = [p for p in self.model.parameters() if p.requires_grad]
         optimiser = torch.optim.AdamW(trained, lr=RATE, weight_decay=DECAY, fused=True)
         lower = way != "fp32" and self.best is not None
+        if self.best is not None:
+            keep_freed_memory()  # as our training does
         if lower and way == "lean":
             recompute(self.model, ("backbone", "encoder", "decoder"))  # pyright: ignore
 

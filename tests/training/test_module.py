@@ -16,6 +16,7 @@ from dabdetr.config import Config, Loss, Training
 from dabdetr.model.detector import Detector, build
 from dabdetr.presets import PRESETS
 from dabdetr.structures import Images, Predictions, Targets
+from dabdetr.training import module
 from dabdetr.training.averaging import MovingAverage
 from dabdetr.training.choices import choose_config
 from dabdetr.training.losses import detection_loss
@@ -135,9 +136,11 @@ def test_every_update_is_a_mean_over_its_batches(gathered: int, batches: int) ->
         assert sum(share(i, gathered, batches) / gathered for i in members) == pytest.approx(1)
 
 
-def test_gradients_are_freed_by_the_step_that_uses_them(
-    tiny_detector: Detector, tmp_path: Path
+def test_a_step_frees_its_gradients_and_keeps_the_room(
+    tiny_detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    kept: list[bool] = []
+    monkeypatch.setattr(module, "keep_freed_memory", lambda: kept.append(True))
     detector = build(tiny_detector.config, tiny_detector.names)
     targets = Targets(torch.tensor([1]), torch.full((1, 4), 0.4), (1,), ("a.jpg",))
     batch = Images(torch.randn(1, 3, 64, 64)), targets
@@ -161,6 +164,7 @@ def test_gradients_are_freed_by_the_step_that_uses_them(
         trainer.fit(TrainingModule(detector, lambda _: DataLoader([batch] * 5, None)))
     assert held == [False, True, False, True, False]
     assert all(p.grad is None for p in detector.parameters())
+    assert kept == [True]
 
 
 def test_average_has_a_short_memory_at_first() -> None:

@@ -6,14 +6,11 @@ What pays is found by measuring, and told in one sentence.
 from __future__ import annotations
 
 import copy
-import ctypes
 import logging
 import shutil
-import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache
 from statistics import median
 from typing import Any
 
@@ -21,6 +18,7 @@ import torch
 from timm.layers.conv2d_same import Conv2dSame
 from torch import nn
 
+from dabdetr.inference.device import keep_freed_memory
 from dabdetr.inference.runtimes import Compile, Precision, SetPrecision
 from dabdetr.model.detector import Detector
 from dabdetr.model.folding import FoldedConv2d
@@ -211,18 +209,3 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device.type, dtype=_TYPES[precision])
-
-
-@cache
-def keep_freed_memory() -> None:
-    """Let the process keep what it frees: maps of one call are those of the next.
-
-    glibc hands large blocks back to the system at once, and gets them again page by page: a tenth
-    of the time at 640×480, a seventh at 1066×800. The price: memory once used stays taken.
-    """
-    if sys.platform == "linux":
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
-        if mallopt is not None:
-            trim_threshold, mmap_threshold = -1, -3  # glibc's names of them
-            mallopt(trim_threshold, 2**31 - 1)
-            mallopt(mmap_threshold, 2**30)

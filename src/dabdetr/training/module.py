@@ -11,6 +11,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor
 
 from dabdetr.config import Config, Loss, Training
+from dabdetr.inference.device import keep_freed_memory
 from dabdetr.model.detector import Detector
 from dabdetr.structures import Images, Predictions, Targets
 from dabdetr.training.losses import Table, detection_loss
@@ -65,6 +66,10 @@ class TrainingModule(LightningModule):
         self, batch: Batch, device: torch.device, dataloader_idx: int
     ) -> Batch:
         return batch[0].to(device), batch[1].to(device)
+
+    def on_fit_start(self) -> None:
+        if self.device.type == "cpu":
+            keep_freed_memory()
 
     def on_train_epoch_start(self) -> None:
         torch.manual_seed(self.settings.training.seed * 100_003 + self.current_epoch)
