@@ -48,6 +48,42 @@ def test_scattered_numbers_and_frozen_weights():
     torch.testing.assert_close(layer.bias.grad, 2 * out.detach().sum((0, 1)))
 
 
+@pytest.mark.parametrize("slope", [0.25, 0.0, -0.5, 1.5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_prelu_bends_and_learns_as_torch_does(slope, dtype):
+    torch.manual_seed(0)
+    plain = nn.PReLU(init=slope)
+    x = torch.randn(3, 5, 16, dtype=dtype)
+    x[0, 0, 0] = 0.0
+    x.requires_grad_()
+    seed = torch.randn_like(x)
+    exact = nn.PReLU(init=slope).double()(x.double())
+    expected = torch.autograd.grad(nn.functional.prelu(x, plain.weight.to(dtype)), x, seed)[0]
+    quicken(plain)
+    assert type(plain) is products.PReLU
+    found = plain(x)
+    assert type(found.grad_fn).__name__ == "_BendBackward"
+    rounding = 1e-2 if dtype == torch.bfloat16 else 1e-6
+    torch.testing.assert_close(found.double(), exact, atol=1e-6, rtol=rounding)
+    of_x, of_slope = torch.autograd.grad(found, (x, plain.weight), seed)
+    torch.testing.assert_close(of_x, expected)
+    below = (x.detach().double().clamp_max(0) * seed.double()).sum()
+    torch.testing.assert_close(of_slope.double(), below[None], rtol=rounding, atol=1e-2)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, dtype == torch.bfloat16):
+        assert torch.equal(plain(x), found.detach())
+
+
+def test_prelu_of_many_slopes_and_frozen_ones():
+    many, one = nn.PReLU(4), nn.PReLU()
+    quicken(nn.Sequential(many, one))
+    assert (type(many), type(one)) == (nn.PReLU, products.PReLU)
+    one.weight.requires_grad = False
+    x = torch.tensor([-2.0, 3.0], requires_grad=True)
+    one(x).sum().backward()
+    assert x.grad.tolist() == [0.25, 1.0]
+    assert one.weight.grad is None
+
+
 def test_nothing_in_and_lower_precision():
     layer = Linear(7, 6)
     assert layer(torch.zeros(0, 7)).shape == (0, 6)

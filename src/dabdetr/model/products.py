@@ -1,4 +1,4 @@
-"""Linear layers that multiply with oneDNN where torch's own choice leaves half of a CPU idle."""
+"""Linear layers and PReLU, where torch's own kernels leave most of a CPU idle."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -38,11 +39,26 @@ class Linear(nn.Linear):
         )
 
 
+class PReLU(nn.PReLU):
+    """``nn.PReLU`` of one slope, whose gradients on CPUs are made in whole vectors.
+
+    torch makes them number by number: 3.7 ms for 2 × 300 × 2,048 in bf16, 0.5 ms here.
+    """
+
+    def forward(self, input: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        learning = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        if not (learning and input.device.type == "cpu"):
+            return super().forward(input)
+        return _Bend.apply(input, self.weight)  # pyright: ignore[reportReturnType]
+
+
 def quicken(module: nn.Module) -> None:
-    """Make a ``Linear`` of every plain linear layer of ``module``, in place; parameters stay."""
+    """Make every plain linear layer and PReLU of ``module`` one of these; parameters stay."""
     for part in module.modules():
         if type(part) is nn.Linear:
             part.__class__ = Linear
+        elif type(part) is nn.PReLU and part.num_parameters == 1:
+            part.__class__ = PReLU
 
 
 @cache
@@ -80,3 +96,26 @@ class _Product(torch.autograd.Function):
         if ctx.needs_input_grad[2]:
             of_bias = rows.sum(0)
         return of_x, of_weight, of_bias
+
+
+class _Bend(torch.autograd.Function):
+    """x above 0, slope · x below, and its gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, slope: Tensor) -> Tensor:
+        ctx.save_for_backward(x, slope)
+        return F.prelu(x, slope.to(x.dtype))
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, grad: Tensor
+    ) -> tuple[Tensor | None, Tensor | None]:
+        x, slope = ctx.saved_tensors
+        of_x = of_slope = None
+        if ctx.needs_input_grad[0]:
+            of_x = torch.ops.aten.leaky_relu_backward(grad, x, slope.item(), False)
+        if ctx.needs_input_grad[1]:
+            total = x.clamp_max(0).mul_(grad).sum(dtype=torch.float32)
+            of_slope = total.to(slope.dtype).reshape(slope.shape)
+        return of_x, of_slope
