@@ -1,18 +1,15 @@
-"""Exported files of DAB-DETR-R50 beside the peer in eager float32: ``-m benchmarks.exports``.
+"""Exported files of DAB-DETR-R50 beside the peer in eager float32.
 
 Equal weights, one picture of 640x480. A round calls every side, in changing order; its ratios are
-peer ÷ side. ``--out`` writes all of it as JSON; ``rows`` makes the table.
+peer ÷ side.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -22,74 +19,60 @@ import numpy as np
 import torch
 
 from benchmarks.sides import SMOKE, Side, Workload, load_ours, load_peer, make_weights
-from dabdetr.config import write_atomically
 from dabdetr.export.files import Batch, OnnxFile, OpenVinoFile
 from dabdetr.inference.card import Card
 from dabdetr.inference.runtimes import Exported
 from dabdetr.model.detector import Detector
 
-BARS = {"onnx": 1.5, "openvino fp32": 1.8, "openvino bf16": 6.0}
+BARS = {"ONNX Runtime fp32": 1.5, "OpenVINO fp32": 1.8, "OpenVINO bf16": 6.0}
 SPLITS = {
     "backbone": ("projection", "encoder", "queries", "decoder"),
     "all but the decoder": ("queries", "decoder"),
     "linear layers": ("backbone", "projection"),
     "everything": (),
 }
-"""What is in int8 → the parts that are not."""
+"""What is in int8 → the parts that are in bf16."""
 
 
-def main() -> None:
-    """Make the files that are not there yet, measure, print and write."""
-    given = _arguments()
-    torch.set_num_threads(given.threads)
-    os.environ["OMP_NUM_THREADS"] = str(given.threads)
-    work = SMOKE if given.smoke else Workload()
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = given.files or Path(temporary)
-        files = make_files(folder, work, given.int8)
-        found: dict[str, Any] = {"threads": given.threads, "size": [work.height, work.width]}
-        found["beside the peer"] = race(folder, files, work, given.rounds)
-    print("\n".join(rows(found)))
-    if given.out:
-        write_atomically(given.out, json.dumps(found, indent=1).encode())
+def found(threads: int = 2, smoke: bool = False, rounds: int = 7) -> dict[str, Any]:
+    """Size of the picture, and seconds and ratios of every side by its name."""
+    torch.set_num_threads(threads)
+    work = SMOKE if smoke else Workload()
+    with tempfile.TemporaryDirectory() as folder:
+        files = make_files(Path(folder), work)
+        sides = race(Path(folder), files, work, 2 if smoke else rounds)
+    return {"threads": threads, "size": [work.height, work.width], "beside the peer": sides}
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.exports", description=__doc__)
-    parser.add_argument("--smoke", action="store_true", help="tiny model and pictures")
-    parser.add_argument("--rounds", type=int, default=7, help="timed rounds (7)")
-    parser.add_argument("--threads", type=int, default=2, help="threads of every side (2)")
-    every = list(SPLITS)
-    parser.add_argument("--int8", nargs="*", default=every, choices=every, help="(all of them)")
-    parser.add_argument("--files", type=Path, help="folder that keeps the files for another run")
-    parser.add_argument("--out", type=Path, help="the JSON to write")
-    return parser.parse_args()
-
-
-def make_files(folder: Path, work: Workload, splits: Sequence[str]) -> dict[str, Path]:
+def make_files(folder: Path, work: Workload) -> dict[str, Path]:
     """The peer's weights and every exported file of them, by what it is called in the table."""
-    folder.mkdir(exist_ok=True, parents=True)
-    names = {"onnx fp32": folder / "fp32.onnx", "openvino fp32": folder / "fp32_openvino"}
-    names["openvino bf16"] = folder / "bf16_openvino"
-    names |= {f"openvino int8, {split}": folder / f"int8-{split[:8]}_openvino" for split in splits}
-    if all(path.exists() for path in names.values()):
-        return names
     make_weights(folder, work)
     model = load_ours(folder).model
     assert isinstance(model, Detector)
-    card = Card("onnx", model.names, model.config)
-    onnx = OnnxFile(model, card)
-    onnx.write(names["onnx fp32"], onnx.card)
-    card = replace(card, runtime="openvino")
-    for precision in ("fp32", "bf16"):
-        made = OpenVinoFile(onnx, replace(card, precision=precision))
-        made.write(names[f"openvino {precision}"], made.card)
-    for split in splits:
-        print(f"int8, {split}", file=sys.stderr)
-        ranges = lambda: _noise(work)  # noqa: E731
-        made = OpenVinoFile(onnx, replace(card, precision="int8"), ranges, SPLITS[split])
-        made.write(names[f"openvino int8, {split}"], made.card)
-    return names
+    files: dict[str, Path] = {}
+    for what, size in (("", None), (", fixed size", (work.height, work.width))):
+        card = Card("onnx", model.names, model.config, size=size)
+        onnx = OnnxFile(model, card)
+        if size is None:
+            files["ONNX Runtime fp32"] = folder / "fp32.onnx"
+            onnx.write(files["ONNX Runtime fp32"], onnx.card)
+        card = replace(card, runtime="openvino")
+        for precision in ("fp32", "bf16"):
+            made = OpenVinoFile(onnx, replace(card, precision=precision))
+            files[f"OpenVINO {precision}{what}"] = _written(made, folder / f"{len(files)}_openvino")
+        for split, kept in SPLITS.items() if size is None else (("backbone", SPLITS["backbone"]),):
+            print(f"int8, {split}", file=sys.stderr)
+            made = OpenVinoFile(
+                onnx, replace(card, precision="int8"), lambda: _noise(work), kept=kept
+            )
+            name = f"OpenVINO int8 in {split}, bf16 in the rest{what}"
+            files[name] = _written(made, folder / f"{len(files)}_openvino")
+    return files
+
+
+def _written(made: OpenVinoFile, path: Path) -> Path:
+    made.write(path, made.card)
+    return path
 
 
 def _noise(work: Workload) -> Iterator[Batch]:
@@ -106,7 +89,7 @@ def race(
     """Seconds of every side and ratios peer ÷ side, round by round."""
     pixels = work.pixels(1)
     padding = np.zeros((1, work.height, work.width), bool)
-    sides: dict[str, Side] = {"peer": load_peer(folder), "torch fp32": load_ours(folder)}
+    sides: dict[str, Side] = {"peer": load_peer(folder), "PyTorch fp32": load_ours(folder)}
     jobs: dict[str, Callable[[], object]] = {
         name: (lambda side=side: side.detect(pixels)) for name, side in sides.items()
     }
@@ -128,22 +111,20 @@ def race(
 
 
 def rows(found: dict[str, Any]) -> list[str]:
-    """The tables in Markdown."""
+    """The table in Markdown, its caption first."""
     height, width = found["size"]
     lines = [
-        f"Peer's time in eager fp32 ÷ time, {width}x{height}, one picture, {found['threads']} "
-        "threads; above 1 is faster.",
+        f"DAB-DETR-R50, {width}x{height}, one picture, {found['threads']} threads: the peer's time "
+        "in eager fp32 ÷ time; above 1 is faster.",
         "",
-        "| | ratio (median) | lowest | highest | bar |",
-        "| --- | --- | --- | --- | --- |",
+        "| | ratio (median) | lowest | highest | bar | | ms |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, each in found["beside the peer"].items():
         ratios = sorted(each["ratios"])
-        bar = next((str(bar) for start, bar in BARS.items() if name.startswith(start)), "")
+        bar = next((bar for start, bar in BARS.items() if name.startswith(start)), None)
         numbers = (median(ratios), ratios[0], ratios[-1])
-        lines.append(f"| {name} | {' | '.join(f'{n:.2f}' for n in numbers)} | {bar} |")
+        cells = [name, *(f"{n:.2f}" for n in numbers), "" if bar is None else str(bar)]
+        cells.append("" if bar is None else "met" if numbers[0] >= bar else "missed")
+        lines.append(f"| {' | '.join(cells)} | {1e3 * median(each['seconds']):.0f} |")
     return lines
-
-
-if __name__ == "__main__":
-    main()

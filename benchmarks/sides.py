@@ -115,7 +115,8 @@ class Side:
 
         def step() -> float:
             self.model.train()
-            with torch.autocast("cpu", torch.bfloat16, enabled=lower):
+            # As pytorch-lightning has it: a cache would hold every weight in bf16 until the end.
+            with torch.autocast("cpu", torch.bfloat16, enabled=lower, cache_enabled=False):
                 loss = self.loss(pixels, targets)
             loss.backward()
             optimiser.step()

@@ -74,6 +74,14 @@ def test_the_page_tells_what_was_kept(tmp_path):
             {"model": "scenes", "data": "scenes", "pictures": 3, "fp32": 0.5, "bf16": 0.4975}
         ],
         "roofline": roofline(1, smoke=True),
+        "exports": {
+            "threads": 2,
+            "size": [480, 640],
+            "beside the peer": {
+                "peer": {"seconds": [0.4, 0.5, 0.3], "ratios": [1.0, 1.0, 1.0]},
+                "OpenVINO bf16": {"seconds": [0.1, 0.1, 0.1], "ratios": [4.0, 5.0, 3.0]},
+            },
+        },
     }
     for name, found in parts.items():
         text = json.dumps({"machine": machine(1), "found": found})
@@ -86,6 +94,8 @@ def test_the_page_tells_what_was_kept(tmp_path):
     assert "| some | 12 | 4.6 |" in page
     assert "| 0.5000 | 0.4975 | -0.25 | missed |" in page
     assert "| dab-detr-nano | bf16 |" in page
+    assert "| peer | 1.00 | 1.00 | 1.00 |  |  | 400 |" in page
+    assert "| OpenVINO bf16 | 4.00 | 3.00 | 5.00 | 6.0 | missed | 100 |" in page
     assert f"torch {torch.__version__.partition('+')[0]}" in page
 
 
@@ -107,10 +117,20 @@ def test_verdicts():
 @pytest.mark.slow
 def test_the_whole_comparison_runs(tmp_path):
     command = [sys.executable, "-m", "benchmarks", "--smoke", "--out", str(tmp_path / "r.md")]
-    command += ["--only", "forward", "train", "--models", "dab", "--results", str(tmp_path)]
+    command += [
+        "--only",
+        "forward",
+        "train",
+        "exports",
+        "--models",
+        "dab",
+        "--results",
+        str(tmp_path),
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "r.md").read_text()
     assert "| dab | 0x0 | forward, fp32 |" in page
     assert "| dab | 0x0 | training step, best |" in page
     assert "| dab | 0x0 | training step, lean |" in page
+    assert "| OpenVINO int8 in backbone, bf16 in the rest, fixed size |" in page
