@@ -45,11 +45,16 @@ def write_results(path: Path, folder: Path) -> None:
         for each in part["found"]
     ]
     if races:
-        text += _beside(races)
+        text += _beside(sorted(races, key=_order))
     for name, write in SECTIONS.items():
         if name in parts:
             text += write(parts[name]["found"], path.parent)
     write_atomically(path, text.encode())
+
+
+def _order(case: Case) -> tuple[int, str, int, int]:
+    cases = list(BARS)
+    return list(TASKS).index(case.task), case.kind, case.width, cases.index((case.task, case.way))
 
 
 def verdict(value: float, bar: float, goal: float, most: bool = False) -> str:
