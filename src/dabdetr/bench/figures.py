@@ -60,6 +60,8 @@ def growth(found: Growth) -> Figure:
         memory.plot(values, [each.memory or float("nan") for each in known], marker="o", color="C1")
         memory.set_xlabel(AXES[axis].title, fontsize=9)
         for panel in (time, memory):
+            panel.update_datalim([(0, 0)])
+            panel.autoscale_view()
             panel.set(xlim=(0, None), ylim=(0, None))
             panel.grid(alpha=0.3)
     panels[0, 0].set_ylabel("ms")
