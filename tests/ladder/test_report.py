@@ -153,6 +153,24 @@ def test_one_seed_or_one_side_is_not_enough(fabricate: Fabricate) -> None:
     assert "Conditional DETR ends above DETR" not in claims  # nothing ran that bears upon it
 
 
+def test_a_claim_is_judged_at_the_sizes_where_it_was_tried(fabricate: Fabricate) -> None:
+    fabricate("dab-start", straight(0.6, 10), 0, 160)
+    fabricate("dab-start", straight(0.6, 10), 0, 96)
+    folder = fabricate("no-size", straight(0.5, 10), 0, 96)
+    claims = [(v.claim, v.size) for v in verdicts(Results.load(folder))]
+    assert [size for claim, size in claims if claim == "size modulation helps"] == [96]
+    assert [size for claim, size in claims if claim == "position modulation helps"] == [96, 160]
+
+
+def test_rates_of_detr_are_drawn_apart(fabricate: Fabricate) -> None:
+    fabricate("detr", straight(0.5, 40))
+    fabricate("detr-slow", straight(0.4, 40))
+    folder = fabricate("dab-start", straight(0.6, 10))
+    text = Path(write_report(folder)["report"]).read_text()
+    assert "(curves-rates-96.png)" in text
+    assert "(curves-parts-96.png)" not in text  # no part was switched off
+
+
 def test_others_are_held_against_detr_at_its_best_rate(fabricate: Fabricate) -> None:
     for seed in range(3):
         folder = fabricate("detr", [0.3] * 40, seed)

@@ -109,18 +109,30 @@ def order(results: Results, size: int) -> list[str]:
 
 
 def verdicts(results: Results) -> list[Verdict]:
-    """Every claim that some finished run bears upon, size by size."""
-    found = []
+    """Every claim that some finished run bears upon, size by size.
+
+    A claim that lacks a side everywhere says so; one tried at some size is left out at others.
+    """
+    found, tried = [], {}
+    for pair in PAIRS:
+        tried[pair] = [size for size in results.sizes if all(_sides(results, size, pair))]
     for size in results.sizes:
         for name in ("dab", "dab-start"):
             found.append(_tenth(results, size, name))
-        found += [_pair(results, size, pair) for pair in PAIRS]
+        for pair in PAIRS:
+            if size in tried[pair] or not tried[pair]:
+                found.append(_pair(results, size, pair))
     return [verdict for verdict in found if verdict is not None]
+
+
+def _sides(results: Results, size: int, pair: Pair) -> tuple[list[Result], list[Result]]:
+    worse = best_detr(results, size) if pair.worse == "detr" else pair.worse
+    return results.of(pair.better, size), results.of(worse or "", size)
 
 
 def _pair(results: Results, size: int, pair: Pair) -> Verdict | None:
     worse = best_detr(results, size) if pair.worse == "detr" else pair.worse
-    sides = results.of(pair.better, size), results.of(worse or "", size)
+    sides = _sides(results, size, pair)
     if not any(sides):
         return None
     by_seed = [{run.seed: run for run in side} for side in sides]

@@ -185,19 +185,24 @@ def _rates(results: Results) -> list[str]:
 
 
 def _pictures(results: Results, folder: Path) -> list[str]:
-    """Curves: the ladder, and the parts of DAB and rates of DETR apart."""
+    """Curves: the ladder, the parts of DAB, and the rates of DETR."""
     parts = ["## Curves\n"]
     for size in results.sizes:
         raced = results.rungs(size)
-        others = [rung for rung in raced if rung not in LADDER]
-        groups = {"ladder": [rung for rung in raced if rung in LADDER]}
-        if others:
-            groups["parts"] = [r for r in ("dab-start", "detr") if r in raced] + others
+        groups = {
+            "ladder": [rung for rung in raced if rung in LADDER],
+            "parts": [r for r in raced if r == "dab-start" or r not in (*LADDER, *DETRS)],
+            "rates": [rung for rung in raced if rung in DETRS],
+        }
         for name, rungs in groups.items():
-            if rungs:
+            if len(rungs) > 1 or (rungs and name == "ladder"):
                 file = f"curves-{name}-{size}.png"
                 draw_race(folder / file, results, size, rungs)
                 parts.append(f"![AP of the {name} at {size} px against epochs and time]({file})\n")
+    parts.append(
+        "By the clock, runs share the machine with each other and with all else, pauses included; "
+        "a processor's minutes are what compares.\n"
+    )
     return parts
 
 
