@@ -9,12 +9,23 @@ import torch
 from tests.ladder.conftest import SETTINGS, Fabricate, straight
 
 from dabdetr.config import load
-from dabdetr.ladder.looks import SHOWN, look, pictures, read_rows, table
+from dabdetr.ladder.looks import look, pictures, read_rows, table
 from dabdetr.ladder.plan import RACE, Task
 from dabdetr.ladder.report import write_report
 from dabdetr.ladder.results import Results
 from dabdetr.model.detector import build
 from dabdetr.model.weights import save_model
+
+RACED = ("detr", "conditional", "dab")
+
+
+def race(fabricate: Fabricate, rung: str, ap: float) -> Path:
+    """A finished run at 64 px, with random weights; its ladder's folder."""
+    folder = fabricate(rung, straight(ap, 40 if rung.startswith("detr") else 10), size=64)
+    run = folder / RACE / Task(rung, 64, 0).name
+    names = tuple("0123456789")
+    save_model(run / "best.safetensors", build(load(run / "config.yaml"), names))
+    return folder
 
 
 @pytest.fixture
@@ -23,11 +34,8 @@ def ladder(fabricate: Fabricate, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("dabdetr.ladder.looks.PICTURES", 6)
     torch.manual_seed(0)
     folder = Path()
-    for rung in SHOWN:
-        folder = fabricate(rung, straight(0.5, 40 if rung == "detr" else 10), size=64)
-        run = folder / RACE / Task(rung, 64, 0).name
-        names = tuple("0123456789")
-        save_model(run / "best.safetensors", build(load(run / "config.yaml"), names))
+    for rung in RACED:
+        folder = race(fabricate, rung, 0.5)
     SETTINGS.save(folder)
     return folder
 
@@ -36,7 +44,7 @@ def test_rows_are_measured_once_and_outlive_the_weights(ladder: Path) -> None:
     results = Results.load(ladder)
     rows = look(ladder, results, 64)
     assert [(row["rung"], row["part"]) for row in rows] == [
-        (rung, part) for rung in SHOWN for part in ("position", "all")
+        (rung, part) for rung in RACED for part in ("position", "all")
     ]
     assert {row["objects"] for row in rows} != {"0"}
     for weights in ladder.glob("race/*/best.safetensors"):
@@ -68,3 +76,20 @@ def test_the_report_shows_objects_that_all_find(
     shown = pictures(ladder, 64)
     assert shown == ["attention-small-64.png", "attention-large-64.png"]
     assert all(f"]({name})" in (ladder / "report.md").read_text() for name in shown)
+
+
+def test_detr_is_shown_at_its_best_rate(
+    ladder: Path, fabricate: Fabricate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    race(fabricate, "detr-slow", 0.6)
+    shown: list[str] = []
+    monkeypatch.setattr("dabdetr.ladder.looks.Predictor", lambda path: path.parent.name)
+    monkeypatch.setattr("dabdetr.ladder.looks._measured", lambda weights, run, data: ROWS[run.rung])
+    monkeypatch.setattr(
+        "dabdetr.ladder.looks._in_common", lambda predictors, data: shown.extend(predictors) or []
+    )
+    look(ladder, Results.load(ladder), 64)
+    assert shown == ["detr-slow-64-0", "conditional-64-0", "dab-64-0"]
+
+
+ROWS = {rung: [{"rung": rung, "seed": "0", "part": "all"}] for rung in (*RACED, "detr-slow")}

@@ -19,14 +19,16 @@ from dabdetr.explain.concentration import finders, measure
 from dabdetr.explain.explanation import Explanation, explain
 from dabdetr.explain.figures import comparison, save
 from dabdetr.inference.predictor import Predictor
+from dabdetr.ladder.claims import best_detr
 from dabdetr.ladder.curves import title
 from dabdetr.ladder.plan import RACE, Settings, data_at
 from dabdetr.ladder.results import Result, Results, Spread
+from dabdetr.ladder.rungs import DETRS
 
 COLUMNS = ("DETR", "Conditional DETR", "DAB-DETR")
-"""Of the comparison, by ``SHOWN``."""
-SHOWN = ("detr", "conditional", "dab")
-MEASURED = (*SHOWN, "dab-start", "no-size")
+"""Of the comparison: DETR at its best rate, and the members in ``SHOWN``."""
+SHOWN = ("conditional", "dab")
+MEASURED = (*DETRS, *SHOWN, "dab-start", "no-size")
 PARTS = ("position", "all")
 NUMBERS = ("found", "inside", "by_chance", "centres", "width_fit", "height_fit")
 PICTURES = 100
@@ -50,7 +52,8 @@ def look(folder: Path, results: Results, size: int) -> list[Row]:
         rows += [row for run in new for row in _measured(_weights(folder, run), run, data)]
         rows.sort(key=lambda row: (MEASURED.index(row["rung"]), row["seed"]))
         write_rows(path, rows)
-        _draw(folder, runs, data, size)
+        shown = [rung for rung in (best_detr(results, size), *SHOWN) if rung]
+        _draw(folder, runs, shown, data, size)
     return rows
 
 
@@ -117,11 +120,13 @@ def _measured(weights: Path | None, run: Result, data: DetectionData) -> list[Ro
     return rows
 
 
-def _draw(folder: Path, runs: Sequence[Result], data: DetectionData, size: int) -> None:
-    """The members of ``SHOWN`` on a small and a large object that all three find."""
+def _draw(
+    folder: Path, runs: Sequence[Result], shown: Sequence[str], data: DetectionData, size: int
+) -> None:
+    """The members ``shown`` on a small and a large object that all of them find."""
     first = {run.rung: _weights(folder, run) for run in reversed(runs)}  # its lowest seed
-    paths = [first.get(rung) for rung in SHOWN]
-    if None in paths:
+    paths = [first.get(rung) for rung in shown]
+    if None in paths or len(paths) < len(COLUMNS):
         return
     found = _in_common([Predictor(path) for path in paths if path], data)
     found.sort(key=lambda pair: float((pair[1][2:] - pair[1][:2]).prod()))
