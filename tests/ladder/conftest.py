@@ -29,7 +29,7 @@ def fabricate(tmp_path: Path) -> Fabricate:
         task = Task(rung, size, seed)
         run = tmp_path / RACE / task.name
         run.mkdir(parents=True)
-        config_of(task, SETTINGS, tmp_path).override(overrides).save(run / "config.yaml")
+        config_of(task, SETTINGS).override(overrides).save(run / "config.yaml")
         with (run / "results.csv").open("w") as file:
             writer = csv.writer(file)
             writer.writerow(["epoch", "seconds", "AP", "AP50", "APS", "cpu_seconds"])

@@ -81,8 +81,8 @@ def test_a_race_and_its_report(copy: dict) -> None:
         assert float(row["AP"]) >= 0
         assert (path / "best.safetensors").exists()
     first, second = ((path / "config.yaml").read_text() for path in runs)
-    assert "start: runs/ladder/first/bodies/body-64.safetensors" in first
-    assert "start: runs/ladder/first/bodies/body-64.safetensors" in second
+    assert "start: bodies/body-64.safetensors" in first
+    assert "start: bodies/body-64.safetensors" in second
     body = load_file(FOLDER / "bodies" / "body-64.safetensors")
     assert all(key.startswith("backbone.") for key in body)
     seen = {path.name for path in FOLDER.iterdir()}

@@ -17,11 +17,11 @@ def test_rungs_differ_in_their_own_part_only(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", RUNGS)
-def test_runs_share_the_recipe(name: str, tmp_path) -> None:
+def test_runs_share_the_recipe(name: str) -> None:
     """As they are trained: only DETR's rates and epochs are its own."""
     settings = Settings(epochs=3, detr_epochs=9, overrides=("training.batch=4",))
-    base = config_of(Task("dab-start", 96, 1), settings, tmp_path)
-    config = config_of(Task(name, 96, 1), settings, tmp_path)
+    base = config_of(Task("dab-start", 96, 1), settings)
+    config = config_of(Task(name, 96, 1), settings)
     apart = set(unfair(differences(base, config)))
     rates = {"training.lr", "training.backbone_lr"} if rung(name).rate != 1 else set()
     assert apart == rates | ({"training.epochs"} if name in DETRS else set())
@@ -67,9 +67,9 @@ def test_parts_switched_off_are_exactly_those() -> None:
     assert set(differences(two, four)) == {"model.queries.anchor", "model.queries.start"}
 
 
-def test_rates_multiply_the_common_one(tmp_path) -> None:
+def test_rates_multiply_the_common_one() -> None:
     settings = Settings(overrides=("training.lr=0.002", "training.backbone_lr=0.001"))
-    rates = [config_of(Task(name, 96, 0), settings, tmp_path).training for name in DETRS]
+    rates = [config_of(Task(name, 96, 0), settings).training for name in DETRS]
     assert [each.lr for each in rates] == pytest.approx([2e-3, 0.8e-3, 4e-3])
     assert [each.backbone_lr for each in rates] == pytest.approx([1e-3, 0.4e-3, 2e-3])
 

@@ -19,6 +19,8 @@ RACE = "race"
 """Folder of the runs within a ladder's."""
 BODIES = "bodies"
 TAUGHT = "taught"
+WORDS = ("imagenet", "none")
+"""Starts that are no file's name, whatever lies in the folder."""
 
 _ELSEWHERE = {
     "training.epochs": "--epochs",
@@ -138,16 +140,25 @@ def data_at(data: str, size: int) -> str:
     return f"scenes:{','.join(filter(None, (f'size={size}', options)))}"
 
 
+def anywhere(name: str) -> str:
+    """A file or folder by its whole path, as it is found from other folders; all else as is."""
+    return str(Path(name).resolve()) if Path(name).exists() else name
+
+
 def body_file(folder: Path, size: int) -> Path:
     """Where the body is that all runs of a size start from."""
     return folder / BODIES / f"body-{size}.safetensors"
 
 
-def config_of(task: Task, settings: Settings, folder: Path) -> Config:
-    """What the run trains: the rung's config, the common changes, its rate, epochs and seed."""
+def config_of(task: Task, settings: Settings) -> Config:
+    """What the run trains: the rung's config, the common changes, its rate, epochs and seed.
+
+    Its start is told from the ladder's folder, where it runs: the record names no machine.
+    """
     member = rung(task.rung)
-    taught = settings.start == TAUGHT
-    start = body_file(folder, task.size) if taught else settings.start
+    start = str(body_file(Path(), task.size))
+    if settings.start != TAUGHT:
+        start = settings.start if settings.start in WORDS else anywhere(settings.start)
     config = common(member, settings, task.size)
     epochs = settings.detr_epochs if member.long else settings.epochs
     return config.override(
@@ -155,7 +166,7 @@ def config_of(task: Task, settings: Settings, folder: Path) -> Config:
             f"name={member.name}",
             f"training.epochs={epochs}",
             f"training.seed={task.seed}",
-            f"training.start={json.dumps(str(start))}",
+            f"training.start={json.dumps(start)}",
         ]
     )
 

@@ -25,6 +25,7 @@ from dabdetr.ladder.plan import (
     TAUGHT,
     Settings,
     Task,
+    anywhere,
     body_file,
     common,
     config_of,
@@ -52,7 +53,7 @@ def check(settings: Settings) -> None:
         if data.open()[1] is None:
             raise ValueError(f"{settings.data} has no val split, and a race is measured on it")
     for task in plan(settings):
-        config_of(task, settings, Path())
+        config_of(task, settings)
 
 
 def begin(project: Path, name: str | None) -> Path:
@@ -137,15 +138,16 @@ def _run_all(
 
 def _begin(task: Task, settings: Settings, folder: Path, device: str) -> subprocess.Popen[bytes]:
     """Start the run, or go on with it, in a process of one thread that only we stop."""
+    folder = folder.resolve()  # where the process works
     run, log = folder / RACE / task.name, folder / LOGS / f"{task.name}.txt"
     if (run / "last.ckpt").exists():
         what = ["--resume", str(run)]
     else:
         shutil.rmtree(run, ignore_errors=True)  # killed before its first checkpoint
         config = folder / LOGS / f"{task.name}.yaml"
-        config_of(task, settings, folder).save(config)
+        config_of(task, settings).save(config)
         what = [
-            *("--config", str(config), "--data", data_at(settings.data, task.size)),
+            *("--config", str(config), "--data", anywhere(data_at(settings.data, task.size))),
             *("--project", str(run.parent), "--name", run.name),
             *("--val-every", str(settings.val_every)),
         ]
@@ -155,6 +157,7 @@ def _begin(task: Task, settings: Settings, folder: Path, device: str) -> subproc
             stdout=subprocess.DEVNULL,
             stderr=file,
             env=os.environ | dict.fromkeys(THREADS, "1"),
+            cwd=folder,
             start_new_session=True,
         )
 
