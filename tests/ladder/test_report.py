@@ -171,6 +171,21 @@ def test_rates_of_detr_are_drawn_apart(fabricate: Fabricate) -> None:
     assert "(curves-parts-96.png)" not in text  # no part was switched off
 
 
+def test_a_best_rate_at_the_edge_of_those_tried_is_told(fabricate: Fabricate) -> None:
+    def best(folder: Path) -> str:
+        text = Path(write_report(folder)["report"]).read_text()
+        return next(line for line in text.splitlines() if "| best" in line)
+
+    fabricate("detr", straight(0.3, 40))
+    folder = fabricate("detr-slow", straight(0.5, 40))
+    assert best(folder).startswith("| 96 | detr-slow | 0.0004 |")
+    assert best(folder).endswith("| best; lower was not tried |")
+    assert best(fabricate("detr-slower", straight(0.4, 40))).endswith("| +0.050 | best |")
+    assert best(fabricate("detr-fast", straight(0.6, 40))).endswith(
+        "| best; higher was not tried |"
+    )
+
+
 def test_others_are_held_against_detr_at_its_best_rate(fabricate: Fabricate) -> None:
     for seed in range(3):
         folder = fabricate("detr", [0.3] * 40, seed)

@@ -70,8 +70,8 @@ def test_parts_switched_off_are_exactly_those() -> None:
 def test_rates_multiply_the_common_one() -> None:
     settings = Settings(overrides=("training.lr=0.002", "training.backbone_lr=0.001"))
     rates = [config_of(Task(name, 96, 0), settings).training for name in DETRS]
-    assert [each.lr for each in rates] == pytest.approx([2e-3, 0.8e-3, 4e-3])
-    assert [each.backbone_lr for each in rates] == pytest.approx([1e-3, 0.4e-3, 2e-3])
+    assert [each.lr for each in rates] == pytest.approx([2e-3, 4e-3, 0.8e-3, 0.32e-3])
+    assert [each.backbone_lr for each in rates] == pytest.approx([1e-3, 2e-3, 0.4e-3, 0.16e-3])
 
 
 def test_rungs_of_the_race_are_no_presets() -> None:

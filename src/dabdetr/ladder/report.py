@@ -172,16 +172,26 @@ def _rates(results: Results) -> list[str]:
     """DETR's rates and whether its curves are flat at the end."""
     rows = []
     for size in results.sizes:
-        for rung in DETRS:
+        rates = {
+            rung: runs[0].config.training.lr for rung in DETRS if (runs := results.of(rung, size))
+        }
+        for rung, rate in rates.items():
             runs, end = results.of(rung, size), results.ends(rung, size)
-            if runs and end is not None:
-                rate, gain = runs[0].config.training.lr, rise(runs)
-                best = "best" if rung == best_detr(results, size) else ""
-                rows.append([str(size), rung, f"{rate:g}", end.shown(), f"{gain:+.3f}", best])
+            if end is not None:
+                best = _best(rate, list(rates.values())) if rung == best_detr(results, size) else ""
+                gain = f"{rise(runs):+.3f}"
+                rows.append([str(size), rung, f"{rate:g}", end.shown(), gain, best])
     if not rows:
         return []
     head = ["px", "rung", "rate", "last AP", "gained in the last tenth", ""]
     return ["## DETR's rate\n", _markdown([head, *rows])]
+
+
+def _best(rate: float, tried: Sequence[float]) -> str:
+    """Best of those tried; at their edge, a better one may lie beyond it."""
+    if min(tried) < rate < max(tried):
+        return "best"
+    return f"best; {'lower' if rate == min(tried) else 'higher'} was not tried"
 
 
 def _pictures(results: Results, folder: Path) -> list[str]:

@@ -2,7 +2,7 @@
 
 The rule of a fair race: a rung differs from ``dab-start`` in ``OWN`` fields only, never in a
 ``SHARED`` one. Backbone, width, depth, queries, pictures, recipe, epochs and seeds are
-everybody's. DETR alone may have more epochs, and is tried at three rates, so that it never loses
+everybody's. DETR alone may have more epochs, and is tried at four rates, so that it never loses
 for want of either.
 """
 
@@ -127,14 +127,19 @@ RUNGS: dict[str, Rung] = {
             *(_without("no-size-no-update", **_RESTING, **_UNSIZED), ("parts",)),
         ),
         Rung("detr-slow", "DETR, rate × 0.4", small.DETR_NANO, ("rate",), rate=0.4, long=True),
+        Rung(
+            *("detr-slower", "DETR, rate × 0.16", small.DETR_NANO, ("rate",)),
+            rate=0.16,
+            long=True,
+        ),
         Rung("detr-fast", "DETR, rate × 2", small.DETR_NANO, ("rate",), rate=2.0, long=True),
     )
 }
 
 LADDER = tuple(RUNGS)[:9]
 """The family in the order in which its parts were added."""
-DETRS = ("detr", "detr-slow", "detr-fast")
-"""DETR at its three rates; the best of them is the one that others are held against."""
+DETRS = ("detr", "detr-fast", "detr-slow", "detr-slower")
+"""DETR at its four rates; the best of them is the one that others are held against."""
 
 
 def rung(name: str) -> Rung:
