@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,10 @@ install_import_hook(["dabdetr.geometry", "dabdetr.model"], "beartype.beartype")
 
 # Tests start processes too: several with as many threads as cores would wait for one another.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# A shell's background jobs ignore Ctrl-C, and so would all that they start.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("dabdetr", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("dabdetr")
