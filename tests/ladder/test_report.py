@@ -162,11 +162,22 @@ def test_a_claim_is_judged_at_the_sizes_where_it_was_tried(fabricate: Fabricate)
     assert [size for claim, size in claims if claim == "position modulation helps"] == [96, 160]
 
 
-def test_rates_of_detr_are_drawn_apart(fabricate: Fabricate) -> None:
-    fabricate("detr", straight(0.5, 40))
-    fabricate("detr-slow", straight(0.4, 40))
+def test_rates_of_detr_are_drawn_apart(
+    fabricate: Fabricate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: dict[str, list[str]] = {}
+    monkeypatch.setattr(
+        "dabdetr.ladder.report.draw_race",
+        lambda path, results, size, rungs: drawn.update({path.name: list(rungs)}),
+    )
+    fabricate("detr", straight(0.4, 40))
+    fabricate("detr-slow", straight(0.5, 40))
     folder = fabricate("dab-start", straight(0.6, 10))
     text = Path(write_report(folder)["report"]).read_text()
+    assert drawn == {
+        "curves-ladder-96.png": ["detr-slow", "dab-start"],  # at its best rate
+        "curves-rates-96.png": ["detr", "detr-slow"],
+    }
     assert "(curves-rates-96.png)" in text
     assert "(curves-parts-96.png)" not in text  # no part was switched off
 

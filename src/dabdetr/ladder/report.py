@@ -195,12 +195,13 @@ def _best(rate: float, tried: Sequence[float]) -> str:
 
 
 def _pictures(results: Results, folder: Path) -> list[str]:
-    """Curves: the ladder, the parts of DAB, and the rates of DETR."""
+    """Curves: the ladder with DETR at its best rate, the parts of DAB, and the rates of DETR."""
     parts = ["## Curves\n"]
     for size in results.sizes:
-        raced = results.rungs(size)
+        raced, best = results.rungs(size), best_detr(results, size)
+        others = [rung for rung in raced if rung in LADDER and rung not in DETRS]
         groups = {
-            "ladder": [rung for rung in raced if rung in LADDER],
+            "ladder": [best, *others] if best else others,
             "parts": [r for r in raced if r == "dab-start" or r not in (*LADDER, *DETRS)],
             "rates": [rung for rung in raced if rung in DETRS],
         }
