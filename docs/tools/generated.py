@@ -13,6 +13,8 @@ from fields import fields
 
 ROOT = Path(__file__).parents[2]
 RACES = ROOT / "experiments" / "ladder"
+SHOWN = "scenes"
+"""The race whose pictures stand for the idea."""
 LINK = re.compile(r"\]\((?![a-z]+:|#)([^)]+)\)")
 
 
@@ -79,8 +81,12 @@ def race_files() -> dict[str, Path]:
 
 
 def looks() -> str:
-    """The races' pictures of where members look, for a page one folder deep."""
-    found = [place for place in race_files() if "/attention-" in place and place.endswith(".png")]
+    """A race's pictures of where members look, for a page one folder deep."""
+    found = [
+        place
+        for place in race_files()
+        if place.startswith(f"race/{SHOWN}/attention-") and place.endswith(".png")
+    ]
     if not found:
         return (
             '!!! note "Not drawn yet"\n\n    `dabdetr ladder` draws it where its runs are finished.'

@@ -87,4 +87,6 @@ def test_reports_of_races_are_one_heading_lower(
         "race/small/curves.png",
         "race/small/attention-large-96.png",
     }
+    assert "Not drawn yet" in generated.looks()  # of another race than the one that is shown
+    monkeypatch.setattr(generated, "SHOWN", "small")
     assert "](../race/small/attention-large-96.png)" in generated.looks()

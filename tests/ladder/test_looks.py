@@ -9,6 +9,7 @@ import torch
 from tests.ladder.conftest import SETTINGS, Fabricate, straight
 
 from dabdetr.config import load
+from dabdetr.ladder import looks
 from dabdetr.ladder.looks import look, pictures, read_rows, table
 from dabdetr.ladder.plan import RACE, Task
 from dabdetr.ladder.report import write_report
@@ -76,6 +77,14 @@ def test_the_report_shows_objects_that_all_find(
     shown = pictures(ladder, 64)
     assert shown == ["attention-small-64.png", "attention-large-64.png"]
     assert all(f"]({name})" in (ladder / "report.md").read_text() for name in shown)
+
+
+def test_a_single_object_is_shown_once(ladder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    every = looks._in_common
+    monkeypatch.setattr(looks, "LEAST_IOU", 0.0)
+    monkeypatch.setattr(looks, "_in_common", lambda *given: every(*given)[:1])
+    write_report(ladder)
+    assert pictures(ladder, 64) == ["attention-large-64.png"]
 
 
 def test_detr_is_shown_at_its_best_rate(

@@ -130,7 +130,8 @@ def _draw(
         return
     found = _in_common([Predictor(path) for path in paths if path], data)
     found.sort(key=lambda pair: float((pair[1][2:] - pair[1][:2]).prod()))
-    for kind, place in KINDS.items() if found else ():
+    kinds = list(KINDS.items())[-len(found) :] if found else []  # a single object is shown once
+    for kind, place in kinds:
         explanations, box = found[place]
         save(comparison(explanations, box, COLUMNS), folder / picture_name(size, kind), dpi=80)
 
