@@ -1,6 +1,7 @@
 """A small detector with random weights, predicting from every side."""
 
 import json
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -207,3 +208,22 @@ def test_results_are_comparable(detector, pictures):
     assert replace(found, image=pictures[0]).image is not None
     assert found.boxes.dtype == np.float32
     assert found.labels.dtype == found.queries.dtype == np.int64
+
+
+@pytest.mark.parametrize(("free", "beside"), [(1, True), (0, False)])
+def test_pictures_are_read_beside_the_model_only_where_a_core_is_free(
+    free, beside, detector, pictures, monkeypatch
+):
+    cores = torch.get_num_threads() + free
+    monkeypatch.setattr("dabdetr.inference.device.processors", lambda: cores)
+    predictor = Predictor(detector, device="cpu")
+    readers = set()
+    prepare_one = predictor.runtime.prepare
+
+    def watched(picture):
+        readers.add(threading.current_thread())
+        return prepare_one(picture)
+
+    monkeypatch.setattr(predictor.runtime, "prepare", watched)
+    assert len(list(predictor(pictures[:3]))) == 3
+    assert (threading.current_thread() not in readers) == beside

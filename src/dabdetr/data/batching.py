@@ -151,7 +151,7 @@ class Loader:
         self._loader = DataLoader(
             source,
             batch_sampler=batches,  # pyright: ignore[reportArgumentType]
-            num_workers=min(workers, _processors()),
+            num_workers=min(workers, processors()),
             collate_fn=collate,
             generator=torch.Generator().manual_seed(0),  # keeps the caller's random state as it is
         )
@@ -224,7 +224,7 @@ def _collate_evaluation(items: list[Any]) -> Any:
     return pad(pictures), list(indices), list(sizes)
 
 
-def _processors() -> int:
+def processors() -> int:
     """Processors that this process may use; torch warns above it."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

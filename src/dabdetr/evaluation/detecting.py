@@ -52,11 +52,13 @@ def detect_live(
 def detect_exported(
     runtime: Runtime, data: DetectionData, batch: int, most: int, progress: bool = False
 ) -> list[Detections]:
-    """The ``most`` best detections of every picture, in the data's order; read in a thread."""
+    """The ``most`` best detections of every picture, in the data's order."""
     found: list[Detections] = []
+    prepared = _prepared(runtime, data)
+    prepared = ahead(prepared, batch + 1) if runtime.read_ahead else prepared
     with Progress(console=Console(stderr=True), disable=not progress) as bar:
         task = bar.add_task("evaluating", total=len(data))
-        for group in groups(ahead(_prepared(runtime, data), batch + 1), batch, "raise"):
+        for group in groups(prepared, batch, "raise"):
             pixels, sources = [g.pixels for g in group], [g.picture.name for g in group]
             sizes = [each.picture.array.shape[:2] for each in group]
             found += runtime.detect(pixels, sizes, most, sources)

@@ -8,6 +8,8 @@ from functools import cache
 
 import torch
 
+from dabdetr.data.batching import processors
+
 
 def choose_device(name: str | torch.device = "auto") -> torch.device:
     """The device called ``name`` if it is there; ``"auto"`` prefers cuda, then mps, then cpu."""
@@ -37,6 +39,15 @@ def _count(kind: str) -> int:
 def _listed(there: list[str]) -> str:
     every = [f"cuda:{n}" for n in range(_count("cuda"))] if "cuda" in there else []
     return ", ".join([*there, *every])
+
+
+def takes_every_core(kind: str) -> bool:
+    """Whether torch computes on the CPU in as many threads as there are cores for this process.
+
+    They wait for one another busily at every step, so that a thread beside them costs more than it
+    does: of two cores, half of a small model's speed and a tenth of a large one's.
+    """
+    return kind == "cpu" and torch.get_num_threads() >= processors()
 
 
 @cache

@@ -13,7 +13,7 @@ from dabdetr.config import Config
 from dabdetr.data.augment import prepare
 from dabdetr.data.batching import pad, unpad
 from dabdetr.inference.decoding import detections
-from dabdetr.inference.device import choose_device
+from dabdetr.inference.device import choose_device, takes_every_core
 from dabdetr.inference.elastic import with_queries
 from dabdetr.inference.fast import Fast, Forward, autocast, check
 from dabdetr.inference.runtimes import Compile, Precision, SetPrecision, Sizes
@@ -53,6 +53,11 @@ class Live:
     def config(self) -> Config:
         """What the model was built and trained with."""
         return self.model.config
+
+    @property
+    def read_ahead(self) -> bool:
+        """Not where torch takes every core."""
+        return not takes_every_core(self.device.type)
 
     def prepare(self, picture: np.ndarray) -> Tensor:
         """The picture as the model takes it."""

@@ -105,7 +105,7 @@ class Predictor:
         ``tiles`` looks at large pictures in overlapping tiles, of so many pixels, or with True of
         as many as the model takes. ``stride`` leaves out frames of videos.
 
-        The next pictures are read in a thread while the model works on these.
+        The next pictures are read in a thread while the model works on these, where that is faster.
         """
         conf = self.config.inference.conf if conf is None else conf
         max_det = self.config.inference.max_det if max_det is None else max_det
@@ -181,7 +181,8 @@ class Predictor:
     ) -> Iterator[Detections]:
         most = max(self.batch, AT_ONCE) if tiling else self.batch
         parts: list[Detections] = []
-        for group in groups(ahead(items, most + 1), most, on_error):
+        items = ahead(items, most + 1) if self.runtime.read_ahead else items
+        for group in groups(items, most, on_error):
             pixels = [each.pixels for each in group]
             sizes = [(y1 - y0, x1 - x0) for x0, y0, x1, y1 in (each.view for each in group)]
             sources = [each.picture.name for each in group]

@@ -42,6 +42,11 @@ class Runtime(Protocol):
         """What the model was built and trained with."""
         ...
 
+    @property
+    def read_ahead(self) -> bool:
+        """Whether a stream is faster with its pictures read in a thread beside ``detect``."""
+        ...
+
     def prepare(self, picture: np.ndarray) -> Any:
         """RGB uint8 [height, width, 3] as ``detect`` takes it; it has a ``shape``."""
         ...
@@ -108,6 +113,11 @@ class Exported:
         """What the model was built and trained with."""
         return self.card.config
 
+    @property
+    def read_ahead(self) -> bool:
+        """Whether a stream is faster with its pictures read in a thread beside ``detect``."""
+        return self._run.read_ahead
+
     def prepare(self, picture: np.ndarray) -> np.ndarray:
         """[3, height, width] float32; as large as it fits in where the input's size is fixed."""
         return prepare_for(self.card, picture)
@@ -172,6 +182,8 @@ def _missing(package: str, path: Path) -> ImportError:
 class _Onnx:
     """A session of ONNX Runtime; on CUDA where that is asked for, or there and not refused."""
 
+    read_ahead = True
+
     def __init__(self, path: Path, device: str) -> None:
         try:
             import onnxruntime
@@ -203,6 +215,8 @@ class _Onnx:
 
 class _OpenVino:
     """A compiled model of OpenVINO on the CPU, in the precision that the card says."""
+
+    read_ahead = True
 
     def __init__(self, path: Path, device: str) -> None:
         try:
@@ -266,6 +280,13 @@ class _Program:
                 f"{path} cannot be loaded by torch ({_first_line(error)}); export it again"
             ) from None
         self.told = json.loads(extra["card.json"] or "{}")
+
+    @property
+    def read_ahead(self) -> bool:
+        """Not where torch takes every core."""
+        from dabdetr.inference.device import takes_every_core
+
+        return not takes_every_core("cpu")
 
     def start(self, card: Card) -> None:
         """Nothing is left to do."""
