@@ -361,3 +361,32 @@ def test_padding_is_never_proposed() -> None:
     inside = first.sigmoid()[valid]
     assert ((inside > 0) & (inside < 1)).all()  # in the frame of the unpadded picture
     assert inside[:, 0].max() > 0.8
+
+
+@pytest.mark.parametrize(
+    ("name", "smaller"),
+    [
+        ("dab-detr-nano", 0),
+        ("dab-deformable-detr-nano", -2),  # SPEC §4.4: its anchors are large
+        ("dino-nano", 0),
+        ("co-dino-nano", 0),
+    ],
+)
+def test_the_boxes_of_an_untrained_member_are_its_anchors(name: str, smaller: float) -> None:
+    """In every layer, but for the smaller start of learned anchors of deformable members."""
+    torch.manual_seed(0)
+    detector = build(preset(name), NAMES).eval()
+    with torch.no_grad():
+        out = detector(Images(torch.randn(1, 3, 96, 96)))
+    assert out.anchors[0] is not None
+    moved = out.boxes.logit() - out.anchors[0].logit()
+    expected = torch.tensor([0, 0, smaller, smaller]).expand_as(moved)
+    torch.testing.assert_close(moved, expected.float(), atol=1e-3, rtol=0)
+
+
+def test_one_head_of_all_layers_does_not_shrink_the_boxes_in_each() -> None:
+    config = preset("dab-deformable-detr-nano").override(["model.box_head_per_layer=false"])
+    torch.manual_seed(0)
+    with torch.no_grad():
+        out = build(config, NAMES).eval()(Images(torch.randn(1, 3, 96, 96)))
+    torch.testing.assert_close(out.boxes[-1], out.boxes[0])

@@ -31,7 +31,7 @@ class Heads(nn.Module):
         for head in self.boxes:
             nn.init.zeros_(head[-1].weight)  # pyright: ignore[reportIndexIssue]
             nn.init.zeros_(head[-1].bias)  # pyright: ignore[reportIndexIssue]
-        if model.decoder.cross_attention.kind == "deformable":  # the first boxes start small
+        if _start_small(model):
             nn.init.constant_(self.boxes[0][-1].bias[2:], -2.0)  # pyright: ignore
 
     def shorten(self, layers: int) -> None:
@@ -45,6 +45,17 @@ class Heads(nn.Module):
     def deltas(self, content: Float[Tensor, "b q c"], layer: int) -> Float[Tensor, "b q 4"]:
         """Shift of the anchor in logit space; float32."""
         return self.boxes[layer % len(self.boxes)](content).float()
+
+
+def _start_small(model: config.Model) -> bool:
+    """Learned anchors of deformable members are large: their first boxes shall be a seventh of it.
+
+    Not the encoder's proposals, which have their size already; nor where one head moves the boxes
+    of all layers, and would shrink them in each.
+    """
+    once = model.box_head_per_layer or not model.decoder.update_anchors
+    deformable = model.decoder.cross_attention.kind == "deformable"
+    return deformable and model.queries.kind == "learned" and once
 
 
 def class_head(width: int, classes: int) -> nn.Linear:
