@@ -106,6 +106,31 @@ def test_folded_weights_follow_every_change() -> None:
     assert trained.requires_grad
 
 
+@pytest.mark.parametrize("side", [16, 2])  # while learning, weights are scaled; the map is
+@pytest.mark.parametrize("switched", [True, False])
+def test_folded_weights_follow_a_fused_step(side: int, switched: bool) -> None:
+    """Such a step does not count as a change of the weights; what was evaluated before it lies."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(16, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32))
+    freeze_norms(net)
+    net.eval()
+    picture = torch.randn(1, 16, side, side)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.1, fused=True)
+    with torch.no_grad():
+        before = net(picture)
+    net.train(switched)
+    net(picture).sum().backward()
+    optimizer.step()
+    with torch.no_grad():
+        net.eval()
+        after = net(picture)
+    fresh = copy.deepcopy(net)
+    fresh[0]._folded = None  # pyright: ignore
+    with torch.no_grad():
+        torch.testing.assert_close(after, fresh(picture), atol=0, rtol=0)
+    assert not after.allclose(before)
+
+
 @pytest.mark.parametrize(
     ("stride", "frozen"),
     [(0, []), (2, ["conv1"]), (4, ["conv1", "layer1"]), (8, ["conv1", "layer1", "layer2"])],

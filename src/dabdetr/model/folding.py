@@ -45,8 +45,9 @@ class FrozenNorm(nn.Module):
 class FoldedConv2d(nn.Conv2d):
     """A convolution that applies the frozen norm behind it: one pass over the map, not three.
 
-    Its parameters keep their names and values; the product with the norm's scale is remembered as
-    long as neither changes and no gradient is asked for. While it learns and has more weights than
+    Its parameters keep their names and values; the product with the norm's scale is remembered in
+    evaluation mode, until that ends, one of them changes or it learns: a fused optimiser changes
+    weights without counting their versions. While it learns and has more weights than
     its map has numbers (the last stage of a ResNet), the map is scaled instead: a twentieth of a
     training step, and no copy of the weights.
     """
@@ -92,7 +93,8 @@ class FoldedConv2d(nn.Conv2d):
             bias = shift if self.bias is None else shift + self.bias * scale
         if not learning:
             weight, bias = weight.detach(), bias.detach()
-        self._folded = None if learning else (state, weight, bias)
+        if not learning and not self.training:
+            self._folded = state, weight, bias
         return weight, bias
 
     def _pads(self) -> list[int]:
@@ -107,11 +109,18 @@ class FoldedConv2d(nn.Conv2d):
             pads += [total // 2, total - total // 2]
         return pads
 
+    def train(self, mode: bool = True) -> FoldedConv2d:
+        """As of every module; what was remembered is made anew."""
+        self._folded = None
+        return super().train(mode)
+
     @property
     def _learning(self) -> bool:
         return torch.is_grad_enabled() and self.weight.requires_grad
 
     def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d y x"]:
+        if self._learning:
+            self._folded = None
         cells = input.numel() // (self.in_channels * prod(self.stride))
         if self._learning and self.weight[0].numel() > cells:
             scale, shift = (x[:, None, None] for x in self._norm[0].scale_and_shift())
