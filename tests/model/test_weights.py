@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dabdetr.model.checkpoints import shipped
+from dabdetr.model.checkpoints import Checkpoint, shipped
 from dabdetr.model.detector import Detector, build
-from dabdetr.model.formats import COCO_IDS
+from dabdetr.model.formats import COCO_IDS, Foreign
 from dabdetr.model.formats.key_names import rename
 from dabdetr.model.formats.transformers import TRANSFORMERS
+from dabdetr.model.proposals import EncoderQueries
 from dabdetr.model.starting import initialise
 from dabdetr.model.weights import load_model, name_difference, save_backbone, save_model
 from dabdetr.presets import preset
@@ -191,6 +193,68 @@ def test_the_member_for_cpus_starts_from_the_shipped_base() -> None:
     base = load_model("dab-lite-base").model
     for head, known in zip(detector.decoder.heads.classes, base.decoder.heads.classes, strict=True):
         assert head.weight.equal(known.weight.expand(2, -1))
+
+TWO_STAGE = [
+    "model.queries={kind: from_encoder, count: 9, content: box, rank: objectness}",
+    "loss.proposal_labels=objects",
+]
+
+
+def _two_stage(names: Sequence[str], objectness: bool = True) -> Detector:
+    """With the class head of the encoder's tokens biased 0, 1, 2 and so on."""
+    settings = preset("dino-nano").override(["model.denoising=null"])
+    detector = build(settings.override(TWO_STAGE if objectness else []), names)
+    with torch.no_grad():
+        bias = cast(EncoderQueries, detector.queries).classes.bias
+        bias.copy_(torch.arange(len(names)))
+    return detector
+
+
+def test_objectness_is_no_class_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """COCO's id 0 is none; the first logit of a two-stage Deformable DETR says "an object"."""
+    given = _two_stage([str(index) for index in range(91)])
+    foreign = Foreign("official", given.config, given.state_dict(), COCO_IDS)
+    checkpoint = Checkpoint("official", foreign.state, foreign)
+    monkeypatch.setattr("dabdetr.model.weights.read", lambda _: checkpoint)
+    loaded = load_model("any.pth").model
+    assert loaded.names[0] == "person"
+    assert cast(EncoderQueries, loaded.queries).classes.bias[0] == 0
+    torch.testing.assert_close(
+        loaded.decoder.heads.classes[0].weight[0],  # pyright: ignore
+        given.decoder.heads.classes[0].weight[1],  # pyright: ignore
+    )
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "first"),
+    [
+        (True, True, 0),  # of an object, whatever the classes are called
+        (True, False, -4.595),  # no class ranked there: anew
+        (False, True, -4.595),
+        (False, False, 1),  # "dog" is the second of the old ones
+    ],
+)
+def test_objectness_starts_as_objectness(
+    before: bool, after: bool, first: float, tmp_path: Path
+) -> None:
+    save_model(tmp_path / "old.safetensors", _two_stage(["cat", "dog"], before))
+    detector = build(_two_stage(["dog", "bird", "cow"], after).config, ["dog", "bird", "cow"])
+    initialise(detector, tmp_path / "old.safetensors")
+    bias = cast(EncoderQueries, detector.queries).classes.bias
+    assert bias[0].item() == pytest.approx(first, abs=1e-3)
+    assert bias[2].item() == pytest.approx(-4.595, abs=1e-3)
+
+
+def test_no_object_starts_as_no_class(tiny_detector: Detector, tmp_path: Path) -> None:
+    """Where the weights had sigmoids, and no row for it."""
+    save_model(tmp_path / "old.safetensors", tiny_detector)
+    changes = ["model.classifier=softmax", "loss.classification=softmax"]
+    detector = build(tiny_detector.config.override(changes), tiny_detector.names)
+    head = detector.decoder.heads.classes[0]
+    own = head.weight[-1].detach().clone()  # pyright: ignore
+    initialise(detector, tmp_path / "old.safetensors")
+    torch.testing.assert_close(head.weight[-1], own)  # pyright: ignore
+    torch.testing.assert_close(head.weight[:-1], tiny_detector.decoder.heads.classes[0].weight)  # pyright: ignore
 
 
 def test_what_does_not_fit_starts_anew_and_is_said(

@@ -10,12 +10,20 @@ import timm
 import torch
 from torch import Tensor
 
+from dabdetr.config import Config, parse
 from dabdetr.model.backbones import TimmBackbone
 from dabdetr.model.checkpoints import download, listing, read
 from dabdetr.model.detector import Detector
 from dabdetr.model.formats.key_names import State
 from dabdetr.model.vit import VitBackbone
-from dabdetr.model.weights import BY_CLASS, UNCOUNTED, LoadReport, fill
+from dabdetr.model.weights import (
+    OF_PROPOSALS,
+    UNCOUNTED,
+    LoadReport,
+    by_class,
+    fill,
+    ranks_by_objectness,
+)
 
 
 def initialise(detector: Detector, start: str | Path) -> LoadReport:
@@ -33,11 +41,15 @@ def initialise(detector: Detector, start: str | Path) -> LoadReport:
         return fill(detector, full, "imagenet", "backbone weights of ImageNet", partial=True)
     checkpoint = read(start)
     known: tuple[str | None, ...] = ()
+    config: Config | None = None
     if checkpoint.foreign is not None:
-        known = checkpoint.foreign.names
+        known, config = checkpoint.foreign.names, checkpoint.foreign.config
     elif "names" in checkpoint.metadata:
         known = tuple(json.loads(checkpoint.metadata["names"]))
+        config = parse(json.loads(checkpoint.metadata["config"]), f"{start} (its config)")
     state = dict(checkpoint.state)
+    if config is not None:
+        _transfer_objectness(detector, state, ranks_by_objectness(config))
     notes = _transfer_classes(detector, state, known)
     return fill(detector, state, str(start), checkpoint.format, notes, partial=True)
 
@@ -51,20 +63,30 @@ def _transfer_classes(
     if alike := len(known) == 1:
         rows |= dict.fromkeys(new, 0)
     for key, own in detector.state_dict().items():
-        if key.startswith(BY_CLASS) and key in state:
+        if by_class(key, detector.config) and key in state:
             given = state[key]
             if given.shape[1:] == own.shape[1:]:
                 wanted = [
                     given[rows[n]] if n in rows else own[i] for i, n in enumerate(detector.names)
                 ]
                 if len(own) > len(wanted):  # "no object" (softmax) and "unknown" come last
-                    wanted.append(given[-1])
+                    wanted.append(given[-1] if len(given) > len(known) else own[-1])
                 state[key] = torch.stack(wanted)
     if not known or not new:
         return ()
     if alike:
         return (f"class head of {listing(new)} starts as that of {known[0]!r}",)
     return (f"class head re-initialised for {listing(new)}: the weights know other classes",)
+
+
+def _transfer_objectness(detector: Detector, state: State, theirs: bool) -> None:
+    """Rewrite the encoder's class head of ``state``: its first row ranks, or rows are classes."""
+    ours = ranks_by_objectness(detector.config)
+    for key, own in detector.state_dict().items():
+        if key.startswith(OF_PROPOSALS) and key in state and (ours or theirs):
+            given = state.pop(key)
+            if ours and theirs and given.shape[1:] == own.shape[1:]:
+                state[key] = torch.cat((given[: len(own)], own[len(given) :]))
 
 
 def _imagenet(backbone: TimmBackbone | VitBackbone, name: str) -> State:

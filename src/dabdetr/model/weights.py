@@ -11,14 +11,14 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from dabdetr.config import parse, write_atomically
+from dabdetr.config import Config, parse, write_atomically
 from dabdetr.model.checkpoints import listing, read
 from dabdetr.model.detector import Detector, build
 from dabdetr.model.formats.key_names import State
 from dabdetr.model.queries import anchors_as_in
 
-BY_CLASS = ("decoder.heads.classes.", "denoising.labels.", "queries.classes.")
-"""Parts with one row for each class."""
+OF_PROPOSALS = "queries.classes."
+"""The encoder's class head. Where objectness ranks, its first row is that and no class's."""
 TRAINING_ONLY = "collaborative."
 """Heads that predictions do not need; no file holds them."""
 UNCOUNTED = "num_batches_tracked"
@@ -101,7 +101,8 @@ def load_model(
     checkpoint = read(source)
     if checkpoint.foreign is not None:
         config, known = checkpoint.foreign.config, checkpoint.foreign.names
-        state, class_names = _drop_nameless(checkpoint.state, known)
+        state = rows_of_names(checkpoint.state, known, config)
+        class_names = tuple(name for name in known if name is not None)
         notes = checkpoint.foreign.notes
     elif "config" in checkpoint.metadata:
         config = parse(json.loads(checkpoint.metadata["config"]), f"{source} (its config)")
@@ -167,13 +168,26 @@ def fill(
     return LoadReport(source, format, loaded, (), (*absent, *wrong.values()), unexpected, notes)
 
 
-def _drop_nameless(state: State, names: Sequence[str | None]) -> tuple[State, tuple[str, ...]]:
-    """Class head rows of real classes only (COCO: 80 of 91), and their names."""
+def ranks_by_objectness(config: Config) -> bool:
+    """Whether the encoder's first logit says "an object", and the others nothing."""
+    queries = config.model.queries
+    return queries.kind == "from_encoder" and queries.rank == "objectness"
+
+
+def by_class(key: str, config: Config) -> bool:
+    """Whether a tensor has one row for each class."""
+    if key.startswith(OF_PROPOSALS):
+        return not ranks_by_objectness(config)
+    return key.startswith(("decoder.heads.classes.", "denoising.labels."))
+
+
+def rows_of_names(state: State, names: Sequence[str | None], config: Config) -> State:
+    """Class head rows of real classes only (COCO: 80 of 91)."""
     keep = [index for index, name in enumerate(names) if name is not None]
-    kept = {
-        key: value[[*keep, *range(len(names), len(value))]]  # softmax: "no object" comes last
-        if key.startswith(BY_CLASS)
-        else value
-        for key, value in state.items()
-    }
-    return kept, tuple(name for name in names if name is not None)
+    kept = dict(state)
+    for key, value in state.items():
+        if by_class(key, config):  # softmax: "no object" comes last
+            kept[key] = value[[*keep, *range(len(names), len(value))]]
+        elif key.startswith(OF_PROPOSALS):
+            kept[key] = value[: len(keep)]
+    return kept
