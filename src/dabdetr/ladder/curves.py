@@ -58,7 +58,7 @@ def draw_race(path: Path, results: Results, size: int, rungs: Sequence[str]) -> 
 def draw_ratios(path: Path, results: Results, rungs: Sequence[str]) -> None:
     """How many times fewer epochs each rung takes to where DETR ends, against tokens."""
     figure = _figure(6, 4.2)
-    panel = figure.subplots()
+    panel, bounds = figure.subplots(), []
     for number, rung in enumerate(rungs):
         found = {size: speedup(results, size, rung) for size in results.sizes}
         points = [(size, Spread.of(each.ratios)) for size, each in found.items() if each]
@@ -70,11 +70,23 @@ def draw_ratios(path: Path, results: Results, rungs: Sequence[str]) -> None:
                 *(tokens, heights, bars),
                 color=COLOURS[number % 8], marker="o", capsize=3, label=title(rung),
             )  # fmt: skip
+            most = [
+                (results.of(rung, size)[0].tokens, Spread.of(each.ratios).mean)
+                for size, each in found.items()
+                if each and each.reached < len(each.ratios)
+            ]
+            bounds += panel.plot(
+                *([x for x, _ in most], [y for _, y in most]),
+                color=COLOURS[number % 8], marker="v", markersize=11, markerfacecolor="white",
+                linestyle="none", zorder=3,
+            ) if most else []  # fmt: skip
     panel.axhline(10, color="grey", linestyle="--", linewidth=1)
     panel.set_xlabel("tokens of the finest map")
     panel.set_ylabel("DETR's epochs ÷ its own, to where DETR ends")
     panel.set_ylim(bottom=0)
     panel.grid(alpha=0.3)
+    if bounds:
+        bounds[0].set_label("at most: not every seed got there")
     if panel.get_legend_handles_labels()[0]:
         panel.legend(fontsize=8)
     _write(path, figure)

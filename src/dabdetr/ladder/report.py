@@ -31,9 +31,9 @@ def write_report(folder: Path) -> dict[str, Any]:
         _about(results),
         "## Claims\n",
         _markdown(claims_table(found)),
-        "A difference is taken between runs of the same seed, and counts when it is more than "
-        "twice its standard error from nothing; else, or with fewer than three seeds, there are "
-        "not enough runs to tell.\n",
+        "A difference is taken between runs of the same seed, and counts when zero lies "
+        "outside its 95 % interval (Student's t over seeds); else, or with fewer than three "
+        "seeds, there are not enough runs to tell.\n",
         "## Where they end\n",
         _markdown(ends),
         "AP, AP50 and AP of small objects are those after the last epoch, mean ± standard "
