@@ -142,11 +142,12 @@ def test_float32_under_autocast() -> None:
 
 
 def test_divided_by_objects_but_not_by_nothing() -> None:
-    _, targets = case((2, 1))
     cpu = torch.device("cpu")
-    assert count_objects(targets, cpu).item() == 3
-    _, empty = case((0,))
-    assert count_objects(empty, cpu).item() == 1
+    assert count_objects(2.5, cpu).item() == 2.5
+    assert count_objects(0, cpu).item() == 1
+    predictions, targets = case((2, 1))
+    given, _ = detection_loss(predictions, targets, Loss(), objects=torch.tensor(3.0))
+    assert detection_loss(predictions, targets, Loss())[0] == given
 
 
 def test_softmax_classes_are_torchs_weighted_cross_entropy_of_each_layer() -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from pytorch_lightning import Trainer
+from pytorch_lightning import Callback, Trainer
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -134,6 +135,49 @@ def test_every_update_is_a_mean_over_its_batches(gathered: int, batches: int) ->
     for first in range(0, batches, gathered):
         members = range(first, min(first + gathered, batches))
         assert sum(share(i, gathered, batches) / gathered for i in members) == pytest.approx(1)
+
+
+def test_an_update_is_the_same_in_one_step_or_in_several(
+    tiny_detector: Detector, tmp_path: Path
+) -> None:
+    """Also where pictures have different numbers of objects, or none; the fifth is an update of
+    its own."""
+    config = tiny_detector.config.override(["model.backbone.norm=frozen"])
+    counts = (3, 0, 1, 6, 2)
+    pixels = torch.randn(5, 3, 64, 64)
+    aims = [Targets(torch.arange(n) % 3, torch.rand(n, 4) * 0.4 + 0.3, (n,)) for n in counts]
+
+    def batch(rows: range) -> tuple[Images, Targets]:
+        own = [aims[row] for row in rows]
+        labels, boxes = (torch.cat([getattr(t, key) for t in own]) for key in ("labels", "boxes"))
+        return Images(pixels[rows.start : rows.stop]), Targets(
+            labels, boxes, counts[rows.start : rows.stop]
+        )
+
+    def gradients(batches: list[tuple[Images, Targets]], gathered: int) -> list[torch.Tensor]:
+        found: list[torch.Tensor] = []
+
+        class Watch(Callback):
+            def on_before_optimizer_step(self, *_: Any) -> None:
+                given = [p.grad for p in detector.parameters() if p.grad is not None]
+                found.append(torch.cat([gradient.flatten() for gradient in given]))
+
+        torch.manual_seed(0)
+        detector = build(config, tiny_detector.names)
+        engine = Trainer(
+            accelerator="cpu", max_epochs=1, accumulate_grad_batches=gathered, logger=False,
+            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+            default_root_dir=tmp_path, callbacks=[Watch()],
+        )  # fmt: skip
+        with quiet_engine():
+            engine.fit(TrainingModule(detector, lambda _: batches))
+        return found
+
+    at_once = gradients([batch(range(4)), batch(range(4, 5))], 1)
+    singly = gradients([batch(range(n, n + 1)) for n in range(5)], 4)
+    assert len(at_once) == len(singly) == 2
+    for one, other in zip(at_once, singly, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4 * float(one.abs().max()))
 
 
 def test_a_step_frees_its_gradients_and_keeps_the_room(

@@ -198,7 +198,7 @@ def _clusters(
             f"{count} anchors were asked of the k-means of {different} different boxes; ask for "
             "fewer, or for 'keep' or 'grid'"
         )
-    found = KMeans(count, n_init="auto", random_state=0).fit(boxes.double().cpu().numpy())
+    found = KMeans(count, n_init="auto", random_state=0).fit(boxes.cpu().double().numpy())
     new = inverse_sigmoid(torch.as_tensor(found.cluster_centers_).to(old))
     new[:, 2:] += old[:, 2:].mean(0) - new[:, 2:].mean(0)
     return new

@@ -40,7 +40,7 @@ def detection_loss(
     if assignment is None:
         assignment = assign(predictions, targets, loss)
     if objects is None:
-        objects = count_objects(targets, predictions.boxes.device)
+        objects = count_objects(sum(targets.counts), predictions.boxes.device)
     total, table = _weighted(group_losses(predictions, targets, assignment, loss, objects), loss)
     for group, own in predictions.groups:
         pairs = _every_layer(group, len(own.logits))
@@ -167,9 +167,9 @@ def class_loss(
     return (weights * errors).sum((1, 2)) / weights.sum((1, 2))
 
 
-def count_objects(targets: Targets, device: torch.device) -> Float[Tensor, ""]:
-    """What losses are divided by: objects of the batch, averaged over processes, at least 1."""
-    objects = torch.tensor(float(sum(targets.counts)), device=device)
+def count_objects(number: float, device: torch.device) -> Float[Tensor, ""]:
+    """What losses are divided by: objects of a batch, averaged over processes, at least 1."""
+    objects = torch.tensor(float(number), device=device)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(objects)
         objects /= torch.distributed.get_world_size()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 import torch
@@ -14,10 +15,12 @@ from dabdetr.config import Config, Loss, Training
 from dabdetr.inference.device import keep_freed_memory
 from dabdetr.model.detector import Detector
 from dabdetr.structures import Images, Predictions, Targets
-from dabdetr.training.losses import Table, detection_loss
+from dabdetr.training.losses import Table, count_objects, detection_loss
 from dabdetr.training.recompute import recompute
 
 Batch = tuple[Images, Targets]
+Counted = tuple[Images, Targets, float]
+"""A batch, and the mean number of objects of the batches that make an update with it."""
 
 
 class NonFiniteLoss(ValueError):
@@ -49,7 +52,8 @@ class TrainingModule(LightningModule):
 
     def train_dataloader(self) -> Any:
         # Of a resumed run, only the count of processed epochs is already right at this point.
-        return self.loader(self.trainer.fit_loop.epoch_progress.current.processed)  # pyright: ignore
+        batches = self.loader(self.trainer.fit_loop.epoch_progress.current.processed)  # pyright: ignore
+        return Counting(batches, self.trainer.accumulate_grad_batches)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["names"] = list(self.detector.names)
@@ -63,9 +67,9 @@ class TrainingModule(LightningModule):
         )
 
     def transfer_batch_to_device(
-        self, batch: Batch, device: torch.device, dataloader_idx: int
-    ) -> Batch:
-        return batch[0].to(device), batch[1].to(device)
+        self, batch: Counted, device: torch.device, dataloader_idx: int
+    ) -> Counted:
+        return batch[0].to(device), batch[1].to(device), batch[2]
 
     def on_fit_start(self) -> None:
         if self.device.type == "cpu":
@@ -79,16 +83,17 @@ class TrainingModule(LightningModule):
         self.meter.reset()
         self._files.clear()
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: Counted, batch_idx: int) -> None:
         training = self.settings.training
         factor = rate_factor(training, self._progress(batch_idx), self.global_step)
         for group in self.optimizers().param_groups:  # pyright: ignore
             group["lr"] = group["base_lr"] * factor
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        images, targets = batch
+    def training_step(self, batch: Counted, batch_idx: int) -> Tensor:
+        images, targets, number = batch
         predictions = self.detector(images, targets)
-        total, table = detection_loss(predictions, targets, self.settings.loss)
+        objects = count_objects(number, predictions.boxes.device)
+        total, table = detection_loss(predictions, targets, self.settings.loss, objects=objects)
         if not torch.isfinite(total):
             raise NonFiniteLoss(blame(predictions, targets, self.settings.loss, self._place()))
         self.meter.add(total.detach(), table, len(targets.counts))
@@ -126,6 +131,24 @@ class TrainingModule(LightningModule):
 
     def _place(self) -> str:
         return f"epoch {self.current_epoch + 1}, update {self.global_step + 1}"
+
+
+class Counting:
+    """Batches as ``Counted``: the losses of an update have one divisor, however it is divided into
+    steps (as over the processes of the papers)."""
+
+    def __init__(self, batches: Iterable[Batch], gathered: int) -> None:
+        self.batches, self.gathered = batches, gathered
+
+    def __len__(self) -> int:
+        return len(self.batches)  # pyright: ignore[reportArgumentType]
+
+    def __iter__(self) -> Iterator[Counted]:
+        batches = iter(self.batches)
+        while update := list(islice(batches, self.gathered)):
+            objects = [sum(targets.counts) for _, targets in update]
+            for images, targets in update:
+                yield images, targets, sum(objects) / len(update)
 
 
 def _no_batches(_: int) -> Iterable[Batch]:
@@ -228,7 +251,8 @@ def _of_one(
         predictions.anchors,
     )
     own = Targets(targets.labels[rows], targets.boxes[rows], (targets.counts[image],))
-    return detection_loss(alone, own, loss)[1]
+    objects = predictions.boxes.new_tensor(max(1, targets.counts[image]))
+    return detection_loss(alone, own, loss, objects=objects)[1]
 
 
 def _some(names: Iterable[str], most: int = 3) -> str:
@@ -254,9 +278,10 @@ class Meter:
     def add(self, total: Tensor, table: Table, images: int) -> None:
         """Take in one batch; nothing leaves the device."""
         last = max(layer for _, layer in table)
+        exact = torch.float32 if total.device.type == "mps" else torch.float64  # MPS has no other
         terms = {term: value for (term, layer), value in table.items() if layer in (last, -1)}
         for name, value in ({"loss": total} | terms).items():
-            value = value.double() * images
+            value = value.to(exact) * images
             self._sums[name] = self._sums[name] + value if name in self._sums else value
         self.images += images
 
