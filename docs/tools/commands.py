@@ -7,6 +7,7 @@ import typing
 from pathlib import Path
 from typing import Any
 
+import typer
 from family import table
 from typer.models import ArgumentInfo
 
@@ -30,6 +31,8 @@ def _command(name: str, verb: Any) -> str:
     hints = typing.get_type_hints(verb, include_extras=True)
     given, options, usage = [], [], ["dabdetr", name]
     for key, parameter in inspect.signature(verb).parameters.items():
+        if hints[key] is typer.Context:
+            continue
         kind, info = typing.get_args(hints[key])[:2]
         said = (info.help or "").replace("|", "\\|")
         if isinstance(info, ArgumentInfo):

@@ -177,7 +177,13 @@ def test_data_that_is_not_there(coco_folder: Path, tiny_weights: Path) -> None:
     val = ["val", "--model", tiny_weights]
     refused([*val, "--data", "nothing"], "nothing")
     refused([*val, "--data", coco_folder, "--split", "test"], "'test'", "val")
-    refused(val, "no data")
+    refused(val, "no data", "--data")
+    apart = ["--annotations", coco_folder / "annotations" / "instances_val.json"]
+    apart += ["--images", coco_folder / "val"]
+    both = ["--data", coco_folder, *apart]
+    for verb in (val, ["train", "--model", "dab-detr-nano"]):
+        refused([*verb, *both], "--data and --annotations and --images were given")
+        refused([*verb, *both[:2], *both[4:]], "--data and --images were given")
     refused([*val, "--annotations", "x.json"], "images")
     refused([*val, "--data", "scenes:colour=red"], "colour=red")
     refused(["train", "--model", "dab-detr-nano"], "no data")
@@ -268,6 +274,10 @@ def test_resuming_what_cannot_be_resumed(coco_folder: Path) -> None:
     assert done.exit_code == 0, done.stderr
     checkpoint = Path("runs", "train", "cut", "last.ckpt")
     whole = checkpoint.read_bytes()
+    resume = ["train", "--resume", checkpoint.parent]
+    refused([*resume, "--lr", "1e-3", "--epochs", "9"], "leave out --epochs, --lr;", "--model RUN")
+    refused([*resume, "--set", "training.epochs=9"], "leave out --set;")
+    refused([*resume, "--workers", "0", "--device", "cpu", "--quiet"], "has finished its 1 epoch")
     for size in (0, 1000, len(whole) // 2, len(whole) - 100):
         checkpoint.write_bytes(whole[:size])
         refused(["train", "--resume", checkpoint.parent], "last.ckpt")

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from dabdetr.config import load
 from dabdetr.data.readers import open_data
 from dabdetr.evaluation.coco import evaluate
-from dabdetr.model.weights import load_model
+from dabdetr.model.weights import load_model, save_model
 from dabdetr.presets import PRESETS, preset
 from dabdetr.training.choices import choose_config, epochs_between_validations, with_epochs
 from dabdetr.training.history import COLUMNS
@@ -226,6 +226,16 @@ def test_every_member_learns_four_scenes(
 
 
 # What is refused
+
+
+def test_weights_do_not_carry_the_precision_of_their_run(tiny_weights: Path) -> None:
+    assert load_model(tiny_weights).model.config.training.precision == "auto"
+    own = load_model(tiny_weights, overrides=["training.precision=bf16"]).model
+    save_model(tiny_weights.with_name("bf16.safetensors"), own)
+    source = tiny_weights.with_name("bf16.safetensors")
+    assert choose_config(source).training.precision == "auto"
+    asked = choose_config(source, overrides=["training.precision=fp32"])
+    assert asked.training.precision == "fp32"
 
 
 def test_auto_numbered_names(tmp_path: Path) -> None:

@@ -49,6 +49,19 @@ Compile = Annotated[
 Name = Annotated[str | None, typer.Option(help="Folder of this run; counted on if not given.")]
 
 
+def check_data(data: str | None, annotations: Path | None, images: Path | None) -> None:
+    """Raise where no data was given, or two at a time."""
+    apart = [("--annotations", annotations), ("--images", images)]
+    given = [option for option, value in apart if value is not None]
+    if data is None and not given:
+        raise ValueError("no data was given; give --data FOLDER (COCO's layout) or --data scenes")
+    if data is not None and given:
+        raise ValueError(
+            f"--data and {' and '.join(given)} were given; give --data, or --annotations with "
+            "--images"
+        )
+
+
 def open_model(
     source: str,
     device: str,

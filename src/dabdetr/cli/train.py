@@ -8,13 +8,27 @@ from typing import Annotated
 
 import typer
 
-from dabdetr.cli.options import Annotations, Device, Images, Json, Name, Queries, QueriesInit, Quiet
+from dabdetr.cli.options import (
+    Annotations,
+    Device,
+    Images,
+    Json,
+    Name,
+    Queries,
+    QueriesInit,
+    Quiet,
+    check_data,
+    tell_choices,
+)
 from dabdetr.cli.output import print_json
 
 PRESET = "dab-lite"
+BESIDE_RESUME = {"resume", "device", "workers", "as_json", "quiet"}
+"""What a resumed run looks at; all else is the run's own."""
 
 
 def train(
+    context: typer.Context,
     data: Annotated[str | None, typer.Option(help="A folder in COCO's layout, or scenes.")] = None,
     model: Annotated[
         str | None,
@@ -64,7 +78,11 @@ def train(
         typer.Option(min=1, help="Epochs between validations; about 20 in all if not given."),
     ] = None,
     resume: Annotated[
-        Path | None, typer.Option(help="A run folder that was interrupted: go on with it.")
+        Path | None,
+        typer.Option(
+            help="A run folder that was interrupted: go on with it, by its own settings; takes "
+            "only --device, --workers, --json and --quiet beside it."
+        ),
     ] = None,
     name: Name = None,
     project: Annotated[Path, typer.Option(help="Where run folders go.")] = Path("runs/train"),
@@ -80,8 +98,11 @@ def train(
     """
     if model is not None and config is not None:
         raise ValueError(f"--model {model} and --config {config} were given; give one of them")
-    if resume is None and data is None and annotations is None and images is None:
-        raise ValueError("no data was given; give --data FOLDER (COCO's layout) or --data scenes")
+    if resume is None:
+        check_data(data, annotations, images)
+    else:
+        _check_resume(context)
+    tell_choices(quiet)
     from dabdetr.training.run import train as run_training
 
     overrides = list(assignments or [])
@@ -113,3 +134,22 @@ def train(
     )
     if as_json:
         print_json(run.to_dict())
+
+
+def _check_resume(context: typer.Context) -> None:
+    """Raise where options were given that a resumed run would not look at."""
+    ignored = [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name not in BESIDE_RESUME and _given(context, str(parameter.name))
+    ]
+    if ignored:
+        raise ValueError(
+            f"--resume goes on with the run's own settings; leave out {', '.join(ignored)}; "
+            "to train with others: dabdetr train --model RUN …"
+        )
+
+
+def _given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"

@@ -22,6 +22,7 @@ from dabdetr.cli.options import (
     QueriesInit,
     Quiet,
     SetPrecision,
+    check_data,
     open_any,
     tell_choices,
 )
@@ -71,6 +72,8 @@ def val(
         raise ValueError("--plot shows curves over layers; give --per-layer as well")
     if plot and plot.suffix.lower() not in (".png", ".svg"):
         raise ValueError(f"--plot should end in .png or .svg; got {plot}")
+    check_data(data, annotations, images)
+    tell_choices(quiet)
     truth = open_data(data, split, annotations, images)
     detector = open_any(model, device, imgsz, queries, queries_init, layers)
     if per_layer:
@@ -84,7 +87,6 @@ def val(
             say(f"curves: {plot}", quiet)
     else:
         place = device if isinstance(detector, str) else "auto"
-        tell_choices(quiet)
         found = evaluate(
             *(detector, truth, "val", batch, place, max_det),
             precision=precision,  # pyright: ignore[reportArgumentType]

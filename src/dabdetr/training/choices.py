@@ -66,7 +66,10 @@ def _named(model: str | Path) -> Config:
             raise FileNotFoundError(f"there is no config file {text}")
         return load(text)
     if Path(text).exists() or "/" in text or Path(text).suffix or text in shipped():
-        return load_model(text).model.config.override([f"training.start={text}"])
+        # The precision in weights is what their run took; this one chooses anew.
+        return load_model(text).model.config.override(
+            [f"training.start={text}", "training.precision=auto"]
+        )
     return preset(text)  # raises, and lists those there are
 
 
