@@ -141,6 +141,20 @@ def test_stages_up_to_a_stride_are_frozen(stride: int, frozen: list[str]) -> Non
     assert still == set(frozen)
 
 
+def test_frozen_stages_keep_their_statistics() -> None:
+    part = Backbone(name="resnet18", norm="trained", freeze_stride=4)
+    body = TimmBackbone(part).train()
+    before = copy.deepcopy(body.state_dict())
+    body(Images(torch.randn(2, 3, 64, 64)))
+    changed = {
+        key.split(".")[1]
+        for key, value in body.state_dict().items()
+        if not value.equal(before[key])
+    }
+    assert changed == {"layer2", "layer3", "layer4"}
+    assert body.eval().train().body.layer2[0].bn1.training  # pyright: ignore
+
+
 def test_lite0_freezes_by_stride_and_ends_at_its_last_map() -> None:
     body = TimmBackbone(Backbone(name="tf_efficientnet_lite0", strides=(16,), freeze_stride=8)).body
     trained = {".".join(k.split(".")[:2]) for k, p in body.named_parameters() if p.requires_grad}

@@ -48,21 +48,33 @@ class TimmBackbone(nn.Module):
         )
         if part.norm == "frozen":
             freeze_norms(self.body)
-        self._freeze(part.freeze_stride)
+        self._resting = self._freeze(part.freeze_stride)
         self.cell = _cell(self.body, part.output_stride)
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
-    def _freeze(self, stride: int) -> None:
-        """Stop training up to the deepest stage of this stride (modules stand in their order)."""
+    def train(self, mode: bool = True) -> TimmBackbone:
+        """As of every module, but frozen stages rest: their batch statistics stay."""
+        super().train(mode)
+        for name in self._resting:
+            self.body.get_submodule(name).eval()
+        return self
+
+    def _freeze(self, stride: int) -> list[str]:
+        """Stop training up to the deepest stage of this stride (modules stand in their order).
+
+        The names of the innermost modules there.
+        """
         ends = [s["module"] for s in self.body.feature_info.info if s["reduction"] <= stride]  # pyright: ignore
         if not ends:
-            return
+            return []
         names = [name.replace("_", ".") for name, _ in self.body.named_modules()]
         end = ends[-1].replace("_", ".")
         last = max(i for i, n in enumerate(names) if n == end or n.startswith(end + "."))
-        for _, module in list(self.body.named_modules())[: last + 1]:
+        frozen = list(self.body.named_modules())[: last + 1]
+        for _, module in frozen:
             for parameter in module.parameters(recurse=False):
                 parameter.requires_grad = False
+        return [name for name, module in frozen if not list(module.children())]
 
     def forward(self, images: Images) -> Features:
         pixels, padding = fill_cells(images, self.cell)
