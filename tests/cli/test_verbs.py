@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -134,6 +135,19 @@ def test_val_prints_tables(coco_folder: Path, tiny_weights: Path) -> None:
     apart = ("--annotations", annotations, "--images", coco_folder / "val")
     quiet = run("val", "--model", tiny_weights, *apart, "--imgsz", "64", "--quiet")
     assert quiet.stdout == ""
+
+
+def test_boxes_that_are_cut_are_told_on_the_way(coco_folder: Path, tiny_weights: Path) -> None:
+    shutil.copytree(coco_folder, "data")
+    for path in Path("data", "annotations").iterdir():
+        tree = json.loads(path.read_text())
+        tree["annotations"][0]["bbox"] = [-9, 5, 20, 20]
+        path.write_text(json.dumps(tree))
+    said = "1 box reaches past its picture and was cut to it (first: annotation 1)"
+    for verb in (("val", "--model", tiny_weights), ("train", *TINY)):
+        done = run(*verb, "--data", "data")
+        assert done.stderr.count(said) == (1 if verb[0] == "val" else 2)
+        assert said not in run(*verb, "--data", "data", "--quiet").stderr
 
 
 def test_val_of_generated_scenes(tiny_weights: Path) -> None:

@@ -107,6 +107,51 @@ def test_a_wrong_size_is_said_when_the_picture_is_read(tmp_path: Path) -> None:
         opened(tmp_path, tree).picture(0)
 
 
+def test_boxes_that_are_cut_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tree = sound()
+    opened(tmp_path, tree)
+    (said,) = caplog.messages
+    assert said.endswith(
+        "instances_train.json: 1 box reaches past its picture and was cut to it "
+        "(first: annotation 5)"
+    )
+    caplog.clear()
+    tree["annotations"][1]["bbox"] = [90, 20, 30, 40]
+    opened(tmp_path, tree)
+    assert (
+        "2 boxes reach past their pictures and were cut to them (first: annotation 2)"
+        in (caplog.messages[0])
+    )
+    caplog.clear()
+    tree["annotations"][1]["bbox"] = [70, 20, 30.5, 40]  # rounded
+    tree["annotations"][2]["bbox"] = [-1, 70, 20, 10]
+    opened(tmp_path, tree)
+    assert not caplog.messages
+
+
+def test_a_box_outside_the_size_of_the_json_blames_the_json(tmp_path: Path) -> None:
+    tree = sound()
+    tree["images"][0] |= {"width": 20, "height": 15}
+    with pytest.raises(
+        ValueError, match=r"image 7 should be of 20x15 pixels, but .*a\.png has 100x80; correct"
+    ):
+        opened(tmp_path, tree)
+
+
+def test_more_annotations_of_one_fault_are_counted(tmp_path: Path) -> None:
+    faults = {
+        "bbox": ([500, 500, 9, 9], [1, 2, 0, 4], [1, 2, float("nan"), 4], [1, 2, 3]),
+        "category_id": (77,),
+    }
+    for key, values in faults.items():
+        for value in values:
+            tree = sound()
+            for row in tree["annotations"]:
+                row[key] = value
+            with pytest.raises(ValueError, match=r"annotation 1 .*\(and 2 more such\)"):
+                opened(tmp_path, tree)
+
+
 def test_a_box_one_pixel_off_is_moved_in(tmp_path: Path) -> None:
     tree = sound()
     tree["annotations"][0]["bbox"] = [100, 79, 1, 1]  # coordinates that count from 1
@@ -148,7 +193,10 @@ FAULTS = [
     (edit("annotations", 1, "bbox", value=[1, 2, 3, 10**400]), "annotation 2 .* four numbers"),
     (edit("annotations", 1, "bbox", value="wide"), "annotation 2 .* four numbers"),
     (edit("annotations", 1, "bbox"), "annotation 2 .* four numbers"),
-    (edit("annotations", 1, "bbox", value=[102, 2, 9, 9]), "annotation 2 .* outside .* 100x80"),
+    (
+        edit("annotations", 1, "bbox", value=[102, 2, 9, 9]),
+        "annotation 2 .* outside .* 100x80 pixels, as the",
+    ),
     (edit("annotations", 1, "bbox", value=[2, -20, 9, 9]), "annotation 2 .* outside .* 100x80"),
     (edit("annotations", 1, "category_id", value=5), "annotation 2 has category_id 5, .* not in"),
     (edit("annotations", 1, "image_id", value=5), "annotation 2 has image_id 5, .* not in"),

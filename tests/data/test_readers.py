@@ -102,6 +102,10 @@ def test_no_data(tmp_path: Path) -> None:
         open_data(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"has no annotations/instances_SPLIT\.json"):
         open_data(tmp_path)
+    (tmp_path / "data.yaml").touch()
+    for yolo in (tmp_path, tmp_path / "data.yaml"):
+        with pytest.raises(ValueError, match=r"data\.yaml looks like YOLO's layout, .*not read"):
+            open_data(yolo)
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="is a file"):
         open_data(tmp_path / "file")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import numpy as np
 
 from dabdetr.data.pictures import picture_size, read_picture
 from dabdetr.data.readers import DetectionData, Record
+
+log = logging.getLogger("dabdetr")
 
 
 def read_coco(
@@ -34,7 +37,7 @@ class CocoData(DetectionData):
         self.files, self.image_ids, self.sizes = _images(tree["images"], annotations, images)
         table = _Annotations(tree["annotations"], annotations)
         image, label = self._places(table, annotations)
-        boxes = _clip(table, self.sizes[image], annotations)
+        boxes = self._cut(table, image, annotations)
         order = np.argsort(image, kind="stable")
         self.boxes, self.annotated = boxes[order], table.boxes[order]
         self.labels, self.crowd, self.areas = label[order], table.crowd[order], table.areas[order]
@@ -50,14 +53,56 @@ class CocoData(DetectionData):
         ):
             for row, id_ in enumerate(asked.tolist()):
                 if id_ not in known:
+                    more = sum(each not in known for each in asked.tolist()) - 1
                     raise ValueError(
                         f"{file}: annotation {table.ids[row]} has {kind}_id {id_}, which is not "
-                        f"in the list of {'images' if kind == 'image' else 'categories'}; "
-                        "correct or remove it"
+                        f"in the list of {'images' if kind == 'image' else 'categories'}"
+                        f"{_more(more)}; correct or remove it"
                     )
         image = np.array([places[i] for i in table.images.tolist()], dtype=np.int64)
         label = np.array([labels[i] for i in table.categories.tolist()], dtype=np.int64)
         return image, label
+
+    def _cut(self, table: _Annotations, image: np.ndarray, file: Path) -> np.ndarray:
+        """Corner boxes [n, 4] float32 cut to their pictures; it is said where more than a pixel is.
+
+        A box beside the picture is an error, unless it is within one pixel of it (coordinates that
+        count from 1): that one is moved in.
+        """
+        sizes = self.sizes[image]
+        low, high = table.boxes[:, :2], table.boxes[:, :2] + table.boxes[:, 2:]
+        shift = np.where(low >= sizes, -1.0, np.where(high <= 0, 1.0, 0.0))
+        cut_low, cut_high = np.maximum(low + shift, 0), np.minimum(high + shift, sizes)
+        boxes = np.concatenate((cut_low, cut_high), 1).astype(np.float32)
+        inside = (boxes[:, 2:] > boxes[:, :2]).all(1)
+        if not inside.all():
+            row = int(np.argmin(inside))
+            self._check_size(image[row], file)
+            width, height = sizes[row]
+            raise ValueError(
+                f"{file}: annotation {table.ids[row]} has the bbox {table.boxes[row].tolist()}, "
+                f"which lies outside its picture of {width}x{height} pixels, as the json says"
+                f"{_more((~inside).sum() - 1)}; correct or remove it"
+            )
+        past = (low < -1).any(1) | (high > sizes + 1).any(1)
+        if past.any():
+            first, count = table.ids[np.argmax(past)], past.sum()
+            what = "1 box reaches past its picture and was cut to it"
+            if count > 1:
+                what = f"{count} boxes reach past their pictures and were cut to them"
+            log.warning("%s: %s (first: annotation %d)", file, what, first)
+        return boxes
+
+    def _check_size(self, index: int, file: Path) -> None:
+        """Raise where the picture is not of the size that the json says."""
+        path, said = self.folder / self.files[index], tuple(self.sizes[index].tolist())
+        own = picture_size(path)
+        if said not in (own, own[::-1]):
+            raise ValueError(
+                f"{file}: image {self.image_ids[index]} should be of {said[0]}x{said[1]} pixels, "
+                f"but {path} has {own[0]}x{own[1]}; correct the width and height in the json, or "
+                "put the right picture there"
+            )
 
     def __len__(self) -> int:
         return len(self.files)
@@ -119,17 +164,17 @@ def _boxes(rows: list[dict[str, Any]], ids: np.ndarray, file: Path) -> np.ndarra
     except (TypeError, ValueError, OverflowError):
         boxes = np.empty(0)
     if boxes.shape != (len(rows), 4):
-        row = next(i for i, box in enumerate(given) if not _four_numbers(box))
+        bad = [i for i, box in enumerate(given) if not _four_numbers(box)]
         raise ValueError(
-            f"{file}: annotation {ids[row]} should have a bbox of four numbers, [x, y, width, "
-            f"height]; it has {given[row]!r}"
+            f"{file}: annotation {ids[bad[0]]} should have a bbox of four numbers, [x, y, width, "
+            f"height]; it has {given[bad[0]]!r}{_more(len(bad) - 1)}"
         )
     finite = np.isfinite(boxes).all(1)
     if not finite.all():
         row = int(np.argmin(finite))
         raise ValueError(
-            f"{file}: annotation {ids[row]} has a bbox that is not finite, {given[row]}; "
-            "correct or remove it"
+            f"{file}: annotation {ids[row]} has a bbox that is not finite, {given[row]}"
+            f"{_more((~finite).sum() - 1)}; correct or remove it"
         )
     corners = (boxes[:, :2] + boxes[:, 2:]).astype(np.float32)
     extended = (corners > boxes[:, :2].astype(np.float32)).all(1) & (boxes[:, 2:] > 0).all(1)
@@ -137,7 +182,8 @@ def _boxes(rows: list[dict[str, Any]], ids: np.ndarray, file: Path) -> np.ndarra
         row = int(np.argmin(extended))
         raise ValueError(
             f"{file}: annotation {ids[row]} has a bbox of width {boxes[row, 2]:g} and height "
-            f"{boxes[row, 3]:g}; both must be above zero: correct or remove it"
+            f"{boxes[row, 3]:g}{_more((~extended).sum() - 1)}; both must be above zero: "
+            "correct or remove it"
         )
     return boxes
 
@@ -148,25 +194,9 @@ def _four_numbers(box: Any) -> bool:
     return all(isinstance(v, int | float) and not abs(v) > 1e300 for v in box)
 
 
-def _clip(table: _Annotations, sizes: np.ndarray, file: Path) -> np.ndarray:
-    """Corner boxes [n, 4] float32 cut to their pictures.
-
-    A box beside the picture is an error, unless it is within one pixel of it (coordinates that
-    count from 1): that one is moved in.
-    """
-    low, high = table.boxes[:, :2], table.boxes[:, :2] + table.boxes[:, 2:]
-    shift = np.where(low >= sizes, -1.0, np.where(high <= 0, 1.0, 0.0))
-    cut_low, cut_high = np.maximum(low + shift, 0), np.minimum(high + shift, sizes)
-    boxes = np.concatenate((cut_low, cut_high), 1).astype(np.float32)
-    inside = (boxes[:, 2:] > boxes[:, :2]).all(1)
-    if not inside.all():
-        row = int(np.argmin(inside))
-        raise ValueError(
-            f"{file}: annotation {table.ids[row]} has the bbox {table.boxes[row].tolist()}, which "
-            f"lies outside its picture of {sizes[row, 0]}x{sizes[row, 1]} pixels; "
-            "correct or remove it"
-        )
-    return boxes
+def _more(count: int) -> str:
+    """How many more annotations have the fault that is told of the first."""
+    return f" (and {count} more such)" if count else ""
 
 
 def _load(file: Path) -> dict[str, Any]:

@@ -124,6 +124,8 @@ def _folder(root: Path) -> Path:
     if not root.exists():
         raise FileNotFoundError(f"there is no data folder {root}; check the path")
     if not root.is_dir():
+        if root.suffix in (".yaml", ".yml"):
+            raise ValueError(_of_yolo(root))
         raise ValueError(
             f"{root} is a file; give a folder in COCO's layout, or annotations and images apart"
         )
@@ -136,6 +138,8 @@ def _split_files(root: Path) -> dict[str, Path]:
     for file in sorted((root / "annotations").glob("instances_*.json")):
         found[_YEAR.sub("", file.stem.removeprefix("instances_"))] = file
     if not found:
+        if (root / "data.yaml").is_file():
+            raise ValueError(_of_yolo(root / "data.yaml"))
         raise ValueError(
             f"{root} has no annotations/instances_SPLIT.json (COCO's layout); "
             "give such a folder, or annotations and images apart"
@@ -143,6 +147,13 @@ def _split_files(root: Path) -> dict[str, Path]:
     usual = ("train", "val", "test")
     return dict(
         sorted(found.items(), key=lambda item: (item[0] not in usual, *_rank(item[0], usual)))
+    )
+
+
+def _of_yolo(file: Path) -> str:
+    return (
+        f"{file} looks like YOLO's layout, which is not read; convert its labels to COCO's json, "
+        "annotations/instances_SPLIT.json"
     )
 
 
