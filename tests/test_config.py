@@ -56,8 +56,14 @@ def test_contradictions_name_both_fields(tree: dict[str, Any], words: list[str])
 @pytest.mark.parametrize(
     ("tree", "words"),
     [
-        ({"modle": {}}, ["modle", "Extra inputs"]),
-        ({"model": {"widht": 256}}, ["model.widht"]),
+        ({"modle": {}}, ["origin: config has no field 'modle'; it has: name, source"]),
+        ({"model": {"widht": 256}}, ["origin: model has no field 'widht'; it has: backbone, "]),
+        (
+            {"model": {"encoder": {"kind": "deformable", "layrs": 2}}},
+            ["origin: model.encoder has no field 'layrs'; it has: kind, layers, levels, points"],
+        ),
+        ({"model": {"encoder": {"layers": -1}}}, ["origin: model.encoder.layers: "]),
+        ({"augment": {"sizes": [32, "wide"]}}, ["origin: augment.sizes.1: ", "'wide'"]),
         ({"training": {"epochs": 0}}, ["training.epochs", "0"]),
         ({"training": {"epochs": "many"}}, ["training.epochs", "'many'"]),
         ({"training": {"precision": "fp8"}}, ["training.precision", "'fp8'"]),
@@ -89,6 +95,15 @@ def test_override_reads_yaml_values() -> None:
     assert DAB_DETR_R50.override([]) == DAB_DETR_R50
 
 
+def test_none_switches_off_as_null_does() -> None:
+    changed = preset("dab-lite").override(
+        ["augment=none", "model.denoising=none", "training.ema=none", "training.start=none"]
+    )
+    assert (changed.augment, changed.model.denoising, changed.training.ema) == (None, None, None)
+    assert changed.training.start == "none"
+    assert parse({"augment": "none"}, "file").augment is None
+
+
 def test_override_reaches_into_free_options() -> None:
     nano = preset("dab-detr-nano").override(["model.backbone.options.stem_width=16"])
     assert nano.model.backbone.options["stem_width"] == 16
@@ -103,7 +118,7 @@ def test_override_reaches_into_free_options() -> None:
         ("training.lr.deep=1", ["training.lr", "'deep'"]),
         ("training.lr=-1", ["training.lr", "-1"]),
         ("model.width=100", ["model.width", "model.heads"]),
-        ("training.lr=[1", ["training.lr", "[1"]),
+        ("training.lr=[1", ["training.lr", "[1", "not readable YAML; see line 1, column 3"]),
     ],
 )
 def test_override_errors_are_one_sentence(assignment: str, words: list[str]) -> None:
@@ -136,7 +151,8 @@ def test_overrides_survive_being_written_as_text(
     ("text", "words"),
     [
         ("- a\n- b\n", ["model:"]),
-        ("model: [", ["YAML"]),
+        ("model: [", ["is not readable YAML; see line 1, column 9"]),
+        ("model:\n  width: 8\n heads: 2\n", ["YAML; see line 3, column 2"]),
         ("model:\n  width: 100\n", ["model.width", "model.heads"]),
         ("", ["model:"]),
     ],

@@ -231,6 +231,8 @@ def test_run_folders_that_cannot_be_written(coco_folder: Path, tiny_weights: Pat
         refused([*verb, "--project", "file"], "file")
         refused([*verb, "--project", "file/below"], "file")
         refused([*verb, "--project", "runs", "--name", "there"], "runs/there")
+        for name in ("a/b", "../escaped", "..", "."):
+            refused([*verb, "--name", name], "one folder name", repr(name))
     refused([*predict, "--coco", "file"], "file", "not overwritten")
     refused([*predict, "--coco", "nowhere/found.json"], "nowhere")
     refused(["convert", tiny_weights, "runs"], ".safetensors")

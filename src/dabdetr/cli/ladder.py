@@ -104,12 +104,15 @@ def _race(
     quiet: bool,
 ) -> tuple[Path, list[str]]:
     """Begin a ladder or go on with one; its folder, and the runs that failed."""
+    from dabdetr.config import check_folder_name
     from dabdetr.inference.device import choose_device
     from dabdetr.ladder.plan import SHORT, Settings, plan, wanted_precision
     from dabdetr.ladder.race import begin, check, race
     from dabdetr.training.precision import choose_precision
 
     choose_device(device)
+    if place[1] is not None:
+        check_folder_name(place[1])
     if resume is not None:
         if common or short:
             options = ", ".join(sorted(common)) or "short"

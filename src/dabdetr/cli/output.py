@@ -85,11 +85,13 @@ class RunFolder:
     """
 
     def __init__(self, project: Path, name: str | None, verb: str) -> None:
+        from dabdetr.config import check_folder_name
+
         self.project, self.name, self.verb = project, name, verb
         self.path = project / (name or verb)
         self._made: list[Path] = []
-        if name and Path(name).name != name:
-            raise ValueError(f"--name should be one folder name; got {name!r}; use --project too")
+        if name:
+            check_folder_name(name)
         if name and self.path.exists():
             raise FileExistsError(f"{self.path} exists and is not overwritten; choose another name")
 

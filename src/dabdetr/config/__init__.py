@@ -25,7 +25,7 @@ from dabdetr.config.model import (
     DenseEncoder,
     Model,
 )
-from dabdetr.config.part import Part
+from dabdetr.config.part import NO_FIELD, Part
 from dabdetr.config.queries import EncoderQueries, LearnedQueries
 
 __all__ = [
@@ -50,6 +50,7 @@ __all__ = [
     "Part",
     "Training",
     "Vit",
+    "check_folder_name",
     "load",
     "parse",
     "write_atomically",
@@ -233,7 +234,7 @@ class Config(Part):
                 node[keys[-1]] = _yaml_value(text)
             except yaml.YAMLError as error:
                 raise ValueError(
-                    f"--set {assignment!r} is not readable YAML: {_one_line(error)}"
+                    f"--set {assignment!r} has a value that is not readable YAML{_where(error)}"
                 ) from None
         return parse(tree, "config")
 
@@ -248,7 +249,7 @@ def load(path: str | Path) -> Config:
     try:
         tree = yaml.safe_load(Path(path).read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not readable YAML: {_one_line(error)}") from None
+        raise ValueError(f"{path} is not readable YAML{_where(error)}") from None
     if not isinstance(tree, dict):
         raise ValueError(f"{path} should hold fields like 'model:' and 'training:'; it does not")
     return parse(tree, str(path))
@@ -261,11 +262,12 @@ def parse(tree: dict[str, Any], origin: str) -> Config:
     except ValidationError as error:
         lines = []
         for problem in error.errors():
-            where = ".".join(str(part) for part in problem["loc"]) or "config"
+            where = _path(problem["loc"], tree)
             message = problem["msg"].removeprefix("Value error, ")
             given = problem["input"]
             shown = "" if isinstance(given, dict | BaseModel) else f" (got {given!r})"
-            lines.append(f"{where}: {message}{shown}")
+            colon = "" if problem["type"] == NO_FIELD else ":"
+            lines.append(f"{where}{colon} {message}{shown}")
         raise ValueError(f"{origin}: " + "; ".join(lines)) from None
 
 
@@ -285,8 +287,26 @@ def write_atomically(path: str | Path, content: bytes) -> None:
         raise
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def check_folder_name(name: str) -> None:
+    """Raise where a run's ``name`` would lead out of the folder that runs are kept in."""
+    if Path(name).name != name or name == "..":
+        raise ValueError(f"--name should be one folder name; got {name!r}; use --project too")
+
+
+def _path(place: Iterable[int | str], tree: Any) -> str:
+    """Fields that lead to a fault in ``tree``; pydantic puts kinds of parts between them."""
+    path = []
+    for step in place:
+        if isinstance(step, int) or (isinstance(tree, dict) and step in tree):
+            path.append(str(step))
+            tree = tree[step]
+    return ".".join(path) or "config"
+
+
+def _where(error: Exception) -> str:
+    """Where YAML broke off, if it says so."""
+    mark = getattr(error, "problem_mark", None)
+    return "" if mark is None else f"; see line {mark.line + 1}, column {mark.column + 1}"
 
 
 def _yaml_value(text: str) -> Any:

@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Any
+from types import NoneType
+from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Discriminator
+from pydantic import BaseModel, ConfigDict, Discriminator, model_validator
+from pydantic_core import PydanticCustomError
+
+NO_FIELD = "no_field"
+"""Type of the error about a field that a part has not."""
 
 
 class Part(BaseModel):
-    """Base of all configuration: immutable, and unknown fields are errors."""
+    """Base of all configuration: immutable, and unknown fields are errors.
+
+    Where a field may be absent, the word none says so as null does.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, tree: Any) -> Any:
+        if not isinstance(tree, dict):
+            return tree
+        for key in tree:
+            if key not in cls.model_fields:
+                known = ", ".join(cls.model_fields)
+                about = {"key": repr(key), "known": known}
+                raise PydanticCustomError(NO_FIELD, "has no field {key}; it has: {known}", about)
+        return {key: None if cls._absent(key, value) else value for key, value in tree.items()}
+
+    @classmethod
+    def _absent(cls, key: str, value: Any) -> bool:
+        return value == "none" and NoneType in get_args(cls.model_fields[key].annotation)
 
 
 def kinds(default: str, *others: str) -> Discriminator:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+from dabdetr.config import check_folder_name
 from dabdetr.evaluation.coco import Evaluation
 from dabdetr.model.detector import Detector
 from dabdetr.model.weights import save_model
@@ -164,11 +165,10 @@ def check_checkpoint(folder: Path) -> Checkpoint:
         state = torch.load(path, map_location="cpu", weights_only=True)
         rows = state["callbacks"][Keeper.__name__]["rows"]
         return Checkpoint(path, tuple(state["names"]), len(rows))
-    except Exception as error:  # torch raises many kinds for a bad file
-        reason = str(error).strip().split("\n")[0][:120]
+    except Exception:  # torch raises many kinds for a bad file
         raise ValueError(
-            f"{path} is not a readable checkpoint (cut short?): {reason}; start a new run, from "
-            "the run's last.safetensors if it has one"
+            f"{path} is not a readable checkpoint (cut short?); start a new run, from the run's "
+            "last.safetensors if it has one"
         ) from None
 
 
@@ -179,6 +179,8 @@ def new_folder(project: str | Path, name: str | None, stem: str) -> Iterator[Pat
 
     Without ``name`` it is the first free ``stem-1``, ``stem-2`` …; a name that is taken is refused.
     """
+    if name is not None:
+        check_folder_name(name)
     project = Path(project)
     made = [p for p in (project, *project.parents) if not p.exists()]
     try:
@@ -209,7 +211,7 @@ def new_folder(project: str | Path, name: str | None, stem: str) -> Iterator[Pat
 def _claim(project: Path, name: str | None, stem: str) -> Path:
     project.mkdir(parents=True, exist_ok=True)
     if name is not None:
-        (project / name).mkdir(parents=True)
+        (project / name).mkdir()
         return project / name
     number = 1
     while True:
