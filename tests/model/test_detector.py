@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
 from dabdetr.config import Config, Loss, Model
 from dabdetr.geometry import move
@@ -266,7 +267,7 @@ def test_hidden_queries_do_not_change_those_that_may_not_see_them() -> None:
     detector = _randomised(SMALL)
     with torch.no_grad():
         image = Images(torch.randn(1, 3, 64, 64))
-        memory = detector.encoder(detector.projection(detector.backbone(image), image))
+        memory = detector.encoder(detector.projection(detector.backbone(image)))
         queries = detector.queries(memory)
         hidden = torch.zeros(9, 9, dtype=torch.bool)
         hidden[:5, 5:] = True
@@ -330,7 +331,7 @@ def test_proposals_are_the_best_tokens_and_their_boxes_the_anchors() -> None:
     detector = _randomised(_override("DINO"))
     image = Images(torch.randn(1, 3, 64, 64))
     with torch.no_grad():
-        memory = detector.encoder(detector.projection(detector.backbone(image), image))
+        memory = detector.encoder(detector.projection(detector.backbone(image)))
         queries = detector.queries(memory)
     assert queries.proposals is not None
     assert queries.anchors is not None
@@ -354,7 +355,7 @@ def test_padding_is_never_proposed() -> None:
     padding[:, :, 32:] = True
     image = Images(torch.randn(1, 3, 64, 64), padding)
     with torch.no_grad():
-        memory = detector.encoder(detector.projection(detector.backbone(image), image))
+        memory = detector.encoder(detector.projection(detector.backbone(image)))
         first, valid = _first_boxes(memory)
     assert memory.padding is not None
     assert not (valid & memory.padding).any()
@@ -390,3 +391,35 @@ def test_one_head_of_all_layers_does_not_shrink_the_boxes_in_each() -> None:
     with torch.no_grad():
         out = build(config, NAMES).eval()(Images(torch.randn(1, 3, 96, 96)))
     torch.testing.assert_close(out.boxes[-1], out.boxes[0])
+
+
+def test_initial_weights() -> None:
+    """Packed attention, DETR's boxes and what makes places of queries (SPEC §1.10, §7)."""
+    torch.manual_seed(0)
+    detr, conditional = (
+        build(preset(f"{name}-nano"), NAMES) for name in ("detr", "conditional-detr")
+    )
+    dino = build(preset("dino-nano"), NAMES)
+    width = preset("detr-nano").model.width
+
+    def bound(weight: Tensor) -> float:
+        return weight.abs().max().item()
+
+    packed = (6 / (3 * width + width)) ** 0.5
+    for attention in (
+        conditional.encoder.layers[0].attention,
+        detr.decoder.layers[0].self_attention,
+        detr.decoder.layers[0].cross_attention,
+        dino.decoder.layers[0].self_attention,
+    ):
+        for part in (attention.query, attention.key, attention.value):  # pyright: ignore
+            assert bound(part.weight) == pytest.approx(packed, rel=0.01)
+            assert not part.bias.any()
+        assert bound(attention.output.weight) == pytest.approx((6 / (2 * width)) ** 0.5, rel=0.01)  # pyright: ignore
+    assert detr.decoder.heads.boxes[0][-1].weight.any()  # pyright: ignore
+    assert not conditional.decoder.heads.boxes[0][-1].weight.any()  # pyright: ignore
+    for first in (conditional.queries.to_point[0], dino.queries.project):  # pyright: ignore
+        assert bound(first.weight) == pytest.approx((6 / (2 * width)) ** 0.5, rel=0.01)  # pyright: ignore
+    assert dino.queries.content.std().item() == pytest.approx(1, abs=0.05)  # pyright: ignore
+    assert not dino.queries.boxes[-1].weight.any()  # pyright: ignore
+    assert bound(dino.queries.classes.weight) == pytest.approx(width**-0.5, rel=0.05)  # pyright: ignore

@@ -94,11 +94,25 @@ def test_terminal_output(
     printed = capfd.readouterr()
     assert printed.out == ""
     assert "8 pictures to train on, 4 to validate, 10 classes" in printed.err
-    assert "batches of 2, gathered 3 at a time: 6 pictures an update" in printed.err
+    assert "an update after 6 pictures, in steps of 2\n" in printed.err
+    assert "warmup" not in printed.err
     assert "epoch 2/2  loss" in printed.err
     assert "best epoch" in printed.err
     assert str(tmp_path / "talk") in printed.err
     assert "lightning" not in printed.err.lower()
+
+
+def test_updates_are_told_as_they_are(
+    tiny_train: Train, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tiny_train(tmp_path, "training.effective_batch=16", "training.warmup=3", epochs=2)
+    printed = capfd.readouterr().err
+    assert "8 pictures an update: all there are\n" in printed
+    assert "training.warmup is 3 updates and the whole run has 2: " in printed
+    tiny_train(tmp_path, "training.effective_batch=3", "training.warmup=2", epochs=1)
+    printed = capfd.readouterr().err
+    assert "an update after 4 pictures, in steps of 2 (3 set)\n" in printed
+    assert "warmup" not in printed
 
 
 def test_quiet(tiny_train: Train, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -183,7 +197,7 @@ def test_starts_from_weights_with_their_config(
         overrides=["training.lr=1e-12", "training.backbone_lr=0", "training.weight_decay=0"],
         project=tmp_path,
     )
-    assert "tensors loaded" in capfd.readouterr().err
+    assert "tensors loaded (dabdetr format 1)" in capfd.readouterr().err
     before, after = load_file(tiny_weights), load_file(run.folder / "last.safetensors")
     for key in before:  # also the batch statistics of a backbone that rests
         torch.testing.assert_close(after[key], before[key], rtol=0, atol=1e-6)
@@ -209,7 +223,7 @@ def test_every_member_learns_four_scenes(
                 f"training.epochs={epochs}",
                 "training.batch=1",
             ),
-            *("training.effective_batch=1", "training.lr=2e-3", "training.backbone_lr=2e-3"),
+            *("training.effective_batch=1", "training.lr=1e-3", "training.backbone_lr=1e-3"),
             *("training.warmup=20", "training.ema=0.9", "training.precision=fp32"),
         ]
     )
@@ -268,7 +282,13 @@ def test_a_failed_start_leaves_nothing(tiny_train: Train, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"model": "dab-detr-r500"}, "no preset 'dab-detr-r500'; there are: dab-detr-r50"),
+        (
+            {"model": "dab-detr-r500"},
+            "no preset 'dab-detr-r500'; did you mean dab-detr-r50.*`dabdetr models` lists",
+        ),
+        ({"model": "dab-detr-nan"}, "did you mean dab-detr-nano?"),
+        ({"model": "scene"}, "did you mean scenes?"),
+        ({"model": "yolo"}, "no preset 'yolo'; `dabdetr models` lists them"),
         ({"model": "nowhere.yaml"}, "no config file nowhere.yaml"),
         ({"model": "nowhere.safetensors"}, "no weights 'nowhere.safetensors'"),
         ({"device": "tpu"}, "no device 'tpu'"),

@@ -173,7 +173,9 @@ def _signed(values: Sequence[float]) -> str:
     spread = Spread.of(values)
     if spread.error is None:
         return f"{spread.mean:+.3f}"
-    return f"{spread.mean:+.3f} ± {spread.error:.3f} (standard error; 95 %: ± {_margin(values):.3f})"
+    return (
+        f"{spread.mean:+.3f} ± {spread.error:.3f} (standard error; 95 %: ± {_margin(values):.3f})"
+    )
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,14 @@ class AdditiveAttention(nn.Module):
         self.key = nn.Linear(width, width)
         self.value = nn.Linear(width, width)
         self.output = nn.Linear(width, width)
+        self.reset()
+
+    def reset(self) -> None:
+        """As torch has it: Xavier of one matrix that does query, key and value, and no bias."""
+        for part in (self.query, self.key, self.value):
+            nn.init.xavier_uniform_(part.weight, gain=0.5**0.5)
+        for part in (self.query, self.key, self.value, self.output):
+            nn.init.zeros_(part.bias)
 
     def mix(
         self,

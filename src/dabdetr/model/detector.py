@@ -52,9 +52,9 @@ class Detector(nn.Module):
         self.collaborative = collaborative
 
     def forward(self, images: Images, targets: Targets | None = None) -> Predictions:
-        """Predictions; with ``targets``, in training, also those of the query groups."""
+        """Predictions; with ``targets`` also those of the query groups, which training needs."""
         features = self.backbone(images)
-        memory = self.encoder(self.projection(features, images))
+        memory = self.encoder(self.projection(features))
         unknown = self.config.model.queries.content == "unknown"
         content = self.denoising.unknown() if unknown and self.denoising is not None else None
         queries = self.queries(memory, content)
@@ -116,7 +116,9 @@ def build(config: Config, names: Sequence[str]) -> Detector:
     if model.denoising is not None:
         denoising = Denoising(model.denoising, len(names), model.width, model.anchor_eps)
     decoder = Decoder(model, Heads(model, len(names)))
-    for part in (encoder, decoder.layers, decoder.positions):
+    # All but heads, which have their own, and what is no matrix of a product: queries themselves.
+    of_queries = [p for name, p in queries.named_children() if name not in ("classes", "boxes")]
+    for part in (encoder, decoder.layers, decoder.positions, *of_queries):
         _xavier(part)
     # Last, so that the same seed gives all other parts the same weights without it.
     collaborative = None

@@ -28,7 +28,7 @@ class Heads(nn.Module):
         self.boxes = nn.ModuleList(
             mlp(width, width, width, 4) for _ in range(layers if model.box_head_per_layer else 1)
         )
-        for head in self.boxes:
+        for head in self.boxes if model.queries.anchor is not None else ():  # else all is its own
             nn.init.zeros_(head[-1].weight)  # pyright: ignore[reportIndexIssue]
             nn.init.zeros_(head[-1].bias)  # pyright: ignore[reportIndexIssue]
         if _start_small(model):

@@ -96,7 +96,7 @@ DETR_R50 = derive(
     loss__classification="softmax",
     loss__class_cost=1.0,
     loss__iou_eps=0.0,
-    training__epochs=300,
+    training__epochs=500,
     inference__max_det=100,
 )
 
@@ -258,7 +258,7 @@ DINO_R50_4SCALE = derive(
     model__position_temperature=20.0,
     model__position_offset=0.0,
     training__epochs=12,
-    training__drop=0.92,
+    training__drop=11 / 12,
     inference__max_det=300,
 )
 
