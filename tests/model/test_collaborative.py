@@ -74,7 +74,7 @@ def _images(batch: int, height: int = 64, width: int = 96) -> Images:
 
 
 def _parts(detector: Detector, images: Images) -> tuple[Memory, Queries]:
-    memory = detector.encoder(detector.projection(detector.backbone(images), images))
+    memory = detector.encoder(detector.projection(detector.backbone(images)))
     return memory, detector.queries(memory)
 
 

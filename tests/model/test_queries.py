@@ -299,7 +299,7 @@ def test_the_published_two_stage_member_differs_in_its_queries_only() -> None:
 
 def test_content_of_tokens_is_what_the_encoder_says_and_passes_no_gradient() -> None:
     detector = made(TWO_STAGE)
-    memory = detector.encoder(detector.projection(detector.backbone(PICTURES), PICTURES))
+    memory = detector.encoder(detector.projection(detector.backbone(PICTURES)))
     queries = detector.queries(memory)
     assert queries.positions is None  # the positional query is made of the anchor, as in DAB-DETR
     assert not queries.content.requires_grad
@@ -312,7 +312,7 @@ def test_content_of_tokens_is_what_the_encoder_says_and_passes_no_gradient() -> 
 
 def test_content_of_tokens_is_no_copy_of_denoising() -> None:
     detector = made(TWO_STAGE.override(["model.denoising={kind: dn, groups: 2}"]))
-    memory = detector.encoder(detector.projection(detector.backbone(PICTURES), PICTURES))
+    memory = detector.encoder(detector.projection(detector.backbone(PICTURES)))
     content = detector.queries(memory).content
     assert content.shape[-1] == 32
     assert not content[..., -1].any()

@@ -194,6 +194,7 @@ def test_the_member_for_cpus_starts_from_the_shipped_base() -> None:
     for head, known in zip(detector.decoder.heads.classes, base.decoder.heads.classes, strict=True):
         assert head.weight.equal(known.weight.expand(2, -1))
 
+
 TWO_STAGE = [
     "model.queries={kind: from_encoder, count: 9, content: box, rank: objectness}",
     "loss.proposal_labels=objects",

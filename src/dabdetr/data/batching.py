@@ -96,15 +96,12 @@ def plan_epoch(data: DetectionData, config: Config, seed: int, epoch: int) -> li
     ]
 
 
-def training_loader(
-    data: DetectionData, config: Config, seed: int, epoch: int, skip: int = 0
-) -> Loader:
+def training_loader(data: DetectionData, config: Config, seed: int, epoch: int) -> Loader:
     """Batches (``Images``, ``Targets``) of one epoch; no picture is left out, crowds are.
 
-    ``skip`` leaves out that many batches at the start, for a run taken up within an epoch. Endless
-    data give new pictures in each epoch.
+    Endless data give new pictures in each epoch.
     """
-    batches = plan_epoch(data, config, seed, epoch)[skip:]
+    batches = plan_epoch(data, config, seed, epoch)
     source = _Training(data, _augmentation(data, config), epoch, seed)
     return Loader(source, batches, _collate_training, config.training.workers)
 

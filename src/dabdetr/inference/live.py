@@ -15,7 +15,7 @@ from dabdetr.data.batching import pad, unpad
 from dabdetr.inference.decoding import detections
 from dabdetr.inference.device import choose_device, takes_every_core
 from dabdetr.inference.elastic import with_queries
-from dabdetr.inference.fast import Fast, Forward, autocast, check
+from dabdetr.inference.fast import Fast, Forward, check
 from dabdetr.inference.runtimes import Compile, Precision, SetPrecision, Sizes
 from dabdetr.model.detector import Detector
 from dabdetr.model.weights import load_model
@@ -92,13 +92,12 @@ def detect_batch(
     sizes: Sizes,
     max_det: int,
     sources: Sequence[str] = (),
-    precision: Precision = "fp32",
     forward: Forward | None = None,
 ) -> list[Detections]:
     """The ``max_det`` best detections of each picture, neither thresholded nor cut to the picture.
 
     ``sizes`` are (height, width) of the original pictures. The model should be in evaluation mode
-    and on the device of ``images``; ``forward`` calls it, by default in ``precision``. Padding
+    and on the device of ``images``; ``forward`` calls it, where it is not called as it is. Padding
     changes nothing: pictures of different sizes go through the model one size after the other, as a
     backbone sees across their borders.
     """
@@ -106,7 +105,7 @@ def detect_batch(
     found: dict[int, Detections] = {}
     for rows, alike in unpad(images):
         # not inference_mode: what modules remember for the next call must serve in training as well
-        with torch.no_grad(), autocast(precision, images.pixels.device):
+        with torch.no_grad():
             predictions = (forward or model)(alike)
         names = [sources[row] for row in rows]
         each = to_detections(model, predictions, [sizes[row] for row in rows], max_det, names)

@@ -29,6 +29,7 @@ from dabdetr.model.formats import (
     recognise,
 )
 from dabdetr.model.formats.key_names import State
+from dabdetr.presets import PRESETS
 
 
 @dataclass
@@ -53,6 +54,11 @@ def read(source: str | Path) -> Checkpoint:
     if path.is_dir():
         return _read_folder(path)
     if path.is_file():
+        if path.suffix == ".ckpt":
+            raise ValueError(
+                f"{path} is what --resume needs; give the run's folder {path.parent}, or its "
+                "best.safetensors"
+            )
         if path.suffix == ".safetensors":
             return _read_safetensors(path)
         return _read_pickle(path)
@@ -63,6 +69,11 @@ def read(source: str | Path) -> Checkpoint:
         ".safetensors",
     ):
         return _read_folder(download(str(source), ["config.json", "*.safetensors"]))
+    if str(source) in PRESETS:
+        raise FileNotFoundError(
+            f"{source} is a preset, which has no weights of its own; train it, or give trained "
+            "weights: a run's folder, or published ones such as IDEA-Research/dab-detr-resnet-50"
+        )
     raise FileNotFoundError(
         f"there are no weights {str(source)!r}: it is no file or folder, no hub name like "
         f"org/repo, and the package ships only: {', '.join(shipped()) or 'nothing'}"
@@ -74,10 +85,8 @@ def _read_safetensors(path: Path) -> Checkpoint:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
         state = load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ValueError(
-            f"{path} is not a readable safetensors file (cut short?): {error}"
-        ) from None
+    except (SafetensorError, OSError, ValueError):
+        raise ValueError(_unreadable(path)) from None
     if metadata.get("format", "").startswith("dabdetr 1"):
         return Checkpoint(metadata["format"], state, None, metadata)
     return _foreign(path, state, {})
@@ -91,10 +100,8 @@ def _read_folder(path: Path) -> Checkpoint:
     for file in sorted(path.glob("*.safetensors")):
         try:
             state |= load_file(file)
-        except (SafetensorError, OSError) as error:
-            raise ValueError(
-                f"{file} is not a readable safetensors file (cut short?): {error}"
-            ) from None
+        except (SafetensorError, OSError):
+            raise ValueError(_unreadable(file)) from None
     if not state and (path / "pytorch_model.bin").is_file():
         state = _unpickle(path / "pytorch_model.bin")
     if not state:
@@ -141,14 +148,17 @@ def _read_pickle(path: Path) -> Checkpoint:
     return _foreign(path, state, content if state is not content else {})
 
 
+def _unreadable(path: Path) -> str:
+    return f"{path} cannot be read as weights: it is cut short, or holds something else"
+
+
 def _unpickle(path: Path) -> dict[str, Any]:
     """Tensors, plain values and an argparse Namespace; no other class of a pickle ever runs."""
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a bad file
-        reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"{path} cannot be read as weights (cut short?): {reason}") from None
+    except Exception:  # torch raises many kinds for a bad file
+        raise ValueError(_unreadable(path)) from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds {type(content).__name__}, not a dict of weights")
     return content

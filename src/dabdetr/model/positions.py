@@ -126,12 +126,13 @@ class Positions(nn.Module):
             return QueryPositions(queries.positions)
         # Deformable members see anchors in the frame of the padded batch.
         framed = anchors if ratios is None else in_level(anchors, ratios[:, 0])
-        code = anchor_code(framed, self.width)
+        code = None if self.steered and self.to_query is None else anchor_code(framed, self.width)
         query = queries.positions if self.to_query is None else self.to_query(code)
         assert query is not None
         scale = self._scale(content, layer)
         if self.steered:
             return QueryPositions(query if scale is None else query * scale, None, anchors)
+        assert code is not None
         code = code[..., : self.width]  # y and x
         if scale is not None:
             code = code * scale

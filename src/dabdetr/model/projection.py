@@ -9,7 +9,7 @@ from dabdetr import config
 from dabdetr.model.backbones import shrink
 from dabdetr.model.deformable import valid_ratios
 from dabdetr.model.positions import map_code
-from dabdetr.structures import Features, Images, Memory
+from dabdetr.structures import Features, Memory
 
 
 class Projection(nn.Module):
@@ -21,7 +21,7 @@ class Projection(nn.Module):
         self.temperature, self.offset = model.position_temperature, model.position_offset
         self.project = nn.Conv2d(channels, model.width, kernel_size=1)
 
-    def forward(self, features: Features, images: Images) -> Memory:
+    def forward(self, features: Features) -> Memory:
         (fine,), (padding,) = features.maps, features.paddings
         tokens = self.project(fine).flatten(2).transpose(1, 2)
         code = _code(fine, padding, self.width, self.temperature, self.offset)
@@ -44,7 +44,7 @@ class Pyramid(nn.Module):
             self.project.append(_level(model.width if extra else channels[-1], model.width, 3))
         self.levels = nn.Parameter(torch.randn(levels, model.width))
 
-    def forward(self, features: Features, images: Images) -> Memory:
+    def forward(self, features: Features) -> Memory:
         maps = [project(m) for project, m in zip(self.project, features.maps, strict=False)]
         paddings = list(features.paddings)
         for project in list(self.project)[len(maps) :]:

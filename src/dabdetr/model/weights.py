@@ -38,7 +38,10 @@ class LoadReport:
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        lines = [f"{self.source}: {self.format}, {len(self.loaded)} tensors loaded"]
+        if self.source == "none":
+            return "starting from random weights"
+        kind = self.format.replace("dabdetr 1", "dabdetr format 1")
+        lines = [f"{self.source}: {len(self.loaded)} tensors loaded ({kind})"]
         for title in ("missing", "unexpected"):
             if keys := getattr(self, title):
                 lines.append(f"  {len(keys)} {title}: {listing(keys)}")
@@ -119,7 +122,12 @@ def load_model(
     detector.collaborative = None
     report = fill(detector, state, str(source), checkpoint.format, notes)
     if report.missing or report.unexpected:
-        raise ValueError(f"the weights do not fit the model they describe\n{report}")
+        wrong = {"missing": report.missing, "unexpected": report.unexpected}
+        said = [f"{len(k)} {title} ({listing(k, 3)})" for title, k in wrong.items() if k]
+        raise ValueError(
+            f"the tensors of {source} do not fit its config: {', '.join(said)}; give the whole "
+            "file, and leave out --set of what the file settles"
+        )
     return Loaded(detector.eval().to(device), report)
 
 

@@ -1,7 +1,7 @@
 """mmdetection 3: names of its DETR, Conditional, Deformable, DAB and DINO models, and of Co-DINO.
 
-Pictures are turned to RGB and normalised with ImageNet's mean and deviation, as here; its
-a checkpoint keeps its config as text, which is not read; its data set's class names are.
+Pictures are turned to RGB and normalised with ImageNet's mean and deviation, as here. A
+checkpoint keeps its config as text, which is not read, and its class names, which are.
 """
 
 from __future__ import annotations
