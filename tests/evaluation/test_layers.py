@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -148,6 +149,16 @@ def test_from_which_layer_on_nothing_improves(aps: list[float], enough: int) -> 
     assert (f"--layers {enough}" in scores.sentence) == (enough < len(aps))
 
 
+def test_the_plot_says_what_its_lines_are(tmp_path: Path) -> None:
+    unknown = replace(row(2, 0.2), recall=-1)
+    LayerScores((row(1, 0.1), unknown), 1).plot(tmp_path / "a.svg")
+    text = (tmp_path / "a.svg").read_text()
+    for words in ("enough: later AP", "AP, AP50, recall and IoU"):
+        assert words in text
+    with pytest.raises(OSError, match=r"^.*none/a\.png cannot be written \(no such file"):
+        LayerScores((unknown,), 1).plot(tmp_path / "none" / "a.png")
+
+
 # The commands
 
 
@@ -164,6 +175,10 @@ def test_val_per_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [each["layer"] for each in rows] == [1, 2, 3]
     done = runner.invoke(app, [*val, "--layers", "1", "--json", "--quiet"])
     assert json.loads(done.stdout)["numbers"]["AP"] == pytest.approx(rows[0]["AP"])
+    done = runner.invoke(app, [*val, "--per-layer", "--plot", "/proc/x.png", "--quiet", "--json"])
+    assert done.exit_code == 2
+    assert json.loads(done.stdout)["layers"] == rows
+    assert done.stderr.startswith("error: /proc/x.png cannot be written")
     for wrong, words in (
         (["--layers", "9"], "has 3 decoder layers; got 9"),
         (["--plot", "x.png"], "--per-layer"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ import torch
 
 from dabdetr import Predictor
 from dabdetr.data.readers import open_data
-from dabdetr.explain.explanation import Explanation
+from dabdetr.explain.explanation import Explanation, corners
 from dabdetr.model.detector import build
 from dabdetr.presets import preset
+from dabdetr.structures import Detections
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
@@ -77,10 +79,17 @@ def shown_box(page: Any, selector: str = ".picked") -> list[float]:
     return page.locator(f"#boxes {selector}").last.evaluate(script)
 
 
+def move_to(page: Any, x: float, y: float) -> None:
+    """Point at a place of the picture, 0–1."""
+    frame = page.locator("#stage").bounding_box()
+    page.mouse.move(frame["x"] + x * frame["width"], frame["y"] + y * frame["height"])
+
+
 def click_at(page: Any, x: float, y: float) -> None:
     """Click a place of the picture, 0–1."""
-    frame = page.locator("#stage").bounding_box()
-    page.mouse.click(frame["x"] + x * frame["width"], frame["y"] + y * frame["height"])
+    move_to(page, x, y)
+    page.mouse.down()
+    page.mouse.up()
 
 
 def lit(page: Any) -> int:
@@ -98,7 +107,6 @@ def test_a_known_object_tells_its_story(visit: Any, scene: Explanation) -> None:
     page = visit(scene)
     at, label = 4, scene.trace.names[scene.detections.labels[4]]
     x, y = scene.detections.boxes[at].reshape(2, 2).mean(0) / 160
-    page.locator("#all").uncheck()
     click_at(page, float(x), float(y))
     query = scene.query(at)
     title = page.locator("#story-title").inner_text()
@@ -110,6 +118,73 @@ def test_a_known_object_tells_its_story(visit: Any, scene: Explanation) -> None:
     ]
     expected = scene.trace.scores[:, query].max(-1)
     assert [cell.inner_text() for cell in scores] == [f"{s:.2f}" for s in expected]
+
+
+@pytest.mark.parametrize("width", [1280, 360])
+def test_a_click_in_a_box_tells_of_the_smallest(visit: Any, scene: Explanation, width: int) -> None:
+    """And a click at the same place of the next larger one, until all that lie there were told."""
+    page = visit(scene, width)
+    assert page.locator("#all").is_checked()
+    boxes = scene.detections.boxes / 160
+    for box in boxes:
+        x, y = box.reshape(2, 2).mean(0).tolist()
+        holding = (boxes[:, :2] <= (x, y)).all(1) & (boxes[:, 2:] >= (x, y)).all(1)
+        there = sorted(
+            np.flatnonzero(holding), key=lambda at: np.prod(boxes[at, 2:] - boxes[at, :2])
+        )
+        move_to(page, x, y)
+        for at in [*there, there[0]]:
+            assert page.locator("#tip").inner_text().startswith(f"query {scene.query(at)}:")
+            click_at(page, x, y)
+            assert page.locator("#story-title").inner_text().endswith(f"query {scene.query(at)}")
+            move_to(page, 0, 0)
+            move_to(page, x, y)
+
+
+def test_shift_picks_the_nearest_query_even_in_a_box(visit: Any, scene: Explanation) -> None:
+    page = visit(scene)
+    centres = scene.trace.boxes[-1, :, :2]
+    for query in np.setdiff1d(np.arange(40), scene.detections.queries)[:8]:
+        x, y = centres[query].tolist()
+        if not (0.02 < x < 0.98 and 0.02 < y < 0.98):
+            continue
+        page.keyboard.down("Shift")
+        click_at(page, x, y)
+        page.keyboard.up("Shift")
+        told = page.locator("#story-title").inner_text()
+        near = np.flatnonzero(abs(centres - centres[query]).max(-1) < 0.02)
+        assert any(f"query {q}" in told for q in near), (query, told)
+
+
+def test_two_classes_of_one_query_are_two_detections(visit: Any) -> None:
+    explanation = member("dab-detr-nano")
+    explanation = replace(explanation, detections=both_classes(explanation))
+    page = visit(explanation)
+    assert page.locator("#list li").count() == 4
+    for at in (1, 3):
+        page.locator("#list li").nth(at).click()
+        assert page.locator("#list [aria-selected=true]").count() == 1
+        assert page.locator("#list [aria-selected=true]").get_attribute("id") == f"detection-{at}"
+        name = explanation.trace.names[explanation.detections.labels[at]]
+        score = explanation.detections.scores[at]
+        title = f"{name}, score {score:.2f}, query {explanation.query(at)}"
+        assert page.locator("#story-title").inner_text() == title
+    page.locator("#list").focus()
+    page.keyboard.press("Home")
+    told = [page.locator("#list [aria-selected=true]").get_attribute("id")]
+    for _ in range(3):
+        page.keyboard.press("ArrowDown")
+        told.append(page.locator("#list [aria-selected=true]").get_attribute("id"))
+    assert told == [f"detection-{at}" for at in range(4)]
+
+
+def both_classes(explanation: Explanation) -> Detections:
+    """Queries 3 and 5, each found as both classes."""
+    trace, queries = explanation.trace, np.array([3, 5, 3, 5])
+    labels = np.array([0, 0, 1, 1])
+    edges = corners(explanation.in_pixels(trace.boxes[-1, queries]))
+    scores = trace.scores[-1, queries, labels]
+    return Detections(edges, scores, labels, queries, trace.names, explanation.size)
 
 
 def test_the_slider_moves_the_boxes(visit: Any, scene: Explanation) -> None:
@@ -184,6 +259,22 @@ def test_hover_tells_of_any_query(visit: Any, scene: Explanation) -> None:
     assert any(f"query {q}:" in told for q in np.flatnonzero(near))
     page.mouse.move(2, 2)
     assert not page.locator("#tip").is_visible()
+
+
+def test_hover_tells_of_queries_whose_dots_are_not_drawn(visit: Any) -> None:
+    explanation = replace(member("dab-detr-nano", "model.queries.count=100"), conf=1.0)
+    page = visit(explanation)
+    assert not page.locator("#all").is_checked()
+    boxes, free = explanation.trace.boxes[-1], np.ones(100, bool)
+    for taken in boxes[explanation.shown.queries]:
+        free &= (abs(boxes - taken)[:, :2] > taken[2:] / 2 + 0.02).any(-1)
+    for query in np.flatnonzero(free)[:5]:
+        x, y = boxes[query, :2].tolist()
+        move_to(page, x, y)
+        told = page.locator("#tip").inner_text()
+        near = np.flatnonzero(abs(boxes[:, :2] - (x, y)).max(-1) < 0.02)
+        assert any(f"query {q}:" in told for q in near)
+    assert free.any()
 
 
 @pytest.mark.parametrize("width", [360, 390])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from dabdetr import Predictor, build
 from dabdetr.data.readers import open_data
 from dabdetr.explain import figures, ideas
 from dabdetr.explain.explanation import Explanation, corners
+from dabdetr.inference.drawing import colour
 from dabdetr.presets import preset
+from dabdetr.structures import Detections
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +69,20 @@ def test_a_story_has_anchor_boxes_score_and_iou(scene: Explanation, tmp_path: Pa
         figures.save(figure, "a.gif")
 
 
+def test_a_story_is_of_the_detection_s_class(scene: Explanation) -> None:
+    found = scene.detections
+    other = (found.labels[:1] + 1) % len(found.names)
+    second = Detections(
+        found.boxes[:1], found.scores[:1], other, found.queries[:1], found.names, found.size
+    )
+    figure = replace(scene, detections=second).story(0)
+    np.testing.assert_array_equal(
+        np.asarray(figure.axes[1].lines[0].get_ydata()),
+        scene.trace.scores[:, found.queries[0], other[0]],
+    )
+    assert figure.get_suptitle().endswith(f": {found.names[other[0]]}")
+
+
 def test_attention_has_a_panel_for_each_layer_and_part(scene: Explanation) -> None:
     panels = np.reshape(np.array(scene.attention(0).axes, object), (4, 3))
     query = scene.query(0)
@@ -74,6 +91,58 @@ def test_attention_has_a_panel_for_each_layer_and_part(scene: Explanation) -> No
             shown = np.asarray(panel.images[1].get_array())
             np.testing.assert_array_equal(shown, look.heat(query, part))
     assert len(scene.attention(0, "content").axes) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "anchor", "levels"),
+    [
+        ("detr-nano", "; solid: box", 0),
+        ("conditional-detr-nano", "; +: anchor, solid: box", 0),
+        ("deformable-detr-nano", "; +: anchor, solid: box", 3),
+        ("dab-deformable-detr-nano", "; dashed: anchor, solid: box", 3),
+    ],
+)
+def test_attention_says_what_is_drawn(name: str, anchor: str, levels: int) -> None:
+    figure = member(name).attention()
+    assert anchor in figure.get_suptitle()
+    assert [len(legend.get_texts()) for legend in figure.legends] == [levels] * (levels > 0)
+    row = figure.axes[0].get_ylabel()
+    assert row == ("places read" if levels else "whole attention")
+
+
+def test_the_story_s_legend_reads_row_by_row() -> None:
+    figure = member("dab-detr-nano", "model.decoder.layers=6").story()
+    figure.draw_without_rendering()
+    legend = figure.axes[0].get_legend()
+    assert legend is not None
+    places = [(text.get_window_extent(), text.get_text()) for text in legend.get_texts()]
+    read = [text for _, text in sorted(places, key=lambda each: (-each[0].y0, each[0].x0))]
+    assert read == ["anchor", *(f"layer {n}" for n in range(1, 7))]
+
+
+def test_a_class_keeps_its_colour_in_all_frames(scene: Explanation, tmp_path: Path) -> None:
+    scene.animation(tmp_path / "a.gif")
+    for label in set(scene.shown.labels.tolist()):
+        ink = np.array(colour(label), np.float32)
+        parted = [abs(frame - ink).sum(-1).min() for frame in film(tmp_path / "a.gif")]
+        assert max(parted) == 0
+
+
+def test_anchors_have_no_scores(scene: Explanation, tmp_path: Path) -> None:
+    """Of the first frame, only outlines differ from the picture."""
+    scene.animation(tmp_path / "a.gif")
+    picture = np.asarray(Image.fromarray(scene.image).resize((480, 480)), np.float32)
+    assert scene.trace.anchors is not None
+    anchors = scene.trace.anchors[0][scene.shown.queries]
+    line = np.zeros((480, 480), bool)
+    for edges in (corners(anchors) * 480).clip(0, 480).round().astype(int):
+        (x0, y0), (x1, y1) = edges.reshape(2, 2).tolist()
+        ring = np.zeros_like(line)
+        ring[max(y0 - 2, 0) : y1 + 2, max(x0 - 2, 0) : x1 + 2] = True
+        ring[y0 + 3 : max(y1 - 3, 0), x0 + 3 : max(x1 - 3, 0)] = False
+        line |= ring
+    differs = abs(film(tmp_path / "a.gif")[0] - picture).sum(-1) > 150
+    assert not differs[~line].any()
 
 
 @pytest.mark.parametrize("name", ["detr-nano", "conditional-detr-nano", "deformable-detr-nano"])

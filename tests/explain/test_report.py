@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import re
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,9 @@ from typer.testing import CliRunner
 from dabdetr import Predictor
 from dabdetr.cli import app
 from dabdetr.data.readers import open_data
+from dabdetr.explain import figures
 from dabdetr.explain.explanation import Explanation, corners, iou
-from dabdetr.explain.report import page, page_data
+from dabdetr.explain.report import entry, page, page_data
 from dabdetr.model.detector import build
 from dabdetr.presets import preset
 
@@ -66,6 +69,8 @@ def test_truth(scene: Explanation) -> None:
     assert Predictor.explain(Predictor("scenes"), scene.image).iou_with_truth(0) is None
     with pytest.raises(ValueError, match="as many labels from 0 to 9 as boxes; got 1 boxes"):
         scene.with_truth([[0, 0, 1, 1]], [10])
+    with pytest.raises(ValueError, match=r"x0 < x1 and y0 < y1; box 1 is \[5.0, 0.0, 5.0, 1.0\]"):
+        scene.with_truth([[0, 0, 1, 1], [5, 0, 5, 1]], [1, 1])
     with pytest.raises(ValueError, match="detections, counted from 0; got 99"):
         scene.query(99)
 
@@ -160,16 +165,56 @@ def test_a_page_of_300_queries_and_six_layers_stays_small() -> None:
     data = page_data(explanation := member.explain(noise(800, 1344), conf=0.0))
     assert np.prod(data["looks"]["shape"]) == 25 * 42
     assert data["looks"]["heads"] == 8
-    assert len(data["looks"]["queries"]) >= 10
+    kept = data["looks"]["queries"]
+    found = {str(query) for query in explanation.detections.queries}
+    assert len(found) > 60
+    assert found <= set(kept)
+    by_head = [query for query, each in kept.items() if each["heads"] == 8]
+    assert len(by_head) >= 5
+    assert by_head == list(kept)[: len(by_head)]
+    mean, whole = (len(base64.b64decode(kept[q]["bytes"])) for q in (list(kept)[-1], by_head[0]))
+    assert (mean, whole) == (6 * 4 * 1050, 6 * 4 * 9 * 1050)
     assert len(page(explanation)) < 8e6
 
 
 def test_wide_maps_keep_the_mean_of_heads_only() -> None:
     sizes = ["image.size=480", "image.max_size=600", "model.decoder.layers=6", "model.heads=8"]
     looks = page_data(random_member("dab-detr-nano", *sizes).explain(noise(80, 100)))["looks"]
-    assert looks["heads"] == 0
     assert looks["shape"] == [60, 75]
-    assert len(looks["queries"]) == 3_000_000 // (60 * 75 * 24)
+    assert len(looks["queries"]) == 4_200_000 // (60 * 75 * 24)
+    assert {each["heads"] for each in looks["queries"].values()} == {0}
+
+
+def test_what_content_alone_does_not_say_is_said() -> None:
+    every = "model.decoder.cross_attention.position_every_layer=true"
+    for assignments, words in (([], [True, False, False]), ([every], [True, True, True])):
+        found = random_member("dab-detr-nano", *assignments).explain(noise(64, 64))
+        caveats = page_data(found)["looks"]["caveats"]
+        assert ["content alone knows places" in caveat for caveat in caveats] == words
+    mixed = page_data(random_member("detr-nano").explain(noise(64, 64)))["looks"]["caveats"]
+    assert all("in neither part" in caveat for caveat in mixed)
+
+
+def test_what_cannot_be_written_is_named(scene: Explanation, tmp_path: Path) -> None:
+    nowhere = tmp_path / "none"
+    for name, write in (
+        ("a.html", scene.save),
+        ("a.gif", scene.animation),
+        ("a.png", lambda path: figures.save(scene.story(), path)),
+    ):
+        words = re.escape(f"{nowhere / name} cannot be written (no such file or directory); choose")
+        with pytest.raises(OSError, match="^" + words):
+            write(nowhere / name)
+
+
+def test_thumbnails_are_small() -> None:
+    photo = np.asarray(Image.fromarray(noise(90, 120)).resize((1200, 900)))
+    each = entry(random_member("dab-detr-nano").explain(photo), "a.html")
+    kind, _, content = each["thumbnail"].partition(",")
+    assert kind == "data:image/jpeg;base64"
+    with Image.open(io.BytesIO(base64.b64decode(content))) as small:
+        assert small.size == (240, 180)
+    assert len(content) < 40_000
 
 
 def test_it_takes_one_picture(predictor: Predictor) -> None:
@@ -225,6 +270,52 @@ def test_several_pictures_make_an_index(pictures: list[str]) -> None:
     assert Path("pages_pages", "mine.txt").read_text() == "precious"
 
 
+def test_pages_lead_to_one_another(pictures: list[str]) -> None:
+    Image.fromarray(noise(64, 64)).save("in/b.png")
+    assert runner.invoke(app, [*pictures, "in", "-o", "all of it.html"]).exit_code == 0
+    assert f"<title>{escape(pictures[2])}: 3 pictures" in Path("all of it.html").read_text()
+    read = {
+        name: Path("all of it_pages", f"{name}.html").read_text()
+        for name in ("a & b.png", "b.png", "c.jpg")
+    }
+    links = {name: re.findall(r'<a href="(.*?)">(.*?)</a>', text) for name, text in read.items()}
+    back = ("../all%20of%20it.html", "all pictures")
+    assert links["b.png"] == [
+        back,
+        ("a%20%26%20b.png.html", "← a &amp; b.png"),
+        ("c.jpg.html", "c.jpg →"),
+    ]
+    assert links["a & b.png"] == [back, ("b.png.html", "b.png →")]
+    assert links["c.jpg"] == [back, ("b.png.html", "← b.png")]
+    assert embedded(read["c.jpg"])["model"] == pictures[2]
+
+
+def test_pages_of_an_earlier_run_go(pictures: list[str]) -> None:
+    assert runner.invoke(app, [*pictures, "in", "-o", "x.html"]).exit_code == 0
+    Path("x_pages", "mine.html").write_text("<!doctype html><title>precious</title>")
+    Image.fromarray(noise(64, 64)).save("in/b.png")
+    Path("in", "c.jpg").unlink()
+    assert runner.invoke(app, [*pictures, "in", "-o", "x.html", "--force"]).exit_code == 0
+    left = sorted(path.name for path in Path("x_pages").iterdir())
+    assert left == ["a & b.png.html", "b.png.html", "mine.html"]
+
+
+def test_unreadable_pictures_are_passed_over_where_asked(pictures: list[str]) -> None:
+    Path("in", "b.jpg").write_text("no picture")
+    wanted = [*pictures, "in", "-o", "x.html", "--skip-unreadable", "--json"]
+    done = runner.invoke(app, wanted)
+    assert done.exit_code == 1
+    assert done.stderr.startswith("skipped: in/b.jpg")
+    document = json.loads(done.stdout)
+    assert len(document["pictures"]) == 2
+    assert len(document["skipped"]) == 1
+    done = runner.invoke(
+        app, [*pictures, "in/b.jpg", "-o", "y.html", "--skip-unreadable", "--json"]
+    )
+    assert (done.exit_code, json.loads(done.stdout)["page"]) == (1, None)
+    assert not Path("y.html").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -235,10 +326,13 @@ def test_several_pictures_make_an_index(pictures: list[str]) -> None:
         (["in", "-o", "in2.html"], "in2_pages exists"),
         (["in/c.jpg", "--model", "nothing"], "nothing"),
         (["in/c.jpg", "-o", "/proc/page.html"], "/proc/page.html cannot be written"),
+        (["in", "-o", "/proc/page.html"], "/proc/page_pages cannot be written"),
+        (["in", "torn.jpg", "-o", "page.html"], "torn.jpg"),
     ],
 )
 def test_what_cannot_be_done_is_said(pictures: list[str], arguments: list[str], words: str) -> None:
     Path("folder.html").mkdir()
+    Path("torn.jpg").write_text("no picture")
     Path("in2_pages").mkdir()
     before = sorted(Path().rglob("*"))
     done = runner.invoke(app, [*pictures, *arguments])

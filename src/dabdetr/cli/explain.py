@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 from urllib.parse import quote
 
 import typer
@@ -16,6 +17,8 @@ from dabdetr.cli.output import counted, file_name, print_json, refuse_to_overwri
 
 if TYPE_CHECKING:
     from dabdetr.explain.explanation import Explanation
+
+Item = TypeVar("Item")
 
 SHIPPED = "scenes"
 
@@ -35,13 +38,17 @@ def explain(
     imgsz: ImageSize = None,
     device: Device = "auto",
     force: Annotated[bool, typer.Option("--force", help="Overwrite the page.")] = False,
+    skip_unreadable: Annotated[
+        bool, typer.Option("--skip-unreadable", help="Pass over unreadable pictures; exit code 1.")
+    ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Show why: a page with the boxes of every layer, anchors, attention and numbers.
 
     The page is one file that needs no network. Several pictures make an index, and their pages
-    go into a folder beside it, report_pages for report.html.
+    go into a folder beside it, report_pages for report.html. --force replaces pages of an earlier
+    run there; other files stay.
     """
     from dabdetr.explain.explanation import explain as explained
     from dabdetr.inference.predictor import Predictor
@@ -50,43 +57,77 @@ def explain(
         raise ValueError(f"the page should end in .html; got {output}")
     refuse_to_overwrite(output, "choose another name, or give --force", force)
     predictor = Predictor(open_model(model, device, imgsz), device)
-    stream = counted(explained(predictor, source, conf, max_det), "pictures", quiet)
-    written = _write(iter(stream), output, force)
+    skipped: list[str] = []
+
+    def pass_over(_: str, error: Exception) -> None:
+        if not skip_unreadable:
+            raise error
+        skipped.append(str(error))
+
+    found = explained(predictor, source, conf, max_det, on_error=pass_over)
+    named = (replace(each, trace=replace(each.trace, model=model)) for each in found)
+    written = _write(counted(named, "pictures", quiet), output, model, force)
+    for reason in skipped:
+        say(f"skipped: {reason}")
+    page = str(output) if written else None
     if as_json:
-        print_json({"model": model, "page": str(output), "pictures": written})
-    say(f"page: {output}", quiet)
+        print_json({"model": model, "page": page, "skipped": skipped, "pictures": written})
+    if page:
+        say(f"page: {page}", quiet)
+    if skipped:
+        raise typer.Exit(1)
 
 
-def _write(stream: Iterator[Explanation], output: Path, force: bool) -> list[dict[str, object]]:
+def _write(
+    stream: Iterator[Explanation], output: Path, model: str, force: bool
+) -> list[dict[str, object]]:
     """One picture as ``output`` itself, several as its index; what was written, for each."""
     from dabdetr.explain.report import write_page
 
-    first, second = next(stream), next(stream, None)
+    first, second = next(stream, None), next(stream, None)
+    if first is None:
+        return []
     if second is not None:
-        return _write_pages(itertools.chain((first, second), stream), output, force)
+        return _write_pages(itertools.chain((first, second), stream), output, model, force)
     write_page(first, output)
     return [{"page": str(output), **first.detections.to_dict()}]
 
 
 def _write_pages(
-    stream: Iterator[Explanation], output: Path, force: bool
+    stream: Iterator[Explanation], output: Path, model: str, force: bool
 ) -> list[dict[str, object]]:
     """Pages in a folder, which they enter when all are done, and the index of them."""
-    from dabdetr.explain.report import entry, write_index, write_page
+    from dabdetr.explain.report import entry, is_page, unwritable, write_index, write_page
 
     folder = output.with_name(output.stem + "_pages")
     if folder.exists() and not (force and folder.is_dir()):
         raise FileExistsError(f"{folder} exists and is not overwritten; choose another name")
-    entries, written, taken, name = [], [], set(), ""
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{folder.name}-") as unfinished:
-        for each in stream:
-            page = f"{file_name(each.detections.source, taken)}.html"
-            write_page(each, Path(unfinished, page))
+    try:
+        place = tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{folder.name}-")
+    except OSError as error:
+        raise unwritable(folder, error) from None
+    entries, written, taken, before = [], [], set(), []
+    with place as unfinished:
+        named = ((each, f"{file_name(each.detections.source, taken)}.html") for each in stream)
+        for (each, page), after in _with_next(named):
+            links = [("all pictures", f"../{quote(output.name)}"), *before]
+            if after:
+                links.append((f"{Path(after[0].detections.source).name} →", quote(after[1])))
+            write_page(each, Path(unfinished, page), links)
+            before = [(f"← {Path(each.detections.source).name}", quote(page))]
             entries.append(entry(each, f"{quote(folder.name)}/{quote(page)}"))
             written.append({"page": str(folder / page), **each.detections.to_dict()})
-            name = each.trace.model
         folder.mkdir(exist_ok=force)
+        for old in folder.glob("*.html"):
+            if old.is_file() and is_page(old):
+                old.unlink()
         for page in Path(unfinished).iterdir():
             page.replace(folder / page.name)
-    write_index(output, name, entries)
+    write_index(output, model, entries)
     return written
+
+
+def _with_next(items: Iterator[Item]) -> Iterator[tuple[Item, Item | None]]:
+    """Every item, with the one after it; None after the last."""
+    one, other = itertools.tee(items)
+    return itertools.zip_longest(one, itertools.islice(other, 1, None))

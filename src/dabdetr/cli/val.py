@@ -46,8 +46,8 @@ def val(
     plot: Annotated[
         Path | None, typer.Option(help="With --per-layer: write curves (.png or .svg).")
     ] = None,
-    batch: Annotated[int, typer.Option(help="Pictures at a time.")] = 4,
-    workers: Annotated[int, typer.Option(help="Processes that read pictures.")] = 0,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 4,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read pictures.")] = 0,
     device: Device = "auto",
     precision: SetPrecision = "fp32",
     compile: Compile = False,
@@ -61,6 +61,7 @@ def val(
     """
     from dabdetr.data.readers import open_data
     from dabdetr.evaluation.coco import Evaluation, evaluate
+    from dabdetr.evaluation.layers import LayerScores, evaluate_layers
 
     refuse_to_overwrite(coco)
     refuse_to_overwrite(plot)
@@ -77,14 +78,9 @@ def val(
     truth = open_data(data, split, annotations, images)
     detector = open_any(model, device, imgsz, queries, queries_init, layers)
     if per_layer:
-        from dabdetr.evaluation.layers import evaluate_layers
-
         if isinstance(detector, str):
             raise ValueError(f"{detector} gives its last layer only; --per-layer needs the weights")
         found = evaluate_layers(detector, truth, batch, max_det, workers, progress=not quiet)
-        if plot:
-            found.plot(plot)
-            say(f"curves: {plot}", quiet)
     else:
         place = device if isinstance(detector, str) else "auto"
         found = evaluate(
@@ -101,3 +97,6 @@ def val(
         print_json({"model": model, "data": truth.name, "split": truth.split, **found.to_dict()})
     elif not quiet:
         console().print(found.table())
+    if plot and isinstance(found, LayerScores):  # last, so that numbers are told where it fails
+        found.plot(plot)
+        say(f"curves: {plot}", quiet)

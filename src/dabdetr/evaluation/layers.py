@@ -116,16 +116,23 @@ class LayerScores:
         styles = {"AP": "o-", "AP50": "s--", "recall": "^-.", "iou": "D:"}
         for name, style in styles.items():
             values = [getattr(row, name) for row in self.rows]
-            left.plot(layers, values, style, label="mean IoU" if name == "iou" else name)
-        left.axvline(self.enough, color="grey", linewidth=0.8)
+            known = [math.nan if value < 0 else value for value in values]
+            left.plot(layers, known, style, label="mean IoU" if name == "iou" else name)
+        enough = f"enough: later AP < {LITTLE} better"
+        left.axvline(self.enough, color="grey", linewidth=0.8, label=enough)
         left.legend(fontsize=8)
+        left.set(ylabel="AP, AP50, recall and IoU, 0–1", ylim=(0, 1.02))
         right.plot(layers, [row.shift for row in self.rows], "o-", color="#d55e00")
         right.set(ylabel="mean shift of the boxes' edges, pixels", ylim=(0, None))
         for panel in (left, right):
             panel.set(xlabel="decoder layer", xticks=layers)
             panel.grid(alpha=0.3)
         figure.savefig(content, format=kind, dpi=120)
-        write_atomically(path, content.getvalue())
+        try:
+            write_atomically(path, content.getvalue())
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise OSError(f"{path} cannot be written ({reason}); choose another place") from None
 
 
 def evaluate_layers(

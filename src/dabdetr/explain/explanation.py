@@ -16,6 +16,7 @@ from dabdetr.explain.trace import Trace, trace
 from dabdetr.inference.fast import autocast
 from dabdetr.inference.live import to_detections
 from dabdetr.inference.predictor import Predictor, clipped
+from dabdetr.inference.reading import OnError
 from dabdetr.inference.sources import Picture, read_sources
 from dabdetr.structures import Detections
 
@@ -90,17 +91,31 @@ class Explanation:
                 f"the truth should be as many labels from 0 to {classes - 1} as boxes; got "
                 f"{len(boxes)} boxes and the labels {labels.tolist()}"
             )
+        wrong = np.flatnonzero(~(boxes[:, 2:] > boxes[:, :2]).all(1))
+        if len(wrong):
+            raise ValueError(
+                "boxes of the truth should be x0 y0 x1 y1 in pixels with x0 < x1 and y0 < y1; "
+                f"box {wrong[0]} is {boxes[wrong[0]].tolist()}"
+            )
         return replace(self, truth=Truth(boxes, labels))
+
+    def truth_of(self, query: int) -> int | None:
+        """Which known object the query's last box fits best; None where no object is known."""
+        if self.truth is None or not len(self.truth.boxes):
+            return None
+        last = corners(self.in_pixels(self.trace.boxes[-1:, query]))
+        return int(iou(last, self.truth.boxes)[0].argmax())
 
     def iou_with_truth(self, query: int) -> np.ndarray | None:
         """IoU [layers] of the query's boxes with the object that its last box fits best.
 
         None where no object is known.
         """
-        if self.truth is None or not len(self.truth.boxes):
+        best = self.truth_of(query)
+        if self.truth is None or best is None:
             return None
-        overlaps = iou(corners(self.in_pixels(self.trace.boxes[:, query])), self.truth.boxes)
-        return overlaps[:, overlaps[-1].argmax()]
+        boxes = corners(self.in_pixels(self.trace.boxes[:, query]))
+        return iou(boxes, self.truth.boxes[[best]])[:, 0]
 
     def save(self, path: str | Path) -> None:
         """Write the page: one file, opened in any browser, no network."""
@@ -112,7 +127,7 @@ class Explanation:
         """One detection's way: anchor, the box after each layer, score and IoU."""
         from dabdetr.explain import figures
 
-        return figures.story(self, self.query(detection))
+        return figures.story(self, self.query(detection), int(self.shown.labels[detection]))
 
     def attention(self, detection: int = 0, part: str | None = None) -> Figure:
         """Where the detection's query looked in each layer: all parts, or the one given."""
@@ -142,11 +157,13 @@ def explain(
     conf: float | None = None,
     max_det: int | None = None,
     pixels: Sequence[tuple[float, float]] = (),
+    on_error: OnError = "raise",
 ) -> Iterator[Explanation]:
     """An explanation of every picture of ``source`` (see ``read_sources``), as a stream.
 
-    ``conf`` and ``max_det`` are the config's if not given; ``pixels`` as in ``trace``. What is
-    found is what the predictor itself finds. Wrong arguments raise here, not at the first picture.
+    ``conf`` and ``max_det`` are the config's if not given; ``pixels`` as in ``trace``; ``on_error``
+    says what an unreadable picture does. What is found is what the predictor itself finds. Wrong
+    arguments raise here, not at the first picture.
     """
     inference = predictor.config.inference
     conf = inference.conf if conf is None else conf
@@ -155,7 +172,7 @@ def explain(
         raise ValueError(f"conf should lie between 0 and 1; got {conf}")
     if max_det < 1:
         raise ValueError(f"max_det should be at least 1; got {max_det}")
-    pictures = read_sources(source)
+    pictures = read_sources(source, on_error)
     return (_explained(predictor, each, conf, max_det, pixels) for each in pictures)
 
 

@@ -6,6 +6,7 @@ Each function gives a matplotlib figure that ``save`` writes as PNG, SVG or PDF;
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,15 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from PIL import Image
+from PIL import Image, ImageDraw
 
-from dabdetr.config import write_atomically
 from dabdetr.explain.concentration import centres, share_inside
 from dabdetr.explain.explanation import Explanation, corners, iou
-from dabdetr.explain.looks import Look, Maps
-from dabdetr.inference.drawing import draw
+from dabdetr.explain.looks import Look, Maps, Places
+from dabdetr.explain.report import write_file
+from dabdetr.inference.drawing import colour, draw
 from dabdetr.structures import Detections
 
 TITLES = {
@@ -40,11 +42,14 @@ def save(figure: Figure, path: str | Path, dpi: int = 120) -> None:
     if kind not in ("png", "svg", "pdf"):
         raise ValueError(f"a figure's name should end in .png, .svg or .pdf; got {path}")
     figure.savefig(content, format=kind, dpi=dpi)
-    write_atomically(path, content.getvalue())
+    write_file(path, content.getvalue())
 
 
-def story(explanation: Explanation, query: int) -> Figure:
-    """Anchor → box after each layer, and score (with known objects, IoU too) over layers."""
+def story(explanation: Explanation, query: int, label: int | None = None) -> Figure:
+    """Anchor → box after each layer, and score (with known objects, IoU too) over layers.
+
+    The score is that of class ``label``, or of the query's best class after the last layer.
+    """
     trace, figure = explanation.trace, new_figure(9, 4.2)
     picture, curve = figure.subplots(1, 2, width_ratios=(1.2, 1))
     show_picture(picture, explanation.image)
@@ -52,23 +57,29 @@ def story(explanation: Explanation, query: int) -> Figure:
     places = [] if trace.anchors is None else [trace.anchors[0][query]]
     if places:
         _place(picture, explanation, places[0], "white", "--", "anchor")
-    for layer, colour in enumerate(colours):
+    for layer, shade in enumerate(colours):
         box = trace.boxes[layer, query]
-        _place(picture, explanation, box, colour, "-", f"layer {layer + 1}")
+        _place(picture, explanation, box, shade, "-", f"layer {layer + 1}")
         places.append(box)
     path = explanation.in_pixels(np.array([place[:2] for place in places]))
     picture.plot(*path.T, color="white", linewidth=1, marker=".", markeredgecolor="black")
     below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.02), "ncols": 4}
-    picture.legend(fontsize=8, facecolor="0.6", **below)
-    label = int(trace.scores[-1, query].argmax())
+    handles, _ = picture.get_legend_handles_labels()
+    by_row = [handle for column in range(4) for handle in handles[column::4]]
+    picture.legend(handles=by_row, fontsize=8, facecolor="0.6", **below)
+    label = int(trace.scores[-1, query].argmax()) if label is None else label
     layers = np.arange(1, trace.layers + 1)
     curve.plot(layers, trace.scores[:, query, label], marker="o", color="#0072b2", label="score")
-    overlaps = explanation.iou_with_truth(query)
-    if overlaps is not None:
-        curve.plot(layers, overlaps, marker="s", ls="--", color="#d55e00", label="IoU with truth")
+    overlaps, real = explanation.iou_with_truth(query), explanation.truth_of(query)
+    if overlaps is not None and explanation.truth is not None:
+        there = int(explanation.truth.labels[real])
+        other = there != label and overlaps[-1] > 0
+        said = f"IoU with truth, which is {trace.names[there]}" if other else "IoU with truth"
+        curve.plot(layers, overlaps, marker="s", ls="--", color="#d55e00", label=said)
     curve.set(xlabel="decoder layer", ylim=(0, 1.02), xticks=layers)
     curve.grid(alpha=0.3)
-    curve.legend(fontsize=8)
+    for text in curve.legend(fontsize=8).get_texts():
+        text.set_parse_math(False)
     _title(figure, f"{trace.model}, query {query}: {trace.names[label]}")
     return figure
 
@@ -77,7 +88,8 @@ def attention(explanation: Explanation, query: int, part: str | None = None) -> 
     """Where ``query`` looked: a column for each layer, a row for each part (or the one given)."""
     trace = explanation.trace
     parts = trace.looks[0].parts if part is None else (part,)
-    figure = new_figure(2.3 * trace.layers + 0.6, 2.4 * len(parts) + 0.5)
+    maps = isinstance(trace.looks[0], Maps)
+    figure = new_figure(2.3 * trace.layers + 0.6, 2.4 * len(parts) + (0.5 if maps else 0.8))
     panels = figure.subplots(len(parts), trace.layers, squeeze=False)
     for layer, panel in enumerate(panels[0]):
         panel.set_title(f"layer {layer + 1}", fontsize=9)
@@ -87,8 +99,12 @@ def attention(explanation: Explanation, query: int, part: str | None = None) -> 
             _place(panel, explanation, trace.boxes[layer, query], "white", "-")
             if trace.anchors is not None:
                 _place(panel, explanation, trace.anchors[layer][query], "white", "--")
-        row[0].set_ylabel(TITLES[name], fontsize=9)
-    _title(figure, f"{trace.model}, query {query}; dashed: anchor, solid: box after the layer")
+        row[0].set_ylabel(TITLES[name] if maps else "places read", fontsize=9)
+    anchor = "" if trace.anchors is None else "dashed: anchor, "
+    if trace.anchors is not None and trace.anchors[0].shape[-1] == 2:
+        anchor = "+: anchor, "
+    _title(figure, f"{trace.model}, query {query}; {anchor}solid: box after the layer")
+    _tell_levels(figure, trace.looks[0])
     return figure
 
 
@@ -105,6 +121,7 @@ def encoder_attention(explanation: Explanation, pixel: int = 0) -> Figure:
         panel.plot(*place, "w+", markersize=12, markeredgewidth=2)
         panel.set_title(f"encoder layer {layer + 1}", fontsize=9)
     _title(figure, f"{trace.model}: what the token at + looks at")
+    _tell_levels(figure, trace.encoder[0])
     return figure
 
 
@@ -149,7 +166,7 @@ def animation(explanation: Explanation, path: str | Path, between: int = 5) -> N
         raise ValueError(f"an animation's name should end in .gif; got {path}")
     trace, shown = explanation.trace, explanation.shown
     stages = list(trace.boxes[:, shown.queries])
-    scores = [np.zeros(len(shown)), *trace.scores[:, shown.queries, shown.labels]]
+    scores = [None, *trace.scores[:, shown.queries, shown.labels]]
     if trace.anchors is not None and trace.anchors[0].shape[-1] == 4:
         stages.insert(0, trace.anchors[0][shown.queries])
     else:
@@ -161,23 +178,39 @@ def animation(explanation: Explanation, path: str | Path, between: int = 5) -> N
             share = step / between
             frames.append(_frame(explanation, before + (box - before) * share, scores[stage]))
             times.append(900 if step == between else 60)
+    palette = _palette(frames[-1], sorted({colour(int(label)) for label in shown.labels}))
+    frames = [each.quantize(palette=palette, dither=Image.Dither.NONE) for each in frames]
     content = io.BytesIO()
     frames[0].save(content, "gif", save_all=True, append_images=frames[1:], duration=times, loop=0)
-    write_atomically(path, content.getvalue())
+    write_file(path, content.getvalue())
 
 
-def _frame(explanation: Explanation, boxes: np.ndarray, scores: np.ndarray) -> Image.Image:
-    """The picture, 480 pixels or more, with boxes as they then are."""
+def _frame(explanation: Explanation, boxes: np.ndarray, scores: np.ndarray | None) -> Image.Image:
+    """The picture, 480 pixels long, with boxes as they then are; anchors have no scores to tell."""
     picture, shown = Image.fromarray(explanation.image), explanation.shown
     scale = 480 / max(picture.size)
     width, height = (max(1, round(side * scale)) for side in picture.size)
     picture = picture.resize((width, height))
     edges = corners(boxes) * np.array([width, height, width, height], np.float32)
     edges = edges.clip(0, [width, height, width, height])
+    if scores is None:
+        pen = ImageDraw.Draw(picture)
+        for (x0, y0, x1, y1), label in zip(edges.tolist(), shown.labels, strict=True):
+            pen.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), None, colour(int(label)), 2)
+        return picture
     found = Detections(
         edges.astype(np.float32), scores, shown.labels, shown.queries, shown.names, (height, width)
     )
-    return draw(picture, found).quantize(128)
+    return draw(picture, found)
+
+
+def _palette(frame: Image.Image, colours: Sequence[tuple[int, int, int]]) -> Image.Image:
+    """256 colours for all frames: the classes' own, which never change, and the frame's best."""
+    free = 256 - len(colours)
+    values = frame.quantize(free).getpalette() or []
+    holder = Image.new("P", (1, 1))
+    holder.putpalette([*itertools.chain(*colours), *values[: 3 * free]])
+    return holder
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -204,12 +237,30 @@ def _show_look(panel: Any, explanation: Explanation, look: Look, query: int, par
         panel.imshow(heat, extent=frame, alpha=alpha, cmap="viridis", interpolation="bilinear")
         panel.set(xlim=(0, width), ylim=(height, 0))
         return
-    colours = colormaps["cividis"](np.linspace(1, 0.2, len(look.shapes)))
-    for level, colour in enumerate(colours):
+    for level, (form, shade) in enumerate(_level_marks(look)):
         x, y = explanation.in_pixels(look.places[query, :, level].reshape(-1, 2)).T
         sizes = 150 * look.weights[query, :, level].ravel()
-        form = MARKERS[level % len(MARKERS)]
-        panel.scatter(x, y, sizes, color=colour, marker=form, edgecolors="black", linewidths=0.5)
+        panel.scatter(x, y, sizes, color=shade, marker=form, edgecolors="black", linewidths=0.5)
+
+
+def _level_marks(look: Places) -> list[tuple[str, Any]]:
+    """Form and colour of each level's places."""
+    colours = colormaps["cividis"](np.linspace(1, 0.2, len(look.shapes)))
+    return [(MARKERS[level % len(MARKERS)], shade) for level, shade in enumerate(colours)]
+
+
+def _tell_levels(figure: Figure, look: Look) -> None:
+    """What the marks of places mean, below all panels; nothing where there are maps."""
+    if isinstance(look, Maps):
+        return
+    common: dict[str, Any] = {"linestyle": "", "markeredgecolor": "black"}
+    handles = [
+        Line2D([], [], marker=form, color=shade, label=f"{height} × {width} cells", **common)
+        for (form, shade), (height, width) in zip(_level_marks(look), look.shapes, strict=True)
+    ]
+    title = "levels; larger marks weigh more"
+    below = {"loc": "outside lower center", "ncols": len(handles), "title": title}
+    figure.legend(handles=handles, fontsize=8, title_fontsize=8, **below)
 
 
 def _place(

@@ -22,8 +22,10 @@ class Maps:
     key_content     [tokens, heads, d], tokens row by row
     key_position    [tokens, heads, d]
     added           True: content and position are added before they are multiplied (DETR,
-                    encoders), so that products of the one with the other are in ``all`` too;
-                    False: they stand side by side, and ``all`` is the sum of both products
+                    encoders), so that products of the one with the other are in ``all`` but in
+                    neither part; False: they stand side by side, and ``all`` is the sum of both
+    placed          True: the member adds positions to what it calls content as well (first layer of
+                    Conditional DETR and DAB-DETR), so that ``content`` knows places too
     shape           (height, width) of the map, which is spread over the whole picture
     padding         [tokens] bool, True = padding; None where nothing is padded
     """
@@ -34,6 +36,7 @@ class Maps:
     key_content: np.ndarray
     key_position: np.ndarray
     added: bool
+    placed: bool
     shape: tuple[int, int]
     padding: np.ndarray | None = None
 
@@ -46,6 +49,21 @@ class Maps:
     def parts(self) -> tuple[str, ...]:
         """Those of ``PARTS`` that there are."""
         return PARTS if self.query_unsized is not None else PARTS[:-1]
+
+    @property
+    def caveat(self) -> str:
+        """What content and position do not say by themselves here; empty where they say it all."""
+        if self.added:
+            return (
+                "Content and position are added before they are multiplied here: products of the "
+                "one with the other are in the whole attention, but in neither part."
+            )
+        if self.placed:
+            return (
+                "In this layer the member adds positions to content as well: content alone knows "
+                "places too."
+            )
+        return ""
 
     def logits(self, queries: Any = slice(None), part: str = "all") -> np.ndarray:
         """What softmax sees [queries, heads, tokens]; ``queries`` is a slice or an index array."""

@@ -22,33 +22,47 @@ from dabdetr.inference.drawing import colour
 LONGEST = 1600
 """Longer side of the embedded picture in pixels at most."""
 
-MAP_BYTES = 3_000_000
+THUMBNAIL = 240
+"""Longer side in pixels of the pictures in an index."""
+
+MAP_BYTES = 4_200_000
 """Attention maps in a page at most (a third more as text); the best queries come first."""
 
 MOST_QUERIES = 40
-"""Queries whose attention a page keeps at most."""
+"""Queries whose attention a page keeps at most where fewer were found."""
 
 SCRIPTS = ("stage.js", "story.js", "input.js", "page.js")
 """One after the other, the page's script: the last begins."""
+
+MADE = '<meta name="generator" content="dabdetr explain">'
+"""What tells a page of ours from others; it is in the template."""
 
 TOP = 3
 """Classes told of every query."""
 
 
-def page(explanation: Explanation) -> str:
-    """The page as text."""
+def page(explanation: Explanation, links: Sequence[tuple[str, str]] = ()) -> str:
+    """The page as text; ``links`` are words and addresses of pages beside it."""
+    shown = "\n".join(f'<a href="{escape(to)}">{escape(words)}</a>' for words, to in links)
     return _fill(
         "page.html",
         title=escape(_title(explanation)),
+        links=f"<nav>\n{shown}\n</nav>" if links else "",
         style=_asset("page.css"),
         data=_embedded(page_data(explanation)),
         script="\n".join(map(_asset, SCRIPTS)),
     )
 
 
-def write_page(explanation: Explanation, path: Path) -> None:
+def write_page(explanation: Explanation, path: Path, links: Sequence[tuple[str, str]] = ()) -> None:
     """Write ``page`` to ``path``, whole or not at all."""
-    _write(path, page(explanation))
+    write_file(path, page(explanation, links).encode())
+
+
+def is_page(path: Path) -> bool:
+    """Whether the file is such a page."""
+    with path.open("rb") as file:
+        return MADE.encode() in file.read(1000)
 
 
 def write_index(path: Path, model: str, entries: Sequence[dict[str, str]]) -> None:
@@ -59,15 +73,21 @@ def write_index(path: Path, model: str, entries: Sequence[dict[str, str]]) -> No
         for e in entries
     )
     title = escape(f"{model}: {len(entries)} pictures explained")
-    _write(path, _fill("index.html", title=title, style=_asset("page.css"), rows=rows))
+    write_file(path, _fill("index.html", title=title, style=_asset("page.css"), rows=rows).encode())
 
 
-def _write(path: Path, content: str) -> None:
+def write_file(path: Path, content: bytes) -> None:
+    """Write whole or not at all; the error names ``path``, not what is written beside it."""
     try:
-        write_atomically(path, content.encode())
+        write_atomically(path, content)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise OSError(f"{path} cannot be written ({reason}); choose another place") from None
+        raise unwritable(path, error) from None
+
+
+def unwritable(path: Path, error: OSError) -> OSError:
+    """The error in words for the one who gave ``path``."""
+    reason = (error.strerror or str(error)).lower()
+    return OSError(f"{path} cannot be written ({reason}); choose another place")
 
 
 def entry(explanation: Explanation, href: str) -> dict[str, str]:
@@ -77,13 +97,11 @@ def entry(explanation: Explanation, href: str) -> dict[str, str]:
     for label in found.labels:
         counts[found.names[label]] += 1
     listed = ", ".join(f"{name} ({n}×)" for name, n in counts.items() if n) or "nothing found"
-    small = Image.fromarray(explanation.image)
-    small.thumbnail((240, 240))
     return {
         "href": href,
         "title": Path(found.source).name or "picture",
         "text": listed,
-        "thumbnail": _picture(np.asarray(small)),
+        "thumbnail": _picture(explanation.image, THUMBNAIL, "jpeg"),
     }
 
 
@@ -91,6 +109,7 @@ def page_data(explanation: Explanation) -> dict[str, Any]:
     """What the page's script reads: plain lists, boxes 0–1, pictures and maps as base64."""
     trace, shown = explanation.trace, explanation.shown
     best = np.argsort(-trace.scores, axis=-1)[..., :TOP]
+    of_found = trace.scores[:, shown.queries, shown.labels].T  # [detections, layers]
     truth = explanation.truth
     return {
         "title": _title(explanation),
@@ -98,12 +117,21 @@ def page_data(explanation: Explanation) -> dict[str, Any]:
         "names": list(trace.names),
         "colours": ["#" + bytes(colour(label)).hex() for label in range(len(trace.names))],
         "size": list(explanation.size),
-        "picture": _picture(explanation.image),
+        "picture": _picture(
+            explanation.image, LONGEST, "png" if max(explanation.size) <= 320 else "jpeg"
+        ),
         "conf": explanation.conf,
         "found": len(explanation.detections),
         "detections": [
-            {"query": int(q), "label": int(label), "score": round(float(s), 4)}
-            for q, label, s in zip(shown.queries, shown.labels, shown.scores, strict=True)
+            {
+                "query": int(q),
+                "label": int(label),
+                "score": round(float(s), 4),
+                "scores": _rounded(of),
+            }
+            for q, label, s, of in zip(
+                shown.queries, shown.labels, shown.scores, of_found, strict=True
+            )
         ],
         "anchors": None if trace.anchors is None else [_rounded(a) for a in trace.anchors],
         "boxes": _rounded(trace.boxes),
@@ -128,11 +156,15 @@ def _truth(explanation: Explanation) -> list[dict[str, Any]]:
 
 
 def _looks(explanation: Explanation) -> dict[str, Any]:
-    """Attention of the detections' queries, then of the next best ones, as far as there is room."""
+    """Attention of the detections' queries, then of the next best ones, as far as there is room.
+
+    Maps: first the mean of heads for all of them, then heads by themselves for the best.
+    """
     looks = explanation.trace.looks
     final = explanation.trace.scores[-1].max(-1)
     found = explanation.shown.queries.tolist()
-    order = list(dict.fromkeys([*found, *np.argsort(-final).tolist()]))[:MOST_QUERIES]
+    order = list(dict.fromkeys([*found, *np.argsort(-final).tolist()]))
+    order = order[: max(MOST_QUERIES, len(set(found)))]
     first = looks[0]
     common = {"heads": first.heads, "parts": list(first.parts)}
     if not isinstance(first, Maps):
@@ -140,12 +172,12 @@ def _looks(explanation: Explanation) -> dict[str, Any]:
         shape = list(first.weights.shape[1:])  # heads, levels, points
         return {"kind": "places", "shape": shape, **common, "queries": kept}
     shape = list(first.maps(0).shape[1:])
-    stack = len(looks) * len(first.parts) * shape[0] * shape[1]
-    by_head = 4 * stack * (1 + first.heads) <= MAP_BYTES  # else there is only room for the mean
-    room = MAP_BYTES // (stack * (1 + first.heads * by_head))
-    kept = {str(query): _maps(looks, query, by_head) for query in order[: max(1, room)]}
-    common["heads"] *= by_head
-    return {"kind": "maps", "shape": shape, **common, "queries": kept}
+    mean = len(looks) * len(first.parts) * shape[0] * shape[1]
+    order = order[: max(1, MAP_BYTES // mean)]
+    by_head = max(0, MAP_BYTES - len(order) * mean) // (first.heads * mean)
+    kept = {str(query): _maps(looks, query, at < by_head) for at, query in enumerate(order)}
+    caveats = [look.caveat for look in looks if isinstance(look, Maps)]
+    return {"kind": "maps", "shape": shape, **common, "caveats": caveats, "queries": kept}
 
 
 def _maps(looks: Sequence[Look], query: int, by_head: bool) -> dict[str, Any]:
@@ -158,7 +190,8 @@ def _maps(looks: Sequence[Look], query: int, by_head: bool) -> dict[str, Any]:
             top = stack.max((1, 2), keepdims=True)
             blocks.append((stack / top.clip(1e-12) * 255).round().astype(np.uint8).tobytes())
             tops += _rounded(top.ravel(), 5)
-    return {"bytes": base64.b64encode(b"".join(blocks)).decode(), "tops": tops}
+    text = base64.b64encode(b"".join(blocks)).decode()
+    return {"heads": looks[0].heads if by_head else 0, "bytes": text, "tops": tops}
 
 
 def _places(looks: Sequence[Look], query: int) -> list[Any]:
@@ -171,11 +204,10 @@ def _places(looks: Sequence[Look], query: int) -> list[Any]:
     return rows
 
 
-def _picture(image: np.ndarray) -> str:
-    """A data address: PNG for small pictures, JPEG no longer than ``LONGEST`` for others."""
+def _picture(image: np.ndarray, longest: int, kind: str) -> str:
+    """A data address of the picture, made smaller where a side is longer than ``longest``."""
     picture, stream = Image.fromarray(image), io.BytesIO()
-    picture.thumbnail((LONGEST, LONGEST))
-    kind = "png" if max(picture.size) <= 320 else "jpeg"
+    picture.thumbnail((longest, longest))
     picture.save(stream, kind, **({} if kind == "png" else {"quality": 85}))
     return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"
 

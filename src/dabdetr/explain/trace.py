@@ -194,6 +194,7 @@ def _side_by_side(
         key_content=_by_head(key, module.heads),
         key_position=_by_head(key_position, module.heads),
         added=False,
+        placed=module.query_position is not None,
         **_map(memory),
     )
 
@@ -219,6 +220,7 @@ def _added(
         key_content=_by_head(key, heads),
         key_position=_by_head((whole_key - key).expand_as(key), heads),
         added=True,
+        placed=False,
         **_map(memory),
     )
 

@@ -1,39 +1,57 @@
 // Pointer and keyboard.
 
-// The query under a place of the picture: a near dot if all are shown, else the smallest box.
-function queryAt(event) {
+const NEAR = 14; // pixels of the screen within which a query's centre is meant
+
+// What a click would pick: of the detections' boxes there the smallest, and after a click at the
+// same place the next larger one; outside of them, or with Shift, the query whose centre is near.
+function choiceAt(event) {
   const frame = $("stage").getBoundingClientRect();
   const at = [(event.clientX - frame.left) / frame.width, (event.clientY - frame.top) / frame.height];
-  if (checked("all")) {
-    let [best, least] = [null, 14 * unit];
-    data.boxes[0].forEach((_, query) => {
-      const away = distance(placeAt(query, state.layer), at);
-      if (away < least) [best, least] = [query, away];
-    });
-    if (best !== null) return best;
-  }
-  let [best, least] = [null, Infinity];
-  for (const { query } of data.detections) {
-    const place = placeAt(query, state.layer);
-    const [x0, y0, x1, y1] = corners(place);
-    const reach = place.length > 2 ? 4 * unit : 10 * unit;
-    const [dx, dy] = [reach / width, reach / height];
-    const inside = at[0] >= x0 - dx && at[0] <= x1 + dx && at[1] >= y0 - dy && at[1] <= y1 + dy;
-    const area = (x1 - x0) * (y1 - y0);
-    if (inside && area < least) [best, least] = [query, area];
-  }
-  return best;
+  const inside = event.shiftKey ? [] : boxesAt(at);
+  if (!inside.length) return nearest(at);
+  const [x, y] = state.clicked ?? [NaN, NaN];
+  const again = Math.hypot(event.clientX - x, event.clientY - y) <= 4;
+  return inside[again ? (inside.findIndex((c) => c.detection === state.picked.detection) + 1) % inside.length : 0];
+}
+
+// Detections whose boxes hold a place of the picture, the smallest first; a line belongs to its box.
+function boxesAt(at) {
+  const area = ({ query }) => {
+    const [, , w = 0, h = 0] = placeAt(query, state.layer);
+    return w * h;
+  };
+  const holding = (reach) =>
+    data.detections
+      .map(({ query }, detection) => ({ query, detection }))
+      .filter(({ query }) => {
+        const [x0, y0, x1, y1] = corners(placeAt(query, state.layer));
+        const [dx, dy] = [(reach * unit) / width, (reach * unit) / height];
+        return at[0] >= x0 - dx && at[0] <= x1 + dx && at[1] >= y0 - dy && at[1] <= y1 + dy;
+      })
+      .sort((a, b) => area(a) - area(b));
+  const strictly = holding(0);
+  return strictly.length ? strictly : holding(4);
+}
+
+function nearest(at) {
+  let [best, least] = [null, NEAR * unit];
+  data.boxes[0].forEach((_, query) => {
+    const away = distance(placeAt(query, state.layer), at);
+    if (away < least) [best, least] = [query, away];
+  });
+  return best === null ? null : choiceOf(best);
 }
 
 function hover(event) {
-  const query = queryAt(event);
+  const choice = choiceAt(event);
   const tip = $("tip");
-  tip.hidden = query === null;
-  if (query !== null) {
-    const box = pixels(placeAt(query, state.layer)).map(Math.round);
-    const said = `${name(label(query, state.layer))} ${score(query, state.layer).toFixed(2)}`;
+  tip.hidden = !choice;
+  if (choice) {
+    const box = pixels(placeAt(choice.query, state.layer)).map(Math.round);
     const size = box.length > 2 ? `, ${box[2]} × ${box[3]} px` : "";
-    tip.textContent = `query ${query}: ${said}\nat ${box[0]}, ${box[1]}${size}`;
+    const kind = found(choice) ? "" : " (no detection)";
+    tip.textContent =
+      `query ${choice.query}: ${said(choice, state.layer)}${kind}\ncentre ${box[0]}, ${box[1]}${size}`;
     const frame = $("stage").getBoundingClientRect();
     const x = Math.min(event.clientX - frame.left + 14, frame.width - tip.offsetWidth - 4);
     tip.style.left = Math.max(0, x) + "px";
@@ -41,8 +59,8 @@ function hover(event) {
     const above = event.clientY - frame.top - tip.offsetHeight - 10;
     tip.style.top = (below + tip.offsetHeight > frame.height && above > 0 ? above : below) + "px";
   }
-  if (query !== state.hovered) {
-    state.hovered = query;
+  if (choice?.query !== state.hovered?.query) {
+    state.hovered = choice;
     drawBoxes();
   }
 }
@@ -58,7 +76,7 @@ function onKey(event) {
     ArrowRight: () => setLayer(state.layer + 1),
     " ": play,
     a: () => setPart(cycle([...data.looks.parts, "none"], state.part)),
-    h: () => setHead((state.head + 1) % (data.looks.heads + 1)),
+    h: () => headsOf(state.picked.query) && setHead((state.head + 1) % (data.looks.heads + 1)),
     p: () => $("path").click(),
     q: () => $("all").click(),
   };

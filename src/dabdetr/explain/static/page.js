@@ -1,8 +1,9 @@
 // What is chosen, and what follows from it.
 
 const state = {
-  picked: data.detections.length ? data.detections[0].query : 0,
+  picked: data.detections.length ? { query: data.detections[0].query, detection: 0 } : choiceOf(0),
   hovered: null,
+  clicked: null, // where the last click was, on the screen
   layer: layers,
   part: "all",
   head: 0,
@@ -10,8 +11,11 @@ const state = {
 const PART_NAMES = {
   all: "whole", content: "content", position: "position", unsized: "position without size", none: "off",
 };
-const detectionOf = (query) => data.detections.find((d) => d.query === query);
 const checked = (id) => $(id).checked;
+// How many heads are kept for a query by themselves: of places all, of maps those of the best ones.
+const headsOf = (query) =>
+  data.looks.kind === "places" ? data.looks.heads : data.looks.queries[query]?.heads ?? 0;
+const headShown = (query) => (headsOf(query) ? state.head : 0);
 
 function draw() {
   drawHeat();
@@ -21,12 +25,14 @@ function draw() {
   $("layer-name").textContent = text;
   $("layer").setAttribute("aria-valuetext", text);
   [...$("list").children].forEach((item, i) => {
-    const selected = data.detections[i].query === state.picked;
+    const selected = i === state.picked.detection;
     item.setAttribute("aria-selected", selected);
     if (selected) $("list").setAttribute("aria-activedescendant", item.id);
   });
   document.querySelectorAll("#parts input").forEach((i) => (i.checked = i.value === state.part));
-  $("head").value = state.head;
+  $("head").value = headShown(state.picked.query);
+  $("head").disabled = !headsOf(state.picked.query);
+  tellLimits();
   [...$("numbers").tBodies[0].rows].forEach((row) => {
     row.setAttribute("aria-current", Number(row.dataset.layer) === state.layer);
   });
@@ -38,14 +44,14 @@ function drawHeat() {
   canvas.width = $("stage").clientWidth * ratio;
   canvas.height = $("stage").clientHeight * ratio;
   $("scale").hidden = true;
-  const query = state.picked;
+  const { query } = state.picked;
   if (state.part === "none" || state.layer < 1) return caption(null);
   if (!data.looks.queries[query]) return caption(null);
   if (data.looks.kind === "places") {
-    drawPlaces(canvas, query, state.layer, state.head);
+    drawPlaces(canvas, query, state.layer, headShown(query));
     return caption(null);
   }
-  const map = attentionMap(query, state.layer, state.part, state.head);
+  const map = attentionMap(query, state.layer, state.part, headShown(query));
   drawMap(canvas, map);
   $("scale").hidden = false;
   $("top").textContent = percent(map.top) + " of the weight in one cell";
@@ -56,7 +62,7 @@ function drawBoxes() {
   const svg = $("boxes");
   svg.replaceChildren();
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
-  const { layer, picked } = state;
+  const { layer, picked, hovered } = state;
   if (checked("all")) {
     data.boxes[0].forEach((_, query) => {
       const [x, y] = pixels(placeAt(query, layer));
@@ -69,24 +75,26 @@ function drawBoxes() {
     data.truth.forEach((t) => {
       outline(svg, t.box, "#fff", 1.5, { "stroke-dasharray": `${2 * unit} ${3 * unit}`, class: "truth" });
     });
+    const truth = nearestTruth(placeAt(picked.query, layers));
+    if (truth) tag(svg, truth.box, `truth: ${name(truth.label)}`, true);
   }
   const seen = new Set();
-  for (const found of data.detections) {
-    if (found.query === picked || seen.has(found.query)) continue;
-    seen.add(found.query);
-    const more = { class: "detection", "data-query": found.query, opacity: 0.75 };
-    outline(svg, placeAt(found.query, layer), data.colours[found.label], 1.75, more);
+  for (const each of data.detections) {
+    if (each.query === picked.query || seen.has(each.query)) continue;
+    seen.add(each.query);
+    const more = { class: "detection", "data-query": each.query, opacity: 0.75 };
+    outline(svg, placeAt(each.query, layer), data.colours[each.label], 1.75, more);
   }
-  if (checked("path")) drawPath(svg, picked);
-  if (state.hovered !== null && state.hovered !== picked) {
-    outline(svg, placeAt(state.hovered, layer), "#fff", 1.5, { class: "hovered" });
+  if (checked("path")) drawPath(svg, picked.query);
+  if (hovered && hovered.query !== picked.query) {
+    outline(svg, placeAt(hovered.query, layer), "#fff", 1.5, { class: "hovered" });
   }
   drawPicked(svg, picked, layer);
 }
 
-function drawPicked(svg, query, layer) {
-  const found = detectionOf(query);
-  const colour = found ? data.colours[found.label] : "#ffffff";
+function drawPicked(svg, choice, layer) {
+  const { query } = choice;
+  const colour = found(choice) ? data.colours[found(choice).label] : "#ffffff";
   const anchor = enters(query, layer);
   if (anchor) {
     const dashes = { "stroke-dasharray": `${7 * unit} ${5 * unit}`, class: "anchor" };
@@ -95,8 +103,7 @@ function drawPicked(svg, query, layer) {
   const place = placeAt(query, layer);
   const line = { class: "picked", "data-query": query };
   outline(svg, place, colour, 4, layer ? line : { ...line, "stroke-dasharray": `${7 * unit} ${5 * unit}` });
-  const text = layer ? `${name(label(query, layer))} ${score(query, layer).toFixed(2)}` : `anchor ${query}`;
-  tag(svg, place, text);
+  tag(svg, place, layer ? said(choice, layer) : `anchor ${query}`);
 }
 
 function drawPath(svg, query) {
@@ -114,13 +121,12 @@ function drawPath(svg, query) {
 
 // Choosing
 
-function pick(query) {
-  state.picked = query;
+function pick(choice) {
+  state.picked = choice;
   tell();
   draw();
-  const i = data.detections.findIndex((d) => d.query === query);
-  if (i < 0) return;
-  const [list, item] = [$("list"), $("list").children[i]];
+  if (!found(choice)) return;
+  const [list, item] = [$("list"), $("list").children[choice.detection]];
   const top = item.offsetTop - list.offsetTop;
   if (top < list.scrollTop) list.scrollTop = top;
   const over = top + item.offsetHeight - list.clientHeight;
@@ -128,10 +134,10 @@ function pick(query) {
 }
 
 function step(by) {
-  const queries = [...new Set(data.detections.map((d) => d.query))];
-  if (!queries.length) return;
-  const at = queries.indexOf(state.picked);
-  pick(queries[Math.max(0, Math.min(queries.length - 1, at + by))]);
+  const last = data.detections.length - 1;
+  if (last < 0) return;
+  const detection = Math.max(0, Math.min(last, (state.picked.detection ?? -1) + by));
+  pick({ query: data.detections[detection].query, detection });
 }
 
 function setLayer(layer) {
@@ -164,10 +170,10 @@ function play() {
 function start() {
   const count = data.boxes[0].length;
   $("title").textContent = data.title;
-  const found = data.found === 1 ? "1 detection" : `${data.found} detections`;
+  const many = data.found === 1 ? "1 detection" : `${data.found} detections`;
   $("summary").textContent =
     `${data.model}, ${layers} decoder layer${layers > 1 ? "s" : ""}, ${count} queries; ` +
-    `${found} scoring ${data.conf} or more.`;
+    `${many} scoring ${data.conf} or more.`;
   if (!data.found) $("list-title").textContent = "Nothing was found; the best queries instead";
   $("picture").src = data.picture;
   $("picture").style.imageRendering = Math.max(width, height) <= 48 ? "pixelated" : "auto";
@@ -185,11 +191,11 @@ function start() {
 }
 
 function fillList() {
-  const items = data.detections.map((found, i) => {
+  const items = data.detections.map((each, i) => {
     const item = document.createElement("li");
     item.id = `detection-${i}`;
     item.setAttribute("role", "option");
-    item.dataset.query = found.query;
+    item.dataset.query = each.query;
     const parts = ["number", "swatch", "", "number"].map((c) => {
       const part = document.createElement("span");
       part.className = c;
@@ -197,10 +203,10 @@ function fillList() {
       return part;
     });
     parts[0].textContent = i + 1;
-    parts[1].style.background = data.colours[found.label];
-    parts[2].textContent = name(found.label);
-    parts[3].textContent = found.score.toFixed(2);
-    item.addEventListener("click", () => pick(found.query));
+    parts[1].style.background = data.colours[each.label];
+    parts[2].textContent = name(each.label);
+    parts[3].textContent = each.score.toFixed(2);
+    item.addEventListener("click", () => pick({ query: each.query, detection: i }));
     return item;
   });
   $("list").replaceChildren(...items);
@@ -218,12 +224,12 @@ function fillChoices() {
   for (let head = 0; head <= data.looks.heads; head++) {
     $("head").append(new Option(head ? String(head) : "all", head));
   }
-  $("head").disabled = !data.looks.heads;
 }
 
 function fillNotes() {
   const notes = [
     "Pick a detection in the picture or the list; move the slider to see its box after every layer.",
+    "A click picks the smallest box below it, another one at the same place the next larger. Outside of boxes, or with Shift, it picks the query whose centre is near.",
   ];
   if (data.anchors) {
     notes.push("Dashed: the anchor that enters the layer. Thick: the box that leaves it. Dots on the white line: centres from the start (black) to the last layer.");
@@ -231,7 +237,7 @@ function fillNotes() {
   if (data.looks.parts.includes("position")) {
     notes.push("“Whole” is the attention as it is. “Content” and “position” show where each would look by itself.");
   }
-  if (data.truth) notes.push("Dotted: the objects that are really there.");
+  if (data.truth) notes.push("Dotted: the objects that are really there. “≠” and red: the class found is another one than that of the object there.");
   notes.push(...data.absent);
   for (const note of notes) {
     const item = document.createElement("li");
@@ -252,8 +258,9 @@ function listen() {
     drawBoxes();
   });
   $("stage").addEventListener("click", (event) => {
-    const query = queryAt(event);
-    if (query !== null) pick(query);
+    const choice = choiceAt(event);
+    state.clicked = [event.clientX, event.clientY];
+    if (choice) pick(choice);
   });
   document.addEventListener("keydown", onKey);
   window.addEventListener("resize", () => {

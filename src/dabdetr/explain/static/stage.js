@@ -11,6 +11,15 @@ const placeAt = (query, layer) => (layer ? data.boxes[layer - 1] : data.anchors[
 const enters = (query, layer) => (data.anchors && layer ? data.anchors[layer - 1][query] : null);
 const label = (query, layer) => data.labels[Math.max(layer, 1) - 1][query][0];
 const score = (query, layer) => data.scores[Math.max(layer, 1) - 1][query][0];
+// A choice is a query, and which detection of it (null: none); a query may be found as two classes.
+const choiceOf = (query) => {
+  const at = data.detections.findIndex((d) => d.query === query);
+  return { query, detection: at < 0 ? null : at };
+};
+const found = (choice) => data.detections[choice.detection]; // undefined: no detection
+const classOf = (choice, layer) => found(choice)?.label ?? label(choice.query, layer);
+const scoreOf = (choice, layer) =>
+  found(choice)?.scores[Math.max(layer, 1) - 1] ?? score(choice.query, layer);
 const name = (index) => data.names[index];
 const percent = (value) => (value * 100).toFixed(value < 0.0995 ? 1 : 0) + " %";
 const pixels = (box) => box.map((v, i) => v * (i % 2 ? height : width));
@@ -67,11 +76,11 @@ function outline(parent, place, colour, size, more = {}) {
   return shape(parent, "path", { ...line, ...more, stroke: colour, "stroke-width": size * unit });
 }
 
-function tag(parent, place, text) {
+function tag(parent, place, text, below = false) {
   const [x0, y0, , y1] = pixels(corners(place));
   const size = 13 * unit;
   const letters = text.length > 22 ? text.slice(0, 21) + "…" : text;
-  const above = y0 > size * 1.5;
+  const above = !below && y0 > size * 1.5;
   const element = shape(parent, "text", {
     x: Math.max(2 * unit, Math.min(x0, width - letters.length * size * 0.56)),
     y: above ? y0 - 4 * unit : Math.min(y1 + size * 1.1, height - 4 * unit),
@@ -94,8 +103,8 @@ function attentionMap(query, layer, part, head) {
   const kept = data.looks.queries[query];
   if (!kept || data.looks.kind !== "maps" || layer < 1) return null;
   kept.raw ??= Uint8Array.from(atob(kept.bytes), (c) => c.charCodeAt(0));
-  const { parts, heads, shape } = data.looks;
-  const block = ((layer - 1) * parts.length + parts.indexOf(part)) * (heads + 1) + head;
+  const { parts, shape } = data.looks;
+  const block = ((layer - 1) * parts.length + parts.indexOf(part)) * (kept.heads + 1) + head;
   const count = shape[0] * shape[1];
   return { cells: kept.raw.subarray(block * count, (block + 1) * count), top: kept.tops[block] };
 }

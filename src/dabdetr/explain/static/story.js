@@ -1,7 +1,9 @@
 // What is said of the picked query: the line below the picture, its story, its numbers.
 
 function caption(map) {
-  const { picked: query, layer, part, head } = state;
+  const { layer, part } = state;
+  const { query } = state.picked;
+  const head = headShown(query);
   const together = data.looks.kind === "maps" ? "mean of all heads" : "all heads";
   const whose = head ? `head ${head}` : together;
   let text = "";
@@ -30,14 +32,35 @@ function caption(map) {
   $("caption").textContent = text;
 }
 
+// What the picked query's attention lacks: heads by themselves, or a clean split in this layer.
+function tellLimits() {
+  const { query } = state.picked;
+  const lines = [];
+  if (data.looks.queries[query] && !headsOf(query)) {
+    lines.push("To keep the page small, single heads are kept for the best queries only; this one has their mean.");
+  }
+  const split = state.part === "content" || state.part === "position";
+  if (split && state.layer) lines.push(data.looks.caveats[state.layer - 1]);
+  $("limits").textContent = lines.join(" ");
+}
+
+// Class and score in a layer; for a detection of another class than the layer's best, that one too.
+function said(choice, layer) {
+  if (!layer) return "anchor";
+  const best = label(choice.query, layer);
+  const text = `${name(classOf(choice, layer))} ${scoreOf(choice, layer).toFixed(2)}`;
+  if (best === classOf(choice, layer)) return text;
+  return `${text}, best ${name(best)} ${score(choice.query, layer).toFixed(2)}`;
+}
+
 function tell() {
-  const query = state.picked;
-  const found = detectionOf(query);
+  const choice = state.picked;
+  const { query } = choice;
   const end = placeAt(query, layers);
-  const last = found ? found.label : label(query, layers);
-  const listed = found && data.found;
+  const last = classOf(choice, layers);
+  const listed = found(choice) && data.found;
   $("story-title").textContent =
-    `${name(last)}, score ${score(query, layers).toFixed(2)}, query ${query}` +
+    `${name(last)}, score ${scoreOf(choice, layers).toFixed(2)}, query ${query}` +
     (listed ? "" : " (no detection)");
   const parts = [];
   if (data.anchors) {
@@ -46,16 +69,31 @@ function tell() {
     const left = distance(placeAt(query, 1), end);
     if (start > 2 && layers > 1) parts.push(`After the first layer ${left.toFixed(0)} px were left.`);
   }
+  const best = label(query, layers);
   let since = layers;
-  while (since > 1 && label(query, since - 1) === last) since--;
-  parts.push(`Its class is “${name(last)}” from layer ${since} on.`);
+  while (since > 1 && label(query, since - 1) === best) since--;
+  if (best === last) parts.push(`Its class is “${name(best)}” from layer ${since} on.`);
+  else parts.push(`The query's best class is “${name(best)}” from layer ${since} on.`);
   $("story").textContent = parts.join(" ");
-  tabulate(query, end);
+  tellTruth(last, end);
+  tabulate(choice, end);
 }
 
-function tabulate(query, end) {
-  const truth = data.truth && nearestTruth(end);
-  const titles = ["layer", "score", "class", "x", "y", "w", "h", "moved", "IoU¹"];
+function tellTruth(last, end) {
+  $("real").hidden = !data.truth;
+  if (!data.truth) return;
+  const truth = nearestTruth(end);
+  const differs = truth && truth.label !== last;
+  $("real").textContent = truth
+    ? `The truth there is “${name(truth.label)}”${differs ? " ≠ " + `“${name(last)}”` : ""}.`
+    : "No object of the truth lies there.";
+  $("real").classList.toggle("differs", !truth || differs);
+}
+
+function tabulate(choice, end) {
+  const { query } = choice;
+  const truth = data.truth && nearestTruth(end); // null: none there
+  const titles = ["layer", "score", "best class", "centre x, y", "size", "moved", "IoU¹"];
   if (truth) titles.push("IoU²");
   const table = $("numbers");
   table.tHead.replaceChildren(cells("th", titles));
@@ -63,20 +101,24 @@ function tabulate(query, end) {
   for (let k = first; k <= layers; k++) {
     const box = placeAt(query, k);
     const [x, y, w, h] = pixels(box).map((v) => v.toFixed(0));
+    const size = w ? `${w} × ${h}` : "";
     const before = k > first ? distance(box, placeAt(query, k - 1)).toFixed(0) : "";
-    const values = [k || "start", k ? score(query, k).toFixed(2) : "", k ? name(label(query, k)) : ""];
-    values.push(x, y, w ?? "", h ?? "", before, w ? iou(box, end).toFixed(2) : "");
+    const values = [k || "start", k ? scoreOf(choice, k).toFixed(2) : "", k ? name(label(query, k)) : ""];
+    values.push(`${x}, ${y}`, size, before, w ? iou(box, end).toFixed(2) : "");
     if (truth) values.push(w ? iou(box, truth.box).toFixed(2) : "");
     const row = cells("td", values);
     row.children[2].className = "name";
+    for (const at of [3, 4]) row.children[at].className = "place"; // may break on narrow screens
     row.children[2].title = values[2];
+    if (truth && k) row.children[2].classList.toggle("differs", label(query, k) !== truth.label);
     row.dataset.layer = k;
     row.addEventListener("click", () => setLayer(k));
     rows.push(row);
   }
   table.tBodies[0].replaceChildren(...rows);
   $("legend").textContent =
-    "x, y, w, h and the way moved in pixels. ¹ with the last box" + (truth ? " ² with the truth" : "");
+    `Score of ${found(choice) ? `“${name(found(choice).label)}”` : "the best class"}. Centre x, y, ` +
+    "width, height and the way moved in pixels. ¹ with the last box" + (truth ? " ² with the truth" : "");
 }
 
 function cells(kind, values) {
@@ -89,6 +131,8 @@ function cells(kind, values) {
   return row;
 }
 
+// The object that a box overlaps most; null where it overlaps none.
 function nearestTruth(box) {
-  return data.truth.reduce((best, t) => (!best || iou(t.box, box) > iou(best.box, box) ? t : best), null);
+  const best = (a, b) => (iou(b.box, box) > (a ? iou(a.box, box) : 0) ? b : a);
+  return data.truth.reduce(best, null);
 }
