@@ -162,7 +162,9 @@ def test_the_command_writes_a_file_of_fixed_size(detector, pictures, tmp_path, m
     assert [each.size for each in found] == [each.shape[:2] for each in pictures]
     again = CliRunner().invoke(app, line)
     assert again.exit_code == 2
-    assert "tiny.onnx exists and is not overwritten" in again.stderr
+    assert "tiny.onnx exists and is not overwritten; " in again.stderr
+    assert "--force" in again.stderr
+    assert "exporting" not in again.stderr
 
 
 @pytest.mark.slow
@@ -180,6 +182,7 @@ def test_a_program_of_torch(detector, pictures, tmp_path):
         ({"precision": "bf16"}, "no export of format 'onnx' in 'bf16'"),
         ({"format": "openvino", "precision": "int8"}, "int8 and calibration data go together"),
         ({"output": "model.bin"}, "should end in .onnx"),
+        ({"output": "t.onnx", "format": "openvino"}, "is a folder; .* such as t_openvino"),
         ({"output": "nowhere/model.onnx"}, "there is no folder nowhere"),
     ],
 )

@@ -7,8 +7,17 @@ from typing import Annotated, Any
 
 import typer
 
-from dabdetr.cli.options import ImageSize, Json, Model, Queries, QueriesInit, Quiet, open_model
-from dabdetr.cli.output import print_json, say
+from dabdetr.cli.options import (
+    ImageSize,
+    Json,
+    Model,
+    Queries,
+    QueriesInit,
+    Quiet,
+    open_model,
+    tell_choices,
+)
+from dabdetr.cli.output import print_json
 
 
 def export(
@@ -59,7 +68,7 @@ def export(
     detector = open_model(model, "cpu", imgsz, queries, queries_init)
     suffix = {"onnx": ".onnx", "openvino": "_openvino", "torch": ".pt2"}.get(format, "")
     target = output or Path(f"{Path(model).stem}{suffix}")
-    say("exporting, and comparing with torch …", quiet)
+    tell_choices(quiet)
     try:
         made = write(
             detector, target, format, precision, size, pictures, data, int8, force  # pyright: ignore[reportArgumentType]

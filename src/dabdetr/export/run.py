@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ from dabdetr.inference.live import ready
 from dabdetr.inference.runtimes import Exported, padded, prepare_for
 from dabdetr.inference.sources import read_sources
 from dabdetr.model.detector import Detector
+
+log = logging.getLogger("dabdetr")
 
 Format = Literal["onnx", "openvino", "torch"]
 PRECISIONS = {
@@ -85,6 +88,7 @@ def export(
     _refuse(target, suffix, force)
     data = open_data(data, "val") if isinstance(data, str | Path) else data
     shown = _shown(pictures, data)
+    log.info("exporting, and comparing with torch …")
     card = Card(format, detector.names, detector.config, precision, size)
     file = _made(detector.eval(), card, calibration)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as folder:
@@ -108,8 +112,15 @@ def _refuse(target: Path, suffix: str, force: bool) -> None:
     """Raise where the target has a wrong ending, or is there already, or has no folder."""
     if suffix.startswith(".") and target.suffix != suffix:
         raise ValueError(f"{target} should end in {suffix}; choose such a name")
+    if suffix == OpenVinoFile.suffix and target.suffix in (".onnx", ".pt2", ".xml"):
+        raise ValueError(
+            f"{target} is the name of a file, and OpenVINO's export is a folder; choose a name "
+            f"such as {target.stem}{suffix}"
+        )
     if target.exists() and not force:
-        raise FileExistsError(f"{target} exists and is not overwritten; choose another name")
+        raise FileExistsError(
+            f"{target} exists and is not overwritten; choose another name or add --force"
+        )
     if target.exists() and target.is_dir() != (suffix == OpenVinoFile.suffix):
         raise FileExistsError(f"{target} is of another kind and not overwritten; choose a name")
     if not target.parent.is_dir():
