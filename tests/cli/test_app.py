@@ -58,6 +58,21 @@ def test_usage_errors_exit_with_2(arguments: list[str]) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(("train", option, "0") for option in ("--epochs", "--batch", "--imgsz")),
+        *(("val", option, "0") for option in ("--batch", "--imgsz", "--max-det")),
+        *(("predict", option, "0") for option in ("--batch", "--imgsz", "--max-det")),
+        ("train", "--workers", "-1"),
+    ],
+)
+def test_numbers_out_of_range_name_the_option(arguments: tuple[str, ...]) -> None:
+    done = runner.invoke(app, [*arguments, "--model", "scenes"])
+    assert done.exit_code == 2
+    assert f"Invalid value for '{arguments[1]}'" in done.stderr
+
+
 def test_help_loads_nothing_heavy() -> None:
     arguments = [sys.executable, "-X", "importtime", *COMMAND[1:], "--help"]
     done = subprocess.run(arguments, capture_output=True, text=True, check=True)
@@ -126,12 +141,16 @@ def test_models_lists_presets_and_weights() -> None:
     table = runner.invoke(app, ["models"])
     assert table.exit_code == 0
     document = json.loads(runner.invoke(app, ["models", "--json"]).stdout)
-    assert [row["name"] for row in document["presets"]] == list(dabdetr.PRESETS)
+    names = [row["name"] for row in document["presets"]]
+    assert names[0] == "dab-lite"
+    assert sorted(names) == sorted(dabdetr.PRESETS)
+    assert table.stdout.index("trained model") < table.stdout.index("preset ")
+    assert "Presets have no weights of their own" in table.stdout
     for row in document["presets"]:
         assert row["name"] in table.stdout
         assert row["source"]
     assert {"name": "dab-detr-r50", "backbone": "resnet50", "published_ap": 42.2}.items() <= (
-        document["presets"][0].items()
+        document["presets"][1].items()
     )
     for row in document["weights"]:
         assert row["name"] in table.stdout

@@ -19,25 +19,35 @@ def ladder(
     sizes: Annotated[
         str | None, typer.Option(help="Longer sides in pixels: 96,160,224 if not given.")
     ] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Runs of each; 3.")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Of every rung; 30.")] = None,
-    detr_epochs: Annotated[int | None, typer.Option(min=1, help="Of DETR; 90.")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Seeds for each rung; 3 if not given.")
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Epochs of every rung but DETR; 30 if not given.")
+    ] = None,
+    detr_epochs: Annotated[
+        int | None, typer.Option(min=1, help="Epochs of DETR; 90 if not given.")
+    ] = None,
     val_every: Annotated[
-        int | None, typer.Option(min=1, help="Epochs between validations; 1.")
+        int | None, typer.Option(min=1, help="Epochs between validations; 1 if not given.")
     ] = None,
     start: Annotated[
         str | None,
         typer.Option("--start", "--from", help="taught (a body by us), imagenet, none, weights."),
     ] = None,
     body_steps: Annotated[
-        int | None, typer.Option(min=1, help="Steps in which that body is taught; 800.")
+        int | None,
+        typer.Option(min=1, help="Steps in which that body is taught; 800 if not given."),
     ] = None,
     assignments: Annotated[
         list[str] | None, typer.Option("--set", help="path=value of every rung's config.")
     ] = None,
     jobs: Annotated[
         int | None,
-        typer.Option(min=1, help="Runs at a time, each a process of one thread; 1, short 2."),
+        typer.Option(
+            min=1,
+            help="Runs at a time, each a process of one thread; 1 if not given, 2 with --short.",
+        ),
     ] = None,
     short: Annotated[
         bool, typer.Option("--short", help="The first four rungs and their order: minutes.")

@@ -10,12 +10,14 @@ import typer
 
 from dabdetr.cli.options import Json, Quiet
 from dabdetr.cli.output import console, print_json, refuse_to_overwrite, say
+from dabdetr.cli.train import PRESET
 
 
 def models(as_json: Json = False) -> None:
     """List the presets to train and the trained models that come with the package."""
     from dabdetr.presets import PRESETS
 
+    first = sorted(PRESETS.values(), key=lambda each: each.name != PRESET)
     presets = [
         {
             "name": each.name,
@@ -25,14 +27,14 @@ def models(as_json: Json = False) -> None:
             "published_ap": each.published_ap,
             "source": each.source,
         }
-        for each in PRESETS.values()
+        for each in first
     ]
     weights = [_described(path) for path in _shipped()]
     if as_json:
         print_json({"presets": presets, "weights": weights})
         return
-    _print_presets(presets)
     _print_weights(weights)
+    _print_presets(presets)
 
 
 def convert(
@@ -119,7 +121,10 @@ def _print_presets(presets: list[dict[str, Any]]) -> None:
             Text(each["source"]),
         )
     console().print(table)
-    print("COCO AP is the source's number, not measured by us.")
+    print(
+        "Presets have no weights of their own: train one, then detect with what it has learned.\n"
+        "COCO AP is the source's number, not measured by us."
+    )
 
 
 def _print_weights(weights: list[dict[str, Any]]) -> None:

@@ -18,10 +18,11 @@ Model = Annotated[
     str, typer.Option(help="Weights: a file, a run folder, a shipped name or a hub name.")
 ]
 ImageSize = Annotated[
-    int | None, typer.Option(help="Shorter side in pixels; the model's own if not given.")
+    int | None, typer.Option(min=16, help="Shorter side in pixels; the model's own if not given.")
 ]
 MaxDet = Annotated[
-    int | None, typer.Option(help="Detections a picture at most; the model's own if not given.")
+    int | None,
+    typer.Option(min=1, help="Detections a picture at most; the model's own if not given."),
 ]
 Coco = Annotated[Path | None, typer.Option(help="Write a COCO results file (json) as well.")]
 Annotations = Annotated[Path | None, typer.Option(help="A COCO json, instead of --data.")]
@@ -40,13 +41,15 @@ Layers = Annotated[
 ]
 SetPrecision = Annotated[
     str,
-    typer.Option("--precision", help="fp32, bf16, fp16, or auto: what pays on the first pictures."),
+    typer.Option(
+        "--precision", help="fp32, bf16, fp16, or auto: the faster one on the first pictures."
+    ),
 ]
 Compile = Annotated[
     bool,
     typer.Option("--compile", help="Compile for each size of picture: half a minute, once."),
 ]
-Name = Annotated[str | None, typer.Option(help="Folder of this run; counted on if not given.")]
+Name = Annotated[str | None, typer.Option(help="Name of the run's folder; numbered if not given.")]
 
 
 def check_data(data: str | None, annotations: Path | None, images: Path | None) -> None:

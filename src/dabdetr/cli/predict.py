@@ -66,13 +66,13 @@ def predict(
         bool, typer.Option("--tiles", help="Look at large pictures in overlapping tiles as well.")
     ] = False,
     tile_size: Annotated[
-        int | None, typer.Option(help="Sides of these in pixels; the model's own if not given.")
+        int | None, typer.Option(help="Side of a tile in pixels; turns --tiles on.")
     ] = None,
     stride: Annotated[int, typer.Option(help="Of videos, every N-th frame only.", metavar="N")] = 1,
     queries: Queries = None,
     queries_init: QueriesInit = "keep",
     layers: Layers = None,
-    batch: Annotated[int, typer.Option(help="Pictures at a time.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 1,
     device: Device = "auto",
     precision: SetPrecision = "fp32",
     compile: Compile = False,
@@ -174,6 +174,8 @@ class _Skipped:
         from dabdetr.inference.reading import DamagedFrame
 
         if not (self.pictures_too or isinstance(error, DamagedFrame)):
+            if isinstance(error, ValueError | OSError):
+                raise type(error)(f"{error}; --skip-unreadable passes over such pictures") from None
             raise error
         self.reasons.append(str(error))
 

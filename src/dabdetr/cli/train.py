@@ -37,11 +37,14 @@ def train(
     config: Annotated[
         Path | None, typer.Option(help="A YAML config, instead of a preset's name.")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the pictures.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the pictures.")] = None,
     batch: Annotated[
-        int | None, typer.Option(help="Pictures in a step; steps are gathered to an update.")
+        int | None,
+        typer.Option(min=1, help="Pictures in a step; steps are gathered to an update."),
     ] = None,
-    imgsz: Annotated[int | None, typer.Option(help="Shorter side of pictures in pixels.")] = None,
+    imgsz: Annotated[
+        int | None, typer.Option(min=16, help="Shorter side of pictures in pixels.")
+    ] = None,
     lr: Annotated[
         float | None, typer.Option(help="Learning rate; the backbone's keeps its ratio to it.")
     ] = None,
@@ -59,8 +62,10 @@ def train(
         list[str] | None,
         typer.Option(help="Train only parts whose names start so: queries, decoder.heads …"),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that read pictures.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of all random numbers.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes that read pictures.")
+    ] = None,
     assignments: Annotated[
         list[str] | None,
         typer.Option("--set", help="path=value of the config, such as training.warmup=100."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -14,7 +15,7 @@ from dabdetr.data.readers import DetectionData, open_data, splits
 from dabdetr.evaluation.coco import class_map
 from dabdetr.model.checkpoints import shipped
 from dabdetr.model.weights import load_model
-from dabdetr.presets import PRESETS, preset
+from dabdetr.presets import PRESETS
 
 
 def choose_config(
@@ -70,7 +71,9 @@ def _named(model: str | Path) -> Config:
         return load_model(text).model.config.override(
             [f"training.start={text}", "training.precision=auto"]
         )
-    return preset(text)  # raises, and lists those there are
+    near = difflib.get_close_matches(text, [*PRESETS, *shipped()], 1)
+    meant = f"did you mean {near[0]}? " if near else ""
+    raise ValueError(f"there is no preset {text!r}; {meant}`dabdetr models` lists them")
 
 
 def _resized(config: Config, imgsz: int) -> list[str]:

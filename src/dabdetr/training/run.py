@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -170,8 +171,8 @@ def _resume(
         raise ValueError(f"{folder}: {name_difference(checkpoint.names, splits_open[0].names)}")
     if checkpoint.epochs_done >= config.training.epochs:
         raise ValueError(
-            f"the run {folder} has finished its {config.training.epochs} epochs; to train on, "
-            f"start a new run from its weights {folder / 'last.safetensors'}"
+            f"the run {folder} has finished its {config.training.epochs} epochs; to train on: "
+            f"dabdetr train --model {folder / 'last.safetensors'} --data {sources.data or '…'}"
         )
     detector = build(config, splits_open[0].names)
     say(console, f"resuming {folder} on {place.type} in {config.training.precision}")
@@ -216,7 +217,7 @@ def _fit(
             if not (stop.requested or isinstance(error, KeyboardInterrupt | SystemExit)):
                 raise
             if keeper.path.exists():
-                say(console, f"interrupted; go on with: dabdetr train --resume {folder}")
+                say(console, f"go on with: dabdetr train --resume {folder}")
             raise KeyboardInterrupt from None
     if val_data is None:
         say(console, "no val split: last.safetensors is all there is, nothing tells the best epoch")
@@ -271,8 +272,16 @@ def _announce(
         f"{train.name}: {len(train)} pictures to train on, {len(val) if val else 0} to validate, "
         f"{len(train.names)} classes; {detector.config.name}, {learning:.2f} M trained parameters",
     )
-    say(
-        console,
-        f"batches of {training.batch}, gathered {gather} at a time: {training.batch * gather} "
-        f"pictures an update (wanted: {training.effective_batch})",
-    )
+    update = training.batch * gather
+    if update >= len(train):
+        say(console, f"{len(train)} pictures an update: all there are")
+    else:
+        wanted = "" if update == training.effective_batch else f" ({training.effective_batch} set)"
+        say(console, f"an update after {update} pictures, in steps of {training.batch}{wanted}")
+    updates = training.epochs * math.ceil(math.ceil(len(train) / training.batch) / gather)
+    if training.warmup > updates:
+        say(
+            console,
+            f"training.warmup is {training.warmup} updates and the whole run has {updates}: the "
+            "learning rate stays below what is set; give more --epochs or a lower training.warmup",
+        )
