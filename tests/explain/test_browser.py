@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from dabdetr import Predictor
 from dabdetr.data.readers import open_data
+from dabdetr.explain import report
 from dabdetr.explain.explanation import Explanation, corners
 from dabdetr.model.detector import build
 from dabdetr.presets import preset
@@ -285,6 +287,54 @@ def test_a_phone_needs_no_sideways_scrolling(visit: Any, scene: Explanation, wid
     before = shown_box(page)
     page.locator("#layer").fill("0")
     assert shown_box(page) != before
+
+
+@pytest.mark.parametrize("width", [1280, 360])
+def test_the_numbers_fit(visit: Any, scene: Explanation, width: int) -> None:
+    large = np.asarray(Image.fromarray(scene.image).resize((4000, 4000)))
+    boxes, labels = scene.detections.boxes * 25, scene.detections.labels
+    page = visit(replace(scene, image=large).with_truth(boxes, labels), width)
+    fits = "e => e.scrollWidth <= e.clientWidth"
+    assert page.locator(".scroll").evaluate(fits)
+    heads = [each.split() for each in page.locator("#numbers th").all_inner_texts()]
+    assert heads[3] == ["centre", "x,", "y"]
+    x, y, w, h = scene.trace.boxes[-1, scene.query(0)] * 4000
+    cells = page.locator("#numbers tbody tr").last.locator("td").all_inner_texts()
+    assert cells[3:5] == [f"{x:.0f}, {y:.0f}", f"{w:.0f} × {h:.0f}"]
+
+
+def test_a_truth_of_another_class_is_marked(visit: Any, scene: Explanation) -> None:
+    found, names = scene.detections, scene.trace.names
+    labels = found.labels.copy()
+    labels[0] = (labels[0] + 1) % len(names)
+    page = visit(scene.with_truth(found.boxes, labels))
+    differs = r"e => e.classList.contains('differs')"
+    told = f"The truth there is “{names[labels[0]]}” ≠ “{names[found.labels[0]]}”."
+    assert page.locator("#real").inner_text() == told
+    assert page.locator("#real").evaluate(differs)
+    assert page.locator("#boxes text", has_text=f"truth: {names[labels[0]]}").count() == 1
+    page.locator("#list li").nth(1).click()
+    assert page.locator("#real").inner_text() == f"The truth there is “{names[labels[1]]}”."
+    assert not page.locator("#real").evaluate(differs)
+
+
+def test_what_attention_lacks_is_said(visit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Single heads for the best queries only; content that holds positions."""
+    monkeypatch.setattr(report, "MAP_BYTES", 30_000)
+    page = visit(member("dab-detr-nano"))
+    assert page.locator("#head").is_enabled()
+    assert page.locator("#limits").inner_text() == ""
+    page.locator("#parts label:has([value=content])").click()
+    assert "adds positions" not in page.locator("#limits").inner_text()
+    page.locator("#layer").fill("1")
+    assert "adds positions to content" in page.locator("#limits").inner_text()
+    page.locator("#head").select_option("1")
+    page.locator("#parts label:has([value=all])").click()
+    page.locator("#list li").nth(4).click()
+    assert page.locator("#head").is_disabled()
+    assert "single heads are kept for the best queries only" in page.locator("#limits").inner_text()
+    assert "mean of all heads" in page.locator("#caption").inner_text()
+    assert lit(page) > 20
 
 
 def test_names_with_html_are_text(visit: Any) -> None:

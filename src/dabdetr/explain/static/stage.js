@@ -79,7 +79,7 @@ function outline(parent, place, colour, size, more = {}) {
 function tag(parent, place, text, below = false) {
   const [x0, y0, , y1] = pixels(corners(place));
   const size = 13 * unit;
-  const letters = text.length > 22 ? text.slice(0, 21) + "…" : text;
+  const letters = text.length > 30 ? text.slice(0, 29) + "…" : text;
   const above = !below && y0 > size * 1.5;
   const element = shape(parent, "text", {
     x: Math.max(2 * unit, Math.min(x0, width - letters.length * size * 0.56)),
