@@ -251,6 +251,18 @@ def test_blame_names_image_layer_and_term() -> None:
     assert "a.jpg" not in sentence
 
 
+def test_blame_names_terms_beyond_the_matching_queries() -> None:
+    predictions, targets = case()
+    proposals = Predictions(
+        predictions.logits[:1].clone(), predictions.boxes[:1].clone(), predictions.anchors[:1]
+    )
+    proposals.logits[0, 1] = float("nan")
+    sentence = blame(
+        replace(predictions, proposals=proposals), targets, Loss(), "epoch 1, update 1"
+    )
+    assert "proposal_loss_ce of the encoder is nan for images a.jpg" in sentence
+
+
 def test_blame_of_several_images() -> None:
     predictions, targets = case()
     predictions.logits[0] = float("inf")

@@ -222,7 +222,10 @@ def share(batch_idx: int, gathered: int, batches: int) -> float:
 
 @torch.no_grad()
 def blame(predictions: Predictions, targets: Targets, loss: Loss, place: str) -> str:
-    """One sentence that says which images, layer and term made the loss not finite."""
+    """One sentence that says which images, layer and term made the loss not finite.
+
+    Of other terms than the matching queries' (denoising, proposals, heads) it knows no image.
+    """
     guilty, found, start = [], [], 0
     for image, count in enumerate(targets.counts):
         name = targets.names[image] if targets.names else f"number {image} of the batch"
@@ -232,11 +235,16 @@ def blame(predictions: Predictions, targets: Targets, loss: Loss, place: str) ->
         if bad:
             guilty.append(name)
             found += [(layer, term, float(table[term, layer])) for term, layer in bad]
+    if not found:
+        guilty = list(targets.names)
+        _, table = detection_loss(predictions, targets, loss, objects=_at_least_one(targets.counts))
+        found = [(layer, term, float(v)) for (term, layer), v in table.items() if not v.isfinite()]
     if not found:  # only the sum over the batch overflows
         return f"the loss is not finite in {place}, with {_some(targets.names)}; lower training.lr"
     layer, term, value = min(found, key=lambda f: f[0])
+    where = f"of decoder layer {layer}" if layer >= 0 else "of the encoder"
     return (
-        f"the loss is not finite in {place}: {term} of decoder layer {layer} is {value} for "
+        f"the loss is not finite in {place}: {term} {where} is {value} for "
         f"{_some(guilty)}; look at those pictures and boxes, lower training.lr or set "
         "training.precision=fp32"
     )
@@ -251,8 +259,12 @@ def _of_one(
         predictions.anchors,
     )
     own = Targets(targets.labels[rows], targets.boxes[rows], (targets.counts[image],))
-    objects = predictions.boxes.new_tensor(max(1, targets.counts[image]))
-    return detection_loss(alone, own, loss, objects=objects)[1]
+    return detection_loss(alone, own, loss, objects=_at_least_one(own.counts))[1]
+
+
+def _at_least_one(counts: Iterable[int]) -> Tensor:
+    """Objects without asking other processes, which may not be here."""
+    return torch.tensor(float(max(1, sum(counts))))
 
 
 def _some(names: Iterable[str], most: int = 3) -> str:
