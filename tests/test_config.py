@@ -10,6 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dabdetr import config
 from dabdetr.config import Config, load, parse, write_atomically
 from dabdetr.presets import PRESETS, derive, preset
 from dabdetr.presets.published import DAB_DETR_R50
@@ -93,6 +94,15 @@ def test_override_reads_yaml_values() -> None:
     assert changed.image.mean == (0.0, 0.0, 0.0)
     assert DAB_DETR_R50.training.lr == 1e-4
     assert DAB_DETR_R50.override([]) == DAB_DETR_R50
+
+
+def test_every_field_says_what_it_is() -> None:
+    parts = [getattr(config, name) for name in config.__all__]
+    for part in parts:
+        if isinstance(part, type) and issubclass(part, config.Part):
+            fields = part.model_fields.items()
+            silent = [name for name, field in fields if name != "kind" and not field.description]
+            assert not silent, part
 
 
 def test_none_switches_off_as_null_does() -> None:

@@ -62,8 +62,12 @@ class Image(Part):
 
     size: int = Field(default=800, ge=16, description="shorter side in pixels")
     max_size: int = Field(default=1333, ge=16, description="longer side at most")
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: tuple[float, float, float] = Field(
+        default=(0.485, 0.456, 0.406), description="taken from red, green, blue of 0–1"
+    )
+    std: tuple[float, float, float] = Field(
+        default=(0.229, 0.224, 0.225), description="what they are then divided by"
+    )
 
     @model_validator(mode="after")
     def _sides(self) -> Self:
@@ -82,12 +86,12 @@ class Loss(Part):
         description="quality: focal, but an object's score should be its box's IoU; softmax needs "
         "model.classifier softmax",
     )
-    class_weight: float = Field(default=1.0, ge=0)
-    box_weight: float = Field(default=5.0, ge=0)
-    giou_weight: float = Field(default=2.0, ge=0)
-    class_cost: float = Field(default=2.0, ge=0)
-    box_cost: float = Field(default=5.0, ge=0)
-    giou_cost: float = Field(default=2.0, ge=0)
+    class_weight: float = Field(default=1.0, ge=0, description="weight of the class loss")
+    box_weight: float = Field(default=5.0, ge=0, description="weight of the boxes' L1 distance")
+    giou_weight: float = Field(default=2.0, ge=0, description="weight of 1 − GIoU of the boxes")
+    class_cost: float = Field(default=2.0, ge=0, description="assignment: weight of the class")
+    box_cost: float = Field(default=5.0, ge=0, description="assignment: weight of the L1 distance")
+    giou_cost: float = Field(default=2.0, ge=0, description="assignment: weight of GIoU")
     alpha: float = Field(default=0.25, ge=0, le=1, description="focal loss: weight of objects")
     gamma: float = Field(default=2.0, ge=0, description="focal loss: how much easy cases fade")
     iou_eps: float = Field(default=1e-6, ge=0, description="added to IoU and GIoU denominators")
@@ -130,7 +134,7 @@ class Augment(Part):
 class Training(Part):
     """How long, how fast, from where."""
 
-    epochs: int = Field(default=50, ge=1)
+    epochs: int = Field(default=50, ge=1, description="passes over the pictures")
     pictures: int | None = Field(
         default=None,
         ge=1,
@@ -141,7 +145,9 @@ class Training(Part):
     effective_batch: int = Field(
         default=16, ge=1, description="pictures in an update (accumulation)"
     )
-    lr: float = Field(default=1e-4, gt=0)
+    lr: float = Field(
+        default=1e-4, gt=0, description="learning rate (AdamW) of all but the backbone"
+    )
     backbone_lr: float = Field(default=1e-5, ge=0, description="0 freezes the backbone")
     offsets_factor: float = Field(
         default=1.0,
@@ -151,15 +157,19 @@ class Training(Part):
     train_only: tuple[str, ...] = Field(
         default=(), description="parameters to train, by how their names start; empty: all"
     )
-    weight_decay: float = Field(default=1e-4, ge=0)
+    weight_decay: float = Field(default=1e-4, ge=0, description="AdamW's decay of weights")
     warmup: int = Field(default=0, ge=0, description="updates over which the rate rises from 0")
-    schedule: Literal["step", "cosine", "constant"] = "step"
+    schedule: Literal["step", "cosine", "constant"] = Field(
+        default="step", description="how the rate falls: at once (drop), evenly to 0, or never"
+    )
     drop: float = Field(
         default=0.8, gt=0, le=1, description="step: share of the epochs before rate ×0.1"
     )
     clip: float = Field(default=0.1, ge=0, description="largest gradient norm; 0: no clipping")
     ema: float | None = Field(default=None, gt=0, lt=1, description="decay of averaged weights")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        default="auto", description="numbers of a step; auto: bf16 where the device gains by it"
+    )
     recompute: tuple[Literal["backbone", "encoder", "decoder"], ...] = Field(
         default=(),
         description="parts whose blocks the backward pass computes anew (activation "
@@ -168,7 +178,7 @@ class Training(Part):
     start: str = Field(
         default="imagenet", description="'imagenet', 'none', or a file or name of weights"
     )
-    seed: int = Field(default=42, ge=0)
+    seed: int = Field(default=42, ge=0, description="seed of all random numbers")
     workers: int = Field(default=0, ge=0, description="processes that read pictures")
 
 
@@ -182,17 +192,19 @@ class Inference(Part):
 class Config(Part):
     """One family member: the model, and the recipe that trains it."""
 
-    name: str = "custom"
+    name: str = Field(default="custom", description="of the member; runs are called after it")
     source: str = Field(default="", description="paper or recipe the values come from")
     published_ap: float | None = Field(
         default=None, description="COCO val2017 AP of the source, if any"
     )
-    model: Model = Model()
-    image: Image = Image()
-    loss: Loss = Loss()
-    augment: Augment | None = Augment()
-    training: Training = Training()
-    inference: Inference = Inference()
+    model: Model = Field(default=Model(), description="what is computed")
+    image: Image = Field(default=Image(), description="how pictures are made the network's input")
+    loss: Loss = Field(default=Loss(), description="what is learned: weights of loss and costs")
+    augment: Augment | None = Field(
+        default=Augment(), description="random changes of training pictures; null or none: none"
+    )
+    training: Training = Field(default=Training(), description="how long, how fast, from where")
+    inference: Inference = Field(default=Inference(), description="from predictions to detections")
 
     @model_validator(mode="after")
     def _one_classifier(self) -> Self:

@@ -20,7 +20,7 @@ class DenseEncoder(Part):
     """Self-attention over all tokens of one map."""
 
     kind: Literal["dense"] = "dense"
-    layers: int = Field(default=6, ge=0)
+    layers: int = Field(default=6, ge=0, description="encoder layers; 0: the maps as they are")
     scale_positions: bool = Field(default=True, description="content scales the position codes")
 
 
@@ -28,7 +28,7 @@ class DeformableEncoder(Part):
     """Every token samples a few places of every level (Deformable DETR §4.1)."""
 
     kind: Literal["deformable"] = "deformable"
-    layers: int = Field(default=6, ge=0)
+    layers: int = Field(default=6, ge=0, description="encoder layers; 0: the maps as they are")
     levels: int = Field(
         default=4, ge=1, description="maps; those beyond backbone.strides are made from the last"
     )
@@ -80,15 +80,19 @@ EncoderKind = Annotated[
 class Decoder(Part):
     """The loop over decoder layers."""
 
-    layers: int = Field(default=6, ge=1)
-    cross_attention: CrossAttention = ConcatAttention()
+    layers: int = Field(default=6, ge=1, description="decoder layers, each of which gives boxes")
+    cross_attention: CrossAttention = Field(
+        default=ConcatAttention(), description="how queries look at the encoder's tokens"
+    )
     modulate_position: Literal["content", "scalar", "layer"] | None = Field(
         default="content",
         description="what scales the position code (deformable: the positional query): a vector "
         "or number made of the content, a learned vector of each layer, or nothing",
     )
     norm: bool = Field(default=True, description="normalise content before the heads read it")
-    update_anchors: bool = True
+    update_anchors: bool = Field(
+        default=True, description="each layer moves the anchors for the next"
+    )
     look_forward_twice: bool = Field(
         default=True, description="a layer's box loss reaches the one before"
     )
@@ -106,17 +110,29 @@ class Decoder(Part):
 class Model(Part):
     """What is computed: backbone → encoder → queries → decoder."""
 
-    backbone: BackboneKind = Backbone()
-    encoder: EncoderKind = DenseEncoder()
-    queries: QueriesKind = LearnedQueries()
-    decoder: Decoder = Decoder()
-    denoising: DenoisingKind | None = None
-    collaborative: Collaborative | None = None
+    backbone: BackboneKind = Field(default=Backbone(), description="picture → maps")
+    encoder: EncoderKind = Field(default=DenseEncoder(), description="maps → tokens that know all")
+    queries: QueriesKind = Field(
+        default=LearnedQueries(), description="what the decoder starts with: content and anchors"
+    )
+    decoder: Decoder = Field(default=Decoder(), description="queries and tokens → classes, boxes")
+    denoising: DenoisingKind | None = Field(
+        default=None, description="noisy objects as further queries in training; null: none"
+    )
+    collaborative: Collaborative | None = Field(
+        default=None, description="further heads on the encoder in training; null: none"
+    )
     width: int = Field(default=256, ge=8, description="channels of tokens and queries")
     heads: int = Field(default=8, ge=1, description="attention heads")
-    feedforward: int = Field(default=2048, ge=1)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    activation: Literal["prelu", "relu", "gelu"] = "prelu"
+    feedforward: int = Field(
+        default=2048, ge=1, description="width between the two layers of feed-forward parts"
+    )
+    dropout: float = Field(
+        default=0.0, ge=0, lt=1, description="probability that a number is zeroed in training"
+    )
+    activation: Literal["prelu", "relu", "gelu"] = Field(
+        default="prelu", description="between the two layers of feed-forward parts"
+    )
     position_temperature: float = Field(default=20.0, gt=0, description="of the map's sine code")
     position_offset: float = Field(default=0.0, description="added to cell numbers from 1 on")
     anchor_eps: float = Field(

@@ -13,7 +13,7 @@ class LearnedQueries(Part):
     """Queries that are parameters: an anchor each (or a plain positional query), and content."""
 
     kind: Literal["learned"] = "learned"
-    count: int = Field(default=300, ge=1)
+    count: int = Field(default=300, ge=1, description="number of queries: most objects found")
     anchor: Literal["box", "point"] | None = Field(
         default="box", description="point or null: the positional query is learned as such"
     )
@@ -58,7 +58,7 @@ class EncoderQueries(Part):
     """Queries that the encoder proposes: its best tokens, each with a box (two-stage)."""
 
     kind: Literal["from_encoder"] = "from_encoder"
-    count: int = Field(default=900, ge=1)
+    count: int = Field(default=900, ge=1, description="number of proposals that become queries")
     content: Literal["learned", "box", "token"] = Field(
         default="learned",
         description="learned: a table (mixed query selection); box: made, as the positional query "
