@@ -56,8 +56,9 @@ def _member(node: ast.AST, symbol: str, name: str) -> ast.AST:
 
 
 def races() -> str:
-    """The reports of all races that are kept, with their pictures."""
-    reports = sorted(RACES.glob("*/report.md"))
+    """The reports of all races that are kept, with their pictures; those of scenes first."""
+    found = RACES.glob("*/report.md")
+    reports = sorted(found, key=lambda p: (not p.parent.name.startswith(SHOWN), p.parent.name))
     if not reports:
         return '!!! note "No race is kept yet"\n\n    `dabdetr ladder` writes one.'
     return "\n\n".join(_race(path) for path in reports)

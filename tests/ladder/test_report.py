@@ -209,6 +209,16 @@ def test_a_best_rate_at_the_edge_of_those_tried_is_told(fabricate: Fabricate) ->
     )
 
 
+def test_a_rate_that_was_begun_is_not_called_untried(fabricate: Fabricate) -> None:
+    folder = fabricate("detr", straight(0.6, 40))
+    fabricate("detr-slow", straight(0.5, 40))
+    (folder / "race" / "detr-slower-96-0").mkdir()
+    (folder / "race" / "detr-fast-160-0").mkdir()
+    assert "| best; higher was not tried |" in Path(write_report(folder)["report"]).read_text()
+    (folder / "race" / "detr-fast-96-0").mkdir()
+    assert "| best; higher was not finished |" in Path(write_report(folder)["report"]).read_text()
+
+
 def test_others_are_held_against_detr_at_its_best_rate(fabricate: Fabricate) -> None:
     for seed in range(3):
         folder = fabricate("detr", [0.3] * 40, seed)

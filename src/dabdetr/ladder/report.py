@@ -13,7 +13,7 @@ from dabdetr.ladder.claims import Verdict, best_detr, order, rise, speedup, verd
 from dabdetr.ladder.curves import draw_race, draw_ratios, title
 from dabdetr.ladder.looks import look, pictures, table
 from dabdetr.ladder.results import Results, Spread, epochs_to
-from dabdetr.ladder.rungs import DETRS, LADDER, differences, unfair
+from dabdetr.ladder.rungs import DETRS, LADDER, RUNGS, differences, unfair
 
 LEVELS = tuple(level / 10 for level in range(1, 10))
 """AP at which epochs are counted."""
@@ -178,7 +178,9 @@ def _rates(results: Results) -> list[str]:
         for rung, rate in rates.items():
             runs, end = results.of(rung, size), results.ends(rung, size)
             if end is not None:
-                best = _best(rate, list(rates.values())) if rung == best_detr(results, size) else ""
+                begun = _begun(results, size, rate / RUNGS[rung].rate)
+                tried = list(rates.values())
+                best = _best(rate, tried, begun) if rung == best_detr(results, size) else ""
                 gain = f"{rise(runs):+.3f}"
                 rows.append([str(size), rung, f"{rate:g}", end.shown(), gain, best])
     if not rows:
@@ -187,11 +189,20 @@ def _rates(results: Results) -> list[str]:
     return ["## DETR's rate\n", _markdown([head, *rows])]
 
 
-def _best(rate: float, tried: Sequence[float]) -> str:
+def _begun(results: Results, size: int, common: float) -> list[float]:
+    """Rates of DETR whose runs are there and not finished."""
+    unfinished = results.unfinished
+    begun = [d for d in DETRS if any(run.startswith(f"{d}-{size}-") for run in unfinished)]
+    return [common * RUNGS[name].rate for name in begun]
+
+
+def _best(rate: float, tried: Sequence[float], begun: Sequence[float]) -> str:
     """Best of those tried; at their edge, a better one may lie beyond it."""
     if min(tried) < rate < max(tried):
         return "best"
-    return f"best; {'lower' if rate == min(tried) else 'higher'} was not tried"
+    lower = rate == min(tried)
+    beyond = any(each < rate if lower else each > rate for each in begun)
+    return f"best; {'lower' if lower else 'higher'} was not {'finished' if beyond else 'tried'}"
 
 
 def _pictures(results: Results, folder: Path) -> list[str]:
