@@ -316,9 +316,27 @@ def test_unreadable_pictures_are_passed_over_where_asked(pictures: list[str]) ->
     assert not Path("y.html").exists()
 
 
+def test_data_tells_the_truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    wanted = ["explain", "--data", "scenes:count=5", "--split", "test", "--count", "2", "--quiet"]
+    assert runner.invoke(app, [*wanted, "-o", "x.html"]).exit_code == 0
+    pages = sorted(Path("x_pages").iterdir())
+    assert len(pages) == 2
+    data = embedded(pages[1].read_text())
+    record = open_data("scenes:count=5", "test").record(1)
+    assert data["title"] == "000001"
+    assert [each["label"] for each in data["truth"]] == record.labels.tolist()
+    boxes = corners(np.array([each["box"] for each in data["truth"]])) * 160
+    np.testing.assert_allclose(boxes, record.boxes, atol=0.02)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["-o", "page.html"], "no picture was given: dabdetr explain PICTURE …, or --data DATA"),
+        (["in", "--data", "scenes", "-o", "page.html"], "give one of them"),
+        (["--data", "scenes", "--model", "blood-cells"], "class"),
+        (["--data", "nowhere"], "nowhere"),
         (["in/c.jpg", "-o", "nowhere/page.html"], "there is no folder nowhere"),
         (["in/c.jpg", "-o", "page.png"], "the page should end in .html; got page.png"),
         (["in/c.jpg", "-o", "folder.html"], "folder.html exists"),

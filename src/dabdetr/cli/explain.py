@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -16,7 +16,9 @@ from dabdetr.cli.options import Device, ImageSize, Json, MaxDet, Quiet, open_mod
 from dabdetr.cli.output import counted, file_name, print_json, refuse_to_overwrite, say
 
 if TYPE_CHECKING:
+    from dabdetr.data.readers import DetectionData
     from dabdetr.explain.explanation import Explanation
+    from dabdetr.inference.predictor import Predictor
 
 Item = TypeVar("Item")
 
@@ -24,7 +26,15 @@ SHIPPED = "scenes"
 
 
 def explain(
-    source: Annotated[list[str], typer.Argument(help="Pictures, folders, patterns, addresses.")],
+    source: Annotated[
+        list[str] | None, typer.Argument(help="Pictures, folders, patterns, addresses.")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Instead, with its objects shown: a folder in COCO's layout, or scenes."),
+    ] = None,
+    split: Annotated[str, typer.Option(help="Which part of the data.")] = "val",
+    count: Annotated[int, typer.Option(min=1, help="Of the data, the first N.", metavar="N")] = 20,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The page; of several pictures, their index.")
     ] = Path("report.html"),
@@ -49,13 +59,24 @@ def explain(
     The page is one file that needs no network. Several pictures make an index, and their pages
     go into a folder beside it, report_pages for report.html. --force replaces pages of an earlier
     run there; other files stay.
+
+    Of --data, the pages also show which objects are really there, and where classes differ.
     """
+    from dabdetr.data.readers import open_data
     from dabdetr.explain.explanation import explain as explained
     from dabdetr.inference.predictor import Predictor
+
+    if bool(source) == bool(data):
+        raise ValueError(
+            "pictures and --data were given; give one of them"
+            if source
+            else "no picture was given: dabdetr explain PICTURE …, or --data DATA"
+        )
 
     if output.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"the page should end in .html; got {output}")
     refuse_to_overwrite(output, "choose another name, or give --force", force)
+    truth = open_data(data, split) if data else None
     predictor = Predictor(open_model(model, device, imgsz), device)
     skipped: list[str] = []
 
@@ -64,7 +85,10 @@ def explain(
             raise error
         skipped.append(str(error))
 
-    found = explained(predictor, source, conf, max_det, on_error=pass_over)
+    if truth is None:
+        found = explained(predictor, source, conf, max_det, on_error=pass_over)
+    else:
+        found = _of_data(predictor, truth, count, conf, max_det, pass_over)
     named = (replace(each, trace=replace(each.trace, model=model)) for each in found)
     written = _write(counted(named, "pictures", quiet), output, model, force)
     for reason in skipped:
@@ -76,6 +100,33 @@ def explain(
         say(f"page: {page}", quiet)
     if skipped:
         raise typer.Exit(1)
+
+
+def _of_data(
+    predictor: Predictor,
+    data: DetectionData,
+    count: int,
+    conf: float | None,
+    max_det: int | None,
+    on_error: Callable[[str, Exception], None],
+) -> Iterator[Explanation]:
+    """Explanations of the data's first ``count`` pictures, with the objects that are there."""
+    from dabdetr.evaluation.coco import class_map
+    from dabdetr.explain.explanation import explain as explained
+
+    class_map(predictor.names, data.names)  # raises where the model does not know all classes
+    labels = [predictor.names.index(name) for name in data.names]
+    for index in range(min(count, len(data))):
+        record = data.record(index)
+        try:
+            picture = data.picture(index)
+        except (ValueError, OSError) as error:
+            on_error(record.file, error)
+            continue
+        (found,) = explained(predictor, picture, conf, max_det)
+        objects = [labels[label] for label in record.labels[~record.crowd]]
+        named = replace(found, detections=replace(found.detections, source=record.file))
+        yield named.with_truth(record.boxes[~record.crowd], objects)
 
 
 def _write(
