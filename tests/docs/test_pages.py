@@ -42,6 +42,7 @@ LONG = {
     "docs/recipes/explain.md",
     "docs/recipes/export.md",
     "docs/recipes/long-runs.md",
+    "docs/recipes/no-learning.md",
     "docs/recipes/own-data.md",
     "docs/recipes/small-data.md",
 }
