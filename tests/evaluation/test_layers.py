@@ -155,6 +155,8 @@ def test_the_plot_says_what_its_lines_are(tmp_path: Path) -> None:
     text = (tmp_path / "a.svg").read_text()
     for words in ("enough: later AP", "AP, AP50, recall and IoU"):
         assert words in text
+    LayerScores((row(1, -1),), 1).plot(tmp_path / "none.svg")
+    assert "enough" not in (tmp_path / "none.svg").read_text()
     with pytest.raises(OSError, match=r"^.*none/a\.png cannot be written \(no such file"):
         LayerScores((unknown,), 1).plot(tmp_path / "none" / "a.png")
 

@@ -289,16 +289,16 @@ def test_a_phone_needs_no_sideways_scrolling(visit: Any, scene: Explanation, wid
     assert shown_box(page) != before
 
 
-@pytest.mark.parametrize("width", [1280, 360])
-def test_the_numbers_fit(visit: Any, scene: Explanation, width: int) -> None:
-    large = np.asarray(Image.fromarray(scene.image).resize((4000, 4000)))
-    boxes, labels = scene.detections.boxes * 25, scene.detections.labels
+@pytest.mark.parametrize(("width", "side"), [(1280, 4000), (360, 4000), (360, 992)])
+def test_the_numbers_fit(visit: Any, scene: Explanation, width: int, side: int) -> None:
+    large = np.asarray(Image.fromarray(scene.image).resize((side, side)))
+    boxes, labels = scene.detections.boxes * (side / 160), scene.detections.labels
     page = visit(replace(scene, image=large).with_truth(boxes, labels), width)
     fits = "e => e.scrollWidth <= e.clientWidth"
     assert page.locator(".scroll").evaluate(fits)
     heads = [each.split() for each in page.locator("#numbers th").all_inner_texts()]
     assert heads[3] == ["centre", "x,", "y"]
-    x, y, w, h = scene.trace.boxes[-1, scene.query(0)] * 4000
+    x, y, w, h = scene.trace.boxes[-1, scene.query(0)] * side
     cells = page.locator("#numbers tbody tr").last.locator("td").all_inner_texts()
     assert cells[3:5] == [f"{x:.0f}, {y:.0f}", f"{w:.0f} × {h:.0f}"]
 

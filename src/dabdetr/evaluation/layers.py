@@ -118,8 +118,9 @@ class LayerScores:
             values = [getattr(row, name) for row in self.rows]
             known = [math.nan if value < 0 else value for value in values]
             left.plot(layers, known, style, label="mean IoU" if name == "iou" else name)
-        enough = f"enough: later AP < {LITTLE} better"
-        left.axvline(self.enough, color="grey", linewidth=0.8, label=enough)
+        if self.rows[-1].AP >= 0:
+            enough = f"enough: later AP < {LITTLE} better"
+            left.axvline(self.enough, color="grey", linewidth=0.8, label=enough)
         left.legend(fontsize=8)
         left.set(ylabel="AP, AP50, recall and IoU, 0–1", ylim=(0, 1.02))
         right.plot(layers, [row.shift for row in self.rows], "o-", color="#d55e00")

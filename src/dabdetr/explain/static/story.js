@@ -108,7 +108,8 @@ function tabulate(choice, end) {
     if (truth) values.push(w ? iou(box, truth.box).toFixed(2) : "");
     const row = cells("td", values);
     row.children[2].className = "name";
-    for (const at of [3, 4]) row.children[at].className = "place"; // may break on narrow screens
+    row.children[3].className = "place"; // on narrow screens it may break, and large sizes too
+    if (Math.max(width, height) > 999) row.children[4].className = "place";
     row.children[2].title = values[2];
     if (truth && k) row.children[2].classList.toggle("differs", label(query, k) !== truth.label);
     row.dataset.layer = k;
