@@ -93,7 +93,7 @@ function tellTruth(last, end) {
 function tabulate(choice, end) {
   const { query } = choice;
   const truth = data.truth && nearestTruth(end); // null: none there
-  const titles = ["layer", "score", "best class", "centre x, y", "size", "moved", "IoU¹"];
+  const titles = ["layer", "score", "best class", "centre x,\u00a0y", "size", "moved", "IoU¹"];
   if (truth) titles.push("IoU²");
   const table = $("numbers");
   table.tHead.replaceChildren(cells("th", titles));
