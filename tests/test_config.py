@@ -389,3 +389,12 @@ def test_the_kind_of_a_part_may_be_left_out_and_an_unknown_one_lists_those_there
     for wrong in ({"kind": "dreamt"}, "dreamt"):
         with pytest.raises(ValueError, match="kind must be one of: learned, from_encoder"):
             parse({"model": {"queries": wrong}}, "here")
+
+
+def test_what_cannot_be_written_is_named_as_it_was_given(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"none/a\.txt cannot be written \(no such file"):
+        write_atomically(tmp_path / "none" / "a.txt", b"")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError, match="folder cannot be written"):
+        write_atomically(tmp_path / "folder", b"")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]

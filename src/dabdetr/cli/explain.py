@@ -148,7 +148,8 @@ def _write_pages(
     stream: Iterator[Explanation], output: Path, model: str, force: bool
 ) -> list[dict[str, object]]:
     """Pages in a folder, which they enter when all are done, and the index of them."""
-    from dabdetr.explain.report import entry, is_page, unwritable, write_index, write_page
+    from dabdetr.config import unwritable
+    from dabdetr.explain.report import entry, is_page, write_index, write_page
 
     folder = output.with_name(output.stem + "_pages")
     if folder.exists() and not (force and folder.is_dir()):

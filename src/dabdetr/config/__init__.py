@@ -284,8 +284,24 @@ def parse(tree: dict[str, Any], origin: str) -> Config:
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
-    """Write beside ``path`` and move: a reader sees the old file or the whole new one."""
+    """Write beside ``path`` and move: a reader sees the old file or the whole new one.
+
+    An OSError says in a sentence that ``path`` cannot be written.
+    """
     path = Path(path)
+    try:
+        _write_beside(path, content)
+    except OSError as error:
+        raise unwritable(path, error) from None
+
+
+def unwritable(path: str | Path, error: OSError) -> OSError:
+    """The error in words for the one who gave ``path``, not of what is written beside it."""
+    reason = (error.strerror or str(error)).lower()
+    return type(error)(f"{path} cannot be written ({reason}); choose another place")
+
+
+def _write_beside(path: Path, content: bytes) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:

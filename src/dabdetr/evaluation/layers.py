@@ -129,11 +129,7 @@ class LayerScores:
             panel.set(xlabel="decoder layer", xticks=layers)
             panel.grid(alpha=0.3)
         figure.savefig(content, format=kind, dpi=120)
-        try:
-            write_atomically(path, content.getvalue())
-        except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise OSError(f"{path} cannot be written ({reason}); choose another place") from None
+        write_atomically(path, content.getvalue())
 
 
 def evaluate_layers(

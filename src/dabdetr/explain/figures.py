@@ -19,10 +19,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from PIL import Image, ImageDraw
 
+from dabdetr.config import write_atomically
 from dabdetr.explain.concentration import centres, share_inside
 from dabdetr.explain.explanation import Explanation, corners, iou
 from dabdetr.explain.looks import Look, Maps, Places
-from dabdetr.explain.report import write_file
 from dabdetr.inference.drawing import colour, draw
 from dabdetr.structures import Detections
 
@@ -42,7 +42,7 @@ def save(figure: Figure, path: str | Path, dpi: int = 120) -> None:
     if kind not in ("png", "svg", "pdf"):
         raise ValueError(f"a figure's name should end in .png, .svg or .pdf; got {path}")
     figure.savefig(content, format=kind, dpi=dpi)
-    write_file(path, content.getvalue())
+    write_atomically(path, content.getvalue())
 
 
 def story(explanation: Explanation, query: int, label: int | None = None) -> Figure:
@@ -182,7 +182,7 @@ def animation(explanation: Explanation, path: str | Path, between: int = 5) -> N
     frames = [each.quantize(palette=palette, dither=Image.Dither.NONE) for each in frames]
     content = io.BytesIO()
     frames[0].save(content, "gif", save_all=True, append_images=frames[1:], duration=times, loop=0)
-    write_file(path, content.getvalue())
+    write_atomically(path, content.getvalue())
 
 
 def _frame(explanation: Explanation, boxes: np.ndarray, scores: np.ndarray | None) -> Image.Image:

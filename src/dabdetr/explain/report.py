@@ -56,7 +56,7 @@ def page(explanation: Explanation, links: Sequence[tuple[str, str]] = ()) -> str
 
 def write_page(explanation: Explanation, path: Path, links: Sequence[tuple[str, str]] = ()) -> None:
     """Write ``page`` to ``path``, whole or not at all."""
-    write_file(path, page(explanation, links).encode())
+    write_atomically(path, page(explanation, links).encode())
 
 
 def is_page(path: Path) -> bool:
@@ -73,21 +73,9 @@ def write_index(path: Path, model: str, entries: Sequence[dict[str, str]]) -> No
         for e in entries
     )
     title = escape(f"{model}: {len(entries)} pictures explained")
-    write_file(path, _fill("index.html", title=title, style=_asset("page.css"), rows=rows).encode())
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Write whole or not at all; the error names ``path``, not what is written beside it."""
-    try:
-        write_atomically(path, content)
-    except OSError as error:
-        raise unwritable(path, error) from None
-
-
-def unwritable(path: Path, error: OSError) -> OSError:
-    """The error in words for the one who gave ``path``."""
-    reason = (error.strerror or str(error)).lower()
-    return OSError(f"{path} cannot be written ({reason}); choose another place")
+    write_atomically(
+        path, _fill("index.html", title=title, style=_asset("page.css"), rows=rows).encode()
+    )
 
 
 def entry(explanation: Explanation, href: str) -> dict[str, str]:
