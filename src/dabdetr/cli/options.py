@@ -49,7 +49,9 @@ Compile = Annotated[
     bool,
     typer.Option("--compile", help="Compile for each size of picture: half a minute, once."),
 ]
-Name = Annotated[str | None, typer.Option(help="Name of the run's folder; counted on if not given.")]
+Name = Annotated[
+    str | None, typer.Option(help="Name of the run's folder; counted on if not given.")
+]
 
 
 def check_data(data: str | None, annotations: Path | None, images: Path | None) -> None:
