@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dabdetr.inference.live import autocast
+from dabdetr.inference.fast import autocast
 from dabdetr.inference.runtimes import Precision
 from dabdetr.model.detector import Detector
 from dabdetr.model.folding import FoldedConv2d
