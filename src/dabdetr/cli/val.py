@@ -61,7 +61,6 @@ def val(
     """
     from dabdetr.data.readers import open_data
     from dabdetr.evaluation.coco import Evaluation, evaluate
-    from dabdetr.evaluation.layers import LayerScores, evaluate_layers
 
     refuse_to_overwrite(coco)
     refuse_to_overwrite(plot)
@@ -78,6 +77,8 @@ def val(
     truth = open_data(data, split, annotations, images)
     detector = open_any(model, device, imgsz, queries, queries_init, layers)
     if per_layer:
+        from dabdetr.evaluation.layers import evaluate_layers
+
         if isinstance(detector, str):
             raise ValueError(f"{detector} gives its last layer only; --per-layer needs the weights")
         found = evaluate_layers(detector, truth, batch, max_det, workers, progress=not quiet)
@@ -97,6 +98,6 @@ def val(
         print_json({"model": model, "data": truth.name, "split": truth.split, **found.to_dict()})
     elif not quiet:
         console().print(found.table())
-    if plot and isinstance(found, LayerScores):  # last, so that numbers are told where it fails
+    if plot and not isinstance(found, Evaluation):  # last, so that numbers are told where it fails
         found.plot(plot)
         say(f"curves: {plot}", quiet)
