@@ -20,7 +20,7 @@ from benchmarks.compare import SIZES, compare
 from benchmarks.machine import machine
 from benchmarks.report import write_results
 from benchmarks.sides import KINDS
-from dabdetr.config import write_atomically
+from dabdetr.files import write_atomically
 
 HERE = Path(__file__).parent
 WAYS = ("fp32", "best", "lean")

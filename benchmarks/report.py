@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.compare import BARS, MEMORY, TASKS, Case
 from benchmarks.timing import Row, table
-from dabdetr.config import write_atomically
+from dabdetr.files import write_atomically
 
 INTRO = """# Benchmarks
 

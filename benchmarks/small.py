@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from dabdetr.config import write_atomically
+from dabdetr.files import write_atomically
 
 MODELS = ("scenes", "blood-cells")
 BAR = 60.0

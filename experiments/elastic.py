@@ -18,10 +18,10 @@ from pathlib import Path
 
 import torch
 
-from dabdetr.config import write_atomically
 from dabdetr.data.batching import training_loader
 from dabdetr.data.readers import open_data
 from dabdetr.evaluation.coco import evaluate
+from dabdetr.files import write_atomically
 from dabdetr.inference.elastic import with_queries
 from dabdetr.model.detector import Detector
 from dabdetr.model.weights import load_model

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from statistics import mean, stdev
 
-from dabdetr.config import write_atomically
+from dabdetr.files import write_atomically
 from dabdetr.training.run import train
 
 DATA = "scenes:objects=6,size=96,count=1000"

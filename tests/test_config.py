@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dabdetr import config
-from dabdetr.config import Config, load, parse, write_atomically
+from dabdetr.config import Config, load, parse
+from dabdetr.files import write_atomically
 from dabdetr.presets import PRESETS, derive, preset
 from dabdetr.presets.published import DAB_DETR_R50
 

@@ -14,7 +14,7 @@ from dabdetr.bench.choice import Row, best, reference_of
 from dabdetr.bench.contenders import Contender
 from dabdetr.bench.growth import Growth
 from dabdetr.bench.plan import Plan
-from dabdetr.config import write_atomically
+from dabdetr.files import write_atomically
 
 PACKAGES = ("dabdetr", "torch", "timm", "onnxruntime", "openvino", "nncf")
 

@@ -97,7 +97,7 @@ def explain(
     if as_json:
         print_json({"model": model, "page": page, "skipped": skipped, "pictures": written})
     if page:
-        say(f"page: {page}", quiet)
+        say(f"page: {page} (model: {model})", quiet)
     if skipped:
         raise typer.Exit(1)
 
@@ -148,8 +148,8 @@ def _write_pages(
     stream: Iterator[Explanation], output: Path, model: str, force: bool
 ) -> list[dict[str, object]]:
     """Pages in a folder, which they enter when all are done, and the index of them."""
-    from dabdetr.config import unwritable
     from dabdetr.explain.report import entry, is_page, write_index, write_page
+    from dabdetr.files import unwritable
 
     folder = output.with_name(output.stem + "_pages")
     if folder.exists() and not (force and folder.is_dir()):

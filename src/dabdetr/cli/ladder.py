@@ -114,7 +114,7 @@ def _race(
     quiet: bool,
 ) -> tuple[Path, list[str]]:
     """Begin a ladder or go on with one; its folder, and the runs that failed."""
-    from dabdetr.config import check_folder_name
+    from dabdetr.files import check_folder_name
     from dabdetr.inference.device import choose_device
     from dabdetr.ladder.plan import SHORT, Settings, plan, wanted_precision
     from dabdetr.ladder.race import begin, check, race

@@ -85,7 +85,7 @@ class RunFolder:
     """
 
     def __init__(self, project: Path, name: str | None, verb: str) -> None:
-        from dabdetr.config import check_folder_name
+        from dabdetr.files import check_folder_name
 
         self.project, self.name, self.verb = project, name, verb
         self.path = project / (name or verb)

@@ -222,7 +222,7 @@ def _report(
 
 
 def _write_coco(path: Path, found: list[Detections]) -> None:
-    from dabdetr.config import write_atomically
+    from dabdetr.files import write_atomically
 
     stems = [Path(each.source).stem for each in found]
     numbered = all(stem.isdecimal() for stem in stems) and len(set(map(int, stems))) == len(stems)

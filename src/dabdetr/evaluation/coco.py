@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dabdetr.config import write_atomically
 from dabdetr.data.readers import DetectionData, open_data
 from dabdetr.evaluation.detecting import detect_exported, detect_live
 from dabdetr.evaluation.measures import Boxes, precision_and_recall
+from dabdetr.files import write_atomically
 from dabdetr.inference.runtimes import Compile, SetPrecision, is_exported, open_runtime
 from dabdetr.structures import Detections
 

@@ -16,10 +16,10 @@ from rich.progress import Progress
 from scipy.optimize import linear_sum_assignment
 from torchvision.ops import box_iou
 
-from dabdetr.config import write_atomically
 from dabdetr.data.batching import evaluation_loader
 from dabdetr.data.readers import DetectionData
 from dabdetr.evaluation.coco import class_map, score
+from dabdetr.files import write_atomically
 from dabdetr.geometry import to_corners
 from dabdetr.inference.live import to_detections
 from dabdetr.model.detector import Detector

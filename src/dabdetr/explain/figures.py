@@ -19,10 +19,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from PIL import Image, ImageDraw
 
-from dabdetr.config import write_atomically
 from dabdetr.explain.concentration import centres, share_inside
 from dabdetr.explain.explanation import Explanation, corners, iou
 from dabdetr.explain.looks import Look, Maps, Places
+from dabdetr.files import write_atomically
 from dabdetr.inference.drawing import colour, draw
 from dabdetr.structures import Detections
 

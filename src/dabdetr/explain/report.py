@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dabdetr.config import write_atomically
 from dabdetr.explain.explanation import Explanation, corners
 from dabdetr.explain.looks import Look, Maps
+from dabdetr.files import write_atomically
 from dabdetr.inference.drawing import colour
 
 LONGEST = 1600

@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from dabdetr.config import write_atomically
+from dabdetr.files import write_atomically
 from dabdetr.ladder.claims import speedup
 from dabdetr.ladder.results import Results, Spread
 from dabdetr.ladder.rungs import RUNGS

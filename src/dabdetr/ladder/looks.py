@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from dabdetr.config import write_atomically
 from dabdetr.data.readers import DetectionData, open_data, splits
 from dabdetr.explain.concentration import finders, measure
 from dabdetr.explain.explanation import Explanation, explain
 from dabdetr.explain.figures import comparison, save
+from dabdetr.files import write_atomically
 from dabdetr.inference.predictor import Predictor
 from dabdetr.ladder.claims import best_detr
 from dabdetr.ladder.curves import title

@@ -11,7 +11,8 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from dabdetr.config import Config, Part, write_atomically
+from dabdetr.config import Config, Part
+from dabdetr.files import write_atomically
 from dabdetr.ladder.rungs import LADDER, RUNGS, Rung, rung
 
 SETTINGS = "ladder.yaml"

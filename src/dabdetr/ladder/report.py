@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dabdetr.config import write_atomically
+from dabdetr.files import write_atomically
 from dabdetr.ladder.claims import Verdict, best_detr, order, rise, speedup, verdicts
 from dabdetr.ladder.curves import draw_race, draw_ratios, title
 from dabdetr.ladder.looks import look, pictures, table

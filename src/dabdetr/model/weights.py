@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from dabdetr.config import Config, parse, write_atomically
+from dabdetr.config import Config, parse
+from dabdetr.files import write_atomically
 from dabdetr.model.checkpoints import listing, read
 from dabdetr.model.detector import Detector, build
 from dabdetr.model.formats.key_names import State

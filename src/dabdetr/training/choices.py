@@ -10,9 +10,10 @@ from pathlib import Path
 
 import yaml
 
-from dabdetr.config import Config, load, write_atomically
+from dabdetr.config import Config, load
 from dabdetr.data.readers import DetectionData, open_data, splits
 from dabdetr.evaluation.coco import class_map
+from dabdetr.files import write_atomically
 from dabdetr.model.checkpoints import shipped
 from dabdetr.model.weights import load_model
 from dabdetr.presets import PRESETS

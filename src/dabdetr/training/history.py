@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dabdetr.config import write_atomically
+from dabdetr.files import write_atomically
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from dabdetr.config import check_folder_name
 from dabdetr.evaluation.coco import Evaluation
+from dabdetr.files import check_folder_name
 from dabdetr.model.detector import Detector
 from dabdetr.model.weights import save_model
 from dabdetr.training.averaging import Averaging
