@@ -11,7 +11,6 @@ import pytest
 import torch
 from pytorch_lightning import Callback, Trainer
 from torch import nn
-from torch.utils.data import DataLoader
 
 from dabdetr.config import Config, Loss, Training
 from dabdetr.model.detector import Detector, build
@@ -21,9 +20,10 @@ from dabdetr.training import module
 from dabdetr.training.averaging import MovingAverage
 from dabdetr.training.choices import choose_config
 from dabdetr.training.losses import detection_loss
-from dabdetr.training.module import TrainingModule, blame, parameter_groups, rate_factor, share
+from dabdetr.training.module import TrainingModule, blame, parameter_groups, rate_factor
 from dabdetr.training.precision import bf16_gain, choose_precision
 from dabdetr.training.surroundings import quiet_engine
+from dabdetr.training.updates import Updates
 
 
 def test_step_schedule() -> None:
@@ -130,13 +130,6 @@ def test_nothing_left_to_train_is_told(tiny_detector: Detector) -> None:
         TrainingModule(build(config, tiny_detector.names), lambda _: ())
 
 
-@pytest.mark.parametrize(("gathered", "batches"), [(4, 10), (4, 8), (1, 3), (8, 3), (3, 4)])
-def test_every_update_is_a_mean_over_its_batches(gathered: int, batches: int) -> None:
-    for first in range(0, batches, gathered):
-        members = range(first, min(first + gathered, batches))
-        assert sum(share(i, gathered, batches) / gathered for i in members) == pytest.approx(1)
-
-
 def test_an_update_is_the_same_in_one_step_or_in_several(
     tiny_detector: Detector, tmp_path: Path
 ) -> None:
@@ -170,7 +163,7 @@ def test_an_update_is_the_same_in_one_step_or_in_several(
             default_root_dir=tmp_path, callbacks=[Watch()],
         )  # fmt: skip
         with quiet_engine():
-            engine.fit(TrainingModule(detector, lambda _: batches))
+            engine.fit(TrainingModule(detector, lambda _: Updates(batches, gathered)))
         return found
 
     at_once = gradients([batch(range(4)), batch(range(4, 5))], 1)
@@ -205,7 +198,7 @@ def test_a_step_frees_its_gradients_and_keeps_the_room(
             enable_model_summary=False,
             default_root_dir=tmp_path,
         )
-        trainer.fit(TrainingModule(detector, lambda _: DataLoader([batch] * 5, None)))
+        trainer.fit(TrainingModule(detector, lambda _: Updates([batch] * 5, 2)))
     assert held == [False, True, False, True, False]
     assert all(p.grad is None for p in detector.parameters())
     assert kept == [True]

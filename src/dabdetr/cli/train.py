@@ -107,8 +107,10 @@ def train(
         check_data(data, annotations, images)
     else:
         _check_resume(context)
-    tell_choices(quiet)
+    from dabdetr.training.processes import silent
     from dabdetr.training.run import train as run_training
+
+    tell_choices(quiet or silent())
 
     overrides = list(assignments or [])
     if only:
@@ -137,7 +139,7 @@ def train(
         queries_init=queries_init,
         quiet=quiet,
     )
-    if as_json:
+    if as_json and not silent():
         print_json(run.to_dict())
 
 

@@ -6,6 +6,7 @@ resumed run give the same bits.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -96,12 +97,17 @@ def plan_epoch(data: DetectionData, config: Config, seed: int, epoch: int) -> li
     ]
 
 
-def training_loader(data: DetectionData, config: Config, seed: int, epoch: int) -> Loader:
+def training_loader(
+    data: DetectionData, config: Config, seed: int, epoch: int, turn: int = 0, turns: int = 1
+) -> Loader:
     """Batches (``Images``, ``Targets``) of one epoch; no picture is left out, crowds are.
 
-    Endless data give new pictures in each epoch.
+    Endless data give new pictures in each epoch. Of ``turns`` processes the one whose ``turn`` it
+    is gets every ``turns``-th batch; where it would have one fewer than others, the first of all.
     """
-    batches = plan_epoch(data, config, seed, epoch)
+    whole = plan_epoch(data, config, seed, epoch)
+    batches = whole[turn::turns]
+    batches += whole[:1] * (math.ceil(len(whole) / turns) - len(batches))
     source = _Training(data, _augmentation(data, config), epoch, seed)
     return Loader(source, batches, _collate_training, config.training.workers)
 

@@ -60,7 +60,8 @@ class Keeper(Callback):
         self.rows[:] = state_dict["rows"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        write_csv(self.folder / "results.csv", self.rows)
+        if trainer.is_global_zero:
+            write_csv(self.folder / "results.csv", self.rows)
         if not self.rows:
             self.save_checkpoint(trainer)
 
@@ -77,10 +78,19 @@ class Keeper(Callback):
                 f"{broken[0]} and {len(broken) - 1} more weights are no longer finite after epoch "
                 f"{trainer.current_epoch + 1}; lower training.lr or set training.precision=fp32"
             )
+        pl_module.meter.gather(pl_module.processes)
         detector = self.averaging.detector if self.averaging else pl_module.detector
         row = self._row(trainer, pl_module, seconds, cpu_seconds)
-        self._measure(detector, row)
-        self.rows.append(row)
+        if pl_module.processes.first:
+            self._measure(detector, row)
+        self.rows.append(pl_module.processes.share(row))
+        if pl_module.processes.first:
+            self._write(trainer, detector)
+        self.save_checkpoint(trainer)
+
+    def _write(self, trainer: Trainer, detector: Detector) -> None:
+        """Weights, record and curves as they are after the epoch of the last row."""
+        row = self.rows[-1]
         about = {"epoch": f"{row['epoch']:.0f}"}
         if row["AP"] is not None:
             about["AP"] = f"{row['AP']:.5f}"
@@ -90,12 +100,11 @@ class Keeper(Callback):
         write_csv(self.folder / "results.csv", self.rows)
         if row["epoch"] == trainer.max_epochs or time.perf_counter() - self.drawn > REDRAW:
             self._draw()
-        self.save_checkpoint(trainer)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        if self.rows:
+        if self.rows and trainer.is_global_zero:
             self._draw()
 
     def _draw(self) -> None:
@@ -138,8 +147,9 @@ class Keeper(Callback):
         path = self.folder / CHECKPOINT
         temporary = path.with_name(f".{path.name}.part")
         try:
-            trainer.save_checkpoint(temporary)
-            os.replace(temporary, path)
+            trainer.save_checkpoint(temporary)  # the first process writes, the others wait
+            if trainer.is_global_zero:
+                os.replace(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -14,13 +13,11 @@ from torch import Tensor
 from dabdetr.config import Config, Loss, Training
 from dabdetr.inference.device import keep_freed_memory
 from dabdetr.model.detector import Detector
-from dabdetr.structures import Images, Predictions, Targets
+from dabdetr.structures import Predictions, Targets
 from dabdetr.training.losses import Table, count_objects, detection_loss
+from dabdetr.training.processes import Processes
 from dabdetr.training.recompute import recompute
-
-Batch = tuple[Images, Targets]
-Counted = tuple[Images, Targets, float]
-"""A batch, and the mean number of objects of the batches that make an update with it."""
+from dabdetr.training.updates import Step
 
 
 class NonFiniteLoss(ValueError):
@@ -30,12 +27,18 @@ class NonFiniteLoss(ValueError):
 class TrainingModule(LightningModule):
     """A detector, its loss and its optimiser, as pytorch-lightning runs them.
 
-    ``loader(epoch)`` gives the batches of an epoch. All randomness is a function of the seed and
-    the epoch, so that a resumed run repeats an uninterrupted one.
+    ``loader(epoch)`` gives an epoch's steps, those of this process. All randomness is a function of
+    the seed, the epoch and the process, so that a resumed run repeats an uninterrupted one.
     """
 
-    def __init__(self, detector: Detector, loader: Callable[[int], Iterable[Batch]]) -> None:
+    def __init__(
+        self,
+        detector: Detector,
+        loader: Callable[[int], Iterable[Step]],
+        processes: Processes | None = None,
+    ) -> None:
         super().__init__()
+        self.processes = processes or Processes()
         self.detector = detector
         self.settings: Config = detector.config
         self.loader = loader
@@ -48,12 +51,11 @@ class TrainingModule(LightningModule):
         """The average's copy: weights only, neither data nor trainer."""
         from copy import deepcopy
 
-        return TrainingModule(deepcopy(self.detector, memo), _no_batches)
+        return TrainingModule(deepcopy(self.detector, memo), lambda _: ())
 
     def train_dataloader(self) -> Any:
         # Of a resumed run, only the count of processed epochs is already right at this point.
-        batches = self.loader(self.trainer.fit_loop.epoch_progress.current.processed)  # pyright: ignore
-        return Counting(batches, self.trainer.accumulate_grad_batches)
+        return self.loader(self.trainer.fit_loop.epoch_progress.current.processed)  # pyright: ignore
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["names"] = list(self.detector.names)
@@ -67,39 +69,41 @@ class TrainingModule(LightningModule):
         )
 
     def transfer_batch_to_device(
-        self, batch: Counted, device: torch.device, dataloader_idx: int
-    ) -> Counted:
-        return batch[0].to(device), batch[1].to(device), batch[2]
+        self, batch: Step, device: torch.device, dataloader_idx: int
+    ) -> Step:
+        images, targets = batch.images.to(device), batch.targets.to(device)
+        return batch._replace(images=images, targets=targets)
 
     def on_fit_start(self) -> None:
         if self.device.type == "cpu":
             keep_freed_memory()
 
     def on_train_epoch_start(self) -> None:
-        torch.manual_seed(self.settings.training.seed * 100_003 + self.current_epoch)
+        own = 1_000_000_007 * self.processes.rank
+        torch.manual_seed(self.settings.training.seed * 100_003 + self.current_epoch + own)
         self.detector.train()
         if not any(p.requires_grad for p in self.detector.backbone.parameters()):
             self.detector.backbone.eval()  # its batch statistics rest too
         self.meter.reset()
         self._files.clear()
 
-    def on_train_batch_start(self, batch: Counted, batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: Step, batch_idx: int) -> None:
         training = self.settings.training
         factor = rate_factor(training, self._progress(batch_idx), self.global_step)
         for group in self.optimizers().param_groups:  # pyright: ignore
             group["lr"] = group["base_lr"] * factor
 
-    def training_step(self, batch: Counted, batch_idx: int) -> Tensor:
-        images, targets, number = batch
-        predictions = self.detector(images, targets)
-        objects = count_objects(number, predictions.boxes.device)
+    def training_step(self, batch: Step, batch_idx: int) -> Tensor:
+        targets = batch.targets
+        predictions = self.detector(batch.images, targets)
+        objects = count_objects(batch.objects, predictions.boxes.device)
         total, table = detection_loss(predictions, targets, self.settings.loss, objects=objects)
         if not torch.isfinite(total):
             raise NonFiniteLoss(blame(predictions, targets, self.settings.loss, self._place()))
-        self.meter.add(total.detach(), table, len(targets.counts))
+        if batch.worth:
+            self.meter.add(total.detach(), table, len(targets.counts))
         self._files += targets.names
-        gathered, batches = self.trainer.accumulate_grad_batches, self.trainer.num_training_batches
-        return total * share(batch_idx, gathered, int(batches))
+        return total * batch.worth
 
     def optimizer_step(self, *arguments: Any, **named: Any) -> None:
         """Step, then free the gradients: the next forward pass needs that memory."""
@@ -125,34 +129,13 @@ class TrainingModule(LightningModule):
         self._files.clear()
 
     def _progress(self, batch_idx: int) -> float:
-        """Share of the whole training that lies behind batch ``batch_idx``."""
-        epochs, batches = self.settings.training.epochs, self.trainer.num_training_batches
-        return (self.current_epoch + batch_idx / batches) / epochs
+        """Share of the whole training that lies behind the update with batch ``batch_idx``."""
+        gathered, batches = self.trainer.accumulate_grad_batches, self.trainer.num_training_batches
+        of_epoch = (batch_idx // gathered) / math.ceil(batches / gathered)
+        return (self.current_epoch + of_epoch) / self.settings.training.epochs
 
     def _place(self) -> str:
         return f"epoch {self.current_epoch + 1}, update {self.global_step + 1}"
-
-
-class Counting:
-    """Batches as ``Counted``: the losses of an update have one divisor, however it is divided into
-    steps (as over the processes of the papers)."""
-
-    def __init__(self, batches: Iterable[Batch], gathered: int) -> None:
-        self.batches, self.gathered = batches, gathered
-
-    def __len__(self) -> int:
-        return len(self.batches)  # pyright: ignore[reportArgumentType]
-
-    def __iter__(self) -> Iterator[Counted]:
-        batches = iter(self.batches)
-        while update := list(islice(batches, self.gathered)):
-            objects = [sum(targets.counts) for _, targets in update]
-            for images, targets in update:
-                yield images, targets, sum(objects) / len(update)
-
-
-def _no_batches(_: int) -> Iterable[Batch]:
-    return ()
 
 
 def freeze(detector: Detector, training: Training) -> None:
@@ -211,13 +194,6 @@ def rate_factor(training: Training, progress: float, update: int) -> float:
     if training.schedule == "cosine":
         return warm * 0.5 * (1 + math.cos(math.pi * progress))
     return warm
-
-
-def share(batch_idx: int, gathered: int, batches: int) -> float:
-    """What a loss is multiplied by: the engine divides all by ``gathered``, but the last update of
-    an epoch of ``batches`` may gather fewer."""
-    first = batch_idx - batch_idx % gathered
-    return gathered / min(gathered, batches - first)
 
 
 @torch.no_grad()
@@ -296,6 +272,17 @@ class Meter:
             value = value.to(exact) * images
             self._sums[name] = self._sums[name] + value if name in self._sums else value
         self.images += images
+
+    def gather(self, processes: Processes) -> None:
+        """Take in what the others of ``processes`` have seen."""
+        own = (self.images, {name: float(value) for name, value in self._sums.items()})
+        self.reset()
+        for images, sums in processes.gather(own):
+            self.images += images
+            for name, value in sums.items():
+                self._sums[name] = (
+                    self._sums.get(name, torch.zeros((), dtype=torch.float64)) + value
+                )
 
     def means(self) -> dict[str, float]:
         """``loss`` (weighted, all layers) and unweighted terms: the last layer's, the encoder's.

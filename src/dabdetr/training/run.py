@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.strategies import DDPStrategy
 from rich.console import Console
 
 from dabdetr.config import Config, Training, load
 from dabdetr.data.batching import training_loader
 from dabdetr.data.readers import DetectionData
 from dabdetr.evaluation.coco import Evaluation, evaluate
-from dabdetr.inference.device import choose_device
 from dabdetr.inference.elastic import with_queries
 from dabdetr.model.detector import Detector, build
 from dabdetr.model.starting import initialise
@@ -30,10 +30,12 @@ from dabdetr.training.choices import (
 )
 from dabdetr.training.history import Row, best_row, final_table
 from dabdetr.training.keeper import Keeper, check_checkpoint, new_folder
-from dabdetr.training.module import Batch, NonFiniteLoss, TrainingModule
+from dabdetr.training.module import NonFiniteLoss, TrainingModule
 from dabdetr.training.precision import choose_precision
+from dabdetr.training.processes import Processes, together
 from dabdetr.training.progress import ProgressBar
 from dabdetr.training.surroundings import Stop, quiet_engine, stop_signals
+from dabdetr.training.updates import Updates
 
 SETTINGS = "config.yaml"
 SOURCES = "run.yaml"
@@ -124,13 +126,14 @@ def train(
     Ctrl-C leaves a run that can be resumed, and raises KeyboardInterrupt. A loss that is not finite
     raises NonFiniteLoss, a ValueError.
     """
-    console = Console(stderr=True, quiet=quiet, highlight=False)
-    with stop_signals() as stop:
-        place = choose_device(device)
+    with stop_signals() as stop, together(device) as processes:
+        console = Console(stderr=True, quiet=quiet or not processes.first, highlight=False)
         if resume is not None:
-            return _resume(Path(resume), place, workers, console, stop)
+            return _resume(Path(resume), processes, workers, console, stop)
         config = choose_config(model, epochs, batch, imgsz, lr, start, seed, workers, overrides)
-        precision, reason = choose_precision(config.training.precision, place)
+        place = processes.device
+        chosen = choose_precision(config.training.precision, place)
+        precision, reason = processes.share(chosen)  # measured, it may differ
         config = config.override([f"training.precision={precision}"])
         if queries is not None and config.training.start in ("none", "imagenet"):
             config = config.override([f"model.queries.count={queries}"])
@@ -142,19 +145,20 @@ def train(
         if val_every is None:
             every = epochs_between_validations(config.training.epochs)
             sources = replace(sources, val_every=every)
-        with new_folder(project, name, config.name) as folder:
+        with processes.one_folder(new_folder(project, name, config.name)) as folder:
             say(console, f"{place.type} in {precision} ({reason}); run folder {folder}")
             torch.manual_seed(config.training.seed)
             detector = build(config, splits_open[0].names)
             say(console, str(initialise(detector, config.training.start)))
             detector = with_queries(detector, queries, queries_init)
-            detector.config.save(folder / SETTINGS)
-            sources.save(folder / SOURCES)
-            return _fit(detector, splits_open, folder, place, sources.val_every, console, stop)
+            if processes.first:
+                detector.config.save(folder / SETTINGS)
+                sources.save(folder / SOURCES)
+            return _fit(detector, splits_open, folder, processes, sources.val_every, console, stop)
 
 
 def _resume(
-    resume: Path, place: torch.device, workers: int | None, console: Console, stop: Stop
+    resume: Path, processes: Processes, workers: int | None, console: Console, stop: Stop
 ) -> Run:
     checkpoint = check_checkpoint(resume)
     folder = checkpoint.path.parent
@@ -164,6 +168,7 @@ def _resume(
     config = load(folder / SETTINGS)
     if workers is not None:
         config = config.override([f"training.workers={workers}"])
+    place = processes.device
     choose_precision(config.training.precision, place)  # raises where this device cannot
     sources = Sources.load(folder / SOURCES)
     splits_open = sources.open()
@@ -177,14 +182,14 @@ def _resume(
     detector = build(config, splits_open[0].names)
     say(console, f"resuming {folder} on {place.type} in {config.training.precision}")
     every = sources.val_every
-    return _fit(detector, splits_open, folder, place, every, console, stop, checkpoint.path)
+    return _fit(detector, splits_open, folder, processes, every, console, stop, checkpoint.path)
 
 
 def _fit(
     detector: Detector,
     data: tuple[DetectionData, DetectionData | None],
     folder: Path,
-    place: torch.device,
+    processes: Processes,
     val_every: int,
     console: Console,
     stop: Stop,
@@ -193,22 +198,24 @@ def _fit(
     """Run the engine until the last epoch, an interrupt or a loss that is not finite."""
     config, (train_data, val_data) = detector.config, data
     training, rows = config.training, []
-    gather = max(1, round(training.effective_batch / training.batch))
+    gather = max(1, round(training.effective_batch / (training.batch * processes.count)))
+    turn, steps = (processes.rank, processes.count), math.ceil(len(train_data) / training.batch)
 
     def measure(model: Detector) -> Evaluation:
         assert val_data is not None
-        return evaluate(model, val_data, device=place, batch=training.batch)
+        return evaluate(model, val_data, device=processes.device, batch=training.batch)
 
-    def loader(epoch: int) -> Iterable[Batch]:
-        return training_loader(train_data, config, seed=training.seed, epoch=epoch)
+    def loader(epoch: int) -> Updates:
+        batches = training_loader(train_data, config, training.seed, epoch, *turn)
+        return Updates(batches, gather, *turn, steps)
 
-    module = TrainingModule(detector, loader)
-    _announce(console, detector, train_data, val_data, gather)
+    module = TrainingModule(detector, loader, processes)
+    _announce(console, detector, train_data, val_data, gather * processes.count)
     averaging = None if training.ema is None else Averaging(training.ema)
     keeper = Keeper(folder, rows, measure if val_data else None, averaging, val_every)
     callbacks = [c for c in (stop, averaging, keeper, ProgressBar(console, rows)) if c]
     with quiet_engine():
-        engine = _engine(training, gather, place, callbacks, folder)
+        engine = _engine(training, gather, processes, callbacks, folder)
         try:
             engine.fit(module, ckpt_path=checkpoint, weights_only=True)
         except NonFiniteLoss as error:
@@ -228,15 +235,19 @@ def _fit(
 def _engine(
     training: Training,
     gather: int,
-    place: torch.device,
+    processes: Processes,
     callbacks: Sequence[Callback],
     folder: Path,
 ) -> Trainer:
-    """pytorch-lightning's Trainer on one device; what it would write or print is done here."""
+    """pytorch-lightning's Trainer; what it would write or print is done here."""
+    place, many = processes.device, processes.count > 1
     gpu = place.type == "cuda"
     return Trainer(
         accelerator="gpu" if gpu else place.type,
-        devices=[place.index or 0] if gpu else 1,
+        devices=[place.index or 0] if gpu and not many else processes.here,
+        num_nodes=processes.count // processes.here,
+        # A batch without an object leaves denoising's parameters unused.
+        strategy=DDPStrategy(find_unused_parameters=True) if many else "auto",
         precision=ENGINE_PRECISION[training.precision],
         max_epochs=training.epochs,
         accumulate_grad_batches=gather,
