@@ -17,10 +17,11 @@ from PIL import Image
 from dabdetr import Predictor
 from dabdetr.data.readers import open_data
 from dabdetr.explain import report
-from dabdetr.explain.explanation import Explanation, corners
+from dabdetr.explain.explanation import Explanation
 from dabdetr.model.detector import build
 from dabdetr.presets import preset
 from dabdetr.structures import Detections
+from dabdetr.structures.boxes import corners
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"

@@ -14,10 +14,11 @@ from PIL import Image, ImageSequence
 from dabdetr import Predictor, build
 from dabdetr.data.readers import open_data
 from dabdetr.explain import figures, ideas
-from dabdetr.explain.explanation import Explanation, corners
+from dabdetr.explain.explanation import Explanation
 from dabdetr.inference.drawing import colour
 from dabdetr.presets import preset
 from dabdetr.structures import Detections
+from dabdetr.structures.boxes import corners
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +175,7 @@ def test_members_side_by_side(scene: Explanation) -> None:
         np.testing.assert_allclose(frames(panel), [box])
     inside = [[float(p.get_xlabel().split("%")[0]) for p in row] for row in panels]
     assert inside[1][1] > 3 * inside[1][0]
-    overlaps = figures.iou(corners(scene.trace.boxes[-1]), box[None] / 160)
+    overlaps = figures.iou(corners(scene.trace.boxes[-1]), box / 160)
     look = scene.trace.looks[-1].heat(int(overlaps.argmax()), "position")
     np.testing.assert_array_equal(np.asarray(panels[0, 1].images[1].get_array()), look)
 

@@ -20,10 +20,11 @@ from dabdetr import Predictor
 from dabdetr.cli import app
 from dabdetr.data.readers import open_data
 from dabdetr.explain import figures
-from dabdetr.explain.explanation import Explanation, corners, iou
+from dabdetr.explain.explanation import Explanation
 from dabdetr.explain.report import entry, page, page_data
 from dabdetr.model.detector import build
 from dabdetr.presets import preset
+from dabdetr.structures.boxes import corners
 
 EVIL = "</script><img src=x onerror=alert(1)>&amp;"
 runner = CliRunner()
@@ -73,12 +74,6 @@ def test_truth(scene: Explanation) -> None:
         scene.with_truth([[0, 0, 1, 1], [5, 0, 5, 1]], [1, 1])
     with pytest.raises(ValueError, match="detections, counted from 0; got 99"):
         scene.query(99)
-
-
-def test_iou_by_hand() -> None:
-    boxes = np.float32([[0, 0, 2, 2], [1, 1, 3, 3], [5, 5, 5, 5]])
-    expected = [[1, 1 / 7, 0], [1 / 7, 1, 0], [0, 0, 0]]
-    np.testing.assert_allclose(iou(boxes, boxes), expected, atol=1e-6)
 
 
 def test_the_page_holds_the_trace(scene: Explanation) -> None:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from dabdetr.bench.contenders import REFERENCE, Contender
 from dabdetr.structures import Detections
+from dabdetr.structures.boxes import iou
 
 SAME_BOX = 0.9
 """IoU from which two boxes of a class are the same."""
@@ -85,15 +85,8 @@ def agreement(reference: Sequence[Detections], found: Sequence[Detections], conf
 
 def _pairs(one: Detections, other: Detections) -> int:
     """Boxes of one picture that are the same on both sides."""
-    same = (_iou(one.boxes, other.boxes) >= SAME_BOX) & (one.labels[:, None] == other.labels)
+    same = (iou(one.boxes[:, None], other.boxes) >= SAME_BOX) & (
+        one.labels[:, None] == other.labels
+    )
     rows, columns = linear_sum_assignment(same, maximize=True)
     return int(same[rows, columns].sum())
-
-
-def _iou(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """[n, m] of corners [n, 4] and [m, 4]."""
-    low = np.maximum(one[:, None, :2], other[:, :2])
-    high = np.minimum(one[:, None, 2:], other[:, 2:])
-    shared = (high - low).clip(0).prod(-1)
-    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(-1) for boxes in (one, other)]
-    return shared / np.maximum(areas[0][:, None] + areas[1] - shared, 1e-9)

@@ -11,8 +11,9 @@ from scipy import ndimage
 
 from dabdetr.data.readers import DetectionData
 from dabdetr.evaluation.layers import matched
-from dabdetr.explain.explanation import corners, explain
+from dabdetr.explain.explanation import explain
 from dabdetr.inference.predictor import Predictor
+from dabdetr.structures.boxes import corners
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torchvision.ops import box_iou
 
 from dabdetr.data.batching import pad
 from dabdetr.explain.trace import Trace, trace
@@ -19,6 +17,7 @@ from dabdetr.inference.predictor import Predictor, clipped
 from dabdetr.inference.reading import OnError
 from dabdetr.inference.sources import Picture, read_sources
 from dabdetr.structures import Detections
+from dabdetr.structures.boxes import corners, iou
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -104,7 +103,7 @@ class Explanation:
         if self.truth is None or not len(self.truth.boxes):
             return None
         last = corners(self.in_pixels(self.trace.boxes[-1:, query]))
-        return int(iou(last, self.truth.boxes)[0].argmax())
+        return int(iou(last, self.truth.boxes).argmax())
 
     def iou_with_truth(self, query: int) -> np.ndarray | None:
         """IoU [layers] of the query's boxes with the object that its last box fits best.
@@ -115,7 +114,7 @@ class Explanation:
         if self.truth is None or best is None:
             return None
         boxes = corners(self.in_pixels(self.trace.boxes[:, query]))
-        return iou(boxes, self.truth.boxes[[best]])[:, 0]
+        return iou(boxes, self.truth.boxes[best])
 
     def save(self, path: str | Path) -> None:
         """Write the page: one file, opened in any browser, no network."""
@@ -199,15 +198,3 @@ def _explained(
         trace=traced,
         conf=conf,
     )
-
-
-def corners(boxes: np.ndarray) -> np.ndarray:
-    """cxcywh → x0 y0 x1 y1 [.., 4], same units."""
-    centre, half = boxes[..., :2], boxes[..., 2:] / 2
-    return np.concatenate((centre - half, centre + half), axis=-1)
-
-
-def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """IoU of every corner box of ``a`` [n, 4] with every one of ``b`` [m, 4]: [n, m]."""
-    first, second = (torch.from_numpy(np.asarray(boxes, np.float32)) for boxes in (a, b))
-    return box_iou(first, second).nan_to_num().numpy()  # NaN: two boxes without area

@@ -20,11 +20,12 @@ from matplotlib.patches import Rectangle
 from PIL import Image, ImageDraw
 
 from dabdetr.explain.concentration import centres, share_inside
-from dabdetr.explain.explanation import Explanation, corners, iou
+from dabdetr.explain.explanation import Explanation
 from dabdetr.explain.looks import Look, Maps, Places
 from dabdetr.files import write_atomically
 from dabdetr.inference.drawing import colour, draw
 from dabdetr.structures import Detections
+from dabdetr.structures.boxes import corners, iou
 
 TITLES = {
     "all": "whole attention",
@@ -142,7 +143,7 @@ def comparison(
     for column, each, title in zip(panels.T, explanations, titles, strict=True):
         height, width = each.size
         unit = corner / np.array([width, height, width, height], np.float32)
-        overlaps = iou(corners(each.trace.boxes[-1]), unit[None])[:, 0]
+        overlaps = iou(corners(each.trace.boxes[-1]), unit)
         query = int(overlaps.argmax())
         look = each.trace.looks[layer]
         for panel, part in zip(column, rows, strict=True):

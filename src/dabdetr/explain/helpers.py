@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from dabdetr.config import ContrastiveDenoising, Denoising
-from dabdetr.explain.explanation import corners
 from dabdetr.explain.figures import new_figure, show_picture
 from dabdetr.explain.ideas import ANCHORS, COLOURS
 from dabdetr.geometry import to_centres
@@ -20,6 +19,7 @@ from dabdetr.model.collaborative.scene import centres
 from dabdetr.model.deformable import DeformableAttention
 from dabdetr.model.groups import join
 from dabdetr.structures import Queries, Targets
+from dabdetr.structures.boxes import corners
 
 MARKERS = "os^D"
 HEADS = (*COLOURS, "#f0e442", "#000000")

@@ -16,6 +16,7 @@ from dabdetr.explain.figures import new_figure
 from dabdetr.model.detector import Detector
 from dabdetr.model.positions import sine_code
 from dabdetr.model.queries import LearnedQueries, initial_anchors
+from dabdetr.structures.boxes import centres
 
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
 STYLES = ("-", "--", "-.", ":")
@@ -142,9 +143,8 @@ def boxes_of(data: DetectionData, most: int) -> np.ndarray:
     rows: list[np.ndarray] = [np.zeros((0, 4), np.float32)]
     for index in range(min(most, len(data))):
         record = data.record(index)
-        edges = record.boxes[~record.crowd]
-        centred = np.concatenate(
-            ((edges[:, :2] + edges[:, 2:]) / 2, edges[:, 2:] - edges[:, :2]), 1
+        rows.append(
+            centres(record.boxes[~record.crowd])
+            / np.array([record.width, record.height] * 2, np.float32)
         )
-        rows.append(centred / np.array([record.width, record.height] * 2, np.float32))
     return np.concatenate(rows)

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dabdetr.explain.explanation import Explanation, corners
+from dabdetr.explain.explanation import Explanation
 from dabdetr.explain.looks import Look, Maps
 from dabdetr.files import write_atomically
 from dabdetr.inference.drawing import colour
+from dabdetr.structures.boxes import centres
 
 LONGEST = 1600
 """Longer side of the embedded picture in pixels at most."""
@@ -137,9 +138,7 @@ def _truth(explanation: Explanation) -> list[dict[str, Any]]:
     assert explanation.truth is not None
     height, width = explanation.size
     edges = explanation.truth.boxes / np.array([width, height, width, height], np.float32)
-    centres = np.concatenate(((edges[:, :2] + edges[:, 2:]) / 2, edges[:, 2:] - edges[:, :2]), 1)
-    assert np.allclose(corners(centres), edges, atol=1e-4)
-    rows = zip(_rounded(centres), explanation.truth.labels.tolist(), strict=True)
+    rows = zip(_rounded(centres(edges)), explanation.truth.labels.tolist(), strict=True)
     return [{"box": box, "label": label} for box, label in rows]
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dabdetr.structures import Detections
+from dabdetr.structures.boxes import area, iou, shared_area
 
 AT_ONCE = 8
 """Tiles that go through the model together, at least."""
@@ -121,7 +122,7 @@ class _Kept:
         other = self.kept & (self.seen != seen).any(1)
         alike = other & (self.found.labels == label)
         if not self.cut[index]:
-            self.kept[index] = not (alike & (_iou(self.boxes, box) >= SAME)).any()
+            self.kept[index] = not (alike & (iou(self.boxes, box) >= SAME)).any()
             return
         share = _share(self.boxes, box)
         covers = other & (self.found.scores >= self.found.scores[index] / 2) & (share >= PART)
@@ -129,7 +130,7 @@ class _Kept:
             return
         low, high = np.maximum(self.seen[:, :2], seen[:2]), np.minimum(self.seen[:, 2:], seen[2:])
         shared = np.concatenate((low, high), axis=1)
-        match = np.maximum(_iou(_within(self.boxes, shared), _within(box, shared)), share)
+        match = np.maximum(iou(_within(self.boxes, shared), _within(box, shared)), share)
         match[~(alike & self.cut)] = 0
         best = int(match.argmax())
         if match[best] < SAME:
@@ -162,21 +163,6 @@ def _within(boxes: np.ndarray, limits: np.ndarray) -> np.ndarray:
     return np.concatenate((boxes[:, :2].clip(low, high), boxes[:, 2:].clip(low, high)), axis=1)
 
 
-def _area(boxes: np.ndarray) -> np.ndarray:
-    return (boxes[..., 2:] - boxes[..., :2]).clip(min=0).prod(-1)
-
-
-def _common(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    low = np.maximum(boxes[..., :2], others[..., :2])
-    high = np.minimum(boxes[..., 2:], others[..., 2:])
-    return (high - low).clip(min=0).prod(-1)
-
-
-def _iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    common = _common(boxes, others)
-    return common / np.maximum(_area(boxes) + _area(others) - common, 1e-6)
-
-
 def _share(boxes: np.ndarray, part: np.ndarray) -> np.ndarray:
     """How much of ``part`` lies in each box."""
-    return _common(boxes, part) / np.maximum(_area(part), 1e-6)
+    return shared_area(boxes, part) / np.maximum(area(part), 1e-6)
