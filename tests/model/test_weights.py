@@ -52,6 +52,20 @@ def test_saved_weights_come_back_with_config_and_names(
     assert len(loaded.report.loaded) == len(load_file(tmp_path / "a.safetensors"))
 
 
+def test_weights_name_no_folder_of_the_machine_they_were_made_on(
+    tiny_detector: Detector, tmp_path: Path
+) -> None:
+    config = tiny_detector.config.override([f"training.start={tmp_path / 'start.safetensors'}"])
+    detector = build(config, tiny_detector.names)
+    save_model(tmp_path / "moved.safetensors", detector)
+    loaded = load_model(tmp_path / "moved.safetensors").model.config
+    assert loaded == config.override(["training.start=start.safetensors"])
+    assert detector.config == config
+    for name in shipped():
+        start = Path(load_model(name).model.config.training.start)
+        assert not start.is_absolute()
+
+
 def test_float16_halves_the_file_and_loads_as_float32(
     tiny_detector: Detector, tmp_path: Path
 ) -> None:

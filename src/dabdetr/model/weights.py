@@ -71,13 +71,14 @@ def save_model(
     """Write weights, config and class names as one safetensors file; the old file stays until then.
 
     ``dtype`` float16 halves the file; loading gives float32 again. Collaborative heads, which
-    training alone needs, are left out.
+    training alone needs, are left out, and so is the folder of the weights it started from.
     """
-    state = _portable(detector, dtype)
+    state, start = _portable(detector, dtype), Path(detector.config.training.start)
+    changes = [f"training.start={start.name}"] if start.is_absolute() else []
     about = {
         **(metadata or {}),
         "format": "dabdetr 1",
-        "config": detector.config.model_dump_json(),
+        "config": detector.config.override(changes).model_dump_json(),
         "names": json.dumps(detector.names),
     }
     write_atomically(path, save(state, about))
