@@ -11,9 +11,11 @@ from signal import SIGTERM
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.conftest import write_coco
 from tests.training.conftest import Train
 from tests.training.test_resume import epochs_in, stopped_when
 
+from dabdetr.data.readers import open_data
 from dabdetr.inference import device
 from dabdetr.training.processes import together
 from dabdetr.training.run import Run
@@ -61,6 +63,7 @@ def test_two_processes_train_as_one(
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["folder"] == str(tmp_path / "run")  # the first process's alone
     assert done.stderr.count("an update after 6 pictures") == 1
+    assert "arning" not in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     check_same(alone, tmp_path / "run")
 
@@ -74,6 +77,21 @@ def test_two_processes_go_on_where_one_stopped(
     done = launch("--resume", str(folder))
     assert done.returncode == 0, done.stderr
     check_same(alone, folder)
+
+
+def test_a_process_whose_pictures_show_nothing(tmp_path: Path) -> None:
+    """Its denoising has nothing to learn from, and the other waits for it."""
+    folder = write_coco(tmp_path / "data", "train", open_data("scenes", "train"), 2)
+    path = folder / "annotations" / "instances_train.json"
+    tree = json.loads(path.read_text())
+    tree["annotations"] = [each for each in tree["annotations"] if each["image_id"] == 1]
+    path.write_text(json.dumps(tree))
+    done = launch(
+        *("--data", str(folder), "--model", "dino-nano", "--imgsz", "64", "--epochs", "3"),
+        *("--batch", "1", "--set", "training.effective_batch=2", "--project", str(tmp_path)),
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("epoch 3/3") == 1
 
 
 def test_alone_nothing_is_shared() -> None:

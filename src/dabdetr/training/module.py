@@ -100,6 +100,9 @@ class TrainingModule(LightningModule):
         total, table = detection_loss(predictions, targets, self.settings.loss, objects=objects)
         if not torch.isfinite(total):
             raise NonFiniteLoss(blame(predictions, targets, self.settings.loss, self._place()))
+        if self.processes.count > 1:  # the others wait for every gradient, such as denoising's
+            learning = [p.sum() for p in self.detector.parameters() if p.requires_grad]
+            total = total + 0.0 * torch.stack(learning).sum()
         if batch.worth:
             self.meter.add(total.detach(), table, len(targets.counts))
         self._files += targets.names

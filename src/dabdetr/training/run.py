@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, Trainer
-from pytorch_lightning.strategies import DDPStrategy
 from rich.console import Console
 
 from dabdetr.config import Config, Training, load
@@ -246,8 +245,7 @@ def _engine(
         accelerator="gpu" if gpu else place.type,
         devices=[place.index or 0] if gpu and not many else processes.here,
         num_nodes=processes.count // processes.here,
-        # A batch without an object leaves denoising's parameters unused.
-        strategy=DDPStrategy(find_unused_parameters=True) if many else "auto",
+        strategy="ddp" if many else "auto",
         precision=ENGINE_PRECISION[training.precision],
         max_epochs=training.epochs,
         accumulate_grad_batches=gather,

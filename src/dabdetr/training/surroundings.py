@@ -12,7 +12,11 @@ from typing import Any
 
 from pytorch_lightning import Callback
 
-NOISE = (".*treespec, LeafSpec.*", ".*GPU available but not used.*")
+NOISE = (
+    ".*treespec, LeafSpec.*",
+    ".*GPU available but not used.*",
+    "Grad strides do not match bucket view strides",  # of 1×1 convolutions in channels_last
+)
 """Remarks of the engine, or about it, that mean nothing here."""
 
 
