@@ -123,7 +123,8 @@ def train(
     ``overrides``  ``path=value`` assignments to the config, applied last
 
     Ctrl-C leaves a run that can be resumed, and raises KeyboardInterrupt. A loss that is not finite
-    raises NonFiniteLoss, a ValueError.
+    raises NonFiniteLoss, a ValueError. Processes that torchrun started train together: each calls
+    this, and gets the same run.
     """
     with stop_signals() as stop, together(device) as processes:
         console = Console(stderr=True, quiet=quiet or not processes.first, highlight=False)
