@@ -93,7 +93,7 @@ def test_a_set_written_and_read_again_is_the_same(coco_folder: Path) -> None:
 
 
 def test_split_that_is_not_there(coco_folder: Path) -> None:
-    with pytest.raises(ValueError, match=r"no split 'test' .*choose one of: train, val"):
+    with pytest.raises(ValueError, match=r"no split 'test'; choose one of: train, val"):
         open_data(coco_folder, "test")
 
 
@@ -104,7 +104,7 @@ def test_no_data(tmp_path: Path) -> None:
         open_data(tmp_path)
     (tmp_path / "data.yaml").touch()
     for yolo in (tmp_path, tmp_path / "data.yaml"):
-        with pytest.raises(ValueError, match=r"data\.yaml looks like YOLO's layout, .*not read"):
+        with pytest.raises(ValueError, match=r"data\.yaml has no names"):
             open_data(yolo)
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="is a file"):

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
+from tests.data.test_layouts import write_yolo
 
 from dabdetr.config import load
 from dabdetr.data.readers import open_data
@@ -186,6 +187,16 @@ def test_validation_given_apart_and_every_other_epoch(
 
 def test_long_runs_are_validated_about_twenty_times() -> None:
     assert [epochs_between_validations(n) for n in (1, 20, 41, 400)] == [1, 1, 2, 20]
+
+
+def test_trains_on_a_folder_of_yolo(tiny_train: Train, coco_folder: Path, tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        write_yolo(open_data(coco_folder, split), tmp_path / "mine", split)
+    runs = [
+        tiny_train(tmp_path, data=data, quiet=True) for data in (tmp_path / "mine", coco_folder)
+    ]
+    assert runs[0].rows[0]["loss"] == pytest.approx(runs[1].rows[0]["loss"], rel=1e-5)
+    assert runs[0].ap == pytest.approx(runs[1].ap, abs=1e-4)
 
 
 def test_starts_from_weights_with_their_config(

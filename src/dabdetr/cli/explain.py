@@ -31,7 +31,9 @@ def explain(
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(help="Instead, with its objects shown: a folder in COCO's layout, or scenes."),
+        typer.Option(
+            help="Instead, with its objects shown: a folder (COCO, YOLO or VOC), or scenes."
+        ),
     ] = None,
     split: Annotated[str, typer.Option(help="Which part of the data.")] = "val",
     count: Annotated[int, typer.Option(min=1, help="Of the data, the first N.", metavar="N")] = 20,

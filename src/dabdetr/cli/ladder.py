@@ -12,7 +12,9 @@ from dabdetr.cli.output import print_json, say
 
 
 def ladder(
-    data: Annotated[str | None, typer.Option(help="scenes, or a folder in COCO's layout.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="scenes, or a folder (COCO, YOLO or VOC).")
+    ] = None,
     rungs: Annotated[
         str | None, typer.Option(help="Names with commas between; all, if not given.")
     ] = None,

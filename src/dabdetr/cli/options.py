@@ -59,7 +59,7 @@ def check_data(data: str | None, annotations: Path | None, images: Path | None) 
     apart = [("--annotations", annotations), ("--images", images)]
     given = [option for option, value in apart if value is not None]
     if data is None and not given:
-        raise ValueError("no data was given; give --data FOLDER (COCO's layout) or --data scenes")
+        raise ValueError("no data was given; give --data FOLDER or --data scenes")
     if data is not None and given:
         raise ValueError(
             f"--data and {' and '.join(given)} were given; give --data, or --annotations with "

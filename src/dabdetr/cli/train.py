@@ -29,7 +29,9 @@ BESIDE_RESUME = {"resume", "device", "workers", "as_json", "quiet"}
 
 def train(
     context: typer.Context,
-    data: Annotated[str | None, typer.Option(help="A folder in COCO's layout, or scenes.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="A folder (COCO, YOLO or VOC), or scenes.")
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(help=f"A preset (see `dabdetr models`) or weights; {PRESET} if not given."),

@@ -31,7 +31,9 @@ from dabdetr.cli.output import console, print_json, refuse_to_overwrite, say
 
 def val(
     model: Model,
-    data: Annotated[str | None, typer.Option(help="A folder in COCO's layout, or scenes.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="A folder (COCO, YOLO or VOC), or scenes.")
+    ] = None,
     split: Annotated[str, typer.Option(help="Which part of the data.")] = "val",
     annotations: Annotations = None,
     images: Images = None,

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -58,20 +59,21 @@ def read_picture(
         )
     if not content:
         raise ValueError(f"{name} is empty (0 bytes); replace or remove it")
-    image = _open(content, name)
+    image = _open(io.BytesIO(content), name)
     return _require_size(_decode(image, name, size), size, name)
 
 
 def picture_size(path: str | Path) -> tuple[int, int]:
     """(width, height) once turned as EXIF says, read from the file's head alone."""
-    image = _open(_content(Path(path)), str(path))
-    with _strict():
-        return _turned_size(image)
+    with _readable(Path(path)) as stream, _strict():
+        return _turned_size(_open(stream, str(path)))
 
 
-def _content(path: Path) -> bytes:
+@contextmanager
+def _readable(path: Path) -> Iterator[BinaryIO]:
     try:
-        return path.read_bytes()
+        with path.open("rb") as stream:
+            yield stream
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no picture {path}; check the path") from None
     except IsADirectoryError:
@@ -80,10 +82,15 @@ def _content(path: Path) -> bytes:
         raise ValueError(f"{path} cannot be read: {error.strerror}; check it") from None
 
 
-def _open(content: bytes, name: str) -> Image.Image:
+def _content(path: Path) -> bytes:
+    with _readable(path) as stream:
+        return stream.read()
+
+
+def _open(content: BinaryIO, name: str) -> Image.Image:
     try:
         with _strict():
-            return Image.open(io.BytesIO(content))
+            return Image.open(content)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ValueError(
             f"{name} has more than {Image.MAX_IMAGE_PIXELS} pixels, which may be a decompression "

@@ -5,14 +5,12 @@ The names are the identity of the classes; the ids of the file stay here (``cate
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-
-_YEAR = re.compile(r"20\d\d$")  # COCO's own splits are called train2017, val2017
 
 
 @dataclass(frozen=True)
@@ -71,15 +69,20 @@ class DetectionData(ABC):
         return record.height, record.width
 
 
+Open = Callable[[str], DetectionData]
+"""Opens a split; the argument is what to call it."""
+
+
 def open_data(
     data: str | Path | None = None,
     split: str = "train",
     annotations: str | Path | None = None,
     images: str | Path | None = None,
 ) -> DetectionData:
-    """The split of a data set: a folder in COCO's layout, or ``"scenes"`` (see ``Scenes``).
+    """The split of a data set: a folder in COCO's, YOLO's or VOC's layout, or ``"scenes"``.
 
-    A COCO json and its picture folder can be given apart; ``data`` is then not looked at.
+    Which layout it is, its files tell (``layouts``); YOLO's data.yaml may be given itself. A COCO
+    json and its picture folder can be given apart; ``data`` is then not looked at.
     """
     from dabdetr.data.coco import read_coco
 
@@ -91,20 +94,18 @@ def open_data(
             )
         return read_coco(Path(annotations), Path(images), Path(annotations).stem, split)
     if data is None:
-        raise ValueError("no data: give a folder in COCO's layout, or 'scenes'")
+        raise ValueError("no data: give a folder in COCO's, YOLO's or VOC's layout, or 'scenes'")
     if _is_scenes(data):
         from dabdetr.data.scenes import parse_scenes
 
         return parse_scenes(str(data), split)
-    root = _folder(Path(data))
-    files = _split_files(root)
-    chosen = files.get(split) or files.get(_YEAR.sub("", split))
+    from dabdetr.data.layouts import YEAR, find_splits
+
+    found = find_splits(Path(data))
+    chosen = found.get(split) or found.get(YEAR.sub("", split))
     if chosen is None:
-        raise ValueError(
-            f"{root} has no split {split!r} (annotations/instances_{split}.json); choose one of: "
-            f"{', '.join(files)}"
-        )
-    return read_coco(chosen, _picture_folder(root, chosen), root.resolve().name, split)
+        raise ValueError(f"{data} has no split {split!r}; choose one of: {', '.join(found)}")
+    return chosen(split)
 
 
 def splits(data: str | Path) -> list[str]:
@@ -113,62 +114,19 @@ def splits(data: str | Path) -> list[str]:
         from dabdetr.data.scenes import SPLITS
 
         return list(SPLITS)
-    return list(_split_files(_folder(Path(data))))
+    from dabdetr.data.layouts import find_splits
+
+    return list(find_splits(Path(data)))
+
+
+def is_data(source: str | Path) -> bool:
+    """Whether ``open_data`` knows ``source``; else it may be pictures without boxes."""
+    if _is_scenes(source):
+        return True
+    from dabdetr.data.layouts import look
+
+    return bool(look(Path(source)))
 
 
 def _is_scenes(data: str | Path) -> bool:
     return isinstance(data, str) and data.partition(":")[0] == "scenes"
-
-
-def _folder(root: Path) -> Path:
-    if not root.exists():
-        raise FileNotFoundError(f"there is no data folder {root}; check the path")
-    if not root.is_dir():
-        if root.suffix in (".yaml", ".yml"):
-            raise ValueError(_of_yolo(root))
-        raise ValueError(
-            f"{root} is a file; give a folder in COCO's layout, or annotations and images apart"
-        )
-    return root
-
-
-def _split_files(root: Path) -> dict[str, Path]:
-    """Split → json, in reading order: train, val, test, then others."""
-    found = {}
-    for file in sorted((root / "annotations").glob("instances_*.json")):
-        found[_YEAR.sub("", file.stem.removeprefix("instances_"))] = file
-    if not found:
-        if (root / "data.yaml").is_file():
-            raise ValueError(_of_yolo(root / "data.yaml"))
-        raise ValueError(
-            f"{root} has no annotations/instances_SPLIT.json (COCO's layout); "
-            "give such a folder, or annotations and images apart"
-        )
-    usual = ("train", "val", "test")
-    return dict(
-        sorted(found.items(), key=lambda item: (item[0] not in usual, *_rank(item[0], usual)))
-    )
-
-
-def _of_yolo(file: Path) -> str:
-    return (
-        f"{file} looks like YOLO's layout, which is not read; convert its labels to COCO's json, "
-        "annotations/instances_SPLIT.json"
-    )
-
-
-def _rank(name: str, usual: tuple[str, ...]) -> tuple[int, str]:
-    return (usual.index(name) if name in usual else len(usual), name)
-
-
-def _picture_folder(root: Path, annotations: Path) -> Path:
-    full = annotations.stem.removeprefix("instances_")
-    short = _YEAR.sub("", full)
-    options = [root / full, root / "images" / full, root / short, root / "images" / short]
-    options += [root / f"{full}2017", root / "images" / f"{full}2017", root / "images"]
-    for option in options:
-        if option.is_dir():
-            return option
-    raise FileNotFoundError(
-        f"{root} has no folder {full} (nor images/{full}) with the pictures of {annotations.name}"
-    )

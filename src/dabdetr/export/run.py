@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dabdetr.data.readers import DetectionData, open_data
+from dabdetr.data.readers import DetectionData, is_data, open_data
 from dabdetr.export.ap import compare
 from dabdetr.export.certificate import Certificate, batches, certify
 from dabdetr.export.diverging import first_difference
@@ -141,12 +141,9 @@ def _made(
 
 
 def _training(source: Any) -> Any:
-    """The train split where ``source`` is data in COCO's layout or scenes; else itself."""
-    if isinstance(source, str) and source.partition(":")[0] == "scenes":
-        return open_data(source, "train")
-    if isinstance(source, str | Path) and (Path(source) / "annotations").is_dir():
-        return open_data(source, "train")
-    return source
+    """The train split where ``source`` is annotated data; else itself."""
+    known = isinstance(source, str | Path) and is_data(source)
+    return open_data(source, "train") if known else source
 
 
 def _calibration(card: Card, source: Any) -> Iterator[Batch]:

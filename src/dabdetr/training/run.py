@@ -110,7 +110,7 @@ def train(
 ) -> Run:
     """Train a detector on ``data`` and leave a run folder ``project/name``.
 
-    ``data``       a folder in COCO's layout, or "scenes"; or COCO files given apart
+    ``data``       a folder (COCO, YOLO or VOC), or "scenes"; or COCO files given apart
     ``model``      a preset's name, a config file, or weights (their config, and start from them)
     ``imgsz``      shorter side of pictures; the longest side and augmentation scale with it
     ``lr``         rate of everything but the backbone, whose rate keeps its ratio to it
