@@ -83,10 +83,15 @@ def commands(source: str) -> list[tuple[str, list[str]]]:
 
 
 def words(command: str) -> list[str]:
-    """A `dabdetr` command's words, without the variables before it; empty for other commands."""
+    """A `dabdetr` command's words; empty for other commands.
+
+    Without what stands before it: variables, or `torchrun` with its options, up to `-m`.
+    """
     rest = shlex.split(command, comments=True)
     while rest and re.fullmatch(r"[A-Z_]+=\S*", rest[0]):
         rest = rest[1:]
+    if rest[:1] == ["torchrun"] and "-m" in rest:
+        rest = rest[rest.index("-m") + 1 :]
     return rest[1:] if rest[:1] == ["dabdetr"] else []
 
 
