@@ -220,8 +220,9 @@ def test_every_member_learns_four_scenes(
 ) -> None:
     """From random weights, in seconds: loss falls to a fifth, digits are found.
 
-    Some members are slower by nature and have bounds of their own: DETR, which has more epochs too,
-    and DINO, whose loss also holds that of its proposals.
+    Batch norms rest: what they learn from single pictures is unlike what they judge them by. DETR
+    is slower by nature and has more epochs; some losses keep what cannot be learned, the noise of
+    denoised boxes, and fall to a third.
     """
     folder = write_coco_scenes(tmp_path / "four", "scenes:size=96,objects=4", 4)
     epochs = 90 if name == "detr-nano" else 60
@@ -238,16 +239,17 @@ def test_every_member_learns_four_scenes(
             *("training.warmup=20", "training.ema=0.9", "training.precision=fp32"),
         ]
     )
+    if config.model.backbone.kind == "timm":
+        config = config.override(["model.backbone.norm=frozen"])
     config.save(tmp_path / "overfit.yaml")
     run = train(
         folder, tmp_path / "overfit.yaml", project=tmp_path, val_every=epochs, quiet=True
     )  # fmt: skip
     losses = [row["loss"] for row in run.rows]
-    slow = {"detr-nano": (0.33, 0.2)}
-    left, found = slow.get(name, (0.33, 0.5) if "dino" in name else (0.2, 0.6))
-    assert losses[-1] < left * losses[0]
+    noisy = config.model.denoising is not None
+    assert losses[-1] < (0.33 if noisy else 0.2) * losses[0]
     assert run.ap50 is not None
-    assert run.ap50 > found
+    assert run.ap50 > 0.7
 
 
 # What is refused
