@@ -6,7 +6,7 @@ BIN := .venv/bin
 .PHONY: help demo test test-slow check format bench docs clean
 
 help:
-	@echo "make demo       install, then detect digits in pictures the shipped model has never seen"
+	@echo "make demo       install, then detect digits in images the shipped model has never seen"
 	@echo "make test       install, then all checks and tests"
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make check      format, lint, types and import rules only"

@@ -68,7 +68,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--models", nargs="*", choices=KINDS, default=tuple(KINDS))
     parser.add_argument("--width", nargs="*", type=int, help="of forward and train: 640, 1066")
     parser.add_argument("--way", nargs="*", choices=WAYS, default=WAYS, help="of them as well")
-    parser.add_argument("--smoke", action="store_true", help="tiny models and pictures, 2 rounds")
+    parser.add_argument("--smoke", action="store_true", help="tiny models and images, 2 rounds")
     parser.add_argument("--rounds", type=int, help="timed rounds of forward and train (7)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--results", type=Path, default=HERE / "results", help="folder of parts")

@@ -1,4 +1,4 @@
-"""AP of 5,000 pictures × 100 detections beside pycocotools: ``-m benchmarks.evaluation``."""
+"""AP of 5,000 images × 100 detections beside pycocotools: ``-m benchmarks.evaluation``."""
 
 from __future__ import annotations
 
@@ -10,39 +10,39 @@ from typing import Any
 import numpy as np
 
 from benchmarks.timing import Row, alternate, plain, ratio, table, typical
-from dabdetr.data.readers import DetectionData, Record
-from dabdetr.evaluation.coco import Evaluation, score
+from dabdetr.data.dataset import DetectionDataset, ImageRecord
+from dabdetr.evaluation.evaluate import Evaluation, score
 from dabdetr.structures import Detections
 
 CLASSES, SIDES = 80, (480, 640)
 
 
 @dataclass
-class Made(DetectionData):
-    """Random annotations, seven objects a picture on average, held in memory."""
+class Made(DetectionDataset):
+    """Random annotations, seven objects an image on average, held in memory."""
 
-    pictures: int
+    images: int
 
     def __post_init__(self) -> None:
         rng = np.random.default_rng(0)
         self.name, self.split = "made", "val"
         self.names = tuple(f"class {number}" for number in range(CLASSES))
         self.category_ids = tuple(range(1, CLASSES + 1))
-        self.records = [_record(rng, number) for number in range(self.pictures)]
+        self.records = [_record(rng, number) for number in range(self.images)]
 
     def __len__(self) -> int:
-        return self.pictures
+        return self.images
 
-    def record(self, index: int) -> Record:
+    def record(self, index: int) -> ImageRecord:
         return self.records[index]
 
-    def picture(self, index: int) -> np.ndarray:
+    def image(self, index: int) -> np.ndarray:
         raise NotImplementedError("what is measured needs no pixels")
 
 
-def measure(pictures: int = 5000, detections: int = 100, rounds: int = 1) -> list[Row]:
+def measure(images: int = 5000, detections: int = 100, rounds: int = 1) -> list[Row]:
     """How many times as fast ``score`` is as loading results into pycocotools and evaluating."""
-    data = Made(pictures)
+    data = Made(images)
     rng = np.random.default_rng(1)
     found = [_detections(rng, record, detections, data.names) for record in data.records]
     truth = _as_coco(data)
@@ -64,7 +64,7 @@ def measure(pictures: int = 5000, detections: int = 100, rounds: int = 1) -> lis
     gap = np.abs(np.array(list(result["ours"].numbers.values())) - result["peer"]).max()
     if not gap < 1e-9:
         raise AssertionError(f"the twelve numbers differ by {gap:g}")
-    what = f"evaluation of {pictures:,} pictures × {detections} detections"
+    what = f"evaluation of {images:,} images × {detections} detections"
     detail = (
         f"{typical(times, 'ours'):.2f} s beside {typical(times, 'peer'):.1f}; AP "
         f"{result['ours'].ap:.3f}, largest difference of the twelve numbers {gap:.0e}"
@@ -72,11 +72,11 @@ def measure(pictures: int = 5000, detections: int = 100, rounds: int = 1) -> lis
     return [Row(what, ratio(times, "peer", "ours"), bar=10, goal=30, detail=detail)]
 
 
-def _record(rng: np.random.Generator, number: int) -> Record:
+def _record(rng: np.random.Generator, number: int) -> ImageRecord:
     count = int(rng.poisson(7))
     sides = rng.uniform(10, 200, (count, 2))
     corners = rng.uniform(0, 1, (count, 2)) * (np.array(SIDES[::-1]) - sides)
-    return Record(
+    return ImageRecord(
         image_id=number + 1,
         file=f"{number}.jpg",
         width=SIDES[1],
@@ -90,7 +90,7 @@ def _record(rng: np.random.Generator, number: int) -> Record:
 
 
 def _detections(
-    rng: np.random.Generator, record: Record, count: int, names: tuple[str, ...]
+    rng: np.random.Generator, record: ImageRecord, count: int, names: tuple[str, ...]
 ) -> Detections:
     """Most of them near objects, seven tenths of the right class."""
     labels, boxes = rng.integers(0, CLASSES, count), rng.uniform(0, 200, (count, 4))

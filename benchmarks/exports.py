@@ -1,6 +1,6 @@
 """Exported files of DAB-DETR-R50 beside the peer in eager float32.
 
-Equal weights, one picture of 640x480. A round calls every side, in changing order; its ratios are
+Equal weights, one image of 640x480. A round calls every side, in changing order; its ratios are
 peer ÷ side.
 """
 
@@ -19,9 +19,9 @@ import numpy as np
 import torch
 
 from benchmarks.sides import SMOKE, Side, Workload, load_ours, load_peer, make_weights
-from dabdetr.export.files import Batch, OnnxFile, OpenVinoFile
-from dabdetr.inference.card import Card
-from dabdetr.inference.runtimes import Exported
+from dabdetr.export.formats import Batch, OnnxFile, OpenVinoFile
+from dabdetr.inference.exported import Exported
+from dabdetr.inference.metadata import Card
 from dabdetr.model.detector import Detector
 
 BARS = {"ONNX Runtime fp32": 1.5, "OpenVINO fp32": 1.8, "OpenVINO bf16": 6.0}
@@ -35,7 +35,7 @@ SPLITS = {
 
 
 def found(threads: int = 2, smoke: bool = False, rounds: int = 7) -> dict[str, Any]:
-    """Size of the picture, and seconds and ratios of every side by its name."""
+    """Size of the image, and seconds and ratios of every side by its name."""
     torch.set_num_threads(threads)
     work = SMOKE if smoke else Workload()
     with tempfile.TemporaryDirectory() as folder:
@@ -76,7 +76,7 @@ def _written(made: OpenVinoFile, path: Path) -> Path:
 
 
 def _noise(work: Workload) -> Iterator[Batch]:
-    """Pictures that set ranges; speed does not depend on them."""
+    """Images that set ranges; speed does not depend on them."""
     for seed in range(3):
         rng = np.random.default_rng(seed)
         pixels = rng.standard_normal((1, 3, work.height, work.width)).astype(np.float32)
@@ -114,7 +114,7 @@ def rows(found: dict[str, Any]) -> list[str]:
     """The table in Markdown, its caption first."""
     height, width = found["size"]
     lines = [
-        f"DAB-DETR-R50, {width}x{height}, one picture, {found['threads']} threads: the peer's time "
+        f"DAB-DETR-R50, {width}x{height}, one image, {found['threads']} threads: the peer's time "
         "in eager fp32 ÷ time; above 1 is faster.",
         "",
         "| | ratio (median) | lowest | highest | bar | | ms |",

@@ -26,7 +26,7 @@ def measure(
     objects: int = 20,
     rounds: int = 7,
 ) -> list[Row]:
-    """Share of matcher, losses and their backward pass in the step of two pictures, in percent.
+    """Share of matcher, losses and their backward pass in the step of two images, in percent.
 
     ``dab-detr-r50`` by default: 300 queries, 6 layers.
     """
@@ -43,7 +43,7 @@ def measure(
         found = alternate(jobs, rounds)
         step, loss, match = (typical(found, name) for name in ("step", "loss", "match"))
         detail = f"{1e3 * loss:.1f} of {1e3 * step:.0f} ms; the matcher alone {1e3 * match:.1f}"
-        what = f"matcher + losses, {precision}, {height}×{width}, {objects} objects a picture"
+        what = f"matcher + losses, {precision}, {height}×{width}, {objects} objects an image"
         rows.append(Row(what, 100 * loss / step, "%", 8, 4, most=True, detail=detail))
     return rows
 

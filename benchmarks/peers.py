@@ -32,13 +32,13 @@ YOLO_NEEDS = (
 
 
 def found(threads: int = 2, smoke: bool = False, rounds: int = 7) -> dict[str, Any]:
-    """Milliseconds a picture and millions of parameters, by model."""
+    """Milliseconds an image and millions of parameters, by model."""
     from benchmarks.timing import alternate
 
     torch.set_num_threads(threads)
-    picture = np.random.default_rng(1).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    image = np.random.default_rng(1).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     models = {**_ours(smoke), **_torchvision(smoke)}
-    jobs = {name: (lambda call=call: call(picture)) for name, (call, _) in models.items()}
+    jobs = {name: (lambda call=call: call(image)) for name, (call, _) in models.items()}
     seconds = alternate(jobs, 2 if smoke else rounds, warmup=2)
     rows = {
         name: {"ms": 1e3 * median(each[name] for each in seconds), "parameters": count / 1e6}
@@ -51,8 +51,8 @@ Model = tuple[Callable[[np.ndarray], Any], int]
 
 
 def _ours(smoke: bool) -> dict[str, Model]:
-    from dabdetr.inference.predictor import Predictor
     from dabdetr.model.detector import build
+    from dabdetr.predictor import Predictor
     from dabdetr.presets import preset
 
     models: dict[str, Model] = {}
@@ -83,9 +83,9 @@ def _torchvision(smoke: bool) -> dict[str, Model]:
             weights=None, weights_backbone=None, num_classes=81, **size
         ).eval()
 
-        def call(picture: np.ndarray, model: Any = model) -> Any:
+        def call(image: np.ndarray, model: Any = model) -> Any:
             with torch.no_grad():
-                return model([to_image(picture).float() / 255])
+                return model([to_image(image).float() / 255])
 
         shown = "SSDLite, at its own 320x320" if size == {} else f"torchvision {name}"
         models[f"{shown}, fp32"] = call, sum(p.numel() for p in model.parameters())
@@ -127,13 +127,13 @@ def _time_yolo(threads: int, names: list[str], rounds: int = 9) -> dict[str, Any
     from ultralytics import YOLO as Model  # pyright: ignore[reportMissingImports]
 
     torch.set_num_threads(threads)
-    picture = np.random.default_rng(1).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    image = np.random.default_rng(1).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     rows = {}
     for name in names:
         model, seconds = Model(name), []
         for _ in range(rounds + 2):
             started = time.perf_counter()
-            model.predict(picture, imgsz=(HEIGHT, WIDTH), verbose=False, device="cpu")
+            model.predict(image, imgsz=(HEIGHT, WIDTH), verbose=False, device="cpu")
             seconds.append(time.perf_counter() - started)
         count = sum(p.numel() for p in model.model.parameters())
         title = f"{YOLO[0]} {name.partition('.')[0]}, fp32"

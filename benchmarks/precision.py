@@ -1,4 +1,4 @@
-"""What bf16 costs in AP, on the shipped models and pictures they were not trained on."""
+"""What bf16 costs in AP, on the shipped models and images they were not trained on."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from dabdetr.data.readers import open_data
-from dabdetr.evaluation.coco import evaluate
+from dabdetr.data.dataset import open_data
+from dabdetr.evaluation.evaluate import evaluate
 
 DATA = Path(os.environ.get("DABDETR_DATA", Path(__file__).parents[2] / "shared" / "data"))
 PAIRS = (("scenes", "scenes"), ("blood-cells", str(DATA / "bccd")))
@@ -25,5 +25,5 @@ def found(threads: int = 2, smoke: bool = False) -> list[dict[str, Any]]:
             continue
         data = open_data("scenes:objects=3" if smoke else where, "val" if smoke else "test")
         scores = {name: evaluate(model, data, precision=name).ap for name in ("fp32", "bf16")}
-        rows.append({"model": model, "data": data.name, "pictures": len(data), **scores})
+        rows.append({"model": model, "data": data.name, "images": len(data), **scores})
     return rows

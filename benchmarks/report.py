@@ -109,7 +109,7 @@ def _beside(races: list[Case]) -> str:
 
 def _peers(found: dict[str, Any], _: Path) -> str:
     text = (
-        "\n## What a user might pick instead\n\nFrom a decoded picture of 640x480 to boxes, one at "
+        "\n## What a user might pick instead\n\nFrom a decoded image of 640x480 to boxes, one at "
         "a time, input of the same size unless it says otherwise; random weights. torchvision and "
         "we are timed in turn, a YOLO after that in an environment of its own. Speed says nothing "
         "of AP.\n\n| model | ms | parameters, millions |\n| --- | --- | --- |\n"
@@ -148,7 +148,7 @@ def _scaling(found: dict[str, Any], folder: Path) -> str:
     figure(grown).savefig(folder / "scaling.png", dpi=80, bbox_inches="tight")
     text = (
         f"\n## How it grows\n\n{found['model']}, PyTorch fp32, each place in a process of its own, "
-        "640x480 where pixels do not vary; objects are those of a training step of 2 pictures. "
+        "640x480 where pixels do not vary; objects are those of a training step of 2 images. "
         "MB are all that the process held.\n\n![time and memory](scaling.png)\n\n"
         "| what | value | ms | MB |\n| --- | --- | --- | --- |\n"
     )
@@ -164,13 +164,13 @@ def _scaling(found: dict[str, Any], folder: Path) -> str:
 
 def _precision(found: list[dict[str, Any]], _: Path) -> str:
     text = (
-        "\n## What bf16 costs\n\nAP of shipped models on pictures they were not trained on; at "
-        "most 0.2 points (of 100) may be lost.\n\n| model | data | pictures | AP fp32 | AP bf16 "
+        "\n## What bf16 costs\n\nAP of shipped models on images they were not trained on; at "
+        "most 0.2 points (of 100) may be lost.\n\n| model | data | images | AP fp32 | AP bf16 "
         "| points | |\n| --- | --- | --- | --- | --- | --- | --- |\n"
     )
     for each in found:
         points = 100 * (each["bf16"] - each["fp32"])
-        cells = [each["model"], each["data"], str(each["pictures"])]
+        cells = [each["model"], each["data"], str(each["images"])]
         cells += [f"{each['fp32']:.4f}", f"{each['bf16']:.4f}", f"{points:+.2f}"]
         text += _row([*cells, "met" if points >= -0.2 else "missed"])
     return text
@@ -199,7 +199,7 @@ SECTIONS = {
     "matching": _rows("Matcher and losses"),
     "deformable": _rows("Deformable attention"),
     "evaluation": _rows("Evaluation"),
-    "memory": _rows("Memory of large pictures"),
+    "memory": _rows("Memory of large images"),
     "peers": _peers,
     "roofline": _roofline,
     "scaling": _scaling,

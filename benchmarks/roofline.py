@@ -11,7 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.sides import KINDS
 from benchmarks.timing import alternate, typical
 from dabdetr.bench.roofline import operations, peak
-from dabdetr.inference.fast import autocast, keep_freed_memory, settled
+from dabdetr.inference.acceleration import autocast, keep_freed_memory, settled
 from dabdetr.model.detector import build
 from dabdetr.presets import preset
 from dabdetr.structures import Images

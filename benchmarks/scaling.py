@@ -11,15 +11,15 @@ from typing import Any
 from dabdetr.bench.growth import Growth, Point
 from dabdetr.bench.processes import Failed, Process
 from dabdetr.bench.scaling import AXES
+from dabdetr.checkpoints.native import save_model
 from dabdetr.model.detector import build
-from dabdetr.model.weights import save_model
 from dabdetr.presets import preset
 
 ROUNDS = 2
 
 
 def found(threads: int = 2, smoke: bool = False) -> dict[str, Any]:
-    """Axis → points; pictures are 640x480 where pixels do not vary."""
+    """Axis → points; images are 640x480 where pixels do not vary."""
     config = preset("dab-detr-nano" if smoke else "dab-detr-r50")
     config = config.override(["image.size=480", "image.max_size=640"])
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dabdetr.inference.device import keep_freed_memory
-from dabdetr.training.recompute import recompute
+from dabdetr.training.activation_checkpointing import recompute
 
 RATE, DECAY = 1e-6, 1e-4  # of AdamW, the same for both; small, so that repeated steps stay alike
 FROZEN = ("conv1", "bn1", "layer1")  # of the backbone, as the published recipe
@@ -159,18 +159,22 @@ def make_weights(folder: Path, work: Workload) -> None:
 
 def load_ours(folder: Path) -> Side:
     """The files of ``make_weights`` in our model."""
-    from dabdetr.inference.fast import Fast
-    from dabdetr.model.weights import load_model
+    from dabdetr.checkpoints.native import load_model
+    from dabdetr.inference.acceleration import AcceleratedModel
     from dabdetr.structures import Images, Targets
     from dabdetr.training.losses import detection_loss
 
     model = load_model(folder).model
     model.config = model.config.override(["loss.class_weight=1"])  # as the peer's, come what may
-    quick: dict[bool, Fast] = {}  # made when asked for: it keeps freed memory, and takes copies
+    quick: dict[
+        bool, AcceleratedModel
+    ] = {}  # made when asked for: it keeps freed memory, and takes copies
 
     def call(pixels: Tensor, best: bool) -> tuple[Tensor, Tensor]:
         if best not in quick:
-            quick[best] = Fast(model, "auto", compile=True) if best else Fast(model)
+            quick[best] = (
+                AcceleratedModel(model, "auto", compile=True) if best else AcceleratedModel(model)
+            )
         predictions = quick[best](Images(pixels))
         return predictions.logits[-1], predictions.boxes[-1]
 
@@ -232,7 +236,7 @@ def require_equal(ours: Side, peer: Side, work: Workload) -> None:
 
 def published(folder: Path, kind: str) -> bool:
     """Whether our side has exactly the model of the published preset."""
-    from dabdetr.model.weights import load_model
+    from dabdetr.checkpoints.native import load_model
     from dabdetr.presets import PRESETS
 
     ours = json.loads(load_model(folder).model.config.model.model_dump_json())

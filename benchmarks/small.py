@@ -1,6 +1,6 @@
 """The small shipped models from JPEG to boxes, and what starting with them takes.
 
-``python -m benchmarks.small --pictures FOLDER`` exports the models (once: ``--files`` keeps them),
+``python -m benchmarks.small --images FOLDER`` exports the models (once: ``--files`` keeps them),
 starts every runtime in clean processes, and streams the folder through each, in turn.
 """
 
@@ -20,7 +20,7 @@ from dabdetr.files import write_atomically
 
 MODELS = ("scenes", "blood-cells")
 BAR = 60.0
-"""Pictures a second."""
+"""Images a second."""
 RUNTIMES = {"torch": "", "ONNX Runtime": ".onnx", "OpenVINO fp32": "-fp32_openvino"}
 RUNTIMES |= {"OpenVINO bf16": "-bf16_openvino", "OpenVINO int8": "-int8_openvino"}
 _START = """
@@ -52,13 +52,13 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = str(given.threads)
     with tempfile.TemporaryDirectory() as temporary:
         files = make_files(given.files or Path(temporary))
-        picture = str(min(given.pictures.glob("*.jpg")))
+        image = str(min(given.images.glob("*.jpg")))
         found: dict[str, Any] = {"threads": given.threads, "models": {}}
         runs: dict[str, list[dict[str, float]]] = {name: [] for name in files}
         for _ in range(given.rounds):
             for name, model in files.items():
-                told = _clean(_START, model, picture)
-                told |= _clean(_STREAM, model, str(given.pictures), str(given.count))
+                told = _clean(_START, model, image)
+                told |= _clean(_STREAM, model, str(given.images), str(given.count))
                 runs[name].append(told)
     found["models"] = {
         name: {key: median(each[key] for each in told) for key in told[0]}
@@ -71,8 +71,8 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.small", description=__doc__)
-    parser.add_argument("--pictures", type=Path, required=True, help="a folder of .jpg")
-    parser.add_argument("--count", type=int, default=200, help="pictures of a stream (200)")
+    parser.add_argument("--images", type=Path, required=True, help="a folder of .jpg")
+    parser.add_argument("--count", type=int, default=200, help="images of a stream (200)")
     parser.add_argument("--rounds", type=int, default=3, help="processes of each (3)")
     parser.add_argument("--threads", type=int, default=2, help="threads (2)")
     parser.add_argument("--files", type=Path, help="folder that keeps the files for another run")
@@ -84,11 +84,11 @@ def make_files(folder: Path) -> dict[str, str]:
     """Every model in every runtime, by what it is called in the table; made where missing."""
     from dataclasses import replace
 
-    from dabdetr.data.readers import open_data
-    from dabdetr.export.files import OnnxFile, OpenVinoFile
-    from dabdetr.inference.card import Card
-    from dabdetr.inference.runtimes import padded, prepare_for
-    from dabdetr.model.weights import load_model
+    from dabdetr.checkpoints.native import load_model
+    from dabdetr.data.dataset import open_data
+    from dabdetr.export.formats import OnnxFile, OpenVinoFile
+    from dabdetr.inference.exported import padded, prepare_for
+    from dabdetr.inference.metadata import Card
 
     folder.mkdir(exist_ok=True, parents=True)
     made: dict[str, str] = {}
@@ -106,7 +106,7 @@ def make_files(folder: Path) -> dict[str, str]:
             new = replace(card, runtime="openvino", precision=precision)
             ranges = None
             if precision == "int8":
-                views = [padded([prepare_for(new, scenes.picture(n))]) for n in range(8)]
+                views = [padded([prepare_for(new, scenes.image(n))]) for n in range(8)]
                 ranges = views.__iter__
             file = OpenVinoFile(onnx, new, ranges)
             file.write(Path(made[f"{name}, OpenVINO {precision}"]), file.card)
@@ -127,9 +127,9 @@ def rows(found: dict[str, Any]) -> list[str]:
     """The table in Markdown."""
     lines = [
         f"Clean processes, {found['threads']} threads. Seconds from importing dabdetr to the boxes "
-        f"of a first picture; JPEG to boxes, one at a time (asked for: {BAR:g} a second).",
+        f"of a first image; JPEG to boxes, one at a time (asked for: {BAR:g} a second).",
         "",
-        "| | first boxes after s | peak MiB | pictures/s |",
+        "| | first boxes after s | peak MiB | images/s |",
         "| --- | --- | --- | --- |",
     ]
     for name, each in found["models"].items():

@@ -100,8 +100,8 @@ def _import(side: str) -> None:
 
         _ = timm, AutoModelForObjectDetection
     else:
-        import dabdetr.inference.fast
-        import dabdetr.model.weights
+        import dabdetr.checkpoints.native
+        import dabdetr.inference.acceleration
         import dabdetr.training.losses
 
         _ = dabdetr

@@ -10,9 +10,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from dabdetr.checkpoints.native import save_backbone
+from dabdetr.compare.body import teach_body
 from dabdetr.data.scenes import Scenes
-from dabdetr.ladder.body import teach_body
-from dabdetr.model.weights import save_backbone
 from dabdetr.presets.small import DAB_DETR_NANO
 
 

@@ -18,13 +18,13 @@ from pathlib import Path
 
 import torch
 
-from dabdetr.data.batching import training_loader
-from dabdetr.data.readers import open_data
-from dabdetr.evaluation.coco import evaluate
+from dabdetr.checkpoints.native import load_model
+from dabdetr.data.dataset import open_data
+from dabdetr.data.loader import training_loader
+from dabdetr.evaluation.evaluate import evaluate
 from dabdetr.files import write_atomically
-from dabdetr.inference.elastic import with_queries
 from dabdetr.model.detector import Detector
-from dabdetr.model.weights import load_model
+from dabdetr.model.resize import with_queries
 from dabdetr.training.losses import detection_loss
 from dabdetr.training.module import freeze, parameter_groups
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from dabdetr.files import write_atomically
-from dabdetr.training.run import train
+from dabdetr.training.train import train
 
 DATA = "scenes:objects=6,size=96,count=1000"
 SETTINGS = ("image.size=96", "image.max_size=96", "training.warmup=50", "training.drop=0.8")

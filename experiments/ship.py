@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 
-from dabdetr.data.readers import splits
-from dabdetr.evaluation.coco import evaluate
-from dabdetr.model.weights import load_model, save_model
+from dabdetr.checkpoints.native import load_model, save_model
+from dabdetr.data.dataset import splits
+from dabdetr.evaluation.evaluate import evaluate
 
 FOLDER = Path(__file__).resolve().parents[1] / "src" / "dabdetr" / "weights"
 

@@ -36,7 +36,7 @@ def _one_thread() -> None:
 
 
 def write_coco(folder: Path, split: str, data: Any, count: int) -> Path:
-    """Write the first ``count`` pictures of ``data`` as ``folder``'s ``split`` in COCO's layout."""
+    """Write the first ``count`` images of ``data`` as ``folder``'s ``split`` in COCO's layout."""
     from PIL import Image
 
     (folder / split).mkdir(parents=True)
@@ -45,7 +45,7 @@ def write_coco(folder: Path, split: str, data: Any, count: int) -> Path:
     for index in range(count):
         record = data.record(index)
         file = f"{index:03d}.png"
-        Image.fromarray(np.asarray(data.picture(index))).save(folder / split / file)
+        Image.fromarray(np.asarray(data.image(index))).save(folder / split / file)
         images.append(
             {"id": index + 1, "file_name": file, "width": record.width, "height": record.height}
         )
@@ -75,7 +75,7 @@ def write_coco(folder: Path, split: str, data: Any, count: int) -> Path:
 @pytest.fixture(scope="session")
 def coco_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight training and four validation scenes on disk, in COCO's layout. Do not write into it."""
-    from dabdetr.data.readers import open_data
+    from dabdetr.data.dataset import open_data
 
     folder = tmp_path_factory.mktemp("digits")
     for split, count in (("train", 8), ("val", 4)):
@@ -117,7 +117,7 @@ def tiny_detector(tiny_config: Any) -> Any:
 @pytest.fixture(scope="session")
 def tiny_weights(tiny_detector: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``tiny_detector`` saved in the project's own format."""
-    from dabdetr.model.weights import save_model
+    from dabdetr.checkpoints.native import save_model
 
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
     save_model(path, tiny_detector)

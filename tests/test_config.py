@@ -100,7 +100,7 @@ def test_override_reads_yaml_values() -> None:
 def test_every_field_says_what_it_is() -> None:
     parts = [getattr(config, name) for name in config.__all__]
     for part in parts:
-        if isinstance(part, type) and issubclass(part, config.Part):
+        if isinstance(part, type) and issubclass(part, config.Section):
             fields = part.model_fields.items()
             silent = [name for name, field in fields if name != "kind" and not field.description]
             assert not silent, part

@@ -74,9 +74,9 @@ def test_to_coco_and_back(found):
     assert [row["category_id"] for row in found.to_coco()] == [3, 1, 3]
 
 
-def test_plot_needs_the_picture(found):
-    picture = np.zeros((40, 60, 3), np.uint8)
-    assert found.plot(picture).size == (60, 40)
+def test_plot_needs_the_image(found):
+    image = np.zeros((40, 60, 3), np.uint8)
+    assert found.plot(image).size == (60, 40)
     with pytest.raises(ValueError, match="keep_images=True"):
         found.plot()
 

@@ -14,7 +14,7 @@ from fields import fields
 ROOT = Path(__file__).parents[2]
 RACES = ROOT / "experiments" / "ladder"
 SHOWN = "scenes"
-"""The race whose pictures stand for the idea."""
+"""The race whose images stand for the idea."""
 LINK = re.compile(r"\]\((?![a-z]+:|#)([^)]+)\)")
 
 
@@ -56,7 +56,7 @@ def _member(node: ast.AST, symbol: str, name: str) -> ast.AST:
 
 
 def races() -> str:
-    """The reports of all races that are kept, with their pictures; those of scenes first."""
+    """The reports of all races that are kept, with their images; those of scenes first."""
     found = RACES.glob("*/report.md")
     reports = sorted(found, key=lambda p: (not p.parent.name.startswith(SHOWN), p.parent.name))
     if not reports:
@@ -76,13 +76,13 @@ def _race(path: Path) -> str:
 
 
 def race_files() -> dict[str, Path]:
-    """Pictures and tables beside the reports, by their place in the site."""
+    """Images and tables beside the reports, by their place in the site."""
     found = (p for kind in ("png", "svg", "csv") for p in sorted(RACES.glob(f"*/*.{kind}")))
     return {f"race/{path.parent.name}/{path.name}": path for path in found}
 
 
 def looks() -> str:
-    """A race's pictures of where members look, for a page one folder deep."""
+    """A race's images of where members look, for a page one folder deep."""
     found = [
         place
         for place in race_files()

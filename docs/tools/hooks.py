@@ -28,7 +28,7 @@ def on_config(config: Any) -> Any:
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """The pictures of races lie outside of the documentation's folder."""
+    """The images of races lie outside of the documentation's folder."""
     for place, path in race_files().items():
         files.append(File.generated(config, place, abs_src_path=str(path)))
     return files

@@ -8,15 +8,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dabdetr.checkpoints.native import load_model as load_model
+    from dabdetr.checkpoints.native import save_model as save_model
     from dabdetr.config import Config as Config
-    from dabdetr.evaluation.coco import evaluate as evaluate
-    from dabdetr.inference.predictor import Predictor as Predictor
+    from dabdetr.evaluation.evaluate import evaluate as evaluate
     from dabdetr.model.detector import build as build
-    from dabdetr.model.weights import load_model as load_model
-    from dabdetr.model.weights import save_model as save_model
+    from dabdetr.predictor import Predictor as Predictor
     from dabdetr.presets import PRESETS as PRESETS
     from dabdetr.structures import Detections as Detections
-    from dabdetr.training.run import train as train
+    from dabdetr.training.train import train as train
 
 __version__ = "0.1.0"
 
@@ -24,12 +24,12 @@ _HOMES = {
     "Config": "dabdetr.config",
     "Detections": "dabdetr.structures",
     "PRESETS": "dabdetr.presets",
-    "Predictor": "dabdetr.inference.predictor",
+    "Predictor": "dabdetr.predictor",
     "build": "dabdetr.model.detector",
-    "evaluate": "dabdetr.evaluation.coco",
-    "load_model": "dabdetr.model.weights",
-    "save_model": "dabdetr.model.weights",
-    "train": "dabdetr.training.run",
+    "evaluate": "dabdetr.evaluation.evaluate",
+    "load_model": "dabdetr.checkpoints.native",
+    "save_model": "dabdetr.checkpoints.native",
+    "train": "dabdetr.training.train",
 }
 
 __all__ = [

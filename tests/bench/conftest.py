@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from dabdetr.bench.candidates import REFERENCE, Contender
 from dabdetr.bench.choice import Row
-from dabdetr.bench.contenders import REFERENCE, Contender
 from dabdetr.bench.growth import Growth, Point
 from dabdetr.bench.plan import Plan
 from dabdetr.bench.result import Bench
@@ -53,6 +53,6 @@ def bench(rows: list[Row]) -> Bench:
         timed=12,
         judged=72,
         data="cells val",
-        notes=("AP is of 72 of the 364 pictures, from all over the data",),
+        notes=("AP is of 72 of the 364 images, from all over the data",),
         growth=growth,
     )

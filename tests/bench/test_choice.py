@@ -86,6 +86,6 @@ def test_agreement(other: Detections, share: float) -> None:
     assert agreement([other], [ONE], 0.3) == pytest.approx(share)
 
 
-def test_agreement_counts_over_all_pictures() -> None:
+def test_agreement_counts_over_all_images() -> None:
     assert agreement([ONE, found()], [ONE, found((0, 0.9, A))], 0.3) == pytest.approx(0.8)
     assert agreement([found()], [found()], 0.3) == 1.0

@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dabdetr.bench.contenders import REFERENCE, Contender
+from dabdetr.bench.candidates import REFERENCE, Contender
 from dabdetr.bench.growth import Growth, Point
-from dabdetr.bench.pictures import of_data, of_source, read_found, spread
+from dabdetr.bench.images import of_data, of_source, read_found, spread
 from dabdetr.bench.plan import Plan
 from dabdetr.bench.processes import Failed, Process, run_export
 from dabdetr.bench.race import Race
 from dabdetr.bench.scaling import AXES
-from dabdetr.data.readers import open_data
-from dabdetr.inference.predictor import Predictor
+from dabdetr.data.dataset import open_data
+from dabdetr.predictor import Predictor
 from dabdetr.structures import Detections
 
 
@@ -28,11 +28,11 @@ def test_one_that_fails_is_told_and_the_others_go_on(
     tiny_weights: Path, coco_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))  # where there is no compiler
-    pictures = files(coco_folder / "val")
+    images = files(coco_folder / "val")
     wrong, compiled = Contender("torch", "fp64"), Contender("torch", "bf16", compiled=True)
     heard: list[str] = []
-    plan = Plan(str(tiny_weights), source="pictures", rounds=2, batch=2)
-    with Race(plan, "cpu", pictures, tmp_path, heard.append) as race:
+    plan = Plan(str(tiny_weights), source="images", rounds=2, batch=2)
+    with Race(plan, "cpu", images, tmp_path, heard.append) as race:
         race.start([REFERENCE, wrong, compiled])
         timed = race.run()
         race.remember()
@@ -50,7 +50,7 @@ def test_one_that_fails_is_told_and_the_others_go_on(
     assert all(0 < model < 60 and 0 < whole < 60 for model, whole in race.turns[REFERENCE])
     assert 0.5 < race.starts[REFERENCE] < 300
     assert 100 < (memory[REFERENCE] or 0) < 4000
-    same_as(found, list(Predictor(tiny_weights)(pictures, conf=0.0)))
+    same_as(found, list(Predictor(tiny_weights)(images, conf=0.0)))
 
 
 def same_as(found: list[Detections], expected: list[Detections]) -> None:
@@ -65,7 +65,7 @@ def same_as(found: list[Detections], expected: list[Detections]) -> None:
 def test_growth_and_the_peak(tiny_weights: Path, coco_folder: Path) -> None:
     with Process(os.environ) as process:
         about = {"model": str(tiny_weights), "device": "cpu"}
-        roof = process.ask("roofline", pictures=files(coco_folder / "val"), **about)
+        roof = process.ask("roofline", images=files(coco_folder / "val"), **about)
         assert roof["operations"] > 1e6
         assert set(roof["peaks"]) == {"fp32", "bf16"}
         assert all(1e8 < peak < 1e16 for peak in roof["peaks"].values())
@@ -97,12 +97,12 @@ def test_a_package_that_is_missing_is_told(
     assert not output.exists()
 
 
-def test_pictures_of_data_and_of_sources(coco_folder: Path, tmp_path: Path) -> None:
+def test_images_of_data_and_of_sources(coco_folder: Path, tmp_path: Path) -> None:
     data = open_data(str(coco_folder), "train")
     chosen, part = of_data(data, 3, tmp_path)
     assert [Path(file).name for file in chosen] == ["000.png", "004.png", "007.png"]
     assert [part.record(n).image_id for n in range(3)] == [1, 5, 8]
-    assert (part.picture(1) == data.picture(4)).all()
+    assert (part.image(1) == data.image(4)).all()
     made, part = of_data(open_data("scenes:count=4", "val"), 9, tmp_path)
     assert len(made) == len(part) == 4
     assert all(Path(file).parent == tmp_path for file in made)

@@ -14,7 +14,7 @@ import typer
 from PIL import Image
 from rich.console import Console
 
-from dabdetr.bench.contenders import Contender, contenders
+from dabdetr.bench.candidates import Contender, contenders
 from dabdetr.bench.plan import Plan
 from dabdetr.bench.report import markdown, sentence, terminal
 from dabdetr.bench.result import Bench
@@ -24,12 +24,12 @@ from dabdetr.cli import app
 def test_the_advice(bench: Bench) -> None:
     said = sentence(bench)
     assert said == (
-        "Use OpenVINO bf16: 50.0 pictures a second from file to boxes, 4.0 times as fast as "
+        "Use OpenVINO bf16: 50.0 images a second from file to boxes, 4.0 times as fast as "
         "PyTorch fp32, AP 51.7 for 51.8."
     )
     alone = replace(bench, rows=bench.rows[-1:])
     assert sentence(alone).startswith("Stay with PyTorch fp32: nothing that loses at most 0.5 poi")
-    unlabelled = replace(bench, data="", plan=Plan("cells", source="pictures"))
+    unlabelled = replace(bench, data="", plan=Plan("cells", source="images"))
     assert "times as fast as PyTorch fp32, agreement 52 %" in sentence(unlabelled)
 
 
@@ -53,7 +53,7 @@ def test_a_terminal_shows_all_of_it(bench: Bench) -> None:
     for row in bench.rows:
         assert row.contender.name in text
     assert "ONNX Runtime fp16: it needs the package onnx" in text
-    assert "364 pictures" in text
+    assert "364 images" in text
     assert "time ~ pixels^1.00" in text
     assert "out of memory" in text
     assert sentence(bench) in " ".join(text.split())
@@ -70,8 +70,8 @@ def test_files_are_written(bench: Bench, tmp_path: Path) -> None:
     assert "onnx" in page
     assert all(f"]({name})" in page for name in names if name.endswith(".png"))
     for name in ("bench.png", "growth.png"):
-        with Image.open(tmp_path / name) as picture:
-            assert len(picture.convert("L").getcolors() or []) > 20
+        with Image.open(tmp_path / name) as image:
+            assert len(image.convert("L").getcolors() or []) > 20
 
 
 ROW = {

@@ -71,7 +71,7 @@ def test_the_page_tells_what_was_kept(tmp_path):
         "train-dab": cases[1:],
         "peers": {"some": {"ms": 12.3, "parameters": 4.56}},
         "precision": [
-            {"model": "scenes", "data": "scenes", "pictures": 3, "fp32": 0.5, "bf16": 0.4975}
+            {"model": "scenes", "data": "scenes", "images": 3, "fp32": 0.5, "bf16": 0.4975}
         ],
         "roofline": roofline(1, smoke=True),
         "exports": {

@@ -175,7 +175,7 @@ def test_names_keep_their_ending_and_never_collide() -> None:
         "x.png",
         "film.png",
         "y z.webp",
-        "picture.png",
+        "image.png",
     ]
 
 

@@ -46,7 +46,7 @@ def refused(arguments: list[object], *words: object) -> None:
     assert snapshot() == before
 
 
-# Pictures
+# Images
 
 
 def jpeg() -> bytes:
@@ -65,29 +65,29 @@ def bomb() -> bytes:
     )
 
 
-PICTURES: dict[str, bytes] = {
+IMAGES: dict[str, bytes] = {
     "truncated.jpg": jpeg()[:-400],
     "empty.jpg": b"",
-    "text.jpg": b"this is no picture",
+    "text.jpg": b"this is no image",
     "bomb.png": bomb(),
 }
 
 
-@pytest.mark.parametrize("name", PICTURES)
-def test_unreadable_pictures(name: str, tiny_weights: Path) -> None:
+@pytest.mark.parametrize("name", IMAGES)
+def test_unreadable_images(name: str, tiny_weights: Path) -> None:
     Path("good.jpg").write_bytes(jpeg())
-    Path(name).write_bytes(PICTURES[name])
+    Path(name).write_bytes(IMAGES[name])
     options = ["predict", "--model", tiny_weights, "--coco", "found.json", "--json"]
     refused([*options, "good.jpg", name], name, "--skip-unreadable")
 
 
-def test_pictures_that_are_not_there(tiny_weights: Path) -> None:
+def test_images_that_are_not_there(tiny_weights: Path) -> None:
     Path("empty").mkdir()
     options = ["predict", "--model", tiny_weights]
     refused([*options, "nothing.jpg"], "nothing.jpg")
     refused([*options, "nothing/*.jpg"], "nothing/*.jpg")
     refused([*options, "empty"], "empty")
-    refused(options, "no picture")
+    refused(options, "no image")
 
 
 # Data sets
@@ -120,7 +120,7 @@ DATA: list[tuple[str, Callable[[dict[str, Any]], Any], tuple[str, ...]]] = [
     ("image", lambda tree: _first(tree).update(image_id=99), ("annotation 1", "99")),
     ("image twice", _duplicate_image, ("1",)),
     ("annotation twice", _duplicate_annotation, ("1",)),
-    ("picture", lambda tree: tree["images"][2].update(file_name="gone.png"), ("gone.png",)),
+    ("image", lambda tree: tree["images"][2].update(file_name="gone.png"), ("gone.png",)),
     ("categories", lambda tree: tree.pop("categories"), ("categories",)),
 ]
 
@@ -154,8 +154,8 @@ def test_data_without_any_annotation(coco_folder: Path, tiny_weights: Path) -> N
     refused(["val", "--data", "data", "--model", tiny_weights], "data", "no annotation at all")
 
 
-@pytest.mark.parametrize("content", PICTURES.values(), ids=PICTURES)
-def test_data_sets_with_an_unreadable_picture(
+@pytest.mark.parametrize("content", IMAGES.values(), ids=IMAGES)
+def test_data_sets_with_an_unreadable_image(
     content: bytes, coco_folder: Path, tiny_weights: Path
 ) -> None:
     shutil.copytree(coco_folder, "data")

@@ -41,7 +41,7 @@ def test_annotated_data(tiny_weights: Path, coco_folder: Path) -> None:
     assert told["folder"] == str(Path("out/here"))
     reference = next(each for each in told["contenders"] if each["key"] == "torch-fp32")
     assert reference["gain"] == 1.0
-    from dabdetr.evaluation.coco import evaluate
+    from dabdetr.evaluation.evaluate import evaluate
 
     assert reference["quality"] == pytest.approx(evaluate(tiny_weights, coco_folder).ap, abs=1e-4)
     assert reference["file_mb"] == pytest.approx(tiny_weights.stat().st_size / 1e6)
@@ -62,7 +62,7 @@ def test_what_the_advice_for_torch_says_to_type(tiny_weights: Path, coco_folder:
         for more in ([], ["--precision", "bf16"])
     )
     scores = [
-        [found["score"] for each in told["pictures"] for found in each["detections"]]
+        [found["score"] for each in told["images"] for found in each["detections"]]
         for told in (exact, rough)
     ]
     assert scores[0] != scores[1]
@@ -70,7 +70,7 @@ def test_what_the_advice_for_torch_says_to_type(tiny_weights: Path, coco_folder:
 
 
 @pytest.mark.slow
-def test_every_runtime_on_pictures_without_boxes(tiny_weights: Path, coco_folder: Path) -> None:
+def test_every_runtime_on_images_without_boxes(tiny_weights: Path, coco_folder: Path) -> None:
     options = ["--source", coco_folder / "val", "--rounds", 2, "--scaling"]
     done = runner.invoke(app, ["bench", "--model", str(tiny_weights), *map(str, options)])
     assert done.exit_code == 0, done.stderr or done.exception
@@ -116,7 +116,7 @@ def test_what_is_refused(tiny_weights: Path, coco_folder: Path) -> None:
     refused(good, "--data", "--source", "none")
     refused([*good, *source, *data], "both")
     refused([*good, "--source", "nothing"], "nothing")
-    refused([*good, "--source", "empty"], "empty", "no pictures")
+    refused([*good, "--source", "empty"], "empty", "no images")
     refused([*good, "--data", "nothing"], "nothing")
     refused([*good, *data, "--split", "test"], "'test'", "val")
     refused(["--model", "nobody", *source], "nobody")

@@ -1,4 +1,4 @@
-"""`dabdetr predict` on videos and large pictures: what it prints and what it leaves behind."""
+"""`dabdetr predict` on videos and large images: what it prints and what it leaves behind."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def clip(tmp_path: Path) -> str:
     data = Scenes("val")
     with VideoWriter(tmp_path / "clip.mp4", "") as writer:
         for index, time in enumerate(TIMES):
-            writer.add(data.picture(index), time)
+            writer.add(data.image(index), time)
     return "clip.mp4"
 
 
@@ -49,22 +49,22 @@ def run(*arguments: object) -> Result:
 
 
 def times(path: Path | str) -> list[float]:
-    return [picture.time or 0.0 for picture in read_sources(path)]
+    return [image.time or 0.0 for image in read_sources(path)]
 
 
 def test_a_video_becomes_a_video_with_boxes(clip: str) -> None:
     done = run("--model", "scenes", clip, "--json", "--name", "a", "--batch", 4)
-    pictures = json.loads(done.stdout)["pictures"]
-    assert [each["frame"] for each in pictures] == list(range(6))
-    assert [each["time"] for each in pictures] == pytest.approx(TIMES, abs=1e-5)
-    assert {each["source"] for each in pictures} == {clip}
-    assert sum(len(each["detections"]) for each in pictures) > 10
+    images = json.loads(done.stdout)["images"]
+    assert [each["frame"] for each in images] == list(range(6))
+    assert [each["time"] for each in images] == pytest.approx(TIMES, abs=1e-5)
+    assert {each["source"] for each in images} == {clip}
+    assert sum(len(each["detections"]) for each in images) > 10
     (written,) = Path("runs/predict/a").iterdir()
     assert written.name == "clip.mp4"
     assert times(written) == times(clip)
     plain, drawn = read_sources(clip), read_sources(written)
-    for picture, other, each in zip(plain, drawn, pictures, strict=True):
-        difference = np.abs(picture.array.astype(int) - other.array).max(-1)
+    for image, other, each in zip(plain, drawn, images, strict=True):
+        difference = np.abs(image.array.astype(int) - other.array).max(-1)
         for row in each["detections"]:
             x0, y0, x1, _ = map(round, row["box"])
             assert difference[min(y0, 159), x0:x1].mean() > 15  # the frame's upper side
@@ -77,13 +77,13 @@ def test_stride_jsonl_and_a_table(clip: str) -> None:
     assert times("runs/predict/a/clip.mp4") == [times(clip)[n] for n in (0, 2, 4)]
     done = run("--model", "scenes", clip, "--stride", 2, "--no-save")
     assert "clip.mp4 #2" in done.stdout
-    assert "objects in 3 pictures" in done.stdout
+    assert "objects in 3 images" in done.stdout
 
 
-def test_several_videos_and_pictures_keep_apart(clip: str, tmp_path: Path) -> None:
+def test_several_videos_and_images_keep_apart(clip: str, tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     Path("b/clip.mp4").write_bytes(Path(clip).read_bytes())
-    Image.fromarray(Scenes("val").picture(0)).save("clip.jpg")
+    Image.fromarray(Scenes("val").image(0)).save("clip.jpg")
     run("--model", "scenes", clip, clip, "clip.jpg", "b/clip.mp4", "--name", "a", "--quiet")
     names = {path.name for path in Path("runs/predict/a").iterdir()}
     assert names == {"clip.mp4", "clip-2.mp4", "clip-3.jpg", "clip-4.mp4"}
@@ -93,20 +93,20 @@ def test_several_videos_and_pictures_keep_apart(clip: str, tmp_path: Path) -> No
 
 def test_crops(clip: str) -> None:
     data = Scenes("val")
-    Image.fromarray(data.picture(3)).save("x.png")
+    Image.fromarray(data.image(3)).save("x.png")
     options = ("--save-crops", "--no-save", "--json", "--conf", "0.5")
     done = run("--model", "scenes", "x.png", clip, *options, "--name", "a")
-    pictures = json.loads(done.stdout)["pictures"]
+    images = json.loads(done.stdout)["images"]
     files = sorted(path for path in Path("runs/predict/a").rglob("*") if path.is_file())
-    assert len(files) == sum(len(each["detections"]) for each in pictures) > 5
+    assert len(files) == sum(len(each["detections"]) for each in images) > 5
     assert all(file.parts[3] == "crops" for file in files)
-    first: dict[str, Any] = pictures[0]
+    first: dict[str, Any] = images[0]
     for rank, row in enumerate(first["detections"], start=1):
         x0, y0, x1, y1 = row["box"]
         crop = np.asarray(Image.open(f"runs/predict/a/crops/{row['name']}/x-{rank}.png"))
-        picture = data.picture(3)[int(y0) : int(np.ceil(y1)), int(x0) : int(np.ceil(x1))]
-        np.testing.assert_array_equal(crop, picture)
-    row = pictures[3]["detections"][0]
+        image = data.image(3)[int(y0) : int(np.ceil(y1)), int(x0) : int(np.ceil(x1))]
+        np.testing.assert_array_equal(crop, image)
+    row = images[3]["detections"][0]
     assert Path(f"runs/predict/a/crops/{row['name']}/clip-000002-1.jpg").exists()
     assert [folder_name(name) for name in ("a/b", "..", "x:y*", "dog")] == [
         *("a_b", "_", "x_y_", "dog"),
@@ -125,7 +125,7 @@ def test_a_damaged_frame_is_told_and_passed_over(clip: str) -> None:
     done = invoke("--model", "scenes", clip, "--json", "--name", "a")
     assert done.exit_code == 1
     document = json.loads(done.stdout)
-    assert len(document["pictures"]) == 5
+    assert len(document["images"]) == 5
     (reason,) = document["skipped"]
     assert "clip.mp4: the frame at" in reason
     assert f"skipped: {reason}" in done.stderr
@@ -134,12 +134,12 @@ def test_a_damaged_frame_is_told_and_passed_over(clip: str) -> None:
 
 def test_tiles(tmp_path: Path) -> None:
     data = Scenes("test")
-    rows = [np.concatenate([data.picture(3 * y + x) for x in range(3)], 1) for y in range(3)]
+    rows = [np.concatenate([data.image(3 * y + x) for x in range(3)], 1) for y in range(3)]
     Image.fromarray(np.concatenate(rows)).save("large.png")
     found = []
     for options in ((), ("--tiles",), ("--tile-size", 160)):
         done = run("--model", "scenes", "large.png", "--no-save", "--json", "--conf", 0.5, *options)
-        found.append(json.loads(done.stdout)["pictures"][0]["detections"])
+        found.append(json.loads(done.stdout)["images"][0]["detections"])
     assert found[1] == found[2]
     assert len(found[1]) > 2 * len(found[0])
     assert len(found[1]) > 0.8 * sum(len(data.record(index).boxes) for index in range(9))

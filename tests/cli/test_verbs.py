@@ -17,7 +17,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from dabdetr.cli import app
-from dabdetr.data.pictures import read_picture
+from dabdetr.data.images import read_image
 
 TINY = [
     *("--model", "dab-detr-nano", "--epochs", "1", "--batch", "2", "--imgsz", "64"),
@@ -49,7 +49,7 @@ def process(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture
-def pictures(coco_folder: Path) -> Path:
+def images(coco_folder: Path) -> Path:
     return coco_folder / "val"
 
 
@@ -67,7 +67,7 @@ def test_train_as_a_process(coco_folder: Path, tmp_path: Path) -> None:
     for file in ("best.safetensors", "last.ckpt", "results.csv", "curves.png", "config.yaml"):
         assert (folder / file).stat().st_size > 0
     found = json.loads(run("predict", "--model", folder, coco_folder / "val", "--json").stdout)
-    assert len(found["pictures"]) == 4
+    assert len(found["images"]) == 4
 
 
 def test_an_interrupted_training_goes_on(coco_folder: Path) -> None:
@@ -143,7 +143,7 @@ def test_boxes_that_are_cut_are_told_on_the_way(coco_folder: Path, tiny_weights:
         tree = json.loads(path.read_text())
         tree["annotations"][0]["bbox"] = [-9, 5, 20, 20]
         path.write_text(json.dumps(tree))
-    said = "1 box reaches past its picture and was cut to it (first: annotation 1)"
+    said = "1 box reaches past its image and was cut to it (first: annotation 1)"
     for verb in (("val", "--model", tiny_weights), ("train", *TINY)):
         done = run(*verb, "--data", "data")
         assert done.stderr.count(said) == (1 if verb[0] == "val" else 2)
@@ -155,73 +155,73 @@ def test_val_of_generated_scenes(tiny_weights: Path) -> None:
     assert json.loads(done.stdout)["images"] == 3
 
 
-def test_predict_as_a_process(pictures: Path, tiny_weights: Path, tmp_path: Path) -> None:
+def test_predict_as_a_process(images: Path, tiny_weights: Path, tmp_path: Path) -> None:
     done = process(
-        *("predict", "--model", tiny_weights, pictures, "--conf", "0", "--max-det", "3", "--json"),
+        *("predict", "--model", tiny_weights, images, "--conf", "0", "--max-det", "3", "--json"),
         *("--batch", "2", "--name", "a", "--coco", "found.json", "--device", "cpu"),
         cwd=tmp_path,
     )
     document = json.loads(done.stdout)
     names = [f"{index:03d}.png" for index in range(4)]
-    assert [Path(each["source"]).name for each in document["pictures"]] == names
+    assert [Path(each["source"]).name for each in document["images"]] == names
     folder = tmp_path / "runs" / "predict" / "a"
     assert sorted(path.name for path in folder.iterdir()) == names
     rows = json.loads((tmp_path / "found.json").read_text())
     assert [row["image_id"] for row in rows] == [index for index in range(4) for _ in range(3)]
-    for each, name in zip(document["pictures"], names, strict=True):
+    for each, name in zip(document["images"], names, strict=True):
         assert len(each["detections"]) == 3
-        original, drawn = read_picture(pictures / name), read_picture(folder / name)
+        original, drawn = read_image(images / name), read_image(folder / name)
         assert drawn.shape == original.shape
         assert (drawn != original).any()
 
 
-def test_predict_prints_a_table_and_counts_its_folders(pictures: Path, tiny_weights: Path) -> None:
+def test_predict_prints_a_table_and_counts_its_folders(images: Path, tiny_weights: Path) -> None:
     options = ("--model", tiny_weights, "--conf", "0", "--max-det", "1")
-    done = run("predict", *options, pictures / "000.png", "--source", pictures / "001.png")
+    done = run("predict", *options, images / "000.png", "--source", images / "001.png")
     assert "000.png" in done.stdout
-    assert "2 objects in 2 pictures" in done.stdout
+    assert "2 objects in 2 images" in done.stdout
     assert "predict-1" in done.stderr
-    run("predict", *options, pictures / "000.png")
+    run("predict", *options, images / "000.png")
     assert sorted(path.name for path in Path("runs/predict").iterdir()) == [
         "predict-1",
         "predict-2",
     ]
 
 
-def test_predict_writes_nothing_when_told_so(pictures: Path, tiny_weights: Path) -> None:
-    done = run("predict", "--model", tiny_weights, pictures, "--no-save", "--quiet")
+def test_predict_writes_nothing_when_told_so(images: Path, tiny_weights: Path) -> None:
+    done = run("predict", "--model", tiny_weights, images, "--no-save", "--quiet")
     assert (done.stdout, done.stderr) == ("", "")
     assert list(Path().iterdir()) == []
 
 
-def test_predict_keeps_pictures_of_one_name_apart(pictures: Path, tiny_weights: Path) -> None:
+def test_predict_keeps_images_of_one_name_apart(images: Path, tiny_weights: Path) -> None:
     for folder in ("a", "b"):
         Path(folder).mkdir()
-        Path(folder, "x.png").write_bytes((pictures / "000.png").read_bytes())
+        Path(folder, "x.png").write_bytes((images / "000.png").read_bytes())
     run("predict", "--model", tiny_weights, "a/x.png", "b/x.png", "--name", "c")
     assert sorted(path.name for path in Path("runs/predict/c").iterdir()) == ["x-2.png", "x.png"]
 
 
-def test_predict_filters_by_class_and_score(pictures: Path, tiny_weights: Path) -> None:
-    options = ("predict", "--model", tiny_weights, pictures, "--no-save", "--json")
-    everything = json.loads(run(*options, "--conf", "0").stdout)["pictures"]
-    some = json.loads(run(*options, "--conf", "0", "--classes", "1,4").stdout)["pictures"]
+def test_predict_filters_by_class_and_score(images: Path, tiny_weights: Path) -> None:
+    options = ("predict", "--model", tiny_weights, images, "--no-save", "--json")
+    everything = json.loads(run(*options, "--conf", "0").stdout)["images"]
+    some = json.loads(run(*options, "--conf", "0", "--classes", "1,4").stdout)["images"]
     for all_, few in zip(everything, some, strict=True):
         wanted = [row for row in all_["detections"] if row["name"] in "14"]
         assert few["detections"] == wanted
     assert sum(len(each["detections"]) for each in some) > 0
-    none = json.loads(run(*options, "--conf", "1").stdout)["pictures"]
+    none = json.loads(run(*options, "--conf", "1").stdout)["images"]
     assert all(each["detections"] == [] for each in none)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (20_000, 10)])
-def test_predict_takes_pictures_of_any_shape(size: tuple[int, int], tiny_weights: Path) -> None:
+def test_predict_takes_images_of_any_shape(size: tuple[int, int], tiny_weights: Path) -> None:
     Image.new("RGB", size, (200, 30, 30)).save("odd.png")
     done = run("predict", "--model", tiny_weights, "odd.png", "--conf", "0", "--json")
-    (picture,) = json.loads(done.stdout)["pictures"]
-    assert (picture["width"], picture["height"]) == size
-    assert picture["detections"]
-    for row in picture["detections"]:
+    (image,) = json.loads(done.stdout)["images"]
+    assert (image["width"], image["height"]) == size
+    assert image["detections"]
+    for row in image["detections"]:
         x0, y0, x1, y1 = row["box"]
         assert 0 <= x0 <= x1 <= size[0]
         assert 0 <= y0 <= y1 <= size[1]
@@ -229,15 +229,15 @@ def test_predict_takes_pictures_of_any_shape(size: tuple[int, int], tiny_weights
         assert drawn.size == size
 
 
-def test_predict_passes_over_unreadable_pictures_when_told_so(
-    pictures: Path, tiny_weights: Path
+def test_predict_passes_over_unreadable_images_when_told_so(
+    images: Path, tiny_weights: Path
 ) -> None:
     Path("empty.png").write_bytes(b"")
     options = ("--model", str(tiny_weights), "--skip-unreadable", "--json", "--no-save")
-    done = runner.invoke(app, ["predict", "empty.png", str(pictures / "000.png"), *options])
+    done = runner.invoke(app, ["predict", "empty.png", str(images / "000.png"), *options])
     assert done.exit_code == 1
     document = json.loads(done.stdout)
-    assert len(document["pictures"]) == 1
+    assert len(document["images"]) == 1
     assert "empty.png" in document["skipped"][0]
 
 
@@ -267,7 +267,7 @@ def _agree(first: Path, second: Path, tolerance: float) -> None:
     """Both files hold one model: config, names and weights."""
     import torch
 
-    from dabdetr.model.weights import load_model
+    from dabdetr.checkpoints.native import load_model
 
     one, other = load_model(first).model, load_model(second).model
     assert one.config == other.config
@@ -279,24 +279,24 @@ def _agree(first: Path, second: Path, tolerance: float) -> None:
 
 
 def test_demo_as_a_process(tmp_path: Path) -> None:
-    done = process("demo", "--count", "20", "--pictures", "5", "--json", cwd=tmp_path)
+    done = process("demo", "--count", "20", "--images", "5", "--json", cwd=tmp_path)
     document = json.loads(done.stdout)
     assert document["images"] == 20
     assert document["numbers"]["AP50"] > 0.6  # of 20 scenes; 200 of them are scored elsewhere
     folder = tmp_path / "runs" / "demo" / "demo-1"
     scenes = [f"scene-{number}.png" for number in range(1, 6)]
     assert sorted(path.name for path in folder.iterdir()) == ["overview.png", *scenes]
-    assert read_picture(folder / "overview.png").shape == (2 * 480, 4 * 480, 3)
-    found = [sorted(row["name"] for row in each["detections"]) for each in document["pictures"]]
-    truth = [each["truth"] for each in document["pictures"]]
+    assert read_image(folder / "overview.png").shape == (2 * 480, 4 * 480, 3)
+    found = [sorted(row["name"] for row in each["detections"]) for each in document["images"]]
+    truth = [each["truth"] for each in document["images"]]
     assert len(truth) == 5
     assert sum(a == b for a, b in zip(found, truth, strict=True)) >= 2
 
 
 def test_precision_is_chosen_by_measuring_and_told(tmp_path: Path) -> None:
-    picture = tmp_path / "grey.png"
-    Image.new("RGB", (160, 128), "grey").save(picture)
-    arguments = ["predict", "--model", "scenes", str(picture), "--no-save"]
+    image = tmp_path / "grey.png"
+    Image.new("RGB", (160, 128), "grey").save(image)
+    arguments = ["predict", "--model", "scenes", str(image), "--no-save"]
     done = run(*arguments, "--precision", "auto")
     assert re.search(r"computing in (fp32|bf16): a batch takes \d+ ms in bf16", done.stderr)
     assert "computing in" not in run(*arguments, "--precision", "auto", "--quiet").stderr

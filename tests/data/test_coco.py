@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 
 from dabdetr.data.coco import CocoData
-from dabdetr.data.readers import open_data
+from dabdetr.data.dataset import open_data
 
 
 def sound() -> dict[str, Any]:
-    """Three pictures of 100x80; the second has no object, the third a crowd; sparse ids."""
+    """Three images of 100x80; the second has no object, the third a crowd; sparse ids."""
     return {
         "images": [
             {"id": 7, "file_name": "a.png", "width": 100, "height": 80},
@@ -73,10 +73,10 @@ def test_records(tmp_path: Path) -> None:
     assert last.labels.dtype == np.int64
 
 
-def test_pictures(tmp_path: Path) -> None:
+def test_images(tmp_path: Path) -> None:
     data = opened(tmp_path, sound())
-    assert [data.picture(i)[0, 0, 0] for i in range(3)] == [0, 1, 2]
-    assert data.shape(0) == data.picture(0).shape[:2] == (80, 100)
+    assert [data.image(i)[0, 0, 0] for i in range(3)] == [0, 1, 2]
+    assert data.shape(0) == data.image(0).shape[:2] == (80, 100)
     with pytest.raises(IndexError):
         data.record(3)
 
@@ -87,7 +87,7 @@ def test_sizes_are_optional(tmp_path: Path) -> None:
     assert opened(tmp_path, tree).shape(0) == (80, 100)
 
 
-def test_a_turned_picture_is_read_in_the_frame_of_its_boxes(tmp_path: Path) -> None:
+def test_a_turned_image_is_read_in_the_frame_of_its_boxes(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     file = io.BytesIO()
@@ -97,14 +97,14 @@ def test_a_turned_picture_is_read_in_the_frame_of_its_boxes(tmp_path: Path) -> N
         tree["images"][0] |= {"file_name": "turned.jpg", "width": size[0], "height": size[1]}
         write(tmp_path, tree)
         (tmp_path / "train" / "turned.jpg").write_bytes(file.getvalue())
-        assert open_data(tmp_path).picture(0).shape == (size[1], size[0], 3)
+        assert open_data(tmp_path).image(0).shape == (size[1], size[0], 3)
 
 
-def test_a_wrong_size_is_said_when_the_picture_is_read(tmp_path: Path) -> None:
+def test_a_wrong_size_is_said_when_the_image_is_read(tmp_path: Path) -> None:
     tree = sound()
     tree["images"][0] |= {"width": 640, "height": 480}
     with pytest.raises(ValueError, match=r"a\.png is 100x80 pixels, .* made for 640x480"):
-        opened(tmp_path, tree).picture(0)
+        opened(tmp_path, tree).image(0)
 
 
 def test_boxes_that_are_cut_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -112,14 +112,13 @@ def test_boxes_that_are_cut_are_told(tmp_path: Path, caplog: pytest.LogCaptureFi
     opened(tmp_path, tree)
     (said,) = caplog.messages
     assert said.endswith(
-        "instances_train.json: 1 box reaches past its picture and was cut to it "
-        "(first: annotation 5)"
+        "instances_train.json: 1 box reaches past its image and was cut to it (first: annotation 5)"
     )
     caplog.clear()
     tree["annotations"][1]["bbox"] = [90, 20, 30, 40]
     opened(tmp_path, tree)
     assert (
-        "2 boxes reach past their pictures and were cut to them (first: annotation 2)"
+        "2 boxes reach past their images and were cut to them (first: annotation 2)"
         in (caplog.messages[0])
     )
     caplog.clear()
@@ -226,10 +225,10 @@ def test_each_fault_is_one_sentence(
 
 
 @pytest.mark.parametrize("name", ["gone.png", "nowhere/a.png"])
-def test_a_missing_picture(tmp_path: Path, name: str) -> None:
+def test_a_missing_image(tmp_path: Path, name: str) -> None:
     tree = sound()
     tree["images"][1]["file_name"] = name
-    with pytest.raises(FileNotFoundError, match=f"image 3 names the picture .*{name}, which does"):
+    with pytest.raises(FileNotFoundError, match=f"image 3 names the image .*{name}, which does"):
         opened(tmp_path, tree)
 
 

@@ -1,4 +1,4 @@
-"""The usual layouts of annotated pictures: each gives what the same set gives in COCO's."""
+"""The usual layouts of annotated images: each gives what the same set gives in COCO's."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dabdetr.data.readers import DetectionData, is_data, open_data, splits
+from dabdetr.data.dataset import DetectionDataset, is_data, open_data, splits
 
-Write = Callable[[DetectionData, Path, str], None]
+Write = Callable[[DetectionDataset, Path, str], None]
 
 
-def write_yolo(data: DetectionData, root: Path, split: str) -> None:
-    """Pictures in images/SPLIT, boxes 0–1 in labels/SPLIT."""
+def write_yolo(data: DetectionDataset, root: Path, split: str) -> None:
+    """Images in images/SPLIT, boxes 0–1 in labels/SPLIT."""
     for kind in ("images", "labels"):
         (root / kind / split).mkdir(parents=True)
     for index in range(len(data)):
@@ -51,7 +51,7 @@ def scene(name: str, record: Any, names: tuple[str, ...]) -> str:
     return f"<annotation><filename>{name}</filename>{objects}</annotation>"
 
 
-def write_voc(data: DetectionData, root: Path, split: str) -> None:
+def write_voc(data: DetectionDataset, root: Path, split: str) -> None:
     for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     stems = []
@@ -66,8 +66,8 @@ def write_voc(data: DetectionData, root: Path, split: str) -> None:
     (root / "ImageSets" / "Main" / f"cat_{split}.txt").write_text("a class's own list")
 
 
-def write_flat_voc(data: DetectionData, root: Path, split: str) -> None:
-    """As exporters pack it: XML beside the pictures, and valid for val."""
+def write_flat_voc(data: DetectionDataset, root: Path, split: str) -> None:
+    """As exporters pack it: XML beside the images, and valid for val."""
     folder = root / ("valid" if split == "val" else split)
     folder.mkdir(parents=True)
     for index in range(len(data)):
@@ -78,7 +78,7 @@ def write_flat_voc(data: DetectionData, root: Path, split: str) -> None:
         (folder / name.with_suffix(".xml").name).write_text(text)
 
 
-def write_packed_coco(data: DetectionData, root: Path, split: str) -> None:
+def write_packed_coco(data: DetectionDataset, root: Path, split: str) -> None:
     folder = root / ("valid" if split == "val" else split)
     source = Path(data.record(0).file).parent
     shutil.copytree(source, folder)
@@ -102,12 +102,12 @@ def test_every_layout_gives_the_same(coco_folder: Path, tmp_path: Path, write: W
             one, other = theirs.record(index), ours.record(index)
             np.testing.assert_allclose(other.boxes, one.boxes, atol=1e-3)
             assert [ours.names[n] for n in other.labels] == [theirs.names[n] for n in one.labels]
-            np.testing.assert_array_equal(ours.picture(index), theirs.picture(index))
+            np.testing.assert_array_equal(ours.image(index), theirs.image(index))
             assert ours.shape(index) == theirs.shape(index)
 
 
 def labels(folder: Path, index: int) -> list[int]:
-    """Of picture ``index``, in every split that has so many."""
+    """Of image ``index``, in every split that has so many."""
     every = (open_data(folder, split) for split in ("train", "val"))
     return [n for data in every if index < len(data) for n in data.record(index).labels.tolist()]
 
@@ -161,7 +161,7 @@ def test_boxes_of_a_turned_photo_are_of_it_as_it_is_seen(yolo: Path) -> None:
     data = open_data(yolo, "train")
     assert data.shape(0) == (200, 100)
     x0, y0, x1, y1 = data.record(0).boxes[0].round().astype(int)
-    assert (data.picture(0)[y0:y1, x0:x1] == 0).all()
+    assert (data.image(0)[y0:y1, x0:x1] == 0).all()
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_boxes_of_a_turned_photo_are_of_it_as_it_is_seen(yolo: Path) -> None:
         ("0 0.5 0.5 0.1 0.1 0.9", "it has 6 numbers"),
         ("cat 0.5 0.5 0.1 0.1", "line 2 should hold numbers only; it has 'cat 0.5 0.5 0.1 0.1'"),
         ("10 0.5 0.5 0.1 0.1", r"line 2 has class 10, but data\.yaml names 10 classes, 0 to 9"),
-        ("0 80 80 16 16", r"line 2 should have numbers 0–1 of the picture; it has \['80', '80'"),
+        ("0 80 80 16 16", r"line 2 should have numbers 0–1 of the image; it has \['80', '80'"),
         ("0 0.5 nan 0.1 0.1", "should have numbers 0–1"),
         ("0 0.5 0.5 0 0.1", "line 2 has a box without width or height"),
     ],
@@ -191,10 +191,10 @@ def test_bad_lines_of_yolo(yolo: Path, line: str, told: str) -> None:
         ("names: [a, a]\ntrain: images/train", "different class names"),
         ("names: {x: a}\ntrain: images/train", "different class names"),
         ("names: [a, b]\nnc: 3\ntrain: images/train", "says nc: 3, but has 2 names"),
-        ("names: [a]", "names no pictures"),
-        ("names: [a]\ntrain: labels", "there is no picture"),
+        ("names: [a]", "names no images"),
+        ("names: [a]\ntrain: labels", "there is no image"),
         ("names: [a]\ntrain: nowhere", "nowhere, which does not exist"),
-        ("names: [a]\ntrain: bare", r"none of 1 pictures has a file of boxes; .*bare/x\.txt"),
+        ("names: [a]\ntrain: bare", r"none of 1 images has a file of boxes; .*bare/x\.txt"),
     ],
 )
 def test_bad_data_yaml(yolo: Path, text: str, told: str) -> None:
@@ -235,7 +235,7 @@ def test_pixels_from_one_or_from_zero_and_what_is_difficult(voc: Path) -> None:
         ("<a>", "not readable XML"),
         ("<a><object><name>cat</name></object></a>", "object 1 should have a name and a bndbox"),
         (f"<a>{box(5, 5, 3, 9)}</a>", "object 1 has a box without width or height"),
-        ("<a><filename>none.jpg</filename></a>", None),  # the picture of the file's own name
+        ("<a><filename>none.jpg</filename></a>", None),  # the image of the file's own name
     ],
 )
 def test_bad_xml(voc: Path, text: str, told: str | None) -> None:
@@ -243,7 +243,7 @@ def test_bad_xml(voc: Path, text: str, told: str | None) -> None:
     if told is None:
         assert len(open_data(voc).record(1).boxes) == 0
         (voc / "JPEGImages" / "train_1.png").unlink()
-        with pytest.raises(FileNotFoundError, match=r"train_1\.xml has no picture none\.jpg in"):
+        with pytest.raises(FileNotFoundError, match=r"train_1\.xml has no image none\.jpg in"):
             open_data(voc)
     else:
         with pytest.raises(ValueError, match=rf"train_1\.xml.*{told}"):
@@ -258,7 +258,7 @@ def test_a_list_of_voc_that_names_what_is_not_there(voc: Path) -> None:
         splits(voc)
 
 
-def test_pictures_alone_are_no_data(coco_folder: Path, tmp_path: Path) -> None:
+def test_images_alone_are_no_data(coco_folder: Path, tmp_path: Path) -> None:
     assert not is_data(coco_folder / "train")
     assert not is_data(tmp_path / "nowhere")
     assert is_data("scenes:count=3")

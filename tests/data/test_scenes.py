@@ -12,20 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dabdetr.data import scenes as module
-from dabdetr.data.readers import open_data, splits
+from dabdetr.data.dataset import open_data, splits
 from dabdetr.data.scenes import SPLITS, Scenes
 
 FINGERPRINT = """
 import hashlib
 from dabdetr.data.scenes import Scenes
 data = Scenes("val", seed=5)
-print(hashlib.sha256(b"".join(data.picture(i).tobytes() for i in range(5))).hexdigest())
+print(hashlib.sha256(b"".join(data.image(i).tobytes() for i in range(5))).hexdigest())
 """
 
 
 def test_the_same_bits_in_another_process_and_order() -> None:
     data = Scenes("val", seed=5)
-    backwards = [data.picture(i).tobytes() for i in reversed(range(5))][::-1]
+    backwards = [data.image(i).tobytes() for i in reversed(range(5))][::-1]
     printed = subprocess.run(
         [sys.executable, "-c", FINGERPRINT], capture_output=True, text=True, check=True
     ).stdout.strip()
@@ -33,14 +33,14 @@ def test_the_same_bits_in_another_process_and_order() -> None:
 
 
 def test_seed_split_and_index_all_matter() -> None:
-    pictures = [
-        Scenes(split, seed=seed).picture(index).tobytes()
+    images = [
+        Scenes(split, seed=seed).image(index).tobytes()
         for split in SPLITS
         for seed in (0, 1)
         for index in (0, 1)
     ]
-    assert len(set(pictures)) == len(pictures)
-    assert len({picture[: 160 * 3] for picture in pictures}) == len(pictures)  # grounds differ too
+    assert len(set(images)) == len(images)
+    assert len({image[: 160 * 3] for image in images}) == len(images)  # grounds differ too
 
 
 def test_digits_of_the_splits_are_disjoint() -> None:
@@ -63,9 +63,9 @@ def test_digits_of_the_splits_are_disjoint() -> None:
 @settings(max_examples=60)
 def test_records_are_sound(index: int, size: int, objects: int) -> None:
     data = Scenes("train", size=size, objects=objects)
-    record, picture = data.record(index), data.picture(index)
-    assert picture.shape == (size, size, 3)
-    assert picture.dtype == np.uint8
+    record, image = data.record(index), data.image(index)
+    assert image.shape == (size, size, 3)
+    assert image.dtype == np.uint8
     assert len(record.labels) <= objects
     assert (record.boxes >= 0).all()
     assert (record.boxes <= size).all()
@@ -85,7 +85,7 @@ def test_boxes_are_tight_around_the_ink(monkeypatch: pytest.MonkeyPatch) -> None
     data, seen = Scenes("train", objects=1), 0
     for index in range(60):
         record = data.record(index)
-        ink = data.picture(index)[:, :, 0] >= module._INK
+        ink = data.image(index)[:, :, 0] >= module._INK
         if not len(record.boxes):
             assert not ink.any()
             continue
@@ -134,7 +134,7 @@ def test_by_name() -> None:
     assert len(data) == 50
     assert data.shape(0) == (96, 96)
     np.testing.assert_array_equal(
-        data.picture(7), Scenes("val", size=96, objects=6, count=50, seed=3).picture(7)
+        data.image(7), Scenes("val", size=96, objects=6, count=50, seed=3).image(7)
     )
     assert splits("scenes") == ["train", "val", "test"]
     assert data.names == tuple("0123456789")
@@ -144,9 +144,9 @@ def test_by_name() -> None:
 def test_training_is_endless_and_the_rest_is_not() -> None:
     train, val = open_data("scenes", "train"), open_data("scenes", "val")
     assert (train.endless, val.endless, len(val)) == (True, False, 200)
-    assert train.picture(10**9).shape == (160, 160, 3)
+    assert train.image(10**9).shape == (160, 160, 3)
     with pytest.raises(IndexError):
-        val.picture(200)
+        val.image(200)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A model evaluated on generated scenes and on a folder, from pictures to numbers."""
+"""A model evaluated on generated scenes and on a folder, from images to numbers."""
 
 import json
 
@@ -8,13 +8,13 @@ import torch
 from PIL import Image
 
 import dabdetr
-from dabdetr.data.augment import prepare
-from dabdetr.data.batching import pad
+from dabdetr.checkpoints.native import save_model
+from dabdetr.data.augmentation import prepare
+from dabdetr.data.loader import pad
 from dabdetr.data.scenes import Scenes
-from dabdetr.evaluation.coco import evaluate, score
-from dabdetr.inference.live import detect_batch
+from dabdetr.evaluation.evaluate import evaluate, score
+from dabdetr.inference.torch_runtime import detect_batch
 from dabdetr.model.detector import build
-from dabdetr.model.weights import save_model
 from dabdetr.presets import PRESETS, derive
 
 DIGITS = tuple("0123456789")
@@ -36,14 +36,14 @@ def make(names=DIGITS, seed=0, config=PRESETS["dab-detr-nano"]):
     return model.eval()
 
 
-def test_equals_detections_picture_by_picture(scenes):
+def test_equals_detections_image_by_image(scenes):
     model = make()
     ours = evaluate(model, scenes, batch=4)
     expected = []
     for index in range(len(scenes)):
-        picture = scenes.picture(index)
-        images = pad([prepare(picture, model.config.image)])
-        expected += detect_batch(model, images, [picture.shape[:2]], 100)
+        image = scenes.image(index)
+        images = pad([prepare(image, model.config.image)])
+        expected += detect_batch(model, images, [image.shape[:2]], 100)
     assert ours.numbers == pytest.approx(score(scenes, expected).numbers, abs=1e-4)
     assert ours.images == 6
     assert ours.seconds > 0
@@ -68,7 +68,7 @@ def test_classes_in_another_order_change_nothing(scenes):
         assert again.per_class[name] == pytest.approx(row, abs=1e-4)
 
 
-def test_wrong_classes_are_told_before_any_picture_is_read(scenes):
+def test_wrong_classes_are_told_before_any_image_is_read(scenes):
     with pytest.raises(ValueError, match=r"model does not know 9; the data do not have x;"):
         evaluate(make((*DIGITS[:9], "x")), scenes)
 
@@ -90,7 +90,7 @@ def test_the_mode_is_as_before_and_training_goes_on(scenes, training):
         parameter.requires_grad = False
     evaluate(model, scenes, max_det=5)
     assert model.training == training
-    images = pad([prepare(scenes.picture(0), config.image)])
+    images = pad([prepare(scenes.image(0), config.image)])
     images.pixels.requires_grad_()
     model(images).boxes.sum().backward()
     assert images.pixels.grad is not None
@@ -107,7 +107,7 @@ def test_the_mode_is_restored_after_an_error(tmp_path):
 
 
 def folder(root):
-    """A tiny COCO folder: sparse ids, a crowd, a picture without objects, three shapes."""
+    """A tiny COCO folder: sparse ids, a crowd, an image without objects, three shapes."""
     (root / "val").mkdir()
     (root / "annotations").mkdir()
     rng = np.random.default_rng(0)

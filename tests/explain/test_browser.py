@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 
 from dabdetr import Predictor
-from dabdetr.data.readers import open_data
-from dabdetr.explain import report
+from dabdetr.data.dataset import open_data
+from dabdetr.explain import page as page_module
 from dabdetr.explain.explanation import Explanation
 from dabdetr.model.detector import build
 from dabdetr.presets import preset
@@ -65,7 +65,7 @@ def visit(browser: Any, tmp_path: Path) -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def scene() -> Explanation:
     data = open_data("scenes:seed=2022,count=8", "test")
-    return Predictor("scenes", device="cpu").explain(data.picture(7))
+    return Predictor("scenes", device="cpu").explain(data.image(7))
 
 
 def member(name: str, *assignments: str, names: tuple[str, ...] = ("owl", "fox")) -> Explanation:
@@ -77,19 +77,19 @@ def member(name: str, *assignments: str, names: tuple[str, ...] = ("owl", "fox")
 
 
 def shown_box(page: Any, selector: str = ".picked") -> list[float]:
-    """x0 y0 x1 y1 of a drawn box, in the picture's pixels."""
+    """x0 y0 x1 y1 of a drawn box, in the image's pixels."""
     script = "e => { const b = e.getBBox(); return [b.x, b.y, b.x + b.width, b.y + b.height] }"
     return page.locator(f"#boxes {selector}").last.evaluate(script)
 
 
 def move_to(page: Any, x: float, y: float) -> None:
-    """Point at a place of the picture, 0–1."""
+    """Point at a place of the image, 0–1."""
     frame = page.locator("#stage").bounding_box()
     page.mouse.move(frame["x"] + x * frame["width"], frame["y"] + y * frame["height"])
 
 
 def click_at(page: Any, x: float, y: float) -> None:
-    """Click a place of the picture, 0–1."""
+    """Click a place of the image, 0–1."""
     move_to(page, x, y)
     page.mouse.down()
     page.mouse.up()
@@ -321,7 +321,7 @@ def test_a_truth_of_another_class_is_marked(visit: Any, scene: Explanation) -> N
 
 def test_what_attention_lacks_is_said(visit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Single heads for the best queries only; content that holds positions."""
-    monkeypatch.setattr(report, "MAP_BYTES", 30_000)
+    monkeypatch.setattr(page_module, "MAP_BYTES", 30_000)
     page = visit(member("dab-detr-nano"))
     assert page.locator("#head").is_enabled()
     assert page.locator("#limits").inner_text() == ""

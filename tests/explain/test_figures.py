@@ -12,20 +12,20 @@ import torch
 from PIL import Image, ImageSequence
 
 from dabdetr import Predictor, build
-from dabdetr.data.readers import open_data
-from dabdetr.explain import figures, ideas
+from dabdetr.data.dataset import open_data
+from dabdetr.explain import concepts, figures
 from dabdetr.explain.explanation import Explanation
-from dabdetr.inference.drawing import colour
 from dabdetr.presets import preset
 from dabdetr.structures import Detections
 from dabdetr.structures.boxes import corners
+from dabdetr.structures.drawing import colour
 
 
 @pytest.fixture(scope="module")
 def scene(predictor: Predictor) -> Explanation:
     data = open_data("scenes:seed=2022,count=8", "test")
     record = data.record(3)
-    found = predictor.explain(data.picture(3), pixels=[(0.5, 0.25)])
+    found = predictor.explain(data.image(3), pixels=[(0.5, 0.25)])
     return found.with_truth(record.boxes, record.labels)
 
 
@@ -54,12 +54,12 @@ def frames(panel: Any) -> list[list[float]]:
 
 def test_a_story_has_anchor_boxes_score_and_iou(scene: Explanation, tmp_path: Path) -> None:
     figure = scene.story(1)
-    picture, curve = figure.axes
+    image, curve = figure.axes
     query = scene.query(1)
     assert scene.trace.anchors is not None
     places = [scene.trace.anchors[0][query], *scene.trace.boxes[:, query]]
     expected = corners(scene.in_pixels(np.stack(places)))
-    np.testing.assert_allclose(frames(picture), expected, atol=1e-3)
+    np.testing.assert_allclose(frames(image), expected, atol=1e-3)
     score, overlap = (np.asarray(line.get_ydata()) for line in curve.lines)
     np.testing.assert_array_equal(score, scene.trace.scores[:, query].max(-1))
     np.testing.assert_array_equal(overlap, scene.iou_with_truth(query))
@@ -130,9 +130,9 @@ def test_a_class_keeps_its_colour_in_all_frames(scene: Explanation, tmp_path: Pa
 
 
 def test_anchors_have_no_scores(scene: Explanation, tmp_path: Path) -> None:
-    """Of the first frame, only outlines differ from the picture."""
+    """Of the first frame, only outlines differ from the image."""
     scene.animation(tmp_path / "a.gif")
-    picture = np.asarray(Image.fromarray(scene.image).resize((480, 480)), np.float32)
+    image = np.asarray(Image.fromarray(scene.image).resize((480, 480)), np.float32)
     assert scene.trace.anchors is not None
     anchors = scene.trace.anchors[0][scene.shown.queries]
     line = np.zeros((480, 480), bool)
@@ -142,7 +142,7 @@ def test_anchors_have_no_scores(scene: Explanation, tmp_path: Path) -> None:
         ring[max(y0 - 2, 0) : y1 + 2, max(x0 - 2, 0) : x1 + 2] = True
         ring[y0 + 3 : max(y1 - 3, 0), x0 + 3 : max(x1 - 3, 0)] = False
         line |= ring
-    differs = abs(film(tmp_path / "a.gif")[0] - picture).sum(-1) > 150
+    differs = abs(film(tmp_path / "a.gif")[0] - image).sum(-1) > 150
     assert not differs[~line].any()
 
 
@@ -191,12 +191,12 @@ def test_encoder_attention(scene: Explanation) -> None:
 
 def test_the_animation_ends_with_the_detections(scene: Explanation, tmp_path: Path) -> None:
     scene.animation(tmp_path / "a.gif")
-    pictures = film(tmp_path / "a.gif")
-    assert 12 <= len(pictures) <= 1 + 3 * 5
-    assert abs(pictures[0] - pictures[-1]).mean() > 1
+    images = film(tmp_path / "a.gif")
+    assert 12 <= len(images) <= 1 + 3 * 5
+    assert abs(images[0] - images[-1]).mean() > 1
     wanted = scene.shown.plot(scene.image).resize((480, 480))
-    parted = [abs(picture - np.asarray(wanted, np.float32)).mean() for picture in pictures]
-    assert np.argmin(parted) >= len(pictures) - 5
+    parted = [abs(image - np.asarray(wanted, np.float32)).mean() for image in images]
+    assert np.argmin(parted) >= len(images) - 5
     with pytest.raises(ValueError, match=r"should end in \.gif"):
         scene.animation("a.png")
 
@@ -205,36 +205,36 @@ def test_codes_are_most_like_those_nearby() -> None:
     distance = np.array([0, 0.1, 0.3])
     last = np.zeros(3)
     for temperature in (5, 20, 10000):  # ever broader
-        values = ideas.similarity(distance, temperature, 128)
+        values = concepts.similarity(distance, temperature, 128)
         assert values[0] == pytest.approx(1, abs=1e-6)
         assert values[0] > values[1] > values[2]
         assert (values[1:] > last[1:]).all()
         last = values
-    assert len(ideas.code_similarity().axes[0].lines) == 5
+    assert len(concepts.code_similarity().axes[0].lines) == 5
 
 
 def test_position_maps_widen_with_the_anchor() -> None:
     for width, height in ((0.6, 0.15), (0.15, 0.6)):
-        plain = ideas.position_map((0.5, 0.5, width, height))
-        sized = ideas.position_map((0.5, 0.5, width, height), reference=0.3)
+        plain = concepts.position_map((0.5, 0.5, width, height))
+        sized = concepts.position_map((0.5, 0.5, width, height), reference=0.3)
         np.testing.assert_allclose(plain, plain.T, atol=1e-7)
         across, down = (np.ptp(np.flatnonzero(sized.sum(a) > 0.01)) for a in (0, 1))
         assert across > 1.5 * down if width > height else down > 1.5 * across
         assert sized.sum() == pytest.approx(1)
-    assert len(ideas.position_maps().axes) == 8
+    assert len(concepts.position_maps().axes) == 8
 
 
 def test_learned_anchors(predictor: Predictor) -> None:
     data = open_data("scenes", "train")
     state = torch.get_rng_state()
-    figure = ideas.learned_anchors(predictor.live.model, data, 20)
+    figure = concepts.learned_anchors(predictor.live.model, data, 20)
     assert torch.equal(state, torch.get_rng_state())
-    after = ideas.anchors_of(predictor.live.model)
+    after = concepts.anchors_of(predictor.live.model)
     shown = np.asarray(figure.axes[1].collections[1].get_offsets())
     np.testing.assert_allclose(shown, after[:, :2])
-    boxes = ideas.boxes_of(data, 20)
+    boxes = concepts.boxes_of(data, 20)
     assert len(boxes) == sum(len(data.record(index).boxes) for index in range(20))
     first = data.record(0).boxes / 160
     np.testing.assert_allclose(corners(boxes[: len(first)]), first, atol=1e-6)
     with pytest.raises(ValueError, match="detr-nano has no learned anchor boxes"):
-        ideas.anchors_of(build(preset("detr-nano"), "ab"))
+        concepts.anchors_of(build(preset("detr-nano"), "ab"))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from dabdetr.explain.looks import Maps, Places
+from dabdetr.explain.attention import DenseAttention, SampledAttention
 from dabdetr.explain.trace import Trace, trace
 from dabdetr.model.attention import split_heads
 from dabdetr.model.deformable import sample
@@ -54,7 +54,7 @@ def member(request: Any) -> tuple[Detector, Trace]:
     return model, trace(model, images(False), PIXELS)
 
 
-def heard(model: Detector, picture: Images) -> list[tuple[Any, Any, Any]]:
+def heard(model: Detector, image: Images) -> list[tuple[Any, Any, Any]]:
     """Every cross- and encoder attention as called: module, inputs, output."""
     calls: list[tuple[Any, Any, Any]] = []
     attentions = [layer.cross_attention for layer in model.decoder.layers]
@@ -64,7 +64,7 @@ def heard(model: Detector, picture: Images) -> list[tuple[Any, Any, Any]]:
         for part in attentions
     ]
     with torch.no_grad():
-        model(picture)
+        model(image)
     for hook in hooks:
         hook.remove()
     return sorted(calls, key=lambda call: attentions.index(call[0]))
@@ -126,7 +126,7 @@ def test_looks_give_the_output_of_attention(name: str, padded: bool) -> None:
         memory, from_encoder = inputs[2], look in traced.encoder
         tokens = inputs[0] if from_encoder else memory.tokens
         values = module.value(tokens)
-        if isinstance(look, Maps):
+        if isinstance(look, DenseAttention):
             weights = torch.from_numpy(look.weights())
             np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-5)
             read = weights.transpose(0, 1) @ split_heads(values, look.heads)[0]
@@ -153,7 +153,7 @@ def test_looks_give_the_output_of_attention(name: str, padded: bool) -> None:
 def test_parts_add_up() -> None:
     model = detector("dab-detr-nano")
     for look in trace(model, images(False)).looks:
-        assert isinstance(look, Maps)
+        assert isinstance(look, DenseAttention)
         both = look.logits(part="content") + look.logits(part="position")
         np.testing.assert_allclose(both, look.logits(), rtol=1e-4, atol=1e-4)
         for part in look.parts:
@@ -162,7 +162,7 @@ def test_parts_add_up() -> None:
             alone = look.weights([2], part)[0, 1].reshape(12, 16)
             np.testing.assert_array_equal(look.heat(2, part, head=1), alone)
     (first, *_) = trace(detector("detr-nano"), images(False)).looks
-    assert isinstance(first, Maps)
+    assert isinstance(first, DenseAttention)
     assert first.added
     assert first.parts == ("all", "content", "position")
     with pytest.raises(ValueError, match="no part 'unsized' here; there are: all, content, pos"):
@@ -177,7 +177,7 @@ def test_size_modulation_is_the_ratio_of_reference_to_anchor() -> None:
     assert traced.anchors is not None
     assert traced.reference_sizes.shape == (3, 7, 2)
     for index, look in enumerate(traced.looks):
-        assert isinstance(look, Maps)
+        assert isinstance(look, DenseAttention)
         assert look.query_unsized is not None
         anchors = torch.from_numpy(traced.anchors[index])
         code = anchor_code(anchors, 96)[:, :96]
@@ -215,7 +215,7 @@ def test_what_is_absent_is_said(name: str, parts: int, sized: bool, words: list[
 def test_places_on_a_map() -> None:
     """One place in a cell's middle, one between four cells, one outside."""
     places = np.array([[0.375, 0.5], [0.5, 0.5], [-0.5, 0.5]], np.float32)
-    look = Places(
+    look = SampledAttention(
         places.reshape(1, 1, 1, 3, 2), np.float32([[[[0.5, 0.25, 0.25]]]]), shapes=((4, 4),)
     )
     expected = np.zeros((4, 4))
@@ -227,7 +227,7 @@ def test_places_on_a_map() -> None:
         look.heat(0, "content")
 
 
-def test_sampling_is_in_the_frame_of_the_picture() -> None:
+def test_sampling_is_in_the_frame_of_the_image() -> None:
     """With offsets of 0 every place is the anchor's centre, whatever the padding."""
     model = detector("dab-deformable-detr-nano")
     with torch.no_grad():
@@ -237,7 +237,7 @@ def test_sampling_is_in_the_frame_of_the_picture() -> None:
     traced = trace(model, images(True))
     assert traced.anchors is not None
     for look, anchors in zip(traced.looks, traced.anchors, strict=True):
-        assert isinstance(look, Places)
+        assert isinstance(look, SampledAttention)
         centres = np.broadcast_to(anchors[:, None, None, None, :2], look.places.shape)
         np.testing.assert_allclose(look.places, centres, atol=1e-5)
 
@@ -251,9 +251,9 @@ def test_one_layer_and_no_encoder() -> None:
 
 def test_wrong_requests() -> None:
     model = detector("dab-detr-nano")
-    with pytest.raises(ValueError, match="of one picture; got a batch of 2"):
+    with pytest.raises(ValueError, match="of one image; got a batch of 2"):
         trace(model, Images(torch.zeros(2, 3, 64, 64)))
-    with pytest.raises(ValueError, match="from 0 to 1 of the picture"):
+    with pytest.raises(ValueError, match="from 0 to 1 of the image"):
         trace(model, images(False), [(10, 20)])
 
 

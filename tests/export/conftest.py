@@ -66,7 +66,7 @@ def exported(detector: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The detector exported to ONNX; with the traced graph. Do not write into its folder."""
     for package in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(package, reason=f"needs {package}: pip install 'dabdetr[export]'")
-    from dabdetr.export.run import export
+    from dabdetr.export.export import export
 
     folder: Path = tmp_path_factory.mktemp("exports")
     return export(detector, folder / "tiny.onnx")
@@ -76,8 +76,8 @@ SHAPES = [(60, 80), (60, 80), (80, 60), (120, 160), (50, 50), (9, 400)]
 
 
 @pytest.fixture(scope="package")
-def pictures() -> list[np.ndarray]:
-    """Of several shapes, smooth enough to be like pictures."""
+def images() -> list[np.ndarray]:
+    """Of several shapes, smooth enough to be like images."""
     rng = np.random.default_rng(0)
     coarse = [rng.integers(0, 256, (9, 9, 3), dtype=np.uint8) for _ in SHAPES]
     large = [Image.fromarray(c).resize(s[::-1]) for c, s in zip(coarse, SHAPES, strict=True)]

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from dabdetr.data.readers import open_data
-from dabdetr.evaluation.coco import evaluate
+from dabdetr.data.dataset import open_data
+from dabdetr.evaluation.evaluate import evaluate
 from dabdetr.export.ap import Loss, Part, compare
 from dabdetr.export.certificate import certify, paired
-from dabdetr.export.diverging import first_difference
-from dabdetr.export.files import OnnxFile, ProgramFile
-from dabdetr.export.graph import Answer, example
-from dabdetr.export.run import Uncertified, export
-from dabdetr.inference.decoding import Decoded
-from dabdetr.inference.runtimes import Exported, padded
+from dabdetr.export.divergence import first_difference
+from dabdetr.export.export import Uncertified, export
+from dabdetr.export.formats import OnnxFile, ProgramFile
+from dabdetr.export.tracing import Answer, example
+from dabdetr.inference.exported import Exported, padded
+from dabdetr.inference.postprocess import Decoded
 
 
 def test_pairs_are_of_one_class_and_one_to_one():
@@ -71,20 +71,20 @@ def weigh(onnx, graph):
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
 @pytest.mark.parametrize("fault", [shift, swap, weigh])
 def test_planted_faults_fail_the_certificate(
-    fault, precision, detector, exported, pictures, tmp_path
+    fault, precision, detector, exported, images, tmp_path
 ):
     path = faulty(exported.path, tmp_path / "faulty.onnx", fault)
     file = Exported(path)
     file.card = replace(file.card, precision=precision)  # which allows more differences
-    proof = certify(Answer(detector), file, pictures)
+    proof = certify(Answer(detector), file, images)
     assert proof.finite
     assert not proof.passed
     if fault is shift:
         assert proof.shift == pytest.approx(0.44, abs=0.07)  # at 96 pixels, and at 72
 
 
-def test_the_sound_file_passes_once_more(detector, exported, pictures):
-    proof = certify(Answer(detector), Exported(exported.path), pictures)
+def test_the_sound_file_passes_once_more(detector, exported, images):
+    proof = certify(Answer(detector), Exported(exported.path), images)
     assert proof.passed
     assert proof.shift < 1e-4
 
@@ -94,13 +94,13 @@ def test_ap_may_fall_by_half_a_point(exported):
     for lost, passed in ((-0.1, True), (0.0049, True), (0.0051, False)):
         loss = Loss(0.5, 0.5 - lost, "scenes val", 87, 0.001)
         assert replace(proof, ap=loss).passed is passed
-    assert "the first 87 pictures of scenes val; 0.005 may be lost" in str(loss)
+    assert "the first 87 images of scenes val; 0.005 may be lost" in str(loss)
 
 
-def test_ap_of_both_sides_is_of_the_same_pictures(detector, exported):
+def test_ap_of_both_sides_is_of_the_same_images(detector, exported):
     data = open_data("scenes:count=11", "val")
     loss = compare(detector, exported.path, data)
-    assert (loss.pictures, loss.data) == (11, "scenes val")
+    assert (loss.images, loss.data) == (11, "scenes val")
     assert loss.torch == evaluate(detector, data).ap
     assert loss.file == pytest.approx(loss.torch, abs=1e-3)
     assert 0 <= loss.noise < 1e-3
@@ -108,9 +108,9 @@ def test_ap_of_both_sides_is_of_the_same_pictures(detector, exported):
 
 
 @pytest.mark.slow
-def test_the_first_node_that_differs_is_named(detector, exported, pictures, tmp_path):
+def test_the_first_node_that_differs_is_named(detector, exported, images, tmp_path):
     traced = OnnxFile(detector, Exported(exported.path).card).traced
-    inputs = padded([Exported(exported.path).prepare(pictures[0])])
+    inputs = padded([Exported(exported.path).prepare(images[0])])
     assert first_difference(traced, exported.path, *inputs) is None
     path = faulty(exported.path, tmp_path / "faulty.onnx", weigh)
     found = first_difference(traced, path, *inputs)

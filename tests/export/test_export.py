@@ -12,14 +12,14 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from dabdetr import Predictor
+from dabdetr.checkpoints.native import save_model
 from dabdetr.cli import app
-from dabdetr.data.augment import prepare
-from dabdetr.data.sizing import fitted_size, input_size, prepare_array
-from dabdetr.evaluation.coco import evaluate
-from dabdetr.export.graph import example, program
-from dabdetr.export.run import export
-from dabdetr.inference.runtimes import Exported
-from dabdetr.model.weights import save_model
+from dabdetr.data.augmentation import prepare
+from dabdetr.data.preprocessing import fitted_size, input_size, prepare_array
+from dabdetr.evaluation.evaluate import evaluate
+from dabdetr.export.export import export
+from dabdetr.export.tracing import example, program
+from dabdetr.inference.exported import Exported
 from dabdetr.structures import Images
 
 
@@ -42,15 +42,15 @@ def assert_alike(one, other, pixels, score):
             np.testing.assert_allclose(a[key][1], b[key][1], atol=pixels)
 
 
-def test_the_predictor_detects_as_with_the_weights(detector, exported, pictures):
+def test_the_predictor_detects_as_with_the_weights(detector, exported, images):
     everything = {"conf": 0.0, "max_det": 100}
     predictor = Predictor(exported.path, batch=2)
     assert predictor.names == detector.names
     assert predictor.config == detector.config
-    assert len({found.scores.max() for found in predictor(pictures, **everything)}) > 3
+    assert len({found.scores.max() for found in predictor(images, **everything)}) > 3
     # preprocessing differs by a grey level here and there
-    live = list(Predictor(detector)(pictures, **everything))
-    assert_alike(live, list(predictor(pictures, **everything)), 0.3, 5e-3)
+    live = list(Predictor(detector)(images, **everything))
+    assert_alike(live, list(predictor(images, **everything)), 0.3, 5e-3)
 
 
 @pytest.mark.slow
@@ -90,8 +90,8 @@ def test_the_certificate_travels_in_the_file(exported):
     assert json.loads(card.to_strings()["thresholds"]) == {"conf": 0.3, "max_det": 100}
 
 
-def test_predicting_imports_no_torch(exported, pictures, tmp_path):
-    Image.fromarray(pictures[0]).save(tmp_path / "a.png")
+def test_predicting_imports_no_torch(exported, images, tmp_path):
+    Image.fromarray(images[0]).save(tmp_path / "a.png")
     code = (
         "import sys; from dabdetr import Predictor\n"
         f"found = Predictor({str(exported.path)!r}).one({str(tmp_path / 'a.png')!r}, conf=0.0)\n"
@@ -103,18 +103,18 @@ def test_predicting_imports_no_torch(exported, pictures, tmp_path):
 
 
 def test_resizing_without_torch_is_within_a_grey_level(detector):
-    image = detector.config.image
-    spread = np.array(image.std, np.float32).reshape(3, 1, 1) * 255
+    settings = detector.config.image
+    spread = np.array(settings.std, np.float32).reshape(3, 1, 1) * 255
     rng = np.random.default_rng(1)
     for height, width in ((60, 80), (333, 211), (96, 96), (700, 40), (9, 400)):
-        picture = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-        ours = prepare_array(picture, input_size(height, width, image), image)
-        gap = np.abs(prepare(picture, image).numpy() - ours) * spread
+        image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        ours = prepare_array(image, input_size(height, width, settings), settings)
+        gap = np.abs(prepare(image, settings).numpy() - ours) * spread
         assert gap.max() <= 1.001
-        assert gap.mean() < 0.25  # noise: the worst picture there is
+        assert gap.mean() < 0.25  # noise: the worst image there is
 
 
-def test_a_picture_fits_into_a_fixed_frame():
+def test_an_image_fits_into_a_fixed_frame():
     assert fitted_size(60, 80, (96, 96)) == (72, 96)
     assert fitted_size(500, 3, (96, 128)) == (96, 1)
 
@@ -146,7 +146,7 @@ def test_evaluating_imports_no_torch(exported, coco_folder):
 
 
 @pytest.mark.slow
-def test_the_command_writes_a_file_of_fixed_size(detector, pictures, tmp_path, monkeypatch):
+def test_the_command_writes_a_file_of_fixed_size(detector, images, tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime")
     monkeypatch.chdir(tmp_path)
     save_model("tiny.safetensors", detector)
@@ -158,8 +158,8 @@ def test_the_command_writes_a_file_of_fixed_size(detector, pictures, tmp_path, m
     assert told["certificate"]["sizes"] == [[64, 96]]
     card = Exported("tiny.onnx").card
     assert (card.size, card.precision) == ((64, 96), "fp16")
-    found = list(Predictor("tiny.onnx", batch=3)(pictures, conf=0.0))
-    assert [each.size for each in found] == [each.shape[:2] for each in pictures]
+    found = list(Predictor("tiny.onnx", batch=3)(images, conf=0.0))
+    assert [each.size for each in found] == [each.shape[:2] for each in images]
     again = CliRunner().invoke(app, line)
     assert again.exit_code == 2
     assert "tiny.onnx exists and is not overwritten; " in again.stderr
@@ -168,11 +168,11 @@ def test_the_command_writes_a_file_of_fixed_size(detector, pictures, tmp_path, m
 
 
 @pytest.mark.slow
-def test_a_program_of_torch(detector, pictures, tmp_path):
+def test_a_program_of_torch(detector, images, tmp_path):
     made = export(detector, tmp_path / "tiny.pt2", "torch")
     everything = {"conf": 0.0, "max_det": 100}
-    live = list(Predictor(detector)(pictures, **everything))
-    assert_alike(live, list(Predictor(made.path)(pictures, **everything)), 0.3, 5e-3)
+    live = list(Predictor(detector)(images, **everything))
+    assert_alike(live, list(Predictor(made.path)(images, **everything)), 0.3, 5e-3)
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from dabdetr import Predictor
-from dabdetr.evaluation.coco import evaluate
-from dabdetr.export.run import export
+from dabdetr.evaluation.evaluate import evaluate
+from dabdetr.export.export import export
 from dabdetr.presets import PRESETS
 
 pytestmark = pytest.mark.slow
@@ -76,5 +76,5 @@ def test_openvino_in_every_precision(precision, tmp_path):
         assert made.certificate.ap.file == found
     predictor = Predictor(made.path)
     assert predictor.runtime.card.precision == precision  # pyright: ignore[reportAttributeAccessIssue]
-    picture = np.full((64, 96, 3), 90, np.uint8)
-    assert len(predictor.one(picture, **EVERYTHING)) == 50
+    image = np.full((64, 96, 3), 90, np.uint8)
+    assert len(predictor.one(image, **EVERYTHING)) == 50

@@ -30,13 +30,13 @@ def folder(tmp_path, array):
     (tmp_path / "sub").mkdir()
     for place in ("b.png", "a.PNG", "sub/c.png", ".hidden.png"):
         (tmp_path / place).write_bytes(png(array))
-    (tmp_path / "notes.txt").write_text("not a picture")
+    (tmp_path / "notes.txt").write_text("not an image")
     (tmp_path / "dir.png").mkdir()
     return tmp_path
 
 
 def names(source, **options):
-    return [Path(picture.name).name for picture in read_sources(source, **options)]
+    return [Path(image.name).name for image in read_sources(source, **options)]
 
 
 def test_every_kind_gives_the_same_pixels(folder, array):
@@ -46,9 +46,9 @@ def test_every_kind_gives_the_same_pixels(folder, array):
         *(tensor, tensor.float() / 255, tensor.double() / 255, array.astype(np.float32) / 255),
     ]
     for kind in kinds:
-        (picture,) = read_sources(kind)
-        np.testing.assert_array_equal(picture.array, array)
-        assert picture.name == (str(kind) if isinstance(kind, str | Path) else "")
+        (image,) = read_sources(kind)
+        np.testing.assert_array_equal(image.array, array)
+        assert image.name == (str(kind) if isinstance(kind, str | Path) else "")
     assert len(list(read_sources(kinds))) == len(kinds)
     assert len(list(read_sources(tuple(kinds)))) == len(kinds)
 
@@ -57,12 +57,12 @@ def test_grey_and_half_precision(array):
     grey = array[:, :, 0]
     expected = np.repeat(grey[:, :, None], 3, 2)
     for kind in (grey, torch.from_numpy(grey)[None], torch.from_numpy(grey)[None].bfloat16() / 255):
-        (picture,) = read_sources(kind)
-        difference = picture.array.astype(int) - expected
+        (image,) = read_sources(kind)
+        difference = image.array.astype(int) - expected
         assert np.abs(difference).max() <= (1 if torch.is_tensor(kind) else 0)
 
 
-def test_a_folder_gives_its_own_pictures_by_name(folder):
+def test_a_folder_gives_its_own_images_by_name(folder):
     assert names(folder) == names(str(folder)) == ["a.PNG", "b.png"]
 
 
@@ -94,7 +94,7 @@ def test_generators_are_read_as_they_are_asked_for(array):
     ("source", "message"),
     [
         ("nowhere/x.png", "no file or folder .*x.png; check the path"),
-        ("nowhere/*.png", "no picture or video matches the pattern nowhere/"),
+        ("nowhere/*.png", "no image or video matches the pattern nowhere/"),
         (["nowhere.png"], "no file or folder nowhere.png"),
         ([], "an empty list was given"),
         (7.5, "expected as a path.* got float"),
@@ -109,9 +109,9 @@ def test_wrong_sources_are_told_at_once(source, message):
         read_sources(source)
 
 
-def test_a_folder_without_pictures(tmp_path):
+def test_a_folder_without_images(tmp_path):
     (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(ValueError, match=r"folder .* has no pictures \(.*\.png"):
+    with pytest.raises(ValueError, match=r"folder .* has no images \(.*\.png"):
         read_sources(tmp_path)
 
 
@@ -123,13 +123,13 @@ def test_a_folder_without_pictures(tmp_path):
         (torch.full((3, 8, 8), 9.0), "floats from 0 to 1"),
         (np.zeros((3, 8, 8), np.uint8), "channels last"),
         (b"", "0 bytes"),
-        (b"no picture", "not a picture"),
+        (b"no image", "not an image"),
     ],
 )
-def test_bad_pictures_in_memory_are_told_by_number(source, message, array):
+def test_bad_images_in_memory_are_told_by_number(source, message, array):
     stream = read_sources([array, source])
     next(stream)
-    with pytest.raises(ValueError, match=rf"picture 2: .*{message}"):
+    with pytest.raises(ValueError, match=rf"image 2: .*{message}"):
         next(stream)
 
 
@@ -175,9 +175,9 @@ def server(array):
 
 
 def test_addresses(server, array):
-    (picture,) = read_sources(f"{server}/x.png")
-    np.testing.assert_array_equal(picture.array, array)
-    assert picture.name == f"{server}/x.png"
+    (image,) = read_sources(f"{server}/x.png")
+    np.testing.assert_array_equal(image.array, array)
+    assert image.name == f"{server}/x.png"
     with pytest.raises(ValueError, match=r"/none\.png could not be fetched \(.*give its path"):
         list(read_sources(f"{server}/none.png"))
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dabdetr.inference.reading import DamagedFrame, Unreadable
 from dabdetr.inference.sources import attempts, read_sources
+from dabdetr.inference.stream import DamagedFrame, Unreadable
 from dabdetr.inference.video import Camera, VideoWriter, frames, is_endless, is_video
 
 av = pytest.importorskip("av")
@@ -59,17 +59,17 @@ def clip(tmp_path: Path) -> Path:
     return write(tmp_path / "clip.mp4", TIMES)
 
 
-def stamps(pictures: Any) -> list[tuple[int, int]]:
-    return [(picture.frame, round(1000 * picture.time)) for picture in pictures]
+def stamps(images: Any) -> list[tuple[int, int]]:
+    return [(image.frame, round(1000 * image.time)) for image in images]
 
 
 def test_frames_come_in_order_with_number_and_time(clip: Path) -> None:
     found = list(read_sources(clip))
     assert stamps(found) == list(enumerate(TIMES))
-    for number, picture in enumerate(found):
-        assert picture.name == str(clip)
-        assert picture.array.shape == (48, 64, 3)
-        difference = picture.array.astype(int) - grey(number)
+    for number, image in enumerate(found):
+        assert image.name == str(clip)
+        assert image.array.shape == (48, 64, 3)
+        difference = image.array.astype(int) - grey(number)
         assert np.abs(difference[:, [8, 56]]).max() <= 6
 
 
@@ -79,10 +79,10 @@ def test_stride_leaves_out_frames(clip: Path, stride: int) -> None:
     assert kept == list(enumerate(TIMES))[::stride]
 
 
-def test_videos_stand_among_pictures_and_in_patterns(clip: Path) -> None:
+def test_videos_stand_among_images_and_in_patterns(clip: Path) -> None:
     array = grey(0)
     found = list(read_sources([array, clip, array]))
-    assert [picture.frame for picture in found] == [None, *range(10), None]
+    assert [image.frame for image in found] == [None, *range(10), None]
     assert len(list(read_sources(f"{clip.parent}/*.mp4"))) == 10
 
 
@@ -115,7 +115,7 @@ def test_what_is_no_video(tmp_path: Path, clip: Path) -> None:
         sound.sample_rate = 8000
         container.mux(stream.encode(sound))
         container.mux(stream.encode(None))
-    with pytest.raises(ValueError, match=r"sound\.mp4 has no pictures, only sound"):
+    with pytest.raises(ValueError, match=r"sound\.mp4 has no images, only sound"):
         list(read_sources(tmp_path / "sound.mp4"))
     with pytest.raises(FileNotFoundError, match=r"no file or folder .*none\.mp4"):
         read_sources(tmp_path / "none.mp4")
@@ -162,14 +162,14 @@ def test_frames_are_turned_as_they_are_shown(tmp_path: Path, turned: int) -> Non
 
 def test_a_written_video_has_the_times_of_its_frames(tmp_path: Path, clip: Path) -> None:
     with VideoWriter(tmp_path / "out.mp4", str(clip)) as writer:
-        for picture in read_sources(clip, stride=3):
-            assert picture.time is not None
-            writer.add(picture.array[:-1, :-1], picture.time)  # odd sides
+        for image in read_sources(clip, stride=3):
+            assert image.time is not None
+            writer.add(image.array[:-1, :-1], image.time)  # odd sides
     out = list(read_sources(tmp_path / "out.mp4"))
-    assert [picture.time for picture in out] == [p.time for p in read_sources(clip, stride=3)]
+    assert [image.time for image in out] == [p.time for p in read_sources(clip, stride=3)]
     assert out[0].array.shape == (46, 62, 3)
-    for number, picture in enumerate(out):
-        difference = picture.array.astype(int) - grey(3 * number)[:46, :62]
+    for number, image in enumerate(out):
+        difference = image.array.astype(int) - grey(3 * number)[:46, :62]
         assert np.abs(difference[:, [8, 54]]).max() <= 8
 
 
@@ -177,6 +177,6 @@ def test_times_that_come_twice_are_moved_by_the_least_step(tmp_path: Path) -> No
     with VideoWriter(tmp_path / "out.mp4", "") as writer:
         for time in (0.0, 0.5, 0.5, 0.25, 1.0):
             writer.add(grey(0), time)
-    times = [picture.time for picture in read_sources(tmp_path / "out.mp4")]
+    times = [image.time for image in read_sources(tmp_path / "out.mp4")]
     assert times == pytest.approx([0, 0.5, 0.5, 0.5, 1], abs=1e-4)
     assert times == sorted(set(times))  # pyright: ignore[reportArgumentType]

@@ -12,8 +12,8 @@ import pytest
 
 from dabdetr.cli.predict import _Seen
 from dabdetr.cli.saving import Saver
-from dabdetr.inference.predictor import Predictor
 from dabdetr.inference.video import VideoWriter
+from dabdetr.predictor import Predictor
 from dabdetr.structures import Detections
 
 pytest.importorskip("av")
@@ -58,11 +58,11 @@ def fast() -> Iterator[None]:
 )
 def test_memory_does_not_grow(frames: int, side: int, tiny_detector: Any, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    pictures = rng.integers(0, 256, (4, side // 8, side // 8, 3), np.uint8)
-    pictures = pictures.repeat(8, 1).repeat(8, 2)
+    images = rng.integers(0, 256, (4, side // 8, side // 8, 3), np.uint8)
+    images = images.repeat(8, 1).repeat(8, 2)
     with VideoWriter(tmp_path / "long.mp4", "") as writer:
         for number in range(frames):
-            writer.add(pictures[number % 4], number / 25)
+            writer.add(images[number % 4], number / 25)
     (tmp_path / "out").mkdir()
     saver = Saver(tmp_path / "out", draw=True, crops=False)
     found = Predictor(tiny_detector)(tmp_path / "long.mp4", conf=0.1, max_det=5, keep_images=True)

@@ -16,7 +16,7 @@ from torchvision.models.swin_transformer import ShiftedWindowAttention
 from dabdetr.config import Backbone
 from dabdetr.model.backbones import TimmBackbone
 from dabdetr.model.detector import build
-from dabdetr.model.folding import FoldedConv2d, FrozenNorm, freeze_norms
+from dabdetr.model.frozen_norm import FoldedConv2d, FrozenNorm, freeze_norms
 from dabdetr.presets import derive, preset
 from dabdetr.structures import Images
 
@@ -114,20 +114,20 @@ def test_folded_weights_follow_a_fused_step(side: int, switched: bool) -> None:
     net = nn.Sequential(nn.Conv2d(16, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32))
     freeze_norms(net)
     net.eval()
-    picture = torch.randn(1, 16, side, side)
+    image = torch.randn(1, 16, side, side)
     optimizer = torch.optim.AdamW(net.parameters(), lr=0.1, fused=True)
     with torch.no_grad():
-        before = net(picture)
+        before = net(image)
     net.train(switched)
-    net(picture).sum().backward()
+    net(image).sum().backward()
     optimizer.step()
     with torch.no_grad():
         net.eval()
-        after = net(picture)
+        after = net(image)
     fresh = copy.deepcopy(net)
     fresh[0]._folded = None  # pyright: ignore
     with torch.no_grad():
-        torch.testing.assert_close(after, fresh(picture), atol=0, rtol=0)
+        torch.testing.assert_close(after, fresh(image), atol=0, rtol=0)
     assert not after.allclose(before)
 
 
@@ -248,7 +248,7 @@ def test_networks_give_their_maps_at_any_size(name: str, channels: list[int], ce
 
 
 @pytest.mark.parametrize(("name", "channels", "cell"), NETWORKS)
-def test_a_picture_in_the_midst_of_a_batch_changes_only_near_its_padding(
+def test_an_image_in_the_midst_of_a_batch_changes_only_near_its_padding(
     name: str, channels: list[int], cell: int
 ) -> None:
     if name.startswith("mobilenetv3"):
@@ -256,12 +256,12 @@ def test_a_picture_in_the_midst_of_a_batch_changes_only_near_its_padding(
     torch.manual_seed(0)
     options = OPTIONS.get(name, {})
     body = TimmBackbone(Backbone(name=name, strides=(8,), options=options)).eval()
-    picture = torch.randn(1, 3, 112, 250)
+    image = torch.randn(1, 3, 112, 250)
     padding = torch.zeros(1, 112, 300, dtype=torch.bool)
     padding[:, :, 250:] = True
     with torch.no_grad():
-        alone = body(Images(picture)).maps[0][..., :8]
-        wider = body(Images(torch.nn.functional.pad(picture, (0, 50)), padding)).maps[0][..., :8]
+        alone = body(Images(image)).maps[0][..., :8]
+        wider = body(Images(torch.nn.functional.pad(image, (0, 50)), padding)).maps[0][..., :8]
     assert (alone - wider).abs().max() <= 1e-4 * alone.abs().max()
 
 
@@ -355,15 +355,15 @@ def test_timms_own_file_fills_a_cut_network(name: str, tmp_path: Path) -> None:
     assert all(state[key].equal(given[key.replace(".", "_")]) for key in own)
 
 
-def test_tensorflow_padding_does_not_shift_a_picture_in_a_larger_batch() -> None:
+def test_tensorflow_padding_does_not_shift_an_image_in_a_larger_batch() -> None:
     torch.manual_seed(0)
     body = TimmBackbone(Backbone(name="tf_efficientnet_lite0", strides=(16,))).eval()
-    picture = torch.randn(1, 3, 90, 366)
+    image = torch.randn(1, 3, 90, 366)
     padding = torch.zeros(1, 90, 389, dtype=torch.bool)
     padding[:, :, 366:] = True
     with torch.no_grad():
-        alone = body(Images(picture))
-        wider = body(Images(torch.nn.functional.pad(picture, (0, 23)), padding))
+        alone = body(Images(image))
+        wider = body(Images(torch.nn.functional.pad(image, (0, 23)), padding))
     assert alone.maps[0].shape[-2:] == (6, 24)
     inner = slice(0, 6)  # columns out of the right border's reach
     gap = (alone.maps[0][..., inner] - wider.maps[0][..., inner]).abs().max()

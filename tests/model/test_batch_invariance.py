@@ -1,4 +1,4 @@
-"""A picture gives the same detections alone, in any batch, in any order, with any padding."""
+"""An image gives the same detections alone, in any batch, in any order, with any padding."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from dabdetr.config import Config
-from dabdetr.data.augment import prepare
-from dabdetr.data.batching import pad
-from dabdetr.inference.live import detect_batch
-from dabdetr.inference.predictor import Predictor
+from dabdetr.data.augmentation import prepare
+from dabdetr.data.loader import pad
+from dabdetr.inference.torch_runtime import detect_batch
 from dabdetr.model.detector import Detector, build
+from dabdetr.predictor import Predictor
 from dabdetr.presets import PRESETS, derive, preset
 from dabdetr.structures import Detections, Images
 
@@ -73,8 +73,8 @@ def _detector(member: str) -> Detector:
 
 
 @cache
-def _picture(height: int, width: int, seed: int) -> np.ndarray:
-    """Blots of any colour: borders of objects everywhere, also at the picture's."""
+def _image(height: int, width: int, seed: int) -> np.ndarray:
+    """Blots of any colour: borders of objects everywhere, also at the image's."""
     rng = np.random.default_rng([height, width, seed])
     coarse = rng.integers(0, 256, (-(-height // 8), -(-width // 8), 3), dtype=np.uint8)
     return np.ascontiguousarray(coarse.repeat(8, 0).repeat(8, 1)[:height, :width])
@@ -82,7 +82,7 @@ def _picture(height: int, width: int, seed: int) -> np.ndarray:
 
 @cache
 def _alone(member: str, key: tuple[int, int, int]) -> Detections:
-    return Predictor(_detector(member)).one(_picture(*key), conf=0.0, max_det=10_000)
+    return Predictor(_detector(member)).one(_image(*key), conf=0.0, max_det=10_000)
 
 
 def _assert_same(found: Detections, expected: Detections) -> None:
@@ -103,23 +103,19 @@ keys = st.tuples(st.sampled_from(SIZES), st.integers(0, 2)).map(lambda k: (*k[0]
 @pytest.mark.parametrize("member", MEMBERS)
 @quick
 @given(st.lists(keys, min_size=1, max_size=5), st.integers(1, 4))
-def test_any_batch_in_any_order(
-    member: str, pictures: list[tuple[int, int, int]], batch: int
-) -> None:
+def test_any_batch_in_any_order(member: str, keys: list[tuple[int, int, int]], batch: int) -> None:
     predictor = Predictor(_detector(member), batch=batch)
-    found = predictor([_picture(*key) for key in pictures], conf=0.0, max_det=10_000)
-    for key, each in zip(pictures, found, strict=True):
+    found = predictor([_image(*key) for key in keys], conf=0.0, max_det=10_000)
+    for key, each in zip(keys, found, strict=True):
         _assert_same(each, _alone(member, key))
 
 
 @pytest.mark.parametrize("member", MEMBERS)
 @quick
 @given(st.lists(keys, min_size=1, max_size=4), st.integers(0, 40), st.integers(0, 40))
-def test_any_padding(
-    member: str, pictures: list[tuple[int, int, int]], down: int, right: int
-) -> None:
+def test_any_padding(member: str, keys: list[tuple[int, int, int]], down: int, right: int) -> None:
     detector = _detector(member)
-    images = pad([prepare(_picture(*key), detector.config.image) for key in pictures])
+    images = pad([prepare(_image(*key), detector.config.image) for key in keys])
     padding = images.padding
     if padding is None:
         padding = torch.zeros_like(images.pixels[:, 0], dtype=torch.bool)
@@ -127,22 +123,22 @@ def test_any_padding(
         torch.nn.functional.pad(images.pixels, (0, right, 0, down), value=0.7),
         torch.nn.functional.pad(padding, (0, right, 0, down), value=True),
     )
-    sizes = [key[:2] for key in pictures]
-    for key, each in zip(pictures, detect_batch(detector, images, sizes, 10_000), strict=True):
+    sizes = [key[:2] for key in keys]
+    for key, each in zip(keys, detect_batch(detector, images, sizes, 10_000), strict=True):
         high = np.array((key[1], key[0]) * 2, np.float32)
         each = each[:]
         each.boxes[:] = each.boxes.clip(0, high)
         _assert_same(each, _alone(member, key))
 
 
-def test_the_pictures_are_told_apart() -> None:
+def test_the_images_are_told_apart() -> None:
     """The test above would not notice a model that says the same of everything."""
     one, other = (_alone("dab-detr-nano", (64, 64, seed)) for seed in (0, 1))
     with pytest.raises(AssertionError):
         _assert_same(one, other)
 
 
-def test_a_picture_of_nothing_but_padding_gives_numbers() -> None:
+def test_an_image_of_nothing_but_padding_gives_numbers() -> None:
     images = Images(torch.zeros(2, 3, 64, 64), torch.ones(2, 64, 64, dtype=torch.bool))
     found = detect_batch(_detector("dab-detr-nano"), images, [(64, 64)] * 2, 10)
     assert all(np.isfinite(each.boxes).all() for each in found)

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torchvision.ops import box_iou
 
+from dabdetr.checkpoints.native import load_model, save_model
+from dabdetr.checkpoints.transfer import initialise
 from dabdetr.config import Config
 from dabdetr.geometry import to_corners
 from dabdetr.model.collaborative.atss import (
@@ -22,13 +24,11 @@ from dabdetr.model.collaborative.atss import (
     assign_atss,
     centrality,
 )
+from dabdetr.model.collaborative.faster_rcnn import FasterRCNN
 from dabdetr.model.collaborative.positives import choose
-from dabdetr.model.collaborative.rcnn import FasterRCNN
-from dabdetr.model.collaborative.scene import IGNORED, NOTHING, Scene, set_scene
+from dabdetr.model.collaborative.pyramid import IGNORED, NOTHING, Scene, set_scene
 from dabdetr.model.detector import Detector, build
 from dabdetr.model.groups import join
-from dabdetr.model.starting import initialise
-from dabdetr.model.weights import load_model, save_model
 from dabdetr.presets import derive, preset
 from dabdetr.structures import Images, Memory, Predictions, Queries, Targets
 from dabdetr.training.losses import detection_loss

@@ -157,7 +157,7 @@ def test_every_preset_builds_and_answers(name: str) -> None:
     detector = build(preset(name), NAMES).eval()
     model = detector.config.model
     count = model.queries.count * max(1, model.queries.patterns)
-    if model.queries.kind == "from_encoder":  # so small a picture has fewer tokens
+    if model.queries.kind == "from_encoder":  # so small an image has fewer tokens
         count = min(count, sum(-(-64 // s) * -(-96 // s) for s in _levels(model)))
     with torch.no_grad():
         out = detector(Images(torch.randn(1, 3, 64, 96)))
@@ -183,17 +183,17 @@ def test_parameter_counts_are_those_of_the_references() -> None:
             assert sum(p.numel() for p in parameters if p.requires_grad) == trained
 
 
-def test_a_picture_gives_the_same_boxes_alone_and_padded() -> None:
-    """Pictures of whole cells: the padded batch tells them from their padding everywhere."""
+def test_an_image_gives_the_same_boxes_alone_and_padded() -> None:
+    """Images of whole cells: the padded batch tells them from their padding everywhere."""
     detector = _randomised(SMALL)
-    # The body's convolutions see across the border of a picture; one that has none does not.
+    # The body's convolutions see across the border of an image; one that has none does not.
     detector.backbone.body = _Cells(detector.backbone.channels[0])  # pyright: ignore
-    picture, other = torch.randn(3, 48, 64), torch.randn(3, 80, 96)
+    image, other = torch.randn(3, 48, 64), torch.randn(3, 80, 96)
     pixels, padding = torch.zeros(2, 3, 80, 96), torch.ones(2, 80, 96, dtype=torch.bool)
-    pixels[0, :, :48, :64], padding[0, :48, :64] = picture, False
+    pixels[0, :, :48, :64], padding[0, :48, :64] = image, False
     pixels[1], padding[1] = other, False
     with torch.no_grad():
-        alone = detector(Images(picture[None]))
+        alone = detector(Images(image[None]))
         both = detector(Images(pixels, padding))
         swapped = detector(Images(pixels.flip(0), padding.flip(0)))
     assert torch.allclose(alone.logits[:, 0], both.logits[:, 0], atol=1e-4)
@@ -212,7 +212,7 @@ class _Cells(torch.nn.Module):
         return [self.conv(x)]
 
 
-def test_a_picture_that_is_all_padding_gives_numbers() -> None:
+def test_an_image_that_is_all_padding_gives_numbers() -> None:
     detector = _randomised(SMALL)
     padding = torch.zeros(2, 64, 64, dtype=torch.bool)
     padding[1] = True
@@ -360,7 +360,7 @@ def test_padding_is_never_proposed() -> None:
     assert memory.padding is not None
     assert not (valid & memory.padding).any()
     inside = first.sigmoid()[valid]
-    assert ((inside > 0) & (inside < 1)).all()  # in the frame of the unpadded picture
+    assert ((inside > 0) & (inside < 1)).all()  # in the frame of the unpadded image
     assert inside[:, 0].max() > 0.8
 
 

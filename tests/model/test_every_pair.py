@@ -69,7 +69,7 @@ CHOICES = {
 
 
 def _hard_batch() -> tuple[Images, Targets]:
-    """More objects than queries, one touching two borders, one without extent; an empty picture."""
+    """More objects than queries, one touching two borders, one without extent; an empty image."""
     boxes = torch.tensor([[0.5, 0.5, 0.2, 0.3]] * 6)
     boxes[0] = torch.tensor([0.9, 0.95, 0.2, 0.1])
     boxes[1, 2:] = 0

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from dabdetr.model.products import quicken
-from dabdetr.model.weights import load_model
+from dabdetr.checkpoints.native import load_model
+from dabdetr.model.kernels import quicken
 from dabdetr.structures import Images
 
 transformers = pytest.importorskip("transformers")

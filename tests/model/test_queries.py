@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from dabdetr.checkpoints.native import load_model, save_model
+from dabdetr.checkpoints.transfer import initialise
 from dabdetr.config import Config
 from dabdetr.model.detector import Detector, build
 from dabdetr.model.queries import LearnedQueries
-from dabdetr.model.starting import initialise
-from dabdetr.model.weights import load_model, save_model
 from dabdetr.presets import derive, preset
 from dabdetr.structures import Images, Targets
 from dabdetr.training.losses import detection_loss
@@ -38,7 +38,7 @@ TWO_STAGE = TINY.override(
         "model.queries={kind: from_encoder, count: 9, content: token}",
     ]
 )
-PICTURES = Images(torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
+IMAGES = Images(torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
 TARGETS = Targets(
     torch.tensor([0, 1, 0]),
     torch.tensor([[0.3, 0.3, 0.2, 0.2], [0.7, 0.6, 0.3, 0.2], [0.5, 0.5, 0.4, 0.4]]),
@@ -76,7 +76,7 @@ def step(detector: Detector, times: int = 1) -> None:
     groups = parameter_groups(detector, detector.config.training)
     optimiser = torch.optim.AdamW(groups, weight_decay=0.1)
     for _ in range(times):
-        out = module.detector(PICTURES, TARGETS)
+        out = module.detector(IMAGES, TARGETS)
         optimiser.zero_grad()
         detection_loss(out, TARGETS, detector.config.loss)[0].backward()
         optimiser.step()
@@ -94,13 +94,13 @@ def test_the_number_of_anchors_changes(base: Config, how: str, count: int, tmp_p
     assert detector.config == base.override([f"model.queries.count={count}"])
     assert anchors(detector).shape == (count, 4)
     with torch.no_grad():
-        out = detector(PICTURES)
+        out = detector(IMAGES)
     assert out.logits.shape == (2, 2, count, 2)
     assert out.boxes.isfinite().all()
     save_model(tmp_path / "a.safetensors", detector)
     again = load_model(tmp_path / "a.safetensors").model
     with torch.no_grad():
-        assert torch.equal(again(PICTURES).boxes, out.boxes)
+        assert torch.equal(again(IMAGES).boxes, out.boxes)
     step(detector)  # what changed is trained as before
 
 
@@ -108,7 +108,7 @@ def test_as_many_as_before_are_the_same() -> None:
     detector, other = made(TINY), made(TINY)
     other.set_queries(9)
     with torch.no_grad():
-        assert torch.equal(detector(PICTURES).boxes, other(PICTURES).boxes)
+        assert torch.equal(detector(IMAGES).boxes, other(IMAGES).boxes)
 
 
 def test_fewer_drop_the_anchors_that_crowd() -> None:
@@ -146,7 +146,7 @@ def test_more_fill_the_gaps_with_content_from_near_by() -> None:
     assert (boxes[sources, 0] >= 0.25).all()
 
 
-def test_a_grid_covers_the_picture_evenly() -> None:
+def test_a_grid_covers_the_image_evenly() -> None:
     detector = made(TINY)
     median = anchors(detector)[:, 2:].median(0).values
     detector.set_queries(6, "grid")
@@ -207,7 +207,7 @@ def test_every_content_serves_another_number(changes: list[str]) -> None:
     for count in (4, 12):
         detector.set_queries(count)
         with torch.no_grad():
-            out = detector(PICTURES)
+            out = detector(IMAGES)
         assert out.logits.shape[2] == count * max(1, detector.config.model.queries.patterns)
         step(detector)
         detector.eval()
@@ -220,11 +220,11 @@ def test_two_stages_take_another_number_of_proposals(kind: str, tmp_path: Path) 
         config = config.override(["model.decoder.modulate_position=null"])
     detector = made(config)
     with torch.no_grad():
-        before = detector(PICTURES).anchors[0]
+        before = detector(IMAGES).anchors[0]
         detector.set_queries(4)
-        fewer = detector(PICTURES).anchors[0]
+        fewer = detector(IMAGES).anchors[0]
         detector.set_queries(12)
-        more = detector(PICTURES)
+        more = detector(IMAGES)
     assert before is not None
     assert torch.allclose(before[:, :4], fewer)
     assert torch.allclose(before, more.anchors[0][:, :9])  # pyright: ignore
@@ -283,7 +283,7 @@ def test_fixed_centres_need_boxes() -> None:
 def test_proposals_are_the_anchors_of_the_first_layer() -> None:
     detector = made(TWO_STAGE)
     with torch.no_grad():
-        out = detector(PICTURES)
+        out = detector(IMAGES)
     assert out.proposals is not None
     assert torch.equal(out.anchors[0], out.proposals.boxes[0])  # pyright: ignore
     assert out.anchors[0].shape == (2, 9, 4)  # pyright: ignore
@@ -299,7 +299,7 @@ def test_the_published_two_stage_member_differs_in_its_queries_only() -> None:
 
 def test_content_of_tokens_is_what_the_encoder_says_and_passes_no_gradient() -> None:
     detector = made(TWO_STAGE)
-    memory = detector.encoder(detector.projection(detector.backbone(PICTURES)))
+    memory = detector.encoder(detector.projection(detector.backbone(IMAGES)))
     queries = detector.queries(memory)
     assert queries.positions is None  # the positional query is made of the anchor, as in DAB-DETR
     assert not queries.content.requires_grad
@@ -312,7 +312,7 @@ def test_content_of_tokens_is_what_the_encoder_says_and_passes_no_gradient() -> 
 
 def test_content_of_tokens_is_no_copy_of_denoising() -> None:
     detector = made(TWO_STAGE.override(["model.denoising={kind: dn, groups: 2}"]))
-    memory = detector.encoder(detector.projection(detector.backbone(PICTURES)))
+    memory = detector.encoder(detector.projection(detector.backbone(IMAGES)))
     content = detector.queries(memory).content
     assert content.shape[-1] == 32
     assert not content[..., -1].any()
@@ -322,7 +322,7 @@ def test_content_of_tokens_is_no_copy_of_denoising() -> None:
 
 def test_every_parameter_of_the_two_stage_member_learns() -> None:
     detector = made(TWO_STAGE).train()
-    out = detector(PICTURES, TARGETS)
+    out = detector(IMAGES, TARGETS)
     detection_loss(out, TARGETS, detector.config.loss)[0].backward()
     silent = [
         name

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from dabdetr.checkpoints.native import load_model, save_model
+from dabdetr.checkpoints.transfer import initialise
 from dabdetr.config import Config, Vit
 from dabdetr.model.detector import Detector, build
-from dabdetr.model.starting import initialise
 from dabdetr.model.vit import VitBackbone, _attend, stretch
-from dabdetr.model.weights import load_model, save_model
 from dabdetr.presets import derive, preset
 from dabdetr.structures import Images
 
@@ -44,8 +44,8 @@ def _backbone(**changes: Any) -> VitBackbone:
     return body
 
 
-def _pictures(*sizes: tuple[int, int], filling: float = 0.0) -> Images:
-    """Random pictures at the top left of a batch; ``filling`` is what their padding holds."""
+def _images(*sizes: tuple[int, int], filling: float = 0.0) -> Images:
+    """Random images at the top left of a batch; ``filling`` is what their padding holds."""
     height, width = max(s[0] for s in sizes), max(s[1] for s in sizes)
     pixels = torch.full((len(sizes), 3, height, width), filling)
     padding = torch.ones(len(sizes), height, width, dtype=torch.bool)
@@ -124,9 +124,9 @@ def test_a_windowed_block_is_the_block_over_each_window_alone(
 
 def test_a_window_that_covers_the_input_changes_nothing() -> None:
     everything, windows = _backbone(window=None), _backbone(window=5, global_blocks=1)
-    images = _pictures((70, 60))  # five by five patches
+    images = _images((70, 60))  # five by five patches
     assert everything(images).maps[0].equal(windows(images).maps[0])
-    larger = _pictures((70, 98))
+    larger = _images((70, 98))
     assert not _close(windows(larger).maps[0], everything(larger).maps[0], 1e-2)
 
 
@@ -140,7 +140,7 @@ def test_global_blocks_are_evenly_spaced(blocks: int, windows: list) -> None:
 
 def test_windows_keep_to_themselves_and_global_blocks_do_not() -> None:
     options = {**FOUR_PATCHES, "class_token": False, "global_pool": "", "reg_tokens": 0}
-    images = _pictures((56, 112))
+    images = _images((56, 112))
     changed = Images(images.pixels.clone())
     changed.pixels[:, :, :, 56:] += 1.0
     for blocks, same in ((0, True), (1, False)):
@@ -183,15 +183,15 @@ def test_an_input_of_whole_patches_has_no_padding() -> None:
 
 @pytest.mark.parametrize("window", [None, 3])
 @pytest.mark.parametrize("registers", [True, False])
-def test_a_picture_has_the_same_maps_in_any_batch(window: int | None, registers: bool) -> None:
+def test_an_image_has_the_same_maps_in_any_batch(window: int | None, registers: bool) -> None:
     options = FOUR_PATCHES
     if not registers:
         options = {**options, "class_token": False, "global_pool": "", "reg_tokens": 0}
     body = _backbone(options=options, window=window, global_blocks=1, strides=(7, 14, 28))
     sizes = [(65, 80), (100, 61), (33, 140)]
-    together = body(_pictures(*sizes, filling=7.0))
+    together = body(_images(*sizes, filling=7.0))
     for i, size in enumerate(sizes):
-        alone = body(_pictures(size))
+        alone = body(_images(size))
         for ours, many, hidden in zip(alone.maps, together.maps, together.paddings, strict=True):
             h, w = ours.shape[-2:]
             assert _close(many[i, :, :h, :w], ours[0])
@@ -199,7 +199,7 @@ def test_a_picture_has_the_same_maps_in_any_batch(window: int | None, registers:
             assert not many[i, :, hidden[i]].any()
 
 
-def test_a_picture_of_nothing_but_padding_gives_numbers() -> None:
+def test_an_image_of_nothing_but_padding_gives_numbers() -> None:
     options = {**FOUR_PATCHES, "class_token": False, "global_pool": "", "reg_tokens": 0}
     images = Images(torch.randn(2, 3, 56, 70), torch.zeros(2, 56, 70, dtype=torch.bool))
     assert images.padding is not None
@@ -213,7 +213,7 @@ def test_a_picture_of_nothing_but_padding_gives_numbers() -> None:
 
 def test_every_parameter_gets_a_gradient() -> None:
     body = _backbone(strides=(7, 14, 28), window=2, global_blocks=2)
-    features = body(_pictures((65, 80), (100, 61)))
+    features = body(_images((65, 80), (100, 61)))
     sum((m * torch.randn_like(m)).sum() for m in features.maps).backward()  # pyright: ignore
     without = [k for k, p in body.named_parameters() if p.grad is None or not p.grad.any()]
     assert without == []
@@ -221,7 +221,7 @@ def test_every_parameter_gets_a_gradient() -> None:
 
 def test_bfloat16_comes_near() -> None:
     body = _backbone(strides=(7, 14, 28), window=3, global_blocks=1)
-    images = _pictures((65, 80), (100, 61))
+    images = _images((65, 80), (100, 61))
     with torch.no_grad():
         exact = body(images)
         with torch.autocast("cpu", torch.bfloat16):
@@ -279,7 +279,7 @@ def test_a_detector_is_saved_and_loaded_again(detector: Detector, tmp_path: Path
     save_model(tmp_path / "vit.safetensors", detector)
     again = load_model(tmp_path / "vit.safetensors").model
     assert again.config == detector.config
-    images = _pictures((90, 70), (50, 101))
+    images = _images((90, 70), (50, 101))
     with torch.no_grad():
         assert again(images).boxes.equal(detector(images).boxes)
 

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 import torch
 
-from dabdetr.inference.decoding import Decoded, decode
+from dabdetr.checkpoints.formats import from_official, from_transformers
+from dabdetr.checkpoints.key_names import official_table, rename, split_attention
+from dabdetr.inference.postprocess import Decoded, decode
 from dabdetr.model.denoising import Noise
 from dabdetr.model.detector import Detector, build
-from dabdetr.model.formats import from_official, from_transformers
-from dabdetr.model.formats.key_names import official_table, rename, split_attention
 from dabdetr.model.projection import Pyramid
 from dabdetr.structures import Images, Memory, Predictions, Targets
 from dabdetr.training.losses import detection_loss
@@ -134,7 +134,7 @@ def c(name: str) -> Case:
 
 @pytest.fixture(scope="module")
 def out(c: Case) -> Predictions:
-    """What the detector says of the case's pictures."""
+    """What the detector says of the case's images."""
     with torch.no_grad():
         return c.detector(c.images)
 
@@ -321,9 +321,9 @@ def test_losses_agree(name: str, c: Case) -> None:
 
 
 KINKS = 12
-"""Pictures to try, each value off by its ten-millionth. The loss has kinks (a unit at 0, an edge
+"""Images to try, each value off by its ten-millionth. The loss has kinks (a unit at 0, an edge
 on an edge) at which a gradient is one of two; where one lies within float32's rounding of the
-recorded picture, the order of a sum decides. Over such pictures dab_detr_r50_dc5's first slope is
+recorded image, the order of a sum decides. Over such images dab_detr_r50_dc5's first slope is
 3.750, 3.754, 3.768 or 3.778 (3.754 is recorded), whichever way the products are made."""
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from dabdetr.config import Config
-from dabdetr.data.readers import open_data
-from dabdetr.training.run import Run, train
+from dabdetr.data.dataset import open_data
+from dabdetr.training.train import Run, train
 
 Train = Callable[..., Run]
 

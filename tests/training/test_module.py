@@ -17,13 +17,13 @@ from dabdetr.model.detector import Detector, build
 from dabdetr.presets import PRESETS
 from dabdetr.structures import Images, Predictions, Targets
 from dabdetr.training import module
-from dabdetr.training.averaging import MovingAverage
-from dabdetr.training.choices import choose_config
+from dabdetr.training.accumulation import Updates
+from dabdetr.training.ema import MovingAverage
 from dabdetr.training.losses import detection_loss
 from dabdetr.training.module import TrainingModule, blame, parameter_groups, rate_factor
+from dabdetr.training.options import choose_config
 from dabdetr.training.precision import bf16_gain, choose_precision
-from dabdetr.training.surroundings import quiet_engine
-from dabdetr.training.updates import Updates
+from dabdetr.training.signals import quiet_engine
 
 
 def test_step_schedule() -> None:
@@ -133,7 +133,7 @@ def test_nothing_left_to_train_is_told(tiny_detector: Detector) -> None:
 def test_an_update_is_the_same_in_one_step_or_in_several(
     tiny_detector: Detector, tmp_path: Path
 ) -> None:
-    """Also where pictures have different numbers of objects, or none; the fifth is an update of
+    """Also where images have different numbers of objects, or none; the fifth is an update of
     its own."""
     config = tiny_detector.config.override(["model.backbone.norm=frozen"])
     counts = (3, 0, 1, 6, 2)

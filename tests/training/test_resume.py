@@ -15,8 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dabdetr.training.run import Run, train
-from dabdetr.training.surroundings import stop_signals
+from dabdetr.training.signals import stop_signals
+from dabdetr.training.train import Run, train
 
 Train = Callable[..., Run]
 

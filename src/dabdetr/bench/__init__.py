@@ -1,1 +1,1 @@
-"""`dabdetr bench`: one model in every runtime and precision, timed side by side on own pictures."""
+"""`dabdetr bench`: one model in every runtime and precision, timed side by side on own images."""

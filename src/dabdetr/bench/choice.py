@@ -8,7 +8,7 @@ from statistics import median
 
 from scipy.optimize import linear_sum_assignment
 
-from dabdetr.bench.contenders import REFERENCE, Contender
+from dabdetr.bench.candidates import REFERENCE, Contender
 from dabdetr.structures import Detections
 from dabdetr.structures.boxes import iou
 
@@ -22,8 +22,8 @@ NOISE = 0.03
 class Row:
     """One contender's measures.
 
-    turns    seconds a picture in each round: prepared pixels to boxes, and file to boxes
-    start    seconds from the start of a process to the boxes of its first picture
+    turns    seconds an image in each round: prepared pixels to boxes, and file to boxes
+    start    seconds from the start of a process to the boxes of its first image
     memory   MB that the process held at most, libraries included; None: the system does not say
     file     MB of its file or files
     quality  AP on annotated data, otherwise agreement with the reference; 0–1
@@ -38,12 +38,12 @@ class Row:
 
     @property
     def model(self) -> float:
-        """Seconds a picture, prepared pixels to boxes: the median of all rounds."""
+        """Seconds an image, prepared pixels to boxes: the median of all rounds."""
         return median(model for model, _ in self.turns)
 
     @property
     def whole(self) -> float:
-        """Seconds a picture, file to boxes: the median of all rounds."""
+        """Seconds an image, file to boxes: the median of all rounds."""
         return median(whole for _, whole in self.turns)
 
     def gain(self, reference: Row) -> float:
@@ -84,7 +84,7 @@ def agreement(reference: Sequence[Detections], found: Sequence[Detections], conf
 
 
 def _pairs(one: Detections, other: Detections) -> int:
-    """Boxes of one picture that are the same on both sides."""
+    """Boxes of one image that are the same on both sides."""
     same = (iou(one.boxes[:, None], other.boxes) >= SAME_BOX) & (
         one.labels[:, None] == other.labels
     )

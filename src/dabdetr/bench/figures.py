@@ -1,4 +1,4 @@
-"""Pictures of a bench: quality against speed, and growth of time and memory."""
+"""Images of a bench: quality against speed, and growth of time and memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MARKERS = {"fp32": "o", "bf16": "s", "fp16": "D", "int8": "^"}
 
 
 def speeds(bench: Bench) -> Figure:
-    """Quality against pictures a second; what is below the line loses too much."""
+    """Quality against images a second; what is below the line loses too much."""
     figure = new_figure(8.4, 4.4)
     panel, best = figure.subplots(), bench.best
     for row in bench.rows:
@@ -38,7 +38,7 @@ def speeds(bench: Bench) -> Figure:
     panel.set(xlim=(0, 1.08 / min(row.whole for row in bench.rows)), ylim=(low, high))
     note = "limit of --max-ap-drop" if bench.data else "limit of agreement"
     panel.annotate(note, (0.01, floor), xycoords=("axes fraction", "data"), fontsize=8, va="bottom")
-    panel.set_xlabel("pictures a second, file to boxes")
+    panel.set_xlabel("images a second, file to boxes")
     panel.set_ylabel("AP × 100" if bench.data else "boxes that are the same as in fp32, %")
     panel.set_title(f"{bench.plan.model}: circled, what to use", fontsize=10, parse_math=False)
     panel.grid(alpha=0.3)

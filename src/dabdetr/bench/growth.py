@@ -28,7 +28,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Growth:
-    """Axis → its points; operations of the model on a picture; precision → peak of the machine.
+    """Axis → its points; operations of the model on an image; precision → peak of the machine.
 
     Operations are those of matrix products and convolutions; peaks are operations a second.
     """
@@ -69,14 +69,14 @@ class Growth:
 def grow(
     plan: Plan,
     device: str,
-    pictures: Sequence[str],
+    images: Sequence[str],
     environment: Mapping[str, str],
     tell: Callable[[str], None],
 ) -> Growth:
-    """Measure all axes; operations are the mean of the ``pictures``."""
+    """Measure all axes; operations are the mean of the ``images``."""
     tell("measuring the peak of matrix products …")
     with Process(environment) as process:
-        roof = process.ask("roofline", model=plan.model, pictures=list(pictures), device=device)
+        roof = process.ask("roofline", model=plan.model, images=list(images), device=device)
     points = {}
     for axis, what in AXES.items():
         tell(f"growth with {axis} …")

@@ -6,8 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from dabdetr.bench.contenders import FORMATS
-from dabdetr.inference.runtimes import is_exported
+from dabdetr.bench.candidates import FORMATS
+from dabdetr.inference.exported import is_exported
 
 AP_DROP = 0.5
 """Points of AP that may be lost where the user does not say."""
@@ -19,10 +19,10 @@ DISAGREEMENT = 0.02
 class Plan:
     """The user's choices; ValueError where they contradict each other.
 
-    data, source  annotated pictures, or others: one of the two
-    max_ap_drop   points of 100 that the best contender may lose; for annotated pictures only
+    data, source  annotated images, or others: one of the two
+    max_ap_drop   points of 100 that the best contender may lose; for annotated images only
     formats       see ``contenders``; the reference, torch fp32, always competes
-    pictures      how many AP, or else agreement with the reference, is measured on, at most
+    images      how many AP, or else agreement with the reference, is measured on, at most
     threads       to compute in; None: as many as each runtime likes
     """
 
@@ -35,7 +35,7 @@ class Plan:
     batch: int = 1
     threads: int | None = None
     rounds: int = 7
-    pictures: int = 200
+    images: int = 200
     device: str = "auto"
     scaling: bool = False
 
@@ -43,18 +43,18 @@ class Plan:
         if (self.data is None) == (self.source is None):
             given = "none" if self.data is None else "both"
             raise ValueError(
-                f"give annotated data (--data) or pictures (--source) to time on; got {given}"
+                f"give annotated data (--data) or images (--source) to time on; got {given}"
             )
         unknown = [each for each in self.formats if each not in FORMATS]
         if unknown or not self.formats:
             given = ", ".join(unknown) or "nothing"
             raise ValueError(f"--formats takes some of {', '.join(FORMATS)}; got {given}")
-        for name in ("batch", "rounds", "pictures", "threads"):
+        for name in ("batch", "rounds", "images", "threads"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} should be at least 1; got {value}")
         if self.max_ap_drop is not None and self.data is None:
-            raise ValueError("--max-ap-drop needs AP, so annotated pictures: give --data as well")
+            raise ValueError("--max-ap-drop needs AP, so annotated images: give --data as well")
         if self.max_ap_drop is not None and not 0 <= self.max_ap_drop <= 100:
             raise ValueError(f"max_ap_drop is in points, 0 to 100; got {self.max_ap_drop}")
         if is_exported(self.model):

@@ -76,9 +76,9 @@ def run_export(
 ) -> None:
     """Run ``dabdetr export`` with these options; ``Failed`` says why there is no file.
 
-    Its certificate looks at the pictures in the folder ``shown``.
+    Its certificate looks at the images in the folder ``shown``.
     """
-    command = [*COMMAND, *options, "--output", str(output), "--pictures", str(shown), "--quiet"]
+    command = [*COMMAND, *options, "--output", str(output), "--images", str(shown), "--quiet"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode == 1:  # not certified, which is a finding and told on stdout
         raise Failed(": ".join(done.stdout.splitlines()[:2]))

@@ -15,24 +15,24 @@ from typing import Any
 
 import torch
 
-from dabdetr.bench.contenders import REFERENCE, SUFFIXES, Contender
-from dabdetr.bench.pictures import read_found, spread
+from dabdetr.bench.candidates import REFERENCE, SUFFIXES, Contender
+from dabdetr.bench.images import read_found, spread
 from dabdetr.bench.plan import Plan
 from dabdetr.bench.processes import Failed, Process, run_export
-from dabdetr.inference.fast import no_compiler
+from dabdetr.inference.acceleration import no_compiler
 from dabdetr.structures import Detections
 
 TURN = 1.0
-"""Seconds that the reference's turn should take: so many pictures are timed, as far as given."""
+"""Seconds that the reference's turn should take: so many images are timed, as far as given."""
 SHOWN = 8
-"""Pictures that the certificates of exports look at."""
+"""Images that the certificates of exports look at."""
 
 
 class Race:
     """The contenders that still compete, and what is known of them.
 
     files     the exported file of each that needs one
-    starts    seconds from the start of a process to the boxes of its first picture
+    starts    seconds from the start of a process to the boxes of its first image
     turns     see ``Row``
     absent    contender → why it does not compete (any more)
     batches   of model input in a turn
@@ -43,11 +43,11 @@ class Race:
         self,
         plan: Plan,
         device: str,
-        pictures: Sequence[str],
+        images: Sequence[str],
         folder: Path,
         tell: Callable[..., None],
     ) -> None:
-        self.plan, self.device, self.pictures = plan, device, list(pictures)
+        self.plan, self.device, self.images = plan, device, list(images)
         self.folder, self.tell = folder, tell
         self.environment = plan.environment(folder)
         self.files: dict[Contender, Path] = {}
@@ -62,8 +62,8 @@ class Race:
         """Make the files that contenders need."""
         shown = self.folder / "shown"
         shown.mkdir()
-        for number, picture in enumerate(spread(self.pictures, SHOWN)):
-            shutil.copyfile(picture, shown / f"{number}{Path(picture).suffix}")
+        for number, image in enumerate(spread(self.images, SHOWN)):
+            shutil.copyfile(image, shown / f"{number}{Path(image).suffix}")
         for each in contenders:
             options = each.export_options(self.plan.model, self.plan.calibration)
             if not options:
@@ -90,7 +90,7 @@ class Race:
                     "open",
                     model=model,
                     batch=self.plan.batch,
-                    picture=self.pictures[0],
+                    image=self.images[0],
                     options=self._options(each),
                 )
                 self.starts[each] = time.perf_counter() - started
@@ -103,11 +103,11 @@ class Race:
         return options | ({"compile": True} if contender.compiled else {})
 
     def run(self) -> list[str]:
-        """Rounds in which each takes one turn, who is first changing; the pictures looked at."""
-        chosen = spread(self.pictures, self._count())
+        """Rounds in which each takes one turn, who is first changing; the images looked at."""
+        chosen = spread(self.images, self._count())
         for each in list(self._processes):
             with self._trying(each):
-                self.batches = self._processes[each].ask("gather", pictures=chosen)
+                self.batches = self._processes[each].ask("gather", images=chosen)
                 self.turns[each] = []
         for number in range(self.plan.rounds + 1):  # the first is for warming up
             self.tell(f"round {number} of {self.plan.rounds} …")
@@ -120,12 +120,12 @@ class Race:
         return chosen
 
     def _count(self) -> int:
-        """How many pictures fill the reference's turn: whole batches."""
+        """How many images fill the reference's turn: whole batches."""
         batch, process = self.plan.batch, self._processes[REFERENCE]
-        process.ask("gather", pictures=spread(self.pictures, batch))
+        process.ask("gather", images=spread(self.images, batch))
         process.ask("turn")
         batches = math.ceil(TURN / (sum(process.ask("turn")) * batch))
-        return max(min(batches, len(self.pictures) // batch), 1) * batch
+        return max(min(batches, len(self.images) // batch), 1) * batch
 
     def remember(self) -> None:
         """Ask all for what they said of themselves; who was to be compiled and is not is out."""
@@ -145,13 +145,13 @@ class Race:
         return found
 
     def found(self) -> Iterator[tuple[Contender, list[Detections]]]:
-        """What each finds on all pictures, the reference first."""
+        """What each finds on all images, the reference first."""
         for each in list(self._processes):
-            self.tell(f"looking at {len(self.pictures)} pictures with {each.name} …")
+            self.tell(f"looking at {len(self.images)} images with {each.name} …")
             path = self.folder / "found.npz"
             with self._trying(each):
-                self._processes[each].ask("detect", pictures=self.pictures, to=str(path))
-                yield each, read_found(path, self.pictures)
+                self._processes[each].ask("detect", images=self.images, to=str(path))
+                yield each, read_found(path, self.images)
 
     @contextmanager
     def _trying(self, contender: Contender) -> Iterator[None]:

@@ -55,7 +55,7 @@ def sentence(bench: Bench) -> str:
     quality = f"{what} {100 * row.quality:.{digits}f}"
     quality += f" for {100 * reference.quality:.{digits}f}" if bench.data else " %"
     return (
-        f"Use {row.contender.name}: {1 / row.whole:.{_digits(1 / row.whole)}f} pictures a second "
+        f"Use {row.contender.name}: {1 / row.whole:.{_digits(1 / row.whole)}f} images a second "
         f"from file to boxes, {row.gain(reference):.1f} times as fast as "
         f"{reference.contender.name}, {quality}."
     )
@@ -94,7 +94,7 @@ def markdown(bench: Bench) -> str:
 
 def grids(bench: Bench) -> Iterator[Grid]:
     """The contenders; with growth, their distance from the peak, and every axis."""
-    labels = f"{bench.data}, {bench.judged} pictures" if bench.data else f"{bench.judged} pictures"
+    labels = f"{bench.data}, {bench.judged} images" if bench.data else f"{bench.judged} images"
     of = f"on {bench.device}, {labels}"
     of += f", {bench.plan.batch} at a time" if bench.plan.batch > 1 else ""
     quality = "AP" if bench.data else "same boxes"
@@ -127,7 +127,7 @@ def _cells(bench: Bench, row: Row) -> tuple[str, ...]:
 
 def _roofline(bench: Bench, growth: Growth) -> Grid:
     giga = growth.operations / 1e9
-    title = f"{_number(giga)} GFLOP a picture, and how near that comes to the peak of products"
+    title = f"{_number(giga)} GFLOP an image, and how near that comes to the peak of products"
     rows = []
     for row in bench.rows:
         peak = growth.peaks.get(row.contender.precision)
@@ -166,9 +166,9 @@ def _missing(bench: Bench) -> list[str]:
 def _remarks(bench: Bench) -> list[str]:
     """What the columns mean, and what to know of the numbers."""
     times = (
-        f"times are medians of {bench.plan.rounds} rounds over {bench.timed} pictures, each round "
+        f"times are medians of {bench.plan.rounds} rounds over {bench.timed} images, each round "
         "timing everyone in turn; memory is a process's peak; start is a first start, to the first "
-        "picture's boxes"
+        "image's boxes"
     )
     what = (
         "AP is COCO's, times 100"

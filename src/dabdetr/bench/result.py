@@ -10,8 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from dabdetr.bench.candidates import Contender
 from dabdetr.bench.choice import Row, best, reference_of
-from dabdetr.bench.contenders import Contender
 from dabdetr.bench.growth import Growth
 from dabdetr.bench.plan import Plan
 from dabdetr.files import write_atomically
@@ -25,7 +25,7 @@ class Bench:
 
     rows    the fastest first
     absent  each with its reason, a sentence
-    timed   pictures in a turn; ``judged``: pictures that AP or agreement is of
+    timed   images in a turn; ``judged``: images that AP or agreement is of
     data    name and split of annotated data; "" where quality is agreement
     """
 
@@ -59,7 +59,7 @@ class Bench:
         return contender.commands(self.plan.model, self.plan.calibration)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON; seconds are a picture's, medians of all rounds."""
+        """Plain values, ready for JSON; seconds are an image's, medians of all rounds."""
         from dabdetr.bench.report import sentence
 
         return {

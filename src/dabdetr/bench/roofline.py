@@ -11,11 +11,11 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from dabdetr.inference.fast import settled
-from dabdetr.inference.live import Live, ready
+from dabdetr.inference.acceleration import settled
 from dabdetr.inference.sources import read_sources
+from dabdetr.inference.torch_runtime import TorchRuntime, ready
 from dabdetr.model.detector import Detector
-from dabdetr.model.products import Linear, onednn_wins
+from dabdetr.model.kernels import Linear, onednn_wins
 from dabdetr.structures import Images
 
 SIDE, REPEATS = 2048, 7
@@ -23,11 +23,11 @@ SIDE, REPEATS = 2048, 7
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def measure(model: str, pictures: Sequence[str], device: str) -> dict[str, Any]:
-    """``operations`` a picture, and ``peaks``: precision → operations a second."""
+def measure(model: str, images: Sequence[str], device: str) -> dict[str, Any]:
+    """``operations`` an image, and ``peaks``: precision → operations a second."""
     detector, place = ready(model, device)
-    runtime, counts, found = Live(detector), {}, []
-    for each in read_sources(list(pictures)):
+    runtime, counts, found = TorchRuntime(detector), {}, []
+    for each in read_sources(list(images)):
         shape = tuple(runtime.prepare(each.array).shape)
         if shape not in counts:
             counts[shape] = operations(detector, torch.zeros(1, *shape, device=place))

@@ -1,4 +1,4 @@
-"""The bench from end to end: pictures, exports, rounds, AP or agreement, growth."""
+"""The bench from end to end: images, exports, rounds, AP or agreement, growth."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from dabdetr.bench.candidates import contenders
 from dabdetr.bench.choice import Row, agreement
-from dabdetr.bench.contenders import contenders
 from dabdetr.bench.growth import grow
-from dabdetr.bench.pictures import of_data, of_source
+from dabdetr.bench.images import of_data, of_source
 from dabdetr.bench.plan import Plan
 from dabdetr.bench.race import Race
 from dabdetr.bench.result import Bench
-from dabdetr.data.readers import DetectionData, open_data
-from dabdetr.evaluation.coco import class_map, score
+from dabdetr.checkpoints.native import load_model
+from dabdetr.checkpoints.reading import shipped
+from dabdetr.data.dataset import DetectionDataset, open_data
+from dabdetr.evaluation.evaluate import class_map, score
 from dabdetr.inference.device import choose_device
-from dabdetr.model.checkpoints import shipped
-from dabdetr.model.weights import load_model
 from dabdetr.structures import Detections
 
 FEW = 50
-"""Annotated pictures below which AP is called rough."""
+"""Annotated images below which AP is called rough."""
 
 
 def bench(plan: Plan, tell: Callable[[str], None] = lambda _: None) -> Bench:
@@ -34,7 +34,7 @@ def bench(plan: Plan, tell: Callable[[str], None] = lambda _: None) -> Bench:
     every = contenders(plan.formats, place.type)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        files, truth = _pictures(plan, data, folder)
+        files, truth = _images(plan, data, folder)
         with Race(plan, str(place), files, folder, tell) as race:
             race.export(every)
             race.start(every)
@@ -55,23 +55,23 @@ def bench(plan: Plan, tell: Callable[[str], None] = lambda _: None) -> Bench:
     )
 
 
-def _pictures(
-    plan: Plan, data: DetectionData | None, folder: Path
-) -> tuple[list[str], DetectionData | None]:
+def _images(
+    plan: Plan, data: DetectionDataset | None, folder: Path
+) -> tuple[list[str], DetectionDataset | None]:
     """Files to look at, and what is true of them."""
-    folder = folder / "pictures"
+    folder = folder / "images"
     folder.mkdir()
     if data is None:
         assert plan.source is not None
-        files, truth = of_source(plan.source, plan.pictures, folder), None
+        files, truth = of_source(plan.source, plan.images, folder), None
     else:
-        files, truth = of_data(data, plan.pictures, folder)
+        files, truth = of_data(data, plan.images, folder)
     if len(files) < plan.batch:
-        raise ValueError(f"batches of {plan.batch} need as many pictures; got {len(files)}")
+        raise ValueError(f"batches of {plan.batch} need as many images; got {len(files)}")
     return files, truth
 
 
-def _rows(race: Race, truth: DetectionData | None, conf: float) -> list[Row]:
+def _rows(race: Race, truth: DetectionDataset | None, conf: float) -> list[Row]:
     """What is known of all that came to the end, the fastest first."""
     memory, rows = race.memory(), []
     reference: list[Detections] = []
@@ -105,17 +105,17 @@ def _size(path: Path | None) -> float | None:
     return sum(each.stat().st_size for each in files) / 1e6
 
 
-def _notes(plan: Plan, data: DetectionData | None, judged: int, together: float) -> list[str]:
+def _notes(plan: Plan, data: DetectionDataset | None, judged: int, together: float) -> list[str]:
     """What a reader of the numbers should know."""
     notes = []
     if data is not None and judged < len(data):
-        notes.append(f"AP is of {judged} of the {len(data)} pictures, from all over the data")
+        notes.append(f"AP is of {judged} of the {len(data)} images, from all over the data")
     if data is not None and judged < FEW:
-        notes.append(f"AP on {judged} pictures is a rough number")
+        notes.append(f"AP on {judged} images is a rough number")
     if data is None and "openvino" in plan.formats:
-        notes.append("int8 took its ranges from the very pictures that its agreement is of")
+        notes.append("int8 took its ranges from the very images that its agreement is of")
     if together < plan.batch:
         notes.append(
-            f"batches held {together:.1f} pictures on average: only those of one size go together"
+            f"batches held {together:.1f} images on average: only those of one size go together"
         )
     return notes

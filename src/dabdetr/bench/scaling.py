@@ -13,18 +13,18 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from dabdetr.data.sizing import input_size
-from dabdetr.inference.elastic import with_queries
-from dabdetr.inference.live import ready
+from dabdetr.data.preprocessing import input_size
+from dabdetr.inference.torch_runtime import ready
 from dabdetr.model.detector import Detector
+from dabdetr.model.resize import with_queries
 from dabdetr.structures import Images, Targets
 from dabdetr.training.losses import detection_loss
 
-PICTURE = (480, 640)
-"""Height and width of the picture, before it is made as large as the model wants, where pixels do
+IMAGE = (480, 640)
+"""Height and width of the image, before it is made as large as the model wants, where pixels do
 not vary."""
 TRAINED = 2
-"""Pictures of a training step."""
+"""Images of a training step."""
 
 
 @dataclass(frozen=True)
@@ -66,17 +66,17 @@ def _pixels(detector: Detector, side: int, device: torch.device) -> Callable[[],
 
 
 def _queries(detector: Detector, count: int, device: torch.device) -> Callable[[], object]:
-    return _forward(with_queries(detector, count), _pictures(detector, 1, device))
+    return _forward(with_queries(detector, count), _images(detector, 1, device))
 
 
 def _batch(detector: Detector, count: int, device: torch.device) -> Callable[[], object]:
-    return _forward(detector, _pictures(detector, count, device))
+    return _forward(detector, _images(detector, count, device))
 
 
 def _objects(detector: Detector, count: int, device: torch.device) -> Callable[[], object]:
-    """Forward and backward pass, matching and losses, with so many objects in each picture."""
+    """Forward and backward pass, matching and losses, with so many objects in each image."""
     detector.train()
-    images, total = Images(_pictures(detector, TRAINED, device)), TRAINED * count
+    images, total = Images(_images(detector, TRAINED, device)), TRAINED * count
     labels = torch.randint(0, len(detector.names), (total,), device=device)
     sides = 0.05 + 0.1 * torch.rand(total, 2, device=device)
     centres = sides / 2 + (1 - sides) * torch.rand(total, 2, device=device)
@@ -91,16 +91,16 @@ def _objects(detector: Detector, count: int, device: torch.device) -> Callable[[
     return run
 
 
-def _pictures(detector: Detector, count: int, device: torch.device) -> Tensor:
-    return torch.randn(count, 3, *input_size(*PICTURE, detector.config.image), device=device)
+def _images(detector: Detector, count: int, device: torch.device) -> Tensor:
+    return torch.randn(count, 3, *input_size(*IMAGE, detector.config.image), device=device)
 
 
 AXES = {
-    "pixels": Axis("side of a square picture", (320, 480, 640, 960, 1333), _pixels, power=2),
+    "pixels": Axis("side of a square image", (320, 480, 640, 960, 1333), _pixels, power=2),
     "queries": Axis("queries", (100, 200, 300, 600, 1000), _queries),
-    "batch": Axis("pictures at a time", (1, 2, 4, 8, 16), _batch),
+    "batch": Axis("images at a time", (1, 2, 4, 8, 16), _batch),
     "objects": Axis(
-        f"objects a picture, training step of {TRAINED} pictures", (1, 10, 50, 100, 200), _objects
+        f"objects an image, training step of {TRAINED} images", (1, 10, 50, 100, 200), _objects
     ),
 }
-"""What --scaling varies. All but objects is the forward pass of one picture in torch fp32."""
+"""What --scaling varies. All but objects is the forward pass of one image in torch fp32."""

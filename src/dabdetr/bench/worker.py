@@ -27,40 +27,40 @@ class Worker:
         log.setLevel(logging.INFO)
         log.addHandler(self._said)
 
-    def open(self, model: str, batch: int, picture: str, options: dict[str, Any]) -> None:
-        """Load the model and look at one picture."""
-        from dabdetr.inference.predictor import Predictor
+    def open(self, model: str, batch: int, image: str, options: dict[str, Any]) -> None:
+        """Load the model and look at one image."""
+        from dabdetr.predictor import Predictor
 
         self.predictor = Predictor(model, batch=batch, **options)
-        self.predictor.one(picture)
+        self.predictor.one(image)
 
-    def gather(self, pictures: Sequence[str]) -> int:
+    def gather(self, images: Sequence[str]) -> int:
         """Prepare what every turn looks at: batches of the model's input; how many they are."""
-        from dabdetr.inference.reading import Prepared, groups
         from dabdetr.inference.sources import read_sources
+        from dabdetr.inference.stream import Prepared, groups
 
-        self.pictures = list(pictures)
+        self.images = list(images)
         runtime = self.predictor.runtime
         prepared = (
             Prepared(each, [(0, 0, 0, 0)], 0, runtime.prepare(each.array))
-            for each in read_sources(self.pictures)
+            for each in read_sources(self.images)
         )
         self.batches = [
-            ([each.pixels for each in group], [each.picture.array.shape[:2] for each in group])
+            ([each.pixels for each in group], [each.image.array.shape[:2] for each in group])
             for group in groups(prepared, self.predictor.batch, "raise")
         ]
         return len(self.batches)
 
     def turn(self) -> tuple[float, float]:
-        """Seconds a picture: prepared pixels to boxes, and file to boxes."""
+        """Seconds an image: prepared pixels to boxes, and file to boxes."""
         runtime, most = self.predictor.runtime, self.predictor.config.inference.max_det
         started = time.perf_counter()
         for pixels, sizes in self.batches:
             runtime.detect(pixels, sizes, most)
         between = time.perf_counter()
-        for _ in self.predictor(self.pictures):
+        for _ in self.predictor(self.images):
             pass
-        ended, count = time.perf_counter(), len(self.pictures)
+        ended, count = time.perf_counter(), len(self.images)
         return (between - started) / count, (ended - between) / count
 
     def remarks(self) -> list[str]:
@@ -71,22 +71,22 @@ class Worker:
         """MB that this process held at most."""
         return peak_memory()
 
-    def detect(self, pictures: Sequence[str], to: str) -> None:
-        """Write every detection of the pictures, down to the lowest score, as ``to`` (.npz)."""
-        from dabdetr.bench.pictures import PARTS
+    def detect(self, images: Sequence[str], to: str) -> None:
+        """Write every detection of the images, down to the lowest score, as ``to`` (.npz)."""
+        from dabdetr.bench.images import PARTS
 
-        found = list(self.predictor(list(pictures), conf=0.0))
+        found = list(self.predictor(list(images), conf=0.0))
         arrays = {part: np.concatenate([getattr(each, part) for each in found]) for part in PARTS}
         arrays["counts"] = np.array([len(each) for each in found])
         arrays["sizes"] = np.array([each.size for each in found])
         arrays["names"] = np.array(self.predictor.names)
         np.savez(to, allow_pickle=False, **arrays)
 
-    def roofline(self, model: str, pictures: Sequence[str], device: str) -> dict[str, Any]:
+    def roofline(self, model: str, images: Sequence[str], device: str) -> dict[str, Any]:
         """See ``dabdetr.bench.roofline``."""
         from dabdetr.bench.roofline import measure
 
-        return measure(model, pictures, device)
+        return measure(model, images, device)
 
     def grow(self, model: str, axis: str, value: int, device: str, rounds: int) -> float:
         """Seconds that the model takes at one place of an axis (see ``dabdetr.bench.scaling``)."""

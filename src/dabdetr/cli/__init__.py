@@ -1,11 +1,11 @@
 """The command line: `dabdetr VERB`, one function each; what is heavy is imported inside them."""
 
-from dabdetr.cli import bench, demo, explain, export, ladder, models, predict, train, val
+from dabdetr.cli import bench, compare, demo, explain, export, models, predict, train, val
 from dabdetr.cli.app import app
 
 for _verb in (
     *(train.train, val.val, predict.predict, explain.explain),
-    *(export.export, models.convert, models.models, bench.bench, ladder.ladder, demo.demo),
+    *(export.export, models.convert, models.models, bench.bench, compare.ladder, demo.demo),
 ):
     app.command()(_verb)
 

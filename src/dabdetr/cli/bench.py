@@ -14,10 +14,10 @@ from dabdetr.cli.output import RunFolder, console, print_json, say
 def bench(
     model: Model,
     data: Annotated[
-        str | None, typer.Option(help="Annotated pictures, a data folder or scenes: gives AP.")
+        str | None, typer.Option(help="Annotated images, a data folder or scenes: gives AP.")
     ] = None,
     source: Annotated[
-        str | None, typer.Option(help="Or pictures without boxes: a folder, pattern or video.")
+        str | None, typer.Option(help="Or images without boxes: a folder, pattern or video.")
     ] = None,
     split: Annotated[str, typer.Option(help="Which part of the data.")] = "val",
     max_ap_drop: Annotated[
@@ -27,13 +27,16 @@ def bench(
     formats: Annotated[
         str, typer.Option(help="Of these, with commas between; PyTorch fp32 always competes.")
     ] = "torch,onnx,openvino",
-    batch: Annotated[int, typer.Option(help="Pictures at a time.")] = 1,
+    batch: Annotated[int, typer.Option(help="Images at a time.")] = 1,
     threads: Annotated[
         int | None, typer.Option(help="Threads to compute in; each runtime's own if not given.")
     ] = None,
     rounds: Annotated[int, typer.Option(help="Rounds, in each of which everyone is timed.")] = 7,
-    pictures: Annotated[
-        int, typer.Option(help="Pictures that AP or agreement is measured on, at most.")
+    images: Annotated[
+        int,
+        typer.Option(
+            "--images", "--pictures", help="Images that AP or agreement is measured on, at most."
+        ),
     ] = 200,
     scaling: Annotated[
         bool,
@@ -47,7 +50,7 @@ def bench(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Time a model in every runtime and precision on your pictures, and say which one to use.
+    """Time a model in every runtime and precision on your images, and say which one to use.
 
     With AP on annotated data, otherwise with the share of boxes that are those of PyTorch fp32.
     The folder gets bench.md, bench.json and bench.png. What cannot run here is listed with the
@@ -58,7 +61,7 @@ def bench(
     chosen = tuple(name.strip() for name in formats.split(",") if name.strip())
     plan = Plan(
         *(model, data, source, split, max_ap_drop, chosen),
-        *(batch, threads, rounds, pictures, device, scaling),
+        *(batch, threads, rounds, images, device, scaling),
     )
     project, name = (Path("runs/bench"), None) if output is None else (output.parent, output.name)
     with RunFolder(project, name, "bench") as folder:

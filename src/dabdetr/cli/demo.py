@@ -13,20 +13,22 @@ from dabdetr.cli.output import RunFolder, console, print_json, say
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from dabdetr.data.readers import DetectionData
-    from dabdetr.evaluation.coco import Evaluation
+    from dabdetr.data.dataset import DetectionDataset
+    from dabdetr.evaluation.evaluate import Evaluation
     from dabdetr.structures import Detections
 
 SEED = 2022
 """Of the demo's scenes; their digits are those of the test split, which no training sees."""
 
 ENLARGED = 3
-"""Times that a drawn scene is larger than the model's picture."""
+"""Times that a drawn scene is larger than the model's image."""
 
 
 def demo(
     count: Annotated[int, typer.Option(min=1, help="Scenes to evaluate.")] = 200,
-    pictures: Annotated[int, typer.Option(min=1, help="Scenes to draw and list.")] = 8,
+    images: Annotated[
+        int, typer.Option("--images", "--pictures", min=1, help="Scenes to draw and list.")
+    ] = 8,
     seed: Annotated[int, typer.Option(help="Another seed gives other scenes.")] = SEED,
     conf: Annotated[float, typer.Option(help="Lowest score drawn and listed.")] = 0.5,
     device: Device = "auto",
@@ -36,63 +38,61 @@ def demo(
     quiet: Quiet = False,
 ) -> None:
     """Detect handwritten digits in new scenes with the shipped model; nothing is downloaded."""
-    from dabdetr.data.readers import open_data
-    from dabdetr.evaluation.coco import evaluate
+    from dabdetr.data.dataset import open_data
+    from dabdetr.evaluation.evaluate import evaluate
 
     folder = RunFolder(project, name, "demo")
     scenes = open_data(f"scenes:seed={seed},count={count}", "test")
     say(f"detecting digits in {count} scenes that the model has never seen …", quiet)
     found = evaluate("scenes", scenes, batch=16, device=device, progress=not quiet)
-    shown = [each.above(conf) for each in found.detections[:pictures]]
+    shown = [each.above(conf) for each in found.detections[:images]]
     with folder:
-        drawn = [_drawn(scenes.picture(index), each) for index, each in enumerate(shown)]
-        for index, picture in enumerate(drawn):
-            picture.save(folder.path / f"scene-{index + 1}.png")
+        drawn = [_drawn(scenes.image(index), each) for index, each in enumerate(shown)]
+        for index, image in enumerate(drawn):
+            image.save(folder.path / f"scene-{index + 1}.png")
         _sheet(drawn).save(folder.path / "overview.png")
     if as_json:
         print_json(_document(found, shown, folder.path, scenes))
     elif not quiet:
         _print_tables(found, shown, scenes)
-    say(f"pictures with boxes: {folder.path}/overview.png and scene-1.png …", quiet)
+    say(f"images with boxes: {folder.path}/overview.png and scene-1.png …", quiet)
 
 
-def _drawn(picture: Any, found: Detections) -> Image:
+def _drawn(image: Any, found: Detections) -> Image:
     """The scene enlarged, with its detections."""
     from dataclasses import replace
 
     from PIL import Image
 
-    height, width = picture.shape[:2]
-    large = Image.fromarray(picture).resize((width * ENLARGED, height * ENLARGED))
+    height, width = image.shape[:2]
+    large = Image.fromarray(image).resize((width * ENLARGED, height * ENLARGED))
     return replace(found, boxes=found.boxes * ENLARGED, size=large.size[::-1]).plot(large)
 
 
 def _sheet(drawn: list[Image], columns: int = 4) -> Image:
-    """All pictures, which are of one size, side by side."""
+    """All images, which are of one size, side by side."""
     from PIL import Image
 
     width, height = drawn[0].size
     rows = -(-len(drawn) // columns)
     sheet = Image.new("RGB", (min(columns, len(drawn)) * width, rows * height), "white")
-    for index, picture in enumerate(drawn):
-        sheet.paste(picture, (index % columns * width, index // columns * height))
+    for index, image in enumerate(drawn):
+        sheet.paste(image, (index % columns * width, index // columns * height))
     return sheet
 
 
-def _truth(scenes: DetectionData, index: int) -> list[str]:
+def _truth(scenes: DetectionDataset, index: int) -> list[str]:
     return sorted(scenes.names[label] for label in scenes.record(index).labels)
 
 
 def _document(
-    found: Evaluation, shown: list[Detections], folder: Path, scenes: DetectionData
+    found: Evaluation, shown: list[Detections], folder: Path, scenes: DetectionDataset
 ) -> dict[str, Any]:
-    pictures = [
-        each.to_dict() | {"truth": _truth(scenes, index)} for index, each in enumerate(shown)
-    ]
-    return {"model": "scenes", "folder": str(folder), **found.to_dict(), "pictures": pictures}
+    images = [each.to_dict() | {"truth": _truth(scenes, index)} for index, each in enumerate(shown)]
+    return {"model": "scenes", "folder": str(folder), **found.to_dict(), "images": images}
 
 
-def _print_tables(found: Evaluation, shown: list[Detections], scenes: DetectionData) -> None:
+def _print_tables(found: Evaluation, shown: list[Detections], scenes: DetectionDataset) -> None:
     from rich.table import Table
 
     table = Table("scene", "digits in it", "digits found (score)")

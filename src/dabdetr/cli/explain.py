@@ -16,9 +16,9 @@ from dabdetr.cli.options import Device, ImageSize, Json, MaxDet, Quiet, open_mod
 from dabdetr.cli.output import counted, file_name, print_json, refuse_to_overwrite, say
 
 if TYPE_CHECKING:
-    from dabdetr.data.readers import DetectionData
+    from dabdetr.data.dataset import DetectionDataset
     from dabdetr.explain.explanation import Explanation
-    from dabdetr.inference.predictor import Predictor
+    from dabdetr.predictor import Predictor
 
 Item = TypeVar("Item")
 
@@ -27,7 +27,7 @@ SHIPPED = "scenes"
 
 def explain(
     source: Annotated[
-        list[str] | None, typer.Argument(help="Pictures, folders, patterns, addresses.")
+        list[str] | None, typer.Argument(help="Images, folders, patterns, addresses.")
     ] = None,
     data: Annotated[
         str | None,
@@ -38,7 +38,7 @@ def explain(
     split: Annotated[str, typer.Option(help="Which part of the data.")] = "val",
     count: Annotated[int, typer.Option(min=1, help="Of the data, the first N.", metavar="N")] = 20,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="The page; of several pictures, their index.")
+        Path, typer.Option("--output", "-o", help="The page; of several images, their index.")
     ] = Path("report.html"),
     model: Annotated[
         str, typer.Option(help="Weights: a file, a run folder, a shipped name or a hub name.")
@@ -51,28 +51,28 @@ def explain(
     device: Device = "auto",
     force: Annotated[bool, typer.Option("--force", help="Overwrite the page.")] = False,
     skip_unreadable: Annotated[
-        bool, typer.Option("--skip-unreadable", help="Pass over unreadable pictures; exit code 1.")
+        bool, typer.Option("--skip-unreadable", help="Pass over unreadable images; exit code 1.")
     ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Show why: a page with the boxes of every layer, anchors, attention and numbers.
 
-    The page is one file that needs no network. Several pictures make an index, and their pages
+    The page is one file that needs no network. Several images make an index, and their pages
     go into a folder beside it, report_pages for report.html. --force replaces pages of an earlier
     run there; other files stay.
 
     Of --data, the pages also show which objects are really there, and where classes differ.
     """
-    from dabdetr.data.readers import open_data
+    from dabdetr.data.dataset import open_data
     from dabdetr.explain.explanation import explain as explained
-    from dabdetr.inference.predictor import Predictor
+    from dabdetr.predictor import Predictor
 
     if bool(source) == bool(data):
         raise ValueError(
-            "pictures and --data were given; give one of them"
+            "images and --data were given; give one of them"
             if source
-            else "no picture was given: dabdetr explain PICTURE …, or --data DATA"
+            else "no image was given: dabdetr explain IMAGE …, or --data DATA"
         )
 
     if output.suffix.lower() not in (".html", ".htm"):
@@ -92,12 +92,12 @@ def explain(
     else:
         found = _of_data(predictor, truth, count, conf, max_det, pass_over)
     named = (replace(each, trace=replace(each.trace, model=model)) for each in found)
-    written = _write(counted(named, "pictures", quiet), output, model, force)
+    written = _write(counted(named, "images", quiet), output, model, force)
     for reason in skipped:
         say(f"skipped: {reason}")
     page = str(output) if written else None
     if as_json:
-        print_json({"model": model, "page": page, "skipped": skipped, "pictures": written})
+        print_json({"model": model, "page": page, "skipped": skipped, "images": written})
     if page:
         say(f"page: {page} (model: {model})", quiet)
     if skipped:
@@ -106,14 +106,14 @@ def explain(
 
 def _of_data(
     predictor: Predictor,
-    data: DetectionData,
+    data: DetectionDataset,
     count: int,
     conf: float | None,
     max_det: int | None,
     on_error: Callable[[str, Exception], None],
 ) -> Iterator[Explanation]:
-    """Explanations of the data's first ``count`` pictures, with the objects that are there."""
-    from dabdetr.evaluation.coco import class_map
+    """Explanations of the data's first ``count`` images, with the objects that are there."""
+    from dabdetr.evaluation.evaluate import class_map
     from dabdetr.explain.explanation import explain as explained
 
     class_map(predictor.names, data.names)  # raises where the model does not know all classes
@@ -121,11 +121,11 @@ def _of_data(
     for index in range(min(count, len(data))):
         record = data.record(index)
         try:
-            picture = data.picture(index)
+            image = data.image(index)
         except (ValueError, OSError) as error:
             on_error(record.file, error)
             continue
-        (found,) = explained(predictor, picture, conf, max_det)
+        (found,) = explained(predictor, image, conf, max_det)
         objects = [labels[label] for label in record.labels[~record.crowd]]
         named = replace(found, detections=replace(found.detections, source=record.file))
         yield named.with_truth(record.boxes[~record.crowd], objects)
@@ -134,8 +134,8 @@ def _of_data(
 def _write(
     stream: Iterator[Explanation], output: Path, model: str, force: bool
 ) -> list[dict[str, object]]:
-    """One picture as ``output`` itself, several as its index; what was written, for each."""
-    from dabdetr.explain.report import write_page
+    """One image as ``output`` itself, several as its index; what was written, for each."""
+    from dabdetr.explain.page import write_page
 
     first, second = next(stream, None), next(stream, None)
     if first is None:
@@ -150,7 +150,7 @@ def _write_pages(
     stream: Iterator[Explanation], output: Path, model: str, force: bool
 ) -> list[dict[str, object]]:
     """Pages in a folder, which they enter when all are done, and the index of them."""
-    from dabdetr.explain.report import entry, is_page, write_index, write_page
+    from dabdetr.explain.page import entry, is_page, write_index, write_page
     from dabdetr.files import unwritable
 
     folder = output.with_name(output.stem + "_pages")
@@ -164,7 +164,7 @@ def _write_pages(
     with place as unfinished:
         named = ((each, f"{file_name(each.detections.source, taken)}.html") for each in stream)
         for (each, page), after in _with_next(named):
-            links = [("all pictures", f"../{quote(output.name)}"), *before]
+            links = [("all images", f"../{quote(output.name)}"), *before]
             if after:
                 links.append((f"{Path(after[0].detections.source).name} →", quote(after[1])))
             write_page(each, Path(unfinished, page), links)

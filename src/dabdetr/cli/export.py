@@ -33,14 +33,15 @@ def export(
     bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16.")] = False,
     int8: Annotated[
         str | None,
-        typer.Option(help="Compute in int8 (OpenVINO); ranges from these data or pictures."),
+        typer.Option(help="Compute in int8 (OpenVINO); ranges from these data or images."),
     ] = None,
     size: Annotated[
         tuple[int, int] | None,
         typer.Option(help="Fix the input's height and width.", metavar="H W"),
     ] = None,
-    pictures: Annotated[
-        str | None, typer.Option(help="Pictures to compare torch and the file on.")
+    images: Annotated[
+        str | None,
+        typer.Option("--images", "--pictures", help="Images to compare torch and the file on."),
     ] = None,
     data: Annotated[
         str | None, typer.Option(help="The same, annotated: a data folder, or scenes; gives AP.")
@@ -54,12 +55,12 @@ def export(
 ) -> None:
     """Write a model for ONNX Runtime, OpenVINO or torch.export, with a certificate.
 
-    Any batch and picture size goes in. Torch and the file look at the same pictures (generated
+    Any batch and image size goes in. Torch and the file look at the same images (generated
     scenes where none are given); where they differ too much, the file is not kept and the exit code
     is 1.
     """
-    from dabdetr.export.run import Uncertified
-    from dabdetr.export.run import export as write
+    from dabdetr.export.export import Uncertified
+    from dabdetr.export.export import export as write
 
     chosen = [name for name, on in (("fp16", half), ("bf16", bf16), ("int8", int8)) if on]
     if len(chosen) > 1:
@@ -71,7 +72,7 @@ def export(
     tell_choices(quiet)
     try:
         made = write(
-            detector, target, format, precision, size, pictures, data, int8, force  # pyright: ignore[reportArgumentType]
+            detector, target, format, precision, size, images, data, int8, force  # pyright: ignore[reportArgumentType]
         )  # fmt: skip
     except Uncertified as error:
         _tell({"file": None, "certificate": error.certificate.to_dict()}, str(error), as_json)

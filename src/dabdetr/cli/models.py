@@ -58,7 +58,7 @@ def convert(
     refuse_to_overwrite(target, "choose another name or add --force", force)
     import torch
 
-    from dabdetr.model.weights import load_model, save_model
+    from dabdetr.checkpoints.native import load_model, save_model
 
     loaded = load_model(source, overrides=assignments or [])
     dtype = torch.float16 if half else torch.float32

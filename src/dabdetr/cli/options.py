@@ -22,11 +22,11 @@ ImageSize = Annotated[
 ]
 MaxDet = Annotated[
     int | None,
-    typer.Option(min=1, help="Detections a picture at most; the model's own if not given."),
+    typer.Option(min=1, help="Detections an image at most; the model's own if not given."),
 ]
 Coco = Annotated[Path | None, typer.Option(help="Write a COCO results file (json) as well.")]
 Annotations = Annotated[Path | None, typer.Option(help="A COCO json, instead of --data.")]
-Images = Annotated[Path | None, typer.Option(help="The picture folder of --annotations.")]
+Images = Annotated[Path | None, typer.Option(help="The image folder of --annotations.")]
 Queries = Annotated[
     int | None,
     typer.Option(min=1, help="Number of queries; the model's own if not given."),
@@ -42,12 +42,12 @@ Layers = Annotated[
 SetPrecision = Annotated[
     str,
     typer.Option(
-        "--precision", help="fp32, bf16, fp16, or auto: the faster one on the first pictures."
+        "--precision", help="fp32, bf16, fp16, or auto: the faster one on the first images."
     ),
 ]
 Compile = Annotated[
     bool,
-    typer.Option("--compile", help="Compile for each size of picture: half a minute, once."),
+    typer.Option("--compile", help="Compile for each size of image: half a minute, once."),
 ]
 Name = Annotated[
     str | None, typer.Option(help="Name of the run's folder; counted on if not given.")
@@ -76,9 +76,9 @@ def open_model(
     layers: int | None = None,
 ) -> Detector:
     """The detector in ``source`` on its device, changed as the options say."""
+    from dabdetr.checkpoints.native import load_model
     from dabdetr.inference.device import choose_device
-    from dabdetr.inference.elastic import with_layers, with_queries
-    from dabdetr.model.weights import load_model
+    from dabdetr.model.resize import with_layers, with_queries
 
     detector = load_model(source, device=choose_device(device)).model
     if imgsz is not None:
@@ -92,13 +92,13 @@ def open_model(
 
 def open_any(source: str, device: str, *changes: Any) -> Detector | str:
     """As ``open_model``; an exported file stays a path, and can be changed no more."""
-    from dabdetr.inference.runtimes import is_exported
+    from dabdetr.inference.exported import is_exported
 
     if not is_exported(source):
         return open_model(source, device, *changes)
     if any(change not in (None, "keep") for change in changes):
         raise ValueError(
-            f"{source} is exported: picture size, queries and layers are settled; export the "
+            f"{source} is exported: image size, queries and layers are settled; export the "
             "weights again as you want them"
         )
     return source

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 
 DRAWABLE = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-"""Endings that drawn pictures keep; others become .png."""
+"""Endings that drawn images keep; others become .png."""
 
 
 def print_json(document: dict[str, Any]) -> None:
@@ -68,7 +68,7 @@ def counted(items: Iterable[Item], what: str, quiet: bool) -> Iterator[Item]:
 def file_name(source: str, taken: set[str]) -> str:
     """The source's own name, numbered where it is ``taken``, ending in one of ``DRAWABLE``."""
     path = Path(unquote(urlsplit(source).path) if "://" in source else source)
-    stem, suffix = path.stem or "picture", path.suffix
+    stem, suffix = path.stem or "image", path.suffix
     if suffix.lower() not in DRAWABLE:
         suffix = ".png"
     names = (stem + suffix if n == 1 else f"{stem}-{n}{suffix}" for n in itertools.count(1))

@@ -1,4 +1,4 @@
-"""`dabdetr predict`: pictures and videos in; a table, drawings, JSON or a COCO results file out."""
+"""`dabdetr predict`: images and videos in; a table, drawings, JSON or a COCO results file out."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ MOST_ROWS = 200
 
 def predict(
     model: Model,
-    pictures: Annotated[
+    images: Annotated[
         list[str] | None,
-        typer.Argument(help="Pictures, folders, patterns, addresses, videos, a camera's number."),
+        typer.Argument(help="Images, folders, patterns, addresses, videos, a camera's number."),
     ] = None,
     source: Annotated[list[str] | None, typer.Option(help="The same, as an option.")] = None,
     conf: Annotated[
@@ -63,7 +63,7 @@ def predict(
     ] = None,
     imgsz: ImageSize = None,
     tiles: Annotated[
-        bool, typer.Option("--tiles", help="Look at large pictures in overlapping tiles as well.")
+        bool, typer.Option("--tiles", help="Look at large images in overlapping tiles as well.")
     ] = False,
     tile_size: Annotated[
         int | None, typer.Option(help="Side of a tile in pixels; turns --tiles on.")
@@ -72,38 +72,38 @@ def predict(
     queries: Queries = None,
     queries_init: QueriesInit = "keep",
     layers: Layers = None,
-    batch: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 1,
     device: Device = "auto",
     precision: SetPrecision = "fp32",
     compile: Compile = False,
     save: Annotated[
-        bool, typer.Option(help="Write pictures and videos with the boxes drawn in.")
+        bool, typer.Option(help="Write images and videos with the boxes drawn in.")
     ] = True,
     save_crops: Annotated[
-        bool, typer.Option("--save-crops", help="Write every object as a picture of its own.")
+        bool, typer.Option("--save-crops", help="Write every object as an image of its own.")
     ] = False,
     coco: Coco = None,
     name: Name = None,
     project: Annotated[Path, typer.Option(help="Where run folders go.")] = Path("runs/predict"),
     skip_unreadable: Annotated[
-        bool, typer.Option("--skip-unreadable", help="Pass over unreadable pictures; exit code 1.")
+        bool, typer.Option("--skip-unreadable", help="Pass over unreadable images; exit code 1.")
     ] = False,
     as_json: Json = False,
     as_lines: Annotated[
-        bool, typer.Option("--jsonl", help="One JSON line a picture on stdout, as they come.")
+        bool, typer.Option("--jsonl", help="One JSON line an image on stdout, as they come.")
     ] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Detect objects in pictures, videos and cameras.
+    """Detect objects in images, videos and cameras.
 
-    Boxes are x0 y0 x1 y1 in pixels of the original picture. Videos keep their time stamps; damaged
+    Boxes are x0 y0 x1 y1 in pixels of the original image. Videos keep their time stamps; damaged
     frames are passed over and listed, with exit code 1. Ctrl-C ends a camera.
 
     Image ids in the COCO results file are the numbers that files are named after, or else 1, 2, 3 …
     """
-    from dabdetr.inference.predictor import Predictor
+    from dabdetr.predictor import Predictor
 
-    sources = _sources([*(pictures or []), *(source or [])], tiles)
+    sources = _sources([*(images or []), *(source or [])], tiles)
     if as_json and as_lines:
         raise ValueError("--json and --jsonl were given; give one of them")
     refuse_to_overwrite(coco)
@@ -126,7 +126,7 @@ def predict(
     with folder or nullcontext():
         saver = Saver(folder.path, save, save_crops) if folder else None
         with closing(saver) if saver else nullcontext(), _ended_by_ctrl_c(sources):
-            for found in counted(stream, "pictures", quiet):
+            for found in counted(stream, "images", quiet):
                 if saver:
                     saver.add(found)
                 seen.add(found)
@@ -139,7 +139,7 @@ def predict(
 
 def _sources(sources: list[str], tiles: bool) -> list[str]:
     if not sources:
-        raise ValueError("no picture was given: dabdetr predict --model MODEL PICTURE …")
+        raise ValueError("no image was given: dabdetr predict --model MODEL IMAGE …")
     sizes = [each for each in sources if tiles and each.isdecimal() and not Path(each).exists()]
     if sizes and len(sources) > 1:
         raise ValueError(
@@ -161,21 +161,21 @@ def _ended_by_ctrl_c(sources: list[str]) -> Iterator[None]:
 
 
 class _Skipped:
-    """Collects why pictures were passed over; raises where they should not be.
+    """Collects why images were passed over; raises where they should not be.
 
-    A damaged frame does not end a video, whatever the user says of pictures.
+    A damaged frame does not end a video, whatever the user says of images.
     """
 
-    def __init__(self, pictures_too: bool) -> None:
-        self.pictures_too = pictures_too
+    def __init__(self, images_too: bool) -> None:
+        self.images_too = images_too
         self.reasons: list[str] = []
 
     def __call__(self, label: str, error: Exception) -> None:
-        from dabdetr.inference.reading import DamagedFrame
+        from dabdetr.inference.stream import DamagedFrame
 
-        if not (self.pictures_too or isinstance(error, DamagedFrame)):
+        if not (self.images_too or isinstance(error, DamagedFrame)):
             if isinstance(error, ValueError | OSError):
-                raise type(error)(f"{error}; --skip-unreadable passes over such pictures") from None
+                raise type(error)(f"{error}; --skip-unreadable passes over such images") from None
             raise error
         self.reasons.append(str(error))
 
@@ -187,11 +187,11 @@ class _Seen:
         self.keep, self.lines = keep, lines
         self.kept: list[Detections] = []
         self.rows: list[tuple[str, dict[str, Any]]] = []
-        self.pictures = self.objects = 0
+        self.images = self.objects = 0
 
     def add(self, found: Detections) -> None:
-        """Count one picture; its pixels are not kept."""
-        self.pictures += 1
+        """Count one image; its pixels are not kept."""
+        self.images += 1
         self.objects += len(found)
         if self.keep:
             self.kept.append(replace(found, image=None))
@@ -212,13 +212,11 @@ def _report(
     if as_json:
         where = str(folder.path) if folder else None
         results = [each.to_dict() for each in seen.kept]
-        print_json(
-            {"model": model, "folder": where, "skipped": skipped.reasons, "pictures": results}
-        )
+        print_json({"model": model, "folder": where, "skipped": skipped.reasons, "images": results})
     elif not (quiet or seen.lines):
         _print_table(seen)
-    if folder and seen.pictures:
-        say(f"pictures with boxes: {folder.path}", quiet)
+    if folder and seen.images:
+        say(f"images with boxes: {folder.path}", quiet)
 
 
 def _write_coco(path: Path, found: list[Detections]) -> None:
@@ -237,7 +235,7 @@ def _print_table(seen: _Seen) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("picture", "object")
+    table = Table("image", "object")
     for column in ("score", "x0", "y0", "x1", "y1"):
         table.add_column(column, justify="right")
     for place, row in seen.rows:
@@ -247,4 +245,4 @@ def _print_table(seen: _Seen) -> None:
         console().print(table)
     cut = seen.objects > MOST_ROWS
     more = f"; the table shows {MOST_ROWS}, --json gives all" if cut else ""
-    print(f"{seen.objects} objects in {seen.pictures} pictures{more}")
+    print(f"{seen.objects} objects in {seen.images} images{more}")

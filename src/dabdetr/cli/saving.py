@@ -1,4 +1,4 @@
-"""What `dabdetr predict` leaves in its folder: drawn pictures and videos, and objects cut out."""
+"""What `dabdetr predict` leaves in its folder: drawn images and videos, and objects cut out."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ QUALITY = 95
 class Saver:
     """Writes into ``folder`` as detections come; after ``close`` every file in it is whole.
 
-    ``draw``: pictures and videos with boxes, under the names of their sources. ``crops``: each
-    object alone, as ``crops/CLASS/PICTURE-RANK``.
+    ``draw``: images and videos with boxes, under the names of their sources. ``crops``: each
+    object alone, as ``crops/CLASS/IMAGE-RANK``.
     """
 
     def __init__(self, folder: Path, draw: bool, crops: bool) -> None:
@@ -31,7 +31,7 @@ class Saver:
         self._shown: tuple[str, int] = ("", -1)
 
     def add(self, found: Detections) -> None:
-        """Write what is wanted of one picture or frame, which ``found`` holds."""
+        """Write what is wanted of one image or frame, which ``found`` holds."""
         import numpy as np
 
         if found.frame is None:

@@ -39,13 +39,13 @@ def train(
     config: Annotated[
         Path | None, typer.Option(help="A YAML config, instead of a preset's name.")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the pictures.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the images.")] = None,
     batch: Annotated[
         int | None,
-        typer.Option(min=1, help="Pictures in a step; steps are gathered to an update."),
+        typer.Option(min=1, help="Images in a step; steps are gathered to an update."),
     ] = None,
     imgsz: Annotated[
-        int | None, typer.Option(min=16, help="Shorter side of pictures in pixels.")
+        int | None, typer.Option(min=16, help="Shorter side of images in pixels.")
     ] = None,
     lr: Annotated[
         float | None, typer.Option(help="Learning rate; the backbone's keeps its ratio to it.")
@@ -65,9 +65,7 @@ def train(
         typer.Option(help="Train only parts whose names start so: queries, decoder.heads …"),
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of all random numbers.")] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=0, help="Processes that read pictures.")
-    ] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes that read images.")] = None,
     assignments: Annotated[
         list[str] | None,
         typer.Option("--set", help="path=value of the config, such as training.warmup=100."),
@@ -78,7 +76,7 @@ def train(
         Path | None, typer.Option(help="A COCO json to validate on.")
     ] = None,
     val_images: Annotated[
-        Path | None, typer.Option(help="The picture folder of --val-annotations.")
+        Path | None, typer.Option(help="The image folder of --val-annotations.")
     ] = None,
     val_every: Annotated[
         int | None,
@@ -109,8 +107,8 @@ def train(
         check_data(data, annotations, images)
     else:
         _check_resume(context)
-    from dabdetr.training.processes import silent
-    from dabdetr.training.run import train as run_training
+    from dabdetr.training.distributed import silent
+    from dabdetr.training.train import train as run_training
 
     tell_choices(quiet or silent())
 

@@ -48,8 +48,8 @@ def val(
     plot: Annotated[
         Path | None, typer.Option(help="With --per-layer: write curves (.png or .svg).")
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 4,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that read pictures.")] = 0,
+    batch: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 4,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read images.")] = 0,
     device: Device = "auto",
     precision: SetPrecision = "fp32",
     compile: Compile = False,
@@ -61,8 +61,8 @@ def val(
 
     Or, --per-layer, how good each decoder layer is and from which one on nothing improves.
     """
-    from dabdetr.data.readers import open_data
-    from dabdetr.evaluation.coco import Evaluation, evaluate
+    from dabdetr.data.dataset import open_data
+    from dabdetr.evaluation.evaluate import Evaluation, evaluate
 
     refuse_to_overwrite(coco)
     refuse_to_overwrite(plot)
@@ -79,7 +79,7 @@ def val(
     truth = open_data(data, split, annotations, images)
     detector = open_any(model, device, imgsz, queries, queries_init, layers)
     if per_layer:
-        from dabdetr.evaluation.layers import evaluate_layers
+        from dabdetr.evaluation.per_layer import evaluate_layers
 
         if isinstance(detector, str):
             raise ValueError(f"{detector} gives its last layer only; --per-layer needs the weights")

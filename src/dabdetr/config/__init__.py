@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from dabdetr.config.backbones import Backbone, Vit
+from dabdetr.config.base import NO_FIELD, Section
 from dabdetr.config.groups import Collaborative, ContrastiveDenoising, Denoising
 from dabdetr.config.model import (
     AddAttention,
@@ -23,7 +24,6 @@ from dabdetr.config.model import (
     DenseEncoder,
     Model,
 )
-from dabdetr.config.part import NO_FIELD, Part
 from dabdetr.config.queries import EncoderQueries, LearnedQueries
 from dabdetr.files import write_atomically
 
@@ -46,7 +46,7 @@ __all__ = [
     "LearnedQueries",
     "Loss",
     "Model",
-    "Part",
+    "Section",
     "Training",
     "Vit",
     "load",
@@ -54,8 +54,8 @@ __all__ = [
 ]
 
 
-class Image(Part):
-    """How a picture becomes the network's input."""
+class Image(Section):
+    """How an image becomes the network's input."""
 
     size: int = Field(default=800, ge=16, description="shorter side in pixels")
     max_size: int = Field(default=1333, ge=16, description="longer side at most")
@@ -75,7 +75,7 @@ class Image(Part):
         return self
 
 
-class Loss(Part):
+class Loss(Section):
     """Weights of the loss terms and of the assignment's costs (DAB-DETR: 1, 5, 2 and 2, 5, 2)."""
 
     classification: Literal["focal", "quality", "softmax"] = Field(
@@ -112,8 +112,8 @@ class Loss(Part):
         return self
 
 
-class Augment(Part):
-    """Random changes of training pictures; boxes move with the pixels."""
+class Augment(Section):
+    """Random changes of training images; boxes move with the pixels."""
 
     flip: float = Field(default=0.5, ge=0, le=1, description="probability of a left-right flip")
     sizes: tuple[int, ...] = Field(
@@ -121,27 +121,27 @@ class Augment(Part):
     )
     crop: float = Field(default=0.5, ge=0, le=1, description="probability of a random crop")
     crop_scale: tuple[float, float] = Field(
-        default=(0.5, 1.0), description="crop side, of the picture's"
+        default=(0.5, 1.0), description="crop side, of the image's"
     )
     colour: float = Field(
         default=0.0, ge=0, le=1, description="brightness, contrast, saturation jitter"
     )
 
 
-class Training(Part):
+class Training(Section):
     """How long, how fast, from where."""
 
-    epochs: int = Field(default=50, ge=1, description="passes over the pictures")
-    pictures: int | None = Field(
+    retired: ClassVar[dict[str, str]] = {"pictures": "images"}
+
+    epochs: int = Field(default=50, ge=1, description="passes over the images")
+    images: int | None = Field(
         default=None,
         ge=1,
-        description="pictures to see in all: where epochs are not asked for, they are as many as "
+        description="images to see in all: where epochs are not asked for, they are as many as "
         "that takes, so that little data are seen more often",
     )
-    batch: int = Field(default=2, ge=1, description="pictures in a step")
-    effective_batch: int = Field(
-        default=16, ge=1, description="pictures in an update (accumulation)"
-    )
+    batch: int = Field(default=2, ge=1, description="images in a step")
+    effective_batch: int = Field(default=16, ge=1, description="images in an update (accumulation)")
     lr: float = Field(
         default=1e-4, gt=0, description="learning rate (AdamW) of all but the backbone"
     )
@@ -176,17 +176,17 @@ class Training(Part):
         default="imagenet", description="'imagenet', 'none', or a file or name of weights"
     )
     seed: int = Field(default=42, ge=0, description="seed of all random numbers")
-    workers: int = Field(default=0, ge=0, description="processes that read pictures")
+    workers: int = Field(default=0, ge=0, description="processes that read images")
 
 
-class Inference(Part):
+class Inference(Section):
     """From predictions to detections."""
 
     max_det: int = Field(default=300, ge=1, description="detections an image at most")
     conf: float = Field(default=0.3, ge=0, le=1, description="lowest score shown")
 
 
-class Config(Part):
+class Config(Section):
     """One family member: the model, and the recipe that trains it."""
 
     name: str = Field(default="custom", description="of the member; runs are called after it")
@@ -195,10 +195,10 @@ class Config(Part):
         default=None, description="COCO val2017 AP of the source, if any"
     )
     model: Model = Field(default=Model(), description="what is computed")
-    image: Image = Field(default=Image(), description="how pictures are made the network's input")
+    image: Image = Field(default=Image(), description="how images are made the network's input")
     loss: Loss = Field(default=Loss(), description="what is learned: weights of loss and costs")
     augment: Augment | None = Field(
-        default=Augment(), description="random changes of training pictures; null or none: none"
+        default=Augment(), description="random changes of training images; null or none: none"
     )
     training: Training = Field(default=Training(), description="how long, how fast, from where")
     inference: Inference = Field(default=Inference(), description="from predictions to detections")
@@ -232,6 +232,8 @@ class Config(Part):
             if not equals:
                 raise ValueError(f"--set expects path=value; got {assignment!r}")
             node, keys = tree, path.strip().split(".")
+            if keys[:1] == ["training"] and keys[1:] == ["pictures"]:
+                keys[1] = "images"
             for depth, key in enumerate(keys):
                 if not isinstance(node, dict) or key not in node:
                     known = ", ".join(node) if isinstance(node, dict) else "no field"

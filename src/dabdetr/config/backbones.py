@@ -1,4 +1,4 @@
-"""Choices of the backbone: what turns a picture into maps."""
+"""Choices of the backbone: what turns an image into maps."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, Tag, model_validator
 
-from dabdetr.config.part import Part, kinds
+from dabdetr.config.base import Section, kinds
 
 
-class Backbone(Part):
+class Backbone(Section):
     """An image network of timm, read at some of its strides."""
 
     kind: Literal["timm"] = "timm"
@@ -41,7 +41,7 @@ class Backbone(Part):
         return self
 
 
-class Vit(Part):
+class Vit(Section):
     """A plain vision transformer of timm with a simple feature pyramid (ViTDet)."""
 
     kind: Literal["vit"] = "vit"

@@ -6,10 +6,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, Tag, model_validator
 
-from dabdetr.config.part import Part, kinds
+from dabdetr.config.base import Section, kinds
 
 
-class Denoising(Part):
+class Denoising(Section):
     """Noisy copies of the objects as further queries in training (DN-DETR)."""
 
     kind: Literal["dn"] = "dn"
@@ -24,7 +24,7 @@ class Denoising(Part):
     )
 
 
-class ContrastiveDenoising(Part):
+class ContrastiveDenoising(Section):
     """Near copies of the objects to restore and farther ones to reject, in training (DINO)."""
 
     kind: Literal["contrastive"] = "contrastive"
@@ -54,7 +54,7 @@ DenoisingKind = Annotated[
 ]
 
 
-class Collaborative(Part):
+class Collaborative(Section):
     """Heads of classic detectors on the encoder's maps, in training only (Co-DETR).
 
     Each finds positives of its own; they teach the encoder, and the decoder as further queries.

@@ -11,12 +11,12 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, Tag, model_validator
 
 from dabdetr.config.backbones import Backbone, BackboneKind
+from dabdetr.config.base import Section, kinds
 from dabdetr.config.groups import Collaborative, DenoisingKind
-from dabdetr.config.part import Part, kinds
 from dabdetr.config.queries import LearnedQueries, QueriesKind
 
 
-class DenseEncoder(Part):
+class DenseEncoder(Section):
     """Self-attention over all tokens of one map."""
 
     kind: Literal["dense"] = "dense"
@@ -24,7 +24,7 @@ class DenseEncoder(Part):
     scale_positions: bool = Field(default=True, description="content scales the position codes")
 
 
-class DeformableEncoder(Part):
+class DeformableEncoder(Section):
     """Every token samples a few places of every level (Deformable DETR §4.1)."""
 
     kind: Literal["deformable"] = "deformable"
@@ -40,13 +40,13 @@ class DeformableEncoder(Part):
         return False
 
 
-class AddAttention(Part):
+class AddAttention(Section):
     """Cross-attention with positions added to queries and keys (DETR)."""
 
     kind: Literal["add"] = "add"
 
 
-class ConcatAttention(Part):
+class ConcatAttention(Section):
     """Cross-attention whose heads see content and position side by side (Conditional DETR)."""
 
     kind: Literal["concat"] = "concat"
@@ -58,7 +58,7 @@ class ConcatAttention(Part):
     )
 
 
-class DeformableAttention(Part):
+class DeformableAttention(Section):
     """Cross-attention that samples a few places around the anchor (Deformable DETR §4.1)."""
 
     kind: Literal["deformable"] = "deformable"
@@ -77,7 +77,7 @@ EncoderKind = Annotated[
 ]
 
 
-class Decoder(Part):
+class Decoder(Section):
     """The loop over decoder layers."""
 
     layers: int = Field(default=6, ge=1, description="decoder layers, each of which gives boxes")
@@ -107,10 +107,10 @@ class Decoder(Part):
         return self
 
 
-class Model(Part):
+class Model(Section):
     """What is computed: backbone → encoder → queries → decoder."""
 
-    backbone: BackboneKind = Field(default=Backbone(), description="picture → maps")
+    backbone: BackboneKind = Field(default=Backbone(), description="image → maps")
     encoder: EncoderKind = Field(default=DenseEncoder(), description="maps → tokens that know all")
     queries: QueriesKind = Field(
         default=LearnedQueries(), description="what the decoder starts with: content and anchors"

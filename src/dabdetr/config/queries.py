@@ -6,10 +6,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, Tag, model_validator
 
-from dabdetr.config.part import Part, kinds
+from dabdetr.config.base import Section, kinds
 
 
-class LearnedQueries(Part):
+class LearnedQueries(Section):
     """Queries that are parameters: an anchor each (or a plain positional query), and content."""
 
     kind: Literal["learned"] = "learned"
@@ -54,7 +54,7 @@ class LearnedQueries(Part):
         return self
 
 
-class EncoderQueries(Part):
+class EncoderQueries(Section):
     """Queries that the encoder proposes: its best tokens, each with a box (two-stage)."""
 
     kind: Literal["from_encoder"] = "from_encoder"

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from dabdetr.data.pictures import picture_size, read_picture
-from dabdetr.data.readers import DetectionData, Record
+from dabdetr.data.dataset import DetectionDataset, ImageRecord
+from dabdetr.data.images import image_size, read_image
 
 log = logging.getLogger("dabdetr")
 
@@ -22,12 +22,12 @@ def read_coco(
     """Read and check a COCO json; the first fault found is a ValueError that names its place."""
     tree = _load(annotations)
     if not images.is_dir():
-        raise FileNotFoundError(f"there is no picture folder {images} for {annotations}")
+        raise FileNotFoundError(f"there is no image folder {images} for {annotations}")
     return CocoData(tree, annotations, images, name or annotations.stem, split)
 
 
-class CocoData(DetectionData):
-    """Pictures annotated in COCO's json; checked whole when made, kept as flat arrays."""
+class CocoData(DetectionDataset):
+    """Images annotated in COCO's json; checked whole when made, kept as flat arrays."""
 
     def __init__(
         self, tree: dict[str, Any], annotations: Path, images: Path, name: str, split: str
@@ -44,7 +44,7 @@ class CocoData(DetectionData):
         self.starts = np.searchsorted(image[order], np.arange(len(self.files) + 1))
 
     def _places(self, table: _Annotations, file: Path) -> tuple[np.ndarray, np.ndarray]:
-        """Index of the picture, and label, of each annotation."""
+        """Index of the image, and label, of each annotation."""
         places = {int(id_): i for i, id_ in enumerate(self.image_ids)}
         labels = {id_: i for i, id_ in enumerate(self.category_ids)}
         for kind, known, asked in (
@@ -64,9 +64,9 @@ class CocoData(DetectionData):
         return image, label
 
     def _cut(self, table: _Annotations, image: np.ndarray, file: Path) -> np.ndarray:
-        """Corner boxes [n, 4] float32 cut to their pictures; it is said where more than a pixel is.
+        """Corner boxes [n, 4] float32 cut to their images; it is said where more than a pixel is.
 
-        A box beside the picture is an error, unless it is within one pixel of it (coordinates that
+        A box beside the image is an error, unless it is within one pixel of it (coordinates that
         count from 1): that one is moved in.
         """
         sizes = self.sizes[image]
@@ -81,38 +81,38 @@ class CocoData(DetectionData):
             width, height = sizes[row]
             raise ValueError(
                 f"{file}: annotation {table.ids[row]} has the bbox {table.boxes[row].tolist()}, "
-                f"which lies outside its picture of {width}x{height} pixels, as the json says"
+                f"which lies outside its image of {width}x{height} pixels, as the json says"
                 f"{_more((~inside).sum() - 1)}; correct or remove it"
             )
         past = (low < -1).any(1) | (high > sizes + 1).any(1)
         if past.any():
             first, count = table.ids[np.argmax(past)], past.sum()
-            what = "1 box reaches past its picture and was cut to it"
+            what = "1 box reaches past its image and was cut to it"
             if count > 1:
-                what = f"{count} boxes reach past their pictures and were cut to them"
+                what = f"{count} boxes reach past their images and were cut to them"
             log.warning("%s: %s (first: annotation %d)", file, what, first)
         return boxes
 
     def _check_size(self, index: int, file: Path) -> None:
-        """Raise where the picture is not of the size that the json says."""
+        """Raise where the image is not of the size that the json says."""
         path, said = self.folder / self.files[index], tuple(self.sizes[index].tolist())
-        own = picture_size(path)
+        own = image_size(path)
         if said not in (own, own[::-1]):
             raise ValueError(
                 f"{file}: image {self.image_ids[index]} should be of {said[0]}x{said[1]} pixels, "
                 f"but {path} has {own[0]}x{own[1]}; correct the width and height in the json, or "
-                "put the right picture there"
+                "put the right image there"
             )
 
     def __len__(self) -> int:
         return len(self.files)
 
-    def record(self, index: int) -> Record:
-        """Objects of picture ``index``, without reading it."""
+    def record(self, index: int) -> ImageRecord:
+        """Objects of image ``index``, without reading it."""
         index = range(len(self))[index]
         rows = slice(self.starts[index], self.starts[index + 1])
         width, height = self.sizes[index].tolist()
-        return Record(
+        return ImageRecord(
             image_id=int(self.image_ids[index]),
             file=str(self.folder / self.files[index]),
             width=width,
@@ -125,15 +125,15 @@ class CocoData(DetectionData):
         )
 
     def shape(self, index: int) -> tuple[int, int]:
-        """(height, width) of picture ``index``."""
+        """(height, width) of image ``index``."""
         width, height = self.sizes[index].tolist()
         return height, width
 
-    def picture(self, index: int) -> np.ndarray:
+    def image(self, index: int) -> np.ndarray:
         """RGB uint8 [height, width, 3]; turned as EXIF says where the json's size says so too."""
         index = range(len(self))[index]
         width, height = self.sizes[index].tolist()
-        return read_picture(self.folder / self.files[index], size=(width, height))
+        return read_image(self.folder / self.files[index], size=(width, height))
 
 
 class _Annotations:
@@ -252,7 +252,7 @@ def _images(
             present[parent] = _listing(folder / parent)
         if leaf not in present[parent]:
             raise FileNotFoundError(
-                f"{file}: image {id_} names the picture {folder / name}, which does not exist; "
+                f"{file}: image {id_} names the image {folder / name}, which does not exist; "
                 "add it, or remove the image and its annotations"
             )
         files.append(name)
@@ -270,7 +270,7 @@ def _listing(folder: Path) -> set[str]:
 def _size(row: dict[str, Any], folder: Path, file: Path) -> tuple[int, int]:
     width, height = row.get("width"), row.get("height")
     if width is None or height is None:
-        return picture_size(folder / row["file_name"])
+        return image_size(folder / row["file_name"])
     if not all(isinstance(v, int | float) and v >= 1 and v == v // 1 for v in (width, height)):
         raise ValueError(
             f"{file}: image {row['id']} should have a width and height in pixels; "

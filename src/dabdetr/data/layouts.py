@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from dabdetr.data.coco import read_coco
-from dabdetr.data.readers import DetectionData, Open
+from dabdetr.data.dataset import DetectionDataset, Open
 from dabdetr.data.voc import find_voc
 from dabdetr.data.yolo import SETTINGS, find_yolo
 
@@ -43,30 +43,30 @@ def look(root: Path) -> dict[str, Open]:
 
 
 def _coco(root: Path) -> dict[str, Open]:
-    """``annotations/instances_SPLIT.json`` and folders of pictures."""
+    """``annotations/instances_SPLIT.json`` and folders of images."""
     found: dict[str, Open] = {}
     for file in sorted((root / "annotations").glob("instances_*.json")):
 
-        def read(split: str, file: Path = file) -> DetectionData:
-            return read_coco(file, _picture_folder(root, file), root.resolve().name, split)
+        def read(split: str, file: Path = file) -> DetectionDataset:
+            return read_coco(file, _image_folder(root, file), root.resolve().name, split)
 
         found[YEAR.sub("", file.stem.removeprefix("instances_"))] = read
     return found
 
 
 def _packed_coco(root: Path) -> dict[str, Open]:
-    """A folder for each split, with the pictures and their json in it."""
+    """A folder for each split, with the images and their json in it."""
     found: dict[str, Open] = {}
     for file in sorted(root.glob(f"*/{PACKED}")):
 
-        def read(split: str, file: Path = file) -> DetectionData:
+        def read(split: str, file: Path = file) -> DetectionDataset:
             return read_coco(file, file.parent, root.resolve().name, split)
 
         found[file.parent.name] = read
     return found
 
 
-def _picture_folder(root: Path, annotations: Path) -> Path:
+def _image_folder(root: Path, annotations: Path) -> Path:
     full = annotations.stem.removeprefix("instances_")
     short = YEAR.sub("", full)
     options = [root / full, root / "images" / full, root / short, root / "images" / short]
@@ -75,5 +75,5 @@ def _picture_folder(root: Path, annotations: Path) -> Path:
         if option.is_dir():
             return option
     raise FileNotFoundError(
-        f"{root} has no folder {full} (nor images/{full}) with the pictures of {annotations.name}"
+        f"{root} has no folder {full} (nor images/{full}) with the images of {annotations.name}"
     )

@@ -12,7 +12,7 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageDraw
 
-from dabdetr.data.readers import DetectionData, Record
+from dabdetr.data.dataset import DetectionDataset, ImageRecord
 
 SPLITS = ("train", "val", "test")
 
@@ -29,7 +29,7 @@ _LEVELS = (24, 48, 96)  # sides in which a digit's outline is kept
 _LUMA = np.array([0.299, 0.587, 0.114])
 
 
-class Scenes(DetectionData):
+class Scenes(DetectionDataset):
     """Scenes as a function of (seed, split, index): the same bytes in every process.
 
     size     side of the square canvas in pixels
@@ -61,16 +61,16 @@ class Scenes(DetectionData):
         self.endless = split == "train"
         self.mirrors = False  # a mirrored digit is no digit
         self.size, self.objects, self.count, self.seed = size, objects, count, seed
-        self._last: tuple[int, np.ndarray, Record] | None = None
+        self._last: tuple[int, np.ndarray, ImageRecord] | None = None
 
     def __len__(self) -> int:
         return self.count
 
-    def record(self, index: int) -> Record:
+    def record(self, index: int) -> ImageRecord:
         """Digits of scene ``index``."""
         return self._scene(index)[1]
 
-    def picture(self, index: int) -> np.ndarray:
+    def image(self, index: int) -> np.ndarray:
         """RGB uint8 [size, size, 3]."""
         return self._scene(index)[0].copy()
 
@@ -78,8 +78,8 @@ class Scenes(DetectionData):
         """(size, size) for every scene."""
         return self.size, self.size
 
-    def _scene(self, index: int) -> tuple[np.ndarray, Record]:
-        """The scene, kept until another is asked for: picture and record come in pairs."""
+    def _scene(self, index: int) -> tuple[np.ndarray, ImageRecord]:
+        """The scene, kept until another is asked for: image and record come in pairs."""
         last = self._last
         if last is None or last[0] != index:
             if index < 0 or (not self.endless and index >= self.count):
@@ -87,7 +87,7 @@ class Scenes(DetectionData):
             self._last = last = (index, *self._draw(index))
         return last[1], last[2]
 
-    def _draw(self, index: int) -> tuple[np.ndarray, Record]:
+    def _draw(self, index: int) -> tuple[np.ndarray, ImageRecord]:
         rng = np.random.default_rng([self.seed, SPLITS.index(self.split), index])
         canvas, brightness = _ground(rng, self.size)
         wanted = 0 if rng.random() < _EMPTY else int(rng.integers(1, self.objects + 1))
@@ -105,13 +105,13 @@ class Scenes(DetectionData):
             _paint(canvas, ink, place[0] - left, place[1] - upper, _colour(rng, brightness))
             boxes.append((*place, place[0] + right - left, place[1] + lower - upper))
             labels.append(label)
-        picture = canvas.clip(0, 255).astype(np.uint8)
-        return picture, self._record(index, boxes, labels)
+        image = canvas.clip(0, 255).astype(np.uint8)
+        return image, self._record(index, boxes, labels)
 
     def _record(self, index: int, boxes: list[tuple[int, int, int, int]], labels: list[int]):
         corners = np.array(boxes, dtype=np.float64).reshape(-1, 4)
         sides = corners[:, 2:] - corners[:, :2]
-        return Record(
+        return ImageRecord(
             image_id=index + 1,
             file=f"scenes/{self.split}/{index:06d}",
             width=self.size,
@@ -140,7 +140,7 @@ def parse_scenes(text: str, split: str) -> Scenes:
 
 @cache
 def _digits() -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-    """Pictures [1797, 8, 8] 0–255, their digits, and the rows that each split may use."""
+    """Images [1797, 8, 8] 0–255, their digits, and the rows that each split may use."""
     from sklearn.datasets import load_digits
 
     images, digits = load_digits(return_X_y=True)

@@ -1,4 +1,4 @@
-"""VOC's layout: an XML file for each picture, in Annotations/ or beside the pictures.
+"""VOC's layout: an XML file for each image, in Annotations/ or beside the images.
 
 Its boxes are xmin, ymin, xmax, ymax of the pixels within, counted from 1 as VOC does; where some
 number in the data is 0, they are taken as edges counted from 0, as other tools write them. Objects
@@ -13,8 +13,8 @@ from typing import Any
 from xml.etree import ElementTree
 
 from dabdetr.data.coco import CocoData
-from dabdetr.data.pictures import PICTURE_SUFFIXES, picture_size
-from dabdetr.data.readers import Open
+from dabdetr.data.dataset import Open
+from dabdetr.data.images import IMAGE_SUFFIXES, image_size
 
 EDGES = ("xmin", "ymin", "xmax", "ymax")
 
@@ -68,7 +68,7 @@ class _Scene:
     """What an XML file says: rows of name, four numbers, difficult."""
 
     file: Path
-    picture: Path
+    image: Path
     objects: tuple[tuple[str, tuple[float, ...], bool], ...]
 
 
@@ -91,11 +91,11 @@ def _read(file: Path) -> _Scene:
                 f"numbers; it has {name!r} and {given}"
             )
         objects.append((name, numbers, (each.findtext("difficult") or "0").strip() == "1"))
-    return _Scene(file, _picture(file, tree.findtext("filename")), tuple(objects))
+    return _Scene(file, _image(file, tree.findtext("filename")), tuple(objects))
 
 
-def _picture(file: Path, named: str | None) -> Path:
-    """The picture that the file names, or one of the file's own name."""
+def _image(file: Path, named: str | None) -> Path:
+    """The image that the file names, or one of the file's own name."""
     folder = file.parent
     if folder.name == "Annotations":
         folders = [folder.parent / name for name in ("JPEGImages", "images", ".")]
@@ -103,11 +103,11 @@ def _picture(file: Path, named: str | None) -> Path:
         folders = [folder]
     names = [Path(named.strip()).name] if named and named.strip() else []
     for place in folders:
-        for name in (*names, *(file.stem + suffix for suffix in sorted(PICTURE_SUFFIXES))):
+        for name in (*names, *(file.stem + suffix for suffix in sorted(IMAGE_SUFFIXES))):
             if (place / name).is_file():
                 return place / name
     raise FileNotFoundError(
-        f"{file} has no picture {names[0] if names else file.stem} in {folders[0]}; add it, or "
+        f"{file} has no image {names[0] if names else file.stem} in {folders[0]}; add it, or "
         "remove the file"
     )
 
@@ -120,8 +120,8 @@ def _tree(scenes: list[_Scene], every: list[_Scene]) -> dict[str, Any]:
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for scene in scenes:
-        width, height = picture_size(scene.picture)
-        path, number = str(scene.picture.absolute()), len(images)
+        width, height = image_size(scene.image)
+        path, number = str(scene.image.absolute()), len(images)
         images.append({"id": number, "file_name": path, "width": width, "height": height})
         for order, (name, (x0, y0, x1, y1), difficult) in enumerate(scene.objects, 1):
             if not (x1 - x0 + first > 0 and y1 - y0 + first > 0):

@@ -1,8 +1,8 @@
-"""YOLO's layout: data.yaml, pictures in images/, and for each a text file of boxes in labels/.
+"""YOLO's layout: data.yaml, images in images/, and for each a text file of boxes in labels/.
 
 A line of that file is ``class centre-x centre-y width height``, or ``class x y x y …`` with three
 or more corners, which becomes the box around them; all numbers but the class are 0–1 of the
-picture, turned as EXIF says. A picture without a file, or with an empty one, shows nothing.
+image, turned as EXIF says. An image without a file, or with an empty one, shows nothing.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import Any
 import yaml
 
 from dabdetr.data.coco import CocoData
-from dabdetr.data.pictures import PICTURE_SUFFIXES, picture_size
-from dabdetr.data.readers import Open
+from dabdetr.data.dataset import Open
+from dabdetr.data.images import IMAGE_SUFFIXES, image_size
 
 log = logging.getLogger("dabdetr")
 
 SETTINGS = (".yaml", ".yml")
 SLACK = 0.01
-"""How far beyond 0–1 a number may lie that was only rounded; a box is cut to its picture."""
+"""How far beyond 0–1 a number may lie that was only rounded; a box is cut to its image."""
 
 
 def find_yolo(root: Path) -> dict[str, Open]:
@@ -39,12 +39,12 @@ def find_yolo(root: Path) -> dict[str, Open]:
         if settings.get(key):
 
             def read(split: str, where: Any = settings[key]) -> CocoData:
-                tree = _tree(_pictures(where, settings, file), names, file)
+                tree = _tree(_images(where, settings, file), names, file)
                 return CocoData(tree, file, file.parent, file.resolve().parent.name, split)
 
             found[key] = read
     if not found:
-        raise ValueError(f"{file} names no pictures; it should have train: and val: with a folder")
+        raise ValueError(f"{file} names no images; it should have train: and val: with a folder")
     return found
 
 
@@ -75,18 +75,18 @@ def _names(settings: dict[str, Any], file: Path) -> dict[int, str]:
     return names
 
 
-def _pictures(where: Any, settings: dict[str, Any], file: Path) -> list[Path]:
-    """What a folder, a list of pictures in a .txt file, or several of these hold."""
+def _images(where: Any, settings: dict[str, Any], file: Path) -> list[Path]:
+    """What a folder, a list of images in a .txt file, or several of these hold."""
     found: list[Path] = []
     for each in where if isinstance(where, list) else [where]:
         place = _place(str(each), settings, file)
         if place.is_dir():
-            found += sorted(p for p in place.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
+            found += sorted(p for p in place.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
         else:
             lines = map(str.strip, place.read_text().splitlines())
             found += [place.parent / line for line in lines if line]
         if not found:
-            raise ValueError(f"{file} names {place}, where there is no picture; check it")
+            raise ValueError(f"{file} names {place}, where there is no image; check it")
     return found
 
 
@@ -102,14 +102,14 @@ def _place(where: str, settings: dict[str, Any], file: Path) -> Path:
     )
 
 
-def _tree(pictures: list[Path], names: dict[int, str], file: Path) -> dict[str, Any]:
+def _tree(files: list[Path], names: dict[int, str], file: Path) -> dict[str, Any]:
     """What COCO's json would say."""
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     labelled = False
-    for number, picture in enumerate(pictures):
-        width, height = picture_size(picture)
-        path = picture.absolute()
+    for number, image in enumerate(files):
+        width, height = image_size(image)
+        path = image.absolute()
         images.append({"id": number, "file_name": str(path), "width": width, "height": height})
         labels = _label_file(path)
         if not labels.is_file():
@@ -121,16 +121,16 @@ def _tree(pictures: list[Path], names: dict[int, str], file: Path) -> dict[str, 
             annotations.append(row)
     if not labelled:
         raise ValueError(
-            f"{file}: none of {len(pictures)} pictures has a file of boxes; the first's should be "
-            f"{_label_file(pictures[0])}"
+            f"{file}: none of {len(files)} images has a file of boxes; the first's should be "
+            f"{_label_file(files[0])}"
         )
     categories = [{"id": number, "name": name} for number, name in names.items()]
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def _label_file(picture: Path) -> Path:
-    """In the last folder called images, put labels; where there is none, beside the picture."""
-    parts = list(picture.parts)
+def _label_file(image: Path) -> Path:
+    """In the last folder called images, put labels; where there is none, beside the image."""
+    parts = list(image.parts)
     if "images" in parts[:-1]:
         last = len(parts) - 2 - parts[-2::-1].index("images")
         parts[last] = "labels"
@@ -169,7 +169,7 @@ def _box(words: list[str], names: dict[int, str], place: str) -> tuple[int, tupl
             f"{len(words)} numbers"
         )
     if not all(math.isfinite(n) and -SLACK <= n <= 1 + SLACK for n in numbers):
-        raise ValueError(f"{place} should have numbers 0–1 of the picture; it has {words[1:5]}")
+        raise ValueError(f"{place} should have numbers 0–1 of the image; it has {words[1:5]}")
     if len(numbers) > 4:
         (x0, x1), (y0, y1) = ((min(v), max(v)) for v in (numbers[::2], numbers[1::2]))
         numbers = [(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0]

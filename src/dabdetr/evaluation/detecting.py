@@ -1,4 +1,4 @@
-"""A model's detections of every picture of a data set; torch only where weights are run."""
+"""A model's detections of every image of a data set; torch only where weights are run."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import Progress
 
-from dabdetr.data.readers import DetectionData
-from dabdetr.inference.reading import Picture, Prepared, ahead, groups
-from dabdetr.inference.runtimes import Compile, Runtime, SetPrecision
+from dabdetr.data.dataset import DetectionDataset
+from dabdetr.inference.exported import Compile, Runtime, SetPrecision
+from dabdetr.inference.stream import Prepared, SourceImage, ahead, groups
 from dabdetr.structures import Detections
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def detect_live(
     detector: Detector,
-    data: DetectionData,
+    data: DetectionDataset,
     batch: int,
     device: torch.device,
     max_det: int | None,
@@ -30,12 +30,12 @@ def detect_live(
     progress: bool,
     compile: Compile = False,
 ) -> list[Detections]:
-    """Detections of every picture, in the data's order."""
-    from dabdetr.data.batching import evaluation_loader
-    from dabdetr.inference.fast import Fast
-    from dabdetr.inference.live import detect_batch
+    """Detections of every image, in the data's order."""
+    from dabdetr.data.loader import evaluation_loader
+    from dabdetr.inference.acceleration import AcceleratedModel
+    from dabdetr.inference.torch_runtime import detect_batch
 
-    forward = Fast(detector, precision, compile)
+    forward = AcceleratedModel(detector, precision, compile)
     config = detector.config
     most = config.inference.max_det if max_det is None else max_det
     found: dict[int, Detections] = {}
@@ -50,25 +50,25 @@ def detect_live(
 
 
 def detect_exported(
-    runtime: Runtime, data: DetectionData, batch: int, most: int, progress: bool = False
+    runtime: Runtime, data: DetectionDataset, batch: int, most: int, progress: bool = False
 ) -> list[Detections]:
-    """The ``most`` best detections of every picture, in the data's order."""
+    """The ``most`` best detections of every image, in the data's order."""
     found: list[Detections] = []
     prepared = _prepared(runtime, data)
     prepared = ahead(prepared, batch + 1) if runtime.read_ahead else prepared
     with Progress(console=Console(stderr=True), disable=not progress) as bar:
         task = bar.add_task("evaluating", total=len(data))
         for group in groups(prepared, batch, "raise"):
-            pixels, sources = [g.pixels for g in group], [g.picture.name for g in group]
-            sizes = [each.picture.array.shape[:2] for each in group]
+            pixels, sources = [g.pixels for g in group], [g.image.name for g in group]
+            sizes = [each.image.array.shape[:2] for each in group]
             found += runtime.detect(pixels, sizes, most, sources)
             bar.advance(task, len(group))
     return found
 
 
-def _prepared(runtime: Runtime, data: DetectionData) -> Iterator[Prepared]:
-    """Every whole picture as the runtime takes it."""
+def _prepared(runtime: Runtime, data: DetectionDataset) -> Iterator[Prepared]:
+    """Every whole image as the runtime takes it."""
     for index in range(len(data)):
-        picture = Picture(data.picture(index), data.record(index).file)
-        height, width = picture.array.shape[:2]
-        yield Prepared(picture, [(0, 0, width, height)], 0, runtime.prepare(picture.array))
+        image = SourceImage(data.image(index), data.record(index).file)
+        height, width = image.array.shape[:2]
+        yield Prepared(image, [(0, 0, width, height)], 0, runtime.prepare(image.array))

@@ -1,4 +1,4 @@
-"""One picture explained: what was found in it, and the trace of how."""
+"""One image explained: what was found in it, and the trace of how."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dabdetr.data.batching import pad
+from dabdetr.data.loader import pad
 from dabdetr.explain.trace import Trace, trace
-from dabdetr.inference.fast import autocast
-from dabdetr.inference.live import to_detections
-from dabdetr.inference.predictor import Predictor, clipped
-from dabdetr.inference.reading import OnError
-from dabdetr.inference.sources import Picture, read_sources
+from dabdetr.inference.acceleration import autocast
+from dabdetr.inference.sources import SourceImage, read_sources
+from dabdetr.inference.stream import OnError
+from dabdetr.inference.torch_runtime import to_detections
+from dabdetr.predictor import Predictor, clipped
 from dabdetr.structures import Detections
 from dabdetr.structures.boxes import corners, iou
 
@@ -30,7 +30,7 @@ CANDIDATES = 5
 class Truth:
     """The objects that are really there.
 
-    boxes   [n, 4] x0 y0 x1 y1 in pixels of the picture
+    boxes   [n, 4] x0 y0 x1 y1 in pixels of the image
     labels  [n] index into the model's class names
     """
 
@@ -40,10 +40,10 @@ class Truth:
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """What a model found in one picture, and why.
+    """What a model found in one image, and why.
 
     image       RGB [height, width, 3] uint8
-    detections  scoring at least ``conf``, best first, cut to the picture
+    detections  scoring at least ``conf``, best first, cut to the image
     candidates  the best queries' detections, whatever they score: shown where nothing was found
     trace       every layer's anchors, boxes, scores and attention
     conf        lowest score of ``detections``
@@ -64,7 +64,7 @@ class Explanation:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) of the picture."""
+        """(height, width) of the image."""
         return self.image.shape[0], self.image.shape[1]
 
     def query(self, detection: int = 0) -> int:
@@ -76,7 +76,7 @@ class Explanation:
         return int(self.shown.queries[detection])
 
     def in_pixels(self, boxes: np.ndarray) -> np.ndarray:
-        """cxcywh (or x, y) of 0–1 → the same in pixels of the picture."""
+        """cxcywh (or x, y) of 0–1 → the same in pixels of the image."""
         height, width = self.size
         return boxes * np.tile([width, height], boxes.shape[-1] // 2).astype(np.float32)
 
@@ -118,7 +118,7 @@ class Explanation:
 
     def save(self, path: str | Path) -> None:
         """Write the page: one file, opened in any browser, no network."""
-        from dabdetr.explain.report import write_page
+        from dabdetr.explain.page import write_page
 
         write_page(self, Path(path))
 
@@ -144,7 +144,7 @@ class Explanation:
         """The page, inside a notebook."""
         from html import escape
 
-        from dabdetr.explain.report import page
+        from dabdetr.explain.page import page
 
         frame = "width:100%;height:760px;border:0"
         return f'<iframe srcdoc="{escape(page(self))}" style="{frame}"></iframe>'
@@ -158,11 +158,11 @@ def explain(
     pixels: Sequence[tuple[float, float]] = (),
     on_error: OnError = "raise",
 ) -> Iterator[Explanation]:
-    """An explanation of every picture of ``source`` (see ``read_sources``), as a stream.
+    """An explanation of every image of ``source`` (see ``read_sources``), as a stream.
 
     ``conf`` and ``max_det`` are the config's if not given; ``pixels`` as in ``trace``; ``on_error``
-    says what an unreadable picture does. What is found is what the predictor itself finds. Wrong
-    arguments raise here, not at the first picture.
+    says what an unreadable image does. What is found is what the predictor itself finds. Wrong
+    arguments raise here, not at the first image.
     """
     inference = predictor.config.inference
     conf = inference.conf if conf is None else conf
@@ -171,28 +171,28 @@ def explain(
         raise ValueError(f"conf should lie between 0 and 1; got {conf}")
     if max_det < 1:
         raise ValueError(f"max_det should be at least 1; got {max_det}")
-    pictures = read_sources(source, on_error)
-    return (_explained(predictor, each, conf, max_det, pixels) for each in pictures)
+    images = read_sources(source, on_error)
+    return (_explained(predictor, each, conf, max_det, pixels) for each in images)
 
 
 def _explained(
     predictor: Predictor,
-    picture: Picture,
+    image: SourceImage,
     conf: float,
     max_det: int,
     pixels: Sequence[tuple[float, float]],
 ) -> Explanation:
     live = predictor.live
     model = live.model.eval()
-    images = pad([live.prepare(picture.array)]).to(live.device)
+    images = pad([live.prepare(image.array)]).to(live.device)
     with autocast(live.precision, live.device):
         traced = trace(model, images, pixels)
-    sizes, sources = [picture.array.shape[:2]], [picture.name]
+    sizes, sources = [image.array.shape[:2]], [image.name]
     (found,) = to_detections(model, traced.predictions, sizes, max_det, sources)
     found = clipped(found)
     _, first = np.unique(found.queries, return_index=True)  # a query once, with its best class
     return Explanation(
-        image=picture.array,
+        image=image.array,
         detections=found.above(conf),
         candidates=found[np.sort(first)[:CANDIDATES]],
         trace=traced,

@@ -19,13 +19,13 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from PIL import Image, ImageDraw
 
-from dabdetr.explain.concentration import centres, share_inside
+from dabdetr.explain.attention import DenseAttention, Look, SampledAttention
+from dabdetr.explain.attention_metrics import centres, share_inside
 from dabdetr.explain.explanation import Explanation
-from dabdetr.explain.looks import Look, Maps, Places
 from dabdetr.files import write_atomically
-from dabdetr.inference.drawing import colour, draw
 from dabdetr.structures import Detections
 from dabdetr.structures.boxes import corners, iou
+from dabdetr.structures.drawing import colour, draw
 
 TITLES = {
     "all": "whole attention",
@@ -52,22 +52,22 @@ def story(explanation: Explanation, query: int, label: int | None = None) -> Fig
     The score is that of class ``label``, or of the query's best class after the last layer.
     """
     trace, figure = explanation.trace, new_figure(9, 4.2)
-    picture, curve = figure.subplots(1, 2, width_ratios=(1.2, 1))
-    show_picture(picture, explanation.image)
+    image, curve = figure.subplots(1, 2, width_ratios=(1.2, 1))
+    show_image(image, explanation.image)
     colours = colormaps["viridis"](np.linspace(0, 1, trace.layers))
     places = [] if trace.anchors is None else [trace.anchors[0][query]]
     if places:
-        _place(picture, explanation, places[0], "white", "--", "anchor")
+        _place(image, explanation, places[0], "white", "--", "anchor")
     for layer, shade in enumerate(colours):
         box = trace.boxes[layer, query]
-        _place(picture, explanation, box, shade, "-", f"layer {layer + 1}")
+        _place(image, explanation, box, shade, "-", f"layer {layer + 1}")
         places.append(box)
     path = explanation.in_pixels(np.array([place[:2] for place in places]))
-    picture.plot(*path.T, color="white", linewidth=1, marker=".", markeredgecolor="black")
+    image.plot(*path.T, color="white", linewidth=1, marker=".", markeredgecolor="black")
     below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.02), "ncols": 4}
-    handles, _ = picture.get_legend_handles_labels()
+    handles, _ = image.get_legend_handles_labels()
     by_row = [handle for column in range(4) for handle in handles[column::4]]
-    picture.legend(handles=by_row, fontsize=8, facecolor="0.6", **below)
+    image.legend(handles=by_row, fontsize=8, facecolor="0.6", **below)
     label = int(trace.scores[-1, query].argmax()) if label is None else label
     layers = np.arange(1, trace.layers + 1)
     curve.plot(layers, trace.scores[:, query, label], marker="o", color="#0072b2", label="score")
@@ -89,7 +89,7 @@ def attention(explanation: Explanation, query: int, part: str | None = None) -> 
     """Where ``query`` looked: a column for each layer, a row for each part (or the one given)."""
     trace = explanation.trace
     parts = trace.looks[0].parts if part is None else (part,)
-    maps = isinstance(trace.looks[0], Maps)
+    maps = isinstance(trace.looks[0], DenseAttention)
     figure = new_figure(2.3 * trace.layers + 0.6, 2.4 * len(parts) + (0.5 if maps else 0.8))
     panels = figure.subplots(len(parts), trace.layers, squeeze=False)
     for layer, panel in enumerate(panels[0]):
@@ -187,22 +187,22 @@ def animation(explanation: Explanation, path: str | Path, between: int = 5) -> N
 
 
 def _frame(explanation: Explanation, boxes: np.ndarray, scores: np.ndarray | None) -> Image.Image:
-    """The picture, 480 pixels long, with boxes as they then are; anchors have no scores to tell."""
-    picture, shown = Image.fromarray(explanation.image), explanation.shown
-    scale = 480 / max(picture.size)
-    width, height = (max(1, round(side * scale)) for side in picture.size)
-    picture = picture.resize((width, height))
+    """The image, 480 pixels long, with boxes as they then are; anchors have no scores to tell."""
+    image, shown = Image.fromarray(explanation.image), explanation.shown
+    scale = 480 / max(image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    image = image.resize((width, height))
     edges = corners(boxes) * np.array([width, height, width, height], np.float32)
     edges = edges.clip(0, [width, height, width, height])
     if scores is None:
-        pen = ImageDraw.Draw(picture)
+        pen = ImageDraw.Draw(image)
         for (x0, y0, x1, y1), label in zip(edges.tolist(), shown.labels, strict=True):
             pen.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), None, colour(int(label)), 2)
-        return picture
+        return image
     found = Detections(
         edges.astype(np.float32), scores, shown.labels, shown.queries, shown.names, (height, width)
     )
-    return draw(picture, found)
+    return draw(image, found)
 
 
 def _palette(frame: Image.Image, colours: Sequence[tuple[int, int, int]]) -> Image.Image:
@@ -221,17 +221,17 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def show_picture(panel: Any, image: np.ndarray) -> None:
-    """A picture without axes."""
+def show_image(panel: Any, image: np.ndarray) -> None:
+    """An image without axes."""
     panel.imshow(image, extent=(0, image.shape[1], image.shape[0], 0))
     panel.set(xticks=[], yticks=[], xlim=(0, image.shape[1]), ylim=(image.shape[0], 0))
 
 
 def _show_look(panel: Any, explanation: Explanation, look: Look, query: int, part: str) -> None:
-    """The picture, and over it a map or places; heads together."""
-    show_picture(panel, explanation.image)
+    """The image, and over it a map or places; heads together."""
+    show_image(panel, explanation.image)
     height, width = explanation.size
-    if isinstance(look, Maps):
+    if isinstance(look, DenseAttention):
         heat = look.heat(query, part)
         alpha = (heat / heat.max()) ** 0.7 * 0.85
         frame = (0, width, height, 0)
@@ -244,7 +244,7 @@ def _show_look(panel: Any, explanation: Explanation, look: Look, query: int, par
         panel.scatter(x, y, sizes, color=shade, marker=form, edgecolors="black", linewidths=0.5)
 
 
-def _level_marks(look: Places) -> list[tuple[str, Any]]:
+def _level_marks(look: SampledAttention) -> list[tuple[str, Any]]:
     """Form and colour of each level's places."""
     colours = colormaps["cividis"](np.linspace(1, 0.2, len(look.shapes)))
     return [(MARKERS[level % len(MARKERS)], shade) for level, shade in enumerate(colours)]
@@ -252,7 +252,7 @@ def _level_marks(look: Places) -> list[tuple[str, Any]]:
 
 def _tell_levels(figure: Figure, look: Look) -> None:
     """What the marks of places mean, below all panels; nothing where there are maps."""
-    if isinstance(look, Maps):
+    if isinstance(look, DenseAttention):
         return
     common: dict[str, Any] = {"linestyle": "", "markeredgecolor": "black"}
     handles = [

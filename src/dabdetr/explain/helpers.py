@@ -10,12 +10,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from dabdetr.config import ContrastiveDenoising, Denoising
-from dabdetr.explain.figures import new_figure, show_picture
-from dabdetr.explain.ideas import ANCHORS, COLOURS
+from dabdetr.explain.concepts import ANCHORS, COLOURS
+from dabdetr.explain.figures import new_figure, show_image
 from dabdetr.geometry import to_centres
 from dabdetr.model import denoising
 from dabdetr.model.collaborative.atss import ATSS, assign_atss
-from dabdetr.model.collaborative.scene import centres
+from dabdetr.model.collaborative.pyramid import centres
 from dabdetr.model.deformable import DeformableAttention
 from dabdetr.model.groups import join
 from dabdetr.structures import Queries, Targets
@@ -26,7 +26,7 @@ HEADS = (*COLOURS, "#f0e442", "#000000")
 
 
 def noisy_copies(
-    picture: np.ndarray,
+    image: np.ndarray,
     boxes: np.ndarray,
     part: Denoising | ContrastiveDenoising,
     matching: int = 20,
@@ -38,15 +38,15 @@ def noisy_copies(
     "nothing". In the mask a dark cell hides the column's query from the row's; ``matching`` queries
     stand last.
     """
-    group = _group(picture, boxes, part, seed)
+    group = _group(image, boxes, part, seed)
     blank = torch.zeros(1, matching, group.content.shape[-1])
     _, hidden = join(Queries(blank, torch.full((1, matching, 4), 0.5)), [group])
     assert hidden is not None
     figure = new_figure(9, 4.3)
     copies, mask = figure.subplots(1, 2)
-    show_picture(copies, picture)
+    show_image(copies, image)
     known = set(group.query.tolist())
-    size = np.tile(picture.shape[1::-1], 2)
+    size = np.tile(image.shape[1::-1], 2)
     groups = len(group) // len(boxes) // (2 if part.kind == "contrastive" else 1)
     for slot, anchor in enumerate(corners(group.anchors[0].numpy()) * size):
         colour = COLOURS[slot * groups // len(group) % len(COLOURS)]
@@ -61,9 +61,9 @@ def noisy_copies(
     return figure
 
 
-def _group(picture: np.ndarray, boxes: np.ndarray, part: Any, seed: int) -> Any:
-    """The query group of one picture, drawn with ``seed``."""
-    height, width = picture.shape[:2]
+def _group(image: np.ndarray, boxes: np.ndarray, part: Any, seed: int) -> Any:
+    """The query group of one image, drawn with ``seed``."""
+    height, width = image.shape[:2]
     share = torch.as_tensor(np.asarray(boxes, np.float32)) / torch.tensor([width, height] * 2)
     targets = Targets(torch.zeros(len(boxes), dtype=torch.long), to_centres(share), (len(boxes),))
     with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -101,14 +101,14 @@ def sampling_places(heads: int = 8, points: int = 4, cells: int = 20) -> Figure:
 
 
 def positives(
-    picture: np.ndarray, boxes: np.ndarray, strides: tuple[int, ...] = (8, 16, 32)
+    image: np.ndarray, boxes: np.ndarray, strides: tuple[int, ...] = (8, 16, 32)
 ) -> Figure:
     """What learns from each of ``boxes`` (x0 y0 x1 y1, pixels): one query, or many cells of ATSS.
 
     Left: the decoder's assignment, one query for one object. Right: the cells of the encoder's maps
     that a collaborative head makes answer for it (Co-DETR §3.2), a mark for each stride.
     """
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     objects = torch.as_tensor(np.asarray(boxes, np.float32).reshape(-1, 4))
     generator = ATSS(8, 1, strides).generator
     generator.set_cell_anchors(torch.float32, torch.device("cpu"))
@@ -119,7 +119,7 @@ def positives(
     figure = new_figure(8.4, 4.9)
     one, many = figure.subplots(1, 2)
     for panel in (one, many):
-        show_picture(panel, picture)
+        show_image(panel, image)
         for number, box in enumerate(objects.numpy()):
             _frame(panel, box, COLOURS[number % len(COLOURS)], "-", 1.5)
     dots = {"s": 36, "edgecolors": "white", "linewidths": 0.7}

@@ -1,4 +1,4 @@
-"""Everything that one picture's way through a member shows, as plain arrays.
+"""Everything that one image's way through a member shows, as plain arrays.
 
 The model runs as it always does; hooks read what its parts were given and gave.
 """
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dabdetr.explain.looks import Look, Maps, Places
+from dabdetr.explain.attention import DenseAttention, Look, SampledAttention
 from dabdetr.model.attention import AdditiveAttention, ConcatCrossAttention, split_heads
 from dabdetr.model.deformable import DeformableAttention, encoder_references
 from dabdetr.model.detector import Detector
@@ -25,7 +25,7 @@ from dabdetr.structures import Images, Memory, Predictions
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """What every layer was given and gave for one picture; boxes are 0–1 of the unpadded picture.
+    """What every layer was given and gave for one image; boxes are 0–1 of the unpadded image.
 
     model      the member's name
     names      class names
@@ -36,7 +36,7 @@ class Trace:
     reference_sizes  [layers, queries, 2] width and height that content asks for (size modulation
                compares them with the anchor's); None where size modulates nothing
     looks      cross-attention of each decoder layer
-    pixels     [pixels, 2] x, y, 0–1 of the unpadded picture, that were asked for
+    pixels     [pixels, 2] x, y, 0–1 of the unpadded image, that were asked for
     encoder    self-attention of each encoder layer; its queries are ``pixels``
     absent     a sentence for each thing that this member does not have
     """
@@ -65,16 +65,16 @@ class Trace:
 
 
 def trace(model: Detector, images: Images, pixels: Sequence[tuple[float, float]] = ()) -> Trace:
-    """Run ``model`` on one picture and record it; ``predictions`` are those of a plain call.
+    """Run ``model`` on one image and record it; ``predictions`` are those of a plain call.
 
-    For every one of ``pixels`` (x, y, 0–1 of the picture) encoder attention is recorded too; of
+    For every one of ``pixels`` (x, y, 0–1 of the image) encoder attention is recorded too; of
     deformable members, that of the finest level's token. The model should be in evaluation mode.
     """
     if len(images.pixels) != 1:
-        raise ValueError(f"a trace is of one picture; got a batch of {len(images.pixels)}")
+        raise ValueError(f"a trace is of one image; got a batch of {len(images.pixels)}")
     wanted = np.asarray(pixels, np.float32).reshape(-1, 2)
     if not ((wanted >= 0) & (wanted <= 1)).all():
-        raise ValueError(f"pixels should be x, y from 0 to 1 of the picture; got {list(pixels)}")
+        raise ValueError(f"pixels should be x, y from 0 to 1 of the image; got {list(pixels)}")
     decoder, positions = model.decoder, model.decoder.positions
     encoding = [layer.attention for layer in model.encoder.layers] if len(wanted) else []
     looking = [layer.cross_attention for layer in decoder.layers]
@@ -176,7 +176,7 @@ def _of_tokens(module: Any, calls: _Calls, pixels: np.ndarray) -> Look:
 
 def _side_by_side(
     module: ConcatCrossAttention, calls: _Calls, unsized: Tensor | None, memory: Memory
-) -> Maps:
+) -> DenseAttention:
     """Conditional DETR's attention: what its projections gave."""
 
     def given(projection: nn.Module) -> Tensor:
@@ -185,7 +185,7 @@ def _side_by_side(
     query, key, key_position = (given(p) for p in (module.query, module.key, module.key_position))
     if module.query_position is not None:
         query, key = query + given(module.query_position), key + key_position
-    return Maps(
+    return DenseAttention(
         query_content=_by_head(query, module.heads),
         query_position=_by_head(given(module.query_code), module.heads),
         query_unsized=None
@@ -206,14 +206,14 @@ def _added(
     keys: Tensor,
     memory: Memory,
     chosen: Any = slice(None),
-) -> Maps:
+) -> DenseAttention:
     """Plain attention: projections are linear, so position is the whole less content."""
     heads, (whole_query, whole_key) = (
         module.heads,
         (calls[p][0].output for p in (module.query, module.key)),
     )
     query, key = module.query(queries), module.key(keys)
-    return Maps(
+    return DenseAttention(
         query_content=_by_head(query[:, chosen], heads),
         query_position=_by_head((whole_query - query)[:, chosen], heads),
         query_unsized=None,
@@ -227,12 +227,12 @@ def _added(
 
 def _places(
     module: DeformableAttention, query: Tensor, references: Tensor, memory: Memory
-) -> Places:
-    """Places are looked up in each level's padded map; they are told in the picture's frame."""
+) -> SampledAttention:
+    """Sampling locations of one layer, moved from each level's padded map to the image's frame."""
     assert memory.ratios is not None
     places, weights = module.look(query, references, memory.shapes)
     ratios = memory.ratios[:, None, None, :, None]
-    return Places(_array((places / ratios)[0]), _array(weights[0]), memory.shapes)
+    return SampledAttention(_array((places / ratios)[0]), _array(weights[0]), memory.shapes)
 
 
 def _unsized_code(positions: Positions, placed: _Call) -> Tensor | None:

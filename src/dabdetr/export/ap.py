@@ -1,4 +1,4 @@
-"""AP of torch and of an exported file on the same annotated pictures, and how far chance goes."""
+"""AP of torch and of an exported file on the same annotated images, and how far chance goes."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from typing import Any
 
 import numpy as np
 
-from dabdetr.data.readers import DetectionData, Record
-from dabdetr.evaluation.coco import evaluate, score
+from dabdetr.data.dataset import DetectionDataset, ImageRecord
+from dabdetr.evaluation.evaluate import evaluate, score
 from dabdetr.model.detector import Detector
 
 LOST = 0.005
 """AP (0–1) that an exported file may lose, in any precision."""
 EVALUATED = 200
-"""Pictures that AP is measured on, at most: the first of the data."""
+"""Images that AP is measured on, at most: the first of the data."""
 PARTS = 10
-"""Parts of the data that are left out in turn, to see how much AP hangs on the pictures."""
+"""Parts of the data that are left out in turn, to see how much AP hangs on the images."""
 
 
 @dataclass(frozen=True)
 class Loss:
     """COCO's AP of torch (float32) and of the file, every detection counted.
 
-    noise  standard error of the difference, from leaving out each tenth of the pictures in turn;
+    noise  standard error of the difference, from leaving out each tenth of the images in turn;
            NaN where there are fewer than 10
     """
 
     torch: float
     file: float
     data: str
-    pictures: int
+    images: int
     noise: float
 
     @property
     def passed(self) -> bool:
-        """Whether the file loses no more than ``LOST`` on these pictures."""
+        """Whether the file loses no more than ``LOST`` on these images."""
         return self.torch - self.file <= LOST
 
     def to_dict(self) -> dict[str, Any]:
@@ -49,12 +49,12 @@ class Loss:
         chance = "too few for an error" if np.isnan(self.noise) else f"± {self.noise:.4f}"
         return (
             f"AP {self.file:.4f}, torch {self.torch:.4f}: {self.file - self.torch:+.4f} ({chance}) "
-            f"on the first {self.pictures} pictures of {self.data}; {LOST:g} may be lost"
+            f"on the first {self.images} images of {self.data}; {LOST:g} may be lost"
         )
 
 
-def compare(detector: Detector, path: Path, data: DetectionData) -> Loss:
-    """Measure both sides on the first ``EVALUATED`` pictures of ``data``."""
+def compare(detector: Detector, path: Path, data: DetectionDataset) -> Loss:
+    """Measure both sides on the first ``EVALUATED`` images of ``data``."""
     part = Part(data, range(min(EVALUATED, len(data))))
     live, exported = evaluate(detector, part), evaluate(path, part)
     gaps = []
@@ -69,10 +69,10 @@ def compare(detector: Detector, path: Path, data: DetectionData) -> Loss:
     return Loss(live.ap, exported.ap, f"{data.name} {data.split}", len(part), noise)
 
 
-class Part(DetectionData):
-    """Some pictures of data."""
+class Part(DetectionDataset):
+    """Some images of data."""
 
-    def __init__(self, data: DetectionData, indices: Sequence[int]) -> None:
+    def __init__(self, data: DetectionDataset, indices: Sequence[int]) -> None:
         self.data, self.indices = data, indices
         self.name, self.split = data.name, data.split
         self.names, self.category_ids = data.names, data.category_ids
@@ -80,10 +80,10 @@ class Part(DetectionData):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def record(self, index: int) -> Record:
+    def record(self, index: int) -> ImageRecord:
         """As of the whole."""
         return self.data.record(self.indices[index])
 
-    def picture(self, index: int) -> np.ndarray:
+    def image(self, index: int) -> np.ndarray:
         """As of the whole."""
-        return self.data.picture(self.indices[index])
+        return self.data.image(self.indices[index])

@@ -1,4 +1,4 @@
-"""Proof that an exported file says what torch says, on real pictures."""
+"""Proof that an exported file says what torch says, on real images."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from dabdetr.export.ap import Loss
-from dabdetr.export.graph import Answer
-from dabdetr.inference.decoding import Decoded, decode
-from dabdetr.inference.runtimes import Exported, padded, prepare_for
+from dabdetr.export.tracing import Answer
+from dabdetr.inference.exported import Exported, padded, prepare_for
+from dabdetr.inference.postprocess import Decoded, decode
 
 BATCHES = (1, 2, 5)
 SMALLER = 0.75
 """The second size at which files for any size are tried, of the first."""
 COMPARED = 100
-"""Torch's best detections of a picture: each needs its like in the exported file's answer."""
+"""Torch's best detections of an image: each needs its like in the exported file's answer."""
 _FAR = 1e4  # pixels that stand for an answer that is no number, or for none
 
 
@@ -49,7 +49,7 @@ TOLERANCES = {
 class Certificate:
     """How far an exported file's detections lie from torch's (float32).
 
-    detections  compared, over all ``batches``, ``sizes`` (height, width) and pictures
+    detections  compared, over all ``batches``, ``sizes`` (height, width) and images
     within      share of them inside the tolerances
     pixels      largest and median distance of a box's side, in pixels of the input
     scores      largest and median difference
@@ -59,7 +59,7 @@ class Certificate:
     """
 
     precision: str
-    pictures: int
+    images: int
     batches: tuple[int, ...]
     sizes: tuple[tuple[int, int], ...]
     detections: int
@@ -86,7 +86,7 @@ class Certificate:
     def __str__(self) -> str:
         allowed = self.tolerance
         lines = [
-            f"{self.within:.2%} of {self.detections} detections of {self.pictures} pictures agree "
+            f"{self.within:.2%} of {self.detections} detections of {self.images} images agree "
             f"with torch within {allowed.pixels:g} px and a score of {allowed.score:g} "
             f"({allowed.share:.0%} must)",
             f"largest differences: {self.pixels[0]:.3g} px, score {self.scores[0]:.2g}; median: "
@@ -102,12 +102,12 @@ class Certificate:
         return "\n".join(lines)
 
 
-def certify(reference: Answer, exported: Exported, pictures: Sequence[np.ndarray]) -> Certificate:
+def certify(reference: Answer, exported: Exported, images: Sequence[np.ndarray]) -> Certificate:
     """Compare detections in batches of 1, 2 and 5 at two sizes (one where it is fixed)."""
     gaps: list[np.ndarray] = []
     sizes: set[tuple[int, int]] = set()
     finite = True
-    for pixels, padding in batches(exported, pictures):
+    for pixels, padding in batches(exported, images):
         sizes.add((pixels.shape[2], pixels.shape[3]))
         with torch.no_grad():
             truth = reference(torch.from_numpy(pixels), torch.from_numpy(padding))
@@ -119,12 +119,12 @@ def certify(reference: Answer, exported: Exported, pictures: Sequence[np.ndarray
         logits, boxes = (np.nan_to_num(x, nan=-_FAR, posinf=_FAR, neginf=-_FAR) for x in answer)
         found = decode(logits, boxes, frames, logits[0].size, classifier)
         gaps += [paired(a, b) for a, b in zip(expected, found, strict=True)]
-    return _summary(exported.card.precision, len(pictures), sizes, np.concatenate(gaps), finite)
+    return _summary(exported.card.precision, len(images), sizes, np.concatenate(gaps), finite)
 
 
 def _summary(
     precision: str,
-    pictures: int,
+    images: int,
     sizes: set[tuple[int, int]],
     gaps: np.ndarray,
     finite: bool,
@@ -136,7 +136,7 @@ def _summary(
     largest, median = off.max(0).tolist(), np.median(off, axis=0).tolist()
     return Certificate(
         precision,
-        pictures,
+        images,
         BATCHES,
         tuple(sorted(sizes)),
         len(gaps),
@@ -150,23 +150,23 @@ def _summary(
 
 
 def batches(
-    exported: Exported, pictures: Sequence[np.ndarray]
+    exported: Exported, images: Sequence[np.ndarray]
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pixels and padding of every batch that is compared; pictures take turns."""
+    """Pixels and padding of every batch that is compared; images take turns."""
     turn = 0
-    image = exported.config.image
-    size = max(round(image.size * SMALLER), 16)
-    most = max(round(image.max_size * SMALLER), size)
+    settings = exported.config.image
+    size = max(round(settings.size * SMALLER), 16)
+    most = max(round(settings.max_size * SMALLER), size)
     less = exported.config.override([f"image.size={size}", f"image.max_size={most}"])
     lesser = replace(exported.card, config=less)
     for small in (False, True) if exported.card.size is None else (False,):
         for count in BATCHES:
-            chosen = [pictures[(turn + n) % len(pictures)] for n in range(count)]
+            chosen = [images[(turn + n) % len(images)] for n in range(count)]
             turn += count
             if small:
-                ready = [prepare_for(lesser, picture) for picture in chosen]
+                ready = [prepare_for(lesser, image) for image in chosen]
             else:
-                ready = [exported.prepare(picture) for picture in chosen]
+                ready = [exported.prepare(image) for image in chosen]
             yield padded(ready, exported.card.size)
 
 

@@ -1,4 +1,4 @@
-"""Pictures from wherever they come, one after the other."""
+"""Images from wherever they come, one after the other."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ from urllib.error import HTTPError
 import numpy as np
 from PIL import Image
 
-from dabdetr.data.pictures import PICTURE_SUFFIXES, read_picture
-from dabdetr.inference.reading import OnError, Picture, Unreadable, check, readable
+from dabdetr.data.images import IMAGE_SUFFIXES, read_image
+from dabdetr.inference.stream import OnError, SourceImage, Unreadable, check, readable
 from dabdetr.inference.video import STREAMS, VIDEO_SUFFIXES, Camera, frames, is_video, require_av
 
 
-def read_sources(source: Any, on_error: OnError = "raise", stride: int = 1) -> Iterator[Picture]:
-    """The pictures that ``source`` means, read only as they are asked for.
+def read_sources(
+    source: Any, on_error: OnError = "raise", stride: int = 1
+) -> Iterator[SourceImage]:
+    """The images that ``source`` means, read only as they are asked for.
 
-    A path; a folder (its own pictures by name, not those of subfolders; files that are no pictures
+    A path; a folder (its own images by name, not those of subfolders; files that are no images
     are passed over); a pattern such as ``"day*/*.jpg"`` or ``"all/**/*.png"``; an http(s) address;
     a video (every ``stride``-th frame), or a camera by its number (0 is the first); a PIL image;
-    the bytes of a file; an array as ``read_picture`` takes it (RGB, not BGR); a tensor
+    the bytes of a file; an array as ``read_image`` takes it (RGB, not BGR); a tensor
     [channels, height, width] of uint8 or floats 0–1; or a list, tuple or generator of these. What
     the paths of a list mean is found out at once, so that a wrong one is told before any work.
     """
@@ -31,7 +33,7 @@ def read_sources(source: Any, on_error: OnError = "raise", stride: int = 1) -> I
     return readable(attempts(source, stride), on_error)
 
 
-def attempts(source: Any, stride: int = 1) -> Iterator[Picture | Unreadable]:
+def attempts(source: Any, stride: int = 1) -> Iterator[SourceImage | Unreadable]:
     """The same, where what cannot be read stands in its place as ``Unreadable``."""
     if stride < 1:
         raise ValueError(f"stride should be at least 1; got {stride}")
@@ -41,20 +43,20 @@ def attempts(source: Any, stride: int = 1) -> Iterator[Picture | Unreadable]:
     return _read(items, stride)
 
 
-def _read(items: Iterable[tuple[Any, str]], stride: int) -> Iterator[Picture | Unreadable]:
+def _read(items: Iterable[tuple[Any, str]], stride: int) -> Iterator[SourceImage | Unreadable]:
     for number, (item, name) in enumerate(items, start=1):
         if is_video(item):
             yield from frames(item, stride)
             continue
         try:
-            picture = Picture(_array(item), name)
+            image = SourceImage(_array(item), name)
         except (ValueError, OSError) as error:
-            label = name or f"picture {number}"
+            label = name or f"image {number}"
             named = error if name and name in str(error) else _named(error, label)
             yield Unreadable(label, named)
             continue
-        yield picture
-        del picture  # an array may be large; it should not wait here for the next one
+        yield image
+        del image  # an array may be large; it should not wait here for the next one
 
 
 def _named(error: Exception, name: str) -> Exception:
@@ -63,7 +65,7 @@ def _named(error: Exception, name: str) -> Exception:
 
 
 def _expand(source: Any) -> Iterable[tuple[Any, str]]:
-    """Single pictures, not yet read, with their names."""
+    """Single images, not yet read, with their names."""
     if isinstance(source, str | Path):
         return [(path, str(path)) for path in _paths(source)]
     if isinstance(source, int) and not isinstance(source, bool) and source >= 0:
@@ -73,12 +75,12 @@ def _expand(source: Any) -> Iterable[tuple[Any, str]]:
     if isinstance(source, list | tuple):
         items = [item for part in source for item in _expand(part)]
         if not items:
-            raise ValueError("an empty list was given; give at least one picture")
+            raise ValueError("an empty list was given; give at least one image")
         return items
     if isinstance(source, Iterable) and not isinstance(source, dict):
         return (item for part in source for item in _expand(part))
     raise ValueError(
-        "a picture is expected as a path, folder, pattern, address, camera's number, PIL image, "
+        "an image is expected as a path, folder, pattern, address, camera's number, PIL image, "
         f"array, tensor or bytes, or a list of these; got {type(source).__name__}"
     )
 
@@ -91,18 +93,18 @@ def _paths(source: str | Path) -> list[str | Path | Camera]:
     if text.isdecimal() and not path.exists():
         return [Camera(text)]
     if path.is_dir():
-        found = [child for child in sorted(path.iterdir()) if _is_shown(child, PICTURE_SUFFIXES)]
+        found = [child for child in sorted(path.iterdir()) if _is_shown(child, IMAGE_SUFFIXES)]
         if not found:
-            raise ValueError(f"the folder {path} has no pictures ({_endings()}) directly in it")
+            raise ValueError(f"the folder {path} has no images ({_endings()}) directly in it")
         return [*found]
     if path.exists():
         return [path]
     if glob.has_magic(text):
         matches = map(Path, sorted(glob.glob(text, recursive=True)))
-        found = [match for match in matches if _is_shown(match, PICTURE_SUFFIXES | VIDEO_SUFFIXES)]
+        found = [match for match in matches if _is_shown(match, IMAGE_SUFFIXES | VIDEO_SUFFIXES)]
         if not found:
             raise FileNotFoundError(
-                f"no picture or video matches the pattern {text}; check the folder and the ending"
+                f"no image or video matches the pattern {text}; check the folder and the ending"
             )
         return [*found]
     raise FileNotFoundError(f"there is no file or folder {path}; check the path")
@@ -114,15 +116,15 @@ def _is_shown(path: Path, suffixes: frozenset[str]) -> bool:
 
 
 def _endings() -> str:
-    return ", ".join(sorted(PICTURE_SUFFIXES))
+    return ", ".join(sorted(IMAGE_SUFFIXES))
 
 
 def _array(item: Any) -> np.ndarray:
     if isinstance(item, str) and item.startswith(("http://", "https://")):
-        return read_picture(_fetch(item))
+        return read_image(_fetch(item))
     if _is_tensor(item):
-        return read_picture(_tensor_array(item))
-    return read_picture(item)
+        return read_image(_tensor_array(item))
+    return read_image(item)
 
 
 def _fetch(address: str, seconds: float = 20.0) -> bytes:
@@ -135,7 +137,7 @@ def _fetch(address: str, seconds: float = 20.0) -> bytes:
             error.close()
         raise ValueError(
             f"{address} could not be fetched ({reason}); check the address and the network, or "
-            "download the picture and give its path"
+            "download the image and give its path"
         ) from None
 
 

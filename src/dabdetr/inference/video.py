@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dabdetr.inference.reading import DamagedFrame, Picture, Unreadable
+from dabdetr.inference.stream import DamagedFrame, SourceImage, Unreadable
 
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".wmv"}
@@ -51,7 +51,7 @@ def is_endless(source: object) -> bool:
     return isinstance(source, Camera) or number or text.startswith(STREAMS)
 
 
-def frames(source: str | Path | Camera, stride: int = 1) -> Iterator[Picture | Unreadable]:
+def frames(source: str | Path | Camera, stride: int = 1) -> Iterator[SourceImage | Unreadable]:
     """Every ``stride``-th frame, turned as the video says, with its number and time.
 
     One frame is held at a time. Damaged frames count, so that numbers stay what they are; they
@@ -72,7 +72,7 @@ def frames(source: str | Path | Camera, stride: int = 1) -> Iterator[Picture | U
                 time = _time(frame, number, container)
                 if number == 0 and isinstance(source, Camera):  # its clock started long ago
                     start = time
-                yield Picture(rgb(frame), str(source), number, time - start)
+                yield SourceImage(rgb(frame), str(source), number, time - start)
 
 
 def _decoded(container: Any, name: str) -> Iterator[Any]:
@@ -153,7 +153,7 @@ def _open(source: str | Path | Camera) -> Any:
         ) from None
     if not container.streams.video:
         container.close()
-        raise ValueError(f"{source} has no pictures, only sound; replace or remove it")
+        raise ValueError(f"{source} has no images, only sound; replace or remove it")
     return container
 
 
@@ -196,13 +196,13 @@ class VideoWriter:
         self._container = av.open(str(path), "w")
         self._converter = av.video.reformatter.VideoReformatter()  # one for all: it takes long
 
-    def add(self, picture: np.ndarray, time: float) -> None:
+    def add(self, image: np.ndarray, time: float) -> None:
         """One RGB frame, shown from ``time`` (seconds) on; an odd side loses its last pixel."""
         av = require_av()
-        height, width = (max(side - side % 2, 2) for side in picture.shape[:2])
+        height, width = (max(side - side % 2, 2) for side in image.shape[:2])
         if self._stream is None:
             self._stream = self._begin(width, height)
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture[:height, :width]), "rgb24")
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image[:height, :width]), "rgb24")
         size = self._stream.width, self._stream.height
         frame = self._converter.reformat(frame, *size, "yuv420p")
         # encoders take no stamp twice, which broken videos have

@@ -15,7 +15,7 @@ from timm.layers.norm import LayerNorm2d
 from torch import Tensor, nn
 
 from dabdetr import config
-from dabdetr.model.folding import freeze_norms
+from dabdetr.model.frozen_norm import freeze_norms
 from dabdetr.structures import Features, Images
 
 
@@ -127,7 +127,7 @@ def _shift_whole_windows(attend: Callable[[Tensor], Tensor], block: Any, x: Tens
     """Shifted windows of a map that is filled up to whole windows first, as Swin's detectors do.
 
     timm shifts first and fills up afterwards: its mask then lets the first rows and columns of a
-    picture, which the shift brings behind the last ones, see those.
+    image, which the shift brings behind the last ones, see those.
     """
     height, width = x.shape[1:3]
     down, right = -height % block.window_size[0], -width % block.window_size[1]
@@ -137,9 +137,9 @@ def _shift_whole_windows(attend: Callable[[Tensor], Tensor], block: Any, x: Tens
 def _cell(body: nn.Module, stride: int) -> int:
     """Pixels that an input's sides must be multiples of.
 
-    TensorFlow's padding depends on the size, and a picture's grid would shift with the batch it is
+    TensorFlow's padding depends on the size, and an image's grid would shift with the batch it is
     in; convolutions whose steps are as long as they are wide (ConvNeXt) would leave out the last
-    pixels of a picture. Networks of windows fill up their maps themselves, once patches are whole.
+    pixels of an image. Networks of windows fill up their maps themselves, once patches are whole.
     """
     for module in body.modules():
         if getattr(module, "strict_img_size", None) is False:

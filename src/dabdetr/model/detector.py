@@ -15,7 +15,7 @@ from dabdetr.model.denoising import Denoising
 from dabdetr.model.encoder import Encoder
 from dabdetr.model.groups import join, split
 from dabdetr.model.heads import Heads
-from dabdetr.model.products import quicken
+from dabdetr.model.kernels import quicken
 from dabdetr.model.projection import Projection, Pyramid
 from dabdetr.model.proposals import EncoderQueries
 from dabdetr.model.queries import LearnedQueries

@@ -1,9 +1,9 @@
 """Image → maps of a plain vision transformer: one stack of blocks, then a simple feature pyramid.
 
 The transformer is timm's, under timm's parameter names. What a detector needs beyond it is here:
-positions stretched over every picture, windows, padding, and the pyramid (ViTDet, Li et al., 2022).
+positions stretched over every image, windows, padding, and the pyramid (ViTDet, Li et al., 2022).
 
-A picture's maps do not depend on its batch: positions are stretched over its own patches, padding
+An image's maps do not depend on its batch: positions are stretched over its own patches, padding
 is never attended to, windows start at its top left, and the pyramid sees zeros around it. What is
 left is the rounding of sums that run over more zeros (1e-5 of a map's largest value in float32).
 """
@@ -31,7 +31,7 @@ class VitBackbone(nn.Module):
     """A timm ViT and the pyramid over its last map.
 
     ``channels`` and ``strides`` describe the maps it returns. The input is filled up to whole
-    patches; a cell of a map belongs to the picture where its first pixel does.
+    patches; a cell of a map belongs to the image where its first pixel does.
     """
 
     def __init__(self, part: config.Vit) -> None:
@@ -95,7 +95,7 @@ class VitBackbone(nn.Module):
         return body.norm(x)
 
     def _positions(self, hidden: Tensor | None, x: Tensor) -> Tensor:
-        """The table of positions, stretched over each picture's own patches; [b or 1, h, w, c]."""
+        """The table of positions, stretched over each image's own patches; [b or 1, h, w, c]."""
         height, width = x.shape[1:3]
         if hidden is None:
             hidden = torch.zeros((1, height, width), dtype=torch.bool, device=x.device)
@@ -141,7 +141,7 @@ def _create(part: config.Vit, **loading: Any) -> Any:
 def stretch(cells: int, count: Int[Tensor, " b"], size: int) -> Float[Tensor, "b {size} {cells}"]:
     """Weights that stretch ``cells`` table rows over the first ``count`` of ``size`` places.
 
-    Bicubic and antialiased, as ``F.interpolate`` does it for one picture; places behind ``count``
+    Bicubic and antialiased, as ``F.interpolate`` does it for one image; places behind ``count``
     (padding) repeat the last one.
     """
     ratio = cells / count.clamp(min=1)[:, None, None]

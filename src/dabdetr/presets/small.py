@@ -53,7 +53,7 @@ DAB_DETR_LITE0 = derive(
     image__std=(0.5, 0.5, 0.5),
 )
 
-# What a user without a GPU gets: sized for two cores. Measured on one (bf16, 320x427, pictures/s of
+# What a user without a GPU gets: sized for two cores. Measured on one (bf16, 320x427, images/s of
 # training): with strides (16, 32) 9.8, with (8, 16, 32) 4.6 in two encoder layers of four places,
 # 6.5 in one of two, 9 with the backbone trained behind stride 16 only, which is what this one does.
 DAB_LITE = derive(
@@ -80,7 +80,7 @@ DAB_LITE = derive(
     training__lr=8e-4,
     training__backbone_lr=8e-5,
     training__warmup=200,
-    training__pictures=12_000,
+    training__images=12_000,
     training__start="dab-lite-base",
 )
 

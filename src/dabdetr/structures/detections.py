@@ -1,4 +1,4 @@
-"""Objects found in a picture, as arrays: what users get, with torch or without it."""
+"""Objects found in an image, as arrays: what users get, with torch or without it."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Detections:
-    """Objects found in one picture, best first.
+    """Objects found in one image, best first.
 
-    boxes    [n, 4] float32, x0 y0 x1 y1 in pixels of the original picture
+    boxes    [n, 4] float32, x0 y0 x1 y1 in pixels of the original image
     scores   [n] float32, 0–1
     labels   [n] int64, index into ``names``
     queries  [n] int64, the decoder slot that found it
     names    class names of the model
-    size     (height, width) of the picture
-    source   where the picture came from: a path, or "" for a picture given in memory
-    image    the picture itself as RGB [height, width, 3] uint8, where it was kept
+    size     (height, width) of the image
+    source   where the image came from: a path, or "" for an image given in memory
+    image    the image itself as RGB [height, width, 3] uint8, where it was kept
     frame    of a video, the number of the frame, from 0 on
     time     of a video, when the frame is shown, in seconds
     """
@@ -124,13 +124,13 @@ class Detections:
         )
 
     def plot(self, image: Any = None) -> Any:
-        """The picture (PIL) with boxes drawn in; ``image`` where none was kept."""
-        from dabdetr.inference.drawing import draw
+        """The image (PIL) with boxes drawn in; ``image`` where none was kept."""
+        from dabdetr.structures.drawing import draw
 
-        picture = image if image is not None else self.image
-        if picture is None:
-            raise ValueError("plot needs the picture: pass it, or predict with keep_images=True")
-        return draw(picture, self)
+        shown = image if image is not None else self.image
+        if shown is None:
+            raise ValueError("plot needs the image: pass it, or predict with keep_images=True")
+        return draw(shown, self)
 
 
 def _rounded(value: Any, digits: int) -> float:

@@ -29,7 +29,7 @@ def _move(value: Any, device: torch.device | str) -> Any:
 
 @dataclass(frozen=True)
 class Images(_Movable):
-    """A batch of pictures, normalised and padded at the bottom and right.
+    """A batch of images, normalised and padded at the bottom and right.
 
     pixels   [batch, 3, height, width] float32
     padding  [batch, height, width] bool, True = padding; None where nothing is padded

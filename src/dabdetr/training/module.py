@@ -14,10 +14,10 @@ from dabdetr.config import Config, Loss, Training
 from dabdetr.inference.device import keep_freed_memory
 from dabdetr.model.detector import Detector
 from dabdetr.structures import Predictions, Targets
+from dabdetr.training.accumulation import Step
+from dabdetr.training.activation_checkpointing import recompute
+from dabdetr.training.distributed import Processes
 from dabdetr.training.losses import Table, count_objects, detection_loss
-from dabdetr.training.processes import Processes
-from dabdetr.training.recompute import recompute
-from dabdetr.training.updates import Step
 
 
 class NonFiniteLoss(ValueError):
@@ -224,7 +224,7 @@ def blame(predictions: Predictions, targets: Targets, loss: Loss, place: str) ->
     where = f"of decoder layer {layer}" if layer >= 0 else "of the encoder"
     return (
         f"the loss is not finite in {place}: {term} {where} is {value} for "
-        f"{_some(guilty)}; look at those pictures and boxes, lower training.lr or set "
+        f"{_some(guilty)}; look at those images and boxes, lower training.lr or set "
         "training.precision=fp32"
     )
 

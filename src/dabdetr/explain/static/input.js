@@ -14,7 +14,7 @@ function choiceAt(event) {
   return inside[again ? (inside.findIndex((c) => c.detection === state.picked.detection) + 1) % inside.length : 0];
 }
 
-// Detections whose boxes hold a place of the picture, the smallest first; a line belongs to its box.
+// Detections whose boxes hold a place of the image, the smallest first; a line belongs to its box.
 function boxesAt(at) {
   const area = ({ query }) => {
     const [, , w = 0, h = 0] = placeAt(query, state.layer);

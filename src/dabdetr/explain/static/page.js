@@ -175,8 +175,8 @@ function start() {
     `${data.model}, ${layers} decoder layer${layers > 1 ? "s" : ""}, ${count} queries; ` +
     `${many} scoring ${data.conf} or more.`;
   if (!data.found) $("list-title").textContent = "Nothing was found; the best queries instead";
-  $("picture").src = data.picture;
-  $("picture").style.imageRendering = Math.max(width, height) <= 48 ? "pixelated" : "auto";
+  $("image").src = data.image;
+  $("image").style.imageRendering = Math.max(width, height) <= 48 ? "pixelated" : "auto";
   $("truth-field").hidden = !data.truth;
   $("all").checked = count <= 60;
   [$("layer").min, $("layer").max] = [first, layers];
@@ -228,7 +228,7 @@ function fillChoices() {
 
 function fillNotes() {
   const notes = [
-    "Pick a detection in the picture or the list; move the slider to see its box after every layer.",
+    "Pick a detection in the image or the list; move the slider to see its box after every layer.",
     "A click picks the smallest box below it, another one at the same place the next larger. Outside of boxes, or with Shift, it picks the query whose centre is near.",
   ];
   if (data.anchors) {

@@ -1,4 +1,4 @@
-// Numbers of a query, and how they are drawn. Boxes are cxcywh, 0–1 of the picture.
+// Numbers of a query, and how they are drawn. Boxes are cxcywh, 0–1 of the image.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
@@ -44,7 +44,7 @@ function distance(a, b) {
 // Drawing
 
 const SVG = "http://www.w3.org/2000/svg";
-let unit = 1; // picture pixels in one pixel of the screen
+let unit = 1; // image pixels in one pixel of the screen
 
 function fitStage() {
   const stage = $("stage");

@@ -1,4 +1,4 @@
-// What is said of the picked query: the line below the picture, its story, its numbers.
+// What is said of the picked query: the line below the image, its story, its numbers.
 
 function caption(map) {
   const { layer, part } = state;

@@ -11,7 +11,7 @@ from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import box_iou
 
-from dabdetr.model.collaborative.scene import IGNORED, NOTHING, Found, Scene, centres
+from dabdetr.model.collaborative.pyramid import IGNORED, NOTHING, Found, Scene, centres
 from dabdetr.model.heads import PRIOR
 from dabdetr.structures import HeadSamples
 

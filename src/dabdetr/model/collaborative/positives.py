@@ -7,7 +7,7 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 
 from dabdetr.geometry import inverse_sigmoid
-from dabdetr.model.collaborative.scene import NOTHING, Found, Scene
+from dabdetr.model.collaborative.pyramid import NOTHING, Found, Scene
 from dabdetr.model.positions import anchor_code
 from dabdetr.structures import QueryGroup
 

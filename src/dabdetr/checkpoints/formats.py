@@ -1,0 +1,58 @@
+"""Checkpoints of other implementations → our config, parameter names and class names.
+
+Each format has a table from its names to the authors'; from there one table leads to ours. Shapes
+tell most of the config; what they cannot tell (attention heads, temperature, dilation) comes from
+the settings that were saved along, if any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+
+from dabdetr.checkpoints.detrex import detrex_to_official, from_detrex, is_detrex
+from dabdetr.checkpoints.foreign import COCO_IDS, Foreign
+from dabdetr.checkpoints.members import member_of
+from dabdetr.checkpoints.mmdetection import (
+    from_mmdetection,
+    is_mmdetection,
+    mmdetection_to_official,
+)
+from dabdetr.checkpoints.official import from_official
+from dabdetr.checkpoints.transformers import (
+    from_transformers,
+    is_transformers,
+    transformers_to_official,
+)
+
+__all__ = [
+    "COCO_IDS",
+    "Foreign",
+    "from_detrex",
+    "from_mmdetection",
+    "from_official",
+    "from_transformers",
+    "recognise",
+]
+
+Keys = Mapping[str, Tensor]
+# Name, whether keys are of it, and the way to the authors' names; the first that fits.
+_FORMATS: tuple[tuple[str, Callable[[Keys], bool], Callable[[Keys], Keys]], ...] = (
+    ("transformers", is_transformers, transformers_to_official),
+    ("mmdetection", is_mmdetection, mmdetection_to_official),
+    ("detrex", is_detrex, detrex_to_official),
+    ("official", lambda state: True, lambda state: state),
+)
+
+
+def recognise(state: Keys) -> str | None:
+    """Which implementation wrote these keys ('official DAB-DETR'); None where none that we know.
+
+    A member that is known and not supported is an error.
+    """
+    for name, fits, to_official in _FORMATS:
+        if fits(state):
+            member = member_of(to_official(state))
+            return member and f"{name} {member[0]}"
+    return None

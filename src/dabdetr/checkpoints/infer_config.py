@@ -1,0 +1,146 @@
+"""What the shapes of a state (in our names) tell of its config."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from dabdetr.checkpoints.key_names import State, count
+from dabdetr.config import Config
+from dabdetr.presets.published import derive
+
+_PROJECTION = r"projection\.project\.\d+\.0\.weight"
+
+
+def config_of(
+    state: State,
+    preset: Config,
+    name: str,
+    *,
+    backbone: str | None = None,
+    dilated: bool = False,
+    heads: int = 8,
+    dropout: float | None = None,
+    activation: str | None = None,
+    temperature: float | None = None,
+    offset: float | None = None,
+    anchor_eps: float | None = None,
+    update: bool | None = None,
+    max_det: int | None = None,
+    fixed_centres: bool = False,
+) -> Config:
+    """The member's preset, changed by what shapes tell and by what is known besides."""
+    model = preset.model
+    try:
+        first = state["encoder.layers.0.feedforward.expand.weight"]
+        width = state["encoder.layers.0.attention_norm.weight"].shape[0]
+    except KeyError as error:
+        raise ValueError(f"the weights lack {error}; they are not a whole detector") from None
+    prelu = "encoder.layers.0.feedforward.activation.weight" in state
+    changes: dict[str, Any] = {
+        "backbone__name": backbone or _resnet(state),
+        "encoder__layers": count(state, "encoder.layers."),
+        "queries__count": _queries(state, preset),
+        "decoder__layers": count(state, "decoder.layers."),
+        "width": width,
+        "heads": heads,
+        "feedforward": first.shape[0],
+        "activation": activation or ("prelu" if prelu else "relu"),
+        "box_head_per_layer": count(state, "decoder.heads.boxes.") > 1,
+        "class_head_per_layer": count(state, "decoder.heads.classes.") > 1,
+        **_maps(state, model.encoder.kind == "deformable", 16 if dilated else 32, heads),
+    }
+    if model.queries.anchor == "box" and model.encoder.kind == "dense":
+        changes |= _dab(state, width) | {"queries__fixed_centres": fixed_centres}
+    if update is None and model.encoder.kind == "deformable":  # heads differ where anchors move
+        update = model.decoder.update_anchors or changes["box_head_per_layer"]
+    if update is not None and model.queries.anchor is not None:
+        twice = update and model.decoder.look_forward_twice
+        changes |= {"decoder__update_anchors": update, "decoder__look_forward_twice": twice}
+    told = {
+        "dropout": dropout,
+        "position_temperature": temperature,
+        "position_offset": offset,
+        "anchor_eps": anchor_eps,
+    }
+    changes |= {key: value for key, value in told.items() if value is not None}
+    further: dict[str, Any] = {f"model__{key}": value for key, value in changes.items()}
+    if max_det is not None:
+        further["inference__max_det"] = max_det
+    return derive(preset, name, "loaded weights", **further)
+
+
+def _queries(state: State, preset: Config) -> int:
+    """How many queries; two stages may have no table of them."""
+    for key in ("queries.anchors", "queries.positions", "queries.content"):
+        if key in state:
+            return len(state[key])
+    return preset.model.queries.count
+
+
+def _maps(state: State, deformable: bool, stride: int, heads: int) -> dict[str, Any]:
+    """The backbone's maps that are read, and the levels and points made of them."""
+    if not deformable:
+        return {"backbone__output_stride": stride, "backbone__strides": (stride,)}
+    projections = [state[k] for k in state if re.fullmatch(_PROJECTION, k)]
+    maps = sum(weight.shape[-1] == 1 for weight in projections)
+    return {
+        "backbone__output_stride": stride,
+        "backbone__strides": (stride,) if maps == 1 else (4, 8, 16, 32)[-maps:],
+        "encoder__levels": count(state, "projection.project."),
+        **_points(state, heads, len(state["projection.levels"])),
+    }
+
+
+def _dab(state: State, width: int) -> dict[str, Any]:
+    """The switches of dense DAB-DETR, from the parts that are there."""
+    scale = state.get("decoder.positions.scale.2.weight")
+    modulate = "content" if scale is None or len(scale) == width else "scalar"
+    patterns = state.get("queries.patterns")
+    return {
+        "encoder__scale_positions": "encoder.position_scale.0.weight" in state,
+        "queries__patterns": 0 if patterns is None else len(patterns),
+        "decoder__modulate_position": (
+            "layer" if "decoder.positions.scale.weight" in state else modulate
+        ),
+        "decoder__cross_attention__modulate_size": "decoder.positions.size.0.weight" in state,
+        "decoder__cross_attention__position_every_layer": (
+            "decoder.layers.1.cross_attention.query_position.weight" in state
+        ),
+    }
+
+
+def _points(state: State, heads: int, levels: int) -> dict[str, Any]:
+    """Sampling points for each head and level."""
+    encoder = len(state["encoder.layers.0.attention.weights.bias"])
+    decoder = len(state["decoder.layers.0.cross_attention.weights.bias"])
+    return {
+        "encoder__points": encoder // (heads * levels),
+        "decoder__cross_attention__points": decoder // (heads * levels),
+    }
+
+
+def _resnet(state: State) -> str:
+    """The ResNet that has as many blocks in its third stage."""
+    blocks = count(state, "backbone.body.layer3.")
+    bottleneck = "backbone.body.layer1.0.conv3.weight" in state
+    known = {(2, False): 18, (6, False): 34, (6, True): 50, (23, True): 101, (36, True): 152}
+    if (blocks, bottleneck) not in known:
+        names = [key.removeprefix("backbone.body.") for key in state if key.startswith("backbone.")]
+        raise ValueError(
+            f"the backbone of these weights is no ResNet that is known ({blocks} blocks in stage 3;"
+            f" its first tensor is {next(iter(names), 'missing')}); only ResNets are converted"
+        )
+    return f"resnet{known[blocks, bottleneck]}"
+
+
+def class_logits(state: State, config: Config) -> int:
+    """Class logits that stand for an id: softmax members have one more for no object."""
+    softmax = config.model.classifier == "softmax"
+    return len(state["decoder.heads.classes.0.bias"]) - softmax
+
+
+def one_temperature(height: int | float, width: int | float) -> float:
+    if height != width:
+        raise ValueError(f"one temperature is supported; the weights have {height} and {width}")
+    return float(height)

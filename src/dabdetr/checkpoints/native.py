@@ -1,0 +1,203 @@
+"""Save and load weights: a safetensors file whose metadata hold the config and the class names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from dabdetr.checkpoints.key_names import State
+from dabdetr.checkpoints.reading import listing, read
+from dabdetr.config import Config, parse
+from dabdetr.files import write_atomically
+from dabdetr.model.detector import Detector, build
+from dabdetr.model.queries import anchors_as_in
+
+OF_PROPOSALS = "queries.classes."
+"""The encoder's class head. Where objectness ranks, its first row is that and no class's."""
+TRAINING_ONLY = "collaborative."
+"""Heads that predictions do not need; no file holds them."""
+UNCOUNTED = "num_batches_tracked"
+"""Of batch norms; no published file needs it."""
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What happened to every tensor of a load."""
+
+    source: str
+    format: str
+    loaded: tuple[str, ...]
+    reinitialised: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        if self.source == "none":
+            return "starting from random weights"
+        kind = self.format.replace("dabdetr 1", "dabdetr format 1")
+        lines = [f"{self.source}: {len(self.loaded)} tensors loaded ({kind})"]
+        for title in ("missing", "unexpected"):
+            if keys := getattr(self, title):
+                lines.append(f"  {len(keys)} {title}: {listing(keys)}")
+        if self.reinitialised:
+            parts = list(dict.fromkeys(key.split(".")[0] for key in self.reinitialised))
+            keys = self.reinitialised if len(self.reinitialised) <= 8 else parts
+            lines.append(f"  {len(self.reinitialised)} reinitialised: {listing(keys)}")
+        lines += [f"  note: {note}" for note in self.notes]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A detector with weights, and the report of their loading."""
+
+    model: Detector
+    report: LoadReport
+
+
+def save_model(
+    path: str | Path,
+    detector: Detector,
+    dtype: torch.dtype = torch.float32,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write weights, config and class names as one safetensors file; the old file stays until then.
+
+    ``dtype`` float16 halves the file; loading gives float32 again. Collaborative heads, which
+    training alone needs, are left out, and so is the folder of the weights it started from.
+    """
+    state, start = _portable(detector, dtype), Path(detector.config.training.start)
+    changes = [f"training.start={start.name}"] if start.is_absolute() else []
+    about = {
+        **(metadata or {}),
+        "format": "dabdetr 1",
+        "config": detector.config.override(changes).model_dump_json(),
+        "names": json.dumps(detector.names),
+    }
+    write_atomically(path, save(state, about))
+
+
+def save_backbone(path: str | Path, detector: Detector) -> None:
+    """Write the backbone alone, as a start for ``initialise``."""
+    state = _portable(detector, torch.float32)
+    backbone = {key: value for key, value in state.items() if key.startswith("backbone.")}
+    write_atomically(path, save(backbone, {"format": "dabdetr 1 backbone"}))
+
+
+def load_model(
+    source: str | Path,
+    names: Sequence[str] | None = None,
+    device: torch.device | str = "cpu",
+    overrides: Iterable[str] = (),
+) -> Loaded:
+    """A detector in evaluation mode from a file, folder, shipped name or hub name ``org/repo``.
+
+    Every tensor must fit: a mismatch is an error that lists the keys. ``names``, where given, must
+    be the class names of the weights, in any order of labels. ``overrides`` are config assignments
+    for what a foreign file does not tell (``model.position_temperature=10``).
+    """
+    checkpoint = read(source)
+    if checkpoint.foreign is not None:
+        config, known = checkpoint.foreign.config, checkpoint.foreign.names
+        state = rows_of_names(checkpoint.state, known, config)
+        class_names = tuple(name for name in known if name is not None)
+        notes = checkpoint.foreign.notes
+    elif "config" in checkpoint.metadata:
+        config = parse(json.loads(checkpoint.metadata["config"]), f"{source} (its config)")
+        state, notes = checkpoint.state, ()
+        class_names = tuple(json.loads(checkpoint.metadata["names"]))
+    else:
+        raise ValueError(
+            f"{source} holds {checkpoint.format}, not a whole detector; "
+            "give it to train with --from, or name the weights of a detector"
+        )
+    if names is not None and set(names) != set(class_names):
+        raise ValueError(f"{source}: {name_difference(class_names, names)}")
+    detector = build(config.override(overrides), class_names)
+    detector.collaborative = None
+    report = fill(detector, state, str(source), checkpoint.format, notes)
+    if report.missing or report.unexpected:
+        wrong = {"missing": report.missing, "unexpected": report.unexpected}
+        said = [f"{len(k)} {title} ({listing(k, 3)})" for title, k in wrong.items() if k]
+        raise ValueError(
+            f"the tensors of {source} do not fit its config: {', '.join(said)}; give the whole "
+            "file, and leave out --set of what the file settles"
+        )
+    return Loaded(detector.eval().to(device), report)
+
+
+def name_difference(model: Iterable[str], data: Iterable[str]) -> str:
+    """One sentence on class names that do not fit, either way."""
+    model, data = list(model), list(data)
+    parts = []
+    if lacking := [name for name in data if name not in model]:
+        parts.append(f"the model does not know {listing(lacking)}")
+    if extra := [name for name in model if name not in data]:
+        parts.append(f"the data do not have {listing(extra)}")
+    return f"class names do not fit: {'; '.join(parts)}; rename the classes or train on these data"
+
+
+def _portable(detector: Detector, dtype: torch.dtype) -> State:
+    """The detector's tensors on the CPU, row-major, floats in ``dtype``."""
+    return {
+        key: (value.to(dtype) if value.is_floating_point() else value).detach().cpu().contiguous()
+        for key, value in detector.state_dict().items()
+        if not key.endswith(UNCOUNTED) and not key.startswith(TRAINING_ONLY)
+    }
+
+
+def fill(
+    detector: Detector,
+    state: Mapping[str, Tensor],
+    source: str,
+    format: str,
+    notes: tuple[str, ...] = (),
+    partial: bool = False,
+) -> LoadReport:
+    """Copy what fits by name and shape; ``partial`` leaves the rest as initialised."""
+    own = {k: v for k, v in detector.state_dict().items() if not k.endswith(UNCOUNTED)}
+    given = {k: v for k, v in state.items() if not k.endswith(UNCOUNTED)}
+    given = anchors_as_in(own, given)
+    wrong = {k: f"{k} {tuple(given[k].shape)} for {tuple(own[k].shape)}" for k in own
+             if k in given and given[k].shape != own[k].shape}  # fmt: skip
+    loaded = tuple(k for k in own if k in given and k not in wrong)
+    with torch.no_grad():
+        for key in loaded:
+            own[key].copy_(given[key])
+    absent = tuple(k for k in own if k not in given)
+    unexpected = tuple(k for k in given if k not in own)
+    if partial:
+        return LoadReport(source, format, loaded, (*absent, *wrong.values()), (), unexpected, notes)
+    return LoadReport(source, format, loaded, (), (*absent, *wrong.values()), unexpected, notes)
+
+
+def ranks_by_objectness(config: Config) -> bool:
+    """Whether the encoder's first logit says "an object", and the others nothing."""
+    queries = config.model.queries
+    return queries.kind == "from_encoder" and queries.rank == "objectness"
+
+
+def by_class(key: str, config: Config) -> bool:
+    """Whether a tensor has one row for each class."""
+    if key.startswith(OF_PROPOSALS):
+        return not ranks_by_objectness(config)
+    return key.startswith(("decoder.heads.classes.", "denoising.labels."))
+
+
+def rows_of_names(state: State, names: Sequence[str | None], config: Config) -> State:
+    """Class head rows of real classes only (COCO: 80 of 91)."""
+    keep = [index for index, name in enumerate(names) if name is not None]
+    kept = dict(state)
+    for key, value in state.items():
+        if by_class(key, config):  # softmax: "no object" comes last
+            kept[key] = value[[*keep, *range(len(names), len(value))]]
+        elif key.startswith(OF_PROPOSALS):
+            kept[key] = value[: len(keep)]
+    return kept

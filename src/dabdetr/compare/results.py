@@ -1,0 +1,168 @@
+"""What a ladder's runs recorded, read from their folders alone; the race's arithmetic."""
+
+from __future__ import annotations
+
+import csv
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+
+from dabdetr.compare.plan import RACE
+from dabdetr.compare.rungs import RUNGS
+from dabdetr.config import Config, load
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean over seeds, and the standard deviation of a single one; ``None`` of fewer than two."""
+
+    mean: float
+    deviation: float | None
+    count: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Of at least one value."""
+        several = len(values) > 1
+        deviation = statistics.stdev(values) if several else None
+        return cls(statistics.fmean(values), deviation, len(values))
+
+    @property
+    def error(self) -> float | None:
+        """Standard error of the mean."""
+        return None if self.deviation is None else self.deviation / math.sqrt(self.count)
+
+    def shown(self, digits: int = 3) -> str:
+        """``mean ± deviation``."""
+        mean = f"{self.mean:.{digits}f}"
+        return mean if self.deviation is None else f"{mean} ± {self.deviation:.{digits}f}"
+
+
+@dataclass(frozen=True)
+class Result:
+    """One run's record: ``rows`` as in results.csv, a value that was not measured ``None``."""
+
+    config: Config
+    rows: tuple[dict[str, float | None], ...]
+
+    @property
+    def rung(self) -> str:
+        """Whose run it is."""
+        return self.config.name
+
+    @property
+    def size(self) -> int:
+        """Longer side of its images in pixels."""
+        return self.config.image.max_size
+
+    @property
+    def seed(self) -> int:
+        """Of its weights and images."""
+        return self.config.training.seed
+
+    @property
+    def epochs(self) -> int:
+        """Those it was to have."""
+        return self.config.training.epochs
+
+    @property
+    def finished(self) -> bool:
+        """Whether it had them all."""
+        return bool(self.rows) and self.rows[-1]["epoch"] == self.epochs
+
+    @property
+    def tokens(self) -> int:
+        """Of a square image, on the finest map."""
+        return (self.size // self.config.model.backbone.strides[0]) ** 2
+
+    def curve(self, column: str = "AP", over: str = "epoch") -> list[Point]:
+        """(x, value) wherever the column was measured.
+
+        ``over``  "epoch"; or "seconds" or "cpu_seconds" of training so far, validation left out
+        """
+        if over == "epoch":
+            xs: Iterable[float] = (row["epoch"] or 0.0 for row in self.rows)
+        else:
+            xs = accumulate(row[over] or 0.0 for row in self.rows)
+        pairs = zip(xs, (row.get(column) for row in self.rows), strict=True)
+        return [(x, y) for x, y in pairs if y is not None]
+
+    def at(self, epoch: float, column: str = "AP") -> float | None:
+        """The last value measured up to ``epoch``."""
+        values = [y for x, y in self.curve(column) if x <= epoch]
+        return values[-1] if values else None
+
+    def end(self, column: str = "AP") -> float | None:
+        """The last value of all."""
+        return self.at(math.inf, column)
+
+
+def epochs_to(curve: Sequence[Point], level: float) -> float | None:
+    """Where the curve first is at ``level``, on straight lines from (0, 0); None: nowhere."""
+    x0, y0 = 0.0, 0.0
+    for x, y in curve:
+        if y >= level:
+            return x0 + (x - x0) * (level - y0) / (y - y0) if y > y0 else x
+        x0, y0 = x, y
+    return None
+
+
+@dataclass(frozen=True)
+class Results:
+    """All finished runs of a ladder; those that are not, by name."""
+
+    finished: tuple[Result, ...]
+    unfinished: tuple[str, ...]
+
+    @classmethod
+    def load(cls, folder: Path) -> Results:
+        """Read ``folder``, a ladder's; one without any finished run is an error."""
+        if not (folder / RACE).is_dir():
+            raise FileNotFoundError(f"there is no ladder in {folder}: expected {RACE}/ in it")
+        done, others = [], []
+        for run in sorted(path for path in (folder / RACE).iterdir() if path.is_dir()):
+            result = _read(run)
+            if result is not None and result.finished:
+                done.append(result)
+            else:
+                others.append(run.name)
+        if not done:
+            raise ValueError(f"no run in {folder / RACE} is finished; there is nothing to report")
+        order = {name: index for index, name in enumerate(RUNGS)}
+        done.sort(key=lambda r: (r.size, order.get(r.rung, len(order)), r.rung, r.seed))
+        return cls(tuple(done), tuple(others))
+
+    @property
+    def sizes(self) -> list[int]:
+        """Those raced at, small to large."""
+        return sorted({result.size for result in self.finished})
+
+    def rungs(self, size: int) -> list[str]:
+        """Those that raced at ``size``, in the ladder's order."""
+        return list(dict.fromkeys(r.rung for r in self.finished if r.size == size))
+
+    def of(self, rung: str, size: int) -> list[Result]:
+        """One for each seed."""
+        return [r for r in self.finished if r.rung == rung and r.size == size]
+
+    def ends(self, rung: str, size: int, column: str = "AP") -> Spread | None:
+        """The last value of every seed; None where it was not measured."""
+        values = [value for r in self.of(rung, size) if (value := r.end(column)) is not None]
+        return Spread.of(values) if values else None
+
+
+def _read(run: Path) -> Result | None:
+    """None where there is no config or record yet."""
+    if not (run / "config.yaml").is_file() or not (run / "results.csv").is_file():
+        return None
+    with (run / "results.csv").open() as file:
+        rows = tuple(
+            {key: float(value) if value else None for key, value in row.items()}
+            for row in csv.DictReader(file)
+        )
+    return Result(load(run / "config.yaml"), rows)

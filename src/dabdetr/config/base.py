@@ -1,0 +1,57 @@
+"""What all configuration is made of."""
+
+from __future__ import annotations
+
+from types import NoneType
+from typing import Any, ClassVar, get_args
+
+from pydantic import BaseModel, ConfigDict, Discriminator, model_validator
+from pydantic_core import PydanticCustomError
+
+NO_FIELD = "no_field"
+"""Type of the error about a field that a part has not."""
+
+
+class Section(BaseModel):
+    """Base of all configuration: immutable, and unknown fields are errors.
+
+    Where a field may be absent, the word none says so as null does. ``retired`` maps names that
+    older files and commands use to the fields that replaced them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    retired: ClassVar[dict[str, str]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, tree: Any) -> Any:
+        if not isinstance(tree, dict):
+            return tree
+        tree = {
+            key if key in cls.model_fields else cls.retired.get(key, key): value
+            for key, value in tree.items()
+        }
+        for key in tree:
+            if key not in cls.model_fields:
+                known = ", ".join(cls.model_fields)
+                about = {"key": repr(key), "known": known}
+                raise PydanticCustomError(NO_FIELD, "has no field {key}; it has: {known}", about)
+        return {key: None if cls._absent(key, value) else value for key, value in tree.items()}
+
+    @classmethod
+    def _absent(cls, key: str, value: Any) -> bool:
+        return value == "none" and NoneType in get_args(cls.model_fields[key].annotation)
+
+
+def kinds(default: str, *others: str) -> Discriminator:
+    """How a union of parts tells them apart: by ``kind``, ``default`` where none is given."""
+
+    def kind(value: Any) -> Any:
+        if isinstance(value, dict):
+            return value.get("kind", default)
+        return getattr(value, "kind", None)
+
+    known = ", ".join((default, *others))
+    return Discriminator(
+        kind, custom_error_type="kind", custom_error_message=f"kind must be one of: {known}"
+    )

@@ -1,0 +1,161 @@
+"""From an image to the network's input: size, random changes, normalisation.
+
+Boxes move with the pixels (``torchvision.tv_tensors``). Nothing here touches torch's own random
+state: what is random comes from the numpy generator that is passed in.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import functional as change
+
+from dabdetr.config import Augment, Image
+from dabdetr.data.preprocessing import input_size
+
+_TRIES = 10  # places tried for a crop before it is given up
+_SLIVER = (0.1, 0.01)  # left of a box, of the crop: a box below both is dropped
+_JITTER = 0.4  # largest change of brightness, contrast and saturation
+
+
+class Example(NamedTuple):
+    """An image ready for a batch, and its objects.
+
+    pixels  [3, height, width] float32, normalised
+    boxes   [objects, 4] float32, x0 y0 x1 y1 in pixels of ``pixels``
+    labels  [objects] int64
+    """
+
+    pixels: Float[Tensor, "3 height width"]
+    boxes: Float[Tensor, "objects 4"]
+    labels: Int64[Tensor, " objects"]
+
+
+def prepare(array: np.ndarray, image: Image) -> Float[Tensor, "3 height width"]:
+    """The input for RGB uint8 [height, width, 3], as evaluation and prediction use it."""
+    pixels = _tensor(array)
+    size = input_size(array.shape[0], array.shape[1], image)
+    return _normalise(_resize(pixels, size), image)
+
+
+class CropShape(NamedTuple):
+    """Height and width of a crop as shares of the image's; (1, 1) leaves it whole."""
+
+    height: float
+    width: float
+
+
+class Augmentation:
+    """Random flip, crop, resize and colour of training images; ``None`` only resizes."""
+
+    def __init__(self, augment: Augment | None, image: Image) -> None:
+        self.augment, self.image = augment, image
+
+    def draw_crop(self, rng: np.random.Generator) -> CropShape:
+        """The shape of a crop; drawn ahead, so that alike shapes can be put into one batch."""
+        if self.augment is None or rng.random() >= self.augment.crop:
+            return CropShape(1.0, 1.0)
+        return CropShape(*rng.uniform(*self.augment.crop_scale, 2).tolist())
+
+    def draw_side(self, rng: np.random.Generator) -> int:
+        """The shorter side, one for the whole batch."""
+        if self.augment is None or not self.augment.sizes:
+            return self.image.size
+        return int(rng.choice(self.augment.sizes))
+
+    def __call__(
+        self,
+        image: np.ndarray,
+        boxes: np.ndarray,
+        labels: np.ndarray,
+        rng: np.random.Generator,
+        crop: CropShape | None = None,
+        side: int | None = None,
+    ) -> Example:
+        """``image`` is RGB uint8, ``boxes`` [n, 4] are x0 y0 x1 y1 in its pixels."""
+        crop = self.draw_crop(rng) if crop is None else crop
+        side = self.draw_side(rng) if side is None else side
+        pixels, classes = _tensor(image), torch.from_numpy(np.array(labels, dtype=np.int64))
+        frame = (image.shape[0], image.shape[1])
+        corners = torch.from_numpy(np.array(boxes, dtype=np.float32).reshape(-1, 4))
+        objects = _objects(corners, frame)
+        if crop != (1.0, 1.0):
+            pixels, objects, classes = _crop(pixels, objects, classes, crop, rng)
+        size = input_size(pixels.shape[-2], pixels.shape[-1], self.image, side)
+        pixels, objects = _resize(pixels, size), change.resize(objects, list(size))
+        if self.augment is not None:
+            if rng.random() < self.augment.flip:
+                pixels, objects = change.horizontal_flip(pixels), change.horizontal_flip(objects)
+            if rng.random() < self.augment.colour:
+                pixels = _recolour(pixels, rng)
+        objects = change.clamp_bounding_boxes(objects)  # scaling rounds to just outside
+        return Example(_normalise(pixels, self.image), objects.as_subclass(Tensor), classes)
+
+
+def _crop(
+    pixels: Tensor,
+    objects: tv_tensors.BoundingBoxes,
+    labels: Tensor,
+    shape: CropShape,
+    rng: np.random.Generator,
+) -> tuple[Tensor, tv_tensors.BoundingBoxes, Tensor]:
+    """A random place for the crop; the whole image if no place tried keeps an object.
+
+    An object stays if a tenth of its box is left, or what is left covers a hundredth of the crop.
+    """
+    full_height, full_width = pixels.shape[-2:]
+    height = min(full_height, max(1, round(full_height * shape.height)))
+    width = min(full_width, max(1, round(full_width * shape.width)))
+    whole = _areas(objects)
+    for _ in range(_TRIES):
+        top = int(rng.integers(full_height - height + 1))
+        left = int(rng.integers(full_width - width + 1))
+        moved = change.crop(objects, top, left, height, width)
+        rest = _areas(moved)
+        keep = (rest >= _SLIVER[0] * whole) | (rest >= _SLIVER[1] * height * width)
+        if keep.any() or not len(objects):
+            kept = _objects(moved.as_subclass(Tensor)[keep], (height, width))
+            return pixels[:, top : top + height, left : left + width], kept, labels[keep]
+    return pixels, objects, labels
+
+
+def _objects(corners: Tensor, frame: tuple[int, int]) -> tv_tensors.BoundingBoxes:
+    return tv_tensors.BoundingBoxes(  # pyright: ignore[reportCallIssue]
+        corners, format=tv_tensors.BoundingBoxFormat.XYXY, canvas_size=frame
+    )
+
+
+def _areas(boxes: Tensor) -> Tensor:
+    low, high = boxes.as_subclass(Tensor).split(2, dim=-1)
+    return (high - low).clamp(min=0).prod(-1)
+
+
+def _recolour(pixels: Tensor, rng: np.random.Generator) -> Tensor:
+    brightness, contrast, saturation = rng.uniform(1 - _JITTER, 1 + _JITTER, 3).tolist()
+    pixels = change.adjust_brightness(pixels, brightness)
+    pixels = change.adjust_contrast(pixels, contrast)
+    return change.adjust_saturation(pixels, saturation)
+
+
+def _tensor(image: np.ndarray) -> Tensor:
+    """[3, height, width] uint8; memory is shared where it may be written to."""
+    image = image if image.flags.writeable else image.copy()
+    return torch.from_numpy(image).permute(2, 0, 1)
+
+
+def _resize(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    """uint8 → uint8, antialiased; the fast path of torch for bytes."""
+    if tuple(pixels.shape[-2:]) == size:
+        return pixels
+    return change.resize(pixels, list(size), antialias=True)
+
+
+def _normalise(pixels: Tensor, image: Image) -> Tensor:
+    mean = torch.tensor(image.mean).view(3, 1, 1) * 255
+    std = torch.tensor(image.std).view(3, 1, 1) * 255
+    return pixels.to(torch.float32, memory_format=torch.contiguous_format).sub_(mean).div_(std)

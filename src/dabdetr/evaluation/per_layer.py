@@ -1,0 +1,225 @@
+"""How good a model already is after each of its decoder layers."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from scipy.optimize import linear_sum_assignment
+from torchvision.ops import box_iou
+
+from dabdetr.data.dataset import DetectionDataset
+from dabdetr.data.loader import evaluation_loader
+from dabdetr.evaluation.evaluate import class_map, score
+from dabdetr.files import write_atomically
+from dabdetr.geometry import to_corners
+from dabdetr.inference.torch_runtime import to_detections
+from dabdetr.model.detector import Detector
+from dabdetr.structures import Detections, Predictions
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+LITTLE = 0.005
+"""AP that is no improvement."""
+
+
+@dataclass(frozen=True)
+class LayerScore:
+    """What a decoder layer's own predictions are worth; COCO's −1 where there are no objects.
+
+    layer   counted from 1
+    AP, AP50, recall  of its detections; recall is COCO's AR with 100 detections an image
+    iou     mean over all objects, crowds left out, of the IoU with the query that fits the object
+            best after the last layer (one for one): the same queries in every row. NaN: no objects
+    shift   mean of how far these queries' edges moved in this layer, in pixels of the image; NaN
+            where there was no box before: in the first layer of members without anchor boxes
+    """
+
+    layer: int
+    AP: float
+    AP50: float
+    recall: float
+    iou: float
+    shift: float
+
+
+@dataclass(frozen=True)
+class LayerScores:
+    """A row for each decoder layer."""
+
+    rows: tuple[LayerScore, ...]
+    images: int
+
+    @property
+    def enough(self) -> int:
+        """The first layer after which no later one raises AP by ``LITTLE`` or more."""
+        best = [max(row.AP for row in self.rows[at:]) for at in range(len(self.rows))]
+        return next(
+            r.layer for r, later in zip(self.rows, best, strict=True) if later - r.AP < LITTLE
+        )
+
+    @property
+    def sentence(self) -> str:
+        """Whether all layers are needed."""
+        if self.enough == len(self.rows):
+            return f"AP improves up to the last of the {len(self.rows)} decoder layers"
+        return (
+            f"from layer {self.enough} on AP improves by less than {LITTLE}: "
+            f"--layers {self.enough} is enough"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON; null where there is no such number."""
+        rows = [
+            {k: None if math.isnan(v) or v < 0 else v for k, v in asdict(row).items()}
+            for row in self.rows
+        ]
+        return {"layers": rows, "enough": self.enough, "images": self.images}
+
+    def table(self) -> Group:
+        """For a rich console."""
+        from rich.console import Group
+        from rich.table import Table
+
+        table = Table(title=f"{self.images} images, layer by layer")
+        for column in ("after layer", "AP", "AP50", "recall", "IoU", "moved (px)"):
+            table.add_column(column, justify="right")
+        for row in self.to_dict()["layers"]:
+            shift = row.pop("shift")
+            layer, *shares = row.values()
+            shown = ["–" if value is None else f"{value:.3f}" for value in shares]
+            table.add_row(str(layer), *shown, "–" if shift is None else f"{shift:.2f}")
+        return Group(table, self.sentence)
+
+    def plot(self, path: str | Path) -> None:
+        """Write curves over layers as PNG or SVG, as the path ends."""
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        path, content = Path(path), io.BytesIO()
+        kind = path.suffix.lower().removeprefix(".")
+        if kind not in ("png", "svg"):
+            raise ValueError(f"the plot's name should end in .png or .svg; got {path}")
+        figure = Figure(figsize=(8.5, 3.6), layout="constrained")
+        FigureCanvasAgg(figure)
+        left, right = figure.subplots(1, 2)
+        layers = [row.layer for row in self.rows]
+        styles = {"AP": "o-", "AP50": "s--", "recall": "^-.", "iou": "D:"}
+        for name, style in styles.items():
+            values = [getattr(row, name) for row in self.rows]
+            known = [math.nan if value < 0 else value for value in values]
+            left.plot(layers, known, style, label="mean IoU" if name == "iou" else name)
+        if self.rows[-1].AP >= 0:
+            enough = f"enough: later AP < {LITTLE} better"
+            left.axvline(self.enough, color="grey", linewidth=0.8, label=enough)
+        left.legend(fontsize=8)
+        left.set(ylabel="AP, AP50, recall and IoU, 0–1", ylim=(0, 1.02))
+        right.plot(layers, [row.shift for row in self.rows], "o-", color="#d55e00")
+        right.set(ylabel="mean shift of the boxes' edges, pixels", ylim=(0, None))
+        for panel in (left, right):
+            panel.set(xlabel="decoder layer", xticks=layers)
+            panel.grid(alpha=0.3)
+        figure.savefig(content, format=kind, dpi=120)
+        write_atomically(path, content.getvalue())
+
+
+def evaluate_layers(
+    model: Detector,
+    data: DetectionDataset,
+    batch: int = 4,
+    max_det: int | None = None,
+    workers: int = 0,
+    progress: bool = False,
+) -> LayerScores:
+    """COCO's numbers, IoU and the way that boxes move, for the predictions of every layer.
+
+    One pass over the images: a layer's predictions are those of a model that ends there. A model
+    in training mode is in it again afterwards.
+    """
+    class_map(model.names, data.names)
+    most = model.config.inference.max_det if max_det is None else max_det
+    depth = model.config.model.decoder.layers
+    found: list[dict[int, Detections]] = [{} for _ in range(depth)]
+    moved: list[np.ndarray] = [np.zeros((0, 2, depth))]
+    was_training = model.training
+    model.eval()
+    try:
+        for predictions, indices, sizes in _predicted(model, data, batch, workers, progress):
+            names = [data.record(index).file for index in indices]
+            for layer in range(depth):
+                each = to_detections(model, predictions, sizes, most, names, layer)
+                found[layer].update(zip(indices, each, strict=True))
+            moved += [_moved(predictions, at, data, index) for at, index in enumerate(indices)]
+    finally:
+        model.train(was_training)
+    iou, shift = _means(np.concatenate(moved))
+    scored = [score(data, [layer[index] for index in range(len(data))]) for layer in found]
+    rows = (
+        LayerScore(
+            at + 1, each.ap, each.ap50, each.numbers["AR100"], float(iou[at]), float(shift[at])
+        )
+        for at, each in enumerate(scored)
+    )
+    return LayerScores(tuple(rows), len(data))
+
+
+def _predicted(
+    model: Detector, data: DetectionDataset, batch: int, workers: int, progress: bool
+) -> Iterator[tuple[Predictions, list[int], list[tuple[int, int]]]]:
+    """Predictions of every batch, with the images' indices and sizes."""
+    device = next(model.parameters()).device
+    with Progress(console=Console(stderr=True), disable=not progress) as bar:
+        task = bar.add_task("evaluating every layer", total=len(data))
+        for images, indices, sizes in evaluation_loader(data, model.config.image, batch, workers):
+            with torch.no_grad():
+                predictions = model(images.to(device))
+            yield predictions, indices, sizes
+            bar.advance(task, len(indices))
+
+
+def _moved(predictions: Predictions, at: int, data: DetectionDataset, index: int) -> np.ndarray:
+    """IoU and shift [objects, 2, layers] of the queries that end nearest to an image's objects."""
+    record = data.record(index)
+    scale = torch.tensor([record.width, record.height] * 2, dtype=torch.float32)
+    objects = torch.from_numpy(record.boxes[~record.crowd])
+    boxes = to_corners(predictions.boxes[:, at].float().cpu()) * scale
+    queries, rows, _ = matched(boxes[-1], objects)
+    anchors = predictions.anchors[0]
+    start = boxes[:1] * torch.nan
+    if anchors is not None and anchors.shape[-1] == 4:
+        start = to_corners(anchors[at].float().cpu())[None] * scale
+    chosen = torch.cat((start, boxes))[:, queries]
+    shift = (chosen[1:] - chosen[:-1]).abs().mean(-1)
+    overlaps = [box_iou(layer, objects[rows]).diagonal() for layer in chosen[1:]]
+    return torch.stack((torch.stack(overlaps), shift)).permute(2, 0, 1).nan_to_num(nan=-1).numpy()
+
+
+def matched(
+    boxes: torch.Tensor, objects: torch.Tensor
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Queries, the objects they fit best, one for one, and their IoU.
+
+    Both are corner boxes [n, 4] of the same unit; the sum of all IoUs is greatest.
+    """
+    overlaps = box_iou(boxes, objects).nan_to_num().numpy()  # NaN: two boxes without area
+    queries, rows = linear_sum_assignment(overlaps, maximize=True)
+    return queries, rows, overlaps[queries, rows]
+
+
+def _means(moved: np.ndarray) -> np.ndarray:
+    """Means over objects [2, layers]; NaN where there is nothing."""
+    means = np.full(moved.shape[1:], np.nan)
+    for place in np.ndindex(*means.shape):
+        values = moved[(slice(None), *place)]
+        if (values >= 0).any():
+            means[place] = values[values >= 0].mean()
+    return means

@@ -1,0 +1,162 @@
+"""What one attention layer looked at: maps over all tokens, or a few places and their weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+PARTS = ("all", "content", "position", "unsized")
+"""What a map is made of: all of it; content alone; position alone as the layer used it; position
+before the anchor's width and height modulated it."""
+
+
+@dataclass(frozen=True, eq=False)
+class DenseAttention:
+    """Attention over every token of one map, kept as what each head multiplies.
+
+    query_content   [queries, heads, d]
+    query_position  [queries, heads, d] as used: modulated by content and size where the member is
+    query_unsized   the same before size modulation; None where size modulates nothing
+    key_content     [tokens, heads, d], tokens row by row
+    key_position    [tokens, heads, d]
+    added           True: content and position are added before they are multiplied (DETR,
+                    encoders), so that products of the one with the other are in ``all`` but in
+                    neither part; False: they stand side by side, and ``all`` is the sum of both
+    placed          True: the member adds positions to what it calls content as well (first layer of
+                    Conditional DETR and DAB-DETR), so that ``content`` knows places too
+    shape           (height, width) of the map, which is spread over the whole image
+    padding         [tokens] bool, True = padding; None where nothing is padded
+    """
+
+    query_content: np.ndarray
+    query_position: np.ndarray
+    query_unsized: np.ndarray | None
+    key_content: np.ndarray
+    key_position: np.ndarray
+    added: bool
+    placed: bool
+    shape: tuple[int, int]
+    padding: np.ndarray | None = None
+
+    @property
+    def heads(self) -> int:
+        """How many heads look."""
+        return self.query_content.shape[1]
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Those of ``PARTS`` that there are."""
+        return PARTS if self.query_unsized is not None else PARTS[:-1]
+
+    @property
+    def caveat(self) -> str:
+        """What content and position do not say by themselves here; empty where they say it all."""
+        if self.added:
+            return (
+                "Content and position are added before they are multiplied here: products of the "
+                "one with the other are in the whole attention, but in neither part."
+            )
+        if self.placed:
+            return (
+                "In this layer the member adds positions to content as well: content alone knows "
+                "places too."
+            )
+        return ""
+
+    def logits(self, queries: Any = slice(None), part: str = "all") -> np.ndarray:
+        """What softmax sees [queries, heads, tokens]; ``queries`` is a slice or an index array."""
+        content, position = self.query_content[queries], self.query_position[queries]
+        width = content.shape[-1] if self.added else content.shape[-1] + position.shape[-1]
+        if part == "content":
+            product = _product(content, self.key_content)
+        elif part == "position":
+            product = _product(position, self.key_position)
+        elif part == "unsized" and self.query_unsized is not None:
+            product = _product(self.query_unsized[queries], self.key_position)
+        elif part == "all" and self.added:
+            product = _product(content + position, self.key_content + self.key_position)
+        elif part == "all":
+            product = _product(content, self.key_content) + _product(position, self.key_position)
+        else:
+            raise ValueError(f"there is no part {part!r} here; there are: {', '.join(self.parts)}")
+        return product / np.sqrt(np.float32(width))
+
+    def weights(self, queries: Any = slice(None), part: str = "all") -> np.ndarray:
+        """Softmax of ``logits`` [queries, heads, tokens]; sums to 1, padding has 0."""
+        logits = self.logits(queries, part)
+        if self.padding is not None and not self.padding.all():
+            logits = np.where(self.padding, -np.inf, logits)
+        powers = np.exp(logits - logits.max(-1, keepdims=True))
+        return powers / powers.sum(-1, keepdims=True)
+
+    def maps(self, query: int, part: str = "all") -> np.ndarray:
+        """``weights`` of one query as [heads, height, width] of the unpadded map."""
+        weights = self.weights([query], part)[0].reshape(-1, *self.shape)
+        if self.padding is None or self.padding.all():
+            return weights
+        seen = ~self.padding.reshape(self.shape)
+        return weights[:, : seen.any(1).sum(), : seen.any(0).sum()]
+
+    def heat(self, query: int, part: str = "all", head: int | None = None) -> np.ndarray:
+        """Where ``query`` looks [height, width]: of one head, or the mean over heads."""
+        maps = self.maps(query, part)
+        return maps.mean(0) if head is None else maps[head]
+
+
+def _product(queries: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """[q, heads, d], [k, heads, d] → [q, heads, k]."""
+    return np.matmul(queries.transpose(1, 0, 2), keys.transpose(1, 2, 0)).transpose(1, 0, 2)
+
+
+@dataclass(frozen=True, eq=False)
+class SampledAttention:
+    """Deformable attention: a few places on each level, and how much each counts.
+
+    places   [queries, heads, levels, points, 2] x, y, 0–1 of the unpadded image; some lie outside
+    weights  [queries, heads, levels, points], sum to 1 over levels and points
+    shapes   (height, width) of each level
+    """
+
+    places: np.ndarray
+    weights: np.ndarray
+    shapes: tuple[tuple[int, int], ...]
+
+    @property
+    def heads(self) -> int:
+        """How many heads look."""
+        return self.weights.shape[1]
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Sampled attention is not split into content and position."""
+        return PARTS[:1]
+
+    def maps(self, query: int, part: str = "all") -> np.ndarray:
+        """Weights spread over the cells of the finest level [heads, height, width].
+
+        What lies outside of the image is lost, so that a map may sum to less than 1.
+        """
+        if part != "all":
+            raise ValueError(f"there is no part {part!r} of places; there is: all")
+        height, width = self.shapes[0]
+        result = np.zeros((self.heads, height, width), np.float32)
+        x, y = (self.places[query] * (width, height) - 0.5).reshape(self.heads, -1, 2).T
+        weights = self.weights[query].reshape(self.heads, -1).T
+        head = np.broadcast_to(np.arange(self.heads), x.shape)
+        for row in (0, 1):
+            for column in (0, 1):
+                i, j = np.floor(y).astype(int) + row, np.floor(x).astype(int) + column
+                share = weights * (1 - abs(y - i)) * (1 - abs(x - j))
+                inside = (i >= 0) & (i < height) & (j >= 0) & (j < width)
+                np.add.at(result, (head[inside], i[inside], j[inside]), share[inside])
+        return result
+
+    def heat(self, query: int, part: str = "all", head: int | None = None) -> np.ndarray:
+        """Where ``query`` looks [height, width]: of one head, or the mean over heads."""
+        maps = self.maps(query, part)
+        return maps.mean(0) if head is None else maps[head]
+
+
+Look = DenseAttention | SampledAttention

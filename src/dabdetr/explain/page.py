@@ -1,0 +1,228 @@
+"""A page that explains one image: one HTML file with everything in it, and an index of pages."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Sequence
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from dabdetr.explain.attention import DenseAttention, Look
+from dabdetr.explain.explanation import Explanation
+from dabdetr.files import write_atomically
+from dabdetr.structures.boxes import centres
+from dabdetr.structures.drawing import colour
+
+LONGEST = 1600
+"""Longer side of the embedded image in pixels at most."""
+
+THUMBNAIL = 240
+"""Longer side in pixels of the images in an index."""
+
+MAP_BYTES = 4_200_000
+"""Attention maps in a page at most (a third more as text); the best queries come first."""
+
+MOST_QUERIES = 40
+"""Queries whose attention a page keeps at most where fewer were found."""
+
+SCRIPTS = ("stage.js", "story.js", "input.js", "page.js")
+"""One after the other, the page's script: the last begins."""
+
+MADE = '<meta name="generator" content="dabdetr explain">'
+"""What tells a page of ours from others; it is in the template."""
+
+TOP = 3
+"""Classes told of every query."""
+
+
+def page(explanation: Explanation, links: Sequence[tuple[str, str]] = ()) -> str:
+    """The page as text; ``links`` are words and addresses of pages beside it."""
+    shown = "\n".join(f'<a href="{escape(to)}">{escape(words)}</a>' for words, to in links)
+    return _fill(
+        "page.html",
+        title=escape(_title(explanation)),
+        links=f"<nav>\n{shown}\n</nav>" if links else "",
+        style=_asset("page.css"),
+        data=_embedded(page_data(explanation)),
+        script="\n".join(map(_asset, SCRIPTS)),
+    )
+
+
+def write_page(explanation: Explanation, path: Path, links: Sequence[tuple[str, str]] = ()) -> None:
+    """Write ``page`` to ``path``, whole or not at all."""
+    write_atomically(path, page(explanation, links).encode())
+
+
+def is_page(path: Path) -> bool:
+    """Whether the file is such a page."""
+    with path.open("rb") as file:
+        return MADE.encode() in file.read(1000)
+
+
+def write_index(path: Path, model: str, entries: Sequence[dict[str, str]]) -> None:
+    """A page of links; an entry has ``href``, ``title``, ``text`` and ``thumbnail``."""
+    rows = "\n".join(
+        f'<li><a href="{escape(e["href"])}"><img src="{e["thumbnail"]}" alt="">'
+        f"<b>{escape(e['title'])}</b> {escape(e['text'])}</a></li>"
+        for e in entries
+    )
+    title = escape(f"{model}: {len(entries)} images explained")
+    write_atomically(
+        path, _fill("index.html", title=title, style=_asset("page.css"), rows=rows).encode()
+    )
+
+
+def entry(explanation: Explanation, href: str) -> dict[str, str]:
+    """What ``write_index`` needs to know of a page at ``href``."""
+    found = explanation.detections
+    counts = dict.fromkeys(found.names, 0)
+    for label in found.labels:
+        counts[found.names[label]] += 1
+    listed = ", ".join(f"{name} ({n}×)" for name, n in counts.items() if n) or "nothing found"
+    return {
+        "href": href,
+        "title": Path(found.source).name or "image",
+        "text": listed,
+        "thumbnail": _image(explanation.image, THUMBNAIL, "jpeg"),
+    }
+
+
+def page_data(explanation: Explanation) -> dict[str, Any]:
+    """What the page's script reads: plain lists, boxes 0–1, images and maps as base64."""
+    trace, shown = explanation.trace, explanation.shown
+    best = np.argsort(-trace.scores, axis=-1)[..., :TOP]
+    of_found = trace.scores[:, shown.queries, shown.labels].T  # [detections, layers]
+    truth = explanation.truth
+    return {
+        "title": _title(explanation),
+        "model": trace.model,
+        "names": list(trace.names),
+        "colours": ["#" + bytes(colour(label)).hex() for label in range(len(trace.names))],
+        "size": list(explanation.size),
+        "image": _image(
+            explanation.image, LONGEST, "png" if max(explanation.size) <= 320 else "jpeg"
+        ),
+        "conf": explanation.conf,
+        "found": len(explanation.detections),
+        "detections": [
+            {
+                "query": int(q),
+                "label": int(label),
+                "score": round(float(s), 4),
+                "scores": _rounded(of),
+            }
+            for q, label, s, of in zip(
+                shown.queries, shown.labels, shown.scores, of_found, strict=True
+            )
+        ],
+        "anchors": None if trace.anchors is None else [_rounded(a) for a in trace.anchors],
+        "boxes": _rounded(trace.boxes),
+        "labels": best.tolist(),
+        "scores": _rounded(np.take_along_axis(trace.scores, best, axis=-1)),
+        "references": None if trace.reference_sizes is None else _rounded(trace.reference_sizes),
+        "looks": _looks(explanation),
+        "truth": None if truth is None else _truth(explanation),
+        "absent": list(trace.absent),
+    }
+
+
+def _truth(explanation: Explanation) -> list[dict[str, Any]]:
+    """Objects as boxes cxcywh 0–1 with their label."""
+    assert explanation.truth is not None
+    height, width = explanation.size
+    edges = explanation.truth.boxes / np.array([width, height, width, height], np.float32)
+    rows = zip(_rounded(centres(edges)), explanation.truth.labels.tolist(), strict=True)
+    return [{"box": box, "label": label} for box, label in rows]
+
+
+def _looks(explanation: Explanation) -> dict[str, Any]:
+    """Attention of the detections' queries, then of the next best ones, as far as there is room.
+
+    DenseAttention: first the mean of heads for all of them, then heads by themselves for the best.
+    """
+    looks = explanation.trace.looks
+    final = explanation.trace.scores[-1].max(-1)
+    found = explanation.shown.queries.tolist()
+    order = list(dict.fromkeys([*found, *np.argsort(-final).tolist()]))
+    order = order[: max(MOST_QUERIES, len(set(found)))]
+    first = looks[0]
+    common = {"heads": first.heads, "parts": list(first.parts)}
+    if not isinstance(first, DenseAttention):
+        kept = {str(query): _places(looks, query) for query in order}
+        shape = list(first.weights.shape[1:])  # heads, levels, points
+        return {"kind": "places", "shape": shape, **common, "queries": kept}
+    shape = list(first.maps(0).shape[1:])
+    mean = len(looks) * len(first.parts) * shape[0] * shape[1]
+    order = order[: max(1, MAP_BYTES // mean)]
+    by_head = max(0, MAP_BYTES - len(order) * mean) // (first.heads * mean)
+    kept = {str(query): _maps(looks, query, at < by_head) for at, query in enumerate(order)}
+    caveats = [look.caveat for look in looks if isinstance(look, DenseAttention)]
+    return {"kind": "maps", "shape": shape, **common, "caveats": caveats, "queries": kept}
+
+
+def _maps(looks: Sequence[Look], query: int, by_head: bool) -> dict[str, Any]:
+    """[layers, parts, mean and heads, cells] as bytes, each map's greatest weight being 255."""
+    blocks, tops = [], []
+    for look in looks:
+        for part in look.parts:
+            maps = look.maps(query, part)
+            stack = np.concatenate((maps.mean(0, keepdims=True), maps if by_head else maps[:0]))
+            top = stack.max((1, 2), keepdims=True)
+            blocks.append((stack / top.clip(1e-12) * 255).round().astype(np.uint8).tobytes())
+            tops += _rounded(top.ravel(), 5)
+    text = base64.b64encode(b"".join(blocks)).decode()
+    return {"heads": looks[0].heads if by_head else 0, "bytes": text, "tops": tops}
+
+
+def _places(looks: Sequence[Look], query: int) -> list[Any]:
+    """Of each layer, x, y and weight of every place, heads before levels before points."""
+    rows = []
+    for look in looks:
+        assert not isinstance(look, DenseAttention)
+        whole = np.concatenate((look.places[query], look.weights[query][..., None]), axis=-1)
+        rows.append(_rounded(whole.ravel()))
+    return rows
+
+
+def _image(image: np.ndarray, longest: int, kind: str) -> str:
+    """A data address of the image, made smaller where a side is longer than ``longest``."""
+    reduced, stream = Image.fromarray(image), io.BytesIO()
+    reduced.thumbnail((longest, longest))
+    reduced.save(stream, kind, **({} if kind == "png" else {"quality": 85}))
+    return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"
+
+
+def _rounded(values: np.ndarray, digits: int = 4) -> list[Any]:
+    return np.round(values.astype(np.float64), digits).tolist()
+
+
+def _title(explanation: Explanation) -> str:
+    source = explanation.detections.source
+    return Path(source).name if source else "an image"
+
+
+def _embedded(data: dict[str, Any]) -> str:
+    """JSON that no text in it can end: a class may be called ``</script>``."""
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _asset(name: str) -> str:
+    return (files("dabdetr.explain") / "static" / name).read_text(encoding="utf-8")
+
+
+def _fill(template: str, **parts: str) -> str:
+    """A template with each ``{{name}}`` replaced once; what is put in is not looked at again."""
+    pieces = _asset(template).split("{{")
+    filled = [pieces[0]]
+    for piece in pieces[1:]:
+        name, _, rest = piece.partition("}}")
+        filled += [parts[name], rest]
+    return "".join(filled)

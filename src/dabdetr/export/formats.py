@@ -1,0 +1,189 @@
+"""The formats: a traced graph as a file of ONNX, OpenVINO or torch, with its card."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from dabdetr.export.tracing import program, quiet
+from dabdetr.inference.metadata import Card
+from dabdetr.model.detector import Detector
+
+HALVED = ("Conv", "Gemm", "MatMul")
+"""What ONNX computes in half precision: the rest, positions and boxes above all, needs more."""
+KEPT = ("projection", "encoder", "queries", "decoder")
+"""What int8 leaves as it is: all but the backbone. Its convolutions gain, and the rest, many small
+products whose inputs and outputs would be converted back and forth, does not."""
+Batch = tuple[np.ndarray, np.ndarray]
+"""Pixels [b, 3, h, w] float32 and padding [b, h, w] bool."""
+
+
+class File(Protocol):
+    """A graph of one format, ready to be written."""
+
+    card: Card
+    suffix: str
+    traced: torch.export.ExportedProgram
+
+    def write(self, path: Path, card: Card) -> None:
+        """Write ``path``, with the metadata of ``card``."""
+        ...
+
+
+class OnnxFile:
+    """A graph of ONNX; ``traced`` is the torch graph whose node names it shares."""
+
+    suffix = ".onnx"
+
+    def __init__(self, detector: Detector, card: Card) -> None:
+        need("onnxruntime")
+        onnx = need("onnx")
+        need("onnxscript")
+        with quiet():
+            made = torch.onnx.export(
+                program(detector, size=card.size),
+                dynamo=True,
+                input_names=["pixels", "padding"],
+                output_names=["logits", "boxes"],
+                optimize=False,  # of onnxscript 0.7, its rewrite of expand breaks the graph
+                verbose=False,
+            )
+        assert made is not None
+        assert made.exported_program is not None
+        self.traced: torch.export.ExportedProgram = made.exported_program
+        self.proto: Any = made.model_proto
+        if card.precision == "fp16":
+            self.proto = halved(self.proto)
+        opset = next(each.version for each in self.proto.opset_import if not each.domain)
+        packages = versions("onnx", "onnxscript", "onnxruntime")
+        self.card = replace(card, versions=packages | {"opset": str(opset)})
+        self._check = onnx.checker.check_model
+
+    def write(self, path: Path, card: Card) -> None:
+        """Write the one file, weights inside."""
+        del self.proto.metadata_props[:]
+        for key, value in card.to_strings().items():
+            self.proto.metadata_props.add(key=key, value=value)
+        self._check(self.proto)
+        path.write_bytes(self.proto.SerializeToString())
+
+
+def halved(proto: Any) -> Any:
+    """The graph with matrix products and convolutions, and their weights, in float16."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
+
+    kinds = {node.op_type for node in proto.graph.node}
+    with quiet():
+        half = convert_float_to_float16(
+            proto, keep_io_types=True, op_block_list=sorted(kinds - set(HALVED))
+        )
+    sorted_model = OnnxModel(half)  # the casts were put last, behind those who need them
+    sorted_model.topological_sort()
+    return sorted_model.model
+
+
+class OpenVinoFile:
+    """A model of OpenVINO, made from ONNX; a folder of ``model.xml`` and ``model.bin``."""
+
+    suffix = "_openvino"
+
+    def __init__(
+        self,
+        onnx: OnnxFile,
+        card: Card,
+        calibration: Callable[[], Iterator[Batch]] | None = None,
+        kept: Sequence[str] = KEPT,
+    ) -> None:
+        """``onnx`` in float32; ``calibration`` and ``kept`` parts are int8's."""
+        openvino = need("openvino")
+        self.traced = onnx.traced
+        self.half = card.precision == "fp16"
+        from io import BytesIO
+
+        self.model = openvino.convert_model(BytesIO(onnx.proto.SerializeToString()))
+        packages = dict(onnx.card.versions) | versions("openvino")
+        if calibration is not None:
+            self.model = quantised(self.model, calibration, inside(onnx.proto, kept))
+            packages |= versions("nncf")
+        self.card = replace(card, versions=packages)
+        self._save = openvino.save_model
+
+    def write(self, path: Path, card: Card) -> None:
+        """Write both files into the folder ``path``."""
+        path.mkdir(exist_ok=True)
+        told = json.dumps(card.to_strings(), ensure_ascii=False)
+        self.model.set_rt_info(told, ["dabdetr", "card"])
+        self._save(self.model, path / "model.xml", compress_to_fp16=self.half)
+
+
+def inside(proto: Any, parts: Sequence[str]) -> list[str]:
+    """Names of an ONNX graph's nodes that come from these parts of the detector."""
+    names: list[str] = []
+    for node in proto.graph.node:
+        scopes = next((p.value for p in node.metadata_props if p.key.endswith("name_scopes")), "")
+        if any(f"'detector.{part}" in scopes for part in parts):
+            names += [node.name, *node.output]
+    return names
+
+
+def quantised(
+    model: Any, calibration: Callable[[], Iterator[Batch]], kept: Sequence[str] = ()
+) -> Any:
+    """The model of OpenVINO with matrix products and convolutions in int8 (NNCF).
+
+    Ranges come from the ``calibration`` batches; nodes of the names ``kept`` stay as they are.
+    """
+    nncf = need("nncf")
+    there = {op.get_friendly_name() for op in model.get_ops()}
+    inputs = [{"pixels": pixels, "padding": padding} for pixels, padding in calibration()]
+    with quiet():
+        return nncf.quantize(
+            model,
+            nncf.Dataset(inputs),
+            model_type=nncf.ModelType.TRANSFORMER,
+            subset_size=len(inputs),
+            preset=nncf.QuantizationPreset.MIXED,
+            ignored_scope=nncf.IgnoredScope(names=[n for n in kept if n in there]),
+        )
+
+
+class ProgramFile:
+    """A program of torch.export; running it needs torch but none of this package."""
+
+    suffix = ".pt2"
+
+    def __init__(self, detector: Detector, card: Card) -> None:
+        self.traced = program(detector, card.precision, card.size)  # pyright: ignore[reportArgumentType]
+        self.card = replace(card, versions=versions())
+
+    def write(self, path: Path, card: Card) -> None:
+        """Write the one file."""
+        told = json.dumps(card.to_strings(), ensure_ascii=False)
+        with quiet():
+            torch.export.save(self.traced, path, extra_files={"card.json": told})
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Of this package, torch and ``packages``."""
+    own = {name: version(name) for name in ("dabdetr", "torch")}
+    return own | {name: version(name) for name in packages}
+
+
+def need(package: str) -> Any:
+    """The package, imported; ImportError says what to type where it is missing."""
+    from importlib import import_module
+
+    try:
+        return import_module(package)
+    except ImportError:
+        raise ImportError(
+            f"this export needs the package {package}; type: pip install 'dabdetr[export]'"
+        ) from None

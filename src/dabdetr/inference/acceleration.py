@@ -1,0 +1,211 @@
+"""A detector's forward pass as fast as this machine allows: weights made ready, code compiled.
+
+What pays is found by measuring, and told in one sentence.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from statistics import median
+from typing import Any
+
+import torch
+from timm.layers.conv2d_same import Conv2dSame
+from torch import nn
+
+from dabdetr.inference.device import keep_freed_memory
+from dabdetr.inference.exported import Compile, Precision, SetPrecision
+from dabdetr.model.detector import Detector
+from dabdetr.model.frozen_norm import FoldedConv2d
+from dabdetr.model.kernels import Linear
+from dabdetr.structures import Images, Predictions
+
+_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_ENOUGH = 1.15
+"""How many times as fast as float32 a lower precision must be to be chosen."""
+COMPILE_AFTER = 60.0
+"""Seconds spent on inputs of one size after which compiling is tried: about what it takes."""
+MOST_SIZES = 8
+"""Input sizes that are compiled for; torch keeps no more."""
+
+log = logging.getLogger("dabdetr")
+_chosen: dict[tuple[str, str], tuple[Precision, str]] = {}
+Forward = Callable[[Images], Predictions]
+
+
+class AcceleratedModel:
+    """Calls a detector in evaluation mode, in a precision, compiled where that is asked for.
+
+    With fp32 and nothing compiled it is the detector itself, and sees its weights change. All else
+    works on a copy of the weights as they are. ``precision`` "auto" is settled by the first images.
+    """
+
+    def __init__(
+        self, model: Detector, precision: SetPrecision = "fp32", compile: Compile = False
+    ) -> None:
+        check(precision, compile)
+        self.model = model
+        self.compile: Compile = compile
+        self.precision: Precision | None = None
+        self._copy: Detector | None = None
+        self._compiled: dict[torch.Size, Forward | None] = {}
+        self._spent: dict[torch.Size, float] = {}
+        if next(model.parameters()).device.type == "cpu":
+            keep_freed_memory()
+        if precision != "auto":
+            self._settle(precision)
+
+    def _settle(self, precision: Precision) -> None:
+        self.precision = precision
+        if precision != "fp32" or self.compile is True:
+            self._copy = settled(self.model, precision)
+
+    def __call__(self, images: Images) -> Predictions:
+        """Predictions without gradients."""
+        if self.precision is None:
+            self._settle(choose(self.model, images))
+        assert self.precision is not None
+        size, started = images.pixels.shape, time.perf_counter()
+        if self.compile is True or self._due(size):
+            self._add(images)
+        with torch.no_grad(), autocast(self.precision, images.pixels.device):
+            found = self._forward(size)(images)
+        if self.compile == "auto" and images.pixels.device.type == "cpu":
+            self._spent[size] = self._spent.get(size, 0.0) + time.perf_counter() - started
+        return found
+
+    def _forward(self, size: torch.Size) -> Forward:
+        compiled = self._compiled.get(size)
+        if compiled is not None:
+            return compiled
+        return self.model if self._copy is None else self._copy
+
+    def _due(self, size: torch.Size) -> bool:
+        """As much time was spent on this size as compiling takes: it may well come as often again.
+
+        So no stream takes more than about twice as long as the better choice would have.
+        """
+        return self.compile == "auto" and self._spent.get(size, 0.0) > COMPILE_AFTER
+
+    def _add(self, images: Images) -> None:
+        """Compile for inputs of this size, once; keep it if it is the faster way."""
+        size = images.pixels.shape
+        if size in self._compiled or len(self._compiled) == MOST_SIZES:
+            return
+        assert self.precision is not None
+        eager = self._copy = self._copy or settled(self.model, self.precision)
+        self._compiled[size] = None
+        if (lacking := no_compiler(images.pixels.device)) is not None:
+            log.info("not compiled: %s", lacking)
+            return
+        compiled = torch.compile(eager, dynamic=False)
+        started = time.perf_counter()
+        with autocast(self.precision, images.pixels.device), _packing(self.precision):
+            try:
+                _seconds(compiled, images)
+            except Exception as error:  # of the compiler's many kinds: the way without it is there
+                log.info("not compiled: %s", (str(error).strip().splitlines() or ["?"])[0])
+                return
+            took = time.perf_counter() - started
+            before, after = compare(eager, compiled, images)
+        if after < before:
+            self._compiled[size] = compiled
+        log.info(
+            "%s for %d×%d pixels in %.0f s: %.0f ms a batch, %.0f ms without",
+            "compiled" if after < before else "compiled and given up",
+            *(size[3], size[2], took, 1e3 * after, 1e3 * before),
+        )
+
+
+def check(precision: SetPrecision, compile: Compile) -> None:
+    """ValueError for a precision or a way to compile that there is not."""
+    if precision not in ("auto", "fp32", *_TYPES):
+        names = ", ".join(("auto", "fp32", *_TYPES))
+        raise ValueError(f"there is no precision {precision!r}; use {names}")
+    if compile not in ("auto", True, False):
+        raise ValueError(f"compile should be 'auto', True or False; got {compile!r}")
+
+
+def settled(model: Detector, precision: Precision = "fp32") -> Detector:
+    """A copy for inference alone: norms folded for good, weights of products in ``precision``.
+
+    Called under ``autocast`` it computes what the model does; autocast alone would convert every
+    weight anew in every call.
+    """
+    model = copy.deepcopy(model).eval().requires_grad_(False)
+    for part in model.modules():
+        if isinstance(part, FoldedConv2d):
+            part.settle()
+        if precision != "fp32" and type(part) in (Linear, nn.Conv2d, FoldedConv2d, Conv2dSame):
+            part.to(_TYPES[precision])
+    return model.requires_grad_(False)
+
+
+def choose(model: Detector, images: Images) -> Precision:
+    """fp32, or bf16 where these images take clearly less time in it; remembered in this process."""
+    device = images.pixels.device
+    key = model.config.model.model_dump_json(), str(device)
+    if key not in _chosen:
+        exact, rough = compare(model, settled(model, "bf16"), images, "bf16")
+        gain = exact / rough
+        name: Precision = "bf16" if gain > _ENOUGH else "fp32"
+        sentence = f"computing in {name}: a batch takes {1e3 * rough:.0f} ms in bf16 and "
+        _chosen[key] = name, sentence + f"{1e3 * exact:.0f} ms in fp32"
+    log.info(_chosen[key][1])
+    return _chosen[key][0]
+
+
+def compare(
+    a: Forward, b: Forward, images: Images, precision: Precision | None = None, rounds: int = 3
+) -> tuple[float, float]:
+    """Seconds of both, the median of rounds in turn; ``b`` is called in ``precision`` if given."""
+    times: list[tuple[float, float]] = []
+    for _ in range(rounds + 1):
+        first = _seconds(a, images)
+        with autocast(precision, images.pixels.device) if precision else nullcontext():
+            times.append((first, _seconds(b, images)))
+    first, second = zip(*times[1:], strict=True)  # the first round warms up
+    return median(first), median(second)
+
+
+@torch.no_grad()
+def _seconds(forward: Forward, images: Images) -> float:
+    started = time.perf_counter()
+    forward(images).boxes[-1].sum().item()  # until the device is done
+    return time.perf_counter() - started
+
+
+def _packing(precision: Precision) -> AbstractContextManager[Any]:
+    """Where code compiled in low precision keeps its weights in the order that its kernels read.
+
+    A tenth faster, for a second copy of the weights; in float32 the order is right as it is. As an
+    option of ``torch.compile`` it would come too late: the weights are inputs of the graph by then.
+    """
+    from torch._inductor import config
+
+    return config.patch(freezing=precision != "fp32")
+
+
+def no_compiler(device: torch.device) -> str | None:
+    """Why nothing can be compiled for this device, if so."""
+    if device.type != "cpu":
+        return None
+    from torch._inductor import config
+
+    asked = config.cpp.cxx
+    names = [name for name in (asked if isinstance(asked, tuple) else (asked,)) if name]
+    if any(shutil.which(name) for name in names):
+        return None
+    return "there is no C++ compiler; install g++, or leave --compile out"
+
+
+def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
+    """The context in which a model computes in ``precision``."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=_TYPES[precision])

@@ -1,0 +1,89 @@
+"""What an exported file says of itself: classes, preprocessing, thresholds, config, certificate."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from dabdetr.config import Config, parse
+
+FORMAT = "dabdetr export 1"
+"""Of the metadata; a file without it is none of ours."""
+INPUTS = {
+    "pixels": "[batch, 3, height, width] float32, RGB, (value / 255 - mean) / std, padded with 0",
+    "padding": "[batch, height, width] bool, true where there is no image",
+}
+OUTPUTS = {
+    "logits": "[batch, queries, classes]; sigmoid gives scores (softmax: the last is no object)",
+    "boxes": "[batch, queries, 4] float32, centre x, centre y, width, height, 0-1 of the image",
+}
+
+
+@dataclass(frozen=True)
+class Card:
+    """The metadata of an exported file.
+
+    runtime      "onnx", "openvino" or "torch"
+    precision    what it computes in
+    size         (height, width) of the input where that is fixed; None: any
+    versions     package → version, of those that made it; ``opset`` for ONNX
+    certificate  how far its answers lie from torch's (see ``dabdetr.export.certificate``)
+    """
+
+    runtime: str
+    names: tuple[str, ...]
+    config: Config
+    precision: str = "fp32"
+    size: tuple[int, int] | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    certificate: Mapping[str, Any] | None = None
+
+    @cached_property
+    def classifier(self) -> Any:
+        """How logits become scores: sigmoid or softmax."""
+        return self.config.model.classifier
+
+    def to_strings(self) -> dict[str, str]:
+        """One string a key: text, or JSON where it is more than that."""
+        image, inference = self.config.image, self.config.inference
+        values = {
+            "names": self.names,
+            "preprocessing": image.model_dump(mode="json") | {"resize": "bilinear, antialiased"},
+            "thresholds": inference.model_dump(mode="json"),
+            "size": self.size,
+            "inputs": INPUTS,
+            "outputs": OUTPUTS,
+            "config": self.config.model_dump(mode="json"),
+            "versions": dict(self.versions),
+            "certificate": self.certificate,
+        }
+        told = {key: json.dumps(value, ensure_ascii=False) for key, value in values.items()}
+        return {
+            "format": FORMAT,
+            "runtime": self.runtime,
+            "precision": self.precision,
+            "classifier": self.classifier,
+            **told,
+        }
+
+    @classmethod
+    def of_strings(cls, values: Mapping[str, str], origin: str) -> Card:
+        """The card that ``to_strings`` wrote; ``origin`` names the file in errors."""
+        if values.get("format") != FORMAT:
+            raise ValueError(
+                f"{origin} is no export of dabdetr (its metadata lack format {FORMAT!r}); make one "
+                "with dabdetr export"
+            )
+        size = json.loads(values["size"])
+        return cls(
+            values["runtime"],
+            tuple(json.loads(values["names"])),
+            parse(json.loads(values["config"]), f"{origin} (its config)"),
+            values["precision"],
+            None if size is None else (size[0], size[1]),
+            json.loads(values["versions"]),
+            json.loads(values["certificate"]),
+        )

@@ -1,0 +1,104 @@
+"""From logits and boxes of a decoder layer to ranked boxes in pixels; numpy alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from dabdetr.structures import Detections
+
+Classifier = Literal["sigmoid", "softmax"]
+
+
+class Decoded(NamedTuple):
+    """What one image's queries found, best first; queries are indices of decoder slots.
+
+    boxes [found, 4] float32, scores [found] float32, labels and queries [found] int64
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+    queries: np.ndarray
+
+
+def decode(
+    logits: Any,
+    boxes: Any,
+    sizes: Sequence[tuple[int, int]],
+    max_det: int = 300,
+    classifier: Classifier = "sigmoid",
+) -> list[Decoded]:
+    """The ``max_det`` best pairs of query and class of each image (Deformable DETR's top-k).
+
+    A softmax classifier (DETR) gives each query its best class only; its last logit, "no object",
+    is no class.
+
+    ``logits`` [batch, queries, classes] and ``boxes`` [batch, queries, 4], cxcywh, 0–1, are arrays
+    or what numpy makes one of; ``sizes`` are (height, width) of the original images. The result
+    is x0 y0 x1 y1 in their pixels, neither thresholded nor clipped. Where there are fewer pairs
+    than ``max_det``, all come back.
+    """
+    logits, boxes = np.asarray(logits, np.float32), np.asarray(boxes, np.float32)
+    rank = _softmax if classifier == "softmax" else _sigmoid
+    found = []
+    for said, placed, (height, width) in zip(logits, boxes, sizes, strict=True):
+        scores, labels, queries = rank(said, max_det)
+        centre, half = placed[queries, :2], placed[queries, 2:] / 2
+        corners = np.concatenate((centre - half, centre + half), axis=1)
+        scale = np.array((width, height, width, height), np.float32)
+        found.append(Decoded(corners * scale, scores, labels, queries))
+    return found
+
+
+def detections(
+    logits: np.ndarray,
+    boxes: np.ndarray,
+    sizes: Sequence[tuple[int, int]],
+    max_det: int,
+    names: tuple[str, ...],
+    classifier: Classifier,
+    sources: Sequence[str] = (),
+) -> list[Detections]:
+    """``decode`` as the structure that users get; ValueError where an answer is not finite."""
+    sources = sources or [""] * len(sizes)
+    for said, placed, source in zip(logits, boxes, sources, strict=True):
+        if not (np.isfinite(said).all() and np.isfinite(placed).all()):
+            raise ValueError(
+                f"the model's answer for {source or 'an image'} is not finite; its weights are "
+                "broken (did the training diverge?): take another checkpoint"
+            )
+    found = decode(logits, boxes, sizes, max_det, classifier)
+    return [
+        Detections(*each, names, size, source)
+        for each, size, source in zip(found, sizes, sources, strict=True)
+    ]
+
+
+def _sigmoid(logits: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scores, labels and queries of the best pairs; ranked by logits, which never tie at 1."""
+    flat = logits.ravel()
+    places = _best(flat, most)
+    queries, labels = np.divmod(places, logits.shape[1])
+    return np.exp(-np.logaddexp(0, -flat[places])), labels, queries
+
+
+def _softmax(logits: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scores, labels and queries of the best queries."""
+    shares = np.exp(logits - logits.max(1, keepdims=True))
+    shares = (shares / shares.sum(1, keepdims=True))[:, :-1]
+    labels = shares.argmax(1)
+    scores = shares[np.arange(len(shares)), labels]
+    queries = _best(scores, most)
+    return scores[queries], labels[queries], queries
+
+
+def _best(values: np.ndarray, most: int) -> np.ndarray:
+    """Places of the ``most`` largest values, the largest first; of equal ones the first."""
+    if most < len(values):
+        places = np.sort(np.argpartition(values, -most)[-most:])
+    else:
+        places = np.arange(len(values))
+    return places[np.argsort(-values[places], kind="stable")]

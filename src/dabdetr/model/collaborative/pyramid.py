@@ -1,0 +1,116 @@
+"""A batch as classic detectors see it: a pyramid of maps, and boxes as corners in pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+
+from dabdetr.geometry import to_centres, to_corners
+from dabdetr.structures import HeadSamples, Images, Memory, Targets
+
+LEAST_SIDE = 0.01
+"""Pixels; an object narrower than that overlaps with nothing and is not asked for."""
+NOTHING, IGNORED = -1, -2
+"""In place of an object's row: the place shows none; the place is not judged."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Maps of the encoder, and the objects of every image.
+
+    maps     each [batch, width, h, w] float32, fine to coarse
+    strides  pixels between cells, one for each map
+    sizes    [batch, 2] float32, width and height of the unpadded images
+    boxes    of each image: [objects, 4] float32, corners in pixels
+    rows     of each image: [objects] int64, rows of ``targets``
+    """
+
+    maps: list[Tensor]
+    strides: tuple[int, ...]
+    sizes: Tensor
+    boxes: list[Tensor]
+    rows: list[Tensor]
+    targets: Targets
+
+    @cached_property
+    def shapes(self) -> list[tuple[int, int]]:
+        """(height, width) of every unpadded image."""
+        return [(int(height), int(width)) for width, height in self.sizes.tolist()]
+
+    def labels(self, image: int) -> Int64[Tensor, " objects"]:
+        """Classes of an image's objects."""
+        return self.targets.labels[self.rows[image]]
+
+    def anchors(self, generator: AnchorGenerator) -> list[Float[Tensor, "places 4"]]:
+        """The anchors of every map, cell by cell; cells count from the corner of the image."""
+        generator.set_cell_anchors(torch.float32, self.sizes.device)
+        shapes = [list(level.shape[-2:]) for level in self.maps]
+        return generator.grid_anchors(shapes, [[s, s] for s in self.strides])  # pyright: ignore
+
+    def shown(self, anchors: Float[Tensor, "places 4"]) -> Bool[Tensor, "batch places"]:
+        """Whether an anchor's centre lies in the image, not in its padding."""
+        return (centres(anchors) < self.sizes[:, None]).all(-1)
+
+    def relative(self, boxes: Float[Tensor, "n 4"], image: int) -> Float[Tensor, "n 4"]:
+        """Corners in pixels → cxcywh, 0–1 of the unpadded image."""
+        return to_centres(boxes / self.sizes[image].repeat(2))
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one collaborative head hands on: its samples for the losses, its places for the decoder.
+
+    samples   for the losses, by loss table
+    places    of each image: [places, 4] float32, corners in pixels
+    rows      of each image: [places] int64, the row of ``Targets`` behind it, or NOTHING, IGNORED
+    features  of each image: [places, width], what the maps show there
+    """
+
+    samples: tuple[HeadSamples, ...]
+    places: list[Tensor]
+    rows: list[Tensor]
+    features: list[Tensor]
+
+
+def centres(boxes: Float[Tensor, "n 4"]) -> Float[Tensor, "n 2"]:
+    """Middle points of corner boxes."""
+    return (boxes[:, :2] + boxes[:, 2:]) / 2
+
+
+def maps_of(memory: Memory) -> list[Float[Tensor, "b c h w"]]:
+    """Tokens as maps again, fine to coarse."""
+    levels = memory.tokens.float().split([h * w for h, w in memory.shapes], dim=1)
+    return [
+        level.transpose(1, 2).unflatten(2, shape)
+        for level, shape in zip(levels, memory.shapes, strict=True)
+    ]
+
+
+def sizes_of(images: Images) -> Float[Tensor, "batch 2"]:
+    """Width and height of every unpadded image, at least 1 pixel each."""
+    height, width = images.pixels.shape[-2:]
+    if images.padding is None:
+        size = torch.tensor([width, height], device=images.pixels.device)
+        return size.expand(len(images.pixels), 2).float()
+    seen = ~images.padding
+    return torch.stack((seen.any(1).sum(1), seen.any(2).sum(1)), dim=-1).clamp(min=1).float()
+
+
+def set_scene(
+    maps: list[Tensor], strides: tuple[int, ...], images: Images, targets: Targets
+) -> Scene:
+    """The batch in pixels; objects without extent are left out."""
+    sizes = sizes_of(images)
+    boxes, rows, start = [], [], 0
+    for size, count in zip(sizes, targets.counts, strict=True):
+        own = to_corners(targets.boxes[start : start + count].float()) * size.repeat(2)
+        wide = (own[:, 2:] - own[:, :2] > LEAST_SIDE).all(-1)
+        boxes.append(own[wide])
+        rows.append(start + wide.nonzero()[:, 0])
+        start += count
+    return Scene(maps, strides, sizes, boxes, rows, targets)

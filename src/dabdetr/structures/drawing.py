@@ -1,0 +1,162 @@
+"""Detections drawn into their image: boxes, names and scores."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from dabdetr.data.images import read_image
+from dabdetr.structures import Detections
+
+# Wong (Nature Methods 2011), told apart under every common colour blindness; then paler and deeper
+# shades of the same hues for data of many classes.
+_HUES = (
+    *((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167)),
+    *((86, 180, 233), (213, 94, 0), (240, 228, 66)),
+)
+_SHADES = (1.0, 0.6, 1.45)
+
+
+class _Label(NamedTuple):
+    text: str
+    place: np.ndarray  # x0 y0 x1 y1
+    colour: tuple[int, int, int]
+
+
+def draw(image: Any, detections: Detections) -> Image.Image:
+    """A copy of ``image`` (array, PIL image, path, bytes) with every detection drawn in.
+
+    Lines and letters grow with the image. The best detections lie on top, and their labels are
+    placed first: above the box where there is room, else at another corner, always inside.
+    """
+    canvas = Image.fromarray(read_image(image))
+    pen = ImageDraw.Draw(canvas)
+    width = max(min(canvas.size) // 60, 1)
+    width = min(width, max(2, round(max(canvas.size) / 400)))
+    font = _font(_letter_size(*canvas.size))
+    order = np.argsort(detections.scores, kind="stable")
+    for index in order:
+        _outline(pen, detections.boxes[index], colour(int(detections.labels[index])), width)
+    placed: list[_Label] = []
+    for index in order[::-1]:
+        label = _label(detections, int(index), font, canvas.size, width, placed)
+        if label is not None:
+            placed.append(label)
+    for label in placed[::-1]:
+        _write(pen, label, font)
+    return canvas
+
+
+def colour(label: int) -> tuple[int, int, int]:
+    """RGB of a class; the same class has the same colour in every image."""
+    hue = _HUES[label % len(_HUES)]
+    shade = _SHADES[label // len(_HUES) % len(_SHADES)]
+    if shade <= 1:
+        return tuple(int(v * shade) for v in hue)  # pyright: ignore[reportReturnType]
+    return tuple(int(255 - (255 - v) / shade) for v in hue)  # pyright: ignore[reportReturnType]
+
+
+def _outline(
+    pen: ImageDraw.ImageDraw, box: np.ndarray, ink: tuple[int, int, int], width: int
+) -> None:
+    """A frame of ``width`` within a thin line that parts it from a ground of its own colour."""
+    x0, y0, x1, y1 = (int(v) for v in np.rint(box))
+    x1, y1 = max(x1 - 1, x0), max(y1 - 1, y0)
+    edge = _contrast(ink)
+    if width > 1 and min(x1 - x0, y1 - y0) > 12 * width:
+        pen.rectangle((x0 + width, y0 + width, x1 - width, y1 - width), outline=edge)
+    pen.rectangle((x0, y0, x1, y1), outline=ink, width=width)
+
+
+def _label(
+    detections: Detections,
+    index: int,
+    font: ImageFont.FreeTypeFont,
+    size: tuple[int, int],
+    width: int,
+    placed: list[_Label],
+) -> _Label | None:
+    """Name and score in the place with the least overlap; None where nothing fits."""
+    label = int(detections.labels[index])
+    name = "".join(c if c.isprintable() else " " for c in detections.names[label])
+    score = f" {detections.scores[index]:.2f}"
+    for text in (name + score, _shortened(name) + score, _shortened(name, 3)):
+        extent = _extent(text, font)
+        if extent[0] <= size[0] and extent[1] <= size[1]:
+            break
+    else:
+        return None
+    places = _places(np.rint(detections.boxes[index]).astype(int), extent, size, width)
+    taken = np.array([other.place for other in placed]).reshape(-1, 4)
+    others = np.delete(detections.boxes, index, axis=0)
+    small = others[(others[:, 2:] - others[:, :2]).prod(1) < 4 * extent[0] * extent[1]]
+    cost = _overlap(places, taken) + _overlap(places, small) / 2 + np.arange(len(places))
+    return _Label(text, places[cost.argmin()], colour(label))
+
+
+def _places(
+    box: np.ndarray, extent: tuple[int, int], size: tuple[int, int], width: int
+) -> np.ndarray:
+    """Where a label may stand [places, 4], the best first; each is moved into the image."""
+    (x0, y0, x1, y1), (w, h) = box.tolist(), extent
+    outside = [(x0, y0 - h), (x1 - w, y0 - h), (x0, y1), (x1 - w, y1), (x1, y0), (x0 - w, y0)]
+    left, right, top, bottom = x0 + width, x1 - w - width, y0 + width, y1 - h - width
+    inside = [(left, top), (left, bottom), (right, top), (right, bottom)]
+    room_above = y0 >= h
+    corners = np.array([*outside, *inside] if room_above else [*inside, *outside])
+    corners = corners.clip(0, (size[0] - w, size[1] - h))
+    return np.concatenate((corners, corners + np.array((w, h))), axis=1)
+
+
+def _overlap(places: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Pixels of each place [places, 4] that lie on others [others, 4], summed over these."""
+    low = np.maximum(places[:, None, :2], others[None, :, :2])
+    high = np.minimum(places[:, None, 2:], others[None, :, 2:])
+    return (high - low).clip(min=0).prod(-1).sum(-1)
+
+
+def _write(pen: ImageDraw.ImageDraw, label: _Label, font: ImageFont.FreeTypeFont) -> None:
+    x0, y0, x1, y1 = label.place.tolist()
+    pen.rectangle((x0, y0, x1 - 1, y1 - 1), fill=label.colour)
+    pad = _padding(font)
+    pen.text((x0 + pad, y0 + pad), label.text, fill=_contrast(label.colour), font=font, anchor="la")
+
+
+def _extent(text: str, font: ImageFont.FreeTypeFont) -> tuple[int, int]:
+    """Width and height of a label; the height is that of the tallest letters."""
+    ascent, descent = font.getmetrics()
+    pad = _padding(font)
+    return round(font.getlength(text)) + 2 * pad, ascent + descent + 2 * pad
+
+
+def _padding(font: ImageFont.FreeTypeFont) -> int:
+    return max(1, round(font.size / 8))
+
+
+def _shortened(name: str, most: int = 10) -> str:
+    return name if len(name) <= most else name[: most - 1] + "…"
+
+
+def _contrast(ink: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Black on light colours, white on dark ones (by relative luminance)."""
+    red, green, blue = ((v / 255) ** 2.2 for v in ink)
+    light = 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.18
+    return (0, 0, 0) if light else (255, 255, 255)
+
+
+def _letter_size(width: int, height: int) -> int:
+    """Readable when the image fills a screen; never taller than a third of a tiny image."""
+    return max(4, min(round(0.008 * (width + height) + 5), min(width, height) // 3))
+
+
+@lru_cache(maxsize=16)
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which comes with matplotlib and has Greek, Cyrillic, Arabic letters and more."""
+    import matplotlib
+
+    file = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
+    return ImageFont.truetype(str(file), size)

@@ -1,0 +1,128 @@
+"""What a run is made of: one config out of ``train``'s options, and where images come from."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import yaml
+
+from dabdetr.checkpoints.native import load_model
+from dabdetr.checkpoints.reading import shipped
+from dabdetr.config import Config, load
+from dabdetr.data.dataset import DetectionDataset, open_data, splits
+from dabdetr.evaluation.evaluate import class_map
+from dabdetr.files import write_atomically
+from dabdetr.presets import PRESETS
+
+
+def choose_config(
+    model: str | Path,
+    epochs: int | None = None,
+    batch: int | None = None,
+    imgsz: int | None = None,
+    lr: float | None = None,
+    start: str | Path | None = None,
+    seed: int | None = None,
+    workers: int | None = None,
+    overrides: Iterable[str] = (),
+) -> Config:
+    """The config that ``model`` names, with options and then ``overrides`` applied."""
+    config = _named(model)
+    options = {"epochs": epochs, "batch": batch, "start": start, "seed": seed, "workers": workers}
+    changes = [f"training.{key}={value}" for key, value in options.items() if value is not None]
+    overrides = list(overrides)
+    if any(change.startswith("training.epochs") for change in (*changes, *overrides)):
+        changes.append("training.images=null")
+    if lr is not None:
+        ratio = config.training.backbone_lr / config.training.lr
+        changes += [f"training.lr={lr}", f"training.backbone_lr={lr * ratio}"]
+    if imgsz is not None:
+        changes += _resized(config, imgsz)
+    return config.override([*changes, *overrides])
+
+
+def with_epochs(config: Config, images: int) -> Config:
+    """The config with as many epochs over so many images as ``training.images`` asks for."""
+    wanted = config.training.images
+    if wanted is None:
+        return config
+    return config.override([f"training.epochs={max(1, math.ceil(wanted / images))}"])
+
+
+def epochs_between_validations(epochs: int) -> int:
+    """Where it is not asked for: about twenty validations in the whole training."""
+    return max(1, epochs // 20)
+
+
+def _named(model: str | Path) -> Config:
+    """A preset, a YAML file, or the config inside weights, which are then also the start."""
+    text = str(model)
+    if text in PRESETS:
+        return PRESETS[text]
+    if Path(text).suffix in (".yaml", ".yml"):
+        if not Path(text).is_file():
+            raise FileNotFoundError(f"there is no config file {text}")
+        return load(text)
+    if Path(text).exists() or "/" in text or Path(text).suffix or text in shipped():
+        # The precision in weights is what their run took; this one chooses anew.
+        return load_model(text).model.config.override(
+            [f"training.start={text}", "training.precision=auto"]
+        )
+    near = difflib.get_close_matches(text, [*PRESETS, *shipped()], 1)
+    meant = f"did you mean {near[0]}? " if near else ""
+    raise ValueError(f"there is no preset {text!r}; {meant}`dabdetr models` lists them")
+
+
+def _resized(config: Config, imgsz: int) -> list[str]:
+    scale = imgsz / config.image.size
+    changes = [f"image.size={imgsz}", f"image.max_size={round(config.image.max_size * scale)}"]
+    if config.augment is not None and config.augment.sizes:
+        sizes = [round(size * scale) for size in config.augment.sizes]
+        changes.append(f"augment.sizes={sizes}")
+    return changes
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where a run's images come from; kept as run.yaml, so that resuming needs no arguments."""
+
+    data: str | None
+    annotations: str | None = None
+    images: str | None = None
+    val_annotations: str | None = None
+    val_images: str | None = None
+    val_every: int = 1
+
+    def open(self) -> tuple[DetectionDataset, DetectionDataset | None]:
+        """The training split, and the validation split where there is one; both checked."""
+        train = open_data(self.data, "train", self.annotations, self.images)
+        if not any((~train.record(i).crowd).any() for i in range(len(train))):
+            raise ValueError(
+                f"{train.name} {train.split} has no annotated object in {len(train)} images "
+                "(crowds do not count); training needs some"
+            )
+        val = None
+        if self.val_annotations is not None or self.val_images is not None:
+            val = open_data(None, "val", self.val_annotations, self.val_images)
+        elif self.annotations is None and self.data is not None and "val" in splits(self.data):
+            val = open_data(self.data, "val")
+        if val is not None:
+            class_map(train.names, val.names)  # classes that do not fit are told before training
+        return train, val
+
+    @classmethod
+    def load(cls, path: Path) -> Sources:
+        """What ``save`` wrote."""
+        return cls(**yaml.safe_load(path.read_text()))
+
+    def save(self, path: Path) -> None:
+        """Write as YAML, with paths that hold from anywhere (generated scenes have none)."""
+        tree = asdict(self)
+        for key, value in tree.items():
+            if isinstance(value, str) and value.partition(":")[0] != "scenes":
+                tree[key] = str(Path(value).resolve())
+        write_atomically(path, yaml.safe_dump(tree, sort_keys=False).encode())

@@ -1,0 +1,297 @@
+"""train(): data and a choice of model → a run folder with weights, curves and numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, Trainer
+from rich.console import Console
+
+from dabdetr.checkpoints.native import name_difference
+from dabdetr.checkpoints.transfer import initialise
+from dabdetr.config import Config, Training, load
+from dabdetr.data.dataset import DetectionDataset
+from dabdetr.data.loader import training_loader
+from dabdetr.evaluation.evaluate import Evaluation, evaluate
+from dabdetr.model.detector import Detector, build
+from dabdetr.model.resize import with_queries
+from dabdetr.training.accumulation import Updates
+from dabdetr.training.checkpointing import RunCheckpointer, check_checkpoint, new_folder
+from dabdetr.training.distributed import Processes, together
+from dabdetr.training.ema import Averaging
+from dabdetr.training.history import Row, best_row, final_table
+from dabdetr.training.module import NonFiniteLoss, TrainingModule
+from dabdetr.training.options import (
+    Sources,
+    choose_config,
+    epochs_between_validations,
+    with_epochs,
+)
+from dabdetr.training.precision import choose_precision
+from dabdetr.training.progress import ProgressBar
+from dabdetr.training.signals import Stop, quiet_engine, stop_signals
+
+SETTINGS = "config.yaml"
+SOURCES = "run.yaml"
+ENGINE_PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished training.
+
+    rows  one for each epoch, as in results.csv; a value that was not measured is None
+    """
+
+    folder: Path
+    config: Config
+    rows: tuple[Row, ...]
+
+    @property
+    def ap(self) -> float | None:
+        """AP of the best epoch; None where there was no validation split."""
+        return self._best("AP")
+
+    @property
+    def ap50(self) -> float | None:
+        """AP50 of the best epoch."""
+        return self._best("AP50")
+
+    @property
+    def weights(self) -> Path:
+        """The best weights, or the last where nothing told which are best."""
+        best = self.folder / "best.safetensors"
+        return best if best.exists() else self.folder / "last.safetensors"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        best = best_row(self.rows)
+        return {
+            "folder": str(self.folder),
+            "weights": str(self.weights),
+            "best": best,
+            "last": self.rows[-1],
+        }
+
+    def _best(self, name: str) -> float | None:
+        best = best_row(self.rows)
+        return None if best is None else best[name]
+
+
+def train(
+    data: str | Path | None = None,
+    model: str | Path = "dab-lite",
+    *,
+    epochs: int | None = None,
+    batch: int | None = None,
+    imgsz: int | None = None,
+    lr: float | None = None,
+    start: str | Path | None = None,
+    seed: int | None = None,
+    device: str | torch.device = "auto",
+    workers: int | None = None,
+    name: str | None = None,
+    project: str | Path = "runs/train",
+    resume: str | Path | None = None,
+    overrides: Iterable[str] = (),
+    annotations: str | Path | None = None,
+    images: str | Path | None = None,
+    val_annotations: str | Path | None = None,
+    val_images: str | Path | None = None,
+    val_every: int | None = None,
+    queries: int | None = None,
+    queries_init: str = "keep",
+    quiet: bool = False,
+) -> Run:
+    """Train a detector on ``data`` and leave a run folder ``project/name``.
+
+    ``data``       a folder (COCO, YOLO or VOC), or "scenes"; or COCO files given apart
+    ``model``      a preset's name, a config file, or weights (their config, and start from them)
+    ``imgsz``      shorter side of images; the longest side and augmentation scale with it
+    ``lr``         rate of everything but the backbone, whose rate keeps its ratio to it
+    ``start``      "imagenet", "none", or weights
+    ``val_every``  epochs between validations; if not given, about twenty in the whole training
+    ``resume``     a run folder that was interrupted: goes on exactly as if it had not been; only
+                   ``device``, ``workers`` and ``quiet`` are looked at beside it
+    ``queries``    number of queries, and ``queries_init`` how the anchors of weights that had
+                   another number become so many: see ``with_queries``
+    ``overrides``  ``path=value`` assignments to the config, applied last
+
+    Ctrl-C leaves a run that can be resumed, and raises KeyboardInterrupt. A loss that is not finite
+    raises NonFiniteLoss, a ValueError. Processes that torchrun started train together: each calls
+    this, and gets the same run.
+    """
+    with stop_signals() as stop, together(device) as processes:
+        console = Console(stderr=True, quiet=quiet or not processes.first, highlight=False)
+        if resume is not None:
+            return _resume(Path(resume), processes, workers, console, stop)
+        config = choose_config(model, epochs, batch, imgsz, lr, start, seed, workers, overrides)
+        place = processes.device
+        chosen = choose_precision(config.training.precision, place)
+        precision, reason = processes.share(chosen)  # measured, it may differ
+        config = config.override([f"training.precision={precision}"])
+        if queries is not None and config.training.start in ("none", "imagenet"):
+            config = config.override([f"model.queries.count={queries}"])
+        files = (data, annotations, images, val_annotations, val_images)
+        places = (None if file is None else str(file) for file in files)
+        sources = Sources(*places, val_every=val_every or 1)
+        splits_open = sources.open()
+        config = with_epochs(config, len(splits_open[0]))
+        if val_every is None:
+            every = epochs_between_validations(config.training.epochs)
+            sources = replace(sources, val_every=every)
+        with processes.one_folder(new_folder(project, name, config.name)) as folder:
+            say(console, f"{place.type} in {precision} ({reason}); run folder {folder}")
+            torch.manual_seed(config.training.seed)
+            detector = build(config, splits_open[0].names)
+            say(console, str(initialise(detector, config.training.start)))
+            detector = with_queries(detector, queries, queries_init)
+            if processes.first:
+                detector.config.save(folder / SETTINGS)
+                sources.save(folder / SOURCES)
+            return _fit(detector, splits_open, folder, processes, sources.val_every, console, stop)
+
+
+def _resume(
+    resume: Path, processes: Processes, workers: int | None, console: Console, stop: Stop
+) -> Run:
+    checkpoint = check_checkpoint(resume)
+    folder = checkpoint.path.parent
+    for needed in (SETTINGS, SOURCES):
+        if not (folder / needed).is_file():
+            raise FileNotFoundError(f"{folder} has no {needed}; it is not a run of this program")
+    config = load(folder / SETTINGS)
+    if workers is not None:
+        config = config.override([f"training.workers={workers}"])
+    place = processes.device
+    choose_precision(config.training.precision, place)  # raises where this device cannot
+    sources = Sources.load(folder / SOURCES)
+    splits_open = sources.open()
+    if checkpoint.names != splits_open[0].names:
+        raise ValueError(f"{folder}: {name_difference(checkpoint.names, splits_open[0].names)}")
+    if checkpoint.epochs_done >= config.training.epochs:
+        raise ValueError(
+            f"the run {folder} has finished its {config.training.epochs} epochs; to train on: "
+            f"dabdetr train --model {folder / 'last.safetensors'} --data {sources.data or '…'}"
+        )
+    detector = build(config, splits_open[0].names)
+    say(console, f"resuming {folder} on {place.type} in {config.training.precision}")
+    every = sources.val_every
+    return _fit(detector, splits_open, folder, processes, every, console, stop, checkpoint.path)
+
+
+def _fit(
+    detector: Detector,
+    data: tuple[DetectionDataset, DetectionDataset | None],
+    folder: Path,
+    processes: Processes,
+    val_every: int,
+    console: Console,
+    stop: Stop,
+    checkpoint: Path | None = None,
+) -> Run:
+    """Run the engine until the last epoch, an interrupt or a loss that is not finite."""
+    config, (train_data, val_data) = detector.config, data
+    training, rows = config.training, []
+    gather = max(1, round(training.effective_batch / (training.batch * processes.count)))
+    turn, steps = (processes.rank, processes.count), math.ceil(len(train_data) / training.batch)
+
+    def measure(model: Detector) -> Evaluation:
+        assert val_data is not None
+        return evaluate(model, val_data, device=processes.device, batch=training.batch)
+
+    def loader(epoch: int) -> Updates:
+        batches = training_loader(train_data, config, training.seed, epoch, *turn)
+        return Updates(batches, gather, *turn, steps)
+
+    module = TrainingModule(detector, loader, processes)
+    _announce(console, detector, train_data, val_data, gather * processes.count)
+    averaging = None if training.ema is None else Averaging(training.ema)
+    keeper = RunCheckpointer(folder, rows, measure if val_data else None, averaging, val_every)
+    callbacks = [c for c in (stop, averaging, keeper, ProgressBar(console, rows)) if c]
+    with quiet_engine():
+        engine = _engine(training, gather, processes, callbacks, folder)
+        try:
+            engine.fit(module, ckpt_path=checkpoint, weights_only=True)
+        except NonFiniteLoss as error:
+            raise NonFiniteLoss(f"{error} ({keeper.path} holds the last good epoch)") from None
+        except BaseException as error:  # interrupted, the engine exits with SystemExit
+            if not (stop.requested or isinstance(error, KeyboardInterrupt | SystemExit)):
+                raise
+            if keeper.path.exists():
+                say(console, f"go on with: dabdetr train --resume {folder}")
+            raise KeyboardInterrupt from None
+    if val_data is None:
+        say(console, "no val split: last.safetensors is all there is, nothing tells the best epoch")
+    console.print(final_table(folder, rows))
+    return Run(folder, config, tuple(rows))
+
+
+def _engine(
+    training: Training,
+    gather: int,
+    processes: Processes,
+    callbacks: Sequence[Callback],
+    folder: Path,
+) -> Trainer:
+    """pytorch-lightning's Trainer; what it would write or print is done here."""
+    place, many = processes.device, processes.count > 1
+    gpu = place.type == "cuda"
+    return Trainer(
+        accelerator="gpu" if gpu else place.type,
+        devices=[place.index or 0] if gpu and not many else processes.here,
+        num_nodes=processes.count // processes.here,
+        strategy="ddp" if many else "auto",
+        precision=ENGINE_PRECISION[training.precision],
+        max_epochs=training.epochs,
+        accumulate_grad_batches=gather,
+        callbacks=list(callbacks),
+        reload_dataloaders_every_n_epochs=1,
+        limit_val_batches=0,
+        num_sanity_val_steps=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=folder,
+    )
+
+
+def say(console: Console, text: str) -> None:
+    """Print a line as it is: no markup, no wrapping."""
+    console.print(text, markup=False, soft_wrap=True)
+
+
+def _announce(
+    console: Console,
+    detector: Detector,
+    train: DetectionDataset,
+    val: DetectionDataset | None,
+    gather: int,
+) -> None:
+    training = detector.config.training
+    learning = sum(p.numel() for p in detector.parameters() if p.requires_grad) / 1e6
+    say(
+        console,
+        f"{train.name}: {len(train)} images to train on, {len(val) if val else 0} to validate, "
+        f"{len(train.names)} classes; {detector.config.name}, {learning:.2f} M trained parameters",
+    )
+    update = training.batch * gather
+    if update >= len(train):
+        say(console, f"{len(train)} images an update: all there are")
+    else:
+        wanted = "" if update == training.effective_batch else f" ({training.effective_batch} set)"
+        say(console, f"an update after {update} images, in steps of {training.batch}{wanted}")
+    updates = training.epochs * math.ceil(math.ceil(len(train) / training.batch) / gather)
+    if training.warmup > updates:
+        say(
+            console,
+            f"training.warmup is {training.warmup} updates and the whole run has {updates}: the "
+            "learning rate stays below what is set; give more --epochs or a lower training.warmup",
+        )

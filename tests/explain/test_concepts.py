@@ -1,0 +1,85 @@
+"""Figures of training's helpers show what the helpers really do."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.colors import to_hex
+from matplotlib.patches import Rectangle
+
+from dabdetr.config import ContrastiveDenoising, Denoising
+from dabdetr.explain import helpers
+
+IMAGE = np.zeros((160, 200, 3), np.uint8)
+BOXES = np.array([[10, 20, 60, 70], [100, 40, 180, 140]], np.float32)
+
+
+def frames(panel) -> list[tuple[np.ndarray, str, str]]:
+    """Corners, colour and line of every box."""
+    found = [patch for patch in panel.patches if isinstance(patch, Rectangle)]
+    return [
+        (
+            np.reshape(patch.get_bbox().get_points(), 4),
+            to_hex(patch.get_edgecolor()),
+            patch.get_ls(),
+        )
+        for patch in found
+    ]
+
+
+def test_copies_lie_around_their_objects_and_groups_see_themselves() -> None:
+    state = torch.get_rng_state()
+    figure = helpers.noisy_copies(IMAGE, BOXES, Denoising(groups=3), matching=5)
+    assert torch.equal(state, torch.get_rng_state())
+    copies, mask = figure.axes
+    shown = frames(copies)
+    assert len(shown) == 3 * 2 + 2
+    np.testing.assert_allclose([box for box, *_ in shown[-2:]], BOXES, atol=1e-3)
+    assert {line for _, _, line in shown} == {"-"}
+    for slot, (box, _, _) in enumerate(shown[:-2]):
+        own, half = BOXES[slot % 2], (BOXES[slot % 2, 2:] - BOXES[slot % 2, :2]) / 2
+        centre = (box[:2] + box[2:]) / 2 - (own[:2] + own[2:]) / 2
+        assert (abs(centre) <= 0.4 * half + 1e-3).all()
+    hidden = np.asarray(mask.images[0].get_array()).astype(bool)
+    assert hidden.shape == (11, 11)
+    assert not hidden[:2, :2].any()
+    assert hidden[:2, 2:6].all()
+    assert hidden[-5:, :6].all()
+    assert not hidden[:, -5:].any()
+
+
+def test_far_copies_are_dotted() -> None:
+    figure = helpers.noisy_copies(IMAGE, BOXES, ContrastiveDenoising(number=1))
+    lines = [line for _, _, line in frames(figure.axes[0])[:-2]]
+    assert lines == ["-", "-", ":", ":"] * 2
+    with pytest.raises(ValueError, match="there are none"):
+        helpers.noisy_copies(IMAGE, BOXES[:0], Denoising())
+
+
+def test_places_around_a_box_reach_its_border() -> None:
+    figure = helpers.sampling_places(heads=4, points=2, cells=20)
+    points, boxes = (
+        [np.concatenate([dots.get_offsets() for dots in axes.collections]) for axes in row]
+        for row in (figure.axes[:4], figure.axes[4:])
+    )
+    for places in points:  # whatever the box: two cells of twenty away at most
+        np.testing.assert_allclose(places, points[0])
+        assert abs(places - 0.5).max() == pytest.approx(0.1)
+    wide, tall = boxes[0], boxes[1]
+    np.testing.assert_allclose(abs(wide - 0.5).max(0), (0.3, 0.075), atol=1e-6)
+    np.testing.assert_allclose(abs(tall - 0.5).max(0), (0.075, 0.3), atol=1e-6)
+
+
+def test_many_cells_answer_for_an_object() -> None:
+    figure = helpers.positives(IMAGE, BOXES)
+    one, many = figure.axes[:2]
+    assert len(one.collections) == len(BOXES)
+    places = np.concatenate([dots.get_offsets() for dots in many.collections])
+    colours = np.concatenate([dots.get_facecolors() for dots in many.collections])
+    assert len(places) > 2 * len(BOXES)
+    for place, colour in zip(places, colours, strict=True):
+        owner = helpers.COLOURS.index(to_hex(colour))
+        assert (place > BOXES[owner, :2]).all()
+        assert (place < BOXES[owner, 2:]).all()
+    assert f"{len(places)} cells" in many.get_title()

@@ -1,0 +1,157 @@
+"""Reading ahead changes neither order nor errors, and never reads more than it may."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dabdetr.inference.stream import Image, Prepared, Unreadable, ahead, groups, readable
+
+
+def running() -> int:
+    return sum(thread.name == "dabdetr reading" for thread in threading.enumerate())
+
+
+def until(count: int, made: list[int]) -> None:
+    """Wait for the thread to have made so many; then a little more, to see that it stops there."""
+    for _ in range(500):
+        if len(made) >= count:
+            break
+        time.sleep(0.01)
+    time.sleep(0.05)
+
+
+@given(st.lists(st.integers(), max_size=20), st.integers(1, 5))
+def test_the_same_items_in_the_same_order(items: list[int], count: int) -> None:
+    assert list(ahead(iter(items), count)) == items
+    assert running() == 0
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_no_more_is_read_ahead_than_allowed(count: int) -> None:
+    made: list[int] = []
+
+    def endless() -> Iterator[int]:
+        while True:
+            made.append(len(made))
+            yield made[-1]
+
+    stream = ahead(endless(), count)
+    time.sleep(0.05)
+    assert made == []
+    for taken in range(1, 6):
+        assert next(stream) == taken - 1
+        until(taken + count, made)
+        assert len(made) == taken + count
+    stream.close()
+    assert running() == 0
+
+
+def test_reading_goes_on_while_the_caller_works() -> None:
+    begun = threading.Event()
+
+    def two() -> Iterator[int]:
+        yield 1
+        begun.set()
+        yield 2
+
+    stream = ahead(two(), 1)
+    assert next(stream) == 1
+    assert begun.wait(5)  # nobody asked for the second yet
+    assert list(stream) == [2]
+
+
+def test_an_error_comes_in_its_turn() -> None:
+    def failing() -> Iterator[int]:
+        yield 1
+        yield 2
+        raise KeyError("third")
+
+    stream = ahead(failing(), 5)
+    assert (next(stream), next(stream)) == (1, 2)
+    with pytest.raises(KeyError, match="third"):
+        next(stream)
+    assert running() == 0
+
+
+def test_a_stream_left_half_read_ends_its_thread_and_its_source() -> None:
+    closed: list[bool] = []
+
+    def source() -> Iterator[int]:
+        try:
+            while True:
+                yield 0
+        finally:
+            closed.append(True)
+
+    stream = ahead(source(), 2)
+    next(stream)
+    assert running() == 1
+    del stream
+    gc.collect()
+    assert running() == 0
+    assert closed == [True]
+
+
+def test_what_was_handed_out_is_not_kept() -> None:
+    import weakref
+
+    arrays = (np.zeros(3) for _ in range(4))
+    stream = ahead(arrays, 1)
+    first = weakref.ref(next(stream))
+    next(stream)
+    gc.collect()
+    assert first() is None
+    stream.close()
+
+
+def _prepared(name: str, width: int) -> Prepared:
+    image = Image(np.zeros((4, width, 3), np.uint8), name)
+    return Prepared(image, [(0, 0, width, 4)], 0, np.zeros((3, 4, width)))
+
+
+def test_groups_are_neighbours_of_one_size() -> None:
+    items = [_prepared(*each) for each in zip("abcdefg", (1, 1, 1, 2, 2, 1, 2), strict=True)]
+    found = ["".join(e.image.name for e in group) for group in groups(iter(items), 2, "raise")]
+    assert found == ["ab", "c", "de", "f", "g"]
+
+
+def test_a_failure_is_told_after_all_before_it() -> None:
+    broken = Unreadable("x", ValueError("x is broken"))
+    items = [_prepared("a", 1), broken, _prepared("b", 1)]
+    stream = groups(iter(items), 8, "raise")
+    assert [each.image.name for each in next(stream)] == ["a"]
+    with pytest.raises(ValueError, match="x is broken"):
+        next(stream)
+    told: list[str] = []
+    found = list(groups(iter(items), 8, lambda name, _: told.append(name)))
+    assert [len(group) for group in found] == [1, 1]
+    assert told == ["x"]
+    assert list(readable(iter([1, broken, 2]), "skip")) == [1, 2]
+
+
+def test_torch_has_no_helpers_in_the_thread_and_as_many_as_before_elsewhere() -> None:
+    import torch
+
+    def counts() -> Iterator[int]:
+        yield torch.get_num_threads()
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        elsewhere: list[int] = []
+        for seen in ahead(counts(), 1):
+            assert seen == 1
+            later = threading.Thread(target=lambda: elsewhere.append(torch.get_num_threads()))
+            later.start()
+            later.join()
+        assert [*elsewhere, torch.get_num_threads()] == [2, 2]
+    finally:
+        torch.set_num_threads(before)

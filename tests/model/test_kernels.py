@@ -1,0 +1,108 @@
+"""Products of linear layers: the same numbers and gradients whoever multiplies."""
+
+import pytest
+import torch
+from torch import nn
+
+from dabdetr.bench.roofline import operations
+from dabdetr.config import Config
+from dabdetr.model import kernels
+from dabdetr.model.detector import build
+from dabdetr.model.kernels import Linear, quicken
+
+onednn = pytest.mark.skipif(not kernels.onednn_wins(), reason="torch's own choice is kept here")
+
+
+@onednn
+@pytest.mark.parametrize("shape", [(7,), (1, 7), (5, 7), (2, 5, 7), (2, 3, 5, 7)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_same_numbers_and_gradients(shape, bias):
+    torch.manual_seed(0)
+    plain = nn.Linear(7, 6, bias=bias)
+    x = torch.randn(shape, requires_grad=True)
+    sources = [x, *plain.parameters()]
+    expected = plain(x)
+    seed = torch.randn_like(expected)
+    gradients = torch.autograd.grad(expected, sources, seed)
+    quicken(plain)
+    assert type(plain) is Linear
+    found = plain(x)
+    assert type(found.grad_fn).__name__ == "_ProductBackward"
+    torch.testing.assert_close(found, expected)
+    for mine, theirs in zip(torch.autograd.grad(found, sources, seed), gradients, strict=True):
+        torch.testing.assert_close(mine, theirs)
+    with torch.no_grad():
+        torch.testing.assert_close(plain(x), expected.detach())
+
+
+@onednn
+def test_scattered_numbers_and_frozen_weights():
+    torch.manual_seed(0)
+    layer = Linear(7, 6)
+    x = torch.randn(5, 7, 2).transpose(1, 2)[:, :1]  # neither dense nor in order
+    layer.weight.requires_grad = False
+    out = layer(x)
+    torch.testing.assert_close(out, nn.functional.linear(x, layer.weight, layer.bias))
+    out.transpose(0, 1).square().sum().backward()  # a gradient that is not dense either
+    assert layer.weight.grad is None
+    torch.testing.assert_close(layer.bias.grad, 2 * out.detach().sum((0, 1)))
+
+
+@pytest.mark.parametrize("slope", [0.25, 0.0, -0.5, 1.5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_prelu_bends_and_learns_as_torch_does(slope, dtype):
+    torch.manual_seed(0)
+    plain = nn.PReLU(init=slope)
+    x = torch.randn(3, 5, 16, dtype=dtype)
+    x[0, 0, 0] = 0.0
+    x.requires_grad_()
+    seed = torch.randn_like(x)
+    exact = nn.PReLU(init=slope).double()(x.double())
+    expected = torch.autograd.grad(nn.functional.prelu(x, plain.weight.to(dtype)), x, seed)[0]
+    quicken(plain)
+    assert type(plain) is kernels.PReLU
+    found = plain(x)
+    assert type(found.grad_fn).__name__ == "_BendBackward"
+    rounding = 1e-2 if dtype == torch.bfloat16 else 1e-6
+    torch.testing.assert_close(found.double(), exact, atol=1e-6, rtol=rounding)
+    of_x, of_slope = torch.autograd.grad(found, (x, plain.weight), seed)
+    torch.testing.assert_close(of_x, expected)
+    below = (x.detach().double().clamp_max(0) * seed.double()).sum()
+    torch.testing.assert_close(of_slope.double(), below[None], rtol=rounding, atol=1e-2)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, dtype == torch.bfloat16):
+        assert torch.equal(plain(x), found.detach())
+
+
+def test_prelu_of_many_slopes_and_frozen_ones():
+    many, one = nn.PReLU(4), nn.PReLU()
+    quicken(nn.Sequential(many, one))
+    assert (type(many), type(one)) == (nn.PReLU, kernels.PReLU)
+    one.weight.requires_grad = False
+    x = torch.tensor([-2.0, 3.0], requires_grad=True)
+    one(x).sum().backward()
+    assert x.grad.tolist() == [0.25, 1.0]
+    assert one.weight.grad is None
+
+
+def test_nothing_in_and_lower_precision():
+    layer = Linear(7, 6)
+    assert layer(torch.zeros(0, 7)).shape == (0, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(torch.zeros(3, 7)).dtype == torch.bfloat16
+    exported = torch.export.export(layer, (torch.zeros(3, 7),))
+    called = [str(n.target) for n in exported.graph.nodes if n.op == "call_function"]
+    assert called == ["aten.linear.default"]
+
+
+def test_every_linear_layer_of_a_detector():
+    kinds = {type(m) for m in build(Config(), ["thing"]).modules() if isinstance(m, nn.Linear)}
+    assert nn.Linear not in kinds
+    assert Linear in kinds
+
+
+def test_operations_are_counted_whoever_multiplies(monkeypatch):
+    detector, pixels = build(Config(), ["thing"]), torch.zeros(1, 3, 64, 64)
+    counted = operations(detector, pixels)
+    monkeypatch.setattr(kernels, "onednn_wins", lambda: False)
+    monkeypatch.setattr("dabdetr.bench.roofline.onednn_wins", lambda: False)
+    assert operations(detector, pixels) == counted > 1e6

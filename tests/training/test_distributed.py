@@ -1,0 +1,109 @@
+"""One training in two processes, as torchrun starts them, is the training of one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from signal import SIGTERM
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests.conftest import write_coco
+from tests.training.conftest import Train
+from tests.training.test_resume import epochs_in, stopped_when
+
+from dabdetr.data.dataset import open_data
+from dabdetr.inference import device
+from dabdetr.training.distributed import together
+from dabdetr.training.train import Run
+
+LAUNCH = (
+    *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+    *("-m", "dabdetr", "train", "--device", "cpu"),
+)
+SAME = (
+    # Nothing at random within a step, and no statistics that one process's batches make.
+    *("model.dropout=0", "model.backbone.norm=frozen"),
+    # Eight images in three batches: one process waits in the second update.
+    *("training.batch=3", "training.effective_batch=6"),
+)
+
+
+def launch(*options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*LAUNCH, *options], capture_output=True, text=True, check=False)
+
+
+def check_same(alone: Run, folder: Path) -> None:
+    assert {path.name for path in folder.iterdir()} == {p.name for p in alone.folder.iterdir()}
+    ours, theirs = load_file(alone.weights), load_file(folder / alone.weights.name)
+    for name, tensor in ours.items():
+        torch.testing.assert_close(theirs[name], tensor, rtol=1e-3, atol=1e-5, msg=name)
+    rows = torch.load(folder / "last.ckpt", weights_only=True)["callbacks"]["Keeper"]["rows"]
+    for mine, other in zip(alone.rows, rows, strict=True):
+        for name in ("updates", "lr", "loss", "loss_ce", "loss_bbox", "loss_giou", "AP"):
+            assert other[name] == pytest.approx(mine[name], rel=1e-3, abs=1e-5), name
+
+
+@pytest.fixture(scope="module")
+def alone(tiny_train: Train, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return tiny_train(tmp_path_factory.mktemp("alone"), *SAME, epochs=2, quiet=True)
+
+
+def test_two_processes_train_as_one(
+    alone: Run, tiny_file: Path, coco_folder: Path, tmp_path: Path
+) -> None:
+    assigned = [word for pair in SAME for word in ("--set", pair)]
+    done = launch(
+        *("--data", str(coco_folder), "--config", str(tiny_file), "--epochs", "2", "--json"),
+        *("--project", str(tmp_path), "--name", "run", *assigned),
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["folder"] == str(tmp_path / "run")  # the first process's alone
+    assert done.stderr.count("an update after 6 images") == 1
+    assert "arning" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    check_same(alone, tmp_path / "run")
+
+
+def test_two_processes_go_on_where_one_stopped(
+    alone: Run, tiny_train: Train, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt), stopped_when(lambda: epochs_in(folder) >= 1, SIGTERM):
+        tiny_train(tmp_path, *SAME, epochs=2, name="run", quiet=True)
+    done = launch("--resume", str(folder))
+    assert done.returncode == 0, done.stderr
+    check_same(alone, folder)
+
+
+def test_a_process_whose_images_show_nothing(tmp_path: Path) -> None:
+    """Its denoising has nothing to learn from, and the other waits for it."""
+    folder = write_coco(tmp_path / "data", "train", open_data("scenes", "train"), 2)
+    path = folder / "annotations" / "instances_train.json"
+    tree = json.loads(path.read_text())
+    tree["annotations"] = [each for each in tree["annotations"] if each["image_id"] == 1]
+    path.write_text(json.dumps(tree))
+    done = launch(
+        *("--data", str(folder), "--model", "dino-nano", "--imgsz", "64", "--epochs", "3"),
+        *("--batch", "1", "--set", "training.effective_batch=2", "--project", str(tmp_path)),
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("epoch 3/3") == 1
+
+
+def test_alone_nothing_is_shared() -> None:
+    with together("cpu") as processes:
+        assert (processes.rank, processes.count, processes.first) == (0, 1, True)
+        assert processes.share({"a": 1}) == {"a": 1}
+        assert processes.gather(3) == [3]
+        assert not torch.distributed.is_initialized()
+
+
+def test_several_processes_on_mps_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "_available", lambda: ["mps", "cpu"])
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    with pytest.raises(ValueError, match="add --device cpu"), together("auto"):
+        pass

@@ -1,0 +1,383 @@
+"""Training from one call: what the run folder holds, what is refused, and that it learns."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file
+from tests.data.test_layouts import write_yolo
+
+from dabdetr.checkpoints.native import load_model, save_model
+from dabdetr.config import load
+from dabdetr.data.dataset import open_data
+from dabdetr.evaluation.evaluate import evaluate
+from dabdetr.presets import PRESETS, preset
+from dabdetr.training.checkpointing import new_folder
+from dabdetr.training.history import COLUMNS
+from dabdetr.training.module import NonFiniteLoss
+from dabdetr.training.options import choose_config, epochs_between_validations, with_epochs
+from dabdetr.training.train import Run, train
+
+Train = Callable[..., Run]
+
+
+def test_run_folder(short_run: Run, coco_folder: Path) -> None:
+    folder = short_run.folder
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "best.safetensors", "config.yaml", "curves.png", "last.ckpt", "last.safetensors",
+        "results.csv", "run.yaml",
+    ]  # fmt: skip
+    assert load(folder / "config.yaml") == short_run.config
+    with Image.open(folder / "curves.png") as image:
+        assert image.size[0] > 800
+    rows = list(csv.DictReader((folder / "results.csv").read_text().splitlines()))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert list(rows[0]) == list(COLUMNS)
+    for row, own in zip(rows, short_run.rows, strict=True):
+        assert float(row["loss"]) == pytest.approx(own["loss"], abs=1e-4)
+        assert float(row["AP"]) == pytest.approx(own["AP"], abs=1e-4)
+        assert float(row["images_per_second"]) > 0
+        assert 100 < float(row["memory_mb"]) < 100_000
+        assert 0 < float(row["cpu_seconds"]) < 100
+    assert json.loads(json.dumps(short_run.to_dict()))["weights"].endswith("best.safetensors")
+
+
+def test_loss_is_the_weighted_sum_of_all_layers(short_run: Run) -> None:
+    for row in short_run.rows:
+        last = 2 * row["loss_ce"] + 5 * row["loss_bbox"] + 2 * row["loss_giou"]
+        assert row["loss"] > 1.5 * last > 0  # two layers, of which the first is hardly better
+
+
+def test_best_weights_are_those_that_were_measured(short_run: Run, coco_folder: Path) -> None:
+    with safe_open(short_run.folder / "best.safetensors", "pt") as file:
+        about = file.metadata()
+    best = max(short_run.rows, key=lambda row: (row["AP"], row["epoch"]))
+    assert about["epoch"] == str(best["epoch"])
+    model = load_model(short_run.weights).model
+    assert model.names == tuple("0123456789")
+    again = evaluate(model, open_data(coco_folder, "val"))
+    assert again.ap == pytest.approx(short_run.ap, abs=1e-6)
+    assert again.ap50 == pytest.approx(short_run.ap50, abs=1e-6)
+    for size in ("APS", "APM", "APL"):
+        assert (best[size] is None) == (again.numbers[size] < 0)
+        assert best[size] is None or again.numbers[size] == pytest.approx(best[size], abs=1e-6)
+
+
+def test_saved_weights_are_the_averaged_ones(short_run: Run) -> None:
+    saved = load_file(short_run.folder / "last.safetensors")
+    state = torch.load(short_run.folder / "last.ckpt", weights_only=True)
+    raw, average = state["current_model_state"], state["state_dict"]
+    assert all(torch.equal(value, average[f"detector.{key}"]) for key, value in saved.items())
+    assert not torch.equal(saved["queries.anchors"], raw["detector.queries.anchors"])
+    statistics = [key for key in saved if key.endswith("running_mean")]
+    assert statistics
+    assert any(not torch.equal(saved[key], raw[f"detector.{key}"]) for key in statistics)
+
+
+def test_without_averaging_raw_weights_are_saved(tiny_train: Train, tmp_path: Path) -> None:
+    run = tiny_train(tmp_path, "training.ema=null", epochs=1, quiet=True)
+    saved = load_file(run.folder / "last.safetensors")
+    state = torch.load(run.folder / "last.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(value, state[f"detector.{key}"]) for key, value in saved.items())
+
+
+def test_terminal_output(
+    tiny_train: Train, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tiny_train(tmp_path, "training.effective_batch=6", epochs=2, name="talk")
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert "8 images to train on, 4 to validate, 10 classes" in printed.err
+    assert "an update after 6 images, in steps of 2\n" in printed.err
+    assert "warmup" not in printed.err
+    assert "epoch 2/2  loss" in printed.err
+    assert "best epoch" in printed.err
+    assert str(tmp_path / "talk") in printed.err
+    assert "lightning" not in printed.err.lower()
+
+
+def test_updates_are_told_as_they_are(
+    tiny_train: Train, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tiny_train(tmp_path, "training.effective_batch=16", "training.warmup=3", epochs=2)
+    printed = capfd.readouterr().err
+    assert "8 images an update: all there are\n" in printed
+    assert "training.warmup is 3 updates and the whole run has 2: " in printed
+    tiny_train(tmp_path, "training.effective_batch=3", "training.warmup=2", epochs=1)
+    printed = capfd.readouterr().err
+    assert "an update after 4 images, in steps of 2 (3 set)\n" in printed
+    assert "warmup" not in printed
+
+
+def test_quiet(tiny_train: Train, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    tiny_train(tmp_path, epochs=1, quiet=True)
+    printed = capfd.readouterr()
+    assert printed.err == printed.out == ""
+
+
+def test_progress_bar(
+    tiny_train: Train,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "140")
+    tiny_train(tmp_path, epochs=2)
+    printed = capfd.readouterr().err
+    assert "epoch 2/2" in printed
+    assert "8/8" in printed  # batches of the whole run
+    assert "left" in printed
+
+
+def test_last_partial_gathering_still_steps(straight_run: Run) -> None:
+    """Four batches of two, three to an update: 2 updates an epoch."""
+    assert [row["updates"] for row in straight_run.rows] == [2, 4, 6, 8]
+
+
+def test_partial_gathering_is_a_mean(tiny_train: Train, tmp_path: Path) -> None:
+    """Gathering 8 where an epoch has only 4 batches is gathering 4."""
+    runs = [
+        tiny_train(tmp_path, f"training.effective_batch={n}", "training.clip=0", quiet=True)
+        for n in (8, 16)
+    ]
+    ours, theirs = (load_file(run.folder / "last.safetensors") for run in runs)
+    assert [run.rows[-1]["updates"] for run in runs] == [1, 1]
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_no_validation_split(
+    tiny_train: Train, coco_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = tiny_train(
+        tmp_path,
+        data=None,
+        annotations=coco_folder / "annotations" / "instances_train.json",
+        images=coco_folder / "train",
+    )
+    assert run.ap is None
+    assert run.weights == run.folder / "last.safetensors"
+    assert not (run.folder / "best.safetensors").exists()
+    assert (run.folder / "results.csv").read_text().splitlines()[1].split(",")[9] == ""
+    assert "no val split" in capfd.readouterr().err
+
+
+def test_validation_given_apart_and_every_other_epoch(
+    tiny_train: Train, coco_folder: Path, tmp_path: Path
+) -> None:
+    run = tiny_train(
+        tmp_path,
+        annotations=coco_folder / "annotations" / "instances_train.json",
+        images=coco_folder / "train",
+        val_annotations=coco_folder / "annotations" / "instances_val.json",
+        val_images=coco_folder / "val",
+        val_every=2,
+        epochs=3,
+        quiet=True,
+    )
+    assert [row["AP"] is None for row in run.rows] == [True, False, False]
+
+
+def test_long_runs_are_validated_about_twenty_times() -> None:
+    assert [epochs_between_validations(n) for n in (1, 20, 41, 400)] == [1, 1, 2, 20]
+
+
+def test_trains_on_a_folder_of_yolo(tiny_train: Train, coco_folder: Path, tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        write_yolo(open_data(coco_folder, split), tmp_path / "mine", split)
+    runs = [
+        tiny_train(tmp_path, data=data, quiet=True) for data in (tmp_path / "mine", coco_folder)
+    ]
+    assert runs[0].rows[0]["loss"] == pytest.approx(runs[1].rows[0]["loss"], rel=1e-5)
+    assert runs[0].ap == pytest.approx(runs[1].ap, abs=1e-4)
+
+
+def test_starts_from_weights_with_their_config(
+    tiny_weights: Path, coco_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = train(
+        coco_folder,
+        tiny_weights,
+        overrides=["training.lr=1e-12", "training.backbone_lr=0", "training.weight_decay=0"],
+        project=tmp_path,
+    )
+    assert "tensors loaded (dabdetr format 1)" in capfd.readouterr().err
+    before, after = load_file(tiny_weights), load_file(run.folder / "last.safetensors")
+    for key in before:  # also the batch statistics of a backbone that rests
+        torch.testing.assert_close(after[key], before[key], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name.endswith("-nano")])
+def test_every_member_learns_four_scenes(
+    name: str, tmp_path: Path, write_coco_scenes: Callable[..., Path]
+) -> None:
+    """From random weights, in seconds: loss falls to a fifth, digits are found.
+
+    Batch norms rest: what they learn from single images is unlike what they judge them by. DETR
+    is slower by nature and has more epochs; some losses keep what cannot be learned, the noise of
+    denoised boxes, and fall to a third.
+    """
+    folder = write_coco_scenes(tmp_path / "four", "scenes:size=96,objects=4", 4)
+    epochs = 90 if name == "detr-nano" else 60
+    config = preset(name).override(
+        [
+            *("model.encoder.layers=1", "model.decoder.layers=2", "model.queries.count=16"),
+            *(
+                "image.size=96",
+                "image.max_size=96",
+                f"training.epochs={epochs}",
+                "training.batch=1",
+            ),
+            *("training.effective_batch=1", "training.lr=1e-3", "training.backbone_lr=1e-3"),
+            *("training.warmup=20", "training.ema=0.9", "training.precision=fp32"),
+        ]
+    )
+    if config.model.backbone.kind == "timm":
+        config = config.override(["model.backbone.norm=frozen"])
+    config.save(tmp_path / "overfit.yaml")
+    run = train(
+        folder, tmp_path / "overfit.yaml", project=tmp_path, val_every=epochs, quiet=True
+    )  # fmt: skip
+    losses = [row["loss"] for row in run.rows]
+    noisy = config.model.denoising is not None
+    assert losses[-1] < (0.33 if noisy else 0.2) * losses[0]
+    assert run.ap50 is not None
+    assert run.ap50 > 0.7
+
+
+# What is refused
+
+
+def test_weights_do_not_carry_the_precision_of_their_run(tiny_weights: Path) -> None:
+    assert load_model(tiny_weights).model.config.training.precision == "auto"
+    own = load_model(tiny_weights, overrides=["training.precision=bf16"]).model
+    save_model(tiny_weights.with_name("bf16.safetensors"), own)
+    source = tiny_weights.with_name("bf16.safetensors")
+    assert choose_config(source).training.precision == "auto"
+    asked = choose_config(source, overrides=["training.precision=fp32"])
+    assert asked.training.precision == "fp32"
+
+
+def test_auto_numbered_names(tmp_path: Path) -> None:
+    for number in (1, 2):
+        with new_folder(tmp_path / "runs", None, "tiny") as folder:
+            assert folder == tmp_path / "runs" / f"tiny-{number}"
+            assert folder.is_dir()
+
+
+def test_existing_run_is_not_overwritten(tiny_train: Train, short_run: Run) -> None:
+    before = {path: path.read_bytes() for path in short_run.folder.iterdir()}
+    with pytest.raises(FileExistsError, match="exists and is not overwritten"):
+        tiny_train(short_run.folder.parent, name=short_run.folder.name, quiet=True)
+    assert before == {path: path.read_bytes() for path in short_run.folder.iterdir()}
+
+
+def test_folder_that_cannot_be_written(tiny_train: Train, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(OSError, match=r"run folder .*file/runs.* cannot be written"):
+        tiny_train(tmp_path / "file" / "runs", quiet=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_failed_start_leaves_nothing(tiny_train: Train, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no weights 'nowhere'"):
+        tiny_train(tmp_path / "a" / "b", start="nowhere", quiet=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"model": "dab-detr-r500"},
+            "no preset 'dab-detr-r500'; did you mean dab-detr-r50.*`dabdetr models` lists",
+        ),
+        ({"model": "dab-detr-nan"}, "did you mean dab-detr-nano?"),
+        ({"model": "scene"}, "did you mean scenes?"),
+        ({"model": "yolo"}, "no preset 'yolo'; `dabdetr models` lists them"),
+        ({"model": "nowhere.yaml"}, "no config file nowhere.yaml"),
+        ({"model": "nowhere.safetensors"}, "no weights 'nowhere.safetensors'"),
+        ({"device": "tpu"}, "no device 'tpu'"),
+        ({"overrides": ["training.speed=1"]}, "training has no field 'speed'"),
+        ({"epochs": 0}, "training.epochs"),
+        ({"overrides": ["training.precision=fp16"], "device": "cpu"}, "needs a GPU"),
+        ({"data": None}, "no data"),
+        ({"val_images": "x"}, "go together"),
+    ],
+)
+def test_bad_options(
+    options: dict[str, object], message: str, coco_folder: Path, tmp_path: Path
+) -> None:
+    options = {"data": coco_folder, "model": "dab-detr-nano", "quiet": True} | options
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        train(project=tmp_path / "runs", **options)  # pyright: ignore
+    assert not (tmp_path / "runs").exists()
+
+
+def test_data_without_an_object_to_learn(
+    tiny_train: Train, tmp_path: Path, coco_folder: Path
+) -> None:
+    tree = json.loads((coco_folder / "annotations" / "instances_train.json").read_text())
+    crowds = [row | {"iscrowd": 1} for row in tree["annotations"]]
+    (tmp_path / "crowds.json").write_text(json.dumps(tree | {"annotations": crowds}))
+    with pytest.raises(ValueError, match="no annotated object"):
+        tiny_train(
+            tmp_path / "runs",
+            annotations=tmp_path / "crowds.json",
+            images=coco_folder / "train",
+            quiet=True,
+        )
+    assert not (tmp_path / "runs").exists()
+
+
+def test_validation_classes_must_be_known(
+    tiny_train: Train, tmp_path: Path, coco_folder: Path
+) -> None:
+    tree = json.loads((coco_folder / "annotations" / "instances_val.json").read_text())
+    tree["categories"][3]["name"] = "three"
+    (tmp_path / "other.json").write_text(json.dumps(tree))
+    with pytest.raises(ValueError, match="does not know three"):
+        tiny_train(
+            tmp_path / "runs",
+            val_annotations=tmp_path / "other.json",
+            val_images=coco_folder / "val",
+            quiet=True,
+        )
+
+
+def test_diverging_run_stops_and_keeps_the_last_good_state(
+    tiny_train: Train, tmp_path: Path
+) -> None:
+    with pytest.raises(NonFiniteLoss, match=r"not finite.* .*last\.ckpt holds") as caught:
+        tiny_train(
+            tmp_path,
+            "training.lr=1e25",
+            "training.backbone_lr=1e25",
+            epochs=3,
+            name="hot",
+            quiet=True,
+        )
+    assert "\n" not in str(caught.value)
+    state = torch.load(tmp_path / "hot" / "last.ckpt", weights_only=True)
+    assert all(value.isfinite().all() for value in state["current_model_state"].values())
+
+
+def test_epochs_follow_from_images(tiny_train: Train, tmp_path: Path) -> None:
+    tiny = load(tiny_train(tmp_path, "training.images=1", quiet=True).folder / "config.yaml")
+    assert tiny.training.epochs == 1
+    config = choose_config("dab-detr-nano", overrides=["training.images=1000"])
+    assert with_epochs(config, 205).training.epochs == 5
+    assert with_epochs(config, 4000).training.epochs == 1
+    asked = choose_config("dab-detr-nano", epochs=7, overrides=["training.images=1000"])
+    assert with_epochs(asked, 205).training.epochs == 5  # an override has the last word
+    config.save(tmp_path / "own.yaml")
+    for options in ({"epochs": 7}, {"overrides": ["training.epochs=7"]}):
+        own = choose_config(tmp_path / "own.yaml", **options)
+        assert with_epochs(own, 205).training.epochs == 7
