@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.ladder.conftest import SETTINGS, Fabricate, straight
+from tests.compare.conftest import SETTINGS, Fabricate, straight
 
 from dabdetr.checkpoints.native import save_model
 from dabdetr.compare import looks

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tests.ladder.conftest import Fabricate, straight
+from tests.compare.conftest import Fabricate, straight
 
 from dabdetr.compare.claims import (
     FAILS,

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dabdetr.inference.stream import Image, Prepared, Unreadable, ahead, groups, readable
+from dabdetr.inference.stream import Prepared, SourceImage, Unreadable, ahead, groups, readable
 
 
 def running() -> int:
@@ -113,7 +113,7 @@ def test_what_was_handed_out_is_not_kept() -> None:
 
 
 def _prepared(name: str, width: int) -> Prepared:
-    image = Image(np.zeros((4, width, 3), np.uint8), name)
+    image = SourceImage(np.zeros((4, width, 3), np.uint8), name)
     return Prepared(image, [(0, 0, width, 4)], 0, np.zeros((3, 4, width)))
 
 
