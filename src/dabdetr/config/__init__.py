@@ -78,9 +78,10 @@ class Image(Section):
 class Loss(Section):
     """Weights of the loss terms and of the assignment's costs (DAB-DETR: 1, 5, 2 and 2, 5, 2)."""
 
-    classification: Literal["focal", "quality", "softmax"] = Field(
+    classification: Literal["focal", "quality", "mal", "softmax"] = Field(
         default="focal",
-        description="quality: focal, but an object's score should be its box's IoU; softmax needs "
+        description="quality: focal, but an object's score should be its box's IoU; mal: its IoU "
+        "to the power of gamma, at full weight however bad the box; softmax needs "
         "model.classifier softmax",
     )
     class_weight: float = Field(default=1.0, ge=0, description="weight of the class loss")
@@ -206,8 +207,8 @@ class Config(Section):
     @model_validator(mode="after")
     def _one_classifier(self) -> Self:
         queries = self.model.queries
-        if queries.kind == "from_encoder" and (queries.rank == "objectness") != (
-            self.loss.proposal_labels == "objects"
+        if queries.kind == "from_encoder" and (queries.rank == "classes") != (
+            self.loss.proposal_labels == "classes"
         ):
             raise ValueError(
                 f"model.queries.rank is {queries.rank!r} and loss.proposal_labels is "

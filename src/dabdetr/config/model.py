@@ -96,6 +96,10 @@ class Decoder(Section):
     look_forward_twice: bool = Field(
         default=True, description="a layer's box loss reaches the one before"
     )
+    relation: bool = Field(
+        default=False,
+        description="self-attention knows how two queries' boxes lie to one another",
+    )
 
     @model_validator(mode="after")
     def _update(self) -> Self:

@@ -64,10 +64,16 @@ class EncoderQueries(Section):
         description="learned: a table (mixed query selection); box: made, as the positional query "
         "is, of the proposed box; token: the token that proposes",
     )
-    rank: Literal["classes", "objectness"] = Field(
+    rank: Literal["classes", "objectness", "object"] = Field(
         default="classes",
-        description="what makes a token good: its best class, or the first logit alone, which "
-        "then learns of any object",
+        description="what makes a token good: its best class; the first logit alone, which then "
+        "learns of any object from all tokens; or a head of one class, object, that learns from "
+        "the chosen tokens and serves any set of classes",
+    )
+    distinct: bool = Field(
+        default=False,
+        description="tokens that score less than a neighbour of their level propose only where "
+        "there are too few others: proposals do not start as twins",
     )
 
     @property

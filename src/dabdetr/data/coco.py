@@ -42,6 +42,25 @@ class CocoData(DetectionDataset):
         self.boxes, self.annotated = boxes[order], table.boxes[order]
         self.labels, self.crowd, self.areas = label[order], table.crowd[order], table.areas[order]
         self.starts = np.searchsorted(image[order], np.arange(len(self.files) + 1))
+        self.known = {
+            index: self._labelled(index, row)
+            for index, row in enumerate(tree["images"])
+            if "neg_category_ids" in row or "not_exhaustive_category_ids" in row
+        }
+
+    def _labelled(self, index: int, row: dict[str, Any]) -> tuple[int, ...]:
+        """Labels of the classes whose objects are all annotated in an image of federated data.
+
+        As in LVIS: those of its objects and of ``neg_category_ids``, but for
+        ``not_exhaustive_category_ids``.
+        """
+        labels = {id_: i for i, id_ in enumerate(self.category_ids)}
+        own = set(self.labels[self.starts[index] : self.starts[index + 1]].tolist())
+        absent, partly = (
+            {labels[id_] for id_ in row.get(key, ()) if id_ in labels}
+            for key in ("neg_category_ids", "not_exhaustive_category_ids")
+        )
+        return tuple(sorted((own | absent) - partly))
 
     def _places(self, table: _Annotations, file: Path) -> tuple[np.ndarray, np.ndarray]:
         """Index of the image, and label, of each annotation."""
@@ -122,6 +141,7 @@ class CocoData(DetectionDataset):
             crowd=self.crowd[rows],
             areas=self.areas[rows],
             annotated=self.annotated[rows],
+            known=self.known.get(index),
         )
 
     def shape(self, index: int) -> tuple[int, int]:

@@ -24,6 +24,8 @@ class ImageRecord:
     crowd           [n] bool: a region of uncounted objects; not for training, ignored in AP
     areas           [n] float64, pixels: the file's own ``area`` where it has one
     annotated       [n, 4] float64, x y width height exactly as the file has them
+    known           labels of the classes whose objects are all annotated in this image; None: all
+                    classes (LVIS calls data federated where it is not so)
     """
 
     image_id: int
@@ -35,6 +37,7 @@ class ImageRecord:
     crowd: np.ndarray
     areas: np.ndarray
     annotated: np.ndarray
+    known: tuple[int, ...] | None = None
 
 
 class DetectionDataset(ABC):

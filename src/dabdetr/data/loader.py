@@ -175,7 +175,7 @@ class _Training(Dataset[Any]):
     ) -> None:
         self.data, self.augmentation, self.epoch, self.seed = data, augmentation, epoch, seed
 
-    def __getitem__(self, job: Job) -> tuple[Example, str] | Exception:
+    def __getitem__(self, job: Job) -> tuple[Example, str, np.ndarray] | Exception:
         try:
             record, image = self.data.record(job.index), self.data.image(job.index)
         except _FAILURES as error:
@@ -183,7 +183,13 @@ class _Training(Dataset[Any]):
         rng = _rng(self.seed, self.epoch, job.index, 1)
         boxes, labels = record.boxes[~record.crowd], record.labels[~record.crowd]
         example = self.augmentation(image, boxes, labels, rng, job.crop, job.side)
-        return example, record.file
+        return example, record.file, self._known(record.known)
+
+    def _known(self, known: tuple[int, ...] | None) -> np.ndarray:
+        """[classes] bool: whether the image is labelled for each class."""
+        row = np.full(len(self.data.names), known is None)
+        row[list(known or ())] = True
+        return row
 
 
 class _Evaluation(Dataset[Any]):
@@ -202,13 +208,15 @@ def _collate_training(items: list[Any]) -> tuple[Images, Targets] | Exception:
     failed = next((item for item in items if isinstance(item, Exception)), None)
     if failed is not None:
         return failed
-    examples, names = zip(*items, strict=True)
+    examples, names, known = zip(*items, strict=True)
+    known = torch.from_numpy(np.stack(known))
     boxes = [_relative(example) for example in examples]
     targets = Targets(
         labels=torch.cat([example.labels for example in examples]),
         boxes=torch.cat(boxes),
         counts=tuple(len(rows) for rows in boxes),
         names=tuple(names),
+        known=None if known.all() else known,
     )
     return pad([example.pixels for example in examples]), targets
 

@@ -20,11 +20,11 @@ def attend(
     query: Float[Tensor, "b heads q d"],
     key: Float[Tensor, "b heads k d"],
     value: Float[Tensor, "b heads k e"],
-    hidden: Bool[Tensor, "*broadcast k"] | None,
+    hidden: Bool[Tensor, "*broadcast k"] | Float[Tensor, "*broadcast k"] | None,
     dropout: float = 0.0,
     exact: bool = False,
 ) -> Float[Tensor, "b q c"]:
-    """softmax(query · keyᵀ / √d) · value; ``hidden`` keys get no weight.
+    """softmax(query · keyᵀ / √d) · value; ``hidden`` keys get no weight, numbers are a bias.
 
     ``exact``: where nothing is learned, the products in float32 at any precision, as fused kernels
     have them; a training step would take a twentieth longer.
@@ -33,11 +33,15 @@ def attend(
     if _products_win(query, key, value):
         exact = exact and value.dtype != torch.float32 and not torch.is_grad_enabled()
         scores = _scores(query, key, exact)
-        if hidden is not None:
+        if hidden is not None and hidden.dtype == torch.bool:
             scores = scores.masked_fill(hidden, float("-inf"))
+        elif hidden is not None:
+            scores = scores + hidden
         out = F.dropout(scores.softmax(-1), dropout).to(value.dtype) @ value
     else:
-        seen = None if hidden is None else ~hidden
+        seen = hidden
+        if hidden is not None:
+            seen = ~hidden if hidden.dtype == torch.bool else hidden.to(query.dtype)
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=seen, dropout_p=dropout)
     return out.transpose(1, 2).flatten(2)
 
@@ -97,7 +101,7 @@ class AdditiveAttention(nn.Module):
         placed_queries: Float[Tensor, "b q c"],
         placed_keys: Float[Tensor, "b k c"],
         values: Float[Tensor, "b k c"],
-        hidden: Bool[Tensor, "*broadcast k"] | None,
+        hidden: Bool[Tensor, "*broadcast k"] | Float[Tensor, "*broadcast k"] | None,
     ) -> Float[Tensor, "b q c"]:
         """Content and position are already added in queries and keys, values are content alone."""
         query = split_heads(self.query(placed_queries), self.heads)
@@ -125,7 +129,7 @@ class QuerySelfAttention(AdditiveAttention):
         self,
         content: Float[Tensor, "b q c"],
         positions: QueryPositions,
-        hidden: Bool[Tensor, "q q"] | None,
+        hidden: Bool[Tensor, "q q"] | Float[Tensor, "b heads q q"] | None,
     ) -> Float[Tensor, "b q c"]:
         placed = content + positions.query
         return self.mix(placed, placed, content, hidden)
@@ -162,7 +166,7 @@ class SeparateSelfAttention(nn.Module):
         self,
         content: Float[Tensor, "b q c"],
         positions: QueryPositions,
-        hidden: Bool[Tensor, "q q"] | None,
+        hidden: Bool[Tensor, "q q"] | Float[Tensor, "b heads q q"] | None,
     ) -> Float[Tensor, "b q c"]:
         query = self.query(content) + self.query_position(positions.query)
         key = self.key(content) + self.key_position(positions.query)

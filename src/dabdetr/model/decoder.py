@@ -19,6 +19,7 @@ from dabdetr.model.attention import (
 )
 from dabdetr.model.heads import Heads
 from dabdetr.model.positions import Positions, QueryPositions
+from dabdetr.model.relation import BoxRelation
 from dabdetr.model.sampling import QuerySampling
 from dabdetr.structures import Memory, Predictions, Queries
 
@@ -41,7 +42,7 @@ class DecoderLayer(nn.Module):
         content: Float[Tensor, "b q c"],
         positions: QueryPositions,
         memory: Memory,
-        hidden: Bool[Tensor, "q q"] | None,
+        hidden: Bool[Tensor, "q q"] | Float[Tensor, "b heads q q"] | None,
     ) -> Float[Tensor, "b q c"]:
         seen = self.self_attention(content, positions, hidden)
         content = self.self_norm(content + self.dropout(seen))
@@ -81,6 +82,7 @@ class Decoder(nn.Module):
             modulate_size=cross.kind == "concat" and cross.modulate_size,
         )
         self.layers = nn.ModuleList(DecoderLayer(model, index) for index in range(part.layers))
+        self.relation = BoxRelation(model.heads) if part.relation else None
         self.norm = nn.LayerNorm(model.width) if part.norm else nn.Identity()
         self.heads = heads
 
@@ -99,7 +101,10 @@ class Decoder(nn.Module):
         for index, layer in enumerate(self.layers):
             # ``queries`` are what positions are made of: no gradient of a move passes here.
             positions = self.positions(queries, memory.ratios, index)
-            content = layer(queries.content, positions, memory, hidden)
+            mask = hidden
+            if self.relation is not None:
+                mask = self.relation(entered[-1] if entered else anchors, queries.anchors, hidden)
+            content = layer(queries.content, positions, memory, mask)
             normed = self.norm(content)
             logits.append(self.heads.logits(normed, index))
             boxes.append(move(anchors, self.heads.deltas(normed, index), self.anchor_eps))

@@ -12,6 +12,9 @@ from dabdetr.model.heads import class_head
 from dabdetr.model.positions import ANCHOR_TEMPERATURE, mlp, sine_code
 from dabdetr.structures import Memory, Predictions, Queries
 
+BEHIND = 1000.0
+"""What ranking takes from the logit of a token that a neighbour surpasses."""
+
 SIDE = 0.05
 """Width and height of the finest level's first boxes; each level doubles it."""
 
@@ -25,8 +28,9 @@ class EncoderQueries(nn.Module):
         """``indicator`` keeps the last channel of content at 0: no copy of denoising."""
         super().__init__()
         self.count, self.rank, self.indicator = part.count, part.rank, indicator
+        self.distinct = part.distinct
         self.project, self.norm = nn.Linear(width, width), nn.LayerNorm(width)
-        self.classes = class_head(width, classes)
+        self.classes = class_head(width, 1 if part.rank == "object" else classes)
         self.boxes = mlp(width, width, width, 4)
         nn.init.zeros_(self.boxes[-1].weight)  # pyright: ignore[reportArgumentType]
         nn.init.zeros_(self.boxes[-1].bias)  # pyright: ignore[reportArgumentType]
@@ -42,20 +46,25 @@ class EncoderQueries(nn.Module):
         logits, valid = _first_boxes(memory)
         tokens = self.norm(self.project(memory.tokens * valid[..., None]))
         scores = self.classes(tokens)
-        boxes = self.boxes(tokens).float() + logits.masked_fill(~valid[..., None], float("inf"))
         best = scores[..., 0] if self.rank == "objectness" else scores.max(-1).values
+        if self.distinct:
+            best = peaks_first(best, memory.shapes)
         chosen = best.topk(min(self.count, best.shape[1]), dim=1).indices[..., None]
 
-        selected = boxes.gather(1, chosen.expand(-1, -1, 4))
+        first = logits.masked_fill(~valid[..., None], float("inf"))
+        best_tokens, best_scores, best_first = (
+            x.gather(1, chosen.expand(-1, -1, x.shape[-1])) for x in (tokens, scores, first)
+        )
+        selected = self.boxes(best_tokens).float() + best_first
         anchors = selected.detach().sigmoid()
-        own = tokens.gather(1, chosen.expand(-1, -1, tokens.shape[-1])).detach()
-        content, positions = self._content(selected.detach(), own)
+        content, positions = self._content(selected.detach(), best_tokens.detach())
         if unknown is not None:
             content = content + unknown
-        said = (scores, boxes)  # objectness learns from all tokens, classes from the chosen
-        if self.rank == "classes":
-            said = (scores.gather(1, chosen.expand(-1, -1, scores.shape[-1])), selected)
-        proposals = Predictions(said[0][None], said[1].sigmoid()[None], (None,))
+        if self.rank == "objectness":  # learns from all tokens, the others from the chosen
+            said, boxes = scores, self.boxes(tokens).float() + first
+        else:
+            said, boxes = best_scores, selected
+        proposals = Predictions(said[None], boxes.sigmoid()[None], (None,))
         return Queries(content, anchors, positions, proposals)
 
     def resize(self, count: int, init: str | Tensor = "keep") -> None:
@@ -85,6 +94,22 @@ class EncoderQueries(nn.Module):
         code = sine_code(angles, width // 2, ANCHOR_TEMPERATURE).flatten(-2)
         positions, content = self.to_query(code).chunk(2, dim=-1)
         return content, positions
+
+
+def peaks_first(
+    scores: Float[Tensor, "b s"], shapes: tuple[tuple[int, int], ...]
+) -> Float[Tensor, "b s"]:
+    """Scores for ranking: tokens below a neighbour (3×3, same level) come after all others.
+
+    A logit lies far within ±``BEHIND``, so that the order among each kind stays.
+    """
+    levels = scores.float().split([height * width for height, width in shapes], dim=1)
+    ranked = []
+    for level, (height, width) in zip(levels, shapes, strict=True):
+        grid = level.unflatten(1, (height, width))[:, None]  # [b, s] → [b, 1, h, w]
+        below = grid < F.max_pool2d(grid, 3, stride=1, padding=1)
+        ranked.append((grid - BEHIND * below).flatten(1))
+    return torch.cat(ranked, dim=1)
 
 
 def _first_boxes(memory: Memory) -> tuple[Float[Tensor, "b s 4"], Bool[Tensor, "b s"]]:

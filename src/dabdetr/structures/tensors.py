@@ -47,12 +47,15 @@ class Targets(_Movable):
     boxes   [objects, 4] float32, cxcywh, 0–1 of the unpadded image
     counts  objects of each image; their sum is ``objects``
     names   what to call each image in a message (its file, mostly)
+    known   [batch, classes] bool, False: unlabelled objects of the class may be in the image, so
+            that a score for it is no mistake; None: every image is labelled for every class
     """
 
     labels: Tensor
     boxes: Tensor
     counts: tuple[int, ...]
     names: tuple[str, ...] = ()
+    known: Tensor | None = None
 
 
 @dataclass(frozen=True)

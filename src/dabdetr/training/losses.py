@@ -45,7 +45,7 @@ def detection_loss(
     for group, own in predictions.groups:
         pairs = _every_layer(group, len(own.logits))
         asked = objects * group.copies
-        terms = group_losses(own, targets, pairs, loss, asked, group.supervised)
+        terms = group_losses(own, targets, pairs, loss, asked, group.supervised[..., None])
         more, of_group = _weighted(terms, loss, f"{group.name}_")
         total, table = total + more, table | of_group
     if predictions.proposals is not None:
@@ -71,7 +71,7 @@ def _proposal_loss(
 ) -> tuple[Tensor, Table]:
     """The same terms for what the encoder proposes, matched anew; its layer is number −1."""
     if loss.proposal_labels == "objects":
-        targets = replace(targets, labels=torch.zeros_like(targets.labels))
+        targets = replace(targets, labels=torch.zeros_like(targets.labels), known=None)
     pairs = assign(proposals, targets, loss)
     total, table = _weighted(
         group_losses(proposals, targets, pairs, loss, objects), loss, "proposal_"
@@ -105,13 +105,14 @@ def group_losses(
     assignment: Assignment,
     loss: Loss,
     objects: Tensor | float,
-    supervised: Bool[Tensor, "batch queries"] | None = None,
+    supervised: Bool[Tensor, "batch queries 1"] | None = None,
 ) -> dict[str, Float[Tensor, " layers"]]:
     """Each term for all layers of one query group whose assignment is known, in float32.
 
     Queries without an object should say nothing: they enter the class term only. Without any
     object the box terms are 0 and still carry a (zero) gradient. Queries that are not
-    ``supervised`` enter nothing.
+    ``supervised`` enter nothing; classes that an image is not labelled for enter where an object
+    has them.
     """
     logits, boxes = predictions.logits.float(), predictions.boxes.float()
     pairs = (assignment.layer, assignment.image, assignment.query)
@@ -120,12 +121,17 @@ def group_losses(
     distance = (found - wanted).abs().sum(-1)
     corners, true_corners = to_corners(found), to_corners(wanted)
     giou = generalized_iou(corners, true_corners, loss.iou_eps)
-    labels, worth = targets.labels[assignment.target], torch.ones_like(giou)
-    if loss.classification == "quality":
-        worth = iou(corners, true_corners).detach()
+    labels, target_score = targets.labels[assignment.target], torch.ones_like(giou)
+    if loss.classification in ("quality", "mal"):
+        target_score = iou(corners, true_corners).detach()
+    if loss.classification == "mal":
+        target_score = target_score**loss.gamma
+    if targets.known is not None:
+        known = targets.known[:, None]  # [batch, 1, classes]
+        supervised = known if supervised is None else known & supervised
     nothing = boxes.new_zeros(len(boxes))
     return {
-        "loss_ce": class_loss(logits, pairs, labels, worth, loss, objects, supervised),
+        "loss_ce": class_loss(logits, pairs, labels, target_score, loss, objects, supervised),
         "loss_bbox": nothing.index_add(0, assignment.layer, distance) / objects,
         "loss_giou": nothing.index_add(0, assignment.layer, 1 - giou) / objects,
     }
@@ -135,35 +141,61 @@ def class_loss(
     logits: Float[Tensor, "layers batch queries logits"],
     pairs: tuple[Tensor, Tensor, Tensor],
     labels: Tensor,
-    worth: Tensor,
+    target_score: Tensor,
     loss: Loss,
     objects: Tensor | float,
-    supervised: Bool[Tensor, "batch queries"] | None = None,
+    supervised: Bool[Tensor, (batch #queries #logits
+)] | None = None,
 ) -> Float[Tensor, " layers"]:
     """How wrong the classes are: queries in ``pairs`` should say their label, others nothing.
 
-    Focal: summed over queries and divided by ``objects`` (Lin et al. 2017). Quality: likewise, but
-    the label's score should be the ``worth`` of the box, its IoU (Li et al. 2020). Softmax: the
-    mean over queries, in which those without an object weigh ``no_object_weight`` (DETR §3.1).
+    Softmax: the mean over queries, in which those without an object weigh ``no_object_weight``
+    (DETR §3.1). The others are summed over queries and divided by ``objects``. Focal: Lin et al.
+    2017. Quality: likewise, but the label's score should be ``target_score``, the IoU of the box
+    (Li et al. 2020). MAL: binary cross-entropy to a ``target_score`` of IoU^γ, at weight 1 where
+    an object is and p^γ elsewhere (DEIM §3.2).
     """
-    if loss.classification != "softmax":
-        truth = torch.zeros_like(logits)
-        truth[(*pairs, labels)] = worth
-        if loss.classification == "focal":
-            focal = sigmoid_focal_loss(logits, truth, loss.alpha, loss.gamma)
+    if loss.classification == "softmax":
+        return _softmax_loss(logits, pairs, labels, loss, supervised)
+    truth = torch.zeros_like(logits)
+    truth[(*pairs, labels)] = target_score
+    if loss.classification == "focal":
+        errors = sigmoid_focal_loss(logits, truth, loss.alpha, loss.gamma)
+    else:
+        errors = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+        if loss.classification == "quality":
+            weights = (logits.sigmoid() - truth).abs() ** loss.gamma
         else:
-            focal = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
-            focal = focal * (logits.sigmoid() - truth).abs() ** loss.gamma
-        if supervised is not None:
-            focal = focal * supervised[..., None]
-        return focal.sum((1, 2, 3)) / objects
+            weights = logits.detach().sigmoid() ** loss.gamma
+            weights[(*pairs, labels)] = 1.0
+        errors = errors * weights
+    if supervised is not None:
+        counted = supervised.expand(logits.shape).clone()
+        counted[(*pairs, labels)] = True
+        errors = errors * counted
+    return errors.sum((1, 2, 3)) / objects
+
+
+def _softmax_loss(
+    logits: Float[Tensor, "layers batch queries logits"],
+    pairs: tuple[Tensor, Tensor, Tensor],
+    labels: Tensor,
+    loss: Loss,
+    supervised: Bool[Tensor, (batch #queries #logits
+)] | None,
+) -> Float[Tensor, " layers"]:
     nothing = logits.shape[-1] - 1
     wanted = torch.full(logits.shape[:-1], nothing, device=logits.device)
     wanted[pairs] = labels
+    if supervised is not None and supervised.shape[-1] > 1:  # a class that may be there is no error
+        free = F.pad(~supervised, (0, 1)).expand(logits.shape).clone()  # "nothing" always counts
+        free[(*pairs, labels)] = False
+        logits = logits.masked_fill(free, float("-inf"))
+        supervised = None
     errors = F.cross_entropy(logits.movedim(-1, 1), wanted, reduction="none")
     weights = torch.where(wanted == nothing, loss.no_object_weight, 1.0)
     if supervised is not None:
-        weights = weights * supervised
+        weights = weights * supervised[..., 0]
     return (weights * errors).sum((1, 2)) / weights.sum((1, 2))
 
 

@@ -237,7 +237,12 @@ def _of_one(
         predictions.boxes[:, image, None],
         predictions.anchors,
     )
-    own = Targets(targets.labels[rows], targets.boxes[rows], (targets.counts[image],))
+    own = Targets(
+        targets.labels[rows],
+        targets.boxes[rows],
+        (targets.counts[image],),
+        known=None if targets.known is None else targets.known[image, None],
+    )
     return detection_loss(alone, own, loss, objects=_at_least_one(own.counts))[1]
 
 
