@@ -179,9 +179,9 @@ def fill(
 
 
 def ranks_by_objectness(config: Config) -> bool:
-    """Whether the encoder's first logit says "an object", and the others nothing."""
+    """Whether the first logit of the encoder's class head says "object" of any class."""
     queries = config.model.queries
-    return queries.kind == "from_encoder" and queries.rank == "objectness"
+    return queries.kind == "from_encoder" and queries.rank != "classes"
 
 
 def by_class(key: str, config: Config) -> bool:
