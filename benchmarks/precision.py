@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from dabdetr.data.dataset import open_data
+from dabdetr.data.layouts import open_data
 from dabdetr.evaluation.evaluate import evaluate
 
 DATA = Path(os.environ.get("DABDETR_DATA", Path(__file__).parents[2] / "shared" / "data"))

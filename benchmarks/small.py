@@ -85,7 +85,7 @@ def make_files(folder: Path) -> dict[str, str]:
     from dataclasses import replace
 
     from dabdetr.checkpoints.native import load_model
-    from dabdetr.data.dataset import open_data
+    from dabdetr.data.layouts import open_data
     from dabdetr.export.formats import OnnxFile, OpenVinoFile
     from dabdetr.inference.exported import padded, prepare_for
     from dabdetr.inference.metadata import Card

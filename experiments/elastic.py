@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from dabdetr.checkpoints.native import load_model
-from dabdetr.data.dataset import open_data
+from dabdetr.data.layouts import anchors, open_data
 from dabdetr.data.loader import training_loader
 from dabdetr.evaluation.evaluate import evaluate
 from dabdetr.files import write_atomically
@@ -84,7 +84,7 @@ def main() -> None:
         for init, how in INITS.items():
             if (queries, init) in {(row["queries"], row["init"]) for row in rows}:
                 continue
-            model = with_queries(own, queries, how)
+            model = with_queries(own, queries, anchors(how))
             row = {"queries": queries, "init": init, "before": measure(model, given.count)}
             row["after"] = measure(tune(model, given.steps), given.count)
             rows = sorted([*rows, row], key=lambda r: (r["queries"], list(INITS).index(r["init"])))

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from dabdetr.checkpoints.native import load_model, save_model
-from dabdetr.data.dataset import splits
+from dabdetr.data.layouts import splits
 from dabdetr.evaluation.evaluate import evaluate
 
 FOLDER = Path(__file__).resolve().parents[1] / "src" / "dabdetr" / "weights"

@@ -75,7 +75,7 @@ def write_coco(folder: Path, split: str, data: Any, count: int) -> Path:
 @pytest.fixture(scope="session")
 def coco_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight training and four validation scenes on disk, in COCO's layout. Do not write into it."""
-    from dabdetr.data.dataset import open_data
+    from dabdetr.data.layouts import open_data
 
     folder = tmp_path_factory.mktemp("digits")
     for split, count in (("train", 8), ("val", 4)):

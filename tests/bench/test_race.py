@@ -15,7 +15,7 @@ from dabdetr.bench.plan import Plan
 from dabdetr.bench.processes import Failed, Process, run_export
 from dabdetr.bench.race import Race
 from dabdetr.bench.scaling import AXES
-from dabdetr.data.dataset import open_data
+from dabdetr.data.layouts import open_data
 from dabdetr.predictor import Predictor
 from dabdetr.structures import Detections
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from dabdetr.data.coco import CocoData
-from dabdetr.data.dataset import open_data
+from dabdetr.data.layouts import open_data
 
 
 def sound() -> dict[str, Any]:

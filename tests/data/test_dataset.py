@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dabdetr.data.dataset import open_data, splits
+from dabdetr.data.layouts import open_data, splits
 
 REAL = Path(os.environ.get("DABDETR_DATA", Path(__file__).parents[3] / "shared" / "data"))
 SETS = {  # images and boxes of each split, and classes: counted when the sets were gathered

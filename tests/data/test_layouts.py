@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dabdetr.data.dataset import DetectionDataset, is_data, open_data, splits
+from dabdetr.data.dataset import DetectionDataset
+from dabdetr.data.layouts import is_data, open_data, splits
 
 Write = Callable[[DetectionDataset, Path, str], None]
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from dabdetr.config import Augment, Config, Image, Training
 from dabdetr.data.augmentation import prepare
-from dabdetr.data.dataset import DetectionDataset, ImageRecord, open_data
+from dabdetr.data.dataset import DetectionDataset, ImageRecord
+from dabdetr.data.layouts import open_data
 from dabdetr.data.loader import evaluation_loader, pad, plan_epoch, training_loader
 from dabdetr.geometry import to_corners
 

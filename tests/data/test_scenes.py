@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dabdetr.data import scenes as module
-from dabdetr.data.dataset import open_data, splits
+from dabdetr.data.layouts import open_data, splits
 from dabdetr.data.scenes import SPLITS, Scenes
 
 FINGERPRINT = """

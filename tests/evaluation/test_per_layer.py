@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from dabdetr import Predictor
 from dabdetr.checkpoints.native import load_model, save_model
 from dabdetr.cli import app
-from dabdetr.data.dataset import open_data
+from dabdetr.data.layouts import open_data
 from dabdetr.evaluation.evaluate import evaluate
 from dabdetr.evaluation.per_layer import LayerScore, LayerScores, evaluate_layers, matched
 from dabdetr.model.detector import Detector, build

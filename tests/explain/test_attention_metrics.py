@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dabdetr import Predictor, build
-from dabdetr.data.dataset import open_data
+from dabdetr.data.layouts import open_data
 from dabdetr.explain.attention_metrics import centres, extent, finders, measure, share_inside
 from dabdetr.presets import preset
 

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from dabdetr import Predictor
-from dabdetr.data.dataset import open_data
+from dabdetr.data.layouts import open_data
 from dabdetr.explain import page as page_module
 from dabdetr.explain.explanation import Explanation
 from dabdetr.model.detector import build

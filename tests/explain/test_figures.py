@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageSequence
 
 from dabdetr import Predictor, build
-from dabdetr.data.dataset import open_data
+from dabdetr.data.layouts import open_data
 from dabdetr.explain import concepts, figures
 from dabdetr.explain.explanation import Explanation
 from dabdetr.presets import preset

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from dabdetr import Predictor
 from dabdetr.cli import app
-from dabdetr.data.dataset import open_data
+from dabdetr.data.layouts import open_data
 from dabdetr.explain import figures
 from dabdetr.explain.explanation import Explanation
 from dabdetr.explain.page import entry, page, page_data

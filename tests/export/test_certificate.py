@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from dabdetr.data.dataset import open_data
+from dabdetr.data.dataset import Subset
+from dabdetr.data.layouts import open_data
 from dabdetr.evaluation.evaluate import evaluate
-from dabdetr.export.ap import Loss, Part, compare
+from dabdetr.export.ap import Loss, compare
 from dabdetr.export.certificate import certify, paired
 from dabdetr.export.divergence import first_difference
 from dabdetr.export.export import Uncertified, export
@@ -104,7 +105,7 @@ def test_ap_of_both_sides_is_of_the_same_images(detector, exported):
     assert loss.torch == evaluate(detector, data).ap
     assert loss.file == pytest.approx(loss.torch, abs=1e-3)
     assert 0 <= loss.noise < 1e-3
-    assert np.isnan(compare(detector, exported.path, Part(data, range(3))).noise)
+    assert np.isnan(compare(detector, exported.path, Subset(data, range(3))).noise)
 
 
 @pytest.mark.slow

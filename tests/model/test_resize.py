@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 
 from dabdetr.checkpoints.native import load_model
 from dabdetr.cli import app
-from dabdetr.data.dataset import open_data
+from dabdetr.data.layouts import anchors, open_data, training_boxes
 from dabdetr.evaluation.evaluate import evaluate
 from dabdetr.model.detector import Detector
-from dabdetr.model.resize import training_boxes, with_queries
+from dabdetr.model.resize import with_queries
 from dabdetr.predictor import Predictor
 from dabdetr.training.train import train
 
@@ -51,22 +51,22 @@ def test_more_queries_than_detections_are_cut_to_the_best(tiny_weights: Path) ->
 def test_anchors_are_the_clusters_of_a_train_split(
     tiny_detector: Detector, coco_folder: Path
 ) -> None:
-    boxes = training_boxes(coco_folder)
+    boxes = torch.from_numpy(training_boxes(coco_folder))
     data = open_data(coco_folder, "train")
     assert len(boxes) == sum(len(data.record(index).labels) for index in range(len(data)))
     assert ((boxes > 0) & (boxes < 1)).all()
     x0, y0, x1, y1 = data.record(0).boxes[0] / data.record(0).width
     expected = torch.tensor([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0])
     assert torch.allclose(boxes[0], expected, atol=1e-6)
-    changed = with_queries(tiny_detector, 3, f"kmeans:{coco_folder}")
+    changed = with_queries(tiny_detector, 3, anchors(f"kmeans:{coco_folder}"))
     centres = changed.queries.logits()[:, :2].sigmoid()  # pyright: ignore
     assert torch.allclose(centres.mean(0), boxes[:, :2].mean(0), atol=0.15)
 
 
 @pytest.mark.parametrize("word", ["rows", "kmeans", "kmeans:", "keep:scenes", ""])
-def test_unknown_ways_are_refused(word: str, tiny_detector: Detector) -> None:
+def test_unknown_ways_are_refused(word: str) -> None:
     with pytest.raises(ValueError, match="keep, grid or kmeans:DATA; got"):
-        with_queries(tiny_detector, 5, word)
+        anchors(word)
 
 
 def test_evaluation_with_another_number(tiny_detector: Detector) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dabdetr.config import Config
-from dabdetr.data.dataset import open_data
+from dabdetr.data.layouts import open_data
 from dabdetr.training.train import Run, train
 
 Train = Callable[..., Run]

@@ -15,7 +15,7 @@ from tests.conftest import write_coco
 from tests.training.conftest import Train
 from tests.training.test_resume import epochs_in, stopped_when
 
-from dabdetr.data.dataset import open_data
+from dabdetr.data.layouts import open_data
 from dabdetr.inference import device
 from dabdetr.training.distributed import together
 from dabdetr.training.train import Run

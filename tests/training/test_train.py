@@ -16,7 +16,7 @@ from tests.data.test_layouts import write_yolo
 
 from dabdetr.checkpoints.native import load_model, save_model
 from dabdetr.config import load
-from dabdetr.data.dataset import open_data
+from dabdetr.data.layouts import open_data
 from dabdetr.evaluation.evaluate import evaluate
 from dabdetr.presets import PRESETS, preset
 from dabdetr.training.checkpointing import new_folder

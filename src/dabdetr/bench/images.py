@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dabdetr.data.dataset import DetectionDataset
-from dabdetr.export.ap import Part
+from dabdetr.data.dataset import DetectionDataset, Subset
 from dabdetr.inference.sources import read_sources
 from dabdetr.structures import Detections
 
@@ -18,12 +17,12 @@ PARTS = ("boxes", "scores", "labels", "queries")
 """Arrays of detections that a worker writes, of all images in one."""
 
 
-def of_data(data: DetectionDataset, most: int, folder: Path) -> tuple[list[str], Part]:
+def of_data(data: DetectionDataset, most: int, folder: Path) -> tuple[list[str], Subset]:
     """Files of ``most`` images from all over the data, and the part of the data they are.
 
     Images that are no files, as generated ones, are written into the ``folder``.
     """
-    part = Part(data, spread(range(len(data)), most))
+    part = Subset(data, spread(range(len(data)), most))
     files = []
     for index in range(len(part)):
         file = part.record(index).file

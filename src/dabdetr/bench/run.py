@@ -15,7 +15,8 @@ from dabdetr.bench.race import Race
 from dabdetr.bench.result import Bench
 from dabdetr.checkpoints.native import load_model
 from dabdetr.checkpoints.reading import shipped
-from dabdetr.data.dataset import DetectionDataset, open_data
+from dabdetr.data.dataset import DetectionDataset
+from dabdetr.data.layouts import open_data
 from dabdetr.evaluation.evaluate import class_map, score
 from dabdetr.inference.device import choose_device
 from dabdetr.structures import Detections

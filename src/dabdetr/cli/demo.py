@@ -38,7 +38,7 @@ def demo(
     quiet: Quiet = False,
 ) -> None:
     """Detect handwritten digits in new scenes with the shipped model; nothing is downloaded."""
-    from dabdetr.data.dataset import open_data
+    from dabdetr.data.layouts import open_data
     from dabdetr.evaluation.evaluate import evaluate
 
     folder = RunFolder(project, name, "demo")

@@ -64,7 +64,7 @@ def explain(
 
     Of --data, the pages also show which objects are really there, and where classes differ.
     """
-    from dabdetr.data.dataset import open_data
+    from dabdetr.data.layouts import open_data
     from dabdetr.explain.explanation import explain as explained
     from dabdetr.predictor import Predictor
 

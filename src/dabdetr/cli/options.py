@@ -77,6 +77,7 @@ def open_model(
 ) -> Detector:
     """The detector in ``source`` on its device, changed as the options say."""
     from dabdetr.checkpoints.native import load_model
+    from dabdetr.data.layouts import anchors
     from dabdetr.inference.device import choose_device
     from dabdetr.model.resize import with_layers, with_queries
 
@@ -87,7 +88,7 @@ def open_model(
         detector.config = detector.config.override(
             [f"image.size={imgsz}", f"image.max_size={longest}"]
         )
-    return with_layers(with_queries(detector, queries, queries_init), layers)
+    return with_layers(with_queries(detector, queries, anchors(queries_init)), layers)
 
 
 def open_any(source: str, device: str, *changes: Any) -> Detector | str:

@@ -61,7 +61,7 @@ def val(
 
     Or, --per-layer, how good each decoder layer is and from which one on nothing improves.
     """
-    from dabdetr.data.dataset import open_data
+    from dabdetr.data.layouts import open_data
     from dabdetr.evaluation.evaluate import Evaluation, evaluate
 
     refuse_to_overwrite(coco)

@@ -18,7 +18,8 @@ from dabdetr.compare.curves import title
 from dabdetr.compare.plan import RACE, Settings, data_at
 from dabdetr.compare.results import Result, Results, Spread
 from dabdetr.compare.rungs import DETRS
-from dabdetr.data.dataset import DetectionDataset, open_data, splits
+from dabdetr.data.dataset import DetectionDataset
+from dabdetr.data.layouts import open_data, splits
 from dabdetr.explain.attention_metrics import finders, measure
 from dabdetr.explain.explanation import Explanation, explain
 from dabdetr.explain.figures import comparison, save

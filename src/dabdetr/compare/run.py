@@ -33,7 +33,7 @@ from dabdetr.compare.plan import (
 )
 from dabdetr.compare.rungs import RUNGS
 from dabdetr.config import load
-from dabdetr.data.dataset import open_data
+from dabdetr.data.layouts import open_data
 from dabdetr.training.options import Sources
 from dabdetr.training.signals import stop_signals
 

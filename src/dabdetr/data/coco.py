@@ -5,15 +5,63 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dabdetr.data.dataset import DetectionDataset, ImageRecord
+from dabdetr.data.dataset import DetectionDataset, ImageRecord, Open
 from dabdetr.data.images import image_size, read_image
 
 log = logging.getLogger("dabdetr")
+
+YEAR = re.compile(r"20\d\d$")  # COCO's own splits are called train2017, val2017
+PACKED = "_annotations.coco.json"
+
+
+def find_coco(root: Path) -> dict[str, Open]:
+    """Split → how it is opened: jsons in annotations/, or one in each folder of images."""
+    if not root.is_dir():
+        return {}
+    return _apart(root) or _packed(root)
+
+
+def _apart(root: Path) -> dict[str, Open]:
+    """``annotations/instances_SPLIT.json`` and folders of images."""
+    found: dict[str, Open] = {}
+    for file in sorted((root / "annotations").glob("instances_*.json")):
+
+        def read(split: str, file: Path = file) -> DetectionDataset:
+            return read_coco(file, _image_folder(root, file), root.resolve().name, split)
+
+        found[YEAR.sub("", file.stem.removeprefix("instances_"))] = read
+    return found
+
+
+def _packed(root: Path) -> dict[str, Open]:
+    """A folder for each split, with the images and their json in it."""
+    found: dict[str, Open] = {}
+    for file in sorted(root.glob(f"*/{PACKED}")):
+
+        def read(split: str, file: Path = file) -> DetectionDataset:
+            return read_coco(file, file.parent, root.resolve().name, split)
+
+        found[file.parent.name] = read
+    return found
+
+
+def _image_folder(root: Path, annotations: Path) -> Path:
+    full = annotations.stem.removeprefix("instances_")
+    short = YEAR.sub("", full)
+    options = [root / full, root / "images" / full, root / short, root / "images" / short]
+    options += [root / f"{full}2017", root / "images" / f"{full}2017", root / "images"]
+    for option in options:
+        if option.is_dir():
+            return option
+    raise FileNotFoundError(
+        f"{root} has no folder {full} (nor images/{full}) with the images of {annotations.name}"
+    )
 
 
 def read_coco(

@@ -6,9 +6,8 @@ The names are the identity of the classes; the ids of the file stay here (``cate
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -76,60 +75,26 @@ Open = Callable[[str], DetectionDataset]
 """Opens a split; the argument is what to call it."""
 
 
-def open_data(
-    data: str | Path | None = None,
-    split: str = "train",
-    annotations: str | Path | None = None,
-    images: str | Path | None = None,
-) -> DetectionDataset:
-    """The split of a data set: a folder in COCO's, YOLO's or VOC's layout, or ``"scenes"``.
+class Subset(DetectionDataset):
+    """Some images of a data set, in the order of ``indices``."""
 
-    Which layout it is, its files tell (``layouts``); YOLO's data.yaml may be given itself. A COCO
-    json and its image folder can be given apart; ``data`` is then not looked at.
-    """
-    from dabdetr.data.coco import read_coco
+    def __init__(self, data: DetectionDataset, indices: Sequence[int]) -> None:
+        self.data, self.indices = data, indices
+        self.name, self.split = data.name, data.split
+        self.names, self.category_ids = data.names, data.category_ids
+        self.mirrors = data.mirrors
 
-    if annotations is not None or images is not None:
-        if annotations is None or images is None:
-            raise ValueError(
-                "annotations (a COCO json) and images (its image folder) go together; "
-                f"only {'images' if annotations is None else 'annotations'} was given"
-            )
-        return read_coco(Path(annotations), Path(images), Path(annotations).stem, split)
-    if data is None:
-        raise ValueError("no data: give a folder in COCO's, YOLO's or VOC's layout, or 'scenes'")
-    if _is_scenes(data):
-        from dabdetr.data.scenes import parse_scenes
+    def __len__(self) -> int:
+        return len(self.indices)
 
-        return parse_scenes(str(data), split)
-    from dabdetr.data.layouts import YEAR, find_splits
+    def record(self, index: int) -> ImageRecord:
+        """As of the whole."""
+        return self.data.record(self.indices[index])
 
-    found = find_splits(Path(data))
-    chosen = found.get(split) or found.get(YEAR.sub("", split))
-    if chosen is None:
-        raise ValueError(f"{data} has no split {split!r}; choose one of: {', '.join(found)}")
-    return chosen(split)
+    def image(self, index: int) -> np.ndarray:
+        """As of the whole."""
+        return self.data.image(self.indices[index])
 
-
-def splits(data: str | Path) -> list[str]:
-    """Names of the splits that ``open_data`` finds, ``train`` first."""
-    if _is_scenes(data):
-        from dabdetr.data.scenes import SPLITS
-
-        return list(SPLITS)
-    from dabdetr.data.layouts import find_splits
-
-    return list(find_splits(Path(data)))
-
-
-def is_data(source: str | Path) -> bool:
-    """Whether ``open_data`` knows ``source``; else it may be images without boxes."""
-    if _is_scenes(source):
-        return True
-    from dabdetr.data.layouts import look
-
-    return bool(look(Path(source)))
-
-
-def _is_scenes(data: str | Path) -> bool:
-    return isinstance(data, str) and data.partition(":")[0] == "scenes"
+    def shape(self, index: int) -> tuple[int, int]:
+        """As of the whole."""
+        return self.data.shape(self.indices[index])

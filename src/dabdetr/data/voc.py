@@ -22,7 +22,7 @@ EDGES = ("xmin", "ymin", "xmax", "ymax")
 def find_voc(root: Path) -> dict[str, Open]:
     """The splits of ``root``: those that ImageSets/Main lists; else folders of XML files, each a
     split; else all as train. None where there is no XML file."""
-    files = _split_files(root)
+    files = _split_files(root) if root.is_dir() else {}
     found: dict[str, Open] = {}
     for name in files:
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dabdetr.data.dataset import DetectionDataset, open_data
+from dabdetr.data.dataset import DetectionDataset
+from dabdetr.data.layouts import anchors, open_data
 from dabdetr.evaluation.coco_ap import Boxes, precision_and_recall
 from dabdetr.evaluation.detecting import detect_exported, detect_live
 from dabdetr.files import write_atomically
@@ -134,7 +135,7 @@ def evaluate(
         from dabdetr.model.resize import with_queries
 
         detector, place = ready(model, device)
-        detector = with_queries(detector, queries, queries_init)
+        detector = with_queries(detector, queries, anchors(queries_init))
         class_map(detector.names, data.names)
         was_training = detector.training
         detector.eval()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dabdetr.data.dataset import DetectionDataset, ImageRecord
+from dabdetr.data.dataset import DetectionDataset, Subset
 from dabdetr.evaluation.evaluate import evaluate, score
 from dabdetr.model.detector import Detector
 
@@ -55,35 +54,15 @@ class Loss:
 
 def compare(detector: Detector, path: Path, data: DetectionDataset) -> Loss:
     """Measure both sides on the first ``EVALUATED`` images of ``data``."""
-    part = Part(data, range(min(EVALUATED, len(data))))
+    part = Subset(data, range(min(EVALUATED, len(data))))
     live, exported = evaluate(detector, part), evaluate(path, part)
     gaps = []
     for turn in range(PARTS if len(part) >= PARTS else 0):
         kept = [n for n in range(len(part)) if n % PARTS != turn]
         sides = (
-            score(Part(part, kept), [found.detections[n] for n in kept]).ap
+            score(Subset(part, kept), [found.detections[n] for n in kept]).ap
             for found in (live, exported)
         )
         gaps.append(next(sides) - next(sides))
     noise = float(np.sqrt((PARTS - 1) * np.var(gaps))) if gaps else float("nan")
     return Loss(live.ap, exported.ap, f"{data.name} {data.split}", len(part), noise)
-
-
-class Part(DetectionDataset):
-    """Some images of data."""
-
-    def __init__(self, data: DetectionDataset, indices: Sequence[int]) -> None:
-        self.data, self.indices = data, indices
-        self.name, self.split = data.name, data.split
-        self.names, self.category_ids = data.names, data.category_ids
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def record(self, index: int) -> ImageRecord:
-        """As of the whole."""
-        return self.data.record(self.indices[index])
-
-    def image(self, index: int) -> np.ndarray:
-        """As of the whole."""
-        return self.data.image(self.indices[index])

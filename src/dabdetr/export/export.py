@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dabdetr.data.dataset import DetectionDataset, is_data, open_data
+from dabdetr.data.dataset import DetectionDataset
+from dabdetr.data.layouts import is_data, open_data
 from dabdetr.export.ap import compare
 from dabdetr.export.certificate import Certificate, batches, certify
 from dabdetr.export.divergence import first_difference

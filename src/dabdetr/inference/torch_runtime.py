@@ -12,6 +12,7 @@ from torch import Tensor
 from dabdetr.checkpoints.native import load_model
 from dabdetr.config import Config
 from dabdetr.data.augmentation import prepare
+from dabdetr.data.layouts import anchors
 from dabdetr.data.loader import pad, unpad
 from dabdetr.inference.acceleration import AcceleratedModel, Forward, check
 from dabdetr.inference.device import choose_device, takes_every_core
@@ -36,7 +37,7 @@ class TorchRuntime:
     ) -> None:
         check(precision, compile)  # before any loading
         model, self.device = ready(model, device)
-        self.model = with_queries(model, queries, queries_init)
+        self.model = with_queries(model, queries, anchors(queries_init))
         self.forward = AcceleratedModel(self.model, precision, compile)
 
     @property

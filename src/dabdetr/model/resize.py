@@ -3,36 +3,26 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from dabdetr.data.dataset import open_data
 from dabdetr.model.detector import Detector
 
-MOST_BOXES = 20_000
-"""Boxes that k-means looks at; of more, an even share."""
 
-
-def with_queries(detector: Detector, count: int | None = None, init: str = "keep") -> Detector:
+def with_queries(
+    detector: Detector, count: int | None = None, init: str | np.ndarray = "keep"
+) -> Detector:
     """A copy with ``count`` queries, or the detector itself where nothing is to change.
 
-    ``init`` says where anchors lie: 'keep', 'grid', or 'kmeans:DATA', the k-means of the boxes in
-    DATA's train split (see ``LearnedQueries.resize``).
+    ``init`` says where anchors lie: 'keep', 'grid', or boxes [n, 4] (cxcywh, 0–1) whose k-means
+    they are (see ``LearnedQueries.resize``).
     """
-    if count is None and init == "keep":
+    if count is None and isinstance(init, str) and init == "keep":
         return detector
-    kind, _, data = init.partition(":")
-    if init not in ("keep", "grid") and not (kind == "kmeans" and data):
-        raise ValueError(
-            f"the anchors of queries come by keep, grid or kmeans:DATA; got {init!r}; DATA is a "
-            "data folder, or scenes"
-        )
     changed = copy.deepcopy(detector)
     count = detector.config.model.queries.count if count is None else count
-    changed.set_queries(count, training_boxes(data) if data else init)
+    changed.set_queries(count, init if isinstance(init, str) else torch.as_tensor(init))
     return changed
 
 
@@ -52,15 +42,3 @@ def with_layers(detector: Detector, layers: int | None = None) -> Detector:
     changed.decoder.shorten(layers)
     changed.config = changed.config.override([f"model.decoder.layers={layers}"])
     return changed
-
-
-def training_boxes(data: str | Path) -> Tensor:
-    """[n, 4] float32, cxcywh, 0–1: the boxes of a data set's train split, crowds left out."""
-    split, parts = open_data(data, "train"), []
-    for index in range(len(split)):
-        record = split.record(index)
-        corners = record.boxes[~record.crowd] / np.tile((record.width, record.height), 2)
-        sides = corners[:, 2:] - corners[:, :2]
-        parts.append(np.concatenate((corners[:, :2] + sides / 2, sides), axis=1))
-    boxes = np.concatenate(parts)
-    return torch.as_tensor(boxes[:: len(boxes) // MOST_BOXES + 1], dtype=torch.float32)

@@ -13,7 +13,8 @@ import yaml
 from dabdetr.checkpoints.native import load_model
 from dabdetr.checkpoints.reading import shipped
 from dabdetr.config import Config, load
-from dabdetr.data.dataset import DetectionDataset, open_data, splits
+from dabdetr.data.dataset import DetectionDataset
+from dabdetr.data.layouts import open_data, splits
 from dabdetr.evaluation.evaluate import class_map
 from dabdetr.files import write_atomically
 from dabdetr.presets import PRESETS

@@ -16,6 +16,7 @@ from dabdetr.checkpoints.native import name_difference
 from dabdetr.checkpoints.transfer import initialise
 from dabdetr.config import Config, Training, load
 from dabdetr.data.dataset import DetectionDataset
+from dabdetr.data.layouts import anchors
 from dabdetr.data.loader import training_loader
 from dabdetr.evaluation.evaluate import Evaluation, evaluate
 from dabdetr.model.detector import Detector, build
@@ -150,7 +151,7 @@ def train(
             torch.manual_seed(config.training.seed)
             detector = build(config, splits_open[0].names)
             say(console, str(initialise(detector, config.training.start)))
-            detector = with_queries(detector, queries, queries_init)
+            detector = with_queries(detector, queries, anchors(queries_init))
             if processes.first:
                 detector.config.save(folder / SETTINGS)
                 sources.save(folder / SOURCES)
