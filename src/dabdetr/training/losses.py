@@ -144,7 +144,7 @@ def class_loss(
     target_score: Tensor,
     loss: Loss,
     objects: Tensor | float,
-    supervised: Bool[Tensor, "batch *broadcast"] | None = None,
+    supervised: Bool[Tensor, "*broadcast logits"] | None = None,
 ) -> Float[Tensor, " layers"]:
     """How wrong the classes are: queries in ``pairs`` should say their label, others nothing.
 
@@ -180,7 +180,7 @@ def _softmax_loss(
     pairs: tuple[Tensor, Tensor, Tensor],
     labels: Tensor,
     loss: Loss,
-    supervised: Bool[Tensor, "batch *broadcast"] | None,
+    supervised: Bool[Tensor, "*broadcast logits"] | None,
 ) -> Float[Tensor, " layers"]:
     nothing = logits.shape[-1] - 1
     wanted = torch.full(logits.shape[:-1], nothing, device=logits.device)
