@@ -83,14 +83,14 @@ def parse_yaml(content: str | bytes, name: str) -> Any:
         raise ValueError(f"{name} is not readable YAML ({shown(said)})") from None
 
 
-def _expanded(node: yaml.Node, known: dict[int, int]) -> int:
+def _expanded(node: Any, known: dict[int, int]) -> int:
     """Values that a node stands for; RecursionError where it holds itself."""
     if id(node) in known:
         if not known[id(node)]:
             raise RecursionError
         return known[id(node)]
     known[id(node)] = 0
-    parts: list[yaml.Node] = [] if node.id == "scalar" else node.value
+    parts: list[Any] = [] if node.id == "scalar" else node.value
     if node.id == "mapping":
         parts = [part for pair in node.value for part in pair]
     known[id(node)] = 1 + sum(_expanded(part, known) for part in parts)
