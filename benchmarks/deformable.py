@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from benchmarks.timing import Job, Row, alternate, plain, ratio, table, typical
 from dabdetr.model.deformable import DeformableAttention
-from dabdetr.model.kernels import quicken
+from dabdetr.model.kernels import use_cpu_kernels
 
 SHAPES = ((60, 80), (30, 40), (15, 20), (8, 10))  # of 480×640 pixels
 WIDTH, HEADS, POINTS, IMAGES = 256, 8, 4, 2
@@ -46,7 +46,7 @@ def _jobs(
     for parameter in ours.parameters():
         nn.init.normal_(parameter, std=0.05)
     peer = _peer(ours, len(shapes))
-    quicken(ours)
+    use_cpu_kernels(ours)
     tokens = torch.randn(IMAGES, sum(h * w for h, w in shapes), WIDTH)
     query = torch.randn(IMAGES, queries, WIDTH)
     references = torch.rand(IMAGES, queries, len(shapes), 2)

@@ -4,8 +4,11 @@ Two levels: ``Predictor``, ``train``, ``evaluate`` for users; ``build``, ``Confi
 the parts in ``dabdetr.model`` for researchers. Names are imported when first used.
 """
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from dabdetr.text import PrintableFilter
 
 if TYPE_CHECKING:
     from dabdetr.checkpoints.native import load_model as load_model
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
     from dabdetr.training.train import train as train
 
 __version__ = "0.1.0"
+
+logging.getLogger("dabdetr").addFilter(PrintableFilter())
 
 _HOMES = {
     "Config": "dabdetr.config",

@@ -1,10 +1,17 @@
-"""Files are written whole or not at all; where they cannot be, a sentence says so."""
+"""Files are written whole or not at all, and only regular ones are read."""
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
+
+from dabdetr.text import printable, shown
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
@@ -12,11 +19,35 @@ def write_atomically(path: str | Path, content: bytes) -> None:
 
     An OSError says in a sentence that ``path`` cannot be written.
     """
+    with replacing(path) as beside:
+        beside.write_bytes(content)
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A file beside ``path`` to write into, ``.NAME.…``, which then becomes ``path``.
+
+    It is on the disk (fsync) before it is moved, and gone after an error. An OSError says in a
+    sentence that ``path`` cannot be written.
+    """
     path = Path(path)
     try:
-        _write_beside(path, content)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+        try:
+            yield Path(name)
+            with open(name, "rb+") as file:
+                os.fsync(file.fileno())
+            umask = os.umask(0)
+            os.umask(umask)
+            os.chmod(name, 0o666 & ~umask)
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
     except OSError as error:
         raise unwritable(path, error) from None
+    sync_folder(path.parent)
 
 
 def unwritable(path: str | Path, error: OSError) -> OSError:
@@ -25,21 +56,41 @@ def unwritable(path: str | Path, error: OSError) -> OSError:
     return type(error)(f"{path} cannot be written ({reason}); choose another place")
 
 
-def _write_beside(path: Path, content: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+def open_regular(path: str | Path) -> BinaryIO:
+    """A file opened to be read; ValueError for a pipe, a socket or a device, which may never end.
+
+    Folders and files that are absent raise as ``open`` does. Symbolic links are followed.
+    """
+    # Opening a pipe that nobody writes to would wait for ever.
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    mode = os.fstat(handle).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(handle, "rb")
+    os.close(handle)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise ValueError(f"{path} is no regular file but a pipe, socket or device; give a file")
+
+
+def read_regular(path: str | Path) -> bytes:
+    """The content of a regular file (see ``open_regular``)."""
+    with open_regular(path) as file:
+        return file.read()
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk; where a system cannot do that, nothing happens."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def check_folder_name(name: str) -> None:
-    """Raise where a run's ``name`` would lead out of the folder that runs are kept in."""
-    if Path(name).name != name or name == "..":
-        raise ValueError(f"--name should be one folder name; got {name!r}; use --project too")
+    """Raise where a run's ``name`` is none, or leads out of the folder that runs are kept in."""
+    if Path(name).name != name or name == ".." or printable(name) != name or not name.strip():
+        raise ValueError(
+            f"--name should be one folder name; got {shown(name)}; use --project for folders"
+        )

@@ -14,6 +14,8 @@ from PIL import Image
 
 from dabdetr.data.coco import CocoData
 from dabdetr.data.layouts import open_data
+from dabdetr.data.loader import training_loader
+from dabdetr.presets import derive, preset
 
 
 def sound() -> dict[str, Any]:
@@ -238,3 +240,18 @@ def test_json_that_is_none(tmp_path: Path, text: str) -> None:
         ValueError, match=r"instances_train.json (is not readable JSON|has no list)"
     ):
         opened(tmp_path, text)
+
+
+def test_federated_labels_name_the_classes_that_count(tmp_path: Path) -> None:
+    tree = sound()
+    tree["images"][0]["neg_category_ids"] = [6]
+    tree["images"][2] |= {"neg_category_ids": [6], "not_exhaustive_category_ids": [90]}
+    data = opened(tmp_path, tree)
+    assert [data.record(i).known for i in range(3)] == [(1, 2), None, (0, 1)]
+    config = derive(preset("dab-detr-nano"), "f", augment=None, training__batch=3)
+    (batch,) = training_loader(data, config, seed=0, epoch=0)
+    known = dict(zip(batch[1].names, batch[1].known.tolist(), strict=True))
+    assert known[data.record(0).file] == [False, True, True]
+    assert known[data.record(1).file] == [True, True, True]
+    whole = opened(tmp_path, sound())
+    assert all(b[1].known is None for b in training_loader(whole, config, seed=0, epoch=0))

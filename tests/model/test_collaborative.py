@@ -25,8 +25,7 @@ from dabdetr.model.collaborative.atss import (
     centrality,
 )
 from dabdetr.model.collaborative.faster_rcnn import FasterRCNN
-from dabdetr.model.collaborative.positives import choose
-from dabdetr.model.collaborative.pyramid import IGNORED, NOTHING, Scene, set_scene
+from dabdetr.model.collaborative.pyramid import IGNORED, NOTHING, Scene, choose, set_scene
 from dabdetr.model.detector import Detector, build
 from dabdetr.model.groups import join
 from dabdetr.presets import derive, preset

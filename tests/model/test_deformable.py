@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from dabdetr.model import deformable
+from dabdetr.model import deformable, kernels
 from dabdetr.model.deformable import (
     DeformableAttention,
     encoder_references,
@@ -79,7 +79,7 @@ def test_forms_are_the_definition(form: Callable[..., Tensor], shapes: Shapes, p
 @pytest.mark.parametrize("cached", [8, 2**19])
 def test_forms_agree_backwards(traced: bool, cached: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: traced)
-    monkeypatch.setattr(deformable, "_CACHED", cached)
+    monkeypatch.setattr(kernels, "_CACHED", cached)
     inputs = _inputs(SHAPES, queries=9)
     grid = _with_gradients(sample_by_grid, SHAPES, inputs)
     gather = _with_gradients(sample_by_gather, SHAPES, inputs)

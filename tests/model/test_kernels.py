@@ -8,7 +8,7 @@ from dabdetr.bench.roofline import operations
 from dabdetr.config import Config
 from dabdetr.model import kernels
 from dabdetr.model.detector import build
-from dabdetr.model.kernels import Linear, quicken
+from dabdetr.model.kernels import Linear, use_cpu_kernels
 
 onednn = pytest.mark.skipif(not kernels.onednn_wins(), reason="torch's own choice is kept here")
 
@@ -24,7 +24,7 @@ def test_same_numbers_and_gradients(shape, bias):
     expected = plain(x)
     seed = torch.randn_like(expected)
     gradients = torch.autograd.grad(expected, sources, seed)
-    quicken(plain)
+    use_cpu_kernels(plain)
     assert type(plain) is Linear
     found = plain(x)
     assert type(found.grad_fn).__name__ == "_ProductBackward"
@@ -59,7 +59,7 @@ def test_prelu_bends_and_learns_as_torch_does(slope, dtype):
     seed = torch.randn_like(x)
     exact = nn.PReLU(init=slope).double()(x.double())
     expected = torch.autograd.grad(nn.functional.prelu(x, plain.weight.to(dtype)), x, seed)[0]
-    quicken(plain)
+    use_cpu_kernels(plain)
     assert type(plain) is kernels.PReLU
     found = plain(x)
     assert type(found.grad_fn).__name__ == "_BendBackward"
@@ -75,7 +75,7 @@ def test_prelu_bends_and_learns_as_torch_does(slope, dtype):
 
 def test_prelu_of_many_slopes_and_frozen_ones():
     many, one = nn.PReLU(4), nn.PReLU()
-    quicken(nn.Sequential(many, one))
+    use_cpu_kernels(nn.Sequential(many, one))
     assert (type(many), type(one)) == (nn.PReLU, kernels.PReLU)
     one.weight.requires_grad = False
     x = torch.tensor([-2.0, 3.0], requires_grad=True)

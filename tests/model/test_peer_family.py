@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dabdetr.checkpoints.native import load_model
-from dabdetr.model.kernels import quicken
+from dabdetr.model.kernels import use_cpu_kernels
 from dabdetr.structures import Images
 
 transformers = pytest.importorskip("transformers")
@@ -79,7 +79,7 @@ def test_converted_weights_give_the_same_answers(member: str, tmp_path: Path) ->
     peer = build_peer(kind, changes)
     peer.save_pretrained(tmp_path)
     loaded = load_model(tmp_path)
-    quicken(peer)  # the same products on both sides: they round in different ways
+    use_cpu_kernels(peer)  # the same products on both sides: they round in different ways
     assert loaded.model.names == ("cat", "dog", "hen")
     coarse = torch.randn(2, 3, 3, 4, generator=torch.Generator().manual_seed(1))
     pixels = 3 * torch.nn.functional.interpolate(coarse, scale_factor=32.0)

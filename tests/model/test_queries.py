@@ -11,7 +11,8 @@ from dabdetr.checkpoints.native import load_model, save_model
 from dabdetr.checkpoints.transfer import initialise
 from dabdetr.config import Config
 from dabdetr.model.detector import Detector, build
-from dabdetr.model.queries import LearnedQueries
+from dabdetr.model.queries import LearnedQueries, peaks_first
+from dabdetr.model.resize import set_queries
 from dabdetr.presets import derive, preset
 from dabdetr.structures import Images, Targets
 from dabdetr.training.losses import detection_loss
@@ -90,7 +91,7 @@ def step(detector: Detector, times: int = 1) -> None:
 @pytest.mark.parametrize("count", [1, 4, 9, 20])
 def test_the_number_of_anchors_changes(base: Config, how: str, count: int, tmp_path: Path) -> None:
     detector = made(base)
-    detector.set_queries(count, torch.rand(30, 4) * 0.4 + 0.1 if how == "kmeans" else how)
+    set_queries(detector, count, torch.rand(30, 4) * 0.4 + 0.1 if how == "kmeans" else how)
     assert detector.config == base.override([f"model.queries.count={count}"])
     assert anchors(detector).shape == (count, 4)
     with torch.no_grad():
@@ -106,7 +107,7 @@ def test_the_number_of_anchors_changes(base: Config, how: str, count: int, tmp_p
 
 def test_as_many_as_before_are_the_same() -> None:
     detector, other = made(TINY), made(TINY)
-    other.set_queries(9)
+    set_queries(other, 9)
     with torch.no_grad():
         assert torch.equal(detector(IMAGES).boxes, other(IMAGES).boxes)
 
@@ -117,7 +118,7 @@ def test_fewer_drop_the_anchors_that_crowd() -> None:
     with torch.no_grad():
         detector.queries.anchors.copy_(torch.logit(places)[:, None].expand(9, 4))  # pyright: ignore
     before, of_before = anchors(detector), content(detector)
-    detector.set_queries(6)
+    set_queries(detector, 6)
     kept = [row for row, anchor in enumerate(before) if (anchors(detector) == anchor).all(1).any()]
     assert len(kept) == 6
     assert {2, 3, 4, 5, 8} & set(kept) >= {2, 5, 8}
@@ -134,7 +135,7 @@ def test_more_fill_the_gaps_with_content_from_near_by() -> None:
     with torch.no_grad():
         detector.queries.anchors.copy_(torch.logit(boxes))  # pyright: ignore
     before, of_before = anchors(detector), content(detector)
-    detector.set_queries(13)
+    set_queries(detector, 13)
     assert torch.equal(anchors(detector)[:9], before)
     assert torch.equal(content(detector)[:9], of_before)
     added = anchors(detector)[9:].sigmoid()
@@ -149,12 +150,12 @@ def test_more_fill_the_gaps_with_content_from_near_by() -> None:
 def test_a_grid_covers_the_image_evenly() -> None:
     detector = made(TINY)
     median = anchors(detector)[:, 2:].median(0).values
-    detector.set_queries(6, "grid")
+    set_queries(detector, 6, "grid")
     centres, sizes = anchors(detector).split(2, dim=1)
     rows = sorted((round(y, 3), round(x, 3)) for x, y in centres.sigmoid().tolist())
     assert rows == [(y, x) for y in (0.25, 0.75) for x in (0.167, 0.5, 0.833)]
     assert torch.equal(sizes, median.expand(6, 2))
-    detector.set_queries(7, "grid")
+    set_queries(detector, 7, "grid")
     assert len(anchors(detector).unique(dim=0)) == 7
 
 
@@ -163,7 +164,7 @@ def test_clusters_of_boxes_lie_where_boxes_are() -> None:
     scale = anchors(detector)[:, 2:].mean(0)
     middles = torch.tensor([[0.2, 0.2, 0.1, 0.1], [0.7, 0.3, 0.2, 0.1], [0.5, 0.8, 0.1, 0.3]])
     boxes = middles.repeat(20, 1) + 0.01 * torch.randn(60, 4).clamp(-1, 1)
-    detector.set_queries(3, boxes)
+    set_queries(detector, 3, boxes)
     found = anchors(detector)
     order = torch.cdist(middles[:, :2], found[:, :2].sigmoid()).argmin(1)
     assert torch.allclose(found[order, :2].sigmoid(), middles[:, :2], atol=0.01)
@@ -171,23 +172,23 @@ def test_clusters_of_boxes_lie_where_boxes_are() -> None:
     shift = found[order, 2:] - torch.logit(middles[:, 2:])
     assert torch.allclose(shift, shift[:1].expand(3, 2), atol=0.15)  # all by the same factor
     with pytest.raises(ValueError, match="30 anchors were asked of the k-means of 3 different"):
-        detector.set_queries(30, middles)
+        set_queries(detector, 30, middles)
 
 
 @pytest.mark.parametrize("name", ["detr-nano", "conditional-detr-nano", "deformable-detr-nano"])
 def test_queries_that_are_no_boxes_refuse(name: str) -> None:
     detector = build(preset(name), ("a",))
     with pytest.raises(ValueError, match="learned positional queries"):
-        detector.set_queries(80)
+        set_queries(detector, 80)
     assert detector.config == preset(name)
 
 
 def test_wrong_requests_are_told_and_change_nothing() -> None:
     detector = made(TINY)
     with pytest.raises(ValueError, match=r"model\.queries.*count"):
-        detector.set_queries(0)
+        set_queries(detector, 0)
     with pytest.raises(ValueError, match="'keep', 'grid' or boxes to cluster; got 'rows'"):
-        detector.set_queries(4, "rows")
+        set_queries(detector, 4, "rows")
     assert detector.config == TINY
     assert anchors(detector).shape == (9, 4)
 
@@ -205,7 +206,7 @@ def test_wrong_requests_are_told_and_change_nothing() -> None:
 def test_every_content_serves_another_number(changes: list[str]) -> None:
     detector = made(TINY.override(changes))
     for count in (4, 12):
-        detector.set_queries(count)
+        set_queries(detector, count)
         with torch.no_grad():
             out = detector(IMAGES)
         assert out.logits.shape[2] == count * max(1, detector.config.model.queries.patterns)
@@ -221,9 +222,9 @@ def test_two_stages_take_another_number_of_proposals(kind: str, tmp_path: Path) 
     detector = made(config)
     with torch.no_grad():
         before = detector(IMAGES).anchors[0]
-        detector.set_queries(4)
+        set_queries(detector, 4)
         fewer = detector(IMAGES).anchors[0]
-        detector.set_queries(12)
+        set_queries(detector, 12)
         more = detector(IMAGES)
     assert before is not None
     assert torch.allclose(before[:, :4], fewer)
@@ -232,7 +233,7 @@ def test_two_stages_take_another_number_of_proposals(kind: str, tmp_path: Path) 
     save_model(tmp_path / "a.safetensors", detector)
     assert load_model(tmp_path / "a.safetensors").model.config.model.queries.count == 12
     with pytest.raises(ValueError, match="the encoder proposes"):
-        detector.set_queries(12, "grid")
+        set_queries(detector, 12, "grid")
 
 
 # Fixed centres
@@ -330,3 +331,33 @@ def test_every_parameter_of_the_two_stage_member_learns() -> None:
         if p.requires_grad and (p.grad is None or not p.grad.any())
     ]
     assert silent == []
+
+
+def test_peaks_come_before_their_neighbours() -> None:
+    level = [[9.0, 8.0, 1.0, 2.0], [7.0, 6.0, 0.0, 1.0], [0.0, 0.0, 3.0, 2.5]]
+    scores = torch.tensor([*level[0], *level[1], *level[2], 5.0, 4.0])[None]
+    ranked = peaks_first(scores, ((3, 4), (1, 2)))
+    order = ranked.argsort(descending=True)[0].tolist()
+    assert order[:3] == [0, 12, 3]  # 9, 5 of the other level, 2; then the rest by score
+    rest = [i for i in scores.argsort(descending=True)[0].tolist() if i not in order[:3]]
+    assert scores[0, order[3:]].tolist() == scores[0, rest].tolist()
+
+
+def test_one_class_of_proposals_serves_any_classes() -> None:
+    config = derive(
+        preset("dino-nano"),
+        "object",
+        model__queries__rank="object",
+        model__queries__distinct=True,
+        loss__proposal_labels="objects",
+    )
+    detector = build(config, ["a", "b", "c"])
+    assert detector.queries.classes.weight.shape[0] == 1
+    targets = Targets(torch.tensor([2, 1]), torch.rand(2, 4) * 0.3 + 0.3, (1, 1))
+    predictions = detector(Images(torch.randn(2, 3, 64, 64)), targets)
+    assert predictions.proposals is not None
+    assert predictions.proposals.logits.shape == (1, 2, 40, 1)
+    total, table = detection_loss(predictions, targets, config.loss)
+    total.backward()
+    assert table["proposal_loss_ce", -1] > 0
+    assert detector.queries.classes.weight.grad.abs().max() > 0

@@ -173,3 +173,55 @@ def test_softmax_matching_prefers_the_probable_query() -> None:
     predictions = Predictions(logits=logits, boxes=boxes, anchors=(None,))
     targets = Targets(torch.tensor([1]), torch.full((1, 4), 0.5), (1,))
     assert assign(predictions, targets, Loss(classification="softmax")).query.tolist() == [1]
+
+
+def one_pair(logits: Tensor, loss: Loss, known: Tensor | None = None) -> Tensor:
+    """The class term of one image with two queries, the first of which has the only object."""
+    boxes = torch.tensor([[0.5, 0.5, 0.2, 0.2], [0.2, 0.2, 0.1, 0.1]])
+    targets = Targets(torch.tensor([1]), torch.tensor([[0.5, 0.5, 0.2, 0.4]]), (1,), known=known)
+    predictions = Predictions(logits[None, None], boxes[None, None], (None,))
+    pairs = Assignment(*(torch.tensor([value]) for value in (0, 0, 0, 0)))
+    return group_losses(predictions, targets, pairs, loss, 1.0)["loss_ce"][0]
+
+
+def test_mal_by_hand() -> None:
+    # IoU is 0.5, so the score to reach is 0.5 ** 1.5; everything else is weighted by p ** 1.5
+    p = torch.tensor([[0.3, 0.6], [0.1, 0.2]])
+    target = 0.5**1.5
+    positive = -(target * p[0, 1].log() + (1 - target) * (1 - p[0, 1]).log())
+    others = p[[0, 1, 1], [0, 0, 1]]
+    expected = positive + (others**1.5 * -(1 - others).log()).sum()
+    found = one_pair(p.logit(), Loss(classification="mal", gamma=1.5, iou_eps=0.0))
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("classification", ["focal", "quality", "mal"])
+def test_classes_that_an_image_is_not_labelled_for_are_no_mistake(classification: str) -> None:
+    loss = Loss(classification=classification)
+    logits = torch.tensor([[0.3, 0.6], [0.1, 0.2]], requires_grad=True)
+    known = torch.tensor([[False, True]])
+    one_pair(logits, loss, known).backward()
+    assert logits.grad is not None
+    assert (logits.grad[:, 0] == 0).all()
+    assert (logits.grad[:, 1] != 0).all()
+    # an object of a class that is not wholly labelled still teaches where it lies
+    logits.grad = None
+    one_pair(logits, loss, ~known).backward()
+    assert logits.grad[0, 1] != 0
+    assert logits.grad[1, 1] == 0
+    assert torch.equal(one_pair(logits, loss, torch.tensor([[True, True]])), one_pair(logits, loss))
+
+
+def test_softmax_leaves_unlabelled_classes_out() -> None:
+    loss = Loss(classification="softmax")
+    logits = torch.tensor([[0.3, 0.6, 0.2], [2.1, 0.2, 0.3]])
+    found = one_pair(logits, loss, torch.tensor([[False, True]]))
+    assert found == pytest.approx(
+        float(
+            (
+                -logits[0, 1:].log_softmax(0)[0]
+                - loss.no_object_weight * logits[1, 1:].log_softmax(0)[1]
+            )
+            / (1 + loss.no_object_weight)
+        )
+    )

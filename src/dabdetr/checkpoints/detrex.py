@@ -13,10 +13,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from dabdetr.checkpoints.foreign import Foreign, assumed, guess_names
+from dabdetr.checkpoints.foreign import Foreign, assumed, guess_names, member_of
 from dabdetr.checkpoints.infer_config import class_logits, config_of
 from dabdetr.checkpoints.key_names import State, Table, count, rename, to_ours
-from dabdetr.checkpoints.members import member_of
 from dabdetr.presets.published import CONDITIONAL_DETR_R50, DINO_R50_4SCALE
 
 _ENCODER = r"^(transformer\.encoder\.layers\.\d+)"

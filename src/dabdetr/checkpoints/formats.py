@@ -12,8 +12,7 @@ from collections.abc import Callable, Mapping
 from torch import Tensor
 
 from dabdetr.checkpoints.detrex import detrex_to_official, from_detrex, is_detrex
-from dabdetr.checkpoints.foreign import COCO_IDS, Foreign
-from dabdetr.checkpoints.members import member_of
+from dabdetr.checkpoints.foreign import COCO_IDS, Foreign, member_of
 from dabdetr.checkpoints.mmdetection import (
     from_mmdetection,
     is_mmdetection,

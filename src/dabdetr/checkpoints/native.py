@@ -16,7 +16,6 @@ from dabdetr.checkpoints.reading import listing, read
 from dabdetr.config import Config, parse
 from dabdetr.files import write_atomically
 from dabdetr.model.detector import Detector, build
-from dabdetr.model.queries import anchors_as_in
 
 OF_PROPOSALS = "queries.classes."
 """The encoder's class head. Where objectness ranks, its first row is that and no class's."""
@@ -176,6 +175,17 @@ def fill(
     if partial:
         return LoadReport(source, format, loaded, (*absent, *wrong.values()), (), unexpected, notes)
     return LoadReport(source, format, loaded, (), (*absent, *wrong.values()), unexpected, notes)
+
+
+def anchors_as_in(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state ``given``, its anchors parted in centres and sizes, or joined, as ``own``'s are."""
+    whole, parts = "queries.anchors", ("queries.centres", "queries.sizes")
+    rest = {key: value for key, value in given.items() if key not in (whole, *parts)}
+    if whole in given and parts[0] in own:
+        return rest | dict(zip(parts, given[whole].split(2, dim=1), strict=True))
+    if parts[0] in given and whole in own:
+        return rest | {whole: torch.cat([given[part] for part in parts], dim=1)}
+    return dict(given)
 
 
 def ranks_by_objectness(config: Config) -> bool:

@@ -7,10 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from dabdetr.checkpoints.foreign import COCO_IDS, Foreign
+from dabdetr.checkpoints.foreign import COCO_IDS, Foreign, member_of
 from dabdetr.checkpoints.infer_config import class_logits, config_of, one_temperature
 from dabdetr.checkpoints.key_names import to_ours
-from dabdetr.checkpoints.members import member_of
 from dabdetr.config import Denoising
 from dabdetr.presets.published import DAB_DETR_R50, DINO_R50_4SCALE, DN_DETR_R50, derive
 

@@ -8,10 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from dabdetr.checkpoints.foreign import Foreign
+from dabdetr.checkpoints.foreign import Foreign, member_of
 from dabdetr.checkpoints.infer_config import class_logits, config_of, one_temperature
 from dabdetr.checkpoints.key_names import State, Table, rename, to_ours
-from dabdetr.checkpoints.members import member_of
 from dabdetr.presets.published import derive
 
 TRANSFORMERS: Table = (

@@ -1,4 +1,4 @@
-"""The model's choices: backbone, encoder, queries, decoder, denoising.
+"""What is computed: the choices of the backbone, encoder, queries, decoder and query groups.
 
 A part that is absent is ``None``; contradictions raise and name both fields.
 """
@@ -6,14 +6,92 @@ A part that is absent is ``None``; contradictions raise and name both fields.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, Tag, model_validator
 
-from dabdetr.config.backbones import Backbone, BackboneKind
 from dabdetr.config.base import Section, kinds
-from dabdetr.config.groups import Collaborative, DenoisingKind
-from dabdetr.config.queries import LearnedQueries, QueriesKind
+
+
+class Backbone(Section):
+    """An image network of timm, read at some of its strides."""
+
+    kind: Literal["timm"] = "timm"
+    name: str = Field(default="resnet50", description="timm model name")
+    options: dict[str, Any] = Field(default_factory=dict, description="further timm arguments")
+    strides: tuple[int, ...] = Field(
+        default=(32,), description="strides of the maps handed on, fine first"
+    )
+    output_stride: Literal[8, 16, 32] = Field(
+        default=32, description="16 dilates the last stage (DC5)"
+    )
+    freeze_stride: int = Field(
+        default=4, ge=0, description="stages up to this stride stay frozen; 0: none"
+    )
+    norm: Literal["frozen", "trained"] = Field(default="frozen", description="what batch norms do")
+    map_norm: bool = Field(
+        default=False,
+        description="layer norm on every map handed on, as detectors with Swin and ConvNeXt do",
+    )
+
+    @model_validator(mode="after")
+    def _strides_exist(self) -> Self:
+        _rising(self.strides)
+        if self.strides[-1] > self.output_stride:
+            raise ValueError(
+                f"backbone.strides asks for stride {self.strides[-1]}, but backbone.output_stride "
+                f"is {self.output_stride}; lower the one or raise the other"
+            )
+        return self
+
+
+class Vit(Section):
+    """A plain vision transformer of timm with a simple feature pyramid (ViTDet)."""
+
+    kind: Literal["vit"] = "vit"
+    name: str = Field(
+        default="vit_small_patch14_dinov2",
+        description="timm name of a plain ViT with learned position embeddings",
+    )
+    options: dict[str, Any] = Field(default_factory=dict, description="further timm arguments")
+    strides: tuple[int, ...] = Field(
+        default=(14,),
+        description="strides of the maps handed on, fine first: a quarter of the patch, half of "
+        "it, the patch, or twice as much (patch 14: 7, 14, 28; patch 16: 4, 8, 16, 32)",
+    )
+    channels: int = Field(default=256, ge=1, description="of every map handed on")
+    window: int | None = Field(
+        default=14,
+        ge=1,
+        description="patches on each side of the windows that attention keeps to where the input "
+        "is larger than one; null: attention sees all patches in every block",
+    )
+    global_blocks: int = Field(
+        default=4,
+        ge=0,
+        description="blocks that see all patches, evenly spaced, the last one among them; the "
+        "others keep to their windows",
+    )
+    freeze_blocks: int = Field(
+        default=0,
+        ge=0,
+        description="so many first blocks stay frozen, and with them the embeddings; 0: nothing",
+    )
+
+    @model_validator(mode="after")
+    def _strides_rise(self) -> Self:
+        _rising(self.strides)
+        return self
+
+
+def _rising(strides: tuple[int, ...]) -> None:
+    if not strides or sorted(set(strides)) != list(strides):
+        raise ValueError(f"backbone.strides must rise and not repeat; got {strides}")
+
+
+BackboneKind = Annotated[
+    Annotated[Backbone, Tag("timm")] | Annotated[Vit, Tag("vit")], kinds("timm", "vit")
+]
 
 
 class DenseEncoder(Section):
@@ -77,6 +155,90 @@ EncoderKind = Annotated[
 ]
 
 
+class LearnedQueries(Section):
+    """Queries that are parameters: an anchor each (or a plain positional query), and content."""
+
+    kind: Literal["learned"] = "learned"
+    count: int = Field(default=300, ge=1, description="number of queries: most objects found")
+    anchor: Literal["box", "point"] | None = Field(
+        default="box", description="point or null: the positional query is learned as such"
+    )
+    point_layers: int = Field(default=2, ge=1, description="of the map: positional query → point")
+    content: Literal["zeros", "learned", "unknown"] = Field(
+        default="zeros", description="unknown: the row of denoising's label table for no class"
+    )
+    patterns: int = Field(default=0, ge=0, description="contents tried at every anchor; 0: none")
+    start: Literal["normal", "uniform", "uniform_small"] = Field(
+        default="normal",
+        description="initial anchors: N(0,1) logits; uniform centres; and small sizes too",
+    )
+    fixed_centres: bool = Field(
+        default=False, description="anchors keep their first centres; sizes are learned"
+    )
+
+    @model_validator(mode="after")
+    def _boxes(self) -> Self:
+        if self.fixed_centres and self.anchor != "box":
+            raise ValueError(
+                f"queries.fixed_centres is true and queries.anchor is {self.anchor!r}: only boxes "
+                "have a centre and a size; set queries.anchor to 'box' or fixed_centres to false"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_content(self) -> Self:
+        if self.patterns and self.anchor != "box":
+            raise ValueError(
+                f"queries.patterns is {self.patterns} and queries.anchor is {self.anchor!r}: only "
+                "boxes are asked with several patterns; set queries.anchor to 'box'"
+            )
+        if self.patterns and self.content == "learned":
+            raise ValueError(
+                f"queries.patterns is {self.patterns} and queries.content is {self.content!r}: "
+                "patterns are the content; set queries.content to 'zeros' or queries.patterns to 0"
+            )
+        return self
+
+
+class EncoderQueries(Section):
+    """Queries that the encoder proposes: its best tokens, each with a box (two-stage)."""
+
+    kind: Literal["from_encoder"] = "from_encoder"
+    count: int = Field(default=900, ge=1, description="number of proposals that become queries")
+    content: Literal["learned", "box", "token"] = Field(
+        default="learned",
+        description="learned: a table (mixed query selection); box: made, as the positional query "
+        "is, of the proposed box; token: the token that proposes",
+    )
+    rank: Literal["classes", "objectness", "object"] = Field(
+        default="classes",
+        description="what makes a token good: its best class; the first logit alone, which then "
+        "learns of any object from all tokens; or a head of one class, object, that learns from "
+        "the chosen tokens and serves any set of classes",
+    )
+    distinct: bool = Field(
+        default=False,
+        description="tokens that score less than a neighbour of their level propose only where "
+        "there are too few others: proposals do not start as twins",
+    )
+
+    @property
+    def anchor(self) -> Literal["box"]:
+        """Proposals are boxes."""
+        return "box"
+
+    @property
+    def patterns(self) -> int:
+        """Proposals are asked once each."""
+        return 0
+
+
+QueriesKind = Annotated[
+    Annotated[LearnedQueries, Tag("learned")] | Annotated[EncoderQueries, Tag("from_encoder")],
+    kinds("learned", "from_encoder"),
+]
+
+
 class Decoder(Section):
     """The loop over decoder layers."""
 
@@ -107,6 +269,79 @@ class Decoder(Section):
             raise ValueError(
                 "decoder.look_forward_twice is true, decoder.update_anchors is false: anchors that "
                 "never move have nothing to look forward to; switch look_forward_twice off"
+            )
+        return self
+
+
+class Denoising(Section):
+    """Noisy copies of the objects as further queries in training (DN-DETR)."""
+
+    kind: Literal["dn"] = "dn"
+    groups: int = Field(default=5, ge=1, description="noisy copies of every object")
+    label_noise: float = Field(
+        default=0.2, ge=0, le=1, description="probability that a copy's class is drawn anew"
+    )
+    box_noise: float = Field(
+        default=0.4,
+        ge=0,
+        description="shift of the centre in half sides and of the size in sides, at most",
+    )
+
+
+class ContrastiveDenoising(Section):
+    """Near copies of the objects to restore and farther ones to reject, in training (DINO)."""
+
+    kind: Literal["contrastive"] = "contrastive"
+    number: int = Field(
+        default=100,
+        ge=1,
+        description="near copies an image has room for, in as many groups as that takes; "
+        "below 50: half the number of groups, however many objects there are",
+    )
+    label_noise: float = Field(
+        default=0.25,
+        ge=0,
+        le=1,
+        description="probability that a copy's class is drawn anew "
+        "(half of the reference's label_noise_ratio)",
+    )
+    box_noise: float = Field(
+        default=1.0,
+        ge=0,
+        description="shift of the edges in half sides: near copies up to it, far ones up to twice",
+    )
+
+
+DenoisingKind = Annotated[
+    Annotated[Denoising, Tag("dn")] | Annotated[ContrastiveDenoising, Tag("contrastive")],
+    kinds("dn", "contrastive"),
+]
+
+
+class Collaborative(Section):
+    """Heads of classic detectors on the encoder's maps, in training only (Co-DETR).
+
+    Each finds positives of its own; they teach the encoder, and the decoder as further queries.
+    """
+
+    heads: tuple[Literal["rcnn", "atss"], ...] = Field(
+        default=("rcnn", "atss"), description="Faster R-CNN (proposals and regions), ATSS"
+    )
+    max_positives: int = Field(
+        default=300, ge=1, description="queries that the positives of a head make, at most"
+    )
+    features: bool = Field(
+        default=True, description="the content of those queries also holds what the maps show there"
+    )
+    regions: int = Field(default=512, ge=1, description="rcnn: regions judged in an image")
+    region_width: int = Field(default=1024, ge=1, description="rcnn: width of its two layers")
+
+    @model_validator(mode="after")
+    def _some_heads(self) -> Self:
+        if not self.heads or len(set(self.heads)) != len(self.heads):
+            raise ValueError(
+                f"collaborative.heads must name at least one, none twice; got {self.heads}; "
+                "set model.collaborative to null for none"
             )
         return self
 

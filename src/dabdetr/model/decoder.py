@@ -17,10 +17,10 @@ from dabdetr.model.attention import (
     QuerySelfAttention,
     SeparateSelfAttention,
 )
+from dabdetr.model.deformable import QuerySampling
 from dabdetr.model.heads import Heads
 from dabdetr.model.positions import Positions, QueryPositions
 from dabdetr.model.relation import BoxRelation
-from dabdetr.model.sampling import QuerySampling
 from dabdetr.structures import Memory, Predictions, Queries
 
 
@@ -85,12 +85,6 @@ class Decoder(nn.Module):
         self.relation = BoxRelation(model.heads) if part.relation else None
         self.norm = nn.LayerNorm(model.width) if part.norm else nn.Identity()
         self.heads = heads
-
-    def shorten(self, layers: int) -> None:
-        """Keep the first ``layers`` layers and what belongs to them: their answers stay as is."""
-        self.layers = self.layers[:layers]
-        self.positions.shorten(layers)
-        self.heads.shorten(layers)
 
     def forward(
         self, queries: Queries, memory: Memory, hidden: Bool[Tensor, "q q"] | None = None

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 from itertools import accumulate
-from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+
+from dabdetr.model.kernels import sum_rows
+from dabdetr.model.positions import QueryPositions, in_level
+from dabdetr.structures import Memory
 
 Shapes = tuple[tuple[int, int], ...]
 """(height, width) of each level, in the order of its tokens."""
@@ -67,7 +68,7 @@ def sample_by_gather(
     """
     batch, tokens, heads, width = values.shape
     index, shares = _corners(tokens, shapes, locations.float(), weights.float())
-    out = _sum_rows(values.float().flatten(0, 2), index, shares)
+    out = sum_rows(values.float().flatten(0, 2), index, shares)
     return out.view(batch, -1, heads * width).to(values.dtype)
 
 
@@ -107,73 +108,6 @@ def _neighbours(
     inside = cells.clamp(min=0).minimum(size - 1).nan_to_num()  # NaN is no index
     shares = torch.stack((1 - beyond, beyond), dim=3)
     return inside.int(), shares * (inside == cells)
-
-
-def _sum_rows(
-    rows: Float[Tensor, "rows d"], index: Int[Tensor, "n k"], shares: Float[Tensor, "n k"]
-) -> Float[Tensor, "n d"]:
-    """Σ_k shares[n, k] · rows[index[n, k]]."""
-    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
-    if traced or rows.device.type != "cpu":
-        return (F.embedding(index, rows) * shares.unsqueeze(-1)).sum(1)
-    return _SumRows.apply(rows, index, shares)  # pyright: ignore[reportReturnType]
-
-
-_CACHED = 2**20
-"""How many numbers to gather at once on a CPU: what its cache holds."""
-
-
-def _scatter_rows(
-    count: int,
-    index: Int[Tensor, "n k"],
-    shares: Float[Tensor, "n k"],
-    values: Float[Tensor, "n d"],
-) -> Float[Tensor, "{count} d"]:
-    """The transpose of ``_sum_rows``: row index[n, k] of the result gets shares[n, k] · values[n].
-
-    A product with a sparse matrix, which scipy makes six times as fast for all tokens as sorting
-    the index and summing runs of it would be; for a decoder's few queries they are alike.
-    """
-    from scipy.sparse import csc_array
-
-    ends = np.arange(0, index.numel() + 1, index.shape[1], dtype=np.int32)
-    cells = (shares.detach().flatten().numpy(), index.flatten().numpy(), ends)
-    matrix = csc_array(cells, shape=(count, len(index)))
-    return torch.from_numpy(matrix @ values.numpy())
-
-
-class _SumRows(torch.autograd.Function):
-    """``_sum_rows`` that never holds all rows it reads.
-
-    Autograd of the same kernel takes 1.4 to 1.8 times as long, and gathering all rows 2 to 7 times.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, index: Tensor, shares: Tensor) -> Tensor:
-        ctx.save_for_backward(rows, index, shares)
-        return F.embedding_bag(index, rows, per_sample_weights=shares, mode="sum")
-
-    @staticmethod
-    @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, grad: Tensor
-    ) -> tuple[Tensor | None, None, Tensor | None]:
-        rows, index, shares = ctx.saved_tensors
-        grad = grad.contiguous()
-        rows_grad = shares_grad = None
-        if ctx.needs_input_grad[0]:
-            rows_grad = _scatter_rows(len(rows), index, shares, grad)
-        if ctx.needs_input_grad[2]:
-            shares_grad = torch.empty_like(shares)
-            few = max(1, _CACHED // (index.shape[1] * rows.shape[1]))
-            buffer = rows.new_empty(few * index.shape[1], rows.shape[1])
-            parts = (x.split(few) for x in (index, grad, shares_grad))
-            for part, upstream, result in zip(*parts, strict=True):
-                read = buffer[: part.numel()]
-                torch.index_select(rows, 0, part.flatten(), out=read)
-                products = read.view(*part.shape, -1).mul_(upstream.unsqueeze(1))
-                torch.sum(products, dim=-1, out=result)
-        return rows_grad, None, shares_grad
 
 
 class DeformableAttention(nn.Module):
@@ -249,6 +183,32 @@ class DeformableAttention(nn.Module):
             return for_all(centre) + offsets / self.points * for_all(side) * 0.5
         sizes = torch.tensor(shapes, dtype=torch.float32, device=offsets.device).flip(-1)
         return for_all(centre) + offsets / for_all(sizes)
+
+
+class TokenSampling(DeformableAttention):
+    """Every token reads places around its own cell, on all levels (deformable encoders)."""
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, x: Float[Tensor, "b n c"], positions: Float[Tensor, "#b n c"], memory: Memory
+    ) -> Float[Tensor, "b n c"]:
+        """``x`` are the tokens as they now are; ``memory`` tells their levels and padding."""
+        assert memory.ratios is not None
+        references = encoder_references(memory.shapes, memory.ratios)
+        return super().forward(x + positions, references, x, memory.shapes, memory.padding)
+
+
+class QuerySampling(DeformableAttention):
+    """Every query reads places around its anchor, on all levels (deformable decoders)."""
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, content: Float[Tensor, "b q c"], positions: QueryPositions, memory: Memory
+    ) -> Float[Tensor, "b q c"]:
+        assert memory.ratios is not None
+        assert positions.anchors is not None
+        levels = [in_level(positions.anchors, ratio) for ratio in memory.ratios.unbind(1)]
+        references = torch.stack(levels, dim=2)
+        placed = content + positions.query
+        return super().forward(placed, references, memory.tokens, memory.shapes, memory.padding)
 
 
 def valid_ratios(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from torch import Tensor, nn
+from torch import nn
 
 from dabdetr.config import Config
 from dabdetr.model.backbones import TimmBackbone
@@ -15,10 +15,9 @@ from dabdetr.model.denoising import Denoising
 from dabdetr.model.encoder import Encoder
 from dabdetr.model.groups import join, split
 from dabdetr.model.heads import Heads
-from dabdetr.model.kernels import quicken
+from dabdetr.model.kernels import use_cpu_kernels
 from dabdetr.model.projection import Projection, Pyramid
-from dabdetr.model.proposals import EncoderQueries
-from dabdetr.model.queries import LearnedQueries
+from dabdetr.model.queries import EncoderQueries, LearnedQueries
 from dabdetr.model.vit import VitBackbone
 from dabdetr.structures import HeadSamples, Images, Memory, Predictions, QueryGroup, Targets
 
@@ -66,16 +65,6 @@ class Detector(nn.Module):
             return predictions
         of_groups, matching = split(predictions, [len(group) for group in groups])
         return replace(matching, groups=tuple(zip(groups, of_groups, strict=True)))
-
-    def set_queries(self, count: int, init: str | Tensor = "keep") -> None:
-        """Change the number of queries of trained weights; the config changes with it.
-
-        ``init``: 'keep' thins out or fills the gaps, 'grid', or boxes [n, 4] (cxcywh, 0–1) whose
-        k-means are the anchors. Raises where queries are no boxes.
-        """
-        config = self.config.override([f"model.queries.count={count}"])
-        self.queries.resize(count, init)
-        self.config = config
 
     def query_groups(
         self, memory: Memory, images: Images, targets: Targets | None
@@ -132,7 +121,7 @@ def build(config: Config, names: Sequence[str]) -> Detector:
     detector = Detector(
         config, names, backbone, projection, encoder, queries, decoder, denoising, collaborative
     )
-    quicken(detector)
+    use_cpu_kernels(detector)
     return detector
 
 

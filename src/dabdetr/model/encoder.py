@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from dabdetr import config
 from dabdetr.model.attention import FeedForward, TokenAttention
+from dabdetr.model.deformable import TokenSampling
 from dabdetr.model.positions import mlp
-from dabdetr.model.sampling import TokenSampling
 from dabdetr.structures import Memory
 
 

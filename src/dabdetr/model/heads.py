@@ -34,10 +34,6 @@ class Heads(nn.Module):
         if _start_small(model):
             nn.init.constant_(self.boxes[0][-1].bias[2:], -2.0)  # pyright: ignore
 
-    def shorten(self, layers: int) -> None:
-        """Keep the heads of the first ``layers`` layers."""
-        self.classes, self.boxes = self.classes[:layers], self.boxes[:layers]
-
     def logits(self, content: Float[Tensor, "b q c"], layer: int) -> Float[Tensor, "b q classes"]:
         """Class logits of normalised content."""
         return self.classes[layer % len(self.classes)](content)

@@ -1,13 +1,14 @@
-"""Linear layers and PReLU, where torch's own kernels leave most of a CPU idle."""
+"""Linear layers, PReLU and sums of rows, where torch's own kernels leave most of a CPU idle."""
 
 from __future__ import annotations
 
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -52,7 +53,7 @@ class PReLU(nn.PReLU):
         return _Bend.apply(input, self.weight)  # pyright: ignore[reportReturnType]
 
 
-def quicken(module: nn.Module) -> None:
+def use_cpu_kernels(module: nn.Module) -> None:
     """Make every plain linear layer and PReLU of ``module`` one of these; parameters stay."""
     for part in module.modules():
         if type(part) is nn.Linear:
@@ -119,3 +120,70 @@ class _Bend(torch.autograd.Function):
             total = x.clamp_max(0).mul_(grad).sum(dtype=torch.float32)
             of_slope = total.to(slope.dtype).reshape(slope.shape)
         return of_x, of_slope
+
+
+def sum_rows(
+    rows: Float[Tensor, "rows d"], index: Int[Tensor, "n k"], shares: Float[Tensor, "n k"]
+) -> Float[Tensor, "n d"]:
+    """Σ_k shares[n, k] · rows[index[n, k]]."""
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+    if traced or rows.device.type != "cpu":
+        return (F.embedding(index, rows) * shares.unsqueeze(-1)).sum(1)
+    return _SumRows.apply(rows, index, shares)  # pyright: ignore[reportReturnType]
+
+
+_CACHED = 2**20
+"""How many numbers to gather at once on a CPU: what its cache holds."""
+
+
+def _scatter_rows(
+    count: int,
+    index: Int[Tensor, "n k"],
+    shares: Float[Tensor, "n k"],
+    values: Float[Tensor, "n d"],
+) -> Float[Tensor, "{count} d"]:
+    """The transpose of ``sum_rows``: row index[n, k] of the result gets shares[n, k] · values[n].
+
+    A product with a sparse matrix, which scipy makes six times as fast for all tokens as sorting
+    the index and summing runs of it would be; for a decoder's few queries they are alike.
+    """
+    from scipy.sparse import csc_array
+
+    ends = np.arange(0, index.numel() + 1, index.shape[1], dtype=np.int32)
+    cells = (shares.detach().flatten().numpy(), index.flatten().numpy(), ends)
+    matrix = csc_array(cells, shape=(count, len(index)))
+    return torch.from_numpy(matrix @ values.numpy())
+
+
+class _SumRows(torch.autograd.Function):
+    """``sum_rows`` that never holds all rows it reads.
+
+    Autograd of the same kernel takes 1.4 to 1.8 times as long, and gathering all rows 2 to 7 times.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, index: Tensor, shares: Tensor) -> Tensor:
+        ctx.save_for_backward(rows, index, shares)
+        return F.embedding_bag(index, rows, per_sample_weights=shares, mode="sum")
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, grad: Tensor
+    ) -> tuple[Tensor | None, None, Tensor | None]:
+        rows, index, shares = ctx.saved_tensors
+        grad = grad.contiguous()
+        rows_grad = shares_grad = None
+        if ctx.needs_input_grad[0]:
+            rows_grad = _scatter_rows(len(rows), index, shares, grad)
+        if ctx.needs_input_grad[2]:
+            shares_grad = torch.empty_like(shares)
+            few = max(1, _CACHED // (index.shape[1] * rows.shape[1]))
+            buffer = rows.new_empty(few * index.shape[1], rows.shape[1])
+            parts = (x.split(few) for x in (index, grad, shares_grad))
+            for part, upstream, result in zip(*parts, strict=True):
+                read = buffer[: part.numel()]
+                torch.index_select(rows, 0, part.flatten(), out=read)
+                products = read.view(*part.shape, -1).mul_(upstream.unsqueeze(1))
+                torch.sum(products, dim=-1, out=result)
+        return rows_grad, None, shares_grad

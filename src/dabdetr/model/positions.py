@@ -109,13 +109,6 @@ class Positions(nn.Module):
             self.scale = mlp(width, width, width if modulate_position == "content" else 1)
         self.size = mlp(width, width, 2) if modulate_size else None
 
-    @torch.no_grad()
-    def shorten(self, layers: int) -> None:
-        """Keep the scales of the first ``layers`` layers, where each has its own."""
-        if isinstance(self.scale, nn.Embedding):
-            kept = self.scale.weight[:layers].clone()
-            self.scale = nn.Embedding.from_pretrained(kept, freeze=False)
-
     def forward(
         self, queries: Queries, ratios: Float[Tensor, "batch levels 2"] | None, layer: int
     ) -> QueryPositions:

@@ -1,19 +1,23 @@
-"""Where queries come from: learned boxes, points or positional queries; and how many there are."""
+"""Where queries come from: parameters, or proposals of the encoder (two stages)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64
-from scipy.optimize import linear_sum_assignment
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from dabdetr import config
 from dabdetr.geometry import inverse_sigmoid
-from dabdetr.model.positions import mlp
-from dabdetr.structures import Memory, Queries
+from dabdetr.model.heads import class_head
+from dabdetr.model.positions import ANCHOR_TEMPERATURE, mlp, sine_code
+from dabdetr.structures import Memory, Predictions, Queries
+
+BEHIND = 1000.0
+"""What ranking takes from the logit of a token that a neighbour surpasses."""
+
+SIDE = 0.05
+"""Width and height of the finest level's first boxes; each level doubles it."""
 
 
 class LearnedQueries(nn.Module):
@@ -55,40 +59,6 @@ class LearnedQueries(nn.Module):
             return self.anchors
         return torch.cat((self.get_buffer("centres"), self.sizes), dim=1)
 
-    @torch.no_grad()
-    def resize(self, count: int, init: str | Tensor = "keep") -> None:
-        """Have ``count`` anchors; a new one takes the content of an old one near it.
-
-        'keep': of too many, those closest to others go; too few are joined by more in the widest
-        gaps, of median size. 'grid': centres in even rows, median size. Boxes [n, 4] (cxcywh, 0–1):
-        their k-means, as large on average as the old anchors: the decoder tells sizes by anchors it
-        knows, and finds next to nothing from smaller ones.
-        """
-        old = self.logits()
-        if old is None:
-            raise ValueError(
-                "the number of queries can change where each is an anchor box; these are learned "
-                "positional queries: train anew with model.queries.count, or take a DAB member"
-            )
-        if isinstance(init, Tensor):
-            new = _clusters(old, init, count)
-            source = _nearest(new, old)
-        elif init == "grid":
-            new = _sized(_grid(count), old)
-            source = _nearest(new, old)
-        elif init == "keep":
-            new, source = _kept(old, count)
-        else:
-            raise ValueError(f"anchors come by 'keep', 'grid' or boxes to cluster; got {init!r}")
-        if self.content is not None:
-            self.content = nn.Parameter(self.content[source])
-        if self.sizes is None:
-            self.anchors = nn.Parameter(new)
-        else:
-            self.register_buffer("centres", new[:, :2].clone())
-            self.sizes = nn.Parameter(new[:, 2:].clone())
-        self.count = count
-
     def forward(self, memory: Memory, unknown: Float[Tensor, " width"] | None = None) -> Queries:
         """``unknown`` is content that all queries start from, where denoising has it."""
         batch = memory.tokens.shape[0]  # a length would be a fixed number in an exported graph
@@ -118,15 +88,69 @@ class LearnedQueries(nn.Module):
         return self.to_point(self.positions).float().sigmoid(), self.positions
 
 
-def anchors_as_in(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state ``given``, its anchors parted in centres and sizes, or joined, as ``own``'s are."""
-    whole, parts = "queries.anchors", ("queries.centres", "queries.sizes")
-    rest = {key: value for key, value in given.items() if key not in (whole, *parts)}
-    if whole in given and parts[0] in own:
-        return rest | dict(zip(parts, given[whole].split(2, dim=1), strict=True))
-    if parts[0] in given and whole in own:
-        return rest | {whole: torch.cat([given[part] for part in parts], dim=1)}
-    return dict(given)
+class EncoderQueries(nn.Module):
+    """Every token proposes a box; the best become anchors; content is learned or theirs."""
+
+    def __init__(
+        self, part: config.EncoderQueries, width: int, classes: int, indicator: bool = False
+    ) -> None:
+        """``indicator`` keeps the last channel of content at 0: no copy of denoising."""
+        super().__init__()
+        self.count, self.rank, self.indicator = part.count, part.rank, indicator
+        self.distinct = part.distinct
+        self.project, self.norm = nn.Linear(width, width), nn.LayerNorm(width)
+        self.classes = class_head(width, 1 if part.rank == "object" else classes)
+        self.boxes = mlp(width, width, width, 4)
+        nn.init.zeros_(self.boxes[-1].weight)  # pyright: ignore[reportArgumentType]
+        nn.init.zeros_(self.boxes[-1].bias)  # pyright: ignore[reportArgumentType]
+        self.content: nn.Parameter | None = None
+        self.to_query: nn.Sequential | None = None
+        if part.content == "learned":
+            self.content = nn.Parameter(torch.randn(part.count, width - indicator))
+        elif part.content == "box":
+            self.to_query = nn.Sequential(nn.Linear(2 * width, 2 * width), nn.LayerNorm(2 * width))
+
+    def forward(self, memory: Memory, unknown: Float[Tensor, " width"] | None = None) -> Queries:
+        """``unknown`` is content that all queries start from, where denoising has it."""
+        logits, valid = _first_boxes(memory)
+        tokens = self.norm(self.project(memory.tokens * valid[..., None]))
+        scores = self.classes(tokens)
+        best = scores[..., 0] if self.rank == "objectness" else scores.max(-1).values
+        if self.distinct:
+            best = peaks_first(best, memory.shapes)
+        chosen = best.topk(min(self.count, best.shape[1]), dim=1).indices[..., None]
+
+        first = logits.masked_fill(~valid[..., None], float("inf"))
+        best_tokens, best_scores, best_first = (
+            x.gather(1, chosen.expand(-1, -1, x.shape[-1])) for x in (tokens, scores, first)
+        )
+        selected = self.boxes(best_tokens).float() + best_first
+        anchors = selected.detach().sigmoid()
+        content, positions = self._content(selected.detach(), best_tokens.detach())
+        if unknown is not None:
+            content = content + unknown
+        if self.rank == "objectness":  # learns from all tokens, the others from the chosen
+            said, boxes = scores, self.boxes(tokens).float() + first
+        else:
+            said, boxes = best_scores, selected
+        proposals = Predictions(said[None], boxes.sigmoid()[None], (None,))
+        return Queries(content, anchors, positions, proposals)
+
+    def _content(
+        self, boxes: Float[Tensor, "b q 4"], tokens: Float[Tensor, "b q c"]
+    ) -> tuple[Tensor, Tensor | None]:
+        """Content, and the positional query where it is made of the proposed box."""
+        if self.content is not None:
+            content = F.pad(self.content[: boxes.shape[1]], (0, int(self.indicator)))
+            return content.expand(boxes.shape[0], -1, -1), None
+        if self.to_query is None:
+            content = tokens[..., : tokens.shape[-1] - self.indicator]
+            return F.pad(content, (0, int(self.indicator))), None
+        width = self.project.out_features
+        angles = 2 * torch.pi * boxes.sigmoid()  # in the order x, y, w, h, unlike anchors' codes
+        code = sine_code(angles, width // 2, ANCHOR_TEMPERATURE).flatten(-2)
+        positions, content = self.to_query(code).chunk(2, dim=-1)
+        return content, positions
 
 
 def initial_anchors(count: int, start: str) -> torch.Tensor:
@@ -143,70 +167,36 @@ def initial_anchors(count: int, start: str) -> torch.Tensor:
     return logits
 
 
-def _kept(old: Float[Tensor, "old 4"], count: int) -> tuple[Tensor, Int64[Tensor, " count"]]:
-    """Old anchors' logits, thinned out or joined by more; and the old query behind each."""
-    centres = old[:, :2].sigmoid()
-    kept, apart = torch.arange(len(old), device=old.device), torch.cdist(centres, centres)
-    apart.fill_diagonal_(torch.inf)
-    while len(kept) > count:
-        closest = apart[kept][:, kept].min(1).values.argmin()
-        kept = torch.cat((kept[:closest], kept[closest + 1 :]))
-    if len(kept) == count:
-        return old[kept], kept
-    added = _sized(_gaps(centres, count - len(old)), old)
-    return torch.cat((old, added)), torch.cat((kept, _nearest(added, old)))
+def peaks_first(
+    scores: Float[Tensor, "b s"], shapes: tuple[tuple[int, int], ...]
+) -> Float[Tensor, "b s"]:
+    """Scores for ranking: tokens below a neighbour (3×3, same level) come after all others.
+
+    A logit lies far within ±``BEHIND``, so that the order among each kind stays.
+    """
+    levels = scores.float().split([height * width for height, width in shapes], dim=1)
+    ranked = []
+    for level, (height, width) in zip(levels, shapes, strict=True):
+        grid = level.unflatten(1, (height, width))[:, None]  # [b, s] → [b, 1, h, w]
+        below = grid < F.max_pool2d(grid, 3, stride=1, padding=1)
+        ranked.append((grid - BEHIND * below).flatten(1))
+    return torch.cat(ranked, dim=1)
 
 
-def _gaps(centres: Float[Tensor, "old 2"], count: int) -> Float[Tensor, "count 2"]:
-    """Places far from ``centres`` and from one another: the farthest first, one by one."""
-    places = _grid(16 * (len(centres) + count)).to(centres)
-    apart, chosen = torch.cdist(places, centres).min(1).values, []
-    for _ in range(count):
-        chosen.append(places[apart.argmax()])
-        apart = torch.minimum(apart, (places - chosen[-1]).norm(dim=1))
-    return torch.stack(chosen)
-
-
-def _grid(count: int) -> Float[Tensor, "count 2"]:
-    """Centres in rows, as many rows as places in a row, nearly."""
-    rows = max(1, round(count**0.5))
-    widths = [count // rows + (row < count % rows) for row in range(rows)]
-    return torch.tensor(
-        [
-            ((x + 0.5) / width, (y + 0.5) / rows)
-            for y, width in enumerate(widths)
-            for x in range(width)
-        ]
-    )
-
-
-def _sized(centres: Float[Tensor, "n 2"], old: Float[Tensor, "old 4"]) -> Float[Tensor, "n 4"]:
-    """Logits of boxes at ``centres``, of the old ones' median size."""
-    sizes = old[:, 2:].median(0).values.expand(len(centres), 2)
-    return torch.cat((inverse_sigmoid(centres.to(old)), sizes), dim=1)
-
-
-def _clusters(
-    old: Float[Tensor, "old 4"], boxes: Float[Tensor, "boxes 4"], count: int
-) -> Float[Tensor, "count 4"]:
-    """Logits of the k-means of ``boxes``, as large on average as the old anchors."""
-    from sklearn.cluster import KMeans
-
-    different = len(boxes.unique(dim=0))
-    if different < count:
-        raise ValueError(
-            f"{count} anchors were asked of the k-means of {different} different boxes; ask for "
-            "fewer, or for 'keep' or 'grid'"
-        )
-    found = KMeans(count, n_init="auto", random_state=0).fit(boxes.cpu().double().numpy())
-    new = inverse_sigmoid(torch.as_tensor(found.cluster_centers_).to(old))
-    new[:, 2:] += old[:, 2:].mean(0) - new[:, 2:].mean(0)
-    return new
-
-
-def _nearest(new: Float[Tensor, "new 4"], old: Float[Tensor, "old 4"]) -> Int64[Tensor, " new"]:
-    """An old query near each new anchor; all old ones serve equally often, or nearly."""
-    times = -(-len(new) // len(old))
-    cost = torch.cdist(new[:, :2].sigmoid(), old[:, :2].sigmoid()).repeat(1, times)
-    column = linear_sum_assignment(cost.double().cpu().numpy())[1]
-    return torch.as_tensor(column, device=old.device) % len(old)
+def _first_boxes(memory: Memory) -> tuple[Float[Tensor, "b s 4"], Bool[Tensor, "b s"]]:
+    """Logits of a box at every token's cell, and whether it counts: not padding, not at the rim."""
+    assert memory.ratios is not None
+    parts = []
+    for level, (height, width) in enumerate(memory.shapes):
+        device = memory.tokens.device
+        y = (torch.arange(height, device=device, dtype=torch.float32) + 0.5) / height
+        x = (torch.arange(width, device=device, dtype=torch.float32) + 0.5) / width
+        grid = torch.stack((x.expand(height, width), y[:, None].expand(height, width)), dim=-1)
+        centre = grid.flatten(0, 1) / memory.ratios[:, None, level]
+        side = torch.full_like(centre, SIDE * 2.0**level)
+        parts.append(torch.cat((centre, side), dim=-1))
+    boxes = torch.cat(parts, dim=1)
+    valid = ((boxes > 0.01) & (boxes < 0.99)).all(-1)
+    if memory.padding is not None:
+        valid = valid & ~memory.padding
+    return torch.logit(boxes.clamp(1e-4, 1 - 1e-4)), valid

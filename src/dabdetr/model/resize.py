@@ -6,30 +6,50 @@ import copy
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int64
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
 
+from dabdetr.geometry import inverse_sigmoid
 from dabdetr.model.detector import Detector
+from dabdetr.model.queries import EncoderQueries, LearnedQueries
+
+Init = str | np.ndarray | Tensor
+"""Where anchors lie: 'keep', 'grid', or boxes [n, 4] (cxcywh, 0–1) to cluster."""
 
 
-def with_queries(
-    detector: Detector, count: int | None = None, init: str | np.ndarray = "keep"
-) -> Detector:
+def with_queries(detector: Detector, count: int | None = None, init: Init = "keep") -> Detector:
     """A copy with ``count`` queries, or the detector itself where nothing is to change.
 
-    ``init`` says where anchors lie: 'keep', 'grid', or boxes [n, 4] (cxcywh, 0–1) whose k-means
-    they are (see ``LearnedQueries.resize``).
+    ``init`` is as in ``set_queries``.
     """
     if count is None and isinstance(init, str) and init == "keep":
         return detector
     changed = copy.deepcopy(detector)
-    count = detector.config.model.queries.count if count is None else count
-    changed.set_queries(count, init if isinstance(init, str) else torch.as_tensor(init))
+    set_queries(changed, detector.config.model.queries.count if count is None else count, init)
     return changed
+
+
+def set_queries(detector: Detector, count: int, init: Init = "keep") -> None:
+    """Change the number of queries of trained weights; the config changes with it.
+
+    ``init``: 'keep' thins out or fills the gaps, 'grid', or boxes [n, 4] (cxcywh, 0–1) whose
+    k-means are the anchors. Raises where queries are no boxes.
+    """
+    if isinstance(init, str) and init not in ("keep", "grid"):
+        raise ValueError(f"anchors come by 'keep', 'grid' or boxes to cluster; got {init!r}")
+    config = detector.config.override([f"model.queries.count={count}"])
+    if isinstance(detector.queries, EncoderQueries):
+        _resize_proposals(detector.queries, count, init)
+    else:
+        _resize_anchors(detector.queries, count, init)
+    detector.config = config
 
 
 def with_layers(detector: Detector, layers: int | None = None) -> Detector:
     """A copy that ends after its first ``layers`` decoder layers, or the detector itself if None.
 
-    It answers what those layers of the whole detector do, and can be saved like any other.
+    It predicts what those layers of the whole detector do, and can be saved like any other.
     """
     if layers is None:
         return detector
@@ -39,6 +59,127 @@ def with_layers(detector: Detector, layers: int | None = None) -> Detector:
             f"the model has {there} decoder layers; got {layers}; give a number from 1 to {there}"
         )
     changed = copy.deepcopy(detector)
-    changed.decoder.shorten(layers)
+    decoder, heads = changed.decoder, changed.decoder.heads
+    decoder.layers = decoder.layers[:layers]
+    heads.classes, heads.boxes = heads.classes[:layers], heads.boxes[:layers]
+    scale = decoder.positions.scale
+    if isinstance(scale, nn.Embedding):  # one for each layer
+        kept = scale.weight[:layers].detach().clone()
+        decoder.positions.scale = nn.Embedding.from_pretrained(kept, freeze=False)
     changed.config = changed.config.override([f"model.decoder.layers={layers}"])
     return changed
+
+
+@torch.no_grad()
+def _resize_anchors(queries: LearnedQueries, count: int, init: Init) -> None:
+    """Give learned queries ``count`` anchors; a new one takes the content of an old one near it.
+
+    'keep': of too many, those closest to others go; too few are joined by more in the widest
+    gaps, of median size. 'grid': centres in even rows, median size. Boxes: their k-means, as large
+    on average as the old anchors: the decoder tells sizes by anchors it knows, and finds next to
+    nothing from smaller ones.
+    """
+    old = queries.logits()
+    if old is None:
+        raise ValueError(
+            "the number of queries can change where each is an anchor box; these are learned "
+            "positional queries: train anew with model.queries.count, or take a DAB member"
+        )
+    if not isinstance(init, str):
+        new = _clusters(old, torch.as_tensor(init, dtype=torch.float32), count)
+        source = _nearest(new, old)
+    elif init == "grid":
+        new = _sized(_grid(count), old)
+        source = _nearest(new, old)
+    else:
+        new, source = _kept(old, count)
+    if queries.content is not None:
+        queries.content = nn.Parameter(queries.content[source])
+    if queries.sizes is None:
+        queries.anchors = nn.Parameter(new)
+    else:
+        queries.register_buffer("centres", new[:, :2].clone())
+        queries.sizes = nn.Parameter(new[:, 2:].clone())
+    queries.count = count
+
+
+def _resize_proposals(queries: EncoderQueries, count: int, init: Init) -> None:
+    """Take the best ``count`` tokens as queries; rows of learned content repeat if too few."""
+    if not (isinstance(init, str) and init == "keep"):
+        raise ValueError(
+            "the encoder proposes the anchors of this model: their number can change, where "
+            "they are cannot; leave the initialisation of queries at 'keep'"
+        )
+    if queries.content is not None:
+        rows = torch.arange(count, device=queries.content.device) % len(queries.content)
+        queries.content = nn.Parameter(queries.content.detach()[rows])
+    queries.count = count
+
+
+def _kept(old: Float[Tensor, "old 4"], count: int) -> tuple[Tensor, Int64[Tensor, " count"]]:
+    """Old anchors' logits, thinned out or joined by more; and the old query behind each."""
+    centres = old[:, :2].sigmoid()
+    kept, apart = torch.arange(len(old), device=old.device), torch.cdist(centres, centres)
+    apart.fill_diagonal_(torch.inf)
+    while len(kept) > count:
+        closest = apart[kept][:, kept].min(1).values.argmin()
+        kept = torch.cat((kept[:closest], kept[closest + 1 :]))
+    if len(kept) == count:
+        return old[kept], kept
+    added = _sized(_gaps(centres, count - len(old)), old)
+    return torch.cat((old, added)), torch.cat((kept, _nearest(added, old)))
+
+
+def _gaps(centres: Float[Tensor, "old 2"], count: int) -> Float[Tensor, "count 2"]:
+    """Places far from ``centres`` and from one another: the farthest first, one by one."""
+    places = _grid(16 * (len(centres) + count)).to(centres)
+    apart, chosen = torch.cdist(places, centres).min(1).values, []
+    for _ in range(count):
+        chosen.append(places[apart.argmax()])
+        apart = torch.minimum(apart, (places - chosen[-1]).norm(dim=1))
+    return torch.stack(chosen)
+
+
+def _grid(count: int) -> Float[Tensor, "count 2"]:
+    """Centres in rows, as many rows as places in a row, nearly."""
+    rows = max(1, round(count**0.5))
+    widths = [count // rows + (row < count % rows) for row in range(rows)]
+    return torch.tensor(
+        [
+            ((x + 0.5) / width, (y + 0.5) / rows)
+            for y, width in enumerate(widths)
+            for x in range(width)
+        ]
+    )
+
+
+def _sized(centres: Float[Tensor, "n 2"], old: Float[Tensor, "old 4"]) -> Float[Tensor, "n 4"]:
+    """Logits of boxes at ``centres``, of the old ones' median size."""
+    sizes = old[:, 2:].median(0).values.expand(len(centres), 2)
+    return torch.cat((inverse_sigmoid(centres.to(old)), sizes), dim=1)
+
+
+def _clusters(
+    old: Float[Tensor, "old 4"], boxes: Float[Tensor, "boxes 4"], count: int
+) -> Float[Tensor, "count 4"]:
+    """Logits of the k-means of ``boxes``, as large on average as the old anchors."""
+    from sklearn.cluster import KMeans
+
+    different = len(boxes.unique(dim=0))
+    if different < count:
+        raise ValueError(
+            f"{count} anchors were asked of the k-means of {different} different boxes; ask for "
+            "fewer, or for 'keep' or 'grid'"
+        )
+    found = KMeans(count, n_init="auto", random_state=0).fit(boxes.cpu().double().numpy())
+    new = inverse_sigmoid(torch.as_tensor(found.cluster_centers_).to(old))
+    new[:, 2:] += old[:, 2:].mean(0) - new[:, 2:].mean(0)
+    return new
+
+
+def _nearest(new: Float[Tensor, "new 4"], old: Float[Tensor, "old 4"]) -> Int64[Tensor, " new"]:
+    """An old query near each new anchor; all old ones serve equally often, or nearly."""
+    times = -(-len(new) // len(old))
+    cost = torch.cdist(new[:, :2].sigmoid(), old[:, :2].sigmoid()).repeat(1, times)
+    column = linear_sum_assignment(cost.double().cpu().numpy())[1]
+    return torch.as_tensor(column, device=old.device) % len(old)

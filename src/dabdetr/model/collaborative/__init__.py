@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from dabdetr import config
 from dabdetr.model.collaborative.atss import ATSS
 from dabdetr.model.collaborative.faster_rcnn import FasterRCNN
-from dabdetr.model.collaborative.positives import PositiveQueries
-from dabdetr.model.collaborative.pyramid import maps_of, set_scene
+from dabdetr.model.collaborative.pyramid import PositiveQueries, maps_of, set_scene
 from dabdetr.structures import HeadSamples, Images, Memory, QueryGroup, Targets
 
 
