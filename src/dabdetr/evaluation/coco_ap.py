@@ -91,6 +91,20 @@ def _curve(counted: np.ndarray, objects: int) -> np.ndarray:
     return np.append(highest, 0.0)[np.searchsorted(number / objects, RECALLS)]
 
 
+def right_at(truth: Boxes, found: Boxes, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which detections are right at IoU 0.5, and which count (not those on crowds); [found] bool.
+
+    Matched as for AP, but without a limit of detections. The rows are those of ``found``.
+    """
+    of_truth = np.argsort(truth.image * classes + truth.label, kind="stable")
+    order = np.lexsort((-found.score, found.image * classes + found.label))
+    truth = truth[of_truth]
+    ignored = np.repeat(truth.crowd[:, None], len(AREAS), axis=1)
+    right, dropped = _match(truth, found[order], ignored, classes)
+    back = np.argsort(order, kind="stable")
+    return right[back, 0, 0], ~dropped[back, 0, 0]
+
+
 def _match(
     truth: Boxes, found: Boxes, ignored: np.ndarray, classes: int
 ) -> tuple[np.ndarray, np.ndarray]:

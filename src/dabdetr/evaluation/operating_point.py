@@ -1,0 +1,114 @@
+"""Where to cut scores, and what a score is worth: chosen on a validation split.
+
+The threshold of the best F1 becomes the model's own ``inference.conf``; a class with enough objects
+has one of its own. A logistic curve over the logit of the score (Platt 1999) makes scores say how
+often a detection is right. Neither changes the order of detections, and so neither changes AP.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dabdetr.evaluation.coco_ap import Boxes, right_at
+
+ENOUGH = 30
+"""Objects from which on a class has its own threshold."""
+
+LOWEST = 0.05
+"""Scores below it are no detections that anybody looks at: calibration leaves them out."""
+
+BINS = 10
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """The threshold of the best F1 and what it gives: of all classes together, or of one.
+
+    ``precision``, ``recall`` and ``f1`` are at ``conf``, with IoU 0.5.
+    """
+
+    conf: float
+    precision: float
+    recall: float
+    f1: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """p = σ(scale · logit(score) + shift) is how often a detection of that score is right.
+
+    ``error`` is the expected calibration error of ``BINS`` equally filled bins after it, ``before``
+    without it.
+    """
+
+    scale: float
+    shift: float
+    error: float
+    before: float
+
+
+def operating_points(
+    truth: Boxes, found: Boxes, classes: int
+) -> tuple[OperatingPoint | None, dict[int, OperatingPoint]]:
+    """The best threshold of all classes, and of each class with ``ENOUGH`` objects by its label.
+
+    None where nothing is right at any score.
+    """
+    right, counted = right_at(truth, found, classes)
+    objects = np.bincount(truth.label[~truth.crowd], minlength=classes)
+    whole = _best(found.score[counted], right[counted], int(objects.sum()))
+    own: dict[int, OperatingPoint] = {}
+    for label in np.flatnonzero(objects >= ENOUGH):
+        rows = counted & (found.label == label)
+        point = _best(found.score[rows], right[rows], int(objects[label]))
+        if point is not None:
+            own[int(label)] = point
+    return whole, own
+
+
+def _best(score: np.ndarray, right: np.ndarray, objects: int) -> OperatingPoint | None:
+    """The cut with the highest F1, halfway between the last score kept and the first one cut."""
+    order = np.argsort(-score, kind="stable")
+    score, hits = score[order], right[order].cumsum()
+    if not len(hits) or not hits[-1]:
+        return None
+    shown = np.arange(1, len(hits) + 1)
+    f1 = 2 * hits / (shown + objects)
+    f1[:-1][score[:-1] == score[1:]] = -1.0  # equal scores cannot be parted
+    at = int(f1.argmax())
+    below = score[at + 1] if at + 1 < len(score) else 0.0
+    conf = float((score[at] + below) / 2)
+    return OperatingPoint(conf, hits[at] / shown[at], hits[at] / objects, float(f1[at]))
+
+
+def calibrate(truth: Boxes, found: Boxes, classes: int) -> Calibration | None:
+    """The curve that fits best; None where all detections are right, or none is."""
+    from sklearn.linear_model import LogisticRegression
+
+    right, counted = right_at(truth, found, classes)
+    rows = counted & (found.score >= LOWEST)
+    score, right = found.score[rows], right[rows]
+    if not len(right) or right.all() or not right.any():
+        return None
+    logit = _logit(score)[:, None]
+    curve = LogisticRegression(C=1e6).fit(logit, right)
+    scale, shift = float(curve.coef_[0, 0]), float(curve.intercept_[0])
+    if scale <= 0:  # scores that say nothing: a falling curve would turn their order round
+        return None
+    after = calibration_error(1 / (1 + np.exp(-(scale * logit[:, 0] + shift))), right)
+    return Calibration(scale, shift, after, calibration_error(score, right))
+
+
+def calibration_error(score: np.ndarray, right: np.ndarray) -> float:
+    """Mean distance of score and precision over equally filled bins, weighted by their size."""
+    order = np.argsort(score, kind="stable")
+    parts = np.array_split(order, min(BINS, max(1, len(order))))
+    gaps = [abs(score[p].mean() - right[p].mean()) * len(p) for p in parts if len(p)]
+    return float(sum(gaps) / max(1, len(order)))
+
+
+def _logit(score: np.ndarray) -> np.ndarray:
+    score = np.clip(score.astype(np.float64), 1e-6, 1 - 1e-6)
+    return np.log(score / (1 - score))
