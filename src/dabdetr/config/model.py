@@ -262,6 +262,11 @@ class Decoder(Section):
         default=False,
         description="self-attention knows how two queries' boxes lie to one another",
     )
+    duplicate_removal: bool = Field(
+        default=False,
+        description="a query's scores fall where a better query has nearly the same box, by how "
+        "much is learned",
+    )
 
     @model_validator(mode="after")
     def _update(self) -> Self:

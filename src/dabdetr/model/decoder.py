@@ -18,6 +18,7 @@ from dabdetr.model.attention import (
     SeparateSelfAttention,
 )
 from dabdetr.model.deformable import QuerySampling
+from dabdetr.model.duplicates import DuplicateRemoval
 from dabdetr.model.heads import Heads
 from dabdetr.model.positions import Positions, QueryPositions
 from dabdetr.model.relation import BoxRelation
@@ -83,6 +84,7 @@ class Decoder(nn.Module):
         )
         self.layers = nn.ModuleList(DecoderLayer(model, index) for index in range(part.layers))
         self.relation = BoxRelation(model.heads) if part.relation else None
+        self.duplicates = DuplicateRemoval(part.layers) if part.duplicate_removal else None
         self.norm = nn.LayerNorm(model.width) if part.norm else nn.Identity()
         self.heads = heads
 
@@ -103,6 +105,8 @@ class Decoder(nn.Module):
             logits.append(self.heads.logits(normed, index))
             boxes.append(move(anchors, self.heads.deltas(normed, index), self.anchor_eps))
             entered.append(anchors)
+            if self.duplicates is not None:
+                logits[-1] = self.duplicates(logits[-1], boxes[-1], hidden, index)
             queries = replace(queries, content=content)
             if self.update_anchors and index + 1 < len(self.layers):
                 # By the un-normalised content: the released weights expect it.

@@ -1,0 +1,55 @@
+"""One object, one answer: a query's score falls where a better query has nearly the same box."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from dabdetr.geometry import iou, to_corners
+
+IOU, SHARPNESS, STRENGTH = 0.6, 15.0, 2.0
+"""Where each layer starts: the IoU at half strength, how steep it is there, and logits at most."""
+
+
+class DuplicateRemoval(nn.Module):
+    """Lowers the class logits of a query by what a better one that overlaps it takes away.
+
+    In each layer query i loses strength · σ(sharpness · (IoU − iou)) to the better-scored query
+    that overlaps it most. The three numbers of a layer are learned with the one-to-one losses:
+    queries that see the same object need not say different things of the same tokens, which is
+    what self-attention is slow to learn (Relation Networks §4.3 learn the removal apart).
+    """
+
+    def __init__(self, layers: int) -> None:
+        super().__init__()
+        start = torch.tensor([IOU, SHARPNESS, STRENGTH])
+        start[0] = torch.logit(start[0])
+        start[1:] = start[1:].expm1().log()  # the inverse of softplus
+        self.curve = nn.Parameter(start.repeat(layers, 1))  # [layers, 3]
+
+    def forward(
+        self,
+        logits: Float[Tensor, "b q classes"],
+        boxes: Float[Tensor, "b q 4"],
+        hidden: Bool[Tensor, "q q"] | None,
+        layer: int,
+    ) -> Float[Tensor, "b q classes"]:
+        """Logits after the removal. ``boxes`` (cxcywh) get no gradient. Queries of groups, which
+        ``hidden`` hides from the last query, take nothing away and lose nothing."""
+        middle, (sharpness, strength) = (
+            self.curve[layer, 0].sigmoid(),
+            F.softplus(self.curve[layer, 1:]),
+        )
+        with torch.no_grad():
+            corners = to_corners(boxes.float())
+            overlap = iou(corners[:, :, None], corners[:, None])  # [b, q, q]
+            score = logits.float().max(-1).values
+            better = score[:, None] > score[:, :, None]
+            if hidden is not None:
+                matching = ~hidden[-1]
+                better = better & matching & matching[:, None]
+            most = (overlap * better).max(-1).values  # [b, q], with a better query; 0 without
+        lost = strength * (sharpness * (most - middle)).sigmoid() * (most > 0)
+        return logits - lost[..., None].to(logits.dtype)
