@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dabdetr.geometry import iou, to_corners
 
-IOU, SHARPNESS, STRENGTH = 0.6, 15.0, 2.0
+IOU, SHARPNESS, STRENGTH = 0.65, 20.0, 4.0
 """Where each layer starts: the IoU at half strength, how steep it is there, and logits at most."""
 
 
