@@ -121,7 +121,9 @@ def test_values_in_messages_stay_short() -> None:
     for value in ("x" * 10_000, nested, {"a": nested}, list(range(9999)), 10**9000, b"y" * 9000):
         assert len(shown(value)) <= 60
     assert shown([1, "a", None]) == "[1, 'a', None]"
-    assert shown({"a": 1}) == "a mapping of 1"
+    assert shown({"a": 1}) == "{'a': 1}"
+    assert shown({"a": nested}) == "a mapping of 1"
+    assert shown(list(range(9))) == "a list of 9"
     assert shortened("a" * 9 + "b" * 9, 7) == "aaaa…bb"
 
 

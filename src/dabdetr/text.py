@@ -80,7 +80,7 @@ def parse_yaml(content: str | bytes, name: str) -> Any:
         said = str(error)
         if said.startswith(name):
             raise
-        raise ValueError(f"{name} is not readable YAML ({shown(said)})") from None
+        raise ValueError(f"{name} is not readable YAML ({reason(error)})") from None
 
 
 def _expanded(node: Any, known: dict[int, int]) -> int:
@@ -106,16 +106,20 @@ def _place(error: yaml.YAMLError) -> str:
 
 
 def shown(value: Any, most: int = 60) -> str:
-    """A value for a message: a string as it is, others as Python writes them, ``most`` at most.
+    """A value for a message, as Python writes it, in ``most`` characters at most.
 
-    A list or mapping is told by its kind and length, for its text may be of any size.
+    A list or mapping that is long or holds others is told by its kind and length: its text may be
+    of any size.
     """
     if isinstance(value, list | tuple | dict | set):
-        kind = "a mapping" if isinstance(value, dict) else "a list"
-        simple = not isinstance(value, dict) and len(value) <= 8
-        if not simple or any(isinstance(part, list | tuple | dict | set) for part in value):
-            return f"{kind} of {len(value)}"
-        text = "[" + ", ".join(shown(part, most) for part in value) + "]"
+        pairs = isinstance(value, dict)
+        parts = list(value.values() if pairs else value)[:9]
+        if len(parts) > 8 or any(isinstance(part, list | tuple | dict | set) for part in parts):
+            return f"{'a mapping' if pairs else 'a list'} of {len(value)}"
+        said = [shown(part, most) for part in parts]
+        if pairs:
+            said = [f"{shown(key, most)}: {each}" for key, each in zip(value, said, strict=True)]
+        text = ", ".join(said).join("{}" if pairs else "[]")
     elif isinstance(value, str):
         text = repr(value[: most + 1])
     elif isinstance(value, int) and value.bit_length() > 256:
@@ -131,6 +135,12 @@ def shortened(text: str, most: int = MOST_MESSAGE) -> str:
         return text
     head = (most - 1) * 2 // 3
     return f"{text[:head]}…{text[len(text) - (most - 1 - head) :]}"
+
+
+def reason(error: BaseException, most: int = 160) -> str:
+    """The first line that an error of another library says, or its kind, to be told in our own."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return shortened(printable(lines[0]), most)
 
 
 def printable(text: str, lines: bool = False) -> str:

@@ -5,12 +5,17 @@ A part that is absent is ``None``; contradictions raise and name both fields.
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, Tag, model_validator
 
 from dabdetr.config.base import Section, kinds
+from dabdetr.text import shown
+
+_LOADING = frozenset({"checkpoint_path", "cache_dir", "features_only", "out_indices"})
+"""Arguments of timm's create_model that are not the network's."""
 
 
 class Backbone(Section):
@@ -36,6 +41,7 @@ class Backbone(Section):
 
     @model_validator(mode="after")
     def _strides_exist(self) -> Self:
+        _check_timm(self.name, self.options)
         _rising(self.strides)
         if self.strides[-1] > self.output_stride:
             raise ValueError(
@@ -80,8 +86,24 @@ class Vit(Section):
 
     @model_validator(mode="after")
     def _strides_rise(self) -> Self:
+        _check_timm(self.name, self.options)
         _rising(self.strides)
         return self
+
+
+def _check_timm(name: str, options: dict[str, Any]) -> None:
+    """Refuse what has timm load files, or ask the hub: a config is data, and weights say of it."""
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise ValueError(
+            f"backbone.name should be a name of timm's own, without address or folder; got "
+            f"{shown(name)}"
+        )
+    for key in options:
+        if key.startswith("pretrained") or key in _LOADING:
+            raise ValueError(
+                f"backbone.options has {shown(key)}, by which timm loads files; weights to start "
+                "from are named by training.start, or --from"
+            )
 
 
 def _rising(strides: tuple[int, ...]) -> None:

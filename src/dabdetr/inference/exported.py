@@ -16,9 +16,12 @@ import numpy as np
 
 from dabdetr.config import Config
 from dabdetr.data.preprocessing import fitted_size, input_size, prepare_array
+from dabdetr.files import open_regular
 from dabdetr.inference.metadata import Card
+from dabdetr.inference.onnx_file import read_whole
 from dabdetr.inference.postprocess import detections
 from dabdetr.structures import Detections
+from dabdetr.text import parse_json
 
 Precision = Literal["fp32", "bf16", "fp16"]
 SetPrecision = Precision | Literal["auto"]
@@ -196,9 +199,10 @@ class _Onnx:
         options.intra_op_num_threads = threads()
         options.log_severity_level = 3  # errors only
         providers = [cuda] if cuda in there and device != "cpu" else []
+        content = read_whole(path)
         try:
             self.session = onnxruntime.InferenceSession(
-                str(path), options, [*providers, "CPUExecutionProvider"]
+                content, options, [*providers, "CPUExecutionProvider"]
             )
         except Exception as error:  # of a class of its own for every kind of failure
             raise ValueError(
@@ -225,6 +229,9 @@ class _OpenVino:
             raise _missing("openvino", path) from None
         if device not in ("auto", "cpu"):
             raise ValueError(f"exports for OpenVINO run on the CPU; got device {device!r}")
+        with open_regular(path) as file:
+            if not file.read(64).lstrip().startswith(b"<"):
+                raise ValueError(f"{path} is no model of OpenVINO, which is XML; export it again")
         self.core = openvino.Core()
         try:
             self.model = self.core.read_model(path)
@@ -265,21 +272,15 @@ class _OpenVino:
 
 
 class _Program:
-    """A program of torch.export; torch is imported for it."""
+    """A program of torch.export; torch is imported for it, but not to load it."""
 
     def __init__(self, path: Path, device: str) -> None:
-        import torch
+        from dabdetr.inference.program import Program
 
         if device not in ("auto", "cpu"):
             raise ValueError(f"exported programs of torch run on the CPU; got device {device!r}")
-        extra = {"card.json": ""}
-        try:
-            self.module: Any = runnable(torch.export.load(path, extra_files=extra))
-        except (RuntimeError, ValueError, OSError) as error:
-            raise ValueError(
-                f"{path} cannot be loaded by torch ({_first_line(error)}); export it again"
-            ) from None
-        self.told = json.loads(extra["card.json"] or "{}")
+        self.program = Program(path)
+        self.told = parse_json(self.program.texts.get("card.json", "{}"), f"metadata of {path}")
 
     @property
     def read_ahead(self) -> bool:
@@ -294,8 +295,7 @@ class _Program:
     def __call__(self, pixels: np.ndarray, padding: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         import torch
 
-        with torch.no_grad():
-            logits, boxes = self.module(torch.from_numpy(pixels), torch.from_numpy(padding))
+        logits, boxes = self.program(torch.from_numpy(pixels), torch.from_numpy(padding))
         return logits.float().numpy(), boxes.float().numpy()
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from dabdetr import config
 from dabdetr.model.frozen_norm import freeze_norms
 from dabdetr.structures import Features, Images
+from dabdetr.text import reason, shown
 
 
 class TimmBackbone(nn.Module):
@@ -29,15 +30,17 @@ class TimmBackbone(nn.Module):
         super().__init__()
         try:
             self.body, stages = _create(part)
-        except (RuntimeError, TypeError, ValueError) as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # timm's networks raise many kinds for options that do not fit
             if part.output_stride != 32 and "output_stride" in str(error):
                 raise ValueError(
                     f"backbone.output_stride is {part.output_stride}, and timm cannot dilate "
                     f"{part.name!r}; set it to 32"
                 ) from None
             raise ValueError(
-                f"backbone.name {part.name!r} with backbone.options {part.options} cannot be built "
-                f"by timm as a feature network: {error}"
+                f"backbone.name {shown(part.name)} with backbone.options {shown(part.options)} "
+                f"cannot be built by timm as a feature network: {reason(error)}"
             ) from None
         self.part = part
         self.channels = [stage["num_chs"] for stage in stages]

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from dabdetr import config
 from dabdetr.model.backbones import fill_cells
 from dabdetr.structures import Features, Images
+from dabdetr.text import reason, shown
 
 
 class VitBackbone(nn.Module):
@@ -114,10 +115,12 @@ def _create(part: config.Vit, **loading: Any) -> Any:
         body: Any = timm.create_model(
             part.name, num_classes=0, dynamic_img_size=True, **loading, **part.options
         )
-    except (RuntimeError, TypeError, ValueError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # timm's networks raise many kinds for options that do not fit
         raise ValueError(
-            f"backbone.name {part.name!r} with backbone.options {part.options} cannot be built by "
-            f"timm as a vision transformer: {error}"
+            f"backbone.name {shown(part.name)} with backbone.options {shown(part.options)} cannot "
+            f"be built by timm as a vision transformer: {reason(error)}"
         ) from None
     plain = type(body) is VisionTransformer and type(body.patch_embed) is PatchEmbed
     if not plain or body.pos_embed is None:
