@@ -21,7 +21,7 @@ import torch
 from benchmarks.sides import SMOKE, Side, Workload, load_ours, load_peer, make_weights
 from dabdetr.export.formats import Batch, OnnxFile, OpenVinoFile
 from dabdetr.inference.exported import Exported
-from dabdetr.inference.metadata import Card
+from dabdetr.inference.metadata import Metadata
 from dabdetr.model.detector import Detector
 
 BARS = {"ONNX Runtime fp32": 1.5, "OpenVINO fp32": 1.8, "OpenVINO bf16": 6.0}
@@ -51,19 +51,19 @@ def make_files(folder: Path, work: Workload) -> dict[str, Path]:
     assert isinstance(model, Detector)
     files: dict[str, Path] = {}
     for what, size in (("", None), (", fixed size", (work.height, work.width))):
-        card = Card("onnx", model.names, model.config, size=size)
-        onnx = OnnxFile(model, card)
+        metadata = Metadata("onnx", model.names, model.config, size=size)
+        onnx = OnnxFile(model, metadata)
         if size is None:
             files["ONNX Runtime fp32"] = folder / "fp32.onnx"
-            onnx.write(files["ONNX Runtime fp32"], onnx.card)
-        card = replace(card, runtime="openvino")
+            onnx.write(files["ONNX Runtime fp32"], onnx.metadata)
+        metadata = replace(metadata, runtime="openvino")
         for precision in ("fp32", "bf16"):
-            made = OpenVinoFile(onnx, replace(card, precision=precision))
+            made = OpenVinoFile(onnx, replace(metadata, precision=precision))
             files[f"OpenVINO {precision}{what}"] = _written(made, folder / f"{len(files)}_openvino")
         for split, kept in SPLITS.items() if size is None else (("backbone", SPLITS["backbone"]),):
             print(f"int8, {split}", file=sys.stderr)
             made = OpenVinoFile(
-                onnx, replace(card, precision="int8"), lambda: _noise(work), kept=kept
+                onnx, replace(metadata, precision="int8"), lambda: _noise(work), kept=kept
             )
             name = f"OpenVINO int8 in {split}, bf16 in the rest{what}"
             files[name] = _written(made, folder / f"{len(files)}_openvino")
@@ -71,7 +71,7 @@ def make_files(folder: Path, work: Workload) -> dict[str, Path]:
 
 
 def _written(made: OpenVinoFile, path: Path) -> Path:
-    made.write(path, made.card)
+    made.write(path, made.metadata)
     return path
 
 
@@ -95,7 +95,7 @@ def race(
     }
     for name, path in files.items():
         run = Exported(path)
-        jobs[name] = lambda run=run: run.answer(pixels.numpy(), padding)
+        jobs[name] = lambda run=run: run.predict(pixels.numpy(), padding)
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
     for turn in range(rounds + 1):
         for name in sorted(jobs, reverse=bool(turn % 2)):

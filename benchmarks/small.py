@@ -86,9 +86,10 @@ def make_files(folder: Path) -> dict[str, str]:
 
     from dabdetr.checkpoints.native import load_model
     from dabdetr.data.layouts import open_data
+    from dabdetr.data.preprocessing import padded
     from dabdetr.export.formats import OnnxFile, OpenVinoFile
-    from dabdetr.inference.exported import padded, prepare_for
-    from dabdetr.inference.metadata import Card
+    from dabdetr.inference.exported import prepare_for
+    from dabdetr.inference.metadata import Metadata
 
     folder.mkdir(exist_ok=True, parents=True)
     made: dict[str, str] = {}
@@ -98,18 +99,18 @@ def make_files(folder: Path) -> dict[str, str]:
         if all(Path(made[f"{name}, {run}"]).exists() for run, end in RUNTIMES.items() if end):
             continue
         model = load_model(name).model.eval()
-        card = Card("onnx", model.names, model.config)
-        onnx = OnnxFile(model, card)
-        onnx.write(Path(made[f"{name}, ONNX Runtime"]), onnx.card)
+        metadata = Metadata("onnx", model.names, model.config)
+        onnx = OnnxFile(model, metadata)
+        onnx.write(Path(made[f"{name}, ONNX Runtime"]), onnx.metadata)
         scenes = open_data("scenes", "train")  # speed does not depend on the ranges
         for precision in ("fp32", "bf16", "int8"):
-            new = replace(card, runtime="openvino", precision=precision)
+            new = replace(metadata, runtime="openvino", precision=precision)
             ranges = None
             if precision == "int8":
                 views = [padded([prepare_for(new, scenes.image(n))]) for n in range(8)]
                 ranges = views.__iter__
             file = OpenVinoFile(onnx, new, ranges)
-            file.write(Path(made[f"{name}, OpenVINO {precision}"]), file.card)
+            file.write(Path(made[f"{name}, OpenVINO {precision}"]), file.metadata)
     return made
 
 

@@ -102,8 +102,22 @@ def test_nothing_found_changes_nothing():
 def test_images_of_other_kinds(tmp_path):
     grey = np.full((40, 50), 77, np.uint8)
     Image.fromarray(grey).save(tmp_path / "g.png")
-    for kind in (grey, Image.fromarray(grey), tmp_path / "g.png"):
-        assert draw(kind, found([[5, 5, 20, 20]], (40, 50))).mode == "RGB"
+    content = (tmp_path / "g.png").read_bytes()
+    kinds = [grey, grey[:, :, None], grey / 255, Image.fromarray(grey), tmp_path / "g.png", content]
+    plain = draw(np.repeat(grey[:, :, None], 3, 2), found([[5, 5, 20, 20]], (40, 50)))
+    for kind in kinds:
+        plotted = found([[5, 5, 20, 20]], (40, 50)).plot(kind)
+        np.testing.assert_array_equal(np.asarray(plotted), np.asarray(plain))
+
+
+def test_a_photograph_is_turned_as_its_camera_was_held(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned by a quarter
+    Image.fromarray(pixels).save(tmp_path / "t.png", exif=exif)
+    turned = np.rot90(pixels, -1)
+    plotted = found([], turned.shape[:2]).plot(tmp_path / "t.png")
+    np.testing.assert_array_equal(np.asarray(plotted), turned)
 
 
 def simulated(rgb, kind):

@@ -9,7 +9,7 @@ from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 
 from dabdetr.config import ContrastiveDenoising, Denoising
-from dabdetr.explain import helpers
+from dabdetr.explain import concepts
 
 IMAGE = np.zeros((160, 200, 3), np.uint8)
 BOXES = np.array([[10, 20, 60, 70], [100, 40, 180, 140]], np.float32)
@@ -30,7 +30,7 @@ def frames(panel) -> list[tuple[np.ndarray, str, str]]:
 
 def test_copies_lie_around_their_objects_and_groups_see_themselves() -> None:
     state = torch.get_rng_state()
-    figure = helpers.noisy_copies(IMAGE, BOXES, Denoising(groups=3), matching=5)
+    figure = concepts.noisy_copies(IMAGE, BOXES, Denoising(groups=3), matching=5)
     assert torch.equal(state, torch.get_rng_state())
     copies, mask = figure.axes
     shown = frames(copies)
@@ -50,15 +50,15 @@ def test_copies_lie_around_their_objects_and_groups_see_themselves() -> None:
 
 
 def test_far_copies_are_dotted() -> None:
-    figure = helpers.noisy_copies(IMAGE, BOXES, ContrastiveDenoising(number=1))
+    figure = concepts.noisy_copies(IMAGE, BOXES, ContrastiveDenoising(number=1))
     lines = [line for _, _, line in frames(figure.axes[0])[:-2]]
     assert lines == ["-", "-", ":", ":"] * 2
     with pytest.raises(ValueError, match="there are none"):
-        helpers.noisy_copies(IMAGE, BOXES[:0], Denoising())
+        concepts.noisy_copies(IMAGE, BOXES[:0], Denoising())
 
 
 def test_places_around_a_box_reach_its_border() -> None:
-    figure = helpers.sampling_places(heads=4, points=2, cells=20)
+    figure = concepts.sampling_places(heads=4, points=2, cells=20)
     points, boxes = (
         [np.concatenate([dots.get_offsets() for dots in axes.collections]) for axes in row]
         for row in (figure.axes[:4], figure.axes[4:])
@@ -72,14 +72,14 @@ def test_places_around_a_box_reach_its_border() -> None:
 
 
 def test_many_cells_answer_for_an_object() -> None:
-    figure = helpers.positives(IMAGE, BOXES)
+    figure = concepts.positives(IMAGE, BOXES)
     one, many = figure.axes[:2]
     assert len(one.collections) == len(BOXES)
     places = np.concatenate([dots.get_offsets() for dots in many.collections])
     colours = np.concatenate([dots.get_facecolors() for dots in many.collections])
     assert len(places) > 2 * len(BOXES)
     for place, colour in zip(places, colours, strict=True):
-        owner = helpers.COLOURS.index(to_hex(colour))
+        owner = concepts.COLOURS.index(to_hex(colour))
         assert (place > BOXES[owner, :2]).all()
         assert (place < BOXES[owner, 2:]).all()
     assert f"{len(places)} cells" in many.get_title()

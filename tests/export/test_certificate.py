@@ -9,21 +9,21 @@ import torch
 
 from dabdetr.data.dataset import Subset
 from dabdetr.data.layouts import open_data
+from dabdetr.data.preprocessing import padded
 from dabdetr.evaluation.evaluate import evaluate
-from dabdetr.export.ap import Loss, compare
-from dabdetr.export.certificate import certify, paired
+from dabdetr.export.certificate import Loss, certify, compare_ap, paired
 from dabdetr.export.divergence import first_difference
 from dabdetr.export.export import Uncertified, export
 from dabdetr.export.formats import OnnxFile, ProgramFile
 from dabdetr.export.tracing import Answer, example
-from dabdetr.inference.exported import Exported, padded
-from dabdetr.inference.postprocess import Decoded
+from dabdetr.inference.exported import Exported
+from dabdetr.inference.postprocess import Ranked
 
 
 def test_pairs_are_of_one_class_and_one_to_one():
     box = np.array([[0, 0, 10, 10], [0, 0, 10, 10]], np.float32)
-    one = Decoded(box, np.array([0.9, 0.8]), np.array([0, 1]), np.array([0, 1]))
-    other = Decoded(box + 2, np.array([0.5, 0.7]), np.array([0, 0]), np.array([0, 1]))
+    one = Ranked(box, np.array([0.9, 0.8]), np.array([0, 1]), np.array([0, 1]))
+    other = Ranked(box + 2, np.array([0.5, 0.7]), np.array([0, 0]), np.array([0, 1]))
     gaps = paired(one, other)
     assert gaps[0].tolist() == pytest.approx([2.0, 2.0, 2.0, 2.0, -0.2])
     assert gaps[1].tolist() == [1e4, 1e4, 1e4, 1e4, 1.0]
@@ -76,7 +76,7 @@ def test_planted_faults_fail_the_certificate(
 ):
     path = faulty(exported.path, tmp_path / "faulty.onnx", fault)
     file = Exported(path)
-    file.card = replace(file.card, precision=precision)  # which allows more differences
+    file.metadata = replace(file.metadata, precision=precision)  # which allows more differences
     proof = certify(Answer(detector), file, images)
     assert proof.finite
     assert not proof.passed
@@ -100,17 +100,17 @@ def test_ap_may_fall_by_half_a_point(exported):
 
 def test_ap_of_both_sides_is_of_the_same_images(detector, exported):
     data = open_data("scenes:count=11", "val")
-    loss = compare(detector, exported.path, data)
+    loss = compare_ap(detector, exported.path, data)
     assert (loss.images, loss.data) == (11, "scenes val")
     assert loss.torch == evaluate(detector, data).ap
     assert loss.file == pytest.approx(loss.torch, abs=1e-3)
     assert 0 <= loss.noise < 1e-3
-    assert np.isnan(compare(detector, exported.path, Subset(data, range(3))).noise)
+    assert np.isnan(compare_ap(detector, exported.path, Subset(data, range(3))).noise)
 
 
 @pytest.mark.slow
 def test_the_first_node_that_differs_is_named(detector, exported, images, tmp_path):
-    traced = OnnxFile(detector, Exported(exported.path).card).traced
+    traced = OnnxFile(detector, Exported(exported.path).metadata).traced
     inputs = padded([Exported(exported.path).prepare(images[0])])
     assert first_difference(traced, exported.path, *inputs) is None
     path = faulty(exported.path, tmp_path / "faulty.onnx", weigh)
@@ -126,9 +126,9 @@ def test_the_first_node_that_differs_is_named_in_every_format(format, detector, 
     with torch.no_grad():
         other.encoder.layers[0].feedforward.expand.bias.add_(0.5)
     made = export(other, tmp_path / ("x_openvino" if format == "openvino" else "x.pt2"), format)
-    card = replace(Exported(made.path).card, precision="fp32")
+    metadata = replace(Exported(made.path).metadata, precision="fp32")
     kind = OnnxFile if format == "openvino" else ProgramFile  # OpenVINO's is made from ONNX's
-    same, traced = (kind(each, card).traced for each in (other, detector))
+    same, traced = (kind(each, metadata).traced for each in (other, detector))
     pixels, padding = (part.numpy() for part in example((61, 75)))
     assert first_difference(same, made.path, pixels, padding) is None
     found = first_difference(traced, made.path, pixels, padding)

@@ -77,9 +77,9 @@ def test_the_certificate_travels_in_the_file(exported):
     assert proof.passed
     assert proof.batches == (1, 2, 5)
     assert len(proof.sizes) >= 2
-    card = Exported(exported.path).card
-    assert card.certificate == json.loads(json.dumps(proof.to_dict()))
-    assert card.versions.keys() == {
+    metadata = Exported(exported.path).metadata
+    assert metadata.certificate == json.loads(json.dumps(proof.to_dict()))
+    assert metadata.versions.keys() == {
         "dabdetr",
         "torch",
         "onnx",
@@ -87,7 +87,7 @@ def test_the_certificate_travels_in_the_file(exported):
         "onnxruntime",
         "opset",
     }
-    assert json.loads(card.to_strings()["thresholds"]) == {"conf": 0.3, "max_det": 100}
+    assert json.loads(metadata.to_strings()["thresholds"]) == {"conf": 0.3, "max_det": 100}
 
 
 def test_predicting_imports_no_torch(exported, images, tmp_path):
@@ -156,8 +156,8 @@ def test_the_command_writes_a_file_of_fixed_size(detector, images, tmp_path, mon
     told = json.loads(done.stdout)
     assert told["file"] == "tiny.onnx"
     assert told["certificate"]["sizes"] == [[64, 96]]
-    card = Exported("tiny.onnx").card
-    assert (card.size, card.precision) == ((64, 96), "fp16")
+    metadata = Exported("tiny.onnx").metadata
+    assert (metadata.size, metadata.precision) == ((64, 96), "fp16")
     found = list(Predictor("tiny.onnx", batch=3)(images, conf=0.0))
     assert [each.size for each in found] == [each.shape[:2] for each in images]
     again = CliRunner().invoke(app, line)

@@ -75,6 +75,6 @@ def test_openvino_in_every_precision(precision, tmp_path):
         assert made.certificate.ap is not None
         assert made.certificate.ap.file == found
     predictor = Predictor(made.path)
-    assert predictor.runtime.card.precision == precision  # pyright: ignore[reportAttributeAccessIssue]
+    assert predictor.runtime.metadata.precision == precision  # pyright: ignore[reportAttributeAccessIssue]
     image = np.full((64, 96, 3), 90, np.uint8)
     assert len(predictor.one(image, **EVERYTHING)) == 50

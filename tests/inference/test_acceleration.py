@@ -78,7 +78,7 @@ def test_auto_takes_the_faster_and_says_so_once_measured(images, caplog, monkeyp
 def test_wrong_choices_are_told_before_any_loading():
     with pytest.raises(ValueError, match="there is no precision 'int3'; use auto, fp32, bf16"):
         Predictor("nowhere", precision="int3")  # pyright: ignore[reportArgumentType]
-    with pytest.raises(ValueError, match="compile should be 'auto', True or False; got 'yes'"):
+    with pytest.raises(ValueError, match="compile should be True or False; got 'yes'"):
         Predictor("nowhere", compile="yes")  # pyright: ignore[reportArgumentType]
 
 
@@ -87,17 +87,11 @@ def test_without_a_compiler_it_says_so_and_detects(images, caplog, monkeypatch):
     monkeypatch.setenv("PATH", "")
     model = detector()
     expected = AcceleratedModel(model)(images)
-    for way in (True, "auto"):
-        monkeypatch.setattr(acceleration, "COMPILE_AFTER", 0.0)
-        caplog.clear()
-        forward = AcceleratedModel(model, compile=way)
-        for _ in range(3):
-            found = forward(images)
-        assert torch.equal(found.boxes, expected.boxes)
-        told = [record.getMessage() for record in caplog.records]
-        assert told == [
-            "not compiled: there is no C++ compiler; install g++, or leave --compile out"
-        ]
+    forward = AcceleratedModel(model, compile=True)
+    for _ in range(3):
+        assert torch.equal(forward(images).boxes, expected.boxes)
+    told = [record.getMessage() for record in caplog.records]
+    assert told == ["not compiled: there is no C++ compiler; install g++, or leave --compile out"]
 
 
 def test_a_predictor_passes_on_what_it_is_told(monkeypatch):
@@ -117,7 +111,7 @@ def test_compiled_code_is_called_where_it_won(images):
     model, other = detector(), detector()
     with torch.no_grad():
         other.get_parameter("decoder.heads.classes.0.bias").add_(1.0)
-    forward = AcceleratedModel(model, compile="auto")
+    forward = AcceleratedModel(model, compile=True)
     forward._compiled[images.pixels.shape] = torch.compile(settled(other))
     with torch.compiler.set_stance("force_eager"):  # it is called all the same
         found = forward(images)

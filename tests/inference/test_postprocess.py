@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from dabdetr.inference.postprocess import decode
+from dabdetr.inference.postprocess import postprocess
 
 
 def plain(logits, boxes, size, max_det):
@@ -25,7 +25,7 @@ def test_equals_a_plain_loop(max_det):
     torch.manual_seed(0)
     logits, boxes = torch.randn(2, 5, 3), torch.rand(2, 5, 4)
     sizes = [(480, 672), (30, 20)]
-    for index, found in enumerate(decode(logits, boxes, sizes, max_det)):
+    for index, found in enumerate(postprocess(logits, boxes, sizes, max_det)):
         expected = plain(logits[index], boxes[index], sizes[index], max_det)
         assert len(found.scores) == min(max_det, 15) == len(expected)
         assert found.scores.tolist() == pytest.approx([row[0] for row in expected], abs=1e-6)
@@ -37,24 +37,26 @@ def test_equals_a_plain_loop(max_det):
 
 def test_boxes_are_not_clipped():
     logits = torch.zeros(1, 1, 1)
-    (found,) = decode(logits, torch.tensor([[[0.0, 1.0, 0.5, 0.5]]]), [(100, 200)], 1)
+    (found,) = postprocess(logits, torch.tensor([[[0.0, 1.0, 0.5, 0.5]]]), [(100, 200)], 1)
     assert found.boxes.tolist() == [[-50.0, 75.0, 50.0, 125.0]]
 
 
 def test_half_precision_logits_give_float32():
-    (found,) = decode(np.zeros((1, 2, 2), np.float16), np.zeros((1, 2, 4), np.float16), [(9, 9)], 3)
+    (found,) = postprocess(
+        np.zeros((1, 2, 2), np.float16), np.zeros((1, 2, 4), np.float16), [(9, 9)], 3
+    )
     assert found.scores.dtype == found.boxes.dtype == np.float32
     assert found.scores.tolist() == [0.5, 0.5, 0.5]
 
 
 def test_empty_batch():
-    assert decode(torch.zeros(0, 4, 3), torch.zeros(0, 4, 4), [], 10) == []
+    assert postprocess(torch.zeros(0, 4, 3), torch.zeros(0, 4, 4), [], 10) == []
 
 
 def test_softmax_gives_each_query_its_best_class_and_nothing_is_no_class() -> None:
     logits = torch.tensor([[[2.0, 1.0, 0.0], [0.0, 3.0, 1.0], [0.0, 0.0, 9.0]]])
     boxes = torch.rand(1, 3, 4)
-    (found,) = decode(logits, boxes, [(10, 10)], 300, "softmax")
+    (found,) = postprocess(logits, boxes, [(10, 10)], 300, "softmax")
     expected = logits.softmax(-1)[0]
     assert found.queries.tolist() == [1, 0, 2]
     assert found.labels.tolist()[:2] == [1, 0]

@@ -12,7 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dabdetr.inference.stream import Prepared, SourceImage, Unreadable, ahead, groups, readable
+from dabdetr.inference.stream import (
+    Prepared,
+    SourceImage,
+    Unreadable,
+    groups,
+    in_threads,
+    prefetch,
+    readable,
+)
 
 
 def running() -> int:
@@ -30,7 +38,7 @@ def until(count: int, made: list[int]) -> None:
 
 @given(st.lists(st.integers(), max_size=20), st.integers(1, 5))
 def test_the_same_items_in_the_same_order(items: list[int], count: int) -> None:
-    assert list(ahead(iter(items), count)) == items
+    assert list(prefetch(iter(items), count)) == items
     assert running() == 0
 
 
@@ -43,7 +51,7 @@ def test_no_more_is_read_ahead_than_allowed(count: int) -> None:
             made.append(len(made))
             yield made[-1]
 
-    stream = ahead(endless(), count)
+    stream = prefetch(endless(), count)
     time.sleep(0.05)
     assert made == []
     for taken in range(1, 6):
@@ -62,7 +70,7 @@ def test_reading_goes_on_while_the_caller_works() -> None:
         begun.set()
         yield 2
 
-    stream = ahead(two(), 1)
+    stream = prefetch(two(), 1)
     assert next(stream) == 1
     assert begun.wait(5)  # nobody asked for the second yet
     assert list(stream) == [2]
@@ -74,7 +82,7 @@ def test_an_error_comes_in_its_turn() -> None:
         yield 2
         raise KeyError("third")
 
-    stream = ahead(failing(), 5)
+    stream = prefetch(failing(), 5)
     assert (next(stream), next(stream)) == (1, 2)
     with pytest.raises(KeyError, match="third"):
         next(stream)
@@ -91,7 +99,7 @@ def test_a_stream_left_half_read_ends_its_thread_and_its_source() -> None:
         finally:
             closed.append(True)
 
-    stream = ahead(source(), 2)
+    stream = prefetch(source(), 2)
     next(stream)
     assert running() == 1
     del stream
@@ -104,7 +112,7 @@ def test_what_was_handed_out_is_not_kept() -> None:
     import weakref
 
     arrays = (np.zeros(3) for _ in range(4))
-    stream = ahead(arrays, 1)
+    stream = prefetch(arrays, 1)
     first = weakref.ref(next(stream))
     next(stream)
     gc.collect()
@@ -147,7 +155,7 @@ def test_torch_has_no_helpers_in_the_thread_and_as_many_as_before_elsewhere() ->
     torch.set_num_threads(2)
     try:
         elsewhere: list[int] = []
-        for seen in ahead(counts(), 1):
+        for seen in prefetch(counts(), 1):
             assert seen == 1
             later = threading.Thread(target=lambda: elsewhere.append(torch.get_num_threads()))
             later.start()
@@ -155,3 +163,38 @@ def test_torch_has_no_helpers_in_the_thread_and_as_many_as_before_elsewhere() ->
         assert [*elsewhere, torch.get_num_threads()] == [2, 2]
     finally:
         torch.set_num_threads(before)
+
+
+def test_threads_make_items_in_order_and_end() -> None:
+    import torch
+
+    torch.set_num_threads(2)
+    try:
+        seen: set[int] = set()
+
+        def square(number: int) -> int:
+            seen.add(torch.get_num_threads())
+            time.sleep(0.002 * (number % 3))
+            return number * number
+
+        assert list(in_threads(square, range(20), 3)) == [n * n for n in range(20)]
+        assert seen == {1}
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    stream = in_threads(square, iter(range(10**9)), 2)
+    assert next(stream) == 0
+    stream.close()
+    assert not [each for each in threading.enumerate() if "dabdetr reading" in each.name]
+
+
+def test_an_error_in_a_thread_is_raised_in_its_turn() -> None:
+    def failing(number: int) -> int:
+        if number == 2:
+            raise KeyError("third")
+        return number
+
+    stream = in_threads(failing, range(5), 2)
+    assert (next(stream), next(stream)) == (0, 1)
+    with pytest.raises(KeyError, match="third"):
+        next(stream)

@@ -18,7 +18,7 @@ import torch
 
 from dabdetr.checkpoints.formats import from_official, from_transformers
 from dabdetr.checkpoints.key_names import official_table, rename, split_attention
-from dabdetr.inference.postprocess import Decoded, decode
+from dabdetr.inference.postprocess import Ranked, postprocess
 from dabdetr.model.denoising import Noise
 from dabdetr.model.detector import Detector, build
 from dabdetr.model.projection import Pyramid
@@ -227,7 +227,7 @@ def test_stages_agree(c: Case) -> None:
 def test_ranked_boxes_agree(c: Case, out: Predictions) -> None:
     arrays = c.expected["arrays"]
     most = arrays["post_scores"].shape[1]
-    found = decode(
+    found = postprocess(
         out.logits[-1].detach(),
         out.boxes[-1].detach(),
         c.sizes,
@@ -235,7 +235,7 @@ def test_ranked_boxes_agree(c: Case, out: Predictions) -> None:
         c.detector.config.model.classifier,
     )
     for image, each in enumerate(found):
-        ours = Decoded(*map(torch.from_numpy, each))
+        ours = Ranked(*map(torch.from_numpy, each))
         # DETR's reference leaves its results in the order of the queries.
         scores, order = arrays["post_scores"][image].sort(descending=True, stable=True)
         labels, boxes = (arrays[f"post_{part}"][image][order] for part in ("labels", "boxes"))

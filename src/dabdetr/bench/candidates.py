@@ -7,16 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-FORMATS = {"torch": "PyTorch", "onnx": "ONNX Runtime", "openvino": "OpenVINO"}
-"""What --format calls them, and what people do."""
-PRECISIONS = {
-    "torch": ("fp32", "bf16"),
-    "onnx": ("fp32", "fp16"),
-    "openvino": ("fp32", "bf16", "int8"),
-}
-"""What is timed on a CPU. OpenVINO's fp16 is left out: it computes in fp32."""
-SUFFIXES = {"onnx": ".onnx", "openvino": "_openvino"}
-"""Of exported files and folders."""
+from dabdetr.export.formats import FORMATS as EXPORTS
+
+_EXPORTED = {name: each for name, each in EXPORTS.items() if each.timed}
+FORMATS = {"torch": "PyTorch"} | {name: each.title for name, each in _EXPORTED.items()}
+"""What --formats calls them, and what people do."""
+PRECISIONS = {"torch": ("fp32", "bf16")} | {name: each.timed for name, each in _EXPORTED.items()}
+"""What is timed on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,7 @@ class Contender:
             options = ["--precision", self.precision] if self.precision != "fp32" else []
             options += ["--compile"] if self.compiled else []
             return [shlex.join([*use, model, *options, "IMAGES"])]
-        file = f"{Path(model).stem}-{self.precision}{SUFFIXES[self.format]}"
+        file = f"{Path(model).stem}-{self.precision}{EXPORTS[self.format].suffix}"
         make = ["dabdetr", *self.export_options(model, calibration), "--output", file]
         return [shlex.join(make), shlex.join([*use, file, "IMAGES"])]
 

@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 
-from dabdetr.bench.candidates import REFERENCE, SUFFIXES, Contender
+from dabdetr.bench.candidates import REFERENCE, Contender
 from dabdetr.bench.images import read_found, spread
 from dabdetr.bench.plan import Plan
 from dabdetr.bench.processes import Failed, Process, run_export
+from dabdetr.export.formats import FORMATS
 from dabdetr.inference.acceleration import no_compiler
 from dabdetr.structures import Detections
 
@@ -68,7 +69,7 @@ class Race:
             options = each.export_options(self.plan.model, self.plan.calibration)
             if not options:
                 continue
-            path = self.folder / f"{each.key}{SUFFIXES[each.format]}"
+            path = self.folder / f"{each.key}{FORMATS[each.format].suffix}"
             self.tell(f"exporting for {each.name} …")
             with self._trying(each):
                 run_export(options, path, shown, self.environment)

@@ -12,8 +12,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from dabdetr.inference.acceleration import settled
+from dabdetr.inference.opening import torch_runtime
 from dabdetr.inference.sources import read_sources
-from dabdetr.inference.torch_runtime import TorchRuntime, ready
 from dabdetr.model.detector import Detector
 from dabdetr.model.kernels import Linear, onednn_wins
 from dabdetr.structures import Images
@@ -25,8 +25,9 @@ TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 def measure(model: str, images: Sequence[str], device: str) -> dict[str, Any]:
     """``operations`` an image, and ``peaks``: precision → operations a second."""
-    detector, place = ready(model, device)
-    runtime, counts, found = TorchRuntime(detector), {}, []
+    runtime = torch_runtime(model, device=device)
+    detector, place = runtime.model.eval(), runtime.device
+    counts, found = {}, []
     for each in read_sources(list(images)):
         shape = tuple(runtime.prepare(each.array).shape)
         if shape not in counts:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dabdetr.data.preprocessing import input_size
-from dabdetr.inference.torch_runtime import ready
+from dabdetr.inference.opening import torch_runtime
 from dabdetr.model.detector import Detector
 from dabdetr.model.resize import with_queries
 from dabdetr.structures import Images, Targets
@@ -41,8 +41,9 @@ class Axis:
 
     def seconds(self, model: str, value: int, device: str, rounds: int) -> float:
         """The median of some rounds, after one to warm up."""
-        detector, place = ready(model, device)
-        run = self.job(detector.eval(), value, place)
+        runtime = torch_runtime(model, device=device)
+        place = runtime.device
+        run = self.job(runtime.model.eval(), value, place)
         taken = []
         for _ in range(rounds + 1):
             started = time.perf_counter()

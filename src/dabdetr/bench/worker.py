@@ -37,14 +37,10 @@ class Worker:
     def gather(self, images: Sequence[str]) -> int:
         """Prepare what every turn looks at: batches of the model's input; how many they are."""
         from dabdetr.inference.sources import read_sources
-        from dabdetr.inference.stream import Prepared, groups
+        from dabdetr.inference.stream import groups, views
 
         self.images = list(images)
-        runtime = self.predictor.runtime
-        prepared = (
-            Prepared(each, [(0, 0, 0, 0)], 0, runtime.prepare(each.array))
-            for each in read_sources(self.images)
-        )
+        prepared = views(self.predictor.runtime, read_sources(self.images))
         self.batches = [
             ([each.pixels for each in group], [each.image.array.shape[:2] for each in group])
             for group in groups(prepared, self.predictor.batch, "raise")

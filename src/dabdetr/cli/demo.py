@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from dabdetr.data.dataset import DetectionDataset
-    from dabdetr.evaluation.evaluate import Evaluation
+    from dabdetr.evaluation.result import Evaluation
     from dabdetr.structures import Detections
 
 SEED = 2022

@@ -12,13 +12,13 @@ from urllib.parse import quote
 
 import typer
 
-from dabdetr.cli.options import Device, ImageSize, Json, MaxDet, Quiet, open_model
+from dabdetr.cli.options import Device, ImageSize, Json, MaxDet, Quiet
 from dabdetr.cli.output import counted, file_name, print_json, refuse_to_overwrite, say
 
 if TYPE_CHECKING:
     from dabdetr.data.dataset import DetectionDataset
     from dabdetr.explain.explanation import Explanation
-    from dabdetr.predictor import Predictor
+    from dabdetr.inference.torch_runtime import TorchRuntime
 
 Item = TypeVar("Item")
 
@@ -66,7 +66,7 @@ def explain(
     """
     from dabdetr.data.layouts import open_data
     from dabdetr.explain.explanation import explain as explained
-    from dabdetr.predictor import Predictor
+    from dabdetr.inference.opening import torch_runtime
 
     if bool(source) == bool(data):
         raise ValueError(
@@ -79,7 +79,7 @@ def explain(
         raise ValueError(f"the page should end in .html; got {output}")
     refuse_to_overwrite(output, "choose another name, or give --force", force)
     truth = open_data(data, split) if data else None
-    predictor = Predictor(open_model(model, device, imgsz), device)
+    runtime = torch_runtime(model, device=device, image_size=imgsz)
     skipped: list[str] = []
 
     def pass_over(_: str, error: Exception) -> None:
@@ -88,9 +88,9 @@ def explain(
         skipped.append(str(error))
 
     if truth is None:
-        found = explained(predictor, source, conf, max_det, on_error=pass_over)
+        found = explained(runtime, source, conf, max_det, on_error=pass_over)
     else:
-        found = _of_data(predictor, truth, count, conf, max_det, pass_over)
+        found = _of_data(runtime, truth, count, conf, max_det, pass_over)
     named = (replace(each, trace=replace(each.trace, model=model)) for each in found)
     written = _write(counted(named, "images", quiet), output, model, force)
     for reason in skipped:
@@ -105,7 +105,7 @@ def explain(
 
 
 def _of_data(
-    predictor: Predictor,
+    runtime: TorchRuntime,
     data: DetectionDataset,
     count: int,
     conf: float | None,
@@ -116,8 +116,8 @@ def _of_data(
     from dabdetr.evaluation.evaluate import class_map
     from dabdetr.explain.explanation import explain as explained
 
-    class_map(predictor.names, data.names)  # raises where the model does not know all classes
-    labels = [predictor.names.index(name) for name in data.names]
+    class_map(runtime.names, data.names)  # raises where the model does not know all classes
+    labels = [runtime.names.index(name) for name in data.names]
     for index in range(min(count, len(data))):
         record = data.record(index)
         try:
@@ -125,7 +125,7 @@ def _of_data(
         except (ValueError, OSError) as error:
             on_error(record.file, error)
             continue
-        (found,) = explained(predictor, image, conf, max_det)
+        (found,) = explained(runtime, image, conf, max_det)
         objects = [labels[label] for label in record.labels[~record.crowd]]
         named = replace(found, detections=replace(found.detections, source=record.file))
         yield named.with_truth(record.boxes[~record.crowd], objects)

@@ -14,7 +14,6 @@ from dabdetr.cli.options import (
     Queries,
     QueriesInit,
     Quiet,
-    open_model,
     tell_choices,
 )
 from dabdetr.cli.output import print_json
@@ -61,19 +60,31 @@ def export(
     """
     from dabdetr.export.export import Uncertified
     from dabdetr.export.export import export as write
+    from dabdetr.export.formats import FORMATS
+    from dabdetr.inference.opening import torch_runtime
 
     chosen = [name for name, on in (("fp16", half), ("bf16", bf16), ("int8", int8)) if on]
     if len(chosen) > 1:
         raise ValueError(f"choose one precision; {' and '.join(chosen)} were given")
     precision = chosen[0] if chosen else "fp32"
-    detector = open_model(model, "cpu", imgsz, queries, queries_init)
-    suffix = {"onnx": ".onnx", "openvino": "_openvino", "torch": ".pt2"}.get(format, "")
+    runtime = torch_runtime(
+        model, device="cpu", queries=queries, queries_init=queries_init, image_size=imgsz
+    )
+    suffix = FORMATS[format].suffix if format in FORMATS else ""
     target = output or Path(f"{Path(model).stem}{suffix}")
     tell_choices(quiet)
     try:
         made = write(
-            detector, target, format, precision, size, images, data, int8, force  # pyright: ignore[reportArgumentType]
-        )  # fmt: skip
+            runtime.model,
+            target,
+            format=format,
+            precision=precision,
+            size=size,
+            images=images,
+            data=data,
+            calibration=int8,
+            force=force,
+        )
     except Uncertified as error:
         _tell({"file": None, "certificate": error.certificate.to_dict()}, str(error), as_json)
         raise typer.Exit(1) from None

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from dabdetr.model.detector import Detector
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No tables, no progress.")]
@@ -65,44 +62,6 @@ def check_data(data: str | None, annotations: Path | None, images: Path | None) 
             f"--data and {' and '.join(given)} were given; give --data, or --annotations with "
             "--images"
         )
-
-
-def open_model(
-    source: str,
-    device: str,
-    imgsz: int | None,
-    queries: int | None = None,
-    queries_init: str = "keep",
-    layers: int | None = None,
-) -> Detector:
-    """The detector in ``source`` on its device, changed as the options say."""
-    from dabdetr.checkpoints.native import load_model
-    from dabdetr.data.layouts import anchors
-    from dabdetr.inference.device import choose_device
-    from dabdetr.model.resize import with_layers, with_queries
-
-    detector = load_model(source, device=choose_device(device)).model
-    if imgsz is not None:
-        image = detector.config.image
-        longest = round(image.max_size * imgsz / image.size)
-        detector.config = detector.config.override(
-            [f"image.size={imgsz}", f"image.max_size={longest}"]
-        )
-    return with_layers(with_queries(detector, queries, anchors(queries_init)), layers)
-
-
-def open_any(source: str, device: str, *changes: Any) -> Detector | str:
-    """As ``open_model``; an exported file stays a path, and can be changed no more."""
-    from dabdetr.inference.exported import is_exported
-
-    if not is_exported(source):
-        return open_model(source, device, *changes)
-    if any(change not in (None, "keep") for change in changes):
-        raise ValueError(
-            f"{source} is exported: image size, queries and layers are settled; export the "
-            "weights again as you want them"
-        )
-    return source
 
 
 def tell_choices(quiet: bool) -> None:

@@ -27,7 +27,6 @@ from dabdetr.cli.options import (
     Quiet,
     SetPrecision,
     class_names,
-    open_any,
     tell_choices,
 )
 from dabdetr.cli.output import (
@@ -109,14 +108,23 @@ def predict(
     refuse_to_overwrite(coco)
     tell_choices(quiet)
     folder = RunFolder(project, name, "predict") if save or save_crops else None
-    opened = open_any(model, device, imgsz, queries, queries_init, layers)
-    predictor = Predictor(opened, device, batch, precision, compile=compile)  # pyright: ignore[reportArgumentType]
+    predictor = Predictor(
+        model,
+        device=device,
+        batch=batch,
+        precision=precision,  # pyright: ignore[reportArgumentType]
+        queries=queries,
+        queries_init=queries_init,
+        layers=layers,
+        image_size=imgsz,
+        compile=compile,
+    )
     skipped = _Skipped(skip_unreadable)
     stream = predictor(
         sources,
-        conf,
-        max_det,
-        class_names(classes or [], predictor.names),
+        conf=conf,
+        max_det=max_det,
+        classes=class_names(classes or [], predictor.names),
         keep_images=folder is not None,
         on_error=skipped,
         tiles=tiles if tile_size is None else tile_size,

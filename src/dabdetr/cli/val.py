@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,10 +23,14 @@ from dabdetr.cli.options import (
     Quiet,
     SetPrecision,
     check_data,
-    open_any,
     tell_choices,
 )
 from dabdetr.cli.output import console, print_json, refuse_to_overwrite, say
+
+if TYPE_CHECKING:
+    from dabdetr.data.dataset import DetectionDataset
+    from dabdetr.evaluation.per_layer import LayerScores
+    from dabdetr.evaluation.result import Evaluation
 
 
 def val(
@@ -62,7 +66,8 @@ def val(
     Or, --per-layer, how good each decoder layer is and from which one on nothing improves.
     """
     from dabdetr.data.layouts import open_data
-    from dabdetr.evaluation.evaluate import Evaluation, evaluate
+    from dabdetr.evaluation.evaluate import evaluate
+    from dabdetr.inference.opening import open_model, torch_runtime
 
     refuse_to_overwrite(coco)
     refuse_to_overwrite(plot)
@@ -77,29 +82,37 @@ def val(
     check_data(data, annotations, images)
     tell_choices(quiet)
     truth = open_data(data, split, annotations, images)
-    detector = open_any(model, device, imgsz, queries, queries_init, layers)
+    runtime = open_model(
+        model,
+        device=device,
+        precision=precision,  # pyright: ignore[reportArgumentType]
+        queries=queries,
+        queries_init=queries_init,
+        layers=layers,
+        image_size=imgsz,
+        compile=compile,
+    )
+    options = {"batch": batch, "max_det": max_det, "workers": workers, "progress": not quiet}
     if per_layer:
         from dabdetr.evaluation.per_layer import evaluate_layers
 
-        if isinstance(detector, str):
-            raise ValueError(f"{detector} gives its last layer only; --per-layer needs the weights")
-        found = evaluate_layers(detector, truth, batch, max_det, workers, progress=not quiet)
-    else:
-        place = device if isinstance(detector, str) else "auto"
-        found = evaluate(
-            *(detector, truth, "val", batch, place, max_det),
-            precision=precision,  # pyright: ignore[reportArgumentType]
-            workers=workers,
-            progress=not quiet,
-            compile=compile,
-        )
-    if coco and isinstance(found, Evaluation):
+        found = evaluate_layers(torch_runtime(runtime), truth, **options)
+        _report(found, model, truth, as_json, quiet)
+        if plot:  # last, so that numbers are printed where it fails
+            found.plot(plot)
+            say(f"curves: {plot}", quiet)
+        return
+    found = evaluate(runtime, truth, **options)
+    if coco:
         found.save_results(coco)
         say(f"detections: {coco}", quiet)
+    _report(found, model, truth, as_json, quiet)
+
+
+def _report(
+    found: Evaluation | LayerScores, model: str, data: DetectionDataset, as_json: bool, quiet: bool
+) -> None:
     if as_json:
-        print_json({"model": model, "data": truth.name, "split": truth.split, **found.to_dict()})
+        print_json({"model": model, "data": data.name, "split": data.split, **found.to_dict()})
     elif not quiet:
         console().print(found.table())
-    if plot and not isinstance(found, Evaluation):  # last, so that numbers are told where it fails
-        found.plot(plot)
-        say(f"curves: {plot}", quiet)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from PIL import Image as PillowImage
 
@@ -52,3 +54,20 @@ def prepare_array(array: np.ndarray, size: tuple[int, int], image: Image) -> np.
     mean, std = (np.array(values, np.float32) * 255 for values in (image.mean, image.std))
     pixels = (array.astype(np.float32) - mean) / std
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def padded(
+    prepared: Sequence[np.ndarray], frame: tuple[int, int] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """One array of all images and their padding (True), at the bottom and right.
+
+    As large as ``frame`` (height, width), or as the largest of them needs.
+    """
+    height, width = frame or (max(each.shape[axis] for each in prepared) for axis in (1, 2))
+    pixels = np.zeros((len(prepared), 3, height, width), np.float32)
+    padding = np.ones((len(prepared), height, width), bool)
+    for row, each in enumerate(prepared):
+        _, h, w = each.shape
+        pixels[row, :, :h, :w] = each
+        padding[row, :h, :w] = False
+    return pixels, padding

@@ -1,105 +1,37 @@
-"""Average precision and recall as COCO defines them, overall and per class."""
+"""Average precision and recall as COCO defines them; torch only where weights are run."""
 
 from __future__ import annotations
 
-import json
-import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 import numpy as np
+from rich.console import Console
+from rich.progress import Progress
 
 from dabdetr.data.dataset import DetectionDataset
-from dabdetr.data.layouts import anchors, open_data
+from dabdetr.data.layouts import open_data
+from dabdetr.data.preprocessing import input_size
 from dabdetr.evaluation.coco_ap import Boxes, precision_and_recall
-from dabdetr.evaluation.detecting import detect_exported, detect_live
-from dabdetr.files import write_atomically
-from dabdetr.inference.exported import Compile, SetPrecision, is_exported, open_runtime
+from dabdetr.evaluation.result import NUMBERS, Evaluation
+from dabdetr.inference.opening import open_model
+from dabdetr.inference.runtime import ModelChanges, Runtime, SetPrecision, Sizes
+from dabdetr.inference.stream import Prepared, SourceImage, in_threads, run
 from dabdetr.structures import Detections
 
 if TYPE_CHECKING:
     import torch
-    from rich.console import Group
 
     from dabdetr.model.detector import Detector
 
-NUMBERS = (
-    *("AP", "AP50", "AP75", "APS", "APM", "APL"),
-    *("AR1", "AR10", "AR100", "ARS", "ARM", "ARL"),
-)
-"""COCO's twelve, in its order; S, M, L are objects below 32² px, up to 96² px, above."""
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """How well detections fit a data set; a number is −1 where there are no such objects.
-
-    numbers     the twelve of COCO by name, 0–1
-    per_class   class name → AP, AP50, AR100 and how many objects (crowds are not counted)
-    images      images evaluated
-    seconds     time taken, prediction included where there was one
-    notes       what a reader of the numbers should know, one sentence each
-    detections  of every image in the data's order, labels counting in the data's classes
-    """
-
-    numbers: dict[str, float]
-    per_class: dict[str, dict[str, float]]
-    images: int
-    seconds: float = 0.0
-    notes: tuple[str, ...] = ()
-    detections: tuple[Detections, ...] = field(default=(), repr=False, compare=False)
-    image_ids: tuple[int, ...] = field(default=(), repr=False)
-    category_ids: tuple[int, ...] = field(default=(), repr=False)
-
-    @property
-    def ap(self) -> float:
-        """Mean over IoU 0.50, 0.55 … 0.95 and all classes."""
-        return self.numbers["AP"]
-
-    @property
-    def ap50(self) -> float:
-        """At IoU 0.50."""
-        return self.numbers["AP50"]
-
-    @property
-    def ap75(self) -> float:
-        """At IoU 0.75."""
-        return self.numbers["AP75"]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON; null stands where there are no such objects."""
-        return {
-            "numbers": _nulls(self.numbers),
-            "per_class": {name: _nulls(row) for name, row in self.per_class.items()},
-            "images": self.images,
-            "seconds": self.seconds,
-            "notes": list(self.notes),
-        }
-
-    def to_coco(self) -> list[dict[str, Any]]:
-        """All detections as rows of a COCO results file, in the data set's own ids."""
-        return [
-            row
-            for image_id, found in zip(self.image_ids, self.detections, strict=True)
-            for row in found.to_coco(image_id, self.category_ids)
-        ]
-
-    def save_results(self, path: str | Path) -> None:
-        """Write ``to_coco()`` as JSON, the form that COCO's tools and servers read."""
-        write_atomically(path, json.dumps(self.to_coco()).encode())
-
-    def table(self) -> Group:
-        """For a rich console: the twelve numbers, then the classes."""
-        from dabdetr.evaluation.result import tables
-
-        return tables(self)
+Result = TypeVar("Result")
 
 
 def evaluate(
-    model: Detector | str | Path,
+    model: Detector | Runtime | str | Path,
     data: DetectionDataset | str | Path,
     split: str = "val",
     batch: int = 4,
@@ -108,44 +40,72 @@ def evaluate(
     precision: SetPrecision = "fp32",
     workers: int = 0,
     progress: bool = False,
-    queries: int | None = None,
-    queries_init: str = "keep",
-    compile: Compile = False,
+    **changes: Unpack[ModelChanges],
 ) -> Evaluation:
     """COCO's numbers of a model (or file, folder, name of weights) on a split of a data set.
 
     Of an exported file as well, without torch: .onnx or OpenVINO's folder.
     Every detection counts, down to the lowest score; ``max_det`` an image are kept, by default as
     many as the config says. Classes are compared by name, which is checked before any image is
-    read. A model in training mode is in it again afterwards. ``queries`` changes how many there are
-    in a copy of it (see ``with_queries``); ``precision`` and ``compile`` are as in ``Predictor``.
+    read. A model in training mode is in it again afterwards. ``device``, ``precision`` and
+    ``changes`` are those of ``open_model``; ``workers`` threads read the images.
     """
     started = time.perf_counter()
     for name, value in (("batch", batch), ("max_det", 1 if max_det is None else max_det)):
         if value < 1:
             raise ValueError(f"{name} should be at least 1; got {value}")
     data = open_data(data, split) if isinstance(data, str | Path) else data
-    if isinstance(model, str | Path) and is_exported(model):
-        runtime = open_runtime(model, device, precision, queries, queries_init, compile)
-        class_map(runtime.names, data.names)
-        most = runtime.config.inference.max_det if max_det is None else max_det
-        found = detect_exported(runtime, data, batch, most, progress)
-    else:
-        from dabdetr.inference.torch_runtime import ready
-        from dabdetr.model.resize import with_queries
+    detector: Any = getattr(model, "model", model)
+    training = getattr(detector, "training", False)
+    runtime = open_model(model, device=device, precision=precision, **changes)
+    class_map(runtime.names, data.names)
+    most = runtime.config.inference.max_det if max_det is None else max_det
 
-        detector, place = ready(model, device)
-        detector = with_queries(detector, queries, anchors(queries_init))
-        class_map(detector.names, data.names)
-        was_training = detector.training
-        detector.eval()
-        try:
-            found = detect_live(
-                detector, data, batch, place, max_det, precision, workers, progress, compile
-            )
-        finally:
-            detector.train(was_training)
-    return replace(score(data, found), seconds=time.perf_counter() - started)
+    def detect(pixels: Sequence[Any], sizes: Sizes, names: Sequence[str]) -> list[Detections]:
+        return runtime.detect(pixels, sizes, most, names)
+
+    try:
+        title = "evaluating" if progress else None
+        found = dict(run_on(data, runtime, detect, batch, workers, title))
+    finally:
+        if training:
+            detector.train()
+    ordered = [found[index] for index in range(len(data))]
+    return replace(score(data, ordered), seconds=time.perf_counter() - started)
+
+
+def run_on(
+    data: DetectionDataset,
+    runtime: Runtime,
+    work: Callable[[Sequence[Any], Sizes, Sequence[str]], Sequence[Result]],
+    batch: int,
+    workers: int = 0,
+    progress: str | None = None,
+) -> Iterator[tuple[int, Result]]:
+    """The index of every image of a data set and the result of ``work`` (see ``stream.run``).
+
+    Images of one input size go one after the other, so that batches are full, and not in the data's
+    order; ``progress`` is shown on stderr under that name.
+    """
+    image = runtime.config.image
+
+    def size(index: int) -> tuple[int, int]:
+        return input_size(*data.shape(index), image)
+
+    def prepare(index: int) -> Prepared:
+        array = data.image(index)
+        view = (0, 0, array.shape[1], array.shape[0])
+        pixels = runtime.prepare(array)
+        return Prepared(SourceImage(array, data.record(index).file), [view], 0, pixels)
+
+    order = sorted(range(len(data)), key=size)
+    prepared = in_threads(prepare, order, workers) if workers else map(prepare, order)
+    ahead = runtime.prefetches and not workers
+    with Progress(console=Console(stderr=True), disable=progress is None) as bar:
+        results = run(work, iter(prepared), batch, ahead=ahead)
+        shown = bar.track(results, total=len(data), description=progress or "")
+        for index, (_, result) in zip(order, shown, strict=True):
+            yield index, result
 
 
 def score(data: DetectionDataset, detections: Sequence[Detections]) -> Evaluation:
@@ -255,8 +215,3 @@ def _mean(values: np.ndarray) -> float:
     """Over what is defined; −1 where nothing is."""
     values = values[values > -1]
     return float(values.mean()) if values.size else -1.0
-
-
-def _nulls(numbers: dict[str, float]) -> dict[str, float | None]:
-    assert all(math.isfinite(value) for value in numbers.values()), numbers
-    return {name: None if value < 0 else value for name, value in numbers.items()}

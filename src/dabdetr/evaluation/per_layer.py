@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import Progress
 from scipy.optimize import linear_sum_assignment
 from torchvision.ops import box_iou
 
-from dabdetr.data.dataset import DetectionDataset
-from dabdetr.data.loader import evaluation_loader
-from dabdetr.evaluation.evaluate import class_map, score
+from dabdetr.data.dataset import DetectionDataset, ImageRecord
+from dabdetr.data.loader import pad
+from dabdetr.evaluation.evaluate import class_map, run_on, score
 from dabdetr.files import write_atomically
 from dabdetr.geometry import to_corners
-from dabdetr.inference.torch_runtime import to_detections
+from dabdetr.inference.opening import torch_runtime
+from dabdetr.inference.runtime import Sizes
+from dabdetr.inference.torch_runtime import TorchRuntime, to_detections
 from dabdetr.model.detector import Detector
 from dabdetr.structures import Detections, Predictions
 
@@ -133,7 +133,7 @@ class LayerScores:
 
 
 def evaluate_layers(
-    model: Detector,
+    model: Detector | TorchRuntime | str | Path,
     data: DetectionDataset,
     batch: int = 4,
     max_det: int | None = None,
@@ -145,59 +145,72 @@ def evaluate_layers(
     One pass over the images: a layer's predictions are those of a model that ends there. A model
     in training mode is in it again afterwards.
     """
-    class_map(model.names, data.names)
-    most = model.config.inference.max_det if max_det is None else max_det
-    depth = model.config.model.decoder.layers
-    found: list[dict[int, Detections]] = [{} for _ in range(depth)]
-    moved: list[np.ndarray] = [np.zeros((0, 2, depth))]
-    was_training = model.training
-    model.eval()
+    runtime = torch_runtime(model)
+    detector = runtime.model
+    class_map(detector.names, data.names)
+    most = runtime.config.inference.max_det if max_det is None else max_det
+    depth = runtime.config.model.decoder.layers
+
+    def every_layer(
+        pixels: Sequence[torch.Tensor], sizes: Sizes, names: Sequence[str]
+    ) -> list[tuple[list[Detections], torch.Tensor]]:
+        """Of each image, the detections of every layer, and ``_boxes``."""
+        with torch.no_grad():
+            predictions = detector(pad(pixels).to(runtime.device))
+        layers = [
+            to_detections(detector, predictions, sizes, most, names, layer)
+            for layer in range(depth)
+        ]
+        return [
+            ([layer[at] for layer in layers], _boxes(predictions, at)) for at in range(len(sizes))
+        ]
+
+    found: dict[int, list[Detections]] = {}
+    moved = [np.zeros((0, 2, depth))]
+    was_training = detector.training
+    detector.eval()
     try:
-        for predictions, indices, sizes in _predicted(model, data, batch, workers, progress):
-            names = [data.record(index).file for index in indices]
-            for layer in range(depth):
-                each = to_detections(model, predictions, sizes, most, names, layer)
-                found[layer].update(zip(indices, each, strict=True))
-            moved += [_moved(predictions, at, data, index) for at, index in enumerate(indices)]
+        title = "evaluating every layer" if progress else None
+        for index, (layers, boxes) in run_on(data, runtime, every_layer, batch, workers, title):
+            found[index] = layers
+            moved.append(_moved(boxes, data.record(index)))
     finally:
-        model.train(was_training)
+        detector.train(was_training)
     iou, shift = _means(np.concatenate(moved))
-    scored = [score(data, [layer[index] for index in range(len(data))]) for layer in found]
+    scored = [score(data, [found[n][layer] for n in range(len(data))]) for layer in range(depth)]
     rows = (
         LayerScore(
-            at + 1, each.ap, each.ap50, each.numbers["AR100"], float(iou[at]), float(shift[at])
+            layer=at + 1,
+            AP=each.ap,
+            AP50=each.ap50,
+            recall=each.numbers["AR100"],
+            iou=float(iou[at]),
+            shift=float(shift[at]),
         )
         for at, each in enumerate(scored)
     )
     return LayerScores(tuple(rows), len(data))
 
 
-def _predicted(
-    model: Detector, data: DetectionDataset, batch: int, workers: int, progress: bool
-) -> Iterator[tuple[Predictions, list[int], list[tuple[int, int]]]]:
-    """Predictions of every batch, with the images' indices and sizes."""
-    device = next(model.parameters()).device
-    with Progress(console=Console(stderr=True), disable=not progress) as bar:
-        task = bar.add_task("evaluating every layer", total=len(data))
-        for images, indices, sizes in evaluation_loader(data, model.config.image, batch, workers):
-            with torch.no_grad():
-                predictions = model(images.to(device))
-            yield predictions, indices, sizes
-            bar.advance(task, len(indices))
+def _boxes(predictions: Predictions, at: int) -> torch.Tensor:
+    """[1 + layers, queries, 4] corners, 0–1, of image ``at``: its first anchors, then every layer.
 
-
-def _moved(predictions: Predictions, at: int, data: DetectionDataset, index: int) -> np.ndarray:
-    """IoU and shift [objects, 2, layers] of the queries that end nearest to an image's objects."""
-    record = data.record(index)
-    scale = torch.tensor([record.width, record.height] * 2, dtype=torch.float32)
-    objects = torch.from_numpy(record.boxes[~record.crowd])
-    boxes = to_corners(predictions.boxes[:, at].float().cpu()) * scale
-    queries, rows, _ = matched(boxes[-1], objects)
+    Members without anchor boxes have NaN there.
+    """
+    boxes = to_corners(predictions.boxes[:, at].float().cpu())
     anchors = predictions.anchors[0]
     start = boxes[:1] * torch.nan
     if anchors is not None and anchors.shape[-1] == 4:
-        start = to_corners(anchors[at].float().cpu())[None] * scale
-    chosen = torch.cat((start, boxes))[:, queries]
+        start = to_corners(anchors[at].float().cpu())[None]
+    return torch.cat((start, boxes))
+
+
+def _moved(boxes: torch.Tensor, record: ImageRecord) -> np.ndarray:
+    """IoU and shift [objects, 2, layers] of the queries that end nearest to an image's objects."""
+    objects = torch.from_numpy(record.boxes[~record.crowd])
+    boxes = boxes * torch.tensor([record.width, record.height] * 2, dtype=torch.float32)
+    queries, rows, _ = matched(boxes[-1], objects)
+    chosen = boxes[:, queries]
     shift = (chosen[1:] - chosen[:-1]).abs().mean(-1)
     overlaps = [box_iou(layer, objects[rows]).diagonal() for layer in chosen[1:]]
     return torch.stack((torch.stack(overlaps), shift)).permute(2, 0, 1).nan_to_num(nan=-1).numpy()

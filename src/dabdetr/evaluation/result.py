@@ -1,46 +1,123 @@
-"""Tables of an evaluation for the terminal."""
+"""The result of an evaluation: COCO's numbers, per class as well, as tables and as JSON."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
+from dabdetr.files import write_atomically
+from dabdetr.structures import Detections
 
 if TYPE_CHECKING:
-    from dabdetr.evaluation.evaluate import Evaluation
+    from rich.console import Group
+    from rich.table import Table
 
+NUMBERS = (
+    *("AP", "AP50", "AP75", "APS", "APM", "APL"),
+    *("AR1", "AR10", "AR100", "ARS", "ARM", "ARL"),
+)
+"""COCO's twelve, in its order; S, M, L are objects below 32² px, up to 96² px, above."""
 _OBJECTS = ("all", "IoU 0.50", "IoU 0.75", "small", "medium", "large")
 _RECALLS = ("1 an image", "10 an image", "100 an image", "small", "medium", "large")
 
 
-def tables(evaluation: Evaluation) -> Group:
-    """The twelve numbers side by side, the classes below, notes at the end."""
-    names = list(evaluation.numbers)
-    overall = Table(title=f"{evaluation.images} images in {evaluation.seconds:.1f} s")
-    for column in ("AP", "of", "AR", "with"):
-        overall.add_column(column, justify="right" if column in ("AP", "AR") else "left")
-    for ap, what, ar, which in zip(names[:6], _OBJECTS, names[6:], _RECALLS, strict=True):
-        numbers = evaluation.numbers
-        overall.add_row(shown(numbers[ap]), what, shown(numbers[ar]), which)
-    parts: list[RenderableType] = [overall]
-    if len(evaluation.per_class) > 1:
-        parts.append(_class_table(evaluation))
-    parts += [Text(f"Note: {note}.") for note in evaluation.notes]
-    return Group(*parts)
+@dataclass(frozen=True)
+class Evaluation:
+    """How well detections fit a data set; a number is −1 where there are no such objects.
 
+    numbers     the twelve of COCO by name, 0–1
+    per_class   class name → AP, AP50, AR100 and how many objects (crowds are not counted)
+    images      images evaluated
+    seconds     time taken, prediction included where there was one
+    notes       what a reader of the numbers should know, one sentence each
+    detections  of every image in the data's order, labels counting in the data's classes
+    """
 
-def _class_table(evaluation: Evaluation) -> Table:
-    table = Table("class")
-    for column in ("AP", "AP50", "AR100", "objects"):
-        table.add_column(column, justify="right")
-    for name, row in evaluation.per_class.items():
-        values = [shown(row[key]) for key in ("AP", "AP50", "AR100")]
-        table.add_row(Text(name), *values, str(int(row["objects"])))
-    return table
+    numbers: dict[str, float]
+    per_class: dict[str, dict[str, float]]
+    images: int
+    seconds: float = 0.0
+    notes: tuple[str, ...] = ()
+    detections: tuple[Detections, ...] = field(default=(), repr=False, compare=False)
+    image_ids: tuple[int, ...] = field(default=(), repr=False)
+    category_ids: tuple[int, ...] = field(default=(), repr=False)
+
+    @property
+    def ap(self) -> float:
+        """Mean over IoU 0.50, 0.55 … 0.95 and all classes."""
+        return self.numbers["AP"]
+
+    @property
+    def ap50(self) -> float:
+        """At IoU 0.50."""
+        return self.numbers["AP50"]
+
+    @property
+    def ap75(self) -> float:
+        """At IoU 0.75."""
+        return self.numbers["AP75"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON; null stands where there are no such objects."""
+        return {
+            "numbers": _nulls(self.numbers),
+            "per_class": {name: _nulls(row) for name, row in self.per_class.items()},
+            "images": self.images,
+            "seconds": self.seconds,
+            "notes": list(self.notes),
+        }
+
+    def to_coco(self) -> list[dict[str, Any]]:
+        """All detections as rows of a COCO results file, in the data set's own ids."""
+        return [
+            row
+            for image_id, found in zip(self.image_ids, self.detections, strict=True)
+            for row in found.to_coco(image_id, self.category_ids)
+        ]
+
+    def save_results(self, path: str | Path) -> None:
+        """Write ``to_coco()`` as JSON, the form that COCO's tools and servers read."""
+        write_atomically(path, json.dumps(self.to_coco()).encode())
+
+    def table(self) -> Group:
+        """For a rich console: the twelve numbers, then the classes, notes at the end."""
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        names, numbers = list(self.numbers), self.numbers
+        images = "1 image" if self.images == 1 else f"{self.images} images"
+        overall = Table(title=f"{images} in {self.seconds:.1f} s")
+        for column in ("AP", "of", "AR", "with"):
+            overall.add_column(column, justify="right" if column in ("AP", "AR") else "left")
+        for ap, what, ar, which in zip(names[:6], _OBJECTS, names[6:], _RECALLS, strict=True):
+            overall.add_row(shown(numbers[ap]), what, shown(numbers[ar]), which)
+        parts: list[Any] = [overall]
+        if len(self.per_class) > 1:
+            parts.append(self._class_table())
+        return Group(*parts, *(Text(f"Note: {note}.") for note in self.notes))
+
+    def _class_table(self) -> Table:
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table("class")
+        for column in ("AP", "AP50", "AR100", "objects"):
+            table.add_column(column, justify="right")
+        for name, row in self.per_class.items():
+            values = [shown(row[key]) for key in ("AP", "AP50", "AR100")]
+            table.add_row(Text(name), *values, str(int(row["objects"])))
+        return table
 
 
 def shown(number: float) -> str:
     """Three digits; a dash for COCO's −1, which means that there are no such objects."""
     return "–" if number < 0 else f"{number:.3f}"
+
+
+def _nulls(numbers: dict[str, float]) -> dict[str, float | None]:
+    assert all(math.isfinite(value) for value in numbers.values()), numbers
+    return {name: None if value < 0 else value for name, value in numbers.items()}

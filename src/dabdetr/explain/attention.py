@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
 PARTS = ("all", "content", "position", "unsized")
 """What a map is made of: all of it; content alone; position alone as the layer used it; position
@@ -160,3 +161,39 @@ class SampledAttention:
 
 
 Look = DenseAttention | SampledAttention
+
+
+def share_inside(weights: np.ndarray, box: np.ndarray) -> float:
+    """Share of a map [height, width] that lies in ``box`` (x0 y0 x1 y1, 0–1).
+
+    A cell that the box covers in part counts for that part.
+    """
+    height, width = weights.shape
+    across = _covered(width, box[0], box[2])
+    down = _covered(height, box[1], box[3])
+    return float(down @ weights @ across / max(weights.sum(), 1e-12))
+
+
+def _covered(cells: int, low: float, high: float) -> np.ndarray:
+    """Share of each of ``cells`` equal cells between ``low`` and ``high``."""
+    edges = np.arange(cells + 1) / cells
+    shared = np.minimum(edges[1:], high) - np.maximum(edges[:-1], low)
+    return shared.clip(min=0) * cells
+
+
+def centres(weights: np.ndarray, least: float = 0.5) -> int:
+    """Peaks of a map that are higher than their neighbours and ``least`` of the highest or more."""
+    peaks = (weights == ndimage.maximum_filter(weights, 3)) & (weights >= least * weights.max())
+    _, count = ndimage.label(peaks, np.ones((3, 3)))  # pyright: ignore[reportGeneralTypeIssues]
+    return int(count)
+
+
+def extent(weights: np.ndarray) -> tuple[float, float]:
+    """Width and height, 0–1, of the middle half of a map: far outliers do not count."""
+    return _middle_half(weights.sum(0)), _middle_half(weights.sum(1))
+
+
+def _middle_half(marginal: np.ndarray) -> float:
+    sums = np.concatenate(([0.0], np.cumsum(marginal, dtype=np.float64)))
+    low, high = np.interp([0.25, 0.75], sums / max(sums[-1], 1e-12), np.linspace(0, 1, len(sums)))
+    return float(high - low)

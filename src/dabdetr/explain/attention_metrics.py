@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import ndimage
 
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.evaluation.per_layer import matched
+from dabdetr.explain.attention import centres, extent, share_inside
 from dabdetr.explain.explanation import explain
-from dabdetr.predictor import Predictor
+from dabdetr.inference.opening import torch_runtime
+from dabdetr.inference.torch_runtime import TorchRuntime
+from dabdetr.model.detector import Detector
 from dabdetr.structures.boxes import corners
 
 
@@ -49,7 +51,7 @@ class Concentration:
 
 
 def measure(
-    predictor: Predictor,
+    model: Detector | TorchRuntime | Any,
     data: DetectionDataset,
     part: str = "all",
     layer: int = -1,
@@ -57,25 +59,33 @@ def measure(
     most: int | None = None,
 ) -> Concentration:
     """Numbers of decoder layer ``layer`` (0 is the first, −1 the last) over the images of
-    ``data``, or the first ``most`` of them; NaN where nothing was found.
+    ``data``, or the first ``most`` of them; NaN where nothing was found. ``model`` is a
+    ``Detector``, weights, or a ``Predictor`` of either.
     """
-    rows, objects, depth, name = [], 0, 0, predictor.config.name
+    runtime = torch_runtime(model)
+    rows, objects, depth = [], 0, 0
     for index in range(min(len(data), len(data) if most is None else most)):
         record = data.record(index)
         boxes = record.boxes[~record.crowd]
         objects += len(boxes)
         if not len(boxes):
             continue
-        (one,) = explain(predictor, data.image(index))
+        (one,) = explain(runtime, data.image(index))
         depth = range(one.trace.layers)[layer] + 1
         scale = np.array([record.width, record.height] * 2, np.float32)
         for query, box in finders(one.trace.boxes[-1], boxes / scale, least_iou):
             rows.append(_row(one.trace.looks[layer].maps(query, part), box))
     table = np.array(rows, np.float64).reshape(-1, 7)
-    inside, chance, centres, *sides = table.T
+    inside, chance, peaks, *sides = table.T
     return Concentration(
-        *(name, part, depth, objects, len(table)),
-        *(_mean(values) for values in (inside, chance, centres)),
+        model=runtime.config.name,
+        part=part,
+        layer=depth,
+        objects=objects,
+        found=len(table),
+        inside=_mean(inside),
+        by_chance=_mean(chance),
+        centres=_mean(peaks),
         width_fit=_correlation(sides[0], sides[1]),
         height_fit=_correlation(sides[2], sides[3]),
     )
@@ -100,42 +110,6 @@ def _row(maps: np.ndarray, box: np.ndarray) -> list[float]:
     area = (x1 - x0) * (y1 - y0)
     many = float(np.mean([centres(each) for each in maps]))
     return [share_inside(mean, box), area, many, wide, x1 - x0, tall, y1 - y0]
-
-
-def share_inside(weights: np.ndarray, box: np.ndarray) -> float:
-    """Share of a map [height, width] that lies in ``box`` (x0 y0 x1 y1, 0–1).
-
-    A cell that the box covers in part counts for that part.
-    """
-    height, width = weights.shape
-    across = _covered(width, box[0], box[2])
-    down = _covered(height, box[1], box[3])
-    return float(down @ weights @ across / max(weights.sum(), 1e-12))
-
-
-def _covered(cells: int, low: float, high: float) -> np.ndarray:
-    """Share of each of ``cells`` equal cells between ``low`` and ``high``."""
-    edges = np.arange(cells + 1) / cells
-    shared = np.minimum(edges[1:], high) - np.maximum(edges[:-1], low)
-    return shared.clip(min=0) * cells
-
-
-def centres(weights: np.ndarray, least: float = 0.5) -> int:
-    """Peaks of a map that are higher than their neighbours and ``least`` of the highest or more."""
-    peaks = (weights == ndimage.maximum_filter(weights, 3)) & (weights >= least * weights.max())
-    _, count = ndimage.label(peaks, np.ones((3, 3)))  # pyright: ignore[reportGeneralTypeIssues]
-    return int(count)
-
-
-def extent(weights: np.ndarray) -> tuple[float, float]:
-    """Width and height, 0–1, of the middle half of a map: far outliers do not count."""
-    return _middle_half(weights.sum(0)), _middle_half(weights.sum(1))
-
-
-def _middle_half(marginal: np.ndarray) -> float:
-    sums = np.concatenate(([0.0], np.cumsum(marginal, dtype=np.float64)))
-    low, high = np.interp([0.25, 0.75], sums / max(sums[-1], 1e-12), np.linspace(0, 1, len(sums)))
-    return float(high - low)
 
 
 def _mean(values: np.ndarray) -> float:

@@ -1,4 +1,4 @@
-"""Figures of the ideas themselves: sine codes, size modulation, learned anchors."""
+"""Figures of the concepts: sine codes, size modulation, anchors, denoising, sampling, ATSS."""
 
 from __future__ import annotations
 
@@ -11,14 +11,24 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from dabdetr.config import ContrastiveDenoising, Denoising
 from dabdetr.data.dataset import DetectionDataset
-from dabdetr.explain.figures import new_figure
+from dabdetr.explain.figures import new_figure, show_image
+from dabdetr.geometry import to_centres
+from dabdetr.model import denoising
+from dabdetr.model.collaborative.atss import ATSS, assign_atss
+from dabdetr.model.collaborative.pyramid import centres as centres_of
+from dabdetr.model.deformable import DeformableAttention
 from dabdetr.model.detector import Detector
+from dabdetr.model.groups import join
 from dabdetr.model.positions import sine_code
 from dabdetr.model.queries import LearnedQueries, initial_anchors
-from dabdetr.structures.boxes import centres
+from dabdetr.structures import Queries, Targets
+from dabdetr.structures.boxes import centres, corners
 
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
+MARKERS = "os^D"
+HEADS = (*COLOURS, "#f0e442", "#000000")
 STYLES = ("-", "--", "-.", ":")
 ANCHORS = {
     "wide": (0.5, 0.5, 0.6, 0.15),
@@ -148,3 +158,122 @@ def boxes_of(data: DetectionDataset, most: int) -> np.ndarray:
             / np.array([record.width, record.height] * 2, np.float32)
         )
     return np.concatenate(rows)
+
+
+def noisy_copies(
+    image: np.ndarray,
+    boxes: np.ndarray,
+    part: Denoising | ContrastiveDenoising,
+    matching: int = 20,
+    seed: int = 0,
+) -> Figure:
+    """The copies that denoising makes of ``boxes`` (x0 y0 x1 y1, pixels), and who may see whom.
+
+    White: the objects; colours: their copies, a colour for each group; dashed: those that must say
+    "nothing". In the mask a dark cell hides the column's query from the row's; ``matching`` queries
+    stand last.
+    """
+    group = _group(image, boxes, part, seed)
+    blank = torch.zeros(1, matching, group.content.shape[-1])
+    _, hidden = join(Queries(blank, torch.full((1, matching, 4), 0.5)), [group])
+    assert hidden is not None
+    figure = new_figure(9, 4.3)
+    copies, mask = figure.subplots(1, 2)
+    show_image(copies, image)
+    known = set(group.query.tolist())
+    size = np.tile(image.shape[1::-1], 2)
+    groups = len(group) // len(boxes) // (2 if part.kind == "contrastive" else 1)
+    for slot, anchor in enumerate(corners(group.anchors[0].numpy()) * size):
+        colour = COLOURS[slot * groups // len(group) % len(COLOURS)]
+        _frame(copies, anchor, colour, "-" if slot in known else ":", 1.1)
+    for box in boxes:
+        _frame(copies, box, "white", "-", 2)
+    titles = {"dn": "denoising", "contrastive": "contrastive denoising"}
+    copies.set_title(f"{titles[part.kind]}: {len(boxes)} objects, {len(group)} copies", fontsize=10)
+    mask.imshow(hidden.numpy(), cmap="Greys", vmin=0, vmax=1.4, interpolation="nearest")
+    mask.set(xlabel="query that is looked at", ylabel="query that looks")
+    mask.set_title(f"dark: hidden; the last {matching} are the matching queries", fontsize=10)
+    return figure
+
+
+def _group(image: np.ndarray, boxes: np.ndarray, part: Any, seed: int) -> Any:
+    """The query group of one image, drawn with ``seed``."""
+    height, width = image.shape[:2]
+    share = torch.as_tensor(np.asarray(boxes, np.float32)) / torch.tensor([width, height] * 2)
+    targets = Targets(torch.zeros(len(boxes), dtype=torch.long), to_centres(share), (len(boxes),))
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        group = denoising.Denoising(part, classes=1, width=8)(targets)
+    if group is None:
+        raise ValueError("denoising copies objects, and there are none; give at least one box")
+    return group
+
+
+def sampling_places(heads: int = 8, points: int = 4, cells: int = 20) -> Figure:
+    """Where untrained deformable attention reads, around points (above) and boxes (below).
+
+    A colour for each head, a larger mark for each further place of it. Around a point offsets count
+    in cells of the map, of which there are ``cells`` on each side; around a box in its half sides,
+    so that its size says how far attention reaches (Deformable DETR §4.1).
+    """
+    attention = DeformableAttention(4 * heads, heads, 1, points)
+    figure = new_figure(2.3 * len(ANCHORS) + 0.5, 5.2)
+    panels = figure.subplots(2, len(ANCHORS))
+    for row, frame, title in zip(panels, (2, 4), ("around a point", "around a box"), strict=True):
+        row[0].set_ylabel(title, fontsize=9)
+        for panel, (name, anchor) in zip(row, ANCHORS.items(), strict=True):
+            reference = torch.tensor(anchor[:frame]).view(1, 1, 1, frame)
+            query = torch.zeros(1, 1, 4 * heads)
+            with torch.no_grad():
+                places, _ = attention.look(query, reference, ((cells, cells),))
+            for head, own in enumerate(places[0, 0, :, 0].numpy()):
+                colour = HEADS[head % len(HEADS)]
+                panel.scatter(*own.T, s=6 + 7 * np.arange(points), color=colour)
+            _frame(panel, corners(np.array(anchor)), "0.4", "-", 1.2)
+            panel.set(xlim=(0, 1), ylim=(1, 0), xticks=[], yticks=[], aspect="equal")
+            panel.set_title(f"{name} anchor", fontsize=9)
+    return figure
+
+
+def positives(
+    image: np.ndarray, boxes: np.ndarray, strides: tuple[int, ...] = (8, 16, 32)
+) -> Figure:
+    """What learns from each of ``boxes`` (x0 y0 x1 y1, pixels): one query, or many cells of ATSS.
+
+    Left: the decoder's assignment, one query for one object. Right: the cells of the encoder's maps
+    that a collaborative head makes answer for it (Co-DETR §3.2), a mark for each stride.
+    """
+    height, width = image.shape[:2]
+    objects = torch.as_tensor(np.asarray(boxes, np.float32).reshape(-1, 4))
+    generator = ATSS(8, 1, strides).generator
+    generator.set_cell_anchors(torch.float32, torch.device("cpu"))
+    shapes = [[-(-height // s), -(-width // s)] for s in strides]
+    levels = generator.grid_anchors(shapes, [[s, s] for s in strides])  # pyright: ignore
+    shown = torch.ones(sum(map(len, levels)), dtype=torch.bool)
+    rows = assign_atss(levels, shown, objects).split([len(level) for level in levels])
+    figure = new_figure(8.4, 4.9)
+    one, many = figure.subplots(1, 2)
+    for panel in (one, many):
+        show_image(panel, image)
+        for number, box in enumerate(objects.numpy()):
+            _frame(panel, box, COLOURS[number % len(COLOURS)], "-", 1.5)
+    dots = {"s": 36, "edgecolors": "white", "linewidths": 0.7}
+    for number, (x, y) in enumerate(centres_of(objects).tolist()):
+        one.scatter(x, y, color=COLOURS[number % len(COLOURS)], **dots)
+    for level, own, marker, stride in zip(levels, rows, MARKERS, strides, strict=False):
+        places, owners = centres_of(level[own >= 0]).numpy(), own[own >= 0].tolist()
+        colours = [COLOURS[number % len(COLOURS)] for number in owners]
+        if owners:
+            many.scatter(*places.T, c=colours, marker=marker, label=f"stride {stride}", **dots)
+    count = sum(int((own >= 0).sum()) for own in rows)
+    one.set_title(f"decoder: {len(objects)} queries for {len(objects)} objects", fontsize=10)
+    many.set_title(f"ATSS head: {count} cells for the same objects", fontsize=10)
+    many.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.02), ncols=len(strides))
+    return figure
+
+
+def _frame(panel: Any, box: Any, colour: str, style: str, width: float) -> None:
+    """A box x0 y0 x1 y1."""
+    x0, y0, x1, y1 = map(float, box)
+    line = {"fill": False, "edgecolor": colour, "linestyle": style, "linewidth": width}
+    panel.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, **line))

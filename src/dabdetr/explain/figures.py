@@ -19,9 +19,14 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from PIL import Image, ImageDraw
 
-from dabdetr.explain.attention import DenseAttention, Look, SampledAttention
-from dabdetr.explain.attention_metrics import centres, share_inside
-from dabdetr.explain.explanation import Explanation
+from dabdetr.explain.attention import (
+    DenseAttention,
+    Look,
+    SampledAttention,
+    centres,
+    share_inside,
+)
+from dabdetr.explain.trace import ExplainedImage
 from dabdetr.files import write_atomically
 from dabdetr.structures import Detections
 from dabdetr.structures.boxes import corners, iou
@@ -46,7 +51,7 @@ def save(figure: Figure, path: str | Path, dpi: int = 120) -> None:
     write_atomically(path, content.getvalue())
 
 
-def story(explanation: Explanation, query: int, label: int | None = None) -> Figure:
+def story(explanation: ExplainedImage, query: int, label: int | None = None) -> Figure:
     """Anchor → box after each layer, and score (with known objects, IoU too) over layers.
 
     The score is that of class ``label``, or of the query's best class after the last layer.
@@ -85,7 +90,7 @@ def story(explanation: Explanation, query: int, label: int | None = None) -> Fig
     return figure
 
 
-def attention(explanation: Explanation, query: int, part: str | None = None) -> Figure:
+def attention(explanation: ExplainedImage, query: int, part: str | None = None) -> Figure:
     """Where ``query`` looked: a column for each layer, a row for each part (or the one given)."""
     trace = explanation.trace
     parts = trace.looks[0].parts if part is None else (part,)
@@ -109,7 +114,7 @@ def attention(explanation: Explanation, query: int, part: str | None = None) -> 
     return figure
 
 
-def encoder_attention(explanation: Explanation, pixel: int = 0) -> Figure:
+def encoder_attention(explanation: ExplainedImage, pixel: int = 0) -> Figure:
     """Where the encoder's token at pixel number ``pixel`` looked in each of its layers."""
     trace = explanation.trace
     if not trace.encoder:
@@ -127,7 +132,7 @@ def encoder_attention(explanation: Explanation, pixel: int = 0) -> Figure:
 
 
 def comparison(
-    explanations: Sequence[Explanation], box: Any, titles: Sequence[str] = (), layer: int = -1
+    explanations: Sequence[ExplainedImage], box: Any, titles: Sequence[str] = (), layer: int = -1
 ) -> Figure:
     """Members side by side on one object (``box``: x0 y0 x1 y1 in pixels): a column for each.
 
@@ -160,7 +165,7 @@ def comparison(
     return figure
 
 
-def animation(explanation: Explanation, path: str | Path, between: int = 5) -> None:
+def animation(explanation: ExplainedImage, path: str | Path, between: int = 5) -> None:
     """The detections' boxes moving from their anchors through all layers, as a GIF that loops."""
     path = Path(path)
     if path.suffix.lower() != ".gif":
@@ -186,7 +191,9 @@ def animation(explanation: Explanation, path: str | Path, between: int = 5) -> N
     write_atomically(path, content.getvalue())
 
 
-def _frame(explanation: Explanation, boxes: np.ndarray, scores: np.ndarray | None) -> Image.Image:
+def _frame(
+    explanation: ExplainedImage, boxes: np.ndarray, scores: np.ndarray | None
+) -> Image.Image:
     """The image, 480 pixels long, with boxes as they then are; anchors have no scores to tell."""
     image, shown = Image.fromarray(explanation.image), explanation.shown
     scale = 480 / max(image.size)
@@ -202,7 +209,7 @@ def _frame(explanation: Explanation, boxes: np.ndarray, scores: np.ndarray | Non
     found = Detections(
         edges.astype(np.float32), scores, shown.labels, shown.queries, shown.names, (height, width)
     )
-    return draw(image, found)
+    return draw(np.asarray(image), found)
 
 
 def _palette(frame: Image.Image, colours: Sequence[tuple[int, int, int]]) -> Image.Image:
@@ -227,7 +234,7 @@ def show_image(panel: Any, image: np.ndarray) -> None:
     panel.set(xticks=[], yticks=[], xlim=(0, image.shape[1]), ylim=(image.shape[0], 0))
 
 
-def _show_look(panel: Any, explanation: Explanation, look: Look, query: int, part: str) -> None:
+def _show_look(panel: Any, explanation: ExplainedImage, look: Look, query: int, part: str) -> None:
     """The image, and over it a map or places; heads together."""
     show_image(panel, explanation.image)
     height, width = explanation.size
@@ -266,7 +273,7 @@ def _tell_levels(figure: Figure, look: Look) -> None:
 
 def _place(
     panel: Any,
-    explanation: Explanation,
+    explanation: ExplainedImage,
     place: np.ndarray,
     colour: Any,
     style: str,

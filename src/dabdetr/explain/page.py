@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from dabdetr.explain.attention import DenseAttention, Look
-from dabdetr.explain.explanation import Explanation
+from dabdetr.explain.trace import ExplainedImage
 from dabdetr.files import write_atomically
 from dabdetr.structures.boxes import centres
 from dabdetr.structures.drawing import colour
@@ -42,7 +42,7 @@ TOP = 3
 """Classes told of every query."""
 
 
-def page(explanation: Explanation, links: Sequence[tuple[str, str]] = ()) -> str:
+def page(explanation: ExplainedImage, links: Sequence[tuple[str, str]] = ()) -> str:
     """The page as text; ``links`` are words and addresses of pages beside it."""
     shown = "\n".join(f'<a href="{escape(to)}">{escape(words)}</a>' for words, to in links)
     return _fill(
@@ -55,7 +55,9 @@ def page(explanation: Explanation, links: Sequence[tuple[str, str]] = ()) -> str
     )
 
 
-def write_page(explanation: Explanation, path: Path, links: Sequence[tuple[str, str]] = ()) -> None:
+def write_page(
+    explanation: ExplainedImage, path: Path, links: Sequence[tuple[str, str]] = ()
+) -> None:
     """Write ``page`` to ``path``, whole or not at all."""
     write_atomically(path, page(explanation, links).encode())
 
@@ -79,7 +81,7 @@ def write_index(path: Path, model: str, entries: Sequence[dict[str, str]]) -> No
     )
 
 
-def entry(explanation: Explanation, href: str) -> dict[str, str]:
+def entry(explanation: ExplainedImage, href: str) -> dict[str, str]:
     """What ``write_index`` needs to know of a page at ``href``."""
     found = explanation.detections
     counts = dict.fromkeys(found.names, 0)
@@ -94,7 +96,7 @@ def entry(explanation: Explanation, href: str) -> dict[str, str]:
     }
 
 
-def page_data(explanation: Explanation) -> dict[str, Any]:
+def page_data(explanation: ExplainedImage) -> dict[str, Any]:
     """What the page's script reads: plain lists, boxes 0–1, images and maps as base64."""
     trace, shown = explanation.trace, explanation.shown
     best = np.argsort(-trace.scores, axis=-1)[..., :TOP]
@@ -133,7 +135,7 @@ def page_data(explanation: Explanation) -> dict[str, Any]:
     }
 
 
-def _truth(explanation: Explanation) -> list[dict[str, Any]]:
+def _truth(explanation: ExplainedImage) -> list[dict[str, Any]]:
     """Objects as boxes cxcywh 0–1 with their label."""
     assert explanation.truth is not None
     height, width = explanation.size
@@ -142,7 +144,7 @@ def _truth(explanation: Explanation) -> list[dict[str, Any]]:
     return [{"box": box, "label": label} for box, label in rows]
 
 
-def _looks(explanation: Explanation) -> dict[str, Any]:
+def _looks(explanation: ExplainedImage) -> dict[str, Any]:
     """Attention of the detections' queries, then of the next best ones, as far as there is room.
 
     DenseAttention: first the mean of heads for all of them, then heads by themselves for the best.
@@ -203,7 +205,7 @@ def _rounded(values: np.ndarray, digits: int = 4) -> list[Any]:
     return np.round(values.astype(np.float64), digits).tolist()
 
 
-def _title(explanation: Explanation) -> str:
+def _title(explanation: ExplainedImage) -> str:
     source = explanation.detections.source
     return Path(source).name if source else "an image"
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -20,7 +20,8 @@ from dabdetr.model.attention import AdditiveAttention, ConcatCrossAttention, spl
 from dabdetr.model.deformable import DeformableAttention, encoder_references
 from dabdetr.model.detector import Detector
 from dabdetr.model.positions import Positions, in_level
-from dabdetr.structures import Images, Memory, Predictions
+from dabdetr.structures import Detections, Images, Memory, Predictions
+from dabdetr.structures.boxes import corners, iou
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +63,97 @@ class Trace:
     def queries(self) -> int:
         """Slots of the decoder."""
         return self.boxes.shape[1]
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """The objects that are really there.
+
+    boxes   [n, 4] x0 y0 x1 y1 in pixels of the image
+    labels  [n] index into the model's class names
+    """
+
+    boxes: np.ndarray
+    labels: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class ExplainedImage:
+    """One image with what a model found in it, and the trace of how.
+
+    image       RGB [height, width, 3] uint8
+    detections  scoring at least ``conf``, best first, cut to the image
+    candidates  the best queries' detections, whatever they score: shown where nothing was found
+    trace       every layer's anchors, boxes, scores and attention
+    conf        lowest score of ``detections``
+    truth       the objects that are there, where they are known
+    """
+
+    image: np.ndarray
+    detections: Detections
+    candidates: Detections
+    trace: Trace
+    conf: float
+    truth: Truth | None = None
+
+    @property
+    def shown(self) -> Detections:
+        """``detections``, or where there is none, ``candidates``."""
+        return self.detections if len(self.detections) else self.candidates
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the image."""
+        return self.image.shape[0], self.image.shape[1]
+
+    def query(self, detection: int = 0) -> int:
+        """The decoder slot behind detection number ``detection`` of ``shown``."""
+        if not 0 <= detection < len(self.shown):
+            raise ValueError(
+                f"there are {len(self.shown)} detections, counted from 0; got {detection}"
+            )
+        return int(self.shown.queries[detection])
+
+    def in_pixels(self, boxes: np.ndarray) -> np.ndarray:
+        """cxcywh (or x, y) of 0–1 → the same in pixels of the image."""
+        height, width = self.size
+        return boxes * np.tile([width, height], boxes.shape[-1] // 2).astype(np.float32)
+
+    def with_truth(self, boxes: Any, labels: Any) -> Self:
+        """The same with the objects that are there: x0 y0 x1 y1 in pixels, and class indices."""
+        boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
+        labels = np.asarray(labels, np.int64).reshape(-1)
+        classes = len(self.trace.names)
+        if len(boxes) != len(labels) or not ((labels >= 0) & (labels < classes)).all():
+            raise ValueError(
+                f"the truth should be as many labels from 0 to {classes - 1} as boxes; got "
+                f"{len(boxes)} boxes and the labels {labels.tolist()}"
+            )
+        wrong = np.flatnonzero(~(boxes[:, 2:] > boxes[:, :2]).all(1))
+        if len(wrong):
+            raise ValueError(
+                "boxes of the truth should be x0 y0 x1 y1 in pixels with x0 < x1 and y0 < y1; "
+                f"box {wrong[0]} is {boxes[wrong[0]].tolist()}"
+            )
+        return replace(self, truth=Truth(boxes, labels))
+
+    def truth_of(self, query: int) -> int | None:
+        """Which known object the query's last box fits best; None where no object is known."""
+        if self.truth is None or not len(self.truth.boxes):
+            return None
+        last = corners(self.in_pixels(self.trace.boxes[-1:, query]))
+        return int(iou(last, self.truth.boxes).argmax())
+
+    def iou_with_truth(self, query: int) -> np.ndarray | None:
+        """IoU [layers] of the query's boxes with the object that its last box fits best.
+
+        None where no object is known.
+        """
+        best = self.truth_of(query)
+        if self.truth is None or best is None:
+            return None
+        boxes = corners(self.in_pixels(self.trace.boxes[:, query]))
+        return iou(boxes, self.truth.boxes[best])
 
 
 def trace(model: Detector, images: Images, pixels: Sequence[tuple[float, float]] = ()) -> Trace:

@@ -1,25 +1,35 @@
-"""Proof that an exported file says what torch says, on real images."""
+"""Proof that an exported file detects what torch detects, on real images, and with which AP."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from dabdetr.export.ap import Loss
+from dabdetr.data.dataset import DetectionDataset, Subset
+from dabdetr.data.preprocessing import padded
+from dabdetr.evaluation.evaluate import evaluate, score
 from dabdetr.export.tracing import Answer
-from dabdetr.inference.exported import Exported, padded, prepare_for
-from dabdetr.inference.postprocess import Decoded, decode
+from dabdetr.inference.exported import Exported, prepare_for
+from dabdetr.inference.postprocess import Ranked, postprocess
+from dabdetr.model.detector import Detector
 
 BATCHES = (1, 2, 5)
 SMALLER = 0.75
 """The second size at which files for any size are tried, of the first."""
 COMPARED = 100
 """Torch's best detections of an image: each needs its like in the exported file's answer."""
+LOST = 0.005
+"""AP (0–1) that an exported file may lose, in any precision."""
+EVALUATED = 200
+"""Images that AP is measured on, at most: the first of the data."""
+PARTS = 10
+"""Parts of the data that are left out in turn, to see how much AP hangs on the images."""
 _FAR = 1e4  # pixels that stand for an answer that is no number, or for none
 
 
@@ -43,6 +53,38 @@ TOLERANCES = {
     "bf16": Tolerance(4.0, 0.05, 0.95, 0.25),
     "int8": Tolerance(12.0, 0.15, 0.9, 0.25),
 }
+
+
+@dataclass(frozen=True)
+class Loss:
+    """COCO's AP of torch (float32) and of the file, every detection counted.
+
+    noise  standard error of the difference, from leaving out each tenth of the images in turn;
+           NaN where there are fewer than 10
+    """
+
+    torch: float
+    file: float
+    data: str
+    images: int
+    noise: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the file loses no more than ``LOST`` on these images."""
+        return self.torch - self.file <= LOST
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        noise = None if np.isnan(self.noise) else self.noise
+        return asdict(self) | {"noise": noise, "allowed": LOST}
+
+    def __str__(self) -> str:
+        chance = "too few for an error" if np.isnan(self.noise) else f"± {self.noise:.4f}"
+        return (
+            f"AP {self.file:.4f}, torch {self.torch:.4f}: {self.file - self.torch:+.4f} ({chance}) "
+            f"on the first {self.images} images of {self.data}; {LOST:g} may be lost"
+        )
 
 
 @dataclass(frozen=True)
@@ -111,15 +153,31 @@ def certify(reference: Answer, exported: Exported, images: Sequence[np.ndarray])
         sizes.add((pixels.shape[2], pixels.shape[3]))
         with torch.no_grad():
             truth = reference(torch.from_numpy(pixels), torch.from_numpy(padding))
-        answer = exported.answer(pixels, padding)
+        answer = exported.predict(pixels, padding)
         finite &= all(bool(np.isfinite(part).all()) for part in answer)
         frames = [_frame(each) for each in padding]
-        classifier = exported.card.classifier
-        expected = decode(truth[0], truth[1], frames, COMPARED, classifier)
+        classifier = exported.metadata.classifier
+        expected = postprocess(truth[0], truth[1], frames, COMPARED, classifier)
         logits, boxes = (np.nan_to_num(x, nan=-_FAR, posinf=_FAR, neginf=-_FAR) for x in answer)
-        found = decode(logits, boxes, frames, logits[0].size, classifier)
+        found = postprocess(logits, boxes, frames, logits[0].size, classifier)
         gaps += [paired(a, b) for a, b in zip(expected, found, strict=True)]
-    return _summary(exported.card.precision, len(images), sizes, np.concatenate(gaps), finite)
+    return _summary(exported.metadata.precision, len(images), sizes, np.concatenate(gaps), finite)
+
+
+def compare_ap(detector: Detector, path: Path, data: DetectionDataset) -> Loss:
+    """Measure both sides on the first ``EVALUATED`` images of ``data``."""
+    part = Subset(data, range(min(EVALUATED, len(data))))
+    live, exported = evaluate(detector, part), evaluate(path, part)
+    gaps = []
+    for turn in range(PARTS if len(part) >= PARTS else 0):
+        kept = [n for n in range(len(part)) if n % PARTS != turn]
+        sides = (
+            score(Subset(part, kept), [found.detections[n] for n in kept]).ap
+            for found in (live, exported)
+        )
+        gaps.append(next(sides) - next(sides))
+    noise = float(np.sqrt((PARTS - 1) * np.var(gaps))) if gaps else float("nan")
+    return Loss(live.ap, exported.ap, f"{data.name} {data.split}", len(part), noise)
 
 
 def _summary(
@@ -158,8 +216,8 @@ def batches(
     size = max(round(settings.size * SMALLER), 16)
     most = max(round(settings.max_size * SMALLER), size)
     less = exported.config.override([f"image.size={size}", f"image.max_size={most}"])
-    lesser = replace(exported.card, config=less)
-    for small in (False, True) if exported.card.size is None else (False,):
+    lesser = replace(exported.metadata, config=less)
+    for small in (False, True) if exported.metadata.size is None else (False,):
         for count in BATCHES:
             chosen = [images[(turn + n) % len(images)] for n in range(count)]
             turn += count
@@ -167,10 +225,10 @@ def batches(
                 ready = [prepare_for(lesser, image) for image in chosen]
             else:
                 ready = [exported.prepare(image) for image in chosen]
-            yield padded(ready, exported.card.size)
+            yield padded(ready, exported.metadata.size)
 
 
-def paired(expected: Decoded, found: Decoded) -> np.ndarray:
+def paired(expected: Ranked, found: Ranked) -> np.ndarray:
     """[expected, 5]: how far each side (x0 y0 x1 y1) and the score of its like is off, with signs.
 
     Likes are of one class and one to one; so that boxes and scores are at least cost together.

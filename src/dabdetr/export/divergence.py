@@ -1,4 +1,4 @@
-"""Where an exported graph first says something else than the traced one."""
+"""The first node of an exported graph whose values differ from the traced one's."""
 
 from __future__ import annotations
 
@@ -24,17 +24,20 @@ def first_difference(
     ``program`` is the graph in float32. Nodes are compared by name, in the order of computing; what
     a runtime has merged or renamed is passed over, and a node that differs while all that is
     computed from it agrees: runtimes hand out some values after their memory was used again. None
-    where all agree.
+    where all agree, and of formats that hand out no values.
     """
     expected = _Recorder(program).record(pixels, padding)
-    card = Exported(path).card
-    found = _VALUES[card.runtime](path, card.precision, list(expected), pixels, padding)
+    metadata = Exported(path).metadata
+    read = _VALUES.get(metadata.runtime)
+    if read is None:
+        return None
+    found = read(path, metadata.precision, list(expected), pixels, padding)
     off = {
         name: _off(each.value, found[name])
         for name, each in expected.items()
         if name in found and found[name].shape == each.value.shape
     }
-    wrong = {name for name, share in off.items() if not share <= LIMITS[card.precision]}
+    wrong = {name for name, share in off.items() if not share <= LIMITS[metadata.precision]}
     for name in off:
         after = [user for user in expected[name].users if user in off]
         if name in wrong and (not after or wrong.intersection(after)):

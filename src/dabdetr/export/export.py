@@ -10,32 +10,28 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.data.layouts import is_data, open_data
-from dabdetr.export.ap import compare
-from dabdetr.export.certificate import Certificate, batches, certify
+from dabdetr.data.preprocessing import padded
+from dabdetr.export.certificate import Certificate, batches, certify, compare_ap
 from dabdetr.export.divergence import first_difference
-from dabdetr.export.formats import Batch, OnnxFile, OpenVinoFile, ProgramFile, need
+from dabdetr.export.formats import FORMATS, Format
 from dabdetr.export.tracing import Answer
-from dabdetr.inference.exported import Exported, padded, prepare_for
-from dabdetr.inference.metadata import Card
+from dabdetr.inference.exported import ENGINES, Exported, prepare_for
+from dabdetr.inference.metadata import Metadata
+from dabdetr.inference.opening import torch_runtime
 from dabdetr.inference.sources import read_sources
-from dabdetr.inference.torch_runtime import ready
 from dabdetr.model.detector import Detector
+
+if TYPE_CHECKING:
+    from dabdetr.export.formats import Batch
 
 log = logging.getLogger("dabdetr")
 
-Format = Literal["onnx", "openvino", "torch"]
-PRECISIONS = {
-    "onnx": ("fp32", "fp16"),
-    "openvino": ("fp32", "fp16", "bf16", "int8"),
-    "torch": ("fp32", "bf16", "fp16"),
-}
-"""What each format can compute in here. OpenVINO's fp16 halves the file and computes in fp32."""
 SHOWN = 8
 """Images that the certificate looks at."""
 CALIBRATION = 128
@@ -61,7 +57,7 @@ class Export:
 def export(
     model: str | Path | Detector,
     output: str | Path | None = None,
-    format: Format = "onnx",
+    format: str = "onnx",
     precision: str = "fp32",
     size: tuple[int, int] | None = None,
     images: Any = None,
@@ -76,69 +72,58 @@ def export(
     runs on ``images`` (see ``read_sources``), on ``data``, which are annotated and give AP, or on
     generated scenes. Raises ``Uncertified`` where the file differs too much; it is then not kept.
     """
-    if format not in PRECISIONS or precision not in PRECISIONS[format]:
-        known = "; ".join(f"{name}: {', '.join(each)}" for name, each in PRECISIONS.items())
+    if format not in FORMATS or precision not in FORMATS[format].precisions:
+        known = "; ".join(f"{name}: {', '.join(f.precisions)}" for name, f in FORMATS.items())
         raise ValueError(f"there is no export of format {format!r} in {precision!r}; {known}")
     calibration = _training(calibration)
     if (precision == "int8") != (calibration is not None):
         raise ValueError("precision int8 and calibration data go together; one was given alone")
-    detector, _ = ready(model, "cpu")
+    detector = torch_runtime(model, device="cpu").model.eval()
     name = detector.config.name if isinstance(model, Detector) else Path(model).stem
-    suffix = {"onnx": OnnxFile, "openvino": OpenVinoFile, "torch": ProgramFile}[format].suffix
-    target = Path(f"{name}{suffix}") if output is None else Path(output)
-    _refuse(target, suffix, force)
+    chosen = FORMATS[format]
+    target = Path(f"{name}{chosen.suffix}") if output is None else Path(output)
+    _refuse(target, chosen, force)
     data = open_data(data, "val") if isinstance(data, str | Path) else data
     shown = _shown(images, data)
     log.info("exporting, and comparing with torch …")
-    card = Card(format, detector.names, detector.config, precision, size)
-    file = _made(detector.eval(), card, calibration)
+    metadata = Metadata(format, detector.names, detector.config, precision, size)
+    ranges = None if calibration is None else partial(_calibration, metadata, calibration)
+    file = chosen.make(detector, metadata, ranges)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as folder:
-        path = Path(folder) / (target.name if suffix != OpenVinoFile.suffix else "model")
-        file.write(path, file.card)
+        path = Path(folder) / ("model" if chosen.in_folder else target.name)
+        file.write(path, file.metadata)
         proof = certify(Answer(detector), Exported(path), shown)
         if data is not None:
-            proof = replace(proof, ap=compare(detector, path, data))
+            proof = replace(proof, ap=compare_ap(detector, path, data))
         if not proof.passed:
             inputs = next(iter(batches(Exported(path), shown)))
             proof = replace(proof, diverges=first_difference(file.traced, path, *inputs))
             raise Uncertified(proof)
-        file.write(path, replace(file.card, certificate=proof.to_dict()))
+        file.write(path, replace(file.metadata, certificate=proof.to_dict()))
         if target.is_dir():
             shutil.rmtree(target)
         path.replace(target)
     return Export(target, proof)
 
 
-def _refuse(target: Path, suffix: str, force: bool) -> None:
+def _refuse(target: Path, format: Format, force: bool) -> None:
     """Raise where the target has a wrong ending, or is there already, or has no folder."""
-    if suffix.startswith(".") and target.suffix != suffix:
-        raise ValueError(f"{target} should end in {suffix}; choose such a name")
-    if suffix == OpenVinoFile.suffix and target.suffix in (".onnx", ".pt2", ".xml"):
+    files = [each.suffix for each in FORMATS.values() if not each.in_folder]
+    if not format.in_folder and target.suffix != format.suffix:
+        raise ValueError(f"{target} should end in {format.suffix}; choose such a name")
+    if format.in_folder and target.suffix in (*files, *ENGINES):
         raise ValueError(
-            f"{target} is the name of a file, and OpenVINO's export is a folder; choose a name "
-            f"such as {target.stem}{suffix}"
+            f"{target} is the name of a file, and {format.title}'s export is a folder; choose a "
+            f"name such as {target.stem}{format.suffix}"
         )
     if target.exists() and not force:
         raise FileExistsError(
             f"{target} exists and is not overwritten; choose another name or add --force"
         )
-    if target.exists() and target.is_dir() != (suffix == OpenVinoFile.suffix):
+    if target.exists() and target.is_dir() != format.in_folder:
         raise FileExistsError(f"{target} is of another kind and not overwritten; choose a name")
     if not target.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {target.parent} to write {target.name} in")
-
-
-def _made(
-    detector: Detector, card: Card, calibration: Any
-) -> OnnxFile | OpenVinoFile | ProgramFile:
-    """The graph of the card's format and precision."""
-    if card.runtime == "torch":
-        return ProgramFile(detector, card)
-    if card.runtime == "onnx":
-        return OnnxFile(detector, card)
-    ranges = None if calibration is None else partial(_calibration, card, calibration)
-    need("openvino")
-    return OpenVinoFile(OnnxFile(detector, replace(card, precision="fp32")), card, ranges)
 
 
 def _training(source: Any) -> Any:
@@ -147,14 +132,14 @@ def _training(source: Any) -> Any:
     return open_data(source, "train") if known else source
 
 
-def _calibration(card: Card, source: Any) -> Iterator[Batch]:
+def _calibration(metadata: Metadata, source: Any) -> Iterator[Batch]:
     """Single prepared images of data's train split, or of a source of images."""
     if isinstance(source, DetectionDataset):
         found: Iterator[np.ndarray] = map(source.image, range(len(source)))
     else:
         found = (each.array for each in read_sources(source))
     for image in islice(found, CALIBRATION):
-        yield padded([prepare_for(card, image)], card.size)
+        yield padded([prepare_for(metadata, image)], metadata.size)
 
 
 def _shown(images: Any, data: DetectionDataset | None) -> list[np.ndarray]:

@@ -1,54 +1,68 @@
-"""The formats: a traced graph as a file of ONNX, OpenVINO or torch, with its card."""
+"""The formats that models are exported to, in one table; each writes a traced graph as a file.
+
+A new one takes a row and a writer here, and what runs it in ``dabdetr.inference.exported``. Torch
+and the packages of formats are imported only to write.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
+from io import BytesIO
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-import torch
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
 
-from dabdetr.export.tracing import program, quiet
-from dabdetr.inference.metadata import Card
-from dabdetr.model.detector import Detector
+    from dabdetr.inference.metadata import Metadata
+    from dabdetr.model.detector import Detector
+
+    Batch = tuple[np.ndarray, np.ndarray]
+    """Pixels [b, 3, h, w] float32 and padding [b, h, w] bool."""
+    Calibration = Callable[[], Iterator[Batch]] | None
+    """Batches that int8 takes its ranges from; None in other precisions."""
 
 HALVED = ("Conv", "Gemm", "MatMul")
 """What ONNX computes in half precision: the rest, positions and boxes above all, needs more."""
 KEPT = ("projection", "encoder", "queries", "decoder")
 """What int8 leaves as it is: all but the backbone. Its convolutions gain, and the rest, many small
 products whose inputs and outputs would be converted back and forth, does not."""
-Batch = tuple[np.ndarray, np.ndarray]
-"""Pixels [b, 3, h, w] float32 and padding [b, h, w] bool."""
 
 
 class File(Protocol):
-    """A graph of one format, ready to be written."""
+    """A graph of one format, ready to be written.
 
-    card: Card
-    suffix: str
+    ``traced`` is torch's graph, whose node names it shares as far as its runtime kept them.
+    """
+
+    metadata: Metadata
     traced: torch.export.ExportedProgram
 
-    def write(self, path: Path, card: Card) -> None:
-        """Write ``path``, with the metadata of ``card``."""
+    def write(self, path: Path, metadata: Metadata) -> None:
+        """Write the file, or the folder, ``path``."""
         ...
 
 
 class OnnxFile:
-    """A graph of ONNX; ``traced`` is the torch graph whose node names it shares."""
+    """A graph of ONNX."""
 
-    suffix = ".onnx"
+    def __init__(
+        self, detector: Detector, metadata: Metadata, calibration: Calibration = None
+    ) -> None:
+        import torch
 
-    def __init__(self, detector: Detector, card: Card) -> None:
+        from dabdetr.export.tracing import program, quiet
+
         need("onnxruntime")
         onnx = need("onnx")
         need("onnxscript")
         with quiet():
             made = torch.onnx.export(
-                program(detector, size=card.size),
+                program(detector, size=metadata.size),
                 dynamo=True,
                 input_names=["pixels", "padding"],
                 output_names=["logits", "boxes"],
@@ -59,17 +73,17 @@ class OnnxFile:
         assert made.exported_program is not None
         self.traced: torch.export.ExportedProgram = made.exported_program
         self.proto: Any = made.model_proto
-        if card.precision == "fp16":
+        if metadata.precision == "fp16":
             self.proto = halved(self.proto)
         opset = next(each.version for each in self.proto.opset_import if not each.domain)
         packages = versions("onnx", "onnxscript", "onnxruntime")
-        self.card = replace(card, versions=packages | {"opset": str(opset)})
+        self.metadata = replace(metadata, versions=packages | {"opset": str(opset)})
         self._check = onnx.checker.check_model
 
-    def write(self, path: Path, card: Card) -> None:
+    def write(self, path: Path, metadata: Metadata) -> None:
         """Write the one file, weights inside."""
         del self.proto.metadata_props[:]
-        for key, value in card.to_strings().items():
+        for key, value in metadata.to_strings().items():
             self.proto.metadata_props.add(key=key, value=value)
         self._check(self.proto)
         path.write_bytes(self.proto.SerializeToString())
@@ -79,6 +93,8 @@ def halved(proto: Any) -> Any:
     """The graph with matrix products and convolutions, and their weights, in float16."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
     from onnxruntime.transformers.onnx_model import OnnxModel
+
+    from dabdetr.export.tracing import quiet
 
     kinds = {node.op_type for node in proto.graph.node}
     with quiet():
@@ -93,35 +109,37 @@ def halved(proto: Any) -> Any:
 class OpenVinoFile:
     """A model of OpenVINO, made from ONNX; a folder of ``model.xml`` and ``model.bin``."""
 
-    suffix = "_openvino"
-
     def __init__(
         self,
         onnx: OnnxFile,
-        card: Card,
-        calibration: Callable[[], Iterator[Batch]] | None = None,
+        metadata: Metadata,
+        calibration: Calibration = None,
         kept: Sequence[str] = KEPT,
     ) -> None:
         """``onnx`` in float32; ``calibration`` and ``kept`` parts are int8's."""
         openvino = need("openvino")
         self.traced = onnx.traced
-        self.half = card.precision == "fp16"
-        from io import BytesIO
-
+        self.half = metadata.precision == "fp16"
         self.model = openvino.convert_model(BytesIO(onnx.proto.SerializeToString()))
-        packages = dict(onnx.card.versions) | versions("openvino")
+        packages = dict(onnx.metadata.versions) | versions("openvino")
         if calibration is not None:
             self.model = quantised(self.model, calibration, inside(onnx.proto, kept))
             packages |= versions("nncf")
-        self.card = replace(card, versions=packages)
+        self.metadata = replace(metadata, versions=packages)
         self._save = openvino.save_model
 
-    def write(self, path: Path, card: Card) -> None:
+    def write(self, path: Path, metadata: Metadata) -> None:
         """Write both files into the folder ``path``."""
         path.mkdir(exist_ok=True)
-        told = json.dumps(card.to_strings(), ensure_ascii=False)
-        self.model.set_rt_info(told, ["dabdetr", "card"])
+        strings = json.dumps(metadata.to_strings(), ensure_ascii=False)
+        self.model.set_rt_info(strings, ["dabdetr", "card"])
         self._save(self.model, path / "model.xml", compress_to_fp16=self.half)
+
+
+def _openvino(detector: Detector, metadata: Metadata, calibration: Calibration) -> OpenVinoFile:
+    need("openvino")  # before the graph is made
+    onnx = OnnxFile(detector, replace(metadata, precision="fp32"))
+    return OpenVinoFile(onnx, metadata, calibration)
 
 
 def inside(proto: Any, parts: Sequence[str]) -> list[str]:
@@ -141,6 +159,8 @@ def quantised(
 
     Ranges come from the ``calibration`` batches; nodes of the names ``kept`` stay as they are.
     """
+    from dabdetr.export.tracing import quiet
+
     nncf = need("nncf")
     there = {op.get_friendly_name() for op in model.get_ops()}
     inputs = [{"pixels": pixels, "padding": padding} for pixels, padding in calibration()]
@@ -158,17 +178,23 @@ def quantised(
 class ProgramFile:
     """A program of torch.export; running it needs torch but none of this package."""
 
-    suffix = ".pt2"
+    def __init__(
+        self, detector: Detector, metadata: Metadata, calibration: Calibration = None
+    ) -> None:
+        from dabdetr.export.tracing import program
 
-    def __init__(self, detector: Detector, card: Card) -> None:
-        self.traced = program(detector, card.precision, card.size)  # pyright: ignore[reportArgumentType]
-        self.card = replace(card, versions=versions())
+        self.traced = program(detector, metadata.precision, metadata.size)  # pyright: ignore[reportArgumentType]
+        self.metadata = replace(metadata, versions=versions())
 
-    def write(self, path: Path, card: Card) -> None:
+    def write(self, path: Path, metadata: Metadata) -> None:
         """Write the one file."""
-        told = json.dumps(card.to_strings(), ensure_ascii=False)
+        import torch
+
+        from dabdetr.export.tracing import quiet
+
+        strings = json.dumps(metadata.to_strings(), ensure_ascii=False)
         with quiet():
-            torch.export.save(self.traced, path, extra_files={"card.json": told})
+            torch.export.save(self.traced, path, extra_files={"card.json": strings})
 
 
 def versions(*packages: str) -> dict[str, str]:
@@ -187,3 +213,52 @@ def need(package: str) -> Any:
         raise ImportError(
             f"this export needs the package {package}; type: pip install 'dabdetr[export]'"
         ) from None
+
+
+@dataclass(frozen=True)
+class Format:
+    """What is known of a format.
+
+    title       the runtime, as people call it
+    suffix      ending of its file, or of its folder
+    in_folder   whether it is a folder
+    precisions  what it computes in, as far as we export it
+    timed       those that the bench compares on a CPU
+    make        detector, metadata and calibration → the graph, ready to be written
+    """
+
+    title: str
+    suffix: str
+    in_folder: bool
+    precisions: tuple[str, ...]
+    timed: tuple[str, ...]
+    make: Callable[[Detector, Metadata, Calibration], File]
+
+
+FORMATS = {
+    "onnx": Format(
+        title="ONNX Runtime",
+        suffix=".onnx",
+        in_folder=False,
+        precisions=("fp32", "fp16"),
+        timed=("fp32", "fp16"),
+        make=OnnxFile,
+    ),
+    "openvino": Format(
+        title="OpenVINO",
+        suffix="_openvino",
+        in_folder=True,
+        precisions=("fp32", "fp16", "bf16", "int8"),
+        timed=("fp32", "bf16", "int8"),  # its fp16 halves the file and computes in fp32
+        make=_openvino,
+    ),
+    "torch": Format(
+        title="torch.export",
+        suffix=".pt2",
+        in_folder=False,
+        precisions=("fp32", "bf16", "fp16"),
+        timed=(),  # slower than the detector it is of
+        make=ProgramFile,
+    ),
+}
+"""Name → format."""

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dabdetr.inference.acceleration import autocast
-from dabdetr.inference.exported import Precision
+from dabdetr.inference.runtime import Precision
 from dabdetr.model.detector import Detector
 from dabdetr.model.frozen_norm import FoldedConv2d
 from dabdetr.structures import Images

@@ -1,6 +1,6 @@
 """A detector's forward pass as fast as this machine allows: weights made ready, code compiled.
 
-What pays is found by measuring, and told in one sentence.
+What pays is found by measuring, and logged in one sentence.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from timm.layers.conv2d_same import Conv2dSame
 from torch import nn
 
 from dabdetr.inference.device import keep_freed_memory
-from dabdetr.inference.exported import Compile, Precision, SetPrecision
+from dabdetr.inference.runtime import Precision, SetPrecision
 from dabdetr.model.detector import Detector
 from dabdetr.model.frozen_norm import FoldedConv2d
 from dabdetr.model.kernels import Linear
@@ -28,8 +28,6 @@ from dabdetr.structures import Images, Predictions
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _ENOUGH = 1.15
 """How many times as fast as float32 a lower precision must be to be chosen."""
-COMPILE_AFTER = 60.0
-"""Seconds spent on inputs of one size after which compiling is tried: about what it takes."""
 MOST_SIZES = 8
 """Input sizes that are compiled for; torch keeps no more."""
 
@@ -46,15 +44,14 @@ class AcceleratedModel:
     """
 
     def __init__(
-        self, model: Detector, precision: SetPrecision = "fp32", compile: Compile = False
+        self, model: Detector, precision: SetPrecision = "fp32", compile: bool = False
     ) -> None:
         check(precision, compile)
         self.model = model
-        self.compile: Compile = compile
+        self.compile = compile
         self.precision: Precision | None = None
         self._copy: Detector | None = None
         self._compiled: dict[torch.Size, Forward | None] = {}
-        self._spent: dict[torch.Size, float] = {}
         if next(model.parameters()).device.type == "cpu":
             keep_freed_memory()
         if precision != "auto":
@@ -62,7 +59,7 @@ class AcceleratedModel:
 
     def _settle(self, precision: Precision) -> None:
         self.precision = precision
-        if precision != "fp32" or self.compile is True:
+        if precision != "fp32" or self.compile:
             self._copy = settled(self.model, precision)
 
     def __call__(self, images: Images) -> Predictions:
@@ -70,27 +67,16 @@ class AcceleratedModel:
         if self.precision is None:
             self._settle(choose(self.model, images))
         assert self.precision is not None
-        size, started = images.pixels.shape, time.perf_counter()
-        if self.compile is True or self._due(size):
+        if self.compile:
             self._add(images)
         with torch.no_grad(), autocast(self.precision, images.pixels.device):
-            found = self._forward(size)(images)
-        if self.compile == "auto" and images.pixels.device.type == "cpu":
-            self._spent[size] = self._spent.get(size, 0.0) + time.perf_counter() - started
-        return found
+            return self._forward(images.pixels.shape)(images)
 
     def _forward(self, size: torch.Size) -> Forward:
         compiled = self._compiled.get(size)
         if compiled is not None:
             return compiled
         return self.model if self._copy is None else self._copy
-
-    def _due(self, size: torch.Size) -> bool:
-        """As much time was spent on this size as compiling takes: it may well come as often again.
-
-        So no stream takes more than about twice as long as the better choice would have.
-        """
-        return self.compile == "auto" and self._spent.get(size, 0.0) > COMPILE_AFTER
 
     def _add(self, images: Images) -> None:
         """Compile for inputs of this size, once; keep it if it is the faster way."""
@@ -118,17 +104,21 @@ class AcceleratedModel:
         log.info(
             "%s for %d×%d pixels in %.0f s: %.0f ms a batch, %.0f ms without",
             "compiled" if after < before else "compiled and given up",
-            *(size[3], size[2], took, 1e3 * after, 1e3 * before),
+            size[3],
+            size[2],
+            took,
+            1e3 * after,
+            1e3 * before,
         )
 
 
-def check(precision: SetPrecision, compile: Compile) -> None:
-    """ValueError for a precision or a way to compile that there is not."""
+def check(precision: SetPrecision, compile: bool) -> None:
+    """ValueError for an unknown precision, or where ``compile`` is no bool."""
     if precision not in ("auto", "fp32", *_TYPES):
         names = ", ".join(("auto", "fp32", *_TYPES))
         raise ValueError(f"there is no precision {precision!r}; use {names}")
-    if compile not in ("auto", True, False):
-        raise ValueError(f"compile should be 'auto', True or False; got {compile!r}")
+    if not isinstance(compile, bool):
+        raise ValueError(f"compile should be True or False; got {compile!r}")
 
 
 def settled(model: Detector, precision: Precision = "fp32") -> Detector:

@@ -1,129 +1,71 @@
-"""What computes behind a ``Predictor``: torch, ONNX Runtime or OpenVINO.
-
-Nothing here imports torch, except to run a ``.pt2`` file.
-"""
+"""Exported files at work, in ONNX Runtime, OpenVINO or torch; torch is imported for .pt2 alone."""
 
 from __future__ import annotations
 
 import inspect
 import json
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
 from dabdetr.config import Config
-from dabdetr.data.preprocessing import fitted_size, input_size, prepare_array
+from dabdetr.data.preprocessing import fitted_size, input_size, padded, prepare_array
 from dabdetr.files import open_regular
-from dabdetr.inference.metadata import Card
+from dabdetr.inference.metadata import Metadata
 from dabdetr.inference.onnx_file import read_whole
 from dabdetr.inference.postprocess import detections
+from dabdetr.inference.runtime import Sizes, threads
 from dabdetr.structures import Detections
 from dabdetr.text import parse_json
 
-Precision = Literal["fp32", "bf16", "fp16"]
-SetPrecision = Precision | Literal["auto"]
-"""As asked for; auto: bf16 where it is measured to be clearly faster, else fp32."""
-Compile = bool | Literal["auto"]
-"""auto: for sizes that come so often that it pays."""
-Sizes = Sequence[tuple[int, ...]]
-"""(height, width) of original images."""
-
-
-class Runtime(Protocol):
-    """What a ``Predictor`` needs of a model."""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Class names, in label order."""
-        ...
-
-    @property
-    def config(self) -> Config:
-        """What the model was built and trained with."""
-        ...
-
-    @property
-    def read_ahead(self) -> bool:
-        """Whether a stream is faster with its images read in a thread beside ``detect``."""
-        ...
-
-    def prepare(self, image: np.ndarray) -> Any:
-        """RGB uint8 [height, width, 3] as ``detect`` takes it; it has a ``shape``."""
-        ...
-
-    def detect(
-        self, prepared: Sequence[Any], sizes: Sizes, max_det: int, sources: Sequence[str] = ()
-    ) -> list[Detections]:
-        """The ``max_det`` best detections of each image, neither thresholded nor cut to it."""
-        ...
-
-
-def open_runtime(
-    model: Any,
-    device: Any = "auto",
-    precision: SetPrecision = "fp32",
-    queries: int | None = None,
-    queries_init: str = "keep",
-    compile: Compile = False,
-) -> Runtime:
-    """The runtime of an exported file, or of weights or a ``Detector``, which needs torch."""
-    if isinstance(model, str | Path) and is_exported(model):
-        if (precision, queries, queries_init, compile) != ("fp32", None, "keep", False):
-            raise ValueError(
-                f"{model} is exported: its precision and its queries are settled; export the "
-                "weights again as you want them"
-            )
-        return Exported(model, str(device))
-    from dabdetr.inference.torch_runtime import TorchRuntime
-
-    return TorchRuntime(model, device, precision, queries, queries_init, compile)
-
 
 def is_exported(source: str | Path) -> bool:
-    """Whether a path means an exported model: .onnx, .pt2, OpenVINO's .xml or folder."""
-    path = Path(source)
+    """Whether a path means an exported model: a file by its ending, or a folder by its model."""
+    return _file_of(Path(source)) is not None
+
+
+def _file_of(path: Path) -> Path | None:
+    """The file that an engine reads; that of an exported folder is called ``model``."""
     if path.is_dir():
-        return (path / "model.xml").is_file()
-    return path.suffix in (".onnx", ".pt2", ".xml")
+        files = (path / f"model{suffix}" for suffix, engine in ENGINES.items() if engine.in_folder)
+        return next((file for file in files if file.is_file()), None)
+    return path if path.suffix in ENGINES else None
 
 
 class Exported:
     """An exported file: Pillow and numpy before and after, its own runtime between.
 
-    ``card`` is what the file says of itself.
+    ``metadata`` is what the file holds beside the graph.
     """
 
     def __init__(self, path: str | Path, device: str = "auto") -> None:
-        path = Path(path)
-        path = path / "model.xml" if path.is_dir() else path
-        if not path.is_file():
+        file = _file_of(Path(path))
+        if file is None or not file.is_file():
             raise FileNotFoundError(f"there is no exported model {path}; check the path")
-        start = {".onnx": _Onnx, ".xml": _OpenVino, ".pt2": _Program}[path.suffix]
-        self._run = start(path, device)
-        self.card = Card.of_strings(self._run.told, str(path))
-        self._run.start(self.card)
+        self._engine = ENGINES[file.suffix](file, device)
+        self.metadata = Metadata.from_strings(self._engine.strings, str(file))
+        self._engine.start(self.metadata)
 
     @property
     def names(self) -> tuple[str, ...]:
         """Class names, in label order."""
-        return self.card.names
+        return self.metadata.names
 
     @property
     def config(self) -> Config:
         """What the model was built and trained with."""
-        return self.card.config
+        return self.metadata.config
 
     @property
-    def read_ahead(self) -> bool:
+    def prefetches(self) -> bool:
         """Whether a stream is faster with its images read in a thread beside ``detect``."""
-        return self._run.read_ahead
+        return self._engine.prefetches
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
         """[3, height, width] float32; as large as it fits in where the input's size is fixed."""
-        return prepare_for(self.card, image)
+        return prepare_for(self.metadata, image)
 
     def detect(
         self,
@@ -133,46 +75,53 @@ class Exported:
         sources: Sequence[str] = (),
     ) -> list[Detections]:
         """The ``max_det`` best detections of each prepared image."""
-        logits, boxes = self.answer(*padded(prepared, self.card.size))
-        plain = [(int(size[0]), int(size[1])) for size in sizes]
-        return detections(logits, boxes, plain, max_det, self.names, self.card.classifier, sources)
+        logits, boxes = self.predict(*padded(prepared, self.metadata.size))
+        return detections(
+            logits,
+            boxes,
+            [(int(size[0]), int(size[1])) for size in sizes],
+            max_det,
+            names=self.names,
+            classifier=self.metadata.classifier,
+            sources=sources,
+        )
 
-    def answer(self, pixels: np.ndarray, padding: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The raw logits and boxes of a batch."""
-        return self._run(pixels, padding)
+    def predict(self, pixels: np.ndarray, padding: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Logits [b, queries, classes] and boxes [b, queries, 4] of a batch."""
+        return self._engine(pixels, padding)
 
 
-def prepare_for(card: Card, image: np.ndarray) -> np.ndarray:
-    """``Exported.prepare`` for the file of a ``card``."""
+def prepare_for(metadata: Metadata, image: np.ndarray) -> np.ndarray:
+    """``Exported.prepare`` for a file with these ``metadata``."""
     height, width = image.shape[:2]
-    if card.size is None:
-        size = input_size(height, width, card.config.image)
-    else:
-        size = fitted_size(height, width, card.size)
-    return prepare_array(image, size, card.config.image)
+    settings = metadata.config.image
+    if metadata.size is None:
+        return prepare_array(image, input_size(height, width, settings), settings)
+    return prepare_array(image, fitted_size(height, width, metadata.size), settings)
 
 
-def padded(
-    prepared: Sequence[np.ndarray], frame: tuple[int, int] | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """One array of all images and their padding (True), at the bottom and right.
+class Engine(Protocol):
+    """A runtime with one file loaded.
 
-    As large as ``frame`` (height, width), or as the largest of them needs.
+    ``strings`` are the file's metadata; ``start`` is given them, read, before the first call.
+    ``prefetches`` is as in ``Runtime``; ``in_folder``: exports are folders of several files.
     """
-    height, width = frame or (max(each.shape[axis] for each in prepared) for axis in (1, 2))
-    pixels = np.zeros((len(prepared), 3, height, width), np.float32)
-    padding = np.ones((len(prepared), height, width), bool)
-    for row, each in enumerate(prepared):
-        _, h, w = each.shape
-        pixels[row, :, :h, :w] = each
-        padding[row, :h, :w] = False
-    return pixels, padding
 
+    in_folder: ClassVar[bool]
 
-def threads() -> int:
-    """How many to compute in: what OMP_NUM_THREADS says, as for torch; 0: the library decides."""
-    told = os.environ.get("OMP_NUM_THREADS", "")
-    return int(told) if told.isdecimal() else 0
+    def __init__(self, path: Path, device: str) -> None: ...
+
+    @property
+    def strings(self) -> Mapping[str, str]: ...
+
+    @property
+    def prefetches(self) -> bool: ...
+
+    def start(self, metadata: Metadata) -> None: ...
+
+    def __call__(self, pixels: np.ndarray, padding: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """[b, 3, h, w] float32 and [b, h, w] bool → logits and boxes."""
+        ...
 
 
 def _missing(package: str, path: Path) -> ImportError:
@@ -185,7 +134,8 @@ def _missing(package: str, path: Path) -> ImportError:
 class _Onnx:
     """A session of ONNX Runtime; on CUDA where that is asked for, or there and not refused."""
 
-    read_ahead = True
+    in_folder: ClassVar = False
+    prefetches = True
 
     def __init__(self, path: Path, device: str) -> None:
         try:
@@ -208,9 +158,9 @@ class _Onnx:
             raise ValueError(
                 f"{path} cannot be loaded by ONNX Runtime ({_first_line(error)}); export it again"
             ) from None
-        self.told = self.session.get_modelmeta().custom_metadata_map
+        self.strings = self.session.get_modelmeta().custom_metadata_map
 
-    def start(self, card: Card) -> None:
+    def start(self, metadata: Metadata) -> None:
         """Nothing is left to do."""
 
     def __call__(self, pixels: np.ndarray, padding: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -218,9 +168,10 @@ class _Onnx:
 
 
 class _OpenVino:
-    """A compiled model of OpenVINO on the CPU, in the precision that the card says."""
+    """A compiled model of OpenVINO on the CPU, in the precision of its metadata."""
 
-    read_ahead = True
+    in_folder: ClassVar = True
+    prefetches = True
 
     def __init__(self, path: Path, device: str) -> None:
         try:
@@ -241,18 +192,18 @@ class _OpenVino:
             ) from None
         about = ["dabdetr", "card"]
         has = self.model.has_rt_info(about)
-        self.told = json.loads(self.model.get_rt_info(about).astype(str)) if has else {}
+        self.strings = json.loads(self.model.get_rt_info(about).astype(str)) if has else {}
 
-    def start(self, card: Card) -> None:
+    def start(self, metadata: Metadata) -> None:
         """Note what to compile for; OpenVINO alone would compute in bf16 wherever it can.
 
         What is not in int8 is in bf16 there: both are for processors that have both.
         """
-        kind = "bf16" if card.precision in ("bf16", "int8") else "f32"
+        kind = "bf16" if metadata.precision in ("bf16", "int8") else "f32"
         self.options = {"INFERENCE_PRECISION_HINT": kind}
         if threads():
             self.options["INFERENCE_NUM_THREADS"] = str(threads())
-        self.size = card.size
+        self.size = metadata.size
         self.compiled: dict[tuple[int, ...] | None, Any] = {}
 
     def _for(self, shape: tuple[int, ...]) -> Any:
@@ -274,22 +225,25 @@ class _OpenVino:
 class _Program:
     """A program of torch.export; torch is imported for it, but not to load it."""
 
+    in_folder: ClassVar = False
+
     def __init__(self, path: Path, device: str) -> None:
         from dabdetr.inference.program import Program
 
         if device not in ("auto", "cpu"):
             raise ValueError(f"exported programs of torch run on the CPU; got device {device!r}")
         self.program = Program(path)
-        self.told = parse_json(self.program.texts.get("card.json", "{}"), f"metadata of {path}")
+        text = self.program.texts.get("card.json", "{}")
+        self.strings = parse_json(text, f"metadata of {path}")
 
     @property
-    def read_ahead(self) -> bool:
+    def prefetches(self) -> bool:
         """Not where torch takes every core."""
         from dabdetr.inference.device import takes_every_core
 
         return not takes_every_core("cpu")
 
-    def start(self, card: Card) -> None:
+    def start(self, metadata: Metadata) -> None:
         """Nothing is left to do."""
 
     def __call__(self, pixels: np.ndarray, padding: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -311,3 +265,7 @@ def runnable(program: Any) -> Any:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+ENGINES: dict[str, type[Engine]] = {".onnx": _Onnx, ".xml": _OpenVino, ".pt2": _Program}
+"""Ending of a file → what runs it."""

@@ -1,4 +1,4 @@
-"""What an exported file says of itself: classes, preprocessing, thresholds, config, certificate."""
+"""The metadata of exported files: classes, preprocessing, thresholds, config, certificate."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from dabdetr.config import Config, parse
 
 FORMAT = "dabdetr export 1"
-"""Of the metadata; a file without it is none of ours."""
+"""Marks our metadata; other files have no such entry."""
 INPUTS = {
     "pixels": "[batch, 3, height, width] float32, RGB, (value / 255 - mean) / std, padded with 0",
     "padding": "[batch, height, width] bool, true where there is no image",
@@ -23,14 +23,14 @@ OUTPUTS = {
 
 
 @dataclass(frozen=True)
-class Card:
-    """The metadata of an exported file.
+class Metadata:
+    """What an exported file holds beside its graph.
 
-    runtime      "onnx", "openvino" or "torch"
+    runtime      the name of its format (``dabdetr.export.formats``)
     precision    what it computes in
     size         (height, width) of the input where that is fixed; None: any
     versions     package → version, of those that made it; ``opset`` for ONNX
-    certificate  how far its answers lie from torch's (see ``dabdetr.export.certificate``)
+    certificate  how far its detections lie from torch's (see ``dabdetr.export.certificate``)
     """
 
     runtime: str
@@ -60,30 +60,30 @@ class Card:
             "versions": dict(self.versions),
             "certificate": self.certificate,
         }
-        told = {key: json.dumps(value, ensure_ascii=False) for key, value in values.items()}
+        texts = {key: json.dumps(value, ensure_ascii=False) for key, value in values.items()}
         return {
             "format": FORMAT,
             "runtime": self.runtime,
             "precision": self.precision,
             "classifier": self.classifier,
-            **told,
+            **texts,
         }
 
     @classmethod
-    def of_strings(cls, values: Mapping[str, str], origin: str) -> Card:
-        """The card that ``to_strings`` wrote; ``origin`` names the file in errors."""
+    def from_strings(cls, values: Mapping[str, str], origin: str) -> Metadata:
+        """What ``to_strings`` wrote; ``origin`` names the file in errors."""
         if values.get("format") != FORMAT:
             raise ValueError(
-                f"{origin} is no export of dabdetr (its metadata lack format {FORMAT!r}); make one "
-                "with dabdetr export"
+                f"{origin} is no export of dabdetr (its metadata have no format {FORMAT!r}); make "
+                "one with dabdetr export"
             )
         size = json.loads(values["size"])
         return cls(
-            values["runtime"],
-            tuple(json.loads(values["names"])),
-            parse(json.loads(values["config"]), f"{origin} (its config)"),
-            values["precision"],
-            None if size is None else (size[0], size[1]),
-            json.loads(values["versions"]),
-            json.loads(values["certificate"]),
+            runtime=values["runtime"],
+            names=tuple(json.loads(values["names"])),
+            config=parse(json.loads(values["config"]), f"{origin} (its config)"),
+            precision=values["precision"],
+            size=None if size is None else (size[0], size[1]),
+            versions=json.loads(values["versions"]),
+            certificate=json.loads(values["certificate"]),
         )

@@ -7,12 +7,13 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from dabdetr.config import Inference
 from dabdetr.structures import Detections
 
 Classifier = Literal["sigmoid", "softmax"]
 
 
-class Decoded(NamedTuple):
+class Ranked(NamedTuple):
     """What one image's queries found, best first; queries are indices of decoder slots.
 
     boxes [found, 4] float32, scores [found] float32, labels and queries [found] int64
@@ -24,13 +25,13 @@ class Decoded(NamedTuple):
     queries: np.ndarray
 
 
-def decode(
+def postprocess(
     logits: Any,
     boxes: Any,
     sizes: Sequence[tuple[int, int]],
     max_det: int = 300,
     classifier: Classifier = "sigmoid",
-) -> list[Decoded]:
+) -> list[Ranked]:
     """The ``max_det`` best pairs of query and class of each image (Deformable DETR's top-k).
 
     A softmax classifier (DETR) gives each query its best class only; its last logit, "no object",
@@ -49,7 +50,7 @@ def decode(
         centre, half = placed[queries, :2], placed[queries, 2:] / 2
         corners = np.concatenate((centre - half, centre + half), axis=1)
         scale = np.array((width, height, width, height), np.float32)
-        found.append(Decoded(corners * scale, scores, labels, queries))
+        found.append(Ranked(corners * scale, scores, labels, queries))
     return found
 
 
@@ -62,7 +63,7 @@ def detections(
     classifier: Classifier,
     sources: Sequence[str] = (),
 ) -> list[Detections]:
-    """``decode`` as the structure that users get; ValueError where an answer is not finite."""
+    """``postprocess`` as the structure that users get; ValueError where an answer is not finite."""
     sources = sources or [""] * len(sizes)
     for said, placed, source in zip(logits, boxes, sources, strict=True):
         if not (np.isfinite(said).all() and np.isfinite(placed).all()):
@@ -70,11 +71,22 @@ def detections(
                 f"the model's answer for {source or 'an image'} is not finite; its weights are "
                 "broken (did the training diverge?): take another checkpoint"
             )
-    found = decode(logits, boxes, sizes, max_det, classifier)
+    found = postprocess(logits, boxes, sizes, max_det, classifier)
     return [
         Detections(*each, names, size, source)
         for each, size, source in zip(found, sizes, sources, strict=True)
     ]
+
+
+def thresholds(inference: Inference, conf: float | None, max_det: int | None) -> tuple[float, int]:
+    """``conf`` and ``max_det``, or the config's where they are None; ValueError out of range."""
+    conf = inference.conf if conf is None else conf
+    max_det = inference.max_det if max_det is None else max_det
+    if not 0 <= conf <= 1:
+        raise ValueError(f"conf should lie between 0 and 1; got {conf}")
+    if max_det < 1:
+        raise ValueError(f"max_det should be at least 1; got {max_det}")
+    return conf, max_det
 
 
 def _sigmoid(logits: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from dabdetr.data.images import IMAGE_SUFFIXES, read_image
-from dabdetr.inference.stream import OnError, SourceImage, Unreadable, check, readable
+from dabdetr.inference.stream import OnError, SourceImage, Unreadable, check_on_error, readable
 from dabdetr.inference.video import STREAMS, VIDEO_SUFFIXES, Camera, frames, is_video, require_av
 
 
@@ -29,7 +29,7 @@ def read_sources(
     [channels, height, width] of uint8 or floats 0–1; or a list, tuple or generator of these. What
     the paths of a list mean is found out at once, so that a wrong one is told before any work.
     """
-    check(on_error)
+    check_on_error(on_error)
     return readable(attempts(source, stride), on_error)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,10 @@ from dabdetr.data.layouts import anchors
 from dabdetr.data.loader import pad, unpad
 from dabdetr.inference.acceleration import AcceleratedModel, Forward, check
 from dabdetr.inference.device import choose_device, takes_every_core
-from dabdetr.inference.exported import Compile, Precision, SetPrecision, Sizes
 from dabdetr.inference.postprocess import detections
+from dabdetr.inference.runtime import Precision, SetPrecision, Sizes
 from dabdetr.model.detector import Detector
-from dabdetr.model.resize import with_queries
+from dabdetr.model.resize import with_layers, with_queries
 from dabdetr.structures import Detections, Images, Predictions
 
 
@@ -28,16 +29,12 @@ class TorchRuntime:
 
     def __init__(
         self,
-        model: str | Path | Detector,
+        model: Detector,
         device: str | torch.device = "auto",
         precision: SetPrecision = "fp32",
-        queries: int | None = None,
-        queries_init: str = "keep",
-        compile: Compile = False,
+        compile: bool = False,
     ) -> None:
-        check(precision, compile)  # before any loading
-        model, self.device = ready(model, device)
-        self.model = with_queries(model, queries, anchors(queries_init))
+        self.model, self.device = placed(model, device)
         self.forward = AcceleratedModel(self.model, precision, compile)
 
     @property
@@ -56,7 +53,7 @@ class TorchRuntime:
         return self.model.config
 
     @property
-    def read_ahead(self) -> bool:
+    def prefetches(self) -> bool:
         """Not where torch takes every core."""
         return not takes_every_core(self.device.type)
 
@@ -74,17 +71,44 @@ class TorchRuntime:
         return detect_batch(self.model, images, sizes, max_det, sources, forward=self.forward)
 
 
-def ready(
-    model: str | Path | Detector, device: str | torch.device = "auto"
-) -> tuple[Detector, torch.device]:
-    """The model on its device; a ``Detector`` stays where it is unless another is asked for."""
-    if isinstance(model, Detector):
-        if str(device) == "auto":
-            return model, next(model.parameters()).device
-        chosen = choose_device(device)
-        return model.to(chosen), chosen
+def open_torch(
+    source: str | Path | Detector,
+    *,
+    device: str | torch.device = "auto",
+    precision: SetPrecision = "fp32",
+    queries: int | None = None,
+    queries_init: str = "keep",
+    layers: int | None = None,
+    image_size: int | None = None,
+    compile: bool = False,
+) -> TorchRuntime:
+    """The runtime of weights or of a ``Detector``, changed as the options say (see ``Opening``)."""
+    check(precision, compile)  # before any loading
+    if isinstance(source, Detector):
+        detector = source
+    else:
+        device = choose_device(device)
+        detector = load_model(source, device=device).model
+    if image_size is not None:
+        detector = with_image_size(detector, image_size)
+    detector = with_layers(with_queries(detector, queries, anchors(queries_init)), layers)
+    return TorchRuntime(detector, device, precision, compile)
+
+
+def with_image_size(detector: Detector, size: int) -> Detector:
+    """The same weights for images whose shorter side is ``size`` pixels; the longest scales."""
+    changed, image = copy(detector), detector.config.image
+    longest = round(image.max_size * size / image.size)
+    changed.config = changed.config.override([f"image.size={size}", f"image.max_size={longest}"])
+    return changed
+
+
+def placed(model: Detector, device: str | torch.device) -> tuple[Detector, torch.device]:
+    """The model on its device; it stays where it is unless another is asked for."""
+    if str(device) == "auto":
+        return model, next(model.parameters()).device
     chosen = choose_device(device)
-    return load_model(model, device=chosen).model.to(chosen), chosen
+    return model.to(chosen), chosen
 
 
 def detect_batch(
@@ -129,5 +153,12 @@ def to_detections(
     logits, boxes = predictions.logits[layer], predictions.boxes[layer]
     logits, boxes = (part.detach().float().cpu().numpy() for part in (logits, boxes))
     plain = [(int(size[0]), int(size[1])) for size in sizes]
-    classifier = model.config.model.classifier
-    return detections(logits, boxes, plain, max_det, model.names, classifier, sources)
+    return detections(
+        logits,
+        boxes,
+        plain,
+        max_det,
+        names=model.names,
+        classifier=model.config.model.classifier,
+        sources=sources,
+    )

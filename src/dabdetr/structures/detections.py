@@ -65,6 +65,12 @@ class Detections:
             keep &= np.isin(self.labels, [self.names.index(name) for name in classes])
         return self[keep]
 
+    def clipped(self) -> Detections:
+        """Boxes cut to the image."""
+        height, width = self.size
+        limits = np.array([width, height, width, height], np.float32)
+        return replace(self, boxes=self.boxes.clip(0, limits))
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON: source (and frame), size and a list of detections."""
         seconds = None if self.time is None else _rounded(self.time, 6)
@@ -124,13 +130,16 @@ class Detections:
         )
 
     def plot(self, image: Any = None) -> Any:
-        """The image (PIL) with boxes drawn in; ``image`` where none was kept."""
-        from dabdetr.structures.drawing import draw
+        """The image (PIL) with boxes drawn in; ``image`` where none was kept.
+
+        ``image`` is an array as in ``image`` above, a PIL image, a path or the bytes of a file.
+        """
+        from dabdetr.structures.drawing import as_array, draw
 
         shown = image if image is not None else self.image
         if shown is None:
             raise ValueError("plot needs the image: pass it, or predict with keep_images=True")
-        return draw(shown, self)
+        return draw(as_array(shown), self)
 
 
 def _rounded(value: Any, digits: int) -> float:

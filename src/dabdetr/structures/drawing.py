@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from dabdetr.data.images import read_image
-from dabdetr.structures import Detections
+from dabdetr.structures.detections import Detections
 
 # Wong (Nature Methods 2011), told apart under every common colour blindness; then paler and deeper
 # shades of the same hues for data of many classes.
@@ -27,13 +27,13 @@ class _Label(NamedTuple):
     colour: tuple[int, int, int]
 
 
-def draw(image: Any, detections: Detections) -> Image.Image:
-    """A copy of ``image`` (array, PIL image, path, bytes) with every detection drawn in.
+def draw(image: np.ndarray, detections: Detections) -> Image.Image:
+    """A copy of ``image`` (RGB uint8 [height, width, 3]) with every detection drawn in.
 
     Lines and letters grow with the image. The best detections lie on top, and their labels are
     placed first: above the box where there is room, else at another corner, always inside.
     """
-    canvas = Image.fromarray(read_image(image))
+    canvas = Image.fromarray(image)
     pen = ImageDraw.Draw(canvas)
     width = max(min(canvas.size) // 60, 1)
     width = min(width, max(2, round(max(canvas.size) / 400)))
@@ -49,6 +49,22 @@ def draw(image: Any, detections: Detections) -> Image.Image:
     for label in placed[::-1]:
         _write(pen, label, font)
     return canvas
+
+
+def as_array(image: Any) -> np.ndarray:
+    """RGB uint8 [height, width, 3] of an array, a PIL image, a path or the bytes of a file.
+
+    Arrays are [height, width] or [height, width, 1, 3 or 4], uint8 or floats 0–1.
+    """
+    if isinstance(image, str | Path | bytes):
+        with Image.open(BytesIO(image) if isinstance(image, bytes) else image) as opened:
+            return np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
+    if not isinstance(image, np.ndarray):
+        return np.asarray(image.convert("RGB"))
+    if np.issubdtype(image.dtype, np.floating):
+        image = (image.clip(0, 1) * 255 + 0.5).astype(np.uint8)
+    one = image.ndim == 3 and image.shape[2] == 1
+    return np.asarray(Image.fromarray(image[:, :, 0] if one else image).convert("RGB"))
 
 
 def colour(label: int) -> tuple[int, int, int]:

@@ -15,7 +15,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from dabdetr.checkpoints.native import save_model
-from dabdetr.evaluation.evaluate import Evaluation
+from dabdetr.evaluation.result import Evaluation
 from dabdetr.files import check_folder_name
 from dabdetr.model.detector import Detector
 from dabdetr.training.ema import Averaging

@@ -18,7 +18,8 @@ from dabdetr.config import Config, Training, load
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.data.layouts import anchors
 from dabdetr.data.loader import training_loader
-from dabdetr.evaluation.evaluate import Evaluation, evaluate
+from dabdetr.evaluation.evaluate import evaluate
+from dabdetr.evaluation.result import Evaluation
 from dabdetr.model.detector import Detector, build
 from dabdetr.model.resize import with_queries
 from dabdetr.training.accumulation import Updates
