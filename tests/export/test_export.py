@@ -204,7 +204,7 @@ def test_what_is_no_export_is_told(exported, tmp_path):
         Predictor(tmp_path / "broken.onnx")
     with pytest.raises(FileNotFoundError, match="no exported model"):
         Predictor(tmp_path / "none.onnx")
-    with pytest.raises(ValueError, match="its precision and its queries are settled"):
+    with pytest.raises(ValueError, match="is exported: its precision cannot be changed"):
         Predictor(exported.path, precision="bf16")
-    with pytest.raises(ValueError, match="shows its answers only"):
+    with pytest.raises(ValueError, match="gives its last layer only"):
         _ = Predictor(exported.path).live

@@ -40,14 +40,12 @@ def torch_runtime(
     source: str | Path | Detector | Runtime | Any, **options: Unpack[Opening]
 ) -> TorchRuntime:
     """As ``open_model``, for what needs the ``Detector`` itself; ValueError for exported files."""
-    from dabdetr.inference.torch_runtime import TorchRuntime
-
     runtime = open_model(source, **options)
-    if not isinstance(runtime, TorchRuntime):
+    if isinstance(runtime, Exported):
         raise ValueError(
-            "an exported file shows its last layer only; give the weights that it was made of"
+            "an exported file gives its last layer only; give the weights that it was made of"
         )
-    return runtime
+    return runtime  # pyright: ignore[reportReturnType]
 
 
 def _refuse_changes(reason: str, remedy: str, options: Opening) -> None:
