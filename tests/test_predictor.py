@@ -58,7 +58,7 @@ def assert_same(a, b):
 
 def test_equals_the_model_called_by_hand(detector, images):
     image = images[0]
-    found = Predictor(detector).one(image, conf=0.0, max_det=10_000)
+    found = Predictor(detector).one(image, conf=0.0, max_det=10_000, multi_label=True)
     with torch.no_grad():
         output = detector(pad([prepare(image, detector.config.image)]))
     scores = output.logits[-1, 0].sigmoid()

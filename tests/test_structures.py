@@ -4,6 +4,8 @@ import json
 
 import numpy as np
 import pytest
+import torch
+from torchvision.ops import batched_nms
 
 from dabdetr.structures import Detections
 
@@ -89,3 +91,35 @@ def test_to_supervision_says_what_to_install(found):
             found.to_supervision()
     else:
         assert found.to_supervision().data["class_name"].tolist() == ["hen", "owl", "hen"]
+
+
+def test_a_threshold_for_each_class(found):
+    assert found.above(np.array([0.6, 0.0, 0.1])).queries.tolist() == [7, 4]
+
+
+def crowded():
+    boxes = [[0, 0, 10, 10], [0, 0, 10, 9], [0, 0, 10, 9], [0, 0, 10, 8.2], [30, 30, 40, 40]]
+    return Detections(
+        boxes=np.array(boxes, np.float32),
+        scores=np.array([0.9, 0.8, 0.7, 0.6, 0.5], np.float32),
+        labels=np.array([0, 0, 1, 0, 0]),
+        queries=np.array([3, 1, 3, 5, 1]),
+        names=NAMES,
+        size=(50, 50),
+    )
+
+
+def test_suppression_keeps_the_best_of_a_class():
+    kept = crowded().without_overlaps(0.85)  # 0.9 with the second, 0.82 with the fourth
+    assert kept.scores.tolist() == crowded().scores[[0, 2, 3, 4]].tolist()
+    assert len(crowded().without_overlaps(0.95)) == 5
+    boxes, scores, labels, *_ = (
+        torch.from_numpy(x) for x in (crowded().boxes, crowded().scores, crowded().labels)
+    )
+    for overlap in (0.3, 0.8, 0.85, 0.95):
+        expected = batched_nms(boxes, scores, labels, overlap)
+        assert crowded().without_overlaps(overlap).scores.tolist() == scores[expected].tolist()
+
+
+def test_a_query_has_one_best_class():
+    assert crowded().best_of_query().scores.tolist() == crowded().scores[[0, 1, 3]].tolist()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -11,7 +11,7 @@ import numpy as np
 
 from dabdetr.config import Config
 from dabdetr.inference.opening import open_model, torch_runtime
-from dabdetr.inference.postprocess import thresholds
+from dabdetr.inference.postprocess import class_thresholds, thresholds
 from dabdetr.inference.runtime import ModelChanges, Runtime, SetPrecision
 from dabdetr.inference.sources import attempts
 from dabdetr.inference.stream import OnError, Prepared, Unreadable, check_on_error, run, views
@@ -81,10 +81,14 @@ class Predictor:
         on_error: OnError = "raise",
         tiles: bool | int | Tiling = False,
         stride: int = 1,
+        nms: float | None = None,
+        multi_label: bool = False,
     ) -> Iterator[Detections]:
         """Detections of every image of ``source`` (see ``read_sources``), in order, as a stream.
 
-        Boxes are cut to their image. ``conf`` and ``max_det`` are the config's if not given;
+        Boxes are cut to their image. ``conf``, ``max_det`` and ``nms`` are the config's if not
+        given: ``nms`` is the IoU from which the lesser of two boxes of a class is left out. A query
+        gives its best class only, unless ``multi_label`` asks for all that score enough.
         ``classes`` keeps only those names. An unreadable image raises a ValueError that names it,
         unless ``on_error`` says otherwise. Wrong arguments raise here, not at the first image.
         ``tiles`` looks at large images in overlapping tiles, of so many pixels, or with True of
@@ -92,13 +96,26 @@ class Predictor:
 
         The next images are read in a thread while the model works on these, where that is faster.
         """
-        conf, max_det = thresholds(self.config.inference, conf, max_det)
+        inference = self.config.inference
+        nms = inference.nms if nms is None else nms
+        if nms is not None and not 0 < nms <= 1:
+            raise ValueError(f"nms is an IoU above 0, up to 1; got {nms}")
+        limits = class_thresholds(inference, self.names) if conf is None else conf
+        conf, max_det = thresholds(inference, conf, max_det)
         classes = [classes] if isinstance(classes, str) else classes
         self._none_found().above(conf, classes)  # an unknown class is an error now
         check_on_error(on_error)
         tiling = self._tiling(tiles)
         prepared = views(self.runtime, attempts(source, stride), tiling)
-        return self._stream(prepared, tiling, conf, max_det, classes, keep_images, on_error)
+
+        def chosen(found: Detections) -> Detections:
+            found = found.clipped()
+            found = found if multi_label else found.best_of_query()
+            return found if nms is None else found.without_overlaps(nms)
+
+        return self._stream(
+            prepared, tiling, chosen, limits, max_det, classes, keep_images, on_error
+        )
 
     def one(self, image: Any, **changes: Any) -> Detections:
         """Detections of a single image; options as in a call."""
@@ -138,7 +155,8 @@ class Predictor:
         self,
         prepared: Iterator[Prepared | Unreadable],
         tiling: Tiling | None,
-        conf: float,
+        chosen: Callable[[Detections], Detections],
+        conf: float | np.ndarray,
         max_det: int,
         classes: Sequence[str] | None,
         keep_images: bool,
@@ -151,7 +169,7 @@ class Predictor:
         parts: list[Detections] = []
         for each, found in run(detect, prepared, batch, on_error, ahead):
             # a part must lose also against a whole object that itself scores too little
-            parts.append(found.clipped().above(conf / 2 if tiling else conf))
+            parts.append(chosen(found).above(conf / 2 if tiling else conf))
             if len(parts) < len(each.views):
                 continue
             image = each.image

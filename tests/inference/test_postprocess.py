@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from dabdetr.inference.postprocess import postprocess
+from dabdetr.config import Inference
+from dabdetr.inference.postprocess import class_thresholds, detections, postprocess
 
 
 def plain(logits, boxes, size, max_det):
@@ -64,3 +65,21 @@ def test_softmax_gives_each_query_its_best_class_and_nothing_is_no_class() -> No
         [float(expected[1, 1]), float(expected[0, 0])]
     )
     assert found.scores[2] < 0.01
+
+
+def test_calibrated_scores_keep_their_order() -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 3, (1, 6, 2)).astype(np.float32)
+    boxes = rng.uniform(0.2, 0.5, (1, 6, 4)).astype(np.float32)
+    plain, changed = (
+        detections(logits, boxes, [(40, 40)], 12, ("a", "b"), "sigmoid", (), curve)[0]
+        for curve in (None, (0.5, -1.0))
+    )
+    assert changed.queries.tolist() == plain.queries.tolist()
+    expected = 1 / (1 + np.exp(-(0.5 * np.sort(logits.ravel())[::-1] - 1.0)))
+    np.testing.assert_allclose(changed.scores, expected, rtol=1e-4)
+
+
+def test_thresholds_of_classes() -> None:
+    inference = Inference(conf=0.4, class_conf={"b": 0.7})
+    np.testing.assert_allclose(class_thresholds(inference, ("a", "b")), [0.4, 0.7])

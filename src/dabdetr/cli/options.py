@@ -21,6 +21,12 @@ MaxDet = Annotated[
     int | None,
     typer.Option(min=1, help="Detections an image at most; the model's own if not given."),
 ]
+Nms = Annotated[
+    float | None,
+    typer.Option(
+        min=0.01, max=1.0, help="Leave out the lesser of two boxes of a class above this IoU."
+    ),
+]
 Coco = Annotated[Path | None, typer.Option(help="Write a COCO results file (json) as well.")]
 Annotations = Annotated[Path | None, typer.Option(help="A COCO json, instead of --data.")]
 Images = Annotated[Path | None, typer.Option(help="The image folder of --annotations.")]

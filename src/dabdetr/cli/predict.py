@@ -22,6 +22,7 @@ from dabdetr.cli.options import (
     MaxDet,
     Model,
     Name,
+    Nms,
     Queries,
     QueriesInit,
     Quiet,
@@ -57,6 +58,11 @@ def predict(
         float | None, typer.Option(help="Lowest score shown; the model's own if not given.")
     ] = None,
     max_det: MaxDet = None,
+    nms: Nms = None,
+    multi_label: Annotated[
+        bool,
+        typer.Option("--multi-label", help="All classes of a query that score enough, not one."),
+    ] = False,
     classes: Annotated[
         list[str] | None, typer.Option(help="Only these classes: repeat, or part with commas.")
     ] = None,
@@ -129,6 +135,8 @@ def predict(
         on_error=skipped,
         tiles=tiles if tile_size is None else tile_size,
         stride=stride,
+        nms=nms,
+        multi_label=multi_label,
     )
     seen = _Seen(keep=as_json or coco is not None, lines=as_lines)
     with folder or nullcontext():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,6 +20,7 @@ from dabdetr.cli.options import (
     Layers,
     MaxDet,
     Model,
+    Nms,
     Queries,
     QueriesInit,
     Quiet,
@@ -42,6 +45,7 @@ def val(
     annotations: Annotations = None,
     images: Images = None,
     max_det: MaxDet = None,
+    nms: Nms = None,
     imgsz: ImageSize = None,
     queries: Queries = None,
     queries_init: QueriesInit = "keep",
@@ -66,7 +70,7 @@ def val(
     Or, --per-layer, how good each decoder layer is and from which one on nothing improves.
     """
     from dabdetr.data.layouts import open_data
-    from dabdetr.evaluation.evaluate import evaluate
+    from dabdetr.evaluation.evaluate import SUPPRESSION, evaluate, suppression_gain
     from dabdetr.inference.opening import open_model, torch_runtime
 
     refuse_to_overwrite(coco)
@@ -102,17 +106,29 @@ def val(
             found.plot(plot)
             say(f"curves: {plot}", quiet)
         return
-    found = evaluate(runtime, truth, **options)
+    found = evaluate(runtime, truth, nms=nms, **options)
     if coco:
         found.save_results(coco)
         say(f"detections: {coco}", quiet)
-    _report(found, model, truth, as_json, quiet)
+    more: dict[str, Any] = {}
+    if nms is None:
+        gain = suppression_gain(truth, found)
+        more["nms_gain"] = {"iou": SUPPRESSION, "AP50": round(gain, 5)}
+    _report(found, model, truth, as_json, quiet, more)
+    if more:
+        say(f"non-maximum suppression (--nms {SUPPRESSION}) would add {gain:+.3f} AP50", quiet)
 
 
 def _report(
-    found: Evaluation | LayerScores, model: str, data: DetectionDataset, as_json: bool, quiet: bool
+    found: Evaluation | LayerScores,
+    model: str,
+    data: DetectionDataset,
+    as_json: bool,
+    quiet: bool,
+    more: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     if as_json:
-        print_json({"model": model, "data": data.name, "split": data.split, **found.to_dict()})
+        about = {"model": model, "data": data.name, "split": data.split}
+        print_json({**about, **found.to_dict(), **more})
     elif not quiet:
         console().print(found.table())

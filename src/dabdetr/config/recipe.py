@@ -140,3 +140,17 @@ class Inference(Section):
 
     max_det: int = Field(default=300, ge=1, description="detections an image at most")
     conf: float = Field(default=0.3, ge=0, le=1, description="lowest score shown")
+    class_conf: dict[str, float] = Field(
+        default={}, description="lowest score shown of single classes, by name, where it is another"
+    )
+    calibration: tuple[float, float] | None = Field(
+        default=None,
+        description="scale and shift of a score's logit, so that a score is how often a detection "
+        "of it is right; null: scores as the model gives them",
+    )
+    nms: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="IoU from which the lesser of two boxes of a class is left out; null: none is",
+    )

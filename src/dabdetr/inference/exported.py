@@ -84,6 +84,7 @@ class Exported:
             names=self.names,
             classifier=self.metadata.classifier,
             sources=sources,
+            calibration=self.config.inference.calibration,
         )
 
     def predict(self, pixels: np.ndarray, padding: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

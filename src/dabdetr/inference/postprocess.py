@@ -62,8 +62,12 @@ def detections(
     names: tuple[str, ...],
     classifier: Classifier,
     sources: Sequence[str] = (),
+    calibration: tuple[float, float] | None = None,
 ) -> list[Detections]:
-    """``postprocess`` as the structure that users get; ValueError where an answer is not finite."""
+    """``postprocess`` as the structure that users get; ValueError where an answer is not finite.
+
+    ``calibration`` is ``inference.calibration``: scores are changed, their order is not.
+    """
     sources = sources or [""] * len(sizes)
     for said, placed, source in zip(logits, boxes, sources, strict=True):
         if not (np.isfinite(said).all() and np.isfinite(placed).all()):
@@ -72,10 +76,17 @@ def detections(
                 "broken (did the training diverge?): take another checkpoint"
             )
     found = postprocess(logits, boxes, sizes, max_det, classifier)
+    if calibration is not None:
+        found = [each._replace(scores=_calibrated(each.scores, *calibration)) for each in found]
     return [
         Detections(*each, names, size, source)
         for each, size, source in zip(found, sizes, sources, strict=True)
     ]
+
+
+def class_thresholds(inference: Inference, names: Sequence[str]) -> np.ndarray:
+    """[classes]: the lowest score shown of each class, where nobody asks for another."""
+    return np.array([inference.class_conf.get(name, inference.conf) for name in names], np.float32)
 
 
 def thresholds(inference: Inference, conf: float | None, max_det: int | None) -> tuple[float, int]:
@@ -87,6 +98,13 @@ def thresholds(inference: Inference, conf: float | None, max_det: int | None) ->
     if max_det < 1:
         raise ValueError(f"max_det should be at least 1; got {max_det}")
     return conf, max_det
+
+
+def _calibrated(scores: np.ndarray, scale: float, shift: float) -> np.ndarray:
+    """σ(scale · logit(score) + shift); 0 and 1 stay."""
+    with np.errstate(divide="ignore"):
+        logits = np.log(scores) - np.log1p(-scores)
+    return np.exp(-np.logaddexp(0, -(scale * logits + shift))).astype(scores.dtype)
 
 
 def _sigmoid(logits: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -161,4 +161,5 @@ def to_detections(
         names=model.names,
         classifier=model.config.model.classifier,
         sources=sources,
+        calibration=model.config.inference.calibration,
     )

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from dabdetr.structures.boxes import iou
+
 
 @dataclass(frozen=True)
 class Detections:
@@ -52,9 +54,13 @@ class Detections:
             queries=self.queries[index],
         )
 
-    def above(self, conf: float, classes: Sequence[str] | None = None) -> Detections:
-        """Those that score at least ``conf``, and only of ``classes`` where given."""
-        keep = self.scores >= conf
+    def above(self, conf: float | np.ndarray, classes: Sequence[str] | None = None) -> Detections:
+        """Those that score at least ``conf``, and only of ``classes`` where given.
+
+        An array is a threshold for each class, in label order.
+        """
+        limits = conf[self.labels] if isinstance(conf, np.ndarray) else conf
+        keep = self.scores >= limits
         if classes is not None:
             unknown = sorted(set(classes) - set(self.names))
             if unknown:
@@ -63,6 +69,27 @@ class Detections:
                     f"it knows: {', '.join(self.names)}"
                 )
             keep &= np.isin(self.labels, [self.names.index(name) for name in classes])
+        return self[keep]
+
+    def best_of_query(self) -> Detections:
+        """Every query with its best class only."""
+        _, first = np.unique(self.queries, return_index=True)  # rows are sorted, best first
+        return self[np.sort(first)]
+
+    def without_overlaps(self, overlap: float) -> Detections:
+        """Without those whose IoU with a better one of their class is above ``overlap``.
+
+        Non-maximum suppression, from the best detection down.
+        """
+        keep = np.zeros(len(self), bool)
+        for label in np.unique(self.labels):
+            rows = np.flatnonzero(self.labels == label)  # best first
+            pairs = iou(self.boxes[rows][:, None], self.boxes[rows])
+            gone = np.zeros(len(rows), bool)
+            for at in range(len(rows)):
+                if not gone[at]:
+                    gone[at + 1 :] |= pairs[at, at + 1 :] > overlap
+            keep[rows[~gone]] = True
         return self[keep]
 
     def clipped(self) -> Detections:
