@@ -115,8 +115,11 @@ def val(
         gain = suppression_gain(truth, found)
         more["nms_gain"] = {"iou": SUPPRESSION, "AP50": round(gain, 5)}
     _report(found, model, truth, as_json, quiet, more)
-    if more:
-        say(f"non-maximum suppression (--nms {SUPPRESSION}) would add {gain:+.3f} AP50", quiet)
+    for each in more.values():
+        say(
+            f"non-maximum suppression (--nms {each['iou']}) would add {each['AP50']:+.3f} AP50",
+            quiet,
+        )
 
 
 def _report(
