@@ -159,6 +159,6 @@ def to_detections(
         plain,
         max_det,
         names=model.names,
-        classifier=model.config.model.classifier,
+        classifier=model.config.classifier,
         sources=sources,
     )
