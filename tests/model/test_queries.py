@@ -274,7 +274,9 @@ def test_whole_and_parted_anchors_start_one_another(
 
 
 def test_fixed_centres_need_boxes() -> None:
-    with pytest.raises(ValueError, match=r"fixed_centres is true and model\.queries\.anchor is 'point'"):
+    with pytest.raises(
+        ValueError, match=r"fixed_centres is true and model\.queries\.anchor is 'point'"
+    ):
         preset("conditional-detr-nano").override(["model.queries.fixed_centres=true"])
 
 
