@@ -211,7 +211,6 @@ def test_the_member_for_cpus_starts_from_the_shipped_base() -> None:
 
 TWO_STAGE = [
     "model.queries={kind: from_encoder, count: 9, content: box, rank: objectness}",
-    "loss.proposal_labels=objects",
 ]
 
 
@@ -263,7 +262,7 @@ def test_objectness_starts_as_objectness(
 def test_no_object_starts_as_no_class(tiny_detector: Detector, tmp_path: Path) -> None:
     """Where the weights had sigmoids, and no row for it."""
     save_model(tmp_path / "old.safetensors", tiny_detector)
-    changes = ["model.classifier=softmax", "loss.classification=softmax"]
+    changes = ["loss.classification=softmax"]
     detector = build(tiny_detector.config.override(changes), tiny_detector.names)
     head = detector.decoder.heads.classes[0]
     own = head.weight[-1].detach().clone()  # pyright: ignore

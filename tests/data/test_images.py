@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
+import os
 import re
+import struct
+import subprocess
+import sys
+import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, features
 
-from dabdetr.data.images import image_size, read_image
+from dabdetr.data import images
+from dabdetr.data.images import IMAGE_SUFFIXES, image_size, read_image, used_bits
 
 CORNERS = np.array(
     [[[250, 0, 0], [0, 250, 0], [0, 0, 250]], [[250, 250, 0], [0, 250, 250], [9, 9, 9]]],
@@ -214,3 +223,218 @@ def test_decompression_bombs_are_refused(monkeypatch: pytest.MonkeyPatch, side: 
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 700)
     with pytest.raises(ValueError, match="decompression bomb"):
         read_image(content)
+    for kind in ("WEBP", "JPEG2000"):  # whose decoders take twice the memory of the others
+        with pytest.raises(ValueError, match=r"more than 350 pixels, .* bomb"):
+            read_image(as_file(Image.new("RGB", (20, 20)), kind))
+
+
+def chunks(*parts: tuple[bytes, bytes]) -> bytes:
+    """A PNG of these chunks."""
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in parts
+    )
+
+
+PALETTE_WITHOUT_COLOURS = chunks(
+    (b"IHDR", struct.pack(">IIBBBBB", 4, 4, 8, 3, 0, 0, 0)),
+    (b"IDAT", zlib.compress(bytes(4 * 5))),
+    (b"IEND", b""),
+)
+
+
+def avif() -> bytes:
+    content = as_file(Image.fromarray(large(CORNERS)), "AVIF")
+    return content[: len(content) // 2] + bytes(len(content) // 2)
+
+
+BROKEN: dict[str, bytes] = {
+    "AssertionError": PALETTE_WITHOUT_COLOURS,
+    "ValueError": b"P2\n4 4\n255\n\x112 a b c",
+    "SyntaxError": b"\x89PNG\r\n\x1a\n" + PALETTE_WITHOUT_COLOURS[8:40] + b"\0" * 60,
+    **({"RuntimeError": avif()} if features.check("avif") else {}),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_whatever_a_decoder_raises_is_a_damaged_image(kind: str) -> None:
+    with pytest.raises(ValueError, match=r"damaged or cut short|not an image that can be read"):
+        read_image(BROKEN[kind])
+
+
+def eps() -> bytes:
+    return (
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"
+        b"(started) print\nshowpage\n%%EOF\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.eps"])
+def test_no_other_program_is_started(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = tmp_path / "started"
+    program = tmp_path / "gs"
+    program.write_text(f"#!/bin/sh\ntouch {started}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    (tmp_path / name).write_bytes(eps())
+    with pytest.raises(ValueError, match="none of JPEG, PNG"):
+        read_image(tmp_path / name)
+    assert not started.exists()
+
+
+@pytest.mark.parametrize("kind", ["DDS", "PCX", "TGA", "ICO", "SGI"])
+def test_formats_that_are_not_promised_are_not_decoded(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(as_file(Image.fromarray(large(CORNERS)), kind))
+    with pytest.raises(ValueError, match="none of JPEG, PNG"):
+        read_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "JPEG2000", "PPM"])
+def test_formats_that_are_promised(kind: str) -> None:
+    content = as_file(Image.fromarray(large(CORNERS)), kind)
+    assert alike(read_image(content))
+
+
+def alike(image: np.ndarray) -> bool:
+    """Whether an image shows the corners, as lossy formats keep them."""
+    return np.abs(image.astype(int) - large(CORNERS)).mean() < 8
+
+
+def test_phones_and_pillow_agree_on_avif_and_mpo() -> None:
+    image = Image.fromarray(large(CORNERS))
+    other = Image.fromarray(255 - large(CORNERS))
+    content = as_file(image, "MPO", save_all=True, append_images=[other], quality=100)
+    assert alike(read_image(content))
+    if features.check("avif"):
+        content = as_file(image, "AVIF", quality=100)
+        assert alike(read_image(content))
+
+
+def test_heic_names_the_package_that_is_missing(tmp_path: Path) -> None:
+    if importlib.util.find_spec("pillow_heif"):
+        pytest.skip("pillow-heif is installed here")
+    (tmp_path / "a.jpg").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99))
+    with pytest.raises(ValueError, match=r"a.jpg is a HEIC image.*pip install pillow-heif"):
+        read_image(tmp_path / "a.jpg")
+    assert {".heic", ".heif", ".avif", ".jfif", ".jpe", ".mpo"} <= IMAGE_SUFFIXES
+
+
+def test_the_first_page_is_taken_and_that_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = Image.fromarray(large(CORNERS)), Image.fromarray(255 - large(CORNERS))
+    for kind in ("TIFF", "GIF", "WEBP", "PNG"):
+        path = tmp_path / f"pages.{kind.lower()}"
+        first.save(path, kind, save_all=True, append_images=[second])
+        assert alike(read_image(path))
+        read_image(path)
+        first.save(tmp_path / f"page.{kind.lower()}", kind)
+        read_image(tmp_path / f"page.{kind.lower()}")
+    assert len(caplog.messages) == 4
+    assert (
+        caplog.messages[0] == f"{tmp_path}/pages.tiff has several pages or frames; the first "
+        "is used"
+    )
+
+
+def test_twelve_bits_in_sixteen_are_stretched_where_that_is_known(tmp_path: Path) -> None:
+    values = np.array([[0, 1024, 4095], [2048, 3000, 100]], np.uint16)
+    for kind in ("PNG", "TIFF"):
+        path = tmp_path / f"a.{kind.lower()}"
+        Image.fromarray(values).save(path, kind)
+        assert used_bits(path) == 12
+        np.testing.assert_array_equal(
+            read_image(path, bits=12)[:, :, 0], np.round(values / 4095 * 255)
+        )
+        assert read_image(path).max() == 16
+    assert read_image(as_file(Image.fromarray(values * 15), "PNG"), bits=12).max() == 255
+    assert used_bits(as_file(Image.fromarray(values // 999), "PNG")) == 8
+    assert used_bits(as_file(Image.fromarray(large(CORNERS)), "PNG")) is None
+    assert used_bits(as_file(Image.fromarray(values.astype(np.float32)), "TIFF")) is None
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_conversion_in_strips_gives_the_same(
+    orientation: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content, _ = turned(orientation)
+    whole = read_image(content)
+    monkeypatch.setattr(images, "STRIP", 100)
+    np.testing.assert_array_equal(read_image(content), whole)
+    rng = np.random.default_rng(0)
+    rgba = rng.integers(0, 256, (40, 30, 4), dtype=np.uint8)
+    alpha = rgba[:, :, 3:] / 255
+    wanted = np.floor(rgba[:, :, :3] * alpha + 255 * (1 - alpha) + 0.5)
+    for source in (rgba, as_file(Image.fromarray(rgba), "PNG"), rgba / 255):
+        np.testing.assert_allclose(read_image(source), wanted, atol=0)
+
+
+PEAK = """
+import sys
+from pathlib import Path
+from dabdetr.data.images import read_image
+def now(key):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(key)).split()[1]) * 1024
+before = now("VmRSS")
+read_image(sys.argv[1])
+print(now("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
+@pytest.mark.parametrize(
+    ("mode", "kind", "options"),
+    [
+        ("RGBA", "PNG", {}),
+        ("LA", "PNG", {}),
+        ("P", "PNG", {"transparency": b"\x10" * 256}),
+        ("F", "TIFF", {"compression": "tiff_adobe_deflate"}),
+        ("I;16", "PNG", {}),
+        ("RGB", "JPEG", {"exif": b"Exif\0\0MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0"}),
+    ],
+)
+def test_a_small_file_of_many_pixels_takes_no_more_than_they_do(
+    mode: str, kind: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    side = 3000
+    image = Image.new(mode, (side, side), (7, 8) if mode == "LA" else 7)
+    image.save(tmp_path / "bomb", kind, **options)
+    assert (tmp_path / "bomb").stat().st_size < 1e6
+    line = [sys.executable, "-c", PEAK, str(tmp_path / "bomb")]
+    done = subprocess.run(line, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 4 * 3 * side**2
+
+
+def test_what_libtiff_finds_wrong_stays_off_stderr(capfd: pytest.CaptureFixture[str]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    content = bytearray(as_file(Image.fromarray(pixels), "TIFF", compression="tiff_adobe_deflate"))
+    content[60:2000] = bytes(1940)
+    with pytest.raises(ValueError, match=r"damaged or cut short|not an image"):
+        read_image(bytes(content))
+    assert capfd.readouterr().err == ""
+
+
+def test_threads_read_at_once_without_warnings(recwarn: pytest.WarningsRecorder) -> None:
+    content = as_file(Image.fromarray(large(CORNERS)), "TIFF", tiffinfo={305: "x" * 40})
+    entry = content.index(struct.pack("<HHI", 305, 2, 41))
+    bad_tag = content[: entry + 8] + b"\xff\xff\xff\x7f" + content[entry + 12 :]
+    with pytest.warns(UserWarning, match="Truncated File Read"):
+        Image.open(io.BytesIO(bad_tag)).getexif()
+    contents = [bad_tag, as_file(Image.fromarray(large(CORNERS)), "PNG")] * 8
+    with ThreadPoolExecutor(8) as pool:
+        read = list(pool.map(read_image, contents))
+    assert all((each == large(CORNERS)).all() for each in read)
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("place", ["pipe", "/dev/zero"])
+def test_only_regular_files_are_images(place: str, tmp_path: Path) -> None:
+    path = tmp_path / place
+    if place == "pipe":
+        os.mkfifo(path)
+    for reader in (read_image, image_size, used_bits):
+        with pytest.raises(ValueError, match="no regular file"):
+            reader(path)

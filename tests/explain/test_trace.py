@@ -79,7 +79,7 @@ def test_the_traced_forward_is_the_plain_one(member: tuple[Detector, Trace]) -> 
     assert not any(module._forward_hooks for module in model.modules())
     np.testing.assert_array_equal(traced.boxes, plain.boxes[:, 0].numpy())
     classes = plain.logits[:, 0]
-    softmax = model.config.model.classifier == "softmax"
+    softmax = model.config.classifier == "softmax"
     scores = classes.softmax(-1)[..., :-1] if softmax else classes.sigmoid()
     np.testing.assert_array_equal(traced.scores, scores.numpy())
     assert traced.scores.shape == (3, 7, 3)

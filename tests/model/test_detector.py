@@ -97,7 +97,6 @@ VARIANTS = {
     "two-stage": [
         *_SAMPLING,
         "model.queries={kind: from_encoder, count: 9, content: box, rank: objectness}",
-        "loss.proposal_labels=objects",
         "model.decoder.modulate_position=null",
         "model.decoder.look_forward_twice=false",
     ],
@@ -161,7 +160,7 @@ def test_every_preset_builds_and_answers(name: str) -> None:
         count = min(count, sum(-(-64 // s) * -(-96 // s) for s in _levels(model)))
     with torch.no_grad():
         out = detector(Images(torch.randn(1, 3, 64, 96)))
-    layers, logits = model.decoder.layers, 4 if model.classifier == "softmax" else 3
+    layers, logits = model.decoder.layers, 4 if detector.config.classifier == "softmax" else 3
     assert out.logits.shape == (layers, 1, count, logits)
     assert out.boxes.shape == (layers, 1, count, 4)
     frame = {"box": 4, "point": 2, None: None}[model.queries.anchor]

@@ -39,7 +39,6 @@ CHOICES = {
     "proposed content": ["model.queries={kind: from_encoder, count: 4, content: box}"],
     "objectness": [
         "model.queries={kind: from_encoder, count: 4, rank: objectness}",
-        "loss.proposal_labels=objects",
     ],
     "patterns": ["model.queries.content=zeros", "model.queries.patterns=2"],
     "unknown content": ["model.queries.content=unknown"],
@@ -63,7 +62,7 @@ CHOICES = {
     "one layer": ["model.decoder.layers=1"],
     "dn": ["model.denoising={kind: dn, groups: 2}"],
     "contrastive": ["model.denoising={kind: contrastive, number: 2}"],
-    "softmax": ["model.classifier=softmax", "loss.classification=softmax"],
+    "softmax": ["loss.classification=softmax"],
     "own heads": ["model.box_head_per_layer=true", "model.class_head_per_layer=true"],
 }
 

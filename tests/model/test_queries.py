@@ -274,7 +274,9 @@ def test_whole_and_parted_anchors_start_one_another(
 
 
 def test_fixed_centres_need_boxes() -> None:
-    with pytest.raises(ValueError, match=r"fixed_centres is true and queries\.anchor is 'point'"):
+    with pytest.raises(
+        ValueError, match=r"fixed_centres is true and model\.queries\.anchor is 'point'"
+    ):
         preset("conditional-detr-nano").override(["model.queries.fixed_centres=true"])
 
 
@@ -349,7 +351,6 @@ def test_one_class_of_proposals_serves_any_classes() -> None:
         "object",
         model__queries__rank="object",
         model__queries__distinct=True,
-        loss__proposal_labels="objects",
     )
     detector = build(config, ["a", "b", "c"])
     assert detector.queries.classes.weight.shape[0] == 1

@@ -232,7 +232,7 @@ def test_ranked_boxes_agree(c: Case, out: Predictions) -> None:
         out.boxes[-1].detach(),
         c.sizes,
         most,
-        c.detector.config.model.classifier,
+        c.detector.config.classifier,
     )
     for image, each in enumerate(found):
         ours = Ranked(*map(torch.from_numpy, each))
@@ -256,7 +256,7 @@ def _proposal_pairs(c: Case, out: Predictions) -> Assignment:
     """Which proposal answers for which object; objectness knows one class only."""
     assert out.proposals is not None
     loss, targets = c.detector.config.loss, c.targets
-    if loss.proposal_labels == "objects":
+    if out.proposals.objectness:
         targets = replace(targets, labels=torch.zeros_like(targets.labels))
     return assign(out.proposals, targets, loss)
 

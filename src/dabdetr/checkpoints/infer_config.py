@@ -136,7 +136,7 @@ def _resnet(state: State) -> str:
 
 def class_logits(state: State, config: Config) -> int:
     """Class logits that stand for an id: softmax members have one more for no object."""
-    softmax = config.model.classifier == "softmax"
+    softmax = config.classifier == "softmax"
     return len(state["decoder.heads.classes.0.bias"]) - softmax
 
 

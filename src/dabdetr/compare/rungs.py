@@ -16,7 +16,7 @@ from dabdetr.presets import derive, small
 
 OWN = (
     *("model.encoder", "model.queries", "model.decoder", "model.denoising", "model.collaborative"),
-    *("model.classifier", "model.box_head_per_layer", "model.class_head_per_layer"),
+    *("model.box_head_per_layer", "model.class_head_per_layer"),
     *("model.position_temperature", "model.position_offset", "model.backbone.strides"),
     *("loss.classification", "loss.class_cost", "loss.class_weight"),
 )

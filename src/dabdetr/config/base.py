@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import NoneType
-from typing import Any, ClassVar, get_args
+from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Discriminator, model_validator
 from pydantic_core import PydanticCustomError
@@ -15,22 +15,16 @@ NO_FIELD = "no_field"
 class Section(BaseModel):
     """Base of all configuration: immutable, and unknown fields are errors.
 
-    Where a field may be absent, the word none says so as null does. ``retired`` maps names that
-    older files and commands use to the fields that replaced them.
+    Where a field may be absent, the word none says so as null does.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    retired: ClassVar[dict[str, str]] = {}
 
     @model_validator(mode="before")
     @classmethod
     def _known(cls, tree: Any) -> Any:
         if not isinstance(tree, dict):
             return tree
-        tree = {
-            key if key in cls.model_fields else cls.retired.get(key, key): value
-            for key, value in tree.items()
-        }
         for key in tree:
             if key not in cls.model_fields:
                 known = ", ".join(cls.model_fields)

@@ -45,8 +45,9 @@ class Backbone(Section):
         _rising(self.strides)
         if self.strides[-1] > self.output_stride:
             raise ValueError(
-                f"backbone.strides asks for stride {self.strides[-1]}, but backbone.output_stride "
-                f"is {self.output_stride}; lower the one or raise the other"
+                f"model.backbone.strides asks for stride {self.strides[-1]}, but "
+                f"model.backbone.output_stride is {self.output_stride}; lower the one or raise the "
+                "other"
             )
         return self
 
@@ -95,20 +96,20 @@ def _check_timm(name: str, options: dict[str, Any]) -> None:
     """Refuse what has timm load files, or ask the hub: a config is data, and weights say of it."""
     if not re.fullmatch(r"[\w.-]+", name):
         raise ValueError(
-            f"backbone.name should be a name of timm's own, without address or folder; got "
+            f"model.backbone.name should be a name of timm's own, without address or folder; got "
             f"{shown(name)}"
         )
     for key in options:
         if key.startswith("pretrained") or key in _LOADING:
             raise ValueError(
-                f"backbone.options has {shown(key)}, by which timm loads files; weights to start "
-                "from are named by training.start, or --from"
+                f"model.backbone.options has {shown(key)}, by which timm loads files; weights to "
+                "start from are named by training.start, or --from"
             )
 
 
 def _rising(strides: tuple[int, ...]) -> None:
     if not strides or sorted(set(strides)) != list(strides):
-        raise ValueError(f"backbone.strides must rise and not repeat; got {strides}")
+        raise ValueError(f"model.backbone.strides must rise and not repeat; got {strides}")
 
 
 BackboneKind = Annotated[
@@ -130,7 +131,9 @@ class DeformableEncoder(Section):
     kind: Literal["deformable"] = "deformable"
     layers: int = Field(default=6, ge=0, description="encoder layers; 0: the maps as they are")
     levels: int = Field(
-        default=4, ge=1, description="maps; those beyond backbone.strides are made from the last"
+        default=4,
+        ge=1,
+        description="maps; those beyond backbone.strides are made from the last",
     )
     points: int = Field(default=4, ge=1, description="places in a level for each head")
 
@@ -202,8 +205,8 @@ class LearnedQueries(Section):
     def _boxes(self) -> Self:
         if self.fixed_centres and self.anchor != "box":
             raise ValueError(
-                f"queries.fixed_centres is true and queries.anchor is {self.anchor!r}: only boxes "
-                "have a centre and a size; set queries.anchor to 'box' or fixed_centres to false"
+                f"model.queries.fixed_centres is true and model.queries.anchor is {self.anchor!r}: "
+                "only boxes have a centre and a size; set anchor to 'box' or fixed_centres to false"
             )
         return self
 
@@ -211,13 +214,14 @@ class LearnedQueries(Section):
     def _one_content(self) -> Self:
         if self.patterns and self.anchor != "box":
             raise ValueError(
-                f"queries.patterns is {self.patterns} and queries.anchor is {self.anchor!r}: only "
-                "boxes are asked with several patterns; set queries.anchor to 'box'"
+                f"model.queries.patterns is {self.patterns} and model.queries.anchor is "
+                f"{self.anchor!r}: only boxes take several patterns; set anchor to 'box'"
             )
         if self.patterns and self.content == "learned":
             raise ValueError(
-                f"queries.patterns is {self.patterns} and queries.content is {self.content!r}: "
-                "patterns are the content; set queries.content to 'zeros' or queries.patterns to 0"
+                f"model.queries.patterns is {self.patterns} and model.queries.content is "
+                f"{self.content!r}: patterns are the content; set content to 'zeros' or patterns "
+                "to 0"
             )
         return self
 
@@ -234,9 +238,10 @@ class EncoderQueries(Section):
     )
     rank: Literal["classes", "objectness", "object"] = Field(
         default="classes",
-        description="what makes a token good: its best class; the first logit alone, which then "
-        "learns of any object from all tokens; or a head of one class, object, that learns from "
-        "the chosen tokens and serves any set of classes",
+        description="what makes a token good, and what proposals learn: classes, the best of which "
+        "counts; objectness, the first logit alone, which stands for objects of all classes and "
+        "learns from all tokens; or object, a head of one class that learns from the chosen tokens "
+        "and serves any set of classes",
     )
     distinct: bool = Field(
         default=False,
@@ -294,8 +299,9 @@ class Decoder(Section):
     def _update(self) -> Self:
         if self.look_forward_twice and not self.update_anchors:
             raise ValueError(
-                "decoder.look_forward_twice is true, decoder.update_anchors is false: anchors that "
-                "never move have nothing to look forward to; switch look_forward_twice off"
+                "model.decoder.look_forward_twice is true, model.decoder.update_anchors is false: "
+                "anchors that never move have nothing to look forward to; switch "
+                "look_forward_twice off"
             )
         return self
 
@@ -367,7 +373,7 @@ class Collaborative(Section):
     def _some_heads(self) -> Self:
         if not self.heads or len(set(self.heads)) != len(self.heads):
             raise ValueError(
-                f"collaborative.heads must name at least one, none twice; got {self.heads}; "
+                f"model.collaborative.heads must name at least one, none twice; got {self.heads}; "
                 "set model.collaborative to null for none"
             )
         return self
@@ -403,9 +409,6 @@ class Model(Section):
     position_offset: float = Field(default=0.0, description="added to cell numbers from 1 on")
     anchor_eps: float = Field(
         default=1e-3, gt=0, lt=0.5, description="clamp of the inverse sigmoid"
-    )
-    classifier: Literal["sigmoid", "softmax"] = Field(
-        default="sigmoid", description="softmax has one more logit, the last: no object"
     )
     box_head_per_layer: bool = Field(default=False, description="else one for all decoder layers")
     class_head_per_layer: bool = Field(default=False, description="else one for all decoder layers")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -30,14 +30,17 @@ class Image(Section):
         return self
 
 
+Classification = Literal["focal", "quality", "mal", "softmax"]
+
+
 class Loss(Section):
     """Weights of the loss terms and of the assignment's costs (DAB-DETR: 1, 5, 2 and 2, 5, 2)."""
 
-    classification: Literal["focal", "quality", "mal", "softmax"] = Field(
+    classification: Classification = Field(
         default="focal",
         description="quality: focal, but an object's score should be its box's IoU; mal: its IoU "
-        "to the power of gamma, at full weight however bad the box; softmax needs "
-        "model.classifier softmax",
+        "to the power of gamma, at full weight however bad the box; softmax: classes exclude one "
+        "another, and there is one logit more, the last: no object",
     )
     class_weight: float = Field(default=1.0, ge=0, description="weight of the class loss")
     box_weight: float = Field(default=5.0, ge=0, description="weight of the boxes' L1 distance")
@@ -48,9 +51,6 @@ class Loss(Section):
     alpha: float = Field(default=0.25, ge=0, le=1, description="focal loss: weight of objects")
     gamma: float = Field(default=2.0, ge=0, description="focal loss: how much easy cases fade")
     iou_eps: float = Field(default=1e-6, ge=0, description="added to IoU and GIoU denominators")
-    proposal_labels: Literal["classes", "objects"] = Field(
-        default="classes", description="what two-stage proposals learn: classes, or one for all"
-    )
     no_object_weight: float = Field(
         default=0.1, gt=0, le=1, description="softmax classifier: weight of queries without object"
     )
@@ -86,8 +86,6 @@ class Augment(Section):
 
 class Training(Section):
     """How long, how fast, from where."""
-
-    retired: ClassVar[dict[str, str]] = {"pictures": "images"}
 
     epochs: int = Field(default=50, ge=1, description="passes over the images")
     images: int | None = Field(

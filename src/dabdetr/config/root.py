@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from dabdetr.config.base import NO_FIELD, Section
 from dabdetr.config.model import Model
-from dabdetr.config.recipe import Augment, Image, Inference, Loss, Training
-from dabdetr.files import write_atomically
+from dabdetr.config.recipe import Augment, Classification, Image, Inference, Loss, Training
+from dabdetr.files import read_regular, write_atomically
+from dabdetr.text import parse_yaml, shown
 
 
 class Config(Section):
@@ -32,50 +36,35 @@ class Config(Section):
     training: Training = Field(default=Training(), description="how long, how fast, from where")
     inference: Inference = Field(default=Inference(), description="from predictions to detections")
 
-    @model_validator(mode="after")
-    def _one_classifier(self) -> Self:
-        queries = self.model.queries
-        if queries.kind == "from_encoder" and (queries.rank == "classes") != (
-            self.loss.proposal_labels == "classes"
-        ):
-            raise ValueError(
-                f"model.queries.rank is {queries.rank!r} and loss.proposal_labels is "
-                f"{self.loss.proposal_labels!r}: objectness goes with objects, classes with classes"
-            )
-        if (self.model.classifier == "softmax") != (self.loss.classification == "softmax"):
-            raise ValueError(
-                f"model.classifier is {self.model.classifier!r} and loss.classification is "
-                f"{self.loss.classification!r}: softmax goes with softmax, sigmoid with focal "
-                "or quality"
-            )
-        return self
+    @model_validator(mode="before")
+    @classmethod
+    def _no_retired_fields(cls, tree: Any) -> Any:
+        return modernise(tree) if isinstance(tree, dict) else tree
+
+    @property
+    def classifier(self) -> Literal["sigmoid", "softmax"]:
+        """What makes scores of class logits; softmax has one logit more, the last: no object."""
+        return "softmax" if self.loss.classification == "softmax" else "sigmoid"
 
     def override(self, assignments: Iterable[str]) -> Config:
         """A copy with ``path=value`` assignments applied; values are read as YAML.
 
         ``config.override(["training.lr=2e-4", "augment=null"])``
         """
+        return self.changed([_assignment(text) for text in assignments])
+
+    def changed(self, changes: Iterable[tuple[str, Any]]) -> Config:
+        """A copy with values put at dotted paths, one after another; retired paths come last."""
         tree = self.model_dump(mode="json")
-        for assignment in assignments:
-            path, equals, text = assignment.partition("=")
-            if not equals:
-                raise ValueError(f"--set expects path=value; got {assignment!r}")
-            node, keys = tree, path.strip().split(".")
-            if keys[:1] == ["training"] and keys[1:] == ["pictures"]:
-                keys[1] = "images"
-            for depth, key in enumerate(keys):
-                if not isinstance(node, dict) or key not in node:
-                    known = ", ".join(node) if isinstance(node, dict) else "no field"
-                    where = ".".join(keys[:depth]) or "the config"
-                    raise ValueError(f"{where} has no field {key!r}; it has: {known}")
-                if depth < len(keys) - 1:
-                    node = node[key]
-            try:
-                node[keys[-1]] = _yaml_value(text)
-            except yaml.YAMLError as error:
-                raise ValueError(
-                    f"--set {assignment!r} has a value that is not readable YAML{_where(error)}"
-                ) from None
+        changes = list(changes)
+        now = [(path, value) for path, value in changes if path not in RETIRED]
+        for path, value in now:
+            node, field = _place(tree, path)
+            node[field] = _copied(value)
+        asked = {path for path, _ in now}
+        for path, value in changes:
+            if path in RETIRED:
+                _move(tree, path, value, firm=not asked.isdisjoint(_lineage(RETIRED[path].to)))
         return parse(tree, "config")
 
     def save(self, path: str | Path) -> None:
@@ -84,55 +73,159 @@ class Config(Section):
         write_atomically(path, text.encode())
 
 
+@dataclass(frozen=True)
+class Moved:
+    """Where the value of a retired field is kept now.
+
+    ``means`` maps its values to those of the field ``to`` that agree with it; the first is what it
+    becomes. Without ``means`` a value means itself. In a section of another ``kind`` it had no
+    effect, and is dropped.
+    """
+
+    to: str
+    means: Mapping[str, tuple[str, ...]] | None = None
+    kind: str | None = None
+
+
+RETIRED = {
+    "training.pictures": Moved("training.images"),
+    "model.classifier": Moved(
+        "loss.classification",
+        {
+            "sigmoid": tuple(kind for kind in get_args(Classification) if kind != "softmax"),
+            "softmax": ("softmax",),
+        },
+    ),
+    "loss.proposal_labels": Moved(
+        "model.queries.rank",
+        {"classes": ("classes",), "objects": ("objectness", "object")},
+        kind="from_encoder",
+    ),
+}
+"""Fields that older files and commands use, by path."""
+
+
+def modernise(tree: dict[str, Any]) -> dict[str, Any]:
+    """The tree of a config with the values of retired fields where they are kept now.
+
+    ValueError where a file holds the old field and the new one, and they disagree.
+    """
+    for path in RETIRED:
+        *parents, field = path.split(".")
+        section = _below(tree, parents)
+        if isinstance(section, dict) and field in section:
+            tree = _copied(tree)
+            value = _below(tree, parents).pop(field)
+            _move(tree, path, value, firm=True)
+    return tree
+
+
+def _move(tree: dict[str, Any], path: str, value: Any, firm: bool) -> None:
+    """Put the value of the retired ``path`` in its new place; ``firm``: what is there stays."""
+    moved = RETIRED[path]
+    *parents, field = moved.to.split(".")
+    section: Any = tree
+    for parent in parents:
+        section = section.setdefault(parent, {}) if isinstance(section, dict) else None
+    if not isinstance(section, dict) or moved.kind not in (None, section.get("kind")):
+        return  # no such section is refused later, a section of another kind has no such field
+    if moved.means is not None and (not isinstance(value, str) or value not in moved.means):
+        known = ", ".join(moved.means)
+        raise ValueError(f"{path} (now {moved.to}) must be one of: {known}; got {shown(value)}")
+    agreeing = (value,) if moved.means is None else moved.means[value]
+    if section.get(field) in agreeing:
+        return
+    if firm and field in section:
+        raise ValueError(
+            f"{path} is {shown(value)} and {moved.to} is {shown(section[field])}: "
+            f"{moved.to} has taken the place of {path}; give it alone"
+        )
+    section[field] = agreeing[0]
+
+
+def _copied(tree: Any) -> Any:
+    """The same tree of new dicts; sections become dicts too."""
+    if isinstance(tree, BaseModel):
+        return tree.model_dump()
+    return {key: _copied(value) for key, value in tree.items()} if isinstance(tree, dict) else tree
+
+
+def _below(tree: Any, keys: Iterable[str]) -> Any:
+    """What stands behind the keys, or None."""
+    for key in keys:
+        tree = tree.get(key) if isinstance(tree, dict) else None
+    return tree
+
+
+def _lineage(path: str) -> set[str]:
+    """The path and all paths above it."""
+    keys = path.split(".")
+    return {".".join(keys[: depth + 1]) for depth in range(len(keys))}
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    """Path and value of ``path=value``; YAML, with 1e-4 read as a number (YAML 1.1 wants a dot)."""
+    path, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"--set expects path=value; got {text!r}")
+    read = parse_yaml(value, f"the value of --set {text!r}")
+    if isinstance(read, str):
+        with suppress(ValueError):
+            read = float(read)
+    return path.strip(), read
+
+
+def _place(tree: dict[str, Any], path: str) -> tuple[dict[str, Any], str]:
+    """The section that holds the field at a dotted path, and the field's name."""
+    node: Any = tree
+    *parents, field = path.split(".")
+    for depth, key in enumerate((*parents, field)):
+        if not isinstance(node, dict) or key not in node:
+            known = ", ".join(node) if isinstance(node, dict) else "no field"
+            where = ".".join(parents[:depth]) or "the config"
+            raise ValueError(f"{where} has no field {key!r}; it has: {known}")
+        if depth < len(parents):
+            node = node[key]
+    return node, field
+
+
 def load(path: str | Path) -> Config:
     """Read a YAML config; missing fields take their defaults, unknown fields are errors."""
-    try:
-        tree = yaml.safe_load(Path(path).read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not readable YAML{_where(error)}") from None
+    tree = parse_yaml(read_regular(path), str(path))
     if not isinstance(tree, dict):
         raise ValueError(f"{path} should hold fields like 'model:' and 'training:'; it does not")
     return parse(tree, str(path))
 
 
 def parse(tree: dict[str, Any], origin: str) -> Config:
-    """A config from plain values; every error names its field in one sentence."""
+    """A config from plain values; every error names its field once, in one sentence."""
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        lines = []
-        for problem in error.errors():
-            where = _path(problem["loc"], tree)
-            message = problem["msg"].removeprefix("Value error, ")
-            given = problem["input"]
-            shown = "" if isinstance(given, dict | BaseModel) else f" (got {given!r})"
-            colon = "" if problem["type"] == NO_FIELD else ":"
-            lines.append(f"{where}{colon} {message}{shown}")
-        raise ValueError(f"{origin}: " + "; ".join(lines)) from None
+        faults = "; ".join(_fault(problem, tree) for problem in error.errors())
+        raise ValueError(f"{origin}: {faults}") from None
+
+
+def _fault(problem: ErrorDetails, tree: dict[str, Any]) -> str:
+    """The field and what is wrong with it; the validators of sections name their fields."""
+    if problem["type"] == "value_error":
+        return problem["msg"].removeprefix("Value error, ")
+    where = _path(problem["loc"], tree)
+    if problem["type"] == NO_FIELD:
+        return f"{where} {problem['msg']}"
+    given = problem["input"]
+    got = "" if isinstance(given, dict | BaseModel) else f" (got {shown(given)})"
+    return f"{where}: {problem['msg']}{got}"
 
 
 def _path(place: Iterable[int | str], tree: Any) -> str:
     """Fields that lead to a fault in ``tree``; pydantic puts kinds of parts between them."""
     path = []
     for step in place:
-        if isinstance(step, int) or (isinstance(tree, dict) and step in tree):
+        if isinstance(step, int):
             path.append(str(step))
+            tree = tree[step] if isinstance(tree, list | tuple) and step < len(tree) else None
+        elif isinstance(tree, dict) and step in tree:
+            path.append(step)
             tree = tree[step]
-    return ".".join(path) or "config"
-
-
-def _where(error: Exception) -> str:
-    """Where YAML broke off, if it says so."""
-    mark = getattr(error, "problem_mark", None)
-    return "" if mark is None else f"; see line {mark.line + 1}, column {mark.column + 1}"
-
-
-def _yaml_value(text: str) -> Any:
-    """YAML, with 1e-4 read as a number (YAML 1.1 wants a dot)."""
-    value = yaml.safe_load(text)
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
+    return ".".join(path) or "the config"

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
-import struct
+import logging
+import re
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache, partial
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
 
+from dabdetr.files import open_regular
+from dabdetr.text import reason
+
+log = logging.getLogger("dabdetr")
+
 IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".jp2"}
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
+    | {".avif", ".heic", ".heif", ".jp2", ".ppm", ".pgm", ".pbm", ".pnm"}
 )
 """Lower-case endings that a folder of images is searched for."""
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM")
+"""What is decoded, by content and whatever the ending, in Pillow's names; and HEIF where the
+package pillow-heif is there. Pillow knows more, some of which start other programs."""
 
 # What a value 1–8 of the EXIF tag "orientation" asks for.
 _ORIENTATION_TAG = 0x0112
@@ -29,114 +41,226 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# Everything that Pillow's decoders are known to raise on broken files.
-_DECODING = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, struct.error)
+_SIDEWAYS = (5, 6, 7, 8)
+_FROM_THE_END = (3, 4, 6, 7)
+"""Turns that bring the first row to the bottom or to the right."""
+_HEIF = re.compile(rb"....ftyp(heic|heix|hevc|hevx|heim|heis|mif1|msf1)", re.DOTALL)
+_AVIF = re.compile(rb"....ftypavi[fs]", re.DOTALL)
+_QUIET = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+_HUNGRY = ("WEBP", "JPEG2000")
+"""Formats whose decoders hold 17 and 25 bytes a pixel; half as many pixels are taken of them."""
+STRIP = 1 << 20
+"""Pixels that are converted at a time, so that conversion takes little memory of its own."""
+
+Source = str | Path | bytes | Image.Image | np.ndarray
 
 
 def read_image(
-    source: str | Path | bytes | Image.Image | np.ndarray, size: tuple[int, int] | None = None
+    source: Source, size: tuple[int, int] | None = None, bits: int | None = None
 ) -> np.ndarray:
     """RGB uint8 [height, width, 3], turned as its EXIF says; transparency laid over white.
 
-    16-bit values are scaled, never clipped. An array is [height, width] or [height, width, 1, 3
-    or 4] of uint8, uint16 or floats 0–1. ``size`` is the (width, height) for which boxes were
-    drawn: an image that only has it before turning stays unturned, any other size is an error.
-    ValueError or FileNotFoundError name the file.
+    16-bit values are scaled, never clipped; ``bits`` says how many of the 16 are used where that
+    is known (see ``used_bits``). An array is [height, width] or [height, width, 1, 3 or 4] of
+    uint8, uint16 or floats 0–1. ``size`` is the (width, height) for which boxes were drawn: an
+    image that only has it before turning stays unturned, any other size is an error. Of several
+    pages or frames the first is taken, and that is logged. ValueError or FileNotFoundError name
+    the file.
     """
     if isinstance(source, np.ndarray):
-        image = _from_array(source)
-        return _require_size(image, size, "the array given")
+        return _require_size(_from_array(source), size, "the array given")
     if isinstance(source, Image.Image):
-        return _require_size(_decode(source, "the image given", size), size, "the image given")
+        return _decode(source, "the image given", size, bits)
+    with _opened(source) as (image, name):
+        return _decode(image, name, size, bits)
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """(width, height) once turned as EXIF says, read from the file's head alone."""
+    with _opened(path) as (image, _):
+        return _turned_size(image)
+
+
+def used_bits(source: str | Path | bytes) -> int | None:
+    """How many bits the highest value of a 16-bit image takes, 8 at least; None for other images.
+
+    Cameras and scanners store 10, 12 or 14 bits in 16. One image may be dark: the highest number
+    among those of a data set is what its camera has.
+    """
+    with _opened(source) as (image, name):
+        if not image.mode.startswith("I"):
+            return None
+        _load(image, name)
+        highest = max(int(np.max(strip)) for strip in _strips(image))
+        return min(max(highest.bit_length(), 8), 16) if highest < 1 << 16 else None
+
+
+@contextmanager
+def _opened(source: str | Path | bytes) -> Iterator[tuple[Image.Image, str]]:
+    """An image whose head has been read, and its name in messages."""
     if isinstance(source, bytes | bytearray | memoryview):
-        content, name = bytes(source), "the bytes given"
+        with io.BytesIO(source) as stream:
+            yield _open(stream, "the bytes given"), "the bytes given"
     elif isinstance(source, str | Path):
-        content, name = _content(Path(source)), str(source)
+        with _readable(Path(source)) as stream:
+            yield _open(stream, str(source)), str(source)
     else:
         raise ValueError(
             "an image is expected as a path, bytes, a PIL image or a numpy array; "
             f"got {type(source).__name__}"
         )
-    if not content:
-        raise ValueError(f"{name} is empty (0 bytes); replace or remove it")
-    decoded = _open(io.BytesIO(content), name)
-    return _require_size(_decode(decoded, name, size), size, name)
-
-
-def image_size(path: str | Path) -> tuple[int, int]:
-    """(width, height) once turned as EXIF says, read from the file's head alone."""
-    with _readable(Path(path)) as stream, _strict():
-        return _turned_size(_open(stream, str(path)))
 
 
 @contextmanager
 def _readable(path: Path) -> Iterator[BinaryIO]:
     try:
-        with path.open("rb") as stream:
-            yield stream
+        stream = open_regular(path)
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no image {path}; check the path") from None
     except IsADirectoryError:
         raise ValueError(f"{path} is a folder; an image file is expected") from None
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}; check it") from None
-
-
-def _content(path: Path) -> bytes:
-    with _readable(path) as stream:
-        return stream.read()
+    with stream:
+        yield stream
 
 
 def _open(content: BinaryIO, name: str) -> Image.Image:
+    head = content.read(64)
+    content.seek(0)
+    if not head:
+        raise ValueError(f"{name} is empty (0 bytes); replace or remove it")
+    formats = _formats(head, name)
+    _hush()
     try:
-        with _strict():
-            return Image.open(content)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        image = Image.open(content, formats=formats)
+    except Image.DecompressionBombError:
+        raise _bomb(name, Image.MAX_IMAGE_PIXELS) from None
+    except Exception:  # decoders raise many kinds for broken files
         raise ValueError(
-            f"{name} has more than {Image.MAX_IMAGE_PIXELS} pixels, which may be a decompression "
-            "bomb; make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
+            f"{name} is not an image that can be read (its head is broken, or it is none of "
+            f"{', '.join(FORMATS)}); replace or remove it"
         ) from None
-    except _DECODING:
-        raise ValueError(
-            f"{name} is not an image that can be read (not an image, or its head is broken); "
-            "replace or remove it"
-        ) from None
+    if Image.MAX_IMAGE_PIXELS is not None:
+        most = Image.MAX_IMAGE_PIXELS // (2 if image.format in _HUNGRY else 1)
+        if image.width * image.height > most:
+            raise _bomb(name, most)
+    return image
 
 
-def _decode(image: Image.Image, name: str, size: tuple[int, int] | None) -> np.ndarray:
+def _formats(head: bytes, name: str) -> list[str]:
+    """Those that may be decoded; ValueError where a package for this file is missing."""
+    Image.init()
+    formats = [each for each in FORMATS if each in Image.OPEN]
+    if _HEIF.match(head):
+        try:
+            from pillow_heif import register_heif_opener  # pyright: ignore[reportMissingImports]
+        except ImportError:
+            raise ValueError(
+                f"{name} is a HEIC image, which needs a package: pip install pillow-heif"
+            ) from None
+        register_heif_opener()
+        formats.append("HEIF")
+    if _AVIF.match(head) and "AVIF" not in formats:
+        raise ValueError(f"{name} is an AVIF image, which needs: pip install -U 'pillow>=11.3'")
+    return formats
+
+
+def _bomb(name: str, most: int | None) -> ValueError:
+    return ValueError(
+        f"{name} has more than {most} pixels, which may be a decompression "
+        "bomb; make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
+    )
+
+
+def _hush() -> None:
+    """No warnings of Pillow's (of odd metadata, mostly), and nothing of libtiff's on stderr.
+
+    A filter that stays, as ``warnings.catch_warnings`` is not for threads.
+    """
+    if _QUIET not in warnings.filters:
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+    _hush_libtiff()
+
+
+@cache
+def _hush_libtiff() -> None:
+    """libtiff prints what it finds wrong; the same comes back as an exception."""
+    with suppress(OSError, AttributeError):
+        for library in _loaded_libtiff():
+            libtiff = ctypes.CDLL(library)
+            for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
+                setter = getattr(libtiff, name)
+                setter.argtypes, setter.restype = [ctypes.c_void_p], ctypes.c_void_p
+                setter(None)
+
+
+def _loaded_libtiff() -> set[str]:
+    """Paths of the library that Pillow has loaded; none where it is built into Pillow."""
+    maps = Path("/proc/self/maps")
+    if maps.exists():
+        lines = maps.read_text().splitlines()
+        return {line.split(maxsplit=5)[5] for line in lines if "/libtiff" in line}
+    return {str(path) for path in Path(Image.__file__).parent.glob(".dylibs/libtiff*")}
+
+
+def _load(image: Image.Image, name: str) -> None:
+    """Decode all pixels; ValueError for a damaged file, whatever its decoder raises."""
+    _hush()
     try:
-        with _strict():
-            image.load()
-            if size is None or _turned_size(image) == size or image.size != size:
-                turn = _TURNS.get(_orientation(image))
-                image = image if turn is None else image.transpose(turn)
-            return _to_rgb(image)
-    except _DECODING as error:
-        raise ValueError(
-            f"{name} is damaged or cut short and cannot be decoded ({error}); replace or remove it"
-        ) from None
+        image.load()
+    except Exception as error:  # of many kinds, AssertionError and MemoryError among them
+        raise _damaged(name, error) from None
 
 
-@contextmanager
-def _strict() -> Iterator[None]:
-    """Bombs are errors; what else Pillow warns of (odd metadata, mostly) harms no pixel."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        yield
+def _damaged(name: str, error: Exception) -> ValueError:
+    return ValueError(
+        f"{name} is damaged or cut short and cannot be decoded ({reason(error)}); replace or "
+        "remove it"
+    )
+
+
+def _decode(
+    image: Image.Image, name: str, size: tuple[int, int] | None, bits: int | None
+) -> np.ndarray:
+    _load(image, name)
+    _tell_pages(image, name)
+    turned = size is None or _turned_size(image) == size or image.size != size
+    try:
+        array = _to_rgb(image, _orientation(image) if turned else 1, bits)
+    except Exception as error:  # a palette or profile that does not fit the pixels
+        raise _damaged(name, error) from None
+    return _require_size(array, size, name)
+
+
+_told: set[str] = set()
+MOST_TOLD = 20
+"""Files of several pages that are named in the log; the others would drown what else is there."""
+
+
+def _tell_pages(image: Image.Image, name: str) -> None:
+    """Log that there is more than is used; the further images of a phone's JPEG are no pages."""
+    if not getattr(image, "is_animated", False) or image.format == "MPO" or name in _told:
+        return
+    if len(_told) < MOST_TOLD:
+        log.warning("%s has several pages or frames; the first is used", name)
+        _told.add(name)
+        if len(_told) == MOST_TOLD:
+            log.warning("further images of several pages are not named; their first is used")
 
 
 def _orientation(image: Image.Image) -> int:
     """1 (upright) where the EXIF block is absent or broken."""
+    _hush()
     try:
         return int(image.getexif().get(_ORIENTATION_TAG, 1))
-    except (*_DECODING, TypeError):
+    except Exception:  # of many kinds, as of decoders
         return 1
 
 
 def _turned_size(image: Image.Image) -> tuple[int, int]:
     width, height = image.size
-    return (height, width) if _orientation(image) >= 5 else (width, height)
+    return (height, width) if _orientation(image) in _SIDEWAYS else (width, height)
 
 
 def _require_size(image: np.ndarray, size: tuple[int, int] | None, name: str) -> np.ndarray:
@@ -149,38 +273,70 @@ def _require_size(image: np.ndarray, size: tuple[int, int] | None, name: str) ->
     return image
 
 
-def _to_rgb(image: Image.Image) -> np.ndarray:
-    if image.mode == "RGB" and not image.has_transparency_data:
-        return np.array(image)
+def _rows(height: int, width: int) -> Iterator[slice]:
+    """Neighbouring rows of about ``STRIP`` pixels, from the top to the bottom."""
+    count = max(1, STRIP // width)
+    for first in range(0, height, count):
+        yield slice(first, min(first + count, height))
+
+
+def _strips(image: Image.Image) -> Iterator[np.ndarray]:
+    """The values of an image, some rows at a time."""
+    for rows in _rows(image.height, image.width):
+        yield np.asarray(image.crop((0, rows.start, image.width, rows.stop)))
+
+
+def _to_rgb(image: Image.Image, orientation: int, bits: int | None) -> np.ndarray:
+    """The turned image, some rows at a time: all at once would take several times the memory."""
+    width, height = image.size
+    convert = _conversion(image, bits)
+    turn, sideways = _TURNS.get(orientation), orientation in _SIDEWAYS
+    array = np.empty((width, height, 3) if sideways else (height, width, 3), np.uint8)
+    for rows in _rows(height, width):
+        strip = image.crop((0, rows.start, width, rows.stop))
+        place = rows
+        if orientation in _FROM_THE_END:
+            place = slice(height - rows.stop, height - rows.start)
+        strip = strip if turn is None else strip.transpose(turn)
+        array[(slice(None), place) if sideways else place] = convert(strip)
+    return array
+
+
+def _conversion(image: Image.Image, bits: int | None) -> Callable[[Image.Image], np.ndarray]:
+    """What makes RGB [rows, width, 3] of a part of the image; grey stays [rows, width, 1]."""
     if image.mode.startswith("I") or image.mode == "F":
-        return _grey_to_rgb(_to_bytes(np.array(image)))
+        top = _top(image, bits)
+        return lambda strip: _scaled(np.asarray(strip), top)[:, :, None]
     if image.has_transparency_data:
-        return _over_white(np.array(image.convert("RGBA")))
-    return np.array(image.convert("RGB"))
+        return lambda strip: _over_white(np.asarray(strip.convert("RGBA")))
+    if image.mode == "RGB":
+        return np.asarray
+    return lambda strip: np.asarray(strip.convert("RGB"))
 
 
-def _to_bytes(values: np.ndarray) -> np.ndarray:
-    """8 bits from one channel of 16 or 32 bits; the scale follows from the type and range."""
-    if values.dtype.kind == "u" and values.dtype.itemsize == 2:  # of either byte order
-        return _scaled(values, 65535)
-    whole = np.issubdtype(values.dtype, np.integer)
-    values = np.nan_to_num(values.astype(np.float64), posinf=0, neginf=0)
-    highest = values.max(initial=0)
+def _top(image: Image.Image, bits: int | None) -> float:
+    """The value that is white, of one channel of 16 or 32 bits: from its type and range."""
+    sixteen = 65535 if bits is None else 2**bits - 1
+    if ";16" in image.mode:
+        return sixteen
+    finite = (strip[np.isfinite(strip)] for strip in _strips(image))
+    highest = max(float(strip.max(initial=0)) for strip in finite)
+    whole = image.mode.startswith("I")
     scales = (65535, 2**31 - 1, 2**32 - 1) if whole else (1, 255, 65535, 2**31 - 1)
-    return _scaled(values, next((s for s in scales if highest <= s), highest))
+    top = next((scale for scale in scales if highest <= scale), highest)
+    return sixteen if whole and top == 65535 else top
 
 
 def _scaled(values: np.ndarray, top: float) -> np.ndarray:
-    return (values.astype(np.float32).clip(0, top) * (255 / top) + 0.5).astype(np.uint8)
-
-
-def _grey_to_rgb(grey: np.ndarray) -> np.ndarray:
-    return np.repeat(grey[:, :, None], 3, axis=2)
+    """Bytes of values from 0 to ``top``; what is not finite is black."""
+    values = values.astype(np.float32)
+    np.nan_to_num(values, copy=False, posinf=0, neginf=0)
+    return (values.clip(0, top) * (255 / top) + 0.5).astype(np.uint8)
 
 
 def _over_white(rgba: np.ndarray) -> np.ndarray:
-    alpha = rgba[:, :, 3:].astype(np.float32) / 255
-    return (rgba[:, :, :3] * alpha + 255 * (1 - alpha) + 0.5).astype(np.uint8)
+    alpha = rgba[:, :, 3:].astype(np.uint16)
+    return ((rgba[:, :, :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
 
 
 def _from_array(array: np.ndarray) -> np.ndarray:
@@ -195,26 +351,30 @@ def _from_array(array: np.ndarray) -> np.ndarray:
         )
     if not array.size:
         raise ValueError(f"the array given holds no pixels: its shape is {list(shape)}")
-    array = _array_bytes(array)
-    if array.shape[2] == 1:
-        return _grey_to_rgb(array[:, :, 0])
-    if array.shape[2] == 4:
-        return _over_white(array)
-    return np.ascontiguousarray(array)
+    height, width, channels = array.shape
+    convert = _array_conversion(array)
+    if channels == 3 and array.dtype == np.uint8:
+        return np.ascontiguousarray(array)
+    rgb = np.empty((height, width, 3), np.uint8)
+    for rows in _rows(height, width):
+        part = convert(array[rows])
+        rgb[rows] = _over_white(part) if channels == 4 else part
+    return rgb
 
 
-def _array_bytes(array: np.ndarray) -> np.ndarray:
+def _array_conversion(array: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """What makes bytes of a part of the array."""
     if array.dtype == np.uint8:
-        return array
+        return np.asarray
     if array.dtype == np.bool_:
-        return array.astype(np.uint8) * np.uint8(255)
-    if array.dtype.kind == "u" and array.dtype.itemsize == 2:
-        return _scaled(array, 65535)
+        return lambda part: part.astype(np.uint8) * np.uint8(255)
+    if array.dtype.kind == "u" and array.dtype.itemsize == 2:  # of either byte order
+        return partial(_scaled, top=65535)
     lowest, highest = float(array.min()), float(array.max())
     if np.issubdtype(array.dtype, np.floating) and lowest >= -1e-3 and highest <= 1 + 1e-3:
-        return _scaled(array, 1)
+        return partial(_scaled, top=1)
     if np.issubdtype(array.dtype, np.integer) and lowest >= 0 and highest <= 255:
-        return array.astype(np.uint8)
+        return lambda part: part.astype(np.uint8)
     raise ValueError(
         "an array should be uint8, uint16, or floats from 0 to 1; "
         f"got {array.dtype} from {lowest:g} to {highest:g}"

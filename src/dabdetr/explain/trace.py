@@ -179,7 +179,7 @@ def trace(model: Detector, images: Images, pixels: Sequence[tuple[float, float]]
             names=model.names,
             anchors=_anchors(predictions),
             boxes=_array(predictions.boxes[:, 0]),
-            scores=_scores(predictions.logits[:, 0], model.config.model.classifier),
+            scores=_scores(predictions.logits[:, 0], model.config.classifier),
             reference_sizes=_array(torch.stack(sizes)) if sizes else None,
             looks=tuple(
                 _of_queries(module, calls, positions, placed)

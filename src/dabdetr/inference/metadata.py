@@ -44,7 +44,7 @@ class Metadata:
     @cached_property
     def classifier(self) -> Any:
         """How logits become scores: sigmoid or softmax."""
-        return self.config.model.classifier
+        return self.config.classifier
 
     def to_strings(self) -> dict[str, str]:
         """One string a key: text, or JSON where it is more than that."""

@@ -159,7 +159,7 @@ def to_detections(
         plain,
         max_det,
         names=model.names,
-        classifier=model.config.model.classifier,
+        classifier=model.config.classifier,
         sources=sources,
         calibration=model.config.inference.calibration,
     )

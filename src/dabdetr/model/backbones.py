@@ -35,12 +35,12 @@ class TimmBackbone(nn.Module):
         except Exception as error:  # timm's networks raise many kinds for options that do not fit
             if part.output_stride != 32 and "output_stride" in str(error):
                 raise ValueError(
-                    f"backbone.output_stride is {part.output_stride}, and timm cannot dilate "
+                    f"model.backbone.output_stride is {part.output_stride}, and timm cannot dilate "
                     f"{part.name!r}; set it to 32"
                 ) from None
             raise ValueError(
-                f"backbone.name {shown(part.name)} with backbone.options {shown(part.options)} "
-                f"cannot be built by timm as a feature network: {reason(error)}"
+                f"model.backbone.name {shown(part.name)} with options {shown(part.options)} cannot "
+                f"be built by timm as a feature network: {reason(error)}"
             ) from None
         self.part = part
         self.channels = [stage["num_chs"] for stage in stages]
@@ -107,7 +107,7 @@ def _create(part: config.Backbone, **loading: Any) -> tuple[Any, list[dict[str, 
         stages = whole.feature_info.info
     strides = [stage["reduction"] for stage in stages]
     if len(strides) > 1 and len(set(strides)) == 1:
-        raise ValueError(f"all its maps have stride {strides[0]}; set backbone.kind to 'vit'")
+        raise ValueError(f"all its maps have stride {strides[0]}; set model.backbone.kind to 'vit'")
     missing = [stride for stride in part.strides if stride not in strides]
     if missing:
         raise ValueError(f"it has no map of stride {missing[0]}; it has {sorted(set(strides))}")

@@ -104,7 +104,7 @@ def build(config: Config, names: Sequence[str]) -> Detector:
     denoising = None
     if model.denoising is not None:
         denoising = Denoising(model.denoising, len(names), model.width, model.anchor_eps)
-    decoder = Decoder(model, Heads(model, len(names)))
+    decoder = Decoder(model, Heads(model, len(names), softmax=config.classifier == "softmax"))
     # All but heads, which have their own, and what is no matrix of a product: queries themselves.
     of_queries = [p for name, p in queries.named_children() if name not in ("classes", "boxes")]
     for part in (encoder, decoder.layers, decoder.positions, *of_queries):

@@ -17,10 +17,10 @@ PRIOR = 0.01
 class Heads(nn.Module):
     """A class head and a box head: one for all decoder layers, or one for each."""
 
-    def __init__(self, model: config.Model, classes: int) -> None:
+    def __init__(self, model: config.Model, classes: int, softmax: bool = False) -> None:
+        """``softmax`` adds one logit, the last: no object."""
         super().__init__()
         width, layers = model.width, model.decoder.layers
-        softmax = model.classifier == "softmax"
         self.classes = nn.ModuleList(
             nn.Linear(width, classes + 1) if softmax else class_head(width, classes)
             for _ in range(layers if model.class_head_per_layer else 1)

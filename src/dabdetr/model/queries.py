@@ -133,7 +133,8 @@ class EncoderQueries(nn.Module):
             said, boxes = scores, self.boxes(tokens).float() + first
         else:
             said, boxes = best_scores, selected
-        proposals = Predictions(said[None], boxes.sigmoid()[None], (None,))
+        any_object = self.rank != "classes"
+        proposals = Predictions(said[None], boxes.sigmoid()[None], (None,), objectness=any_object)
         return Queries(content, anchors, positions, proposals)
 
     def _content(

@@ -45,8 +45,8 @@ class VitBackbone(nn.Module):
         for field in ("global_blocks", "freeze_blocks"):
             if getattr(part, field) > depth:
                 raise ValueError(
-                    f"backbone.{field} is {getattr(part, field)}, more than the {depth} blocks of "
-                    f"{part.name!r}; lower it"
+                    f"model.backbone.{field} is {getattr(part, field)}, more than the {depth} "
+                    f"blocks of {part.name!r}; lower it"
                 )
         spaced = {(i + 1) * depth // part.global_blocks - 1 for i in range(part.global_blocks)}
         self.windows = [None if i in spaced else part.window for i in range(depth)]
@@ -119,21 +119,21 @@ def _create(part: config.Vit, **loading: Any) -> Any:
         raise
     except Exception as error:  # timm's networks raise many kinds for options that do not fit
         raise ValueError(
-            f"backbone.name {shown(part.name)} with backbone.options {shown(part.options)} cannot "
-            f"be built by timm as a vision transformer: {reason(error)}"
+            f"model.backbone.name {shown(part.name)} with options {shown(part.options)} cannot be "
+            f"built by timm as a vision transformer: {reason(error)}"
         ) from None
     plain = type(body) is VisionTransformer and type(body.patch_embed) is PatchEmbed
     if not plain or body.pos_embed is None:
         raise ValueError(
-            f"backbone.kind 'vit' takes plain vision transformers with learned positions; "
-            f"backbone.name {part.name!r} is a {type(body).__name__} of another build; choose a "
-            "name such as vit_small_patch14_dinov2, or kind 'timm'"
+            f"model.backbone.name {part.name!r} is a {type(body).__name__}; kind 'vit' takes plain "
+            "vision transformers with learned positions; choose a name such as "
+            "vit_small_patch14_dinov2, or kind 'timm'"
         )
     patch: int = body.patch_embed.patch_size[0]  # pyright: ignore[reportAssignmentType]
     fitting = [s for s in (patch / 4, patch / 2, patch, 2 * patch) if s == int(s)]
     if wrong := [stride for stride in part.strides if stride not in fitting]:
         raise ValueError(
-            f"backbone.strides has {wrong[0]}; patches of {part.name!r} are {patch} pixels "
+            f"model.backbone.strides has {wrong[0]}; patches of {part.name!r} are {patch} pixels "
             f"wide, so choose of {', '.join(f'{s:.0f}' for s in fitting)}"
         )
     body.fc_norm = nn.Identity()  # of networks that pool before they normalise

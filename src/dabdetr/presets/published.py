@@ -15,15 +15,9 @@ def derive(base: Config, name: str, source: str = "", **changes: Any) -> Config:
 
     ``derive(DAB_DETR_R50, "mine", model__queries__count=100)``
     """
-    tree = base.model_dump()
-    tree |= {"name": name, "source": source or base.source, "published_ap": None}
-    for path, value in changes.items():
-        *parents, leaf = path.split("__")
-        node = tree
-        for parent in parents:
-            node = node[parent]
-        node[leaf] = value
-    return Config.model_validate(tree)
+    about = {"name": name, "source": source or base.source, "published_ap": None}
+    paths = {path.replace("__", "."): value for path, value in changes.items()}
+    return base.changed((about | paths).items())
 
 
 _DC5: dict[str, Any] = {"model__backbone__output_stride": 16, "model__backbone__strides": (16,)}
@@ -92,7 +86,6 @@ DETR_R50 = derive(
     model__dropout=0.1,
     model__activation="relu",
     model__position_temperature=10000.0,
-    model__classifier="softmax",
     loss__classification="softmax",
     loss__class_cost=1.0,
     loss__iou_eps=0.0,
@@ -240,7 +233,6 @@ DEFORMABLE_DETR_R50_TWO_STAGE = derive(
     "deformable-detr-r50-two-stage",
     published_ap=46.9,
     model__queries={"kind": "from_encoder", "count": 300, "content": "box", "rank": "objectness"},
-    loss__proposal_labels="objects",
 )
 
 DINO_R50_4SCALE = derive(
@@ -283,7 +275,6 @@ CO_DAB_DEFORMABLE_R50 = derive(
     model__anchor_eps=1e-5,
     loss__class_weight=2.0,
     loss__iou_eps=0.0,
-    loss__proposal_labels="objects",
     training__lr=2e-4,
     training__backbone_lr=2e-5,
     training__offsets_factor=0.1,

@@ -180,7 +180,6 @@ DETR_NANO = derive(
     model__decoder__modulate_position=None,
     model__decoder__update_anchors=False,
     model__decoder__look_forward_twice=False,
-    model__classifier="softmax",
     loss__classification="softmax",
     loss__class_cost=1.0,
     loss__class_weight=1.0,

@@ -174,6 +174,7 @@ class Predictions(_Movable):
     groups   in training, each query group with the predictions of its own queries
     proposals  of two-stage members: what the encoder's tokens say, as predictions of one layer
     heads    in training, what each collaborative head says
+    objectness  of proposals: the first logit is "an object", of whatever class
     """
 
     logits: Tensor
@@ -182,3 +183,4 @@ class Predictions(_Movable):
     groups: tuple[tuple[QueryGroup, Predictions], ...] = ()
     proposals: Predictions | None = None
     heads: tuple[HeadSamples, ...] = ()
+    objectness: bool = False

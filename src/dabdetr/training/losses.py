@@ -112,7 +112,7 @@ def _proposal_loss(
     proposals: Predictions, targets: Targets, loss: Loss, objects: Tensor
 ) -> tuple[Tensor, Table]:
     """The same terms for what the encoder proposes, matched anew; its layer is number −1."""
-    if loss.proposal_labels == "objects":
+    if proposals.objectness:
         targets = replace(targets, labels=torch.zeros_like(targets.labels), known=None)
     pairs = assign(proposals, targets, loss)
     total, table = _weighted(
