@@ -81,6 +81,7 @@ class Predictor:
         on_error: OnError = "raise",
         tiles: bool | int | Tiling = False,
         stride: int = 1,
+        allow_private: bool = False,
     ) -> Iterator[Detections]:
         """Detections of every image of ``source`` (see ``read_sources``), in order, as a stream.
 
@@ -89,6 +90,7 @@ class Predictor:
         unless ``on_error`` says otherwise. Wrong arguments raise here, not at the first image.
         ``tiles`` looks at large images in overlapping tiles, of so many pixels, or with True of
         as many as the model takes. ``stride`` leaves out frames of videos.
+        Addresses of private networks are asked only with ``allow_private``.
 
         The next images are read in a thread while the model works on these, where that is faster.
         """
@@ -97,7 +99,7 @@ class Predictor:
         self._none_found().above(conf, classes)  # an unknown class is an error now
         check_on_error(on_error)
         tiling = self._tiling(tiles)
-        prepared = views(self.runtime, attempts(source, stride), tiling)
+        prepared = views(self.runtime, attempts(source, stride, allow_private), tiling)
         return self._stream(prepared, tiling, conf, max_det, classes, keep_images, on_error)
 
     def one(self, image: Any, **changes: Any) -> Detections:
