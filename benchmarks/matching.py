@@ -14,7 +14,7 @@ from dabdetr.presets import preset
 from dabdetr.structures import Images, Predictions, Targets
 from dabdetr.training.losses import detection_loss
 from dabdetr.training.matching import assign
-from dabdetr.training.module import parameter_groups
+from dabdetr.training.optim import parameter_groups
 
 CLASSES = tuple(str(number) for number in range(80))
 

@@ -53,7 +53,8 @@ def weigh(name: str, task: str, recompute: tuple[str, ...]) -> dict[str, float]:
     from dabdetr.presets import preset
     from dabdetr.structures import Images, Targets
     from dabdetr.training.losses import detection_loss
-    from dabdetr.training.module import TrainingModule, parameter_groups
+    from dabdetr.training.module import TrainingModule
+    from dabdetr.training.optim import parameter_groups
 
     config = preset(name).override([f"training.recompute=[{','.join(recompute)}]"])
     torch.manual_seed(0)

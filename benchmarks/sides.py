@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dabdetr.inference.device import keep_freed_memory
-from dabdetr.training.activation_checkpointing import recompute
+from dabdetr.training.activation_checkpointing import checkpoint_activations
 
 RATE, DECAY = 1e-6, 1e-4  # of AdamW, the same for both; small, so that repeated steps stay alike
 FROZEN = ("conv1", "bn1", "layer1")  # of the backbone, as the published recipe
@@ -111,7 +111,7 @@ class Side:
         if self.best is not None:
             keep_freed_memory()  # as our training does
         if lower and way == "lean":
-            recompute(self.model, ("backbone", "encoder", "decoder"))  # pyright: ignore
+            checkpoint_activations(self.model, ("backbone", "encoder", "decoder"))  # pyright: ignore
 
         def step() -> float:
             self.model.train()

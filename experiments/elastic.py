@@ -26,7 +26,7 @@ from dabdetr.files import write_atomically
 from dabdetr.model.detector import Detector
 from dabdetr.model.resize import with_queries
 from dabdetr.training.losses import detection_loss
-from dabdetr.training.module import freeze, parameter_groups
+from dabdetr.training.optim import freeze, parameter_groups
 
 MODEL = "scenes"
 DENSE, USUAL = "scenes:objects=60", "scenes:objects=10"

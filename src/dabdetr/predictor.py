@@ -83,6 +83,7 @@ class Predictor:
         stride: int = 1,
         nms: float | None = None,
         multi_label: bool = False,
+        allow_private: bool = False,
     ) -> Iterator[Detections]:
         """Detections of every image of ``source`` (see ``read_sources``), in order, as a stream.
 
@@ -93,6 +94,7 @@ class Predictor:
         unless ``on_error`` says otherwise. Wrong arguments raise here, not at the first image.
         ``tiles`` looks at large images in overlapping tiles, of so many pixels, or with True of
         as many as the model takes. ``stride`` leaves out frames of videos.
+        Addresses of private networks are asked only with ``allow_private``.
 
         The next images are read in a thread while the model works on these, where that is faster.
         """
@@ -106,7 +108,7 @@ class Predictor:
         self._none_found().above(conf, classes)  # an unknown class is an error now
         check_on_error(on_error)
         tiling = self._tiling(tiles)
-        prepared = views(self.runtime, attempts(source, stride), tiling)
+        prepared = views(self.runtime, attempts(source, stride, allow_private), tiling)
 
         def chosen(found: Detections) -> Detections:
             found = found.clipped()

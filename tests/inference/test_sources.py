@@ -175,11 +175,11 @@ def server(array):
 
 
 def test_addresses(server, array):
-    (image,) = read_sources(f"{server}/x.png")
+    (image,) = read_sources(f"{server}/x.png", allow_private=True)
     np.testing.assert_array_equal(image.array, array)
     assert image.name == f"{server}/x.png"
     with pytest.raises(ValueError, match=r"/none\.png could not be fetched \(.*give its path"):
-        list(read_sources(f"{server}/none.png"))
+        list(read_sources(f"{server}/none.png", allow_private=True))
 
 
 def test_an_address_that_does_not_answer():
@@ -187,4 +187,4 @@ def test_an_address_that_does_not_answer():
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
     with pytest.raises(ValueError, match="could not be fetched"):
-        list(read_sources(f"http://127.0.0.1:{port}/x.png"))
+        list(read_sources(f"http://127.0.0.1:{port}/x.png", allow_private=True))

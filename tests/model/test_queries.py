@@ -16,7 +16,8 @@ from dabdetr.model.resize import set_queries
 from dabdetr.presets import derive, preset
 from dabdetr.structures import Images, Targets
 from dabdetr.training.losses import detection_loss
-from dabdetr.training.module import TrainingModule, parameter_groups
+from dabdetr.training.module import TrainingModule
+from dabdetr.training.optim import parameter_groups
 
 TINY = derive(
     preset("dab-detr-nano"),

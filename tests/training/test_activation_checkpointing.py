@@ -13,7 +13,7 @@ from dabdetr.config import Config
 from dabdetr.model.detector import Detector, build
 from dabdetr.presets import PRESETS
 from dabdetr.structures import Images, Targets
-from dabdetr.training.activation_checkpointing import blocks, recompute
+from dabdetr.training.activation_checkpointing import blocks, checkpoint_activations
 from dabdetr.training.losses import detection_loss
 
 PARTS = ("backbone", "encoder", "decoder")
@@ -57,7 +57,7 @@ def _same(tensor: Tensor) -> Tensor:
 def test_loss_and_gradients_stay(name: str, mixed: bool) -> None:
     plain = build(member(name), "abc")
     thrifty = deepcopy(plain)
-    recompute(thrifty, PARTS)
+    checkpoint_activations(thrifty, PARTS)
     loss, gradients, remembered = step(plain, mixed)
     loss_anew, gradients_anew, remembered_anew = step(thrifty, mixed)
     assert loss_anew == loss
@@ -72,13 +72,13 @@ def test_loss_and_gradients_stay(name: str, mixed: bool) -> None:
 def test_every_part_forgets(part: str) -> None:
     detector = build(member("dab-detr-nano"), "abc")
     before = step(detector)[2]
-    recompute(detector, (part,))
+    checkpoint_activations(detector, (part,))
     assert step(detector)[2] < before
 
 
 def test_a_copy_computes_with_its_own_weights() -> None:
     detector = build(member("dab-detr-nano"), "abc").eval()
-    recompute(detector, PARTS)
+    checkpoint_activations(detector, PARTS)
     copy = deepcopy(detector)
     images = Images(torch.randn(1, 3, 64, 64))
     with torch.no_grad():
@@ -107,4 +107,4 @@ def test_batch_statistics_are_not_gathered_twice() -> None:
     config = PRESETS["dab-detr-nano"]
     assert config.model.backbone.kind == "timm"
     with pytest.raises(ValueError, match=r"training.recompute has backbone, .*norm=frozen"):
-        recompute(build(config, "abc"), ("backbone",))
+        checkpoint_activations(build(config, "abc"), ("backbone",))

@@ -17,7 +17,7 @@ from tests.training.test_resume import epochs_in, stopped_when
 
 from dabdetr.data.layouts import open_data
 from dabdetr.inference import device
-from dabdetr.training.distributed import together
+from dabdetr.training.distributed import init_distributed
 from dabdetr.training.train import Run
 
 LAUNCH = (
@@ -41,7 +41,9 @@ def check_same(alone: Run, folder: Path) -> None:
     ours, theirs = load_file(alone.weights), load_file(folder / alone.weights.name)
     for name, tensor in ours.items():
         torch.testing.assert_close(theirs[name], tensor, rtol=1e-3, atol=1e-5, msg=name)
-    rows = torch.load(folder / "last.ckpt", weights_only=True)["callbacks"]["Keeper"]["rows"]
+    rows = torch.load(folder / "last.ckpt", weights_only=True)["callbacks"]["RunCheckpointer"][
+        "rows"
+    ]
     for mine, other in zip(alone.rows, rows, strict=True):
         for name in ("updates", "lr", "loss", "loss_ce", "loss_bbox", "loss_giou", "AP"):
             assert other[name] == pytest.approx(mine[name], rel=1e-3, abs=1e-5), name
@@ -95,15 +97,15 @@ def test_a_process_whose_images_show_nothing(tmp_path: Path) -> None:
 
 
 def test_alone_nothing_is_shared() -> None:
-    with together("cpu") as processes:
-        assert (processes.rank, processes.count, processes.first) == (0, 1, True)
-        assert processes.share({"a": 1}) == {"a": 1}
-        assert processes.gather(3) == [3]
+    with init_distributed("cpu") as world:
+        assert (world.rank, world.size, world.is_main) == (0, 1, True)
+        assert world.broadcast({"a": 1}) == {"a": 1}
+        assert world.gather(3) == [3]
         assert not torch.distributed.is_initialized()
 
 
 def test_several_processes_on_mps_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "_available", lambda: ["mps", "cpu"])
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
-    with pytest.raises(ValueError, match="add --device cpu"), together("auto"):
+    with pytest.raises(ValueError, match="add --device cpu"), init_distributed("auto"):
         pass

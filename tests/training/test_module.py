@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,19 +10,22 @@ import pytest
 import torch
 from pytorch_lightning import Callback, Trainer
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from dabdetr.config import Config, Loss, Training
 from dabdetr.model.detector import Detector, build
 from dabdetr.presets import PRESETS
 from dabdetr.structures import Images, Predictions, Targets
 from dabdetr.training import module
-from dabdetr.training.accumulation import Updates
-from dabdetr.training.ema import MovingAverage
+from dabdetr.training.accumulation import AccumulatedBatches
+from dabdetr.training.ema import ema_update
 from dabdetr.training.losses import detection_loss
-from dabdetr.training.module import TrainingModule, blame, parameter_groups, rate_factor
+from dabdetr.training.module import TrainingModule
+from dabdetr.training.nonfinite import diagnose_nonfinite
+from dabdetr.training.optim import parameter_groups, rate_factor
 from dabdetr.training.options import choose_config
 from dabdetr.training.precision import bf16_gain, choose_precision
-from dabdetr.training.signals import quiet_engine
+from dabdetr.training.train import quiet_engine
 
 
 def test_step_schedule() -> None:
@@ -163,7 +165,7 @@ def test_an_update_is_the_same_in_one_step_or_in_several(
             default_root_dir=tmp_path, callbacks=[Watch()],
         )  # fmt: skip
         with quiet_engine():
-            engine.fit(TrainingModule(detector, lambda _: Updates(batches, gathered)))
+            engine.fit(TrainingModule(detector, lambda _: AccumulatedBatches(batches, gathered)))
         return found
 
     at_once = gradients([batch(range(4)), batch(range(4, 5))], 1)
@@ -198,7 +200,7 @@ def test_a_step_frees_its_gradients_and_keeps_the_room(
             enable_model_summary=False,
             default_root_dir=tmp_path,
         )
-        trainer.fit(TrainingModule(detector, lambda _: Updates([batch] * 5, 2)))
+        trainer.fit(TrainingModule(detector, lambda _: AccumulatedBatches([batch] * 5, 2)))
     assert held == [False, True, False, True, False]
     assert all(p.grad is None for p in detector.parameters())
     assert kept == [True]
@@ -207,14 +209,14 @@ def test_a_step_frees_its_gradients_and_keeps_the_room(
 def test_average_has_a_short_memory_at_first() -> None:
     model = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 2).requires_grad_(False))
     norm, frozen = model
-    average = deepcopy(model)
-    moving = MovingAverage(average, model, decay=0.5)
+    moving = AveragedModel(model, use_buffers=True, multi_avg_fn=ema_update(0.5))
+    average = moving.module
     expected = torch.zeros(2)
     for n, value in enumerate([4.0, 8.0, 16.0, 32.0]):
         nn.init.constant_(norm.weight, value)  # pyright: ignore
         norm.running_mean.fill_(value)  # pyright: ignore
         norm.num_batches_tracked.fill_(n)  # pyright: ignore
-        moving.update(n)
+        moving.update_parameters(model)
         decay = min(0.5, (1 + n) / (10 + n)) if n else 0.0
         expected = decay * expected + (1 - decay) * value
         torch.testing.assert_close(average[0].weight.detach(), expected)
@@ -235,34 +237,36 @@ def case() -> tuple[Predictions, Targets]:
     return Predictions(torch.randn(2, 3, 5, 3, generator=generator), boxes, boxes), targets
 
 
-def test_blame_names_image_layer_and_term() -> None:
+def test_diagnosis_names_image_layer_and_term() -> None:
     predictions, targets = case()
     predictions.boxes[1, 2] = float("nan")
-    sentence = blame(predictions, targets, Loss(), "epoch 3, update 7")
+    sentence = diagnose_nonfinite(predictions, targets, Loss(), "epoch 3, update 7")
     assert "loss_bbox of decoder layer 1 is nan for image c.jpg;" in sentence
     assert "epoch 3, update 7" in sentence
     assert "a.jpg" not in sentence
 
 
-def test_blame_names_terms_beyond_the_matching_queries() -> None:
+def test_diagnosis_names_terms_beyond_the_matching_queries() -> None:
     predictions, targets = case()
     proposals = Predictions(
         predictions.logits[:1].clone(), predictions.boxes[:1].clone(), predictions.anchors[:1]
     )
     proposals.logits[0, 1] = float("nan")
-    sentence = blame(
+    sentence = diagnose_nonfinite(
         replace(predictions, proposals=proposals), targets, Loss(), "epoch 1, update 1"
     )
     assert "proposal_loss_ce of the encoder is nan for images a.jpg" in sentence
 
 
-def test_blame_of_several_images() -> None:
+def test_diagnosis_of_several_images() -> None:
     predictions, targets = case()
     predictions.logits[0] = float("inf")
-    sentence = blame(predictions, targets, Loss(), "epoch 1, update 1")
+    sentence = diagnose_nonfinite(predictions, targets, Loss(), "epoch 1, update 1")
     assert "loss_ce of decoder layer 0" in sentence
     assert "images a.jpg, b.jpg, c.jpg" in sentence
-    unnamed = blame(predictions, replace(targets, names=()), Loss(), "epoch 1, update 1")
+    unnamed = diagnose_nonfinite(
+        predictions, replace(targets, names=()), Loss(), "epoch 1, update 1"
+    )
     assert "number 2 of the batch" in unnamed
 
 

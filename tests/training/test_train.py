@@ -21,7 +21,7 @@ from dabdetr.evaluation.evaluate import evaluate
 from dabdetr.presets import PRESETS, preset
 from dabdetr.training.checkpointing import new_folder
 from dabdetr.training.history import COLUMNS
-from dabdetr.training.module import NonFiniteLoss
+from dabdetr.training.nonfinite import NonFiniteLoss
 from dabdetr.training.options import choose_config, epochs_between_validations, with_epochs
 from dabdetr.training.train import Run, train
 

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,9 @@ from dabdetr.checkpoints.formats import (
 )
 from dabdetr.checkpoints.key_names import State
 from dabdetr.presets import PRESETS
+
+MOST_HUB_GIB = 16
+HUB_SECONDS = 20
 
 
 @dataclass
@@ -165,17 +169,40 @@ def _unpickle(path: Path) -> dict[str, Any]:
 
 
 def download(name: str, files: Sequence[str]) -> Path:
-    """The cached folder of a hub repository; downloaded where it is not there yet."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    """The cached folder of a hub repository; downloaded where it is not there yet.
 
+    At most ``MOST_HUB_GIB`` are fetched; a hub that does not answer is given up.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+
+    version, failure = None, None
     try:
-        return Path(snapshot_download(name, allow_patterns=list(files)))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        about = HfApi().model_info(name, files_metadata=True, timeout=HUB_SECONDS)
+        version = about.sha
+        wanted = [f for f in about.siblings or () if any(fnmatch(f.rfilename, w) for w in files)]
+        size = sum(file.size or 0 for file in wanted) / 2**30
+    except Exception as error:  # of many kinds; what is in the cache is there without the hub
+        size, failure = 0.0, error
+    if size > MOST_HUB_GIB:
+        raise ValueError(
+            f"{name} has {size:,.0f} GiB of weights, more than {MOST_HUB_GIB}; download them "
+            "yourself and give the folder if you trust it"
+        )
+    try:
+        folder = snapshot_download(
+            name,
+            revision=version,
+            allow_patterns=list(files),
+            etag_timeout=HUB_SECONDS,
+            local_files_only=failure is not None,
+        )
+    except Exception as error:
+        why = type(failure or error).__name__
         raise FileNotFoundError(
             f"{name} is not in the local cache and could not be downloaded from the hub "
-            f"({type(error).__name__}); check the name and the connection, or give a local file"
+            f"({why}); check the name and the connection, or give a local file"
         ) from None
+    return Path(folder)
 
 
 def listing(items: Sequence[str], most: int = 12) -> str:

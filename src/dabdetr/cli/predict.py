@@ -90,6 +90,10 @@ def predict(
     coco: Coco = None,
     name: Name = None,
     project: Annotated[Path, typer.Option(help="Where run folders go.")] = Path("runs/predict"),
+    allow_private: Annotated[
+        bool,
+        typer.Option("--allow-private", help="Fetch from this machine and private networks too."),
+    ] = False,
     skip_unreadable: Annotated[
         bool, typer.Option("--skip-unreadable", help="Pass over unreadable images; exit code 1.")
     ] = False,
@@ -137,6 +141,7 @@ def predict(
         stride=stride,
         nms=nms,
         multi_label=multi_label,
+        allow_private=allow_private,
     )
     seen = _Seen(keep=as_json or coco is not None, lines=as_lines)
     with folder or nullcontext():

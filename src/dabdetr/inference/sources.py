@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import glob
-import urllib.request
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
 
 import numpy as np
 from PIL import Image
 
 from dabdetr.data.images import IMAGE_SUFFIXES, read_image
+from dabdetr.inference.downloads import SCHEMES, Limits, fetch, without_password
 from dabdetr.inference.stream import OnError, SourceImage, Unreadable, check_on_error, readable
 from dabdetr.inference.video import STREAMS, VIDEO_SUFFIXES, Camera, frames, is_video, require_av
 
 
 def read_sources(
-    source: Any, on_error: OnError = "raise", stride: int = 1
+    source: Any, on_error: OnError = "raise", stride: int = 1, allow_private: bool = False
 ) -> Iterator[SourceImage]:
     """The images that ``source`` means, read only as they are asked for.
 
@@ -28,28 +27,33 @@ def read_sources(
     the bytes of a file; an array as ``read_image`` takes it (RGB, not BGR); a tensor
     [channels, height, width] of uint8 or floats 0–1; or a list, tuple or generator of these. What
     the paths of a list mean is found out at once, so that a wrong one is told before any work.
+    Addresses of this machine and of private networks are asked only with ``allow_private``.
     """
     check_on_error(on_error)
-    return readable(attempts(source, stride), on_error)
+    return readable(attempts(source, stride, allow_private), on_error)
 
 
-def attempts(source: Any, stride: int = 1) -> Iterator[SourceImage | Unreadable]:
+def attempts(
+    source: Any, stride: int = 1, allow_private: bool = False
+) -> Iterator[SourceImage | Unreadable]:
     """The same, where what cannot be read stands in its place as ``Unreadable``."""
     if stride < 1:
         raise ValueError(f"stride should be at least 1; got {stride}")
     items = _expand(source)
     if isinstance(items, list) and any(is_video(item) for item, _ in items):
         require_av()  # what is missing is told now
-    return _read(items, stride)
+    return _read(items, stride, Limits(private=allow_private))
 
 
-def _read(items: Iterable[tuple[Any, str]], stride: int) -> Iterator[SourceImage | Unreadable]:
+def _read(
+    items: Iterable[tuple[Any, str]], stride: int, limits: Limits
+) -> Iterator[SourceImage | Unreadable]:
     for number, (item, name) in enumerate(items, start=1):
         if is_video(item):
-            yield from frames(item, stride)
+            yield from frames(item, stride, limits)
             continue
         try:
-            image = SourceImage(_array(item), name)
+            image = SourceImage(_array(item, limits), name)
         except (ValueError, OSError) as error:
             label = name or f"image {number}"
             named = error if name and name in str(error) else _named(error, label)
@@ -67,7 +71,7 @@ def _named(error: Exception, name: str) -> Exception:
 def _expand(source: Any) -> Iterable[tuple[Any, str]]:
     """Single images, not yet read, with their names."""
     if isinstance(source, str | Path):
-        return [(path, str(path)) for path in _paths(source)]
+        return [(path, without_password(str(path))) for path in _paths(source)]
     if isinstance(source, int) and not isinstance(source, bool) and source >= 0:
         return [(Camera(source), str(Camera(source)))]
     if isinstance(source, bytes | bytearray | Image.Image | np.ndarray) or _is_tensor(source):
@@ -87,7 +91,7 @@ def _expand(source: Any) -> Iterable[tuple[Any, str]]:
 
 def _paths(source: str | Path) -> list[str | Path | Camera]:
     text = str(source)
-    if text.startswith(("http://", "https://", *STREAMS)):
+    if text.startswith((*SCHEMES, *STREAMS)):
         return [text]
     path = Path(source)
     if text.isdecimal() and not path.exists():
@@ -119,26 +123,12 @@ def _endings() -> str:
     return ", ".join(sorted(IMAGE_SUFFIXES))
 
 
-def _array(item: Any) -> np.ndarray:
-    if isinstance(item, str) and item.startswith(("http://", "https://")):
-        return read_image(_fetch(item))
+def _array(item: Any, limits: Limits) -> np.ndarray:
+    if isinstance(item, str) and item.startswith(SCHEMES):
+        return read_image(fetch(item, limits))
     if _is_tensor(item):
         return read_image(_tensor_array(item))
     return read_image(item)
-
-
-def _fetch(address: str, seconds: float = 20.0) -> bytes:
-    try:
-        with urllib.request.urlopen(address, timeout=seconds) as answer:
-            return answer.read()
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        if isinstance(error, HTTPError):
-            error.close()
-        raise ValueError(
-            f"{address} could not be fetched ({reason}); check the address and the network, or "
-            "download the image and give its path"
-        ) from None
 
 
 def _is_tensor(item: Any) -> bool:

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from dabdetr.files import open_regular
+from dabdetr.inference.downloads import PUBLIC, SCHEMES, Limits, locate, without_password
 from dabdetr.inference.stream import DamagedFrame, SourceImage, Unreadable
 
 VIDEO_SUFFIXES = frozenset(
@@ -22,6 +24,11 @@ VIDEO_SUFFIXES = frozenset(
 STREAMS = ("rtsp://", "rtmp://")
 """How addresses of endless videos start."""
 
+_FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,avi,matroska,webm,mpeg,mpegts,mpegtsraw,mpegvideo,asf,flv,ogg,h264,"
+    "hevc,av1,ivf,wtv,mxf,gxf,dv,m4v,mjpeg,vc1,rm,nut"
+)
+"""ffmpeg's formats that hold a video themselves."""
 _FINEST = Fraction(1, 90_000)  # the usual unit of time in videos, in seconds
 
 
@@ -51,28 +58,31 @@ def is_endless(source: object) -> bool:
     return isinstance(source, Camera) or number or text.startswith(STREAMS)
 
 
-def frames(source: str | Path | Camera, stride: int = 1) -> Iterator[SourceImage | Unreadable]:
+def frames(
+    source: str | Path | Camera, stride: int = 1, limits: Limits = PUBLIC
+) -> Iterator[SourceImage | Unreadable]:
     """Every ``stride``-th frame, turned as the video says, with its number and time.
 
     One frame is held at a time. Damaged frames count, so that numbers stay what they are; they
     come as ``Unreadable`` with a ``DamagedFrame``, also those between. Times are the video's own
     stamps in seconds; a camera's start at 0.
     """
+    name = without_password(str(source))
     try:
-        container = _open(source)
+        container = _open(source, limits)
     except (ValueError, OSError) as error:
-        yield Unreadable(str(source), error)
+        yield Unreadable(name, error)
         return
     start, rgb = 0.0, _Rgb()
     with container:
-        for number, frame in enumerate(_decoded(container, str(source))):
+        for number, frame in enumerate(_decoded(container, name)):
             if isinstance(frame, Unreadable):
                 yield frame
             elif number % stride == 0:
                 time = _time(frame, number, container)
                 if number == 0 and isinstance(source, Camera):  # its clock started long ago
                     start = time
-                yield SourceImage(rgb(frame), str(source), number, time - start)
+                yield SourceImage(rgb(frame), name, number, time - start)
 
 
 def _decoded(container: Any, name: str) -> Iterator[Any]:
@@ -132,7 +142,7 @@ def _time(frame: Any, number: int, container: Any) -> float:
     return float(number / (container.streams.video[0].average_rate or 25))
 
 
-def _open(source: str | Path | Camera) -> Any:
+def _open(source: str | Path | Camera, limits: Limits = PUBLIC) -> Any:
     """The opened container; one sentence of what is wrong where it cannot be."""
     av = require_av()
     try:
@@ -140,7 +150,8 @@ def _open(source: str | Path | Camera) -> Any:
             file, form = _device(source)
             container = av.open(file, format=form)
         else:
-            container = av.open(str(source))
+            place, options = _place(source, limits)
+            container = av.open(place, options=options)
     except (av.error.FFmpegError, OSError, ValueError) as error:
         if isinstance(source, Camera):
             raise ValueError(
@@ -148,13 +159,31 @@ def _open(source: str | Path | Camera) -> Any:
                 "plug one in, try another number, or give a video file"
             ) from None
         raise ValueError(
-            f"{source} cannot be opened as a video ({_reason(error)}); it may be cut short or no "
-            "video at all: replace or remove it"
+            f"{without_password(str(source))} cannot be opened as a video ({_reason(error)}); it "
+            "may be cut short or no video at all: replace or remove it"
         ) from None
     if not container.streams.video:
         container.close()
-        raise ValueError(f"{source} has no images, only sound; replace or remove it")
+        raise ValueError(
+            f"{without_password(str(source))} has no images, only sound; replace or remove it"
+        )
     return container
+
+
+def _place(source: str | Path, limits: Limits) -> tuple[str, dict[str, str]]:
+    """What PyAV opens, and by which protocols and in which formats its content may be read.
+
+    Formats that are lists of other places (HLS, concat) would lead it anywhere.
+    """
+    text = str(source)
+    if text.startswith(STREAMS):
+        return text, {}
+    options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
+    if text.startswith(SCHEMES):
+        protocols = {"protocol_whitelist": "http,https,tcp,tls,crypto,httpproxy"}
+        return locate(text, limits), options | protocols | {"max_redirects": "0"}
+    open_regular(text).close()
+    return str(Path(text).absolute()), options
 
 
 def _device(camera: Camera) -> tuple[str, str]:

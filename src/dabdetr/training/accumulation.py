@@ -1,4 +1,4 @@
-"""Which batches make an update together, and what each of their losses counts."""
+"""Gradient accumulation: which batches share an optimizer step, and how much each loss counts."""
 
 from __future__ import annotations
 
@@ -8,54 +8,52 @@ from typing import NamedTuple
 
 from dabdetr.structures import Images, Targets
 
-Batch = tuple[Images, Targets]
 
+class Batch(NamedTuple):
+    """A batch, and its part in an optimizer step.
 
-class Step(NamedTuple):
-    """A batch as a part of an update.
-
-    objects  mean number of objects of the update's batches: what losses are divided by, so that
-             an update gives the same however it is divided (as over the processes of the papers)
-    worth    what the loss is multiplied by, as the engine divides each by the number of batches
-             that an update should have; 0: a batch of another process, to wait with
+    objects     mean number of objects of the step's batches: what losses are divided by, so that
+                a step gives the same however it is divided (as over the GPUs of the papers)
+    loss_scale  what the loss is multiplied by, as Lightning divides each by the number of batches
+                that a step should have; 0: a batch of another rank, which only keeps step
     """
 
     images: Images
     targets: Targets
     objects: float
-    worth: float
+    loss_scale: float
 
 
-class Updates:
-    """The batches of an epoch that this process has, as steps of updates.
+class AccumulatedBatches:
+    """One rank's batches of an epoch, grouped into optimizer steps.
 
-    An update is ``gathered`` batches of each of ``turns`` processes; process ``turn`` has every
-    ``turns``-th of the ``whole`` epoch's batches. The last update has what is left. Averaged over
-    processes, ``objects`` are those of the whole update.
+    A step is ``accumulate`` batches on each of ``world_size`` ranks; rank ``rank`` has every
+    ``world_size``-th of the epoch's ``total`` batches. The last step has what is left. Averaged
+    over ranks, ``objects`` are those of the whole step.
     """
 
     def __init__(
         self,
-        batches: Iterable[Batch],
-        gathered: int,
-        turn: int = 0,
-        turns: int = 1,
-        whole: int | None = None,
+        batches: Iterable[tuple[Images, Targets]],
+        accumulate: int,
+        rank: int = 0,
+        world_size: int = 1,
+        total: int | None = None,
     ) -> None:
-        self.batches, self.gathered = batches, gathered
-        self.turn, self.turns = turn, turns
-        self.whole = len(self) if whole is None else whole
+        self.batches, self.accumulate = batches, accumulate
+        self.rank, self.world_size = rank, world_size
+        self.total = len(self) if total is None else total
 
     def __len__(self) -> int:
         return len(self.batches)  # pyright: ignore[reportArgumentType]
 
-    def __iter__(self) -> Iterator[Step]:
-        batches, first, planned = iter(self.batches), 0, self.gathered * self.turns
-        while update := list(islice(batches, self.gathered)):
-            gathered = min(planned, self.whole - first)
-            ours = [first + self.turn + i * self.turns < self.whole for i in range(len(update))]
-            found = (sum(b[1].counts) for b, own in zip(update, ours, strict=True) if own)
-            objects = sum(found) * self.turns / gathered
-            for (images, targets), own in zip(update, ours, strict=True):
-                yield Step(images, targets, objects, planned / gathered if own else 0.0)
+    def __iter__(self) -> Iterator[Batch]:
+        batches, first, planned = iter(self.batches), 0, self.accumulate * self.world_size
+        while step := list(islice(batches, self.accumulate)):
+            present = min(planned, self.total - first)
+            ours = [first + self.rank + i * self.world_size < self.total for i in range(len(step))]
+            found = (sum(b[1].counts) for b, own in zip(step, ours, strict=True) if own)
+            objects = sum(found) * self.world_size / present
+            for (images, targets), own in zip(step, ours, strict=True):
+                yield Batch(images, targets, objects, planned / present if own else 0.0)
             first += planned

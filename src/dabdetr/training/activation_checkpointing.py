@@ -1,4 +1,4 @@
-"""Less memory for more time: blocks that the backward pass computes anew (Chen et al. 2016)."""
+"""Activation checkpointing: blocks that the backward pass computes again (Chen et al. 2016)."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ CHANGING = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 LISTS = (nn.Sequential, nn.ModuleList)
 
 
-def recompute(detector: Detector, parts: Sequence[str]) -> None:
-    """Let the blocks of ``parts`` keep their inputs only, in place; loss and gradients stay.
+def checkpoint_activations(detector: Detector, parts: Sequence[str]) -> None:
+    """Have the blocks of ``parts`` keep only their inputs, in place; loss and gradients stay.
 
     Weights, their names and what is computed without gradients stay as well. Dropout is drawn
     again as it was. Raises where a block has statistics that the forward pass changes.
     """
-    wholes = {
+    networks = {
         "backbone": detector.backbone,
         "encoder": detector.encoder.layers,
         "decoder": detector.decoder.layers,
     }
     for part in parts:
-        for block in blocks(wholes[part]):
+        for block in blocks(networks[part]):
             if any(isinstance(module, CHANGING) for module in block.modules()):
                 raise ValueError(
                     f"training.recompute has {part}, whose batch statistics would be gathered "
                     f"twice; set model.backbone.norm=frozen, or leave {part} out"
                 )
-            block.forward = partial(_forgetful, block.forward)
+            block.forward = partial(_checkpointed, block.forward)
 
 
 def blocks(whole: nn.Module) -> Iterator[nn.Module]:
@@ -48,5 +48,5 @@ def blocks(whole: nn.Module) -> Iterator[nn.Module]:
             yield from blocks(child)
 
 
-def _forgetful(forward: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+def _checkpointed(forward: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
     return checkpoint(forward, *arguments, use_reentrant=False, **named)

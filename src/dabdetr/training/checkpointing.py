@@ -18,9 +18,10 @@ from dabdetr.checkpoints.native import save_model
 from dabdetr.evaluation.result import Evaluation
 from dabdetr.files import check_folder_name
 from dabdetr.model.detector import Detector
-from dabdetr.training.ema import Averaging
+from dabdetr.training.ema import MovingAverage
 from dabdetr.training.history import Row, best_row, draw_curves, peak_memory_mb, write_csv
-from dabdetr.training.module import NonFiniteLoss, TrainingModule
+from dabdetr.training.module import TrainingModule
+from dabdetr.training.nonfinite import NonFiniteLoss
 
 CHECKPOINT = "last.ckpt"
 REDRAW = 60.0
@@ -41,11 +42,11 @@ class RunCheckpointer(Callback):
         folder: Path,
         rows: list[Row],
         measure: Callable[[Detector], Evaluation] | None,
-        averaging: Averaging | None,
+        ema: MovingAverage | None,
         every: int = 1,
     ) -> None:
         self.folder, self.rows = folder, rows
-        self.measure, self.averaging, self.every = measure, averaging, every
+        self.measure, self.ema, self.every = measure, ema, every
         self.drawn = 0.0
 
     @property
@@ -78,13 +79,13 @@ class RunCheckpointer(Callback):
                 f"{broken[0]} and {len(broken) - 1} more weights are no longer finite after epoch "
                 f"{trainer.current_epoch + 1}; lower training.lr or set training.precision=fp32"
             )
-        pl_module.meter.gather(pl_module.processes)
-        detector = self.averaging.detector if self.averaging else pl_module.detector
+        pl_module.meter.gather(pl_module.world)
+        detector = self.ema.detector if self.ema else pl_module.detector
         row = self._row(trainer, pl_module, seconds, cpu_seconds)
-        if pl_module.processes.first:
+        if pl_module.world.is_main:
             self._measure(detector, row)
-        self.rows.append(pl_module.processes.share(row))
-        if pl_module.processes.first:
+        self.rows.append(pl_module.world.broadcast(row))
+        if pl_module.world.is_main:
             self._write(trainer, detector)
         self.save_checkpoint(trainer)
 
@@ -119,7 +120,7 @@ class RunCheckpointer(Callback):
             "updates": trainer.global_step,
             "seconds": seconds,
             "images_per_second": module.meter.images / seconds,
-            "lr": trainer.optimizers[0].param_groups[-1]["lr"],
+            "lr": module.lr,
             **module.meter.means(),
             **dict.fromkeys(MEASURED),
             "val_seconds": None,

@@ -16,69 +16,70 @@ from torch import distributed
 from dabdetr.inference.device import choose_device
 
 T = TypeVar("T")
-PATIENCE = timedelta(hours=12)
-"""How long processes wait while the first one evaluates and writes."""
+TIMEOUT = timedelta(hours=12)
+"""How long the other ranks wait while the main one evaluates and writes."""
 
 
 @dataclass(frozen=True)
-class Processes:
-    """Those that train together, and which this is: ``rank`` of ``count``, ``here`` on its machine.
+class World:
+    """The processes of one training, and this one's place among them: ``rank`` of ``size``.
 
-    device  this one's own. The first process evaluates, writes and speaks.
+    device      this rank's own; rank 0 is the main one, which evaluates, writes and prints
+    local_size  processes on this machine
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     rank: int = 0
-    count: int = 1
-    here: int = 1
+    size: int = 1
+    local_size: int = 1
 
     @property
-    def first(self) -> bool:
-        """Whether this is the one that writes."""
+    def is_main(self) -> bool:
+        """Whether this is the rank that writes."""
         return self.rank == 0
 
-    def share(self, value: T) -> T:
-        """The first process's ``value``, in all of them."""
-        if self.count == 1:
+    def broadcast(self, value: T) -> T:
+        """The main rank's ``value``, in all of them."""
+        if self.size == 1:
             return value
         box = [value]
-        distributed.broadcast_object_list(box, device=_where())
+        distributed.broadcast_object_list(box, device=_device_of_messages())
         return box[0]
 
     def gather(self, value: T) -> list[T]:
-        """The ``value`` of each, in their order, in all of them."""
-        if self.count == 1:
+        """The ``value`` of each rank, in their order, in all of them."""
+        if self.size == 1:
             return [value]
-        box: list[Any] = [None] * self.count
+        box: list[Any] = [None] * self.size
         distributed.all_gather_object(box, value)
         return box
 
     @contextmanager
     def one_folder(self, new: AbstractContextManager[Path]) -> Iterator[Path]:
-        """The folder that the first process makes, on a disk that all of them see."""
-        if not self.first:
-            yield self.share(Path())
+        """The folder that the main rank makes, on a disk that all of them see."""
+        if not self.is_main:
+            yield self.broadcast(Path())
             return
         with new as folder:
-            yield self.share(folder)
+            yield self.broadcast(folder)
 
 
 @contextmanager
-def together(device: str | torch.device) -> Iterator[Processes]:
-    """All that torchrun started, able to speak to one another; else this process alone."""
+def init_distributed(device: str | torch.device) -> Iterator[World]:
+    """All processes that torchrun started, able to exchange messages; else this one alone."""
     place = choose_device(device)
     if not launched():
-        yield Processes(place)
+        yield World(place)
         return
     if place.type == "mps":
         raise ValueError("training in several processes needs CUDA or the CPU; add --device cpu")
     if place.type == "cuda":
         place = choose_device(f"cuda:{os.environ['LOCAL_RANK']}")
         torch.cuda.set_device(place)
-    distributed.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=PATIENCE)
+    distributed.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=TIMEOUT)
     try:
-        rank, count, here = (int(os.environ[n]) for n in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"))
-        yield Processes(place, rank, count, here)
+        rank, size, local = (int(os.environ[n]) for n in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+        yield World(place, rank, size, local)
     finally:
         distributed.destroy_process_group()
 
@@ -89,10 +90,10 @@ def launched() -> bool:
 
 
 def silent() -> bool:
-    """Whether another process speaks for this one."""
+    """Whether another rank prints for this one."""
     return launched() and os.environ["RANK"] != "0"
 
 
-def _where() -> torch.device | None:
+def _device_of_messages() -> torch.device | None:
     nccl = distributed.get_backend() == "nccl"
     return torch.device("cuda", torch.cuda.current_device()) if nccl else None

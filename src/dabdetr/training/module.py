@@ -1,4 +1,4 @@
-"""The training step and what surrounds it: optimiser groups, rates, clipping, accumulation."""
+"""The training step: forward pass, loss, clipping and learning rates, as Lightning calls them."""
 
 from __future__ import annotations
 
@@ -10,42 +10,40 @@ import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor
 
-from dabdetr.config import Config, Loss, Training
+from dabdetr.config import Config
 from dabdetr.inference.device import keep_freed_memory
 from dabdetr.model.detector import Detector
-from dabdetr.structures import Predictions, Targets
-from dabdetr.training.accumulation import Step
-from dabdetr.training.activation_checkpointing import recompute
-from dabdetr.training.distributed import Processes
+from dabdetr.training.accumulation import Batch
+from dabdetr.training.activation_checkpointing import checkpoint_activations
+from dabdetr.training.distributed import World
 from dabdetr.training.losses import Table, count_objects, detection_loss
-
-
-class NonFiniteLoss(ValueError):
-    """A loss or gradient became NaN or infinite; the message names images, layer and term."""
+from dabdetr.training.nonfinite import NonFiniteLoss, diagnose_nonfinite, some_images
+from dabdetr.training.optim import freeze, parameter_groups, rate_factor
 
 
 class TrainingModule(LightningModule):
-    """A detector, its loss and its optimiser, as pytorch-lightning runs them.
+    """A detector, its loss and its optimizer, as pytorch-lightning runs them.
 
-    ``loader(epoch)`` gives an epoch's steps, those of this process. All randomness is a function of
-    the seed, the epoch and the process, so that a resumed run repeats an uninterrupted one.
+    ``loader(epoch)`` gives an epoch's batches, those of this rank. All randomness is a function of
+    the seed, the epoch and the rank, so that a resumed run repeats an uninterrupted one.
     """
 
     def __init__(
         self,
         detector: Detector,
-        loader: Callable[[int], Iterable[Step]],
-        processes: Processes | None = None,
+        loader: Callable[[int], Iterable[Batch]],
+        world: World | None = None,
     ) -> None:
         super().__init__()
-        self.processes = processes or Processes()
+        self.world = world or World()
         self.detector = detector
         self.settings: Config = detector.config
         self.loader = loader
         self.meter = Meter()
+        self.lr = self.settings.training.lr
         self._files: list[str] = []
         freeze(detector, self.settings.training)
-        recompute(detector, self.settings.training.recompute)
+        checkpoint_activations(detector, self.settings.training.recompute)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TrainingModule:
         """The average's copy: weights only, neither data nor trainer."""
@@ -60,17 +58,32 @@ class TrainingModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["names"] = list(self.detector.names)
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
+    def configure_optimizers(self) -> Any:
         training = self.settings.training
         fused = self.device.type in ("cpu", "cuda") and self.trainer.precision != "16-mixed"
         groups = parameter_groups(self.detector, training)
-        return torch.optim.AdamW(
+        optimizer = torch.optim.AdamW(
             groups, lr=training.lr, weight_decay=training.weight_decay, fused=fused
         )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate_factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _rate_factor(self, step: int) -> float:
+        """What the learning rates are multiplied by in optimizer step ``step``, counted from 0."""
+        epoch, progress = 0, 0.0
+        if step:  # before the first one, the number of batches is not known yet
+            gathered, batches = (
+                self.trainer.accumulate_grad_batches,
+                self.trainer.num_training_batches,
+            )
+            steps = math.ceil(batches / gathered)
+            epoch, progress = step // steps, step % steps / steps
+        training = self.settings.training
+        return rate_factor(training, (epoch + progress) / training.epochs, step)
 
     def transfer_batch_to_device(
-        self, batch: Step, device: torch.device, dataloader_idx: int
-    ) -> Step:
+        self, batch: Batch, device: torch.device, dataloader_idx: int
+    ) -> Batch:
         images, targets = batch.images.to(device), batch.targets.to(device)
         return batch._replace(images=images, targets=targets)
 
@@ -79,7 +92,7 @@ class TrainingModule(LightningModule):
             keep_freed_memory()
 
     def on_train_epoch_start(self) -> None:
-        own = 1_000_000_007 * self.processes.rank
+        own = 1_000_000_007 * self.world.rank
         torch.manual_seed(self.settings.training.seed * 100_003 + self.current_epoch + own)
         self.detector.train()
         if not any(p.requires_grad for p in self.detector.backbone.parameters()):
@@ -87,31 +100,29 @@ class TrainingModule(LightningModule):
         self.meter.reset()
         self._files.clear()
 
-    def on_train_batch_start(self, batch: Step, batch_idx: int) -> None:
-        training = self.settings.training
-        factor = rate_factor(training, self._progress(batch_idx), self.global_step)
-        for group in self.optimizers().param_groups:  # pyright: ignore
-            group["lr"] = group["base_lr"] * factor
-
-    def training_step(self, batch: Step, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         targets = batch.targets
         predictions = self.detector(batch.images, targets)
         objects = count_objects(batch.objects, predictions.boxes.device)
         total, table = detection_loss(predictions, targets, self.settings.loss, objects=objects)
         if not torch.isfinite(total):
-            raise NonFiniteLoss(blame(predictions, targets, self.settings.loss, self._place()))
-        if self.processes.count > 1:  # the others wait for every gradient, such as denoising's
+            raise NonFiniteLoss(
+                diagnose_nonfinite(predictions, targets, self.settings.loss, self._place())
+            )
+        if self.world.size > 1:  # the others wait for every gradient, such as denoising's
             learning = [p.sum() for p in self.detector.parameters() if p.requires_grad]
             total = total + 0.0 * torch.stack(learning).sum()
-        if batch.worth:
+        if batch.loss_scale:
             self.meter.add(total.detach(), table, len(targets.counts))
         self._files += targets.names
-        return total * batch.worth
+        return total * batch.loss_scale
 
     def optimizer_step(self, *arguments: Any, **named: Any) -> None:
         """Step, then free the gradients: the next forward pass needs that memory."""
+        optimizer: Any = self.optimizers()
+        self.lr = optimizer.param_groups[-1]["lr"]
         super().optimizer_step(*arguments, **named)
-        self.optimizers().zero_grad()  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
+        optimizer.zero_grad()
 
     def configure_gradient_clipping(
         self,
@@ -127,137 +138,12 @@ class TrainingModule(LightningModule):
         if not skipped_by_scaler and not torch.isfinite(norm):
             raise NonFiniteLoss(
                 f"the gradient's norm is {norm.item()} in {self._place()}, with "
-                f"{_some(self._files)}; lower training.lr or set training.precision=fp32"
+                f"{some_images(self._files)}; lower training.lr or set training.precision=fp32"
             )
         self._files.clear()
 
-    def _progress(self, batch_idx: int) -> float:
-        """Share of the whole training that lies behind the update with batch ``batch_idx``."""
-        gathered, batches = self.trainer.accumulate_grad_batches, self.trainer.num_training_batches
-        of_epoch = (batch_idx // gathered) / math.ceil(batches / gathered)
-        return (self.current_epoch + of_epoch) / self.settings.training.epochs
-
     def _place(self) -> str:
         return f"epoch {self.current_epoch + 1}, update {self.global_step + 1}"
-
-
-def freeze(detector: Detector, training: Training) -> None:
-    """Take the gradient from what is not to be trained."""
-    if not training.backbone_lr:
-        detector.backbone.requires_grad_(False)
-    if not training.train_only:
-        return
-    for name, parameter in detector.named_parameters():
-        if not name.startswith(training.train_only):
-            parameter.requires_grad_(False)
-    if not any(p.requires_grad for p in detector.parameters()):
-        raise ValueError(
-            f"training.train_only {list(training.train_only)} leaves nothing to train; parts are: "
-            f"{', '.join(name for name, _ in detector.named_children())}, and parts of those like "
-            "decoder.heads"
-        )
-
-
-def parameter_groups(detector: Detector, training: Training) -> list[dict[str, Any]]:
-    """The backbone, sampling offsets and learned points, and everything else, each at its rate.
-
-    Frozen parameters are in no group. Weight decay applies to all others, norms and biases
-    included (official recipe).
-    """
-    rates = {
-        "backbone": training.backbone_lr,
-        "offsets": training.lr * training.offsets_factor,
-        "rest": training.lr,
-    }
-    groups: dict[str, list[torch.nn.Parameter]] = {name: [] for name in rates}
-    for name, parameter in detector.named_parameters():
-        if parameter.requires_grad:
-            groups[_group(name)].append(parameter)
-    return [
-        {"name": name, "params": parameters, "lr": rates[name], "base_lr": rates[name]}
-        for name, parameters in groups.items()
-        if parameters
-    ]
-
-
-def _group(name: str) -> str:
-    if name.startswith("backbone."):
-        return "backbone"
-    return "offsets" if ".offsets." in name or name.startswith("queries.to_point.") else "rest"
-
-
-def rate_factor(training: Training, progress: float, update: int) -> float:
-    """What the base rates are multiplied by: warm-up over updates, then the schedule.
-
-    ``progress`` is the share of the training that is done, 0–1; ``update`` counts from 0.
-    """
-    warm = min(1.0, (update + 1) / training.warmup) if training.warmup else 1.0
-    if training.schedule == "step":
-        return warm * (0.1 if progress >= training.drop else 1.0)
-    if training.schedule == "cosine":
-        return warm * 0.5 * (1 + math.cos(math.pi * progress))
-    return warm
-
-
-@torch.no_grad()
-def blame(predictions: Predictions, targets: Targets, loss: Loss, place: str) -> str:
-    """One sentence that says which images, layer and term made the loss not finite.
-
-    Of other terms than the matching queries' (denoising, proposals, heads) it knows no image.
-    """
-    guilty, found, start = [], [], 0
-    for image, count in enumerate(targets.counts):
-        name = targets.names[image] if targets.names else f"number {image} of the batch"
-        table = _of_one(predictions, targets, loss, image, slice(start, start + count))
-        bad = [key for key, value in table.items() if not torch.isfinite(value)]
-        start += count
-        if bad:
-            guilty.append(name)
-            found += [(layer, term, float(table[term, layer])) for term, layer in bad]
-    if not found:
-        guilty = list(targets.names)
-        _, table = detection_loss(predictions, targets, loss, objects=_at_least_one(targets.counts))
-        found = [(layer, term, float(v)) for (term, layer), v in table.items() if not v.isfinite()]
-    if not found:  # only the sum over the batch overflows
-        return f"the loss is not finite in {place}, with {_some(targets.names)}; lower training.lr"
-    layer, term, value = min(found, key=lambda f: f[0])
-    where = f"of decoder layer {layer}" if layer >= 0 else "of the encoder"
-    return (
-        f"the loss is not finite in {place}: {term} {where} is {value} for "
-        f"{_some(guilty)}; look at those images and boxes, lower training.lr or set "
-        "training.precision=fp32"
-    )
-
-
-def _of_one(
-    predictions: Predictions, targets: Targets, loss: Loss, image: int, rows: slice
-) -> Table:
-    alone = Predictions(
-        predictions.logits[:, image, None],
-        predictions.boxes[:, image, None],
-        predictions.anchors,
-    )
-    own = Targets(
-        targets.labels[rows],
-        targets.boxes[rows],
-        (targets.counts[image],),
-        known=None if targets.known is None else targets.known[image, None],
-    )
-    return detection_loss(alone, own, loss, objects=_at_least_one(own.counts))[1]
-
-
-def _at_least_one(counts: Iterable[int]) -> Tensor:
-    """Objects without asking other processes, which may not be here."""
-    return torch.tensor(float(max(1, sum(counts))))
-
-
-def _some(names: Iterable[str], most: int = 3) -> str:
-    """The first few names, and how many more."""
-    names = list(names)
-    if not names:
-        return "unnamed images"
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ("image " if len(names) == 1 else "images ") + ", ".join(names[:most]) + rest
 
 
 class Meter:
@@ -281,11 +167,11 @@ class Meter:
             self._sums[name] = self._sums[name] + value if name in self._sums else value
         self.images += images
 
-    def gather(self, processes: Processes) -> None:
-        """Take in what the others of ``processes`` have seen."""
+    def gather(self, world: World) -> None:
+        """Take in what the other ranks have seen."""
         own = (self.images, {name: float(value) for name, value in self._sums.items()})
         self.reset()
-        for images, sums in processes.gather(own):
+        for images, sums in world.gather(own):
             self.images += images
             for name, value in sums.items():
                 self._sums[name] = (

@@ -1,40 +1,14 @@
-"""What surrounds a run in this process: the engine's chatter, and signals that stop it."""
+"""Signals that stop a training so that it can be resumed."""
 
 from __future__ import annotations
 
-import logging
 import signal
 import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from pytorch_lightning import Callback
-
-NOISE = (
-    ".*treespec, LeafSpec.*",
-    ".*GPU available but not used.*",
-    "Grad strides do not match bucket view strides",  # of 1×1 convolutions in channels_last
-)
-"""Remarks of the engine, or about it, that mean nothing here."""
-
-
-@contextmanager
-def quiet_engine() -> Iterator[None]:
-    """Without banners of pytorch-lightning, and without warnings that mean nothing here."""
-    loggers = [logging.getLogger(n) for n in ("pytorch_lightning", "lightning_fabric")]
-    before = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        for message in NOISE:
-            warnings.filterwarnings("ignore", message)
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, before, strict=True):
-                logger.setLevel(level)
 
 
 class Stop(Callback):

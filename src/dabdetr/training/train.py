@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,12 +25,13 @@ from dabdetr.evaluation.evaluate import evaluate
 from dabdetr.evaluation.result import Evaluation
 from dabdetr.model.detector import Detector, build
 from dabdetr.model.resize import with_queries
-from dabdetr.training.accumulation import Updates
+from dabdetr.training.accumulation import AccumulatedBatches
 from dabdetr.training.checkpointing import RunCheckpointer, check_checkpoint, new_folder
-from dabdetr.training.distributed import Processes, together
-from dabdetr.training.ema import Averaging
+from dabdetr.training.distributed import World, init_distributed
+from dabdetr.training.ema import MovingAverage
 from dabdetr.training.history import Row, best_row, final_table
-from dabdetr.training.module import NonFiniteLoss, TrainingModule
+from dabdetr.training.module import TrainingModule
+from dabdetr.training.nonfinite import NonFiniteLoss
 from dabdetr.training.options import (
     Sources,
     choose_config,
@@ -36,11 +40,36 @@ from dabdetr.training.options import (
 )
 from dabdetr.training.precision import choose_precision
 from dabdetr.training.progress import ProgressBar
-from dabdetr.training.signals import Stop, quiet_engine, stop_signals
+from dabdetr.training.signals import Stop, stop_signals
 
 SETTINGS = "config.yaml"
 SOURCES = "run.yaml"
 ENGINE_PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+
+
+NOISE = (
+    ".*treespec, LeafSpec.*",
+    ".*GPU available but not used.*",
+    "Grad strides do not match bucket view strides",  # of 1×1 convolutions in channels_last
+)
+"""Warnings of Lightning, or about it, that mean nothing here."""
+
+
+@contextmanager
+def quiet_engine() -> Iterator[None]:
+    """Without pytorch-lightning's banners and the warnings in ``NOISE``."""
+    loggers = [logging.getLogger(n) for n in ("pytorch_lightning", "lightning_fabric")]
+    before = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        for message in NOISE:
+            warnings.filterwarnings("ignore", message)
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, before, strict=True):
+                logger.setLevel(level)
 
 
 @dataclass(frozen=True)
@@ -128,14 +157,14 @@ def train(
     raises NonFiniteLoss, a ValueError. Processes that torchrun started train together: each calls
     this, and gets the same run.
     """
-    with stop_signals() as stop, together(device) as processes:
-        console = Console(stderr=True, quiet=quiet or not processes.first, highlight=False)
+    with stop_signals() as stop, init_distributed(device) as world:
+        console = Console(stderr=True, quiet=quiet or not world.is_main, highlight=False)
         if resume is not None:
-            return _resume(Path(resume), processes, workers, console, stop)
+            return _resume(Path(resume), world, workers, console, stop)
         config = choose_config(model, epochs, batch, imgsz, lr, start, seed, workers, overrides)
-        place = processes.device
+        place = world.device
         chosen = choose_precision(config.training.precision, place)
-        precision, reason = processes.share(chosen)  # measured, it may differ
+        precision, reason = world.broadcast(chosen)  # measured, it may differ
         config = config.override([f"training.precision={precision}"])
         if queries is not None and config.training.start in ("none", "imagenet"):
             config = config.override([f"model.queries.count={queries}"])
@@ -147,21 +176,19 @@ def train(
         if val_every is None:
             every = epochs_between_validations(config.training.epochs)
             sources = replace(sources, val_every=every)
-        with processes.one_folder(new_folder(project, name, config.name)) as folder:
+        with world.one_folder(new_folder(project, name, config.name)) as folder:
             say(console, f"{place.type} in {precision} ({reason}); run folder {folder}")
             torch.manual_seed(config.training.seed)
             detector = build(config, splits_open[0].names)
             say(console, str(initialise(detector, config.training.start)))
             detector = with_queries(detector, queries, anchors(queries_init))
-            if processes.first:
+            if world.is_main:
                 detector.config.save(folder / SETTINGS)
                 sources.save(folder / SOURCES)
-            return _fit(detector, splits_open, folder, processes, sources.val_every, console, stop)
+            return _fit(detector, splits_open, folder, world, sources.val_every, console, stop)
 
 
-def _resume(
-    resume: Path, processes: Processes, workers: int | None, console: Console, stop: Stop
-) -> Run:
+def _resume(resume: Path, world: World, workers: int | None, console: Console, stop: Stop) -> Run:
     checkpoint = check_checkpoint(resume)
     folder = checkpoint.path.parent
     for needed in (SETTINGS, SOURCES):
@@ -170,7 +197,7 @@ def _resume(
     config = load(folder / SETTINGS)
     if workers is not None:
         config = config.override([f"training.workers={workers}"])
-    place = processes.device
+    place = world.device
     choose_precision(config.training.precision, place)  # raises where this device cannot
     sources = Sources.load(folder / SOURCES)
     splits_open = sources.open()
@@ -184,14 +211,14 @@ def _resume(
     detector = build(config, splits_open[0].names)
     say(console, f"resuming {folder} on {place.type} in {config.training.precision}")
     every = sources.val_every
-    return _fit(detector, splits_open, folder, processes, every, console, stop, checkpoint.path)
+    return _fit(detector, splits_open, folder, world, every, console, stop, checkpoint.path)
 
 
 def _fit(
     detector: Detector,
     data: tuple[DetectionDataset, DetectionDataset | None],
     folder: Path,
-    processes: Processes,
+    world: World,
     val_every: int,
     console: Console,
     stop: Stop,
@@ -200,32 +227,34 @@ def _fit(
     """Run the engine until the last epoch, an interrupt or a loss that is not finite."""
     config, (train_data, val_data) = detector.config, data
     training, rows = config.training, []
-    gather = max(1, round(training.effective_batch / (training.batch * processes.count)))
-    turn, steps = (processes.rank, processes.count), math.ceil(len(train_data) / training.batch)
+    accumulate = max(1, round(training.effective_batch / (training.batch * world.size)))
+    rank, total = (world.rank, world.size), math.ceil(len(train_data) / training.batch)
 
     def measure(model: Detector) -> Evaluation:
         assert val_data is not None
-        return evaluate(model, val_data, device=processes.device, batch=training.batch)
+        return evaluate(model, val_data, device=world.device, batch=training.batch)
 
-    def loader(epoch: int) -> Updates:
-        batches = training_loader(train_data, config, training.seed, epoch, *turn)
-        return Updates(batches, gather, *turn, steps)
+    def loader(epoch: int) -> AccumulatedBatches:
+        batches = training_loader(train_data, config, training.seed, epoch, *rank)
+        return AccumulatedBatches(batches, accumulate, *rank, total)
 
-    module = TrainingModule(detector, loader, processes)
-    _announce(console, detector, train_data, val_data, gather * processes.count)
-    averaging = None if training.ema is None else Averaging(training.ema)
-    keeper = RunCheckpointer(folder, rows, measure if val_data else None, averaging, val_every)
-    callbacks = [c for c in (stop, averaging, keeper, ProgressBar(console, rows)) if c]
+    module = TrainingModule(detector, loader, world)
+    _announce(console, detector, train_data, val_data, accumulate * world.size)
+    ema = None if training.ema is None else MovingAverage(training.ema)
+    checkpointer = RunCheckpointer(folder, rows, measure if val_data else None, ema, val_every)
+    callbacks = [c for c in (stop, ema, checkpointer, ProgressBar(console, rows)) if c]
     with quiet_engine():
-        engine = _engine(training, gather, processes, callbacks, folder)
+        engine = _engine(training, accumulate, world, callbacks, folder)
         try:
             engine.fit(module, ckpt_path=checkpoint, weights_only=True)
         except NonFiniteLoss as error:
-            raise NonFiniteLoss(f"{error} ({keeper.path} holds the last good epoch)") from None
+            raise NonFiniteLoss(
+                f"{error} ({checkpointer.path} holds the last good epoch)"
+            ) from None
         except BaseException as error:  # interrupted, the engine exits with SystemExit
             if not (stop.requested or isinstance(error, KeyboardInterrupt | SystemExit)):
                 raise
-            if keeper.path.exists():
+            if checkpointer.path.exists():
                 say(console, f"go on with: dabdetr train --resume {folder}")
             raise KeyboardInterrupt from None
     if val_data is None:
@@ -236,22 +265,22 @@ def _fit(
 
 def _engine(
     training: Training,
-    gather: int,
-    processes: Processes,
+    accumulate: int,
+    world: World,
     callbacks: Sequence[Callback],
     folder: Path,
 ) -> Trainer:
     """pytorch-lightning's Trainer; what it would write or print is done here."""
-    place, many = processes.device, processes.count > 1
+    place, many = world.device, world.size > 1
     gpu = place.type == "cuda"
     return Trainer(
         accelerator="gpu" if gpu else place.type,
-        devices=[place.index or 0] if gpu and not many else processes.here,
-        num_nodes=processes.count // processes.here,
+        devices=[place.index or 0] if gpu and not many else world.local_size,
+        num_nodes=world.size // world.local_size,
         strategy="ddp" if many else "auto",
         precision=ENGINE_PRECISION[training.precision],
         max_epochs=training.epochs,
-        accumulate_grad_batches=gather,
+        accumulate_grad_batches=accumulate,
         callbacks=list(callbacks),
         reload_dataloaders_every_n_epochs=1,
         limit_val_batches=0,
@@ -275,7 +304,7 @@ def _announce(
     detector: Detector,
     train: DetectionDataset,
     val: DetectionDataset | None,
-    gather: int,
+    accumulate: int,
 ) -> None:
     training = detector.config.training
     learning = sum(p.numel() for p in detector.parameters() if p.requires_grad) / 1e6
@@ -284,13 +313,13 @@ def _announce(
         f"{train.name}: {len(train)} images to train on, {len(val) if val else 0} to validate, "
         f"{len(train.names)} classes; {detector.config.name}, {learning:.2f} M trained parameters",
     )
-    update = training.batch * gather
+    update = training.batch * accumulate
     if update >= len(train):
         say(console, f"{len(train)} images an update: all there are")
     else:
         wanted = "" if update == training.effective_batch else f" ({training.effective_batch} set)"
         say(console, f"an update after {update} images, in steps of {training.batch}{wanted}")
-    updates = training.epochs * math.ceil(math.ceil(len(train) / training.batch) / gather)
+    updates = training.epochs * math.ceil(math.ceil(len(train) / training.batch) / accumulate)
     if training.warmup > updates:
         say(
             console,

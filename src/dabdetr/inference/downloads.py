@@ -1,0 +1,287 @@
+"""Files fetched over http and https, within limits on bytes, time, redirects and addresses.
+
+Whoever gives an address, or answers at it, may mean harm: an endless body, a byte a second, a way
+to the inside of a private network. A password in an address goes to its host and nowhere else.
+"""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+import socket
+import threading
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
+
+from dabdetr.text import printable, reason, shortened
+
+SCHEMES = ("http://", "https://")
+"""How addresses that are fetched start."""
+CHUNK = 1 << 16
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one file may cost. ``private`` addresses are this machine's and those of local nets."""
+
+    mib: float = 64
+    seconds: float = 60
+    silence: float = 20
+    redirects: int = 5
+    private: bool = False
+
+
+PUBLIC = Limits()
+
+
+def fetch(address: str, limits: Limits = PUBLIC) -> bytes:
+    """The body at an http(s) address; a ValueError of one sentence where there is none.
+
+    Proxies are those of the environment, as urllib takes them.
+    """
+    with _answer(address, limits) as answer:
+        return _body(answer, limits)
+
+
+def locate(address: str, limits: Limits = PUBLIC) -> str:
+    """Where an http(s) address leads in the end, for programs that fetch by themselves."""
+    with _answer(address, limits) as answer:
+        parts = urlsplit(address)
+        user = parts.netloc.rpartition("@")
+        same = urlsplit(answer.url).netloc == user[2]
+        return address if same and user[1] else answer.url
+
+
+@contextmanager
+def _answer(address: str, limits: Limits) -> Iterator[HTTPResponse]:
+    """The answer at an address; what goes wrong until its end is one sentence."""
+    name = without_password(address)
+    try:
+        parts = _checked(address, limits)
+        request = urllib.request.Request(_plain(parts), headers={"User-Agent": "dabdetr"})
+        if parts.username is not None:
+            secret = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
+            # not sent on to where a redirect leads
+            request.add_unredirected_header(
+                "Authorization", f"Basic {base64.b64encode(secret).decode()}"
+            )
+        network = _Network(limits)
+        with network.deadline(), network.opener().open(request, timeout=limits.silence) as answer:
+            yield answer
+    except Exception as error:  # urllib, http.client and ssl raise many kinds
+        raise ValueError(f"{name} {_told(error, limits)}") from None
+
+
+def without_password(address: str) -> str:
+    """The address as it may be shown: without user and password, control characters escaped."""
+    with suppress(ValueError):
+        parts = urlsplit(address)
+        if "@" in parts.netloc:
+            parts = parts._replace(netloc=parts.netloc.rpartition("@")[2])
+            address = urlunsplit(parts)
+    return printable(address)
+
+
+class Private(OSError):
+    """A connection that would leave the public network."""
+
+
+class _Refused(OSError):
+    """What is not fetched, in words for the one who asked."""
+
+
+def _checked(address: str, limits: Limits) -> SplitResult:
+    """The parts of an address that may be fetched."""
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise _Refused("only http and https addresses are fetched")
+    _ = parts.port  # ValueError where it is no number
+    if not limits.private:  # else a proxy would be asked for what is private to it
+        with suppress(ValueError):
+            if not is_public(parts.hostname):
+                raise Private
+        if parts.hostname.rpartition(".")[2] == "localhost":
+            raise Private
+    return parts
+
+
+def _plain(parts: SplitResult) -> str:
+    """The address without user and password."""
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def _body(answer: HTTPResponse, limits: Limits) -> bytes:
+    most = int(limits.mib * 2**20)
+    if (answer.length or 0) > most:
+        raise _Refused(f"it has {answer.length:,} bytes, more than {limits.mib:g} MiB")
+    chunks: list[bytes] = []
+    count = 0
+    while chunk := answer.read(CHUNK):
+        chunks.append(chunk)
+        count += len(chunk)
+        if count > most:
+            raise _Refused(f"it has more than {limits.mib:g} MiB")
+    if answer.length:
+        raise _Refused(f"it ended after {count:,} bytes, {answer.length:,} too early")
+    return b"".join(chunks)
+
+
+def _told(error: Exception, limits: Limits) -> str:
+    """What is wrong with an address, and what to do."""
+    cause = error.reason if isinstance(error, URLError) else error
+    if isinstance(cause, Private):
+        return (
+            "leads to this machine or a private network, which is not asked; if you trust the "
+            "address, add --allow-private (allow_private=True)"
+        )
+    if isinstance(error, HTTPError):
+        error.close()
+        why = f"the answer is {error.code} {shortened(printable(str(error.reason)), 60)}"
+    elif isinstance(cause, TimeoutError):
+        why = f"no answer within {limits.seconds:g} seconds"
+    elif isinstance(cause, HTTPException):
+        why = f"the answer is no HTTP that can be read: {type(cause).__name__}"
+    else:
+        why = reason(cause) if isinstance(cause, Exception) else printable(str(cause))
+    return (
+        f"could not be fetched ({why}); check the address and the network, or download the image "
+        "and give its path"
+    )
+
+
+class _Network:
+    """Connections of one fetch: to allowed addresses only, and closed when the time is over."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self._over = False
+        self._sockets: list[socket.socket] = []  # copies: urllib lets go of its own
+        self._proxies = {
+            urlsplit(address if "//" in address else f"//{address}").hostname
+            for address in urllib.request.getproxies().values()
+        }
+
+    def opener(self) -> urllib.request.OpenerDirector:
+        """What opens http and https addresses, and nothing else (urllib's own knows file:)."""
+        opener = urllib.request.OpenerDirector()
+        for handler in (
+            urllib.request.ProxyHandler(),
+            _Redirects(self.limits),
+            _Http(self),
+            _Https(self),
+            urllib.request.HTTPErrorProcessor(),
+            urllib.request.HTTPDefaultErrorHandler(),
+        ):
+            opener.add_handler(handler)
+        return opener
+
+    @contextmanager
+    def deadline(self) -> Iterator[None]:
+        """Inside, ``limits.seconds`` at most: connections are then shut, whatever they wait for."""
+        timer = threading.Timer(self.limits.seconds, self._end)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            for each in self._sockets:
+                each.close()
+            if self._over:  # a connection that was shut looks like the end of the body
+                raise TimeoutError
+
+    def _end(self) -> None:
+        self._over = True
+        for each in self._sockets:
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+    def connection(self, kind: type[HTTPConnection], host: str, **options: Any) -> HTTPConnection:
+        """A connection whose address is looked at when the host's name is known."""
+        made: Any = kind(host, **options)
+        made._create_connection = self._connect
+        return made
+
+    def _connect(
+        self, place: tuple[str, int], timeout: float | None = None, source: Any = None
+    ) -> socket.socket:
+        opened = self._open(*place, timeout, source)
+        self._sockets.append(opened.dup())
+        return opened
+
+    def _open(self, host: str, port: int, timeout: float | None, source: Any) -> socket.socket:
+        if self.limits.private or host in self._proxies:
+            return socket.create_connection((host, port), timeout, source)
+        found = {entry[4][0] for entry in socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)}
+        error: OSError = Private()
+        for address in sorted(map(str, found)):
+            if is_public(address):
+                try:
+                    return socket.create_connection((address, port), timeout, source)
+                except OSError as failure:
+                    error = failure
+        raise error
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address belongs to the public network; one inside an IPv6 one counts."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo or (None, None))[1]
+        if inner is None and ip in _NAT64:
+            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        if inner is not None:
+            return is_public(str(inner))
+    return ip.is_global and not ip.is_multicast
+
+
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+
+class _Http(urllib.request.HTTPHandler):
+    def __init__(self, network: _Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def http_open(self, req: urllib.request.Request) -> HTTPResponse:
+        def connection(host: str, **options: Any) -> HTTPConnection:
+            return self.network.connection(HTTPConnection, host, **options)
+
+        return self.do_open(connection, req)  # pyright: ignore[reportArgumentType]
+
+
+class _Https(urllib.request.HTTPSHandler):
+    def __init__(self, network: _Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def https_open(self, req: urllib.request.Request) -> HTTPResponse:
+        def connection(host: str, **options: Any) -> HTTPConnection:
+            return self.network.connection(HTTPSConnection, host, **options)
+
+        return self.do_open(connection, req)  # pyright: ignore[reportArgumentType]
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows a few, to http and https only."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self._count = 0
+
+    def redirect_request(
+        self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        fp.close()  # else urllib reads a body that may have no end
+        self._count += 1
+        if self._count > self.limits.redirects:
+            raise _Refused(f"it leads on more than {self.limits.redirects} times")
+        return super().redirect_request(
+            req, fp, code, msg, headers, _plain(_checked(newurl, self.limits))
+        )

@@ -1,0 +1,78 @@
+"""What to say where a loss, a gradient or a weight is no longer finite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from dabdetr.config import Loss
+from dabdetr.structures import Predictions, Targets
+from dabdetr.training.losses import Table, detection_loss
+
+
+class NonFiniteLoss(ValueError):
+    """A loss or gradient became NaN or infinite; the message names images, layer and term."""
+
+
+@torch.no_grad()
+def diagnose_nonfinite(predictions: Predictions, targets: Targets, loss: Loss, place: str) -> str:
+    """One sentence that says which images, layer and term made the loss not finite.
+
+    Of other terms than the matching queries' (denoising, proposals, heads) it knows no image.
+    """
+    guilty, found, start = [], [], 0
+    for image, count in enumerate(targets.counts):
+        name = targets.names[image] if targets.names else f"number {image} of the batch"
+        table = _of_one(predictions, targets, loss, image, slice(start, start + count))
+        bad = [key for key, value in table.items() if not torch.isfinite(value)]
+        start += count
+        if bad:
+            guilty.append(name)
+            found += [(layer, term, float(table[term, layer])) for term, layer in bad]
+    if not found:
+        guilty = list(targets.names)
+        _, table = detection_loss(predictions, targets, loss, objects=_at_least_one(targets.counts))
+        found = [(layer, term, float(v)) for (term, layer), v in table.items() if not v.isfinite()]
+    if not found:  # only the sum over the batch overflows
+        images = some_images(targets.names)
+        return f"the loss is not finite in {place}, with {images}; lower training.lr"
+    layer, term, value = min(found, key=lambda f: f[0])
+    where = f"of decoder layer {layer}" if layer >= 0 else "of the encoder"
+    return (
+        f"the loss is not finite in {place}: {term} {where} is {value} for "
+        f"{some_images(guilty)}; look at those images and boxes, lower training.lr or set "
+        "training.precision=fp32"
+    )
+
+
+def _of_one(
+    predictions: Predictions, targets: Targets, loss: Loss, image: int, rows: slice
+) -> Table:
+    alone = Predictions(
+        predictions.logits[:, image, None],
+        predictions.boxes[:, image, None],
+        predictions.anchors,
+    )
+    own = Targets(
+        targets.labels[rows],
+        targets.boxes[rows],
+        (targets.counts[image],),
+        known=None if targets.known is None else targets.known[image, None],
+    )
+    return detection_loss(alone, own, loss, objects=_at_least_one(own.counts))[1]
+
+
+def _at_least_one(counts: Iterable[int]) -> Tensor:
+    """Objects without asking other processes, which may not be here."""
+    return torch.tensor(float(max(1, sum(counts))))
+
+
+def some_images(names: Iterable[str], most: int = 3) -> str:
+    """The first few names, and how many more."""
+    names = list(names)
+    if not names:
+        return "unnamed images"
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ("image " if len(names) == 1 else "images ") + ", ".join(names[:most]) + rest
