@@ -6,13 +6,18 @@ import numpy as np
 import pytest
 from sklearn.metrics import precision_recall_curve
 
+from dabdetr.config import Config
+from dabdetr.data.scenes import Scenes
 from dabdetr.evaluation.coco_ap import Boxes, right_at
+from dabdetr.evaluation.evaluate import score as score_of
 from dabdetr.evaluation.operating_point import (
     ENOUGH,
     calibrate,
     calibration_error,
     operating_points,
+    with_operating_point,
 )
+from dabdetr.structures import Detections
 
 
 def boxes(rows: list[tuple[int, int, float]], score: list[float] | None = None) -> Boxes:
@@ -107,3 +112,25 @@ def test_calibration_error_by_hand() -> None:
     # sorting is stable, so bins of two hold rows of one kind each
     gaps = [0.8, 0.8, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2, 0.8]
     assert calibration_error(score, right) == pytest.approx(np.mean(gaps))
+
+
+def test_a_config_gets_what_its_model_does_on_the_split() -> None:
+    data = Scenes("val", count=40, seed=3)
+    rng = np.random.default_rng(0)
+    found = []
+    for index in range(len(data)):
+        record = data.record(index)
+        score = np.sort(rng.uniform(0.1, 0.9, len(record.labels)).astype(np.float32))[::-1]
+        beside = rng.random(len(score)) > score  # the lower the score, the more often wrong
+        boxes = record.boxes + 500 * beside[:, None].astype(np.float32)
+        queries = np.arange(len(score))
+        size = (record.height, record.width)
+        found.append(Detections(boxes, score, record.labels, queries, data.names, size))
+    config = with_operating_point(Config(), data, score_of(data, found))
+    inference = config.inference
+    assert inference.calibration is not None
+    assert 0 < inference.conf < 1
+    assert inference.class_conf.keys() <= set(data.names)
+    assert Config.model_validate(config.model_dump()) == config
+    few = Scenes("val", count=2, seed=3)
+    assert with_operating_point(Config(), few, score_of(few, found[:2])) == Config()

@@ -182,12 +182,15 @@ def _in_classes(found: Detections, labels: np.ndarray, names: Sequence[str]) -> 
     return mapped[mapped.labels >= 0]
 
 
-def _measured(
+def columns(
     data: DetectionDataset, detections: Sequence[Detections]
-) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """The twelve numbers, and those of each class; labels of ``detections`` count as the data's."""
+) -> tuple[Boxes, Boxes, np.ndarray]:
+    """Objects of ``data`` and ``detections`` of all its images, and how their labels count.
+
+    The last is [classes]: what each of the data's labels is in the first two, which count classes
+    and images in the order of the data set's own ids, as COCO's tools do.
+    """
     records = [data.record(index) for index in range(len(data))]
-    # Equal scores and means are taken in the order of the data set's own ids, as COCO's tools do.
     places = np.argsort([record.image_id for record in records]).argsort()
     labels = np.argsort(data.category_ids).argsort()
     truth = Boxes(
@@ -206,6 +209,14 @@ def _measured(
         area=sides.prod(1),
         score=_joined([each.scores for each in detections]),
     )
+    return truth, found, labels
+
+
+def _measured(
+    data: DetectionDataset, detections: Sequence[Detections]
+) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """The twelve numbers, and those of each class; labels of ``detections`` count as the data's."""
+    truth, found, labels = columns(data, detections)
     precision, recall = precision_and_recall(truth, found, len(labels))
     objects = np.bincount(truth.label[~truth.crowd], minlength=len(labels))
     per_class = {

@@ -7,11 +7,15 @@ often a detection is right. Neither changes the order of detections, and so neit
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from dabdetr.config import Config
+from dabdetr.data.dataset import DetectionDataset
 from dabdetr.evaluation.coco_ap import Boxes, right_at
+from dabdetr.evaluation.evaluate import columns
+from dabdetr.evaluation.result import Evaluation
 
 ENOUGH = 30
 """Objects from which on a class has its own threshold."""
@@ -47,6 +51,36 @@ class Calibration:
     shift: float
     error: float
     before: float
+
+    def of(self, score: np.ndarray) -> np.ndarray:
+        """What scores become."""
+        return 1 / (1 + np.exp(-(self.scale * _logit(score) + self.shift)))
+
+
+def with_operating_point(config: Config, data: DetectionDataset, found: Evaluation) -> Config:
+    """``config`` with thresholds and calibration chosen on the detections of a validation split.
+
+    ``found`` holds scores as the model gives them. Where the split has fewer than ``ENOUGH``
+    objects, or nothing is right at any score, the config stays as it is.
+    """
+    truth, boxes, labels = columns(data, found.detections)
+    whole, own = operating_points(truth, boxes, len(labels))
+    if whole is None or (~truth.crowd).sum() < ENOUGH:
+        return config
+    curve = calibrate(truth, boxes, len(labels))
+
+    def shown(score: float) -> float:
+        return round(score if curve is None else float(curve.of(np.array([score]))[0]), 4)
+
+    names = {int(place): name for place, name in zip(labels, data.names, strict=True)}
+    inference = config.inference.model_copy(
+        update={
+            "conf": shown(whole.conf),
+            "class_conf": {names[label]: shown(point.conf) for label, point in own.items()},
+            "calibration": None if curve is None else (curve.scale, curve.shift),
+        }
+    )
+    return config.model_copy(update={"inference": inference})
 
 
 def operating_points(
@@ -97,8 +131,8 @@ def calibrate(truth: Boxes, found: Boxes, classes: int) -> Calibration | None:
     scale, shift = float(curve.coef_[0, 0]), float(curve.intercept_[0])
     if scale <= 0:  # scores that say nothing: a falling curve would turn their order round
         return None
-    after = calibration_error(1 / (1 + np.exp(-(scale * logit[:, 0] + shift))), right)
-    return Calibration(scale, shift, after, calibration_error(score, right))
+    curve = Calibration(scale, shift, 0.0, calibration_error(score, right))
+    return replace(curve, error=calibration_error(curve.of(score), right))
 
 
 def calibration_error(score: np.ndarray, right: np.ndarray) -> float:
