@@ -50,6 +50,7 @@ def initialise(detector: Detector, start: str | Path) -> LoadReport:
     state = dict(checkpoint.state)
     if config is not None:
         _transfer_objectness(detector, state, ranks_by_objectness(config))
+        _leave_other_heads(detector, state, config)
     notes = _transfer_classes(detector, state, known)
     return fill(detector, state, str(start), checkpoint.format, notes, partial=True)
 
@@ -74,9 +75,20 @@ def _transfer_classes(
                 state[key] = torch.stack(wanted)
     if not known or not new:
         return ()
-    if alike:
+    if alike and any(key.startswith("decoder.heads.classes.") for key in state):
         return (f"class head of {listing(new)} starts as that of {known[0]!r}",)
     return (f"class head re-initialised for {listing(new)}: the weights know other classes",)
+
+
+def _leave_other_heads(detector: Detector, state: State, theirs: Config) -> None:
+    """Drop heads that served one layer where ours serve all, and the other way round.
+
+    The first layer's head moves far-off anchors: in every layer it would start worse than anew.
+    """
+    for part, field in (("boxes", "box_head_per_layer"), ("classes", "class_head_per_layer")):
+        if getattr(theirs.model, field) != getattr(detector.config.model, field):
+            for key in [key for key in state if key.startswith(f"decoder.heads.{part}.")]:
+                del state[key]
 
 
 def _transfer_objectness(detector: Detector, state: State, theirs: bool) -> None:
