@@ -6,8 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dabdetr.model import attention
-from dabdetr.model.attention import ConcatCrossAttention, attend, hide_padding, split_heads
+from dabdetr.model import kernels
+from dabdetr.model.attention import ConcatCrossAttention, padding_mask, split_heads
+from dabdetr.model.kernels import attend
 from dabdetr.model.positions import QueryPositions
 from dabdetr.structures import Memory
 
@@ -22,10 +23,10 @@ def test_products_and_fused_kernel_agree(masked: bool, monkeypatch: pytest.Monke
     q, k, v = torch.randn(2, 3, 5, 8), torch.randn(2, 3, 7, 8), torch.randn(2, 3, 7, 8)
     padding = torch.zeros(2, 7, dtype=torch.bool)
     padding[1, 4:] = True
-    hidden = hide_padding(padding) if masked else None
-    monkeypatch.setattr(attention, "_products_win", lambda *_: True)
+    hidden = padding_mask(padding) if masked else None
+    monkeypatch.setattr(kernels, "_products_win", lambda *_: True)
     products = attend(q, k, v, hidden)
-    monkeypatch.setattr(attention, "_products_win", lambda *_: False)
+    monkeypatch.setattr(kernels, "_products_win", lambda *_: False)
     assert torch.allclose(products, attend(q, k, v, hidden), atol=1e-6)
 
 

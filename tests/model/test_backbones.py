@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision.models.swin_transformer import ShiftedWindowAttention
 
+from dabdetr.checkpoints.transfer import timm_state
 from dabdetr.config import Backbone
 from dabdetr.model.backbones import TimmBackbone
 from dabdetr.model.detector import build
@@ -348,7 +349,7 @@ def test_timms_own_file_fills_a_cut_network(name: str, tmp_path: Path) -> None:
     _randomise_norms(published)
     save_file(published.state_dict(), tmp_path / "model.safetensors")
     body = TimmBackbone(Backbone(name=name, strides=(16,), options=options))
-    state = body.pretrained(tmp_path / "model.safetensors")
+    state = timm_state(body.part, tmp_path / "model.safetensors")
     own = body.body.state_dict()
     assert set(own) <= set(state)
     given = {key.replace(".", "_"): value for key, value in published.state_dict().items()}

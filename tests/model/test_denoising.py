@@ -169,7 +169,11 @@ def test_recorded_content_of_matching_queries() -> None:
     """The dense DN model starts them all as "unknown"."""
     case = Recorded("dn_dab_detr_small")
     content = case.batch_first("input_query_label")[:, case.size :]
-    assert torch.equal(case.module.unknown().expand_as(content), content)
+    part, classes, width = case.module.part, case.module.classes, case.module.width
+    module = Denoising(part, classes, width, unknown=True)
+    module.load_state_dict(case.module.state_dict())
+    queries = module.beside_copies(Queries(torch.zeros_like(content), None))
+    assert torch.equal(queries.content, content)
 
 
 # Rules by hand
@@ -251,7 +255,7 @@ def test_slots_by_hand() -> None:
     assert (group.anchors[~filled] == 0.5).all()
     assert (group.content[filled][:, -1] == 1).all()
     own = torch.tensor([[0, 0, 1, 1], [0, 0, 1, 1], [1, 1, 0, 0], [1, 1, 0, 0]], dtype=torch.bool)
-    assert torch.equal(group.hidden, own)
+    assert torch.equal(group.attention_mask, own)
 
 
 # What is drawn

@@ -317,7 +317,8 @@ def test_content_of_tokens_is_what_the_encoder_says_and_passes_no_gradient() -> 
 def test_content_of_tokens_is_no_copy_of_denoising() -> None:
     detector = made(TWO_STAGE.override(["model.denoising={kind: dn, groups: 2}"]))
     memory = detector.encoder(detector.projection(detector.backbone(IMAGES)))
-    content = detector.queries(memory).content
+    assert detector.denoising is not None
+    content = detector.denoising.beside_copies(detector.queries(memory)).content
     assert content.shape[-1] == 32
     assert not content[..., -1].any()
     assert content[..., -2].all()

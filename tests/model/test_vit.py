@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dabdetr.checkpoints.native import load_model, save_model
-from dabdetr.checkpoints.transfer import initialise
+from dabdetr.checkpoints.transfer import initialise, timm_state
 from dabdetr.config import Config, Vit
 from dabdetr.model.detector import Detector, build
 from dabdetr.model.vit import VitBackbone, _attend, stretch
@@ -288,7 +288,7 @@ def test_timms_own_file_fills_the_transformer(detector: Detector, tmp_path: Path
     published = timm.create_model("vit_tiny_patch16_224", **{**SMALL, "img_size": 64})
     _randomise(published, 3)
     save_file(published.state_dict(), tmp_path / "model.safetensors")
-    state = detector.backbone.pretrained(tmp_path / "model.safetensors")
+    state = timm_state(detector.backbone.part, tmp_path / "model.safetensors")
     assert set(state) == set(detector.backbone.body.state_dict())
     assert all(value.equal(published.state_dict()[key]) for key, value in state.items())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -20,10 +21,10 @@ from dabdetr.checkpoints.native import (
     ranks_by_objectness,
 )
 from dabdetr.checkpoints.reading import download, listing, read
-from dabdetr.config import Config, parse
-from dabdetr.model.backbones import TimmBackbone
+from dabdetr.config import Backbone, Config, Vit, parse
+from dabdetr.model.backbones import TimmBackbone, create_body
 from dabdetr.model.detector import Detector
-from dabdetr.model.vit import VitBackbone
+from dabdetr.model.vit import VitBackbone, create_vit
 
 
 def initialise(detector: Detector, start: str | Path) -> LoadReport:
@@ -111,14 +112,22 @@ def _imagenet(backbone: TimmBackbone | VitBackbone, name: str) -> State:
     repository = f"timm/{published.architecture}.{published.tag}"
     try:
         file = download(repository, ["model.safetensors"]) / "model.safetensors"
-        return backbone.pretrained(file)
+        return timm_state(backbone.part, file)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error}; or start from random weights with --from none") from None
     except (RuntimeError, ValueError):
         raise ValueError(
-            f"the weights of {repository} do not fit backbone.options {backbone.part.options}; "
-            "take the options out, or start with --from none"
+            f"the weights of {repository} do not fit model.backbone.options "
+            f"{backbone.part.options}; take the options out, or start with --from none"
         ) from None
+
+
+def timm_state(part: Backbone | Vit, file: Path) -> State:
+    """Tensors of one of timm's files under the names of the backbone's ``body``."""
+    overlay = {"file": str(file), "custom_load": False}
+    loading: dict[str, Any] = {"pretrained": True, "pretrained_cfg_overlay": overlay}
+    body = create_vit(part, **loading) if part.kind == "vit" else create_body(part, **loading)[0]
+    return body.state_dict()
 
 
 def _lite0(own: Mapping[str, Tensor]) -> State:

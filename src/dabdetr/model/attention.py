@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from dabdetr.model.kernels import AttentionMask, attend
 from dabdetr.model.positions import QueryPositions
 from dabdetr.structures import Memory
 
@@ -16,58 +16,7 @@ def split_heads(x: Float[Tensor, "b n c"], heads: int) -> Float[Tensor, "b heads
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
-def attend(
-    query: Float[Tensor, "b heads q d"],
-    key: Float[Tensor, "b heads k d"],
-    value: Float[Tensor, "b heads k e"],
-    hidden: Bool[Tensor, "*broadcast k"] | Float[Tensor, "*broadcast k"] | None,
-    dropout: float = 0.0,
-    exact: bool = False,
-) -> Float[Tensor, "b q c"]:
-    """softmax(query · keyᵀ / √d) · value; ``hidden`` keys get no weight, numbers are a bias.
-
-    ``exact``: where nothing is learned, the products in float32 at any precision, as fused kernels
-    have them; a training step would take a twentieth longer.
-    """
-    query, key = query.to(value.dtype), key.to(value.dtype)
-    biased = hidden is not None and hidden.dtype != torch.bool
-    if biased or _products_win(query, key, value):  # a graph of any size takes no bias when fused
-        exact = exact and value.dtype != torch.float32 and not torch.is_grad_enabled()
-        scores = _scores(query, key, exact)
-        if hidden is not None:
-            scores = scores + hidden if biased else scores.masked_fill(hidden, float("-inf"))
-        out = F.dropout(scores.softmax(-1), dropout).to(value.dtype) @ value
-    else:
-        seen = None if hidden is None else ~hidden
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=seen, dropout_p=dropout)
-    return out.transpose(1, 2).flatten(2)
-
-
-def _scores(
-    query: Float[Tensor, "b heads q d"], key: Float[Tensor, "b heads k d"], widened: bool
-) -> Float[Tensor, "b heads q k"]:
-    """query · keyᵀ / √d, in float32 where ``widened``."""
-    scale = query.shape[-1] ** -0.5
-    if not widened:
-        return (query * scale) @ key.transpose(-1, -2)
-    with torch.autocast(query.device.type, enabled=False):
-        return (query.float() * scale) @ key.float().transpose(-1, -2)
-
-
-def _products_win(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    """Whether plain matrix products beat the fused kernel: measured on CPUs.
-
-    The fused kernel takes no bf16 products there and no value of another width; it wins again where
-    the weights outgrow the cache. A traced graph is for any size: there sizes are not asked.
-    """
-    unfit = query.dtype == torch.bfloat16 or query.shape[-1] != value.shape[-1]
-    if query.device.type != "cpu" or not unfit or torch.compiler.is_compiling():
-        return query.device.type == "cpu" and unfit
-    batch, heads, queries, _ = query.shape
-    return batch * heads * queries * key.shape[2] <= 2**24
-
-
-def hide_padding(padding: Bool[Tensor, "b k"] | None) -> Bool[Tensor, "b 1 1 k"] | None:
+def padding_mask(padding: Bool[Tensor, "b k"] | None) -> Bool[Tensor, "b 1 1 k"] | None:
     """Padding as a mask for ``attend``; an image that is all padding sees it all: never NaN."""
     if padding is None:
         return None
@@ -98,14 +47,14 @@ class AdditiveAttention(nn.Module):
         placed_queries: Float[Tensor, "b q c"],
         placed_keys: Float[Tensor, "b k c"],
         values: Float[Tensor, "b k c"],
-        hidden: Bool[Tensor, "*broadcast k"] | Float[Tensor, "*broadcast k"] | None,
+        mask: AttentionMask,
     ) -> Float[Tensor, "b q c"]:
         """Content and position are already added in queries and keys, values are content alone."""
         query = split_heads(self.query(placed_queries), self.heads)
         key = split_heads(self.key(placed_keys), self.heads)
         value = split_heads(self.value(values), self.heads)
         dropout = self.dropout if self.training else 0.0
-        return self.output(attend(query, key, value, hidden, dropout))
+        return self.output(attend(query, key, value, mask, dropout))
 
 
 class TokenAttention(AdditiveAttention):
@@ -116,7 +65,7 @@ class TokenAttention(AdditiveAttention):
     ) -> Float[Tensor, "b n c"]:
         """``x`` are the tokens as they now are; ``memory`` tells their padding."""
         placed = x + positions
-        return self.mix(placed, placed, x, hide_padding(memory.padding))
+        return self.mix(placed, placed, x, padding_mask(memory.padding))
 
 
 class QuerySelfAttention(AdditiveAttention):
@@ -126,10 +75,10 @@ class QuerySelfAttention(AdditiveAttention):
         self,
         content: Float[Tensor, "b q c"],
         positions: QueryPositions,
-        hidden: Bool[Tensor, "q q"] | Float[Tensor, "b heads q q"] | None,
+        attention_mask: AttentionMask,
     ) -> Float[Tensor, "b q c"]:
         placed = content + positions.query
-        return self.mix(placed, placed, content, hidden)
+        return self.mix(placed, placed, content, attention_mask)
 
 
 class AddCrossAttention(AdditiveAttention):
@@ -138,9 +87,8 @@ class AddCrossAttention(AdditiveAttention):
     def forward(
         self, content: Float[Tensor, "b q c"], positions: QueryPositions, memory: Memory
     ) -> Float[Tensor, "b q c"]:
-        hidden = hide_padding(memory.padding)
-        keys = memory.tokens + memory.positions
-        return self.mix(content + positions.query, keys, memory.tokens, hidden)
+        keys, mask = memory.tokens + memory.positions, padding_mask(memory.padding)
+        return self.mix(content + positions.query, keys, memory.tokens, mask)
 
 
 class SeparateSelfAttention(nn.Module):
@@ -163,14 +111,14 @@ class SeparateSelfAttention(nn.Module):
         self,
         content: Float[Tensor, "b q c"],
         positions: QueryPositions,
-        hidden: Bool[Tensor, "q q"] | Float[Tensor, "b heads q q"] | None,
+        attention_mask: AttentionMask,
     ) -> Float[Tensor, "b q c"]:
         query = self.query(content) + self.query_position(positions.query)
         key = self.key(content) + self.key_position(positions.query)
         value = split_heads(self.value(content), self.heads)
         query, key = split_heads(query, self.heads), split_heads(key, self.heads)
         dropout = self.dropout if self.training else 0.0
-        return self.output(attend(query, key, value, hidden, dropout))
+        return self.output(attend(query, key, value, attention_mask, dropout))
 
 
 class ConcatCrossAttention(nn.Module):
@@ -207,8 +155,8 @@ class ConcatCrossAttention(nn.Module):
         value = split_heads(self.value(memory.tokens), self.heads)
         dropout = self.dropout if self.training else 0.0
         # Position maps are sharp: products so large that bf16 would round them by a tenth.
-        hidden = hide_padding(memory.padding)
-        return self.output(attend(query, key, value, hidden, dropout, exact=True))
+        mask = padding_mask(memory.padding)
+        return self.output(attend(query, key, value, mask, dropout, exact=True))
 
     def _side_by_side(self, a: Tensor, b: Tensor) -> Float[Tensor, "b heads n d"]:
         return torch.cat((split_heads(a, self.heads), split_heads(b, self.heads)), dim=-1)
@@ -217,12 +165,12 @@ class ConcatCrossAttention(nn.Module):
 class FeedForward(nn.Module):
     """Two linear layers with an activation between; PReLU has one learned slope."""
 
-    def __init__(self, width: int, hidden: int, activation: str, dropout: float) -> None:
+    def __init__(self, width: int, inner: int, activation: str, dropout: float) -> None:
         super().__init__()
-        self.expand = nn.Linear(width, hidden)
+        self.expand = nn.Linear(width, inner)
         self.activation = {"prelu": nn.PReLU, "relu": nn.ReLU, "gelu": nn.GELU}[activation]()
         self.dropout = nn.Dropout(dropout)
-        self.contract = nn.Linear(hidden, width)
+        self.contract = nn.Linear(inner, width)
 
     def forward(self, x: Float[Tensor, "*shape c"]) -> Float[Tensor, "*shape c"]:
         return self.contract(self.dropout(self.activation(self.expand(x))))

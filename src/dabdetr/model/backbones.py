@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import timm
@@ -29,7 +28,7 @@ class TimmBackbone(nn.Module):
     def __init__(self, part: config.Backbone) -> None:
         super().__init__()
         try:
-            self.body, stages = _create(part)
+            self.body, stages = create_body(part)
         except MemoryError:
             raise
         except Exception as error:  # timm's networks raise many kinds for options that do not fit
@@ -87,14 +86,8 @@ class TimmBackbone(nn.Module):
         maps = [norm(m) for norm, m in zip(self.norms, maps, strict=True)]
         return Features(maps, [shrink(padding, m.shape[-2:]) for m in maps], padding)
 
-    def pretrained(self, file: Path) -> dict[str, Tensor]:
-        """Tensors of one of timm's files under the names of ``body``."""
-        overlay = {"file": str(file), "custom_load": False}
-        body, _ = _create(self.part, pretrained=True, pretrained_cfg_overlay=overlay)
-        return body.state_dict()
 
-
-def _create(part: config.Backbone, **loading: Any) -> tuple[Any, list[dict[str, Any]]]:
+def create_body(part: config.Backbone, **loading: Any) -> tuple[Any, list[dict[str, Any]]]:
     """The timm feature network cut at the deepest stage of each stride, and those stages.
 
     ``loading`` are timm's arguments of where weights come from.

@@ -20,6 +20,7 @@ from dabdetr.model.attention import (
 from dabdetr.model.deformable import QuerySampling
 from dabdetr.model.duplicates import DuplicateRemoval
 from dabdetr.model.heads import Heads
+from dabdetr.model.kernels import AttentionMask
 from dabdetr.model.positions import Positions, QueryPositions
 from dabdetr.model.relation import BoxRelation
 from dabdetr.structures import Memory, Predictions, Queries
@@ -43,9 +44,9 @@ class DecoderLayer(nn.Module):
         content: Float[Tensor, "b q c"],
         positions: QueryPositions,
         memory: Memory,
-        hidden: Bool[Tensor, "q q"] | Float[Tensor, "b heads q q"] | None,
+        attention_mask: AttentionMask,
     ) -> Float[Tensor, "b q c"]:
-        seen = self.self_attention(content, positions, hidden)
+        seen = self.self_attention(content, positions, attention_mask)
         content = self.self_norm(content + self.dropout(seen))
         seen = self.cross_attention(content, positions, memory)
         content = self.cross_norm(content + self.dropout(seen))
@@ -89,24 +90,25 @@ class Decoder(nn.Module):
         self.heads = heads
 
     def forward(
-        self, queries: Queries, memory: Memory, hidden: Bool[Tensor, "q q"] | None = None
+        self, queries: Queries, memory: Memory, attention_mask: Bool[Tensor, "q q"] | None = None
     ) -> Predictions:
-        """``hidden`` [queries, queries], True: the row's query may not see the column's."""
+        """``attention_mask``, True: the row's query may not attend to the column's."""
         anchors = queries.anchors  # what boxes start from: a layer's loss may reach the move before
         logits, boxes, entered = [], [], []
         for index, layer in enumerate(self.layers):
             # ``queries`` are what positions are made of: no gradient of a move passes here.
             positions = self.positions(queries, memory.ratios, index)
-            mask = hidden
+            mask: AttentionMask = attention_mask
             if self.relation is not None:
-                mask = self.relation(entered[-1] if entered else anchors, queries.anchors, hidden)
+                before = entered[-1] if entered else anchors
+                mask = self.relation(before, queries.anchors, attention_mask)
             content = layer(queries.content, positions, memory, mask)
             normed = self.norm(content)
             logits.append(self.heads.logits(normed, index))
             boxes.append(move(anchors, self.heads.deltas(normed, index), self.anchor_eps))
             entered.append(anchors)
             if self.duplicates is not None:
-                logits[-1] = self.duplicates(logits[-1], boxes[-1], hidden, index)
+                logits[-1] = self.duplicates(logits[-1], boxes[-1], attention_mask, index)
             queries = replace(queries, content=content)
             if self.update_anchors and index + 1 < len(self.layers):
                 # By the un-normalised content: the released weights expect it.

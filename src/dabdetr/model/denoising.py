@@ -6,7 +6,7 @@ for "nothing" there. Both make one query group, present in training only.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int64
@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from dabdetr import config
 from dabdetr.geometry import inverse_sigmoid, to_centres, to_corners
-from dabdetr.structures import QueryGroup, Targets
+from dabdetr.structures import Queries, QueryGroup, Targets
+
+Part = config.Denoising | config.ContrastiveDenoising
 
 COUNTS_OBJECTS = 50
 """From here on the contrastive ``number`` counts copies in an image; below it, half the groups."""
@@ -43,6 +45,11 @@ def draw_noise(copies: int, objects: int, classes: int, device: torch.device) ->
     return Noise(chance, labels, shift)
 
 
+def content_width(part: Part | None, width: int) -> int:
+    """Channels of content beside the indicator, which kind "dn" alone has."""
+    return width - (part is not None and part.kind == "dn")
+
+
 class Denoising(nn.Module):
     """Targets → a group of noisy copies, with a table of what each class looks like as content.
 
@@ -51,12 +58,9 @@ class Denoising(nn.Module):
     """
 
     def __init__(
-        self,
-        part: config.Denoising | config.ContrastiveDenoising,
-        classes: int,
-        width: int,
-        eps: float = 1e-3,
+        self, part: Part, classes: int, width: int, eps: float = 1e-3, unknown: bool = False
     ) -> None:
+        """``unknown``: the matching queries start from the content of no class (DN-DETR)."""
         super().__init__()
         if classes < 1:
             raise ValueError(
@@ -64,13 +68,18 @@ class Denoising(nn.Module):
                 "name the classes or set model.denoising to null"
             )
         self.part, self.classes, self.width, self.eps = part, classes, width, eps
-        self.indicator = part.kind == "dn"
+        self.indicator, self.unknown = part.kind == "dn", unknown
         self.signs = 1 if part.kind == "dn" else 2  # in a group: positives, then negatives
-        self.labels = nn.Embedding(classes + 1, width - self.indicator)
+        self.labels = nn.Embedding(classes + 1, content_width(part, width))
 
-    def unknown(self) -> Float[Tensor, " width"]:
-        """Content of a query of which no class is known: DN-DETR's matching queries."""
-        return self._content(torch.tensor(self.classes, device=self.labels.weight.device), 0.0)
+    def beside_copies(self, queries: Queries) -> Queries:
+        """The matching queries: indicator 0; content "unknown" added where they start from it."""
+        content = queries.content
+        content = nn.functional.pad(content, (0, self.width - content.shape[-1]))
+        if self.unknown:
+            row = torch.tensor(self.classes, device=content.device)
+            content = content + self._content(row, copy=0.0)
+        return replace(queries, content=content)
 
     def forward(self, targets: Targets, noise: Noise | None = None) -> QueryGroup | None:
         """The group of a batch; None where no image has an object.
@@ -101,7 +110,7 @@ class Denoising(nn.Module):
             name="denoising",
             content=content.index_put(slots, known),
             anchors=anchors.index_put(slots, boxes),
-            hidden=group[:, None] != group,
+            attention_mask=group[:, None] != group,
             image=slots[0][positive].flatten(),
             query=slots[1][positive].flatten(),
             target=torch.arange(objects, device=device).repeat(groups),
@@ -115,7 +124,7 @@ class Denoising(nn.Module):
         content = self.labels(labels)
         if not self.indicator:
             return content
-        return torch.nn.functional.pad(content, (0, 1), value=copy)
+        return nn.functional.pad(content, (0, 1), value=copy)
 
     def _noisy_labels(
         self, labels: Int64[Tensor, " objects"], noise: Noise
@@ -143,7 +152,7 @@ class Denoising(nn.Module):
         return inverse_sigmoid(moved, self.eps).sigmoid()
 
 
-def _group_count(part: config.Denoising | config.ContrastiveDenoising, most: int) -> int:
+def _group_count(part: Part, most: int) -> int:
     """Groups of a batch whose fullest image has ``most`` objects (the reference's rule)."""
     if part.kind == "dn":
         return part.groups

@@ -11,7 +11,7 @@ from dabdetr.config import Config
 from dabdetr.model.backbones import TimmBackbone
 from dabdetr.model.collaborative import Collaborative
 from dabdetr.model.decoder import Decoder
-from dabdetr.model.denoising import Denoising
+from dabdetr.model.denoising import Denoising, content_width
 from dabdetr.model.encoder import Encoder
 from dabdetr.model.groups import join, split
 from dabdetr.model.heads import Heads
@@ -54,12 +54,12 @@ class Detector(nn.Module):
         """Predictions; with ``targets`` also those of the query groups, which training needs."""
         features = self.backbone(images)
         memory = self.encoder(self.projection(features))
-        unknown = self.config.model.queries.content == "unknown"
-        content = self.denoising.unknown() if unknown and self.denoising is not None else None
-        queries = self.queries(memory, content)
+        queries = self.queries(memory)
+        if self.denoising is not None:
+            queries = self.denoising.beside_copies(queries)
         groups, heads = self.query_groups(memory, images, targets)
-        joined, hidden = join(queries, groups)
-        predictions = self.decoder(joined, memory, hidden)
+        joined, attention_mask = join(queries, groups)
+        predictions = self.decoder(joined, memory, attention_mask)
         predictions = replace(predictions, proposals=queries.proposals, heads=heads)
         if not groups:
             return predictions
@@ -96,28 +96,22 @@ def build(config: Config, names: Sequence[str]) -> Detector:
     else:
         projection = Projection(backbone.channels[0], model)
     encoder = Encoder(model)
-    marked = model.denoising is not None and model.denoising.kind == "dn"
+    free = content_width(model.denoising, model.width)
     if model.queries.kind == "learned":
-        queries = LearnedQueries(model.queries, model.width, indicator=marked)
+        queries = LearnedQueries(model.queries, model.width, free)
     else:
-        queries = EncoderQueries(model.queries, model.width, len(names), indicator=marked)
+        queries = EncoderQueries(model.queries, model.width, free, len(names))
     denoising = None
     if model.denoising is not None:
-        denoising = Denoising(model.denoising, len(names), model.width, model.anchor_eps)
+        unknown = model.queries.content == "unknown"
+        denoising = Denoising(model.denoising, len(names), model.width, model.anchor_eps, unknown)
     decoder = Decoder(model, Heads(model, len(names), softmax=config.classifier == "softmax"))
     # All but heads, which have their own, and what is no matrix of a product: queries themselves.
     of_queries = [p for name, p in queries.named_children() if name not in ("classes", "boxes")]
     for part in (encoder, decoder.layers, decoder.positions, *of_queries):
         _xavier(part)
     # Last, so that the same seed gives all other parts the same weights without it.
-    collaborative = None
-    if model.collaborative is not None and model.encoder.kind == "deformable":
-        further = model.encoder.levels - len(model.backbone.strides)
-        last = model.backbone.strides[-1]
-        strides = (*model.backbone.strides, *(last * 2**n for n in range(1, further + 1)))
-        collaborative = Collaborative(
-            model.collaborative, len(names), model.width, strides, model.anchor_eps
-        )
+    collaborative = None if model.collaborative is None else Collaborative(model, len(names))
     detector = Detector(
         config, names, backbone, projection, encoder, queries, decoder, denoising, collaborative
     )

@@ -33,11 +33,11 @@ class DuplicateRemoval(nn.Module):
         self,
         logits: Float[Tensor, "b q classes"],
         boxes: Float[Tensor, "b q 4"],
-        hidden: Bool[Tensor, "q q"] | None,
+        attention_mask: Bool[Tensor, "q q"] | None,
         layer: int,
     ) -> Float[Tensor, "b q classes"]:
         """Logits after the removal. ``boxes`` (cxcywh) get no gradient. Queries of groups, which
-        ``hidden`` hides from the last query, take nothing away and lose nothing."""
+        ``attention_mask`` hides from the last query, take nothing away and lose nothing."""
         middle, (sharpness, strength) = (
             self.curve[layer, 0].sigmoid(),
             F.softplus(self.curve[layer, 1:]),
@@ -47,8 +47,8 @@ class DuplicateRemoval(nn.Module):
             overlap = iou(corners[:, :, None], corners[:, None])  # [b, q, q]
             score = logits.float().max(-1).values
             better = score[:, None] > score[:, :, None]
-            if hidden is not None:
-                matching = ~hidden[-1]
+            if attention_mask is not None:
+                matching = ~attention_mask[-1]
                 better = better & matching & matching[:, None]
             most = (overlap * better).max(-1).values  # [b, q], with a better query; 0 without
         lost = strength * (sharpness * (most - middle)).sigmoid() * (most > 0)

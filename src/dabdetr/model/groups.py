@@ -1,4 +1,4 @@
-"""Query groups: extra queries in training whose objects are known; joined, hidden, split again.
+"""Query groups: extra queries in training whose objects are known; joined, masked, split again.
 
 Denoising makes such groups from the targets, collaborative heads from their positives. The decoder
 runs over one row of queries and a mask; it never learns where they came from.
@@ -22,9 +22,10 @@ def join(
 ) -> tuple[Queries, Bool[Tensor, "total total"] | None]:
     """All queries in one row, the groups' first and in order, the matching ones last; and the mask.
 
-    True in the mask: the row's query may not see the column's. Matching queries see one another
-    only, so that their predictions are those of a model without groups. A group sees itself, as far
-    as its own ``hidden`` lets it, and the matching queries where it may; never another group.
+    True in the mask: the row's query may not attend to the column's. Matching queries see one
+    another only, so that their predictions are those of a model without groups. A group sees
+    itself, as far as its own ``attention_mask`` lets it, and the matching queries where it may;
+    never another group.
     """
     if not groups:
         return queries, None
@@ -33,12 +34,12 @@ def join(
     content = torch.cat([*(group.content for group in groups), queries.content], dim=1)
     anchors = torch.cat([*(group.anchors for group in groups), queries.anchors], dim=1)
     total, matching = content.shape[1], queries.content.shape[1]
-    hidden = torch.ones(total, total, dtype=torch.bool, device=content.device)
+    mask = torch.ones(total, total, dtype=torch.bool, device=content.device)
     for group, (start, end) in zip(groups, _spans(map(len, groups)), strict=True):
-        hidden[start:end, start:end] = group.hidden
-        hidden[start:end, total - matching :] = not group.sees_matching
-    hidden[total - matching :, total - matching :] = False
-    return replace(queries, content=content, anchors=anchors), hidden
+        mask[start:end, start:end] = group.attention_mask
+        mask[start:end, total - matching :] = not group.sees_matching
+    mask[total - matching :, total - matching :] = False
+    return replace(queries, content=content, anchors=anchors), mask
 
 
 def split(predictions: Predictions, sizes: Sequence[int]) -> tuple[list[Predictions], Predictions]:

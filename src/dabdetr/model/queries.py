@@ -28,10 +28,10 @@ class LearnedQueries(nn.Module):
     first (Anchor DETR): ``patterns × count`` queries.
     """
 
-    def __init__(self, part: config.LearnedQueries, width: int, indicator: bool = False) -> None:
-        """``indicator`` keeps the last channel of content at 0: no copy of denoising."""
+    def __init__(self, part: config.LearnedQueries, width: int, content_width: int) -> None:
+        """``content_width`` channels of content are learned (see ``denoising``)."""
         super().__init__()
-        self.count, self.width, self.indicator = part.count, width, indicator
+        self.count, self.width = part.count, width
         self.anchors: nn.Parameter | None = None
         self.sizes: nn.Parameter | None = None
         self.positions: nn.Parameter | None = None
@@ -49,7 +49,7 @@ class LearnedQueries(nn.Module):
         if part.anchor == "point":
             self.to_point = mlp(*[width] * part.point_layers, 2)
         if part.content == "learned":
-            self.content = nn.Parameter(torch.randn(part.count, width - indicator))
+            self.content = nn.Parameter(torch.randn(part.count, content_width))
         if part.patterns:
             self.patterns = nn.Parameter(torch.randn(part.patterns, width))
 
@@ -59,19 +59,15 @@ class LearnedQueries(nn.Module):
             return self.anchors
         return torch.cat((self.get_buffer("centres"), self.sizes), dim=1)
 
-    def forward(self, memory: Memory, unknown: Float[Tensor, " width"] | None = None) -> Queries:
-        """``unknown`` is content that all queries start from, where denoising has it."""
+    def forward(self, memory: Memory) -> Queries:
         batch = memory.tokens.shape[0]  # a length would be a fixed number in an exported graph
         anchors, positions = self._places()
-        if self.content is not None:
-            content = F.pad(self.content, (0, int(self.indicator)))
-        else:
+        content = self.content
+        if content is None:
             content = memory.tokens.new_zeros(self.count, self.width, dtype=torch.float32)
         if self.patterns is not None and anchors is not None:
             content = self.patterns.repeat_interleave(self.count, dim=0)
             anchors = anchors.repeat(len(self.patterns), 1)
-        if unknown is not None:
-            content = content + unknown
         return Queries(
             content.expand(batch, -1, -1),
             None if anchors is None else anchors.expand(batch, -1, -1),
@@ -92,12 +88,12 @@ class EncoderQueries(nn.Module):
     """Every token proposes a box; the best become anchors; content is learned or theirs."""
 
     def __init__(
-        self, part: config.EncoderQueries, width: int, classes: int, indicator: bool = False
+        self, part: config.EncoderQueries, width: int, content_width: int, classes: int
     ) -> None:
-        """``indicator`` keeps the last channel of content at 0: no copy of denoising."""
+        """``content_width`` channels of content are given (see ``denoising``)."""
         super().__init__()
-        self.count, self.rank, self.indicator = part.count, part.rank, indicator
-        self.distinct = part.distinct
+        self.count, self.rank, self.distinct = part.count, part.rank, part.distinct
+        self.content_width = content_width
         self.project, self.norm = nn.Linear(width, width), nn.LayerNorm(width)
         self.classes = class_head(width, 1 if part.rank == "object" else classes)
         self.boxes = mlp(width, width, width, 4)
@@ -106,12 +102,11 @@ class EncoderQueries(nn.Module):
         self.content: nn.Parameter | None = None
         self.to_query: nn.Sequential | None = None
         if part.content == "learned":
-            self.content = nn.Parameter(torch.randn(part.count, width - indicator))
+            self.content = nn.Parameter(torch.randn(part.count, content_width))
         elif part.content == "box":
             self.to_query = nn.Sequential(nn.Linear(2 * width, 2 * width), nn.LayerNorm(2 * width))
 
-    def forward(self, memory: Memory, unknown: Float[Tensor, " width"] | None = None) -> Queries:
-        """``unknown`` is content that all queries start from, where denoising has it."""
+    def forward(self, memory: Memory) -> Queries:
         logits, valid = _first_boxes(memory)
         tokens = self.norm(self.project(memory.tokens * valid[..., None]))
         scores = self.classes(tokens)
@@ -127,8 +122,6 @@ class EncoderQueries(nn.Module):
         selected = self.boxes(best_tokens).float() + best_first
         anchors = selected.detach().sigmoid()
         content, positions = self._content(selected.detach(), best_tokens.detach())
-        if unknown is not None:
-            content = content + unknown
         if self.rank == "objectness":  # learns from all tokens, the others from the chosen
             said, boxes = scores, self.boxes(tokens).float() + first
         else:
@@ -142,11 +135,9 @@ class EncoderQueries(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """Content, and the positional query where it is made of the proposed box."""
         if self.content is not None:
-            content = F.pad(self.content[: boxes.shape[1]], (0, int(self.indicator)))
-            return content.expand(boxes.shape[0], -1, -1), None
+            return self.content[: boxes.shape[1]].expand(boxes.shape[0], -1, -1), None
         if self.to_query is None:
-            content = tokens[..., : tokens.shape[-1] - self.indicator]
-            return F.pad(content, (0, int(self.indicator))), None
+            return tokens[..., : self.content_width], None
         width = self.project.out_features
         angles = 2 * torch.pi * boxes.sigmoid()  # in the order x, y, w, h, unlike anchors' codes
         code = sine_code(angles, width // 2, ANCHOR_TEMPERATURE).flatten(-2)

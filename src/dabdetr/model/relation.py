@@ -31,17 +31,19 @@ class BoxRelation(nn.Module):
         self,
         before: Float[Tensor, "b q 4"],
         now: Float[Tensor, "b q 4"],
-        hidden: Bool[Tensor, "q q"] | None,
+        attention_mask: Bool[Tensor, "q q"] | None,
     ) -> Float[Tensor, "b heads q q"]:
-        """The bias; −∞ where ``hidden``. Queries of groups, which stand first in the row and are
-        hidden from the last query, have no relation: bias 0."""
+        """The bias; −∞ where ``attention_mask`` is True.
+
+        Queries of groups stand first in the row, and the last query does not see them: bias 0.
+        """
         bias = self.project(sine_code(SCALE * relation(before, now), FEATURES, 10000.0).flatten(-2))
         bias = bias.relu().permute(0, 3, 1, 2)  # [b, q, q, heads] → [b, heads, q, q]
-        if hidden is None:
+        if attention_mask is None:
             return bias
-        of_group = hidden[-1]  # a matching query sees no query of a group
+        of_group = attention_mask[-1]  # a matching query sees no query of a group
         bias = bias.masked_fill(of_group | of_group[:, None], 0.0)
-        return bias.masked_fill(hidden, float("-inf"))
+        return bias.masked_fill(attention_mask, float("-inf"))
 
 
 @torch.no_grad()

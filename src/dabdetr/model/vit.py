@@ -10,7 +10,6 @@ left is the rounding of sums that run over more zeros (1e-5 of a map's largest v
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import timm
@@ -38,7 +37,7 @@ class VitBackbone(nn.Module):
     def __init__(self, part: config.Vit) -> None:
         super().__init__()
         self.part = part
-        self.body = _create(part)
+        self.body = create_vit(part)
         self.patch: int = self.body.patch_embed.patch_size[0]
         self.cell = self.patch
         depth = len(self.body.blocks)
@@ -61,26 +60,21 @@ class VitBackbone(nn.Module):
             self.body.blocks[part.freeze_blocks :].requires_grad_(True)
             self.body.norm.requires_grad_(part.freeze_blocks < depth)
 
-    def pretrained(self, file: Path) -> dict[str, Tensor]:
-        """Tensors of one of timm's files under the names of ``body``."""
-        overlay = {"file": str(file), "custom_load": False}
-        return _create(self.part, pretrained=True, pretrained_cfg_overlay=overlay).state_dict()
-
     def forward(self, images: Images) -> Features:
         pixels, padding = fill_cells(images, self.patch)
         if padding is not None:
             pixels = pixels.masked_fill(padding[:, None], 0.0)
-        hidden = _every(padding, self.patch)
-        fine = self.patches(pixels, hidden).permute(0, 3, 1, 2)
+        of_patches = _every(padding, self.patch)
+        fine = self.patches(pixels, of_patches).permute(0, 3, 1, 2)  # [b, h, w, c] → [b, c, h, w]
         paddings = [_every(padding, stride) for stride in self.strides]
         levels = zip(self.pyramid, paddings, strict=True)
-        maps = [level(fine, hidden, beyond) for level, beyond in levels]
+        maps = [level(fine, of_patches, of_level) for level, of_level in levels]
         return Features(maps, paddings, padding)
 
     def patches(
-        self, pixels: Float[Tensor, "b 3 y x"], hidden: Bool[Tensor, "b h w"] | None
+        self, pixels: Float[Tensor, "b 3 y x"], padding: Bool[Tensor, "b h w"] | None
     ) -> Float[Tensor, "b h w c"]:
-        """All patches after the last block and the final norm; ``hidden`` ones are padding."""
+        """All patches after the last block and the final norm."""
         body = self.body
         x = body.patch_embed(pixels)
         given = [body.cls_token, body.reg_token]
@@ -90,17 +84,17 @@ class VitBackbone(nn.Module):
         if not body.no_embed_class:
             prefix = prefix + body.pos_embed[:, : prefix.shape[1]]
         prefix = body.norm_pre(body.pos_drop(prefix.expand(x.shape[0], -1, -1)))
-        x = body.norm_pre(body.pos_drop(x + self._positions(hidden, x)))
+        x = body.norm_pre(body.pos_drop(x + self._positions(padding, x)))
         for block, window in zip(body.blocks, self.windows, strict=True):
-            prefix, x = _attend(block, prefix, x, hidden, window)
+            prefix, x = _attend(block, prefix, x, padding, window)
         return body.norm(x)
 
-    def _positions(self, hidden: Tensor | None, x: Tensor) -> Tensor:
+    def _positions(self, padding: Tensor | None, x: Tensor) -> Tensor:
         """The table of positions, stretched over each image's own patches; [b or 1, h, w, c]."""
         height, width = x.shape[1:3]
-        if hidden is None:
-            hidden = torch.zeros((1, height, width), dtype=torch.bool, device=x.device)
-        rows, columns = (~hidden).any(2).sum(1), (~hidden).any(1).sum(1)
+        if padding is None:
+            padding = torch.zeros((1, height, width), dtype=torch.bool, device=x.device)
+        rows, columns = (~padding).any(2).sum(1), (~padding).any(1).sum(1)
         grid = self.body.patch_embed.grid_size
         with torch.autocast(x.device.type, enabled=False):
             table = self.body.pos_embed[0, -grid[0] * grid[1] :].unflatten(0, grid).float()
@@ -109,7 +103,7 @@ class VitBackbone(nn.Module):
             return torch.einsum("byi,bxj,ijc->byxc", down, right, table)
 
 
-def _create(part: config.Vit, **loading: Any) -> Any:
+def create_vit(part: config.Vit, **loading: Any) -> Any:
     """timm's network without its classifier, for inputs of any size."""
     try:
         body: Any = timm.create_model(
@@ -167,7 +161,7 @@ def _attend(
     block: nn.Module,
     prefix: Float[Tensor, "b p c"],
     x: Float[Tensor, "b h w c"],
-    hidden: Bool[Tensor, "b h w"] | None,
+    padding: Bool[Tensor, "b h w"] | None,
     window: int | None,
 ) -> tuple[Float[Tensor, "b p c"], Float[Tensor, "b h w c"]]:
     """One block over windows that do not see each other, or over all patches.
@@ -178,13 +172,13 @@ def _attend(
     height, width = x.shape[1:3]
     sides = (window, window) if window and window < max(height, width) else (height, width)
     down, right = -height % sides[0], -width % sides[1]
-    if hidden is None and (down or right):
-        hidden = torch.zeros((x.shape[0], height, width), dtype=torch.bool, device=x.device)
+    if padding is None and (down or right):
+        padding = torch.zeros((x.shape[0], height, width), dtype=torch.bool, device=x.device)
     cells = _windows(F.pad(x, (0, 0, 0, right, 0, down)), sides)
     copies = prefix[:, None].expand(-1, cells.shape[1], -1, -1)
     visible, share = None, cells.new_ones(cells.shape[:2])
-    if hidden is not None:
-        away = _windows(F.pad(hidden, (0, right, 0, down), value=True)[..., None], sides)[..., 0]
+    if padding is not None:
+        away = _windows(F.pad(padding, (0, right, 0, down), value=True)[..., None], sides)[..., 0]
         share = (~away.all(2)).to(x.dtype)
         # Not every softmax gives a number to who sees nothing (torch does, exports may not).
         away = away & ~away.all(2, keepdim=True)
@@ -234,13 +228,13 @@ class PyramidLevel(nn.Module):
     def forward(
         self,
         fine: Float[Tensor, "b c h w"],
-        hidden: Bool[Tensor, "b h w"] | None,
-        beyond: Bool[Tensor, "b y x"] | None,
+        padding: Bool[Tensor, "b h w"] | None,
+        of_level: Bool[Tensor, "b y x"] | None,
     ) -> Float[Tensor, "b d y x"]:
-        """``hidden`` is the padding of the last map, ``beyond`` that of this one; it gets zeros."""
-        if hidden is None or beyond is None:
+        """``padding`` is that of the last map, ``of_level`` that of this one; it gets zeros."""
+        if padding is None or of_level is None:
             return self.smooth(self.mix(self.scale(fine)))
         lowest = torch.finfo(fine.dtype).min if self.pooled else 0.0
-        x = self.scale(fine.masked_fill(hidden[:, None], lowest))
-        x = self.mix(x.masked_fill(beyond[:, None], 0.0)).masked_fill(beyond[:, None], 0.0)
-        return self.smooth(x).masked_fill(beyond[:, None], 0.0)
+        x = self.scale(fine.masked_fill(padding[:, None], lowest))
+        x = self.mix(x.masked_fill(of_level[:, None], 0.0)).masked_fill(of_level[:, None], 0.0)
+        return self.smooth(x).masked_fill(of_level[:, None], 0.0)

@@ -115,7 +115,7 @@ class QueryGroup(_Movable):
     name        what the losses call it
     content     [batch, n, width]
     anchors     [batch, n, 4] float32, cxcywh, 0–1 of the unpadded image
-    hidden      [n, n] bool, True: the row's query may not see the column's
+    attention_mask  [n, n] bool, True: the row's query may not attend to the column's
     image       [pairs] int64, with the next two: ``query`` of ``image`` must find row ``target``
     query       [pairs] int64, 0 … n − 1
     target      [pairs] int64, row of ``Targets``
@@ -128,7 +128,7 @@ class QueryGroup(_Movable):
     name: str
     content: Tensor
     anchors: Tensor
-    hidden: Tensor
+    attention_mask: Tensor
     image: Tensor
     query: Tensor
     target: Tensor
@@ -138,7 +138,7 @@ class QueryGroup(_Movable):
 
     def __len__(self) -> int:
         """Queries in each image."""
-        return self.hidden.shape[0]
+        return self.attention_mask.shape[0]
 
 
 @dataclass(frozen=True)

@@ -19,17 +19,14 @@ from dabdetr.structures import HeadSamples, Images, Memory, QueryGroup, Targets
 class Collaborative(nn.Module):
     """The encoder's maps and one more → what each head says, and a query group of each."""
 
-    def __init__(
-        self,
-        part: config.Collaborative,
-        classes: int,
-        width: int,
-        strides: tuple[int, ...],
-        eps: float = 1e-3,
-    ) -> None:
-        """``strides`` are the levels' of the encoder."""
+    def __init__(self, model: config.Model, classes: int) -> None:
         super().__init__()
-        self.strides = (*strides, 2 * strides[-1])
+        part, encoder, width = model.collaborative, model.encoder, model.width
+        assert part is not None
+        assert encoder.kind == "deformable"  # the config has seen to it
+        strides = model.backbone.strides
+        further = encoder.levels + 1 - len(strides)
+        self.strides = (*strides, *(strides[-1] * 2**n for n in range(1, further + 1)))
         groups = 32 if width % 64 == 0 else 4
         self.coarser = nn.Sequential(
             nn.Conv2d(width, width, 3, stride=2, padding=1), nn.GroupNorm(groups, width)
@@ -41,7 +38,7 @@ class Collaborative(nn.Module):
             else:
                 self.heads[name] = ATSS(width, classes, self.strides)
             self.queries[name] = PositiveQueries(
-                name, width, part.max_positives, part.features, eps
+                name, width, part.max_positives, part.features, model.anchor_eps
             )
 
     def forward(

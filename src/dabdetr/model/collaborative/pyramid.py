@@ -158,7 +158,7 @@ class PositiveQueries(nn.Module):
             name=f"{self.name}_queries",
             content=content * filled[..., None],
             anchors=anchors,
-            hidden=torch.zeros(count, count, dtype=torch.bool, device=device),
+            attention_mask=torch.zeros(count, count, dtype=torch.bool, device=device),
             image=image,
             query=query,
             target=rows[image, query],
