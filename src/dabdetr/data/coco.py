@@ -14,11 +14,15 @@ from dabdetr.data.findings import Findings
 from dabdetr.data.locate import ImageFolders
 from dabdetr.data.records import FARTHEST, BoxFormat, Open, RecordTable, Rows, class_table
 from dabdetr.data.shapes import around_segmentation
-from dabdetr.data.textfiles import guess, read_bytes
+from dabdetr.data.textfiles import HEAD, guess, head_of, read_bytes
 from dabdetr.text import parse_json, shown
 
 YEAR = re.compile(r"20\d\d$")  # COCO's own splits are called train2017, val2017
-HEAD = 1 << 16  # bytes of a json by which it is known
+MANY = 50  # jsons in a folder that are looked at one by one
+DEFAULT = "default"
+"""What a split without a name is called."""
+FEDERATED = {"neg_category_ids", "not_exhaustive_category_ids"}
+"""LVIS's lists of an image: classes that are known to be absent; classes labelled in part."""
 LISTS = ("images", "annotations", "categories")
 AFFIXES = re.compile(r"^(instances_|_?annotations?[._-]?)|([._-]?(annotations?|coco|labels))+$")
 PLACES = ("annotations", "Annotations", ".", "*")
@@ -27,36 +31,43 @@ BESIDE = ("images", "data", "JPEGImages", "imgs")
 
 
 def find_coco(root: Path) -> dict[str, Open]:
-    """Split → how it is opened: jsons in annotations/, in folders of splits, or in ``root``."""
+    """Split → how it is opened: jsons in annotations/, in ``root``, or in folders of splits."""
     if root.is_file():
-        return {_split_of(root): _opener(root, root.parent)} if is_coco(root) else {}
+        name = _split_of(root) or DEFAULT
+        return {name: _opener(root, root.parent)} if is_coco(root) else {}
     if not root.is_dir():
         return {}
-    jsons: list[Path] = []
-    for place in PLACES:
-        files = sorted(root.glob(f"{place}/*.json" if place != "." else "*.json"))
-        named = [file for file in files if file.name.startswith("instances_")]
-        jsons = named if named else [file for file in files if is_coco(file)]
-        if jsons:
-            break
+    jsons = next(filter(None, (_jsons(root, place) for place in PLACES)), [])
     found: dict[str, Open] = {}
     for file in jsons:
+        nested = file.parent != root and file.parent.name.lower() != "annotations"
         split = _split_of(file)
-        if split in found or split == "":
-            split = _split_of(file.parent) or split
-        if split in found:
-            split = file.stem
-        found[split] = _opener(file, root)
+        if nested and (not split or split in found):
+            split = _split_of(file.parent)
+        split = split or DEFAULT
+        found[file.stem if split in found else split] = _opener(file, root)
     return found
+
+
+def _jsons(root: Path, place: str) -> list[Path]:
+    """COCO's jsons in a folder below ``root``; those called instances_… where there are such."""
+    files: list[Path] = []
+    for folder in [root] if place == "." else sorted(root.glob(place)):
+        if folder.is_dir():
+            here = sorted(folder.glob("*.json"))
+            if len(here) > MANY:  # one for each image, unless some are called otherwise
+                here = [file for file in here if re.search("annotations|instances|coco", file.name)]
+            files += here
+    named = [file for file in files if file.name.startswith("instances_")]
+    return named or [file for file in files if is_coco(file)]
 
 
 def is_coco(file: Path) -> bool:
     """Whether a json begins as COCO's do; it is not read as a whole."""
     if file.suffix.lower() != ".json" or not file.is_file():
         return False
-    with file.open("rb") as stream:
-        head = stream.read(HEAD).lstrip(b"\xef\xbb\xbf \t\r\n")
-    if b"dm_format_version" in head or not head.startswith(b"{"):
+    head = head_of(file).lstrip(b"\xef\xbb\xbf \t\r\n")
+    if b'"items"' in head or b'"dm_format_version"' in head or not head.startswith(b"{"):
         return False
     keys = {key for key in LISTS if f'"{key}"'.encode() in head}
     if len(head) < HEAD:
@@ -66,14 +77,12 @@ def is_coco(file: Path) -> bool:
 
 def _split_of(file: Path) -> str:
     """The split that a json or its folder is named after; "" where it has no name of its own."""
-    name = file.stem if file.suffix == ".json" else file.name
-    if file.suffix == ".json":
-        previous = None
-        while previous != name:
-            previous, name = name, AFFIXES.sub("", name)
-        if name in ("", "result", "results", "export"):
-            return ""
-    return YEAR.sub("", name)
+    if file.suffix != ".json":
+        return file.name
+    previous, name = None, file.stem
+    while previous != name:
+        previous, name = name, AFFIXES.sub("", name)
+    return "" if name in ("result", "results", "export", "coco") else YEAR.sub("", name)
 
 
 def _opener(file: Path, root: Path) -> Open:
@@ -128,9 +137,7 @@ def read_coco(
     _Annotations(tree["annotations"], annotations, findings).fill(rows, places, labels)
     _judged(tree["images"], rows, places, labels)
     del tree
-    return RecordTable(
-        rows, name or annotations.stem, split, names, category_ids, box_format
-    )
+    return RecordTable(rows, name or annotations.stem, split, names, category_ids, box_format)
 
 
 def _load(file: Path, findings: Findings) -> dict[str, Any]:
@@ -187,7 +194,11 @@ def key(value: Any) -> int | str | None:
     if type(value) is int:
         return value
     number = whole(value)
-    return number if number is not None else (value.strip() or None if isinstance(value, str) else None)
+    return (
+        number
+        if number is not None
+        else (value.strip() or None if isinstance(value, str) else None)
+    )
 
 
 def _images(
@@ -274,15 +285,10 @@ def _classes(
         findings.add("id-text", f"{file}: category {ids[0][0]!r} is 1", len(ids))
     else:
         texts = {id_: id_ for id_, _ in ids}
-    pairs = sorted((int(texts[id_]), row.get("name")) for id_, row in ids) if _plain(ids) else [
-        (int(texts[id_]), row.get("name")) for id_, row in ids
-    ]
+    pairs = [(int(texts[id_]), row.get("name")) for id_, row in ids]
+    pairs.sort(key=lambda pair: pair[0])
     category_ids, names, labels = class_table(pairs, findings)
     return category_ids, names, {id_: labels[int(texts[id_])] for id_, _ in ids}
-
-
-def _plain(ids: list[tuple[int | str, dict[str, Any]]]) -> bool:
-    return all(isinstance(id_, int) and isinstance(row.get("name"), str) for id_, row in ids)
 
 
 def _is_root(row: dict[str, Any]) -> bool:
@@ -307,7 +313,9 @@ class _Annotations:
     def place(self, row: int) -> str:
         """Where a row stands."""
         id_ = self.rows[row].get("id")
-        return f"{self.file}: annotation " + (f"{row + 1} of the list" if id_ is None else shown(id_))
+        return f"{self.file}: annotation " + (
+            f"{row + 1} of the list" if id_ is None else shown(id_)
+        )
 
     def fill(self, rows: Rows, places: dict[int | str, int], labels: dict[Any, int]) -> None:
         """Put the usable rows into ``rows``."""
@@ -335,11 +343,12 @@ class _Annotations:
         values = [row.get(column) for row in self.rows]
         if set(map(type, values)) <= {int}:
             return np.array([known.get(value, -1) for value in values], np.int64)
-        odd = [row for row, value in enumerate(values) if type(value) is not int]
-        self.findings.add(
-            "id-text", [f"{self.place(r)}, {column} {shown(values[r])}" for r in odd[:3]], len(odd)
-        )
-        return np.array([known.get(key(value), -1) for value in values], np.int64)
+        found = np.array([known.get(key(value), -1) for value in values], np.int64)
+        pairs = zip(values, found.tolist(), strict=True)
+        odd = [row for row, (value, at) in enumerate(pairs) if at >= 0 and type(value) is not int]
+        told = [f"{self.place(row)}, {column} {shown(values[row])}" for row in odd[:3]]
+        self.findings.add("id-text", told, len(odd))
+        return found
 
     def _told(self, rows: np.ndarray, column: str) -> tuple[list[str], int]:
         """Examples of rows and how many they are."""
@@ -352,7 +361,7 @@ class _Annotations:
 
     def _boxes(self) -> tuple[np.ndarray, np.ndarray]:
         """[n, 4] numbers, and [n] bool: whether there are any."""
-        given = [row.get("bbox") for row in self.rows]
+        given: list[Any] = [row.get("bbox") for row in self.rows]
         plain = all(type(box) is list and len(box) == 4 for box in given)
         if plain and set(map(type, chain.from_iterable(given))) <= {int, float}:
             try:
@@ -428,7 +437,7 @@ def _judged(
     """
     own: dict[int, set[int]] = {}
     for row in given:
-        if not isinstance(row, dict) or "neg_category_ids" not in row:
+        if not isinstance(row, dict) or not row.keys() & FEDERATED:
             continue
         index = places.get(key(row.get("id")))  # pyright: ignore[reportArgumentType]
         if index is None:

@@ -243,7 +243,7 @@ KINDS: dict[str, Kind] = {
             ),
             (
                 "line-angle",
-                "lines with a box and an angle (rotated boxes)",
+                "lines with a fifth number that is no confidence (an angle, or a track's number)",
                 _OUT,
                 _NO_OBJECT,
                 "export as four corners, x y x y x y x y",
@@ -492,15 +492,8 @@ KINDS: dict[str, Kind] = {
                 "remove the last column, and check that people drew the boxes",
             ),
             (
-                "line-track",
-                "lines with a track's number behind the box",
-                "read without it",
-                "none",
-                "remove the last column",
-            ),
-            (
                 "box-rotated",
-                "rotated boxes",
+                "rotated boxes, or outlines of four corners",
                 "read as the upright box around them",
                 "boxes are looser than the objects",
                 "none, if upright boxes are what you want",

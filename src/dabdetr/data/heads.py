@@ -115,9 +115,14 @@ def _ends_well(path: str, format: str) -> bool:
     return False
 
 
-def _database() -> sqlite3.Connection:
+def cache_folder() -> Path:
+    """Where things are kept that can be made again."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(os.environ.get(CACHE) or Path(home) / "dabdetr")
+    return Path(os.environ.get(CACHE) or Path(home) / "dabdetr")
+
+
+def _database() -> sqlite3.Connection:
+    folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
     database = sqlite3.connect(folder / f"heads-{VERSION}.sqlite", timeout=5)
     database.execute(
@@ -137,8 +142,9 @@ def _remembered(keys: Sequence[Key]) -> dict[Key, ImageFile]:
             rows = database.execute(
                 f"SELECT * FROM heads WHERE path IN ({marks})", [key[0] for key in some]
             )
-            for path, size, time, *numbers, deep, frames, error in rows:
-                known[path, size, time] = ImageFile(*numbers, bool(deep), frames, error)
+            for path, size, time, w, h, stored_w, stored_h, deep, frames, error in rows:
+                head = ImageFile(w, h, stored_w, stored_h, bool(deep), frames, error)
+                known[path, size, time] = head
     return {key: known[key] for key in keys if key in known and key[1]}
 
 
@@ -151,7 +157,6 @@ def _remember(heads: dict[Key, ImageFile]) -> None:
     ]
     if rows:
         with suppress(sqlite3.Error, OSError, RuntimeError), closing(_database()) as database:
-            with database:
-                database.executemany(
-                    f"INSERT OR REPLACE INTO heads VALUES ({','.join('?' * 10)})", rows
-                )
+            marks = ",".join("?" * 10)
+            database.executemany(f"INSERT OR REPLACE INTO heads VALUES ({marks})", rows)
+            database.commit()

@@ -8,7 +8,7 @@ it. How names were found is counted.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -26,17 +26,36 @@ class ImageFolders:
     exists: for lists of paths that a user keeps, not for files that came from elsewhere.
     """
 
-    def __init__(
-        self, folders: Iterable[Path], findings: Findings, anywhere: bool = False
-    ) -> None:
+    def __init__(self, folders: Iterable[Path], findings: Findings, anywhere: bool = False) -> None:
         self.folders = [os.path.abspath(folder) for folder in folders]
         self.findings, self.anywhere = findings, anywhere
         self._listings: dict[str, dict[str, bool]] = {}
-        self._bases: dict[str, str | None] | None = None
+        self._indexed = False
+        self._bases: dict[str, str | None] = {}
+        self._folded: dict[str, str | None] = {}
         self._stems: dict[str, str | None] = {}
+        self._stemmed: dict[str, dict[str, str]] = {}
 
     def find(self, name: str) -> str | None:
         """The path of an image, or None where there is none, or more than one could be meant."""
+        return self._direct(name) or self._by_name(name)
+
+    def find_named(self, names: Sequence[str], below: str, stem: str) -> str | None:
+        """An image by one of ``names``; else the one called ``stem`` in the folder ``below``."""
+        for name in names:
+            if path := self._direct(name):
+                return path
+        for folder in self.folders:
+            parent = os.path.normpath(os.path.join(folder, below))
+            if (leaf := self._stems_in(parent).get(stem.casefold())) is not None:
+                path = os.path.join(parent, leaf)
+                if names:
+                    self.findings.add("name-case", f"{names[-1]} is {path}")
+                return path
+        return next(filter(None, map(self._by_name, (*names, stem))), None)
+
+    def _direct(self, name: str) -> str | None:
+        """As given, or by as much of the path as there is."""
         name = name.strip()
         if not name or "\0" in name:
             return None
@@ -53,24 +72,34 @@ class ImageFolders:
                     path = os.path.join(folder, rest)
                     self.findings.add("name-cleaned", f"{name} is {path}")
                     return path
-        return self._by_name(parts[-1], name) if parts else None
+        return None
 
-    def _by_name(self, base: str, name: str) -> str | None:
-        bases = self._index()
-        path, kind = bases.get(base), "name-base"
-        if path is None and base not in bases:
-            kind = "name-case"
-            path = bases.get(f"\n{base.casefold()}")
-            if path is None and f"\n{base.casefold()}" not in bases:
-                path = self._stems.get(os.path.splitext(base)[0].casefold())
-        if path is not None:
-            self.findings.add(kind, f"{name} is {path}")
-        return path
-
-    def by_stem(self, stem: str) -> str | None:
-        """The only image below the folders whose name without its ending is ``stem``."""
+    def _by_name(self, name: str) -> str | None:
+        """By base name, or by base name or stem in any case, where one image has it."""
+        base = next(reversed(clean(name)), "")
         self._index()
-        return self._stems.get(stem.casefold())
+        stem = os.path.splitext(base)[0].casefold()
+        tables = (self._bases, base), (self._folded, base.casefold()), (self._stems, stem)
+        for kind, (table, key) in zip(("name-base", "name-case", "name-case"), tables, strict=True):
+            if key in table:
+                path = table[key]
+                if path is not None:
+                    self.findings.add(kind, f"{name} is {path}")
+                return path
+        return None
+
+    def _stems_in(self, folder: str) -> dict[str, str]:
+        """Folded stem → name of the images in one folder."""
+        if folder not in self._listings:
+            self._listings[folder] = _listing(folder)
+        if folder not in self._stemmed:
+            split = [(*os.path.splitext(name), name) for name in self._listings[folder]]
+            self._stemmed[folder] = {
+                stem.casefold(): name
+                for stem, ending, name in split
+                if ending.lower() in IMAGE_SUFFIXES
+            }
+        return self._stemmed[folder]
 
     def _is_file(self, folder: str, name: str) -> bool:
         parent, leaf = os.path.split(os.path.join(folder, name))
@@ -81,19 +110,17 @@ class ImageFolders:
             self._listings[parent] = _listing(parent)
         return self._listings[parent].get(leaf, False)
 
-    def _index(self) -> dict[str, str | None]:
-        """Base name → path, and folded base name after a line break; None where several have it."""
-        if self._bases is None:
-            self._bases = {}
-            for path in self._walk():
-                base = os.path.basename(path)
-                for table, key in (
-                    (self._bases, base),
-                    (self._bases, f"\n{base.casefold()}"),
-                    (self._stems, os.path.splitext(base)[0].casefold()),
-                ):
-                    table[key] = None if table.get(key, path) != path else path
-        return self._bases
+    def _index(self) -> None:
+        """Fill the tables of base names and stems: None where several images have one."""
+        if self._indexed:
+            return
+        self._indexed = True
+        for path in self._walk():
+            base = os.path.basename(path)
+            stem = os.path.splitext(base)[0].casefold()
+            tables = (self._bases, base), (self._folded, base.casefold()), (self._stems, stem)
+            for table, key in tables:
+                table[key] = None if table.get(key, path) != path else path
 
     def _walk(self) -> Iterator[str]:
         return (path for folder in dict.fromkeys(self.folders) for path in images_below(folder))

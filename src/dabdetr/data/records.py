@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterable, Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -18,9 +18,7 @@ from dabdetr.data.heads import ImageFile, read_heads
 from dabdetr.data.images import read_image
 from dabdetr.text import check_name, printable
 
-BoxFormat = Literal[
-    "xywh", "xyxy", "cxcywh", "xywh-relative", "xyxy-relative", "cxcywh-relative"
-]
+BoxFormat = Literal["xywh", "xyxy", "cxcywh", "xywh-relative", "xyxy-relative", "cxcywh-relative"]
 """What the four numbers of a box are; relative ones are 0–1 of the image."""
 
 Open = Callable[[str, BoxFormat | None], "RecordTable"]
@@ -31,13 +29,13 @@ FARTHEST = 1e7
 SLACK = 0.02
 """How far beyond 0–1 of an image a box may reach that was only rounded."""
 TELLING = 3
-"""Boxes that at least are needed to tell that they are of another format than is said."""
+"""Boxes that at least are needed to tell that their numbers stand in another order."""
 SAME_SHAPE = 0.02
 """Relative difference of the two scales of an image that is only rounding."""
 
 
 def class_table(
-    pairs: Iterable[tuple[int, str]], findings: Findings
+    pairs: Iterable[tuple[int, Any]], findings: Findings
 ) -> tuple[tuple[int, ...], tuple[str, ...], dict[int, int]]:
     """Ids and names by label, and id → label; classes of one name become one."""
     labels: dict[int, int] = {}
@@ -59,6 +57,25 @@ def class_table(
     return tuple(first[label] for label in range(len(names))), tuple(names), labels
 
 
+def named_table(
+    rows: Rows,
+    names: dict[str, int],
+    name: str,
+    split: str,
+    box_format: BoxFormat | None,
+    more: Iterable[str] = (),
+) -> RecordTable:
+    """The data set of rows whose labels are ``names``' values; classes go by their names' order.
+
+    ``more`` are classes of other splits. The images' heads are looked at.
+    """
+    ordered = sorted({*names, *more})
+    category_ids, known, labels = class_table(enumerate(ordered), rows.findings)
+    place = {names.get(each, -1): labels[number] for number, each in enumerate(ordered)}
+    rows.label = [place[int(label)] for label in rows.label]
+    return RecordTable(rows, name, split, known, category_ids, box_format).checked()
+
+
 class Rows:
     """Images and boxes of one split as a reader finds them.
 
@@ -73,7 +90,8 @@ class Rows:
     """
 
     def __init__(self, findings: Findings, box_format: BoxFormat) -> None:
-        self.findings, self.box_format = findings, box_format
+        self.findings = findings
+        self.box_format: BoxFormat = box_format
         self.files: list[str] = []
         self.ids: list[int] = []
         self.sizes: list[tuple[int, int]] = []
@@ -127,11 +145,11 @@ class RecordTable(DetectionDataset):
         self.name, self.split = name, split
         self.names, self.category_ids = tuple(names), tuple(category_ids)
         self.findings = rows.findings
-        self.value_range: int | None = None
+        self._checked = False
         draft = _Draft(rows)
         draft.complete_sizes()
         draft.settle(box_format)
-        self.box_format = draft.box_format
+        self.box_format: BoxFormat = draft.box_format
         self._take(draft)
 
     def _take(self, draft: _Draft) -> None:
@@ -184,6 +202,9 @@ class RecordTable(DetectionDataset):
 
         Reads heads only, in parallel (see ``heads``); what differs is in ``findings``.
         """
+        if self._checked:
+            return self
+        self._checked = True
         heads = read_heads(self.files, progress)
         damaged = np.array([bool(head.error) for head in heads], bool)
         self.findings.add("image-damaged", [head.error for head in heads if head.error])
@@ -216,6 +237,7 @@ class RecordTable(DetectionDataset):
 class _Draft:
     """Columns while they are mended."""
 
+    box_format: BoxFormat
     files: list[str]
     ids: np.ndarray
     sizes: np.ndarray
@@ -231,7 +253,7 @@ class _Draft:
         if rows is None:
             return
         self.findings, self.place = rows.findings, rows.place
-        self.box_format: BoxFormat = rows.box_format
+        self.box_format = rows.box_format
         self.files, self.known = rows.files, rows.known
         self.ids = np.array(rows.ids, np.int64)
         self.sizes = np.array(rows.sizes, np.int64).reshape(-1, 2)
@@ -299,7 +321,7 @@ class _Draft:
 
     def settle(self, box_format: BoxFormat | None) -> None:
         """Boxes in pixels with an area inside their images; ``annotated`` is x, y, w, h."""
-        finite = (np.abs(self.annotated) <= FARTHEST).all(1)  # NaN is not
+        finite = np.all(np.abs(self.annotated) <= FARTHEST, axis=1)  # NaN is not
         self.keep(finite, "box-infinite")
         said = self.box_format
         self.box_format = box_format or tell_format(self.annotated, self._frames(), said)
@@ -319,7 +341,7 @@ class _Draft:
         return self.sizes[self.image].astype(np.float64)
 
     def _order_corners(self) -> None:
-        wrong = (self.annotated[:, 2:] < 0).any(1)
+        wrong = np.any(self.annotated[:, 2:] < 0, axis=1)
         if wrong.any():
             self.count("box-swapped", wrong)
             sides = self.annotated[:, 2:]
@@ -334,17 +356,17 @@ class _Draft:
         if not again:
             low = self.annotated[:, :2].astype(np.float32)
             high = (self.annotated[:, :2] + self.annotated[:, 2:]).astype(np.float32)
-            self.keep((high > low).all(1), "box-empty")
+            self.keep(np.all(high > low, axis=1), "box-empty")
             self._mistrust_sizes()
         sizes = self._frames()
         low, high = self.annotated[:, :2], self.annotated[:, :2] + self.annotated[:, 2:]
         shift = np.where(low >= sizes, -1.0, np.where(high <= 0, 1.0, 0.0))
         cut_low, cut_high = np.maximum(low + shift, 0), np.minimum(high + shift, sizes)
         self.boxes = np.concatenate((cut_low, cut_high), 1).astype(np.float32)
-        inside = (self.boxes[:, 2:] > self.boxes[:, :2]).all(1)
+        inside = np.all(self.boxes[:, 2:] > self.boxes[:, :2], axis=1)
         if not again:
-            self.count("box-moved", inside & (shift != 0).any(1))
-            past = (low < -1).any(1) | (high > sizes + 1).any(1)
+            self.count("box-moved", inside & np.any(shift != 0, axis=1))
+            past = np.any((low < -1) | (high > sizes + 1), axis=1)
             self.count("box-cut", inside & past)
         self.keep(inside, "box-outside")
         own = self.annotated[:, 2:].prod(1)
@@ -354,7 +376,7 @@ class _Draft:
         """Look at the images whose boxes lie outside of what is said to be their size."""
         low, high = self.annotated[:, :2], self.annotated[:, :2] + self.annotated[:, 2:]
         sizes = self._frames()
-        outside = (low >= sizes + 1).any(1) | (high <= -1).any(1)
+        outside = np.any((low >= sizes + 1) | (high <= -1), axis=1)
         images = np.unique(self.image[outside])
         if not len(images):
             return
@@ -375,13 +397,13 @@ class _Draft:
         own = np.array([(h.width, h.height) for h in heads], np.int64).reshape(-1, 2)
         stored = np.array([(h.stored_width, h.stored_height) for h in heads], np.int64)
         stored = stored.reshape(-1, 2)
-        known = (own > 0).all(1)
-        wrong = known & (self.sizes != own).any(1) & (self.sizes != stored).any(1)
+        known = np.all(own > 0, axis=1)
+        wrong = known & np.any(self.sizes != own, axis=1) & np.any(self.sizes != stored, axis=1)
         if not wrong.any():
             return np.ones(len(known), bool)
         scale = own / np.maximum(self.sizes, 1)
         alike = np.abs(scale[:, 0] / np.maximum(scale[:, 1], 1e-9) - 1) <= SAME_SHAPE
-        alike &= (self.sizes > 0).all(1)
+        alike &= np.all(self.sizes > 0, axis=1)
         fits = self._fitting(own)
         scaled = wrong & alike
         rows = scaled[self.image]
@@ -410,7 +432,7 @@ class _Draft:
     def _fitting(self, own: np.ndarray) -> np.ndarray:
         """[images] bool: whether all boxes of an image lie in it, if it has its ``own`` size."""
         high = self.annotated[:, :2] + self.annotated[:, 2:]
-        past = (high > own[self.image] + 1).any(1) | (self.annotated[:, :2] < -1).any(1)
+        past = np.any((high > own[self.image] + 1) | (self.annotated[:, :2] < -1), axis=1)
         return np.bincount(self.image, past, minlength=len(own)) == 0
 
 
@@ -449,13 +471,15 @@ def tell_format(numbers: np.ndarray, frames: np.ndarray, said: BoxFormat) -> Box
     most of which exceed 1 are pixels. Then the order: another one is taken where a good part of
     the boxes reaches out of its image as ``said``, and every box fits as that other.
     """
-    if len(numbers) < TELLING:
+    if not len(numbers):
         return said
     order, _, relative = said.partition("-")
     reach = numbers.max(1)
     if not relative and np.quantile(reach, 0.99) <= 1 + SLACK and np.median(frames) > 16:
         relative = "relative"
-    elif relative and (reach > 1 + 2 * SLACK).mean() >= 0.9 and _mostly(numbers <= frames.max() + 1):
+    elif (
+        relative and (reach > 1 + 2 * SLACK).mean() >= 0.9 and _mostly(numbers <= frames.max() + 1)
+    ):
         relative = ""
     suffix = "-relative" if relative else ""
     slack = SLACK * frames if relative else np.ones_like(frames)
@@ -464,11 +488,11 @@ def tell_format(numbers: np.ndarray, frames: np.ndarray, said: BoxFormat) -> Box
         boxes = to_pixels(numbers, frames, order + suffix)  # pyright: ignore[reportArgumentType]
         one, other = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
         low, high = np.minimum(one, other), np.maximum(one, other)
-        return ((low >= -slack) & (high <= frames + slack) & (boxes[:, 2:] > least)).all(1)
+        return np.all((low >= -slack) & (high <= frames + slack) & (boxes[:, 2:] > least), axis=1)
 
     # Boxes that are empty or drawn backwards are mended one by one, and tell nothing here.
     astray = 1 - fitting(order, -np.inf).mean()
-    if astray >= (0.1 if len(numbers) >= 10 else 0.5):
+    if len(numbers) >= TELLING and astray >= (0.1 if len(numbers) >= 10 else 0.5):
         for other in ("xywh", "xyxy", "cxcywh"):
             if other != order and fitting(other).mean() >= 0.995:
                 order = other

@@ -1,4 +1,4 @@
-"""The box around an outline: polygons, circles and run-length masks, as labelling tools write them."""
+"""The box around an outline: polygons and run-length masks, as labelling tools write them."""
 
 from __future__ import annotations
 

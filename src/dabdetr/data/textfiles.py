@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 
 from dabdetr.data.findings import Findings
-from dabdetr.files import read_regular
+from dabdetr.files import open_regular, read_regular
 
+HEAD = 1 << 16
 MOST_TEXT = 4 << 30
 """Bytes of one annotation file."""
 
@@ -15,8 +16,8 @@ MOST_TEXT = 4 << 30
 def read_text(path: str | Path, findings: Findings) -> str:
     """The text of a file; ValueError or OSError name it. A byte order mark is left out.
 
-    What is not UTF-8 is taken for GB 18030 (which holds GBK and GB 2312) where bytes above 127 come
-    mostly in groups, and else for Windows-1252; that it is so is counted.
+    What is not UTF-8 is taken for Windows-1252 where bytes above 127 stand mostly beside small
+    letters, and else for GB 18030 (which holds GBK and GB 2312); that it is so is counted.
     """
     content = read_bytes(path)
     for mark, encoding in ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16")):
@@ -44,10 +45,20 @@ def read_bytes(path: str | Path) -> bytes:
         raise ValueError(f"{path} cannot be read: {error.strerror}; check it") from None
 
 
+def head_of(path: Path) -> bytes:
+    """The first bytes of a regular file, by which its form is known; none where it has none."""
+    try:
+        with open_regular(path) as file:
+            return file.read(HEAD)
+    except (OSError, ValueError):
+        return b""
+
+
 def guess(content: bytes) -> tuple[str, str]:
     """Text that is not UTF-8, and the encoding it was taken for."""
-    groups = [len(group) for group in re.findall(rb"[\x80-\xff]+", content[:1_000_000])]
-    if sum(size > 1 for size in groups) * 2 > len(groups):
+    some = content[:1_000_000]
+    beside_letters = len(re.findall(rb"[a-z][\x80-\xff]+|[\x80-\xff]+[a-z]", some))
+    if beside_letters * 2 <= len(re.findall(rb"[\x80-\xff]+", some)):
         try:
             return content.decode("gb18030"), "GB 18030"
         except UnicodeDecodeError:
