@@ -11,7 +11,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from dabdetr.data.heads import cache_folder
+from dabdetr.data.cache import cache_folder
 
 MOST_FILES = 2_000_000
 MOST_BYTES = 100 << 30

@@ -595,9 +595,9 @@ KINDS: dict[str, Kind] = {
             (
                 "split-only",
                 "data sets of one split only",
-                "trained on",
+                "trained on all of it; --split 0.8 would hold out a fifth to validate on",
                 "nothing tells which epoch is best",
-                "--split 0.8 holds out a fifth for validation",
+                "--split 0.8",
             ),
         ),
     ),
