@@ -17,11 +17,11 @@ from dabdetr.data.archive import is_archive, unpacked
 from dabdetr.data.coco import YEAR, find_coco, read_coco
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.data.datumaro import find_datumaro
-from dabdetr.data.findings import Findings
 from dabdetr.data.images import IMAGE_SUFFIXES
 from dabdetr.data.labelme import find_labelme
 from dabdetr.data.records import BoxFormat, Open, RecordTable
 from dabdetr.data.scenes import SPLITS, parse_scenes
+from dabdetr.data.splitting import divide
 from dabdetr.data.via import find_via
 from dabdetr.data.voc import find_voc
 from dabdetr.data.yolo import find_yolo
@@ -85,7 +85,6 @@ def open_data(
     only = next(iter(found.splits)) if len(found.splits) == 1 else None
     if name not in found.splits and name == "train" and only:
         opened = found.splits[only](only, box_format)
-        opened.findings.add("split-only", f"{found.root}: {only}")
     elif name in found.splits:
         opened = found.splits[name](split, box_format)
     else:
@@ -287,9 +286,42 @@ def unite(train: DetectionDataset, val: DetectionDataset) -> None:
     val.with_names(names, [own_ids[n] if n in own_ids else next(free) for n in names])
 
 
-def empty_classes(data: DetectionDataset, findings: Findings) -> None:
-    """Count the classes that own no box of a split."""
-    seen = np.zeros(len(data.names), bool)
-    if isinstance(data, RecordTable):
-        seen[data.labels[~data.crowd]] = True
-        findings.add("class-empty", [n for n, ok in zip(data.names, seen, strict=True) if not ok])
+def open_training(
+    data: str | Path | None = None,
+    annotations: str | Path | None = None,
+    images: str | Path | None = None,
+    val_annotations: str | Path | None = None,
+    val_images: str | Path | None = None,
+    *,
+    share: float | None = None,
+    box_format: BoxFormat | None = None,
+    progress: bool = False,
+) -> tuple[DetectionDataset, DetectionDataset | None]:
+    """The split to train on, and the one to validate on where there is one; images are checked.
+
+    Both have the classes of both. ``share`` divides what there is where there is no split to
+    validate on (see ``splitting.divide``). Boxes of both are of one format.
+    """
+    train = open_data(data, "train", annotations, images, box_format).checked(progress)
+    told = box_format or getattr(train, "box_format", None)
+    val = None
+    if val_annotations is not None or val_images is not None:
+        val = open_data(None, "val", val_annotations, val_images, told)
+    elif annotations is None and data is not None:
+        there = splits(data)
+        if "val" in there and len(there) > 1:
+            val = open_data(data, "val", box_format=told)
+        elif len(there) == 1 and share is None:
+            train.findings.add("split-only", f"{data}: {there[0]}")
+    if val is not None:
+        if share is not None:
+            raise ValueError(f"{train.name} has a val split already; leave out --split {share:g}")
+        val = val.checked(progress)
+        unite(train, val)
+    if isinstance(train, RecordTable):
+        seen = np.bincount(train.labels[~train.crowd], minlength=len(train.names))
+        lacking = [name for name, many in zip(train.names, seen, strict=True) if not many]
+        train.findings.add("class-empty", lacking)
+    if share is not None:
+        return divide(train, share, progress=progress)
+    return train, val

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from dabdetr.data.dataset import DetectionDataset, Subset
+from dabdetr.data.findings import Findings
 from dabdetr.data.similar import groups, near_duplicates, thumbnails
 
 
@@ -13,7 +14,7 @@ def divide(
 ) -> tuple[Subset, Subset]:
     """A share of the images to train on, and the others; each in the data's order.
 
-    Stratified: rare classes are dealt out first, so that each has about its share on both sides, and
+    Stratified: rare classes are dealt out first, so that each has about its share on both sides;
     images without boxes too. Near-duplicates stay together (see ``similar``). The same seed gives
     the same split of the same images.
     """
@@ -29,7 +30,7 @@ def divide(
         members.setdefault(first, []).append(index)
     if len(members) < 2:
         raise ValueError(
-            f"all {len(data)} images of {data.name} {data.split} show the same; a split needs others"
+            f"all {len(data)} images of {data.name} {data.split} show the same; a split needs more"
         )
     counts = np.zeros((len(members), len(data.names) + 2))
     for row, indices in enumerate(members.values()):
@@ -43,7 +44,7 @@ def divide(
     out = set(val)
     train = [index for index in range(len(data)) if index not in out]
     first, second = Subset(data, train), Subset(data, val)
-    first.split, second.split = "train", "val"
+    first.split, second.split, second.findings = "train", "val", Findings()
     return first, second
 
 
