@@ -114,11 +114,12 @@ def refuse(found: dict[str, Findings]) -> None:
         for split, findings in found.items()
         for each in findings.of("skipped", "mended", "kept")
     ]
+    if len(faults) == 1:
+        raise ValueError(f"{faults[0]}; mend the files, or leave out --strict")
     if faults:
         raise ValueError(
-            f"the data have {len(faults)} kinds of faults, and --strict takes none:\n  "
+            f"the data have {len(faults)} kinds of faults; mend them, or leave out --strict:\n  "
             + "\n  ".join(faults)
-            + "\nmend the files, or leave out --strict"
         )
 
 
