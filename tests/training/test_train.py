@@ -352,7 +352,7 @@ def test_classes_that_only_one_split_lists_are_known_to_both(
     assert load_model(run.weights).model.names == (*map(str, range(10)), "three")
     train, val = run.data
     told = {each["kind"]: each for each in train["findings"]}
-    assert told["class-split"]["examples"] == ["'three' is not in instances_train train"]
+    assert told["class-split"]["examples"] == [f"'three' is not in {coco_folder.name} train"]
     assert [each["kind"] for each in val["findings"]] == ["class-split"]
 
 
