@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import shutil
 import signal
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,10 @@ install_import_hook(["dabdetr.geometry", "dabdetr.model"], "beartype.beartype")
 
 # Tests start processes too: several with as many threads as cores would wait for one another.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# What is kept of files between runs must not come from other runs, nor stay behind.
+os.environ["DABDETR_CACHE"] = tempfile.mkdtemp(prefix="dabdetr-cache-")
+atexit.register(shutil.rmtree, os.environ["DABDETR_CACHE"], ignore_errors=True)
 
 # A shell's background jobs ignore Ctrl-C, and so would all that they start.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:

@@ -337,19 +337,23 @@ def test_data_without_an_object_to_learn(
     assert not (tmp_path / "runs").exists()
 
 
-def test_validation_classes_must_be_known(
+def test_classes_that_only_one_split_lists_are_known_to_both(
     tiny_train: Train, tmp_path: Path, coco_folder: Path
 ) -> None:
     tree = json.loads((coco_folder / "annotations" / "instances_val.json").read_text())
     tree["categories"][3]["name"] = "three"
     (tmp_path / "other.json").write_text(json.dumps(tree))
-    with pytest.raises(ValueError, match="does not know three"):
-        tiny_train(
-            tmp_path / "runs",
-            val_annotations=tmp_path / "other.json",
-            val_images=coco_folder / "val",
-            quiet=True,
-        )
+    run = tiny_train(
+        tmp_path / "runs",
+        val_annotations=tmp_path / "other.json",
+        val_images=coco_folder / "val",
+        quiet=True,
+    )
+    assert load_model(run.weights).model.names == (*map(str, range(10)), "three")
+    train, val = run.data
+    told = {each["kind"]: each for each in train["findings"]}
+    assert told["class-split"]["examples"] == [f"'three' is not in {coco_folder.name} train"]
+    assert [each["kind"] for each in val["findings"]] == ["class-split"]
 
 
 def test_diverging_run_stops_and_keeps_the_last_good_state(

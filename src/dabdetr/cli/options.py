@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -55,6 +55,31 @@ Compile = Annotated[
 Name = Annotated[
     str | None, typer.Option(help="Name of the run's folder; counted on if not given.")
 ]
+
+
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Refuse data in which a row is left out or mended.")
+]
+BoxFormats = Annotated[
+    str | None,
+    typer.Option(
+        "--box-format",
+        help="What the numbers of a box are: xywh, xyxy or cxcywh, with -relative where they are "
+        "0–1 of the image; found out if not given.",
+    ),
+]
+
+
+def read_box_format(given: str | None) -> Any:
+    """The format where it is one; ValueError names those that there are."""
+    from typing import get_args
+
+    from dabdetr.data.records import BoxFormat
+
+    if given not in (None, *get_args(BoxFormat)):
+        known = ", ".join(get_args(BoxFormat))
+        raise ValueError(f"--box-format should be one of {known}; got {given!r}")
+    return given
 
 
 def check_data(data: str | None, annotations: Path | None, images: Path | None) -> None:

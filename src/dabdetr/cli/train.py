@@ -10,6 +10,7 @@ import typer
 
 from dabdetr.cli.options import (
     Annotations,
+    BoxFormats,
     Device,
     Images,
     Json,
@@ -17,7 +18,9 @@ from dabdetr.cli.options import (
     Queries,
     QueriesInit,
     Quiet,
+    Strict,
     check_data,
+    read_box_format,
     tell_choices,
 )
 from dabdetr.cli.output import print_json
@@ -78,6 +81,12 @@ def train(
     val_images: Annotated[
         Path | None, typer.Option(help="The image folder of --val-annotations.")
     ] = None,
+    split: Annotated[
+        float | None,
+        typer.Option(help="Share of the images to train on, where no val split is there: 0.8."),
+    ] = None,
+    box_format: BoxFormats = None,
+    strict: Strict = False,
     val_every: Annotated[
         int | None,
         typer.Option(min=1, help="Epochs between validations; about 20 in all if not given."),
@@ -137,6 +146,9 @@ def train(
         val_every=val_every,
         queries=queries,
         queries_init=queries_init,
+        split=split,
+        box_format=read_box_format(box_format),
+        strict=strict,
         quiet=quiet,
     )
     if as_json and not silent():

@@ -11,6 +11,7 @@ import typer
 
 from dabdetr.cli.options import (
     Annotations,
+    BoxFormats,
     Coco,
     Compile,
     Device,
@@ -25,13 +26,14 @@ from dabdetr.cli.options import (
     QueriesInit,
     Quiet,
     SetPrecision,
+    Strict,
     check_data,
+    read_box_format,
     tell_choices,
 )
 from dabdetr.cli.output import console, print_json, refuse_to_overwrite, say
 
 if TYPE_CHECKING:
-    from dabdetr.data.dataset import DetectionDataset
     from dabdetr.evaluation.per_layer import LayerScores
     from dabdetr.evaluation.result import Evaluation
 
@@ -44,6 +46,8 @@ def val(
     split: Annotated[str, typer.Option(help="Which part of the data.")] = "val",
     annotations: Annotations = None,
     images: Images = None,
+    box_format: BoxFormats = None,
+    strict: Strict = False,
     max_det: MaxDet = None,
     nms: Nms = None,
     imgsz: ImageSize = None,
@@ -69,7 +73,9 @@ def val(
 
     Or, --per-layer, how good each decoder layer is and from which one on nothing improves.
     """
+    from dabdetr.data.findings import refuse
     from dabdetr.data.layouts import open_data
+    from dabdetr.data.statistics import summarise
     from dabdetr.evaluation.evaluate import SUPPRESSION, evaluate, suppression_gain
     from dabdetr.inference.opening import open_model, torch_runtime
 
@@ -85,7 +91,14 @@ def val(
         raise ValueError(f"--plot should end in .png or .svg; got {plot}")
     check_data(data, annotations, images)
     tell_choices(quiet)
-    truth = open_data(data, split, annotations, images)
+    truth = open_data(data, split, annotations, images, read_box_format(box_format))
+    truth = truth.checked(progress=not quiet)
+    if strict:
+        refuse({truth.split: truth.findings})
+    read = summarise(truth)
+    for line in read.lines():
+        say(line, quiet)
+    about = {"model": model, "data": truth.name, "split": truth.split, "read": read.to_dict()}
     runtime = open_model(
         model,
         device=device,
@@ -101,7 +114,7 @@ def val(
         from dabdetr.evaluation.per_layer import evaluate_layers
 
         found = evaluate_layers(torch_runtime(runtime), truth, **options)
-        _report(found, model, truth, as_json, quiet)
+        _report(found, about, as_json, quiet)
         if plot:  # last, so that numbers are printed where it fails
             found.plot(plot)
             say(f"curves: {plot}", quiet)
@@ -114,7 +127,7 @@ def val(
     if nms is None:
         gain = suppression_gain(truth, found)
         more["nms_gain"] = {"iou": SUPPRESSION, "AP50": round(gain, 5)}
-    _report(found, model, truth, as_json, quiet, more)
+    _report(found, about, as_json, quiet, more)
     for each in more.values():
         say(
             f"non-maximum suppression (--nms {each['iou']}) would add {each['AP50']:+.3f} AP50",
@@ -124,14 +137,12 @@ def val(
 
 def _report(
     found: Evaluation | LayerScores,
-    model: str,
-    data: DetectionDataset,
+    about: dict[str, Any],
     as_json: bool,
     quiet: bool,
     more: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     if as_json:
-        about = {"model": model, "data": data.name, "split": data.split}
         print_json({**about, **found.to_dict(), **more})
     elif not quiet:
         console().print(found.table())

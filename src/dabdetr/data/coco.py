@@ -1,363 +1,456 @@
-"""COCO's json, checked whole when it is opened: each fault is one sentence that names its place."""
+"""COCO's json, in the places where tools put it."""
 
 from __future__ import annotations
 
-import json
-import logging
-import os
 import re
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dabdetr.data.dataset import DetectionDataset, ImageRecord, Open
-from dabdetr.data.images import image_size, read_image
-
-log = logging.getLogger("dabdetr")
+from dabdetr.data.findings import Findings
+from dabdetr.data.locate import ImageFolders
+from dabdetr.data.records import FARTHEST, BoxFormat, Open, RecordTable, Rows, class_table
+from dabdetr.data.shapes import around_segmentation
+from dabdetr.data.textfiles import HEAD, guess, head_of, read_bytes
+from dabdetr.text import parse_json, shown
 
 YEAR = re.compile(r"20\d\d$")  # COCO's own splits are called train2017, val2017
-PACKED = "_annotations.coco.json"
+MANY = 50  # jsons in a folder that are looked at one by one
+DEFAULT = "default"
+"""What a split without a name is called."""
+FEDERATED = {"neg_category_ids", "not_exhaustive_category_ids"}
+"""LVIS's lists of an image: classes that are known to be absent; classes labelled in part."""
+LISTS = ("images", "annotations", "categories")
+AFFIXES = re.compile(r"^(instances_|_?annotations?[._-]?)|([._-]?(annotations?|coco|labels))+$")
+PLACES = ("annotations", "Annotations", ".", "*")
+BESIDE = ("images", "data", "JPEGImages", "imgs")
+"""Names of image folders beside a json, where no folder has the split's name."""
 
 
 def find_coco(root: Path) -> dict[str, Open]:
-    """Split → how it is opened: jsons in annotations/, or one in each folder of images."""
+    """Split → how it is opened: jsons in annotations/, in ``root``, or in folders of splits."""
+    if root.is_file():
+        name = _split_of(root) or DEFAULT
+        return {name: _opener(root, root.parent)} if is_coco(root) else {}
     if not root.is_dir():
         return {}
-    return _apart(root) or _packed(root)
-
-
-def _apart(root: Path) -> dict[str, Open]:
-    """``annotations/instances_SPLIT.json`` and folders of images."""
+    jsons = next(filter(None, (_jsons(root, place) for place in PLACES)), [])
     found: dict[str, Open] = {}
-    for file in sorted((root / "annotations").glob("instances_*.json")):
-
-        def read(split: str, file: Path = file) -> DetectionDataset:
-            return read_coco(file, _image_folder(root, file), root.resolve().name, split)
-
-        found[YEAR.sub("", file.stem.removeprefix("instances_"))] = read
+    for file in jsons:
+        nested = file.parent != root and file.parent.name.lower() != "annotations"
+        split = _split_of(file)
+        if nested and (not split or split in found):
+            split = _split_of(file.parent)
+        split = split or DEFAULT
+        found[file.stem if split in found else split] = _opener(file, root)
     return found
 
 
-def _packed(root: Path) -> dict[str, Open]:
-    """A folder for each split, with the images and their json in it."""
-    found: dict[str, Open] = {}
-    for file in sorted(root.glob(f"*/{PACKED}")):
+def _jsons(root: Path, place: str) -> list[Path]:
+    """COCO's jsons in a folder below ``root``; those called instances_… where there are such."""
+    files: list[Path] = []
+    for folder in [root] if place == "." else sorted(root.glob(place)):
+        if folder.is_dir():
+            here = sorted(folder.glob("*.json"))
+            if len(here) > MANY:  # one for each image, unless some are called otherwise
+                here = [file for file in here if re.search("annotations|instances|coco", file.name)]
+            files += here
+    named = [file for file in files if file.name.startswith("instances_")]
+    return named or [file for file in files if is_coco(file)]
 
-        def read(split: str, file: Path = file) -> DetectionDataset:
-            return read_coco(file, file.parent, root.resolve().name, split)
 
-        found[file.parent.name] = read
-    return found
+def is_coco(file: Path) -> bool:
+    """Whether a json begins as COCO's do; it is not read as a whole."""
+    if file.suffix.lower() != ".json" or not file.is_file():
+        return False
+    head = head_of(file).lstrip(b"\xef\xbb\xbf \t\r\n")
+    if b'"items"' in head or b'"dm_format_version"' in head or not head.startswith(b"{"):
+        return False
+    keys = {key for key in LISTS if f'"{key}"'.encode() in head}
+    if len(head) < HEAD:
+        return "images" in keys and len(keys) > 1
+    return bool(keys & {"images", "annotations"})
 
 
-def _image_folder(root: Path, annotations: Path) -> Path:
-    full = annotations.stem.removeprefix("instances_")
+def _split_of(file: Path) -> str:
+    """The split that a json or its folder is named after; "" where it has no name of its own."""
+    if file.suffix != ".json":
+        return file.name
+    previous, name = None, file.stem
+    while previous != name:
+        previous, name = name, AFFIXES.sub("", name)
+    return "" if name in ("result", "results", "export", "coco") else YEAR.sub("", name)
+
+
+def _opener(file: Path, root: Path) -> Open:
+    def read(split: str, box_format: BoxFormat | None = None) -> RecordTable:
+        folders = [*_image_folders(root, file), *([file.parent] if file.parent != root else [])]
+        return read_coco(file, folders, root.resolve().name, split, box_format)
+
+    return read
+
+
+def _image_folders(root: Path, file: Path) -> list[Path]:
+    """Where the images of a json may lie, the most likely place first."""
+    full = _stem(file)
     short = YEAR.sub("", full)
     options = [root / full, root / "images" / full, root / short, root / "images" / short]
-    options += [root / f"{full}2017", root / "images" / f"{full}2017", root / "images"]
-    for option in options:
-        if option.is_dir():
-            return option
-    raise FileNotFoundError(
-        f"{root} has no folder {full} (nor images/{full}) with the images of {annotations.name}"
-    )
+    options += [root / f"{full}2017", root / "images" / f"{full}2017"]
+    options += [file.parent / name for name in BESIDE] + [root / name for name in BESIDE]
+    split = [option for option in options if full and option.is_dir()]
+    whole = [file.parent, root]
+    if file.parent != root and any(file.parent.glob("*.*[gGfFpP]")):
+        split.insert(0, file.parent)
+    return list(dict.fromkeys([*split, *whole]))
+
+
+def _stem(file: Path) -> str:
+    return file.stem.removeprefix("instances_")
 
 
 def read_coco(
-    annotations: Path, images: Path, name: str | None = None, split: str = "train"
-) -> CocoData:
-    """Read and check a COCO json; the first fault found is a ValueError that names its place."""
-    tree = _load(annotations)
-    if not images.is_dir():
-        raise FileNotFoundError(f"there is no image folder {images} for {annotations}")
-    return CocoData(tree, annotations, images, name or annotations.stem, split)
+    annotations: Path,
+    images: Path | Sequence[Path],
+    name: str | None = None,
+    split: str = "train",
+    box_format: BoxFormat | None = None,
+) -> RecordTable:
+    """Read a COCO json whose images lie below one of the folders ``images``.
+
+    ValueError or FileNotFoundError where nothing can be read at all; what is odd in single rows is
+    in ``findings``.
+    """
+    folders = [images] if isinstance(images, Path) else list(images)
+    findings = Findings()
+    tree = _load(annotations, findings)
+    if not any(folder.is_dir() for folder in folders):
+        raise FileNotFoundError(f"there is no image folder {folders[0]} for {annotations}")
+    categories = _objects(tree["categories"], findings, annotations)
+    if not categories:
+        raise ValueError(f"{annotations} lists no categories; give each class an id and a name")
+    rows = Rows(findings, "xywh")
+    places = _images(tree["images"], rows, folders, annotations)
+    category_ids, names, labels = _classes(categories, tree["annotations"], findings, annotations)
+    _Annotations(tree["annotations"], annotations, findings).fill(rows, places, labels)
+    _judged(tree["images"], rows, places, labels)
+    del tree
+    return RecordTable(rows, name or annotations.stem, split, names, category_ids, box_format)
 
 
-class CocoData(DetectionDataset):
-    """Images annotated in COCO's json; checked whole when made, kept as flat arrays."""
-
-    def __init__(
-        self, tree: dict[str, Any], annotations: Path, images: Path, name: str, split: str
-    ) -> None:
-        self.name, self.split, self.folder = name, split, images
-        self.category_ids, self.names = _categories(tree["categories"], annotations)
-        self.files, self.image_ids, self.sizes = _images(tree["images"], annotations, images)
-        table = _Annotations(tree["annotations"], annotations)
-        image, label = self._places(table, annotations)
-        boxes = self._cut(table, image, annotations)
-        order = np.argsort(image, kind="stable")
-        self.boxes, self.annotated = boxes[order], table.boxes[order]
-        self.labels, self.crowd, self.areas = label[order], table.crowd[order], table.areas[order]
-        self.starts = np.searchsorted(image[order], np.arange(len(self.files) + 1))
-        self.known = {
-            index: self._labelled(index, row)
-            for index, row in enumerate(tree["images"])
-            if "neg_category_ids" in row or "not_exhaustive_category_ids" in row
-        }
-
-    def _labelled(self, index: int, row: dict[str, Any]) -> tuple[int, ...]:
-        """Labels of the classes whose objects are all annotated in an image of federated data.
-
-        As in LVIS: those of its objects and of ``neg_category_ids``, but for
-        ``not_exhaustive_category_ids``.
-        """
-        labels = {id_: i for i, id_ in enumerate(self.category_ids)}
-        own = set(self.labels[self.starts[index] : self.starts[index + 1]].tolist())
-        absent, partly = (
-            {labels[id_] for id_ in row.get(key, ()) if id_ in labels}
-            for key in ("neg_category_ids", "not_exhaustive_category_ids")
-        )
-        return tuple(sorted((own | absent) - partly))
-
-    def _places(self, table: _Annotations, file: Path) -> tuple[np.ndarray, np.ndarray]:
-        """Index of the image, and label, of each annotation."""
-        places = {int(id_): i for i, id_ in enumerate(self.image_ids)}
-        labels = {id_: i for i, id_ in enumerate(self.category_ids)}
-        for kind, known, asked in (
-            ("image", places, table.images),
-            ("category", labels, table.categories),
-        ):
-            for row, id_ in enumerate(asked.tolist()):
-                if id_ not in known:
-                    more = sum(each not in known for each in asked.tolist()) - 1
-                    raise ValueError(
-                        f"{file}: annotation {table.ids[row]} has {kind}_id {id_}, which is not "
-                        f"in the list of {'images' if kind == 'image' else 'categories'}"
-                        f"{_more(more)}; correct or remove it"
-                    )
-        image = np.array([places[i] for i in table.images.tolist()], dtype=np.int64)
-        label = np.array([labels[i] for i in table.categories.tolist()], dtype=np.int64)
-        return image, label
-
-    def _cut(self, table: _Annotations, image: np.ndarray, file: Path) -> np.ndarray:
-        """Corner boxes [n, 4] float32 cut to their images; it is said where more than a pixel is.
-
-        A box beside the image is an error, unless it is within one pixel of it (coordinates that
-        count from 1): that one is moved in.
-        """
-        sizes = self.sizes[image]
-        low, high = table.boxes[:, :2], table.boxes[:, :2] + table.boxes[:, 2:]
-        shift = np.where(low >= sizes, -1.0, np.where(high <= 0, 1.0, 0.0))
-        cut_low, cut_high = np.maximum(low + shift, 0), np.minimum(high + shift, sizes)
-        boxes = np.concatenate((cut_low, cut_high), 1).astype(np.float32)
-        inside = (boxes[:, 2:] > boxes[:, :2]).all(1)
-        if not inside.all():
-            row = int(np.argmin(inside))
-            self._check_size(image[row], file)
-            width, height = sizes[row]
-            raise ValueError(
-                f"{file}: annotation {table.ids[row]} has the bbox {table.boxes[row].tolist()}, "
-                f"which lies outside its image of {width}x{height} pixels, as the json says"
-                f"{_more((~inside).sum() - 1)}; correct or remove it"
-            )
-        past = (low < -1).any(1) | (high > sizes + 1).any(1)
-        if past.any():
-            first, count = table.ids[np.argmax(past)], past.sum()
-            what = "1 box reaches past its image and was cut to it"
-            if count > 1:
-                what = f"{count} boxes reach past their images and were cut to them"
-            log.warning("%s: %s (first: annotation %d)", file, what, first)
-        return boxes
-
-    def _check_size(self, index: int, file: Path) -> None:
-        """Raise where the image is not of the size that the json says."""
-        path, said = self.folder / self.files[index], tuple(self.sizes[index].tolist())
-        own = image_size(path)
-        if said not in (own, own[::-1]):
-            raise ValueError(
-                f"{file}: image {self.image_ids[index]} should be of {said[0]}x{said[1]} pixels, "
-                f"but {path} has {own[0]}x{own[1]}; correct the width and height in the json, or "
-                "put the right image there"
-            )
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def record(self, index: int) -> ImageRecord:
-        """Objects of image ``index``, without reading it."""
-        index = range(len(self))[index]
-        rows = slice(self.starts[index], self.starts[index + 1])
-        width, height = self.sizes[index].tolist()
-        return ImageRecord(
-            image_id=int(self.image_ids[index]),
-            file=str(self.folder / self.files[index]),
-            width=width,
-            height=height,
-            boxes=self.boxes[rows],
-            labels=self.labels[rows],
-            crowd=self.crowd[rows],
-            areas=self.areas[rows],
-            annotated=self.annotated[rows],
-            known=self.known.get(index),
-        )
-
-    def shape(self, index: int) -> tuple[int, int]:
-        """(height, width) of image ``index``."""
-        width, height = self.sizes[index].tolist()
-        return height, width
-
-    def image(self, index: int) -> np.ndarray:
-        """RGB uint8 [height, width, 3]; turned as EXIF says where the json's size says so too."""
-        index = range(len(self))[index]
-        width, height = self.sizes[index].tolist()
-        return read_image(self.folder / self.files[index], size=(width, height))
-
-
-class _Annotations:
-    """The columns of ``annotations``, each checked for itself."""
-
-    def __init__(self, rows: list[dict[str, Any]], file: Path) -> None:
-        if not rows:
-            raise ValueError(f"{file} has no annotation at all; there is nothing to learn or score")
-        self.ids = _integers(rows, "id", file, "annotation")
-        _no_duplicates(self.ids, file, "annotation")
-        self.images = _integers(rows, "image_id", file, "annotation")
-        self.categories = _integers(rows, "category_id", file, "annotation")
-        self.boxes = _boxes(rows, self.ids, file)
-        self.crowd = np.array([row.get("iscrowd", 0) == 1 for row in rows])
-        sides = self.boxes[:, 2] * self.boxes[:, 3]
-        given = [row.get("area") for row in rows]
-        usable = [isinstance(a, int | float) and 0 < a < float("inf") for a in given]
-        self.areas = np.array(
-            [a if ok else s for a, ok, s in zip(given, usable, sides.tolist(), strict=True)]
-        )
-
-
-def _boxes(rows: list[dict[str, Any]], ids: np.ndarray, file: Path) -> np.ndarray:
-    """[n, 4] float64, x y width height; each finite and with an extent."""
-    given = [row.get("bbox") for row in rows]
+def _load(file: Path, findings: Findings) -> dict[str, Any]:
+    content: bytes | str = read_bytes(file)
     try:
-        boxes = np.array(given, dtype=np.float64)
-    except (TypeError, ValueError, OverflowError):
-        boxes = np.empty(0)
-    if boxes.shape != (len(rows), 4):
-        bad = [i for i, box in enumerate(given) if not _four_numbers(box)]
-        raise ValueError(
-            f"{file}: annotation {ids[bad[0]]} should have a bbox of four numbers, [x, y, width, "
-            f"height]; it has {given[bad[0]]!r}{_more(len(bad) - 1)}"
-        )
-    finite = np.isfinite(boxes).all(1)
-    if not finite.all():
-        row = int(np.argmin(finite))
-        raise ValueError(
-            f"{file}: annotation {ids[row]} has a bbox that is not finite, {given[row]}"
-            f"{_more((~finite).sum() - 1)}; correct or remove it"
-        )
-    corners = (boxes[:, :2] + boxes[:, 2:]).astype(np.float32)
-    extended = (corners > boxes[:, :2].astype(np.float32)).all(1) & (boxes[:, 2:] > 0).all(1)
-    if not extended.all():
-        row = int(np.argmin(extended))
-        raise ValueError(
-            f"{file}: annotation {ids[row]} has a bbox of width {boxes[row, 2]:g} and height "
-            f"{boxes[row, 3]:g}{_more((~extended).sum() - 1)}; both must be above zero: "
-            "correct or remove it"
-        )
-    return boxes
-
-
-def _four_numbers(box: Any) -> bool:
-    if not isinstance(box, list) or len(box) != 4:
-        return False
-    return all(isinstance(v, int | float) and not abs(v) > 1e300 for v in box)
-
-
-def _more(count: int) -> str:
-    """How many more annotations have the fault that is told of the first."""
-    return f" (and {count} more such)" if count else ""
-
-
-def _load(file: Path) -> dict[str, Any]:
-    try:
-        tree = json.loads(file.read_bytes())
-    except FileNotFoundError:
-        raise FileNotFoundError(f"there is no annotation file {file}; check the path") from None
-    except OSError as error:
-        raise ValueError(f"{file} cannot be read: {error.strerror}; check it") from None
+        tree = parse_json(content, str(file))
     except ValueError as error:
-        raise ValueError(f"{file} is not readable JSON ({error}); is it cut short?") from None
-    for key in ("images", "annotations", "categories"):
-        rows = tree.get(key) if isinstance(tree, dict) else None
-        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        if "UTF-8" not in str(error):
+            raise ValueError(f"{error}; is it cut short?") from None
+        content, encoding = guess(bytes(content))
+        tree = parse_json(content, str(file))
+        findings.add("encoding", f"{file} as {encoding}")
+    for key in LISTS:
+        if not isinstance(tree, dict) or not isinstance(tree.get(key), list):
             raise ValueError(
                 f"{file} has no list {key!r}; a COCO json has images, annotations and categories"
             )
     return tree
 
 
-def _categories(rows: list[dict[str, Any]], file: Path) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    if not rows:
-        raise ValueError(f"{file} lists no categories; give each class an id and a name")
-    ids = _integers(rows, "id", file, "category")
-    _no_duplicates(ids, file, "category")
-    names: dict[int, str] = {}
-    for id_, row in sorted(zip(ids.tolist(), rows, strict=True), key=lambda pair: pair[0]):
-        name = row.get("name")
-        if not isinstance(name, str) or not name.strip():
-            raise ValueError(f"{file}: category {id_} has no name; give it one")
-        if name in names.values():
-            raise ValueError(f"{file}: two categories are called {name!r}; names must differ")
-        names[id_] = name
-    return tuple(names), tuple(names.values())
+def _objects(rows: list[Any], findings: Findings, file: Path) -> list[dict[str, Any]]:
+    """The rows that are JSON objects."""
+    if all(type(row) is dict for row in rows):
+        return rows
+    odd = [f"{file}: {shown(row)}" for row in rows if not isinstance(row, dict)]
+    findings.add("row-unreadable", odd)
+    return [row for row in rows if isinstance(row, dict)]
+
+
+def whole(value: Any) -> int | None:
+    """The integer that a number or text means; None where it means none."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, str):
+        text = value.strip()
+        value = int(text) if re.fullmatch(r"[+-]?\d{1,18}", text) else _number(text)
+    if isinstance(value, float):
+        value = int(value) if value.is_integer() and abs(value) < 2**53 else None
+    return value if isinstance(value, int) and abs(value) < 2**63 else None
+
+
+def _number(value: Any) -> float | None:
+    """The number that a value means, if it means one."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return None
+
+
+def key(value: Any) -> int | str | None:
+    """An id as it is compared: an integer where it means one, else its text."""
+    if type(value) is int:
+        return value
+    number = whole(value)
+    return (
+        number
+        if number is not None
+        else (value.strip() or None if isinstance(value, str) else None)
+    )
 
 
 def _images(
-    rows: list[dict[str, Any]], file: Path, folder: Path
-) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """File names, ids [n] and sizes [n, 2] (width, height); every file is known to exist."""
-    if not rows:
+    given: list[Any], rows: Rows, folders: Sequence[Path], file: Path
+) -> dict[int | str, int]:
+    """Fill in the images; id → index. Those that are not there are left out."""
+    findings = rows.findings
+    listed = _objects(given, findings, file)
+    if not listed:
         raise ValueError(f"{file} lists no images; there is nothing to read")
-    ids = _integers(rows, "id", file, "image")
-    _no_duplicates(ids, file, "image")
-    files: list[str] = []
-    present: dict[str, set[str]] = {}
-    for id_, row in zip(ids.tolist(), rows, strict=True):
-        name = row.get("file_name")
-        if not isinstance(name, str) or not name:
-            raise ValueError(f"{file}: image {id_} has no file_name; give it one")
-        parent, leaf = os.path.split(name)
-        if parent not in present:
-            present[parent] = _listing(folder / parent)
-        if leaf not in present[parent]:
-            raise FileNotFoundError(
-                f"{file}: image {id_} names the image {folder / name}, which does not exist; "
-                "add it, or remove the image and its annotations"
-            )
-        files.append(name)
-    return files, ids, np.array([_size(row, folder, file) for row in rows], dtype=np.int64)
-
-
-def _listing(folder: Path) -> set[str]:
-    try:
-        with os.scandir(folder) as entries:
-            return {entry.name for entry in entries}
-    except OSError:
-        return set()
-
-
-def _size(row: dict[str, Any], folder: Path, file: Path) -> tuple[int, int]:
-    width, height = row.get("width"), row.get("height")
-    if width is None or height is None:
-        return image_size(folder / row["file_name"])
-    if not all(isinstance(v, int | float) and v >= 1 and v == v // 1 for v in (width, height)):
-        raise ValueError(
-            f"{file}: image {row['id']} should have a width and height in pixels; "
-            f"it has {width!r} and {height!r}"
+    finder = ImageFolders(folders, findings)
+    keys = [key(row.get("id")) for row in listed]
+    odd = [f"{file}: {row.get('id')!r:.40}" for row in listed if type(row.get("id")) is not int]
+    findings.add("id-text", odd)
+    numbered = not all(isinstance(each, int) for each in keys)
+    if numbered:
+        findings.add("id-numbered", f"{file}: {keys[0]!r} is 1", len(keys))
+    places: dict[int | str, int] = {}
+    seen: dict[str, str] = {}
+    missing: list[str] = []
+    for number, (id_, row) in enumerate(zip(keys, listed, strict=True), 1):
+        named = row.get("file_name")
+        told = f"{file}: image {shown(row.get('id'))}"
+        if not isinstance(named, str) or not named.strip():
+            findings.add("image-unnamed", told)
+            continue
+        if id_ in places:
+            findings.add("image-id-repeated", f"{told}, {shown(named)}")
+            continue
+        path = finder.find(named)
+        if path is None:
+            missing.append(f"{told} names {shown(named)}")
+            continue
+        if path in seen:
+            findings.add("image-twice", f"{path}, {told} and {seen[path]}")
+        seen[path] = f"image {shown(row.get('id'))}"
+        size = _size(row, findings, told)
+        index = rows.add_image(path, size, number if numbered else id_)  # pyright: ignore
+        if id_ is not None:
+            places[id_] = index
+    findings.add("image-missing", missing)
+    if not rows.files:
+        searched = ", ".join(str(folder) for folder in folders[:3])
+        raise FileNotFoundError(
+            f"none of the {len(listed)} images of {file} is there: "
+            f"{missing[0] if missing else 'none has a file name'}, which does not exist in "
+            f"{searched}; give their folder with --annotations {file} --images FOLDER"
         )
-    return int(width), int(height)
+    return places
 
 
-def _integers(rows: list[dict[str, Any]], key: str, file: Path, what: str) -> np.ndarray:
-    values = [row.get(key) for row in rows]
-    bad = next((i for i, v in enumerate(values) if type(v) is not int or abs(v) >= 2**63), None)
-    if bad is not None:
-        whose = f"{what} {rows[bad].get('id')}" if key != "id" else f"{what} number {bad + 1}"
-        raise ValueError(f"{file}: {whose} should have an integer {key}; it has {values[bad]!r}")
-    return np.array(values, dtype=np.int64)
+def _size(row: dict[str, Any], findings: Findings, told: str) -> tuple[int, int]:
+    """(width, height); (0, 0) where the image itself is to be looked at."""
+    sides = row.get("width"), row.get("height")
+    if None in sides:
+        return 0, 0
+    width, height = (whole(side) for side in sides)
+    if width is None or height is None or not (0 < width < FARTHEST and 0 < height < FARTHEST):
+        findings.add("size-odd", f"{told} has {shown(sides[0])} and {shown(sides[1])}")
+        return 0, 0
+    return width, height
 
 
-def _no_duplicates(ids: np.ndarray, file: Path, what: str) -> None:
-    unique, counts = np.unique(ids, return_counts=True)
-    if len(unique) < len(ids):
-        twice = unique[np.argmax(counts > 1)]
-        raise ValueError(f"{file}: the {what} id {twice} occurs twice; ids must differ")
+def _classes(
+    categories: list[dict[str, Any]], annotations: list[Any], findings: Findings, file: Path
+) -> tuple[tuple[int, ...], tuple[str, ...], dict[Any, int]]:
+    """Ids, names, and key of an id → label, in the order of the ids.
+
+    A class without a box that is only there to group all others (Roboflow's) is left out.
+    """
+    used = {key(row.get("category_id")) for row in annotations if isinstance(row, dict)}
+    groups = {row.get("supercategory") for row in categories}
+    ids: list[tuple[int | str, dict[str, Any]]] = []
+    for row in categories:
+        id_ = key(row.get("id"))
+        if id_ is None:
+            findings.add("row-unreadable", f"{file}: category {shown(row.get('id'))}")
+        elif id_ not in used and row.get("name") in groups and _is_root(row):
+            findings.add("class-grouping", f"{shown(row['name'])} in {file}")
+        else:
+            ids.append((id_, row))
+    if not all(isinstance(id_, int) for id_, _ in ids):  # ids as text count from 1
+        texts = {id_: number for number, (id_, _) in enumerate(ids, 1)}
+        findings.add("id-text", f"{file}: category {ids[0][0]!r} is 1", len(ids))
+    else:
+        texts = {id_: id_ for id_, _ in ids}
+    pairs = [(int(texts[id_]), row.get("name")) for id_, row in ids]
+    pairs.sort(key=lambda pair: pair[0])
+    category_ids, names, labels = class_table(pairs, findings)
+    return category_ids, names, {id_: labels[int(texts[id_])] for id_, _ in ids}
+
+
+def _is_root(row: dict[str, Any]) -> bool:
+    return row.get("supercategory") in (None, "", "none", "None") and isinstance(
+        row.get("name"), str
+    )
+
+
+class _Annotations:
+    """The rows of ``annotations`` by columns."""
+
+    def __init__(self, given: list[Any], file: Path, findings: Findings) -> None:
+        self.file, self.findings = file, findings
+        self.rows = _objects(given, findings, file)
+        ids = [row.get("id") for row in self.rows]
+        kinds = set(map(type, ids))
+        repeated = len(ids) - len(set(ids)) if kinds <= {int} else len(ids)
+        if kinds - {int} or repeated:
+            again = len(ids) - len({str(id_) for id_ in ids if id_ is not None})
+            self.findings.add("annotation-id", self.place(0), again)
+
+    def place(self, row: int) -> str:
+        """Where a row stands."""
+        id_ = self.rows[row].get("id")
+        return f"{self.file}: annotation " + (
+            f"{row + 1} of the list" if id_ is None else shown(id_)
+        )
+
+    def fill(self, rows: Rows, places: dict[int | str, int], labels: dict[Any, int]) -> None:
+        """Put the usable rows into ``rows``."""
+        image = self._looked_up("image_id", places)
+        label = self._looked_up("category_id", labels)
+        self.findings.add("class-unknown", *self._told(label < 0, "category_id"))
+        self.findings.add("image-unknown", *self._told((label >= 0) & (image < 0), "image_id"))
+        numbers, found = self._boxes()
+        keep = np.flatnonzero((image >= 0) & (label >= 0) & found)
+        rows.image, rows.label = image[keep], label[keep]
+        rows.numbers = numbers[keep]
+        rows.crowd, rows.areas = self._crowd()[keep], self._areas()[keep]
+        told = [self.rows[at].get("id") for at in keep.tolist()]
+        file = self.file
+
+        def place(row: int) -> str:
+            id_ = told[row]
+            number = f"{int(keep[row]) + 1} of the list" if id_ is None else shown(id_)
+            return f"{file}: annotation {number}"
+
+        rows.place = place
+
+    def _looked_up(self, column: str, known: dict[Any, int]) -> np.ndarray:
+        """Index of each row's id; −1 where it is not known."""
+        values = [row.get(column) for row in self.rows]
+        if set(map(type, values)) <= {int}:
+            return np.array([known.get(value, -1) for value in values], np.int64)
+        found = np.array([known.get(key(value), -1) for value in values], np.int64)
+        pairs = zip(values, found.tolist(), strict=True)
+        odd = [row for row, (value, at) in enumerate(pairs) if at >= 0 and type(value) is not int]
+        told = [f"{self.place(row)}, {column} {shown(values[row])}" for row in odd[:3]]
+        self.findings.add("id-text", told, len(odd))
+        return found
+
+    def _told(self, rows: np.ndarray, column: str) -> tuple[list[str], int]:
+        """Examples of rows and how many they are."""
+        found = np.flatnonzero(rows)
+        examples = [
+            f"{self.place(row)} has {column} {shown(self.rows[row].get(column))}"
+            for row in found[:3].tolist()
+        ]
+        return examples, len(found)
+
+    def _boxes(self) -> tuple[np.ndarray, np.ndarray]:
+        """[n, 4] numbers, and [n] bool: whether there are any."""
+        given: list[Any] = [row.get("bbox") for row in self.rows]
+        plain = all(type(box) is list and len(box) == 4 for box in given)
+        if plain and set(map(type, chain.from_iterable(given))) <= {int, float}:
+            try:
+                numbers = np.array(given, np.float64).reshape(-1, 4)
+                return numbers, np.ones(len(given), bool)
+            except OverflowError:
+                pass
+        numbers = np.full((len(given), 4), np.nan)
+        found = np.zeros(len(given), bool)
+        texts: list[int] = []
+        bad: list[int] = []
+        shapes: list[int] = []
+        for row, box in enumerate(given):
+            four = _four(box)
+            if four is None and (edges := around_segmentation(self.rows[row].get("segmentation"))):
+                x0, y0, x1, y1 = edges
+                four = [x0, y0, x1 - x0, y1 - y0]
+                shapes.append(row)
+            elif four is not None and any(isinstance(value, str) for value in box):
+                texts.append(row)
+            if four is None:
+                bad.append(row)
+            else:
+                numbers[row], found[row] = four, True
+        for kind, odd in (("box-text", texts), ("box-from-shape", shapes), ("box-unreadable", bad)):
+            told = [f"{self.place(row)}: {shown(given[row])}" for row in odd[:3]]
+            self.findings.add(kind, told, len(odd))
+        return numbers, found
+
+    def _crowd(self) -> np.ndarray:
+        given = [row.get("iscrowd", 0) for row in self.rows]
+        if set(map(type, given)) <= {int} and set(given) <= {0, 1}:
+            return np.array(given, bool)
+        read = [0 if v is None else v if isinstance(v, bool) else whole(v) for v in given]
+        odd = [row for row, value in enumerate(read) if value not in (0, 1)]
+        told = [f"{self.place(row)}: {shown(given[row])}" for row in odd[:3]]
+        self.findings.add("crowd-odd", told, len(odd))
+        return np.array([value == 1 for value in read], bool)
+
+    def _areas(self) -> np.ndarray:
+        """NaN where there is none to be used."""
+        given = [row.get("area") for row in self.rows]
+        if set(map(type, given)) <= {int, float}:
+            read: list[Any] = given
+        else:
+            read = [None if isinstance(v, str) else _number(v) for v in given]
+        usable = [v is not None and 0 < v < 1e14 for v in read]
+        odd = [
+            row
+            for row, (value, ok) in enumerate(zip(given, usable, strict=True))
+            if not ok and value is not None and value != 0
+        ]
+        told = [f"{self.place(row)}: {shown(given[row])}" for row in odd[:3]]
+        self.findings.add("area-odd", told, len(odd))
+        pairs = zip(read, usable, strict=True)
+        return np.array([v if ok else np.nan for v, ok in pairs], np.float64)
+
+
+def _four(box: Any) -> list[float] | None:
+    """Four numbers, of text as well; None for anything else."""
+    if not isinstance(box, list) or len(box) != 4:
+        return None
+    numbers = [_number(value) for value in box]
+    return None if None in numbers else numbers  # pyright: ignore[reportReturnType]
+
+
+def _judged(
+    given: list[Any], rows: Rows, places: dict[int | str, int], labels: dict[Any, int]
+) -> None:
+    """LVIS: the classes that were looked for in an image; else what is not labelled is unknown.
+
+    Those that are labelled in it, or known to be absent, less those that are labelled in part.
+    """
+    own: dict[int, set[int]] = {}
+    for row in given:
+        if not isinstance(row, dict) or not row.keys() & FEDERATED:
+            continue
+        index = places.get(key(row.get("id")))  # pyright: ignore[reportArgumentType]
+        if index is None:
+            continue
+        if not own:
+            for at, label in zip(np.asarray(rows.image), np.asarray(rows.label), strict=True):
+                own.setdefault(int(at), set()).add(int(label))
+            own[-1] = set()
+        judged = own.get(index, set()) | _labels(row.get("neg_category_ids"), labels)
+        partial = _labels(row.get("not_exhaustive_category_ids"), labels)
+        rows.known[index] = tuple(sorted(judged - partial))
+
+
+def _labels(ids: Any, labels: dict[Any, int]) -> set[int]:
+    found: Iterable[Any] = ids if isinstance(ids, list) else ()
+    return {labels[key(id_)] for id_ in found if key(id_) in labels}

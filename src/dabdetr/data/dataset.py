@@ -6,10 +6,12 @@ The names are the identity of the classes; the ids of the file stay here (``cate
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from dabdetr.data.findings import Findings
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class ImageRecord:
     labels          [n] int64, index into the data's ``names``
     crowd           [n] bool: a region of uncounted objects; not for training, ignored in AP
     areas           [n] float64, pixels: the file's own ``area`` where it has one
-    annotated       [n, 4] float64, x y width height exactly as the file has them
+    annotated       [n, 4] float64, x y width height as the file has them, not cut to the image
     known           labels of the classes whose objects are all annotated in this image; None: all
                     classes (LVIS calls data federated where it is not so)
     """
@@ -45,6 +47,7 @@ class DetectionDataset(ABC):
     ``category_ids[label]`` is the data set's own id of ``names[label]``. Where ``endless`` is true,
     ``record`` and ``image`` take any index from 0 on, and ``len`` is what one epoch sees.
     Where ``mirrors`` is false, images are never flipped: a mirrored one would be wrong.
+    ``findings`` counts what was odd in the files (see ``findings``).
     """
 
     name: str
@@ -53,6 +56,7 @@ class DetectionDataset(ABC):
     category_ids: tuple[int, ...]
     endless: bool = False
     mirrors: bool = True
+    findings: Findings = Findings()
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -70,9 +74,9 @@ class DetectionDataset(ABC):
         record = self.record(index)
         return record.height, record.width
 
-
-Open = Callable[[str], DetectionDataset]
-"""Opens a split; the argument is what to call it."""
+    def checked(self, progress: bool = False) -> DetectionDataset:
+        """The data set without images that cannot be read; their heads are looked at."""
+        return self
 
 
 class Subset(DetectionDataset):
@@ -82,7 +86,7 @@ class Subset(DetectionDataset):
         self.data, self.indices = data, indices
         self.name, self.split = data.name, data.split
         self.names, self.category_ids = data.names, data.category_ids
-        self.mirrors = data.mirrors
+        self.mirrors, self.findings = data.mirrors, data.findings
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -9,6 +9,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import BinaryIO
@@ -75,10 +76,34 @@ def read_image(
         return _decode(image, name, size, bits)
 
 
+@dataclass(frozen=True)
+class Head:
+    """What is known of an image file without decoding it.
+
+    size    (width, height) once turned as EXIF says
+    stored  (width, height) of the pixels as they lie in the file
+    format  Pillow's name of it, such as "JPEG"
+    deep    whether a channel has more than 8 bits
+    frames  pages or frames; only the first is ever read
+    """
+
+    size: tuple[int, int]
+    stored: tuple[int, int]
+    format: str
+    deep: bool
+    frames: int
+
+
+def image_head(path: str | Path) -> Head:
+    """What the head of an image file says; ValueError or FileNotFoundError name the file."""
+    with _opened(path) as (image, _):
+        deep = image.mode.startswith("I") or image.mode == "F"
+        return Head(_turned_size(image), image.size, image.format or "", deep, _frames(image))
+
+
 def image_size(path: str | Path) -> tuple[int, int]:
     """(width, height) once turned as EXIF says, read from the file's head alone."""
-    with _opened(path) as (image, _):
-        return _turned_size(image)
+    return image_head(path).size
 
 
 def used_bits(source: str | Path | bytes) -> int | None:
@@ -236,6 +261,14 @@ def _decode(
 _told: set[str] = set()
 MOST_TOLD = 20
 """Files of several pages that are named in the log; the others would drown what else is there."""
+
+
+def _frames(image: Image.Image) -> int:
+    """How many pages or frames; 1 where the later ones are damaged, as they are never read."""
+    try:
+        return int(getattr(image, "n_frames", 1))
+    except Exception:  # of many kinds
+        return 1
 
 
 def _tell_pages(image: Image.Image, name: str) -> None:

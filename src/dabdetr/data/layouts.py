@@ -1,29 +1,55 @@
-"""Which splits a folder holds, and in which layout: one table of those that are known."""
+"""Which data set a path means, in which layout it is, and its splits.
+
+A new layout takes a reader with a ``find`` function, and a line in ``LAYOUTS``.
+"""
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from dabdetr.data.archive import is_archive, unpacked
 from dabdetr.data.coco import YEAR, find_coco, read_coco
-from dabdetr.data.dataset import DetectionDataset, Open
+from dabdetr.data.dataset import DetectionDataset
+from dabdetr.data.datumaro import find_datumaro
+from dabdetr.data.images import IMAGE_SUFFIXES
+from dabdetr.data.labelme import find_labelme
+from dabdetr.data.records import BoxFormat, Open, RecordTable
 from dabdetr.data.scenes import SPLITS, parse_scenes
+from dabdetr.data.splitting import divide
+from dabdetr.data.via import find_via
 from dabdetr.data.voc import find_voc
-from dabdetr.data.yolo import SETTINGS, find_yolo
+from dabdetr.data.yolo import find_yolo
+
+log = logging.getLogger("dabdetr")
 
 Find = Callable[[Path], dict[str, Open]]
 """Splits of a folder or file by their own names; none where it is not in the layout."""
 
 LAYOUTS: dict[str, tuple[Find, str]] = {
-    "COCO": (find_coco, "annotations/instances_SPLIT.json"),
-    "YOLO": (find_yolo, "data.yaml"),
+    "COCO": (find_coco, "annotations/instances_SPLIT.json, or such a json beside its images"),
+    "datumaro": (find_datumaro, "annotations/SPLIT.json with items"),
+    "YOLO": (find_yolo, "data.yaml, obj.data, or classes.txt with images/ and labels/"),
     "VOC": (find_voc, "Annotations/*.xml"),
+    "labelme": (find_labelme, "a json with shapes beside each image"),
+    "VIA": (find_via, "via_region_data.json or a VIA project"),
 }
 """Layout → its reader, and the files it is known by. The first that finds a split is taken."""
 
 USUAL = ("train", "val", "test")
+SPELLINGS = {
+    "train": ("train", "training", "trn", "tr"),
+    "val": ("val", "valid", "validation", "dev", "eval"),
+    "test": ("test", "testing", "tst"),
+}
+"""What splits are called elsewhere, in any case."""
+PARTS = frozenset({"annotations", "jpegimages", "imagesets", "images", "labels", "main"})
+"""Names of folders that are only part of a data set."""
 MOST_BOXES = 20_000
 """Boxes that k-means looks at; of more, an even share."""
 
@@ -33,11 +59,14 @@ def open_data(
     split: str = "train",
     annotations: str | Path | None = None,
     images: str | Path | None = None,
+    box_format: BoxFormat | None = None,
 ) -> DetectionDataset:
-    """The split of a data set: a folder in COCO's, YOLO's or VOC's layout, or ``"scenes"``.
+    """The split of a data set: a folder, file or zip in any of ``LAYOUTS``, or ``"scenes"``.
 
-    Which layout it is, its files tell (``layouts``); YOLO's data.yaml may be given itself. A COCO
-    json and its image folder can be given apart; ``data`` is then not looked at.
+    Which layout it is, its files tell. A COCO json and its image folder can be given apart;
+    ``data`` is then not looked at. ``train`` of a data set that has one split only is that one.
+    ``box_format`` says what the four numbers of a box are, where that is not to be found out.
+    What was odd is in the data set's ``findings``.
     """
     if annotations is not None or images is not None:
         if annotations is None or images is None:
@@ -45,59 +74,168 @@ def open_data(
                 "annotations (a COCO json) and images (its image folder) go together; "
                 f"only {'images' if annotations is None else 'annotations'} was given"
             )
-        return read_coco(Path(annotations), Path(images), Path(annotations).stem, split)
+        name = Path(annotations).stem
+        return read_coco(Path(annotations), Path(images), name, split, box_format)
     if data is None:
         raise ValueError("no data: give a folder in COCO's, YOLO's or VOC's layout, or 'scenes'")
     if _is_scenes(data):
         return parse_scenes(str(data), split)
-    found = find_splits(Path(data))
-    chosen = found.get(split) or found.get(YEAR.sub("", split))
-    if chosen is None:
-        raise ValueError(f"{data} has no split {split!r}; choose one of: {', '.join(found)}")
-    return chosen(split)
+    found = find_data(Path(data))
+    name = canonical(split)
+    only = next(iter(found.splits)) if len(found.splits) == 1 else None
+    if name not in found.splits and name == "train" and only:
+        opened = found.splits[only](only, box_format)
+    elif name in found.splits:
+        opened = found.splits[name](split, box_format)
+    else:
+        hint = "" if only is None else f" (it has one split; --split {only} takes that)"
+        raise ValueError(
+            f"{data} has no split {split!r}; choose one of: {', '.join(found.splits)}{hint}"
+        )
+    if found.root != Path(data):
+        opened.findings.add("place", f"{data}: {found.root}")
+    return opened
 
 
 def splits(data: str | Path) -> list[str]:
     """Names of the splits that ``open_data`` finds, ``train`` first."""
     if _is_scenes(data):
         return list(SPLITS)
-    return list(find_splits(Path(data)))
+    return list(find_data(Path(data)).splits)
 
 
 def is_data(source: str | Path) -> bool:
-    """Whether ``open_data`` knows ``source``; else it may be images without boxes."""
+    """Whether ``open_data`` knows ``source`` as it is; else it may be images without boxes."""
     if _is_scenes(source):
         return True
-    return bool(look(Path(source)))
+    return is_archive(Path(source)) or bool(look(Path(source)))
 
 
 def _is_scenes(data: str | Path) -> bool:
     return isinstance(data, str) and data.partition(":")[0] == "scenes"
 
 
-def find_splits(root: Path) -> dict[str, Open]:
-    """Split → how it is opened: train, val and test come first; at least one, or ValueError."""
-    if not root.exists():
-        raise FileNotFoundError(f"there is no data folder {root}; check the path")
-    if root.is_file() and root.suffix not in SETTINGS:
+def canonical(split: str) -> str:
+    """``train``, ``val`` or ``test`` for any spelling of them; others as they are."""
+    bare = YEAR.sub("", split)
+    folded = bare.casefold()
+    return next((name for name, known in SPELLINGS.items() if folded in known), bare)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A data set: its folder or file, and how its splits are opened; train, val, test first."""
+
+    root: Path
+    splits: dict[str, Open]
+
+
+def find_data(given: Path) -> Found:
+    """The data set that a path means: in it, the one whose part it is, or the only one below it."""
+    if not given.exists():
+        raise FileNotFoundError(f"there is no data folder {given}; check the path")
+    if is_archive(given):
+        return find_data(unpacked(given))
+    own = look(given)
+    above = _above(given, own) if given.is_dir() else None
+    if above is not None:
+        return above
+    if own:
+        return Found(given, own)
+    below = _below(given) if given.is_dir() else []
+    if len(below) == 1:
+        return below[0]
+    if below:
         raise ValueError(
-            f"{root} is a file; give a folder, YOLO's data.yaml, or annotations and images apart"
+            f"{given} holds {len(below)} data sets; give one of them: "
+            + ", ".join(str(each.root) for each in below[:8])
         )
-    found = look(root)
-    if not found:
-        raise ValueError(
-            f"{root} has no annotations/instances_SPLIT.json (COCO's layout), no data.yaml "
-            "(YOLO's) and no Annotations/*.xml (VOC's); give such a folder, or annotations (a COCO "
-            "json) and images apart"
-        )
-    named = {"val" if name == "valid" else name: split for name, split in found.items()}
+    raise ValueError(_unknown(given))
+
+
+def look(root: Path) -> dict[str, Open]:
+    """Split → how it is opened; none where ``root`` itself is in no layout."""
+    found = next(filter(None, (find(root) for find, _ in LAYOUTS.values())), {})
+    if not found and root.is_dir():
+        found = _by_folder(root)
+    return _ordered(found)
+
+
+def _ordered(found: dict[str, Open]) -> dict[str, Open]:
+    """By usual names, train, val and test first; one that would hide another keeps its own."""
+    named: dict[str, Open] = {}
+    for name, split in found.items():
+        usual = canonical(name)
+        named[name if usual in named else usual] = split
     first = [name for name in USUAL if name in named]
     return {name: named[name] for name in (*first, *sorted(named.keys() - USUAL))}
 
 
-def look(root: Path) -> dict[str, Open]:
-    """Split → how it is opened, by its own name; none where ``root`` is in no layout."""
-    return next(filter(None, (find(root) for find, _ in LAYOUTS.values())), {})
+def _by_folder(root: Path) -> dict[str, Open]:
+    """Folders that are called like splits, each of them a data set of one split."""
+    found: dict[str, Open] = {}
+    for child in sorted(root.iterdir()):
+        if child.is_dir() and canonical(child.name) in USUAL:
+            inside = next(filter(None, (find(child) for find, _ in LAYOUTS.values())), {})
+            if len(inside) == 1:
+                found[child.name] = next(iter(inside.values()))
+    return found
+
+
+def _above(given: Path, own: dict[str, Open]) -> Found | None:
+    """The data set of which ``given`` is a part: one must not train on all of a divided set."""
+    root = given.resolve()
+    for _ in range(2):
+        name = root.name.casefold()
+        part = name in PARTS
+        if not (part or canonical(name) in USUAL or name == "data"):
+            return None
+        root = root.parent
+        found = look(root)
+        if found and (not own or part or len(found) > 1 >= len(own)):
+            return Found(root, found)
+    return None
+
+
+def _below(given: Path, depth: int = 2) -> list[Found]:
+    """Data sets in the folders of a folder."""
+    found: list[Found] = []
+    for child in sorted(given.iterdir()):
+        if not child.is_dir() or child.name.startswith((".", "__MACOSX")):
+            continue
+        inside = look(child)
+        if inside:
+            found.append(Found(child, inside))
+        elif depth > 1:
+            found += _below(child, depth - 1)
+    return found
+
+
+def _unknown(given: Path) -> str:
+    """What was looked for, what lies there, and what would open it."""
+    sought = "; ".join(f"{files} ({name})" for name, (_, files) in LAYOUTS.items())
+    if given.is_file():
+        return (
+            f"{given} is a file that is no data set; give a folder, a data.yaml, a COCO json, or a "
+            "zip of these"
+        )
+    return f"{given} has no annotations that are known. Looked for: {sought}. {_lies_there(given)}"
+
+
+def _lies_there(folder: Path) -> str:
+    names = sorted(each.name + "/" * each.is_dir() for each in folder.iterdir())
+    if not names:
+        return "The folder is empty."
+    shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    advice = ""
+    jsons = [name for name in names if name.endswith(".json")]
+    if jsons:
+        advice = f" If {jsons[0]} is COCO's: --annotations {folder / jsons[0]} --images {folder}"
+    elif "annotations.xml" in names:
+        advice = " annotations.xml is CVAT's own form: export as COCO 1.0 instead."
+    elif all(re.search(r"\.\w+$", n) and Path(n).suffix.lower() in IMAGE_SUFFIXES for n in names):
+        advice = " They are images without boxes: label them first."
+    return f"There is: {shown}.{advice}"
 
 
 def anchors(init: str) -> str | np.ndarray:
@@ -123,3 +261,67 @@ def training_boxes(data: str | Path) -> np.ndarray:
         parts.append(np.concatenate((corners[:, :2] + sides / 2, sides), axis=1))
     boxes = np.concatenate(parts)
     return boxes[:: len(boxes) // MOST_BOXES + 1].astype(np.float32)
+
+
+def unite(train: DetectionDataset, val: DetectionDataset) -> None:
+    """Give two splits the classes of both, in the order of the first; what one lacks is counted."""
+    if train.names == val.names or not isinstance(train, RecordTable):
+        return
+    if not isinstance(val, RecordTable):
+        return
+    own, other = set(train.names), set(val.names)
+    for data, lacking in ((train, other - own), (val, own - other)):
+        where = f"{data.name} {data.split}"
+        data.findings.add(
+            "class-split", [f"{name!r} is not in {where}" for name in sorted(lacking)]
+        )
+    names = [*train.names, *(name for name in val.names if name not in own)]
+    ids = list(train.category_ids)
+    for name in names[len(ids) :]:
+        theirs = val.category_ids[val.names.index(name)]
+        ids.append(theirs if theirs not in ids else max(ids) + 1)
+    own_ids = dict(zip(val.names, val.category_ids, strict=True))
+    train.with_names(names, ids)
+    free = (number for number in range(max([*ids, *val.category_ids]) + 1, 1 << 62))
+    val.with_names(names, [own_ids[n] if n in own_ids else next(free) for n in names])
+
+
+def open_training(
+    data: str | Path | None = None,
+    annotations: str | Path | None = None,
+    images: str | Path | None = None,
+    val_annotations: str | Path | None = None,
+    val_images: str | Path | None = None,
+    *,
+    share: float | None = None,
+    box_format: BoxFormat | None = None,
+    progress: bool = False,
+) -> tuple[DetectionDataset, DetectionDataset | None]:
+    """The split to train on, and the one to validate on where there is one; images are checked.
+
+    Both have the classes of both. ``share`` divides what there is where there is no split to
+    validate on (see ``splitting.divide``). Boxes of both are of one format.
+    """
+    train = open_data(data, "train", annotations, images, box_format).checked(progress)
+    told = box_format or getattr(train, "box_format", None)
+    val = None
+    if val_annotations is not None or val_images is not None:
+        val = open_data(None, "val", val_annotations, val_images, told)
+    elif annotations is None and data is not None:
+        there = splits(data)
+        if "val" in there and len(there) > 1:
+            val = open_data(data, "val", box_format=told)
+        elif len(there) == 1 and share is None:
+            train.findings.add("split-only", f"{data}: {there[0]}")
+    if val is not None:
+        if share is not None:
+            raise ValueError(f"{train.name} has a val split already; leave out --split {share:g}")
+        val = val.checked(progress)
+        unite(train, val)
+    if isinstance(train, RecordTable):
+        seen = np.bincount(train.labels[~train.crowd], minlength=len(train.names))
+        lacking = [name for name, many in zip(train.names, seen, strict=True) if not many]
+        train.findings.add("class-empty", lacking)
+    if share is not None:
+        return divide(train, share, progress=progress)
+    return train, val

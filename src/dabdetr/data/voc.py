@@ -7,30 +7,35 @@ marked difficult are not for training and are ignored in AP, as in VOC's own eva
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+import re
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from dabdetr.data.coco import CocoData
-from dabdetr.data.dataset import Open
-from dabdetr.data.images import IMAGE_SUFFIXES, image_size
+from dabdetr.data.findings import Findings
+from dabdetr.data.locate import ImageFolders
+from dabdetr.data.records import FARTHEST, BoxFormat, Open, RecordTable, Rows, named_table
+from dabdetr.data.shapes import around
+from dabdetr.data.textfiles import guess, head_of, read_bytes, read_text
+from dabdetr.text import shown
 
 EDGES = ("xmin", "ymin", "xmax", "ymax")
+ROTATED = ("cx", "cy", "w", "h", "angle")
+USUAL = ("train", "val", "test", "trainval")
+DECLARED = re.compile(rb"""^(<\?xml[^>]*?)\s+encoding\s*=\s*["']([\w.-]+)["']""")
 
 
 def find_voc(root: Path) -> dict[str, Open]:
-    """The splits of ``root``: those that ImageSets/Main lists; else folders of XML files, each a
-    split; else all as train. None where there is no XML file."""
+    """The splits of ``root``: those that ImageSets lists; else folders of XML files, each a split;
+    else all as one. None where there is no XML file."""
     files = _split_files(root) if root.is_dir() else {}
     found: dict[str, Open] = {}
-    for name in files:
+    for name in (name for name in files if files[name]):
 
-        def read(split: str, name: str = name) -> CocoData:
-            every = {key: [_read(file) for file in value] for key, value in files.items()}
-            tree = _tree(every[name], [scene for scenes in every.values() for scene in scenes])
-            where = files[name][0].parent if files[name] else root
-            return CocoData(tree, where, root, root.resolve().name, split)
+        def read(split: str, box_format: BoxFormat | None = None, name: str = name) -> RecordTable:
+            return _open(root, files, name, split, box_format)
 
         found[name] = read
     return found
@@ -39,104 +44,288 @@ def find_voc(root: Path) -> dict[str, Open]:
 def _split_files(root: Path) -> dict[str, list[Path]]:
     folder = root / "Annotations"
     if not folder.is_dir():
-        packed = {each.name: sorted(each.glob("*.xml")) for each in root.iterdir() if each.is_dir()}
+        packed = {each.name: _xml_files(each) for each in _folders(root)}
         found = {name: files for name, files in packed.items() if files}
         alone = sorted(root.glob("*.xml"))
-        return found or ({"train": alone} if alone else {})
-    lists = {file.stem: file for file in sorted((root / "ImageSets" / "Main").glob("*.txt"))}
-    usual = {name: lists[name] for name in ("train", "val", "test", "trainval") if name in lists}
-    if not usual:
-        every = sorted(folder.glob("*.xml"))
-        return {"train": every} if every else {}
+        return ({"default": alone} if _is_voc(alone) else {}) if alone else found
+    lists = _lists(root)
+    if not lists:
+        folders = {each.name: _xml_files(each) for each in _folders(folder)}
+        if folders and not any(folder.glob("*.xml")) and all(map(_named_as_split, folders)):
+            return folders
+        every = sorted(folder.rglob("*.xml"))
+        return {"default": every} if every else {}
+    by_name = {}
+    for file in sorted(folder.rglob("*.xml")):
+        by_name[file.relative_to(folder).with_suffix("").as_posix()] = file
+    by_stem: dict[str, Path | None] = {}
+    for file in by_name.values():
+        by_stem[file.stem] = None if file.stem in by_stem else file
     found = {}
-    for name, file in usual.items():
-        found[name] = [folder / f"{line.split()[0]}.xml" for line in _lines(file)]
-        missing = next((path for path in found[name] if not path.is_file()), None)
-        if missing is not None and name in ("train", "trainval", "val"):
-            raise FileNotFoundError(f"{file} lists {missing.stem}, but there is no {missing}")
-        if missing is not None:  # VOC keeps its test annotations to itself
-            del found[name]
+    for name, listed in lists.items():
+        paths = [by_name.get(each) or by_stem.get(Path(each).name) for each in listed]
+        absent = [folder / f"{each}.xml" for each, p in zip(listed, paths, strict=True) if not p]
+        # A file that lacks is told when its split is opened; VOC keeps all files of test to itself.
+        found[name] = [path for path in paths if path is not None]
+        found[name] += absent if found[name] else []
     return found
 
 
-def _lines(file: Path) -> list[str]:
-    return [line for line in file.read_text().splitlines() if line.strip()]
+def _lists(root: Path) -> dict[str, list[str]]:
+    """Split → the names of its images, by ImageSets/Main/SPLIT.txt or ImageSets/SPLIT.txt.
+
+    Lists of single classes (cat_train.txt) are none of splits.
+    """
+    for folder in (root / "ImageSets" / "Main", root / "ImageSets"):
+        files = {file.stem: file for file in sorted(folder.glob("*.txt"))}
+        usual = [name for name in USUAL if name in files]
+        named = (
+            usual
+            or [name for name in files if _named_as_split(name)]
+            or [name for name in files if not re.search(r"_(train|val|trainval|test)$", name)]
+        )
+        if named:
+            return {name: _listed(files[name]) for name in named}
+    return {}
 
 
-@dataclass(frozen=True)
-class _Scene:
-    """What an XML file says: rows of name, four numbers, difficult."""
-
-    file: Path
-    image: Path
-    objects: tuple[tuple[str, tuple[float, ...], bool], ...]
-
-
-def _read(file: Path) -> _Scene:
-    try:
-        tree = ElementTree.parse(file).getroot()
-    except (OSError, ElementTree.ParseError) as error:
-        raise ValueError(f"{file} is not readable XML ({error}); replace or remove it") from None
-    objects = []
-    for number, each in enumerate(tree.iter("object"), 1):
-        name, box = (each.findtext("name") or "").strip(), each.find("bndbox")
-        given = [None if box is None else box.findtext(edge) for edge in EDGES]
-        try:
-            numbers = tuple(float(text or "") for text in given)
-        except ValueError:
-            numbers = ()
-        if not name or not numbers:
-            raise ValueError(
-                f"{file}: object {number} should have a name and a bndbox of {', '.join(EDGES)} in "
-                f"numbers; it has {name!r} and {given}"
-            )
-        objects.append((name, numbers, (each.findtext("difficult") or "0").strip() == "1"))
-    return _Scene(file, _image(file, tree.findtext("filename")), tuple(objects))
-
-
-def _image(file: Path, named: str | None) -> Path:
-    """The image that the file names, or one of the file's own name."""
-    folder = file.parent
-    if folder.name == "Annotations":
-        folders = [folder.parent / name for name in ("JPEGImages", "images", ".")]
-    else:
-        folders = [folder]
-    names = [Path(named.strip()).name] if named and named.strip() else []
-    for place in folders:
-        for name in (*names, *(file.stem + suffix for suffix in sorted(IMAGE_SUFFIXES))):
-            if (place / name).is_file():
-                return place / name
-    raise FileNotFoundError(
-        f"{file} has no image {names[0] if names else file.stem} in {folders[0]}; add it, or "
-        "remove the file"
+def _named_as_split(name: str) -> bool:
+    return (
+        re.fullmatch(r"(?i)train(ing|val)?|val(id|idation)?|test(ing)?|default", name) is not None
     )
 
 
-def _tree(scenes: list[_Scene], every: list[_Scene]) -> dict[str, Any]:
-    """What COCO's json would say; the classes are those of all splits, by name."""
-    rows = [row for scene in every for row in scene.objects]
-    categories = {name: number for number, name in enumerate(sorted({row[0] for row in rows}))}
-    first = 0.0 if any(min(numbers[:2]) <= 0 for _, numbers, _ in rows) else 1.0
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    for scene in scenes:
-        width, height = image_size(scene.image)
-        path, number = str(scene.image.absolute()), len(images)
-        images.append({"id": number, "file_name": path, "width": width, "height": height})
-        for order, (name, (x0, y0, x1, y1), difficult) in enumerate(scene.objects, 1):
-            if not (x1 - x0 + first > 0 and y1 - y0 + first > 0):
-                raise ValueError(
-                    f"{scene.file}: object {order} has a box without width or height, "
-                    f"{[x0, y0, x1, y1]}; correct or remove it"
-                )
-            annotations.append(
-                {
-                    "id": len(annotations),
-                    "image_id": number,
-                    "category_id": categories[name],
-                    "bbox": [x0 - first, y0 - first, x1 - x0 + first, y1 - y0 + first],
-                    "iscrowd": int(difficult),
-                }
-            )
-    named = [{"id": number, "name": name} for name, number in categories.items()]
-    return {"images": images, "annotations": annotations, "categories": named}
+def _listed(file: Path) -> list[str]:
+    """Names without ending; a list may hold 1 or −1 behind each."""
+    names = []
+    for line in read_text(file, Findings()).splitlines():
+        name = re.sub(r"\s+-?[01]$", "", line.strip()).replace("\\", "/").strip('"')
+        if name:
+            names.append(re.sub(r"(?i)\.(xml|jpe?g|png|bmp|webp|tiff?)$", "", name))
+    return [re.sub(r"^.*(JPEGImages|Annotations)/", "", name) for name in names]
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(each for each in root.iterdir() if each.is_dir())
+
+
+def _xml_files(folder: Path) -> list[Path]:
+    files = sorted(folder.glob("*.xml"))
+    return files if _is_voc(files) else []
+
+
+def _is_voc(files: list[Path]) -> bool:
+    """Whether the first files begin as VOC's do."""
+    heads = [head_of(file) for file in files[:3]]
+    return any(b"<annotation" in head or b"<object" in head for head in heads)
+
+
+@dataclass
+class _Scene:
+    """What an XML file says: its image, size, and rows of class, four numbers, difficult."""
+
+    file: Path
+    named: str = ""
+    size: tuple[int, int] = (0, 0)
+    objects: list[tuple[str, tuple[float, ...], bool]] = field(default_factory=list)
+    odd: list[tuple[str, str]] = field(default_factory=list)
+    """Kinds of findings and examples."""
+
+
+def _open(
+    root: Path,
+    files: dict[str, list[Path]],
+    name: str,
+    split: str,
+    box_format: BoxFormat | None,
+) -> RecordTable:
+    findings = Findings()
+    scenes = {key: _scenes(each, findings, key == name) for key, each in files.items()}
+    every = [row for some in scenes.values() for scene in some for row in scene.objects]
+    first = 0.0 if any(min(numbers[:2]) <= 0 for _, numbers, _ in every) else 1.0
+    rows, names = Rows(findings, "xyxy"), dict[str, int]()
+    places: list[str] = []
+    finder = ImageFolders(_image_folders(root), findings)
+    missing: list[str] = []
+    for scene in scenes[name]:
+        path = _image(scene, finder)
+        if path is None:
+            missing.append(f"{scene.file} has no image {shown(scene.named or scene.file.stem)}")
+            continue
+        index = rows.add_image(path, scene.size)
+        for order, (class_, (x0, y0, x1, y1), difficult) in enumerate(scene.objects, 1):
+            numbers = (x0 - first, y0 - first, x1, y1)
+            if x1 < x0 or y1 < y0:  # drawn backwards: the last pixel counts on the other side
+                numbers = _backwards(x0, y0, x1, y1, first)
+            rows.add_box(index, names.setdefault(class_, len(names)), numbers, difficult)
+            places.append(f"{scene.file}: object {order}")
+    findings.add("image-missing", missing)
+    findings.add("split-missing", [f"ImageSets lists {key}" for key in files if not files[key]])
+    if not rows.files:
+        raise FileNotFoundError(
+            f"{missing[0] if missing else root} in {_image_folders(root)[0]}; add the images, or "
+            "remove the files"
+        )
+    rows.place = places.__getitem__
+    more = {class_ for class_, _, _ in every}
+    return named_table(rows, names, root.resolve().name, split, box_format, more)
+
+
+def _backwards(
+    x0: float, y0: float, x1: float, y1: float, first: float
+) -> tuple[float, float, float, float]:
+    """Corners as they are, but so that the pixels of both ends lie within."""
+    left, right = (x0 - first, x1) if x1 >= x0 else (x0, x1 - first)
+    top, bottom = (y0 - first, y1) if y1 >= y0 else (y0, y1 - first)
+    return left, top, right, bottom
+
+
+def _scenes(files: list[Path], findings: Findings, counted: bool) -> list[_Scene]:
+    """The files that can be read; what is odd in them is counted for the split that is opened."""
+    own = findings if counted else Findings()
+    scenes: list[_Scene] = []
+    for file in files:
+        try:
+            scenes.append(_read(file, own))
+        except (ValueError, OSError) as error:
+            own.add("file-unreadable", str(error))
+            continue
+        for kind, example in scenes[-1].odd:
+            own.add(kind, example)
+    if not scenes and counted:
+        raise ValueError(f"none of {len(files)} annotation files can be read: {next(iter(own))}")
+    return scenes
+
+
+def _read(file: Path, findings: Findings) -> _Scene:
+    tree = _parse(file, findings)
+    scene = _Scene(file, _filename(tree), _size(tree))
+    for number, each in enumerate(tree.iter("object"), 1):
+        told = f"{file}: object {number}"
+        name = " ".join((each.findtext("name") or "").split())
+        edges = _box(each, scene, told)
+        if not name:
+            scene.odd.append(("class-unknown", f"{told} has no name"))
+        elif edges is not None:
+            difficult = (each.findtext("difficult") or "0").strip() == "1"
+            scene.objects.append((name, edges, difficult))
+    return scene
+
+
+def _parse(file: Path, findings: Findings) -> Any:
+    """The root of an XML file in any encoding; none that defines entities is read."""
+    content = read_bytes(file)
+    if b"<!ENTITY" in content:
+        raise ValueError(f"{file} defines XML entities, which no annotation needs; remove them")
+    try:
+        return ElementTree.fromstring(content)
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
+        declared = DECLARED.match(content.lstrip(b"\xef\xbb\xbf"))
+        try:
+            text, encoding = _decoded(content, declared.group(2).decode() if declared else "")
+            tree = ElementTree.fromstring(DECLARED.sub(rb"\1", text.encode()))
+        except (ElementTree.ParseError, ValueError, LookupError):
+            raise ValueError(
+                f"{file} is not readable XML ({error}); replace or remove it"
+            ) from None
+        findings.add("encoding", f"{file} as {encoding}")
+        return tree
+
+
+def _decoded(content: bytes, encoding: str) -> tuple[str, str]:
+    """Text by what the file declares, where that is so, or by its bytes."""
+    if encoding:
+        try:
+            return content.decode(encoding), encoding
+        except (UnicodeDecodeError, LookupError):
+            pass
+    try:
+        return content.decode("utf-8"), "UTF-8"
+    except UnicodeDecodeError:
+        return guess(content)
+
+
+def _filename(tree: Any) -> str:
+    return (tree.findtext("filename") or tree.findtext("path") or "").strip()
+
+
+def _size(tree: Any) -> tuple[int, int]:
+    """(width, height) as declared; (0, 0) where they are not, as in many files."""
+    sides = []
+    for side in ("width", "height"):
+        value = _number(tree.findtext(f"size/{side}"))
+        sides.append(int(value) if value is not None and 1 <= value < FARTHEST else 0)
+    return (sides[0], sides[1]) if all(sides) else (0, 0)
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float((text or "").replace(",", "."))
+    except ValueError:
+        return None
+
+
+def _box(each: Any, scene: _Scene, told: str) -> tuple[float, ...] | None:
+    """xmin, ymin, xmax, ymax of an object; of a rotated box or polygon those around it."""
+    box, rotated = each.find("bndbox"), each.find("robndbox")
+    if box is not None:
+        given = [box.findtext(edge) for edge in EDGES]
+        numbers = [_number(text) for text in given]
+        if None not in numbers and all(map(math.isfinite, numbers)):  # pyright: ignore
+            return tuple(numbers)  # pyright: ignore[reportReturnType]
+        infinite = None not in numbers
+        kind = "box-infinite" if infinite else "box-unreadable"
+        scene.odd.append((kind, f"{told}: {shown(given)}"))
+        return None
+    if rotated is not None:
+        numbers = [_number(rotated.findtext(each)) for each in ROTATED]
+        if None not in numbers and all(map(math.isfinite, numbers)):  # pyright: ignore
+            scene.odd.append(("box-rotated", told))
+            return _upright(*numbers)  # pyright: ignore[reportArgumentType]
+    polygon = each.find("polygon")
+    points = _points(polygon) if polygon is not None else []
+    edges = around(points) if len(points) > 2 else None
+    scene.odd.append(("box-from-shape" if edges else "box-unreadable", told))
+    return edges
+
+
+def _points(polygon: Any) -> list[tuple[float, float]]:
+    """Of <pt><x/><y/></pt> …, or of <x1/><y1/> <x2/><y2/> …"""
+    pairs = [(_number(pt.findtext("x")), _number(pt.findtext("y"))) for pt in polygon.iter("pt")]
+    number = 1
+    while polygon.find(f"x{number}") is not None:
+        pairs.append(
+            (_number(polygon.findtext(f"x{number}")), _number(polygon.findtext(f"y{number}")))
+        )
+        number += 1
+    return [(x, y) for x, y in pairs if x is not None and y is not None]
+
+
+def _upright(x: float, y: float, width: float, height: float, angle: float) -> tuple[float, ...]:
+    """The upright box around one that is turned by ``angle`` radians about its centre."""
+    cos, sin = abs(math.cos(angle)), abs(math.sin(angle))
+    half_width, half_height = (width * cos + height * sin) / 2, (width * sin + height * cos) / 2
+    return x - half_width, y - half_height, x + half_width, y + half_height
+
+
+def _image_folders(root: Path) -> list[Path]:
+    names = ("JPEGImages", "images", "Images", "JPGImages", "imgs", ".")
+    return [root / name for name in names if (root / name).is_dir()]
+
+
+def _image(scene: _Scene, finder: ImageFolders) -> str | None:
+    """The image that a file names, or one of the file's own name, in the same subfolder first."""
+    names = [scene.named] if scene.named else []
+    below = _subfolder(scene.file)
+    if below and names:
+        names.insert(0, f"{below}/{Path(names[0].replace(chr(92), '/')).name}")
+    return finder.find_named(names, below, scene.file.stem)
+
+
+def _subfolder(file: Path) -> str:
+    """The folders between Annotations and the file, or the folder of the file itself."""
+    parts = file.parent.parts
+    if "Annotations" in parts:
+        last = len(parts) - 1 - parts[::-1].index("Annotations")
+        return "/".join(parts[last + 1 :])
+    return parts[-1] if parts else ""

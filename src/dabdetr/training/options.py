@@ -14,7 +14,9 @@ from dabdetr.checkpoints.native import load_model
 from dabdetr.checkpoints.reading import shipped
 from dabdetr.config import Config, load
 from dabdetr.data.dataset import DetectionDataset
-from dabdetr.data.layouts import open_data, splits
+from dabdetr.data.findings import refuse
+from dabdetr.data.layouts import open_training
+from dabdetr.data.records import BoxFormat
 from dabdetr.evaluation.evaluate import class_map
 from dabdetr.files import write_atomically
 from dabdetr.presets import PRESETS
@@ -97,20 +99,34 @@ class Sources:
     val_annotations: str | None = None
     val_images: str | None = None
     val_every: int = 1
+    split: float | None = None
+    box_format: BoxFormat | None = None
 
-    def open(self) -> tuple[DetectionDataset, DetectionDataset | None]:
-        """The training split, and the validation split where there is one; both checked."""
-        train = open_data(self.data, "train", self.annotations, self.images)
+    def open(
+        self, strict: bool = False, progress: bool = False
+    ) -> tuple[DetectionDataset, DetectionDataset | None]:
+        """The training split, and the validation split where there is one; both checked.
+
+        ``strict`` refuses data in which anything is odd (see ``data.findings``).
+        """
+        train, val = open_training(
+            self.data,
+            self.annotations,
+            self.images,
+            self.val_annotations,
+            self.val_images,
+            share=self.split,
+            box_format=self.box_format,
+            progress=progress,
+        )
+        if strict:
+            refuse({data.split: data.findings for data in (train, val) if data is not None})
         if not any((~train.record(i).crowd).any() for i in range(len(train))):
             raise ValueError(
                 f"{train.name} {train.split} has no annotated object in {len(train)} images "
                 "(crowds do not count); training needs some"
+                + "".join(f"; {each}" for each in train.findings.of("skipped"))
             )
-        val = None
-        if self.val_annotations is not None or self.val_images is not None:
-            val = open_data(None, "val", self.val_annotations, self.val_images)
-        elif self.annotations is None and self.data is not None and "val" in splits(self.data):
-            val = open_data(self.data, "val")
         if val is not None:
             class_map(train.names, val.names)  # classes that do not fit are told before training
         return train, val

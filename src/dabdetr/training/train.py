@@ -21,6 +21,9 @@ from dabdetr.config import Config, Training, load
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.data.layouts import anchors
 from dabdetr.data.loader import training_loader
+from dabdetr.data.records import BoxFormat
+from dabdetr.data.scenes import Scenes
+from dabdetr.data.statistics import summarise
 from dabdetr.evaluation.evaluate import evaluate
 from dabdetr.evaluation.result import Evaluation
 from dabdetr.model.detector import Detector, build
@@ -77,11 +80,13 @@ class Run:
     """A finished training.
 
     rows  one for each epoch, as in results.csv; a value that was not measured is None
+    data  counts of each split that was read from files, and what was odd in it
     """
 
     folder: Path
     config: Config
     rows: tuple[Row, ...]
+    data: tuple[dict[str, Any], ...] = ()
 
     @property
     def ap(self) -> float | None:
@@ -107,6 +112,7 @@ class Run:
             "weights": str(self.weights),
             "best": best,
             "last": self.rows[-1],
+            "data": list(self.data),
         }
 
     def _best(self, name: str) -> float | None:
@@ -137,6 +143,9 @@ def train(
     val_every: int | None = None,
     queries: int | None = None,
     queries_init: str = "keep",
+    split: float | None = None,
+    box_format: BoxFormat | None = None,
+    strict: bool = False,
     quiet: bool = False,
 ) -> Run:
     """Train a detector on ``data`` and leave a run folder ``project/name``.
@@ -151,6 +160,9 @@ def train(
                    ``device``, ``workers`` and ``quiet`` are looked at beside it
     ``queries``    number of queries, and ``queries_init`` how the anchors of weights that had
                    another number become so many: see ``with_queries``
+    ``split``      a share of the images to train on, where the data have no split to validate on
+    ``box_format`` what the four numbers of a box are, where that is not to be found out
+    ``strict``     refuse data in which anything has to be left out or mended
     ``overrides``  ``path=value`` assignments to the config, applied last
 
     Ctrl-C leaves a run that can be resumed, and raises KeyboardInterrupt. A loss that is not finite
@@ -170,8 +182,9 @@ def train(
             config = config.override([f"model.queries.count={queries}"])
         files = (data, annotations, images, val_annotations, val_images)
         places = (None if file is None else str(file) for file in files)
-        sources = Sources(*places, val_every=val_every or 1)
-        splits_open = sources.open()
+        sources = Sources(*places, val_every=val_every or 1, split=split, box_format=box_format)
+        splits_open = sources.open(strict, progress=not console.quiet)
+        described = _describe(console, splits_open)
         config = with_epochs(config, len(splits_open[0]))
         if val_every is None:
             every = epochs_between_validations(config.training.epochs)
@@ -185,7 +198,9 @@ def train(
             if world.is_main:
                 detector.config.save(folder / SETTINGS)
                 sources.save(folder / SOURCES)
-            return _fit(detector, splits_open, folder, world, sources.val_every, console, stop)
+            every = sources.val_every
+            run = _fit(detector, splits_open, folder, world, every, console, stop)
+            return replace(run, data=described)
 
 
 def _resume(resume: Path, world: World, workers: int | None, console: Console, stop: Stop) -> Run:
@@ -297,6 +312,18 @@ def _engine(
 def say(console: Console, text: str) -> None:
     """Print a line as it is: no markup, no wrapping."""
     console.print(text, markup=False, soft_wrap=True)
+
+
+def _describe(
+    console: Console, data: Iterable[DetectionDataset | None]
+) -> tuple[dict[str, Any], ...]:
+    """Say what was read of each split, and give it as plain values; scenes have no files."""
+    files = (each for each in data if each is not None and not isinstance(each, Scenes))
+    summaries = [summarise(each) for each in files]
+    for summary in summaries:
+        for line in summary.lines():
+            say(console, line)
+    return tuple(summary.to_dict() for summary in summaries)
 
 
 def _announce(

@@ -1,0 +1,65 @@
+"""What was seen of files, kept between runs by path, size and time; made again where it is lost."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterable, Mapping
+from contextlib import closing, suppress
+from pathlib import Path
+
+CACHE = "DABDETR_CACHE"
+"""Environment variable: the folder for what is kept; ``~/.cache/dabdetr`` if not set."""
+_FAILURES = (sqlite3.Error, OSError, RuntimeError)  # a cache that cannot be used is none
+
+Key = tuple[str, int, int]
+
+
+def cache_folder() -> Path:
+    """Where things are kept that can be made again."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get(CACHE) or Path(home) / "dabdetr")
+
+
+def file_key(path: str) -> Key:
+    """Path, bytes and time of a file; zeros where there is none."""
+    try:
+        state = os.stat(path)
+    except (OSError, ValueError):
+        return os.path.abspath(path), 0, 0
+    return os.path.abspath(path), state.st_size, state.st_mtime_ns
+
+
+def recall(kind: str, keys: Iterable[Key]) -> dict[Key, bytes]:
+    """What is kept of these files under ``kind``, of their present state only."""
+    asked = {key[0]: key for key in keys if key[1]}
+    found: dict[Key, bytes] = {}
+    with suppress(*_FAILURES), closing(_database(kind)) as database:
+        paths = list(asked)
+        for start in range(0, len(paths), 500):
+            some = paths[start : start + 500]
+            marks = ",".join("?" * len(some))
+            query = f"SELECT path, size, time, content FROM files WHERE path IN ({marks})"
+            for path, size, time, content in database.execute(query, some):
+                if asked[path] == (path, size, time):
+                    found[path, size, time] = content
+    return found
+
+
+def keep(kind: str, contents: Mapping[Key, bytes]) -> None:
+    """Keep what was seen; files that are not there are left out."""
+    rows = [(*key, content) for key, content in contents.items() if key[1]]
+    if rows:
+        with suppress(*_FAILURES), closing(_database(kind)) as database:
+            database.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", rows)
+            database.commit()
+
+
+def _database(kind: str) -> sqlite3.Connection:
+    folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    database = sqlite3.connect(folder / f"{kind}.sqlite", timeout=5)
+    database.execute(
+        "CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, size INT, time INT, content BLOB)"
+    )
+    return database

@@ -1,0 +1,135 @@
+"""Datumaro's layout: annotations/SPLIT.json with items, and images in images/."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from dabdetr.data.findings import Findings
+from dabdetr.data.locate import ImageFolders
+from dabdetr.data.records import BoxFormat, Open, RecordTable, Rows, class_table
+from dabdetr.data.shapes import around, around_segmentation
+from dabdetr.data.textfiles import head_of, read_text
+from dabdetr.text import parse_json, shown
+
+
+def find_datumaro(root: Path) -> dict[str, Open]:
+    """Split → how it is opened, by the jsons in annotations/."""
+    single = root.is_file()
+    files = [root] if single else sorted((root / "annotations").glob("*.json"))
+    found: dict[str, Open] = {}
+    for file in files:
+        if not _is_datumaro(file):
+            continue
+
+        def read(split: str, box_format: BoxFormat | None = None, file: Path = file) -> RecordTable:
+            return _open(file.parent.parent, file, split, box_format)
+
+        found[file.stem] = read
+    return found
+
+
+def _is_datumaro(file: Path) -> bool:
+    if file.suffix.lower() != ".json":
+        return False
+    head = head_of(file)
+    return (b'"items"' in head and b'"categories"' in head) or b'"dm_format_version"' in head
+
+
+def _open(root: Path, file: Path, split: str, box_format: BoxFormat | None) -> RecordTable:
+    findings = Findings()
+    tree = parse_json(read_text(file, findings), str(file))
+    items = tree.get("items") if isinstance(tree, dict) else None
+    if not isinstance(items, list):
+        raise ValueError(f"{file} has no list of items; datumaro's json has categories and items")
+    pairs = list(enumerate(_names(tree)))
+    if not pairs:
+        raise ValueError(f"{file} names no labels; categories.label.labels should hold them")
+    category_ids, names, labels = class_table(pairs, findings)
+    rows = Rows(findings, "xywh")
+    places: list[str] = []
+    missing: list[str] = []
+    folders = (root / "images" / file.stem, root / "images", root / "image" / file.stem, root)
+    finder = ImageFolders([folder for folder in folders if folder.is_dir()], findings)
+    for item in items:
+        if not isinstance(item, dict):
+            findings.add("row-unreadable", f"{file}: {shown(item)}")
+            continue
+        given = item.get("image")
+        image = given if isinstance(given, dict) else {}
+        id_ = str(item.get("id", ""))
+        named = [path] if isinstance(path := image.get("path"), str) and path else []
+        below, _, stem = id_.rpartition("/")
+        found = finder.find_named(named, below, stem)
+        if found is None:
+            missing.append(f"{file}: item {shown(id_)} has no image {shown((named or [id_])[0])}")
+            continue
+        index = rows.add_image(found, _size(image))
+        annotations = item.get("annotations")
+        for number, each in enumerate(annotations if isinstance(annotations, list) else [], 1):
+            told = f"{file}: item {shown(id_)}, annotation {number}"
+            box = _box(each, told, findings)
+            if box is None:
+                continue
+            label = labels.get(each.get("label_id"))  # pyright: ignore[reportArgumentType]
+            if label is None:
+                findings.add("class-unknown", f"{told} has label_id {shown(each.get('label_id'))}")
+                continue
+            crowd = bool((each.get("attributes") or {}).get("is_crowd"))
+            rows.add_box(index, label, box, crowd)
+            places.append(told)
+    findings.add("image-missing", missing)
+    if not rows.files:
+        raise FileNotFoundError(
+            f"{missing[0] if missing else file}: no image of its {len(items)} items is in "
+            f"{root / 'images'}"
+        )
+    rows.place = places.__getitem__
+    data = RecordTable(rows, root.resolve().name, split, names, category_ids, box_format)
+    return data.checked()
+
+
+def _names(tree: dict[str, Any]) -> list[str]:
+    label = (tree.get("categories") or {}).get("label") or {}
+    rows = label.get("labels") if isinstance(label, dict) else None
+    rows = rows if isinstance(rows, list) else []
+    return [row.get("name", "") if isinstance(row, dict) else str(row) for row in rows]
+
+
+def _size(image: dict[str, Any]) -> tuple[int, int]:
+    """(width, height); datumaro writes [height, width]."""
+    size = image.get("size")
+    if isinstance(size, list) and len(size) == 2 and all(type(s) is int and s > 0 for s in size):
+        return size[1], size[0]
+    return 0, 0
+
+
+def _box(each: Any, told: str, findings: Findings) -> tuple[float, ...] | None:
+    """x, y, width, height; None for captions, labels and what has no area."""
+    kind = each.get("type") if isinstance(each, dict) else None
+    if kind in ("label", "caption", "cuboid_3d", None):
+        return None
+    edges = None
+    if kind == "bbox":
+        box = each.get("bbox")
+        if isinstance(box, list) and len(box) == 4 and all(_is_number(value) for value in box):
+            return tuple(map(float, box))
+    elif kind == "polygon":
+        flat = each.get("points")
+        if isinstance(flat, list) and len(flat) > 5:
+            edges = around(zip(flat[::2], flat[1::2], strict=False))
+    elif kind == "mask":
+        edges = around_segmentation(each.get("rle"))
+    elif kind in ("points", "polyline"):
+        findings.add("shape-without-area", f"{told}, {kind}")
+        return None
+    if edges is None:
+        findings.add("box-unreadable", told)
+        return None
+    findings.add("box-from-shape", told)
+    x0, y0, x1, y1 = edges
+    return x0, y0, x1 - x0, y1 - y0
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300

@@ -1,0 +1,129 @@
+"""labelme's layout: a json beside each image, with shapes."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from dabdetr.data.findings import Findings
+from dabdetr.data.locate import ImageFolders, images_below
+from dabdetr.data.records import BoxFormat, Open, RecordTable, Rows, named_table
+from dabdetr.data.shapes import around
+from dabdetr.data.textfiles import head_of, read_text
+from dabdetr.text import parse_json, shown
+
+POINTLESS = ("point", "points", "line", "linestrip")
+
+
+def find_labelme(root: Path) -> dict[str, Open]:
+    """All files of a folder as one split; none where the first jsons are others."""
+    if root.is_file():
+        return {}
+    files = sorted(root.glob("*.json")) or sorted(root.glob("*/*.json"))
+    if not any(_is_labelme(file) for file in files[:3]):
+        return {}
+
+    def read(split: str, box_format: BoxFormat | None = None) -> RecordTable:
+        return _open(root, files, split, box_format)
+
+    return {"default": read}
+
+
+def _is_labelme(file: Path) -> bool:
+    head = head_of(file)
+    return b'"shapes"' in head and (b'"imagePath"' in head or b'"points"' in head)
+
+
+def _open(root: Path, files: list[Path], split: str, box_format: BoxFormat | None) -> RecordTable:
+    findings = Findings()
+    rows = Rows(findings, "xyxy")
+    names: dict[str, int] = {}
+    places: list[str] = []
+    missing: list[str] = []
+    finders: dict[Path, ImageFolders] = {}
+    for file in files:
+        tree = _tree(file, findings)
+        if tree is None:
+            continue
+        folders = [file.parent, *([root] if file.parent != root else []), root / "images"]
+        finder = finders.setdefault(file.parent, ImageFolders(folders, findings))
+        named = tree.get("imagePath")
+        below = ""
+        path = finder.find_named(
+            [named] if isinstance(named, str) and named else [], below, file.stem
+        )
+        if path is None:
+            missing.append(f"{file} has no image {shown(named or file.stem)}")
+            continue
+        index = rows.add_image(path, _size(tree))
+        for number, shape in enumerate(tree["shapes"], 1):
+            told = f"{file}: shape {number}"
+            edges = _edges(shape, told, findings)
+            if edges is not None:
+                label = names.setdefault(_label(shape), len(names))
+                rows.add_box(index, label, edges)
+                places.append(told)
+    findings.add("image-missing", missing)
+    if not rows.files:
+        raise FileNotFoundError(
+            f"{missing[0] if missing else root}: no image of these files is there"
+        )
+    unlabelled = sorted({*images_below(root.absolute())} - {*rows.files})
+    for path in unlabelled:
+        rows.add_image(path)
+    findings.add("label-missing", unlabelled)
+    rows.place = places.__getitem__
+    return named_table(rows, names, root.resolve().name, split, box_format)
+
+
+def _tree(file: Path, findings: Findings) -> dict[str, Any] | None:
+    try:
+        tree = parse_json(read_text(file, findings), str(file))
+    except (ValueError, OSError) as error:
+        findings.add("file-unreadable", str(error))
+        return None
+    if not isinstance(tree, dict) or not isinstance(tree.get("shapes"), list):
+        findings.add("file-unreadable", f"{file} has no list of shapes")
+        return None
+    return tree
+
+
+def _size(tree: dict[str, Any]) -> tuple[int, int]:
+    sides = tree.get("imageWidth"), tree.get("imageHeight")
+    whole = all(type(side) is int and 0 < side < 1e7 for side in sides)
+    return sides if whole else (0, 0)  # pyright: ignore[reportReturnType]
+
+
+def _label(shape: dict[str, Any]) -> str:
+    label = shape.get("label")
+    return label.strip() if isinstance(label, str) else ""
+
+
+def _edges(shape: Any, told: str, findings: Findings) -> tuple[float, float, float, float] | None:
+    """Corners of a shape as drawn, the first point first; None where it has no area."""
+    if not isinstance(shape, dict) or not isinstance(shape.get("points"), list):
+        findings.add("box-unreadable", told)
+        return None
+    kind, points = shape.get("shape_type") or "polygon", shape["points"]
+    if kind in POINTLESS or len(points) < 2:
+        findings.add("shape-without-area", f"{told}, a {shown(kind)}")
+        return None
+    if kind == "circle":
+        points = _square(points)
+    elif kind != "rectangle" and kind != "mask":
+        findings.add("box-rotated" if kind == "rotation" else "box-from-shape", told)
+    edges = around(points)
+    if edges is None:
+        findings.add("box-unreadable", told)
+    return edges
+
+
+def _square(points: list[Any]) -> list[Any]:
+    """Corners of the square around a circle of a centre and a point on it."""
+    try:
+        (x, y), (a, b) = points[:2]
+        radius = math.hypot(a - x, b - y)
+        return [(x - radius, y - radius), (x + radius, y + radius)]
+    except (TypeError, ValueError):
+        return points

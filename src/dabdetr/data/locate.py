@@ -1,0 +1,156 @@
+"""One rule for the file names in annotations.
+
+A name is taken as given; then with / for \\, without URL escapes and without leading folders, as
+few as it takes; then by its base name, and by its stem, where only one image below the folder has
+it. How names were found is counted.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from urllib.parse import unquote
+
+from dabdetr.data.findings import Findings
+from dabdetr.data.images import IMAGE_SUFFIXES
+
+MOST_FILES = 2_000_000
+"""Files below a folder of images that are looked at."""
+
+
+class ImageFolders:
+    """Finds images by what annotations call them, in ``folders`` in their order.
+
+    Nothing outside of the folders is ever found, unless ``anywhere`` allows an absolute path that
+    exists: for lists of paths that a user keeps, not for files that came from elsewhere.
+    """
+
+    def __init__(self, folders: Iterable[Path], findings: Findings, anywhere: bool = False) -> None:
+        self.folders = [os.path.abspath(folder) for folder in folders]
+        self.findings, self.anywhere = findings, anywhere
+        self._listings: dict[str, dict[str, bool]] = {}
+        self._indexed = False
+        self._bases: dict[str, str | None] = {}
+        self._folded: dict[str, str | None] = {}
+        self._stems: dict[str, str | None] = {}
+        self._stemmed: dict[str, dict[str, str]] = {}
+
+    def find(self, name: str) -> str | None:
+        """The path of an image, or None where there is none, or more than one could be meant."""
+        return self._direct(name) or self._by_name(name)
+
+    def find_named(self, names: Sequence[str], below: str, stem: str) -> str | None:
+        """An image by one of ``names``; else the one called ``stem`` in the folder ``below``."""
+        for name in names:
+            if path := self._direct(name):
+                return path
+        for folder in self.folders:
+            parent = os.path.normpath(os.path.join(folder, below))
+            if (leaf := self._stems_in(parent).get(stem.casefold())) is not None:
+                path = os.path.join(parent, leaf)
+                if names:
+                    self.findings.add("name-case", f"{names[-1]} is {path}")
+                return path
+        return next(filter(None, map(self._by_name, (*names, stem))), None)
+
+    def _direct(self, name: str) -> str | None:
+        """As given, or by as much of the path as there is."""
+        name = name.strip()
+        if not name or "\0" in name:
+            return None
+        for folder in self.folders:
+            if self._is_file(folder, name):
+                return os.path.join(folder, name)
+        if self.anywhere and os.path.isabs(name) and os.path.isfile(name):
+            return name
+        parts = clean(name)
+        for start in range(len(parts)):
+            for folder in self.folders:
+                rest = os.path.join(*parts[start:])
+                if self._is_file(folder, rest):
+                    path = os.path.join(folder, rest)
+                    self.findings.add("name-cleaned", f"{name} is {path}")
+                    return path
+        return None
+
+    def _by_name(self, name: str) -> str | None:
+        """By base name, or by base name or stem in any case, where one image has it."""
+        base = next(reversed(clean(name)), "")
+        self._index()
+        stem = os.path.splitext(base)[0].casefold()
+        tables = (self._bases, base), (self._folded, base.casefold()), (self._stems, stem)
+        for kind, (table, key) in zip(("name-base", "name-case", "name-case"), tables, strict=True):
+            if key in table:
+                path = table[key]
+                if path is not None:
+                    self.findings.add(kind, f"{name} is {path}")
+                return path
+        return None
+
+    def _stems_in(self, folder: str) -> dict[str, str]:
+        """Folded stem → name of the images in one folder."""
+        if folder not in self._listings:
+            self._listings[folder] = _listing(folder)
+        if folder not in self._stemmed:
+            split = [(*os.path.splitext(name), name) for name in self._listings[folder]]
+            self._stemmed[folder] = {
+                stem.casefold(): name
+                for stem, ending, name in split
+                if ending.lower() in IMAGE_SUFFIXES
+            }
+        return self._stemmed[folder]
+
+    def _is_file(self, folder: str, name: str) -> bool:
+        parent, leaf = os.path.split(os.path.join(folder, name))
+        if parent not in self._listings:
+            inside = os.path.normpath(parent)
+            if inside != folder and not inside.startswith(folder.rstrip(os.sep) + os.sep):
+                return False
+            self._listings[parent] = _listing(parent)
+        return self._listings[parent].get(leaf, False)
+
+    def _index(self) -> None:
+        """Fill the tables of base names and stems: None where several images have one."""
+        if self._indexed:
+            return
+        self._indexed = True
+        for path in self._walk():
+            base = os.path.basename(path)
+            stem = os.path.splitext(base)[0].casefold()
+            tables = (self._bases, base), (self._folded, base.casefold()), (self._stems, stem)
+            for table, key in tables:
+                table[key] = None if table.get(key, path) != path else path
+
+    def _walk(self) -> Iterator[str]:
+        return (path for folder in dict.fromkeys(self.folders) for path in images_below(folder))
+
+
+def clean(name: str) -> list[str]:
+    """The parts of a path that was written elsewhere: no drive, scheme, ``.`` or ``..``."""
+    text = unquote(name.replace("\\", "/"))
+    text = text.split("://", 1)[-1].split("?", 1)[0] if "://" in text else text
+    parts = [part for part in text.split("/") if part not in ("", ".", "..")]
+    return parts[1:] if len(parts) > 1 and parts[0].endswith(":") else parts
+
+
+def images_below(folder: str | Path) -> Iterator[str]:
+    """Paths of the images in a folder and the folders in it, by name; hidden ones are left out."""
+    seen = 0
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(each for each in folders if not each.startswith("."))
+        for file in sorted(files):
+            seen += 1
+            if seen > MOST_FILES:
+                raise ValueError(f"{folder} has more than {MOST_FILES:,} files; name a smaller one")
+            if os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES and not file.startswith("."):
+                yield os.path.join(parent, file)
+
+
+def _listing(folder: str) -> dict[str, bool]:
+    """Name → whether it is a regular file, of what lies in a folder."""
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name: entry.is_file() for entry in entries}
+    except (OSError, ValueError):
+        return {}

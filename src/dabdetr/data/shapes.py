@@ -1,0 +1,76 @@
+"""The box around an outline: polygons and run-length masks, as labelling tools write them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+
+def around(points: Iterable[Sequence[float]]) -> tuple[float, float, float, float] | None:
+    """x0, y0, x1, y1 around points (x, y); None where they are none, or no numbers."""
+    try:
+        array = np.array([point[:2] for point in points], np.float64)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    if array.ndim != 2 or array.shape[1] != 2 or not np.isfinite(array).all():
+        return None
+    (x0, y0), (x1, y1) = array.min(0).tolist(), array.max(0).tolist()
+    return x0, y0, x1, y1
+
+
+def around_segmentation(shape: Any) -> tuple[float, float, float, float] | None:
+    """x0, y0, x1, y1 around COCO's ``segmentation``: polygons, or a run-length mask."""
+    if isinstance(shape, dict):
+        return _around_runs(shape)
+    if not isinstance(shape, list) or not shape:
+        return None
+    polygons = shape if isinstance(shape[0], list) else [shape]
+    if any(not isinstance(each, list) or len(each) < 6 or len(each) % 2 for each in polygons):
+        return None
+    flat = list(chain.from_iterable(polygons))
+    return around(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _around_runs(mask: dict[str, Any]) -> tuple[float, float, float, float] | None:
+    """Of a mask by columns: lengths of runs of 0 and 1 in turn, or COCO's text of them."""
+    counts, size = mask.get("counts"), mask.get("size")
+    try:
+        height, width = (int(side) for side in size)  # pyright: ignore[reportOptionalIterable]
+        runs = _unpacked(counts) if isinstance(counts, str) else [int(n) for n in counts]  # pyright: ignore[reportOptionalIterable]
+    except (TypeError, ValueError, OverflowError):
+        return None
+    ends = np.cumsum(np.array(runs, np.float64))
+    if not len(runs) or min(runs) < 0 or ends[-1] != height * width or height <= 0:
+        return None
+    ends = ends.astype(np.int64)
+    first, last = ends[0:-1:2], ends[1::2] - 1  # the runs of 1: where each starts and ends
+    first, last = first[last >= first], last[last >= first]
+    if not len(first):
+        return None
+    x0, x1 = int(first.min()) // height, int(last.max()) // height + 1
+    whole = (last // height > first // height).any()  # over a column's end: all rows
+    y0 = 0 if whole else int((first % height).min())
+    y1 = height if whole else int((last % height).max()) + 1
+    return float(x0), float(y0), float(x1), float(y1)
+
+
+def _unpacked(text: str) -> list[int]:
+    """Run lengths from COCO's text: six bits a character, low ones first, as differences."""
+    runs: list[int] = []
+    value = shift = 0
+    for character in text:
+        code = ord(character) - 48
+        if not 0 <= code < 64:
+            raise ValueError(f"not a run length: {character!r}")
+        value |= (code & 31) << shift
+        shift += 5
+        if code & 32:
+            continue
+        if code & 16:
+            value -= 1 << shift
+        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+        value = shift = 0
+    return runs

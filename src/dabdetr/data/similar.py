@@ -1,0 +1,94 @@
+"""Images that show the same: found by small grey copies, whatever their size and compression."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from dabdetr.data.cache import file_key, keep, recall
+from dabdetr.data.heads import each_file
+
+KIND = "thumbnails-1"
+SIDE = 32
+"""Of a grey copy."""
+NEAR = 0.985
+"""Least correlation of the grey copies of two images that show the same."""
+CHANGED = 6.0
+"""Largest root mean square difference of them, of 255, once their brightness is made equal."""
+CLOSE_BITS = 26
+"""Of 256 signs of neighbouring differences, those in which such images may differ."""
+ROWS = 512
+
+
+def thumbnails(paths: Sequence[str], progress: bool = False) -> np.ndarray:
+    """[n, 32, 32] uint8, grey; zeros where a file cannot be read. Kept between runs."""
+    keys = [file_key(path) for path in paths]
+    known = recall(KIND, keys)
+    unknown = [index for index, key in enumerate(keys) if key not in known]
+    made = each_file(_thumbnail, [paths[index] for index in unknown], progress)
+    fresh = {keys[index]: small for index, small in zip(unknown, made, strict=True)}
+    keep(KIND, fresh)
+    known |= fresh
+    table = b"".join(known[key] for key in keys)
+    return np.frombuffer(table, np.uint8).reshape(-1, SIDE, SIDE)
+
+
+def _thumbnail(path: str) -> bytes:
+    try:
+        with Image.open(path) as image:
+            image.draft("L", (4 * SIDE, 4 * SIDE))
+            grey = image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
+            return grey.tobytes()
+    except (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError):
+        return bytes(SIDE * SIDE)
+
+
+def near_duplicates(thumbs: np.ndarray) -> np.ndarray:
+    """[pairs, 2] indices, the lower first, of images that show the same.
+
+    Candidates have nearly the same signs of differences between neighbours (of copies of 16x17
+    pixels); the grey copies of the two then have to agree. Images without contrast have no twin.
+    """
+    if len(thumbs) < 2:
+        return np.zeros((0, 2), np.int64)
+    values = thumbs.reshape(len(thumbs), -1).astype(np.float32)
+    contrast = values.std(1)
+    plain = contrast < 4
+    bits = _signs(thumbs)
+    centred = (values - values.mean(1, keepdims=True)) / np.maximum(contrast, 1)[:, None]
+    pairs: list[np.ndarray] = []
+    for start in range(0, len(bits), ROWS):
+        some = bits[start : start + ROWS]
+        # Of ±1 vectors the product tells in how many places they differ.
+        far = (bits.shape[1] - some @ bits[start:].T) / 2
+        one, other = np.nonzero(far <= CLOSE_BITS)
+        one, other = one + start, other + start
+        later = (other > one) & ~plain[one] & ~plain[other]
+        pairs.append(np.stack((one[later], other[later]), 1))
+    found = np.concatenate(pairs)
+    a, b = centred[found[:, 0]], centred[found[:, 1]]
+    alike = (a * b).mean(1) >= NEAR
+    scale = contrast[found].mean(1)
+    changed = np.sqrt(((a - b) ** 2).mean(1)) * scale
+    return found[alike & (changed <= CHANGED)]
+
+
+def _signs(thumbs: np.ndarray) -> np.ndarray:
+    """[n, 256] float32 of ±1: whether each of 16x16 cells is brighter than its right neighbour."""
+    half = thumbs.reshape(len(thumbs), 16, 2, 16, 2).astype(np.float32).mean((2, 4))
+    right = np.roll(half, -1, axis=2)
+    return np.where(half > right, 1, -1).reshape(len(thumbs), -1).astype(np.float32)
+
+
+def groups(pairs: np.ndarray, count: int) -> np.ndarray:
+    """[count] the lowest index of the images that each is linked to by pairs, itself included."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    links = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
+    _, parts = connected_components(links, directed=False)
+    first = np.full(count, count)
+    np.minimum.at(first, parts, np.arange(count))
+    return first[parts]

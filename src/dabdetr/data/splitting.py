@@ -1,0 +1,74 @@
+"""One split into two: by a seed, each class in both, images that show the same on one side."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dabdetr.data.dataset import DetectionDataset, Subset
+from dabdetr.data.findings import Findings
+from dabdetr.data.similar import groups, near_duplicates, thumbnails
+
+
+def divide(
+    data: DetectionDataset, share: float, seed: int = 0, progress: bool = False
+) -> tuple[Subset, Subset]:
+    """A share of the images to train on, and the others; each in the data's order.
+
+    Stratified: rare classes are dealt out first, so that each has about its share on both sides;
+    images without boxes too. Near-duplicates stay together (see ``similar``). The same seed gives
+    the same split of the same images.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"a split is a share of images to train on, 0–1, such as 0.8; got {share}")
+    if len(data) < 2:
+        raise ValueError(f"{data.name} {data.split} has {len(data)} images; a split needs two")
+    records = [data.record(index) for index in range(len(data))]
+    pairs = near_duplicates(thumbnails([record.file for record in records], progress))
+    group = groups(pairs, len(data))
+    members: dict[int, list[int]] = {}
+    for index, first in enumerate(group.tolist()):
+        members.setdefault(first, []).append(index)
+    if len(members) < 2:
+        raise ValueError(
+            f"all {len(data)} images of {data.name} {data.split} show the same; a split needs more"
+        )
+    counts = np.zeros((len(members), len(data.names) + 2))
+    for row, indices in enumerate(members.values()):
+        for index in indices:
+            labels = records[index].labels[~records[index].crowd]
+            counts[row, :-2] += np.bincount(labels, minlength=len(data.names))
+            counts[row, -2] += not len(labels)
+        counts[row, -1] = len(indices)
+    held = _held_out(counts, 1 - share, seed)
+    val = sorted(i for row, indices in enumerate(members.values()) if held[row] for i in indices)
+    out = set(val)
+    train = [index for index in range(len(data)) if index not in out]
+    first, second = Subset(data, train), Subset(data, val)
+    first.split, second.split, second.findings = "train", "val", Findings()
+    return first, second
+
+
+def _held_out(counts: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """[groups] bool: which groups are held out; ``counts`` [groups, kinds] is what they hold.
+
+    Iterative stratification: of the kind with the fewest objects left, the groups go one by one to
+    the side that lacks most of that kind, and of equals to the one that lacks images.
+    """
+    rng = np.random.default_rng(seed)
+    wanted = np.stack((counts.sum(0) * (1 - share), counts.sum(0) * share))
+    side = np.full(len(counts), -1)
+    order = rng.permutation(len(counts))
+    kinds = sorted(range(counts.shape[1] - 1), key=lambda kind: (counts[:, kind].sum(), kind))
+    for kind in [*kinds, counts.shape[1] - 1]:
+        rows = [row for row in order if side[row] < 0 and counts[row, kind] > 0]
+        for row in sorted(rows, key=lambda row: -counts[row, kind]):
+            lack = wanted[:, kind] / max(counts[:, kind].sum(), 1) / (1 - share, share)
+            images = wanted[:, -1] / (1 - share, share)
+            best = int(np.lexsort((-images, -lack))[0])
+            side[row] = best
+            wanted[best] -= counts[row]
+    held = side == 1
+    if not held.any() or held.all():  # so few images that rounding left one side empty
+        held[:] = False
+        held[order[0]] = True
+    return held

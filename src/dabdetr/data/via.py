@@ -1,0 +1,154 @@
+"""VGG Image Annotator: a project or exported json, or its csv."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dabdetr.data.findings import Findings
+from dabdetr.data.locate import ImageFolders
+from dabdetr.data.records import BoxFormat, Open, RecordTable, Rows, named_table
+from dabdetr.data.shapes import around
+from dabdetr.data.textfiles import head_of, read_text
+from dabdetr.text import parse_json, shown
+
+CLASS_KEYS = ("class", "label", "name", "type", "category", "object")
+"""Attributes that hold the class where a region has several, in any case."""
+Region = tuple[str, dict[str, Any], dict[str, Any]]
+"""File name, shape and attributes."""
+
+
+def find_via(root: Path) -> dict[str, Open]:
+    """A split for each file of VIA's, called after it where there are several."""
+    files = (
+        [root] if root.is_file() else [*sorted(root.glob("*.json")), *sorted(root.glob("*.csv"))]
+    )
+    found = [file for file in files[:50] if _is_via(file)]
+    opened: dict[str, Open] = {}
+    for file in found:
+
+        def read(split: str, box_format: BoxFormat | None = None, file: Path = file) -> RecordTable:
+            return _open(file, split, box_format)
+
+        opened[file.stem if len(found) > 1 else "default"] = read
+    return opened
+
+
+def _is_via(file: Path) -> bool:
+    head = head_of(file)
+    if file.suffix.lower() == ".csv":
+        return b"region_shape_attributes" in head
+    if file.suffix.lower() != ".json":
+        return False
+    return b'"_via_' in head or (b'"regions"' in head and b'"filename"' in head)
+
+
+def _open(file: Path, split: str, box_format: BoxFormat | None) -> RecordTable:
+    findings = Findings()
+    rows = Rows(findings, "xyxy")
+    names: dict[str, int] = {}
+    images: dict[str, int | None] = {}
+    places: list[str] = []
+    root = file.parent
+    folders = [root, root / "images", root.parent / "images"]
+    finder = ImageFolders([folder for folder in folders if folder.is_dir()], findings)
+    missing: list[str] = []
+    for number, (named, shape, attributes) in enumerate(_regions(file, findings), 1):
+        told = f"{file}: region {number} of {shown(named)}"
+        if named not in images:
+            path = finder.find(named)
+            images[named] = None if path is None else rows.add_image(path)
+            if path is None:
+                missing.append(f"{file} names {shown(named)}")
+        index = images[named]
+        if index is None or not shape:
+            continue
+        edges = _edges(shape, told, findings)
+        if edges is None:
+            continue
+        name = _class(attributes)
+        if not name:
+            findings.add("class-unknown", f"{told} has no class")
+            continue
+        rows.add_box(index, names.setdefault(name, len(names)), edges)
+        places.append(told)
+    findings.add("image-missing", missing)
+    if not rows.files:
+        raise FileNotFoundError(
+            f"{missing[0] if missing else file}: none of its images is in {root}"
+        )
+    rows.place = places.__getitem__
+    return named_table(rows, names, root.resolve().name, split, box_format)
+
+
+def _regions(file: Path, findings: Findings) -> Iterator[Region]:
+    """Regions, and an empty shape for each image without one."""
+    text = read_text(file, findings)
+    if file.suffix.lower() == ".csv":
+        for row in csv.DictReader(io.StringIO(text)):
+            shape = _parsed(row.get("region_shape_attributes"), file)
+            yield row.get("filename") or "", shape, _parsed(row.get("region_attributes"), file)
+        return
+    tree = parse_json(text, str(file))
+    if isinstance(tree, dict) and isinstance(tree.get("_via_img_metadata"), dict):
+        tree = tree["_via_img_metadata"]
+    for image in tree.values() if isinstance(tree, dict) else []:
+        if not isinstance(image, dict) or not isinstance(image.get("filename"), str):
+            findings.add("row-unreadable", f"{file}: {shown(image)}")
+            continue
+        regions = image.get("regions") or []
+        regions = list(regions.values()) if isinstance(regions, dict) else regions
+        yield image["filename"], {}, {}
+        for region in regions if isinstance(regions, list) else []:
+            region = region if isinstance(region, dict) else {}
+            shape, attributes = region.get("shape_attributes"), region.get("region_attributes")
+            if not isinstance(shape, dict):
+                findings.add("box-unreadable", f"{file}: {shown(image['filename'])}")
+                continue
+            yield image["filename"], shape, attributes if isinstance(attributes, dict) else {}
+
+
+def _parsed(text: str | None, file: Path) -> dict[str, Any]:
+    value = parse_json(text or "{}", str(file))
+    return value if isinstance(value, dict) else {}
+
+
+def _class(attributes: dict[str, Any]) -> str:
+    """The class among a region's attributes: the only one, or the one that is called so."""
+    given = {key.casefold(): value for key, value in attributes.items()}
+    value = next((given[key] for key in CLASS_KEYS if key in given), None)
+    if value is None:
+        value = next(iter(given.values()), "")
+    if isinstance(value, dict):  # checkboxes: {"red": true}
+        value = next((key for key, chosen in value.items() if chosen), "")
+    return str(value).strip()
+
+
+def _edges(
+    shape: dict[str, Any], told: str, findings: Findings
+) -> tuple[float, float, float, float] | None:
+    """x0, y0, x1, y1 of a region; None where it has no area or lacks numbers."""
+    kind = shape.get("name")
+    try:
+        if kind == "rect":
+            x, y, width, height = (float(shape[key]) for key in ("x", "y", "width", "height"))
+            return x, y, x + width, y + height
+        if kind in ("circle", "ellipse"):
+            x, y = float(shape["cx"]), float(shape["cy"])
+            across = float(shape["r" if kind == "circle" else "rx"])
+            down = across if kind == "circle" else float(shape["ry"])
+            findings.add("box-from-shape", told)
+            return x - across, y - down, x + across, y + down
+        if kind == "polygon":
+            points = zip(shape["all_points_x"], shape["all_points_y"], strict=True)
+            edges = around(points)
+            findings.add("box-from-shape" if edges else "box-unreadable", told)
+            return edges
+    except (KeyError, TypeError, ValueError, OverflowError):
+        findings.add("box-unreadable", f"{told}: {shown(shape)}")
+        return None
+    findings.add("shape-without-area", f"{told}, a {shown(kind)}")
+    return None
