@@ -300,3 +300,20 @@ def test_precision_is_chosen_by_measuring_and_told(tmp_path: Path) -> None:
     done = run(*arguments, "--precision", "auto")
     assert re.search(r"computing in (fp32|bf16): a batch takes \d+ ms in bf16", done.stderr)
     assert "computing in" not in run(*arguments, "--precision", "auto", "--quiet").stderr
+
+
+def test_val_writes_calibrated_weights() -> None:
+    data = ("--data", "scenes:count=20")
+    first = json.loads(
+        run("val", "--model", "scenes", *data, "--json", "--calibrate", "c.safetensors").stdout
+    )
+    from dabdetr.checkpoints.native import load_model
+
+    plain, changed = (load_model(name).model.config for name in ("scenes", "c.safetensors"))
+    assert plain.inference.calibration is None
+    assert changed.inference.calibration is not None
+    assert 0 < changed.inference.conf < 1
+    assert plain.model == changed.model
+    again = json.loads(run("val", "--model", "c.safetensors", *data, "--json").stdout)
+    assert again["numbers"]["AP"] == pytest.approx(first["numbers"]["AP"], abs=1e-6)
+    assert abs(first["nms_gain"]["AP50"]) < 0.2

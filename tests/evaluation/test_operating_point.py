@@ -126,11 +126,13 @@ def test_a_config_gets_what_its_model_does_on_the_split() -> None:
         queries = np.arange(len(score))
         size = (record.height, record.width)
         found.append(Detections(boxes, score, record.labels, queries, data.names, size))
-    config = with_operating_point(Config(), data, score_of(data, found))
-    inference = config.inference
+    chosen = with_operating_point(Config(), data, score_of(data, found))
+    inference = chosen.config.inference
     assert inference.calibration is not None
     assert 0 < inference.conf < 1
     assert inference.class_conf.keys() <= set(data.names)
-    assert Config.model_validate(config.model_dump()) == config
+    assert Config.model_validate(chosen.config.model_dump()) == chosen.config
+    assert str(chosen).startswith(f"threshold {inference.conf:.2f}: precision 0.")
     few = Scenes("val", count=2, seed=3)
-    assert with_operating_point(Config(), few, score_of(few, found[:2])) == Config()
+    with pytest.raises(ValueError, match="at least 30 objects; scenes val has"):
+        with_operating_point(Config(), few, score_of(few, found[:2]))

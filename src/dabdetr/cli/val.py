@@ -50,6 +50,13 @@ def val(
     strict: Strict = False,
     max_det: MaxDet = None,
     nms: Nms = None,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the weights with the thresholds and the calibration of scores that fit "
+            "this split best."
+        ),
+    ] = None,
     imgsz: ImageSize = None,
     queries: Queries = None,
     queries_init: QueriesInit = "keep",
@@ -81,8 +88,10 @@ def val(
 
     refuse_to_overwrite(coco)
     refuse_to_overwrite(plot)
-    if coco and per_layer:
-        raise ValueError("--coco writes what the last layer finds; leave out --per-layer for it")
+    refuse_to_overwrite(calibrate)
+    if (coco or calibrate) and per_layer:
+        option = "--coco" if coco else "--calibrate"
+        raise ValueError(f"{option} is about the last layer; leave out --per-layer for it")
     if per_layer and (precision, compile) != ("fp32", False):
         raise ValueError("--per-layer looks at fp32; leave out --precision and --compile")
     if plot and not per_layer:
@@ -109,6 +118,9 @@ def val(
         image_size=imgsz,
         compile=compile,
     )
+    if calibrate:
+        detector = torch_runtime(runtime).model
+        detector.config = detector.config.override(["inference.calibration=null"])
     options = {"batch": batch, "max_det": max_det, "workers": workers, "progress": not quiet}
     if per_layer:
         from dabdetr.evaluation.per_layer import evaluate_layers
@@ -124,6 +136,15 @@ def val(
         found.save_results(coco)
         say(f"detections: {coco}", quiet)
     more: dict[str, Any] = {}
+    if calibrate:
+        from dabdetr.checkpoints.native import save_model
+        from dabdetr.evaluation.operating_point import with_operating_point
+
+        detector = torch_runtime(runtime).model
+        chosen = with_operating_point(detector.config, truth, found)
+        detector.config = chosen.config
+        save_model(calibrate, detector)
+        say(f"{chosen}\nweights: {calibrate}", quiet)
     if nms is None:
         gain = suppression_gain(truth, found)
         more["nms_gain"] = {"iou": SUPPRESSION, "AP50": round(gain, 5)}

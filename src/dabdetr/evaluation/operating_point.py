@@ -57,16 +57,43 @@ class Calibration:
         return 1 / (1 + np.exp(-(self.scale * _logit(score) + self.shift)))
 
 
-def with_operating_point(config: Config, data: DetectionDataset, found: Evaluation) -> Config:
+@dataclass(frozen=True)
+class Chosen:
+    """A config with thresholds and calibration, and how good they are on the split."""
+
+    config: Config
+    point: OperatingPoint
+    calibration: Calibration | None
+
+    def __str__(self) -> str:
+        conf = self.config.inference.conf
+        line = f"threshold {conf:.2f}: precision {self.point.precision:.3f}, "
+        line += f"recall {self.point.recall:.3f}"
+        if self.calibration is None:
+            return line + "; scores cannot be calibrated"
+        before, after = self.calibration.before, self.calibration.error
+        return line + f"; calibration error of scores {before:.3f}, now {after:.3f}"
+
+
+def with_operating_point(config: Config, data: DetectionDataset, found: Evaluation) -> Chosen:
     """``config`` with thresholds and calibration chosen on the detections of a validation split.
 
-    ``found`` holds scores as the model gives them. Where the split has fewer than ``ENOUGH``
-    objects, or nothing is right at any score, the config stays as it is.
+    ``found`` holds scores as the model gives them, without calibration. ValueError where the split
+    has fewer than ``ENOUGH`` objects, or nothing is right at any score.
     """
     truth, boxes, labels = columns(data, found.detections)
     whole, own = operating_points(truth, boxes, len(labels))
-    if whole is None or (~truth.crowd).sum() < ENOUGH:
-        return config
+    objects = int((~truth.crowd).sum())
+    if objects < ENOUGH:
+        raise ValueError(
+            f"thresholds need at least {ENOUGH} objects; {data.name} {data.split} has {objects}: "
+            "label more images, or set inference.conf by hand"
+        )
+    if whole is None:
+        raise ValueError(
+            f"no detection in {data.name} {data.split} is right at IoU 0.5: there is no threshold "
+            "to choose; train the model further"
+        )
     curve = calibrate(truth, boxes, len(labels))
 
     def shown(score: float) -> float:
@@ -80,7 +107,7 @@ def with_operating_point(config: Config, data: DetectionDataset, found: Evaluati
             "calibration": None if curve is None else (curve.scale, curve.shift),
         }
     )
-    return config.model_copy(update={"inference": inference})
+    return Chosen(config.model_copy(update={"inference": inference}), whole, curve)
 
 
 def operating_points(
@@ -127,7 +154,7 @@ def calibrate(truth: Boxes, found: Boxes, classes: int) -> Calibration | None:
     if not len(right) or right.all() or not right.any():
         return None
     logit = _logit(score)[:, None]
-    curve = LogisticRegression(C=1e6).fit(logit, right)
+    curve = LogisticRegression(C=1.0).fit(logit, right)  # the penalty bounds it where all is clear
     scale, shift = float(curve.coef_[0, 0]), float(curve.intercept_[0])
     if scale <= 0:  # scores that say nothing: a falling curve would turn their order round
         return None
