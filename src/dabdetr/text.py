@@ -24,6 +24,10 @@ MOST_MESSAGE = 480
 # Line and paragraph separators, and what overrides, embeds or isolates a direction of writing.
 _BIDI = "\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
 _RAW = re.compile(f"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufeff{_BIDI}]")
+# As numpy, torch, ONNX Runtime and OpenVINO say it.
+_EXHAUSTED = re.compile(
+    "(can.?t|cannot|unable to|failed to) allocate|out of memory|bad_alloc|bad allocation", re.I
+)
 # Marks of direction (U+200E, U+200F, U+061C) are part of honest names in Hebrew and Arabic.
 _NO_NAME = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028-\u202e\u2066-\u2069]")
 
@@ -143,6 +147,17 @@ def reason(error: BaseException, most: int = 160) -> str:
     return shortened(printable(lines[0]), most)
 
 
+def refuse_exhausted(error: BaseException) -> None:
+    """MemoryError, with the number, where an error of another library says that memory ran out."""
+    found = _EXHAUSTED.search(str(error))
+    if found or type(error).__name__ == "OutOfMemoryError":
+        wanted = re.search(r"tried to allocate (\S+ ?[KMGT]?i?B?)", str(error))
+        size = wanted.group(1) if wanted else ""
+        if size.isdecimal() or size.removesuffix(" ").isdecimal():
+            size = f"{int(size) / 2**30:,.1f} GiB"
+        raise MemoryError(size or reason(error)) from None
+
+
 def printable(text: str, lines: bool = False) -> str:
     """The text with control, direction and surrogate characters written as ``\\x1b``, ``\\u202e``.
 
@@ -183,6 +198,19 @@ def check_name(name: object, what: str) -> str:
             f"{what} has control characters, which would reach a terminal: {shown(name)}; rename it"
         )
     return name
+
+
+def parse_names(content: str, what: str) -> tuple[str, ...]:
+    """Different class names out of a JSON list; ValueError says what is wrong with ``what``."""
+    names = parse_json(content, what)
+    if not isinstance(names, list) or not names:
+        raise ValueError(f"{what} should be a list of class names; got {shown(names)}")
+    for label, name in enumerate(names):
+        check_name(name, f"class {label} of {what}")
+    if len(set(names)) < len(names):
+        again = next(name for index, name in enumerate(names) if name in names[:index])
+        raise ValueError(f"{what} has the class {shown(again)} twice; names should differ")
+    return tuple(names)
 
 
 class PrintableFilter(logging.Filter):

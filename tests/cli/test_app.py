@@ -100,11 +100,20 @@ def test_help_is_fast() -> None:
 @pytest.mark.parametrize(
     ("error", "code", "sentence"),
     [
-        (ValueError("a, b\nc"), 2, "a, b\nc"),
+        (ValueError("a, b\nc\x1b[2J\u202e"), 2, r"a, b\x0ac\x1b[2J\u202e"),
+        (ValueError("x" * 9000 + "!"), 2, "x" * 319 + "…" + "x" * 159 + "!"),
         (FileNotFoundError("there is no x"), 2, "there is no x"),
         (PermissionError(errno.EACCES, "Permission denied", "x"), 2, "x: permission denied"),
         (ImportError("type: pip install y"), 3, "type: pip install y"),
-        (MemoryError("5 GB"), 3, "out of memory (5 GB); lower --batch or --imgsz"),
+        (MemoryError("5 GB"), 3, "out of memory (5 GB); lower --batch, --imgsz or --queries"),
+        (
+            RuntimeError(
+                "DefaultCPUAllocator: can't allocate memory: you tried to allocate "
+                "1073741824 bytes."
+            ),
+            3,
+            "out of memory (1.0 GiB); lower --batch, --imgsz or --queries",
+        ),
         (KeyboardInterrupt(), 130, "interrupted"),
         (KeyError("k"), 70, "KeyError: 'k' (a fault of dabdetr; DABDETR_DEBUG=1 shows where)"),
     ],

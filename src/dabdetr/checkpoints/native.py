@@ -16,6 +16,7 @@ from dabdetr.checkpoints.reading import listing, read
 from dabdetr.config import Config, parse
 from dabdetr.files import write_atomically
 from dabdetr.model.detector import Detector, build
+from dabdetr.text import parse_json, parse_names
 
 OF_PROPOSALS = "queries.classes."
 """The encoder's class head. Where objectness ranks, its first row is that and no class's."""
@@ -109,9 +110,8 @@ def load_model(
         class_names = tuple(name for name in known if name is not None)
         notes = checkpoint.foreign.notes
     elif "config" in checkpoint.metadata:
-        config = parse(json.loads(checkpoint.metadata["config"]), f"{source} (its config)")
+        config, class_names = described(checkpoint.metadata, str(source))
         state, notes = checkpoint.state, ()
-        class_names = tuple(json.loads(checkpoint.metadata["names"]))
     else:
         raise ValueError(
             f"{source} holds {checkpoint.format}, not a whole detector; "
@@ -130,6 +130,16 @@ def load_model(
             "file, and leave out --set of what the file settles"
         )
     return Loaded(detector.eval().to(device), report)
+
+
+def described(metadata: Mapping[str, str], source: str) -> tuple[Config, tuple[str, ...]]:
+    """The config and the class names that a file of ours holds; ValueError names the file."""
+    for key in ("config", "names"):
+        if key not in metadata:
+            raise ValueError(f"the metadata of {source} have no {key}; it is damaged: train again")
+    tree = parse_json(metadata["config"], f"the config in {source}")
+    names = parse_names(metadata["names"], f"the names in {source}")
+    return parse(tree, f"{source} (its config)"), names
 
 
 def name_difference(model: Iterable[str], data: Iterable[str]) -> str:

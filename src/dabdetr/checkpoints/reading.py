@@ -7,7 +7,6 @@ namespace.
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,7 +29,9 @@ from dabdetr.checkpoints.formats import (
     recognise,
 )
 from dabdetr.checkpoints.key_names import State
+from dabdetr.files import read_regular
 from dabdetr.presets import PRESETS
+from dabdetr.text import parse_json, shortened, shown
 
 MOST_HUB_GIB = 16
 HUB_SECONDS = 20
@@ -127,7 +128,7 @@ def _foreign(path: Path, state: State, beside: Mapping[str, Any]) -> Checkpoint:
         settings = (path if path.is_dir() else path.parent) / "config.json"
         if not settings.is_file():
             raise FileNotFoundError(f"{path} is of transformers and needs config.json beside it")
-        foreign = from_transformers(state, json.loads(settings.read_text()))
+        foreign = from_transformers(state, _settings(settings))
     elif kind.startswith("mmdetection"):
         foreign = from_mmdetection(state, beside.get("meta"))
     elif kind.startswith("detrex"):
@@ -136,6 +137,14 @@ def _foreign(path: Path, state: State, beside: Mapping[str, Any]) -> Checkpoint:
         args = beside.get("args")
         foreign = from_official(state, None if args is None else vars(args))
     return Checkpoint(foreign.format, foreign.state, foreign)
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """The config.json of transformers."""
+    settings = parse_json(read_regular(path), str(path))
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path} should be a mapping of settings; got {shown(settings)}")
+    return settings
 
 
 def _read_pickle(path: Path) -> Checkpoint:
@@ -207,5 +216,5 @@ def download(name: str, files: Sequence[str]) -> Path:
 
 def listing(items: Sequence[str], most: int = 12) -> str:
     """Items with commas, the tail counted."""
-    shown = ", ".join(str(item) for item in items[:most])
-    return shown + (f" and {len(items) - most} more" if len(items) > most else "")
+    text = ", ".join(shortened(str(item), 60) for item in items[:most])
+    return text + (f" and {len(items) - most} more" if len(items) > most else "")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,12 @@ from dabdetr.checkpoints.native import (
     UNCOUNTED,
     LoadReport,
     by_class,
+    described,
     fill,
     ranks_by_objectness,
 )
 from dabdetr.checkpoints.reading import download, listing, read
-from dabdetr.config import Backbone, Config, Vit, parse
+from dabdetr.config import Backbone, Config, Vit
 from dabdetr.model.backbones import TimmBackbone, create_body
 from dabdetr.model.detector import Detector
 from dabdetr.model.vit import VitBackbone, create_vit
@@ -46,8 +46,7 @@ def initialise(detector: Detector, start: str | Path) -> LoadReport:
     if checkpoint.foreign is not None:
         known, config = checkpoint.foreign.names, checkpoint.foreign.config
     elif "names" in checkpoint.metadata:
-        known = tuple(json.loads(checkpoint.metadata["names"]))
-        config = parse(json.loads(checkpoint.metadata["config"]), f"{start} (its config)")
+        config, known = described(checkpoint.metadata, str(start))
     state = dict(checkpoint.state)
     if config is not None:
         _transfer_objectness(detector, state, ranks_by_objectness(config))

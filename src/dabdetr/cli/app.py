@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 import dabdetr
+from dabdetr.text import printable, refuse_exhausted, shortened
 
 DEBUG = "DABDETR_DEBUG"
 
@@ -39,7 +40,7 @@ class _Verbs(TyperGroup):
 
 def _explain(error: BaseException) -> tuple[int, str]:
     """Exit code and sentence."""
-    message = str(error).strip()
+    message = shortened(printable(str(error).strip()))
     if isinstance(error, KeyboardInterrupt):
         return 130, "interrupted"
     if isinstance(error, BrokenPipeError):  # such as `dabdetr … | head`: nobody reads on
@@ -47,10 +48,15 @@ def _explain(error: BaseException) -> tuple[int, str]:
         return 1, ""  # as rich does
     if isinstance(error, ImportError):
         return 3, message
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return 3, f"out of memory ({message}); lower --batch or --imgsz"
+    try:
+        refuse_exhausted(error)
+    except MemoryError as exhausted:
+        return 3, f"out of memory ({exhausted}); lower --batch, --imgsz or --queries"
+    if isinstance(error, MemoryError):
+        return 3, f"out of memory ({message}); lower --batch, --imgsz or --queries"
     if isinstance(error, OSError) and error.strerror and error.filename:
-        return 2, f"{error.filename}: {error.strerror.lower()}"
+        named = shortened(printable(str(error.filename)), 300)
+        return 2, f"{named}: {error.strerror.lower()}"
     if isinstance(error, ValueError | OSError):
         return 2, message
     return 70, f"{type(error).__name__}: {message} (a fault of dabdetr; {DEBUG}=1 shows where)"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import shutil
 import sys
@@ -13,6 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
+
+from dabdetr.text import json_text, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,8 +26,7 @@ DRAWABLE = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 def print_json(document: dict[str, Any]) -> None:
     """The one document that ``--json`` promises, on stdout."""
-    json.dump(document, sys.stdout, ensure_ascii=False, indent=1, allow_nan=False)
-    sys.stdout.write("\n")
+    sys.stdout.write(json_text(document, indent=1) + "\n")
 
 
 def console() -> Console:
@@ -39,7 +39,7 @@ def console() -> Console:
 def say(message: str, quiet: bool = False) -> None:
     """A line for people, on stderr."""
     if not quiet:
-        print(message, file=sys.stderr)
+        print(printable(message, lines=True), file=sys.stderr)
 
 
 def refuse_to_overwrite(

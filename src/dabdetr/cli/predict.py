@@ -39,6 +39,7 @@ from dabdetr.cli.output import (
     say,
 )
 from dabdetr.cli.saving import Saver
+from dabdetr.text import json_text, printable
 
 if TYPE_CHECKING:
     from dabdetr.structures import Detections
@@ -217,7 +218,7 @@ class _Seen:
         if self.keep:
             self.kept.append(replace(found, image=None))
         if self.lines:
-            sys.stdout.write(json.dumps(found.to_dict(), ensure_ascii=False) + "\n")
+            sys.stdout.write(json_text(found.to_dict()) + "\n")
             sys.stdout.flush()
         if room := MOST_ROWS - len(self.rows):
             place = Path(found.source).name
@@ -229,7 +230,7 @@ def _report(
     seen: _Seen, skipped: _Skipped, model: str, folder: RunFolder | None, as_json: bool, quiet: bool
 ) -> None:
     for reason in skipped.reasons:
-        say(f"skipped: {reason}")
+        say(f"skipped: {printable(reason)}")
     if as_json:
         where = str(folder.path) if folder else None
         results = [each.to_dict() for each in seen.kept]
@@ -261,7 +262,7 @@ def _print_table(seen: _Seen) -> None:
         table.add_column(column, justify="right")
     for place, row in seen.rows:
         numbers = (f"{row['score']:.2f}", *(f"{side:.0f}" for side in row["box"]))
-        table.add_row(Text(place, overflow="fold"), Text(row["name"]), *numbers)
+        table.add_row(Text(printable(place), overflow="fold"), Text(row["name"]), *numbers)
     if seen.rows:
         console().print(table)
     cut = seen.objects > MOST_ROWS

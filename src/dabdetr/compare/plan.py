@@ -13,7 +13,8 @@ from pydantic import Field, ValidationError, model_validator
 
 from dabdetr.compare.rungs import LADDER, RUNGS, Rung, rung
 from dabdetr.config import Config, Section
-from dabdetr.files import write_atomically
+from dabdetr.files import read_regular, write_atomically
+from dabdetr.text import parse_yaml, shown
 
 SETTINGS = "ladder.yaml"
 RACE = "race"
@@ -87,7 +88,10 @@ class Settings(Section):
         path = folder / SETTINGS
         if not path.is_file():
             raise FileNotFoundError(f"there is no ladder in {folder}: expected {SETTINGS} there")
-        return cls.of(**yaml.safe_load(path.read_text()))
+        tree = parse_yaml(read_regular(path), str(path))
+        if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
+            raise ValueError(f"{path} should hold the settings of a ladder; got {shown(tree)}")
+        return cls.of(**tree)
 
     def save(self, folder: Path) -> None:
         """Write as YAML."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -18,7 +17,7 @@ from dabdetr.inference.onnx_file import read_whole
 from dabdetr.inference.postprocess import detections
 from dabdetr.inference.runtime import Sizes, threads
 from dabdetr.structures import Detections
-from dabdetr.text import parse_json
+from dabdetr.text import parse_json, reason, refuse_exhausted
 
 
 def is_exported(source: str | Path) -> bool:
@@ -44,6 +43,7 @@ class Exported:
         file = _file_of(Path(path))
         if file is None or not file.is_file():
             raise FileNotFoundError(f"there is no exported model {path}; check the path")
+        self.path = str(file)
         self._engine = ENGINES[file.suffix](file, device)
         self.metadata = Metadata.from_strings(self._engine.strings, str(file))
         self._engine.start(self.metadata)
@@ -89,7 +89,32 @@ class Exported:
 
     def predict(self, pixels: np.ndarray, padding: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Logits [b, queries, classes] and boxes [b, queries, 4] of a batch."""
-        return self._engine(pixels, padding)
+        try:
+            logits, boxes = self._engine(pixels, padding)
+        except MemoryError:
+            raise
+        except Exception as error:  # of many kinds: the graph does not fit the input, or itself
+            refuse_exhausted(error)
+            raise ValueError(
+                f"{self.path} cannot compute an input of {list(pixels.shape)} ({reason(error)}); "
+                "export it again"
+            ) from None
+        self._check(logits.shape, boxes.shape, len(pixels))
+        return logits, boxes
+
+    def _check(self, logits: tuple[int, ...], boxes: tuple[int, ...], images: int) -> None:
+        """ValueError where what the graph gives is not of its metadata's classes."""
+        classes = len(self.names) + (self.metadata.classifier == "softmax")
+        if len(logits) != 3 or logits[0] != images or boxes != (*logits[:2], 4):
+            raise ValueError(
+                f"{self.path} gives logits {list(logits)} and boxes {list(boxes)} for {images} "
+                "images; export it again"
+            )
+        if logits[2] != classes:
+            raise ValueError(
+                f"{self.path} gives {logits[2]} logits for {classes} class names; its metadata are "
+                "of another model: export it again"
+            )
 
 
 def prepare_for(metadata: Metadata, image: np.ndarray) -> np.ndarray:
@@ -157,7 +182,7 @@ class _Onnx:
             )
         except Exception as error:  # of a class of its own for every kind of failure
             raise ValueError(
-                f"{path} cannot be loaded by ONNX Runtime ({_first_line(error)}); export it again"
+                f"{path} cannot be loaded by ONNX Runtime ({reason(error)}); export it again"
             ) from None
         self.strings = self.session.get_modelmeta().custom_metadata_map
 
@@ -187,13 +212,14 @@ class _OpenVino:
         self.core = openvino.Core()
         try:
             self.model = self.core.read_model(path)
-        except RuntimeError as error:
+        except Exception as error:
             raise ValueError(
-                f"{path} cannot be loaded by OpenVINO ({_first_line(error)}); export it again"
+                f"{path} cannot be loaded by OpenVINO ({reason(error)}); export it again"
             ) from None
         about = ["dabdetr", "card"]
         has = self.model.has_rt_info(about)
-        self.strings = json.loads(self.model.get_rt_info(about).astype(str)) if has else {}
+        text = self.model.get_rt_info(about).astype(str) if has else "{}"
+        self.strings = parse_json(text, f"metadata of {path}")
 
     def start(self, metadata: Metadata) -> None:
         """Note what to compile for; OpenVINO alone would compute in bf16 wherever it can.
@@ -262,10 +288,6 @@ def runnable(program: Any) -> Any:
     """
     guarded = "check_guards" in inspect.signature(program.module).parameters
     return program.module(check_guards=False) if guarded else program.module()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 ENGINES: dict[str, type[Engine]] = {".onnx": _Onnx, ".xml": _OpenVino, ".pt2": _Program}

@@ -9,9 +9,12 @@ from functools import cached_property
 from typing import Any
 
 from dabdetr.config import Config, parse
+from dabdetr.text import parse_json, parse_names, shown
 
 FORMAT = "dabdetr export 1"
 """Marks our metadata; other files have no such entry."""
+MOST_SIDE = 1 << 16
+"""Pixels of a side that a file may ask for."""
 INPUTS = {
     "pixels": "[batch, 3, height, width] float32, RGB, (value / 255 - mean) / std, padded with 0",
     "padding": "[batch, height, width] bool, true where there is no image",
@@ -72,18 +75,46 @@ class Metadata:
     @classmethod
     def from_strings(cls, values: Mapping[str, str], origin: str) -> Metadata:
         """What ``to_strings`` wrote; ``origin`` names the file in errors."""
-        if values.get("format") != FORMAT:
+        if not isinstance(values, Mapping) or values.get("format") != FORMAT:
             raise ValueError(
                 f"{origin} is no export of dabdetr (its metadata have no format {FORMAT!r}); make "
                 "one with dabdetr export"
             )
-        size = json.loads(values["size"])
+        given = {key: _string(values, key, origin) for key in _KEYS}
+        what = {key: f"{key} in the metadata of {origin}" for key in _KEYS}
+        read = {
+            key: parse_json(given[key], what[key])
+            for key in ("config", "size", "versions", "certificate")
+        }
+        for key in ("versions", "certificate"):
+            if not isinstance(read[key], dict) and not (key == "certificate" and read[key] is None):
+                raise ValueError(f"{what[key]} should be a mapping; got {shown(read[key])}")
         return cls(
-            runtime=values["runtime"],
-            names=tuple(json.loads(values["names"])),
-            config=parse(json.loads(values["config"]), f"{origin} (its config)"),
-            precision=values["precision"],
-            size=None if size is None else (size[0], size[1]),
-            versions=json.loads(values["versions"]),
-            certificate=json.loads(values["certificate"]),
+            runtime=given["runtime"],
+            names=parse_names(given["names"], what["names"]),
+            config=parse(read["config"], f"{origin} (its config)"),
+            precision=given["precision"],
+            size=_size(read["size"], what["size"]),
+            versions=read["versions"],
+            certificate=read["certificate"],
         )
+
+
+_KEYS = ("runtime", "names", "config", "precision", "size", "versions", "certificate")
+
+
+def _string(values: Mapping[str, str], key: str, origin: str) -> str:
+    text = values.get(key)
+    if not isinstance(text, str):
+        raise ValueError(f"the metadata of {origin} have no {key}; export the model again")
+    return text
+
+
+def _size(value: Any, what: str) -> tuple[int, int] | None:
+    """(height, width), or None."""
+    if value is None:
+        return None
+    sides = value if isinstance(value, list) else []
+    if len(sides) != 2 or any(type(side) is not int or not 0 < side <= MOST_SIDE for side in sides):
+        raise ValueError(f"{what} should be null or [height, width]; got {shown(value)}")
+    return sides[0], sides[1]

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch._ops import OpOverload
 
 from dabdetr.files import open_regular
-from dabdetr.text import parse_json, reason, shown
+from dabdetr.text import parse_json, reason, refuse_exhausted, shown
 
 # Of the schema that torch.export writes (torch/_export/serde/schema.py), which is kept stable.
 _TYPES = {
@@ -136,8 +136,7 @@ class Program:
             with torch.no_grad():
                 logits, boxes = self._graph(values)
         except (RuntimeError, LookupError, TypeError, ValueError, ArithmeticError) as error:
-            if "can't allocate memory" in str(error):
-                raise MemoryError(str(error).splitlines()[0]) from None
+            refuse_exhausted(error)
             raise ValueError(
                 f"{self.path} cannot compute {list(pixels.shape)} pixels "
                 f"({reason(error)}); export it again"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -18,8 +19,9 @@ from dabdetr.data.findings import refuse
 from dabdetr.data.layouts import open_training
 from dabdetr.data.records import BoxFormat
 from dabdetr.evaluation.evaluate import class_map
-from dabdetr.files import write_atomically
+from dabdetr.files import read_regular, write_atomically
 from dabdetr.presets import PRESETS
+from dabdetr.text import parse_yaml, shown
 
 
 def choose_config(
@@ -134,7 +136,17 @@ class Sources:
     @classmethod
     def load(cls, path: Path) -> Sources:
         """What ``save`` wrote."""
-        return cls(**yaml.safe_load(path.read_text()))
+        tree, known = parse_yaml(read_regular(path), str(path)), [f.name for f in fields(cls)]
+        if not isinstance(tree, dict) or not all(key in known for key in tree):
+            raise ValueError(f"{path} should hold {', '.join(known)}; it holds {shown(tree)}")
+        for key, value in tree.items():
+            number = key == "val_every"
+            fits = type(value) is int and value > 0 if number else isinstance(value, str | None)
+            if not fits:
+                wanted = "a number above 0" if number else "a path or null"
+                raise ValueError(f"{path}: {key} should be {wanted}; got {shown(value)}")
+        kept: Any = {"data": None} | tree
+        return cls(**kept)
 
     def save(self, path: Path) -> None:
         """Write as YAML, with paths that hold from anywhere (generated scenes have none)."""
