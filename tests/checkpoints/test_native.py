@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from dabdetr.checkpoints.formats import COCO_IDS, Foreign
 from dabdetr.checkpoints.key_names import rename
+from dabdetr.checkpoints.locate import shipped
 from dabdetr.checkpoints.native import load_model, name_difference, save_backbone, save_model
-from dabdetr.checkpoints.reading import Checkpoint, shipped
+from dabdetr.checkpoints.reading import Checkpoint
 from dabdetr.checkpoints.transfer import initialise
 from dabdetr.checkpoints.transformers import TRANSFORMERS
 from dabdetr.model.detector import Detector, build

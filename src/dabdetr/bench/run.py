@@ -13,8 +13,8 @@ from dabdetr.bench.images import of_data, of_source
 from dabdetr.bench.plan import Plan
 from dabdetr.bench.race import Race
 from dabdetr.bench.result import Bench
+from dabdetr.checkpoints.locate import shipped
 from dabdetr.checkpoints.native import load_model
-from dabdetr.checkpoints.reading import shipped
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.data.layouts import open_data
 from dabdetr.evaluation.evaluate import class_map, score

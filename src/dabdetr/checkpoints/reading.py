@@ -7,11 +7,9 @@ namespace.
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +27,8 @@ from dabdetr.checkpoints.formats import (
     recognise,
 )
 from dabdetr.checkpoints.key_names import State
+from dabdetr.checkpoints.locate import locate
 from dabdetr.files import read_regular
-from dabdetr.presets import PRESETS
 from dabdetr.text import parse_json, shortened, shown
 
 MOST_HUB_GIB = 16
@@ -47,42 +45,21 @@ class Checkpoint:
     metadata: dict[str, str] = field(default_factory=dict)
 
 
-def shipped() -> dict[str, Path]:
-    """Name → file of the trained models inside the package."""
-    folder = Path(str(resources.files("dabdetr"))) / "weights"
-    return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
-
-
 def read(source: str | Path) -> Checkpoint:
     """Any supported weights; raises one sentence where the source is none of them."""
-    path = Path(source)
+    path = locate(source)
+    if path is None:
+        return _read_folder(download(str(source), ["config.json", "*.safetensors"]))
     if path.is_dir():
         return _read_folder(path)
-    if path.is_file():
-        if path.suffix == ".ckpt":
-            raise ValueError(
-                f"{path} is what --resume needs; give the run's folder {path.parent}, or its "
-                "best.safetensors"
-            )
-        if path.suffix == ".safetensors":
-            return _read_safetensors(path)
-        return _read_pickle(path)
-    if str(source) in shipped():
-        return _read_safetensors(shipped()[str(source)])
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) and path.suffix not in (
-        ".pth",
-        ".safetensors",
-    ):
-        return _read_folder(download(str(source), ["config.json", "*.safetensors"]))
-    if str(source) in PRESETS:
-        raise FileNotFoundError(
-            f"{source} is a preset, which has no weights of its own; train it, or give trained "
-            "weights: a run's folder, or published ones such as IDEA-Research/dab-detr-resnet-50"
+    if path.suffix == ".ckpt":
+        raise ValueError(
+            f"{path} is what --resume needs; give the run's folder {path.parent}, or its "
+            "best.safetensors"
         )
-    raise FileNotFoundError(
-        f"there are no weights {str(source)!r}: it is no file or folder, no hub name like "
-        f"org/repo, and the package ships only: {', '.join(shipped()) or 'nothing'}"
-    )
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    return _read_pickle(path)
 
 
 def _read_safetensors(path: Path) -> Checkpoint:

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import typer
 
-from dabdetr.cli.options import Device, ImageSize, Json, MaxDet, Quiet
+from dabdetr.cli.options import Device, ImageSize, Json, MaxDet, Model, Quiet
 from dabdetr.cli.output import counted, file_name, print_json, refuse_to_overwrite, say
 
 if TYPE_CHECKING:
@@ -40,9 +40,7 @@ def explain(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The page; of several images, their index.")
     ] = Path("report.html"),
-    model: Annotated[
-        str, typer.Option(help="Weights: a file, a run folder, a shipped name or a hub name.")
-    ] = SHIPPED,
+    model: Model = SHIPPED,
     conf: Annotated[
         float | None, typer.Option(help="Lowest score listed; the model's own if not given.")
     ] = None,
@@ -64,21 +62,24 @@ def explain(
 
     Of --data, the pages also show which objects are really there, and where classes differ.
     """
-    from dabdetr.data.layouts import open_data
-    from dabdetr.explain.explanation import explain as explained
-    from dabdetr.inference.opening import torch_runtime
-
     if bool(source) == bool(data):
         raise ValueError(
             "images and --data were given; give one of them"
             if source
             else "no image was given: dabdetr explain IMAGE …, or --data DATA"
         )
-
     if output.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"the page should end in .html; got {output}")
     refuse_to_overwrite(output, "choose another name, or give --force", force)
+    from dabdetr.data.layouts import open_data
+    from dabdetr.inference.sources import attempts
+
     truth = open_data(data, split) if data else None
+    if truth is None:
+        attempts(source)  # what is not there is an error before the model is loaded
+    from dabdetr.explain.explanation import explain as explained
+    from dabdetr.inference.opening import torch_runtime
+
     runtime = torch_runtime(model, device=device, image_size=imgsz)
     skipped: list[str] = []
 

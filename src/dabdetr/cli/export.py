@@ -17,11 +17,12 @@ from dabdetr.cli.options import (
     tell_choices,
 )
 from dabdetr.cli.output import print_json
+from dabdetr.export.formats import FORMATS, check_format
 
 
 def export(
     model: Model,
-    format: Annotated[str, typer.Option(help="onnx, openvino or torch.")] = "onnx",
+    format: Annotated[str, typer.Option(help=f"One of {', '.join(FORMATS)}.")] = "onnx",
     output: Annotated[
         Path | None, typer.Option(help="The file (OpenVINO: folder) to write.", show_default=False)
     ] = None,
@@ -58,19 +59,18 @@ def export(
     scenes where none are given); where they differ too much, the file is not kept and the exit code
     is 1.
     """
-    from dabdetr.export.export import Uncertified
-    from dabdetr.export.export import export as write
-    from dabdetr.export.formats import FORMATS
-    from dabdetr.inference.opening import torch_runtime
-
     chosen = [name for name, on in (("fp16", half), ("bf16", bf16), ("int8", int8)) if on]
     if len(chosen) > 1:
         raise ValueError(f"choose one precision; {' and '.join(chosen)} were given")
     precision = chosen[0] if chosen else "fp32"
+    suffix = check_format(format, precision).suffix
+    from dabdetr.export.export import Uncertified
+    from dabdetr.export.export import export as write
+    from dabdetr.inference.opening import torch_runtime
+
     runtime = torch_runtime(
         model, device="cpu", queries=queries, queries_init=queries_init, image_size=imgsz
     )
-    suffix = FORMATS[format].suffix if format in FORMATS else ""
     target = output or Path(f"{Path(model).stem}{suffix}")
     tell_choices(quiet)
     try:

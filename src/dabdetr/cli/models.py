@@ -15,6 +15,7 @@ from dabdetr.cli.train import PRESET
 
 def models(as_json: Json = False) -> None:
     """List the presets to train and the trained models that come with the package."""
+    from dabdetr.checkpoints.locate import shipped
     from dabdetr.presets import PRESETS
 
     first = sorted(PRESETS.values(), key=lambda each: each.name != PRESET)
@@ -29,7 +30,7 @@ def models(as_json: Json = False) -> None:
         }
         for each in first
     ]
-    weights = [_described(path) for path in _shipped()]
+    weights = [_described(path) for path in shipped().values()]
     if as_json:
         print_json({"presets": presets, "weights": weights})
         return
@@ -82,11 +83,6 @@ def _report(report: Any, target: Path) -> dict[str, Any]:
         "unexpected": list(report.unexpected),
         "notes": list(report.notes),
     }
-
-
-def _shipped() -> list[Path]:
-    """Weights inside the package; found without loading torch."""
-    return sorted((Path(__file__).parents[1] / "weights").glob("*.safetensors"))
 
 
 def _described(path: Path) -> dict[str, Any]:

@@ -8,11 +8,23 @@ from typing import Annotated, Any
 
 import typer
 
+
+def check_model(source: str) -> str:
+    """Raise where there are no such weights, before anything heavy is imported."""
+    from dabdetr.checkpoints.locate import locate
+
+    locate(source)
+    return source
+
+
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No tables, no progress.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 Model = Annotated[
-    str, typer.Option(help="Weights: a file, a run folder, a shipped name or a hub name.")
+    str,
+    typer.Option(
+        help="Weights: a file, a run folder, a shipped name or a hub name.", callback=check_model
+    ),
 ]
 ImageSize = Annotated[
     int | None, typer.Option(min=16, help="Shorter side in pixels; the model's own if not given.")

@@ -111,12 +111,15 @@ def predict(
 
     Image ids in the COCO results file are the numbers that files are named after, or else 1, 2, 3 …
     """
-    from dabdetr.predictor import Predictor
-
     sources = _sources([*(images or []), *(source or [])], tiles)
     if as_json and as_lines:
         raise ValueError("--json and --jsonl were given; give one of them")
     refuse_to_overwrite(coco)
+    from dabdetr.inference.sources import attempts
+
+    attempts(sources, stride)  # what is not there is an error before the model is loaded
+    from dabdetr.predictor import Predictor
+
     tell_choices(quiet)
     folder = RunFolder(project, name, "predict") if save or save_crops else None
     predictor = Predictor(

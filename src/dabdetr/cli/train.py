@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,6 +24,9 @@ from dabdetr.cli.options import (
     tell_choices,
 )
 from dabdetr.cli.output import print_json
+
+if TYPE_CHECKING:
+    from dabdetr.config import Config
 
 PRESET = "dab-lite"
 BESIDE_RESUME = {"resume", "device", "workers", "as_json", "quiet"}
@@ -115,30 +118,31 @@ def train(
     if resume is None:
         check_data(data, annotations, images)
     else:
-        _check_resume(context)
+        _check_resume(context, resume)
+    if data is not None:  # what is wrong is told before torch is imported, which takes seconds
+        from dabdetr.data.layouts import splits
+
+        splits(data)
+    from dabdetr.training.options import ConfigOptions, choose_config
+
+    chosen: str | Config = PRESET
+    options = {option: context.params[option] for option in ConfigOptions.__annotations__}
+    if resume is None:
+        overrides = list(assignments or [])
+        if only:
+            overrides.insert(0, f"training.train_only={json.dumps(only)}")
+        chosen = choose_config(str(config or model or PRESET), overrides, **options)
     from dabdetr.training.distributed import silent
     from dabdetr.training.train import train as run_training
 
     tell_choices(quiet or silent())
-
-    overrides = list(assignments or [])
-    if only:
-        overrides.insert(0, f"training.train_only={json.dumps(only)}")
     run = run_training(
         data,
-        config or model or PRESET,
-        epochs=epochs,
-        batch=batch,
-        imgsz=imgsz,
-        lr=lr,
-        start=start,
-        seed=seed,
+        chosen,
         device=device,
-        workers=workers,
         name=name,
         project=project,
         resume=resume,
-        overrides=overrides,
         annotations=annotations,
         images=images,
         val_annotations=val_annotations,
@@ -150,13 +154,14 @@ def train(
         box_format=read_box_format(box_format),
         strict=strict,
         quiet=quiet,
+        **({"workers": workers} if resume else {}),
     )
     if as_json and not silent():
         print_json(run.to_dict())
 
 
-def _check_resume(context: typer.Context) -> None:
-    """Raise where options were given that a resumed run would not look at."""
+def _check_resume(context: typer.Context, folder: Path) -> None:
+    """Raise where there is no such run, or options were given that it would not look at."""
     ignored = [
         parameter.opts[0]
         for parameter in context.command.params
@@ -167,6 +172,8 @@ def _check_resume(context: typer.Context) -> None:
             f"--resume goes on with the run's own settings; leave out {', '.join(ignored)}; "
             "to train with others: dabdetr train --model RUN …"
         )
+    if not folder.exists():
+        raise FileNotFoundError(f"there is no run to resume in {folder}; check the path")
 
 
 def _given(context: typer.Context, name: str) -> bool:

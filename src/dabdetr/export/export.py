@@ -19,7 +19,7 @@ from dabdetr.data.layouts import is_data, open_data
 from dabdetr.data.preprocessing import padded
 from dabdetr.export.certificate import Certificate, batches, certify, compare_ap
 from dabdetr.export.divergence import first_difference
-from dabdetr.export.formats import FORMATS, Format
+from dabdetr.export.formats import FORMATS, Format, check_format
 from dabdetr.export.tracing import Answer
 from dabdetr.inference.exported import ENGINES, Exported, prepare_for
 from dabdetr.inference.metadata import Metadata
@@ -72,15 +72,12 @@ def export(
     runs on ``images`` (see ``read_sources``), on ``data``, which are annotated and give AP, or on
     generated scenes. Raises ``Uncertified`` where the file differs too much; it is then not kept.
     """
-    if format not in FORMATS or precision not in FORMATS[format].precisions:
-        known = "; ".join(f"{name}: {', '.join(f.precisions)}" for name, f in FORMATS.items())
-        raise ValueError(f"there is no export of format {format!r} in {precision!r}; {known}")
+    chosen = check_format(format, precision)
     calibration = _training(calibration)
     if (precision == "int8") != (calibration is not None):
         raise ValueError("precision int8 and calibration data go together; one was given alone")
     detector = torch_runtime(model, device="cpu").model.eval()
     name = detector.config.name if isinstance(model, Detector) else Path(model).stem
-    chosen = FORMATS[format]
     target = Path(f"{name}{chosen.suffix}") if output is None else Path(output)
     _refuse(target, chosen, force)
     data = open_data(data, "val") if isinstance(data, str | Path) else data

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -199,6 +198,8 @@ class ProgramFile:
 
 def versions(*packages: str) -> dict[str, str]:
     """Of this package, torch and ``packages``."""
+    from importlib.metadata import version
+
     own = {name: version(name) for name in ("dabdetr", "torch")}
     return own | {name: version(name) for name in packages}
 
@@ -233,6 +234,14 @@ class Format:
     precisions: tuple[str, ...]
     timed: tuple[str, ...]
     make: Callable[[Detector, Metadata, Calibration], File]
+
+
+def check_format(format: str, precision: str) -> Format:
+    """The format, where it has the precision; ValueError lists what there is."""
+    if format not in FORMATS or precision not in FORMATS[format].precisions:
+        known = "; ".join(f"{name}: {', '.join(f.precisions)}" for name, f in FORMATS.items())
+        raise ValueError(f"there is no export of format {format!r} in {precision!r}; {known}")
+    return FORMATS[format]
 
 
 FORMATS = {

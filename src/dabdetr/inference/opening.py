@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
+from dabdetr.checkpoints.locate import locate
 from dabdetr.inference.exported import Exported, is_exported
 from dabdetr.inference.runtime import Opening, Runtime
 
@@ -31,6 +32,8 @@ def open_model(source: str | Path | Detector | Runtime, **options: Unpack[Openin
     if isinstance(source, str | Path) and is_exported(source):
         _refuse_changes(f"{source} is exported", "export the weights again", options)
         return Exported(source, str(options.get("device", "auto")))
+    if isinstance(source, str | Path):
+        locate(source)  # a wrong name is answered before torch is imported
     from dabdetr.inference.torch_runtime import open_torch
 
     return open_torch(source, **options)  # pyright: ignore[reportArgumentType]

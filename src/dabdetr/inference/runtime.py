@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, runtime_che
 
 import numpy as np
 
-from dabdetr.config import Config
 from dabdetr.structures import Detections
 
 if TYPE_CHECKING:
     import torch
+
+    from dabdetr.config import Config
 
 Precision = Literal["fp32", "bf16", "fp16"]
 SetPrecision = Precision | Literal["auto"]

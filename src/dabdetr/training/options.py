@@ -7,45 +7,68 @@ import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import yaml
 
-from dabdetr.checkpoints.native import load_model
-from dabdetr.checkpoints.reading import shipped
+from dabdetr.checkpoints.locate import locate, shipped
 from dabdetr.config import Config, load
-from dabdetr.data.dataset import DetectionDataset
-from dabdetr.data.findings import refuse
-from dabdetr.data.layouts import open_training
-from dabdetr.data.records import BoxFormat
-from dabdetr.evaluation.evaluate import class_map
 from dabdetr.files import read_regular, write_atomically
 from dabdetr.presets import PRESETS
 from dabdetr.text import parse_yaml, shown
 
+if TYPE_CHECKING:
+    from dabdetr.data.dataset import DetectionDataset
+    from dabdetr.data.records import BoxFormat
+
+
+class ConfigOptions(TypedDict, total=False):
+    """The options of a training that change its config; what is not given stays as it is.
+
+    epochs   passes over the images
+    batch    images in a step; steps are gathered to an update
+    imgsz    shorter side of images; the longest side and augmentation scale with it
+    lr       learning rate of everything but the backbone, whose rate keeps its ratio to it
+    start    "imagenet", "none", or weights
+    seed     of all random numbers
+    workers  processes that read images
+    """
+
+    epochs: int | None
+    batch: int | None
+    imgsz: int | None
+    lr: float | None
+    start: str | Path | None
+    seed: int | None
+    workers: int | None
+
+
+_PATHS = ("epochs", "batch", "start", "seed", "workers")
+"""Options that are fields of ``training`` under the same name."""
+
 
 def choose_config(
-    model: str | Path,
-    epochs: int | None = None,
-    batch: int | None = None,
-    imgsz: int | None = None,
-    lr: float | None = None,
-    start: str | Path | None = None,
-    seed: int | None = None,
-    workers: int | None = None,
+    model: str | Path | Config,
     overrides: Iterable[str] = (),
+    **options: Unpack[ConfigOptions],
 ) -> Config:
-    """The config that ``model`` names, with options and then ``overrides`` applied."""
-    config = _named(model)
-    options = {"epochs": epochs, "batch": batch, "start": start, "seed": seed, "workers": workers}
-    changes = [f"training.{key}={value}" for key, value in options.items() if value is not None]
+    """The config that ``model`` names, with ``options`` and then ``overrides`` applied.
+
+    Nothing heavy is imported for presets and config files, so that a wrong name is answered at
+    once.
+    """
+    config = model if isinstance(model, Config) else _named(model)
+    given = {name: value for name, value in options.items() if value is not None}
+    if "start" in given and given["start"] not in ("none", "imagenet"):
+        locate(str(given["start"]))
+    changes = [f"training.{name}={given[name]}" for name in _PATHS if name in given]
     overrides = list(overrides)
     if any(change.startswith("training.epochs") for change in (*changes, *overrides)):
         changes.append("training.images=null")
-    if lr is not None:
+    if (lr := options.get("lr")) is not None:
         ratio = config.training.backbone_lr / config.training.lr
         changes += [f"training.lr={lr}", f"training.backbone_lr={lr * ratio}"]
-    if imgsz is not None:
+    if (imgsz := options.get("imgsz")) is not None:
         changes += _resized(config, imgsz)
     return config.override([*changes, *overrides])
 
@@ -73,6 +96,9 @@ def _named(model: str | Path) -> Config:
             raise FileNotFoundError(f"there is no config file {text}")
         return load(text)
     if Path(text).exists() or "/" in text or Path(text).suffix or text in shipped():
+        locate(text)
+        from dabdetr.checkpoints.native import load_model  # needs torch
+
         # The precision in weights is what their run took; this one chooses anew.
         return load_model(text).model.config.override(
             [f"training.start={text}", "training.precision=auto"]
@@ -111,6 +137,10 @@ class Sources:
 
         ``strict`` refuses data in which anything is odd (see ``data.findings``).
         """
+        from dabdetr.data.findings import refuse
+        from dabdetr.data.layouts import open_training  # not for a wrong name of a model
+        from dabdetr.evaluation.evaluate import class_map
+
         train, val = open_training(
             self.data,
             self.annotations,
@@ -140,10 +170,13 @@ class Sources:
         if not isinstance(tree, dict) or not all(key in known for key in tree):
             raise ValueError(f"{path} should hold {', '.join(known)}; it holds {shown(tree)}")
         for key, value in tree.items():
-            number = key == "val_every"
-            fits = type(value) is int and value > 0 if number else isinstance(value, str | None)
+            fits, wanted = isinstance(value, str | None), "a text or null"
+            if key == "val_every":
+                fits, wanted = type(value) is int and value > 0, "a number above 0"
+            elif key == "split":
+                fits = value is None or (type(value) is float and 0 < value < 1)
+                wanted = "a share between 0 and 1, or null"
             if not fits:
-                wanted = "a number above 0" if number else "a path or null"
                 raise ValueError(f"{path}: {key} should be {wanted}; got {shown(value)}")
         kept: Any = {"data": None} | tree
         return cls(**kept)
@@ -152,6 +185,7 @@ class Sources:
         """Write as YAML, with paths that hold from anywhere (generated scenes have none)."""
         tree = asdict(self)
         for key, value in tree.items():
-            if isinstance(value, str) and value.partition(":")[0] != "scenes":
+            path_like = isinstance(value, str) and key != "box_format"
+            if path_like and value.partition(":")[0] != "scenes":
                 tree[key] = str(Path(value).resolve())
         write_atomically(path, yaml.safe_dump(tree, sort_keys=False).encode())

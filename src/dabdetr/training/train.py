@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from pytorch_lightning import Callback, Trainer
@@ -36,6 +36,7 @@ from dabdetr.training.history import Row, best_row, final_table
 from dabdetr.training.module import TrainingModule
 from dabdetr.training.nonfinite import NonFiniteLoss
 from dabdetr.training.options import (
+    ConfigOptions,
     Sources,
     choose_config,
     epochs_between_validations,
@@ -122,16 +123,9 @@ class Run:
 
 def train(
     data: str | Path | None = None,
-    model: str | Path = "dab-lite",
+    model: str | Path | Config = "dab-lite",
     *,
-    epochs: int | None = None,
-    batch: int | None = None,
-    imgsz: int | None = None,
-    lr: float | None = None,
-    start: str | Path | None = None,
-    seed: int | None = None,
     device: str | torch.device = "auto",
-    workers: int | None = None,
     name: str | None = None,
     project: str | Path = "runs/train",
     resume: str | Path | None = None,
@@ -147,14 +141,14 @@ def train(
     box_format: BoxFormat | None = None,
     strict: bool = False,
     quiet: bool = False,
+    **options: Unpack[ConfigOptions],
 ) -> Run:
     """Train a detector on ``data`` and leave a run folder ``project/name``.
 
     ``data``       a folder (COCO, YOLO or VOC), or "scenes"; or COCO files given apart
-    ``model``      a preset's name, a config file, or weights (their config, and start from them)
-    ``imgsz``      shorter side of images; the longest side and augmentation scale with it
-    ``lr``         rate of everything but the backbone, whose rate keeps its ratio to it
-    ``start``      "imagenet", "none", or weights
+    ``model``      a preset's name, a config or its file, or weights (their config, and start from
+                   them)
+    ``options``    changes of the config by name, such as ``epochs`` (see ``ConfigOptions``)
     ``val_every``  epochs between validations; if not given, about twenty in the whole training
     ``resume``     a run folder that was interrupted: goes on exactly as if it had not been; only
                    ``device``, ``workers`` and ``quiet`` are looked at beside it
@@ -172,9 +166,8 @@ def train(
     with stop_signals() as stop, init_distributed(device) as world:
         console = Console(stderr=True, quiet=quiet or not world.is_main, highlight=False)
         if resume is not None:
-            return _resume(Path(resume), world, workers, console, stop)
-        config = choose_config(model, epochs, batch, imgsz, lr, start, seed, workers, overrides)
-        place = world.device
+            return _resume(Path(resume), world, options.get("workers"), console, stop)
+        config = choose_config(model, overrides, **options)
         chosen = choose_precision(config.training.precision, place)
         precision, reason = world.broadcast(chosen)  # measured, it may differ
         config = config.override([f"training.precision={precision}"])

@@ -1,0 +1,92 @@
+"""A wrong path or name is answered before anything heavy is imported; help is quick."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+HEAVY = {
+    *("torch", "torchvision", "torchvision.models", "timm", "scipy", "matplotlib"),
+    *("pytorch_lightning", "lightning_fabric", "torchmetrics", "onnxruntime", "transformers"),
+}
+CODE = f"""
+import sys, time
+from dabdetr.cli import main
+try:
+    main(prog_name="dabdetr")
+    code = 0
+except SystemExit as done:
+    code = done.code
+print(ascii((code, time.process_time(), sorted({HEAVY!r} & set(sys.modules)))))
+"""
+
+
+def run(*line: str, limit: float = 1e9) -> tuple[int, float, set[str], str]:
+    """Exit code, processor seconds, heavy modules, and what was on stderr.
+
+    The least seconds of up to five runs, as others may use the machine: the first below ``limit``.
+    """
+    least = 1e9
+    for _ in range(5):
+        done = subprocess.run([sys.executable, "-c", CODE, *line], capture_output=True, text=True)
+        code, seconds, modules = ast.literal_eval(done.stdout.strip().splitlines()[-1])
+        least = min(least, seconds)
+        if least < limit:
+            break
+    return code, least, set(modules), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("predict --model nope x.jpg", "there are no weights 'nope'"),
+        ("predict --model scens x.jpg", "did you mean scenes?"),
+        ("predict --model nope.onnx x.jpg", "there are no weights 'nope.onnx'"),
+        ("predict --model dab-lite x.jpg", "dab-lite is a preset, which has no weights"),
+        ("predict --model scenes nope.jpg", "there is no file or folder nope.jpg"),
+        ("predict --modle scenes x.jpg", "--modle"),
+        ("train --data nope", "there is no data folder nope"),
+        ("train --data scenes --model dab-lit", "did you mean dab-lite?"),
+        ("train --data scenes --config nope.yaml", "there is no config file nope.yaml"),
+        ("train --data scenes --start nope", "there are no weights 'nope'"),
+        ("train --data scenes --set training.epoch=3", "training has no field 'epoch'"),
+        ("train --resume nope", "there is no run to resume in nope"),
+        ("val --model nope --data scenes", "there are no weights 'nope'"),
+        ("val --model scenes --data nope", "there is no data folder nope"),
+        ("export --model nope", "there are no weights 'nope'"),
+        ("export --model scenes --format tflite", "there is no export of format 'tflite'"),
+        ("explain --model nope x.jpg", "there are no weights 'nope'"),
+        ("explain nope.jpg", "there is no file or folder nope.jpg"),
+        ("explain --data nope", "there is no data folder nope"),
+        ("bench --model nope --data scenes", "there are no weights 'nope'"),
+    ],
+)
+def test_mistakes_are_answered_before_anything_heavy_is_imported(line: str, sentence: str) -> None:
+    code, seconds, modules, said = run(*line.split(), limit=0.6)
+    assert code == 2, said
+    assert sentence in said
+    assert modules == set()
+    assert seconds < 0.6
+
+
+@pytest.mark.parametrize("line", ["--help", "--version", "predict --help", "train --help"])
+def test_help_is_quick(line: str) -> None:
+    code, seconds, modules, _ = run(*line.split(), limit=0.5)
+    assert code == 0
+    assert modules == set()
+    assert seconds < 0.5
+
+
+def test_predicting_imports_nothing_of_training(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(tmp_path / "a.png")
+    line = ["predict", "--model", "scenes", str(tmp_path / "a.png"), "--no-save", "--json"]
+    code, _, modules, said = run(*line)
+    assert code == 0, said
+    assert "torch" in modules
+    assert not modules & {"pytorch_lightning", "lightning_fabric", "torchmetrics", "matplotlib"}
