@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import dabdetr
 from dabdetr.cli import app, output
-from dabdetr.cli.app import _explain
+from dabdetr.cli.app import RETIRED, _explain, respelled
 from dabdetr.cli.options import class_names
 
 VERBS = ("train", "val", "predict", "explain", "convert", "models", "ladder", "demo")
@@ -34,6 +34,24 @@ def test_every_verb_explains_itself(verb: str) -> None:
     done = runner.invoke(app, [verb, "--help"])
     assert done.exit_code == 0
     assert verb in done.stdout
+
+
+def test_retired_options_are_accepted_with_a_note() -> None:
+    line = ["demo", "--count", "0", "--pictures=3", "--", "--pictures"]
+    assert respelled(line) == ["demo", "--count", "0", "--images=3", "--", "--pictures"]
+    assert respelled(["predict", "--pictures", "3"]) == ["predict", "--pictures", "3"]
+    done = runner.invoke(app, ["demo", "--pictures", "0"])
+    assert done.exit_code == 2
+    assert "note: --pictures is called --images now" in done.stderr
+    assert "--images" in done.stderr.partition("now")[2]  # of the usage error
+
+
+@pytest.mark.parametrize("verb", RETIRED)
+def test_retired_options_stand_for_options_that_there_are(verb: str) -> None:
+    options = runner.invoke(app, [verb, "--help"]).stdout
+    for old, current in RETIRED[verb].items():
+        assert current in options
+        assert old not in options
 
 
 def test_no_verb_gives_help_and_a_usage_error() -> None:

@@ -19,9 +19,14 @@ def shipped() -> dict[str, Path]:
 def locate(source: str | Path) -> Path | None:
     """The file or folder that ``source`` means; None: a hub name ``org/repo``, to be downloaded.
 
-    FileNotFoundError where it is none of them; whether it holds weights is not looked at.
+    An error says where it is none of them; whether it holds weights is not looked at.
     """
     path, name = Path(source), str(source)
+    if path.is_file() and path.suffix == ".ckpt":
+        raise ValueError(
+            f"{path} is what --resume needs; give the run's folder {path.parent}, or its "
+            "best.safetensors"
+        )
     if path.is_dir() or path.is_file():
         return path
     if name in shipped():

@@ -52,11 +52,6 @@ def read(source: str | Path) -> Checkpoint:
         return _read_folder(download(str(source), ["config.json", "*.safetensors"]))
     if path.is_dir():
         return _read_folder(path)
-    if path.suffix == ".ckpt":
-        raise ValueError(
-            f"{path} is what --resume needs; give the run's folder {path.parent}, or its "
-            "best.safetensors"
-        )
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     return _read_pickle(path)

@@ -18,9 +18,35 @@ from dabdetr.text import printable, refuse_exhausted, shortened
 
 DEBUG = "DABDETR_DEBUG"
 
+RETIRED = {
+    "bench": {"--pictures": "--images"},
+    "demo": {"--pictures": "--images"},
+    "export": {"--pictures": "--images"},
+}
+"""Verb → old spelling of an option → the one of today; old ones are accepted for one release."""
+
+
+def respelled(arguments: list[str]) -> list[str]:
+    """The command line with retired options under their names of today; a note tells of each."""
+    verb = next((each for each in arguments if not each.startswith("-")), "")
+    ends = arguments.index("--") if "--" in arguments else len(arguments)
+    found = []
+    for place, argument in enumerate(arguments):
+        option, equals, value = argument.partition("=")
+        current = RETIRED.get(verb, {}).get(option)
+        if current is not None and place < ends:
+            print(f"note: {option} is called {current} now", file=sys.stderr)
+            argument = current + equals + value
+        found.append(argument)
+    return found
+
 
 class _Verbs(TyperGroup):
     """Runs a verb; what it raises becomes one sentence on stderr and an exit code."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As always, with retired spellings replaced."""
+        return super().parse_args(ctx, respelled(args))
 
     def invoke(self, ctx: Any) -> Any:
         """Run the verb that ``ctx`` names."""

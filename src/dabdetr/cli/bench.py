@@ -34,9 +34,7 @@ def bench(
     rounds: Annotated[int, typer.Option(help="Rounds, in each of which everyone is timed.")] = 7,
     images: Annotated[
         int,
-        typer.Option(
-            "--images", "--pictures", help="Images that AP or agreement is measured on, at most."
-        ),
+        typer.Option("--images", help="Images that AP or agreement is measured on, at most."),
     ] = 200,
     scaling: Annotated[
         bool,

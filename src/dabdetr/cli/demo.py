@@ -26,9 +26,7 @@ ENLARGED = 3
 
 def demo(
     count: Annotated[int, typer.Option(min=1, help="Scenes to evaluate.")] = 200,
-    images: Annotated[
-        int, typer.Option("--images", "--pictures", min=1, help="Scenes to draw and list.")
-    ] = 8,
+    images: Annotated[int, typer.Option(min=1, help="Scenes to draw and list.")] = 8,
     seed: Annotated[int, typer.Option(help="Another seed gives other scenes.")] = SEED,
     conf: Annotated[float, typer.Option(help="Lowest score drawn and listed.")] = 0.5,
     device: Device = "auto",

@@ -41,7 +41,7 @@ def export(
     ] = None,
     images: Annotated[
         str | None,
-        typer.Option("--images", "--pictures", help="Images to compare torch and the file on."),
+        typer.Option(help="Images to compare torch and the file on."),
     ] = None,
     data: Annotated[
         str | None, typer.Option(help="The same, annotated: a data folder, or scenes; gives AP.")
