@@ -168,6 +168,7 @@ def train(
         if resume is not None:
             return _resume(Path(resume), world, options.get("workers"), console, stop)
         config = choose_config(model, overrides, **options)
+        place = world.device
         chosen = choose_precision(config.training.precision, place)
         precision, reason = world.broadcast(chosen)  # measured, it may differ
         config = config.override([f"training.precision={precision}"])
