@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import typer
 
-from dabdetr.cli.options import Device, ImageSize, Json, MaxDet, Model, Quiet
+from dabdetr.cli.options import Device, ImageSize, Json, MaxDet, Model, Quiet, check_folder
 from dabdetr.cli.output import counted, file_name, print_json, refuse_to_overwrite, say
 
 if TYPE_CHECKING:
@@ -71,15 +71,16 @@ def explain(
     if output.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"the page should end in .html; got {output}")
     refuse_to_overwrite(output, "choose another name, or give --force", force)
-    from dabdetr.data.layouts import open_data
-    from dabdetr.inference.sources import attempts
+    check_folder(data)
+    if source:
+        from dabdetr.inference.sources import attempts
 
-    truth = open_data(data, split) if data else None
-    if truth is None:
         attempts(source)  # what is not there is an error before the model is loaded
+    from dabdetr.data.layouts import open_data
     from dabdetr.explain.explanation import explain as explained
     from dabdetr.inference.opening import torch_runtime
 
+    truth = open_data(data, split) if data else None
     runtime = torch_runtime(model, device=device, image_size=imgsz)
     skipped: list[str] = []
 

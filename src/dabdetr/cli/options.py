@@ -95,7 +95,7 @@ def read_box_format(given: str | None) -> Any:
 
 
 def check_data(data: str | None, annotations: Path | None, images: Path | None) -> None:
-    """Raise where no data was given, or two at a time."""
+    """Raise where no data was given, or two at a time, or they are not there."""
     apart = [("--annotations", annotations), ("--images", images)]
     given = [option for option, value in apart if value is not None]
     if data is None and not given:
@@ -105,6 +105,13 @@ def check_data(data: str | None, annotations: Path | None, images: Path | None) 
             f"--data and {' and '.join(given)} were given; give --data, or --annotations with "
             "--images"
         )
+    check_folder(data)
+
+
+def check_folder(data: str | None) -> None:
+    """Raise where there is no such data; nothing heavy is imported for it."""
+    if data is not None and data.partition(":")[0] != "scenes" and not Path(data).exists():
+        raise FileNotFoundError(f"there is no data folder {data}; check the path")
 
 
 def tell_choices(quiet: bool) -> None:

@@ -119,10 +119,7 @@ def train(
         check_data(data, annotations, images)
     else:
         _check_resume(context, resume)
-    if data is not None:  # what is wrong is told before torch is imported, which takes seconds
-        from dabdetr.data.layouts import splits
-
-        splits(data)
+    # a wrong name is answered before torch is imported, which takes seconds
     from dabdetr.training.options import ConfigOptions, choose_config
 
     chosen: str | Config = PRESET

@@ -81,10 +81,6 @@ def val(
     Or, --per-layer, how good each decoder layer is and from which one on nothing improves.
     """
     from dabdetr.data.findings import refuse
-    from dabdetr.data.layouts import open_data
-    from dabdetr.data.statistics import summarise
-    from dabdetr.evaluation.evaluate import SUPPRESSION, evaluate, suppression_gain
-    from dabdetr.inference.opening import open_model, torch_runtime
 
     refuse_to_overwrite(coco)
     refuse_to_overwrite(plot)
@@ -99,6 +95,11 @@ def val(
     if plot and plot.suffix.lower() not in (".png", ".svg"):
         raise ValueError(f"--plot should end in .png or .svg; got {plot}")
     check_data(data, annotations, images)
+    from dabdetr.data.layouts import open_data
+    from dabdetr.data.statistics import summarise
+    from dabdetr.evaluation.evaluate import SUPPRESSION, evaluate, suppression_gain
+    from dabdetr.inference.opening import open_model, torch_runtime
+
     tell_choices(quiet)
     truth = open_data(data, split, annotations, images, read_box_format(box_format))
     truth = truth.checked(progress=not quiet)
