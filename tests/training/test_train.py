@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,12 @@ from dabdetr.presets import PRESETS, preset
 from dabdetr.training.checkpointing import new_folder
 from dabdetr.training.history import COLUMNS
 from dabdetr.training.nonfinite import NonFiniteLoss
-from dabdetr.training.options import choose_config, epochs_between_validations, with_epochs
+from dabdetr.training.options import (
+    Sources,
+    choose_config,
+    epochs_between_validations,
+    with_epochs,
+)
 from dabdetr.training.train import Run, train
 
 Train = Callable[..., Run]
@@ -385,3 +391,13 @@ def test_epochs_follow_from_images(tiny_train: Train, tmp_path: Path) -> None:
     for options in ({"epochs": 7}, {"overrides": ["training.epochs=7"]}):
         own = choose_config(tmp_path / "own.yaml", **options)
         assert with_epochs(own, 205).training.epochs == 7
+
+
+def test_sources_are_kept_as_they_were_given(tmp_path: Path) -> None:
+    given = Sources("data", split=0.2, box_format="xyxy", val_every=3)
+    given.save(tmp_path / "run.yaml")
+    kept = Sources.load(tmp_path / "run.yaml")
+    assert kept == replace(given, data=str(Path("data").resolve()))
+    (tmp_path / "run.yaml").write_text("data: scenes\nsplit: 2.0\n")
+    with pytest.raises(ValueError, match="split should be a share between 0 and 1, or null"):
+        Sources.load(tmp_path / "run.yaml")
