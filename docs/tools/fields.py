@@ -28,7 +28,7 @@ def fields() -> str:
     return "\n\n".join(_part(part) for part in ORDER)
 
 
-def _part(part: type[config.Part]) -> str:
+def _part(part: type[config.Section]) -> str:
     rows = [
         [f"`{name}`", _values(field), _default(field), field.description or "–"]
         for name, field in part.model_fields.items()
@@ -70,7 +70,7 @@ def _type(kind: Any) -> str:
         return "mapping"
     if arguments:  # a union
         return " · ".join(_type(each) for each in arguments)
-    if isinstance(kind, type) and issubclass(kind, config.Part):
+    if isinstance(kind, type) and issubclass(kind, config.Section):
         return f"[{kind.__name__}](#{kind.__name__.lower()})"
     words = {int: "whole number", float: "number", str: "text", bool: "yes/no"}
     return words.get(kind, "`null`" if kind is type(None) else str(kind))
@@ -78,7 +78,7 @@ def _type(kind: Any) -> str:
 
 def _default(field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True)
-    if isinstance(value, config.Part):
+    if isinstance(value, config.Section):
         return f"[{type(value).__name__}](#{type(value).__name__.lower()})"
     if isinstance(value, tuple):
         return f"`[{', '.join(map(str, value))}]`"

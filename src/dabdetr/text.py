@@ -158,6 +158,14 @@ def refuse_exhausted(error: BaseException) -> None:
         raise MemoryError(size or reason(error)) from None
 
 
+class Lines(ValueError):
+    """An error of several lines, each of which is shown whole."""
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = lines
+
+
 def printable(text: str, lines: bool = False) -> str:
     """The text with control, direction and surrogate characters written as ``\\x1b``, ``\\u202e``.
 

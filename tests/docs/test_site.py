@@ -111,9 +111,9 @@ def test_the_references_are_whole(site: Path) -> None:
     parts = {
         each
         for each in vars(config).values()
-        if isinstance(each, type) and issubclass(each, config.Part)
+        if isinstance(each, type) and issubclass(each, config.Section)
     }
-    for part in parts - {config.Part}:
+    for part in parts - {config.Section}:
         assert f'id="{part.__name__.lower()}"' in fields, part
         for field in part.model_fields:
             assert field == "kind" or f"<code>{field}</code>" in fields

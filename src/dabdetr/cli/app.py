@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 import dabdetr
-from dabdetr.text import printable, refuse_exhausted, shortened
+from dabdetr.text import Lines, printable, refuse_exhausted, shortened
 
 DEBUG = "DABDETR_DEBUG"
 
@@ -66,7 +66,8 @@ class _Verbs(TyperGroup):
 
 def _explain(error: BaseException) -> tuple[int, str]:
     """Exit code and sentence."""
-    message = shortened(printable(str(error).strip()))
+    lines = error.lines if isinstance(error, Lines) else (str(error).strip(),)
+    message = "\n".join(shortened(printable(line)) for line in lines)
     if isinstance(error, KeyboardInterrupt):
         return 130, "interrupted"
     if isinstance(error, BrokenPipeError):  # such as `dabdetr … | head`: nobody reads on

@@ -43,7 +43,7 @@ def demo(
     scenes = open_data(f"scenes:seed={seed},count={count}", "test")
     say(f"detecting digits in {count} scenes that the model has never seen …", quiet)
     found = evaluate("scenes", scenes, batch=16, device=device, progress=not quiet)
-    shown = [each.above(conf) for each in found.detections[:images]]
+    shown = [each.best_of_query().above(conf) for each in found.detections[:images]]
     with folder:
         drawn = [_drawn(scenes.image(index), each) for index, each in enumerate(shown)]
         for index, image in enumerate(drawn):

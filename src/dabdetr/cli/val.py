@@ -97,7 +97,7 @@ def val(
     check_data(data, annotations, images)
     from dabdetr.data.layouts import open_data
     from dabdetr.data.statistics import summarise
-    from dabdetr.evaluation.evaluate import SUPPRESSION, evaluate, suppression_gain
+    from dabdetr.evaluation.evaluate import SUPPRESSION, class_map, evaluate, suppression_gain
     from dabdetr.inference.opening import open_model, torch_runtime
 
     tell_choices(quiet)
@@ -106,8 +106,6 @@ def val(
     if strict:
         refuse({truth.split: truth.findings})
     read = summarise(truth)
-    for line in read.lines():
-        say(line, quiet)
     about = {"model": model, "data": truth.name, "split": truth.split, "read": read.to_dict()}
     runtime = open_model(
         model,
@@ -119,6 +117,9 @@ def val(
         image_size=imgsz,
         compile=compile,
     )
+    class_map(runtime.names, truth.names)  # classes that do not fit are an error before all else
+    for line in read.lines():
+        say(line, quiet)
     if calibrate:
         detector = torch_runtime(runtime).model
         detector.config = detector.config.override(["inference.calibration=null"])

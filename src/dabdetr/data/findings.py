@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from dabdetr.text import printable, shortened
+from dabdetr.text import Lines, printable, shortened
 
 Action = Literal["skipped", "mended", "kept", "noted"]
 """Left out; read as something else; read as it is although it is likely wrong; harmless."""
@@ -117,10 +117,8 @@ def refuse(found: dict[str, Findings]) -> None:
     if len(faults) == 1:
         raise ValueError(f"{faults[0]}; mend the files, or leave out --strict")
     if faults:
-        raise ValueError(
-            f"the data have {len(faults)} kinds of faults; mend them, or leave out --strict:\n  "
-            + "\n  ".join(faults)
-        )
+        head = f"the data have {len(faults)} kinds of faults; mend them, or leave out --strict:"
+        raise Lines(head, *(f"  {each}" for each in faults))
 
 
 def _kinds(action: Action, rows: Iterable[tuple[str, str, str, str, str]]) -> dict[str, Kind]:

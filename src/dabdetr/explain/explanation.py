@@ -101,11 +101,11 @@ def explain(
 
 
 def _explanation(image: np.ndarray, seen: Trace, found: Detections, conf: float) -> Explanation:
-    _, first = np.unique(found.queries, return_index=True)  # a query once, with its best class
+    found = found.best_of_query()
     return Explanation(
         image=image,
         detections=found.above(conf),
-        candidates=found[np.sort(first)[:CANDIDATES]],
+        candidates=found[:CANDIDATES],
         trace=seen,
         conf=conf,
     )
