@@ -287,8 +287,8 @@ def test_demo_as_a_process(tmp_path: Path) -> None:
     scenes = [f"scene-{number}.png" for number in range(1, 6)]
     assert sorted(path.name for path in folder.iterdir()) == ["overview.png", *scenes]
     assert read_image(folder / "overview.png").shape == (2 * 480, 4 * 480, 3)
-    found = [sorted(row["name"] for row in each["detections"]) for each in document["images"]]
-    truth = [each["truth"] for each in document["images"]]
+    found = [sorted(row["name"] for row in each["detections"]) for each in document["scenes"]]
+    truth = [each["truth"] for each in document["scenes"]]
     assert len(truth) == 5
     assert sum(a == b for a, b in zip(found, truth, strict=True)) >= 2
 

@@ -87,7 +87,7 @@ def _document(
     found: Evaluation, shown: list[Detections], folder: Path, scenes: DetectionDataset
 ) -> dict[str, Any]:
     images = [each.to_dict() | {"truth": _truth(scenes, index)} for index, each in enumerate(shown)]
-    return {"model": "scenes", "folder": str(folder), **found.to_dict(), "images": images}
+    return {"model": "scenes", "folder": str(folder), **found.to_dict(), "scenes": images}
 
 
 def _print_tables(found: Evaluation, shown: list[Detections], scenes: DetectionDataset) -> None:
