@@ -25,10 +25,6 @@ CONTRADICTIONS = [
         ["backbone.strides", "32", "backbone.output_stride", "16"],
     ),
     (
-        {"model": {"queries": {"patterns": 3, "content": "learned"}}},
-        ["queries.patterns", "queries.content"],
-    ),
-    (
         {"model": {"decoder": {"update_anchors": False}}},
         ["decoder.look_forward_twice", "decoder.update_anchors"],
     ),
@@ -400,7 +396,7 @@ def _full_paths(fields: str, message: str) -> bool:
         ({"model": {"queries": {"count": 0}}}, "model.queries.count"),
         ({"model": {"queries": {"kind": "other"}}}, "model.queries"),
         ({"model": {"queries": {"cuont": 3}}}, "model.queries"),
-        ({"model": {"queries": {"patterns": 2, "content": "learned"}}}, "model.queries.patterns"),
+        ({"model": {"queries": {"patterns": 2, "anchor": None}}}, "model.queries.patterns"),
         ({"model": {"backbone": {"strides": [16, 8]}}}, "model.backbone.strides"),
         ({"model": {"backbone": {"strides": [8, 16]}}}, "model.encoder model.backbone.strides"),
         ({"loss": {"class_cost": 0, "box_cost": 0, "giou_cost": 0}}, "loss.class_cost"),

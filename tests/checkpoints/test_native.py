@@ -486,11 +486,6 @@ def test_bare_official_weights_tell_most_of_their_config(peer: Any, tmp_path: Pa
     assert _same((logits[..., [1, 2, 4]], boxes), _peer_answers(peer))
 
 
-def test_what_the_skeleton_cannot_do_is_refused(peer: Any, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="pre_norm"):
-        load_model(_saved(tmp_path / "a.pth", _official(peer), pre_norm=True))
-
-
 def test_name_difference_says_both_sides() -> None:
     said = name_difference(["a", "b"], ["b", "c"])
     assert "does not know c" in said

@@ -40,7 +40,7 @@ CHOICES = {
     "objectness": [
         "model.queries={kind: from_encoder, count: 4, rank: objectness}",
     ],
-    "patterns": ["model.queries.content=zeros", "model.queries.patterns=2"],
+    "patterns": ["model.queries.patterns=2"],
     "unknown content": ["model.queries.content=unknown"],
     "one query": ["model.queries.count=1"],
     "add attention": ["model.decoder.cross_attention={kind: add}"],
@@ -63,6 +63,11 @@ CHOICES = {
     "dn": ["model.denoising={kind: dn, groups: 2}"],
     "contrastive": ["model.denoising={kind: contrastive, number: 2}"],
     "softmax": ["loss.classification=softmax"],
+    "norm first": [
+        "model.norm_first=true",
+        "model.encoder.norm=true",
+        "model.position_temperature_width=7",
+    ],
     "own heads": ["model.box_head_per_layer=true", "model.class_head_per_layer=true"],
 }
 

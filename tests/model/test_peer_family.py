@@ -28,6 +28,10 @@ MEMBERS: dict[str, tuple[str, dict[str, Any]]] = {
     "DETR": ("Detr", {}),
     "Conditional DETR": ("ConditionalDetr", {}),
     "DAB-DETR": ("DabDetr", {}),
+    "DAB-DETR, two temperatures and a last norm of the encoder": (
+        "DabDetr",
+        {"temperature_height": 20, "temperature_width": 300, "normalize_before": True},
+    ),
     "Deformable DETR": ("DeformableDetr", DEFORMABLE),
     "Deformable DETR, refined": ("DeformableDetr", {**DEFORMABLE, "with_box_refine": True}),
     "Deformable DETR, two-stage": (

@@ -201,8 +201,12 @@ def test_wrong_requests_are_told_and_change_nothing() -> None:
         ["model.queries={content: unknown, count: 9}", "model.denoising={kind: dn, groups: 2}"],
         ["model.denoising={kind: dn, groups: 2}"],
         ["model.queries={content: zeros, patterns: 2, count: 9}"],
+        [
+            "model.queries={content: learned, patterns: 2, count: 9}",
+            "model.denoising={kind: dn, groups: 2}",
+        ],
     ],
-    ids=["zeros", "unknown", "learned beside denoising", "patterns"],
+    ids=["zeros", "unknown", "learned beside denoising", "patterns", "patterns on learned"],
 )
 def test_every_content_serves_another_number(changes: list[str]) -> None:
     detector = made(TINY.override(changes))

@@ -131,7 +131,7 @@ def from_detrex(state: Mapping[str, Tensor]) -> Foreign:
         ours,
         member[1],
         f"{member[1].name.removesuffix('-r50')}-detrex",
-        temperature=10000.0 if dino else None,  # its configs, unlike the authors'
+        temperatures=(10000.0, 10000.0) if dino else None,  # its configs, unlike the authors'
         offset=-0.5 if dino else None,
         anchor_eps=1e-3,  # in all members
         max_det=300 if member[1] is CONDITIONAL_DETR_R50 else None,

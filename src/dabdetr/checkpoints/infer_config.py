@@ -22,7 +22,7 @@ def config_of(
     heads: int = 8,
     dropout: float | None = None,
     activation: str | None = None,
-    temperature: float | None = None,
+    temperatures: tuple[float, float] | None = None,
     offset: float | None = None,
     anchor_eps: float | None = None,
     update: bool | None = None,
@@ -30,7 +30,7 @@ def config_of(
     fixed_centres: bool = False,
 ) -> Config:
     """The member's preset, changed by what shapes tell and by what is known besides."""
-    model = preset.model
+    model, cross = preset.model, preset.model.decoder.cross_attention
     try:
         first = state["encoder.layers.0.feedforward.expand.weight"]
         width = state["encoder.layers.0.attention_norm.weight"].shape[0]
@@ -40,6 +40,9 @@ def config_of(
     changes: dict[str, Any] = {
         "backbone__name": backbone or _resnet(state),
         "encoder__layers": count(state, "encoder.layers."),
+        "encoder__norm": "encoder.norm.weight" in state,
+        # One switch of DETR makes both; the other members have it too, and their layers ignore it.
+        "norm_first": "encoder.norm.weight" in state and cross.kind == "add",
         "queries__count": _queries(state, preset),
         "decoder__layers": count(state, "decoder.layers."),
         "width": width,
@@ -52,6 +55,8 @@ def config_of(
     }
     if model.queries.anchor == "box" and model.encoder.kind == "dense":
         changes |= _dab(state, width) | {"queries__fixed_centres": fixed_centres}
+    if "queries.patterns" in state:
+        changes["queries__patterns"] = len(state["queries.patterns"])
     if update is None and model.encoder.kind == "deformable":  # heads differ where anchors move
         update = model.decoder.update_anchors or changes["box_head_per_layer"]
     if update is not None and model.queries.anchor is not None:
@@ -59,10 +64,13 @@ def config_of(
         changes |= {"decoder__update_anchors": update, "decoder__look_forward_twice": twice}
     told = {
         "dropout": dropout,
-        "position_temperature": temperature,
         "position_offset": offset,
         "anchor_eps": anchor_eps,
     }
+    if temperatures is not None:
+        height, width = temperatures
+        told["position_temperature"] = height
+        told["position_temperature_width"] = width if width != height else None
     changes |= {key: value for key, value in told.items() if value is not None}
     further: dict[str, Any] = {f"model__{key}": value for key, value in changes.items()}
     if max_det is not None:
@@ -96,10 +104,8 @@ def _dab(state: State, width: int) -> dict[str, Any]:
     """The switches of dense DAB-DETR, from the parts that are there."""
     scale = state.get("decoder.positions.scale.2.weight")
     modulate = "content" if scale is None or len(scale) == width else "scalar"
-    patterns = state.get("queries.patterns")
     return {
         "encoder__scale_positions": "encoder.position_scale.0.weight" in state,
-        "queries__patterns": 0 if patterns is None else len(patterns),
         "decoder__modulate_position": (
             "layer" if "decoder.positions.scale.weight" in state else modulate
         ),
@@ -138,9 +144,3 @@ def class_logits(state: State, config: Config) -> int:
     """Class logits that stand for an id: softmax members have one more for no object."""
     softmax = config.classifier == "softmax"
     return len(state["decoder.heads.classes.0.bias"]) - softmax
-
-
-def one_temperature(height: int | float, width: int | float) -> float:
-    if height != width:
-        raise ValueError(f"one temperature is supported; the weights have {height} and {width}")
-    return float(height)

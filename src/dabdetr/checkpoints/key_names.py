@@ -50,7 +50,7 @@ _COMMON: Table = (
     (r"^input_proj\.", "projection.project."),
     (r"^label_enc\.", "denoising.labels."),
     (r"^refpoint_embed\.weight$", "queries.anchors"),
-    (r"^patterns\.weight$", "queries.patterns"),
+    (r"^patterns(?:_embed)?\.weight$", "queries.patterns"),
     (r"^query_embed\.weight$", "queries.positions"),
     (r"^(?:decoder\.)?class_embed\.(\d+)\.", r"decoder.heads.classes.\1."),
     (r"^class_embed\.", "decoder.heads.classes.0."),

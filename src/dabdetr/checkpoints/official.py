@@ -8,12 +8,19 @@ from typing import Any
 from torch import Tensor
 
 from dabdetr.checkpoints.foreign import COCO_IDS, Foreign, member_of
-from dabdetr.checkpoints.infer_config import class_logits, config_of, one_temperature
+from dabdetr.checkpoints.infer_config import class_logits, config_of
 from dabdetr.checkpoints.key_names import to_ours
 from dabdetr.config import Denoising
 from dabdetr.presets.published import DAB_DETR_R50, DINO_R50_4SCALE, DN_DETR_R50, derive
 
 _NOISE = {"scalar": "groups", "label_noise_scale": "label_noise", "box_noise_scale": "box_noise"}
+
+
+def _temperatures(known: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Of the image's position code along height and width, where the arguments have them."""
+    height = known.get("pe_temperatureH", known.get("temperatureH"))
+    width = known.get("pe_temperatureW", known.get("temperatureW", height))
+    return None if height is None else (height, width)
 
 
 def from_official(state: Mapping[str, Tensor], args: Mapping[str, Any] | None) -> Foreign:
@@ -25,13 +32,10 @@ def from_official(state: Mapping[str, Tensor], args: Mapping[str, Any] | None) -
         f"no arguments were saved with the weights: assumed 8 heads, no dilation and the position "
         f"temperature of {member[1].name}",
     )  # fmt: skip
-    if known.get("pre_norm"):
-        raise ValueError("weights trained with pre_norm are not supported, only post-norm")
     ours = to_ours(state)
     # The deformable members have such an argument, and never read it.
     dense_dab = member[1] in (DAB_DETR_R50, DN_DETR_R50)
     selects = dense_dab or member[1] is DINO_R50_4SCALE
-    told = selects and "pe_temperatureH" in known
     config = config_of(
         ours,
         member[1],
@@ -41,9 +45,7 @@ def from_official(state: Mapping[str, Tensor], args: Mapping[str, Any] | None) -
         heads=known.get("nheads", 8),
         dropout=known.get("dropout", 0.0),
         activation=known.get("transformer_activation") if dense_dab else None,
-        temperature=one_temperature(known["pe_temperatureH"], known["pe_temperatureW"])
-        if told
-        else None,
+        temperatures=_temperatures(known) if selects else None,
         update=known.get("iter_update", known.get("with_box_refine")),
         max_det=known.get("num_select") if selects else None,
         fixed_centres=bool(known.get("random_refpoints_xy")),

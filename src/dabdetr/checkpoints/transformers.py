@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from dabdetr.checkpoints.foreign import Foreign, member_of
-from dabdetr.checkpoints.infer_config import class_logits, config_of, one_temperature
+from dabdetr.checkpoints.infer_config import class_logits, config_of
 from dabdetr.checkpoints.key_names import State, Table, rename, to_ours
 from dabdetr.presets.published import derive
 
@@ -73,8 +73,6 @@ def from_transformers(state: Mapping[str, Tensor], settings: Mapping[str, Any]) 
     official = transformers_to_official(state)
     member = member_of(official)
     assert member is not None, "the caller has recognised the keys"
-    if settings.get("normalize_before"):
-        raise ValueError("weights with normalize_before are not supported, only post-norm")
     scale = settings.get("sine_position_embedding_scale")
     if scale is not None and not math.isclose(scale, 2 * math.pi):
         raise ValueError(f"sine_position_embedding_scale {scale} is not supported, only 2π")
@@ -90,9 +88,9 @@ def from_transformers(state: Mapping[str, Tensor], settings: Mapping[str, Any]) 
         heads=settings.get("encoder_attention_heads", 8),
         dropout=settings.get("dropout", 0.1),
         activation=settings.get("activation_function"),
-        temperature=None
+        temperatures=None
         if height is None
-        else one_temperature(height, settings["temperature_width"]),
+        else (height, settings.get("temperature_width", height)),
         anchor_eps=1e-5,
         update=settings.get("with_box_refine"),
         fixed_centres=bool(settings.get("random_refpoints_xy")),

@@ -123,6 +123,7 @@ class DenseEncoder(Section):
     kind: Literal["dense"] = "dense"
     layers: int = Field(default=6, ge=0, description="encoder layers; 0: the maps as they are")
     scale_positions: bool = Field(default=True, description="content scales the position codes")
+    norm: bool = Field(default=False, description="normalise the tokens after the last layer")
 
 
 class DeformableEncoder(Section):
@@ -136,6 +137,7 @@ class DeformableEncoder(Section):
         description="maps; those beyond backbone.strides are made from the last",
     )
     points: int = Field(default=4, ge=1, description="places in a level for each head")
+    norm: bool = Field(default=False, description="normalise the tokens after the last layer")
 
     @property
     def scale_positions(self) -> bool:
@@ -192,7 +194,9 @@ class LearnedQueries(Section):
     content: Literal["zeros", "learned", "unknown"] = Field(
         default="zeros", description="unknown: the row of denoising's label table for no class"
     )
-    patterns: int = Field(default=0, ge=0, description="contents tried at every anchor; 0: none")
+    patterns: int = Field(
+        default=0, ge=0, description="contents tried at every anchor, added to its own; 0: none"
+    )
     start: Literal["normal", "uniform", "uniform_small"] = Field(
         default="normal",
         description="initial anchors: N(0,1) logits; uniform centres; and small sizes too",
@@ -216,12 +220,6 @@ class LearnedQueries(Section):
             raise ValueError(
                 f"model.queries.patterns is {self.patterns} and model.queries.anchor is "
                 f"{self.anchor!r}: only boxes take several patterns; set anchor to 'box'"
-            )
-        if self.patterns and self.content == "learned":
-            raise ValueError(
-                f"model.queries.patterns is {self.patterns} and model.queries.content is "
-                f"{self.content!r}: patterns are the content; set content to 'zeros' or patterns "
-                "to 0"
             )
         return self
 
@@ -405,7 +403,14 @@ class Model(Section):
     activation: Literal["prelu", "relu", "gelu"] = Field(
         default="prelu", description="between the two layers of feed-forward parts"
     )
+    norm_first: bool = Field(
+        default=False,
+        description="a step of a layer normalises what it reads (pre-norm), not its sum with it",
+    )
     position_temperature: float = Field(default=20.0, gt=0, description="of the map's sine code")
+    position_temperature_width: float | None = Field(
+        default=None, gt=0, description="of the code's x features; null: position_temperature"
+    )
     position_offset: float = Field(default=0.0, description="added to cell numbers from 1 on")
     anchor_eps: float = Field(
         default=1e-3, gt=0, lt=0.5, description="clamp of the inverse sigmoid"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -160,6 +162,19 @@ class ConcatCrossAttention(nn.Module):
 
     def _side_by_side(self, a: Tensor, b: Tensor) -> Float[Tensor, "b heads n d"]:
         return torch.cat((split_heads(a, self.heads), split_heads(b, self.heads)), dim=-1)
+
+
+def residual(
+    x: Float[Tensor, "b n c"],
+    step: Callable[[Tensor], Tensor],
+    norm: nn.Module,
+    dropout: nn.Module,
+    norm_first: bool,
+) -> Float[Tensor, "b n c"]:
+    """x + step(x), normalised; with ``norm_first`` the step reads normalised x (pre-norm)."""
+    if norm_first:
+        return x + dropout(step(norm(x)))
+    return norm(x + dropout(step(x)))
 
 
 class FeedForward(nn.Module):

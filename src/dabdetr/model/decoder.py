@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float
@@ -16,6 +17,7 @@ from dabdetr.model.attention import (
     FeedForward,
     QuerySelfAttention,
     SeparateSelfAttention,
+    residual,
 )
 from dabdetr.model.deformable import QuerySampling
 from dabdetr.model.duplicates import DuplicateRemoval
@@ -37,7 +39,7 @@ class DecoderLayer(nn.Module):
         self.cross_norm = nn.LayerNorm(width)
         self.feedforward = FeedForward(width, model.feedforward, model.activation, dropout)
         self.feedforward_norm = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout, self.norm_first = nn.Dropout(dropout), model.norm_first
 
     def forward(
         self,
@@ -46,11 +48,13 @@ class DecoderLayer(nn.Module):
         memory: Memory,
         attention_mask: AttentionMask,
     ) -> Float[Tensor, "b q c"]:
-        seen = self.self_attention(content, positions, attention_mask)
-        content = self.self_norm(content + self.dropout(seen))
-        seen = self.cross_attention(content, positions, memory)
-        content = self.cross_norm(content + self.dropout(seen))
-        return self.feedforward_norm(content + self.dropout(self.feedforward(content)))
+        step = partial(residual, dropout=self.dropout, norm_first=self.norm_first)
+        among = lambda x: self.self_attention(x, positions, attention_mask)  # noqa: E731
+        content = step(content, among, self.self_norm)
+        content = step(
+            content, lambda x: self.cross_attention(x, positions, memory), self.cross_norm
+        )
+        return step(content, self.feedforward, self.feedforward_norm)
 
 
 def _attentions(model: config.Model, index: int) -> tuple[nn.Module, nn.Module]:

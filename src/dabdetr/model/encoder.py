@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from dabdetr import config
-from dabdetr.model.attention import FeedForward, TokenAttention
+from dabdetr.model.attention import FeedForward, TokenAttention, residual
 from dabdetr.model.deformable import TokenSampling
 from dabdetr.model.positions import mlp
 from dabdetr.structures import Memory
 
 
 class EncoderLayer(nn.Module):
-    """Attention among tokens and feed-forward, each added and then normalised (post-norm)."""
+    """Attention among tokens and feed-forward, each added and normalised."""
 
     def __init__(self, model: config.Model, attention: TokenAttention | TokenSampling) -> None:
         super().__init__()
@@ -24,13 +25,14 @@ class EncoderLayer(nn.Module):
         self.attention_norm = nn.LayerNorm(width)
         self.feedforward = FeedForward(width, model.feedforward, model.activation, dropout)
         self.feedforward_norm = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout, self.norm_first = nn.Dropout(dropout), model.norm_first
 
     def forward(
         self, x: Float[Tensor, "b n c"], positions: Float[Tensor, "#b n c"], memory: Memory
     ) -> Float[Tensor, "b n c"]:
-        x = self.attention_norm(x + self.dropout(self.attention(x, positions, memory)))
-        return self.feedforward_norm(x + self.dropout(self.feedforward(x)))
+        step = partial(residual, dropout=self.dropout, norm_first=self.norm_first)
+        x = step(x, lambda y: self.attention(y, positions, memory), self.attention_norm)
+        return step(x, self.feedforward, self.feedforward_norm)
 
 
 class Encoder(nn.Module):
@@ -44,6 +46,7 @@ class Encoder(nn.Module):
         )
         scaled = part.scale_positions and part.layers > 0
         self.position_scale = mlp(width, width, width) if scaled else None
+        self.norm = nn.LayerNorm(width) if part.norm else nn.Identity()
 
     def forward(self, memory: Memory) -> Memory:
         x = memory.tokens
@@ -52,7 +55,7 @@ class Encoder(nn.Module):
             if self.position_scale is not None:
                 positions = positions * self.position_scale(x)
             x = layer(x, positions, memory)
-        return replace(memory, tokens=x)
+        return replace(memory, tokens=self.norm(x))
 
 
 def _attention(model: config.Model) -> TokenAttention | TokenSampling:

@@ -34,17 +34,24 @@ def sine_code(
 
 
 def map_code(
-    padding: Bool[Tensor, "batch h w"], width: int, temperature: float, offset: float = 0.0
+    padding: Bool[Tensor, "batch h w"],
+    width: int,
+    temperature: float,
+    offset: float = 0.0,
+    temperature_width: float | None = None,
 ) -> Float[Tensor, "batch h w width"]:
     """The code of every cell of a map: y features, then x features, of the unpadded image.
 
     Cells are counted from 1; deformable members add an ``offset`` of −0.5, the cell's middle.
+    ``temperature_width`` is that of the x features, where it is another one.
     """
+    temperatures = (temperature, temperature if temperature_width is None else temperature_width)
     valid = (~padding).float()
     y, x = valid.cumsum(1), valid.cumsum(2)
     y = 2 * math.pi * (y + offset) / (y[:, -1:, :] + 1e-6)
     x = 2 * math.pi * (x + offset) / (x[:, :, -1:] + 1e-6)
-    return torch.cat([sine_code(v, width // 2, temperature) for v in (y, x)], dim=-1)
+    codes = [sine_code(v, width // 2, t) for v, t in zip((y, x), temperatures, strict=True)]
+    return torch.cat(codes, dim=-1)
 
 
 def anchor_code(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from dabdetr import config
@@ -17,16 +18,15 @@ class Projection(nn.Module):
 
     def __init__(self, channels: int, model: config.Model) -> None:
         super().__init__()
-        self.width = model.width
-        self.temperature, self.offset = model.position_temperature, model.position_offset
+        self.model = model
         self.project = nn.Conv2d(channels, model.width, kernel_size=1)
 
     def forward(self, features: Features) -> Memory:
         (fine,), (padding,) = features.maps, features.paddings
-        tokens = self.project(fine).flatten(2).transpose(1, 2)
-        code = _code(fine, padding, self.width, self.temperature, self.offset)
+        tokens = self.project(fine).flatten(2).transpose(1, 2)  # [b, c, h, w] → [b, h · w, c]
+        code = _code(self.model, fine, padding).flatten(1, 2)
         flat = None if padding is None else padding.flatten(1)
-        return Memory(tokens, code.flatten(1, 2), flat, ((fine.shape[-2], fine.shape[-1]),))
+        return Memory(tokens, code, flat, ((fine.shape[-2], fine.shape[-1]),))
 
 
 class Pyramid(nn.Module):
@@ -37,8 +37,7 @@ class Pyramid(nn.Module):
 
     def __init__(self, channels: list[int], model: config.Model, levels: int) -> None:
         super().__init__()
-        self.width = model.width
-        self.temperature, self.offset = model.position_temperature, model.position_offset
+        self.model = model
         self.project = nn.ModuleList(_level(n, model.width, 1) for n in channels)
         for extra in range(levels - len(channels)):
             self.project.append(_level(model.width if extra else channels[-1], model.width, 3))
@@ -52,12 +51,12 @@ class Pyramid(nn.Module):
             maps.append(project(maps[-1] if further else features.maps[-1]))
             paddings.append(shrink(features.padding, maps[-1].shape[-2:]))
         codes = [
-            (_code(m, p, self.width, self.temperature, self.offset) + level).flatten(1, 2)
+            (_code(self.model, m, p) + level).flatten(1, 2)
             for m, p, level in zip(maps, paddings, self.levels, strict=True)
         ]
         shown = [p.flatten(1) for p in paddings if p is not None]
         return Memory(
-            torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1),
+            torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1),  # [b, all h · w, c]
             torch.cat(codes, dim=1),
             torch.cat(shown, dim=1) if shown else None,
             tuple((m.shape[-2], m.shape[-1]) for m in maps),
@@ -76,9 +75,10 @@ def _level(channels: int, width: int, kernel: int) -> nn.Sequential:
 
 
 def _code(
-    fine: Tensor, padding: Tensor | None, width: int, temperature: float, offset: float
-) -> Tensor:
-    """Position codes [batch or 1, h, w, width] of a map."""
+    model: config.Model, fine: Float[Tensor, "b c h w"], padding: Bool[Tensor, "b h w"] | None
+) -> Float[Tensor, "#b h w width"]:
+    """Position codes of a map; the same for all images where none is padded."""
     if padding is None:
         padding = torch.zeros((1, *fine.shape[-2:]), dtype=torch.bool, device=fine.device)
-    return map_code(padding, width, temperature, offset)
+    height, width = model.position_temperature, model.position_temperature_width
+    return map_code(padding, model.width, height, model.position_offset, width)

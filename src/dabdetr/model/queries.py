@@ -24,8 +24,8 @@ class LearnedQueries(nn.Module):
     """Each query is parameters: an anchor box in logit space, and its content (DAB-DETR §3.2).
 
     Without boxes it is a positional query (DETR), and a point made of that (Conditional DETR §3.3).
-    With patterns every anchor is asked once for each pattern, all anchors of the first pattern
-    first (Anchor DETR): ``patterns × count`` queries.
+    With patterns every anchor has a query for each pattern, which is added to its content; all
+    anchors with the first pattern come first (Anchor DETR): ``patterns × count`` queries.
     """
 
     def __init__(self, part: config.LearnedQueries, width: int, content_width: int) -> None:
@@ -51,7 +51,8 @@ class LearnedQueries(nn.Module):
         if part.content == "learned":
             self.content = nn.Parameter(torch.randn(part.count, content_width))
         if part.patterns:
-            self.patterns = nn.Parameter(torch.randn(part.patterns, width))
+            pattern_width = width if self.content is None else content_width
+            self.patterns = nn.Parameter(torch.randn(part.patterns, pattern_width))
 
     def logits(self) -> Float[Tensor, "count 4"] | None:
         """Anchors before the sigmoid: x, y, w, h; None where queries are no boxes."""
@@ -66,7 +67,8 @@ class LearnedQueries(nn.Module):
         if content is None:
             content = memory.tokens.new_zeros(self.count, self.width, dtype=torch.float32)
         if self.patterns is not None and anchors is not None:
-            content = self.patterns.repeat_interleave(self.count, dim=0)
+            patterns = self.patterns.repeat_interleave(self.count, dim=0)
+            content = content.repeat(len(self.patterns), 1) + patterns  # [patterns · count, c]
             anchors = anchors.repeat(len(self.patterns), 1)
         return Queries(
             content.expand(batch, -1, -1),
