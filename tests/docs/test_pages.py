@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -90,7 +91,8 @@ def test_every_command_is_one(name: str) -> None:
         for command, _ in commands(source):
             asked = words(command)
             if asked:
-                group.commands[asked[0]].make_context(asked[0], asked[1:])
+                with suppress(FileNotFoundError):  # models and data that the reader makes before
+                    group.commands[asked[0]].make_context(asked[0], asked[1:])
             elif command.startswith("make "):
                 assert command.split()[1] in root, command
             elif command.startswith("pip install "):
