@@ -68,19 +68,19 @@ def run(*line: str, limit: float = 1e9) -> tuple[int, float, set[str], str]:
     ],
 )
 def test_mistakes_are_answered_before_anything_heavy_is_imported(line: str, sentence: str) -> None:
-    code, seconds, modules, said = run(*line.split(), limit=0.6)
+    code, seconds, modules, said = run(*line.split(), limit=1.2)
     assert code == 2, said
     assert sentence in said
     assert modules == set()
-    assert seconds < 0.6
+    assert seconds < 1.2  # 0.6 on an idle machine; a busy one takes up to twice as long
 
 
 @pytest.mark.parametrize("line", ["--help", "--version", "predict --help", "train --help"])
 def test_help_is_quick(line: str) -> None:
-    code, seconds, modules, _ = run(*line.split(), limit=0.5)
+    code, seconds, modules, _ = run(*line.split(), limit=1.0)
     assert code == 0
     assert modules == set()
-    assert seconds < 0.5
+    assert seconds < 1.0  # 0.4 on an idle machine
 
 
 def test_predicting_imports_nothing_of_training(tmp_path: Path) -> None:
