@@ -77,9 +77,9 @@ def test_auto_takes_the_faster_and_says_so_once_measured(images, caplog, monkeyp
 
 def test_wrong_choices_are_told_before_any_loading():
     with pytest.raises(ValueError, match="there is no precision 'int3'; use auto, fp32, bf16"):
-        Predictor("nowhere", precision="int3")  # pyright: ignore[reportArgumentType]
+        Predictor("scenes", precision="int3")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="compile should be True or False; got 'yes'"):
-        Predictor("nowhere", compile="yes")  # pyright: ignore[reportArgumentType]
+        Predictor("scenes", compile="yes")  # pyright: ignore[reportArgumentType]
 
 
 def test_without_a_compiler_it_says_so_and_detects(images, caplog, monkeypatch):
