@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from benchmarks.sides import SMOKE, Side, Workload, load_ours, load_peer, make_weights
-from dabdetr.export.formats import Batch, OnnxFile, OpenVinoFile
+from dabdetr.export.formats import OnnxFile, OpenVinoFile
 from dabdetr.inference.exported import Exported
 from dabdetr.inference.metadata import Metadata
 from dabdetr.model.detector import Detector
@@ -75,7 +75,7 @@ def _written(made: OpenVinoFile, path: Path) -> Path:
     return path
 
 
-def _noise(work: Workload) -> Iterator[Batch]:
+def _noise(work: Workload) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Images that set ranges; speed does not depend on them."""
     for seed in range(3):
         rng = np.random.default_rng(seed)
