@@ -189,7 +189,7 @@ def test_several_maps_and_their_padding() -> None:
         ({"name": "no_such_net"}, "no_such_net"),
         ({"name": "resnet18", "strides": (4, 12)}, "no map of stride 12"),
         ({"name": "resnet18", "options": {"wings": 2}}, "wings"),
-        ({"name": "vit_tiny_patch16_224", "strides": (16,)}, "set backbone.kind to 'vit'"),
+        ({"name": "vit_tiny_patch16_224", "strides": (16,)}, "set model.backbone.kind to 'vit'"),
     ],
 )
 def test_a_backbone_that_cannot_be_built_is_named(changes: dict, said: str) -> None:

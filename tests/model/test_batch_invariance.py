@@ -82,7 +82,9 @@ def _image(height: int, width: int, seed: int) -> np.ndarray:
 
 @cache
 def _alone(member: str, key: tuple[int, int, int]) -> Detections:
-    return Predictor(_detector(member)).one(_image(*key), conf=0.0, max_det=10_000)
+    return Predictor(_detector(member)).one(
+        _image(*key), conf=0.0, max_det=10_000, multi_label=True
+    )
 
 
 def _assert_same(found: Detections, expected: Detections) -> None:
@@ -105,7 +107,8 @@ keys = st.tuples(st.sampled_from(SIZES), st.integers(0, 2)).map(lambda k: (*k[0]
 @given(st.lists(keys, min_size=1, max_size=5), st.integers(1, 4))
 def test_any_batch_in_any_order(member: str, keys: list[tuple[int, int, int]], batch: int) -> None:
     predictor = Predictor(_detector(member), batch=batch)
-    found = predictor([_image(*key) for key in keys], conf=0.0, max_det=10_000)
+    images = [_image(*key) for key in keys]
+    found = predictor(images, conf=0.0, max_det=10_000, multi_label=True)
     for key, each in zip(keys, found, strict=True):
         _assert_same(each, _alone(member, key))
 

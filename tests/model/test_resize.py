@@ -34,16 +34,17 @@ def test_the_given_detector_stays_as_it_is(tiny_detector: Detector) -> None:
     before = tiny_detector.config
     assert with_queries(tiny_detector) is tiny_detector
     predictor = Predictor(tiny_detector, queries=5)
-    found = predictor.one(IMAGE, conf=0.0, max_det=300)
+    found = predictor.one(IMAGE, conf=0.0, max_det=300, multi_label=True)
     assert len(found) == 5 * 10  # every pair of query and class, fewer than max_det
     assert set(found.queries) == set(range(5))
     assert predictor.config.model.queries.count == 5
     assert tiny_detector.config == before
-    assert len(Predictor(tiny_detector).one(IMAGE, conf=0.0, max_det=300)) == 12 * 10
+    assert len(Predictor(tiny_detector).one(IMAGE, conf=0.0, max_det=300)) == 12  # one class each
 
 
 def test_more_queries_than_detections_are_cut_to_the_best(tiny_weights: Path) -> None:
-    found = Predictor(tiny_weights, queries=40, queries_init="grid").one(IMAGE, conf=0.0)
+    predictor = Predictor(tiny_weights, queries=40, queries_init="grid")
+    found = predictor.one(IMAGE, conf=0.0, multi_label=True)
     assert len(found) == load_model(tiny_weights).model.config.inference.max_det == 100
     assert (np.diff(found.scores) <= 0).all()
 
@@ -77,7 +78,8 @@ def test_evaluation_with_another_number(tiny_detector: Detector) -> None:
 def test_the_verbs_take_another_number(tiny_weights: Path, coco_folder: Path) -> None:
     more = ("--model", tiny_weights, "--queries", 2, "--queries-init", "grid", "--json", "-q")
     run("val", "--data", coco_folder, *more)
-    said = run("predict", coco_folder / "val", "--conf", 0, "--no-save", *more)
+    shown = ("--conf", 0, "--multi-label", "--no-save")
+    said = run("predict", coco_folder / "val", *shown, *more)
     assert {len(each["detections"]) for each in json.loads(said)["images"]} == {20}
     done = runner.invoke(app, ["val", "--data", str(coco_folder), *map(str, more[:5]), "columns"])
     assert done.exit_code != 0
