@@ -13,10 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dabdetr.config import Augment, Config, Image, Training
-from dabdetr.data.augmentation import prepare
 from dabdetr.data.dataset import DetectionDataset, ImageRecord
 from dabdetr.data.layouts import open_data
-from dabdetr.data.loader import evaluation_loader, pad, plan_epoch, training_loader
+from dabdetr.data.loader import pad, plan_epoch, training_loader
 from dabdetr.geometry import to_corners
 
 
@@ -190,24 +189,7 @@ def test_the_callers_random_state_is_left_alone() -> None:
     data = open_data("scenes:count=4", "val")
     before = torch.get_rng_state()
     list(training_loader(data, config(augment=LIVELY), 0, 0))
-    list(evaluation_loader(data, Image(size=64, max_size=64), 2))
     assert torch.equal(before, torch.get_rng_state())
-
-
-def test_evaluation_sees_each_image_once_with_its_own_size() -> None:
-    rng = np.random.default_rng(0)
-    data = Blank([tuple(rng.integers(20, 90, 2).tolist()) for _ in range(23)])
-    image = Image(size=32, max_size=64)
-    seen = []
-    for images, indices, sizes in evaluation_loader(data, image, 4):
-        assert sizes == [data.shapes[index] for index in indices]
-        seen += indices
-        for row, index in enumerate(indices):
-            alone = prepare(data.image(index), image)
-            _, h, w = alone.shape
-            assert torch.equal(images.pixels[row, :, :h, :w], alone)
-    assert sorted(seen) == list(range(23))
-    assert seen != sorted(seen)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -218,13 +200,9 @@ def test_a_broken_image_is_named_in_one_sentence(
     broken = tmp_path / "data" / "train" / "003.png"
     data = open_data(tmp_path / "data", "train")
     broken.write_bytes(broken.read_bytes()[:500])
-    for loader in (
-        training_loader(data, config(workers=workers), 0, 0),
-        evaluation_loader(data, Image(size=64, max_size=64), 2, workers),
-    ):
-        with pytest.raises(ValueError, match=r"003\.png is damaged or cut short") as caught:
-            list(loader)
-        assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match=r"003\.png is damaged or cut short") as caught:
+        list(training_loader(data, config(workers=workers), 0, 0))
+    assert "\n" not in str(caught.value)
 
 
 def test_images_that_have_a_hand_are_never_mirrored() -> None:

@@ -1,6 +1,7 @@
 """A model evaluated on generated scenes and on a folder, from images to numbers."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 import dabdetr
 from dabdetr.checkpoints.native import save_model
 from dabdetr.data.augmentation import prepare
+from dabdetr.data.layouts import open_data
 from dabdetr.data.loader import pad
 from dabdetr.data.scenes import Scenes
 from dabdetr.evaluation.evaluate import evaluate, score
@@ -152,3 +154,14 @@ def test_wrong_arguments(scenes, tmp_path):
         evaluate(make(), scenes, batch=0)
     with pytest.raises(ValueError, match="max_det should be at least 1"):
         evaluate(make(), scenes, max_det=0)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_broken_image_is_named_in_one_sentence(coco_folder, tmp_path, workers):
+    shutil.copytree(coco_folder, tmp_path / "data")
+    broken = tmp_path / "data" / "val" / "001.png"
+    data = open_data(tmp_path / "data", "val")
+    broken.write_bytes(broken.read_bytes()[:500])
+    with pytest.raises(ValueError, match=r"001\.png is damaged or cut short") as caught:
+        evaluate(make(), data, workers=workers)
+    assert "\n" not in str(caught.value)

@@ -68,7 +68,9 @@ def test_the_shipped_model_looks_at_what_it_finds() -> None:
     assert whole.objects == 15
     assert whole.found >= 12
     assert whole.inside > 5 * whole.by_chance
-    unsized, sized = (measure(predictor, data, part, most=6) for part in ("unsized", "position"))
+    unsized, sized = (
+        measure(predictor, data, part, most=6) for part in ("unmodulated", "position")
+    )
     assert sized.inside > unsized.inside  # size modulation fits attention to the box
     assert sized.centres < measure(predictor, data, "content", most=6).centres
     assert measure(predictor, data, layer=0, most=1).layer == 1

@@ -237,7 +237,7 @@ def test_the_keyboard_does_it_all(visit: Any, scene: Explanation) -> None:
 def test_attention_is_seen_and_switched_off(visit: Any, scene: Explanation) -> None:
     page = visit(scene)
     tops = set()
-    for part in ("all", "content", "position", "unsized"):
+    for part in ("all", "content", "position", "unmodulated"):
         page.locator(f"#parts label:has([value={part}])").click()
         assert lit(page) > 100
         tops.add(page.locator("#top").inner_text())

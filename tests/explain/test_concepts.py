@@ -58,7 +58,7 @@ def test_far_copies_are_dotted() -> None:
 
 
 def test_places_around_a_box_reach_its_border() -> None:
-    figure = concepts.sampling_places(heads=4, points=2, cells=20)
+    figure = concepts.sampling_locations(heads=4, points=2, cells=20)
     points, boxes = (
         [np.concatenate([dots.get_offsets() for dots in axes.collections]) for axes in row]
         for row in (figure.axes[:4], figure.axes[4:])

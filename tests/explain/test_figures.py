@@ -87,8 +87,8 @@ def test_a_story_is_of_the_detection_s_class(scene: Explanation) -> None:
 def test_attention_has_a_panel_for_each_layer_and_part(scene: Explanation) -> None:
     panels = np.reshape(np.array(scene.attention(0).axes, object), (4, 3))
     query = scene.query(0)
-    for row, part in zip(panels, scene.trace.looks[0].parts, strict=True):
-        for panel, look in zip(row, scene.trace.looks, strict=True):
+    for row, part in zip(panels, scene.trace.attention[0].parts, strict=True):
+        for panel, look in zip(row, scene.trace.attention, strict=True):
             shown = np.asarray(panel.images[1].get_array())
             np.testing.assert_array_equal(shown, look.heat(query, part))
     assert len(scene.attention(0, "content").axes) == 3
@@ -108,7 +108,7 @@ def test_attention_says_what_is_drawn(name: str, anchor: str, levels: int) -> No
     assert anchor in figure.get_suptitle()
     assert [len(legend.get_texts()) for legend in figure.legends] == [levels] * (levels > 0)
     row = figure.axes[0].get_ylabel()
-    assert row == ("places read" if levels else "whole attention")
+    assert row == ("sampling locations" if levels else "whole attention")
 
 
 def test_the_story_s_legend_reads_row_by_row() -> None:
@@ -176,7 +176,7 @@ def test_members_side_by_side(scene: Explanation) -> None:
     inside = [[float(p.get_xlabel().split("%")[0]) for p in row] for row in panels]
     assert inside[1][1] > 3 * inside[1][0]
     overlaps = figures.iou(corners(scene.trace.boxes[-1]), box / 160)
-    look = scene.trace.looks[-1].heat(int(overlaps.argmax()), "position")
+    look = scene.trace.attention[-1].heat(int(overlaps.argmax()), "position")
     np.testing.assert_array_equal(np.asarray(panels[0, 1].images[1].get_array()), look)
 
 

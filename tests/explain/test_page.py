@@ -91,12 +91,12 @@ def test_the_page_holds_the_trace(scene: Explanation) -> None:
 
 
 def test_maps_are_those_of_the_trace(scene: Explanation) -> None:
-    data = page_data(scene)["looks"]
+    data = page_data(scene)["attention"]
     query = scene.query(1)
     kept = data["queries"][str(query)]
     raw = np.frombuffer(base64.b64decode(kept["bytes"]), np.uint8).reshape(3, 4, 5, 20, 20)
     tops = np.reshape(kept["tops"], (3, 4, 5))
-    for layer, look in enumerate(scene.trace.looks):
+    for layer, look in enumerate(scene.trace.attention):
         for index, part in enumerate(data["parts"]):
             for head in (None, 0, 3):
                 place = 0 if head is None else head + 1
@@ -109,10 +109,10 @@ def test_maps_are_those_of_the_trace(scene: Explanation) -> None:
 def test_places_are_those_of_the_trace() -> None:
     explanation = random_member("dab-deformable-detr-nano").explain(noise(64, 64), conf=0.9)
     data = page_data(explanation)
-    look, query = explanation.trace.looks[1], explanation.query(0)
-    row = np.reshape(data["looks"]["queries"][str(query)][1], (*look.weights.shape[1:], 3))  # pyright: ignore
+    look, query = explanation.trace.attention[1], explanation.query(0)
+    row = np.reshape(data["attention"]["queries"][str(query)][1], (*look.weights.shape[1:], 3))  # pyright: ignore
     np.testing.assert_allclose(row[..., 2], look.weights[query], atol=1e-4)  # pyright: ignore
-    np.testing.assert_allclose(row[..., :2], look.places[query], atol=1e-4)  # pyright: ignore
+    np.testing.assert_allclose(row[..., :2], look.locations[query], atol=1e-4)  # pyright: ignore
 
 
 def test_nothing_found_still_gives_a_page(predictor: Predictor) -> None:
@@ -158,9 +158,9 @@ def test_a_page_of_300_queries_and_six_layers_stays_small() -> None:
     sizes = ["image.size=200", "image.max_size=336", "model.queries.count=300", "model.heads=8"]
     member = random_member("dab-detr-nano", "model.decoder.layers=6", *sizes)
     data = page_data(explanation := member.explain(noise(800, 1344), conf=0.0))
-    assert np.prod(data["looks"]["shape"]) == 25 * 42
-    assert data["looks"]["heads"] == 8
-    kept = data["looks"]["queries"]
+    assert np.prod(data["attention"]["shape"]) == 25 * 42
+    assert data["attention"]["heads"] == 8
+    kept = data["attention"]["queries"]
     found = {str(query) for query in explanation.detections.queries}
     assert len(found) > 60
     assert found <= set(kept)
@@ -174,7 +174,7 @@ def test_a_page_of_300_queries_and_six_layers_stays_small() -> None:
 
 def test_wide_maps_keep_the_mean_of_heads_only() -> None:
     sizes = ["image.size=480", "image.max_size=600", "model.decoder.layers=6", "model.heads=8"]
-    looks = page_data(random_member("dab-detr-nano", *sizes).explain(noise(80, 100)))["looks"]
+    looks = page_data(random_member("dab-detr-nano", *sizes).explain(noise(80, 100)))["attention"]
     assert looks["shape"] == [60, 75]
     assert len(looks["queries"]) == 4_200_000 // (60 * 75 * 24)
     assert {each["heads"] for each in looks["queries"].values()} == {0}
@@ -184,9 +184,9 @@ def test_what_content_alone_does_not_say_is_said() -> None:
     every = "model.decoder.cross_attention.position_every_layer=true"
     for assignments, words in (([], [True, False, False]), ([every], [True, True, True])):
         found = random_member("dab-detr-nano", *assignments).explain(noise(64, 64))
-        caveats = page_data(found)["looks"]["caveats"]
+        caveats = page_data(found)["attention"]["caveats"]
         assert ["content alone knows places" in caveat for caveat in caveats] == words
-    mixed = page_data(random_member("detr-nano").explain(noise(64, 64)))["looks"]["caveats"]
+    mixed = page_data(random_member("detr-nano").explain(noise(64, 64)))["attention"]["caveats"]
     assert all("in neither part" in caveat for caveat in mixed)
 
 

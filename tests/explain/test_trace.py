@@ -87,7 +87,7 @@ def test_the_traced_forward_is_the_plain_one(member: tuple[Detector, Trace]) -> 
 
 
 def test_arrays_are_plain(member: tuple[Detector, Trace]) -> None:
-    for owner in (member[1], *member[1].looks, *member[1].encoder):
+    for owner in (member[1], *member[1].attention, *member[1].encoder):
         for each in fields(owner):
             value = getattr(owner, each.name)
             assert not isinstance(value, torch.Tensor)
@@ -121,8 +121,10 @@ def test_looks_give_the_output_of_attention(name: str, padded: bool) -> None:
     model = detector(name)
     traced = trace(model, images(padded), PIXELS)
     calls = heard(model, images(padded))
-    assert len(calls) == len(traced.looks) + len(traced.encoder) == 3 + 2
-    for look, (module, inputs, output) in zip((*traced.looks, *traced.encoder), calls, strict=True):
+    assert len(calls) == len(traced.attention) + len(traced.encoder) == 3 + 2
+    for look, (module, inputs, output) in zip(
+        (*traced.attention, *traced.encoder), calls, strict=True
+    ):
         memory, from_encoder = inputs[2], look in traced.encoder
         tokens = inputs[0] if from_encoder else memory.tokens
         values = module.value(tokens)
@@ -136,7 +138,7 @@ def test_looks_give_the_output_of_attention(name: str, padded: bool) -> None:
             if memory.padding is not None:
                 values = values.masked_fill(memory.padding[..., None], 0)
             values = values.unflatten(-1, (look.heads, -1))
-            framed = torch.from_numpy(look.places)[None] * memory.ratios[:, None, None, :, None]
+            framed = torch.from_numpy(look.locations)[None] * memory.ratios[:, None, None, :, None]
             weights = torch.from_numpy(look.weights)[None]
             read = sample(values, memory.shapes, framed, weights)
         if from_encoder:
@@ -152,7 +154,7 @@ def test_looks_give_the_output_of_attention(name: str, padded: bool) -> None:
 
 def test_parts_add_up() -> None:
     model = detector("dab-detr-nano")
-    for look in trace(model, images(False)).looks:
+    for look in trace(model, images(False)).attention:
         assert isinstance(look, DenseAttention)
         both = look.logits(part="content") + look.logits(part="position")
         np.testing.assert_allclose(both, look.logits(), rtol=1e-4, atol=1e-4)
@@ -161,12 +163,14 @@ def test_parts_add_up() -> None:
             assert look.heat(2, part).shape == (12, 16)
             alone = look.weights([2], part)[0, 1].reshape(12, 16)
             np.testing.assert_array_equal(look.heat(2, part, head=1), alone)
-    (first, *_) = trace(detector("detr-nano"), images(False)).looks
+    (first, *_) = trace(detector("detr-nano"), images(False)).attention
     assert isinstance(first, DenseAttention)
     assert first.added
     assert first.parts == ("all", "content", "position")
-    with pytest.raises(ValueError, match="no part 'unsized' here; there are: all, content, pos"):
-        first.logits(part="unsized")
+    with pytest.raises(
+        ValueError, match="no part 'unmodulated' here; there are: all, content, pos"
+    ):
+        first.logits(part="unmodulated")
 
 
 def test_size_modulation_is_the_ratio_of_reference_to_anchor() -> None:
@@ -176,9 +180,9 @@ def test_size_modulation_is_the_ratio_of_reference_to_anchor() -> None:
     assert traced.reference_sizes is not None
     assert traced.anchors is not None
     assert traced.reference_sizes.shape == (3, 7, 2)
-    for index, look in enumerate(traced.looks):
+    for index, look in enumerate(traced.attention):
         assert isinstance(look, DenseAttention)
-        assert look.query_unsized is not None
+        assert look.query_unmodulated is not None
         anchors = torch.from_numpy(traced.anchors[index])
         code = anchor_code(anchors, 96)[:, :96]
         width, height = torch.from_numpy(traced.reference_sizes[index]).unbind(-1)
@@ -186,7 +190,10 @@ def test_size_modulation_is_the_ratio_of_reference_to_anchor() -> None:
         ratio[:, :48] = (height / anchors[:, 3])[:, None]  # y features first
         ratio[:, 48:] = (width / anchors[:, 2])[:, None]
         project = model.decoder.layers[index].cross_attention.query_code
-        for given, expected in ((look.query_unsized, code), (look.query_position, code * ratio)):
+        for given, expected in (
+            (look.query_unmodulated, code),
+            (look.query_position, code * ratio),
+        ):
             projected = project(expected).detach().unflatten(-1, (4, -1)).numpy()  # pyright: ignore
             np.testing.assert_allclose(given, projected, rtol=1e-4, atol=1e-4)
 
@@ -203,7 +210,7 @@ def test_size_modulation_is_the_ratio_of_reference_to_anchor() -> None:
 )
 def test_what_is_absent_is_said(name: str, parts: int, sized: bool, words: list[str]) -> None:
     traced = trace(detector(name), images(False))
-    assert {len(look.parts) for look in traced.looks} == {parts}
+    assert {len(look.parts) for look in traced.attention} == {parts}
     assert (traced.reference_sizes is not None) == sized
     assert len(traced.absent) == len(words)
     for sentence, word in zip(traced.absent, words, strict=True):
@@ -223,7 +230,7 @@ def test_places_on_a_map() -> None:
     expected[1:3, 1:3] += 0.25 / 4
     np.testing.assert_allclose(look.heat(0), expected, atol=1e-6)
     np.testing.assert_allclose(look.heat(0, head=0), expected, atol=1e-6)
-    with pytest.raises(ValueError, match="no part 'content' of places"):
+    with pytest.raises(ValueError, match="sampled attention has no part 'content'"):
         look.heat(0, "content")
 
 
@@ -236,10 +243,10 @@ def test_sampling_is_in_the_frame_of_the_image() -> None:
             layer.cross_attention.offsets.bias.zero_()  # pyright: ignore
     traced = trace(model, images(True))
     assert traced.anchors is not None
-    for look, anchors in zip(traced.looks, traced.anchors, strict=True):
+    for look, anchors in zip(traced.attention, traced.anchors, strict=True):
         assert isinstance(look, SampledAttention)
-        centres = np.broadcast_to(anchors[:, None, None, None, :2], look.places.shape)
-        np.testing.assert_allclose(look.places, centres, atol=1e-5)
+        centres = np.broadcast_to(anchors[:, None, None, None, :2], look.locations.shape)
+        np.testing.assert_allclose(look.locations, centres, atol=1e-5)
 
 
 def test_one_layer_and_no_encoder() -> None:

@@ -27,7 +27,7 @@ RETIRED = {
 
 
 def respelled(arguments: list[str]) -> list[str]:
-    """The command line with retired options under their names of today; a note tells of each."""
+    """The command line with retired options under their names of today; a note names each."""
     verb = next((each for each in arguments if not each.startswith("-")), "")
     ends = arguments.index("--") if "--" in arguments else len(arguments)
     found = []

@@ -86,13 +86,13 @@ def export(
             force=force,
         )
     except Uncertified as error:
-        _tell({"file": None, "certificate": error.certificate.to_dict()}, str(error), as_json)
+        _print({"file": None, "certificate": error.certificate.to_dict()}, str(error), as_json)
         raise typer.Exit(1) from None
-    told = {"file": str(made.path), "certificate": made.certificate.to_dict()}
-    _tell(told, "" if quiet else f"{made.path}\n{made.certificate}", as_json)
+    document = {"file": str(made.path), "certificate": made.certificate.to_dict()}
+    _print(document, "" if quiet else f"{made.path}\n{made.certificate}", as_json)
 
 
-def _tell(document: dict[str, Any], text: str, as_json: bool) -> None:
+def _print(document: dict[str, Any], text: str, as_json: bool) -> None:
     if as_json:
         print_json(document)
     elif text:

@@ -48,7 +48,7 @@ def convert(
     force: Annotated[bool, typer.Option("--force", help="Overwrite the target.")] = False,
     assignments: Annotated[
         list[str] | None,
-        typer.Option("--set", help="path=value of the config, for what the source does not tell."),
+        typer.Option("--set", help="path=value of the config, for what the source does not hold."),
     ] = None,
     as_json: Json = False,
     quiet: Quiet = False,

@@ -45,7 +45,7 @@ def say(message: str, quiet: bool = False) -> None:
 def refuse_to_overwrite(
     path: Path | None, remedy: str = "choose another name", force: bool = False
 ) -> None:
-    """Raise where ``path`` exists already or has no folder; asked before any work is done."""
+    """Raise where ``path`` exists already or has no folder; checked before any work is done."""
     if path is None:
         return
     if path.is_dir() or (path.exists() and not force):

@@ -188,7 +188,7 @@ def _ended_by_ctrl_c(sources: list[str]) -> Iterator[None]:
 class _Skipped:
     """Collects why images were passed over; raises where they should not be.
 
-    A damaged frame does not end a video, whatever the user says of images.
+    A damaged frame does not end a video, even where an unreadable image would.
     """
 
     def __init__(self, images_too: bool) -> None:
@@ -206,7 +206,7 @@ class _Skipped:
 
 
 class _Seen:
-    """What the end of the run tells of: counts, the first rows of a table; all where it is kept."""
+    """What the end of the run reports: counts, the first rows of a table; all where it is kept."""
 
     def __init__(self, keep: bool, lines: bool) -> None:
         self.keep, self.lines = keep, lines
@@ -270,4 +270,6 @@ def _print_table(seen: _Seen) -> None:
         console().print(table)
     cut = seen.objects > MOST_ROWS
     more = f"; the table shows {MOST_ROWS}, --json gives all" if cut else ""
-    print(f"{seen.objects} objects in {seen.images} images{more}")
+    objects = "1 object" if seen.objects == 1 else f"{seen.objects} objects"
+    images = "1 image" if seen.images == 1 else f"{seen.images} images"
+    print(f"{objects} in {images}{more}")

@@ -10,7 +10,6 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -18,10 +17,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dabdetr.config import Config, Image
-from dabdetr.data.augmentation import Augmentation, CropShape, Example, prepare
+from dabdetr.config import Config
+from dabdetr.data.augmentation import Augmentation, CropShape, Example
 from dabdetr.data.dataset import DetectionDataset
-from dabdetr.data.preprocessing import input_size
 from dabdetr.geometry import to_centres
 from dabdetr.structures import Images, Targets
 
@@ -120,26 +118,6 @@ def _augmentation(data: DetectionDataset, config: Config) -> Augmentation:
     return Augmentation(augment, config.image)
 
 
-def evaluation_loader(
-    data: DetectionDataset, image: Image, batch: int = 1, workers: int = 0
-) -> Loader:
-    """Batches (``Images``, indices, original (height, width)s), batch mates equal in shape.
-
-    Each image comes once, but not in the data's order: the indices say which it is. Nothing is
-    padded, as what a backbone computes near padding (with TensorFlow's padding even everywhere)
-    depends on it: the size of the batch must not change what is found.
-    """
-
-    def shape(index: int) -> tuple[int, int]:
-        return input_size(*data.shape(index), image)
-
-    batches: list[list[int]] = []
-    for _, alike in groupby(sorted(range(len(data)), key=shape), key=shape):
-        run = list(alike)
-        batches += [run[i : i + batch] for i in range(0, len(run), batch)]
-    return Loader(_Evaluation(data, image), batches, _collate_evaluation, workers)
-
-
 class Loader:
     """Iterates over batches; what a worker could not read is raised here as it was said there."""
 
@@ -192,18 +170,6 @@ class _Training(Dataset[Any]):
         return row
 
 
-class _Evaluation(Dataset[Any]):
-    def __init__(self, data: DetectionDataset, image: Image) -> None:
-        self.data, self.image = data, image
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int, tuple[int, int]] | Exception:
-        try:
-            image = self.data.image(index)
-        except _FAILURES as error:
-            return error
-        return prepare(image, self.image), index, (image.shape[0], image.shape[1])
-
-
 def _collate_training(items: list[Any]) -> tuple[Images, Targets] | Exception:
     failed = next((item for item in items if isinstance(item, Exception)), None)
     if failed is not None:
@@ -225,14 +191,6 @@ def _relative(example: Example) -> Tensor:
     """Boxes as cxcywh, 0–1 of the unpadded image."""
     height, width = example.pixels.shape[1:]
     return to_centres(example.boxes / example.boxes.new_tensor([width, height, width, height]))
-
-
-def _collate_evaluation(items: list[Any]) -> Any:
-    failed = next((item for item in items if isinstance(item, Exception)), None)
-    if failed is not None:
-        return failed
-    images, indices, sizes = zip(*items, strict=True)
-    return pad(images), list(indices), list(sizes)
 
 
 def processors() -> int:

@@ -236,7 +236,7 @@ def _measured(
 
 
 def _joined(columns: list[np.ndarray]) -> np.ndarray:
-    """One column of all; empty ones have no say in what it holds."""
+    """One column of all; empty ones do not settle its type."""
     return np.concatenate([column for column in columns if len(column)] or columns[:1])
 
 

@@ -90,7 +90,8 @@ class LayerScores:
         from rich.console import Group
         from rich.table import Table
 
-        table = Table(title=f"{self.images} images, layer by layer")
+        images = "1 image" if self.images == 1 else f"{self.images} images"
+        table = Table(title=f"{images}, layer by layer")
         for column in ("after layer", "AP", "AP50", "recall", "IoU", "moved (px)"):
             table.add_column(column, justify="right")
         for row in self.to_dict()["layers"]:

@@ -1,4 +1,4 @@
-"""What one attention layer looked at: maps over all tokens, or a few places and their weights."""
+"""The attention of one layer: maps over all tokens, or sampling locations and their weights."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-PARTS = ("all", "content", "position", "unsized")
+PARTS = ("all", "content", "position", "unmodulated")
 """What a map is made of: all of it; content alone; position alone as the layer used it; position
 before the anchor's width and height modulated it."""
+
+RETIRED_PARTS = {"unsized": "unmodulated"}
+"""Former names, which are still accepted."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +22,7 @@ class DenseAttention:
 
     query_content   [queries, heads, d]
     query_position  [queries, heads, d] as used: modulated by content and size where the member is
-    query_unsized   the same before size modulation; None where size modulates nothing
+    query_unmodulated   the same before size modulation; None where size modulates nothing
     key_content     [tokens, heads, d], tokens row by row
     key_position    [tokens, heads, d]
     added           True: content and position are added before they are multiplied (DETR,
@@ -33,7 +36,7 @@ class DenseAttention:
 
     query_content: np.ndarray
     query_position: np.ndarray
-    query_unsized: np.ndarray | None
+    query_unmodulated: np.ndarray | None
     key_content: np.ndarray
     key_position: np.ndarray
     added: bool
@@ -43,17 +46,17 @@ class DenseAttention:
 
     @property
     def heads(self) -> int:
-        """How many heads look."""
+        """Number of heads."""
         return self.query_content.shape[1]
 
     @property
     def parts(self) -> tuple[str, ...]:
         """Those of ``PARTS`` that there are."""
-        return PARTS if self.query_unsized is not None else PARTS[:-1]
+        return PARTS if self.query_unmodulated is not None else PARTS[:-1]
 
     @property
     def caveat(self) -> str:
-        """What content and position do not say by themselves here; empty where they say it all."""
+        """What the split into content and position leaves out; empty where it is complete."""
         if self.added:
             return (
                 "Content and position are added before they are multiplied here: products of the "
@@ -68,14 +71,15 @@ class DenseAttention:
 
     def logits(self, queries: Any = slice(None), part: str = "all") -> np.ndarray:
         """What softmax sees [queries, heads, tokens]; ``queries`` is a slice or an index array."""
+        part = RETIRED_PARTS.get(part, part)
         content, position = self.query_content[queries], self.query_position[queries]
         width = content.shape[-1] if self.added else content.shape[-1] + position.shape[-1]
         if part == "content":
             product = _product(content, self.key_content)
         elif part == "position":
             product = _product(position, self.key_position)
-        elif part == "unsized" and self.query_unsized is not None:
-            product = _product(self.query_unsized[queries], self.key_position)
+        elif part == "unmodulated" and self.query_unmodulated is not None:
+            product = _product(self.query_unmodulated[queries], self.key_position)
         elif part == "all" and self.added:
             product = _product(content + position, self.key_content + self.key_position)
         elif part == "all":
@@ -101,7 +105,7 @@ class DenseAttention:
         return weights[:, : seen.any(1).sum(), : seen.any(0).sum()]
 
     def heat(self, query: int, part: str = "all", head: int | None = None) -> np.ndarray:
-        """Where ``query`` looks [height, width]: of one head, or the mean over heads."""
+        """The map of ``query`` [height, width]: of one head, or the mean over heads."""
         maps = self.maps(query, part)
         return maps.mean(0) if head is None else maps[head]
 
@@ -113,20 +117,20 @@ def _product(queries: np.ndarray, keys: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class SampledAttention:
-    """Deformable attention: a few places on each level, and how much each counts.
+    """Deformable attention: sampling locations on each level, and their weights.
 
-    places   [queries, heads, levels, points, 2] x, y, 0–1 of the unpadded image; some lie outside
-    weights  [queries, heads, levels, points], sum to 1 over levels and points
-    shapes   (height, width) of each level
+    locations  [queries, heads, levels, points, 2] x, y, 0–1 of the unpadded image; some lie outside
+    weights    [queries, heads, levels, points], sum to 1 over levels and points
+    shapes     (height, width) of each level
     """
 
-    places: np.ndarray
+    locations: np.ndarray
     weights: np.ndarray
     shapes: tuple[tuple[int, int], ...]
 
     @property
     def heads(self) -> int:
-        """How many heads look."""
+        """Number of heads."""
         return self.weights.shape[1]
 
     @property
@@ -140,10 +144,10 @@ class SampledAttention:
         What lies outside of the image is lost, so that a map may sum to less than 1.
         """
         if part != "all":
-            raise ValueError(f"there is no part {part!r} of places; there is: all")
+            raise ValueError(f"sampled attention has no part {part!r}; there is: all")
         height, width = self.shapes[0]
         result = np.zeros((self.heads, height, width), np.float32)
-        x, y = (self.places[query] * (width, height) - 0.5).reshape(self.heads, -1, 2).T
+        x, y = (self.locations[query] * (width, height) - 0.5).reshape(self.heads, -1, 2).T
         weights = self.weights[query].reshape(self.heads, -1).T
         head = np.broadcast_to(np.arange(self.heads), x.shape)
         for row in (0, 1):
@@ -155,12 +159,12 @@ class SampledAttention:
         return result
 
     def heat(self, query: int, part: str = "all", head: int | None = None) -> np.ndarray:
-        """Where ``query`` looks [height, width]: of one head, or the mean over heads."""
+        """The map of ``query`` [height, width]: of one head, or the mean over heads."""
         maps = self.maps(query, part)
         return maps.mean(0) if head is None else maps[head]
 
 
-Look = DenseAttention | SampledAttention
+Attention = DenseAttention | SampledAttention
 
 
 def share_inside(weights: np.ndarray, box: np.ndarray) -> float:

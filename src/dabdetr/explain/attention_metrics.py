@@ -31,7 +31,7 @@ class Concentration:
     by_chance  share of the image that the box covers: ``inside`` of even attention
     centres  peaks of a head's map that are at least half as high as its highest
     width_fit, height_fit  correlation of the map's extent with the box's side, of logarithms: 1
-             where wide objects are looked at widely, 0 where size makes no difference
+             where maps are as wide as their objects, 0 where size makes no difference
     """
 
     model: str
@@ -74,7 +74,7 @@ def measure(
         depth = range(one.trace.layers)[layer] + 1
         scale = np.array([record.width, record.height] * 2, np.float32)
         for query, box in finders(one.trace.boxes[-1], boxes / scale, least_iou):
-            rows.append(_row(one.trace.looks[layer].maps(query, part), box))
+            rows.append(_row(one.trace.attention[layer].maps(query, part), box))
     table = np.array(rows, np.float64).reshape(-1, 7)
     inside, chance, peaks, *sides = table.T
     return Concentration(

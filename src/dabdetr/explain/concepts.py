@@ -167,16 +167,16 @@ def noisy_copies(
     matching: int = 20,
     seed: int = 0,
 ) -> Figure:
-    """The copies that denoising makes of ``boxes`` (x0 y0 x1 y1, pixels), and who may see whom.
+    """The copies that denoising makes of ``boxes`` (x0 y0 x1 y1, pixels), and their attention mask.
 
-    White: the objects; colours: their copies, a colour for each group; dashed: those that must say
-    "nothing". In the mask a dark cell hides the column's query from the row's; ``matching`` queries
-    stand last.
+    White: the objects; colours: their copies, a colour for each group; dotted: negative copies,
+    which stand for no object. A dark cell of the mask keeps the row's query from attending to the
+    column's; the ``matching`` queries come last.
     """
     group = _group(image, boxes, part, seed)
     blank = torch.zeros(1, matching, group.content.shape[-1])
-    _, hidden = join(Queries(blank, torch.full((1, matching, 4), 0.5)), [group])
-    assert hidden is not None
+    _, attention_mask = join(Queries(blank, torch.full((1, matching, 4), 0.5)), [group])
+    assert attention_mask is not None
     figure = new_figure(9, 4.3)
     copies, mask = figure.subplots(1, 2)
     show_image(copies, image)
@@ -190,9 +190,9 @@ def noisy_copies(
         _frame(copies, box, "white", "-", 2)
     titles = {"dn": "denoising", "contrastive": "contrastive denoising"}
     copies.set_title(f"{titles[part.kind]}: {len(boxes)} objects, {len(group)} copies", fontsize=10)
-    mask.imshow(hidden.numpy(), cmap="Greys", vmin=0, vmax=1.4, interpolation="nearest")
-    mask.set(xlabel="query that is looked at", ylabel="query that looks")
-    mask.set_title(f"dark: hidden; the last {matching} are the matching queries", fontsize=10)
+    mask.imshow(attention_mask.numpy(), cmap="Greys", vmin=0, vmax=1.4, interpolation="nearest")
+    mask.set(xlabel="query attended to", ylabel="attending query")
+    mask.set_title(f"dark: masked; the last {matching} are the matching queries", fontsize=10)
     return figure
 
 
@@ -209,12 +209,12 @@ def _group(image: np.ndarray, boxes: np.ndarray, part: Any, seed: int) -> Any:
     return group
 
 
-def sampling_places(heads: int = 8, points: int = 4, cells: int = 20) -> Figure:
+def sampling_locations(heads: int = 8, points: int = 4, cells: int = 20) -> Figure:
     """Where untrained deformable attention reads, around points (above) and boxes (below).
 
     A colour for each head, a larger mark for each further place of it. Around a point offsets count
     in cells of the map, of which there are ``cells`` on each side; around a box in its half sides,
-    so that its size says how far attention reaches (Deformable DETR §4.1).
+    so that attention reaches as far as the box is large (Deformable DETR §4.1).
     """
     attention = DeformableAttention(4 * heads, heads, 1, points)
     figure = new_figure(2.3 * len(ANCHORS) + 0.5, 5.2)

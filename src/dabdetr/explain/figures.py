@@ -20,8 +20,8 @@ from matplotlib.patches import Rectangle
 from PIL import Image, ImageDraw
 
 from dabdetr.explain.attention import (
+    Attention,
     DenseAttention,
-    Look,
     SampledAttention,
     centres,
     share_inside,
@@ -36,7 +36,7 @@ TITLES = {
     "all": "whole attention",
     "content": "content alone",
     "position": "position alone",
-    "unsized": "position without size",
+    "unmodulated": "position without size",
 }
 MARKERS = "os^D"
 
@@ -80,8 +80,8 @@ def story(explanation: ExplainedImage, query: int, label: int | None = None) -> 
     if overlaps is not None and explanation.truth is not None:
         there = int(explanation.truth.labels[real])
         other = there != label and overlaps[-1] > 0
-        said = f"IoU with truth, which is {trace.names[there]}" if other else "IoU with truth"
-        curve.plot(layers, overlaps, marker="s", ls="--", color="#d55e00", label=said)
+        title = f"IoU with truth, which is {trace.names[there]}" if other else "IoU with truth"
+        curve.plot(layers, overlaps, marker="s", ls="--", color="#d55e00", label=title)
     curve.set(xlabel="decoder layer", ylim=(0, 1.02), xticks=layers)
     curve.grid(alpha=0.3)
     for text in curve.legend(fontsize=8).get_texts():
@@ -91,43 +91,43 @@ def story(explanation: ExplainedImage, query: int, label: int | None = None) -> 
 
 
 def attention(explanation: ExplainedImage, query: int, part: str | None = None) -> Figure:
-    """Where ``query`` looked: a column for each layer, a row for each part (or the one given)."""
+    """Attention of ``query``: a column for each layer, a row for each part (or the one given)."""
     trace = explanation.trace
-    parts = trace.looks[0].parts if part is None else (part,)
-    maps = isinstance(trace.looks[0], DenseAttention)
+    parts = trace.attention[0].parts if part is None else (part,)
+    maps = isinstance(trace.attention[0], DenseAttention)
     figure = new_figure(2.3 * trace.layers + 0.6, 2.4 * len(parts) + (0.5 if maps else 0.8))
     panels = figure.subplots(len(parts), trace.layers, squeeze=False)
     for layer, panel in enumerate(panels[0]):
         panel.set_title(f"layer {layer + 1}", fontsize=9)
     for row, name in zip(panels, parts, strict=True):
-        for layer, (panel, look) in enumerate(zip(row, trace.looks, strict=True)):
-            _show_look(panel, explanation, look, query, name)
+        for layer, (panel, attn) in enumerate(zip(row, trace.attention, strict=True)):
+            _show_attention(panel, explanation, attn, query, name)
             _place(panel, explanation, trace.boxes[layer, query], "white", "-")
             if trace.anchors is not None:
                 _place(panel, explanation, trace.anchors[layer][query], "white", "--")
-        row[0].set_ylabel(TITLES[name] if maps else "places read", fontsize=9)
+        row[0].set_ylabel(TITLES[name] if maps else "sampling locations", fontsize=9)
     anchor = "" if trace.anchors is None else "dashed: anchor, "
     if trace.anchors is not None and trace.anchors[0].shape[-1] == 2:
         anchor = "+: anchor, "
     _title(figure, f"{trace.model}, query {query}; {anchor}solid: box after the layer")
-    _tell_levels(figure, trace.looks[0])
+    _level_legend(figure, trace.attention[0])
     return figure
 
 
 def encoder_attention(explanation: ExplainedImage, pixel: int = 0) -> Figure:
-    """Where the encoder's token at pixel number ``pixel`` looked in each of its layers."""
+    """Attention of the encoder's token at pixel number ``pixel``, in each of its layers."""
     trace = explanation.trace
     if not trace.encoder:
         raise ValueError("no encoder attention was recorded; explain with pixels=[(x, y)], 0–1")
     figure = new_figure(2.6 * len(trace.encoder) + 0.4, 3.0)
     panels = figure.subplots(1, len(trace.encoder), squeeze=False)[0]
     place = explanation.in_pixels(trace.pixels[pixel])
-    for layer, (panel, look) in enumerate(zip(panels, trace.encoder, strict=True)):
-        _show_look(panel, explanation, look, pixel, "all")
+    for layer, (panel, attn) in enumerate(zip(panels, trace.encoder, strict=True)):
+        _show_attention(panel, explanation, attn, pixel, "all")
         panel.plot(*place, "w+", markersize=12, markeredgewidth=2)
         panel.set_title(f"encoder layer {layer + 1}", fontsize=9)
-    _title(figure, f"{trace.model}: what the token at + looks at")
-    _tell_levels(figure, trace.encoder[0])
+    _title(figure, f"{trace.model}: attention of the token at +")
+    _level_legend(figure, trace.encoder[0])
     return figure
 
 
@@ -150,12 +150,12 @@ def comparison(
         unit = corner / np.array([width, height, width, height], np.float32)
         overlaps = iou(corners(each.trace.boxes[-1]), unit)
         query = int(overlaps.argmax())
-        look = each.trace.looks[layer]
+        attn = each.trace.attention[layer]
         for panel, part in zip(column, rows, strict=True):
-            part = part if part in look.parts else "all"
-            _show_look(panel, each, look, query, part)
+            part = part if part in attn.parts else "all"
+            _show_attention(panel, each, attn, query, part)
             _frame_in(panel, corner, "white")
-            maps = look.maps(query, part)
+            maps = attn.maps(query, part)
             inside = share_inside(maps.mean(0), unit)
             many = np.mean([centres(head) for head in maps])
             panel.set_xlabel(f"{inside:.0%} inside, {many:.1f} centres a head", fontsize=8)
@@ -194,7 +194,7 @@ def animation(explanation: ExplainedImage, path: str | Path, between: int = 5) -
 def _frame(
     explanation: ExplainedImage, boxes: np.ndarray, scores: np.ndarray | None
 ) -> Image.Image:
-    """The image, 480 pixels long, with boxes as they then are; anchors have no scores to tell."""
+    """The image, 480 pixels long, with boxes as they then are; anchors have no scores."""
     image, shown = Image.fromarray(explanation.image), explanation.shown
     scale = 480 / max(image.size)
     width, height = (max(1, round(side * scale)) for side in image.size)
@@ -234,37 +234,39 @@ def show_image(panel: Any, image: np.ndarray) -> None:
     panel.set(xticks=[], yticks=[], xlim=(0, image.shape[1]), ylim=(image.shape[0], 0))
 
 
-def _show_look(panel: Any, explanation: ExplainedImage, look: Look, query: int, part: str) -> None:
-    """The image, and over it a map or places; heads together."""
+def _show_attention(
+    panel: Any, explanation: ExplainedImage, attn: Attention, query: int, part: str
+) -> None:
+    """The image, and over it a map or sampling locations; heads together."""
     show_image(panel, explanation.image)
     height, width = explanation.size
-    if isinstance(look, DenseAttention):
-        heat = look.heat(query, part)
+    if isinstance(attn, DenseAttention):
+        heat = attn.heat(query, part)
         alpha = (heat / heat.max()) ** 0.7 * 0.85
         frame = (0, width, height, 0)
         panel.imshow(heat, extent=frame, alpha=alpha, cmap="viridis", interpolation="bilinear")
         panel.set(xlim=(0, width), ylim=(height, 0))
         return
-    for level, (form, shade) in enumerate(_level_marks(look)):
-        x, y = explanation.in_pixels(look.places[query, :, level].reshape(-1, 2)).T
-        sizes = 150 * look.weights[query, :, level].ravel()
+    for level, (form, shade) in enumerate(_level_marks(attn)):
+        x, y = explanation.in_pixels(attn.locations[query, :, level].reshape(-1, 2)).T
+        sizes = 150 * attn.weights[query, :, level].ravel()
         panel.scatter(x, y, sizes, color=shade, marker=form, edgecolors="black", linewidths=0.5)
 
 
-def _level_marks(look: SampledAttention) -> list[tuple[str, Any]]:
-    """Form and colour of each level's places."""
-    colours = colormaps["cividis"](np.linspace(1, 0.2, len(look.shapes)))
+def _level_marks(attn: SampledAttention) -> list[tuple[str, Any]]:
+    """Form and colour of each level's sampling locations."""
+    colours = colormaps["cividis"](np.linspace(1, 0.2, len(attn.shapes)))
     return [(MARKERS[level % len(MARKERS)], shade) for level, shade in enumerate(colours)]
 
 
-def _tell_levels(figure: Figure, look: Look) -> None:
-    """What the marks of places mean, below all panels; nothing where there are maps."""
-    if isinstance(look, DenseAttention):
+def _level_legend(figure: Figure, attn: Attention) -> None:
+    """The legend of sampling locations, below all panels; nothing where there are maps."""
+    if isinstance(attn, DenseAttention):
         return
     common: dict[str, Any] = {"linestyle": "", "markeredgecolor": "black"}
     handles = [
         Line2D([], [], marker=form, color=shade, label=f"{height} × {width} cells", **common)
-        for (form, shade), (height, width) in zip(_level_marks(look), look.shapes, strict=True)
+        for (form, shade), (height, width) in zip(_level_marks(attn), attn.shapes, strict=True)
     ]
     title = "levels; larger marks weigh more"
     below = {"loc": "outside lower center", "ncols": len(handles), "title": title}

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dabdetr.explain.attention import DenseAttention, Look
+from dabdetr.explain.attention import Attention, DenseAttention
 from dabdetr.explain.trace import ExplainedImage
 from dabdetr.files import write_atomically
 from dabdetr.structures.boxes import centres
@@ -36,10 +36,10 @@ SCRIPTS = ("stage.js", "story.js", "input.js", "page.js")
 """One after the other, the page's script: the last begins."""
 
 MADE = '<meta name="generator" content="dabdetr explain">'
-"""What tells a page of ours from others; it is in the template."""
+"""Marks our pages; it is in the template."""
 
 TOP = 3
-"""Classes told of every query."""
+"""Classes listed of every query."""
 
 
 def page(explanation: ExplainedImage, links: Sequence[tuple[str, str]] = ()) -> str:
@@ -75,7 +75,8 @@ def write_index(path: Path, model: str, entries: Sequence[dict[str, str]]) -> No
         f"<b>{escape(e['title'])}</b> {escape(e['text'])}</a></li>"
         for e in entries
     )
-    title = escape(f"{model}: {len(entries)} images explained")
+    many = "1 image" if len(entries) == 1 else f"{len(entries)} images"
+    title = escape(f"{model}: {many} explained")
     write_atomically(
         path, _fill("index.html", title=title, style=_asset("page.css"), rows=rows).encode()
     )
@@ -129,7 +130,7 @@ def page_data(explanation: ExplainedImage) -> dict[str, Any]:
         "labels": best.tolist(),
         "scores": _rounded(np.take_along_axis(trace.scores, best, axis=-1)),
         "references": None if trace.reference_sizes is None else _rounded(trace.reference_sizes),
-        "looks": _looks(explanation),
+        "attention": _attention(explanation),
         "truth": None if truth is None else _truth(explanation),
         "absent": list(trace.absent),
     }
@@ -144,51 +145,51 @@ def _truth(explanation: ExplainedImage) -> list[dict[str, Any]]:
     return [{"box": box, "label": label} for box, label in rows]
 
 
-def _looks(explanation: ExplainedImage) -> dict[str, Any]:
+def _attention(explanation: ExplainedImage) -> dict[str, Any]:
     """Attention of the detections' queries, then of the next best ones, as far as there is room.
 
     DenseAttention: first the mean of heads for all of them, then heads by themselves for the best.
     """
-    looks = explanation.trace.looks
+    layers = explanation.trace.attention
     final = explanation.trace.scores[-1].max(-1)
     found = explanation.shown.queries.tolist()
     order = list(dict.fromkeys([*found, *np.argsort(-final).tolist()]))
     order = order[: max(MOST_QUERIES, len(set(found)))]
-    first = looks[0]
+    first = layers[0]
     common = {"heads": first.heads, "parts": list(first.parts)}
     if not isinstance(first, DenseAttention):
-        kept = {str(query): _places(looks, query) for query in order}
+        kept = {str(query): _locations(layers, query) for query in order}
         shape = list(first.weights.shape[1:])  # heads, levels, points
-        return {"kind": "places", "shape": shape, **common, "queries": kept}
+        return {"kind": "locations", "shape": shape, **common, "queries": kept}
     shape = list(first.maps(0).shape[1:])
-    mean = len(looks) * len(first.parts) * shape[0] * shape[1]
+    mean = len(layers) * len(first.parts) * shape[0] * shape[1]
     order = order[: max(1, MAP_BYTES // mean)]
     by_head = max(0, MAP_BYTES - len(order) * mean) // (first.heads * mean)
-    kept = {str(query): _maps(looks, query, at < by_head) for at, query in enumerate(order)}
-    caveats = [look.caveat for look in looks if isinstance(look, DenseAttention)]
+    kept = {str(query): _maps(layers, query, at < by_head) for at, query in enumerate(order)}
+    caveats = [layer.caveat for layer in layers if isinstance(layer, DenseAttention)]
     return {"kind": "maps", "shape": shape, **common, "caveats": caveats, "queries": kept}
 
 
-def _maps(looks: Sequence[Look], query: int, by_head: bool) -> dict[str, Any]:
+def _maps(layers: Sequence[Attention], query: int, by_head: bool) -> dict[str, Any]:
     """[layers, parts, mean and heads, cells] as bytes, each map's greatest weight being 255."""
     blocks, tops = [], []
-    for look in looks:
-        for part in look.parts:
-            maps = look.maps(query, part)
+    for layer in layers:
+        for part in layer.parts:
+            maps = layer.maps(query, part)
             stack = np.concatenate((maps.mean(0, keepdims=True), maps if by_head else maps[:0]))
             top = stack.max((1, 2), keepdims=True)
             blocks.append((stack / top.clip(1e-12) * 255).round().astype(np.uint8).tobytes())
             tops += _rounded(top.ravel(), 5)
     text = base64.b64encode(b"".join(blocks)).decode()
-    return {"heads": looks[0].heads if by_head else 0, "bytes": text, "tops": tops}
+    return {"heads": layers[0].heads if by_head else 0, "bytes": text, "tops": tops}
 
 
-def _places(looks: Sequence[Look], query: int) -> list[Any]:
-    """Of each layer, x, y and weight of every place, heads before levels before points."""
+def _locations(layers: Sequence[Attention], query: int) -> list[Any]:
+    """Of each layer, x, y and weight of every location, heads before levels before points."""
     rows = []
-    for look in looks:
-        assert not isinstance(look, DenseAttention)
-        whole = np.concatenate((look.places[query], look.weights[query][..., None]), axis=-1)
+    for layer in layers:
+        assert not isinstance(layer, DenseAttention)
+        whole = np.concatenate((layer.locations[query], layer.weights[query][..., None]), axis=-1)
         rows.append(_rounded(whole.ravel()))
     return rows
 

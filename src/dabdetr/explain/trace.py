@@ -1,6 +1,6 @@
-"""Everything that one image's way through a member shows, as plain arrays.
+"""Inputs and outputs of every layer for one image, as plain arrays.
 
-The model runs as it always does; hooks read what its parts were given and gave.
+The model runs as it always does; hooks read the inputs and outputs of its parts.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dabdetr.explain.attention import DenseAttention, Look, SampledAttention
+from dabdetr.explain.attention import Attention, DenseAttention, SampledAttention
 from dabdetr.model.attention import AdditiveAttention, ConcatCrossAttention, split_heads
 from dabdetr.model.deformable import DeformableAttention, encoder_references
 from dabdetr.model.detector import Detector
@@ -26,7 +26,7 @@ from dabdetr.structures.boxes import corners, iou
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """What every layer was given and gave for one image; boxes are 0–1 of the unpadded image.
+    """Inputs and outputs of every layer for one image; boxes are 0–1 of the unpadded image.
 
     model      the member's name
     names      class names
@@ -36,8 +36,8 @@ class Trace:
     scores     [layers, queries, classes], 0–1
     reference_sizes  [layers, queries, 2] width and height that content asks for (size modulation
                compares them with the anchor's); None where size modulates nothing
-    looks      cross-attention of each decoder layer
-    pixels     [pixels, 2] x, y, 0–1 of the unpadded image, that were asked for
+    attention      cross-attention of each decoder layer
+    pixels     [pixels, 2] x, y, 0–1 of the unpadded image: those given to ``trace``
     encoder    self-attention of each encoder layer; its queries are ``pixels``
     absent     a sentence for each thing that this member does not have
     """
@@ -48,11 +48,16 @@ class Trace:
     boxes: np.ndarray
     scores: np.ndarray
     reference_sizes: np.ndarray | None
-    looks: tuple[Look, ...]
+    attention: tuple[Attention, ...]
     pixels: np.ndarray
-    encoder: tuple[Look, ...]
+    encoder: tuple[Attention, ...]
     absent: tuple[str, ...]
     predictions: Predictions = field(repr=False, compare=False)
+
+    @property
+    def looks(self) -> tuple[Attention, ...]:
+        """The former name of ``attention``."""
+        return self.attention
 
     @property
     def layers(self) -> int:
@@ -169,9 +174,9 @@ def trace(model: Detector, images: Images, pixels: Sequence[tuple[float, float]]
         raise ValueError(f"pixels should be x, y from 0 to 1 of the image; got {list(pixels)}")
     decoder, positions = model.decoder, model.decoder.positions
     encoding = [layer.attention for layer in model.encoder.layers] if len(wanted) else []
-    looking = [layer.cross_attention for layer in decoder.layers]
+    crossing = [layer.cross_attention for layer in decoder.layers]
     with torch.no_grad():
-        with _recorded(*encoding, *looking, positions) as calls:
+        with _recorded(*encoding, *crossing, positions) as calls:
             predictions = model(images)
         sizes = [call.output[0].sigmoid() for call in calls.get(positions.size, [])]
         return Trace(
@@ -181,9 +186,9 @@ def trace(model: Detector, images: Images, pixels: Sequence[tuple[float, float]]
             boxes=_array(predictions.boxes[:, 0]),
             scores=_scores(predictions.logits[:, 0], model.config.classifier),
             reference_sizes=_array(torch.stack(sizes)) if sizes else None,
-            looks=tuple(
+            attention=tuple(
                 _of_queries(module, calls, positions, placed)
-                for module, placed in zip(looking, calls[positions], strict=True)
+                for module, placed in zip(crossing, calls[positions], strict=True)
             ),
             pixels=wanted,
             encoder=tuple(_of_tokens(module, calls, wanted) for module in encoding),
@@ -195,26 +200,26 @@ def trace(model: Detector, images: Images, pixels: Sequence[tuple[float, float]]
 def absences(model: Detector) -> tuple[str, ...]:
     """A sentence for each thing that can be explained in other members but not in this one."""
     part, cross = model.config.model, model.config.model.decoder.cross_attention
-    name, said = model.config.name, []
+    name, absent = model.config.name, []
     if part.queries.anchor is None:
-        said.append(
+        absent.append(
             f"{name} has no anchors: a query is a learned vector without a place, and its way "
             "begins with the box of the first layer."
         )
     elif part.queries.anchor == "point":
-        said.append(
+        absent.append(
             f"{name} starts from points: its first anchors have a place but no width and height."
         )
     if part.queries.anchor is not None and not part.decoder.update_anchors:
-        said.append(f"{name} does not move its anchors: every layer starts from the same ones.")
+        absent.append(f"{name} does not move its anchors: every layer starts from the same ones.")
     if cross.kind == "deformable":
-        said.append(
+        absent.append(
             f"{name} reads a few places of each level instead of weighing all of them: they are "
             "shown as points, and there is no split into content and position."
         )
     elif cross.kind == "add" or not cross.modulate_size:
-        said.append(f"{name} has no size modulation: nothing to compare with and without it.")
-    return tuple(said)
+        absent.append(f"{name} has no size modulation: nothing to compare with and without it.")
+    return tuple(absent)
 
 
 # What the hooks read
@@ -242,32 +247,32 @@ def _recorded(*parts: Any) -> Iterator[_Calls]:
         yield calls
 
 
-def _of_queries(module: Any, calls: _Calls, positions: Positions, placed: _Call) -> Look:
+def _of_queries(module: Any, calls: _Calls, positions: Positions, placed: _Call) -> Attention:
     """Cross-attention of one decoder layer; ``placed`` is the call that gave its positions."""
     (call,) = calls[module]
     content, position, memory = call.inputs
     if isinstance(module, DeformableAttention):
         levels = [in_level(position.anchors, ratio) for ratio in memory.ratios.unbind(1)]
-        return _places(module, content + position.query, torch.stack(levels, dim=2), memory)
+        return _sampled(module, content + position.query, torch.stack(levels, dim=2), memory)
     if isinstance(module, ConcatCrossAttention):
-        return _side_by_side(module, calls, _unsized_code(positions, placed), memory)
+        return _side_by_side(module, calls, _unmodulated_code(positions, placed), memory)
     assert isinstance(module, AdditiveAttention)
     return _added(module, calls, content, memory.tokens, memory)
 
 
-def _of_tokens(module: Any, calls: _Calls, pixels: np.ndarray) -> Look:
+def _of_tokens(module: Any, calls: _Calls, pixels: np.ndarray) -> Attention:
     """Self-attention of one encoder layer, of the tokens in which ``pixels`` lie."""
     (call,) = calls[module]
     x, positions, memory = call.inputs
     chosen = _tokens_at(pixels, memory)
     if isinstance(module, DeformableAttention):
         references = encoder_references(memory.shapes, memory.ratios)
-        return _places(module, (x + positions)[:, chosen], references[:, chosen], memory)
+        return _sampled(module, (x + positions)[:, chosen], references[:, chosen], memory)
     return _added(module, calls, x, x, memory, chosen)
 
 
 def _side_by_side(
-    module: ConcatCrossAttention, calls: _Calls, unsized: Tensor | None, memory: Memory
+    module: ConcatCrossAttention, calls: _Calls, unmodulated: Tensor | None, memory: Memory
 ) -> DenseAttention:
     """Conditional DETR's attention: what its projections gave."""
 
@@ -280,9 +285,9 @@ def _side_by_side(
     return DenseAttention(
         query_content=_by_head(query, module.heads),
         query_position=_by_head(given(module.query_code), module.heads),
-        query_unsized=None
-        if unsized is None
-        else _by_head(module.query_code(unsized), module.heads),
+        query_unmodulated=None
+        if unmodulated is None
+        else _by_head(module.query_code(unmodulated), module.heads),
         key_content=_by_head(key, module.heads),
         key_position=_by_head(key_position, module.heads),
         added=False,
@@ -308,7 +313,7 @@ def _added(
     return DenseAttention(
         query_content=_by_head(query[:, chosen], heads),
         query_position=_by_head((whole_query - query)[:, chosen], heads),
-        query_unsized=None,
+        query_unmodulated=None,
         key_content=_by_head(key, heads),
         key_position=_by_head((whole_key - key).expand_as(key), heads),
         added=True,
@@ -317,18 +322,18 @@ def _added(
     )
 
 
-def _places(
+def _sampled(
     module: DeformableAttention, query: Tensor, references: Tensor, memory: Memory
 ) -> SampledAttention:
     """Sampling locations of one layer, moved from each level's padded map to the image's frame."""
     assert memory.ratios is not None
-    places, weights = module.look(query, references, memory.shapes)
+    locations, weights = module.look(query, references, memory.shapes)
     ratios = memory.ratios[:, None, None, :, None]
-    return SampledAttention(_array((places / ratios)[0]), _array(weights[0]), memory.shapes)
+    return SampledAttention(_array((locations / ratios)[0]), _array(weights[0]), memory.shapes)
 
 
-def _unsized_code(positions: Positions, placed: _Call) -> Tensor | None:
-    """The code before size modulation: the same part asked again, without its size."""
+def _unmodulated_code(positions: Positions, placed: _Call) -> Tensor | None:
+    """The code before size modulation: the same part called again, without its size."""
     if positions.size is None:
         return None
     plain = copy.copy(positions)

@@ -95,34 +95,34 @@ def _of_onnx(
     model = onnx.load(path)
     there = {name for node in model.graph.node for name in node.output}
     own = {each.name for each in model.graph.output}
-    asked = [name for name in names if name in there]
-    model.graph.output.extend(onnx.ValueInfoProto(name=n) for n in asked if n not in own)
+    wanted = [name for name in names if name in there]
+    model.graph.output.extend(onnx.ValueInfoProto(name=n) for n in wanted if n not in own)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), options, ["CPUExecutionProvider"]
     )
-    values = session.run(asked, {"pixels": pixels, "padding": padding})
-    return {name: np.asarray(value) for name, value in zip(asked, values, strict=True)}
+    values = session.run(wanted, {"pixels": pixels, "padding": padding})
+    return {name: np.asarray(value) for name, value in zip(wanted, values, strict=True)}
 
 
 def _of_openvino(
     path: Path, precision: str, names: list[str], pixels: np.ndarray, padding: np.ndarray
 ) -> Values:
-    """The same of OpenVINO's; it merges less where every value is asked for."""
+    """The same of OpenVINO's; it merges less where every value is wanted for."""
     import openvino
 
     core = openvino.Core()
     model = core.read_model(path / "model.xml" if path.is_dir() else path)
     there = {name for node in model.get_ops() for out in node.outputs() for name in out.names}
-    asked = [name for name in names if name in there]
+    wanted = [name for name in names if name in there]
     own = {name for out in model.outputs for name in out.names}
-    model.add_outputs([name for name in asked if name not in own])
+    model.add_outputs([name for name in wanted if name not in own])
     kind = "bf16" if precision in ("bf16", "int8") else "f32"
     run = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": kind})
     answer = run({"pixels": pixels, "padding": padding})
-    return {name: np.array(answer[name]) for name in asked}
+    return {name: np.array(answer[name]) for name in wanted}
 
 
 def _of_program(

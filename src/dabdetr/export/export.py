@@ -39,7 +39,7 @@ CALIBRATION = 128
 
 
 class Uncertified(Exception):
-    """The exported file does not say what torch says; it was not kept."""
+    """The exported file differs too much from torch; it was not kept."""
 
     def __init__(self, certificate: Certificate) -> None:
         super().__init__(f"the export failed its certificate and was not kept\n{certificate}")

@@ -205,7 +205,7 @@ def versions(*packages: str) -> dict[str, str]:
 
 
 def need(package: str) -> Any:
-    """The package, imported; ImportError says what to type where it is missing."""
+    """The package, imported; an ImportError gives the command that installs it."""
     from importlib import import_module
 
     try:

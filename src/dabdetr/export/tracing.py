@@ -49,8 +49,8 @@ class Answer(nn.Module):
             pixels = F.pad(pixels, (0, right, 0, down))
             padding = F.pad(padding, (0, right, 0, down), value=True)
         with autocast(self.precision, pixels.device):
-            said = self.detector(Images(pixels, padding))
-        return said.logits[-1].float(), said.boxes[-1].float()
+            predictions = self.detector(Images(pixels, padding))
+        return predictions.logits[-1].float(), predictions.boxes[-1].float()
 
 
 def example(size: tuple[int, int] | None = None) -> tuple[Tensor, Tensor]:
@@ -88,7 +88,7 @@ def program(
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the warnings of tracing and translating, which say nothing to users."""
+    """Without the warnings of tracing and translating, about which users can do nothing."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -187,8 +187,9 @@ def no_compiler(device: torch.device) -> str | None:
         return None
     from torch._inductor import config
 
-    asked = config.cpp.cxx
-    names = [name for name in (asked if isinstance(asked, tuple) else (asked,)) if name]
+    compilers = config.cpp.cxx
+    compilers = compilers if isinstance(compilers, tuple) else (compilers,)
+    names = [name for name in compilers if name]
     if any(shutil.which(name) for name in names):
         return None
     return "there is no C++ compiler; install g++, or leave --compile out"

@@ -45,8 +45,8 @@ def postprocess(
     logits, boxes = np.asarray(logits, np.float32), np.asarray(boxes, np.float32)
     rank = _softmax if classifier == "softmax" else _sigmoid
     found = []
-    for said, placed, (height, width) in zip(logits, boxes, sizes, strict=True):
-        scores, labels, queries = rank(said, max_det)
+    for own_logits, placed, (height, width) in zip(logits, boxes, sizes, strict=True):
+        scores, labels, queries = rank(own_logits, max_det)
         centre, half = placed[queries, :2], placed[queries, 2:] / 2
         corners = np.concatenate((centre - half, centre + half), axis=1)
         scale = np.array((width, height, width, height), np.float32)
@@ -69,8 +69,8 @@ def detections(
     ``calibration`` is ``inference.calibration``: scores are changed, their order is not.
     """
     sources = sources or [""] * len(sizes)
-    for said, placed, source in zip(logits, boxes, sources, strict=True):
-        if not (np.isfinite(said).all() and np.isfinite(placed).all()):
+    for *outputs, source in zip(logits, boxes, sources, strict=True):
+        if not all(np.isfinite(each).all() for each in outputs):
             raise ValueError(
                 f"the model's answer for {source or 'an image'} is not finite; its weights are "
                 "broken (did the training diverge?): take another checkpoint"

@@ -26,7 +26,7 @@ def read_sources(
     a video (every ``stride``-th frame), or a camera by its number (0 is the first); a PIL image;
     the bytes of a file; an array as ``read_image`` takes it (RGB, not BGR); a tensor
     [channels, height, width] of uint8 or floats 0–1; or a list, tuple or generator of these. What
-    the paths of a list mean is found out at once, so that a wrong one is told before any work.
+    the paths of a list mean is found out at once: a wrong one is an error before any work.
     Addresses of this machine and of private networks are asked only with ``allow_private``.
     """
     check_on_error(on_error)
@@ -41,7 +41,7 @@ def attempts(
         raise ValueError(f"stride should be at least 1; got {stride}")
     items = _expand(source)
     if isinstance(items, list) and any(is_video(item) for item, _ in items):
-        require_av()  # what is missing is told now
+        require_av()  # what is missing is an error now
     return _read(items, stride, Limits(private=allow_private))
 
 

@@ -53,7 +53,7 @@ def check_on_error(on_error: OnError) -> None:
 
 
 def report(failure: Unreadable, on_error: OnError) -> None:
-    """Do what ``on_error`` says."""
+    """Treat an unreadable image as ``on_error`` wants."""
     if on_error == "raise":
         raise failure.error from None
     if callable(on_error):

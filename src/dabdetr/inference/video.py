@@ -196,7 +196,7 @@ def _device(camera: Camera) -> tuple[str, str]:
 
 
 def require_av() -> Any:
-    """PyAV; ImportError says what to type where it is missing."""
+    """PyAV; an ImportError gives the command that installs it."""
     try:
         import av
     except ImportError:

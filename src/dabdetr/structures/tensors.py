@@ -99,7 +99,7 @@ class Queries(_Movable):
     anchors    [batch, queries, 4] float32, cxcywh, 0–1 of the unpadded image; [.., 2] where anchors
                are points; None where there are none
     positions  [batch, queries, width], the positional query where it is learned as such
-    proposals  what the encoder's tokens say, where queries come from them
+    proposals  predictions of the encoder's tokens, where queries come from them
     """
 
     content: Tensor
@@ -119,9 +119,9 @@ class QueryGroup(_Movable):
     image       [pairs] int64, with the next two: ``query`` of ``image`` must find row ``target``
     query       [pairs] int64, 0 … n − 1
     target      [pairs] int64, row of ``Targets``
-    copies      how often an object is asked for, on average: losses are divided by objects × copies
-    supervised  [batch, n] bool; of the queries without an object, True: it must say "nothing",
-                False: it says what it likes (padding). Queries of pairs are always True.
+    copies      queries for each object, on average: losses are divided by objects × copies
+    supervised  [batch, n] bool; of the queries without an object, True: it must predict "no
+                object", False: it has no loss (padding). Queries of pairs are always True.
     sees_matching  whether the group's queries see the matching ones, or themselves only
     """
 
@@ -143,7 +143,7 @@ class QueryGroup(_Movable):
 
 @dataclass(frozen=True)
 class HeadSamples(_Movable):
-    """What a collaborative head says of the places it learns from, and what is true there.
+    """Predictions of a collaborative head for the samples it learns from, and their targets.
 
     name        "rpn", "rcnn" or "atss"
     logits      [samples, classes]; rpn: one class, object; rcnn: one more, the last: nothing
@@ -166,14 +166,14 @@ class HeadSamples(_Movable):
 
 @dataclass(frozen=True)
 class Predictions(_Movable):
-    """What every decoder layer says of every query; the last layer is the answer.
+    """What every decoder layer predicts for every query; the last layer is the result.
 
     logits   [layers, batch, queries, classes]; one more, "no object", where softmax classifies
     boxes    [layers, batch, queries, 4] float32, cxcywh, 0–1 of the unpadded image
     anchors  what *enters* each layer: [batch, queries, 4] float32 boxes or [.., 2] points, or None
     groups   in training, each query group with the predictions of its own queries
-    proposals  of two-stage members: what the encoder's tokens say, as predictions of one layer
-    heads    in training, what each collaborative head says
+    proposals  of two-stage members: predictions of the encoder's tokens, as those of one layer
+    heads    in training, the samples of each collaborative head
     objectness  of proposals: the first logit is "an object", of whatever class
     """
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from typing import Literal
 
 import torch
 
-Precision = Literal["fp32", "bf16", "fp16"]
+from dabdetr.inference.runtime import Precision
 
 
 def choose_precision(setting: str, device: torch.device) -> tuple[Precision, str]:

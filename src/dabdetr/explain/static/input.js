@@ -75,8 +75,8 @@ function onKey(event) {
     ArrowLeft: () => setLayer(state.layer - 1),
     ArrowRight: () => setLayer(state.layer + 1),
     " ": play,
-    a: () => setPart(cycle([...data.looks.parts, "none"], state.part)),
-    h: () => headsOf(state.picked.query) && setHead((state.head + 1) % (data.looks.heads + 1)),
+    a: () => setPart(cycle([...data.attention.parts, "none"], state.part)),
+    h: () => headsOf(state.picked.query) && setHead((state.head + 1) % (data.attention.heads + 1)),
     p: () => $("path").click(),
     q: () => $("all").click(),
   };

@@ -9,12 +9,12 @@ const state = {
   head: 0,
 };
 const PART_NAMES = {
-  all: "whole", content: "content", position: "position", unsized: "position without size", none: "off",
+  all: "whole", content: "content", position: "position", unmodulated: "position without size", none: "off",
 };
 const checked = (id) => $(id).checked;
 // How many heads are kept for a query by themselves: of places all, of maps those of the best ones.
 const headsOf = (query) =>
-  data.looks.kind === "places" ? data.looks.heads : data.looks.queries[query]?.heads ?? 0;
+  data.attention.kind === "locations" ? data.attention.heads : data.attention.queries[query]?.heads ?? 0;
 const headShown = (query) => (headsOf(query) ? state.head : 0);
 
 function draw() {
@@ -46,8 +46,8 @@ function drawHeat() {
   $("scale").hidden = true;
   const { query } = state.picked;
   if (state.part === "none" || state.layer < 1) return caption(null);
-  if (!data.looks.queries[query]) return caption(null);
-  if (data.looks.kind === "places") {
+  if (!data.attention.queries[query]) return caption(null);
+  if (data.attention.kind === "locations") {
     drawPlaces(canvas, query, state.layer, headShown(query));
     return caption(null);
   }
@@ -213,15 +213,15 @@ function fillList() {
 }
 
 function fillChoices() {
-  for (const part of [...data.looks.parts, "none"]) {
+  for (const part of [...data.attention.parts, "none"]) {
     const field = document.createElement("label");
     const input = document.createElement("input");
     Object.assign(input, { type: "radio", name: "part", value: part });
     input.addEventListener("change", () => setPart(part));
-    field.append(input, part === "all" && data.looks.parts.length === 1 ? "places" : PART_NAMES[part]);
+    field.append(input, part === "all" && data.attention.parts.length === 1 ? "sampling locations" : PART_NAMES[part]);
     $("parts").append(field);
   }
-  for (let head = 0; head <= data.looks.heads; head++) {
+  for (let head = 0; head <= data.attention.heads; head++) {
     $("head").append(new Option(head ? String(head) : "all", head));
   }
 }
@@ -234,7 +234,7 @@ function fillNotes() {
   if (data.anchors) {
     notes.push("Dashed: the anchor that enters the layer. Thick: the box that leaves it. Dots on the white line: centres from the start (black) to the last layer.");
   } else notes.push("Thick: the box that leaves the layer. Dots on the white line: its centres, layer by layer.");
-  if (data.looks.parts.includes("position")) {
+  if (data.attention.parts.includes("position")) {
     notes.push("“Whole” is the attention as it is. “Content” and “position” show where each would look by itself.");
   }
   if (data.truth) notes.push("Dotted: the objects that are really there. “≠” and red: the class found is another one than that of the object there.");

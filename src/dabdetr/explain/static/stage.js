@@ -100,17 +100,17 @@ const COLOURS = Array.from({ length: 256 }, (_, i) => {
 
 // The map of one layer, part and head (0: mean of heads) as { cells, top }, or null if not kept.
 function attentionMap(query, layer, part, head) {
-  const kept = data.looks.queries[query];
-  if (!kept || data.looks.kind !== "maps" || layer < 1) return null;
+  const kept = data.attention.queries[query];
+  if (!kept || data.attention.kind !== "maps" || layer < 1) return null;
   kept.raw ??= Uint8Array.from(atob(kept.bytes), (c) => c.charCodeAt(0));
-  const { parts, shape } = data.looks;
+  const { parts, shape } = data.attention;
   const block = ((layer - 1) * parts.length + parts.indexOf(part)) * (kept.heads + 1) + head;
   const count = shape[0] * shape[1];
   return { cells: kept.raw.subarray(block * count, (block + 1) * count), top: kept.tops[block] };
 }
 
 function drawMap(canvas, map) {
-  const [rows, columns] = data.looks.shape;
+  const [rows, columns] = data.attention.shape;
   const small = document.createElement("canvas");
   [small.width, small.height] = [columns, rows];
   const image = new ImageData(columns, rows);
@@ -126,8 +126,8 @@ function drawMap(canvas, map) {
 const MARKS = ["#f0e442", "#56b4e9", "#ff9d3b", "#ffffff", "#cc79a7", "#9be564"];
 
 function drawPlaces(canvas, query, layer, head) {
-  const [heads, levels, points] = data.looks.shape;
-  const row = data.looks.queries[query][layer - 1];
+  const [heads, levels, points] = data.attention.shape;
+  const row = data.attention.queries[query][layer - 1];
   const pen = canvas.getContext("2d");
   const scale = canvas.width / canvas.clientWidth;
   pen.lineWidth = 1.5 * scale;

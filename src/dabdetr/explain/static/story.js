@@ -4,14 +4,14 @@ function caption(map) {
   const { layer, part } = state;
   const { query } = state.picked;
   const head = headShown(query);
-  const together = data.looks.kind === "maps" ? "mean of all heads" : "all heads";
+  const together = data.attention.kind === "maps" ? "mean of all heads" : "all heads";
   const whose = head ? `head ${head}` : together;
   let text = "";
   if (layer < 1) text = "Before the first layer a query has its anchor only; attention begins with layer 1.";
-  else if (!data.looks.queries[query]) {
+  else if (!data.attention.queries[query]) {
     text = "Attention is kept for the best queries only; this one has boxes and numbers alone.";
-  } else if (data.looks.kind === "places" && part !== "none") {
-    const forms = ["circle", "square", "triangle", "diamond"].slice(0, data.looks.shape[1]);
+  } else if (data.attention.kind === "locations" && part !== "none") {
+    const forms = ["circle", "square", "triangle", "diamond"].slice(0, data.attention.shape[1]);
     text = `Places that query ${query} reads in layer ${layer}, ${whose}: larger marks weigh more; `;
     text += `levels from fine to coarse: ${forms.join(", ")}.`;
   } else if (map) {
@@ -20,10 +20,10 @@ function caption(map) {
       all: "where it looks.",
       content: "where content alone would look.",
       position: "where position alone would look.",
-      unsized: "where position would look if the anchor's width and height did not count.",
+      unmodulated: "where position would look if the anchor's width and height did not count.",
     }[part];
     const ref = data.references && data.references[layer - 1][query];
-    if (ref && (part === "position" || part === "unsized")) {
+    if (ref && (part === "position" || part === "unmodulated")) {
       const anchor = pixels(enters(query, layer)).map(Math.round);
       const wish = pixels(ref).map(Math.round);
       text += ` The anchor is ${anchor[2]} × ${anchor[3]} px, content asks for ${wish[0]} × ${wish[1]} px.`;
@@ -36,11 +36,11 @@ function caption(map) {
 function tellLimits() {
   const { query } = state.picked;
   const lines = [];
-  if (data.looks.queries[query] && !headsOf(query)) {
+  if (data.attention.queries[query] && !headsOf(query)) {
     lines.push("To keep the page small, single heads are kept for the best queries only; this one has their mean.");
   }
   const split = state.part === "content" || state.part === "position";
-  if (split && state.layer) lines.push(data.looks.caveats[state.layer - 1]);
+  if (split && state.layer) lines.push(data.attention.caveats[state.layer - 1]);
   $("limits").textContent = lines.join(" ");
 }
 

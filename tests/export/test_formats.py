@@ -1,0 +1,89 @@
+"""A format is a row and a writer in one table, and what runs it in another: nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from dabdetr.cli import app
+from dabdetr.export.export import export
+from dabdetr.export.formats import FORMATS, Format, OnnxFile, check_format
+from dabdetr.inference.exported import ENGINES
+from dabdetr.inference.metadata import Metadata
+from dabdetr.predictor import Predictor
+
+
+class ToyFile(OnnxFile):
+    """A line of metadata, then a graph of ONNX."""
+
+    def write(self, path: Path, metadata: Metadata) -> None:
+        head = json.dumps(metadata.to_strings()).encode()
+        path.write_bytes(head + b"\n" + self.proto.SerializeToString())
+
+
+class ToyEngine:
+    """Runs a ``ToyFile``."""
+
+    in_folder: ClassVar = False
+    prefetches = True
+
+    def __init__(self, path: Path, device: str) -> None:
+        import onnxruntime
+
+        head, graph = path.read_bytes().split(b"\n", 1)
+        self.strings: Mapping[str, str] = json.loads(head)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        self.session = onnxruntime.InferenceSession(graph, options, ["CPUExecutionProvider"])
+
+    def start(self, metadata: Metadata) -> None:
+        assert metadata.runtime == "toy"
+
+    def __call__(self, pixels: np.ndarray, padding: np.ndarray) -> Any:
+        return self.session.run(["logits", "boxes"], {"pixels": pixels, "padding": padding})
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> Format:
+    row = Format(
+        title="Toy", suffix=".toy", in_folder=False, precisions=("fp32",), timed=(), make=ToyFile
+    )
+    monkeypatch.setitem(FORMATS, "toy", row)
+    monkeypatch.setitem(ENGINES, ".toy", ToyEngine)
+    return row
+
+
+def test_a_new_format_exports_and_predicts(toy: Format, detector: Any, tmp_path: Path) -> None:
+    made = export(detector, tmp_path / "a.toy", "toy")
+    assert made.certificate.passed
+    image = np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8)
+    found = Predictor(made.path).one(image, conf=0.0)
+    expected = Predictor(export(detector, tmp_path / "a.onnx").path).one(image, conf=0.0)
+    np.testing.assert_allclose(found.boxes, expected.boxes, atol=1e-4)
+    assert Predictor(made.path).names == detector.names
+
+
+def test_a_new_format_is_known_to_the_command(toy: Format, tmp_path: Path) -> None:
+    line = ["export", "--model", "scenes", "--format", "toy", "--half"]
+    done = CliRunner().invoke(app, line)
+    assert done.exit_code == 2
+    assert "format 'toy' in 'fp16'" in done.stderr
+    assert "toy: fp32" in done.stderr
+    line = ["export", "--model", "scenes", "--format", "toy", "--output", str(tmp_path / "a.onnx")]
+    done = CliRunner().invoke(app, line)
+    assert done.exit_code == 2
+    assert "should end in .toy" in done.stderr
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_what_a_format_says_of_itself_fits(name: str) -> None:
+    row = FORMATS[name]
+    assert check_format(name, "fp32") is row
+    assert set(row.timed) <= set(row.precisions)
+    assert row.in_folder or row.suffix in ENGINES
