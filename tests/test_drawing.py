@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from dabdetr.structures import Detections
-from dabdetr.structures.drawing import colour, draw
+from dabdetr.structures.drawing import colour
+from dabdetr.structures.drawing import draw as draw_arrays
 
 
 def found(boxes, size, labels=None, names=("owl", "fox", "hen")):
@@ -14,6 +15,12 @@ def found(boxes, size, labels=None, names=("owl", "fox", "hen")):
     labels = np.zeros(count, np.int64) if labels is None else np.asarray(labels)
     return Detections(
         boxes, np.linspace(0.9, 0.5, count, dtype=np.float32), labels, np.arange(count), names, size
+    )
+
+
+def draw(image, detections):
+    return draw_arrays(
+        image, detections.boxes, detections.scores, detections.labels, detections.names
     )
 
 

@@ -28,7 +28,6 @@ from dabdetr.explain.attention import (
 )
 from dabdetr.explain.trace import ExplainedImage
 from dabdetr.files import write_atomically
-from dabdetr.structures import Detections
 from dabdetr.structures.boxes import corners, iou
 from dabdetr.structures.drawing import colour, draw
 
@@ -206,10 +205,7 @@ def _frame(
         for (x0, y0, x1, y1), label in zip(edges.tolist(), shown.labels, strict=True):
             pen.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), None, colour(int(label)), 2)
         return image
-    found = Detections(
-        edges.astype(np.float32), scores, shown.labels, shown.queries, shown.names, (height, width)
-    )
-    return draw(np.asarray(image), found)
+    return draw(np.asarray(image), edges.astype(np.float32), scores, shown.labels, shown.names)
 
 
 def _palette(frame: Image.Image, colours: Sequence[tuple[int, int, int]]) -> Image.Image:

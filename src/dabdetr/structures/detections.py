@@ -166,7 +166,7 @@ class Detections:
         shown = image if image is not None else self.image
         if shown is None:
             raise ValueError("plot needs the image: pass it, or predict with keep_images=True")
-        return draw(as_array(shown), self)
+        return draw(as_array(shown), self.boxes, self.scores, self.labels, self.names)
 
 
 def _rounded(value: Any, digits: int) -> float:

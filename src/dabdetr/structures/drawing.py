@@ -1,7 +1,8 @@
-"""Detections drawn into their image: boxes, names and scores."""
+"""Boxes, class names and scores drawn into an image."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -9,8 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
-
-from dabdetr.structures.detections import Detections
 
 # Wong (Nature Methods 2011), told apart under every common colour blindness; then paler and deeper
 # shades of the same hues for data of many classes.
@@ -27,25 +26,34 @@ class _Label(NamedTuple):
     colour: tuple[int, int, int]
 
 
-def draw(image: np.ndarray, detections: Detections) -> Image.Image:
-    """A copy of ``image`` (RGB uint8 [height, width, 3]) with every detection drawn in.
+def draw(
+    image: np.ndarray,
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    labels: np.ndarray,
+    names: Sequence[str],
+) -> Image.Image:
+    """A copy of ``image`` (RGB uint8 [height, width, 3]) with every box [n, 4] drawn in.
 
-    Lines and letters grow with the image. The best detections lie on top, and their labels are
-    placed first: above the box where there is room, else at another corner, always inside.
+    Boxes are x0 y0 x1 y1 in pixels; ``labels`` index ``names``. Lines and letters grow with the
+    image. The best boxes lie on top, and their labels are placed first: above the box where there
+    is room, else at another corner, always inside.
     """
     canvas = Image.fromarray(image)
     pen = ImageDraw.Draw(canvas)
     width = max(min(canvas.size) // 60, 1)
     width = min(width, max(2, round(max(canvas.size) / 400)))
     font = _font(_letter_size(*canvas.size))
-    order = np.argsort(detections.scores, kind="stable")
+    order = np.argsort(scores, kind="stable")
     for index in order:
-        _outline(pen, detections.boxes[index], colour(int(detections.labels[index])), width)
+        _outline(pen, boxes[index], colour(int(labels[index])), width)
     placed: list[_Label] = []
     for index in order[::-1]:
-        label = _label(detections, int(index), font, canvas.size, width, placed)
-        if label is not None:
-            placed.append(label)
+        text = _text(names[int(labels[index])], float(scores[index]), font, canvas.size)
+        if text is not None:
+            taken = [label.place for label in placed]
+            place = _free_place(boxes, int(index), _extent(text, font), canvas.size, width, taken)
+            placed.append(_Label(text, place, colour(int(labels[index]))))
     for label in placed[::-1]:
         _write(pen, label, font)
     return canvas
@@ -88,30 +96,33 @@ def _outline(
     pen.rectangle((x0, y0, x1, y1), outline=ink, width=width)
 
 
-def _label(
-    detections: Detections,
+def _text(
+    name: str, score: float, font: ImageFont.FreeTypeFont, size: tuple[int, int]
+) -> str | None:
+    """Name and score, shortened where the image is small; None where nothing fits."""
+    name = "".join(c if c.isprintable() else " " for c in name)
+    number = f" {score:.2f}"
+    for text in (name + number, _shortened(name) + number, _shortened(name, 3)):
+        width, height = _extent(text, font)
+        if width <= size[0] and height <= size[1]:
+            return text
+    return None
+
+
+def _free_place(
+    boxes: np.ndarray,
     index: int,
-    font: ImageFont.FreeTypeFont,
+    extent: tuple[int, int],
     size: tuple[int, int],
     width: int,
-    placed: list[_Label],
-) -> _Label | None:
-    """Name and score in the place with the least overlap; None where nothing fits."""
-    label = int(detections.labels[index])
-    name = "".join(c if c.isprintable() else " " for c in detections.names[label])
-    score = f" {detections.scores[index]:.2f}"
-    for text in (name + score, _shortened(name) + score, _shortened(name, 3)):
-        extent = _extent(text, font)
-        if extent[0] <= size[0] and extent[1] <= size[1]:
-            break
-    else:
-        return None
-    places = _places(np.rint(detections.boxes[index]).astype(int), extent, size, width)
-    taken = np.array([other.place for other in placed]).reshape(-1, 4)
-    others = np.delete(detections.boxes, index, axis=0)
+    taken: list[np.ndarray],
+) -> np.ndarray:
+    """x0 y0 x1 y1 at box ``index`` with the least overlap with labels and small boxes."""
+    places = _places(np.rint(boxes[index]).astype(int), extent, size, width)
+    others = np.delete(boxes, index, axis=0)
     small = others[(others[:, 2:] - others[:, :2]).prod(1) < 4 * extent[0] * extent[1]]
-    cost = _overlap(places, taken) + _overlap(places, small) / 2 + np.arange(len(places))
-    return _Label(text, places[cost.argmin()], colour(label))
+    cost = _overlap(places, np.array(taken).reshape(-1, 4)) + _overlap(places, small) / 2
+    return places[(cost + np.arange(len(places))).argmin()]
 
 
 def _places(
