@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 
 from dabdetr.data.findings import Findings
-from dabdetr.data.locate import ImageFolders
+from dabdetr.data.locate import YEAR, ImageFolders
 from dabdetr.data.records import FARTHEST, BoxFormat, Open, RecordTable, Rows, class_table
 from dabdetr.data.shapes import around_segmentation
 from dabdetr.data.textfiles import HEAD, guess, head_of, read_bytes
 from dabdetr.text import parse_json, shown
 
-YEAR = re.compile(r"20\d\d$")  # COCO's own splits are called train2017, val2017
 MANY = 50  # jsons in a folder that are looked at one by one
 DEFAULT = "default"
 """What a split without a name is called."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dabdetr.data.findings import Findings
+from dabdetr.data.images import IMAGE_SUFFIXES
 from dabdetr.data.locate import ImageFolders, images_below
 from dabdetr.data.records import BoxFormat, Open, RecordTable, Rows, named_table
 from dabdetr.data.shapes import around
@@ -18,9 +19,11 @@ POINTLESS = ("point", "points", "line", "linestrip")
 
 def find_labelme(root: Path) -> dict[str, Open]:
     """All files of a folder as one split; none where the first jsons are others."""
-    if root.is_file():
-        return {}
-    files = sorted(root.glob("*.json")) or sorted(root.glob("*/*.json"))
+    files = sorted(root.glob("*.json")) if root.is_dir() else []
+    if not files and root.is_dir():
+        folders = sorted(each for each in root.iterdir() if each.is_dir())
+        if all(map(_holds_nothing_else, folders)):
+            files = [file for folder in folders for file in sorted(folder.glob("*.json"))]
     if not any(_is_labelme(file) for file in files[:3]):
         return {}
 
@@ -28,6 +31,14 @@ def find_labelme(root: Path) -> dict[str, Open]:
         return _open(root, files, split, box_format)
 
     return {"default": read}
+
+
+def _holds_nothing_else(folder: Path) -> bool:
+    """Whether there are only images and labelme's files in a folder."""
+    files = list(folder.iterdir())
+    jsons = [file for file in files if file.suffix == ".json"]
+    endings = {file.suffix.lower() for file in files} - IMAGE_SUFFIXES - {".json"}
+    return not endings and all(map(_is_labelme, jsons[:3]))
 
 
 def _is_labelme(file: Path) -> bool:

@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from dabdetr.data.archive import is_archive, unpacked
-from dabdetr.data.coco import YEAR, find_coco, read_coco
+from dabdetr.data.coco import find_coco, read_coco
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.data.datumaro import find_datumaro
 from dabdetr.data.images import IMAGE_SUFFIXES
 from dabdetr.data.labelme import find_labelme
+from dabdetr.data.locate import USUAL, canonical
 from dabdetr.data.records import BoxFormat, Open, RecordTable
 from dabdetr.data.scenes import SPLITS, parse_scenes
 from dabdetr.data.splitting import divide
@@ -41,13 +42,6 @@ LAYOUTS: dict[str, tuple[Find, str]] = {
 }
 """Layout → its reader, and the files it is known by. The first that finds a split is taken."""
 
-USUAL = ("train", "val", "test")
-SPELLINGS = {
-    "train": ("train", "training", "trn", "tr"),
-    "val": ("val", "valid", "validation", "dev", "eval"),
-    "test": ("test", "testing", "tst"),
-}
-"""What splits are called elsewhere, in any case."""
 PARTS = frozenset({"annotations", "jpegimages", "imagesets", "images", "labels", "main"})
 """Names of folders that are only part of a data set."""
 MOST_BOXES = 20_000
@@ -115,13 +109,6 @@ def _is_scenes(data: str | Path) -> bool:
     return isinstance(data, str) and data.partition(":")[0] == "scenes"
 
 
-def canonical(split: str) -> str:
-    """``train``, ``val`` or ``test`` for any spelling of them; others as they are."""
-    bare = YEAR.sub("", split)
-    folded = bare.casefold()
-    return next((name for name, known in SPELLINGS.items() if folded in known), bare)
-
-
 @dataclass(frozen=True)
 class Found:
     """A data set: its folder or file, and how its splits are opened; train, val, test first."""
@@ -184,17 +171,18 @@ def _by_folder(root: Path) -> dict[str, Open]:
 
 def _above(given: Path, own: dict[str, Open]) -> Found | None:
     """The data set of which ``given`` is a part: one must not train on all of a divided set."""
+    best: Found | None = None
     root = given.resolve()
-    for _ in range(2):
+    for _ in range(3):
         name = root.name.casefold()
         part = name in PARTS
         if not (part or canonical(name) in USUAL or name == "data"):
-            return None
+            break
         root = root.parent
         found = look(root)
         if found and (not own or part or len(found) > 1 >= len(own)):
-            return Found(root, found)
-    return None
+            best = Found(root, found)
+    return best
 
 
 def _below(given: Path, depth: int = 2) -> list[Found]:

@@ -1,4 +1,4 @@
-"""One rule for the file names in annotations.
+"""One rule for the file names in annotations, and one for the names of splits.
 
 A name is taken as given; then with / for \\, without URL escapes and without leading folders, as
 few as it takes; then by its base name, and by its stem, where only one image below the folder has
@@ -8,6 +8,7 @@ it. How names were found is counted.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import unquote
@@ -17,6 +18,23 @@ from dabdetr.data.images import IMAGE_SUFFIXES
 
 MOST_FILES = 2_000_000
 """Files below a folder of images that are looked at."""
+
+
+YEAR = re.compile(r"20\d\d$")  # COCO's own splits are called train2017, val2017
+USUAL = ("train", "val", "test")
+SPELLINGS = {
+    "train": ("train", "training", "trn", "tr"),
+    "val": ("val", "valid", "validation", "dev", "eval"),
+    "test": ("test", "testing", "tst"),
+}
+"""What splits are called elsewhere, in any case."""
+
+
+def canonical(split: str) -> str:
+    """``train``, ``val`` or ``test`` for any spelling of them; others as they are."""
+    bare = YEAR.sub("", split)
+    folded = bare.casefold()
+    return next((name for name, known in SPELLINGS.items() if folded in known), bare)
 
 
 class ImageFolders:

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
+from scipy.ndimage import uniform_filter
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from dabdetr.data.cache import file_key, keep, recall
 from dabdetr.data.heads import each_file
@@ -13,11 +16,16 @@ from dabdetr.data.heads import each_file
 KIND = "thumbnails-1"
 SIDE = 32
 """Of a grey copy."""
-NEAR = 0.985
+ALIKE = 0.95
 """Least correlation of the grey copies of two images that show the same."""
-CHANGED = 6.0
-"""Largest root mean square difference of them, of 255, once their brightness is made equal."""
-CLOSE_BITS = 26
+DETAILS_ALIKE = 0.9
+"""The same without what is broad, light and shadow: different scenes on one ground lie below 0.8,
+copies of any size, brightness and compression above 0.94."""
+CHANGED = 0.4
+"""Most that one of 64 places may differ: an object more or less is not the same image."""
+BLUR = 5
+"""Side of the neighbourhood whose mean is what is broad."""
+CLOSE_BITS = 48
 """Of 256 signs of neighbouring differences, those in which such images may differ."""
 ROWS = 512
 
@@ -48,16 +56,14 @@ def _thumbnail(path: str) -> bytes:
 def near_duplicates(thumbs: np.ndarray) -> np.ndarray:
     """[pairs, 2] indices, the lower first, of images that show the same.
 
-    Candidates have nearly the same signs of differences between neighbours (of copies of 16x17
+    Candidates have nearly the same signs of differences between neighbours (of copies of 16x16
     pixels); the grey copies of the two then have to agree. Images without contrast have no twin.
     """
     if len(thumbs) < 2:
         return np.zeros((0, 2), np.int64)
-    values = thumbs.reshape(len(thumbs), -1).astype(np.float32)
-    contrast = values.std(1)
-    plain = contrast < 4
-    bits = _signs(thumbs)
-    centred = (values - values.mean(1, keepdims=True)) / np.maximum(contrast, 1)[:, None]
+    values = thumbs.astype(np.float32)
+    plain = values.std((1, 2)) < 4
+    bits = _signs(values)
     pairs: list[np.ndarray] = []
     for start in range(0, len(bits), ROWS):
         some = bits[start : start + ROWS]
@@ -68,25 +74,41 @@ def near_duplicates(thumbs: np.ndarray) -> np.ndarray:
         later = (other > one) & ~plain[one] & ~plain[other]
         pairs.append(np.stack((one[later], other[later]), 1))
     found = np.concatenate(pairs)
-    a, b = centred[found[:, 0]], centred[found[:, 1]]
-    alike = (a * b).mean(1) >= NEAR
-    scale = contrast[found].mean(1)
-    changed = np.sqrt(((a - b) ** 2).mean(1)) * scale
-    return found[alike & (changed <= CHANGED)]
+    details = values - uniform_filter(values, size=(1, BLUR, BLUR))
+    alike = _agreement(values, found) >= ALIKE
+    alike &= _agreement(details, found) >= DETAILS_ALIKE
+    found = found[alike]
+    return found[_largest_change(values, found) <= CHANGED]
 
 
-def _signs(thumbs: np.ndarray) -> np.ndarray:
+def _agreement(values: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """[pairs] correlation of the two images of each pair."""
+    flat = values.reshape(len(values), -1)
+    flat = flat - flat.mean(1, keepdims=True)
+    flat /= np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
+    parts = [pairs[start : start + ROWS] for start in range(0, len(pairs), ROWS)]
+    products = [(flat[part[:, 0]] * flat[part[:, 1]]).sum(1) for part in parts]
+    return np.concatenate(products) if products else np.zeros(0)
+
+
+def _largest_change(values: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """[pairs] in standard deviations of an image: how far the places differ that differ most."""
+    centred = values - values.mean((1, 2), keepdims=True)
+    centred /= np.maximum(values.std((1, 2), keepdims=True), 1)
+    places = centred.reshape(len(values), SIDE // 4, 4, SIDE // 4, 4).mean((2, 4))
+    changes = (np.abs(places[one] - places[other]).max() for one, other in pairs)
+    return np.fromiter(changes, np.float32, len(pairs))
+
+
+def _signs(values: np.ndarray) -> np.ndarray:
     """[n, 256] float32 of ±1: whether each of 16x16 cells is brighter than its right neighbour."""
-    half = thumbs.reshape(len(thumbs), 16, 2, 16, 2).astype(np.float32).mean((2, 4))
+    half = values.reshape(len(values), 16, 2, 16, 2).mean((2, 4))
     right = np.roll(half, -1, axis=2)
-    return np.where(half > right, 1, -1).reshape(len(thumbs), -1).astype(np.float32)
+    return np.where(half > right, 1, -1).reshape(len(values), -1).astype(np.float32)
 
 
 def groups(pairs: np.ndarray, count: int) -> np.ndarray:
     """[count] the lowest index of the images that each is linked to by pairs, itself included."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
     links = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
     _, parts = connected_components(links, directed=False)
     first = np.full(count, count)

@@ -52,7 +52,8 @@ def _held_out(counts: np.ndarray, share: float, seed: int) -> np.ndarray:
     """[groups] bool: which groups are held out; ``counts`` [groups, kinds] is what they hold.
 
     Iterative stratification: of the kind with the fewest objects left, the groups go one by one to
-    the side that lacks most of that kind, and of equals to the one that lacks images.
+    the side that lacks most of that kind, and of equals to the one that lacks images. A side that
+    has its images gets no more.
     """
     rng = np.random.default_rng(seed)
     wanted = np.stack((counts.sum(0) * (1 - share), counts.sum(0) * share))
@@ -61,10 +62,12 @@ def _held_out(counts: np.ndarray, share: float, seed: int) -> np.ndarray:
     kinds = sorted(range(counts.shape[1] - 1), key=lambda kind: (counts[:, kind].sum(), kind))
     for kind in [*kinds, counts.shape[1] - 1]:
         rows = [row for row in order if side[row] < 0 and counts[row, kind] > 0]
-        for row in sorted(rows, key=lambda row: -counts[row, kind]):
-            lack = wanted[:, kind] / max(counts[:, kind].sum(), 1) / (1 - share, share)
-            images = wanted[:, -1] / (1 - share, share)
-            best = int(np.lexsort((-images, -lack))[0])
+        for row in rows:
+            full = wanted[:, -1] < counts[row, -1] / 2
+            if full.any() and not full.all():
+                best = int(full[0])
+            else:
+                best = int(np.lexsort((-wanted[:, -1], -wanted[:, kind].round(6)))[0])
             side[row] = best
             wanted[best] -= counts[row]
     held = side == 1

@@ -15,7 +15,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from dabdetr.data.findings import Findings
-from dabdetr.data.locate import ImageFolders
+from dabdetr.data.locate import USUAL, ImageFolders, canonical
 from dabdetr.data.records import FARTHEST, BoxFormat, Open, RecordTable, Rows, named_table
 from dabdetr.data.shapes import around
 from dabdetr.data.textfiles import guess, head_of, read_bytes, read_text
@@ -23,7 +23,6 @@ from dabdetr.text import shown
 
 EDGES = ("xmin", "ymin", "xmax", "ymax")
 ROTATED = ("cx", "cy", "w", "h", "angle")
-USUAL = ("train", "val", "test", "trainval")
 DECLARED = re.compile(rb"""^(<\?xml[^>]*?)\s+encoding\s*=\s*["']([\w.-]+)["']""")
 
 
@@ -78,7 +77,7 @@ def _lists(root: Path) -> dict[str, list[str]]:
     """
     for folder in (root / "ImageSets" / "Main", root / "ImageSets"):
         files = {file.stem: file for file in sorted(folder.glob("*.txt"))}
-        usual = [name for name in USUAL if name in files]
+        usual = [name for name in (*USUAL, "trainval") if name in files]
         named = (
             usual
             or [name for name in files if _named_as_split(name)]
@@ -90,9 +89,7 @@ def _lists(root: Path) -> dict[str, list[str]]:
 
 
 def _named_as_split(name: str) -> bool:
-    return (
-        re.fullmatch(r"(?i)train(ing|val)?|val(id|idation)?|test(ing)?|default", name) is not None
-    )
+    return canonical(name) in (*USUAL, "default", "trainval")
 
 
 def _listed(file: Path) -> list[str]:
@@ -117,7 +114,7 @@ def _xml_files(folder: Path) -> list[Path]:
 def _is_voc(files: list[Path]) -> bool:
     """Whether the first files begin as VOC's do."""
     heads = [head_of(file) for file in files[:3]]
-    return any(b"<annotation" in head or b"<object" in head for head in heads)
+    return any(re.search(rb"<annotation[\s>]|<object>", head) for head in heads)
 
 
 @dataclass

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from dabdetr.data.findings import Findings
-from dabdetr.data.locate import ImageFolders, images_below
+from dabdetr.data.locate import USUAL, ImageFolders, canonical, images_below
 from dabdetr.data.records import BoxFormat, Open, RecordTable, Rows, class_table
 from dabdetr.data.textfiles import read_text
 from dabdetr.text import parse_yaml, shown
@@ -24,8 +24,6 @@ from dabdetr.text import parse_yaml, shown
 SETTINGS = (".yaml", ".yml")
 NAMES = ("classes.txt", "obj.names", "names.txt", "labels.txt", "_darknet.labels")
 """Files with a class name a line."""
-KEYS = ("train", "val", "valid", "validation", "test")
-SPLITS = ("train", "val", "valid", "validation", "test", "Train", "Validation", "Test")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?nan|[+-]?inf", re.IGNORECASE)
 
 
@@ -62,7 +60,7 @@ def _settings(file: Path, findings: Findings, strict: bool = True) -> dict[str, 
         if strict:
             raise
         return {}
-    known = isinstance(settings, dict) and any(settings.get(key) for key in KEYS)
+    known = isinstance(settings, dict) and bool(_keys(settings))
     named = isinstance(settings, dict) and ("names" in settings or "nc" in settings)
     if strict and not named:
         raise ValueError(f"{file} has no names: YOLO's data.yaml has names, train and val")
@@ -77,9 +75,8 @@ def _of_settings(file: Path, settings: dict[str, Any], said: Findings) -> dict[s
     ``said`` is what was odd in the file itself.
     """
     found: dict[str, Open] = {}
-    for key in KEYS:
-        if not settings.get(key):
-            continue
+    keys = _keys(settings)
+    for key in keys:
 
         def read(split: str, box_format: BoxFormat | None = None, key: str = key) -> RecordTable:
             findings = Findings()
@@ -87,7 +84,7 @@ def _of_settings(file: Path, settings: dict[str, Any], said: Findings) -> dict[s
             pairs = _names(settings, file, findings)
             files = _Files(file, settings, findings)
             images = files.images(settings[key])
-            absent = [other for other in KEYS if settings.get(other) and not files.there(other)]
+            absent = [other for other in keys if not files.there(other)]
             findings.add("split-missing", [f"{k}: {shown(settings[k])} in {file}" for k in absent])
             points = settings.get("kpt_shape")
             return _read(images, pairs, file, file.parent, split, findings, box_format, points)
@@ -97,6 +94,13 @@ def _of_settings(file: Path, settings: dict[str, Any], said: Findings) -> dict[s
     return there or found
 
 
+def _keys(settings: dict[str, Any]) -> list[str]:
+    """The names of splits in any spelling, and others that name a list of images."""
+    named = [key for key, value in settings.items() if isinstance(key, str) and value]
+    lists = [key for key in named if str(settings[key]).endswith(".txt") and key != "path"]
+    return [key for key in named if canonical(key) in USUAL or key in lists]
+
+
 class _Files:
     """Where a data.yaml says that images are."""
 
@@ -104,7 +108,7 @@ class _Files:
         self, file: Path, settings: dict[str, Any], findings: Findings | None = None
     ) -> None:
         self.file, self.settings = file, settings
-        self.findings = findings or Findings()
+        self.findings = Findings() if findings is None else findings
 
     def there(self, key: str) -> bool:
         """Whether all that a split names exists."""
@@ -222,7 +226,7 @@ def _of_darknet(file: Path) -> dict[str, Open]:
             images = _listed(place, [file.parent], findings)
             return _read(images, pairs, file, file.parent, split, findings, box_format)
 
-        found[place.stem if key not in KEYS else key] = read
+        found[key if canonical(key) in USUAL else place.stem] = read
     return found
 
 
@@ -248,10 +252,11 @@ def _of_folders(root: Path) -> dict[str, Open]:
     images = root / "images"
     places: dict[str, Path] = {}
     if images.is_dir() and (root / "labels").is_dir():
-        places = {name: images / name for name in SPLITS if (images / name).is_dir()}
+        places = {name: images / name for name in _split_folders(images)}
         places = places or {"default": images}
     elif not images.is_dir():
-        places = {n: root / n for n in SPLITS if (root / n / "labels").is_dir() and names}
+        splits = [name for name in _split_folders(root) if (root / name / "labels").is_dir()]
+        places = {name: root / name for name in splits if names}
         places = places or ({"default": root} if names and _labelled(root) else {})
     found: dict[str, Open] = {}
     for name, place in places.items():
@@ -266,6 +271,12 @@ def _of_folders(root: Path) -> dict[str, Open]:
 
         found[name] = read
     return found
+
+
+def _split_folders(root: Path) -> list[str]:
+    """Folders that are called like splits."""
+    names = sorted(each.name for each in root.iterdir() if each.is_dir())
+    return [name for name in names if canonical(name) in USUAL]
 
 
 def _names_file(root: Path) -> Path | None:
