@@ -74,7 +74,7 @@ def near_duplicates(thumbs: np.ndarray) -> np.ndarray:
         later = (other > one) & ~plain[one] & ~plain[other]
         pairs.append(np.stack((one[later], other[later]), 1))
     found = np.concatenate(pairs)
-    details = values - uniform_filter(values, size=(1, BLUR, BLUR))
+    details = values - uniform_filter(values, BLUR, axes=(1, 2))
     alike = _agreement(values, found) >= ALIKE
     alike &= _agreement(details, found) >= DETAILS_ALIKE
     found = found[alike]
