@@ -76,7 +76,7 @@ class Predictor:
         source: Any,
         conf: float | None = None,
         max_det: int | None = None,
-        classes: Sequence[str] | None = None,
+        classes: Sequence[str | int] | None = None,
         keep_images: bool = False,
         on_error: OnError = "raise",
         tiles: bool | int | Tiling = False,
@@ -90,8 +90,9 @@ class Predictor:
         Boxes are cut to their image. ``conf``, ``max_det`` and ``nms`` are the config's if not
         given: ``nms`` is the IoU from which the lesser of two boxes of a class is left out. A query
         gives its best class only, unless ``multi_label`` asks for all that score enough.
-        ``classes`` keeps only those names. An unreadable image raises a ValueError that names it,
-        unless ``on_error`` says otherwise. Wrong arguments raise here, not at the first image.
+        ``classes`` keeps only those, by name or label. An unreadable image raises a ValueError that
+        names it, unless ``on_error`` says otherwise. Wrong arguments raise here, not at the first
+        image.
         ``tiles`` looks at large images in overlapping tiles, of so many pixels, or with True of
         as many as the model takes. ``stride`` leaves out frames of videos.
         Addresses of private networks are asked only with ``allow_private``.
@@ -104,11 +105,12 @@ class Predictor:
             raise ValueError(f"nms is an IoU above 0, up to 1; got {nms}")
         limits = class_thresholds(inference, self.names) if conf is None else conf
         conf, max_det = thresholds(inference, conf, max_det)
-        classes = [classes] if isinstance(classes, str) else classes
+        classes = [classes] if isinstance(classes, str | int) else classes
         self._none_found().above(conf, classes)  # an unknown class is an error now
         check_on_error(on_error)
         tiling = self._tiling(tiles)
-        prepared = views(self.runtime, attempts(source, stride, allow_private), tiling)
+        images = attempts(source, stride, allow_private, self.config.image.bits)
+        prepared = views(self.runtime, images, tiling)
 
         def chosen(found: Detections) -> Detections:
             found = found.clipped()
@@ -160,7 +162,7 @@ class Predictor:
         chosen: Callable[[Detections], Detections],
         conf: float | np.ndarray,
         max_det: int,
-        classes: Sequence[str] | None,
+        classes: Sequence[str | int] | None,
         keep_images: bool,
         on_error: OnError,
     ) -> Iterator[Detections]:

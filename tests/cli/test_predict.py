@@ -180,3 +180,41 @@ def test_ctrl_c_ends_a_camera_but_interrupts_the_rest() -> None:
         raise KeyboardInterrupt
     with pytest.raises(KeyboardInterrupt), _ended_by_ctrl_c(["x.png", "clip.mp4"]):
         raise KeyboardInterrupt
+
+
+def test_numbers_for_other_tools(tmp_path: Path) -> None:
+    """YOLO's lines, a table, FiftyOne's folder and Label Studio's tasks hold what --json tells."""
+    data = Scenes("val")
+    for name in ("a.png", "a.jpg"):  # one stem: each gets a label file of its own
+        Image.fromarray(data.image(0)).save(tmp_path / name, quality=95)
+    more = ("--save-txt", "--csv", "--fiftyone", "--no-save", "--label-studio", "tasks.json")
+    done = run("--model", "scenes", "a.png", "a.jpg", "--json", "--name", "a", *more)
+    images = json.loads(done.stdout)["images"]
+    counts = [len(each["detections"]) for each in images]
+    assert min(counts) > 0
+    folder = tmp_path / "runs" / "predict" / "a"
+    assert {each.name for each in folder.iterdir()} == {"labels", "predictions.csv", "fiftyone"}
+    texts = [(folder / "labels" / f"{stem}.txt").read_text() for stem in ("a", "a-2")]
+    assert [len(text.splitlines()) for text in texts] == counts
+    table = (folder / "predictions.csv").read_text().splitlines()
+    assert table[0].startswith("source,frame,name,label,score,x0")
+    assert [sum(row.startswith(name) for row in table) for name in ("a.png", "a.jpg")] == counts
+    tasks = json.loads((tmp_path / "tasks.json").read_text())
+    assert [len(task["predictions"][0]["result"]) for task in tasks] == counts
+    assert [task["data"]["image"] for task in tasks] == ["a.png", "a.jpg"]
+    files = (folder / "fiftyone" / "labels.json", folder / "fiftyone" / "data.json")
+    labels, places = (json.loads(file.read_text()) for file in files)
+    assert [len(labels["labels"][key]) for key in ("a", "a-2")] == counts
+    assert places == {"a": str(tmp_path / "a.png"), "a-2": str(tmp_path / "a.jpg")}
+
+
+def test_an_image_from_standard_input(tmp_path: Path) -> None:
+    Image.fromarray(Scenes("val").image(0)).save(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    arguments = ["predict", "--model", "scenes", "--no-save", "--json", "--device", "cpu"]
+    given = CliRunner().invoke(app, [*arguments, "-"], input=content)
+    by_name = CliRunner().invoke(app, [*arguments, "a.png"])
+    one, other = (json.loads(done.stdout)["images"][0]["detections"] for done in (given, by_name))
+    assert one == other
+    nothing = CliRunner().invoke(app, [*arguments, "-"], input=b"")
+    assert nothing.exit_code == 2

@@ -9,9 +9,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from dabdetr import Predictor
 from dabdetr.data.layouts import open_data, open_training, splits
+from dabdetr.training.train import train as run_training
 
 SHARED = Path(os.environ.get("DABDETR_DATA", Path(__file__).parents[3] / "shared" / "data"))
 CASES = SHARED.parent / "cases" / "data-files"
@@ -156,3 +160,26 @@ def test_what_train_says(tmp_path: Path) -> None:
     told = json.loads(done.stdout)["data"][0]
     assert (told["images_without_boxes"], told["images_without_label_file"]) == (1, 1)
     assert told["classes"] == {"red": 1, "blue": 1}
+
+
+def test_values_of_12_bits_in_16(tmp_path: Path) -> None:
+    """The range is found over the whole set, and kept so that predictions scale alike."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    for name, brightest in (("a", 4095), ("b", 900)):
+        ramp = np.tile(np.linspace(0, brightest, 160).astype(np.uint16), (120, 1))
+        Image.fromarray(ramp).save(tmp_path / "images" / f"{name}.png")
+        (tmp_path / "labels" / f"{name}.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    (tmp_path / "classes.txt").write_text("spot\n")
+    data, _ = open_training(tmp_path)
+    assert data.bits == 12
+    assert [data.image(index).max() for index in (0, 1)] == [255, 56]
+    (deep,) = (each for each in data.findings if each.kind.name == "deep")
+    assert (deep.count, deep.examples[0].endswith("12 of 16 bits used")) == (2, True)
+    small = ["image.size=64", "image.max_size=64"]
+    run = run_training(tmp_path, "dab-detr-nano", epochs=1, overrides=small, project=tmp_path)
+    predictor = Predictor(run.weights)
+    assert predictor.config.image.bits == 12
+    (found,) = predictor(tmp_path / "images" / "b.png", conf=0, keep_images=True)
+    assert found.image is not None
+    assert found.image.max() == 56

@@ -18,6 +18,7 @@ from dabdetr.evaluation.evaluate import evaluate, score
 from dabdetr.inference.torch_runtime import detect_batch
 from dabdetr.model.detector import build
 from dabdetr.presets import PRESETS, derive
+from dabdetr.structures import Detections
 
 DIGITS = tuple("0123456789")
 
@@ -165,3 +166,27 @@ def test_a_broken_image_is_named_in_one_sentence(coco_folder, tmp_path, workers)
     with pytest.raises(ValueError, match=r"001\.png is damaged or cut short") as caught:
         evaluate(make(), data, workers=workers)
     assert "\n" not in str(caught.value)
+
+
+def test_more_objects_of_a_class_than_count(tmp_path):
+    """150 objects, all found: COCO counts 100, which is told; a higher limit counts all."""
+    (tmp_path / "val").mkdir()
+    Image.new("RGB", (600, 400)).save(tmp_path / "val" / "a.png")
+    boxes = [[(i % 15) * 40.0, (i // 15) * 40.0, 30.0, 30.0] for i in range(150)]
+    rows = [{"id": i, "image_id": 1, "category_id": 1, "bbox": box} for i, box in enumerate(boxes)]
+    image = {"id": 1, "file_name": "a.png", "width": 600, "height": 400}
+    tree = {"images": [image], "annotations": rows, "categories": [{"id": 1, "name": "item"}]}
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "instances_val.json").write_text(json.dumps(tree))
+    data = open_data(tmp_path, "val")
+    record = data.record(0)
+    scores, queries = np.linspace(0.99, 0.5, 150, dtype=np.float32), np.arange(150)
+    found = Detections(record.boxes, scores, record.labels, queries, data.names, (400, 600))
+    result = score(data, [found])
+    assert result.ap == pytest.approx(0.663, abs=1e-3)
+    told = "1 images have up to 150 objects of a class, of which AP counts the 100 best detections"
+    assert result.notes == (f"{told} as COCO does; --max-det 150 counts more",)
+    whole = score(data, [found], most=150)
+    assert (whole.ap, whole.notes) == (pytest.approx(1.0), ())
+    assert whole.numbers["AR100"] == result.numbers["AR100"]
+    assert score(data, [found], most=120).notes[0].startswith(told.replace("100", "120"))

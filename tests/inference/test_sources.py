@@ -4,6 +4,7 @@ import io
 import socket
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,36 @@ def test_grey_and_half_precision(array):
 
 def test_a_folder_gives_its_own_images_by_name(folder):
     assert names(folder) == names(str(folder)) == ["a.PNG", "b.png"]
+
+
+def test_open_files(folder, array):
+    for file in (io.BytesIO(png(array)), (folder / "b.png").open("rb")):
+        with file:
+            (image,) = read_sources(file)
+            assert (image.array == array).all()
+    with pytest.raises(ValueError, match="binary mode"):
+        list(read_sources(io.StringIO("x")))
+
+
+def test_what_a_folder_leaves_out_is_logged(folder, caplog):
+    (folder / "clip.mp4").touch()
+    (folder / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    assert "phone.heic" not in names(folder)
+    assert "1 videos are left out (clip.mp4); give them by name, or as " in caplog.text
+    if find_spec("pillow_heif") is None:
+        assert "1 HEIC images are left out (phone.heic)" in caplog.text
+        with pytest.raises(ValueError, match="pip install pillow-heif"):
+            list(read_sources(folder / "phone.heic"))
+
+
+def test_deep_images_are_scaled_by_the_bits_they_use(tmp_path):
+    deep = np.tile(np.arange(4096, dtype=np.uint16), (8, 1))
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    for source in (tmp_path / "deep.png", deep):
+        for bits, brightest, levels in ((12, 255, 256), (None, 16, 17)):
+            (image,) = read_sources(source, bits=bits)
+            assert image.array.max() == brightest
+            assert len(np.unique(image.array)) == levels
 
 
 def test_patterns(folder):

@@ -52,7 +52,9 @@ def predict(
     model: Model,
     images: Annotated[
         list[str] | None,
-        typer.Argument(help="Images, folders, patterns, addresses, videos, a camera's number."),
+        typer.Argument(
+            help="Images, folders, patterns, addresses, videos, a camera's number, - for stdin."
+        ),
     ] = None,
     source: Annotated[list[str] | None, typer.Option(help="The same, as an option.")] = None,
     conf: Annotated[
@@ -89,6 +91,19 @@ def predict(
         bool, typer.Option("--save-crops", help="Write every object as an image of its own.")
     ] = False,
     coco: Coco = None,
+    save_txt: Annotated[
+        bool, typer.Option("--save-txt", help="Write a YOLO label file an image, with scores.")
+    ] = False,
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="Write predictions.csv, a row an object.")
+    ] = False,
+    label_studio: Annotated[
+        Path | None,
+        typer.Option(help="Write tasks with predictions for Label Studio's import (json)."),
+    ] = None,
+    fiftyone: Annotated[
+        bool, typer.Option("--fiftyone", help="Write a data set that FiftyOne opens.")
+    ] = False,
     name: Name = None,
     project: Annotated[Path, typer.Option(help="Where run folders go.")] = Path("runs/predict"),
     allow_private: Annotated[
@@ -115,13 +130,16 @@ def predict(
     if as_json and as_lines:
         raise ValueError("--json and --jsonl were given; give one of them")
     refuse_to_overwrite(coco)
+    refuse_to_overwrite(label_studio)
     from dabdetr.inference.sources import attempts
 
     attempts(sources, stride)  # what is not there is an error before the model is loaded
     from dabdetr.predictor import Predictor
 
     tell_choices(quiet)
-    folder = RunFolder(project, name, "predict") if save or save_crops else None
+    wanted = {"draw": save, "crops": save_crops, "txt": save_txt, "table": as_csv}
+    wanted["fiftyone"] = fiftyone
+    folder = RunFolder(project, name, "predict") if any(wanted.values()) else None
     predictor = Predictor(
         model,
         device=device,
@@ -139,7 +157,7 @@ def predict(
         conf=conf,
         max_det=max_det,
         classes=class_names(classes or [], predictor.names),
-        keep_images=folder is not None,
+        keep_images=save or save_crops,
         on_error=skipped,
         tiles=tiles if tile_size is None else tile_size,
         stride=stride,
@@ -147,22 +165,26 @@ def predict(
         multi_label=multi_label,
         allow_private=allow_private,
     )
-    seen = _Seen(keep=as_json or coco is not None, lines=as_lines)
+    seen = _Seen(keep=as_json or bool(coco or label_studio), lines=as_lines)
     with folder or nullcontext():
-        saver = Saver(folder.path, save, save_crops) if folder else None
+        saver = Saver(folder.path, **wanted) if folder else None
         with closing(saver) if saver else nullcontext(), _ended_by_ctrl_c(sources):
             for found in counted(stream, "images", quiet):
                 if saver:
                     saver.add(found)
                 seen.add(found)
+        if saver:
+            saver.finish(predictor.names)
         if coco:
             _write_coco(coco, seen.kept)
+        if label_studio:
+            _write_label_studio(label_studio, seen.kept, model)
     _report(seen, skipped, model, folder, as_json, quiet)
     if skipped.reasons:
         raise typer.Exit(1)
 
 
-def _sources(sources: list[str], tiles: bool) -> list[str]:
+def _sources(sources: list[str], tiles: bool) -> list[str | bytes]:
     if not sources:
         raise ValueError("no image was given: dabdetr predict --model MODEL IMAGE …")
     sizes = [each for each in sources if tiles and each.isdecimal() and not Path(each).exists()]
@@ -170,18 +192,23 @@ def _sources(sources: list[str], tiles: bool) -> list[str]:
         raise ValueError(
             f"--tiles takes no number; for tiles of {sizes[0]} pixels give --tile-size"
         )
-    return sources
+    if "-" not in sources:
+        return [*sources]
+    content = sys.stdin.buffer.read()
+    if not content:
+        raise ValueError("- reads an image from standard input; nothing came")
+    return [content if each == "-" else each for each in sources]
 
 
 @contextmanager
-def _ended_by_ctrl_c(sources: list[str]) -> Iterator[None]:
+def _ended_by_ctrl_c(sources: list[str | bytes]) -> Iterator[None]:
     """Ctrl-C is how a camera ends: what it gave is kept."""
     from dabdetr.inference.video import is_endless
 
     try:
         yield
     except KeyboardInterrupt:
-        if not any(map(is_endless, sources)):
+        if not any(is_endless(each) for each in sources if isinstance(each, str)):
             raise
 
 
@@ -241,7 +268,7 @@ def _report(
     elif not (quiet or seen.lines):
         _print_table(seen)
     if folder and seen.images:
-        say(f"images with boxes: {folder.path}", quiet)
+        say(f"results: {folder.path}", quiet)
 
 
 def _write_coco(path: Path, found: list[Detections]) -> None:
@@ -254,6 +281,13 @@ def _write_coco(path: Path, found: list[Detections]) -> None:
     for image_id, each in zip(ids, found, strict=True):
         rows += each.to_coco(image_id)
     write_atomically(path, json.dumps(rows).encode())
+
+
+def _write_label_studio(path: Path, found: list[Detections], model: str) -> None:
+    from dabdetr.files import write_atomically
+
+    tasks = [each.to_label_studio(version=Path(model).name) for each in found]
+    write_atomically(path, json_text(tasks, indent=1).encode())
 
 
 def _print_table(seen: _Seen) -> None:

@@ -1,9 +1,14 @@
-"""What `dabdetr predict` leaves in its folder: drawn images and videos, and objects cut out."""
+"""What `dabdetr predict` leaves in its folder: drawings, objects cut out, labels and tables."""
 
 from __future__ import annotations
 
+import csv
+import json
 import math
+import os
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +25,31 @@ class Saver:
     """Writes into ``folder`` as detections come; after ``close`` every file in it is whole.
 
     ``draw``: images and videos with boxes, under the names of their sources. ``crops``: each
-    object alone, as ``crops/CLASS/IMAGE-RANK``.
+    object alone, as ``crops/CLASS/IMAGE-RANK``. ``txt``: YOLO's lines with scores, as
+    ``labels/IMAGE.txt``. ``table``: all objects, in ``predictions.csv``. ``fiftyone``: a folder
+    that FiftyOne opens as FiftyOneImageDetectionDataset, with the images where they are.
     """
 
-    def __init__(self, folder: Path, draw: bool, crops: bool) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        draw: bool = False,
+        crops: bool = False,
+        txt: bool = False,
+        table: bool = False,
+        fiftyone: bool = False,
+    ) -> None:
         self.folder, self.draw, self.crops = folder, draw, crops
+        self.txt, self.fiftyone = txt, fiftyone
+        self._found: dict[str, Detections] = {}
+        self._stems: set[str] = set()
+        self._table: Any = None
+        if table:
+            from dabdetr.structures.formats import COLUMNS
+
+            self._file = (folder / "predictions.csv").open("w", newline="", encoding="utf-8")
+            self._table = csv.writer(self._file)
+            self._table.writerow(COLUMNS)
         self._taken: set[str] = set()
         self._name = ""
         self._video: Any = None
@@ -45,6 +70,39 @@ class Saver:
             self._video.add(np.asarray(found.plot()), found.time)
         if self.crops:
             self._cut_out(found)
+        if self._table:
+            from dabdetr.structures.formats import rows
+
+            self._table.writerows(rows(found))
+        if self.txt or self.fiftyone:
+            self._label(found)
+
+    def _label(self, found: Detections) -> None:
+        """Labels under the image's name, numbered where two images differ in their ending only."""
+        stem = Path(self._name).stem + ("" if found.frame is None else f"_{found.frame}")
+        stem = Path(file_name(f"{stem}.png", self._stems)).stem
+        if self.txt:
+            folder = self.folder / "labels"
+            folder.mkdir(exist_ok=True)
+            (folder / f"{stem}.txt").write_text(found.to_yolo(scores=True))
+        if self.fiftyone:
+            if found.frame is not None:
+                raise ValueError(f"--fiftyone takes images; {found.source} is a video")
+            self._found[stem] = replace(found, image=None)
+
+    def finish(self, names: Sequence[str]) -> None:
+        """Write what needs all images."""
+        if self._table:
+            self._file.close()
+        if self.fiftyone:
+            from dabdetr.structures.formats import fiftyone_labels
+
+            folder = self.folder / "fiftyone"
+            folder.mkdir()
+            labels = fiftyone_labels(names, self._found)
+            images = {stem: os.path.abspath(each.source) for stem, each in self._found.items()}
+            for name, tree in (("labels", labels), ("data", images)):
+                (folder / f"{name}.json").write_text(json.dumps(tree, indent=1))
 
     def _follow(self, found: Detections) -> None:
         """Begin another video where ``found`` does not go on with the last one."""

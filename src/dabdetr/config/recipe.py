@@ -20,6 +20,12 @@ class Image(Section):
     std: tuple[float, float, float] = Field(
         default=(0.229, 0.224, 0.225), description="what they are then divided by"
     )
+    bits: int | None = Field(
+        default=None,
+        ge=8,
+        le=16,
+        description="bits that values of 16-bit files use; training finds it out where it is null",
+    )
 
     @model_validator(mode="after")
     def _sides(self) -> Self:

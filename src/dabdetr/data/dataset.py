@@ -47,7 +47,8 @@ class DetectionDataset(ABC):
     ``category_ids[label]`` is the data set's own id of ``names[label]``. Where ``endless`` is true,
     ``record`` and ``image`` take any index from 0 on, and ``len`` is what one epoch sees.
     Where ``mirrors`` is false, images are never flipped: a mirrored one would be wrong.
-    ``findings`` counts what was odd in the files (see ``findings``).
+    ``findings`` counts what was odd in the files (see ``findings``). ``bits`` is how many of the 16
+    of deep images are used; what ``image`` gives is scaled by that.
     """
 
     name: str
@@ -57,6 +58,7 @@ class DetectionDataset(ABC):
     endless: bool = False
     mirrors: bool = True
     findings: Findings = Findings()
+    bits: int | None = None
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -87,6 +89,7 @@ class Subset(DetectionDataset):
         self.name, self.split = data.name, data.split
         self.names, self.category_ids = data.names, data.category_ids
         self.mirrors, self.findings = data.mirrors, data.findings
+        self.bits = data.bits
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -97,6 +100,7 @@ class Subset(DetectionDataset):
 
     def image(self, index: int) -> np.ndarray:
         """As of the whole."""
+        self.data.bits = self.bits
         return self.data.image(self.indices[index])
 
     def shape(self, index: int) -> tuple[int, int]:

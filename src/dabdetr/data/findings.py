@@ -580,8 +580,8 @@ KINDS: dict[str, Kind] = {
             (
                 "deep",
                 "images of more than 8 bits a channel",
-                "brought to 8 bits",
-                "dark if their range is not the one used",
+                "scaled to 8 bits by the highest value of all",
+                "none; predict scales alike (image.bits)",
                 "check what `data view` shows",
             ),
             (

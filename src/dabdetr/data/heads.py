@@ -16,9 +16,9 @@ from dataclasses import astuple, dataclass
 from typing import TypeVar
 
 from dabdetr.data.cache import file_key, keep, recall
-from dabdetr.data.images import image_head, read_image
+from dabdetr.data.images import image_head, read_image, used_bits
 
-KIND = "heads-1"
+KIND, BITS = "heads-1", "bits-1"
 AT_ONCE = 8
 FEW = 64  # files that are read without threads
 LAST = 1 << 16  # bytes of a JPEG among which its end is sought
@@ -54,6 +54,27 @@ def read_heads(paths: Sequence[str], progress: bool = False) -> list[ImageFile]:
     fresh = {keys[index]: head for index, head in zip(unknown, made, strict=True)}
     keep(KIND, {key: json.dumps(astuple(head)).encode() for key, head in fresh.items()})
     return [known[key] if key in known else fresh[key] for key in keys]
+
+
+def deep_bits(paths: Sequence[str], progress: bool = False) -> int | None:
+    """How many of 16 bits images of one camera use: the most that any does; None: not told.
+
+    The images are decoded.
+    """
+    keys = [file_key(path) for path in paths]
+    known = {key: json.loads(content) for key, content in recall(BITS, keys).items()}
+    unknown = [index for index, key in enumerate(keys) if key not in known]
+    made = each_file(_bits, [paths[index] for index in unknown], progress)
+    fresh = {keys[index]: bits for index, bits in zip(unknown, made, strict=True)}
+    keep(BITS, {key: json.dumps(bits).encode() for key, bits in fresh.items()})
+    return max((bits for bits in [*known.values(), *fresh.values()] if bits), default=None)
+
+
+def _bits(path: str) -> int | None:
+    try:
+        return used_bits(path)
+    except (ValueError, OSError):
+        return None
 
 
 def each_file(see: Callable[[str], Seen], paths: Sequence[str], progress: bool) -> list[Seen]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import BinaryIO
 
@@ -69,7 +70,7 @@ def read_image(
     the file.
     """
     if isinstance(source, np.ndarray):
-        return _require_size(_from_array(source), size, "the array given")
+        return _require_size(_from_array(source, bits), size, "the array given")
     if isinstance(source, Image.Image):
         return _decode(source, "the image given", size, bits)
     with _opened(source) as (image, name):
@@ -189,6 +190,15 @@ def _formats(head: bytes, name: str) -> list[str]:
     if _AVIF.match(head) and "AVIF" not in formats:
         raise ValueError(f"{name} is an AVIF image, which needs: pip install -U 'pillow>=11.3'")
     return formats
+
+
+def needs_package(path: str | Path) -> bool:
+    """Whether a file is HEIC, and the package that decodes it is missing."""
+    try:
+        with open_regular(Path(path)) as stream:
+            return bool(_HEIF.match(stream.read(64))) and find_spec("pillow_heif") is None
+    except (OSError, ValueError):
+        return False
 
 
 def _bomb(name: str, most: int | None) -> ValueError:
@@ -372,7 +382,7 @@ def _over_white(rgba: np.ndarray) -> np.ndarray:
     return ((rgba[:, :, :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
 
 
-def _from_array(array: np.ndarray) -> np.ndarray:
+def _from_array(array: np.ndarray, bits: int | None) -> np.ndarray:
     shape = array.shape
     if len(shape) == 2:
         array = array[:, :, None]
@@ -385,7 +395,7 @@ def _from_array(array: np.ndarray) -> np.ndarray:
     if not array.size:
         raise ValueError(f"the array given holds no pixels: its shape is {list(shape)}")
     height, width, channels = array.shape
-    convert = _array_conversion(array)
+    convert = _array_conversion(array, bits)
     if channels == 3 and array.dtype == np.uint8:
         return np.ascontiguousarray(array)
     rgb = np.empty((height, width, 3), np.uint8)
@@ -395,14 +405,14 @@ def _from_array(array: np.ndarray) -> np.ndarray:
     return rgb
 
 
-def _array_conversion(array: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+def _array_conversion(array: np.ndarray, bits: int | None) -> Callable[[np.ndarray], np.ndarray]:
     """What makes bytes of a part of the array."""
     if array.dtype == np.uint8:
         return np.asarray
     if array.dtype == np.bool_:
         return lambda part: part.astype(np.uint8) * np.uint8(255)
     if array.dtype.kind == "u" and array.dtype.itemsize == 2:  # of either byte order
-        return partial(_scaled, top=65535)
+        return partial(_scaled, top=65535 if bits is None else 2**bits - 1)
     lowest, highest = float(array.min()), float(array.max())
     if np.issubdtype(array.dtype, np.floating) and lowest >= -1e-3 and highest <= 1 + 1e-3:
         return partial(_scaled, top=1)

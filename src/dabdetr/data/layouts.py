@@ -305,6 +305,7 @@ def open_training(
         if share is not None:
             raise ValueError(f"{train.name} has a val split already; leave out --split {share:g}")
         val = val.checked(progress)
+        train.bits = val.bits = max(train.bits or 0, val.bits or 0) or None
         unite(train, val)
     if isinstance(train, RecordTable):
         seen = np.bincount(train.labels[~train.crowd], minlength=len(train.names))

@@ -14,7 +14,7 @@ import numpy as np
 
 from dabdetr.data.dataset import DetectionDataset, ImageRecord
 from dabdetr.data.findings import Findings
-from dabdetr.data.heads import ImageFile, read_heads
+from dabdetr.data.heads import ImageFile, deep_bits, read_heads
 from dabdetr.data.images import read_image
 from dabdetr.text import check_name, printable
 
@@ -191,7 +191,7 @@ class RecordTable(DetectionDataset):
         """RGB uint8 [height, width, 3]; turned as EXIF says where the annotations' size is so."""
         index = range(len(self))[index]
         width, height = self.sizes[index].tolist()
-        return read_image(self.files[index], size=(width, height))
+        return read_image(self.files[index], size=(width, height), bits=self.bits)
 
     def counts(self) -> np.ndarray:
         """[n] boxes of each image, crowds among them."""
@@ -208,7 +208,7 @@ class RecordTable(DetectionDataset):
         heads = read_heads(self.files, progress)
         damaged = np.array([bool(head.error) for head in heads], bool)
         self.findings.add("image-damaged", [head.error for head in heads if head.error])
-        _note(self.findings, self.files, heads)
+        self._note(heads, progress)
         image = np.repeat(np.arange(len(self)), self.counts())
         draft = _Draft.of(self, image)
         keep = ~damaged & draft.fit_sizes(heads)
@@ -221,6 +221,17 @@ class RecordTable(DetectionDataset):
         draft.cut(again=True)
         self._take(draft)
         return self
+
+    def _note(self, heads: Sequence[ImageFile], progress: bool) -> None:
+        """What is no fault, and yet to be known, of the images; the range of deep ones."""
+        pages = [f for f, head in zip(self.files, heads, strict=True) if head.frames > 1]
+        self.findings.add("frames", pages)
+        deep = [f for f, head in zip(self.files, heads, strict=True) if head.deep]
+        if not deep:
+            return
+        self.bits = deep_bits(deep, progress)
+        told = f", {self.bits} of 16 bits used" if self.bits else ""
+        self.findings.add("deep", [f"{file}{told}" for file in deep])
 
     def with_names(self, names: Sequence[str], category_ids: Sequence[int]) -> RecordTable:
         """With labels that count in ``names``, which has all of its own."""
@@ -434,14 +445,6 @@ class _Draft:
         high = self.annotated[:, :2] + self.annotated[:, 2:]
         past = np.any((high > own[self.image] + 1) | (self.annotated[:, :2] < -1), axis=1)
         return np.bincount(self.image, past, minlength=len(own)) == 0
-
-
-def _note(findings: Findings, files: Sequence[str], heads: Sequence[ImageFile]) -> None:
-    """What is no fault, and yet to be known, of the images."""
-    for kind, odd in (("frames", "frames"), ("deep", "deep")):
-        least = 1 if odd == "frames" else 0
-        names = [f for f, head in zip(files, heads, strict=True) if getattr(head, odd) > least]
-        findings.add(kind, names)
 
 
 def _changed(said: BoxFormat, found: BoxFormat) -> str:

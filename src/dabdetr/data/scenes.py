@@ -143,7 +143,7 @@ def _digits() -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
     """Images [1797, 8, 8] 0–255, their digits, and the rows that each split may use."""
     from sklearn.datasets import load_digits
 
-    images, digits = load_digits(return_X_y=True)
+    images, digits = (np.asarray(each) for each in load_digits(return_X_y=True))
     images = (images.reshape(-1, 8, 8) * (255 / 16)).round().astype(np.uint8)
     order = np.random.default_rng(20220128).permutation(len(digits))
     held = {"val": order[:_HELD_OUT], "test": order[_HELD_OUT : 2 * _HELD_OUT]}

@@ -16,7 +16,7 @@ RECALLS = np.linspace(0.0, 1.0, 101)
 AREAS = np.array([(0, 1e10), (0, 32**2), (32**2, 96**2), (96**2, 1e10)])
 """All, small, medium, large: px², both ends included."""
 MOST = (1, 10, 100)
-"""Detections of a class in an image that count, best first."""
+"""Detections of a class in an image that count, best first; the last for AP."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,10 @@ class Boxes:
         return Boxes(*(column[index] if len(column) else column for column in columns))
 
 
-def precision_and_recall(truth: Boxes, found: Boxes, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Precision [threshold, recall, class, area] with ``MOST[-1]`` detections, and recall
+def precision_and_recall(
+    truth: Boxes, found: Boxes, classes: int, mosts: tuple[int, ...] = MOST
+) -> tuple[np.ndarray, np.ndarray]:
+    """Precision [threshold, recall, class, area] with ``mosts[-1]`` detections, and recall
     [threshold, class, area, most]; −1 where there are no such objects.
 
     A crowd, and an object outside the area, counts neither way, nor does what is matched to it;
@@ -57,19 +59,19 @@ def precision_and_recall(truth: Boxes, found: Boxes, classes: int) -> tuple[np.n
     found = found[np.lexsort((-found.score, found.image * classes + found.label))]
     own = found.image * classes + found.label
     rank = np.arange(len(own)) - np.searchsorted(own, own)
-    found, rank = found[rank < MOST[-1]], rank[rank < MOST[-1]]
+    found, rank = found[rank < mosts[-1]], rank[rank < mosts[-1]]
     ignored = _outside(truth.area) | truth.crowd[:, None]
     right, dropped = _match(truth, found, ignored, classes)
     shape = (len(THRESHOLDS), classes, len(AREAS))
     precision = np.full((shape[0], len(RECALLS), *shape[1:]), -1.0)
-    recall = np.full((*shape, len(MOST)), -1.0)
+    recall = np.full((*shape, len(mosts)), -1.0)
     for label in range(classes):
         objects = (~ignored[truth.label == label]).sum(0)
         rows = np.flatnonzero(found.label == label)
         rows = rows[np.argsort(-found.score[rows], kind="stable")]
         hits = right[rows]
         counted = (~dropped[rows]).cumsum(0, dtype=np.int32)
-        for place, most in enumerate(MOST):
+        for place, most in enumerate(mosts):
             caught = hits[rank[rows] < most].sum(0)
             recall[:, label, :, place] = np.where(objects, caught / np.maximum(objects, 1), -1)
         for area in np.flatnonzero(objects):

@@ -15,7 +15,7 @@ from rich.progress import Progress
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.data.layouts import open_data
 from dabdetr.data.preprocessing import input_size
-from dabdetr.evaluation.coco_ap import Boxes, precision_and_recall
+from dabdetr.evaluation.coco_ap import MOST, Boxes, precision_and_recall
 from dabdetr.evaluation.result import NUMBERS, Evaluation
 from dabdetr.inference.opening import open_model
 from dabdetr.inference.runtime import ModelChanges, Runtime, SetPrecision, Sizes
@@ -47,7 +47,8 @@ def evaluate(
 
     Of an exported file as well, without torch: .onnx or OpenVINO's folder.
     Every detection counts, down to the lowest score; ``max_det`` an image are kept, by default as
-    many as the config says, and ``nms``, or the config's, is the IoU from which the lesser of two
+    many as the config says. More than 100 of a class count for AP only where ``max_det`` says so.
+    ``nms``, or the config's, is the IoU from which the lesser of two
     boxes of a class is left out. Classes are compared by name, which is checked before any image is
     read. A model in training mode is in it again afterwards. ``device``, ``precision`` and
     ``changes`` are those of ``open_model``; ``workers`` threads read the images.
@@ -76,7 +77,8 @@ def evaluate(
         if training:
             detector.train()
     ordered = [found[index] for index in range(len(data))]
-    return replace(score(data, ordered), seconds=time.perf_counter() - started)
+    most = max(MOST[-1], max_det or 0)
+    return replace(score(data, ordered, most), seconds=time.perf_counter() - started)
 
 
 SUPPRESSION = 0.7
@@ -89,7 +91,7 @@ def suppression_gain(data: DetectionDataset, found: Evaluation) -> float:
     A detector that finds each object once gains nothing.
     """
     kept = [each.without_overlaps(SUPPRESSION) for each in found.detections]
-    return score(data, kept).ap50 - found.ap50
+    return score(data, kept, found.most).ap50 - found.ap50
 
 
 def run_on(
@@ -106,6 +108,7 @@ def run_on(
     order; ``progress`` is shown on stderr under that name.
     """
     image = runtime.config.image
+    data.bits = image.bits  # as in training
 
     def size(index: int) -> tuple[int, int]:
         return input_size(*data.shape(index), image)
@@ -126,11 +129,14 @@ def run_on(
             yield index, result
 
 
-def score(data: DetectionDataset, detections: Sequence[Detections]) -> Evaluation:
+def score(
+    data: DetectionDataset, detections: Sequence[Detections], most: int = MOST[-1]
+) -> Evaluation:
     """COCO's numbers for the ``detections`` of every image of ``data``, in its order.
 
     Classes are compared by name. Crowds are ignored as in COCO: what lies on them counts neither
-    way. Objects are small, medium or large by the annotations' areas.
+    way. Objects are small, medium or large by the annotations' areas. Of a class in an image the
+    ``most`` best detections count for AP; AR100 is always of 100.
     """
     started = time.perf_counter()
     if len(detections) != len(data) or not len(data):
@@ -140,13 +146,15 @@ def score(data: DetectionDataset, detections: Sequence[Detections]) -> Evaluatio
         )
     known = {found.names: class_map(found.names, data.names) for found in detections}
     detections = tuple(_in_classes(found, known[found.names], data.names) for found in detections)
-    numbers, per_class = _measured(data, detections)
+    numbers, per_class = _measured(data, detections, most)
+    notes = [note for names in known if (note := _left_out(names, data.names))]
     return Evaluation(
         numbers,
         per_class,
         images=len(data),
         seconds=time.perf_counter() - started,
-        notes=tuple(note for names in known if (note := _left_out(names, data.names))),
+        notes=(*notes, *_crowded(data, most)),
+        most=most,
         detections=detections,
         image_ids=tuple(data.record(index).image_id for index in range(len(data))),
         category_ids=tuple(data.category_ids),
@@ -168,6 +176,21 @@ def _left_out(names: Sequence[str], data_names: Sequence[str]) -> str:
     if not surplus:
         return ""
     return f"the data does not name {_some(surplus)}: such detections were left out"
+
+
+def _crowded(data: DetectionDataset, most: int) -> list[str]:
+    """A note where images have more objects of a class than detections count."""
+    labels = (record.labels[~record.crowd] for record in map(data.record, range(len(data))))
+    counts = [int(np.bincount(each).max()) for each in labels if len(each)]
+    over = [count for count in counts if count > most]
+    if not over:
+        return []
+    return [
+        f"{len(over)} images have up to {max(over)} objects of a class, of which AP counts the "
+        f"{most} best detections"
+        + (" as COCO does" if most == MOST[-1] else "")
+        + f"; --max-det {max(over)} counts more"
+    ]
 
 
 def _some(names: Sequence[str], most: int = 8) -> str:
@@ -213,24 +236,24 @@ def columns(
 
 
 def _measured(
-    data: DetectionDataset, detections: Sequence[Detections]
+    data: DetectionDataset, detections: Sequence[Detections], most: int
 ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
     """The twelve numbers, and those of each class; labels of ``detections`` count as the data's."""
     truth, found, labels = columns(data, detections)
-    precision, recall = precision_and_recall(truth, found, len(labels))
+    precision, recall = precision_and_recall(truth, found, len(labels), (*MOST, most))
     objects = np.bincount(truth.label[~truth.crowd], minlength=len(labels))
     per_class = {
         name: {
             "AP": _mean(precision[:, :, label, 0]),
             "AP50": _mean(precision[0, :, label, 0]),
-            "AR100": _mean(recall[:, label, 0, -1]),
+            "AR100": _mean(recall[:, label, 0, 2]),
             "objects": int(objects[label]),
         }
         for name, label in zip(data.names, labels, strict=True)
     }
     parts = [precision[..., 0], precision[0, ..., 0], precision[5, ..., 0]]
     parts += [precision[..., area] for area in (1, 2, 3)]
-    parts += [recall[..., 0, most] for most in (0, 1, 2)]
+    parts += [recall[..., 0, place] for place in (0, 1, 2)]
     parts += [recall[..., area, -1] for area in (1, 2, 3)]
     return dict(zip(NUMBERS, map(_mean, parts), strict=True)), per_class
 

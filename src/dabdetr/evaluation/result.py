@@ -33,6 +33,7 @@ class Evaluation:
     images      images evaluated
     seconds     time taken, prediction included where there was one
     notes       what a reader of the numbers should know, one sentence each
+    most        detections of a class in an image that count for AP
     detections  of every image in the data's order, labels counting in the data's classes
     """
 
@@ -44,6 +45,7 @@ class Evaluation:
     detections: tuple[Detections, ...] = field(default=(), repr=False, compare=False)
     image_ids: tuple[int, ...] = field(default=(), repr=False)
     category_ids: tuple[int, ...] = field(default=(), repr=False)
+    most: int = 100
 
     @property
     def ap(self) -> float:

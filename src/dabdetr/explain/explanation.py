@@ -92,7 +92,7 @@ def explain(
             seen = trace(detector, images, pixels)
         return [(seen, to_detections(detector, seen.predictions, sizes, max_det, names)[0])]
 
-    prepared = views(runtime, attempts(source))
+    prepared = views(runtime, attempts(source, bits=runtime.config.image.bits))
     results = run(traced, prepared, on_error=on_error, ahead=runtime.prefetches)
     return (
         _explanation(each.image.array, seen, found.clipped(), conf)

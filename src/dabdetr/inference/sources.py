@@ -3,38 +3,48 @@
 from __future__ import annotations
 
 import glob
+import logging
 from collections.abc import Iterable, Iterator
+from io import IOBase
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from dabdetr.data.images import IMAGE_SUFFIXES, read_image
+from dabdetr.data.images import IMAGE_SUFFIXES, needs_package, read_image
 from dabdetr.inference.downloads import SCHEMES, Limits, fetch, without_password
 from dabdetr.inference.stream import OnError, SourceImage, Unreadable, check_on_error, readable
 from dabdetr.inference.video import STREAMS, VIDEO_SUFFIXES, Camera, frames, is_video, require_av
 
+log = logging.getLogger("dabdetr")
+
 
 def read_sources(
-    source: Any, on_error: OnError = "raise", stride: int = 1, allow_private: bool = False
+    source: Any,
+    on_error: OnError = "raise",
+    stride: int = 1,
+    allow_private: bool = False,
+    bits: int | None = None,
 ) -> Iterator[SourceImage]:
     """The images that ``source`` means, read only as they are asked for.
 
-    A path; a folder (its own images by name, not those of subfolders; files that are no images
-    are passed over); a pattern such as ``"day*/*.jpg"`` or ``"all/**/*.png"``; an http(s) address;
-    a video (every ``stride``-th frame), or a camera by its number (0 is the first); a PIL image;
-    the bytes of a file; an array as ``read_image`` takes it (RGB, not BGR); a tensor
+    A path; a folder (its own images by name, not those of subfolders; other files are passed over,
+    of which videos and images that need a package are logged); a pattern such as ``"day*/*.jpg"``
+    or ``"all/**/*.png"``; an http(s) address; a video (every ``stride``-th frame), or a camera by
+    its number (0 is the first); a PIL image; the bytes of a file, or an open one; an array as
+    ``read_image`` takes it (RGB, not BGR); a tensor
     [channels, height, width] of uint8 or floats 0–1; or a list, tuple or generator of these. What
     the paths of a list mean is found out at once: a wrong one is an error before any work.
     Addresses of this machine and of private networks are asked only with ``allow_private``.
+    ``bits`` is how many of the 16 of deep images are used (see ``read_image``).
     """
     check_on_error(on_error)
-    return readable(attempts(source, stride, allow_private), on_error)
+    return readable(attempts(source, stride, allow_private, bits), on_error)
 
 
 def attempts(
-    source: Any, stride: int = 1, allow_private: bool = False
+    source: Any, stride: int = 1, allow_private: bool = False, bits: int | None = None
 ) -> Iterator[SourceImage | Unreadable]:
     """The same, where what cannot be read stands in its place as ``Unreadable``."""
     if stride < 1:
@@ -42,18 +52,18 @@ def attempts(
     items = _expand(source)
     if isinstance(items, list) and any(is_video(item) for item, _ in items):
         require_av()  # what is missing is an error now
-    return _read(items, stride, Limits(private=allow_private))
+    return _read(items, stride, Limits(private=allow_private), bits)
 
 
 def _read(
-    items: Iterable[tuple[Any, str]], stride: int, limits: Limits
+    items: Iterable[tuple[Any, str]], stride: int, limits: Limits, bits: int | None
 ) -> Iterator[SourceImage | Unreadable]:
     for number, (item, name) in enumerate(items, start=1):
         if is_video(item):
             yield from frames(item, stride, limits)
             continue
         try:
-            image = SourceImage(_array(item, limits), name)
+            image = SourceImage(_array(item, limits, bits), name)
         except (ValueError, OSError) as error:
             label = name or f"image {number}"
             named = error if name and name in str(error) else _named(error, label)
@@ -76,6 +86,8 @@ def _expand(source: Any) -> Iterable[tuple[Any, str]]:
         return [(Camera(source), str(Camera(source)))]
     if isinstance(source, bytes | bytearray | Image.Image | np.ndarray) or _is_tensor(source):
         return [(source, "")]
+    if isinstance(source, IOBase) or (hasattr(source, "read") and not hasattr(source, "__array__")):
+        return [(_content(source), str(getattr(source, "name", "") or ""))]
     if isinstance(source, list | tuple):
         items = [item for part in source for item in _expand(part)]
         if not items:
@@ -85,8 +97,16 @@ def _expand(source: Any) -> Iterable[tuple[Any, str]]:
         return (item for part in source for item in _expand(part))
     raise ValueError(
         "an image is expected as a path, folder, pattern, address, camera's number, PIL image, "
-        f"array, tensor or bytes, or a list of these; got {type(source).__name__}"
+        f"array, tensor, bytes or open file, or a list of these; got {type(source).__name__}"
     )
+
+
+def _content(file: Any) -> bytes:
+    """What an open file holds from where it stands."""
+    content = file.read()
+    if not isinstance(content, bytes | bytearray):
+        raise ValueError("an open file is expected in binary mode; open it with 'rb'")
+    return bytes(content)
 
 
 def _paths(source: str | Path) -> list[str | Path | Camera]:
@@ -97,7 +117,7 @@ def _paths(source: str | Path) -> list[str | Path | Camera]:
     if text.isdecimal() and not path.exists():
         return [Camera(text)]
     if path.is_dir():
-        found = [child for child in sorted(path.iterdir()) if _is_shown(child, IMAGE_SUFFIXES)]
+        found = _images_in(path)
         if not found:
             raise ValueError(f"the folder {path} has no images ({_endings()}) directly in it")
         return [*found]
@@ -114,6 +134,31 @@ def _paths(source: str | Path) -> list[str | Path | Camera]:
     raise FileNotFoundError(f"there is no file or folder {path}; check the path")
 
 
+def _images_in(folder: Path) -> list[Path]:
+    """The images directly in a folder; what else could be looked at is logged."""
+    every = IMAGE_SUFFIXES | VIDEO_SUFFIXES
+    found = [child for child in sorted(folder.iterdir()) if _is_shown(child, every)]
+    images = [path for path in found if path.suffix.lower() in IMAGE_SUFFIXES]
+    lacking = [path for path in images if needs_package(path)]
+    videos = [path for path in found if path not in images]
+    if videos:
+        log.warning(
+            "%s: %d videos are left out (%s); give them by name, or as %s",
+            *(folder, len(videos), _first(videos), folder / f"*{videos[0].suffix}"),
+        )
+    if lacking and len(lacking) < len(images):
+        log.warning(
+            "%s: %d HEIC images are left out (%s), which need a package: pip install pillow-heif",
+            *(folder, len(lacking), _first(lacking)),
+        )
+        images = [path for path in images if path not in lacking]
+    return images
+
+
+def _first(paths: list[Path], most: int = 3) -> str:
+    return ", ".join(path.name for path in paths[:most]) + ", …" * (len(paths) > most)
+
+
 def _is_shown(path: Path, suffixes: frozenset[str]) -> bool:
     hidden = path.name.startswith(".")
     return path.suffix.lower() in suffixes and not hidden and path.is_file()
@@ -123,12 +168,12 @@ def _endings() -> str:
     return ", ".join(sorted(IMAGE_SUFFIXES))
 
 
-def _array(item: Any, limits: Limits) -> np.ndarray:
+def _array(item: Any, limits: Limits, bits: int | None) -> np.ndarray:
     if isinstance(item, str) and item.startswith(SCHEMES):
-        return read_image(fetch(item, limits))
+        return read_image(fetch(item, limits), bits=bits)
     if _is_tensor(item):
         return read_image(_tensor_array(item))
-    return read_image(item)
+    return read_image(item, bits=bits)
 
 
 def _is_tensor(item: Any) -> bool:

@@ -54,21 +54,17 @@ class Detections:
             queries=self.queries[index],
         )
 
-    def above(self, conf: float | np.ndarray, classes: Sequence[str] | None = None) -> Detections:
-        """Those that score at least ``conf``, and only of ``classes`` where given.
+    def above(
+        self, conf: float | np.ndarray, classes: Sequence[str | int] | None = None
+    ) -> Detections:
+        """Those that score at least ``conf``; of ``classes`` only, names or labels, where given.
 
         An array is a threshold for each class, in label order.
         """
         limits = conf[self.labels] if isinstance(conf, np.ndarray) else conf
         keep = self.scores >= limits
         if classes is not None:
-            unknown = sorted(set(classes) - set(self.names))
-            if unknown:
-                raise ValueError(
-                    f"the model does not know the class {', '.join(unknown)}; "
-                    f"it knows: {', '.join(self.names)}"
-                )
-            keep &= np.isin(self.labels, [self.names.index(name) for name in classes])
+            keep &= np.isin(self.labels, _labels(classes, self.names))
         return self[keep]
 
     def best_of_query(self) -> Detections:
@@ -141,6 +137,49 @@ class Detections:
             )
         ]
 
+    def to_yolo(self, scores: bool = False) -> str:
+        """Lines of a YOLO label file: label, centre, width, height, 0–1 of the image.
+
+        With ``scores`` a sixth column; files of labels to train on have none.
+        """
+        from dabdetr.structures.formats import yolo_lines
+
+        return yolo_lines(self, scores)
+
+    def to_pandas(self) -> Any:
+        """A ``pandas.DataFrame`` with a row for each object: source, name, score, box in pixels."""
+        try:
+            import pandas  # pyright: ignore[reportMissingImports]
+        except ImportError:
+            raise ImportError(
+                "to_pandas needs the package pandas; type: pip install pandas"
+            ) from None
+        from dabdetr.structures.formats import COLUMNS, rows
+
+        return pandas.DataFrame(rows(self), columns=list(COLUMNS))
+
+    def to_label_studio(
+        self,
+        image: str | None = None,
+        from_name: str = "label",
+        to_name: str = "image",
+        version: str = "dabdetr",
+    ) -> dict[str, Any]:
+        """A task for Label Studio's import, with these as predictions to be corrected.
+
+        ``image`` is where Label Studio finds the image, its source if not given; ``from_name`` and
+        ``to_name`` are the names in the project's labelling config.
+        """
+        from dabdetr.structures.formats import label_studio_task
+
+        return label_studio_task(self, image, from_name, to_name, version)
+
+    def to_cvat(self) -> str:
+        """XML for CVAT's upload of annotations, "CVAT for images 1.1", of this image."""
+        from dabdetr.structures.formats import cvat_document
+
+        return cvat_document([self])
+
     def to_supervision(self) -> Any:
         """``supervision.Detections`` with the class names in ``data["class_name"]``."""
         try:
@@ -167,6 +206,26 @@ class Detections:
         if shown is None:
             raise ValueError("plot needs the image: pass it, or predict with keep_images=True")
         return draw(as_array(shown), self.boxes, self.scores, self.labels, self.names)
+
+
+def _labels(classes: Sequence[str | int], names: Sequence[str]) -> list[int]:
+    """Labels of classes given by name or label; ValueError for those that are not there."""
+    unknown = [
+        each
+        for each in classes
+        if (each not in names if isinstance(each, str) else not _is_label(each, len(names)))
+    ]
+    if unknown:
+        raise ValueError(
+            f"the model does not know the class {', '.join(sorted(map(str, unknown)))}; "
+            f"it knows: {', '.join(names)}"
+        )
+    return [names.index(each) if isinstance(each, str) else int(each) for each in classes]
+
+
+def _is_label(value: Any, count: int) -> bool:
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    return whole and bool(0 <= value < count)
 
 
 def _rounded(value: Any, digits: int) -> float:

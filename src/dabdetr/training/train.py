@@ -179,6 +179,8 @@ def train(
         sources = Sources(*places, val_every=val_every or 1, split=split, box_format=box_format)
         splits_open = sources.open(strict, progress=not console.quiet)
         described = _describe(console, splits_open)
+        if config.image.bits is None and splits_open[0].bits:
+            config = config.override([f"image.bits={splits_open[0].bits}"])
         config = with_epochs(config, len(splits_open[0]))
         if val_every is None:
             every = epochs_between_validations(config.training.epochs)
@@ -236,6 +238,7 @@ def _fit(
     """Run the engine until the last epoch, an interrupt or a loss that is not finite."""
     config, (train_data, val_data) = detector.config, data
     training, rows = config.training, []
+    train_data.bits = config.image.bits
     accumulate = max(1, round(training.effective_batch / (training.batch * world.size)))
     rank, total = (world.rank, world.size), math.ceil(len(train_data) / training.batch)
 
