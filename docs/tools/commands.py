@@ -17,8 +17,17 @@ TAKES = {int: "whole number", float: "number", str: "text", Path: "path", bool: 
 
 
 def verbs() -> dict[str, Any]:
-    """The function behind each command, by name."""
-    functions = (each.callback for each in app.registered_commands)
+    """The function behind each command, by name; those of a group after its name."""
+    found: dict[str, Any] = _functions(app)
+    for group in app.registered_groups:
+        assert group.typer_instance is not None
+        inside = _functions(group.typer_instance)
+        found |= {f"{group.name} {name}": verb for name, verb in inside.items()}
+    return found
+
+
+def _functions(group: typer.Typer) -> dict[str, Any]:
+    functions = (each.callback for each in group.registered_commands)
     return {each.__name__: each for each in functions if each is not None}
 
 

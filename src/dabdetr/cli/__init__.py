@@ -1,6 +1,6 @@
 """The command line: `dabdetr VERB`, one function each; what is heavy is imported inside them."""
 
-from dabdetr.cli import bench, compare, demo, explain, export, models, predict, train, val
+from dabdetr.cli import bench, compare, data, demo, explain, export, models, predict, train, val
 from dabdetr.cli.app import app
 
 for _verb in (
@@ -8,5 +8,6 @@ for _verb in (
     *(export.export, models.convert, models.models, bench.bench, compare.ladder, demo.demo),
 ):
     app.command()(_verb)
+app.add_typer(data.data, name="data")
 
 main = app

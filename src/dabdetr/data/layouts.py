@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -251,27 +251,64 @@ def training_boxes(data: str | Path) -> np.ndarray:
     return boxes[:: len(boxes) // MOST_BOXES + 1].astype(np.float32)
 
 
-def unite(train: DetectionDataset, val: DetectionDataset) -> None:
-    """Give two splits the classes of both, in the order of the first; what one lacks is counted."""
-    if train.names == val.names or not isinstance(train, RecordTable):
+def unite(splits: Sequence[DetectionDataset]) -> None:
+    """Give all splits the classes of all, in the order of the first; what one lacks is counted.
+
+    Each keeps its own ids of the classes that it has.
+    """
+    tables = [each for each in splits if isinstance(each, RecordTable)]
+    names = list(dict.fromkeys(name for each in tables for name in each.names))
+    if all(list(each.names) == names for each in tables):
         return
-    if not isinstance(val, RecordTable):
-        return
-    own, other = set(train.names), set(val.names)
-    for data, lacking in ((train, other - own), (val, own - other)):
-        where = f"{data.name} {data.split}"
-        data.findings.add(
-            "class-split", [f"{name!r} is not in {where}" for name in sorted(lacking)]
-        )
-    names = [*train.names, *(name for name in val.names if name not in own)]
-    ids = list(train.category_ids)
-    for name in names[len(ids) :]:
-        theirs = val.category_ids[val.names.index(name)]
-        ids.append(theirs if theirs not in ids else max(ids) + 1)
-    own_ids = dict(zip(val.names, val.category_ids, strict=True))
-    train.with_names(names, ids)
-    free = (number for number in range(max([*ids, *val.category_ids]) + 1, 1 << 62))
-    val.with_names(names, [own_ids[n] if n in own_ids else next(free) for n in names])
+    every = {id_ for each in tables for id_ in each.category_ids}
+    ids: dict[str, int] = {}
+    for each in tables:  # the first id of a class is its id in splits without it, where it is free
+        for name, id_ in zip(each.names, each.category_ids, strict=True):
+            ids.setdefault(name, id_)
+    for each in tables:
+        own = dict(zip(each.names, each.category_ids, strict=True))
+        lacking = sorted(set(names) - set(own))
+        where = f"{each.name} {each.split}"
+        each.findings.add("class-split", [f"{name!r} is not in {where}" for name in lacking])
+        free = (number for number in range(max(every) + 1, 1 << 62))
+        used = set(own.values())
+        for name in lacking:
+            own[name] = ids[name] if ids[name] not in used else next(free)
+            used.add(own[name])
+        each.with_names(names, [own[name] for name in names])
+
+
+def open_every(
+    data: str | Path | None = None,
+    annotations: str | Path | None = None,
+    images: str | Path | None = None,
+    *,
+    box_format: BoxFormat | None = None,
+    progress: bool = False,
+) -> list[DetectionDataset]:
+    """All splits of a data set, ``train`` first; images are checked, all have all classes.
+
+    A split that cannot be opened is left out, and counted with the first one's findings; ValueError
+    where none can.
+    """
+    if data is None or annotations is not None or images is not None:
+        return [open_data(data, "train", annotations, images, box_format).checked(progress)]
+    found: list[DetectionDataset] = []
+    failed: dict[str, Exception] = {}
+    for name in splits(data):
+        try:
+            told = box_format or getattr(found[0] if found else None, "box_format", None)
+            found.append(open_data(data, name, box_format=told).checked(progress))
+        except (ValueError, OSError) as error:
+            failed[name] = error
+    if not found:
+        raise next(iter(failed.values()))
+    found[0].findings.add("split-missing", [f"{name}: {error}" for name, error in failed.items()])
+    bits = max(each.bits or 0 for each in found) or None
+    for each in found:
+        each.bits = bits
+    unite(found)
+    return found
 
 
 def open_training(
@@ -306,7 +343,7 @@ def open_training(
             raise ValueError(f"{train.name} has a val split already; leave out --split {share:g}")
         val = val.checked(progress)
         train.bits = val.bits = max(train.bits or 0, val.bits or 0) or None
-        unite(train, val)
+        unite((train, val))
     if isinstance(train, RecordTable):
         seen = np.bincount(train.labels[~train.crowd], minlength=len(train.names))
         lacking = [name for name, many in zip(train.names, seen, strict=True) if not many]

@@ -170,6 +170,19 @@ class _Training(Dataset[Any]):
         return row
 
 
+def training_examples(
+    data: DetectionDataset, config: Config, seed: int, indices: Sequence[int]
+) -> Iterator[Example]:
+    """What the first epoch of a training sees of some images."""
+    jobs = {job.index: job for batch in plan_epoch(data, config, seed, 0) for job in batch}
+    source = _Training(data, _augmentation(data, config), 0, seed)
+    for index in indices:
+        made = source[jobs[index]]
+        if isinstance(made, Exception):
+            raise made
+        yield made[0]
+
+
 def _collate_training(items: list[Any]) -> tuple[Images, Targets] | Exception:
     failed = next((item for item in items if isinstance(item, Exception)), None)
     if failed is not None:

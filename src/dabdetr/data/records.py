@@ -478,8 +478,9 @@ def tell_format(numbers: np.ndarray, frames: np.ndarray, said: BoxFormat) -> Box
         return said
     order, _, relative = said.partition("-")
     reach = numbers.max(1)
-    if not relative and np.quantile(reach, 0.99) <= 1 + SLACK and np.median(frames) > 16:
-        relative = "relative"
+    whole = bool((numbers == np.round(numbers)).all())
+    if not (relative or whole) and np.quantile(reach, 0.99) <= 1 + SLACK:
+        relative = "relative" if np.median(frames) > 16 else ""
     elif (
         relative and (reach > 1 + 2 * SLACK).mean() >= 0.9 and _mostly(numbers <= frames.max() + 1)
     ):

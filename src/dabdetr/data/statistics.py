@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.data.findings import Findings
+from dabdetr.data.similar import thumbnails
 from dabdetr.text import printable
 
 MOST_CLASSES = 12
@@ -82,3 +84,151 @@ def summarise(data: DetectionDataset) -> Summary:
         classes=dict(zip(data.names, counts.tolist(), strict=True)),
         findings=data.findings,
     )
+
+
+QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
+
+
+@dataclass(frozen=True)
+class Description:
+    """How large and how many, of one split; arrays have an entry an image or a box.
+
+    widths, heights  [images] pixels
+    objects          [images] boxes of each image, without crowds
+    sides            [boxes] square root of the area in pixels
+    shares           [boxes] the same as a share of its image's
+    aspects          [boxes] width / height
+    shorter          [boxes] shorter side of its image, pixels
+    brightness       [images] mean grey level 0–255; NaN where there is no file
+    """
+
+    split: str
+    widths: np.ndarray
+    heights: np.ndarray
+    objects: np.ndarray
+    sides: np.ndarray
+    shares: np.ndarray
+    aspects: np.ndarray
+    shorter: np.ndarray
+    brightness: np.ndarray
+    classes: dict[str, int]
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """What is summed up by quantiles, by what it is called."""
+        return {
+            "image width": self.widths,
+            "image height": self.heights,
+            "image aspect": self.widths / self.heights,
+            "brightness": self.brightness[np.isfinite(self.brightness)],
+            "objects an image": self.objects,
+            "object size": self.sides,
+            "object size, share of image": self.shares,
+            "object aspect": self.aspects,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Quantiles of each column, ready for JSON; null where there is nothing."""
+        most, least = max(self.classes.values(), default=0), min(self.classes.values(), default=0)
+        return {
+            "quantiles": list(QUANTILES),
+            "columns": {
+                name: [round(float(q), 4) for q in np.quantile(values, QUANTILES)]
+                if len(values)
+                else None
+                for name, values in self.columns().items()
+            },
+            "class_balance": {"most": most, "least": least},
+        }
+
+
+def describe(data: DetectionDataset, progress: bool = False) -> Description:
+    """Sizes, shapes and brightness of a split; images are looked at as small grey copies."""
+    records = [data.record(index) for index in range(len(data))]
+    keep = [~record.crowd for record in records]
+    boxes = [record.boxes[own] for record, own in zip(records, keep, strict=True)]
+    counts = np.array([len(each) for each in boxes], np.int64)
+    frames = np.array([(r.width, r.height) for r in records], np.float64).reshape(-1, 2)
+    edges = np.concatenate(boxes).astype(np.float64)
+    sides = edges[:, 2:] - edges[:, :2]
+    own = np.repeat(frames, counts, axis=0)
+    files = [record.file for record in records]
+    grey = thumbnails(files, progress).reshape(len(files), -1).astype(np.float64)
+    brightness = np.where(grey.any(1), grey.mean(1), np.nan)
+    labels = np.concatenate([r.labels[k] for r, k in zip(records, keep, strict=True)])
+    tallied = np.bincount(labels, minlength=len(data.names)).tolist()
+    return Description(
+        split=data.split,
+        widths=frames[:, 0],
+        heights=frames[:, 1],
+        objects=counts,
+        sides=np.sqrt(sides.prod(1)),
+        shares=np.sqrt((sides / own).prod(1)),
+        aspects=sides[:, 0] / sides[:, 1],
+        shorter=own.min(1),
+        brightness=brightness,
+        classes=dict(zip(data.names, tallied, strict=True)),
+    )
+
+
+SIZES = (256, 320, 416, 512, 640, 800, 1024, 1280)
+"""Shorter sides that are recommended."""
+QUERY_COUNTS = (100, 200, 300, 600, 900, 1500)
+LEARNABLE = 32
+"""Pixels that an object should have in the model's input: four cells of stride 8."""
+SMALL_SHARE = 0.1
+"""Share of the objects that may stay below that."""
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What fits a data set, and why; ``tiles`` is a side in pixels, 0 for none."""
+
+    size: int
+    queries: int
+    tiles: int
+    reasons: tuple[str, ...]
+
+    def lines(self) -> list[str]:
+        """For people."""
+        options = f"--imgsz {self.size} --queries {self.queries}"
+        tiles = f"; predict --tile-size {self.tiles}" if self.tiles else ""
+        return [f"recommended: {options}{tiles}", *(f"  {reason}" for reason in self.reasons)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return {
+            "imgsz": self.size,
+            "queries": self.queries,
+            "tiles": self.tiles or None,
+            "reasons": list(self.reasons),
+        }
+
+
+def recommend(described: Sequence[Description]) -> Advice:
+    """Input size, queries and tiles, by the smallest objects and the fullest image.
+
+    The input size is the least at which nine of ten objects have ``LEARNABLE`` pixels, at most that
+    of the images; where even the largest is too small, tiles of the images are looked at.
+    """
+    sides = np.concatenate([each.sides for each in described])
+    shorter = np.concatenate([each.shorter for each in described])
+    images = np.concatenate([np.minimum(each.widths, each.heights) for each in described])
+    most = int(max(each.objects.max(initial=0) for each in described))
+    own = float(np.median(images))
+    wanted = float(np.quantile(LEARNABLE * shorter / sides, 1 - SMALL_SHARE)) if len(sides) else 0
+    fitting = [size for size in SIZES if size >= wanted]
+    largest = next((size for size in SIZES if size >= own), SIZES[-1])
+    size = min(fitting[0] if fitting else SIZES[-1], max(largest, SIZES[0]))
+    queries = next((count for count in QUERY_COUNTS if count >= 1.5 * most), 2 * most)
+    reasons = [
+        f"nine of ten objects have {LEARNABLE} pixels or more at a shorter side of {wanted:,.0f}; "
+        f"images have {own:,.0f}",
+        f"an image has up to {most:,} objects",
+    ]
+    tiles = 0
+    if wanted > 1.25 * size and own > size:
+        tiles = int(min(own, size * own / wanted) // 32 * 32) or 32
+        reasons.append(f"at {size} too many objects are smaller: tiles of {tiles} pixels show them")
+    elif wanted > 1.25 * size:
+        reasons.append("objects are small in the images themselves: larger images would help")
+    return Advice(size, queries, tiles, tuple(reasons))

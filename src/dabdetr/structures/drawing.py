@@ -32,12 +32,14 @@ def draw(
     scores: np.ndarray,
     labels: np.ndarray,
     names: Sequence[str],
+    scored: bool = True,
 ) -> Image.Image:
     """A copy of ``image`` (RGB uint8 [height, width, 3]) with every box [n, 4] drawn in.
 
     Boxes are x0 y0 x1 y1 in pixels; ``labels`` index ``names``. Lines and letters grow with the
     image. The best boxes lie on top, and their labels are placed first: above the box where there
-    is room, else at another corner, always inside.
+    is room, else at another corner, always inside. Not ``scored``, scores are ranks only and are
+    not written.
     """
     canvas = Image.fromarray(image)
     pen = ImageDraw.Draw(canvas)
@@ -49,7 +51,8 @@ def draw(
         _outline(pen, boxes[index], colour(int(labels[index])), width)
     placed: list[_Label] = []
     for index in order[::-1]:
-        text = _text(names[int(labels[index])], float(scores[index]), font, canvas.size)
+        score = float(scores[index]) if scored else None
+        text = _text(names[int(labels[index])], score, font, canvas.size)
         if text is not None:
             taken = [label.place for label in placed]
             place = _free_place(boxes, int(index), _extent(text, font), canvas.size, width, taken)
@@ -97,11 +100,11 @@ def _outline(
 
 
 def _text(
-    name: str, score: float, font: ImageFont.FreeTypeFont, size: tuple[int, int]
+    name: str, score: float | None, font: ImageFont.FreeTypeFont, size: tuple[int, int]
 ) -> str | None:
     """Name and score, shortened where the image is small; None where nothing fits."""
     name = "".join(c if c.isprintable() else " " for c in name)
-    number = f" {score:.2f}"
+    number = "" if score is None else f" {score:.2f}"
     for text in (name + number, _shortened(name) + number, _shortened(name, 3)):
         width, height = _extent(text, font)
         if width <= size[0] and height <= size[1]:

@@ -1,0 +1,231 @@
+"""`dabdetr data …`: what annotated images hold, how they look, other layouts and splits of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dabdetr.cli.options import (
+    Annotations,
+    BoxFormats,
+    Images,
+    Json,
+    Name,
+    Quiet,
+    Strict,
+    check_data,
+    read_box_format,
+)
+from dabdetr.cli.output import RunFolder, console, print_json, refuse_to_overwrite, say
+
+if TYPE_CHECKING:
+    from dabdetr.data.dataset import DetectionDataset
+
+data = typer.Typer(
+    no_args_is_help=True,
+    help="Look at annotated images, count them, write them in another layout, divide them.",
+)
+
+Data = Annotated[
+    str | None,
+    typer.Argument(
+        help="A folder, file or zip in any layout that is read, or scenes.", show_default=False
+    ),
+]
+Layout = Annotated[str, typer.Option("--to", help="coco, yolo, voc or webdataset.")]
+Out = Annotated[Path, typer.Argument(help="A new folder.", show_default=False)]
+
+
+def open_splits(
+    given: str | None,
+    annotations: Path | None,
+    images: Path | None,
+    box_format: str | None,
+    strict: bool,
+    quiet: bool,
+) -> list[DetectionDataset]:
+    """All splits of what a command line names."""
+    check_data(given, annotations, images)
+    from dabdetr.data.findings import refuse
+    from dabdetr.data.layouts import open_every
+
+    found = open_every(
+        given,
+        annotations,
+        images,
+        box_format=read_box_format(box_format),
+        progress=not quiet,
+    )
+    if strict:
+        refuse({each.split: each.findings for each in found})
+    return found
+
+
+@data.command()
+def stats(
+    data: Data = None,
+    annotations: Annotations = None,
+    images: Images = None,
+    box_format: BoxFormats = None,
+    strict: Strict = False,
+    plot: Annotated[
+        Path | None, typer.Option(help="Write one figure of it all (.png or .svg).")
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """What every split holds, how large images and objects are, and what fits them.
+
+    Counts of images, boxes and classes, and what was skipped or mended; sizes, shapes, objects an
+    image, brightness; a recommended input size, number of queries, and tiles where objects are
+    small in large images.
+    """
+    refuse_to_overwrite(plot)
+    if plot and plot.suffix.lower() not in (".png", ".svg"):
+        raise ValueError(f"--plot should end in .png or .svg; got {plot}")
+    found = open_splits(data, annotations, images, box_format, strict, quiet)
+    from dabdetr.data.statistics import describe, recommend, summarise
+
+    summaries = [summarise(each) for each in found]
+    described = [describe(each, progress=not quiet) for each in found]
+    advice = recommend(described)
+    if as_json:
+        splits = [
+            {**one.to_dict(), **other.to_dict()}
+            for one, other in zip(summaries, described, strict=True)
+        ]
+        print_json({"data": found[0].name, "splits": splits, "recommended": advice.to_dict()})
+    else:
+        for summary in summaries:
+            for line in summary.lines():
+                say(line)
+        if not quiet:
+            from dabdetr.data.plots import table
+
+            console().print(table(described))
+        for line in advice.lines():
+            say(line, quiet)
+    if plot:
+        from dabdetr.data.plots import plot as draw_plot
+
+        draw_plot(described, plot)
+        say(f"figure: {plot}", quiet)
+
+
+@data.command()
+def view(
+    data: Data = None,
+    split: Annotated[str, typer.Option(help="Which part of the data.")] = "train",
+    annotations: Annotations = None,
+    images: Images = None,
+    box_format: BoxFormats = None,
+    count: Annotated[int, typer.Option(min=1, help="Images shown, evenly out of all.")] = 24,
+    augment: Annotated[
+        bool, typer.Option("--augment", help="As training sees them: cropped, flipped, recoloured.")
+    ] = False,
+    model: Annotated[
+        str, typer.Option(help="With --augment: the preset or config whose augmentation is shown.")
+    ] = "dab-lite",
+    seed: Annotated[int, typer.Option(min=0, help="With --augment: another draw.")] = 0,
+    name: Name = None,
+    project: Annotated[Path, typer.Option(help="Where run folders go.")] = Path("runs/view"),
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Images with their boxes: a contact sheet (contact.png) and a page (index.html)."""
+    check_data(data, annotations, images)
+    from dabdetr.data.layouts import open_data
+    from dabdetr.data.views import augmented, contact_sheet, page, views
+
+    opened = open_data(data, split, annotations, images, read_box_format(box_format))
+    opened = opened.checked(progress=not quiet)
+    if augment:
+        from dabdetr.training.options import choose_config
+
+        shown = augmented(opened, count, choose_config(model), seed)
+    else:
+        shown = views(opened, count)
+    title = f"{opened.name} {opened.split}" + (", augmented" if augment else "")
+    with RunFolder(project, name, "view") as folder:
+        contact_sheet(shown).save(folder.path / "contact.png")
+        text = page(title, shown, len(opened))
+        (folder.path / "index.html").write_text(text, encoding="utf-8")
+    if as_json:
+        print_json({"folder": str(folder.path), "images": [each.name for each in shown]})
+    say(f"contact sheet and page: {folder.path}", quiet)
+
+
+@data.command()
+def convert(
+    data: Annotated[str, typer.Argument(help="A folder, file or zip in any layout that is read.")],
+    out: Out,
+    to: Layout = "coco",
+    box_format: BoxFormats = None,
+    strict: Strict = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write all splits in another layout: COCO, YOLO, VOC or WebDataset's shards.
+
+    Boxes are the same to the last bit when they are read back; images are copied as they are.
+    """
+    found = open_splits(data, None, None, box_format, strict, quiet)
+    _write(found, out, to, as_json, quiet)
+
+
+@data.command()
+def split(
+    data: Annotated[str, typer.Argument(help="A data set that has one split.")],
+    out: Out,
+    share: Annotated[float, typer.Option("--split", help="Share of the images to train on.")] = 0.8,
+    test: Annotated[float, typer.Option(help="Share of the images for a test split.")] = 0.0,
+    seed: Annotated[int, typer.Option(min=0, help="Another one divides otherwise.")] = 0,
+    to: Layout = "coco",
+    box_format: BoxFormats = None,
+    strict: Strict = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Divide the one split of a data set into train and val, and test where it is asked for.
+
+    Each class is on all sides by its share, images that show the same stay together, and the same
+    seed gives the same split.
+    """
+    found = open_splits(data, None, None, box_format, strict, quiet)
+    if len(found) > 1:
+        names = ", ".join(each.split for each in found)
+        raise ValueError(f"{data} has splits already: {names}; data convert writes them elsewhere")
+    if not 0 <= test < 1 or not 0 < share < 1 or share + test >= 1:
+        raise ValueError(
+            f"--split {share:g} and --test {test:g} should be shares that leave some for val"
+        )
+    from dabdetr.data.splitting import divide
+
+    whole: DetectionDataset = found[0]
+    if test:
+        whole, held = divide(whole, 1 - test, seed, progress=not quiet)
+        held.split = "test"
+        parts = [*divide(whole, share / (1 - test), seed, progress=False), held]
+    else:
+        parts = [*divide(whole, share, seed, progress=not quiet)]
+    _write(parts, out, to, as_json, quiet)
+
+
+def _write(found: list[Any], out: Path, layout: str, as_json: bool, quiet: bool) -> None:
+    """Write splits, and tell what they hold."""
+    from dabdetr.data.statistics import summarise
+    from dabdetr.data.writing import write_data
+
+    lost = write_data(found, out, layout)
+    summaries = [summarise(each) for each in found]
+    for summary in summaries:
+        for line in summary.lines():
+            say(line, quiet)
+    for told in lost:
+        say(f"left out: {told}", quiet)
+    if as_json:
+        rows = [each.to_dict() for each in summaries]
+        print_json({"folder": str(out), "layout": layout, "splits": rows, "lost": lost})
+    say(f"{layout} data set: {out}", quiet)

@@ -1,0 +1,179 @@
+"""Images with their boxes to look at: a contact sheet and a page that is one HTML file."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from dabdetr.data.dataset import DetectionDataset
+from dabdetr.structures.drawing import colour, draw
+
+if TYPE_CHECKING:
+    from dabdetr.config import Config
+
+CELL = 320
+"""Side of a cell of the contact sheet in pixels."""
+LONGEST = 720
+"""Longer side of an image in the page."""
+GAP, GROUND = 6, (32, 34, 38)
+
+
+@dataclass(frozen=True)
+class View:
+    """An image RGB uint8 [height, width, 3] and boxes [n, 4] x0 y0 x1 y1 in its pixels.
+
+    marked  [n] bool: the boxes that a page points out; None: all alike
+    """
+
+    name: str
+    image: np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray
+    names: Sequence[str]
+    marked: np.ndarray | None = None
+
+
+def evenly(total: int, count: int) -> list[int]:
+    """``count`` indices evenly out of ``total``, the first and the last among them."""
+    return np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int)).tolist()
+
+
+def views(data: DetectionDataset, count: int) -> list[View]:
+    """Images evenly out of a split as they are; those that cannot be decoded are left out."""
+    return [view_of(data, index) for index in evenly(len(data), count)]
+
+
+def view_of(data: DetectionDataset, index: int, marked: np.ndarray | None = None) -> View:
+    """An image of a data set with its boxes."""
+    record = data.record(index)
+    name = Path(record.file).name
+    return View(name, data.image(index), record.boxes, record.labels, data.names, marked)
+
+
+def augmented(data: DetectionDataset, count: int, config: Config, seed: int) -> list[View]:
+    """The same as training sees them: cropped, resized, flipped and recoloured by the config."""
+    from dabdetr.data.loader import training_examples  # needs torch
+
+    mean, std = (np.array(v, np.float32) * 255 for v in (config.image.mean, config.image.std))
+    shown: list[View] = []
+    indices = evenly(len(data), count)
+    examples = training_examples(data, config, seed, indices)
+    for index, example in zip(indices, examples, strict=True):
+        pixels = example.pixels.numpy().transpose(1, 2, 0) * std + mean
+        image = (pixels + 0.5).clip(0, 255).astype(np.uint8)
+        name = Path(data.record(index).file).name
+        boxes, labels = example.boxes.numpy(), example.labels.numpy()
+        shown.append(View(name, image, boxes, labels, data.names))
+    return shown
+
+
+def contact_sheet(shown: Sequence[View]) -> Image.Image:
+    """All images with boxes drawn in, side by side."""
+    columns = math.ceil(math.sqrt(len(shown) * 4 / 3))
+    rows = math.ceil(len(shown) / columns)
+    step = CELL + GAP
+    sheet = Image.new("RGB", (columns * step + GAP, rows * step + GAP), GROUND)
+    for number, view in enumerate(shown):
+        image, boxes = scaled(view, CELL)
+        drawn = draw_labels(image, boxes, view)
+        row, column = divmod(number, columns)
+        left = GAP + column * step + (CELL - drawn.width) // 2
+        top = GAP + row * step + (CELL - drawn.height) // 2
+        sheet.paste(drawn, (left, top))
+    return sheet
+
+
+def scaled(view: View, longest: int) -> tuple[np.ndarray, np.ndarray]:
+    """The image so that it fits ``longest`` pixels, and its boxes; small ones are not enlarged."""
+    height, width = view.image.shape[:2]
+    scale = min(1.0, longest / max(height, width))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    resized = Image.fromarray(view.image).resize(size, Image.Resampling.BILINEAR)
+    return np.asarray(resized), view.boxes * np.tile((size[0] / width, size[1] / height), 2)
+
+
+def draw_labels(image: np.ndarray, boxes: np.ndarray, view: View) -> Image.Image:
+    """A copy with boxes and class names drawn in; larger boxes lie below smaller ones."""
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+    order = np.argsort(np.argsort(-areas, kind="stable"), kind="stable")
+    return draw(image, boxes, order.astype(np.float64), view.labels, view.names, scored=False)
+
+
+def page(title: str, shown: Sequence[View], total: int) -> str:
+    """One HTML file with everything in it: images, boxes that can be hidden, class names."""
+    counts: dict[int, int] = {}
+    for view in shown:
+        for label in view.labels.tolist():
+            counts[label] = counts.get(label, 0) + 1
+    order = sorted(counts, key=lambda label: -counts[label])
+    names = shown[0].names if shown else ()
+    legend = "\n".join(
+        f'<label style="--ink:{ink(label)}"><input type="checkbox" checked data-label="{label}">'
+        f"<i></i>{escape(names[label])} <small>{counts[label]}</small></label>"
+        for label in order
+    )
+    boxes = sum(len(view.labels) for view in shown)
+    told = f"{len(shown)} of {total:,} images, {boxes:,} boxes"
+    body = f'<fieldset><legend>Classes</legend>{legend}</fieldset><main class="grid">'
+    body += "\n".join(figure(view) for view in shown) + "</main>"
+    return html(title, told, body)
+
+
+def html(title: str, told: str, body: str) -> str:
+    """A page of ours around ``body``."""
+    folder = files("dabdetr.data") / "static"
+    style, script = (
+        (folder / name).read_text(encoding="utf-8") for name in ("page.css", "page.js")
+    )
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
+        f"<header><h1>{escape(title)}</h1><p>{escape(told)}</p></header>\n{body}\n"
+        f"<script>\n{script}</script>\n</body>\n</html>\n"
+    )
+
+
+def figure(view: View, caption: str = "") -> str:
+    """An image and its boxes as SVG over it."""
+    image, boxes = scaled(view, LONGEST)
+    height, width = image.shape[:2]
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=82)
+    source = base64.b64encode(buffer.getvalue()).decode()
+    marks = "".join(_rectangles(view, boxes))
+    return (
+        f'<figure><div class="stage" style="aspect-ratio:{width}/{height}">'
+        f'<img alt="{escape(view.name)}" loading="lazy" src="data:image/jpeg;base64,{source}">'
+        f'<svg viewBox="0 0 {width} {height}" preserveAspectRatio="none">{marks}</svg></div>'
+        f"<figcaption>{escape(caption or view.name)} <small>{len(view.labels)} boxes</small>"
+        "</figcaption></figure>"
+    )
+
+
+def _rectangles(view: View, boxes: np.ndarray) -> Iterable[str]:
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+    for at in np.argsort(-areas, kind="stable").tolist():
+        x0, y0, x1, y1 = boxes[at].tolist()
+        label = int(view.labels[at])
+        faint = view.marked is not None and not view.marked[at]
+        yield (
+            f'<rect data-label="{label}"{" class=faint" if faint else ""} x="{x0:.1f}" '
+            f'y="{y0:.1f}" width="{max(x1 - x0, 1):.1f}" height="{max(y1 - y0, 1):.1f}" '
+            f'stroke="{ink(label)}"><title>{escape(view.names[label])}</title></rect>'
+        )
+
+
+def ink(label: int) -> str:
+    """The class's colour for CSS."""
+    return "#{:02x}{:02x}{:02x}".format(*colour(label))

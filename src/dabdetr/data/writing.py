@@ -1,0 +1,302 @@
+"""Data sets written in the usual layouts: what is read back is what was written.
+
+A layout that cannot hold something (crowds in YOLO, classes without a box in VOC) says so. A new
+layout takes a function here and a line in ``WRITERS``.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+from PIL import Image
+
+from dabdetr.data.dataset import DetectionDataset, ImageRecord
+from dabdetr.data.heads import ImageFile, read_heads
+
+SHARD = 512 << 20
+"""Bytes of images in a WebDataset shard, about."""
+SHARD_IMAGES = 10_000
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image to be written: its file's name in the new data set, and where its bytes are.
+
+    redraw  the file does not hold the image as its boxes want it (it would be turned, or there is
+            none): its pixels are written
+    """
+
+    data: DetectionDataset
+    index: int
+    record: ImageRecord
+    name: str
+    redraw: bool
+
+    @property
+    def stem(self) -> str:
+        """Name without ending; no other image of the data set has it."""
+        return os.path.splitext(self.name)[0]
+
+    def content(self) -> bytes:
+        """The bytes of the image file."""
+        if not self.redraw:
+            return Path(self.record.file).read_bytes()
+        buffer = io.BytesIO()
+        Image.fromarray(self.data.image(self.index)).save(buffer, "PNG")
+        return buffer.getvalue()
+
+    def put(self, folder: Path) -> None:
+        """Write the image into a folder."""
+        if self.redraw:
+            (folder / self.name).write_bytes(self.content())
+        else:
+            shutil.copyfile(self.record.file, folder / self.name)
+
+
+Write = Callable[[Path, str, Sequence[Item]], list[str]]
+"""Writes a split; what could not be kept, a sentence each."""
+
+
+def write_data(data: Sequence[DetectionDataset], out: Path, layout: str) -> list[str]:
+    """Write splits as one data set into the new folder ``out``; what could not be kept, in words.
+
+    ``layout`` is one of ``WRITERS``. The folder appears when all is done.
+    """
+    if layout not in WRITERS:
+        raise ValueError(f"the layout should be one of {', '.join(WRITERS)}; got {layout!r}")
+    if out.exists():
+        raise FileExistsError(f"{out} exists and is not overwritten; choose another name")
+    if not out.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {out.parent} to write {out.name} in")
+    taken: set[str] = set()
+    items = {each.split: _items(each, taken) for each in data}
+    temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
+    try:
+        write, finish = WRITERS[layout]
+        lost = [told for split, some in items.items() for told in write(temporary, split, some)]
+        finish(temporary, data)
+        temporary.chmod(0o777 & ~_umask())
+        temporary.rename(out)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return lost
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
+
+
+def _items(data: DetectionDataset, taken: set[str]) -> list[Item]:
+    """The images of a split under names whose stems occur once in the whole data set."""
+    records = [data.record(index) for index in range(len(data))]
+    files = [record.file for record in records]
+    there = [os.path.isfile(file) for file in files]
+    seen = iter(read_heads([file for file, is_there in zip(files, there, strict=True) if is_there]))
+    heads = [next(seen) if is_there else ImageFile() for is_there in there]
+    items: list[Item] = []
+    for index, (record, head) in enumerate(zip(records, heads, strict=True)):
+        redraw = (head.width, head.height) != (record.width, record.height)
+        stem, ending = os.path.splitext(os.path.basename(record.file))
+        stem = _unused(_plain(stem) or f"{data.split}-{index}", taken)
+        items.append(Item(data, index, record, stem + (".png" if redraw else ending), redraw))
+    return items
+
+
+def _plain(stem: str) -> str:
+    """A name that every system and layout takes."""
+    return "".join("_" if c in '/\\:*?"<>|' or not c.isprintable() else c for c in stem).strip()
+
+
+def _unused(stem: str, taken: set[str]) -> str:
+    name, number = stem, 1
+    while name.casefold() in taken:
+        number += 1
+        name = f"{stem}-{number}"
+    taken.add(name.casefold())
+    return name
+
+
+def _write_coco(root: Path, split: str, items: Sequence[Item]) -> list[str]:
+    """annotations/instances_SPLIT.json and the images in a folder of the split's name."""
+    (root / split).mkdir()
+    (root / "annotations").mkdir(exist_ok=True)
+    data = items[0].data
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for item in items:
+        item.put(root / split)
+        record = item.record
+        size = {"width": record.width, "height": record.height}
+        images.append({"id": record.image_id, "file_name": item.name, **size})
+        if record.known is not None:
+            judged, own = set(record.known), set(record.labels.tolist())
+            ids = [data.category_ids[label] for label in sorted(judged - own)]
+            partial = [data.category_ids[label] for label in sorted(own - judged)]
+            images[-1] |= {"neg_category_ids": ids, "not_exhaustive_category_ids": partial}
+        for box, label, crowd, area in zip(
+            record.annotated.tolist(),
+            record.labels.tolist(),
+            record.crowd.tolist(),
+            record.areas.tolist(),
+            strict=True,
+        ):
+            row = {"id": len(annotations) + 1, "image_id": record.image_id}
+            row |= {"category_id": data.category_ids[label], "bbox": box}
+            annotations.append(row | {"area": area, "iscrowd": int(crowd)})
+    categories = [
+        {"id": id_, "name": name} for id_, name in zip(data.category_ids, data.names, strict=True)
+    ]
+    tree = {"images": images, "annotations": annotations, "categories": categories}
+    text = json.dumps(tree, ensure_ascii=False, allow_nan=False)
+    (root / "annotations" / f"instances_{split}.json").write_text(text, encoding="utf-8")
+    return []
+
+
+def _write_yolo(root: Path, split: str, items: Sequence[Item]) -> list[str]:
+    """images/SPLIT and labels/SPLIT; the classes are in data.yaml."""
+    images, labels = root / "images" / split, root / "labels" / split
+    for folder in (images, labels):
+        folder.mkdir(parents=True)
+    crowds = twice = 0
+    for item in items:
+        item.put(images)
+        record = item.record
+        extent = np.tile(np.array([record.width, record.height], np.float64), 2)
+        low, high = np.split(record.boxes[~record.crowd].astype(np.float64) / extent, 2, axis=1)
+        rows = np.concatenate(((low + high) / 2, high - low), axis=1)
+        pairs = zip(record.labels[~record.crowd].tolist(), rows.tolist(), strict=True)
+        lines = [" ".join(map(repr, (label, *row))) for label, row in pairs]
+        crowds += int(record.crowd.sum())
+        twice += len(lines) - len(set(lines))
+        text = "".join(f"{line}\n" for line in dict.fromkeys(lines))
+        (labels / f"{item.stem}.txt").write_text(text)
+    told = [f"{crowds} crowds, which YOLO's layout has no place for"] if crowds else []
+    return told + ([f"{twice} boxes that stand twice in an image"] if twice else [])
+
+
+def _finish_yolo(root: Path, data: Sequence[DetectionDataset]) -> None:
+    lines = [f"{each.split}: images/{each.split}\n" for each in data]
+    names = json.dumps(list(data[0].names), ensure_ascii=False)
+    text = f"path: .\n{''.join(lines)}nc: {len(data[0].names)}\nnames: {names}\n"
+    (root / "data.yaml").write_text(text, encoding="utf-8")
+
+
+def _write_voc(root: Path, split: str, items: Sequence[Item]) -> list[str]:
+    """JPEGImages, Annotations, ImageSets/Main/SPLIT.txt; pixels count from 1, decimals are kept."""
+    for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    thin = 0
+    for item in items:
+        item.put(root / "JPEGImages")
+        record = item.record
+        tree = ElementTree.Element("annotation")
+        ElementTree.SubElement(tree, "filename").text = item.name
+        size = ElementTree.SubElement(tree, "size")
+        for side, value in (("width", record.width), ("height", record.height), ("depth", 3)):
+            ElementTree.SubElement(size, side).text = str(value)
+        for box, label, crowd in zip(
+            record.boxes.astype(np.float64), record.labels.tolist(), record.crowd, strict=True
+        ):
+            thin += bool((box[2:] - box[:2] < 1).any())
+            _add_object(tree, record, item.data.names[label], box, bool(crowd))
+        ElementTree.indent(tree)
+        text = ElementTree.tostring(tree, encoding="unicode")
+        file = root / "Annotations" / f"{item.stem}.xml"
+        file.write_text(text + "\n", encoding="utf-8")
+    listed = "".join(f"{item.stem}\n" for item in items)
+    (root / "ImageSets" / "Main" / f"{split}.txt").write_text(listed, encoding="utf-8")
+    return [f"{thin} boxes thinner than a pixel, which were widened to one"] if thin else []
+
+
+def _add_object(
+    tree: Any, record: ImageRecord, name: str, box: np.ndarray, difficult: bool
+) -> None:
+    object_ = ElementTree.SubElement(tree, "object")
+    ElementTree.SubElement(object_, "name").text = name
+    ElementTree.SubElement(object_, "difficult").text = str(int(difficult))
+    extent = np.array([record.width, record.height], np.float64)
+    low = np.minimum(box[:2], extent - 1)
+    high = np.where(box[2:] - low < 1, low + 1, box[2:])
+    frame = ElementTree.SubElement(object_, "bndbox")
+    edges = (*(low + 1).tolist(), *high.tolist())
+    for edge, value in zip(("xmin", "ymin", "xmax", "ymax"), edges, strict=True):
+        ElementTree.SubElement(frame, edge).text = repr(value)
+
+
+def _write_shards(root: Path, split: str, items: Sequence[Item]) -> list[str]:
+    """SPLIT-000000.tar …: KEY.jpg (or another ending) and KEY.json beside one another."""
+    shard = number = size = count = 0
+    archive: Any = None
+    try:
+        for number, item in enumerate(items):
+            if archive is None or size >= SHARD or count >= SHARD_IMAGES:
+                if archive is not None:
+                    archive.close()
+                archive = tarfile.open(root / f"{split}-{shard:06d}.tar", "w")  # noqa: SIM115
+                shard, size, count = shard + 1, 0, 0
+            content = item.content()
+            key = f"{number:08d}"
+            _add_member(archive, key + os.path.splitext(item.name)[1].lower(), content)
+            text = json.dumps(sample(item), ensure_ascii=False, allow_nan=False)
+            _add_member(archive, f"{key}.json", text.encode())
+            size, count = size + len(content), count + 1
+    finally:
+        if archive is not None:
+            archive.close()
+    return []
+
+
+def sample(item: Item) -> dict[str, Any]:
+    """What a shard's json says of an image: boxes are x0, y0, x1, y1 in pixels."""
+    record = item.record
+    return {
+        "image_id": record.image_id,
+        "file_name": item.name,
+        "width": record.width,
+        "height": record.height,
+        "boxes": record.boxes.astype(np.float64).tolist(),
+        "labels": record.labels.tolist(),
+        "names": [item.data.names[label] for label in record.labels.tolist()],
+        "crowd": record.crowd.tolist(),
+        "areas": record.areas.tolist(),
+    }
+
+
+def _add_member(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    """A member without owner and time, so that the same data give the same bytes."""
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    archive.addfile(member, io.BytesIO(content))
+
+
+def _finish_shards(root: Path, data: Sequence[DetectionDataset]) -> None:
+    splits = {each.split: len(each) for each in data}
+    tree = {"names": list(data[0].names), "splits": splits}
+    (root / "classes.json").write_text(json.dumps(tree, ensure_ascii=False, indent=1))
+
+
+def _nothing(root: Path, data: Sequence[DetectionDataset]) -> None:
+    """All is in the splits' own files."""
+
+
+Finish = Callable[[Path, Sequence[DetectionDataset]], None]
+WRITERS: dict[str, tuple[Write, Finish]] = {
+    "coco": (_write_coco, _nothing),
+    "yolo": (_write_yolo, _finish_yolo),
+    "voc": (_write_voc, _nothing),
+    "webdataset": (_write_shards, _finish_shards),
+}
