@@ -211,39 +211,3 @@ def test_class_names_are_parted_at_commas_unless_a_name_has_one() -> None:
     assert class_names(["cat,dog"], known) == ["cat", "dog"]
     assert class_names(["bow, arrow", "cat"], known) == ["bow, arrow", "cat"]
     assert class_names([], known) is None
-
-
-def test_run_folders_count_on_and_appear_only_when_done(tmp_path: Path) -> None:
-    project = tmp_path / "runs" / "predict"
-    for number in (1, 2):
-        with output.RunFolder(project, None, "predict") as folder:
-            (folder.path / "file").write_text("x")
-            assert not (project / f"predict-{number}").exists()
-        assert folder.path == project / f"predict-{number}"
-        assert (folder.path / "file").read_text() == "x"
-    assert sorted(path.name for path in project.iterdir()) == ["predict-1", "predict-2"]
-
-
-def test_a_failed_run_leaves_nothing(tmp_path: Path) -> None:
-    project = tmp_path / "runs" / "predict"
-    with (
-        pytest.raises(FileNotFoundError),
-        output.RunFolder(project, "mine", "predict") as folder,
-    ):
-        (folder.path / "missing" / "file").write_text("x")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_failed_run_leaves_other_runs_alone(tmp_path: Path) -> None:
-    (tmp_path / "other").mkdir()
-    with pytest.raises(KeyError), output.RunFolder(tmp_path, "mine", "predict"):
-        raise KeyError
-    assert [path.name for path in tmp_path.iterdir()] == ["other"]
-
-
-def test_a_run_folder_that_exists_is_not_touched(tmp_path: Path) -> None:
-    (tmp_path / "mine").mkdir()
-    with pytest.raises(FileExistsError, match="mine exists"):
-        output.RunFolder(tmp_path, "mine", "predict")
-    with pytest.raises(ValueError, match="one folder name"):
-        output.RunFolder(tmp_path, "a/b", "predict")

@@ -20,7 +20,6 @@ from dabdetr.config import load
 from dabdetr.data.layouts import open_data
 from dabdetr.evaluation.evaluate import evaluate
 from dabdetr.presets import PRESETS, preset
-from dabdetr.training.checkpointing import new_folder
 from dabdetr.training.history import COLUMNS
 from dabdetr.training.nonfinite import NonFiniteLoss
 from dabdetr.training.options import (
@@ -269,13 +268,6 @@ def test_weights_do_not_carry_the_precision_of_their_run(tiny_weights: Path) -> 
     assert choose_config(source).training.precision == "auto"
     asked = choose_config(source, overrides=["training.precision=fp32"])
     assert asked.training.precision == "fp32"
-
-
-def test_auto_numbered_names(tmp_path: Path) -> None:
-    for number in (1, 2):
-        with new_folder(tmp_path / "runs", None, "tiny") as folder:
-            assert folder == tmp_path / "runs" / f"tiny-{number}"
-            assert folder.is_dir()
 
 
 def test_existing_run_is_not_overwritten(tiny_train: Train, short_run: Run) -> None:

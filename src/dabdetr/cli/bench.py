@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from dabdetr.cli.options import Device, Json, Model, Quiet
-from dabdetr.cli.output import RunFolder, console, print_json, say
+from dabdetr.cli.output import console, print_json, say
+from dabdetr.runs import RunFolder
 
 
 def bench(

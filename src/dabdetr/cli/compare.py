@@ -143,7 +143,7 @@ def _race(
         precision, reason = choose_precision(wanted, choose_device(device))
         settings = Settings.of(**settings.model_dump() | {"precision": precision})
         check(settings)
-        folder = begin(*place)
+        folder = begin(*place, settings)
         say(f"every run in {precision} ({reason})", quiet)
     settings.save(folder)
     tell = lambda text: say(text, quiet)  # noqa: E731

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dabdetr.cli.options import Device, Json, Name, Quiet
-from dabdetr.cli.output import RunFolder, console, print_json, say
+from dabdetr.cli.output import console, print_json, say
+from dabdetr.runs import RunFolder
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -1,14 +1,10 @@
-"""What verbs print and the folders they write: one JSON document or tables; all or nothing."""
+"""What verbs print: one JSON document, or tables and lines for people."""
 
 from __future__ import annotations
 
 import itertools
-import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -75,57 +71,3 @@ def file_name(source: str, taken: set[str]) -> str:
     name = next(name for name in names if name.lower() not in taken)
     taken.add(name.lower())
     return name
-
-
-class RunFolder:
-    """A new folder under ``project`` that appears when all is done; after an error nothing is left.
-
-    Without a name, folders count ``verb-1``, ``verb-2``, …. Inside ``with``, write into ``path``;
-    afterwards ``path`` is where it ended up.
-    """
-
-    def __init__(self, project: Path, name: str | None, verb: str) -> None:
-        from dabdetr.files import check_folder_name
-
-        self.project, self.name, self.verb = project, name, verb
-        self.path = project / (name or verb)
-        self._made: list[Path] = []
-        if name:
-            check_folder_name(name)
-        if name and self.path.exists():
-            raise FileExistsError(f"{self.path} exists and is not overwritten; choose another name")
-
-    def __enter__(self) -> RunFolder:
-        missing = [p for p in (self.project, *self.project.parents) if not p.exists()]
-        try:
-            self.project.mkdir(parents=True, exist_ok=True)
-            self._made = missing
-            self.path = Path(tempfile.mkdtemp(dir=self.project, prefix=f".{self.verb}-"))
-        except OSError as error:
-            raise OSError(
-                f"the run folder {self.project} cannot be written "
-                f"({(error.strerror or str(error)).lower()}); choose another folder"
-            ) from None
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self.path = self._publish()
-            return
-        shutil.rmtree(self.path, ignore_errors=True)
-        with suppress(OSError):  # a folder that somebody else uses by now stays
-            for folder in self._made:
-                folder.rmdir()
-
-    def _publish(self) -> Path:
-        umask = os.umask(0)
-        os.umask(umask)
-        self.path.chmod(0o777 & ~umask)
-        names = [self.name] if self.name else (f"{self.verb}-{n}" for n in itertools.count(1))
-        for name in names:
-            target = self.project / name
-            if not target.exists():
-                return self.path.rename(target)
-        raise FileExistsError(
-            f"{self.project / str(self.name)} exists by now; the run is in {self.path}"
-        )

@@ -31,7 +31,6 @@ from dabdetr.cli.options import (
     tell_choices,
 )
 from dabdetr.cli.output import (
-    RunFolder,
     console,
     counted,
     print_json,
@@ -39,6 +38,7 @@ from dabdetr.cli.output import (
     say,
 )
 from dabdetr.cli.saving import Saver
+from dabdetr.runs import RunFolder
 from dabdetr.text import json_text, printable
 
 if TYPE_CHECKING:

@@ -13,7 +13,6 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from itertools import count
 from pathlib import Path
 
 from dabdetr.checkpoints.native import save_backbone
@@ -34,6 +33,7 @@ from dabdetr.compare.plan import (
 from dabdetr.compare.rungs import RUNGS
 from dabdetr.config import load
 from dabdetr.data.layouts import open_data
+from dabdetr.runs import RunFolder, locked
 from dabdetr.training.options import Sources
 from dabdetr.training.signals import stop_signals
 
@@ -56,19 +56,13 @@ def check(settings: Settings) -> None:
         config_of(task, settings)
 
 
-def begin(project: Path, name: str | None) -> Path:
+def begin(project: Path, name: str | None, settings: Settings) -> Path:
     """A new folder for a ladder; without ``name`` the first free ``ladder-1``, ``ladder-2`` …"""
-    names = [name] if name else (f"ladder-{number}" for number in count(1))
-    for each in names:
-        try:
-            (project / each).mkdir(parents=True)
-            return project / each
-        except FileExistsError:
-            continue
-    raise FileExistsError(
-        f"{project / str(name)} exists and is not overwritten; choose another --name, or go on "
-        f"with it: dabdetr ladder --resume {project / str(name)}"
-    )
+    again = f"dabdetr ladder --resume {project / str(name)}"
+    remedy = f"choose another --name, or go on with it: {again}"
+    with RunFolder(project, name, "ladder", remedy) as folder:
+        settings.save(folder.path)
+    return folder.path
 
 
 def finished(folder: Path, task: Task) -> bool:
@@ -90,7 +84,7 @@ def race(
     (folder / ".gitignore").write_text(UNTRACKED)
     todo = [task for task in tasks if not finished(folder, task)]
     tell(f"{len(tasks)} runs, {len(tasks) - len(todo)} of them finished before; in {folder}")
-    with stop_signals():
+    with locked(folder), stop_signals():
         if settings.start == TAUGHT:
             for size in dict.fromkeys(task.size for task in todo):
                 teach(settings, size, folder, tell)

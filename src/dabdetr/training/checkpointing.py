@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,6 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from dabdetr.checkpoints.native import save_model
 from dabdetr.evaluation.result import Evaluation
-from dabdetr.files import check_folder_name
 from dabdetr.model.detector import Detector
 from dabdetr.training.ema import MovingAverage
 from dabdetr.training.history import Row, best_row, draw_curves, peak_memory_mb, write_csv
@@ -183,63 +180,8 @@ def check_checkpoint(folder: Path) -> Checkpoint:
         ) from None
 
 
-@contextmanager
-def new_folder(project: str | Path, name: str | None, stem: str) -> Iterator[Path]:
-    """A run folder of our own, writable; removed again should the body fail before it trains, or
-    come upon an unreadable image before an epoch is done.
-
-    Without ``name`` it is the first free ``stem-1``, ``stem-2`` …; a name that is taken is refused.
-    """
-    if name is not None:
-        check_folder_name(name)
-    project = Path(project)
-    made = [p for p in (project, *project.parents) if not p.exists()]
-    try:
-        folder = _claim(project, name, stem)
-        (folder / ".writable").touch()
-        (folder / ".writable").unlink()
-    except FileExistsError as error:
-        if name is not None and (project / name).is_dir():
-            raise FileExistsError(
-                f"the run {project / name} exists and is not overwritten; choose another name, or "
-                "resume it"
-            ) from None
-        raise _unwritable(project, name or stem, error) from None
-    except OSError as error:
-        raise _unwritable(project, name or stem, error) from None
-    try:
-        yield folder
-    except BaseException as error:
-        bad_input = isinstance(error, ValueError | OSError) and not isinstance(error, NonFiniteLoss)
-        trained = (folder / "last.safetensors").exists()
-        if not (folder / CHECKPOINT).exists() or (bad_input and not trained):
-            shutil.rmtree(folder, ignore_errors=True)
-            for parent in made:
-                _remove_if_empty(parent)
-        raise
-
-
-def _claim(project: Path, name: str | None, stem: str) -> Path:
-    project.mkdir(parents=True, exist_ok=True)
-    if name is not None:
-        (project / name).mkdir()
-        return project / name
-    number = 1
-    while True:
-        try:
-            (project / f"{stem}-{number}").mkdir()
-            return project / f"{stem}-{number}"
-        except FileExistsError:
-            number += 1
-
-
-def _unwritable(project: Path, name: str, error: OSError) -> OSError:
-    return type(error)(
-        f"the run folder {project / name} cannot be written ({error.strerror}); "
-        "choose another project folder"
-    )
-
-
-def _remove_if_empty(folder: Path) -> None:
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
+def abandoned(folder: Path) -> bool:
+    """Whether a run was killed before its first checkpoint, and ``folder`` holds nothing else."""
+    made = {"config.yaml", "run.yaml", "results.csv"}
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
+    return all(name in made or name.startswith(".") for name in names)

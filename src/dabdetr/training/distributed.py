@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -53,15 +52,6 @@ class World:
         box: list[Any] = [None] * self.size
         distributed.all_gather_object(box, value)
         return box
-
-    @contextmanager
-    def one_folder(self, new: AbstractContextManager[Path]) -> Iterator[Path]:
-        """The folder that the main rank makes, on a disk that all of them see."""
-        if not self.is_main:
-            yield self.broadcast(Path())
-            return
-        with new as folder:
-            yield self.broadcast(folder)
 
 
 @contextmanager

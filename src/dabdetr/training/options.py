@@ -119,7 +119,11 @@ def _resized(config: Config, imgsz: int) -> list[str]:
 
 @dataclass(frozen=True)
 class Sources:
-    """Where a run's images come from; kept as run.yaml, so that resuming needs no arguments."""
+    """Where a run's images and first queries come from; kept as run.yaml, for resuming.
+
+    queries          as asked for; ``queries_init`` says how those of weights become so many
+    initial_queries  those of the model that is filled before, see ``with_queries``
+    """
 
     data: str | None
     annotations: str | None = None
@@ -129,6 +133,9 @@ class Sources:
     val_every: int = 1
     split: float | None = None
     box_format: BoxFormat | None = None
+    queries: int | None = None
+    queries_init: str = "keep"
+    initial_queries: int | None = None
 
     def open(
         self, strict: bool = False, progress: bool = False
@@ -184,8 +191,13 @@ class Sources:
     def save(self, path: Path) -> None:
         """Write as YAML, with paths that hold from anywhere (generated scenes have none)."""
         tree = asdict(self)
-        for key, value in tree.items():
-            path_like = isinstance(value, str) and key != "box_format"
-            if path_like and value.partition(":")[0] != "scenes":
-                tree[key] = str(Path(value).resolve())
+        for key in ("data", "annotations", "images", "val_annotations", "val_images"):
+            tree[key] = None if tree[key] is None else _anywhere(tree[key])
+        kind, colon, place = self.queries_init.partition(":")
+        tree["queries_init"] = f"{kind}:{_anywhere(place)}" if colon else kind
         write_atomically(path, yaml.safe_dump(tree, sort_keys=False).encode())
+
+
+def _anywhere(place: str) -> str:
+    """A path that holds from any folder; generated scenes have none."""
+    return place if place.partition(":")[0] == "scenes" else str(Path(place).resolve())

@@ -6,7 +6,7 @@ import logging
 import math
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -28,8 +28,9 @@ from dabdetr.evaluation.evaluate import evaluate
 from dabdetr.evaluation.result import Evaluation
 from dabdetr.model.detector import Detector, build
 from dabdetr.model.resize import with_queries
+from dabdetr.runs import RunFolder, locked
 from dabdetr.training.accumulation import AccumulatedBatches
-from dabdetr.training.checkpointing import RunCheckpointer, check_checkpoint, new_folder
+from dabdetr.training.checkpointing import CHECKPOINT, RunCheckpointer, abandoned, check_checkpoint
 from dabdetr.training.distributed import World, init_distributed
 from dabdetr.training.ema import MovingAverage
 from dabdetr.training.history import Row, best_row, final_table
@@ -121,6 +122,15 @@ class Run:
         return None if best is None else best[name]
 
 
+@dataclass(frozen=True)
+class _Here:
+    """This process: its rank and device, where it prints, and whether it was told to stop."""
+
+    world: World
+    console: Console
+    stop: Stop
+
+
 def train(
     data: str | Path | None = None,
     model: str | Path | Config = "dab-lite",
@@ -165,77 +175,107 @@ def train(
     """
     with stop_signals() as stop, init_distributed(device) as world:
         console = Console(stderr=True, quiet=quiet or not world.is_main, highlight=False)
+        here = _Here(world, console, stop)
         if resume is not None:
-            return _resume(Path(resume), world, options.get("workers"), console, stop)
+            return _resume(Path(resume), here, options.get("workers"))
         config = choose_config(model, overrides, **options)
-        place = world.device
-        chosen = choose_precision(config.training.precision, place)
+        run: RunFolder | None = None
+        if world.is_main:
+            remedy = "choose another name, or resume it"
+            run = RunFolder(project, name, config.name, remedy, abandoned)
+        chosen = choose_precision(config.training.precision, world.device)
         precision, reason = world.broadcast(chosen)  # measured, it may differ
         config = config.override([f"training.precision={precision}"])
         if queries is not None and config.training.start in ("none", "imagenet"):
             config = config.override([f"model.queries.count={queries}"])
         files = (data, annotations, images, val_annotations, val_images)
         places = (None if file is None else str(file) for file in files)
-        sources = Sources(*places, val_every=val_every or 1, split=split, box_format=box_format)
+        sources = Sources(*places, queries=queries, queries_init=queries_init)
+        sources = replace(sources, split=split, box_format=box_format)
         splits_open = sources.open(strict, progress=not console.quiet)
         described = _describe(console, splits_open)
         if config.image.bits is None and splits_open[0].bits:
             config = config.override([f"image.bits={splits_open[0].bits}"])
         config = with_epochs(config, len(splits_open[0]))
-        if val_every is None:
-            every = epochs_between_validations(config.training.epochs)
-            sources = replace(sources, val_every=every)
-        with world.one_folder(new_folder(project, name, config.name)) as folder:
-            say(console, f"{place.type} in {precision} ({reason}); run folder {folder}")
-            torch.manual_seed(config.training.seed)
-            detector = build(config, splits_open[0].names)
-            say(console, str(initialise(detector, config.training.start)))
-            detector = with_queries(detector, queries, anchors(queries_init))
-            if world.is_main:
-                detector.config.save(folder / SETTINGS)
-                sources.save(folder / SOURCES)
-            every = sources.val_every
-            run = _fit(detector, splits_open, folder, world, every, console, stop)
-            return replace(run, data=described)
+        every = val_every or epochs_between_validations(config.training.epochs)
+        count = config.model.queries.count
+        sources = replace(sources, val_every=every, initial_queries=count)
+        with run or nullcontext():
+            detector = _begin(config, sources, splits_open[0].names, console)
+            if run is not None:
+                detector.config.save(run.path / SETTINGS)
+                sources.save(run.path / SOURCES)
+                run.publish()
+            folder = world.broadcast(run.path if run else Path())
+            say(console, f"{world.device.type} in {precision} ({reason}); run folder {folder}")
+            try:
+                found = _fit(detector, splits_open, folder, sources.val_every, here)
+                return replace(found, data=described)
+            except BaseException as error:
+                if run is not None and _in_vain(folder, error):
+                    run.discard()
+                raise
 
 
-def _resume(resume: Path, world: World, workers: int | None, console: Console, stop: Stop) -> Run:
-    checkpoint = check_checkpoint(resume)
-    folder = checkpoint.path.parent
+def _begin(config: Config, sources: Sources, names: Sequence[str], console: Console) -> Detector:
+    """The detector as the training starts from it: a function of the config and the seed."""
+    if sources.initial_queries is not None:
+        config = config.override([f"model.queries.count={sources.initial_queries}"])
+    torch.manual_seed(config.training.seed)
+    detector = build(config, names)
+    say(console, str(initialise(detector, config.training.start)))
+    return with_queries(detector, sources.queries, anchors(sources.queries_init))
+
+
+def _in_vain(folder: Path, error: BaseException) -> bool:
+    """Whether a run ended so early, or with such data, that nothing in it is worth keeping."""
+    bad_input = isinstance(error, ValueError | OSError) and not isinstance(error, NonFiniteLoss)
+    trained = (folder / "last.safetensors").exists()
+    return not (folder / CHECKPOINT).exists() or (bad_input and not trained)
+
+
+def _resume(resume: Path, here: _Here, workers: int | None) -> Run:
+    folder = resume.parent if resume.name == CHECKPOINT else resume
+    console = here.console
+    if not (folder / CHECKPOINT).exists() and not (folder / SETTINGS).exists():
+        raise FileNotFoundError(
+            f"there is no run to resume in {folder}: expected {CHECKPOINT} in a run's folder"
+        )
     for needed in (SETTINGS, SOURCES):
         if not (folder / needed).is_file():
             raise FileNotFoundError(f"{folder} has no {needed}; it is not a run of this program")
     config = load(folder / SETTINGS)
     if workers is not None:
         config = config.override([f"training.workers={workers}"])
-    place = world.device
-    choose_precision(config.training.precision, place)  # raises where this device cannot
+    choose_precision(config.training.precision, here.world.device)  # raises where it cannot
     sources = Sources.load(folder / SOURCES)
-    splits_open = sources.open()
-    if checkpoint.names != splits_open[0].names:
-        raise ValueError(f"{folder}: {name_difference(checkpoint.names, splits_open[0].names)}")
+    data = sources.open()
+    names, place = data[0].names, f"{here.world.device.type} in {config.training.precision}"
+    if not (folder / CHECKPOINT).exists():
+        say(console, f"{folder} has no checkpoint yet: beginning it on {place}")
+        return _fit(_begin(config, sources, names, console), data, folder, sources.val_every, here)
+    checkpoint = check_checkpoint(folder)
+    if checkpoint.names != names:
+        raise ValueError(f"{folder}: {name_difference(checkpoint.names, names)}")
     if checkpoint.epochs_done >= config.training.epochs:
         raise ValueError(
             f"the run {folder} has finished its {config.training.epochs} epochs; to train on: "
             f"dabdetr train --model {folder / 'last.safetensors'} --data {sources.data or '…'}"
         )
-    detector = build(config, splits_open[0].names)
-    say(console, f"resuming {folder} on {place.type} in {config.training.precision}")
-    every = sources.val_every
-    return _fit(detector, splits_open, folder, world, every, console, stop, checkpoint.path)
+    say(console, f"resuming {folder} on {place}")
+    return _fit(build(config, names), data, folder, sources.val_every, here, checkpoint.path)
 
 
 def _fit(
     detector: Detector,
     data: tuple[DetectionDataset, DetectionDataset | None],
     folder: Path,
-    world: World,
     val_every: int,
-    console: Console,
-    stop: Stop,
+    here: _Here,
     checkpoint: Path | None = None,
 ) -> Run:
-    """Run the engine until the last epoch, an interrupt or a loss that is not finite."""
+    """Train until the last epoch, an interrupt or a loss that is not finite."""
+    world, console = here.world, here.console
     config, (train_data, val_data) = detector.config, data
     training, rows = config.training, []
     train_data.bits = config.image.bits
@@ -254,8 +294,8 @@ def _fit(
     _announce(console, detector, train_data, val_data, accumulate * world.size)
     ema = None if training.ema is None else MovingAverage(training.ema)
     checkpointer = RunCheckpointer(folder, rows, measure if val_data else None, ema, val_every)
-    callbacks = [c for c in (stop, ema, checkpointer, ProgressBar(console, rows)) if c]
-    with quiet_engine():
+    callbacks = [c for c in (here.stop, ema, checkpointer, ProgressBar(console, rows)) if c]
+    with quiet_engine(), locked(folder) if world.is_main else nullcontext():
         engine = _engine(training, accumulate, world, callbacks, folder)
         try:
             engine.fit(module, ckpt_path=checkpoint, weights_only=True)
@@ -264,7 +304,7 @@ def _fit(
                 f"{error} ({checkpointer.path} holds the last good epoch)"
             ) from None
         except BaseException as error:  # interrupted, the engine exits with SystemExit
-            if not (stop.requested or isinstance(error, KeyboardInterrupt | SystemExit)):
+            if not (here.stop.requested or isinstance(error, KeyboardInterrupt | SystemExit)):
                 raise
             if checkpointer.path.exists():
                 say(console, f"go on with: dabdetr train --resume {folder}")
