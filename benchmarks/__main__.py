@@ -26,7 +26,7 @@ HERE = Path(__file__).parent
 WAYS = ("fp32", "best", "lean")
 RACES = {"forward": "forward", "train": "training step"}
 ROWS = ("matching", "deformable", "evaluation", "memory")
-PARTS = (*RACES, "precision", "exports", *ROWS, "peers", "roofline", "scaling")
+PARTS = (*RACES, "precision", "exports", *ROWS, "peers", "roofline", "growth")
 
 
 def main() -> None:

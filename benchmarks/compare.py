@@ -15,7 +15,8 @@ from statistics import median
 from typing import Any
 
 from benchmarks.sides import KINDS, LOADERS, SMOKE, Workload, make_weights, published, require_equal
-from benchmarks.worker import Worker
+from benchmarks.worker import start
+from dabdetr.bench.worker import Process
 
 SIZES = ((480, 640), (800, 1066))
 TASKS = {"forward": 1, "training step": 2}
@@ -86,7 +87,7 @@ def compare(
             for way in ways:
                 if (task, way) not in BARS:
                     continue
-                workers = {side: Worker(side, kind, weights, smoke, threads) for side in LOADERS}
+                workers = {side: start(side, kind, weights, smoke, threads) for side in LOADERS}
                 try:
                     found.append(asdict(_race(workers, kind, task, size, way, rounds)))
                 finally:
@@ -96,7 +97,7 @@ def compare(
 
 
 def _race(
-    workers: dict[str, Worker],
+    workers: dict[str, Process],
     kind: str,
     task: str,
     size: tuple[int, int],
@@ -106,14 +107,14 @@ def _race(
     """One case, after a call of each side to warm up."""
     height, width = size
     job = {"task": task, "images": TASKS[task], "height": height, "width": width, "way": way}
-    told = {side: worker.ask(job=job)["told"] for side, worker in workers.items()}
+    told = {side: worker.ask("prepare", **job) for side, worker in workers.items()}
     seconds = []
     for turn in range(rounds + 1):
         order = list(workers) if turn % 2 else list(workers)[::-1]
-        seconds.append({side: workers[side].ask(run=True) for side in order})
+        seconds.append({side: workers[side].ask("run") for side in order})
     peak = {}
     for side, worker in workers.items():
-        held = worker.ask(peak=True)
+        held = worker.ask("memory_mib")
         peak[side] = held["peak"]
         peak[f"{side} libraries"] = held["libraries"]
     case = Case(kind, task, height, width, way, seconds[1:], peak, told["ours"])

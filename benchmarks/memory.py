@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from benchmarks.timing import Row, plain, table
-from benchmarks.worker import _highest
+from dabdetr.measure import peak_memory_mib, seconds
 
 CASES = (
     ("dab-detr-r50-dc5", "train", ()),
@@ -47,8 +47,6 @@ def measure(cases: tuple[tuple[str, str, tuple[str, ...]], ...] = CASES) -> list
 
 def weigh(name: str, task: str, recompute: tuple[str, ...]) -> dict[str, float]:
     """Peak of this process in GiB after two steps, and seconds of the last."""
-    import time
-
     from dabdetr.model.detector import build
     from dabdetr.presets import preset
     from dabdetr.structures import Images, Targets
@@ -79,9 +77,8 @@ def weigh(name: str, task: str, recompute: tuple[str, ...]) -> dict[str, float]:
             model(pixels)
 
     step()
-    started = time.perf_counter()
-    step()
-    return {"gib": _highest() / 1024, "seconds": time.perf_counter() - started}
+    last = seconds(step)
+    return {"gib": (peak_memory_mib() or 0.0) / 1024, "seconds": last}
 
 
 def found(threads: int, smoke: bool) -> list[dict[str, Any]]:

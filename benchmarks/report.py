@@ -139,27 +139,16 @@ def _roofline(found: dict[str, Any], _: Path) -> str:
     return text
 
 
-def _scaling(found: dict[str, Any], folder: Path) -> str:
-    from benchmarks.scaling import growth
-    from dabdetr.bench.figures import growth as figure
-    from dabdetr.bench.scaling import AXES
+def _growth(found: dict[str, Any], folder: Path) -> str:
+    from benchmarks.growth import draw, loaded, table
 
-    grown = growth(found)
-    figure(grown).savefig(folder / "scaling.png", dpi=80, bbox_inches="tight")
-    text = (
-        f"\n## How it grows\n\n{found['model']}, PyTorch fp32, each place in a process of its own, "
+    points = loaded(found)
+    draw(points).savefig(folder / "growth.png", dpi=80, bbox_inches="tight")
+    return (
+        f"\n## How it grows\n\n{found['model']}, PyTorch fp32, each value in a process of its own, "
         "640x480 where pixels do not vary; objects are those of a training step of 2 images. "
-        "MB are all that the process held.\n\n![time and memory](scaling.png)\n\n"
-        "| what | value | ms | MB |\n| --- | --- | --- | --- |\n"
-    )
-    for axis, points in grown.points.items():
-        for each in points:
-            if each.seconds is None:
-                text += _row([AXES[axis].title, str(each.value), each.problem, ""])
-            else:
-                cells = [f"{1e3 * each.seconds:.0f}", f"{each.memory or 0:.0f}"]
-                text += _row([AXES[axis].title, str(each.value), *cells])
-    return text
+        "MiB are all that the process held.\n\n![time and memory](growth.png)\n\n"
+    ) + table(points)
 
 
 def _precision(found: list[dict[str, Any]], _: Path) -> str:
@@ -202,5 +191,5 @@ SECTIONS = {
     "memory": _rows("Memory of large images"),
     "peers": _peers,
     "roofline": _roofline,
-    "scaling": _scaling,
+    "growth": _growth,
 }

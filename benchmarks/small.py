@@ -25,24 +25,22 @@ RUNTIMES = {"torch": "", "ONNX Runtime": ".onnx", "OpenVINO fp32": "-fp32_openvi
 RUNTIMES |= {"OpenVINO bf16": "-bf16_openvino", "OpenVINO int8": "-int8_openvino"}
 _START = """
 import json, sys, time
-from pathlib import Path
 started = time.perf_counter()
 from dabdetr import Predictor
 Predictor(sys.argv[1]).one(sys.argv[2])
-told = {"seconds": time.perf_counter() - started}
-row = next(r for r in Path("/proc/self/status").read_text().splitlines() if r.startswith("VmHWM"))
-print(json.dumps(told | {"peak": int(row.split()[1]) / 1024}))
+taken = time.perf_counter() - started
+from dabdetr.measure import peak_memory_mib
+print(json.dumps({"seconds": taken, "peak": peak_memory_mib()}))
 """
 _STREAM = """
-import json, sys, time
+import json, sys
 from pathlib import Path
 from dabdetr import Predictor
+from dabdetr.measure import seconds
 files = sorted(Path(sys.argv[2]).glob("*.jpg"))[: int(sys.argv[3])]
 predictor = Predictor(sys.argv[1])
-for _ in predictor(files[:5]): pass
-started = time.perf_counter()
-for _ in predictor(files): pass
-print(json.dumps({"rate": len(files) / (time.perf_counter() - started)}))
+list(predictor(files[:5]))
+print(json.dumps({"rate": len(files) / seconds(lambda: list(predictor(files)))}))
 """
 
 

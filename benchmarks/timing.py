@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import gc
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
+
+from dabdetr.measure import seconds as timed
 
 Job = Callable[[], object]
 
@@ -69,6 +70,4 @@ def table(rows: Sequence[Row]) -> str:
 
 def _seconds(job: Job) -> float:
     gc.collect()
-    started = time.perf_counter()
-    job()
-    return time.perf_counter() - started
+    return timed(job)

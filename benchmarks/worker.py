@@ -1,96 +1,77 @@
-"""One side in a process of its own: ``python -m benchmarks.worker SIDE KIND FOLDER``.
+"""One side in a process of its own: ``python -m benchmarks.worker SIDE KIND FOLDER SMOKE THREADS``.
 
-Reads one JSON request a line and answers with one: ``{"job": …}`` makes ready what is to be timed,
-``{"run": true}`` times it once, ``{"peak": true}`` tells the MiB held at most since the job began.
+It is asked through ``dabdetr.bench.worker.Process``.
 """
 
 from __future__ import annotations
 
 import ctypes
 import gc
-import json
 import logging
-import subprocess
+import os
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from dabdetr.bench.worker import Process, serve
+from dabdetr.measure import peak_memory_mib, seconds
+
 ROOT = Path(__file__).parents[1]
 
 
+def start(side: str, kind: str, weights: Path, smoke: bool, threads: int) -> Process:
+    """The process of a side."""
+    paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    arguments = [side, kind, str(weights), str(int(smoke)), str(threads)]
+    return Process(os.environ | {"PYTHONPATH": paths}, "benchmarks.worker", arguments)
+
+
 class Worker:
-    """The other end: a process that answers requests about one side."""
+    """The requests, one method each."""
 
-    def __init__(self, side: str, kind: str, weights: Path, smoke: bool, threads: int) -> None:
-        self.side = side
-        command = [sys.executable, "-m", "benchmarks.worker", side, kind, str(weights)]
-        self.process = subprocess.Popen(
-            [*command, str(int(smoke)), str(threads)],
-            **{"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": ROOT},
-        )
+    def __init__(self, side: str, kind: str, weights: str, smoke: str, threads: str) -> None:
+        import torch
 
-    def ask(self, **request: Any) -> Any:
-        """The answer; RuntimeError where the process is gone."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        for line in self.process.stdout:
-            if line.startswith("{"):
-                return json.loads(line)["answer"]
-        raise RuntimeError(f"the process of {self.side} ended at {request}; see above")
+        from benchmarks.sides import LOADERS, SMOKE, Workload
 
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
+        torch.set_num_threads(int(threads))
+        _import(side)
+        self.libraries = _resident_mib()
+        self.said: list[str] = []
+        handler = logging.Handler()
+        handler.emit = lambda record: self.said.append(record.getMessage())
+        logging.getLogger("dabdetr").addHandler(handler)
+        logging.getLogger("dabdetr").setLevel(logging.INFO)
+        self.smoke = smoke == "1"
+        self.side = LOADERS[side](Path(weights))
+        self.work = replace(SMOKE if self.smoke else Workload(), kind=kind)
+        self.job: Callable[[], object] = lambda: None
 
-
-def main() -> None:
-    import torch
-
-    from benchmarks.sides import LOADERS, SMOKE, Workload
-
-    name, kind, weights, smoke, threads = sys.argv[1:]
-    torch.set_num_threads(int(threads))
-    _import(name)
-    libraries = _resident()
-    told: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: told.append(record.getMessage())
-    logging.getLogger("dabdetr").addHandler(handler)
-    logging.getLogger("dabdetr").setLevel(logging.INFO)
-    side = LOADERS[name](Path(weights))
-    base = SMOKE if smoke == "1" else Workload()
-    job: Callable[[], object] = lambda: None  # noqa: E731
-    for line in sys.stdin:
-        request = json.loads(line)
-        if "job" in request:
-            what = request["job"]
-            work = replace(base, kind=kind)
-            if smoke != "1":
-                work = replace(work, height=what["height"], width=what["width"])
-            job = lambda: None  # noqa: E731 - frees the last one
-            _forget()
-            pixels, way = work.pixels(what["images"]), what["way"]
-            if what["task"] == "forward":
-                job = lambda: side.detect(pixels, way == "best")  # noqa: B023, E731
-            else:
-                job = side.trainer(pixels, work.targets(what["images"]), way)
-            job()  # compiles and chooses, where the side does
-            answer: Any = {"told": list(dict.fromkeys(told))}
-            told.clear()
-        elif "run" in request:
-            gc.collect()
-            started = time.perf_counter()
-            job()
-            answer = time.perf_counter() - started
+    def prepare(self, task: str, images: int, height: int, width: int, way: str) -> list[str]:
+        """Make ready what is to be timed; what the side says that it chose."""
+        work = self.work if self.smoke else replace(self.work, height=height, width=width)
+        self.job = lambda: None  # frees the last one
+        _forget()
+        pixels = work.pixels(images)
+        if task == "forward":
+            self.job = lambda: self.side.detect(pixels, way == "best")
         else:
-            answer = {"peak": _highest(), "libraries": libraries}
-        print(json.dumps({"answer": answer}), flush=True)
+            self.job = self.side.trainer(pixels, work.targets(images), way)
+        self.job()  # compiles and chooses, where the side does
+        said = list(dict.fromkeys(self.said))
+        self.said.clear()
+        return said
+
+    def run(self) -> float:
+        """Seconds of the job."""
+        gc.collect()
+        return seconds(self.job)
+
+    def memory_mib(self) -> dict[str, float | None]:
+        """What the process held at most since the job was prepared, and its libraries alone."""
+        return {"peak": peak_memory_mib(), "libraries": self.libraries}
 
 
 def _import(side: str) -> None:
@@ -104,7 +85,7 @@ def _import(side: str) -> None:
         import dabdetr.inference.acceleration
         import dabdetr.training.losses
 
-        _ = dabdetr
+        _: Any = dabdetr
 
 
 def _forget() -> None:
@@ -118,23 +99,12 @@ def _forget() -> None:
         reset.write_text("5")
 
 
-def _resident() -> float:
-    """MiB that this process holds now."""
+def _resident_mib() -> float:
+    """What this process holds now."""
     import psutil
 
     return psutil.Process().memory_info().rss / 2**20
 
 
-def _highest() -> float:
-    """MiB that this process held at most since it last forgot."""
-    status = Path("/proc/self/status")
-    if status.is_file():
-        line = next(row for row in status.read_text().splitlines() if row.startswith("VmHWM:"))
-        return int(line.split()[1]) / 1024
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # bytes on macOS
-
-
 if __name__ == "__main__":
-    main()
+    serve(Worker(*sys.argv[1:]))

@@ -1,6 +1,7 @@
 """The comparison compares equal things, and the page tells what was kept."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -15,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.compare import Case  # noqa: E402
+from benchmarks.growth import AXES, Point, exponent, measure  # noqa: E402
 from benchmarks.machine import machine  # noqa: E402
 from benchmarks.report import verdict, write_results  # noqa: E402
 from benchmarks.roofline import found as roofline  # noqa: E402
@@ -105,6 +107,25 @@ def test_shares_of_the_time_add_up_to_all_of_it():
         assert sum(row["groups"].values()) == pytest.approx(1)
         assert min(row["groups"][name] for name in ("convolutions", "linear", "attention")) > 0.01
     assert exact["operations"] == rough["operations"] > 1e6
+
+
+def test_growth_is_measured_in_processes_of_their_own(tiny_weights):
+    paths = f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"
+    environment = os.environ | {"PYTHONPATH": paths}
+    for axis, value in {"pixels": 64, "queries": 5, "batch": 2, "objects": 3}.items():
+        assert axis in AXES
+        point = measure(str(tiny_weights), axis, value, environment, rounds=1)
+        assert not point.problem
+        assert 0 < point.seconds < 60
+        assert 100 < point.memory_mib < 4000
+    assert measure(str(tiny_weights), "pixels", -1, environment, rounds=1).problem
+
+
+def test_growth_is_fitted_to_what_was_measured():
+    points = [Point(side, 1e-6 * side**4) for side in (100, 200, 400)]
+    points.append(Point(800, problem="no memory"))
+    assert exponent("pixels", points) == pytest.approx(2.0)  # of pixels, not of the side
+    assert exponent("batch", points[:1]) is None
 
 
 def test_verdicts():

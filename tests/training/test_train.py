@@ -49,7 +49,7 @@ def test_run_folder(short_run: Run, coco_folder: Path) -> None:
         assert float(row["loss"]) == pytest.approx(own["loss"], abs=1e-4)
         assert float(row["AP"]) == pytest.approx(own["AP"], abs=1e-4)
         assert float(row["images_per_second"]) > 0
-        assert 100 < float(row["memory_mb"]) < 100_000
+        assert 100 < float(row["memory_mib"]) < 100_000
         assert 0 < float(row["cpu_seconds"]) < 100
     assert json.loads(json.dumps(short_run.to_dict()))["weights"].endswith("best.safetensors")
 

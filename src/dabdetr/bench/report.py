@@ -1,19 +1,79 @@
-"""A bench for people: tables for the terminal and the same in Markdown, and the advice."""
+"""A bench result, shown and written: tables for the terminal, a page, a figure, a JSON document."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import json
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dabdetr.bench.choice import Row
-from dabdetr.bench.growth import Growth
-from dabdetr.bench.result import Bench, machine, versions
-from dabdetr.bench.scaling import AXES
+from dabdetr.bench.candidates import BenchResult, Row
+from dabdetr.files import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PACKAGES = ("dabdetr", "torch", "timm", "onnxruntime", "openvino", "nncf")
+COLOURS = {"torch": "#D55E00", "onnx": "#0072B2", "openvino": "#009E73"}
+"""Of Okabe and Ito, told apart by colour-blind eyes."""
+MARKERS = {"fp32": "o", "bf16": "s", "fp16": "D", "int8": "^"}
+
+
+def save(bench: BenchResult, folder: Path) -> None:
+    """Write bench.json, bench.md and bench.png into a folder."""
+    from dabdetr.explain.figures import save as save_figure
+
+    document = json.dumps(to_dict(bench), ensure_ascii=False, indent=1, allow_nan=False)
+    write_atomically(folder / "bench.json", document.encode())
+    save_figure(speeds(bench), folder / "bench.png")
+    write_atomically(folder / "bench.md", markdown(bench).encode())
+
+
+def to_dict(bench: BenchResult) -> dict[str, Any]:
+    """Plain values, ready for JSON; seconds are an image's, medians of all rounds."""
+    return {
+        "plan": asdict(bench.plan),
+        "device": bench.device,
+        "machine": machine(),
+        "versions": versions(),
+        "data": bench.data,
+        "timed": bench.timed,
+        "judged": bench.judged,
+        "measure": bench.measure,
+        "drop": bench.plan.drop,
+        "candidates": [_row(bench, row) for row in bench.rows],
+        "absent": [
+            {"name": each.name, "key": each.key, "reason": reason} for each, reason in bench.absent
+        ],
+        "best": bench.best.candidate.key,
+        "advice": sentence(bench),
+        "notes": list(bench.notes),
+    }
+
+
+def _row(bench: BenchResult, row: Row) -> dict[str, Any]:
+    return {
+        "name": row.candidate.name,
+        "key": row.candidate.key,
+        "model_seconds": row.model,
+        "whole_seconds": row.whole,
+        "gain": row.gain(bench.reference),
+        "quality": row.quality,
+        "start_seconds": row.start,
+        "memory_mib": row.memory_mib,
+        "file_mib": row.file_mib,
+        "turns": [list(turn) for turn in row.turns],
+        "commands": bench.commands(row.candidate),
+    }
 
 
 @dataclass(frozen=True)
@@ -43,127 +103,86 @@ class Grid:
         return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def sentence(bench: Bench) -> str:
-    """Which contender to use, and why."""
+def sentence(bench: BenchResult) -> str:
+    """Which candidate to use, and why."""
     row, reference = bench.best, bench.reference
     what, digits = bench.measure, 1 if bench.data else 0
     if row == reference:
         bound = f"{100 * bench.plan.drop:g} points of AP"
         lost = bound if bench.data else f"{bench.plan.drop:.0%} of its boxes"
-        name = reference.contender.name
+        name = reference.candidate.name
         return f"Stay with {name}: nothing that loses at most {lost} is faster here."
     quality = f"{what} {100 * row.quality:.{digits}f}"
     quality += f" for {100 * reference.quality:.{digits}f}" if bench.data else " %"
     return (
-        f"Use {row.contender.name}: {1 / row.whole:.{_digits(1 / row.whole)}f} images a second "
+        f"Use {row.candidate.name}: {1 / row.whole:.{_digits(1 / row.whole)}f} images a second "
         f"from file to boxes, {row.gain(reference):.1f} times as fast as "
-        f"{reference.contender.name}, {quality}."
+        f"{reference.candidate.name}, {quality}."
     )
 
 
-def terminal(bench: Bench) -> RenderableType:
+def terminal(bench: BenchResult) -> RenderableType:
     """Tables, what is missing and why, what to know, and the advice with its commands."""
-    parts: list[RenderableType] = []
-    for grid in grids(bench):
-        parts += [Text(f"\n{grid.title}", style="italic"), grid.rich()]
+    table = grid(bench)
+    parts: list[RenderableType] = [Text(f"\n{table.title}", style="italic"), table.rich()]
     parts += [Text(line, style="dim") for line in (*_missing(bench), *_remarks(bench))]
     parts.append(Text("\n" + sentence(bench), style="bold"))
     parts += [
         Text(f"  {each}", no_wrap=True, overflow="ignore")
-        for each in bench.commands(bench.best.contender)
+        for each in bench.commands(bench.best.candidate)
     ]
     return Group(*parts)
 
 
-def markdown(bench: Bench) -> str:
+def markdown(bench: BenchResult) -> str:
     """A page with everything that was measured."""
     found = [f"{name} {number}" for name, number in versions().items()]
     parts = [f"# Which runtime for {bench.plan.model}?", sentence(bench)]
-    parts.append("```console\n" + "\n".join(bench.commands(bench.best.contender)) + "\n```")
-    for grid in grids(bench):
-        parts += [f"## {grid.title}", grid.markdown()]
+    parts.append("```console\n" + "\n".join(bench.commands(bench.best.candidate)) + "\n```")
+    table = grid(bench)
+    parts += [f"## {table.title}", table.markdown()]
     if missing := _missing(bench):
         parts.append("\n".join(f"- {each}" for each in missing))
     parts.append("\n".join(f"- {each}" for each in _remarks(bench)))
     parts.append("![speed and quality](bench.png)")
-    if bench.growth is not None:
-        parts.append("![growth of time and memory](growth.png)")
     parts.append(f"{machine()}. {', '.join(found)}.")
     return "\n\n".join(parts) + "\n"
 
 
-def grids(bench: Bench) -> Iterator[Grid]:
-    """The contenders; with growth, their distance from the peak, and every axis."""
+def grid(bench: BenchResult) -> Grid:
+    """The candidates, the fastest first."""
     labels = f"{bench.data}, {bench.judged} images" if bench.data else f"{bench.judged} images"
     of = f"on {bench.device}, {labels}"
     of += f", {bench.plan.batch} at a time" if bench.plan.batch > 1 else ""
     quality = "AP" if bench.data else "same boxes"
-    header = ("", "model ms", "file to boxes ms", "per second", "× fp32", quality)
-    marked = bench.rows.index(bench.best)
-    rows = [_cells(bench, row) for row in bench.rows]
-    yield Grid(
-        f"{bench.plan.model} {of}", (*header, "start s", "memory MB", "file MB"), rows, marked
+    header = (
+        *("", "model ms", "file to boxes ms", "per second", "× fp32", quality),
+        *("start s", "memory MiB", "file MiB"),
     )
-    if bench.growth is not None:
-        yield _roofline(bench, bench.growth)
-        for axis in bench.growth.points:
-            yield _axis(bench.growth, axis)
+    rows = [_cells(bench, row) for row in bench.rows]
+    return Grid(f"{bench.plan.model} {of}", header, rows, bench.rows.index(bench.best))
 
 
-def _cells(bench: Bench, row: Row) -> tuple[str, ...]:
+def _cells(bench: BenchResult, row: Row) -> tuple[str, ...]:
     quality = f"{100 * row.quality:.1f}" + ("" if bench.data else " %")
     return (
-        row.contender.name,
+        row.candidate.name,
         _number(1000 * row.model),
         _number(1000 * row.whole),
         _number(1 / row.whole),
         f"{row.gain(bench.reference):.2f}",
         quality if row.quality >= 0 else "–",
         _number(row.start),
-        _number(row.memory),
-        _number(row.file),
+        _number(row.memory_mib),
+        _number(row.file_mib),
     )
 
 
-def _roofline(bench: Bench, growth: Growth) -> Grid:
-    giga = growth.operations / 1e9
-    title = f"{_number(giga)} GFLOP an image, and how near that comes to the peak of products"
-    rows = []
-    for row in bench.rows:
-        peak = growth.peaks.get(row.contender.precision)
-        share = growth.share(row)
-        rows.append(
-            (
-                row.contender.name,
-                _number(giga / row.model),
-                _number(None if peak is None else peak / 1e9),
-                "–" if share is None else f"{share:.0%}",
-            )
-        )
-    return Grid(title, ("", "GFLOP/s", "peak GFLOP/s", "of peak"), rows)
-
-
-def _axis(growth: Growth, axis: str) -> Grid:
-    power, points = growth.exponent(axis), growth.points[axis]
-    title = f"Growth with {axis}" + ("" if power is None else f": time ~ {axis}^{power:.2f}")
-    rows = [
-        (
-            str(point.value),
-            _number(None if point.seconds is None else 1000 * point.seconds),
-            _number(point.memory),
-            *([point.problem] if any(each.problem for each in points) else []),
-        )
-        for point in points
-    ]
-    extra = ["problem"] if any(each.problem for each in points) else []
-    return Grid(title, (AXES[axis].title, "ms", "memory MB", *extra), rows)
-
-
-def _missing(bench: Bench) -> list[str]:
+def _missing(bench: BenchResult) -> list[str]:
     return [f"not in the table: {each.name}: {reason}" for each, reason in bench.absent]
 
 
-def _remarks(bench: Bench) -> list[str]:
+def _remarks(bench: BenchResult) -> list[str]:
     """What the columns mean, and what to know of the numbers."""
     times = (
         f"times are medians of {bench.plan.rounds} rounds over {bench.timed} images, each round "
@@ -185,3 +204,56 @@ def _digits(value: float) -> int:
 def _number(value: float | None) -> str:
     """Three digits or so; a dash for what is not known."""
     return "–" if value is None else f"{value:,.{_digits(value)}f}"
+
+
+def speeds(bench: BenchResult) -> Figure:
+    """Quality against images a second; what is below the line loses too much."""
+    from dabdetr.explain.figures import new_figure
+
+    figure = new_figure(8.4, 4.4)
+    panel, best = figure.subplots(), bench.best
+    for row in bench.rows:
+        who = row.candidate
+        colour, x = COLOURS[who.format], 1 / row.whole
+        panel.scatter(
+            x, 100 * row.quality, s=80, marker=MARKERS[who.precision],
+            facecolor="none" if who.compiled else colour, edgecolor=colour, linewidth=1.6,
+            label=f"{who.name}  {x:.3g}/s", zorder=3,
+        )  # fmt: skip
+        if row == best:
+            panel.scatter(x, 100 * row.quality, s=330, facecolor="none", edgecolor="black", lw=1)
+    floor = 100 * (bench.reference.quality - bench.plan.drop)
+    panel.axhline(floor, color="grey", linestyle="--", linewidth=1)
+    values = [100 * row.quality for row in bench.rows]
+    room = 0.25 * max(max(values) - floor, floor - min(values), 0.4)
+    low, high = min(floor, *values) - room, max(values) + room
+    panel.set(xlim=(0, 1.08 / min(row.whole for row in bench.rows)), ylim=(low, high))
+    note = "limit of --max-ap-drop" if bench.data else "limit of agreement"
+    panel.annotate(note, (0.01, floor), xycoords=("axes fraction", "data"), fontsize=8, va="bottom")
+    panel.set_xlabel("images a second, file to boxes")
+    panel.set_ylabel("AP × 100" if bench.data else "boxes that are the same as in fp32, %")
+    panel.set_title(f"{bench.plan.model}: circled, what to use", fontsize=10, parse_math=False)
+    panel.grid(alpha=0.3)
+    panel.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    return figure
+
+
+def machine() -> str:
+    """Processor, cores and system."""
+    name = platform.processor() or platform.machine()
+    about = Path("/proc/cpuinfo")
+    if about.is_file():
+        lines = about.read_text().splitlines()
+        name = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), name)
+    return f"{name}, {os.cpu_count()} cores, {platform.system()}"
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that compute, where they are installed."""
+    found = {"Python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

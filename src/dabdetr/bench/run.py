@@ -1,58 +1,79 @@
-"""The bench from end to end: images, exports, rounds, AP or agreement, growth."""
+"""The bench from end to end: images, exports, rounds in which every candidate is timed, quality.
+
+A candidate that fails drops out with its reason; the others go on.
+"""
 
 from __future__ import annotations
 
+import math
+import shutil
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
-from dabdetr.bench.candidates import contenders
-from dabdetr.bench.choice import Row, agreement
-from dabdetr.bench.growth import grow
-from dabdetr.bench.images import of_data, of_source
-from dabdetr.bench.plan import Plan
-from dabdetr.bench.race import Race
-from dabdetr.bench.result import Bench
+import numpy as np
+import torch
+from PIL import Image
+
+from dabdetr.bench.candidates import (
+    REFERENCE,
+    BenchResult,
+    Candidate,
+    Plan,
+    Row,
+    agreement,
+    candidates,
+)
+from dabdetr.bench.worker import Failed, Process, read_found, run_export
 from dabdetr.checkpoints.locate import shipped
 from dabdetr.checkpoints.native import load_model
-from dabdetr.data.dataset import DetectionDataset
+from dabdetr.data.dataset import DetectionDataset, Subset
 from dabdetr.data.layouts import open_data
 from dabdetr.evaluation.evaluate import class_map, score
+from dabdetr.export.formats import FORMATS
+from dabdetr.inference.acceleration import no_compiler
 from dabdetr.inference.device import choose_device
+from dabdetr.inference.sources import read_sources
 from dabdetr.structures import Detections
 
 FEW = 50
 """Annotated images below which AP is called rough."""
+TURN = 1.0
+"""Seconds that the reference's turn should take: so many images are timed, as far as given."""
+SHOWN = 8
+"""Images that the certificates of exports look at."""
 
 
-def bench(plan: Plan, tell: Callable[[str], None] = lambda _: None) -> Bench:
+def bench(plan: Plan, tell: Callable[[str], None] = lambda _: None) -> BenchResult:
     """Time a model in every runtime and precision, as ``plan`` says; ``tell`` hears of progress."""
     place = choose_device(plan.device)
     data = None if plan.data is None else open_data(plan.data, plan.split)
     detector = load_model(plan.model).model
     if data is not None:
         class_map(detector.names, data.names)
-    every = contenders(plan.formats, place.type)
+    every = candidates(plan.formats, place.type)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         files, truth = _images(plan, data, folder)
-        with Race(plan, str(place), files, folder, tell) as race:
-            race.export(every)
-            race.start(every)
-            timed = race.run()
-            race.remember()
-            rows = _rows(race, truth, detector.config.inference.conf)
-        grown = grow(plan, str(place), timed, race.environment, tell) if plan.scaling else None
-    return Bench(
+        with Session(plan, str(place), files, folder, tell) as session:
+            session.export(every)
+            session.start(every)
+            timed = session.run()
+            session.remember()
+            rows = _rows(session, truth, detector.config.inference.conf)
+    return BenchResult(
         plan,
         device=str(place),
         rows=tuple(rows),
-        absent=tuple((each, race.absent[each]) for each in every if each in race.absent),
+        absent=tuple((each, session.absent[each]) for each in every if each in session.absent),
         timed=len(timed),
         judged=len(files),
         data="" if data is None else f"{data.name} {data.split}",
-        notes=(*_notes(plan, data, len(files), len(timed) / race.batches), *_remarks(race)),
-        growth=grown,
+        notes=(*_notes(plan, data, len(files), len(timed) / session.batches), *_remarks(session)),
     )
 
 
@@ -72,23 +93,23 @@ def _images(
     return files, truth
 
 
-def _rows(race: Race, truth: DetectionDataset | None, conf: float) -> list[Row]:
+def _rows(session: Session, truth: DetectionDataset | None, conf: float) -> list[Row]:
     """What is known of all that came to the end, the fastest first."""
-    memory, rows = race.memory(), []
+    memory, rows = session.memory(), []
     reference: list[Detections] = []
-    for contender, found in race.found():
+    for candidate, found in session.found():
         reference = reference or found
         quality = agreement(reference, found, conf) if truth is None else score(truth, found).ap
-        size = _size(race.files.get(contender, _weights(race.plan.model)))
-        turns, start = tuple(race.turns[contender]), race.starts[contender]
-        rows.append(Row(contender, turns, start, memory[contender], size, quality))
+        size = _size_mib(session.files.get(candidate, _weights(session.plan.model)))
+        turns, start = tuple(session.turns[candidate]), session.starts[candidate]
+        rows.append(Row(candidate, turns, start, memory[candidate], size, quality))
     return sorted(rows, key=lambda row: row.whole)
 
 
-def _remarks(race: Race) -> list[str]:
-    """What contenders in the table said of themselves."""
-    there = [each for each in race.remarks if each not in race.absent]
-    return [f"{each.name}: {said}" for each in there for said in race.remarks[each]]
+def _remarks(session: Session) -> list[str]:
+    """What candidates in the table said of themselves."""
+    there = [each for each in session.remarks if each not in session.absent]
+    return [f"{each.name}: {said}" for each in there for said in session.remarks[each]]
 
 
 def _weights(model: str) -> Path | None:
@@ -98,12 +119,12 @@ def _weights(model: str) -> Path | None:
     return next((each for each in options if each is not None and each.is_file()), None)
 
 
-def _size(path: Path | None) -> float | None:
-    """MB of a file, or of all files of a folder."""
+def _size_mib(path: Path | None) -> float | None:
+    """MiB of a file, or of all files of a folder."""
     if path is None:
         return None
     files = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
-    return sum(each.stat().st_size for each in files) / 1e6
+    return sum(each.stat().st_size for each in files) / 2**20
 
 
 def _notes(plan: Plan, data: DetectionDataset | None, judged: int, together: float) -> list[str]:
@@ -120,3 +141,184 @@ def _notes(plan: Plan, data: DetectionDataset | None, judged: int, together: flo
             f"batches held {together:.1f} images on average: only those of one size go together"
         )
     return notes
+
+
+class Session:
+    """The candidates that still run, and what is known of them.
+
+    files     the exported file of each that needs one
+    starts    seconds from the start of a process to the boxes of its first image
+    turns     see ``Row``
+    absent    candidate → why it does not compete (any more)
+    batches   of model input in a turn
+    remarks   candidate → what it said of itself
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        device: str,
+        images: Sequence[str],
+        folder: Path,
+        tell: Callable[..., None],
+    ) -> None:
+        self.plan, self.device, self.images = plan, device, list(images)
+        self.folder, self.tell = folder, tell
+        self.environment = plan.environment(folder)
+        self.files: dict[Candidate, Path] = {}
+        self.starts: dict[Candidate, float] = {}
+        self.turns: dict[Candidate, list[tuple[float, float]]] = {}
+        self.absent: dict[Candidate, str] = {}
+        self.batches = 0
+        self.remarks: dict[Candidate, list[str]] = {}
+        self._processes: dict[Candidate, Process] = {}
+
+    def export(self, candidates: Sequence[Candidate]) -> None:
+        """Make the files that candidates need."""
+        shown = self.folder / "shown"
+        shown.mkdir()
+        for number, image in enumerate(spread(self.images, SHOWN)):
+            shutil.copyfile(image, shown / f"{number}{Path(image).suffix}")
+        for each in candidates:
+            options = each.export_options(self.plan.model, self.plan.calibration)
+            if not options:
+                continue
+            path = self.folder / f"{each.key}{FORMATS[each.format].suffix}"
+            self.tell(f"exporting for {each.name} …")
+            with self._trying(each):
+                run_export(options, path, shown, self.environment)
+                self.files[each] = path
+
+    def start(self, candidates: Sequence[Candidate]) -> None:
+        """Open a process for each that has not failed."""
+        for each in candidates:
+            if each.compiled and (reason := no_compiler(torch.device(self.device))):
+                self.absent[each] = reason
+            if each in self.absent:
+                continue
+            self.tell(f"starting {each.name} …")
+            started = time.perf_counter()
+            with self._trying(each):
+                self._processes[each] = process = Process(self.environment)
+                model = str(self.files.get(each, self.plan.model))
+                process.ask(
+                    "open",
+                    model=model,
+                    batch=self.plan.batch,
+                    image=self.images[0],
+                    options=self._options(each),
+                )
+                self.starts[each] = time.perf_counter() - started
+
+    def _options(self, candidate: Candidate) -> dict[str, Any]:
+        """Of its ``Predictor``."""
+        if candidate in self.files:
+            return {"device": "cpu" if self.device == "cpu" else "auto"}
+        options: dict[str, Any] = {"device": self.device, "precision": candidate.precision}
+        return options | ({"compile": True} if candidate.compiled else {})
+
+    def run(self) -> list[str]:
+        """Rounds in which each takes one turn, who is first changing; the images looked at."""
+        chosen = spread(self.images, self._count())
+        for each in list(self._processes):
+            with self._trying(each):
+                self.batches = self._processes[each].ask("gather", images=chosen)
+                self.turns[each] = []
+        for number in range(self.plan.rounds + 1):  # the first is for warming up
+            self.tell(f"round {number} of {self.plan.rounds} …")
+            order = list(self._processes)
+            first = number % len(order)
+            for each in order[first:] + order[:first]:
+                with self._trying(each):
+                    taken = self._processes[each].ask("turn")
+                    self.turns[each] += [(taken[0], taken[1])] if number else []
+        return chosen
+
+    def _count(self) -> int:
+        """How many images fill the reference's turn: whole batches."""
+        batch, process = self.plan.batch, self._processes[REFERENCE]
+        process.ask("gather", images=spread(self.images, batch))
+        process.ask("turn")
+        batches = math.ceil(TURN / (sum(process.ask("turn")) * batch))
+        return max(min(batches, len(self.images) // batch), 1) * batch
+
+    def remember(self) -> None:
+        """Ask all for what they said of themselves; who was to be compiled and is not is out."""
+        for each in list(self._processes):
+            with self._trying(each):
+                self.remarks[each] = self._processes[each].ask("remarks")
+                refused = [said for said in self.remarks[each] if said.startswith("not compiled")]
+                if refused:
+                    raise Failed(refused[0])
+
+    def memory(self) -> dict[Candidate, float | None]:
+        """MiB that each process has held at most until now."""
+        found = {}
+        for each in list(self._processes):
+            with self._trying(each):
+                found[each] = self._processes[each].ask("memory_mib")
+        return found
+
+    def found(self) -> Iterator[tuple[Candidate, list[Detections]]]:
+        """What each finds on all images, the reference first."""
+        for each in list(self._processes):
+            self.tell(f"looking at {len(self.images)} images with {each.name} …")
+            path = self.folder / "found.npz"
+            with self._trying(each):
+                self._processes[each].ask("detect", images=self.images, to=str(path))
+                yield each, read_found(path, self.images)
+
+    @contextmanager
+    def _trying(self, candidate: Candidate) -> Iterator[None]:
+        """Where ``Failed`` is raised inside, the candidate is out."""
+        try:
+            yield
+        except Failed as error:
+            if candidate == REFERENCE:
+                raise ValueError(f"the model does not run in {candidate.name}: {error}") from None
+            self.absent[candidate] = str(error)
+            if process := self._processes.pop(candidate, None):
+                process.close()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes.values():
+            process.close()
+
+
+def of_data(data: DetectionDataset, most: int, folder: Path) -> tuple[list[str], Subset]:
+    """Files of ``most`` images from all over the data, and the part of the data they are.
+
+    Images that are no files, as generated ones, are written into the ``folder``.
+    """
+    part = Subset(data, spread(range(len(data)), most))
+    files = []
+    for index in range(len(part)):
+        file = part.record(index).file
+        files.append(file if Path(file).is_file() else _write(part.image(index), folder, index))
+    return files, part
+
+
+def of_source(source: str | Path, most: int, folder: Path) -> list[str]:
+    """Files of the first ``most`` images of a source; frames are written into the ``folder``."""
+    files = []
+    for number, each in enumerate(islice(read_sources(source), most)):
+        whole = each.frame is None and Path(each.name).is_file()
+        files.append(each.name if whole else _write(each.array, folder, number))
+    if not files:
+        raise ValueError(f"there is no image in {source}; give some to time and to compare on")
+    return files
+
+
+def spread(items: Sequence, count: int) -> list:
+    """At most ``count`` of the items, from all over them, in their order."""
+    places = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
+    return [items[place] for place in places]
+
+
+def _write(image: np.ndarray, folder: Path, number: int) -> str:
+    path = folder / f"{number:05d}.png"
+    Image.fromarray(image).save(path)
+    return str(path)

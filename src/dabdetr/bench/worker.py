@@ -1,7 +1,8 @@
-"""A contender in a process of its own, so that memory and start-up are its own.
+"""Candidates in processes of their own, so that memory and start-up are their own: both ends.
 
-``python -m dabdetr.bench.worker`` answers requests, JSON lines on stdin, with JSON lines on stdout.
-Nothing here imports torch, as the exported files need none.
+``Process`` is the parent's end of two pipes. At the other one ``python -m dabdetr.bench.worker``
+answers requests, JSON lines on stdin, with JSON lines on stdout. Nothing here imports torch, as
+the exported files need none.
 """
 
 from __future__ import annotations
@@ -9,13 +10,22 @@ from __future__ import annotations
 import json
 import logging
 import os
+import subprocess
 import sys
-import time
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from dabdetr.measure import peak_memory_mib, seconds
+from dabdetr.structures import Detections
+
+PARTS = ("boxes", "scores", "labels", "queries")
+"""Arrays of detections that a worker writes, of all images in one."""
+COMMAND = (sys.executable, "-c", "from dabdetr.cli import main; main()")
+"""``dabdetr`` itself, of this interpreter."""
 
 
 class Worker:
@@ -50,45 +60,33 @@ class Worker:
     def turn(self) -> tuple[float, float]:
         """Seconds an image: prepared pixels to boxes, and file to boxes."""
         runtime, most = self.predictor.runtime, self.predictor.config.inference.max_det
-        started = time.perf_counter()
-        for pixels, sizes in self.batches:
-            runtime.detect(pixels, sizes, most)
-        between = time.perf_counter()
-        for _ in self.predictor(self.images):
-            pass
-        ended, count = time.perf_counter(), len(self.images)
-        return (between - started) / count, (ended - between) / count
+
+        def compute() -> None:
+            for pixels, sizes in self.batches:
+                runtime.detect(pixels, sizes, most)
+
+        def stream() -> None:
+            for _ in self.predictor(self.images):
+                pass
+
+        return seconds(compute) / len(self.images), seconds(stream) / len(self.images)
 
     def remarks(self) -> list[str]:
         """What was logged, each sentence once: what was compiled, and whether that paid."""
         return list(dict.fromkeys(self._said.sentences))
 
-    def memory(self) -> float | None:
-        """MB that this process held at most."""
-        return peak_memory()
+    def memory_mib(self) -> float | None:
+        """The peak of this process."""
+        return peak_memory_mib()
 
     def detect(self, images: Sequence[str], to: str) -> None:
         """Write every detection of the images, down to the lowest score, as ``to`` (.npz)."""
-        from dabdetr.bench.images import PARTS
-
         found = list(self.predictor(list(images), conf=0.0))
         arrays = {part: np.concatenate([getattr(each, part) for each in found]) for part in PARTS}
         arrays["counts"] = np.array([len(each) for each in found])
         arrays["sizes"] = np.array([each.size for each in found])
         arrays["names"] = np.array(self.predictor.names)
         np.savez(to, allow_pickle=False, **arrays)
-
-    def roofline(self, model: str, images: Sequence[str], device: str) -> dict[str, Any]:
-        """See ``dabdetr.bench.roofline``."""
-        from dabdetr.bench.roofline import measure
-
-        return measure(model, images, device)
-
-    def grow(self, model: str, axis: str, value: int, device: str, rounds: int) -> float:
-        """Seconds that the model takes at one place of an axis (see ``dabdetr.bench.scaling``)."""
-        from dabdetr.bench.scaling import AXES
-
-        return AXES[axis].seconds(model, value, device, rounds)
 
 
 class _Sentences(logging.Handler):
@@ -103,24 +101,10 @@ class _Sentences(logging.Handler):
         self.sentences.append(record.getMessage())
 
 
-def peak_memory() -> float | None:
-    """MB that this process held at most; None where the system does not say."""
-    status = Path("/proc/self/status")
-    if status.is_file():  # getrusage would count what the parent held when it forked
-        line = next(row for row in status.read_text().splitlines() if row.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024 / 1e6
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # bytes on macOS
-
-
-def main() -> None:
-    """Answer until stdin ends."""
+def serve(worker: Any) -> None:
+    """Answer requests, which name a method of ``worker`` and its arguments, until stdin ends."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no answer
-    worker = Worker()
     for line in sys.stdin:
         request = json.loads(line)
         try:
@@ -137,5 +121,99 @@ def sentence(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+class Failed(Exception):
+    """A candidate cannot go on; the message is a sentence for users."""
+
+
+class Process:
+    """A process that serves a ``Worker``; it ends with the ``with`` block.
+
+    ``module`` is run with ``arguments``, and calls ``serve``.
+    """
+
+    def __init__(
+        self,
+        environment: Mapping[str, str],
+        module: str = "dabdetr.bench.worker",
+        arguments: Sequence[str] = (),
+    ) -> None:
+        self._said: Any = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._said,
+            text=True,
+            env=environment,
+        )
+
+    def ask(self, request: str, **details: Any) -> Any:
+        """What the worker's method of that name returns; ``Failed`` where it raises or dies."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            self._process.stdin.write(json.dumps({"request": request, **details}) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            raise Failed(self._end())
+        said = json.loads(line)
+        if "error" in said:
+            raise Failed(said["error"])
+        return said["answer"]
+
+    def _end(self) -> str:
+        code = self._process.wait()
+        self._said.seek(0)
+        last = (self._said.read().strip().splitlines() or ["it said nothing"])[-1]
+        if code < 0:
+            why = "; memory may have run out" if code == -9 else ""
+            return f"its process was ended by signal {-code}{why}"
+        return f"its process ended with code {code}: {last}"
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.communicate()
+        self._said.close()
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def run_export(
+    options: Sequence[str], output: Path, shown: Path, environment: Mapping[str, str]
+) -> None:
+    """Run ``dabdetr export`` with these options; ``Failed`` says why there is no file.
+
+    Its certificate looks at the images in the folder ``shown``.
+    """
+    command = [*COMMAND, *options, "--output", str(output), "--images", str(shown), "--quiet"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode == 1:  # not certified, which is a finding and told on stdout
+        raise Failed(": ".join(done.stdout.splitlines()[:2]))
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"])[-1]
+        raise Failed(last.removeprefix("error: "))
+
+
+def read_found(path: Path, files: Sequence[str]) -> list[Detections]:
+    """The detections that a worker wrote, one for each of the files."""
+    with np.load(path) as told:
+        names = tuple(told["names"].tolist())
+        ends = np.cumsum(told["counts"])[:-1]
+        boxes, scores, labels, queries = (np.split(told[part], ends) for part in PARTS)
+        sizes = [(int(height), int(width)) for height, width in told["sizes"]]
+    return [
+        Detections(*(boxes[n], scores[n], labels[n], queries[n]), names, sizes[n], file)
+        for n, file in enumerate(files)
+    ]
+
+
 if __name__ == "__main__":
-    main()
+    serve(Worker())

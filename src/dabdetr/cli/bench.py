@@ -37,10 +37,7 @@ def bench(
         int,
         typer.Option("--images", help="Images that AP or agreement is measured on, at most."),
     ] = 200,
-    scaling: Annotated[
-        bool,
-        typer.Option("--scaling", help="Growth with pixels, queries, batch, objects; the peak."),
-    ] = False,
+    scaling: Annotated[bool, typer.Option("--scaling", hidden=True)] = False,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Folder to write; runs/bench/bench-N if not given."),
@@ -55,22 +52,32 @@ def bench(
     The folder gets bench.md, bench.json and bench.png. What cannot run here is listed with the
     reason.
     """
-    from dabdetr.bench.plan import Plan
+    from dabdetr.bench.candidates import Plan
 
-    chosen = tuple(name.strip() for name in formats.split(",") if name.strip())
     plan = Plan(
-        *(model, data, source, split, max_ap_drop, chosen),
-        *(batch, threads, rounds, images, device, scaling),
+        model=model,
+        data=data,
+        source=source,
+        split=split,
+        max_ap_drop=max_ap_drop,
+        formats=tuple(name.strip() for name in formats.split(",") if name.strip()),
+        batch=batch,
+        threads=threads,
+        rounds=rounds,
+        images=images,
+        device=device,
     )
+    if scaling:
+        say("--scaling is now `python -m benchmarks.growth --model …` of the repository", quiet)
     project, name = (Path("runs/bench"), None) if output is None else (output.parent, output.name)
     with RunFolder(project, name, "bench") as folder:
-        from dabdetr.bench.report import terminal
+        from dabdetr.bench.report import save, terminal, to_dict
         from dabdetr.bench.run import bench as run
 
         found = run(plan, lambda message: say(message, quiet))
-        found.save(folder.path)
+        save(found, folder.path)
     if as_json:
-        print_json({"folder": str(folder.path), **found.to_dict()})
+        print_json({"folder": str(folder.path), **to_dict(found)})
     elif not quiet:
         console().print(terminal(found))
     say(f"results: {folder.path}", quiet)

@@ -16,7 +16,7 @@ from dabdetr.checkpoints.native import save_model
 from dabdetr.evaluation.result import Evaluation
 from dabdetr.model.detector import Detector
 from dabdetr.training.ema import MovingAverage
-from dabdetr.training.history import Row, best_row, draw_curves, peak_memory_mb, write_csv
+from dabdetr.training.history import Row, best_row, draw_curves, peak_training_memory_mib, write_csv
 from dabdetr.training.module import TrainingModule
 from dabdetr.training.nonfinite import NonFiniteLoss
 
@@ -121,7 +121,7 @@ class RunCheckpointer(Callback):
             **module.meter.means(),
             **dict.fromkeys(MEASURED),
             "val_seconds": None,
-            "memory_mb": peak_memory_mb(module.device),
+            "memory_mib": peak_training_memory_mib(module.device),
             "cpu_seconds": cpu_seconds,
         }
 
@@ -136,9 +136,7 @@ class RunCheckpointer(Callback):
         if result.ap >= 0:  # −1: the split has no objects
             numbers = {name: result.numbers[name] for name in MEASURED}
             row |= {name: None if value < 0 else value for name, value in numbers.items()}
-        row["memory_mb"] = max(
-            row["memory_mb"] or 0.0, peak_memory_mb(next(detector.parameters()).device)
-        )
+        row["memory_mib"] = peak_training_memory_mib(next(detector.parameters()).device)
 
     def save_checkpoint(self, trainer: Trainer) -> None:
         """Write last.ckpt: beside its place first, then moved."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from dabdetr.files import write_atomically
+from dabdetr.measure import peak_memory_mib
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -35,7 +35,7 @@ COLUMNS = {
     "APM": ".5f",
     "APL": ".5f",
     "val_seconds": ".2f",
-    "memory_mb": ".0f",
+    "memory_mib": ".0f",
     "cpu_seconds": ".2f",
 }
 """Columns of results.csv and how each is written. Terms are those of the last layer, unweighted;
@@ -113,19 +113,14 @@ def final_table(folder: Path, rows: Sequence[Row]) -> Table:
     table.add_row("epochs", f"{last['epoch']:.0f} in {minutes:.1f} min")
     table.add_row("last loss", f"{last['loss']:.4f}")
     table.add_row("training speed", f"{last['images_per_second']:.1f} images/s")
-    table.add_row("peak memory", f"{last['memory_mb']:.0f} MB")
+    table.add_row("peak memory", f"{last['memory_mib'] or 0:.0f} MiB")
     kept = ["best.safetensors"] if best is not None else []
     table.add_row("files", ", ".join([*kept, "last.safetensors", "results.csv", "curves.png"]))
     return table
 
 
-def peak_memory_mb(device: torch.device) -> float:
-    """Largest memory so far: of this process, or of the GPU where one is used; 0: not known."""
+def peak_training_memory_mib(device: torch.device) -> float | None:
+    """Largest memory so far: of the GPU where one is used, else of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    if sys.platform == "win32":
-        return 0.0
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+    return peak_memory_mib()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
-
 import torch
 
 from dabdetr.inference.runtime import Precision
+from dabdetr.measure import seconds
 
 
 def choose_precision(setting: str, device: torch.device) -> tuple[Precision, str]:
@@ -36,9 +35,4 @@ def bf16_gain(side: int = 512, repeats: int = 7) -> float:
 def _fastest(matrix: torch.Tensor, repeats: int) -> float:
     """Seconds of the quickest of some squarings, after one to warm up."""
     _ = matrix @ matrix
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        _ = matrix @ matrix
-        times.append(time.perf_counter() - started)
-    return min(times)
+    return min(seconds(lambda: matrix @ matrix) for _ in range(repeats))

@@ -188,10 +188,17 @@ def train(
         config = config.override([f"training.precision={precision}"])
         if queries is not None and config.training.start in ("none", "imagenet"):
             config = config.override([f"model.queries.count={queries}"])
-        files = (data, annotations, images, val_annotations, val_images)
-        places = (None if file is None else str(file) for file in files)
-        sources = Sources(*places, queries=queries, queries_init=queries_init)
-        sources = replace(sources, split=split, box_format=box_format)
+        sources = Sources(
+            data=_text(data),
+            annotations=_text(annotations),
+            images=_text(images),
+            val_annotations=_text(val_annotations),
+            val_images=_text(val_images),
+            split=split,
+            box_format=box_format,
+            queries=queries,
+            queries_init=queries_init,
+        )
         splits_open = sources.open(strict, progress=not console.quiet)
         described = _describe(console, splits_open)
         if config.image.bits is None and splits_open[0].bits:
@@ -215,6 +222,10 @@ def train(
                 if run is not None and _in_vain(folder, error):
                     run.discard()
                 raise
+
+
+def _text(place: str | Path | None) -> str | None:
+    return None if place is None else str(place)
 
 
 def _begin(config: Config, sources: Sources, names: Sequence[str], console: Console) -> Detector:

@@ -1,4 +1,4 @@
-"""Contenders in processes of their own: what they answer, and what becomes of those that fail."""
+"""Candidates in processes of their own: what they answer, and what becomes of those that fail."""
 
 from __future__ import annotations
 
@@ -8,13 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dabdetr.bench.candidates import REFERENCE, Contender
-from dabdetr.bench.growth import Growth, Point
-from dabdetr.bench.images import of_data, of_source, read_found, spread
-from dabdetr.bench.plan import Plan
-from dabdetr.bench.processes import Failed, Process, run_export
-from dabdetr.bench.race import Race
-from dabdetr.bench.scaling import AXES
+from dabdetr.bench.candidates import REFERENCE, Candidate, Plan
+from dabdetr.bench.run import Session, of_data, of_source, spread
+from dabdetr.bench.worker import Failed, Process, read_found, run_export
 from dabdetr.data.layouts import open_data
 from dabdetr.predictor import Predictor
 from dabdetr.structures import Detections
@@ -29,26 +25,26 @@ def test_one_that_fails_is_told_and_the_others_go_on(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))  # where there is no compiler
     images = files(coco_folder / "val")
-    wrong, compiled = Contender("torch", "fp64"), Contender("torch", "bf16", compiled=True)
+    wrong, compiled = Candidate("torch", "fp64"), Candidate("torch", "bf16", compiled=True)
     heard: list[str] = []
     plan = Plan(str(tiny_weights), source="images", rounds=2, batch=2)
-    with Race(plan, "cpu", images, tmp_path, heard.append) as race:
-        race.start([REFERENCE, wrong, compiled])
-        timed = race.run()
-        race.remember()
-        memory = race.memory()
-        (contender, found), *others = race.found()
-    assert set(race.absent) == {wrong, compiled}
-    assert "'fp64'" in race.absent[wrong]
-    assert "compiler" in race.absent[compiled]
-    assert contender == REFERENCE
+    with Session(plan, "cpu", images, tmp_path, heard.append) as session:
+        session.start([REFERENCE, wrong, compiled])
+        timed = session.run()
+        session.remember()
+        memory = session.memory()
+        (candidate, found), *others = session.found()
+    assert set(session.absent) == {wrong, compiled}
+    assert "'fp64'" in session.absent[wrong]
+    assert "compiler" in session.absent[compiled]
+    assert candidate == REFERENCE
     assert not others
     assert heard.count("round 1 of 2 …") == 1
     assert len(timed) % 2 == 0
-    assert race.batches == len(timed) // 2
-    assert len(race.turns[REFERENCE]) == 2  # the round that warms up is not counted
-    assert all(0 < model < 60 and 0 < whole < 60 for model, whole in race.turns[REFERENCE])
-    assert 0.5 < race.starts[REFERENCE] < 300
+    assert session.batches == len(timed) // 2
+    assert len(session.turns[REFERENCE]) == 2  # the round that warms up is not counted
+    assert all(0 < model < 60 and 0 < whole < 60 for model, whole in session.turns[REFERENCE])
+    assert 0.5 < session.starts[REFERENCE] < 300
     assert 100 < (memory[REFERENCE] or 0) < 4000
     same_as(found, list(Predictor(tiny_weights)(images, conf=0.0)))
 
@@ -62,26 +58,11 @@ def same_as(found: list[Detections], expected: list[Detections]) -> None:
         assert (one.names, one.size, one.source) == (other.names, other.size, other.source)
 
 
-def test_growth_and_the_peak(tiny_weights: Path, coco_folder: Path) -> None:
-    with Process(os.environ) as process:
-        about = {"model": str(tiny_weights), "device": "cpu"}
-        roof = process.ask("roofline", images=files(coco_folder / "val"), **about)
-        assert roof["operations"] > 1e6
-        assert set(roof["peaks"]) == {"fp32", "bf16"}
-        assert all(1e8 < peak < 1e16 for peak in roof["peaks"].values())
-        for axis, value in {"pixels": 64, "queries": 5, "batch": 2, "objects": 3}.items():
-            assert axis in AXES
-            seconds = process.ask("grow", axis=axis, value=value, rounds=1, **about)
-            assert 0 < seconds < 60
-        with pytest.raises(Failed):
-            process.ask("grow", axis="pixels", value=-1, rounds=1, **about)
-
-
 def test_a_process_that_dies_says_so() -> None:
     process = Process(os.environ)
     process._process.kill()
     with pytest.raises(Failed, match="ended by signal 9; memory may have run out"):
-        process.ask("memory")
+        process.ask("memory_mib")
     process.close()
 
 
@@ -90,7 +71,7 @@ def test_a_package_that_is_missing_is_told(
 ) -> None:
     (tmp_path / "openvino.py").write_text("raise ModuleNotFoundError('openvino')")
     hidden = {"PYTHONPATH": str(tmp_path)}
-    options = Contender("openvino", "bf16").export_options(str(tiny_weights), "")
+    options = Candidate("openvino", "bf16").export_options(str(tiny_weights), "")
     output = tmp_path / "tiny_openvino"
     with pytest.raises(Failed, match=r"needs the package openvino; type: pip install 'dabdetr\["):
         run_export(options, output, coco_folder / "val", dict(os.environ) | hidden)
@@ -113,12 +94,6 @@ def test_spread_takes_from_all_over() -> None:
     assert spread(list("abcde"), 3) == ["a", "c", "e"]
     assert spread(list("abc"), 7) == ["a", "b", "c"]
     assert spread(list("abc"), 1) == ["a"]
-
-
-def test_growth_is_fitted_to_what_was_measured() -> None:
-    points = tuple(Point(side, 1e-6 * side**4) for side in (100, 200, 400))
-    growth = Growth({"pixels": (*points, Point(800, problem="no memory"))}, 1.0, {})
-    assert growth.exponent("pixels") == pytest.approx(2.0)  # of pixels, not of the side
 
 
 def test_found_of_no_detections_at_all(tmp_path: Path) -> None:

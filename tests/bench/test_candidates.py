@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dabdetr.bench.choice import Row, agreement, best
+from dabdetr.bench.candidates import Row, agreement, best
 from dabdetr.structures import Detections
 
 
@@ -25,12 +25,12 @@ from dabdetr.structures import Detections
 )
 def test_the_fastest_that_does_not_lose_too_much(rows: list[Row], drop: float, key: str) -> None:
     for order in (rows, rows[::-1]):
-        assert best(order, drop).contender.key == key
+        assert best(order, drop).candidate.key == key
 
 
 def test_a_gain_in_ap_is_no_loss(rows: list[Row], make_row: Any) -> None:
     rows.append(make_row("onnx-fp16", 0.005, 0.6))
-    assert best(rows, 0.0).contender.key == "onnx-fp16"
+    assert best(rows, 0.0).candidate.key == "onnx-fp16"
 
 
 def test_the_reference_itself_is_best_where_nothing_is_faster(rows: list[Row]) -> None:
@@ -40,9 +40,9 @@ def test_the_reference_itself_is_best_where_nothing_is_faster(rows: list[Row]) -
 
 def test_of_equally_fast_ones_the_more_faithful(rows: list[Row], make_row: Any) -> None:
     rows += [make_row("onnx-fp16", 0.0205, 0.5175)]
-    assert best(rows, 0.005).contender.key == "onnx-fp16"  # 2.5 % slower than bf16
+    assert best(rows, 0.005).candidate.key == "onnx-fp16"  # 2.5 % slower than bf16
     rows += [make_row("openvino-fp32", 0.0207, 0.518)]  # 3.5 %
-    assert best(rows, 0.005).contender.key == "onnx-fp16"
+    assert best(rows, 0.005).candidate.key == "onnx-fp16"
 
 
 def test_times_are_medians_and_gains_of_the_same_round(rows: list[Row]) -> None:
