@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
@@ -17,6 +18,9 @@ try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None
+
+PATIENCE = 1.0
+"""Seconds in which a killed process's children may still have its lock."""
 
 
 class RunFolder:
@@ -127,17 +131,22 @@ def _lock(folder: Path) -> int | None:
     if fcntl is None:
         return None
     handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise ValueError(
-            f"another process is at work in {folder}; wait for its end, or stop it first"
-        ) from None
-    except OSError:  # a file system without locks
-        pass
-    _held.add(handle)
-    return handle
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() < until:
+                time.sleep(0.05)
+                continue
+            os.close(handle)
+            raise ValueError(
+                f"another process is at work in {folder}; wait for its end, or stop it first"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        _held.add(handle)
+        return handle
 
 
 _held: set[int] = set()

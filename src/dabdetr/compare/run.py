@@ -49,7 +49,7 @@ Tell = Callable[[str], None]
 def check(settings: Settings) -> None:
     """Raise, before anything is written, for data or overrides that some run could not use."""
     for size in settings.sizes:
-        data = Sources(data_at(settings.data, size))
+        data = Sources(data=data_at(settings.data, size))
         if data.open()[1] is None:
             raise ValueError(f"{settings.data} has no val split, and a race is measured on it")
     for task in plan(settings):

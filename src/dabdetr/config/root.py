@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -17,6 +17,8 @@ from dabdetr.config.model import Model
 from dabdetr.config.recipe import Augment, Classification, Image, Inference, Loss, Training
 from dabdetr.files import read_regular, write_atomically
 from dabdetr.text import parse_yaml, shown
+
+Part = TypeVar("Part", bound=Section)
 
 
 class Config(Section):
@@ -199,8 +201,13 @@ def load(path: str | Path) -> Config:
 
 def parse(tree: dict[str, Any], origin: str) -> Config:
     """A config from plain values; every error names its field once, in one sentence."""
+    return parse_section(Config, tree, origin)
+
+
+def parse_section(section: type[Part], tree: dict[str, Any], origin: str) -> Part:
+    """Any section from plain values; errors are as ``parse`` has them."""
     try:
-        return Config.model_validate(tree)
+        return section.model_validate(tree)
     except ValidationError as error:
         faults = "; ".join(_fault(problem, tree) for problem in error.errors())
         raise ValueError(f"{origin}: {faults}") from None

@@ -5,21 +5,21 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import yaml
+from pydantic import Field
 
 from dabdetr.checkpoints.locate import locate, shipped
-from dabdetr.config import Config, load
+from dabdetr.config import Config, Section, load
+from dabdetr.config.root import parse_section
 from dabdetr.files import read_regular, write_atomically
 from dabdetr.presets import PRESETS
 from dabdetr.text import parse_yaml, shown
 
 if TYPE_CHECKING:
     from dabdetr.data.dataset import DetectionDataset
-    from dabdetr.data.records import BoxFormat
 
 
 class ConfigOptions(TypedDict, total=False):
@@ -117,25 +117,24 @@ def _resized(config: Config, imgsz: int) -> list[str]:
     return changes
 
 
-@dataclass(frozen=True)
-class Sources:
+class Sources(Section):
     """Where a run's images and first queries come from; kept as run.yaml, for resuming.
 
     queries          as asked for; ``queries_init`` says how those of weights become so many
     initial_queries  those of the model that is filled before, see ``with_queries``
     """
 
-    data: str | None
+    data: str | None = None
     annotations: str | None = None
     images: str | None = None
     val_annotations: str | None = None
     val_images: str | None = None
-    val_every: int = 1
-    split: float | None = None
-    box_format: BoxFormat | None = None
-    queries: int | None = None
+    val_every: int = Field(default=1, ge=1)
+    split: float | None = Field(default=None, gt=0, lt=1)
+    box_format: str | None = None
+    queries: int | None = Field(default=None, ge=1)
     queries_init: str = "keep"
-    initial_queries: int | None = None
+    initial_queries: int | None = Field(default=None, ge=1)
 
     def open(
         self, strict: bool = False, progress: bool = False
@@ -155,7 +154,7 @@ class Sources:
             self.val_annotations,
             self.val_images,
             share=self.split,
-            box_format=self.box_format,
+            box_format=self.box_format,  # pyright: ignore[reportArgumentType] - checked there
             progress=progress,
         )
         if strict:
@@ -173,24 +172,14 @@ class Sources:
     @classmethod
     def load(cls, path: Path) -> Sources:
         """What ``save`` wrote."""
-        tree, known = parse_yaml(read_regular(path), str(path)), [f.name for f in fields(cls)]
-        if not isinstance(tree, dict) or not all(key in known for key in tree):
-            raise ValueError(f"{path} should hold {', '.join(known)}; it holds {shown(tree)}")
-        for key, value in tree.items():
-            fits, wanted = isinstance(value, str | None), "a text or null"
-            if key == "val_every":
-                fits, wanted = type(value) is int and value > 0, "a number above 0"
-            elif key == "split":
-                fits = value is None or (type(value) is float and 0 < value < 1)
-                wanted = "a share between 0 and 1, or null"
-            if not fits:
-                raise ValueError(f"{path}: {key} should be {wanted}; got {shown(value)}")
-        kept: Any = {"data": None} | tree
-        return cls(**kept)
+        tree = parse_yaml(read_regular(path), str(path))
+        if not isinstance(tree, dict):
+            raise ValueError(f"{path} should hold fields like 'data:'; it holds {shown(tree)}")
+        return parse_section(cls, tree, str(path))
 
     def save(self, path: Path) -> None:
         """Write as YAML, with paths that hold from anywhere (generated scenes have none)."""
-        tree = asdict(self)
+        tree = self.model_dump(mode="json")
         for key in ("data", "annotations", "images", "val_annotations", "val_images"):
             tree[key] = None if tree[key] is None else _anywhere(tree[key])
         kind, colon, place = self.queries_init.partition(":")

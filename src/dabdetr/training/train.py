@@ -206,7 +206,7 @@ def train(
         config = with_epochs(config, len(splits_open[0]))
         every = val_every or epochs_between_validations(config.training.epochs)
         count = config.model.queries.count
-        sources = replace(sources, val_every=every, initial_queries=count)
+        sources = sources.model_copy(update={"val_every": every, "initial_queries": count})
         with run or nullcontext():
             detector = _begin(config, sources, splits_open[0].names, console)
             if run is not None:
