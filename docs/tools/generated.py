@@ -60,7 +60,7 @@ def races() -> str:
     found = RACES.glob("*/report.md")
     reports = sorted(found, key=lambda p: (not p.parent.name.startswith(SHOWN), p.parent.name))
     if not reports:
-        return '!!! note "No race is kept yet"\n\n    `dabdetr ladder` writes one.'
+        return '!!! note "No race is kept yet"\n\n    `python -m experiments.race` writes one.'
     return "\n\n".join(_race(path) for path in reports)
 
 
@@ -90,7 +90,7 @@ def looks() -> str:
     ]
     if not found:
         return (
-            '!!! note "Not drawn yet"\n\n    `dabdetr ladder` draws it where its runs are finished.'
+            '!!! note "Not drawn yet"\n\n    `python -m experiments.race` draws it where its runs are finished.'
         )
     names = (place.rpartition("/attention-")[2].removesuffix(".png") for place in found)
     return "\n\n".join(

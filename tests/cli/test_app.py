@@ -17,7 +17,7 @@ from dabdetr.cli import app, output
 from dabdetr.cli.app import RETIRED, _explain, respelled
 from dabdetr.cli.options import class_names
 
-VERBS = ("train", "val", "predict", "explain", "convert", "models", "ladder", "demo")
+VERBS = ("train", "val", "predict", "explain", "convert", "models", "compare", "demo")
 COMMAND = [sys.executable, "-c", "from dabdetr.cli import main; main()"]
 runner = CliRunner()
 

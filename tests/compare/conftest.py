@@ -1,4 +1,4 @@
-"""Ladders of runs that nobody trained: their records are made up, so that sums can be checked."""
+"""Comparisons that nobody trained: their records are made up, so that sums can be checked."""
 
 from __future__ import annotations
 
@@ -8,39 +8,29 @@ from pathlib import Path
 
 import pytest
 
-from dabdetr.compare.plan import RACE, Settings, Task, config_of
+from dabdetr.compare.plan import RUNS, Settings
+from dabdetr.presets import preset
 
 Fabricate = Callable[..., Path]
-SETTINGS = Settings(epochs=10, detr_epochs=40, start="none")
 
 
 @pytest.fixture
 def fabricate(tmp_path: Path) -> Fabricate:
-    """Writes a run's config and record into a ladder's folder, and returns that."""
+    """Writes a run's config and record into a comparison's folder, and returns that."""
 
-    def write(
-        rung: str,
-        aps: Sequence[float | None],
-        seed: int = 0,
-        size: int = 96,
-        small: float = 0.5,
-        overrides: Sequence[str] = (),
-    ) -> Path:
-        task = Task(rung, size, seed)
-        run = tmp_path / RACE / task.name
+    def write(member: str, aps: Sequence[float | None], seed: int = 0, epochs: int = 0) -> Path:
+        run = tmp_path / RUNS / f"{member}-{seed}"
         run.mkdir(parents=True)
-        config_of(task, SETTINGS).override(overrides).save(run / "config.yaml")
+        epochs = epochs or len(aps)
+        changes = [f"name={member}", f"training.seed={seed}", f"training.epochs={epochs}"]
+        preset("dab-detr-nano").override(changes).save(run / "config.yaml")
         with (run / "results.csv").open("w") as file:
             writer = csv.writer(file)
-            writer.writerow(["epoch", "seconds", "AP", "AP50", "APS", "cpu_seconds"])
+            writer.writerow(["epoch", "seconds", "AP", "AP50", "APS", "cpu_seconds", "memory_mib"])
             for number, ap in enumerate(aps, start=1):
-                sizes = ("", "", "") if ap is None else (ap, min(1.0, 2 * ap), small * ap)
-                writer.writerow([number, 60, *sizes, 30])
+                measured = ("", "", "") if ap is None else (ap, 2 * ap, ap / 2)
+                writer.writerow([number, 60, *measured, 30, 500])
+        Settings(data="cells", members=("ours", "other")).save(tmp_path)
         return tmp_path
 
     return write
-
-
-def straight(end: float, epochs: int) -> list[float]:
-    """AP that rises by the same step in every epoch."""
-    return [end * number / epochs for number in range(1, epochs + 1)]

@@ -5,9 +5,11 @@ from dabdetr.cli.app import app
 
 for _verb in (
     *(train.train, val.val, predict.predict, explain.explain),
-    *(export.export, models.convert, models.models, bench.bench, compare.ladder, demo.demo),
+    *(export.export, models.convert, models.models, bench.bench, compare.compare, demo.demo),
 ):
     app.command()(_verb)
 app.add_typer(data.data, name="data")
+_FREE = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+app.command(hidden=True, context_settings=_FREE)(compare.ladder)
 
 main = app

@@ -1,99 +1,100 @@
-"""`dabdetr ladder`: the family trained side by side, and what its race says of the claims."""
+"""`dabdetr compare`: models trained on the same data with the same seeds, in one table."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from dabdetr.cli.options import Device, Json, Name, Quiet
+from dabdetr.cli.options import Device, Json, Name, Quiet, check_folder
 from dabdetr.cli.output import print_json, say
 
 
-def ladder(
+def compare(
+    models: Annotated[
+        list[str] | None, typer.Argument(help="Presets, config files or weights, two or more.")
+    ] = None,
     data: Annotated[
-        str | None, typer.Option(help="scenes, or a folder (COCO, YOLO or VOC).")
-    ] = None,
-    rungs: Annotated[
-        str | None, typer.Option(help="Names with commas between; all, if not given.")
-    ] = None,
-    sizes: Annotated[
-        str | None, typer.Option(help="Longer sides in pixels: 96,160,224 if not given.")
+        str | None, typer.Option(help="A folder (COCO, YOLO or VOC), or scenes.")
     ] = None,
     seeds: Annotated[
-        int | None, typer.Option(min=1, help="Seeds for each rung; 3 if not given.")
+        int | None, typer.Option(min=1, help="Seeds that each is trained with; 3 if not given.")
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="Epochs of every rung but DETR; 30 if not given.")
+        int | None, typer.Option(min=1, help="Passes over the images; each model's own if not.")
     ] = None,
-    detr_epochs: Annotated[
-        int | None, typer.Option(min=1, help="Epochs of DETR; 90 if not given.")
-    ] = None,
-    val_every: Annotated[
-        int | None, typer.Option(min=1, help="Epochs between validations; 1 if not given.")
+    batch: Annotated[int | None, typer.Option(min=1, help="Images in a step.")] = None,
+    imgsz: Annotated[
+        int | None, typer.Option(min=16, help="Shorter side of images in pixels, for all.")
     ] = None,
     start: Annotated[
         str | None,
-        typer.Option("--start", "--from", help="taught (a body by us), imagenet, none, weights."),
+        typer.Option("--start", "--from", help="imagenet, none, or weights; each model's own."),
     ] = None,
-    body_steps: Annotated[
-        int | None,
-        typer.Option(min=1, help="Steps in which that body is taught; 800 if not given."),
-    ] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes that read images.")] = None,
     assignments: Annotated[
-        list[str] | None, typer.Option("--set", help="path=value of every rung's config.")
+        list[str] | None,
+        typer.Option("--set", help="path=value of every config, such as training.lr=1e-4."),
+    ] = None,
+    val_every: Annotated[
+        int | None, typer.Option(min=1, help="Epochs between validations; as `train` has it.")
+    ] = None,
+    split: Annotated[
+        float | None,
+        typer.Option(help="Share of the images to train on, where no val split is there: 0.8."),
     ] = None,
     jobs: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Runs at a time, each a process of one thread; 1 if not given, 2 with --short.",
-        ),
-    ] = None,
-    short: Annotated[
-        bool, typer.Option("--short", help="The first four rungs and their order: minutes.")
-    ] = False,
+        int, typer.Option(min=1, help="Trainings at a time, each a process of its own.")
+    ] = 1,
     resume: Annotated[
         Path | None,
-        typer.Option(help="A ladder's folder: go on; --rungs, --sizes, --seeds may add runs."),
+        typer.Option(help="The folder of a comparison: go on; models and --seeds may be added."),
     ] = None,
     report: Annotated[
-        Path | None, typer.Option(help="A ladder's folder: make its report anew, train nothing.")
+        Path | None, typer.Option(help="The folder of a comparison: write its report anew.")
     ] = None,
     name: Name = None,
-    project: Annotated[Path, typer.Option(help="Where ladders go.")] = Path("runs/ladder"),
+    project: Annotated[Path, typer.Option(help="Where run folders go.")] = Path("runs/compare"),
     device: Device = "auto",
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Race the family, alike but for each member's own part, and judge its claims.
+    """Train several models on your data, alike in all else, and compare them.
 
-    Ctrl-C leaves a ladder that --resume continues. Every run is a folder like those of train.
+    Every training is a run folder like those of `train`. Ctrl-C leaves what --resume continues.
+    The folder gets report.md, table.csv and curves.png.
     """
     given = {
-        "data": data,
         "epochs": epochs,
-        "detr_epochs": detr_epochs,
-        "val_every": val_every,
+        "batch": batch,
+        "imgsz": imgsz,
         "start": start,
-        "body_steps": body_steps,
+        "workers": workers,
         "overrides": tuple(assignments) if assignments else None,
+        "val_every": val_every,
+        "split": split,
     }
-    common = {key: value for key, value in given.items() if value is not None}
-    which = (_listed(rungs), [_number(size) for size in _listed(sizes)], seeds)
-    if short and (rungs or sizes):
-        raise ValueError("--short has rungs and a size of its own; leave --rungs and --sizes out")
-    if report is not None and (common or any(which) or short or resume is not None):
-        raise ValueError("--report trains nothing; give it a ladder's folder and no other choice")
-    failed: list[str] = []
-    workers = jobs or (2 if short else 1)
-    if report is None:
-        folder, failed = _race(
-            common, which, short, resume, (project, name), workers, device, quiet
+    given = {key: value for key, value in given.items() if value is not None}
+    begun = resume or report
+    if begun is None and (len(models or []) < 2 or data is None):
+        raise ValueError("compare needs two models or more, and --data")
+    if begun is not None and (data is not None or given):
+        named = ", ".join([*(["data"] if data else []), *given])
+        raise ValueError(
+            f"a comparison that was begun keeps its {named}; --resume takes models and --seeds, "
+            "and --report nothing beside it"
         )
+    check_folder(data)
+    if report is not None:
+        folder, failed = report, []
     else:
-        folder = report
+        if resume is None:
+            folder = _begin(str(data), given, device, project, name, models or [], seeds)
+        else:
+            folder = _extend(resume, models or [], seeds)
+        failed = _train(folder, jobs, device, quiet)
     from dabdetr.compare.report import write_report
 
     document = write_report(folder) | {"failed": failed}
@@ -101,67 +102,56 @@ def ladder(
         print_json(document)
     elif not quiet:
         _print(document)
-    if failed or (short and not _short_order(document, quiet)):
+    if failed:
         raise typer.Exit(1)
 
 
-def _race(
-    common: dict[str, Any],
-    which: tuple[list[str], list[int], int | None],
-    short: bool,
-    resume: Path | None,
-    place: tuple[Path, str | None],
-    jobs: int,
+def _begin(
+    data: str,
+    given: dict[str, Any],
     device: str,
-    quiet: bool,
-) -> tuple[Path, list[str]]:
-    """Begin a ladder or go on with one; its folder, and the runs that failed."""
-    from dabdetr.compare.plan import SHORT, Settings, plan, wanted_precision
-    from dabdetr.compare.run import begin, check, race
-    from dabdetr.files import check_folder_name
+    project: Path,
+    name: str | None,
+    models: list[str],
+    seeds: int | None,
+) -> Path:
+    """A new comparison's folder, once its models and data are known to be good."""
+    from dabdetr.compare.plan import Settings
+
+    configs = Settings(data=data, **given).configs(models)  # a wrong name is answered at once
+    from dabdetr.compare.run import begin, check
     from dabdetr.inference.device import choose_device
     from dabdetr.training.precision import choose_precision
 
-    choose_device(device)
-    if place[1] is not None:
-        check_folder_name(place[1])
-    if resume is not None:
-        if common or short:
-            options = ", ".join(sorted(common)) or "short"
-            raise ValueError(
-                f"{options} cannot change in a ladder that was begun; only rungs, sizes and seeds "
-                "can; begin another with --name"
-            )
-        folder, settings = resume, Settings.load(resume).extended(*which)
-        check(settings)
-    else:
-        base = SHORT if short else Settings()
-        if "epochs" in common:
-            common.setdefault("detr_epochs", max(common["epochs"], base.detr_epochs))
-        settings = Settings.of(**base.model_dump() | common).extended(*which)
-        wanted = wanted_precision(settings)
-        precision, reason = choose_precision(wanted, choose_device(device))
-        settings = Settings.of(**settings.model_dump() | {"precision": precision})
-        check(settings)
-        folder = begin(*place, settings)
-        say(f"every run in {precision} ({reason})", quiet)
-    settings.save(folder)
-    tell = lambda text: say(text, quiet)  # noqa: E731
+    precision, _ = choose_precision("auto", choose_device(device))
+    settings = Settings(data=data, precision=precision, **given)
+    check(data, settings.split)
+    configs = settings.configs(models)
+    return begin(project, name, settings.extended(configs, seeds), configs)
+
+
+def _extend(folder: Path, models: list[str], seeds: int | None) -> Path:
+    """A comparison that was begun, with more models or another number of seeds."""
+    from dabdetr.compare.plan import Settings
+    from dabdetr.compare.run import extend
+
+    settings = Settings.load(folder)
+    configs = settings.configs(models)
+    extend(folder, settings.extended(configs, seeds), configs)
+    return folder
+
+
+def _train(folder: Path, jobs: int, device: str, quiet: bool) -> list[str]:
+    """Train what is not finished of a comparison; the names of runs that failed."""
+    from dabdetr.compare.plan import Settings, plan
+    from dabdetr.compare.run import train_all
+
+    tasks = plan(Settings.load(folder), folder)
     try:
-        return folder, race(plan(settings), settings, folder, jobs, device, tell)
+        return train_all(tasks, folder, jobs, device, lambda text: say(text, quiet))
     except KeyboardInterrupt:
-        say(f"go on with: dabdetr ladder --resume {folder}", quiet)
+        say(f"go on with: dabdetr compare --resume {folder}", quiet)
         raise
-
-
-def _listed(text: str | None) -> list[str]:
-    return [part.strip() for part in (text or "").split(",") if part.strip()]
-
-
-def _number(text: str) -> int:
-    if not text.isdecimal():
-        raise ValueError(f"--sizes expects whole numbers like 96,160; got {text!r}")
-    return int(text)
 
 
 def _print(document: dict[str, Any]) -> None:
@@ -169,20 +159,29 @@ def _print(document: dict[str, Any]) -> None:
 
     from dabdetr.cli.output import console
 
-    table = Table("claim", "px", "verdict", "numbers", show_lines=True)
-    for claim in document["claims"]:
-        table.add_row(*(claim["claim"], str(claim["size"]), claim["verdict"], claim["numbers"]))
+    rows = document["table"]
+    table = Table(*rows[0])
+    for row in rows:
+        table.add_row(*row.values())
     console().print(table)
-    for size, names in document["order"].items():
-        console().print(f"{size} px, low to high: {' < '.join(names)}", soft_wrap=True)
     say(f"report: {document['report']}")
 
 
-def _short_order(document: dict[str, Any], quiet: bool) -> bool:
-    """Whether the first four came in the order that a short training gives."""
-    from dabdetr.compare.claims import in_short_order
+def ladder(context: typer.Context) -> None:
+    """The race of the family, which is `python -m experiments.race` of the repository now."""
+    import dabdetr
 
-    (names,) = document["order"].values()
-    fine = in_short_order(names)
-    say(f"order of the first four: {' < '.join(names)}, {'' if fine else 'not '}as expected", quiet)
-    return fine
+    root = Path(dabdetr.__file__).parents[2]
+    say(
+        "note: `dabdetr ladder` is `python -m experiments.race` of the repository now; for models "
+        "on your own data there is `dabdetr compare`"
+    )
+    if not (root / "experiments" / "race").is_dir():
+        raise ModuleNotFoundError(
+            "the race of the family is not installed; clone the repository, or use `dabdetr "
+            "compare A B --data …`"
+        )
+    sys.path.insert(0, str(root))
+    from experiments.race.__main__ import main  # pyright: ignore[reportMissingImports]
+
+    main(context.args)

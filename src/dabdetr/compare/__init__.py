@@ -1,1 +1,1 @@
-"""The race of the family: members alike in all but their own part, and what came of it."""
+"""``dabdetr compare``: models trained on the same data with the same seeds, in one table."""

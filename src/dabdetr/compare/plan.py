@@ -1,148 +1,105 @@
-"""What a ladder is to run: settings, kept as ladder.yaml, and the list of runs they mean."""
+"""What a comparison is to run: its settings, kept as compare.yaml, and the runs they mean."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Self
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field
 
-from dabdetr.compare.rungs import LADDER, RUNGS, Rung, rung
-from dabdetr.config import Config, Section
+from dabdetr.config import Config, Section, load
+from dabdetr.config.root import parse_section
 from dabdetr.files import read_regular, write_atomically
 from dabdetr.text import parse_yaml, shown
+from dabdetr.training.options import choose_config
 
-SETTINGS = "ladder.yaml"
-RACE = "race"
-"""Folder of the runs within a ladder's."""
-BODIES = "bodies"
-TAUGHT = "taught"
-WORDS = ("imagenet", "none")
-"""Starts that are no file's name, whatever lies in the folder."""
+SETTINGS = "compare.yaml"
+CONFIGS = "configs"
+"""Folder of the members' configs within a comparison's."""
+RUNS = "runs"
 
-_ELSEWHERE = {
-    "training.epochs": "--epochs",
-    "training.seed": "--seeds",
-    "training.start": "--start",
-    "image.size": "--sizes",
-    "image.max_size": "--sizes",
-    "name": "--rungs",
-}
-"""What a rung's own place in the race decides, and the option that says it."""
+
+@dataclass(frozen=True)
+class Task:
+    """One training of a comparison: the name of its run folder, and what `train` is given."""
+
+    name: str
+    config: Config
+    data: str
+    val_every: int | None = None
+    split: float | None = None
 
 
 class Settings(Section):
-    """Everything that one command's worth of runs depends on."""
+    """What all runs of a comparison share, and its members, whose configs lie in ``CONFIGS``.
 
-    data: str = Field(default="scenes:objects=6", description="scenes, or a folder of data")
-    rungs: tuple[str, ...] = Field(
-        default=(), description="each at every size; empty: all, most at the first size alone"
-    )
-    sizes: tuple[int, ...] = Field(default=(96, 160, 224), description="longer side in pixels")
+    What is None is each member's own.
+    """
+
+    data: str
+    members: tuple[str, ...] = ()
     seeds: int = Field(default=3, ge=1, description="0 … seeds − 1")
-    epochs: int = Field(default=30, ge=1)
-    detr_epochs: int = Field(default=90, ge=1, description="of DETR, which needs more")
-    val_every: int = Field(default=1, ge=1, description="epochs between points of the curves")
-    start: str = Field(default=TAUGHT, description="taught, imagenet, none, or weights")
-    body_steps: int = Field(default=800, ge=1, description="steps in which a body is taught")
-    overrides: tuple[str, ...] = Field(default=(), description="path=value, for every rung")
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-
-    @model_validator(mode="after")
-    def _sound(self) -> Self:
-        for name in self.rungs:
-            rung(name)
-        if not self.sizes or min(self.sizes) < 32:
-            raise ValueError(f"sizes must be 32 pixels or more; got {self.sizes}")
-        if self.detr_epochs < self.epochs:
-            raise ValueError(
-                f"detr_epochs is {self.detr_epochs}, fewer than the {self.epochs} epochs of all; "
-                "DETR needs as many at least"
-            )
-        if "size=" in self.data and self.data.startswith("scenes"):
-            raise ValueError(f"{self.data!r} sets a size; sizes of a ladder are given by --sizes")
-        for override in self.overrides:
-            path = override.partition("=")[0].strip()
-            if path in _ELSEWHERE:
-                raise ValueError(f"--set {override} is for {_ELSEWHERE[path]} to say; use that")
-        return self
+    epochs: int | None = Field(default=None, ge=1)
+    batch: int | None = Field(default=None, ge=1)
+    imgsz: int | None = Field(default=None, ge=16)
+    start: str | None = None
+    workers: int | None = Field(default=None, ge=0)
+    overrides: tuple[str, ...] = Field(default=(), description="path=value, for every member")
+    precision: str = Field(default="auto", description="of members whose config says auto")
+    val_every: int | None = Field(default=None, ge=1)
+    split: float | None = Field(default=None, gt=0, lt=1)
 
     @classmethod
-    def of(cls, **values: Any) -> Settings:
-        """Settings of plain values, every other as it is by default; one sentence on a bad one."""
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            message = first["msg"].removeprefix("Value error, ")
-            raise ValueError(f"{where}: {message}" if where else message) from None
-
-    @classmethod
-    def load(cls, folder: Path) -> Settings:
-        """Those of a ladder that was begun."""
+    def load(cls, folder: Path) -> Self:
+        """Those of a comparison that was begun."""
         path = folder / SETTINGS
         if not path.is_file():
-            raise FileNotFoundError(f"there is no ladder in {folder}: expected {SETTINGS} there")
+            raise FileNotFoundError(f"there is no comparison in {folder}: expected {SETTINGS}")
         tree = parse_yaml(read_regular(path), str(path))
-        if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
-            raise ValueError(f"{path} should hold the settings of a ladder; got {shown(tree)}")
-        return cls.of(**tree)
+        if not isinstance(tree, dict):
+            raise ValueError(f"{path} should hold fields like 'members:'; it holds {shown(tree)}")
+        return parse_section(cls, tree, str(path))
 
     def save(self, folder: Path) -> None:
         """Write as YAML."""
         text = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
         write_atomically(folder / SETTINGS, text.encode())
 
-    def extended(self, rungs: Sequence[str], sizes: Sequence[int], seeds: int | None) -> Settings:
-        """With other runs to do next; what was run already stays comparable to them."""
-        tree = self.model_dump()
-        tree |= {"rungs": tuple(rungs)} if rungs else {}
-        tree |= {"sizes": tuple(sizes)} if sizes else {}
-        tree |= {} if seeds is None else {"seeds": seeds}
-        return Settings.of(**tree)
+    def configs(self, sources: Iterable[str]) -> dict[str, Config]:
+        """The config of each preset, config file or weights, by the name that tables call it.
 
+        Names that are members already, or come twice, are numbered.
+        """
+        found: dict[str, Config] = {}
+        for source in sources:
+            name = _free(_name(source), {*self.members, *found})
+            found[name] = self._config(source, name)
+        return found
 
-SHORT = Settings(rungs=LADDER[:4], sizes=(96,), seeds=1, epochs=5, detr_epochs=5, body_steps=800)
-"""The first four rungs, seen to be in order in less than ten minutes on two cores."""
+    def _config(self, source: str, name: str) -> Config:
+        config = choose_config(
+            source,
+            self.overrides,
+            epochs=self.epochs,
+            batch=self.batch,
+            imgsz=self.imgsz,
+            start=self.start,
+            workers=self.workers,
+        )
+        changes = {"start": anywhere(config.training.start)}  # seen from where a run works
+        if config.training.precision == "auto":
+            changes["precision"] = self.precision
+        training = config.training.model_copy(update=changes)
+        return config.model_copy(update={"name": name, "training": training})
 
-
-@dataclass(frozen=True)
-class Task:
-    """One run of the race."""
-
-    rung: str
-    size: int
-    seed: int
-
-    @property
-    def name(self) -> str:
-        """Of the run's folder."""
-        return f"{self.rung}-{self.size}-{self.seed}"
-
-
-def plan(settings: Settings) -> list[Task]:
-    """All runs, one seed of everything before the next: what a stopped ladder has is of use."""
-    chosen = [rung(name) for name in settings.rungs] or list(RUNGS.values())
-    return [
-        Task(each.name, size, seed)
-        for seed in range(settings.seeds)
-        for number, size in enumerate(settings.sizes)
-        for each in chosen
-        if settings.rungs or each.everywhere or number == 0
-    ]
-
-
-def data_at(data: str, size: int) -> str:
-    """The data whose images are drawn ``size`` large, where they are drawn."""
-    kind, _, options = data.partition(":")
-    if kind != "scenes":
-        return data
-    return f"scenes:{','.join(filter(None, (f'size={size}', options)))}"
+    def extended(self, names: Iterable[str], seeds: int | None = None) -> Self:
+        """With more members and another number of seeds; what was run stays comparable to them."""
+        changes = {"members": (*self.members, *names), "seeds": seeds or self.seeds}
+        return self.model_copy(update=changes)
 
 
 def anywhere(name: str) -> str:
@@ -150,46 +107,30 @@ def anywhere(name: str) -> str:
     return str(Path(name).resolve()) if Path(name).exists() else name
 
 
-def body_file(folder: Path, size: int) -> Path:
-    """Where the body is that all runs of a size start from."""
-    return folder / BODIES / f"body-{size}.safetensors"
+def _free(stem: str, taken: set[str]) -> str:
+    names = (stem if number == 1 else f"{stem}-{number}" for number in count(1))
+    return next(name for name in names if name not in taken)
 
 
-def config_of(task: Task, settings: Settings) -> Config:
-    """What the run trains: the rung's config, the common changes, its rate, epochs and seed.
-
-    Its start is told from the ladder's folder, where it runs: the record names no machine.
-    """
-    member = rung(task.rung)
-    start = str(body_file(Path(), task.size))
-    if settings.start != TAUGHT:
-        start = settings.start if settings.start in WORDS else anywhere(settings.start)
-    config = common(member, settings, task.size)
-    epochs = settings.detr_epochs if member.long else settings.epochs
-    return config.override(
-        [
-            f"name={member.name}",
-            f"training.epochs={epochs}",
-            f"training.seed={task.seed}",
-            f"training.start={json.dumps(start)}",
-        ]
-    )
+def _name(source: str) -> str:
+    """Of a file its stem, but of a run's weights the run's."""
+    path = Path(source)
+    if path.stem in ("best", "last") and path.parent.name:
+        return path.resolve().parent.name
+    return path.stem if path.suffix else path.name
 
 
-def common(member: Rung, settings: Settings, size: int) -> Config:
-    """A rung's config with everybody's changes, at its rate."""
-    config = member.config.override(settings.overrides)
-    training = config.training
-    return config.override(
-        [
-            *(f"image.size={size}", f"image.max_size={size}", "training.images=null"),
-            f"training.precision={settings.precision}",
-            f"training.lr={training.lr * member.rate}",
-            f"training.backbone_lr={training.backbone_lr * member.rate}",
-        ]
-    )
-
-
-def wanted_precision(settings: Settings) -> str:
-    """What the rungs' recipe says, where it is not changed for all of them."""
-    return RUNGS["dab-start"].config.override(settings.overrides).training.precision
+def plan(settings: Settings, folder: Path) -> list[Task]:
+    """All runs, one seed of every member before the next: what a stopped one has is of use."""
+    configs = {name: load(folder / CONFIGS / f"{name}.yaml") for name in settings.members}
+    return [
+        Task(
+            f"{name}-{seed}",
+            configs[name].override([f"training.seed={seed}"]),
+            settings.data,
+            settings.val_every,
+            settings.split,
+        )
+        for seed in range(settings.seeds)
+        for name in settings.members
+    ]

@@ -1,4 +1,4 @@
-"""What a ladder's runs recorded, read from their folders alone; the race's arithmetic."""
+"""What runs recorded, read from their folders alone: curves, and means over seeds."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
-from dabdetr.compare.plan import RACE
-from dabdetr.compare.rungs import RUNGS
+from scipy.stats import t as student
+
 from dabdetr.config import Config, load
 
 Point = tuple[float, float]
@@ -37,6 +37,11 @@ class Spread:
         """Standard error of the mean."""
         return None if self.deviation is None else self.deviation / math.sqrt(self.count)
 
+    @property
+    def margin(self) -> float:
+        """Half of the mean's 95 % interval: 4.3 standard errors of three seeds, 2.8 of five."""
+        return float(student.ppf(0.975, self.count - 1)) * (self.error or 0.0)
+
     def shown(self, digits: int = 3) -> str:
         """``mean ± deviation``."""
         mean = f"{self.mean:.{digits}f}"
@@ -51,8 +56,8 @@ class Result:
     rows: tuple[dict[str, float | None], ...]
 
     @property
-    def rung(self) -> str:
-        """Whose run it is."""
+    def member(self) -> str:
+        """Which of the compared models it is a run of."""
         return self.config.name
 
     @property
@@ -114,45 +119,57 @@ def epochs_to(curve: Sequence[Point], level: float) -> float | None:
 
 @dataclass(frozen=True)
 class Results:
-    """All finished runs of a ladder; those that are not, by name."""
+    """All finished runs of a comparison; those that are not, by name."""
 
     finished: tuple[Result, ...]
     unfinished: tuple[str, ...]
 
     @classmethod
-    def load(cls, folder: Path) -> Results:
-        """Read ``folder``, a ladder's; one without any finished run is an error."""
-        if not (folder / RACE).is_dir():
-            raise FileNotFoundError(f"there is no ladder in {folder}: expected {RACE}/ in it")
+    def load(cls, runs: Path, order: Sequence[str] = ()) -> Results:
+        """Read the run folders in ``runs``; ValueError where none is finished.
+
+        Members are in ``order``, others after them.
+        """
+        if not runs.is_dir():
+            raise FileNotFoundError(
+                f"there is nothing compared in {runs.parent}: expected {runs.name}/ in it"
+            )
         done, others = [], []
-        for run in sorted(path for path in (folder / RACE).iterdir() if path.is_dir()):
+        for run in sorted(path for path in runs.iterdir() if path.is_dir()):
             result = _read(run)
             if result is not None and result.finished:
                 done.append(result)
-            else:
+            elif not run.name.startswith("."):
                 others.append(run.name)
         if not done:
-            raise ValueError(f"no run in {folder / RACE} is finished; there is nothing to report")
-        order = {name: index for index, name in enumerate(RUNGS)}
-        done.sort(key=lambda r: (r.size, order.get(r.rung, len(order)), r.rung, r.seed))
+            raise ValueError(f"no run in {runs} is finished; there is nothing to report")
+        place = {name: index for index, name in enumerate(order)}
+        done.sort(key=lambda r: (r.size, place.get(r.member, len(place)), r.member, r.seed))
         return cls(tuple(done), tuple(others))
 
     @property
     def sizes(self) -> list[int]:
-        """Those raced at, small to large."""
+        """Longer sides of images, small to large."""
         return sorted({result.size for result in self.finished})
 
-    def rungs(self, size: int) -> list[str]:
-        """Those that raced at ``size``, in the ladder's order."""
-        return list(dict.fromkeys(r.rung for r in self.finished if r.size == size))
+    def members(self, size: int | None = None) -> list[str]:
+        """Those with a finished run (at ``size``), in their order."""
+        return list(dict.fromkeys(r.member for r in self.finished if size in (None, r.size)))
 
-    def of(self, rung: str, size: int) -> list[Result]:
+    def of(self, member: str, size: int | None = None) -> list[Result]:
         """One for each seed."""
-        return [r for r in self.finished if r.rung == rung and r.size == size]
+        return [r for r in self.finished if r.member == member and size in (None, r.size)]
 
-    def ends(self, rung: str, size: int, column: str = "AP") -> Spread | None:
+    def ends(self, member: str, size: int | None = None, column: str = "AP") -> Spread | None:
         """The last value of every seed; None where it was not measured."""
-        values = [value for r in self.of(rung, size) if (value := r.end(column)) is not None]
+        values = [v for r in self.of(member, size) if (v := r.end(column)) is not None]
+        return Spread.of(values) if values else None
+
+    def differences(self, one: str, other: str, column: str = "AP") -> Spread | None:
+        """Last values of ``one`` minus those of ``other`` with the same seed."""
+        ends = [{r.seed: r.end(column) for r in self.of(member)} for member in (one, other)]
+        pairs = [(ends[0][seed], ends[1][seed]) for seed in ends[0] if seed in ends[1]]
+        values = [a - b for a, b in pairs if a is not None and b is not None]
         return Spread.of(values) if values else None
 
 

@@ -1,6 +1,6 @@
-"""Run what is planned: each run a process of one thread and a normal run folder, resumed if begun.
+"""Train what is planned: each run a process and a normal run folder, resumed if it was begun.
 
-A run that fails is told and leaves the others alone. An interrupt stops all so that they can go on.
+A run that fails is reported and leaves the others alone. An interrupt stops all, resumably.
 """
 
 from __future__ import annotations
@@ -12,27 +12,11 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from dabdetr.checkpoints.native import save_backbone
-from dabdetr.compare.body import teach_body
-from dabdetr.compare.plan import (
-    BODIES,
-    RACE,
-    TAUGHT,
-    Settings,
-    Task,
-    anywhere,
-    body_file,
-    common,
-    config_of,
-    data_at,
-    plan,
-)
-from dabdetr.compare.rungs import RUNGS
-from dabdetr.config import load
-from dabdetr.data.layouts import open_data
+from dabdetr.compare.plan import CONFIGS, RUNS, Settings, Task, anywhere
+from dabdetr.config import Config, load
 from dabdetr.runs import RunFolder, locked
 from dabdetr.training.options import Sources
 from dabdetr.training.signals import stop_signals
@@ -40,34 +24,37 @@ from dabdetr.training.signals import stop_signals
 LOGS = "logs"
 COMMAND = (sys.executable, "-c", "from dabdetr.cli import main; main()", "train")
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-UNTRACKED = "*.safetensors\n*.ckpt\n*.part\nrun.yaml\nrace/*/curves.png\nlogs/\n.*.*\n"
-"""What version control should leave: with this file in it, a ladder's folder can be added whole."""
 
 Tell = Callable[[str], None]
 
 
-def check(settings: Settings) -> None:
-    """Raise, before anything is written, for data or overrides that some run could not use."""
-    for size in settings.sizes:
-        data = Sources(data=data_at(settings.data, size))
-        if data.open()[1] is None:
-            raise ValueError(f"{settings.data} has no val split, and a race is measured on it")
-    for task in plan(settings):
-        config_of(task, settings)
+def check(data: str, split: float | None = None) -> None:
+    """Raise for data that the members cannot be compared on."""
+    if Sources(data=data, split=split).open()[1] is None:
+        raise ValueError(f"{data} has no val split, and members are compared on it; add --split")
 
 
-def begin(project: Path, name: str | None, settings: Settings) -> Path:
-    """A new folder for a ladder; without ``name`` the first free ``ladder-1``, ``ladder-2`` …"""
-    again = f"dabdetr ladder --resume {project / str(name)}"
+def begin(
+    project: Path, name: str | None, settings: Settings, configs: Mapping[str, Config]
+) -> Path:
+    """A new folder for a comparison, with its settings and its members' configs."""
+    again = f"dabdetr compare --resume {project / str(name)}"
     remedy = f"choose another --name, or go on with it: {again}"
-    with RunFolder(project, name, "ladder", remedy) as folder:
-        settings.save(folder.path)
+    with RunFolder(project, name, "compare", remedy) as folder:
+        extend(folder.path, settings, configs)
     return folder.path
 
 
-def finished(folder: Path, task: Task) -> bool:
-    """Whether the run's record reaches its last epoch."""
-    run = folder / RACE / task.name
+def extend(folder: Path, settings: Settings, configs: Mapping[str, Config]) -> None:
+    """Write the settings, and the configs that are new."""
+    (folder / CONFIGS).mkdir(exist_ok=True)
+    for name, config in configs.items():
+        config.save(folder / CONFIGS / f"{name}.yaml")
+    settings.save(folder)
+
+
+def finished(run: Path) -> bool:
+    """Whether the record of a run folder reaches its last epoch."""
     if not (run / "results.csv").is_file() or not (run / "config.yaml").is_file():
         return False
     with (run / "results.csv").open() as file:
@@ -75,89 +62,88 @@ def finished(folder: Path, task: Task) -> bool:
     return bool(rows) and int(rows[-1]["epoch"]) >= load(run / "config.yaml").training.epochs
 
 
-def race(
-    tasks: Sequence[Task], settings: Settings, folder: Path, jobs: int, device: str, tell: Tell
+def train_all(
+    tasks: Sequence[Task],
+    folder: Path,
+    jobs: int,
+    device: str,
+    tell: Tell,
+    runs: str = RUNS,
+    prepare: Callable[[Sequence[Task]], None] = lambda _: None,
 ) -> list[str]:
-    """Do what is not finished of ``tasks``, ``jobs`` at a time; the names of those that failed."""
-    for name in (RACE, LOGS, BODIES):
+    """Do what is not finished of ``tasks``, ``jobs`` at a time; the names of those that failed.
+
+    Runs go into the folder ``runs`` of ``folder``. ``prepare`` sees first what is still to do.
+    """
+    for name in (runs, LOGS):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    (folder / ".gitignore").write_text(UNTRACKED)
-    todo = [task for task in tasks if not finished(folder, task)]
+    todo = [task for task in tasks if not finished(folder / runs / task.name)]
     tell(f"{len(tasks)} runs, {len(tasks) - len(todo)} of them finished before; in {folder}")
     with locked(folder), stop_signals():
-        if settings.start == TAUGHT:
-            for size in dict.fromkeys(task.size for task in todo):
-                teach(settings, size, folder, tell)
-        return _run_all(todo, settings, folder, jobs, device, tell)
+        prepare(todo)
+        return _train(deque(todo), folder, folder / runs, jobs, device, tell)
 
 
-def teach(settings: Settings, size: int, folder: Path, tell: Tell) -> None:
-    """Leave the body that runs of this size start from, unless it is there."""
-    path = body_file(folder, size)
-    if path.exists():
-        return
-    tell(f"teaching the body for {size} px …")
-    config = common(RUNGS["dab-deformable"], settings, size)  # it has every stride of the family
-    config = config.override(["training.batch=32"])
-    data = open_data(data_at(settings.data, size), "train")
-    detector, share = teach_body(config, data, settings.body_steps)
-    save_backbone(path, detector)
-    tell(f"it names {share:.0%} of the cells of objects right")
-
-
-def _run_all(
-    todo: Sequence[Task], settings: Settings, folder: Path, jobs: int, device: str, tell: Tell
+def _train(
+    waiting: deque[Task], folder: Path, runs: Path, jobs: int, device: str, tell: Tell
 ) -> list[str]:
-    waiting, running, failed = deque(todo), {}, []
+    running: list[tuple[Task, subprocess.Popen[bytes]]] = []
+    failed: list[str] = []
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
                 task = waiting.popleft()
                 tell(f"{task.name} …")
-                running[task] = _begin(task, settings, folder, device)
+                running.append((task, _start(task, folder, runs, device, jobs)))
             time.sleep(0.1)
-            for task in [task for task, process in running.items() if process.poll() is not None]:
-                if running.pop(task).returncode or not finished(folder, task):
+            for task, process in [pair for pair in running if pair[1].poll() is not None]:
+                running.remove((task, process))
+                if process.returncode or not finished(runs / task.name):
                     failed.append(task.name)
                     tell(f"{task.name} failed: {last_words(folder, task)}")
                 else:
                     tell(f"{task.name} finished; {len(waiting) + len(running)} to go")
     finally:
-        for process in running.values():  # only where we are interrupted
+        for _, process in running:  # only where we are interrupted
             process.terminate()
-        for process in running.values():
+        for _, process in running:
             process.wait()
     return failed
 
 
-def _begin(task: Task, settings: Settings, folder: Path, device: str) -> subprocess.Popen[bytes]:
-    """Start the run, or go on with it, in a process of one thread that only we stop."""
-    folder = folder.resolve()  # where the process works
-    run, log = folder / RACE / task.name, folder / LOGS / f"{task.name}.txt"
-    if (run / "last.ckpt").exists():
+def _start(task: Task, folder: Path, runs: Path, device: str, jobs: int) -> subprocess.Popen[bytes]:
+    """Begin the run, or go on with it, in a process that only we stop."""
+    folder, run = folder.resolve(), runs.resolve() / task.name  # whatever folder it works in
+    begun = (run / "config.yaml").exists() and (run / "run.yaml").exists()
+    if begun or (run / "last.ckpt").exists():
         what = ["--resume", str(run)]
     else:
-        shutil.rmtree(run, ignore_errors=True)  # killed before its first checkpoint
+        shutil.rmtree(run, ignore_errors=True)  # killed before it was to be resumed
         config = folder / LOGS / f"{task.name}.yaml"
-        config_of(task, settings).save(config)
-        what = [
-            *("--config", str(config), "--data", anywhere(data_at(settings.data, task.size))),
-            *("--project", str(run.parent), "--name", run.name),
-            *("--val-every", str(settings.val_every)),
-        ]
-    with log.open("ab") as file:
+        task.config.save(config)
+        what = ["--config", str(config), "--data", anywhere(task.data)]
+        what += ["--project", str(run.parent), "--name", run.name]
+        what += ["--val-every", str(task.val_every)] if task.val_every else []
+        what += ["--split", str(task.split)] if task.split else []
+    with (folder / LOGS / f"{task.name}.txt").open("ab") as file:
         return subprocess.Popen(
             [*COMMAND, *what, "--device", device],
             stdout=subprocess.DEVNULL,
             stderr=file,
-            env=os.environ | dict.fromkeys(THREADS, "1"),
+            env=os.environ | dict.fromkeys(THREADS, str(_threads(jobs))),
             cwd=folder,
             start_new_session=True,
         )
 
 
+def _threads(jobs: int) -> int:
+    """Of each process, where several share the processors."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return int(given) if given.isdecimal() else max(1, (os.cpu_count() or 1) // jobs)
+
+
 def last_words(folder: Path, task: Task) -> str:
-    """The last line that the run has said."""
+    """The last line that the run has printed."""
     log = folder / LOGS / f"{task.name}.txt"
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-    return next((line for line in reversed(lines) if line.strip()), "it said nothing")
+    return next((line for line in reversed(lines) if line.strip()), "it printed nothing")

@@ -5,13 +5,11 @@ from __future__ import annotations
 import csv
 import math
 import re
+import shutil
 from pathlib import Path
 
 import pytest
-from PIL import Image
-from tests.compare.conftest import Fabricate, straight
-
-from dabdetr.compare.claims import (
+from experiments.race.claims import (
     FAILS,
     FEW,
     HOLDS,
@@ -24,7 +22,11 @@ from dabdetr.compare.claims import (
     speedup,
     verdicts,
 )
-from dabdetr.compare.report import write_report
+from experiments.race.plan import load_results
+from experiments.race.report import write_report
+from PIL import Image
+from tests.race.conftest import ROOT, Fabricate, straight
+
 from dabdetr.compare.results import Results, Spread, epochs_to
 
 
@@ -84,7 +86,7 @@ def test_a_tenth_of_the_epochs(fabricate: Fabricate) -> None:
         folder = fabricate("detr", [*straight(0.4, 20), *[0.4] * 20], seed)
         fabricate("dab-start", [0.3, 0.5 + 0.01 * seed, *[0.6] * 8], seed)
         fabricate("dab", straight(0.8, 10), seed)
-    results = Results.load(folder)
+    results = load_results(folder)
     fast, slow = speedup(results, 96, "dab-start"), speedup(results, 96, "dab")
     assert fast is not None
     assert slow is not None
@@ -103,7 +105,7 @@ def test_a_level_never_reached_is_a_bound(fabricate: Fabricate) -> None:
     for seed in range(3):
         folder = fabricate("detr", straight(0.5, 40), seed)
         fabricate("dab-start", straight(0.4, 10), seed)  # 10 of 40 epochs: 1/4 at most
-    verdict = found(Results.load(folder), "dab-start reaches")
+    verdict = found(load_results(folder), "dab-start reaches")
     assert verdict.verdict == FAILS
     assert verdict.numbers.endswith("0 of 3 seeds of dab-start get there")
     assert "still rising, so the ratio is not final: +0.050" in verdict.numbers
@@ -115,7 +117,7 @@ def test_where_some_seeds_never_arrive_the_share_is_the_least_it_can_be(
     for seed, end in enumerate((0.4, 0.6, 0.8)):
         folder = fabricate("detr", straight(0.5, 40), seed)
         fabricate("dab-start", straight(end, 10), seed)  # never, after 8.33, after 6.25
-    numbers = found(Results.load(folder), "dab-start reaches").numbers
+    numbers = found(load_results(folder), "dab-start reaches").numbers
     assert "2 of 3 seeds of dab-start get there, in at least 1/5.1" in numbers
 
 
@@ -123,7 +125,7 @@ def test_a_bound_above_ten_tells_nothing(fabricate: Fabricate) -> None:
     for seed in range(3):
         folder = fabricate("detr", [0.5] * 40, seed)
         fabricate("dab", straight(0.4, 3), seed, overrides=["training.epochs=3"])
-    assert found(Results.load(folder), "dab reaches").verdict == FEW
+    assert found(load_results(folder), "dab reaches").verdict == FEW
 
 
 def test_pairs_are_taken_by_seed_at_equal_epochs(fabricate: Fabricate) -> None:
@@ -133,7 +135,7 @@ def test_pairs_are_taken_by_seed_at_equal_epochs(fabricate: Fabricate) -> None:
         fabricate("dab-start", straight(0.45 + luck + 0.001 * seed, 10), seed)
         fabricate("detr", straight(1.0, 40), seed)  # .25 after ten epochs
         fabricate("dab", straight(0.4 - luck, 10), seed)
-    results = Results.load(folder)
+    results = load_results(folder)
     verdict = found(results, "DAB beats Conditional")
     assert verdict.verdict == HOLDS
     assert "dab-start − conditional in AP after 10 epochs: +0.051 ± 0.001" in verdict.numbers
@@ -149,7 +151,7 @@ def test_small_objects_have_their_own_column(fabricate: Fabricate) -> None:
     for seed in range(3):
         folder = fabricate("dab-start", straight(0.6, 10), seed, small=0.5)
         fabricate("dab-deformable", straight(0.5, 10), seed, small=0.9)
-    verdict = found(Results.load(folder), "deformable beats dense")
+    verdict = found(load_results(folder), "deformable beats dense")
     assert verdict.verdict == HOLDS
     assert "in APS after 10 epochs: +0.150" in verdict.numbers
 
@@ -158,7 +160,7 @@ def test_one_seed_or_one_side_is_not_enough(fabricate: Fabricate) -> None:
     folder = fabricate("dab-start", straight(0.6, 10), 0)
     fabricate("no-size", straight(0.1, 10), 0)
     fabricate("dino", straight(0.1, 10), 0)
-    results = Results.load(folder)
+    results = load_results(folder)
     assert found(results, "size modulation helps").verdict == FEW
     assert found(results, "collaborative").numbers == "no finished run of co-dino"
     claims = {verdict.claim for verdict in verdicts(results)}
@@ -169,7 +171,7 @@ def test_a_claim_is_judged_at_the_sizes_where_it_was_tried(fabricate: Fabricate)
     fabricate("dab-start", straight(0.6, 10), 0, 160)
     fabricate("dab-start", straight(0.6, 10), 0, 96)
     folder = fabricate("no-size", straight(0.5, 10), 0, 96)
-    claims = [(v.claim, v.size) for v in verdicts(Results.load(folder))]
+    claims = [(v.claim, v.size) for v in verdicts(load_results(folder))]
     assert [size for claim, size in claims if claim == "size modulation helps"] == [96]
     assert [size for claim, size in claims if claim == "position modulation helps"] == [96, 160]
 
@@ -179,8 +181,8 @@ def test_rates_of_detr_are_drawn_apart(
 ) -> None:
     drawn: dict[str, list[str]] = {}
     monkeypatch.setattr(
-        "dabdetr.compare.report.draw_race",
-        lambda path, results, size, rungs: drawn.update({path.name: list(rungs)}),
+        "experiments.race.report.draw_curves",
+        lambda path, results, rungs, size, titles: drawn.update({path.name: list(rungs)}),
     )
     fabricate("detr", straight(0.4, 40))
     fabricate("detr-slow", straight(0.5, 40))
@@ -225,7 +227,7 @@ def test_others_are_held_against_detr_at_its_best_rate(fabricate: Fabricate) -> 
         fabricate("detr-fast", [0.2] * 40, seed)
         fabricate("detr-slow", [0.5] * 40, seed)
         fabricate("conditional", [0.4] * 10, seed)
-    results = Results.load(folder)
+    results = load_results(folder)
     assert best_detr(results, 96) == "detr-slow"
     assert found(results, "Conditional DETR ends above DETR").verdict == FAILS
     assert best_detr(results, 160) is None
@@ -233,21 +235,21 @@ def test_others_are_held_against_detr_at_its_best_rate(fabricate: Fabricate) -> 
 
 def test_rise(fabricate: Fabricate) -> None:
     folder = fabricate("dab", straight(0.5, 10))
-    assert rise(Results.load(folder).of("dab", 96)) == pytest.approx(0.05)
+    assert rise(load_results(folder).of("dab", 96)) == pytest.approx(0.05)
 
 
 def test_unfinished_runs_are_left_out_and_told(fabricate: Fabricate) -> None:
     folder = fabricate("dab", straight(0.5, 10))
     fabricate("conditional", straight(0.5, 9))
-    results = Results.load(folder)
-    assert [run.rung for run in results.finished] == ["dab"]
+    results = load_results(folder)
+    assert [run.member for run in results.finished] == ["dab"]
     assert results.unfinished == ("conditional-96-0",)
     assert "left out: conditional-96-0" in Path(write_report(folder)["report"]).read_text()
 
 
 def test_unmeasured_epochs(fabricate: Fabricate) -> None:
     folder = fabricate("dab", [None, 0.2, None, 0.4, None, 0.6, None, 0.7, None, 0.8])
-    (run,) = Results.load(folder).finished
+    (run,) = load_results(folder).finished
     assert run.curve()[:2] == [(2.0, 0.2), (4.0, 0.4)]
     assert run.curve(over="seconds")[1] == (240.0, 0.4)
     assert run.curve(over="cpu_seconds")[1] == (120.0, 0.4)
@@ -307,7 +309,7 @@ def test_seeds_that_do_not_get_there_are_told(fabricate: Fabricate) -> None:
 
 
 def test_nothing_to_report(tmp_path: Path, fabricate: Fabricate) -> None:
-    with pytest.raises(FileNotFoundError, match=r"there is no ladder in .*expected race/"):
+    with pytest.raises(FileNotFoundError, match=r"there is nothing compared in .*expected race/"):
         write_report(tmp_path / "elsewhere")
     folder = fabricate("dab", straight(0.6, 3))
     with pytest.raises(ValueError, match=r"no run in .* is finished"):
@@ -326,3 +328,15 @@ def test_nothing_to_report(tmp_path: Path, fabricate: Fabricate) -> None:
 )
 def test_order_of_a_short_race(names: list[str], fine: bool) -> None:
     assert in_short_order(names) is fine
+
+
+KEPT = sorted(path.parent for path in (ROOT / "experiments" / "ladder").glob("*/report.md"))
+
+
+@pytest.mark.parametrize("folder", KEPT, ids=[folder.name for folder in KEPT])
+def test_the_kept_reports_are_what_their_records_say(folder: Path, tmp_path: Path) -> None:
+    """Letter for letter; weights are not kept, so where members look is what was measured then."""
+    copy = shutil.copytree(folder, tmp_path / folder.name)
+    write_report(copy)
+    for name in ("report.md", "table.csv", "epochs.csv"):
+        assert (copy / name).read_text() == (folder / name).read_text(), name

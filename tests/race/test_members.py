@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from experiments.race.members import DETRS, LADDER, OWN, RUNGS, SHARED, differences, rung, unfair
+from experiments.race.plan import Run, Settings, config_of, plan
 
-from dabdetr.compare.plan import Settings, Task, config_of, plan
-from dabdetr.compare.rungs import DETRS, LADDER, OWN, RUNGS, SHARED, differences, rung, unfair
 from dabdetr.presets import PRESETS, derive
 
 BASE = RUNGS["dab-start"].config
@@ -20,8 +20,8 @@ def test_rungs_differ_in_their_own_part_only(name: str) -> None:
 def test_runs_share_the_recipe(name: str) -> None:
     """As they are trained: only DETR's rates and epochs are its own."""
     settings = Settings(epochs=3, detr_epochs=9, overrides=("training.batch=4",))
-    base = config_of(Task("dab-start", 96, 1), settings)
-    config = config_of(Task(name, 96, 1), settings)
+    base = config_of(Run("dab-start", 96, 1), settings)
+    config = config_of(Run(name, 96, 1), settings)
     apart = set(unfair(differences(base, config)))
     rates = {"training.lr", "training.backbone_lr"} if rung(name).rate != 1 else set()
     assert apart == rates | ({"training.epochs"} if name in DETRS else set())
@@ -69,7 +69,7 @@ def test_parts_switched_off_are_exactly_those() -> None:
 
 def test_rates_multiply_the_common_one() -> None:
     settings = Settings(overrides=("training.lr=0.002", "training.backbone_lr=0.001"))
-    rates = [config_of(Task(name, 96, 0), settings).training for name in DETRS]
+    rates = [config_of(Run(name, 96, 0), settings).training for name in DETRS]
     assert [each.lr for each in rates] == pytest.approx([2e-3, 4e-3, 0.8e-3, 0.32e-3])
     assert [each.backbone_lr for each in rates] == pytest.approx([1e-3, 2e-3, 0.4e-3, 0.16e-3])
 

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.compare.conftest import SETTINGS, Fabricate, straight
+from experiments.race import attention as looks
+from experiments.race.attention import images, look, read_rows, table
+from experiments.race.plan import RACE, Run, load_results
+from experiments.race.report import write_report
+from tests.race.conftest import SETTINGS, Fabricate, straight
 
 from dabdetr.checkpoints.native import save_model
-from dabdetr.compare import looks
-from dabdetr.compare.looks import images, look, read_rows, table
-from dabdetr.compare.plan import RACE, Task
-from dabdetr.compare.report import write_report
-from dabdetr.compare.results import Results
 from dabdetr.config import load
 from dabdetr.model.detector import build
 
@@ -23,7 +22,7 @@ RACED = ("detr", "conditional", "dab")
 def race(fabricate: Fabricate, rung: str, ap: float) -> Path:
     """A finished run at 64 px, with random weights; its ladder's folder."""
     folder = fabricate(rung, straight(ap, 40 if rung.startswith("detr") else 10), size=64)
-    run = folder / RACE / Task(rung, 64, 0).name
+    run = folder / RACE / Run(rung, 64, 0).name
     names = tuple("0123456789")
     save_model(run / "best.safetensors", build(load(run / "config.yaml"), names))
     return folder
@@ -32,7 +31,7 @@ def race(fabricate: Fabricate, rung: str, ap: float) -> Path:
 @pytest.fixture
 def ladder(fabricate: Fabricate, monkeypatch: pytest.MonkeyPatch) -> Path:
     """DETR, Conditional and DAB with random weights at 64 px."""
-    monkeypatch.setattr("dabdetr.compare.looks.IMAGES", 6)
+    monkeypatch.setattr("experiments.race.attention.IMAGES", 6)
     torch.manual_seed(0)
     folder = Path()
     for rung in RACED:
@@ -42,7 +41,7 @@ def ladder(fabricate: Fabricate, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_rows_are_measured_once_and_outlive_the_weights(ladder: Path) -> None:
-    results = Results.load(ladder)
+    results = load_results(ladder)
     rows = look(ladder, results, 64)
     assert [(row["rung"], row["part"]) for row in rows] == [
         (rung, part) for rung in RACED for part in ("position", "all")
@@ -58,7 +57,7 @@ def test_rows_are_measured_once_and_outlive_the_weights(ladder: Path) -> None:
 
 def test_nothing_is_said_where_no_model_is_left(fabricate: Fabricate) -> None:
     folder = fabricate("dab", straight(0.5, 10))
-    assert look(folder, Results.load(folder), 96) == []
+    assert look(folder, load_results(folder), 96) == []
     assert not (folder / "attention-96.csv").exists()
     write_report(folder)
     assert "Where they look" not in (folder / "report.md").read_text()
@@ -72,7 +71,7 @@ def test_the_report_shows_objects_that_all_find(
     assert "Where they look" in report
     assert not images(ladder, 64)  # with random weights nobody finds anything
     (ladder / "attention-64.csv").unlink()
-    monkeypatch.setattr("dabdetr.compare.looks.LEAST_IOU", 0.0)
+    monkeypatch.setattr("experiments.race.attention.LEAST_IOU", 0.0)
     write_report(ladder)
     shown = images(ladder, 64)
     assert shown == ["attention-small-64.png", "attention-large-64.png"]
@@ -92,14 +91,15 @@ def test_detr_is_shown_at_its_best_rate(
 ) -> None:
     race(fabricate, "detr-slow", 0.6)
     shown: list[str] = []
-    monkeypatch.setattr("dabdetr.compare.looks.Predictor", lambda path: path.parent.name)
+    monkeypatch.setattr("experiments.race.attention.Predictor", lambda path: path.parent.name)
     monkeypatch.setattr(
-        "dabdetr.compare.looks._measured", lambda weights, run, data: ROWS[run.rung]
+        "experiments.race.attention._measured", lambda weights, run, data: ROWS[run.member]
     )
     monkeypatch.setattr(
-        "dabdetr.compare.looks._in_common", lambda predictors, data: shown.extend(predictors) or []
+        "experiments.race.attention._in_common",
+        lambda predictors, data: shown.extend(predictors) or [],
     )
-    look(ladder, Results.load(ladder), 64)
+    look(ladder, load_results(ladder), 64)
     assert shown == ["detr-slow-64-0", "conditional-64-0", "dab-64-0"]
 
 

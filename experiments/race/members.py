@@ -149,14 +149,25 @@ def rung(name: str) -> Rung:
     return RUNGS[name]
 
 
-def differences(one: Config, other: Config) -> dict[str, tuple[Any, Any]]:
+def title(name: str) -> str:
+    """What figures and tables call a rung."""
+    return RUNGS[name].title if name in RUNGS else name
+
+
+TITLES = {name: each.title for name, each in RUNGS.items()}
+
+
+def differences(one: Config, other: Config, recorded: bool = False) -> dict[str, tuple[Any, Any]]:
     """Dotted path → both values, for every field in which two configs differ; absent is ``None``.
 
-    Parts of different ``kind`` differ in every field that they do not share as well.
+    Parts of different ``kind`` differ in every field that they do not share as well; with
+    ``recorded``, not in fields that came later than the files that the configs were read from.
     """
-    trees = (each.model_dump(mode="json") for each in (one, other))
+    trees = [each.model_dump(mode="json") for each in (one, other)]
     flat = [dict(_leaves(tree, "")) for tree in trees]
-    paths = dict.fromkeys((*flat[0], *flat[1]))
+    if recorded:
+        trees = [each.model_dump(mode="json", exclude_unset=True) for each in (one, other)]
+    paths = dict.fromkeys(path for tree in trees for path, _ in _leaves(tree, ""))
     both = {path: (flat[0].get(path), flat[1].get(path)) for path in paths}
     return {
         path: values

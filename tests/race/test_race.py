@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -13,18 +14,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from experiments.race.backbone_pretraining import cell_labels
+from experiments.race.plan import RACE, Settings, plan
 from safetensors.torch import load_file
 from typer.testing import CliRunner, Result
 
 from dabdetr.cli import app
-from dabdetr.compare.body import cell_labels
-from dabdetr.compare.plan import Settings, plan
 from dabdetr.compare.run import finished
 from dabdetr.config import load
 from dabdetr.data.loader import pad
 from dabdetr.structures import Images, Targets
 
-COMMAND = [sys.executable, "-W", "error", "-c", "from dabdetr.cli import main; main()", "ladder"]
+COMMAND = [sys.executable, "-W", "error", "-m", "experiments.race"]
+PATHS = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, PATHS))}
 TINY = [
     *("--rungs", "detr,dab-start", "--sizes", "64", "--seeds", "1", "--epochs", "1"),
     *("--detr-epochs", "1", "--body-steps", "2", "--device", "cpu", "--name", "first"),
@@ -52,7 +55,7 @@ def raced(coco_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     root = tmp_path_factory.mktemp("raced")
     done = subprocess.run(
         [*COMMAND, "--data", str(coco_folder), *TINY, "--jobs", "2", "--json"],
-        cwd=root, capture_output=True, text=True,
+        cwd=root, env=ENVIRONMENT, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return root, json.loads(done.stdout)
@@ -121,7 +124,7 @@ def test_an_interrupted_race_goes_on(coco_folder: Path) -> None:
     options[options.index("--detr-epochs") + 1] = "6"
     begun = subprocess.Popen(
         [*COMMAND, "--data", str(coco_folder), *options, "--start", "none"],
-        stderr=subprocess.PIPE, text=True,
+        stderr=subprocess.PIPE, text=True, env=ENVIRONMENT,
     )  # fmt: skip
     stopped = FOLDER / "race" / "detr-64-0"
     while begun.poll() is None and len(records(stopped)) < 2:
@@ -129,10 +132,10 @@ def test_an_interrupted_race_goes_on(coco_folder: Path) -> None:
     begun.send_signal(signal.SIGTERM)
     _, stderr = begun.communicate(timeout=120)
     assert begun.returncode == 130, stderr
-    assert f"dabdetr ladder --resume {FOLDER}" in stderr
+    assert f"python -m experiments.race --resume {FOLDER}" in stderr
     assert "Traceback" not in stderr
     settings = Settings.load(FOLDER)
-    assert not any(finished(FOLDER, task) for task in plan(settings))
+    assert not any(finished(FOLDER / RACE / task.name) for task in plan(settings))
     rows = records(stopped)
     assert 2 <= len(rows) < 6
 
@@ -157,7 +160,7 @@ def test_a_run_that_fails_leaves_the_others(copy: dict) -> None:
     assert "detr-64-0 failed: error: " in done.stderr
     assert "not a readable checkpoint" in done.stderr
     assert json.loads(done.stdout)["unfinished"] == ["detr-64-0"]
-    assert finished(FOLDER, plan(Settings.load(FOLDER))[1])
+    assert finished(FOLDER / RACE / plan(Settings.load(FOLDER))[1].name)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +172,7 @@ def test_a_run_that_fails_leaves_the_others(copy: dict) -> None:
         (["--set", "model.heads=5"], "not a multiple of model.heads 5"),
         (["--set", "training.seed=5"], "is for --seeds to say"),
         (["--resume", "nowhere"], "there is no ladder in nowhere"),
-        (["--report", "nowhere"], "there is no ladder in nowhere"),
+        (["--report", "nowhere"], "there is nothing compared in nowhere"),
         (["--report", "nowhere", "--epochs", "3"], "--report trains nothing"),
         (["--short", "--sizes", "64"], "--short has rungs and a size of its own"),
         (["--epochs", "9", "--detr-epochs", "3"], "detr_epochs is 3, fewer than the 9 epochs"),
@@ -178,7 +181,8 @@ def test_a_run_that_fails_leaves_the_others(copy: dict) -> None:
 def test_bad_input_is_one_sentence_and_leaves_nothing(options: list[str], sentence: str) -> None:
     done = run(*options, code=2)
     assert sentence in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+    assert done.stderr.startswith("note: `dabdetr ladder` is")
+    assert len(done.stderr.strip().splitlines()) == 2
     assert not Path("runs").exists()
 
 
@@ -186,7 +190,7 @@ def test_what_is_begun_stays_as_it_is() -> None:
     FOLDER.mkdir(parents=True)
     Settings().save(FOLDER)
     done = run("--resume", FOLDER, "--epochs", "5", code=2)
-    assert "epochs cannot change in a ladder that was begun" in done.stderr
+    assert "epochs cannot change in a race that was begun" in done.stderr
     done = run("--name", "first", "--sizes", "64", code=2)
     assert "exists and is not overwritten" in done.stderr
     assert f"--resume {FOLDER}" in done.stderr

@@ -12,12 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from experiments.race.claims import best_detr
+from experiments.race.members import DETRS, title
+from experiments.race.plan import RACE, Settings, data_at
 
-from dabdetr.compare.claims import best_detr
-from dabdetr.compare.curves import title
-from dabdetr.compare.plan import RACE, Settings, data_at
 from dabdetr.compare.results import Result, Results, Spread
-from dabdetr.compare.rungs import DETRS
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.data.layouts import open_data, splits
 from dabdetr.explain.attention_metrics import finders, measure
@@ -46,8 +45,9 @@ def look(folder: Path, results: Results, size: int) -> list[Row]:
     path = folder / f"attention-{size}.csv"
     rows = read_rows(path)
     known = {(row["rung"], row["seed"]) for row in rows}
-    runs = [run for run in results.finished if run.size == size and run.rung in MEASURED]
-    new = [run for run in runs if (run.rung, str(run.seed)) not in known and _weights(folder, run)]
+    runs = [run for run in results.finished if run.size == size and run.member in MEASURED]
+    unseen = [run for run in runs if (run.member, str(run.seed)) not in known]
+    new = [run for run in unseen if _weights(folder, run)]
     if new:
         data = _data(folder, size)
         rows += [row for run in new for row in _measured(_weights(folder, run), run, data)]
@@ -102,7 +102,7 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
 
 
 def _weights(folder: Path, run: Result) -> Path | None:
-    path = folder / RACE / f"{run.rung}-{run.size}-{run.seed}" / "best.safetensors"
+    path = folder / RACE / f"{run.member}-{run.size}-{run.seed}" / "best.safetensors"
     return path if path.is_file() else None
 
 
@@ -116,7 +116,7 @@ def _measured(weights: Path | None, run: Result, data: DetectionDataset) -> list
     predictor, rows = Predictor(weights), []
     for part in PARTS:
         found = measure(predictor, data, part, most=IMAGES).to_dict()
-        about = {"rung": run.rung, "seed": str(run.seed), "part": part}
+        about = {"rung": run.member, "seed": str(run.seed), "part": part}
         rows.append(about | {name: f"{found[name]:.4g}" for name in ("objects", *NUMBERS)})
     return rows
 
@@ -125,7 +125,7 @@ def _draw(
     folder: Path, runs: Sequence[Result], shown: Sequence[str], data: DetectionDataset, size: int
 ) -> None:
     """The members ``shown`` on a small and a large object that all of them find."""
-    first = {run.rung: _weights(folder, run) for run in reversed(runs)}  # its lowest seed
+    first = {run.member: _weights(folder, run) for run in reversed(runs)}  # its lowest seed
     paths = [first.get(rung) for rung in shown]
     if None in paths or len(paths) < len(COLUMNS):
         return

@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from scipy.stats import t as student
+from experiments.race.members import DETRS
 
 from dabdetr.compare.results import Result, Results, Spread, epochs_to
-from dabdetr.compare.rungs import DETRS
 
 HOLDS, FAILS, FEW = "holds", "does not hold", "not enough runs"
 SEEDS = 3
@@ -83,15 +82,10 @@ def judge(values: Sequence[float], least: float = 0.0) -> str:
     """Whether the mean lies above ``least``, as far as these values can tell."""
     if len(values) < SEEDS:
         return FEW
-    spread, margin = Spread.of(values), _margin(values)
-    if spread.mean - margin > least:
+    spread = Spread.of(values)
+    if spread.mean - spread.margin > least:
         return HOLDS
-    return FAILS if spread.mean + margin < least else FEW
-
-
-def _margin(values: Sequence[float]) -> float:
-    """Half of the mean's 95 % interval: 4.3 standard errors of three seeds, 2.8 of five."""
-    return float(student.ppf(0.975, len(values) - 1)) * (Spread.of(values).error or 0.0)
+    return FAILS if spread.mean + spread.margin < least else FEW
 
 
 def best_detr(results: Results, size: int) -> str | None:
@@ -106,7 +100,7 @@ def order(results: Results, size: int) -> list[str]:
     runs = [r for r in results.finished if r.size == size]
     epochs = min((r.epochs for r in runs), default=0)
     heights: dict[str, float] = {}
-    for name in results.rungs(size):
+    for name in results.members(size):
         values = [v for r in results.of(name, size) if (v := r.at(epochs)) is not None]
         if values:
             heights[name] = Spread.of(values).mean
@@ -173,9 +167,7 @@ def _signed(values: Sequence[float]) -> str:
     spread = Spread.of(values)
     if spread.error is None:
         return f"{spread.mean:+.3f}"
-    return (
-        f"{spread.mean:+.3f} ± {spread.error:.3f} (standard error; 95 %: ± {_margin(values):.3f})"
-    )
+    return f"{spread.mean:+.3f} ± {spread.error:.3f} (standard error; 95 %: ± {spread.margin:.3f})"
 
 
 @dataclass(frozen=True)

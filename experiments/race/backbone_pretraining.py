@@ -7,16 +7,21 @@ a size start from one such file.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count, islice
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from experiments.race.members import RUNGS
+from experiments.race.plan import Settings, body_file, common, data_at
 from jaxtyping import Int64
 from torch import Tensor, nn
 
+from dabdetr.checkpoints.native import save_backbone
 from dabdetr.config import Config
 from dabdetr.data.dataset import DetectionDataset
+from dabdetr.data.layouts import open_data
 from dabdetr.data.loader import training_loader
 from dabdetr.geometry import to_corners
 from dabdetr.model.detector import Detector, build
@@ -98,3 +103,17 @@ def _batches(config: Config, data: DetectionDataset) -> Iterator[tuple[Images, T
 def _share_right(logits: Tensor, labels: Tensor, classes: int) -> float:
     objects = (labels >= 0) & (labels < classes)
     return (logits.argmax(1) == labels)[objects].float().mean().nan_to_num().item()
+
+
+def teach(settings: Settings, size: int, folder: Path, tell: Callable[[str], None]) -> None:
+    """Leave the body that runs of this size start from, unless it is there."""
+    path = body_file(folder, size)
+    if path.exists():
+        return
+    tell(f"teaching the body for {size} px …")
+    config = common(RUNGS["dab-deformable"], settings, size)  # it has every stride of the family
+    config = config.override(["training.batch=32"])
+    data = open_data(data_at(settings.data, size), "train")
+    detector, share = teach_body(config, data, settings.body_steps)
+    save_backbone(path, detector)
+    tell(f"it names {share:.0%} of the cells of objects right")

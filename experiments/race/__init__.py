@@ -1,0 +1,1 @@
+"""The race of the family: members alike in all but their own part, and its claims."""
