@@ -25,7 +25,7 @@ from dabdetr.inference.metadata import Metadata
 from dabdetr.model.detector import Detector
 
 if TYPE_CHECKING:
-    from dabdetr.export.formats import Batch
+    pass
 
 BARS = {"ONNX Runtime fp32": 1.5, "OpenVINO fp32": 1.8, "OpenVINO bf16": 6.0}
 SPLITS = {

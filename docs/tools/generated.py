@@ -90,7 +90,8 @@ def looks() -> str:
     ]
     if not found:
         return (
-            '!!! note "Not drawn yet"\n\n    `python -m experiments.race` draws it where its runs are finished.'
+            '!!! note "Not drawn yet"\n\n'
+            "    `python -m experiments.race` draws it where its runs are finished."
         )
     names = (place.rpartition("/attention-")[2].removesuffix(".png") for place in found)
     return "\n\n".join(
