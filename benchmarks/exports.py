@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,9 +23,6 @@ from dabdetr.export.formats import OnnxFile, OpenVinoFile
 from dabdetr.inference.exported import Exported
 from dabdetr.inference.metadata import Metadata
 from dabdetr.model.detector import Detector
-
-if TYPE_CHECKING:
-    pass
 
 BARS = {"ONNX Runtime fp32": 1.5, "OpenVINO fp32": 1.8, "OpenVINO bf16": 6.0}
 SPLITS = {
