@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dabdetr.config import Config
+from dabdetr.config.root import differences, leaves
 from dabdetr.presets import derive, small
 
 OWN = (
@@ -157,23 +158,17 @@ def title(name: str) -> str:
 TITLES = {name: each.title for name, each in RUNGS.items()}
 
 
-def differences(one: Config, other: Config, recorded: bool = False) -> dict[str, tuple[Any, Any]]:
-    """Dotted path → both values, for every field in which two configs differ; absent is ``None``.
+def differing(one: Config, other: Config, recorded: bool = False) -> dict[str, tuple[Any, Any]]:
+    """The ``differences`` of two configs that are not mere words about them.
 
-    Parts of different ``kind`` differ in every field that they do not share as well; with
-    ``recorded``, not in fields that came later than the files that the configs were read from.
+    With ``recorded``, without fields that came later than the files they were read from.
     """
-    trees = [each.model_dump(mode="json") for each in (one, other)]
-    flat = [dict(_leaves(tree, "")) for tree in trees]
+    found = differences(one, other)
     if recorded:
-        trees = [each.model_dump(mode="json", exclude_unset=True) for each in (one, other)]
-    paths = dict.fromkeys(path for tree in trees for path, _ in _leaves(tree, ""))
-    both = {path: (flat[0].get(path), flat[1].get(path)) for path in paths}
-    return {
-        path: values
-        for path, values in both.items()
-        if values[0] != values[1] and path not in ABOUT
-    }
+        trees = (each.model_dump(mode="json", exclude_unset=True) for each in (one, other))
+        known = {path for tree in trees for path, _ in leaves(tree)}
+        found = {path: values for path, values in found.items() if path in known}
+    return {path: values for path, values in found.items() if path not in ABOUT}
 
 
 def unfair(paths: Any) -> list[str]:
@@ -183,11 +178,3 @@ def unfair(paths: Any) -> list[str]:
 
 def _within(path: str, parents: tuple[str, ...]) -> bool:
     return any(path == parent or path.startswith(f"{parent}.") for parent in parents)
-
-
-def _leaves(tree: Any, path: str) -> Any:
-    if not isinstance(tree, dict) or not tree:
-        yield path, tree
-        return
-    for key, value in tree.items():
-        yield from _leaves(value, f"{path}.{key}" if path else key)

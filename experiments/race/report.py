@@ -10,7 +10,7 @@ from typing import Any
 
 from experiments.race.attention import images, look, table
 from experiments.race.claims import Verdict, best_detr, order, rise, speedup, verdicts
-from experiments.race.members import DETRS, LADDER, RUNGS, TITLES, differences, title, unfair
+from experiments.race.members import DETRS, LADDER, RUNGS, TITLES, differing, title, unfair
 from experiments.race.plan import load_results
 
 from dabdetr.compare.curves import COLOURS, draw_curves, new_figure, write_figure
@@ -294,7 +294,7 @@ def _fairness(results: Results) -> list[str]:
         fields: dict[str, Any] = {}
         for run in results.finished:
             if run.member == rung:
-                fields |= differences(base.config, run.config, recorded=True)
+                fields |= differing(base.config, run.config, recorded=True)
         # Size and seed tell runs of a rung apart, and the start is the body for that size.
         apart = ("image.size", "image.max_size", "training.seed", "training.start")
         fields = {path: values for path, values in fields.items() if path not in apart}

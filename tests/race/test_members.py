@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from experiments.race.members import DETRS, LADDER, OWN, RUNGS, SHARED, differences, rung, unfair
+from experiments.race.members import DETRS, LADDER, OWN, RUNGS, SHARED, differing, rung, unfair
 from experiments.race.plan import Run, Settings, config_of, plan
 
 from dabdetr.presets import PRESETS, derive
@@ -13,7 +13,7 @@ BASE = RUNGS["dab-start"].config
 
 @pytest.mark.parametrize("name", RUNGS)
 def test_rungs_differ_in_their_own_part_only(name: str) -> None:
-    assert unfair(differences(BASE, rung(name).config)) == []
+    assert unfair(differing(BASE, rung(name).config)) == []
 
 
 @pytest.mark.parametrize("name", RUNGS)
@@ -22,7 +22,7 @@ def test_runs_share_the_recipe(name: str) -> None:
     settings = Settings(epochs=3, detr_epochs=9, overrides=("training.batch=4",))
     base = config_of(Run("dab-start", 96, 1), settings)
     config = config_of(Run(name, 96, 1), settings)
-    apart = set(unfair(differences(base, config)))
+    apart = set(unfair(differing(base, config)))
     rates = {"training.lr", "training.backbone_lr"} if rung(name).rate != 1 else set()
     assert apart == rates | ({"training.epochs"} if name in DETRS else set())
     assert config.training.batch == 4
@@ -46,7 +46,7 @@ def test_runs_share_the_recipe(name: str) -> None:
 )
 def test_what_nobody_may_own_is_found(path: str, value: object) -> None:
     changed = derive(BASE, "other", **{path: value})
-    assert unfair(differences(BASE, changed))
+    assert unfair(differing(BASE, changed))
 
 
 def test_parts_switched_off_are_exactly_those() -> None:
@@ -58,13 +58,13 @@ def test_parts_switched_off_are_exactly_those() -> None:
         "dab": {"model.queries.content", "model.queries.start", "loss.class_weight"},
     }
     for name, paths in wanted.items():
-        assert set(differences(BASE, rung(name).config)) == paths, name
-    added = differences(BASE, rung("dn-dab").config)
+        assert set(differing(BASE, rung(name).config)) == paths, name
+    added = differing(BASE, rung("dn-dab").config)
     assert added
     assert all(path.startswith("model.denoising.") for path in added)
     two, four = rung("points").config, rung("no-size-no-update").config
     # Of boxes' start nothing is left where there are no boxes.
-    assert set(differences(two, four)) == {"model.queries.anchor", "model.queries.start"}
+    assert set(differing(two, four)) == {"model.queries.anchor", "model.queries.start"}
 
 
 def test_rates_multiply_the_common_one() -> None:

@@ -41,9 +41,7 @@ def check_same(alone: Run, folder: Path) -> None:
     ours, theirs = load_file(alone.weights), load_file(folder / alone.weights.name)
     for name, tensor in ours.items():
         torch.testing.assert_close(theirs[name], tensor, rtol=1e-3, atol=1e-5, msg=name)
-    rows = torch.load(folder / "last.ckpt", weights_only=True)["callbacks"]["RunCheckpointer"][
-        "rows"
-    ]
+    rows = torch.load(folder / "last.ckpt", weights_only=True)["run"]["rows"]
     for mine, other in zip(alone.rows, rows, strict=True):
         for name in ("updates", "lr", "loss", "loss_ce", "loss_bbox", "loss_giou", "AP"):
             assert other[name] == pytest.approx(mine[name], rel=1e-3, abs=1e-5), name

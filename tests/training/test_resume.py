@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dabdetr.config import load
 from dabdetr.training.signals import stop_signals
 from dabdetr.training.train import Run, train
 
@@ -115,33 +116,26 @@ def copy_of(run: Run, folder: Path) -> Path:
 
 
 def test_finished_run(short_run: Run) -> None:
-    with pytest.raises(ValueError, match=r"finished its 2 epochs; .* train --model .* --data"):
+    with pytest.raises(ValueError, match=r"finished its 2 epochs; more of them: --epochs 4"):
         train(resume=short_run.folder, quiet=True)
+
+
+def test_a_finished_run_takes_more_epochs(
+    short_run: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = copy_of(short_run, tmp_path / "more")
+    run = train(resume=folder, epochs=3, workers=1)
+    assert "counts from here on: training.epochs 3 (was 2)" in capfd.readouterr().err
+    assert [row["epoch"] for row in run.rows] == [1, 2, 3]
+    assert run.rows[:2] == short_run.rows
+    assert load(folder / "config.yaml").training.epochs == 3
 
 
 def test_no_run_there(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no run to resume"):
         train(resume=tmp_path, quiet=True)
-
-
-@pytest.mark.parametrize("size", [0, 1000, 100_000])
-def test_checkpoint_cut_short(short_run: Run, tmp_path: Path, size: int) -> None:
-    folder = copy_of(short_run, tmp_path / "cut")
-    whole = (folder / "last.ckpt").read_bytes()
-    assert len(whole) > size
-    (folder / "last.ckpt").write_bytes(whole[:size])
-    before = sorted(folder.iterdir())
-    with pytest.raises(ValueError, match="not a readable checkpoint") as caught:
-        train(resume=folder, quiet=True)
-    assert "\n" not in str(caught.value)
-    assert sorted(folder.iterdir()) == before
-
-
-def test_other_file_as_checkpoint(short_run: Run, tmp_path: Path) -> None:
-    folder = copy_of(short_run, tmp_path / "other")
-    torch.save({"model": {}}, folder / "last.ckpt")
-    with pytest.raises(ValueError, match="not a readable checkpoint"):
-        train(resume=folder, quiet=True)
+    with pytest.raises(FileNotFoundError, match=r"no run folder .*gone; was it removed"):
+        train(resume=tmp_path / "gone", quiet=True)
 
 
 def test_settings_gone(short_run: Run, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def test_run_folder(short_run: Run, coco_folder: Path) -> None:
     folder = short_run.folder
     assert sorted(path.name for path in folder.iterdir()) == [
         "best.safetensors", "config.yaml", "curves.png", "last.ckpt", "last.safetensors",
-        "results.csv", "run.yaml",
+        "previous.ckpt", "results.csv", "run.yaml",
     ]  # fmt: skip
     assert load(folder / "config.yaml") == short_run.config
     with Image.open(folder / "curves.png") as image:

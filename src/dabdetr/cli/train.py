@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from dabdetr.config import Config
 
 PRESET = "dab-lite"
-BESIDE_RESUME = {"resume", "device", "workers", "as_json", "quiet"}
+BESIDE_RESUME = {"resume", "device", "epochs", "workers", "as_json", "quiet"}
 """What a resumed run looks at; all else is the run's own."""
 
 
@@ -151,7 +151,7 @@ def train(
         box_format=read_box_format(box_format),
         strict=strict,
         quiet=quiet,
-        **({"workers": workers} if resume else {}),
+        **({"epochs": epochs, "workers": workers} if resume else {}),
     )
     if as_json and not silent():
         print_json(run.to_dict())

@@ -18,7 +18,7 @@ class Section(BaseModel):
     Where a field may be absent, the word none says so as null does.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod

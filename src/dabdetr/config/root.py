@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -236,3 +236,23 @@ def _path(place: Iterable[int | str], tree: Any) -> str:
             path.append(step)
             tree = tree[step]
     return ".".join(path) or "the config"
+
+
+def differences(one: Config, other: Config) -> dict[str, tuple[Any, Any]]:
+    """Dotted path → both values, for every field in which two configs differ; absent is ``None``.
+
+    Parts of different ``kind`` differ in every field that they do not share as well.
+    """
+    flat = [dict(leaves(each.model_dump(mode="json"))) for each in (one, other)]
+    paths = dict.fromkeys((*flat[0], *flat[1]))
+    both = {path: (flat[0].get(path), flat[1].get(path)) for path in paths}
+    return {path: values for path, values in both.items() if values[0] != values[1]}
+
+
+def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted path and value of everything in a tree that is no part itself."""
+    if not isinstance(tree, dict) or not tree:
+        yield path, tree
+        return
+    for key, value in tree.items():
+        yield from leaves(value, f"{path}.{key}" if path else key)

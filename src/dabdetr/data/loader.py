@@ -128,7 +128,8 @@ class Loader:
         collate: Callable[[list[Any]], Any],
         workers: int,
     ) -> None:
-        self.batches = batches
+        self.source, self.batches = source, batches
+        self.collate, self.workers = collate, workers
         self._loader = DataLoader(
             source,
             batch_sampler=batches,  # pyright: ignore[reportArgumentType]
@@ -139,6 +140,10 @@ class Loader:
 
     def __len__(self) -> int:
         return len(self.batches)
+
+    def __getitem__(self, some: slice) -> Loader:
+        """Some of the batches; no image of the others is read."""
+        return Loader(self.source, self.batches[some], self.collate, self.workers)
 
     def __iter__(self) -> Iterator[Any]:
         for batch in self._loader:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
+from dabdetr.data.loader import Loader
 from dabdetr.structures import Images, Targets
 
 
@@ -30,11 +31,14 @@ class AccumulatedBatches:
     A step is ``accumulate`` batches on each of ``world_size`` ranks; rank ``rank`` has every
     ``world_size``-th of the epoch's ``total`` batches. The last step has what is left. Averaged
     over ranks, ``objects`` are those of the whole step.
+
+    Its state is how many batches were given, as Lightning keeps it in checkpoints: a run that was
+    stopped within an epoch goes on with the next step.
     """
 
     def __init__(
         self,
-        batches: Iterable[tuple[Images, Targets]],
+        batches: Loader | Sequence[tuple[Images, Targets]],
         accumulate: int,
         rank: int = 0,
         world_size: int = 1,
@@ -43,17 +47,28 @@ class AccumulatedBatches:
         self.batches, self.accumulate = batches, accumulate
         self.rank, self.world_size = rank, world_size
         self.total = len(self) if total is None else total
+        self.given = 0
 
     def __len__(self) -> int:
-        return len(self.batches)  # pyright: ignore[reportArgumentType]
+        return len(self.batches)
+
+    def state_dict(self) -> dict[str, int]:
+        """Batches of the epoch that were given; 0 at its end, as the next one starts anew."""
+        return {"given": self.given % len(self)}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Begin after the batches that were given, a whole number of steps."""
+        self.given = state["given"]
 
     def __iter__(self) -> Iterator[Batch]:
-        batches, first, planned = iter(self.batches), 0, self.accumulate * self.world_size
+        batches, planned = iter(self.batches[self.given :]), self.accumulate * self.world_size
+        first = self.given * self.world_size
         while step := list(islice(batches, self.accumulate)):
             present = min(planned, self.total - first)
             ours = [first + self.rank + i * self.world_size < self.total for i in range(len(step))]
             found = (sum(b[1].counts) for b, own in zip(step, ours, strict=True) if own)
             objects = sum(found) * self.world_size / present
             for (images, targets), own in zip(step, ours, strict=True):
+                self.given += 1
                 yield Batch(images, targets, objects, planned / present if own else 0.0)
             first += planned

@@ -1,26 +1,23 @@
-"""What a run writes at the end of each epoch, and how it is found again."""
+"""What a run writes while it is trained: weights, record, curves and checkpoints."""
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from dabdetr.checkpoints.native import save_model
 from dabdetr.evaluation.result import Evaluation
 from dabdetr.model.detector import Detector
+from dabdetr.training.checkpoint_file import CHECKPOINT
 from dabdetr.training.ema import MovingAverage
 from dabdetr.training.history import Row, best_row, draw_curves, peak_training_memory_mib, write_csv
 from dabdetr.training.module import TrainingModule
-from dabdetr.training.nonfinite import NonFiniteLoss
+from dabdetr.training.nonfinite import NonFiniteLoss, nonfinite_weights
 
-CHECKPOINT = "last.ckpt"
 REDRAW = 60.0
 """Seconds between drawings of the curves; where epochs are short it would cost too much."""
 MEASURED = ("AP", "AP50", "AP75", "APS", "APM", "APL")
@@ -31,7 +28,10 @@ class RunCheckpointer(Callback):
     """Evaluates after an epoch and writes weights, record, curves, and then the checkpoint.
 
     Each file is written beside its place and moved; the checkpoint, which holds the whole record,
-    comes last: a stop at any moment loses at most the epoch that was running.
+    comes last. Another one is written every ``training.checkpoint_minutes`` within an epoch: a stop
+    at any moment loses no more than that.
+
+    ``about`` is kept in every checkpoint: the run's config, its classes, what its data were.
     """
 
     def __init__(
@@ -41,40 +41,76 @@ class RunCheckpointer(Callback):
         measure: Callable[[Detector], Evaluation] | None,
         ema: MovingAverage | None,
         every: int = 1,
+        about: dict[str, Any] | None = None,
     ) -> None:
         self.folder, self.rows = folder, rows
         self.measure, self.ema, self.every = measure, ema, every
+        self.about = about or {}
         self.drawn = 0.0
+        self.batches = 0
+        self.elapsed: tuple[float, ...] = ()
 
     @property
     def path(self) -> Path:
         """The checkpoint."""
         return self.folder / CHECKPOINT
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"rows": [dict(row) for row in self.rows]}
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint["run"] = {
+            **self.about,
+            "rows": [dict(row) for row in self.rows],
+            "batches": self.batches,
+            "seconds": [time.perf_counter() - self.started, time.process_time() - self.started_cpu],
+        }
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.rows[:] = state_dict["rows"]
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        run = checkpoint["run"]
+        self.rows[:] = run["rows"]
+        if run["batches"]:
+            self.elapsed = tuple(run["seconds"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._start_clocks(*self.elapsed)
         if trainer.is_global_zero:
             write_csv(self.folder / "results.csv", self.rows)
-        if not self.rows:
+        self.saved = time.monotonic()
+        if not trainer.global_step:
             self.save_checkpoint(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.started, self.started_cpu = time.perf_counter(), time.process_time()
+        self.batches = 0
+        self._start_clocks()
+
+    def _start_clocks(self, seconds: float = 0.0, cpu_seconds: float = 0.0) -> None:
+        self.started = time.perf_counter() - seconds
+        self.started_cpu = time.process_time() - cpu_seconds
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Write a checkpoint within the epoch, between optimizer steps, where it is time."""
+        assert isinstance(pl_module, TrainingModule)
+        self.batches = batch_idx + 1
+        if self.batches == trainer.num_training_batches:
+            self.batches = 0  # the epoch's own checkpoint comes next
+        elif self.batches % trainer.accumulate_grad_batches == 0:
+            minutes = pl_module.settings.training.checkpoint_minutes
+            due = time.monotonic() - self.saved >= 60 * minutes
+            if pl_module.world.broadcast(due):
+                self.save_checkpoint(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, TrainingModule)
         seconds = time.perf_counter() - self.started
         cpu_seconds = time.process_time() - self.started_cpu
-        broken = [n for n, p in pl_module.detector.named_parameters() if not p.isfinite().all()]
-        if broken:
+        if broken := nonfinite_weights(pl_module.detector):
             raise NonFiniteLoss(
-                f"{broken[0]} and {len(broken) - 1} more weights are no longer finite after epoch "
-                f"{trainer.current_epoch + 1}; lower training.lr or set training.precision=fp32"
+                f"{broken} after epoch {trainer.current_epoch + 1}; lower training.lr or set "
+                "training.precision=fp32"
             )
         pl_module.meter.gather(pl_module.world)
         detector = self.ema.detector if self.ema else pl_module.detector
@@ -139,43 +175,9 @@ class RunCheckpointer(Callback):
         row["memory_mib"] = peak_training_memory_mib(next(detector.parameters()).device)
 
     def save_checkpoint(self, trainer: Trainer) -> None:
-        """Write last.ckpt: beside its place first, then moved."""
-        path = self.folder / CHECKPOINT
-        temporary = path.with_name(f".{path.name}.part")
-        try:
-            trainer.save_checkpoint(temporary)  # the first process writes, the others wait
-            if trainer.is_global_zero:
-                os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A checkpoint that was found readable, and what must hold for its run to go on."""
-
-    path: Path
-    names: tuple[str, ...]
-    epochs_done: int
-
-
-def check_checkpoint(folder: Path) -> Checkpoint:
-    """The run's readable checkpoint; a missing or broken one is told in one sentence."""
-    path = folder / CHECKPOINT if folder.name != CHECKPOINT else folder
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"there is no run to resume in {folder}: expected {path.name} in a run's folder"
-        )
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        rows = state["callbacks"][RunCheckpointer.__name__]["rows"]
-        return Checkpoint(path, tuple(state["names"]), len(rows))
-    except Exception:  # torch raises many kinds for a bad file
-        raise ValueError(
-            f"{path} is not a readable checkpoint (cut short?); start a new run, from the run's "
-            "last.safetensors if it has one"
-        ) from None
+        """Write last.ckpt; the first process writes, the others wait."""
+        trainer.save_checkpoint(self.path)
+        self.saved = time.monotonic()
 
 
 def abandoned(folder: Path) -> bool:

@@ -17,7 +17,12 @@ from dabdetr.training.accumulation import Batch
 from dabdetr.training.activation_checkpointing import checkpoint_activations
 from dabdetr.training.distributed import World
 from dabdetr.training.losses import Table, count_objects, detection_loss
-from dabdetr.training.nonfinite import NonFiniteLoss, diagnose_nonfinite, some_images
+from dabdetr.training.nonfinite import (
+    NonFiniteLoss,
+    diagnose_inputs,
+    diagnose_nonfinite,
+    some_images,
+)
 from dabdetr.training.optim import freeze, parameter_groups, rate_factor
 
 
@@ -42,6 +47,7 @@ class TrainingModule(LightningModule):
         self.meter = Meter()
         self.lr = self.settings.training.lr
         self._files: list[str] = []
+        self._saved: dict[str, Any] = {}
         freeze(detector, self.settings.training)
         checkpoint_activations(detector, self.settings.training.recompute)
 
@@ -56,7 +62,24 @@ class TrainingModule(LightningModule):
         return self.loader(self.trainer.fit_loop.epoch_progress.current.processed)  # pyright: ignore
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["names"] = list(self.detector.names)
+        own = {"random": _random_state(self.device), "meter": self.meter.state_dict()}
+        checkpoint["ranks"] = self.world.gather(own)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._saved = {name: checkpoint.get(name) for name in ("ranks", "lr_schedulers")}
+
+    def on_train_start(self) -> None:
+        saved, self._saved = self._saved, {}
+        if self.trainer.fit_loop.restarted_mid_epoch:
+            own = saved["ranks"][self.world.rank]
+            self._train_mode()
+            self.meter.load_state_dict(own["meter"], self.device)
+            _set_random_state(own["random"], self.device)
+        if saved and not saved["lr_schedulers"]:  # older checkpoints have only the step
+            schedule: Any = self.lr_schedulers()
+            schedule.last_epoch, schedule._step_count = self.global_step, self.global_step + 1
+            for group, rate in zip(schedule.optimizer.param_groups, schedule.base_lrs, strict=True):
+                group["lr"] = rate * self._rate_factor(self.global_step)
 
     def configure_optimizers(self) -> Any:
         training = self.settings.training
@@ -94,11 +117,14 @@ class TrainingModule(LightningModule):
     def on_train_epoch_start(self) -> None:
         own = 1_000_000_007 * self.world.rank
         torch.manual_seed(self.settings.training.seed * 100_003 + self.current_epoch + own)
+        self._train_mode()
+        self.meter.reset()
+        self._files.clear()
+
+    def _train_mode(self) -> None:
         self.detector.train()
         if not any(p.requires_grad for p in self.detector.backbone.parameters()):
             self.detector.backbone.eval()  # its batch statistics rest too
-        self.meter.reset()
-        self._files.clear()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         targets = batch.targets
@@ -106,8 +132,10 @@ class TrainingModule(LightningModule):
         objects = count_objects(batch.objects, predictions.boxes.device)
         total, table = detection_loss(predictions, targets, self.settings.loss, objects=objects)
         if not torch.isfinite(total):
+            place = self._place()
+            inputs = diagnose_inputs(self.detector, batch.images.pixels, targets.names, place)
             raise NonFiniteLoss(
-                diagnose_nonfinite(predictions, targets, self.settings.loss, self._place())
+                inputs or diagnose_nonfinite(predictions, targets, self.settings.loss, place)
             )
         if self.world.size > 1:  # the others wait for every gradient, such as denoising's
             learning = [p.sum() for p in self.detector.parameters() if p.requires_grad]
@@ -146,6 +174,24 @@ class TrainingModule(LightningModule):
         return f"epoch {self.current_epoch + 1}, update {self.global_step + 1}"
 
 
+def _random_state(device: torch.device) -> list[Tensor]:
+    """Of torch's generators: the CPU's, and the device's own where it has one."""
+    states = [torch.get_rng_state()]
+    if device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(device))
+    elif device.type == "mps":
+        states.append(torch.mps.get_rng_state())
+    return states
+
+
+def _set_random_state(states: list[Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states[0])
+    if device.type == "cuda" and len(states) > 1:
+        torch.cuda.set_rng_state(states[1], device)
+    elif device.type == "mps" and len(states) > 1:
+        torch.mps.set_rng_state(states[1])
+
+
 class Meter:
     """Means over an epoch so far: the loss, and the last layer's terms, weighted by images."""
 
@@ -177,6 +223,15 @@ class Meter:
                 self._sums[name] = (
                     self._sums.get(name, torch.zeros((), dtype=torch.float64)) + value
                 )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What ``load_state_dict`` takes."""
+        return {"images": self.images, "sums": {n: v.cpu() for n, v in self._sums.items()}}
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        """Go on from what another one had seen."""
+        self.images = state["images"]
+        self._sums = {name: value.to(device) for name, value in state["sums"].items()}
 
     def means(self) -> dict[str, float]:
         """``loss`` (weighted, all layers) and unweighted terms: the last layer's, the encoder's.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dabdetr.config import Loss
 from dabdetr.structures import Predictions, Targets
@@ -14,6 +14,22 @@ from dabdetr.training.losses import Table, detection_loss
 
 class NonFiniteLoss(ValueError):
     """A loss or gradient became NaN or infinite; the message names images, layer and term."""
+
+
+@torch.no_grad()
+def diagnose_inputs(model: nn.Module, pixels: Tensor, names: tuple[str, ...], place: str) -> str:
+    """One sentence on images or weights that were not finite before the step; "": all were."""
+    begin = f"the loss is not finite in {place}"
+    rows = (~pixels.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
+    if rows:
+        bad = [names[row] if names else f"number {row} of the batch" for row in rows]
+        return f"{begin}: pixels of {some_images(bad)} are NaN or infinite; mend or remove it"
+    if weights := nonfinite_weights(model):
+        return (
+            f"{begin}: {weights} before the step; start from other weights, lower training.lr or "
+            "set training.precision=fp32"
+        )
+    return ""
 
 
 @torch.no_grad()
@@ -45,6 +61,17 @@ def diagnose_nonfinite(predictions: Predictions, targets: Targets, loss: Loss, p
         f"{some_images(guilty)}; look at those images and boxes, lower training.lr or set "
         "training.precision=fp32"
     )
+
+
+def nonfinite_weights(model: nn.Module) -> str:
+    """The first weight that is NaN or infinite, and how many more are; "" where none is."""
+    bad = [
+        n for n, v in model.state_dict().items() if v.is_floating_point() and not v.isfinite().all()
+    ]
+    if not bad:
+        return ""
+    more = f" and {len(bad) - 1} more weights are" if len(bad) > 1 else " is"
+    return f"{bad[0]}{more} not finite"
 
 
 def _of_one(

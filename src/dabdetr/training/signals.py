@@ -27,10 +27,11 @@ class Stop(Callback):
 
 @contextmanager
 def stop_signals() -> Iterator[Stop]:
-    """SIGTERM and SIGINT raise KeyboardInterrupt, and leave word that they did.
+    """SIGINT, SIGTERM and SIGHUP raise KeyboardInterrupt, and leave word that they did.
 
     The word matters: workers die of the same signal, and torch's RuntimeError about that may
-    overtake the interrupt. Outside the main thread, and where SIGINT is ignored, nothing changes.
+    overtake the interrupt. Outside the main thread nothing changes, nor for a signal that is
+    ignored (``nohup``).
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
@@ -43,10 +44,10 @@ def stop_signals() -> Iterator[Stop]:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would raise for dead workers
         raise KeyboardInterrupt
 
-    numbers = [n for n in ("SIGINT", "SIGTERM", "SIGCHLD") if hasattr(signal, n)]
-    before = {getattr(signal, n): signal.getsignal(getattr(signal, n)) for n in numbers}
-    for number in (signal.SIGINT, signal.SIGTERM):
-        if before[number] != signal.SIG_IGN:
+    names = [n for n in ("SIGINT", "SIGTERM", "SIGHUP", "SIGCHLD") if hasattr(signal, n)]
+    before = {getattr(signal, n): signal.getsignal(getattr(signal, n)) for n in names}
+    for number, handler in before.items():
+        if number.name != "SIGCHLD" and handler != signal.SIG_IGN:
             signal.signal(number, interrupt)
     try:
         yield stop

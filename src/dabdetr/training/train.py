@@ -15,7 +15,6 @@ import torch
 from pytorch_lightning import Callback, Trainer
 from rich.console import Console
 
-from dabdetr.checkpoints.native import name_difference
 from dabdetr.checkpoints.transfer import initialise
 from dabdetr.config import Config, Training, load
 from dabdetr.data.dataset import DetectionDataset
@@ -30,9 +29,16 @@ from dabdetr.model.detector import Detector, build
 from dabdetr.model.resize import with_queries
 from dabdetr.runs import RunFolder, locked
 from dabdetr.training.accumulation import AccumulatedBatches
-from dabdetr.training.checkpointing import CHECKPOINT, RunCheckpointer, abandoned, check_checkpoint
+from dabdetr.training.checkpoint_file import (
+    CHECKPOINT,
+    PREVIOUS,
+    SealedCheckpointIO,
+    remove_leftovers,
+)
+from dabdetr.training.checkpointing import RunCheckpointer, abandoned
 from dabdetr.training.distributed import World, init_distributed
 from dabdetr.training.ema import MovingAverage
+from dabdetr.training.fingerprint import fingerprint
 from dabdetr.training.history import Row, best_row, final_table
 from dabdetr.training.module import TrainingModule
 from dabdetr.training.nonfinite import NonFiniteLoss
@@ -45,6 +51,7 @@ from dabdetr.training.options import (
 )
 from dabdetr.training.precision import choose_precision
 from dabdetr.training.progress import ProgressBar
+from dabdetr.training.resume import Checkpoint, check_config, check_data, find_checkpoint
 from dabdetr.training.signals import Stop, stop_signals
 
 SETTINGS = "config.yaml"
@@ -161,7 +168,8 @@ def train(
     ``options``    changes of the config by name, such as ``epochs`` (see ``ConfigOptions``)
     ``val_every``  epochs between validations; if not given, about twenty in the whole training
     ``resume``     a run folder that was interrupted: goes on exactly as if it had not been; only
-                   ``device``, ``workers`` and ``quiet`` are looked at beside it
+                   ``device``, ``epochs``, ``workers`` and ``quiet`` are looked at beside it, and a
+                   ValueError names what else was changed in its config or its data
     ``queries``    number of queries, and ``queries_init`` how the anchors of weights that had
                    another number become so many: see ``with_queries``
     ``split``      a share of the images to train on, where the data have no split to validate on
@@ -177,7 +185,7 @@ def train(
         console = Console(stderr=True, quiet=quiet or not world.is_main, highlight=False)
         here = _Here(world, console, stop)
         if resume is not None:
-            return _resume(Path(resume), here, options.get("workers"))
+            return _resume(Path(resume), here, options.get("epochs"), options.get("workers"))
         config = choose_config(model, overrides, **options)
         run: RunFolder | None = None
         if world.is_main:
@@ -207,7 +215,7 @@ def train(
         every = val_every or epochs_between_validations(config.training.epochs)
         count = config.model.queries.count
         sources = sources.model_copy(update={"val_every": every, "initial_queries": count})
-        with run or nullcontext():
+        with run or nullcontext(), locked(run.path) if run else nullcontext():
             detector = _begin(config, sources, splits_open[0].names, console)
             if run is not None:
                 detector.config.save(run.path / SETTINGS)
@@ -241,40 +249,73 @@ def _begin(config: Config, sources: Sources, names: Sequence[str], console: Cons
 def _in_vain(folder: Path, error: BaseException) -> bool:
     """Whether a run ended so early, or with such data, that nothing in it is worth keeping."""
     bad_input = isinstance(error, ValueError | OSError) and not isinstance(error, NonFiniteLoss)
-    trained = (folder / "last.safetensors").exists()
+    trained = (folder / PREVIOUS).exists()  # the first checkpoint is of the start
     return not (folder / CHECKPOINT).exists() or (bad_input and not trained)
 
 
-def _resume(resume: Path, here: _Here, workers: int | None) -> Run:
+def _resume(resume: Path, here: _Here, epochs: int | None, workers: int | None) -> Run:
+    """Go on with a run; what was changed in its config or its data meanwhile is refused."""
     folder = resume.parent if resume.name == CHECKPOINT else resume
-    console = here.console
-    if not (folder / CHECKPOINT).exists() and not (folder / SETTINGS).exists():
-        raise FileNotFoundError(
-            f"there is no run to resume in {folder}: expected {CHECKPOINT} in a run's folder"
-        )
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no run folder {folder}; was it removed or renamed?")
     for needed in (SETTINGS, SOURCES):
         if not (folder / needed).is_file():
-            raise FileNotFoundError(f"{folder} has no {needed}; it is not a run of this program")
-    config = load(folder / SETTINGS)
-    if workers is not None:
-        config = config.override([f"training.workers={workers}"])
-    choose_precision(config.training.precision, here.world.device)  # raises where it cannot
-    sources = Sources.load(folder / SOURCES)
-    data = sources.open()
-    names, place = data[0].names, f"{here.world.device.type} in {config.training.precision}"
-    if not (folder / CHECKPOINT).exists():
-        say(console, f"{folder} has no checkpoint yet: beginning it on {place}")
-        return _fit(_begin(config, sources, names, console), data, folder, sources.val_every, here)
-    checkpoint = check_checkpoint(folder)
-    if checkpoint.names != names:
-        raise ValueError(f"{folder}: {name_difference(checkpoint.names, names)}")
-    if checkpoint.epochs_done >= config.training.epochs:
+            raise FileNotFoundError(
+                f"there is no run to resume in {folder}: it has no {needed}; give a run's folder"
+            )
+    world, console = here.world, here.console
+    with locked(folder) if world.is_main else nullcontext():
+        if world.is_main:
+            remove_leftovers(folder)
+        config = load(folder / SETTINGS)
+        given = {"epochs": epochs, "workers": workers}
+        config = config.override([f"training.{k}={v}" for k, v in given.items() if v is not None])
+        choose_precision(config.training.precision, world.device)  # raises where it cannot
+        sources = Sources.load(folder / SOURCES)
+        data, place = sources.open(), f"{world.device.type} in {config.training.precision}"
+        checkpoint = world.broadcast(find_checkpoint(folder) if world.is_main else None)
+        if checkpoint is None:
+            say(console, f"{folder} has no checkpoint yet: beginning it on {place}")
+            detector = _begin(config, sources, data[0].names, console)
+            return _fit(detector, data, folder, sources.val_every, here)
+        _check_resumable(checkpoint, config, data, folder, here)
+        if world.is_main:
+            config.save(folder / SETTINGS)
+            path = checkpoint.restore()
+        else:
+            path = folder / CHECKPOINT
+        world.broadcast(None)  # nobody reads before it is restored
+        say(console, f"resuming {folder} on {place}")
+        return _fit(build(config, data[0].names), data, folder, sources.val_every, here, path)
+
+
+def _check_resumable(
+    checkpoint: Checkpoint,
+    config: Config,
+    data: tuple[DetectionDataset, DetectionDataset | None],
+    folder: Path,
+    here: _Here,
+) -> None:
+    """Raise where the run could not go on exactly; tell what is not as it was and may be so."""
+    counted = check_config(checkpoint, config, folder)
+    check_data(checkpoint, *data, folder)
+    done, ranks = len(checkpoint.rows), here.world.size
+    if done >= config.training.epochs:
         raise ValueError(
-            f"the run {folder} has finished its {config.training.epochs} epochs; to train on: "
-            f"dabdetr train --model {folder / 'last.safetensors'} --data {sources.data or '…'}"
+            f"the run {folder} has finished its {config.training.epochs} epochs; more of them: "
+            f"--epochs {2 * done} beside --resume; a new training from it: "
+            f"dabdetr train --model {folder / 'last.safetensors'} --data …"
         )
-    say(console, f"resuming {folder} on {place}")
-    return _fit(build(config, names), data, folder, sources.val_every, here, checkpoint.path)
+    if checkpoint.mid_epoch and checkpoint.ranks != ranks:
+        raise ValueError(
+            f"{checkpoint.path} was written within an epoch by {checkpoint.ranks} processes, and "
+            f"this run has {ranks}; start as many"
+        )
+    if checkpoint.fault:
+        after = f"the one after epoch {done}" + (" and some steps" if checkpoint.mid_epoch else "")
+        say(here.console, f"{checkpoint.fault}; going on from {after}, {checkpoint.path.name}")
+    for change in counted:
+        say(here.console, f"counts from here on: {change}")
 
 
 def _fit(
@@ -304,9 +345,19 @@ def _fit(
     module = TrainingModule(detector, loader, world)
     _announce(console, detector, train_data, val_data, accumulate * world.size)
     ema = None if training.ema is None else MovingAverage(training.ema)
-    checkpointer = RunCheckpointer(folder, rows, measure if val_data else None, ema, val_every)
+    about = {
+        "config": config.model_dump(mode="json"),
+        "names": list(detector.names),
+        "data": {
+            "train": fingerprint(train_data),
+            "val": None if val_data is None else fingerprint(val_data),
+        },
+    }
+    checkpointer = RunCheckpointer(
+        folder, rows, measure if val_data else None, ema, val_every, about
+    )
     callbacks = [c for c in (here.stop, ema, checkpointer, ProgressBar(console, rows)) if c]
-    with quiet_engine(), locked(folder) if world.is_main else nullcontext():
+    with quiet_engine():
         engine = _engine(training, accumulate, world, callbacks, folder)
         try:
             engine.fit(module, ckpt_path=checkpoint, weights_only=True)
@@ -349,6 +400,7 @@ def _engine(
         limit_val_batches=0,
         num_sanity_val_steps=0,
         logger=False,
+        plugins=[SealedCheckpointIO()],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -1,0 +1,90 @@
+"""What a run's data were when it began, to notice on resuming that they are others now."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dabdetr.data.dataset import DetectionDataset
+from dabdetr.data.scenes import Scenes
+
+KINDS = ("id", "size", "boxes")
+"""What is kept of each image: its id and file name; width and height; boxes with their labels."""
+
+
+def fingerprint(data: DetectionDataset) -> dict[str, Any]:
+    """Plain values and a tensor [images, 3] of hashes, one for each of ``KINDS``.
+
+    Generated scenes are known by what they are generated from.
+    """
+    about: dict[str, Any] = {"names": list(data.names)}
+    if isinstance(data, Scenes):
+        return about | {"scenes": [data.size, data.objects, data.count, data.seed]}
+    hashes = np.empty((len(data), len(KINDS)), np.int64)
+    for row in range(len(data)):
+        record = data.record(row)
+        hashes[row] = [
+            _hash(f"{record.image_id} {Path(record.file).name}".encode()),
+            _hash(f"{record.width} {record.height}".encode()),
+            _hash(
+                record.boxes.astype("<f4").tobytes(),
+                record.labels.astype("<i8").tobytes(),
+                record.crowd.astype("?").tobytes(),
+                repr(record.known).encode(),
+            ),
+        ]
+    return about | {"images": torch.from_numpy(hashes)}
+
+
+def _hash(*parts: bytes) -> int:
+    digest = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        digest.update(part)
+    return int.from_bytes(digest.digest(), "little", signed=True)
+
+
+def changes(split: str, before: dict[str, Any] | None, data: DetectionDataset | None) -> list[str]:
+    """What is another in a split than it was: nothing, or a few words for each thing."""
+    if before is None or data is None:
+        gone, new = f"the {split} split is gone", f"there was no {split} split"
+        return [gone] if before is not None else [new] if data is not None else []
+    now = fingerprint(data)
+    if before["names"] != now["names"]:
+        return [f"the classes of {split} changed"]
+    if "images" not in before or "images" not in now:
+        same = before.get("scenes") == now.get("scenes")
+        return [] if same else [f"the scenes of {split} are others"]
+    return _of_images(split, before["images"].numpy(), now["images"].numpy(), data)
+
+
+def _of_images(
+    split: str, before: np.ndarray, now: np.ndarray, data: DetectionDataset
+) -> list[str]:
+    if np.array_equal(before, now):
+        return []
+    lost = len(set(before[:, 0].tolist()) - set(now[:, 0].tolist()))
+    added = [row for row, known in enumerate(np.isin(now[:, 0], before[:, 0])) if not known]
+    found = [f"{lost} of {len(before)} images of {split} are gone"] if lost else []
+    if added:
+        found.append(f"{split} has {_counted(added, data)} that were not there")
+    if lost or added:
+        return found
+    if len(before) != len(now) or not np.array_equal(before[:, 0], now[:, 0]):
+        return [f"the images of {split} come in another order"]
+    for column, what in ((1, "the size"), (2, "the boxes")):
+        rows = np.flatnonzero(before[:, column] != now[:, column]).tolist()
+        if rows:
+            found.append(f"{what} of {_counted(rows, data)} of {split} changed")
+    return found
+
+
+def _counted(rows: Sequence[int], data: DetectionDataset, most: int = 2) -> str:
+    """The number of images, and the first few names."""
+    names = ", ".join(Path(data.record(row).file).name for row in rows[:most])
+    more = ", …" if len(rows) > most else ""
+    return f"{len(rows)} image{'' if len(rows) == 1 else 's'} ({names}{more})"

@@ -1,0 +1,134 @@
+"""How an interrupted run is found again, and what must be as it was for it to go on exactly."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dabdetr.checkpoints.native import name_difference
+from dabdetr.config import Config
+from dabdetr.config.root import differences, parse
+from dabdetr.data.dataset import DetectionDataset
+from dabdetr.files import sync_folder
+from dabdetr.text import shown
+from dabdetr.training.checkpoint_file import CHECKPOINT, PREVIOUS, read
+from dabdetr.training.fingerprint import changes
+from dabdetr.training.history import Row
+
+MAY_CHANGE = (
+    *("training.epochs", "training.images", "training.workers", "training.checkpoint_minutes"),
+    *("training.patience", "name", "source", "published_ap"),
+)
+"""Fields of the config that count as they are now; all others must be as they were."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that was read, and what it says of its run.
+
+    config     the run's, and ``data`` the fingerprints of its splits; None: written before they
+               were kept
+    names      its classes
+    ranks      processes that wrote it
+    mid_epoch  whether it was written within an epoch, which only as many processes can go on with
+    fault      why it is not the last one; "": it is
+    """
+
+    path: Path
+    names: tuple[str, ...]
+    rows: list[Row]
+    config: Config | None
+    data: dict[str, Any] | None
+    ranks: int
+    mid_epoch: bool
+    fault: str = ""
+
+    def restore(self) -> Path:
+        """Put it in the place of a damaged last one, which is lost; its path."""
+        last = self.path.with_name(CHECKPOINT)
+        if self.path != last:
+            os.replace(self.path, last)
+            sync_folder(last.parent)
+        return last
+
+
+def find_checkpoint(folder: Path) -> Checkpoint | None:
+    """The last whole checkpoint of a run; None where it has none yet.
+
+    ValueError where none of those that are there is whole.
+    """
+    last, previous = folder / CHECKPOINT, folder / PREVIOUS
+    faults = [] if last.exists() else [f"{last} is gone"]
+    for path in filter(Path.exists, (last, previous)):
+        try:
+            return _described(path, "; ".join(faults))
+        except ValueError as error:
+            faults.append(str(error))
+    if not last.exists() and not previous.exists():
+        return None
+    raise ValueError(
+        f"{'; '.join(faults)}; start a new run, from the run's last.safetensors if it has one"
+    )
+
+
+def _described(path: Path, fault: str) -> Checkpoint:
+    state = read(path)
+    try:
+        run = state["run"]
+        config = run.get("config")
+        return Checkpoint(
+            path=path,
+            names=tuple(run["names"]),
+            rows=run["rows"],
+            config=None if config is None else parse(config, str(path)),
+            data=run.get("data"),
+            ranks=len(state.get("ranks", [None])),
+            mid_epoch=run["batches"] > 0,
+            fault=fault,
+        )
+    except (AttributeError, KeyError, TypeError):
+        raise ValueError(f"{path} is not a readable checkpoint") from None
+
+
+def check_config(checkpoint: Checkpoint, config: Config, folder: Path) -> list[str]:
+    """Raise where the config of the folder was changed in what a run keeps; what else changed."""
+    if checkpoint.config is None:
+        return []
+    changed = differences(checkpoint.config, config)
+    kept = {path: values for path, values in changed.items() if path not in MAY_CHANGE}
+    if kept:
+        said = "; ".join(
+            f"{path} is {shown(now)} and was {shown(before)}"
+            for path, (before, now) in list(kept.items())[:4]
+        )
+        more = f"; and {len(kept) - 4} more" if len(kept) > 4 else ""
+        raise ValueError(
+            f"config.yaml in {folder} was changed after the run began: {said}{more}; set it back, "
+            f"or train anew from it: dabdetr train --config {folder / 'config.yaml'} …"
+        )
+    return [f"{path} {shown(now)} (was {shown(before)})" for path, (before, now) in changed.items()]
+
+
+def check_data(
+    checkpoint: Checkpoint,
+    train: DetectionDataset,
+    val: DetectionDataset | None,
+    folder: Path,
+) -> None:
+    """Raise where the data are others than the run began with."""
+    if checkpoint.names != train.names:
+        raise ValueError(f"{folder}: {name_difference(checkpoint.names, train.names)}")
+    if checkpoint.data is None:
+        return
+    found = [
+        each
+        for name, data in (("train", train), ("val", val))
+        for each in changes(name, checkpoint.data[name], data)
+    ]
+    if found:
+        raise ValueError(
+            f"the data of the run {folder} changed after it began: {'; '.join(found)}; restore "
+            f"them, or train anew: dabdetr train --model {folder / 'last.safetensors'} --data …"
+        )
