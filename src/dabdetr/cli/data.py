@@ -18,7 +18,8 @@ from dabdetr.cli.options import (
     check_data,
     read_box_format,
 )
-from dabdetr.cli.output import RunFolder, console, print_json, refuse_to_overwrite, say
+from dabdetr.cli.output import console, print_json, refuse_to_overwrite, say
+from dabdetr.runs import RunFolder
 
 if TYPE_CHECKING:
     from dabdetr.data.dataset import DetectionDataset
