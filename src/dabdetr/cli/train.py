@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from dabdetr.config import Config
 
 PRESET = "dab-lite"
-BESIDE_RESUME = {"resume", "device", "epochs", "workers", "as_json", "quiet"}
+BESIDE_RESUME = {"resume", "device", "epochs", "patience", "workers", "log", "as_json", "quiet"}
 """What a resumed run looks at; all else is the run's own."""
 
 
@@ -72,6 +72,13 @@ def train(
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of all random numbers.")] = None,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that read images.")] = None,
+    patience: Annotated[
+        int | None, typer.Option(min=1, help="Stop where AP has not risen in so many epochs.")
+    ] = None,
+    log: Annotated[
+        list[str] | None,
+        typer.Option(help="tensorboard, mlflow, trackio or wandb, beside results.csv (csv)."),
+    ] = None,
     assignments: Annotated[
         list[str] | None,
         typer.Option("--set", help="path=value of the config, such as training.warmup=100."),
@@ -150,8 +157,9 @@ def train(
         split=split,
         box_format=read_box_format(box_format),
         strict=strict,
+        log=log or (),
         quiet=quiet,
-        **({"epochs": epochs, "workers": workers} if resume else {}),
+        **({"epochs": epochs, "patience": patience, "workers": workers} if resume else {}),
     )
     if as_json and not silent():
         print_json(run.to_dict())

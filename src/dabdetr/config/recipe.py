@@ -137,6 +137,9 @@ class Training(Section):
     )
     seed: int = Field(default=42, ge=0, description="seed of all random numbers")
     workers: int = Field(default=0, ge=0, description="processes that read images")
+    patience: int | None = Field(
+        default=None, ge=1, description="epochs without a higher AP after which training ends"
+    )
     checkpoint_minutes: float = Field(
         default=10.0, ge=0, description="between checkpoints within an epoch; 0: at every step"
     )

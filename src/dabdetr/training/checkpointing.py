@@ -10,11 +10,19 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from dabdetr.checkpoints.native import save_model
+from dabdetr.config.root import leaves
 from dabdetr.evaluation.result import Evaluation
 from dabdetr.model.detector import Detector
 from dabdetr.training.checkpoint_file import CHECKPOINT
 from dabdetr.training.ema import MovingAverage
-from dabdetr.training.history import Row, best_row, draw_curves, peak_training_memory_mib, write_csv
+from dabdetr.training.history import (
+    Row,
+    best_row,
+    draw_curves,
+    peak_training_memory_mib,
+    stops_early,
+    write_csv,
+)
 from dabdetr.training.module import TrainingModule
 from dabdetr.training.nonfinite import NonFiniteLoss, nonfinite_weights
 
@@ -77,6 +85,8 @@ class RunCheckpointer(Callback):
         self._start_clocks(*self.elapsed)
         if trainer.is_global_zero:
             write_csv(self.folder / "results.csv", self.rows)
+            for logger in trainer.loggers:
+                logger.log_hyperparams(dict(leaves(self.about.get("config", {}))))
         self.saved = time.monotonic()
         if not trainer.global_step:
             self.save_checkpoint(trainer)
@@ -118,6 +128,8 @@ class RunCheckpointer(Callback):
         if pl_module.world.is_main:
             self._measure(detector, row)
         self.rows.append(pl_module.world.broadcast(row))
+        patience = pl_module.settings.training.patience
+        trainer.should_stop = trainer.should_stop or stops_early(self.rows, patience)
         if pl_module.world.is_main:
             self._write(trainer, detector)
         self.save_checkpoint(trainer)
@@ -132,8 +144,12 @@ class RunCheckpointer(Callback):
             save_model(self.folder / "best.safetensors", detector, metadata=about)
         save_model(self.folder / "last.safetensors", detector, metadata=about)
         write_csv(self.folder / "results.csv", self.rows)
-        if row["epoch"] == trainer.max_epochs or time.perf_counter() - self.drawn > REDRAW:
+        ends = row["epoch"] == trainer.max_epochs or trainer.should_stop
+        if ends or time.perf_counter() - self.drawn > REDRAW:
             self._draw()
+        for logger in trainer.loggers:
+            metrics = {name: value for name, value in row.items() if value is not None}
+            logger.log_metrics(metrics, step=int(row["updates"] or 0))
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
@@ -182,6 +198,7 @@ class RunCheckpointer(Callback):
 
 def abandoned(folder: Path) -> bool:
     """Whether a run was killed before its first checkpoint, and ``folder`` holds nothing else."""
-    made = {"config.yaml", "run.yaml", "results.csv"}
-    names = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
-    return all(name in made or name.startswith(".") for name in names)
+    if not folder.is_dir():
+        return False
+    names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    return {"config.yaml", "run.yaml"} <= names <= {"config.yaml", "run.yaml", "results.csv"}

@@ -66,6 +66,15 @@ def best_row(rows: Sequence[Row]) -> Row | None:
     return max(reversed(measured), key=lambda row: row["AP"] or 0.0) if measured else None
 
 
+def stops_early(rows: Sequence[Row], patience: int | None) -> bool:
+    """Whether AP has not risen in the last ``patience`` epochs."""
+    measured = [row for row in rows if row["AP"] is not None]
+    if patience is None or not measured:
+        return False
+    first = max(measured, key=lambda row: row["AP"] or 0.0)
+    return (rows[-1]["epoch"] or 0) - (first["epoch"] or 0) >= patience
+
+
 def draw_curves(path: Path, rows: Sequence[Row]) -> None:
     """Loss terms, AP and learning rate over epochs, as PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -25,13 +25,14 @@ if TYPE_CHECKING:
 class ConfigOptions(TypedDict, total=False):
     """The options of a training that change its config; what is not given stays as it is.
 
-    epochs   passes over the images
-    batch    images in a step; steps are gathered to an update
-    imgsz    shorter side of images; the longest side and augmentation scale with it
-    lr       learning rate of everything but the backbone, whose rate keeps its ratio to it
-    start    "imagenet", "none", or weights
-    seed     of all random numbers
-    workers  processes that read images
+    epochs    passes over the images
+    batch     images in a step; steps are gathered to an update
+    imgsz     shorter side of images; the longest side and augmentation scale with it
+    lr        learning rate of everything but the backbone, whose rate keeps its ratio to it
+    start     "imagenet", "none", or weights
+    seed      of all random numbers
+    workers   processes that read images
+    patience  epochs without a higher AP after which training ends
     """
 
     epochs: int | None
@@ -41,9 +42,10 @@ class ConfigOptions(TypedDict, total=False):
     start: str | Path | None
     seed: int | None
     workers: int | None
+    patience: int | None
 
 
-_PATHS = ("epochs", "batch", "start", "seed", "workers")
+_PATHS = ("epochs", "batch", "start", "seed", "workers", "patience")
 """Options that are fields of ``training`` under the same name."""
 
 
@@ -122,6 +124,7 @@ class Sources(Section):
 
     queries          as asked for; ``queries_init`` says how those of weights become so many
     initial_queries  those of the model that is filled before, see ``with_queries``
+    log              loggers by name
     """
 
     data: str | None = None
@@ -135,6 +138,7 @@ class Sources(Section):
     queries: int | None = Field(default=None, ge=1)
     queries_init: str = "keep"
     initial_queries: int | None = Field(default=None, ge=1)
+    log: tuple[str, ...] = ()
 
     def open(
         self, strict: bool = False, progress: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -16,6 +17,9 @@ from rich.progress import (
 )
 
 from dabdetr.training.history import Row
+
+ESTIMATED = 20
+"""Updates after which the time left is told."""
 
 
 class ProgressBar(Callback):
@@ -40,12 +44,20 @@ class ProgressBar(Callback):
         )
         self.task = self.bar.add_task("training", total=None, loss="–", ap="–")
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin, perhaps within an epoch."""
+        self.first = trainer.global_step
+        self.began = 0.0
+        self._begin_epoch(trainer)
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        batches, epochs = int(trainer.num_training_batches), trainer.max_epochs or 0
+        self._begin_epoch(trainer)
+
+    def _begin_epoch(self, trainer: Trainer) -> None:
+        epochs = trainer.max_epochs or 0
         self.bar.update(
             self.task,
-            total=batches * epochs,
-            completed=batches * trainer.current_epoch,
+            total=int(trainer.num_training_batches) * epochs,
             description=f"epoch {trainer.current_epoch + 1}/{epochs}",
         )
         self.bar.start()
@@ -53,9 +65,20 @@ class ProgressBar(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        done = int(trainer.num_training_batches) * trainer.current_epoch + batch_idx + 1
         if not self.bar.disable:
             loss = pl_module.meter.means()["loss"]
-            self.bar.update(self.task, advance=1, loss=f"{loss:.3f}")
+            self.bar.update(self.task, completed=done, loss=f"{loss:.3f}")
+        updates = trainer.global_step - self.first
+        if updates == 1 and not self.began:  # the first ones are slower
+            self.began, self.done = time.monotonic(), done
+        elif updates == ESTIMATED and self.began:
+            pace = (time.monotonic() - self.began) / (done - self.done)
+            left = int(trainer.num_training_batches) * (trainer.max_epochs or 0) - done
+            self.began = 0.0
+            self.first = -1  # once
+            if left:
+                self.console.print(time_left(pace * left), soft_wrap=True)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         row = self.rows[-1]
@@ -71,6 +94,13 @@ class ProgressBar(Callback):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         self.bar.stop()
+
+
+def time_left(seconds: float) -> str:
+    """One plain line about the rest of a run."""
+    minutes = seconds / 60
+    words = f"{minutes / 60:.1f} h" if minutes >= 90 else f"{max(1.0, minutes):.0f} min"
+    return f"about {words} of training left, validation not counted"
 
 
 def epoch_line(row: Row, epochs: int) -> str:

@@ -8,11 +8,13 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
 import torch
 from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.loggers import Logger
 from rich.console import Console
 
 from dabdetr.checkpoints.transfer import initialise
@@ -39,7 +41,8 @@ from dabdetr.training.checkpointing import RunCheckpointer, abandoned
 from dabdetr.training.distributed import World, init_distributed
 from dabdetr.training.ema import MovingAverage
 from dabdetr.training.fingerprint import fingerprint
-from dabdetr.training.history import Row, best_row, final_table
+from dabdetr.training.history import Row, best_row, final_table, stops_early
+from dabdetr.training.loggers import check_loggers, make_loggers
 from dabdetr.training.module import TrainingModule
 from dabdetr.training.nonfinite import NonFiniteLoss
 from dabdetr.training.options import (
@@ -131,11 +134,13 @@ class Run:
 
 @dataclass(frozen=True)
 class _Here:
-    """This process: its rank and device, where it prints, and whether it was told to stop."""
+    """This process: its rank and device, where it prints, whether it was told to stop; callbacks
+    of the caller's."""
 
     world: World
     console: Console
     stop: Stop
+    callbacks: tuple[Callback, ...] = ()
 
 
 def train(
@@ -157,6 +162,8 @@ def train(
     split: float | None = None,
     box_format: BoxFormat | None = None,
     strict: bool = False,
+    log: Sequence[str] = (),
+    callbacks: Sequence[Callback] = (),
     quiet: bool = False,
     **options: Unpack[ConfigOptions],
 ) -> Run:
@@ -168,13 +175,16 @@ def train(
     ``options``    changes of the config by name, such as ``epochs`` (see ``ConfigOptions``)
     ``val_every``  epochs between validations; if not given, about twenty in the whole training
     ``resume``     a run folder that was interrupted: goes on exactly as if it had not been; only
-                   ``device``, ``epochs``, ``workers`` and ``quiet`` are looked at beside it, and a
-                   ValueError names what else was changed in its config or its data
+                   ``device``, ``epochs``, ``patience``, ``workers``, ``log``, ``callbacks`` and
+                   ``quiet`` are looked at beside it, and a ValueError names what was changed in
+                   its config or its data
     ``queries``    number of queries, and ``queries_init`` how the anchors of weights that had
                    another number become so many: see ``with_queries``
     ``split``      a share of the images to train on, where the data have no split to validate on
     ``box_format`` what the four numbers of a box are, where that is not to be found out
     ``strict``     refuse data in which anything has to be left out or mended
+    ``log``        loggers by name, see ``loggers.LOGGERS``; one that fails is told and left out
+    ``callbacks``  of pytorch-lightning, called after the run's own
     ``overrides``  ``path=value`` assignments to the config, applied last
 
     Ctrl-C leaves a run that can be resumed, and raises KeyboardInterrupt. A loss that is not finite
@@ -183,9 +193,10 @@ def train(
     """
     with stop_signals() as stop, init_distributed(device) as world:
         console = Console(stderr=True, quiet=quiet or not world.is_main, highlight=False)
-        here = _Here(world, console, stop)
+        check_loggers(log)
+        here = _Here(world, console, stop, tuple(callbacks))
         if resume is not None:
-            return _resume(Path(resume), here, options.get("epochs"), options.get("workers"))
+            return _resume(Path(resume), here, log, options)
         config = choose_config(model, overrides, **options)
         run: RunFolder | None = None
         if world.is_main:
@@ -214,7 +225,8 @@ def train(
         config = with_epochs(config, len(splits_open[0]))
         every = val_every or epochs_between_validations(config.training.epochs)
         count = config.model.queries.count
-        sources = sources.model_copy(update={"val_every": every, "initial_queries": count})
+        update = {"val_every": every, "initial_queries": count, "log": tuple(log)}
+        sources = sources.model_copy(update=update)
         with run or nullcontext(), locked(run.path) if run else nullcontext():
             detector = _begin(config, sources, splits_open[0].names, console)
             if run is not None:
@@ -224,7 +236,7 @@ def train(
             folder = world.broadcast(run.path if run else Path())
             say(console, f"{world.device.type} in {precision} ({reason}); run folder {folder}")
             try:
-                found = _fit(detector, splits_open, folder, sources.val_every, here)
+                found = _fit(detector, splits_open, folder, sources, here)
                 return replace(found, data=described)
             except BaseException as error:
                 if run is not None and _in_vain(folder, error):
@@ -253,7 +265,7 @@ def _in_vain(folder: Path, error: BaseException) -> bool:
     return not (folder / CHECKPOINT).exists() or (bad_input and not trained)
 
 
-def _resume(resume: Path, here: _Here, epochs: int | None, workers: int | None) -> Run:
+def _resume(resume: Path, here: _Here, log: Sequence[str], options: ConfigOptions) -> Run:
     """Go on with a run; what was changed in its config or its data meanwhile is refused."""
     folder = resume.parent if resume.name == CHECKPOINT else resume
     if not folder.is_dir():
@@ -268,25 +280,28 @@ def _resume(resume: Path, here: _Here, epochs: int | None, workers: int | None) 
         if world.is_main:
             remove_leftovers(folder)
         config = load(folder / SETTINGS)
-        given = {"epochs": epochs, "workers": workers}
+        given = {name: options.get(name) for name in ("epochs", "patience", "workers")}
         config = config.override([f"training.{k}={v}" for k, v in given.items() if v is not None])
         choose_precision(config.training.precision, world.device)  # raises where it cannot
         sources = Sources.load(folder / SOURCES)
+        sources = sources.model_copy(update={"log": tuple(log) or sources.log})
+        check_loggers(sources.log)
         data, place = sources.open(), f"{world.device.type} in {config.training.precision}"
         checkpoint = world.broadcast(find_checkpoint(folder) if world.is_main else None)
         if checkpoint is None:
             say(console, f"{folder} has no checkpoint yet: beginning it on {place}")
             detector = _begin(config, sources, data[0].names, console)
-            return _fit(detector, data, folder, sources.val_every, here)
+            return _fit(detector, data, folder, sources, here)
         _check_resumable(checkpoint, config, data, folder, here)
         if world.is_main:
             config.save(folder / SETTINGS)
+            sources.save(folder / SOURCES)
             path = checkpoint.restore()
         else:
             path = folder / CHECKPOINT
         world.broadcast(None)  # nobody reads before it is restored
         say(console, f"resuming {folder} on {place}")
-        return _fit(build(config, data[0].names), data, folder, sources.val_every, here, path)
+        return _fit(build(config, data[0].names), data, folder, sources, here, path)
 
 
 def _check_resumable(
@@ -302,9 +317,14 @@ def _check_resumable(
     done, ranks = len(checkpoint.rows), here.world.size
     if done >= config.training.epochs:
         raise ValueError(
-            f"the run {folder} has finished its {config.training.epochs} epochs; more of them: "
-            f"--epochs {2 * done} beside --resume; a new training from it: "
+            f"the run {folder} has finished its {done} epochs; more of them: --epochs {2 * done} "
+            "beside --resume; a new training from it: "
             f"dabdetr train --model {folder / 'last.safetensors'} --data …"
+        )
+    if stops_early(checkpoint.rows, patience := config.training.patience):
+        raise ValueError(
+            f"the run {folder} ended as AP had not risen in {patience} epochs; to go on: "
+            f"--patience {2 * (patience or 1)} beside --resume"
         )
     if checkpoint.mid_epoch and checkpoint.ranks != ranks:
         raise ValueError(
@@ -322,7 +342,7 @@ def _fit(
     detector: Detector,
     data: tuple[DetectionDataset, DetectionDataset | None],
     folder: Path,
-    val_every: int,
+    sources: Sources,
     here: _Here,
     checkpoint: Path | None = None,
 ) -> Run:
@@ -354,11 +374,12 @@ def _fit(
         },
     }
     checkpointer = RunCheckpointer(
-        folder, rows, measure if val_data else None, ema, val_every, about
+        folder, rows, measure if val_data else None, ema, sources.val_every, about
     )
-    callbacks = [c for c in (here.stop, ema, checkpointer, ProgressBar(console, rows)) if c]
+    own = [c for c in (here.stop, ema, checkpointer, ProgressBar(console, rows)) if c]
+    loggers = make_loggers(sources.log if world.is_main else (), folder, partial(say, console))
     with quiet_engine():
-        engine = _engine(training, accumulate, world, callbacks, folder)
+        engine = _engine(training, accumulate, world, [*own, *here.callbacks], loggers, folder)
         try:
             engine.fit(module, ckpt_path=checkpoint, weights_only=True)
         except NonFiniteLoss as error:
@@ -373,8 +394,23 @@ def _fit(
             raise KeyboardInterrupt from None
     if val_data is None:
         say(console, "no val split: last.safetensors is all there is, nothing tells the best epoch")
+    if stops_early(rows, training.patience):
+        say(console, f"AP has not risen in {training.patience} epochs: training ends here")
     console.print(final_table(folder, rows))
-    return Run(folder, config, tuple(rows))
+    run = Run(folder, config, tuple(rows))
+    _say_what_is_next(console, run, sources)
+    return run
+
+
+def _say_what_is_next(console: Console, run: Run, sources: Sources) -> None:
+    data = f"--data {sources.data}" if sources.data else "--annotations JSON --images FOLDER"
+    for words in (
+        "predict --model {} IMAGES",
+        "val --model {} {}",
+        "explain --model {} IMAGE",
+        "export --model {}",
+    ):
+        say(console, "next: dabdetr " + words.format(run.weights, data))
 
 
 def _engine(
@@ -382,6 +418,7 @@ def _engine(
     accumulate: int,
     world: World,
     callbacks: Sequence[Callback],
+    loggers: Sequence[Logger],
     folder: Path,
 ) -> Trainer:
     """pytorch-lightning's Trainer; what it would write or print is done here."""
@@ -399,7 +436,8 @@ def _engine(
         reload_dataloaders_every_n_epochs=1,
         limit_val_batches=0,
         num_sanity_val_steps=0,
-        logger=False,
+        logger=list(loggers) or False,
+        log_every_n_steps=1,
         plugins=[SealedCheckpointIO()],
         enable_checkpointing=False,
         enable_progress_bar=False,
