@@ -1,6 +1,18 @@
 """The command line: `dabdetr VERB`, one function each; what is heavy is imported inside them."""
 
-from dabdetr.cli import bench, compare, data, demo, explain, export, models, predict, train, val
+from dabdetr.cli import (
+    bench,
+    compare,
+    data,
+    demo,
+    doctor,
+    explain,
+    export,
+    models,
+    predict,
+    train,
+    val,
+)
 from dabdetr.cli.app import app
 
 for _verb in (
@@ -8,6 +20,7 @@ for _verb in (
     *(export.export, models.convert, models.models, bench.bench, compare.compare, demo.demo),
 ):
     app.command()(_verb)
+app.command()(doctor.doctor)
 app.add_typer(data.data, name="data")
 _FREE = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 app.command(hidden=True, context_settings=_FREE)(compare.ladder)

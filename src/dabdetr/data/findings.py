@@ -121,7 +121,8 @@ def refuse(found: dict[str, Findings]) -> None:
         raise Lines(head, *(f"  {each}" for each in faults))
 
 
-def _kinds(action: Action, rows: Iterable[tuple[str, str, str, str, str]]) -> dict[str, Kind]:
+def kinds(action: Action, rows: Iterable[tuple[str, str, str, str, str]]) -> dict[str, Kind]:
+    """Kinds of one action by name; a row is name, what, done, effect and remedy."""
     return {
         name: Kind(name, action, what, done, effect, remedy)
         for name, what, done, effect, remedy in rows
@@ -132,7 +133,7 @@ _NO_OBJECT = "the object is not learned, and finding it counts as wrong"
 _OUT = "left out"
 
 KINDS: dict[str, Kind] = {
-    **_kinds(
+    **kinds(
         "skipped",
         (
             (
@@ -277,7 +278,7 @@ KINDS: dict[str, Kind] = {
             ),
         ),
     ),
-    **_kinds(
+    **kinds(
         "mended",
         (
             (
@@ -506,7 +507,7 @@ KINDS: dict[str, Kind] = {
             ),
         ),
     ),
-    **_kinds(
+    **kinds(
         "kept",
         (
             (
@@ -532,7 +533,7 @@ KINDS: dict[str, Kind] = {
             ),
         ),
     ),
-    **_kinds(
+    **kinds(
         "noted",
         (
             (

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterable, Sequence
+from copy import copy
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -232,6 +233,23 @@ class RecordTable(DetectionDataset):
         self.bits = deep_bits(deep, progress)
         told = f", {self.bits} of 16 bits used" if self.bits else ""
         self.findings.add("deep", [f"{file}{told}" for file in deep])
+
+    def selected(self, images: np.ndarray, boxes: np.ndarray) -> RecordTable:
+        """A copy with some images [n] bool and some boxes [rows] bool; its findings are empty."""
+        table, image = copy(self), np.repeat(np.arange(len(self)), self.counts())
+        table.findings = Findings()
+        draft = _Draft.of(table, image)
+        draft.keep(boxes)
+        draft.keep_images(images)
+        table._take(draft)
+        return table
+
+    def moved(self, place: np.ndarray) -> RecordTable:
+        """A copy with the boxes of each image at the image that ``place`` [n] says."""
+        table = copy(self)
+        draft = _Draft.of(table, place[np.repeat(np.arange(len(self)), self.counts())])
+        table._take(draft)
+        return table
 
     def with_names(self, names: Sequence[str], category_ids: Sequence[int]) -> RecordTable:
         """With labels that count in ``names``, which has all of its own."""

@@ -13,7 +13,7 @@ from scipy.sparse.csgraph import connected_components
 from dabdetr.data.cache import file_key, keep, recall
 from dabdetr.data.heads import each_file
 
-KIND = "thumbnails-1"
+KIND = "thumbnails-2"
 SIDE = 32
 """Of a grey copy."""
 ALIKE = 0.95
@@ -47,10 +47,20 @@ def _thumbnail(path: str) -> bytes:
     try:
         with Image.open(path) as image:
             image.draft("L", (4 * SIDE, 4 * SIDE))
+            if image.mode.startswith("I") or image.mode == "F":
+                return _deep_thumbnail(np.asarray(image, np.float32))
             grey = image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
             return grey.tobytes()
     except (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError):
         return bytes(SIDE * SIDE)
+
+
+def _deep_thumbnail(values: np.ndarray) -> bytes:
+    """Of more than 8 bits: scaled by the image's own highest value."""
+    values = np.nan_to_num(values, posinf=0, neginf=0).clip(0)
+    scaled = Image.fromarray(values * (255 / max(float(values.max()), 1e-6)))
+    small = scaled.resize((SIDE, SIDE), Image.Resampling.BOX)
+    return np.asarray(small).round().astype(np.uint8).tobytes()
 
 
 def near_duplicates(thumbs: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ from dabdetr.structures.drawing import colour, draw
 
 if TYPE_CHECKING:
     from dabdetr.config import Config
+    from dabdetr.data.doctor import Problem
 
 CELL = 320
 """Side of a cell of the contact sheet in pixels."""
@@ -177,3 +178,43 @@ def _rectangles(view: View, boxes: np.ndarray) -> Iterable[str]:
 def ink(label: int) -> str:
     """The class's colour for CSS."""
     return "#{:02x}{:02x}{:02x}".format(*colour(label))
+
+
+THUMBS = 3
+"""Images that the page of a doctor's checks shows of each."""
+
+
+def problems_page(
+    data: Sequence[DetectionDataset], problems: Sequence[Problem], checks: int
+) -> str:
+    """A page of what a doctor's checks found: in words, and the images that are meant."""
+    faults = sum(not each.hint for each in problems)
+    told = f"{checks} checks, {faults} findings, {len(problems) - faults} hints; " + ", ".join(
+        f"{each.split}: {len(each):,} images" for each in data
+    )
+    parts = [_problem(data, each) for each in problems]
+    if not faults:
+        parts.insert(0, '<p class="fine">Nothing is wrong.</p>')
+    return html(f"{data[0].name}: what is wrong", told, "<main>" + "\n".join(parts) + "</main>")
+
+
+def _problem(data: Sequence[DetectionDataset], problem: Problem) -> str:
+    kind = problem.kind
+    rows = (("In training", kind.effect), ("Done", kind.done), ("To mend it", kind.remedy))
+    told = "".join(f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in rows)
+    examples = "".join(f"<li>{escape(each)}</li>" for each in problem.examples)
+    shown: list[str] = []
+    for split, index, boxes in problem.rows[:THUMBS]:
+        count = len(data[split].record(index).labels)
+        marked = None if boxes is None else np.isin(np.arange(count), boxes)
+        try:
+            view = view_of(data[split], index, marked)
+        except (ValueError, OSError):  # the file has gone since
+            continue
+        shown.append(figure(view, f"{data[split].split}/{view.name}"))
+    severity = "hint" if problem.hint else "finding"
+    return (
+        f'<section class="check"><h2><b>{problem.count:,}</b> {escape(kind.what)}</h2>'
+        f'<p class="quiet">{severity}, {escape(problem.split)}: <code>{kind.name}</code></p>'
+        f'<dl>{told}</dl><ul>{examples}</ul><div class="grid">{"".join(shown)}</div></section>'
+    )

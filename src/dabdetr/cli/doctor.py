@@ -1,0 +1,130 @@
+"""`dabdetr doctor`: what is wrong with a data set, what that does to training, how to mend it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dabdetr.cli.data import Data, Layout, open_splits
+from dabdetr.cli.options import Annotations, BoxFormats, Device, Images, ImageSize, Json, Quiet
+from dabdetr.cli.output import console, print_json, refuse_to_overwrite, say
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dabdetr.data.doctor import Problem
+
+
+def doctor(
+    data: Data = None,
+    annotations: Annotations = None,
+    images: Images = None,
+    box_format: BoxFormats = None,
+    model: Annotated[
+        str, typer.Option(help="The preset, config or weights that are to be trained.")
+    ] = "dab-lite",
+    imgsz: ImageSize = None,
+    fix: Annotated[
+        Path | None, typer.Option(help="Write a mended copy into a new folder, with a log.")
+    ] = None,
+    to: Layout = "coco",
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page with the images that are meant.")
+    ] = None,
+    self_test: Annotated[
+        bool,
+        typer.Option("--self-test", help="Train on 8 of the images until they are found."),
+    ] = False,
+    seconds: Annotated[
+        int, typer.Option(min=1, help="Time that the self-test may take for training.")
+    ] = 90,
+    device: Device = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Look for what is wrong with annotated images; exit code 1 where something is.
+
+    Every check tells how often, where first, what it does to training and how to mend it. Hints
+    are good to know and no fault. --self-test trains the model on eight images, which it must
+    find again (AP50 above 0.8), else it says which stage fails.
+    """
+    refuse_to_overwrite(html)
+    refuse_to_overwrite(fix)
+    from dabdetr.training.options import choose_config
+
+    config = choose_config(model, imgsz=imgsz)
+    found = open_splits(data, annotations, images, box_format, False, quiet)
+    from dabdetr.data.doctor import all_kinds, examine
+
+    problems = examine(found, config, progress=not quiet)
+    faults = [each for each in problems if not each.hint]
+    document: dict[str, Any] = {
+        "data": found[0].name,
+        "splits": {each.split: len(each) for each in found},
+        "findings": [each.to_dict() for each in faults],
+        "hints": [each.to_dict() for each in problems if each.hint],
+        "checks": sorted(all_kinds()),
+    }
+    if not (as_json or quiet):
+        _print(problems, len(all_kinds()))
+    if html:
+        from dabdetr.data.views import problems_page
+        from dabdetr.files import write_atomically
+
+        write_atomically(html, problems_page(found, problems, len(all_kinds())).encode())
+        say(f"page: {html}", quiet)
+    if fix:
+        document["fixed"] = _fix(found, problems, fix, to, quiet)
+    failed = False
+    if self_test:
+        from dabdetr.training.self_test import self_test as run_self_test
+
+        result = run_self_test(found[0], config, seconds, device, lambda told: say(told, quiet))
+        document["self_test"] = result.to_dict()
+        say(str(result), quiet)
+        failed = not result.passed
+    if as_json:
+        print_json(document)
+    if faults or failed:
+        raise typer.Exit(1)
+
+
+def _fix(
+    found: Sequence[Any], problems: Sequence[Problem], out: Path, layout: str, quiet: bool
+) -> dict[str, Any]:
+    """Write the mended copy; a log lies in it."""
+    from dabdetr.data.mending import mended
+    from dabdetr.data.writing import write_data
+
+    tables, log = mended(found, problems)
+    lost = write_data(tables, out, layout)
+    log += [f"not kept: {told}" for told in lost]
+    text = "".join(f"{line}\n" for line in log)
+    (out / "doctor-log.txt").write_text(text, encoding="utf-8")
+    say(f"mended copy: {out}, {len(log)} lines in doctor-log.txt", quiet)
+    return {"folder": str(out), "log": log}
+
+
+def _print(problems: Sequence[Problem], checks: int) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    for hints, title in ((False, "findings"), (True, "hints")):
+        some = [each for each in problems if each.hint == hints]
+        if not some:
+            continue
+        table = Table("check", "split", title=title, show_lines=True)
+        table.add_column("count", justify="right")
+        table.add_column("what it does to training")
+        table.add_column("how to mend it")
+        for each in some:
+            about = Text(f"{each.kind.name}: {each.kind.what}", overflow="fold")
+            about.append("".join(f"\n  {example}" for example in each.examples), "dim")
+            cells = (each.split, f"{each.count:,}", each.kind.effect, each.kind.remedy)
+            table.add_row(about, *map(Text, cells))
+        console().print(table)
+    faults = sum(not each.hint for each in problems)
+    told = f"{faults} findings" if faults else "nothing is wrong"
+    print(f"{checks} checks: {told}, {len(problems) - faults} hints")

@@ -1,0 +1,641 @@
+"""What is wrong with a data set: the readers' findings, and checks over all images and splits.
+
+A check is a function that gives ``Found``s, and a kind in ``CHECKS``. Reading itself leaves out and
+mends (see ``findings``); what is found here is in the data as they are trained on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image as PillowImage
+
+from dabdetr.config import Config
+from dabdetr.data.dataset import DetectionDataset, ImageRecord
+from dabdetr.data.findings import EXAMPLES, KINDS, LONGEST, Kind, kinds
+from dabdetr.data.heads import ImageFile, each_file, read_heads
+from dabdetr.data.preprocessing import input_size
+from dabdetr.data.similar import SIDE, near_duplicates, thumbnails
+from dabdetr.structures.boxes import iou
+from dabdetr.text import printable, shortened
+
+SAME_BOX = 0.95
+"""IoU above which two boxes are of one object."""
+THIN_BOX, THIN_IMAGE = 25.0, 6.0
+"""Longer side over the shorter one."""
+TINY, TINY_SHARE = 6.0, 0.1
+"""Root of an object's area in pixels of the model's input, and the share of objects below it."""
+OFTEN = 0.1
+"""Share of a split's boxes that only another convention explains."""
+TEMPLATE = 0.5
+"""Share of a split's images that have one and the same box."""
+FEW_BOXES, FEW_IMAGES = 10, 10
+SECONDS = 2.0
+"""Between two photos that are of one moment."""
+SEQUENCE = 0.9
+"""Correlation of the grey copies of neighbouring frames."""
+FEW_FRAMES = 3
+"""Pairs of such frames that tell of a divided video."""
+DARK = 12.0
+CROWDED = 100
+"""Objects of a class that COCO's AP counts in an image."""
+HINTS = frozenset(
+    {"place", "line-outline", "line-keypoints-declared", "deep", "class-grouping", "name-cleaned"}
+    | {"box-from-shape", "box-text", "id-text", "id-numbered", "annotation-id", "line-separators"}
+    | {"similar-within", "class-few", "objects-uncounted", "box-whole", "image-dark", "image-small"}
+    | {"images-empty", "val-small"}
+)
+"""Kinds that are good to know and no fault: they do not make the exit code 1."""
+
+_UNSEEN = "what is measured on val is better than on new images"
+
+CHECKS: dict[str, Kind] = {
+    **kinds(
+        "kept",
+        (
+            (
+                "similar-splits",
+                "images that show the same as one of another split",
+                "kept",
+                _UNSEEN,
+                "remove them from one split; --fix removes those of train",
+            ),
+            (
+                "name-splits",
+                "images of one name, or of one source image, in two splits",
+                "kept",
+                _UNSEEN,
+                "keep all copies of an image in one split; --fix removes those of train",
+            ),
+            (
+                "time-splits",
+                "photos taken within seconds of one in another split",
+                "kept",
+                _UNSEEN,
+                "divide by day or place, not by image; --fix removes those of train",
+            ),
+            (
+                "sequence-splits",
+                "frames beside one of another split, which look alike",
+                "kept",
+                _UNSEEN,
+                "divide videos, not frames; --fix removes those of train",
+            ),
+            (
+                "class-untrained",
+                "classes that train has no box of, and another split has",
+                "kept",
+                "they are never found, and count as 0 in AP",
+                "divide again, or label some in train",
+            ),
+            (
+                "class-unmeasured",
+                "classes that val has no box of, and train has",
+                "kept",
+                "how well they are found is not known",
+                "divide again, or label some in val",
+            ),
+            (
+                "class-names-alike",
+                "class names that differ in case, blanks or signs only",
+                "kept",
+                "one class is learned as two",
+                "rename one; --fix gives both the commoner name",
+            ),
+            (
+                "objects-tiny",
+                "objects of less than 6 pixels in the model's input",
+                "kept",
+                "they are hardly learned",
+                "raise --imgsz, or cut the images into tiles",
+            ),
+            (
+                "objects-over-queries",
+                "images with more objects than the model has queries",
+                "kept",
+                "the objects beyond that are learned as background",
+                "raise --queries",
+            ),
+            (
+                "box-duplicate",
+                "boxes that lie on one of the same class (IoU above 0.95)",
+                "kept",
+                "the model learns to find one object twice",
+                "remove them; --fix does",
+            ),
+            (
+                "box-two-classes",
+                "boxes that lie on one of another class (IoU above 0.95)",
+                "kept",
+                "one object is learned as two classes",
+                "remove the wrong one",
+            ),
+            (
+                "box-thin",
+                "boxes 25 times as long as wide, or more",
+                "kept",
+                "most are lines or slips of the mouse",
+                "draw them again, or remove them",
+            ),
+            (
+                "box-first-pixel",
+                "boxes within the first pixel of their image",
+                "kept",
+                "they are 0–1 of the image among boxes in pixels, and teach nothing",
+                "write pixels; --fix removes them",
+            ),
+            (
+                "box-template",
+                "boxes with the same numbers in half of the images or more",
+                "kept",
+                "a place is learned, not an object",
+                "draw each box around its object",
+            ),
+            (
+                "convention",
+                "boxes that are empty, outside or reach past their image, a tenth of all or more",
+                "cut or left out",
+                "all boxes may be wrong: other corners, another order or another size",
+                "look at `data view`; give --box-format",
+            ),
+            (
+                "image-unturned",
+                "photos whose boxes are of them before they are turned as their EXIF says",
+                "read unturned",
+                "objects are learned lying on their side, and looked for upright",
+                "turn the photos and boxes; data convert writes what the boxes are of",
+            ),
+            (
+                "image-thin",
+                "images 6 times as long as wide, or more",
+                "kept",
+                "objects are small once the longer side fits",
+                "cut them into parts",
+            ),
+            (
+                "image-plain",
+                "images that show nothing: one colour all over",
+                "kept",
+                "boxes on nothing teach nothing",
+                "remove them; --fix does",
+            ),
+        ),
+    ),
+    **kinds(
+        "noted",
+        (
+            (
+                "similar-within",
+                "images that show the same as one of their split",
+                "kept",
+                "they count twice",
+                "none is needed; bursts may be thinned out",
+            ),
+            (
+                "class-few",
+                "classes with fewer than 10 boxes in train",
+                "kept",
+                "they are hardly learned",
+                "label more of them",
+            ),
+            (
+                "objects-uncounted",
+                "images with more than 100 objects of a class",
+                "kept",
+                "COCO's AP counts 100 of them",
+                "evaluate with --max-det",
+            ),
+            (
+                "box-whole",
+                "boxes around the whole image",
+                "kept",
+                "none, if the object fills it",
+                "check that they are no place holders",
+            ),
+            (
+                "image-dark",
+                "images that are nearly black",
+                "kept",
+                "little can be seen",
+                "check them",
+            ),
+            (
+                "image-small",
+                "images that are enlarged more than 4 times for the model",
+                "kept",
+                "time is spent on blur",
+                "lower --imgsz",
+            ),
+            (
+                "images-empty",
+                "splits in which most images have no box",
+                "kept",
+                "most of the time background is learned",
+                "check that labels were read; leave some images out",
+            ),
+            (
+                "val-small",
+                "val splits of fewer than 10 images",
+                "kept",
+                "AP changes by chance",
+                "hold out more images",
+            ),
+        ),
+    ),
+}
+"""Kinds beyond those of ``findings.KINDS``."""
+
+Row = tuple[int, int, np.ndarray | None]
+"""Split, image and the boxes that are meant (None: all): what to look at."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What one check found in a split, or "all" of them."""
+
+    kind: Kind
+    split: str
+    count: int
+    examples: tuple[str, ...]
+    rows: tuple[Row, ...] = field(default=(), repr=False)
+
+    @property
+    def hint(self) -> bool:
+        """Whether it is no fault."""
+        return self.kind.name in HINTS
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        kind = self.kind
+        return {
+            "check": kind.name,
+            "severity": "hint" if self.hint else "finding",
+            "split": self.split,
+            "count": self.count,
+            "what": kind.what,
+            "done": kind.done,
+            "effect": kind.effect,
+            "remedy": kind.remedy,
+            "examples": list(self.examples),
+        }
+
+
+@dataclass(frozen=True)
+class Found:
+    """One oddity: its kind, an example in words, and what to look at. ``split`` None is all."""
+
+    name: str
+    split: int | None
+    example: str
+    row: Row | None = None
+
+
+class Case:
+    """The splits of a data set, and what checks look at; looked at once."""
+
+    def __init__(
+        self, data: Sequence[DetectionDataset], config: Config, progress: bool = False
+    ) -> None:
+        self.data, self.config, self.progress = data, config, progress
+        self.records: list[list[ImageRecord]] = [
+            [each.record(index) for index in range(len(each))] for each in data
+        ]
+        self.images = [(s, i) for s, some in enumerate(self.records) for i in range(len(some))]
+        self.names = data[0].names
+
+    def record(self, place: tuple[int, int]) -> ImageRecord:
+        """Of a split and an index in it."""
+        return self.records[place[0]][place[1]]
+
+    def split(self, name: str) -> int | None:
+        """The number of a split."""
+        return next((n for n, each in enumerate(self.data) if each.split == name), None)
+
+    @cached_property
+    def files(self) -> list[str]:
+        """Of all images, in the order of ``images``."""
+        return [self.record(place).file for place in self.images]
+
+    @cached_property
+    def heads(self) -> list[ImageFile]:
+        """What the files' heads say."""
+        return read_heads(self.files)
+
+    @cached_property
+    def thumbs(self) -> np.ndarray:
+        """Small grey copies; see ``similar``."""
+        return thumbnails(self.files, self.progress)
+
+    @cached_property
+    def read(self) -> np.ndarray:
+        """[images] bool: those whose file could be looked at."""
+        return np.array([not head.error for head in self.heads], bool)
+
+    @cached_property
+    def counts(self) -> np.ndarray:
+        """[splits, classes] boxes, without crowds."""
+        table = np.zeros((len(self.data), len(self.names)), np.int64)
+        for split, _, record in self.every():
+            labels = record.labels[~record.crowd]
+            table[split] += np.bincount(labels, minlength=len(self.names))
+        return table
+
+    def every(self) -> Iterator[tuple[int, int, ImageRecord]]:
+        """Split, index and record of all images."""
+        for split, index in self.images:
+            yield split, index, self.records[split][index]
+
+
+def examine(
+    data: Sequence[DetectionDataset], config: Config, progress: bool = False
+) -> list[Problem]:
+    """All that is wrong with the splits of a data set, for a model of ``config``; faults first."""
+    case = Case(data, config, progress)
+    problems = [
+        Problem(found.kind, each.split, found.count, tuple(found.examples))
+        for each in data
+        for found in each.findings
+    ]
+    grouped: dict[tuple[str, int | None], list[Found]] = defaultdict(list)
+    for check in _CHECKS:
+        for found in check(case):
+            grouped[found.name, found.split].append(found)
+    for (name, split), some in grouped.items():
+        texts = (shortened(printable(each.example), LONGEST) for each in some[:EXAMPLES])
+        rows = tuple(each.row for each in some if each.row is not None)
+        where = "all" if split is None else data[split].split
+        problems.append(Problem(all_kinds()[name], where, len(some), tuple(texts), rows))
+    return sorted(problems, key=lambda each: each.hint)
+
+
+def all_kinds() -> dict[str, Kind]:
+    """Every check there is, by name."""
+    return KINDS | CHECKS
+
+
+def _similar(case: Case) -> Iterator[Found]:
+    thumbs = case.thumbs
+    for one, other in near_duplicates(thumbs).tolist():
+        yield from _pair(case, "similar-splits", "similar-within", one, other)
+
+
+def _pair(case: Case, across: str, within: str | None, one: int, other: int) -> Iterator[Found]:
+    """Two images that belong together, told of the later one."""
+    one, other = sorted((one, other))
+    first, second = case.images[one], case.images[other]
+    example = f"{case.files[other]} and {case.files[one]}"
+    row = (*second, None)
+    if first[0] != second[0]:
+        yield Found(across, None, example, (*first, None))
+    elif within is not None:
+        yield Found(within, second[0], example, row)
+
+
+_COPY = re.compile(r"(?i)([._-](jpe?g|png))?\.rf\.[\w]{6,}$")
+
+
+def source_name(file: str) -> str:
+    """The name of the image that a file was made from: without an exporter's hash and the like."""
+    stem = Path(file).stem
+    bare = _COPY.sub("", stem)
+    for word in ("copy", "kopie", "aug", "augmented", "flip", "hflip", "flipped", "rotated"):
+        bare = re.sub(rf"(?i)[ _-]+{word}([ _-]?\(?\d+\)?)?$", "", bare)
+    return re.sub(r" \(\d+\)$", "", bare).casefold()
+
+
+def _same_names(case: Case) -> Iterator[Found]:
+    known: dict[str, int] = {}
+    for place, file in enumerate(case.files):
+        name = source_name(file)
+        if not re.search(r"[^\W\d_]", name):  # bare numbers begin anew in every split
+            continue
+        other = known.setdefault(name, place)
+        if case.images[other][0] != case.images[place][0]:
+            yield from _pair(case, "name-splits", None, other, place)
+
+
+def _taken(path: str) -> float | None:
+    """When a photo was taken, in seconds; None where it does not say."""
+    try:
+        with PillowImage.open(path) as image:
+            exif = image.getexif()
+            inner = exif.get_ifd(0x8769)
+            text = str(inner.get(0x9003) or exif.get(0x0132) or "")
+            fraction = str(inner.get(0x9291) or "0").strip()
+    except Exception:  # of many kinds, as of decoders
+        return None
+    numbers = re.fullmatch(r"(\d{4}):(\d\d):(\d\d) (\d\d):(\d\d):(\d\d)\0?", text.strip())
+    if numbers is None or not int(numbers[1]):
+        return None
+    year, month, day, hour, minute, second = (int(each) for each in numbers.groups())
+    days = year * 372 + month * 31 + day
+    part = float(f"0.{fraction}") if fraction.isdecimal() else 0.0
+    return ((days * 24 + hour) * 60 + minute) * 60.0 + second + part
+
+
+def _same_time(case: Case) -> Iterator[Found]:
+    times = each_file(_taken, case.files, case.progress)
+    timed = sorted((time, place) for place, time in enumerate(times) if time is not None)
+    if len({time for time, _ in timed}) < 2:  # one time for all is that of an export
+        return
+    for (one, first), (other, second) in pairwise(timed):
+        if other - one <= SECONDS:
+            yield from _pair(case, "time-splits", None, first, second)
+
+
+def _frames(case: Case) -> Iterator[Found]:
+    """Neighbouring numbers of one prefix in two splits, which look alike."""
+    numbered: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for place, file in enumerate(case.files):
+        parts = re.fullmatch(r"(.*?)(\d+)", _COPY.sub("", Path(file).stem))
+        if parts and len(parts[2]) < 18:
+            numbered[parts[1].casefold()].append((int(parts[2]), place))
+    flat = case.thumbs.reshape(len(case.thumbs), -1).astype(np.float32)
+    for some in numbered.values():
+        some.sort()
+        found: list[tuple[int, int]] = []
+        for (one, first), (other, second) in pairwise(some):
+            if other - one > 1 or case.images[first][0] == case.images[second][0]:
+                continue
+            a, b = (flat[place] - flat[place].mean() for place in (first, second))
+            size = float(np.linalg.norm(a) * np.linalg.norm(b))
+            if size > 4 * SIDE * SIDE and float(a @ b) / size >= SEQUENCE:
+                found.append((first, second))
+        if len(found) >= FEW_FRAMES:  # the end of one run may look like the start of another
+            for first, second in found:
+                yield from _pair(case, "sequence-splits", None, first, second)
+
+
+def _class_counts(case: Case) -> Iterator[Found]:
+    train, val = case.split("train"), case.split("val")
+    if train is None:
+        return
+    for label, name in enumerate(case.names):
+        own = int(case.counts[train, label])
+        others = int(case.counts[:, label].sum()) - own
+        if not own and others:
+            yield Found("class-untrained", None, f"{name!r}, {others} boxes in other splits")
+        elif not own:
+            yield Found("class-empty", None, f"{name!r}")
+        elif own < FEW_BOXES:
+            yield Found("class-few", train, f"{name!r}, {own} boxes")
+        if own and val is not None and not case.counts[val, label]:
+            yield Found("class-unmeasured", None, f"{name!r}, {own} boxes in train")
+
+
+def plain_name(name: str) -> str:
+    """A class name without what is easily mistaken: case, blanks, hyphens, underscores."""
+    return re.sub(r"[\s_\-]+", "", name).casefold()
+
+
+def _class_names(case: Case) -> Iterator[Found]:
+    known: dict[str, str] = {}
+    for name in case.names:
+        other = known.setdefault(plain_name(name), name)
+        if other != name:
+            yield Found("class-names-alike", None, f"{name!r} and {other!r}")
+
+
+def _objects(case: Case) -> Iterator[Found]:
+    queries = case.config.model.queries.count
+    tiny: dict[int, list[Found]] = defaultdict(list)
+    for split, index, record in case.every():
+        own = ~record.crowd
+        many = int(own.sum())
+        if many > queries:
+            told = f"{record.file} has {many} objects, the model {queries} queries"
+            yield Found("objects-over-queries", split, told, (split, index, None))
+        if many > CROWDED and (most := int(np.bincount(record.labels[own]).max())) > CROWDED:
+            told = f"{record.file} has {most} of a class"
+            yield Found("objects-uncounted", split, told, (split, index, None))
+        height, _ = input_size(record.height, record.width, case.config.image)
+        sides = np.sqrt((record.boxes[:, 2:] - record.boxes[:, :2]).prod(1))
+        sides = sides * height / record.height
+        for row in np.flatnonzero(own & (sides < TINY)).tolist():
+            told = f"{record.file}: {_box(record, row)} is {sides[row]:.1f} pixels there"
+            tiny[split].append(Found("objects-tiny", split, told, (split, index, _only(row))))
+    for split, some in tiny.items():
+        if len(some) >= TINY_SHARE * case.counts[split].sum():
+            yield from some
+
+
+def _box(record: ImageRecord, row: int) -> str:
+    return "[" + ", ".join(f"{value:g}" for value in record.boxes[row].round(2)) + "]"
+
+
+def _only(row: int) -> np.ndarray:
+    return np.array([row])
+
+
+def same_boxes(record: ImageRecord) -> Iterator[tuple[int, int]]:
+    """Pairs of boxes of an image that lie on one another; crowds are left out."""
+    rows = np.flatnonzero(~record.crowd)
+    boxes = record.boxes[rows].astype(np.float64)
+    if len(rows) < 2:
+        return
+    order = np.argsort(boxes[:, 0], kind="stable")
+    boxes, rows = boxes[order], rows[order]
+    for at in range(len(rows) - 1):
+        widest = boxes[at, 0] + (1 - SAME_BOX) * (boxes[at, 2] - boxes[at, 0]) * 1.1 + 1e-6
+        end = int(np.searchsorted(boxes[:, 0], widest, "right"))
+        if end > at + 1:
+            close = iou(boxes[at][None], boxes[at + 1 : end])
+            for other in np.flatnonzero(close.reshape(-1) > SAME_BOX).tolist():
+                one, two = sorted((int(rows[at]), int(rows[at + 1 + other])))
+                yield one, two
+
+
+def _boxes(case: Case) -> Iterator[Found]:
+    for split, index, record in case.every():
+        sides = record.boxes[:, 2:] - record.boxes[:, :2]
+        own = ~record.crowd
+        for one, other in same_boxes(record):
+            alike = record.labels[one] == record.labels[other]
+            names = [case.names[record.labels[row]] for row in (one, other)]
+            told = f"{record.file}: {names[1]!r} {_box(record, other)} on {names[0]!r}"
+            name = "box-duplicate" if alike else "box-two-classes"
+            yield Found(name, split, told, (split, index, np.array([one, other])))
+        thin = own & (sides.max(1) >= THIN_BOX * sides.min(1))
+        first = own & (record.boxes <= 1).all(1) & (min(record.width, record.height) > 16)
+        whole = own & (sides >= 0.99 * np.array([record.width, record.height])).all(1)
+        for name, rows in (("box-thin", thin), ("box-first-pixel", first), ("box-whole", whole)):
+            for row in np.flatnonzero(rows & (~first if name == "box-thin" else own)).tolist():
+                told = f"{record.file}: {_box(record, row)}"
+                yield Found(name, split, told, (split, index, _only(row)))
+
+
+def _templates(case: Case) -> Iterator[Found]:
+    """One box in most images of a split; such that fill the image are another matter."""
+    for split, records in enumerate(case.records):
+        seen: dict[tuple[float, ...], list[tuple[int, int]]] = defaultdict(list)
+        for index, record in enumerate(records):
+            for row, box in enumerate(record.boxes.round(2).tolist()):
+                whole = box[2] - box[0] >= 0.99 * record.width
+                if not (whole and box[3] - box[1] >= 0.99 * record.height):
+                    seen[tuple(box)].append((index, row))
+        for box, places in seen.items():
+            if len(places) >= max(TEMPLATE * len(records), FEW_IMAGES // 2):
+                numbers = ", ".join(f"{value:g}" for value in box)
+                for index, row in places:
+                    told = f"{records[index].file}: [{numbers}]"
+                    yield Found("box-template", split, told, (split, index, _only(row)))
+
+
+def _convention(case: Case) -> Iterator[Found]:
+    for split, each in enumerate(case.data):
+        kinds_ = ("box-empty", "box-outside", "box-cut", "box-beyond", "box-swapped")
+        odd = sum(each.findings.count(kind) for kind in kinds_)
+        left = sum(len(record.labels) for record in case.records[split])
+        gone = sum(each.findings.count(kind) for kind in ("box-empty", "box-outside", "box-beyond"))
+        if odd >= FEW_BOXES // 2 and odd >= OFTEN * (left + gone):
+            yield Found("convention", split, f"{odd} of {left + gone} boxes")
+
+
+def _images(case: Case) -> Iterator[Found]:
+    grey = case.thumbs.reshape(len(case.thumbs), -1).astype(np.float32)
+    level, contrast = grey.mean(1), grey.std(1)
+    for place, (split, index) in enumerate(case.images):
+        record, head = case.record((split, index)), case.heads[place]
+        row = (split, index, None)
+        height, width = input_size(record.height, record.width, case.config.image)
+        sides = sorted((record.width, record.height))
+        told = f"{record.file}, {record.width}x{record.height}"
+        if sides[1] >= THIN_IMAGE * sides[0]:
+            yield Found("image-thin", split, told, row)
+        if min(height / record.height, width / record.width) > 4:
+            yield Found("image-small", split, told, row)
+        if not case.read[place]:
+            continue
+        own, stored = (head.width, head.height), (head.stored_width, head.stored_height)
+        if own != (record.width, record.height) == stored:
+            yield Found("image-unturned", split, told, row)
+        if contrast[place] < 1:
+            yield Found("image-plain", split, f"{record.file}, grey {level[place]:.0f}", row)
+        elif level[place] < DARK:
+            yield Found("image-dark", split, f"{record.file}, grey {level[place]:.0f}", row)
+
+
+def _splits(case: Case) -> Iterator[Found]:
+    for split, records in enumerate(case.records):
+        empty = sum(not len(record.labels) for record in records)
+        if empty * 2 > len(records):
+            told = f"{case.data[split].split}: {empty} of {len(records)} images"
+            yield Found("images-empty", split, told)
+        if case.data[split].split == "val" and len(records) < FEW_IMAGES:
+            yield Found("val-small", split, f"{len(records)} images")
+    if len(case.data) == 1:
+        yield Found("split-only", 0, f"{case.data[0].name}: {case.data[0].split}")
+
+
+_CHECKS: tuple[Callable[[Case], Iterator[Found]], ...] = (
+    *(_similar, _same_names, _same_time, _frames, _class_counts, _class_names, _objects),
+    *(_boxes, _templates, _convention, _images, _splits),
+)

@@ -1,0 +1,206 @@
+"""Whether a model learns a few of the user's own images by heart: if not, which stage fails.
+
+What cannot learn eight images will not learn all of them. The parts are those of a real training
+(loader, loss, matching, optimizer groups, evaluation), without augmentation and schedule.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from dabdetr.checkpoints.transfer import initialise
+from dabdetr.config import Config
+from dabdetr.data.dataset import DetectionDataset, Subset
+from dabdetr.data.loader import training_loader
+from dabdetr.data.preprocessing import input_size
+from dabdetr.evaluation.evaluate import evaluate
+from dabdetr.inference.device import choose_device
+from dabdetr.model.detector import Detector, build
+from dabdetr.structures.boxes import iou
+from dabdetr.training.losses import detection_loss
+from dabdetr.training.optim import freeze, parameter_groups
+
+IMAGES = 8
+ENOUGH = 0.8
+"""AP50 that has to be passed."""
+LEAST = 4.0
+"""Root of an object's area in pixels of the input below which it cannot be learned by heart."""
+FALLEN = 0.7
+"""Share of the first loss below which the loss has fallen."""
+LOOKS = 6
+"""Evaluations within the time."""
+
+Stage = Literal["", "data", "matching", "optimisation"]
+
+
+@dataclass(frozen=True)
+class SelfTest:
+    """What came out; ``stage`` is the one that fails, "" for none, and ``advice`` what to change.
+
+    losses  of the first and the last steps
+    """
+
+    ap50: float
+    stage: Stage
+    advice: str
+    images: int
+    steps: int
+    seconds: float
+    losses: tuple[float, float]
+
+    @property
+    def passed(self) -> bool:
+        """Whether the images were learned."""
+        return not self.stage
+
+    def __str__(self) -> str:
+        told = f"self-test: AP50 {self.ap50:.3f} on {self.images} images"
+        told += f" after {self.steps} steps in {self.seconds:.0f} s"
+        if self.passed:
+            return f"{told}: the model learns these data"
+        return f"{told}; the stage that fails is {self.stage}: {self.advice}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return {
+            "passed": self.passed,
+            "AP50": round(self.ap50, 5),
+            "stage": self.stage or None,
+            "advice": self.advice,
+            "images": self.images,
+            "steps": self.steps,
+            "seconds": round(self.seconds, 1),
+            "losses": [round(each, 5) for each in self.losses],
+        }
+
+
+def self_test(
+    data: DetectionDataset,
+    config: Config,
+    seconds: float = 60,
+    device: str | torch.device = "auto",
+    tell: Callable[[str], None] = lambda told: None,
+) -> SelfTest:
+    """Train on up to eight images of ``data`` until they are found again, or the time is up.
+
+    Deterministic but for when the time is up. ``tell`` is called with a sentence now and then.
+    """
+    config = config.override(["augment=null", "training.workers=0"])
+    some = _chosen(data)
+    if fault := _data_fault(some, config):
+        return SelfTest(0.0, "data", fault, len(some), 0, 0.0, (0.0, 0.0))
+    torch.manual_seed(config.training.seed)
+    place = choose_device(device)
+    detector = build(config, data.names)
+    tell(str(initialise(detector, config.training.start)).splitlines()[0])
+    detector.to(place)
+    started = time.perf_counter()
+    losses, ap50 = [], 0.0
+    steps = _steps(detector, some, config, place)
+    for look in range(1, LOOKS + 1):
+        while time.perf_counter() - started < seconds * look / LOOKS:
+            losses.append(next(steps))
+            if not np.isfinite(losses[-1]):
+                break
+        ap50 = evaluate(detector, some, batch=config.training.batch, device=place).ap50
+        tell(f"self-test: {len(losses)} steps, loss {losses[-1]:.2f}, AP50 {ap50:.3f}")
+        if ap50 > ENOUGH or not np.isfinite(losses[-1]):
+            break
+    spent = time.perf_counter() - started
+    ends = float(np.mean(losses[:4])), float(np.mean(losses[-4:]))
+    stage, advice = ("", "") if ap50 > ENOUGH else _failing(detector, some, ends, place)
+    return SelfTest(ap50, stage, advice, len(some), len(losses), spent, ends)
+
+
+def _chosen(data: DetectionDataset) -> Subset:
+    """Images with objects, evenly out of all; those whose objects are large come first."""
+    labelled = [index for index in range(len(data)) if (~data.record(index).crowd).any()]
+    places = np.linspace(0, len(labelled) - 1, min(IMAGES, len(labelled))).round().astype(int)
+    return Subset(data, [labelled[place] for place in np.unique(places)] if labelled else [])
+
+
+def _data_fault(some: Subset, config: Config) -> str:
+    """What makes it impossible to learn these images, or ""."""
+    if not len(some):
+        return "no image has an object; check that labels were read (data stats)"
+    queries, tiny, every = config.model.queries.count, 0, 0
+    for index in range(len(some)):
+        record = some.record(index)
+        own = record.boxes[~record.crowd]
+        if len(own) > queries:
+            return f"{record.file} has {len(own)} objects, the model {queries} queries; raise them"
+        try:
+            some.image(index)
+        except (ValueError, OSError) as error:
+            return f"{error}"
+        height, _ = input_size(record.height, record.width, config.image)
+        sides = np.sqrt((own[:, 2:] - own[:, :2]).prod(1)) * height / record.height
+        tiny, every = tiny + int((sides < LEAST).sum()), every + len(own)
+    if tiny > (1 - ENOUGH) * every:
+        return (
+            f"{tiny} of {every} objects have less than {LEAST:g} pixels in the model's input; "
+            "raise --imgsz, or cut the images into tiles"
+        )
+    return ""
+
+
+def _steps(detector: Detector, some: Subset, config: Config, place: torch.device) -> Any:
+    """The loss of one step after the other, without end."""
+    training = config.training
+    freeze(detector, training)
+    groups = parameter_groups(detector, training)
+    optimizer = torch.optim.AdamW(groups, lr=training.lr, weight_decay=training.weight_decay)
+    epoch = 0
+    while True:
+        detector.train()
+        for images, targets in training_loader(some, config, training.seed, epoch):
+            detector.train()
+            targets = targets.to(place)
+            predictions = detector(images.to(place), targets)
+            loss, _ = detection_loss(predictions, targets, config.loss)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(detector.parameters(), training.clip or float("inf"))
+            optimizer.step()
+            yield float(loss.detach())
+        epoch += 1
+
+
+def _failing(
+    detector: Detector, some: Subset, losses: tuple[float, float], place: torch.device
+) -> tuple[Stage, str]:
+    """The stage that keeps the model from learning, and what to change."""
+    first, last = losses
+    if not np.isfinite(last):
+        return (
+            "optimisation",
+            "the loss is not finite; lower --lr, or --set training.precision=fp32",
+        )
+    if last > FALLEN * first:
+        return "optimisation", (
+            f"the loss does not fall ({first:.2f} to {last:.2f}); another --lr (a third, three "
+            "times), or other weights to start --from"
+        )
+    found = evaluate(detector, some, device=place).detections
+    reached = every = 0
+    for index, each in enumerate(found):
+        own = some.record(index).boxes[~some.record(index).crowd]
+        every += len(own)
+        if len(each):
+            overlap = iou(own[:, None].astype(float), each.boxes[None].astype(float))
+            reached += int((overlap.max(1) >= 0.5).sum())
+    if reached < ENOUGH * every:
+        return "matching", (
+            f"only {reached} of {every} objects have a query near them; check the boxes "
+            "(data view), raise --queries or --imgsz"
+        )
+    return "optimisation", (
+        "boxes are found, classes not yet; give it more --seconds, or check that class names are "
+        "those of the objects (data view)"
+    )
