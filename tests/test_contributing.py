@@ -205,7 +205,8 @@ from dabdetr.checkpoints.native import load_model
 model = load_model(done.weights).model
 assert type(model.encoder.layers[0].attention).__name__ == "TokenMean"
 
-made = run(app, ["export", "--model", str(done.weights), "--format", "toy", "--output", "model.toy"])
+arguments = ["export", "--model", str(done.weights), "--format", "toy"]
+made = run(app, [*arguments, "--output", "model.toy"])
 assert made.exit_code == 0, (made.output, made.stderr)
 found = run(app, ["predict", "--model", "model.toy", "data/0.png", "--json", "--quiet"])
 assert found.exit_code == 0, (found.output, found.stderr)

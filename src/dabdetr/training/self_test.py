@@ -101,16 +101,19 @@ def self_test(
     tell(str(initialise(detector, config.training.start)).splitlines()[0])
     detector.to(place)
     started = time.perf_counter()
-    losses, ap50 = [], 0.0
+    losses, ap50, finite = [], 0.0, True
     steps = _steps(detector, some, config, place)
     for look in range(1, LOOKS + 1):
         while time.perf_counter() - started < seconds * look / LOOKS:
             losses.append(next(steps))
-            if not np.isfinite(losses[-1]):
+            if not (finite := np.isfinite(losses[-1]) and _is_finite(detector)):
                 break
+        if not finite:
+            losses[-1] = float("nan")
+            break
         ap50 = evaluate(detector, some, batch=config.training.batch, device=place).ap50
         tell(f"self-test: {len(losses)} steps, loss {losses[-1]:.2f}, AP50 {ap50:.3f}")
-        if ap50 > ENOUGH or not np.isfinite(losses[-1]):
+        if ap50 > ENOUGH:
             break
     spent = time.perf_counter() - started
     ends = float(np.mean(losses[:4])), float(np.mean(losses[-4:]))
@@ -170,6 +173,10 @@ def _steps(detector: Detector, some: Subset, config: Config, place: torch.device
             optimizer.step()
             yield float(loss.detach())
         epoch += 1
+
+
+def _is_finite(detector: Detector) -> bool:
+    return all(bool(torch.isfinite(each).all()) for each in detector.parameters())
 
 
 def _failing(
