@@ -26,6 +26,13 @@ Model = Annotated[
         help="Weights: a file, a run folder, a shipped name or a hub name.", callback=check_model
     ),
 ]
+ModelOrNone = Annotated[
+    str | None,
+    typer.Option(
+        help="Weights: a file, a run folder, a shipped name or a hub name.",
+        callback=lambda source: source if source is None else check_model(source),
+    ),
+]
 ImageSize = Annotated[
     int | None, typer.Option(min=16, help="Shorter side in pixels; the model's own if not given.")
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,7 +21,7 @@ from dabdetr.cli.options import (
     Json,
     Layers,
     MaxDet,
-    Model,
+    ModelOrNone,
     Nms,
     Queries,
     QueriesInit,
@@ -34,12 +35,19 @@ from dabdetr.cli.options import (
 from dabdetr.cli.output import console, print_json, refuse_to_overwrite, say
 
 if TYPE_CHECKING:
+    from dabdetr.data.dataset import DetectionDataset
     from dabdetr.evaluation.per_layer import LayerScores
     from dabdetr.evaluation.result import Evaluation
 
 
 def val(
-    model: Model,
+    model: ModelOrNone = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead of a model: a COCO results file, or what predict --json printed."
+        ),
+    ] = None,
     data: Annotated[
         str | None, typer.Option(help="A folder (COCO, YOLO or VOC), or scenes.")
     ] = None,
@@ -76,12 +84,14 @@ def val(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Evaluate a model or an exported file: COCO's twelve numbers, and those of every class.
+    """Evaluate a model, an exported file or saved detections: COCO's numbers, of every class too.
 
     Or, --per-layer, how good each decoder layer is and from which one on nothing improves.
     """
     from dabdetr.data.findings import refuse
 
+    if (model is None) == (predictions is None):
+        raise ValueError("give --model to run one, or --predictions with what one has found")
     refuse_to_overwrite(coco)
     refuse_to_overwrite(plot)
     refuse_to_overwrite(calibrate)
@@ -100,13 +110,28 @@ def val(
     from dabdetr.evaluation.evaluate import SUPPRESSION, class_map, evaluate, suppression_gain
     from dabdetr.inference.opening import open_model, torch_runtime
 
+    if predictions:
+        saved = {"per-layer": per_layer, "calibrate": calibrate, "queries": queries}
+        saved |= {"layers": layers, "imgsz": imgsz, "coco": coco}
+        if unused := [f"--{name}" for name, value in saved.items() if value]:
+            raise ValueError(f"--predictions runs no model; leave out {', '.join(unused)}")
     tell_choices(quiet)
     truth = open_data(data, split, annotations, images, read_box_format(box_format))
     truth = truth.checked(progress=not quiet)
     if strict:
         refuse({truth.split: truth.findings})
     read = summarise(truth)
-    about = {"model": model, "data": truth.name, "split": truth.split, "read": read.to_dict()}
+    about = {
+        "model": model or str(predictions),
+        "data": truth.name,
+        "split": truth.split,
+        "read": read.to_dict(),
+    }
+    if model is None:
+        for line in read.lines():
+            say(line, quiet)
+        _report(_of_saved(predictions, truth, max_det, nms), about, as_json, quiet)
+        return
     runtime = open_model(
         model,
         device=device,
@@ -156,6 +181,24 @@ def val(
             f"non-maximum suppression (--nms {each['iou']}) would add {each['AP50']:+.3f} AP50",
             quiet,
         )
+
+
+def _of_saved(
+    path: Path | None, truth: DetectionDataset, max_det: int | None, nms: float | None
+) -> Evaluation:
+    """The numbers of a results file."""
+    from dabdetr.evaluation.coco_ap import MOST
+    from dabdetr.evaluation.evaluate import score
+    from dabdetr.evaluation.saved import read_results
+
+    assert path is not None
+    found, notes = read_results(path, truth)
+    if nms is not None:
+        found = [each.without_overlaps(nms) for each in found]
+    if max_det is not None:
+        found = [each[:max_det] for each in found]
+    result = score(truth, found, max(MOST[-1], max_det or 0))
+    return replace(result, notes=(*notes, *result.notes))
 
 
 def _report(

@@ -296,6 +296,7 @@ class Found:
     split: int | None
     example: str
     row: Row | None = None
+    twin: Row | None = None
 
 
 class Case:
@@ -370,7 +371,7 @@ def examine(
             grouped[found.name, found.split].append(found)
     for (name, split), some in grouped.items():
         texts = (shortened(printable(each.example), LONGEST) for each in some[:EXAMPLES])
-        rows = tuple(each.row for each in some if each.row is not None)
+        rows = tuple(row for each in some for row in (each.row, each.twin) if row is not None)
         where = "all" if split is None else data[split].split
         problems.append(Problem(all_kinds()[name], where, len(some), tuple(texts), rows))
     return sorted(problems, key=lambda each: each.hint)
@@ -392,11 +393,10 @@ def _pair(case: Case, across: str, within: str | None, one: int, other: int) -> 
     one, other = sorted((one, other))
     first, second = case.images[one], case.images[other]
     example = f"{case.files[other]} and {case.files[one]}"
-    row = (*second, None)
     if first[0] != second[0]:
-        yield Found(across, None, example, (*first, None))
+        yield Found(across, None, example, (*first, None), (*second, None))
     elif within is not None:
-        yield Found(within, second[0], example, row)
+        yield Found(within, second[0], example, (*second, None), (*first, None))
 
 
 _COPY = re.compile(r"(?i)([._-](jpe?g|png))?\.rf\.[\w]{6,}$")

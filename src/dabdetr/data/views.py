@@ -153,11 +153,12 @@ def figure(view: View, caption: str = "") -> str:
     Image.fromarray(image).save(buffer, "JPEG", quality=82)
     source = base64.b64encode(buffer.getvalue()).decode()
     marks = "".join(_rectangles(view, boxes))
+    many = "1 box" if len(view.labels) == 1 else f"{len(view.labels)} boxes"
     return (
         f'<figure><div class="stage" style="aspect-ratio:{width}/{height}">'
         f'<img alt="{escape(view.name)}" loading="lazy" src="data:image/jpeg;base64,{source}">'
         f'<svg viewBox="0 0 {width} {height}" preserveAspectRatio="none">{marks}</svg></div>'
-        f"<figcaption>{escape(caption or view.name)} <small>{len(view.labels)} boxes</small>"
+        f"<figcaption>{escape(caption or view.name)} <small>{many}</small>"
         "</figcaption></figure>"
     )
 
@@ -180,7 +181,7 @@ def ink(label: int) -> str:
     return "#{:02x}{:02x}{:02x}".format(*colour(label))
 
 
-THUMBS = 3
+THUMBS = 4
 """Images that the page of a doctor's checks shows of each."""
 
 

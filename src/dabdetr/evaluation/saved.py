@@ -1,0 +1,141 @@
+"""Detections from a saved results file: back to numbers without a model, and without torch."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dabdetr.data.dataset import DetectionDataset
+from dabdetr.data.textfiles import read_bytes
+from dabdetr.structures import Detections
+from dabdetr.text import parse_json, shown
+
+Rows = dict[int, list[tuple[int, float, list[float]]]]
+"""Index of an image → label, score and corners of each detection."""
+
+
+def read_results(path: str | Path, data: DetectionDataset) -> tuple[list[Detections], list[str]]:
+    """Detections for every image of ``data``, and notes of what was left out.
+
+    ``path`` is a COCO results file (a list of image_id, category_id, bbox, score) in the data's own
+    ids, or what ``dabdetr predict --json`` printed, whose images are known by their names.
+    ValueError where it is neither, or no row belongs to an image of the data.
+    """
+    tree = parse_json(read_bytes(path), str(path))
+    if isinstance(tree, dict) and isinstance(tree.get("images"), list):
+        rows, notes = _printed(tree["images"], path, data)
+    elif isinstance(tree, list):
+        rows, notes = _coco_rows(tree, path, data)
+    else:
+        raise ValueError(
+            f"{path} holds no detections: a list of image_id, category_id, bbox and score is "
+            "expected (COCO's results), or what predict --json prints"
+        )
+    return [_detections(data, index, rows[index]) for index in range(len(data))], notes
+
+
+def _coco_rows(tree: list[Any], path: str | Path, data: DetectionDataset) -> tuple[Rows, list[str]]:
+    places = {data.record(index).image_id: index for index in range(len(data))}
+    labels = {id_: label for label, id_ in enumerate(data.category_ids)}
+    rows: Rows = defaultdict(list)
+    other: dict[str, int] = defaultdict(int)
+    for number, row in enumerate(tree, 1):
+        told = f"{path}: result {number}"
+        if not isinstance(row, dict):
+            raise ValueError(f"{told} is no object but {shown(row)}")
+        box, score = _four(row.get("bbox"), told), _score(row.get("score"), told)
+        x, y, width, height = box
+        index, label = places.get(row.get("image_id")), labels.get(row.get("category_id"))  # pyright: ignore
+        if index is None:
+            other["of images that the data do not have"] += 1
+        elif label is None:
+            other["of classes that the data do not have"] += 1
+        else:
+            rows[index].append((label, score, [x, y, x + width, y + height]))
+    return _settled(rows, other, len(tree), path, data)
+
+
+def _printed(tree: list[Any], path: str | Path, data: DetectionDataset) -> tuple[Rows, list[str]]:
+    """By name: the whole path, or the file's own name where one image has it."""
+    files = [data.record(index).file for index in range(len(data))]
+    places: dict[str, int | None] = {}
+    for index, file in enumerate(files):
+        name = Path(file).name
+        places[name] = None if name in places else index
+    exact = {str(Path(file).resolve()): index for index, file in enumerate(files)}
+    labels = {name: label for label, name in enumerate(data.names)}
+    rows: Rows = defaultdict(list)
+    other: dict[str, int] = defaultdict(int)
+    total = 0
+    for image in tree:
+        found = image.get("detections") if isinstance(image, dict) else None
+        source = image.get("source") if isinstance(image, dict) else None
+        if not isinstance(found, list) or not isinstance(source, str):
+            raise ValueError(f"{path}: each image should have source and detections")
+        index = exact.get(str(Path(source).resolve()))
+        index = places.get(Path(source.replace("\\", "/")).name) if index is None else index
+        for row in found:
+            total += 1
+            told = f"{path}: a detection of {shown(source)}"
+            if not isinstance(row, dict):
+                raise ValueError(f"{told} is no object")
+            box, score = _four(row.get("box"), told), _score(row.get("score"), told)
+            label = labels.get(row.get("name"))  # pyright: ignore[reportArgumentType]
+            if index is None:
+                other["of images that the data do not have"] += 1
+            elif label is None:
+                other["of classes that the data do not have"] += 1
+            else:
+                rows[index].append((label, score, box))
+    return _settled(rows, other, total, path, data)
+
+
+def _settled(
+    rows: Rows, other: dict[str, int], total: int, path: str | Path, data: DetectionDataset
+) -> tuple[Rows, list[str]]:
+    if total and not rows:
+        why = next(iter(other))
+        raise ValueError(
+            f"none of the {total} detections in {path} belongs to {data.name} {data.split}: all "
+            f"are {why}; give the data and the split that they were made for"
+        )
+    return rows, [f"{count} detections {why} were left out" for why, count in other.items()]
+
+
+def _four(box: Any, told: str) -> list[float]:
+    numbers = box if isinstance(box, list) else []
+    fine = len(numbers) == 4 and all(map(_is_number, numbers))
+    if not fine:
+        raise ValueError(f"{told} should have a box of four numbers; it has {shown(box)}")
+    return [float(value) for value in numbers]
+
+
+def _score(value: Any, told: str) -> float:
+    if not _is_number(value):
+        raise ValueError(f"{told} should have a score; it has {shown(value)}")
+    return float(value)
+
+
+def _is_number(value: Any) -> bool:
+    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    return plain and abs(value) < 1e12 and math.isfinite(value)
+
+
+def _detections(
+    data: DetectionDataset, index: int, rows: list[tuple[int, float, list[float]]]
+) -> Detections:
+    rows = sorted(rows, key=lambda row: -row[1])
+    record = data.record(index)
+    return Detections(
+        boxes=np.array([box for _, _, box in rows], np.float32).reshape(-1, 4),
+        scores=np.array([score for _, score, _ in rows], np.float32),
+        labels=np.array([label for label, _, _ in rows], np.int64),
+        queries=np.arange(len(rows)),
+        names=tuple(data.names),
+        size=(record.height, record.width),
+        source=record.file,
+    )

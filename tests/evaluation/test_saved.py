@@ -1,0 +1,107 @@
+"""A results file gives the numbers that its model gave, without a model and without torch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from dabdetr.cli import app
+from dabdetr.data.layouts import open_data
+from dabdetr.evaluation.evaluate import score
+from dabdetr.evaluation.saved import read_results
+from dabdetr.structures import Detections
+
+
+def some(folder: Path) -> tuple[Any, list[Detections]]:
+    """Every second object of the val split, some of them shifted."""
+    data = open_data(folder, "val")
+    found = []
+    for index in range(len(data)):
+        record = data.record(index)
+        boxes = record.boxes[::2] + np.float32(index)
+        scores = np.linspace(0.9, 0.3, len(boxes), dtype=np.float32)
+        labels, rows = record.labels[::2], np.arange(len(boxes))
+        size = (record.height, record.width)
+        found.append(Detections(boxes, scores, labels, rows, data.names, size, record.file))
+    return data, found
+
+
+def val(*arguments: object) -> Any:
+    return CliRunner().invoke(app, ["val", *map(str, arguments)])
+
+
+@pytest.mark.parametrize("form", ["coco", "printed"])
+def test_numbers_come_back(coco_folder: Path, tmp_path: Path, form: str) -> None:
+    data, found = some(coco_folder)
+    expected = score(data, found)
+    assert 0 < expected.ap < 1
+    file = tmp_path / "results.json"
+    tree: Any = {"images": [each.to_dict() for each in found]}
+    if form == "coco":
+        tree = expected.to_coco()
+    file.write_text(json.dumps(tree))
+    code = (
+        "import sys; from dabdetr.cli import app\n"
+        f"sys.argv = ['dabdetr', 'val', '--predictions', {str(file)!r}, '--data', "
+        f"{str(coco_folder)!r}, '--json']\n"
+        "try: app()\nfinally: print('torch' in sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[-1] == "False"
+    told = json.loads(done.stdout)["numbers"]
+    for name, number in expected.numbers.items():
+        assert told[name] == (None if number < 0 else pytest.approx(number, abs=1e-6))
+
+
+def test_rows_that_do_not_belong_are_told(coco_folder: Path, tmp_path: Path) -> None:
+    data, found = some(coco_folder)
+    rows = score(data, found).to_coco()
+    file = tmp_path / "results.json"
+    file.write_text(json.dumps([*rows, rows[0] | {"image_id": 999}, rows[0] | {"category_id": -5}]))
+    _, notes = read_results(file, data)
+    assert notes == [
+        "1 detections of images that the data do not have were left out",
+        "1 detections of classes that the data do not have were left out",
+    ]
+    assert val("--predictions", file, "--data", coco_folder).exit_code == 0
+    file.write_text("[]")
+    empty, _ = read_results(file, data)
+    assert [len(each) for each in empty] == [0] * len(data)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("{}", "holds no detections"),
+        ("[5]", "result 1 is no object"),
+        ('[{"image_id": 1, "bbox": [1, 2], "score": 1}]', "a box of four numbers"),
+        ('[{"image_id": 1, "bbox": [1, 2, 3, NaN], "score": 1}]', "a box of four numbers"),
+        ('[{"image_id": 1, "bbox": [1, 2, 3, 4]}]', "should have a score"),
+        ('[{"image_id": 77, "bbox": [1, 2, 3, 4], "score": 1}]', "none of the 1 detections"),
+        ('{"images": [{}]}', "source and detections"),
+        ("[", "not readable JSON"),
+    ],
+)
+def test_files_that_are_none(coco_folder: Path, tmp_path: Path, text: str, told: str) -> None:
+    (tmp_path / "results.json").write_text(text)
+    done = val("--predictions", tmp_path / "results.json", "--data", coco_folder)
+    assert done.exit_code == 2
+    assert told in done.stderr
+
+
+def test_a_model_or_its_detections(coco_folder: Path, tmp_path: Path) -> None:
+    neither = val("--data", coco_folder)
+    assert neither.exit_code == 2
+    assert "give --model to run one, or --predictions" in neither.stderr
+    both = val("--data", coco_folder, "--predictions", "x.json", "--model", "scenes")
+    assert both.exit_code == 2
+    layers = val("--data", coco_folder, "--predictions", "x.json", "--per-layer")
+    assert "leave out --per-layer" in layers.stderr
