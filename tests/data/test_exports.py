@@ -393,6 +393,9 @@ def test_a_json_as_data(coco_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "mine" / "result.json").rename(json_)
     for given in (tmp_path / "mine" / "images", json_):
         same_boxes(open_data(coco_folder, "train"), open_data(given), 0)
+    alone = coco_folder / "annotations" / "instances_train.json"  # images lie beside its folder
+    same_boxes(open_data(coco_folder, "train"), open_data(alone), 0)
+    assert splits(alone) == ["train"]
     apart = open_data(annotations=json_, images=tmp_path / "mine")
     same_boxes(open_data(coco_folder, "train"), apart, 0)
 
@@ -455,3 +458,21 @@ def test_findings_are_counted_with_their_first_examples() -> None:
     assert (only.count, only.examples) == (10, ["row 0", "row 1", "row 2"])
     assert only.to_dict()["action"] == "skipped"
     assert len(found) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("write", EXPORTS, ids=[write.__name__ for write in EXPORTS])
+def test_exports_train_unchanged(write: Write, coco_folder: Path, tmp_path: Path) -> None:
+    """From the zip as it is downloaded to weights, in one epoch; what has one split is divided."""
+    from dabdetr.training.train import train
+
+    root = export(write, coco_folder, tmp_path / "mine")
+    given = shutil.make_archive(str(tmp_path / "mine"), "zip", root)
+    share = None if len(EXPORTS[write]) > 1 else 0.75
+    small = ["image.size=64", "image.max_size=64"]
+    options: Any = {"epochs": 1, "batch": 4, "overrides": small, "split": share, "quiet": True}
+    run = train(given, "dab-detr-nano", project=tmp_path / "runs", device="cpu", **options)
+    assert run.weights.exists()
+    assert [each["split"] for each in run.data] == ["train", "val"]
+    assert [each["images"] for each in run.data] == ([8, 4] if share is None else [6, 2])
+    assert run.rows[-1]["loss"] > 0

@@ -31,6 +31,7 @@ NOT_RUN = {
     "docs/race.md": 1,
     "docs/recipes/checkpoints.md": 4,
     "docs/recipes/compare.md": 2,
+    "docs/recipes/data.md": 1,
     "docs/recipes/export.md": 1,
     "docs/recipes/long-runs.md": 2,
     "docs/recipes/own-data.md": 1,

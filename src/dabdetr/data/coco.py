@@ -32,8 +32,9 @@ BESIDE = ("images", "data", "JPEGImages", "imgs")
 def find_coco(root: Path) -> dict[str, Open]:
     """Split → how it is opened: jsons in annotations/, in ``root``, or in folders of splits."""
     if root.is_file():
-        name = _split_of(root) or DEFAULT
-        return {name: _opener(root, root.parent)} if is_coco(root) else {}
+        name, folder = _split_of(root) or DEFAULT, root.parent
+        folder = folder.parent if folder.name.casefold() == "annotations" else folder
+        return {name: _opener(root, folder)} if is_coco(root) else {}
     if not root.is_dir():
         return {}
     jsons = next(filter(None, (_jsons(root, place) for place in PLACES)), [])
