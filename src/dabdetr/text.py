@@ -24,6 +24,8 @@ MOST_MESSAGE = 480
 # Line and paragraph separators, and what overrides, embeds or isolates a direction of writing.
 _BIDI = "\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
 _RAW = re.compile(f"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufeff{_BIDI}]")
+# Lines of OpenVINO's errors that tell of its own code.
+_WHERE = re.compile(r"Exception from |Check '.*' failed at |\s*$")
 # As numpy, torch, ONNX Runtime and OpenVINO say it.
 _EXHAUSTED = re.compile(
     "(can.?t|cannot|unable to|failed to) allocate|out of memory|bad_alloc|bad allocation", re.I
@@ -143,8 +145,8 @@ def shortened(text: str, most: int = MOST_MESSAGE) -> str:
 
 def reason(error: BaseException, most: int = 160) -> str:
     """The first line that an error of another library says, or its kind, to be told in our own."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return shortened(printable(lines[0]), most)
+    lines = [line for line in str(error).strip().splitlines() if not _WHERE.match(line)]
+    return shortened(printable((lines or [type(error).__name__])[0]), most)
 
 
 def refuse_exhausted(error: BaseException) -> None:

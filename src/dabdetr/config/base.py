@@ -8,6 +8,8 @@ from typing import Any, get_args
 from pydantic import BaseModel, ConfigDict, Discriminator, model_validator
 from pydantic_core import PydanticCustomError
 
+from dabdetr.text import shortened, shown
+
 NO_FIELD = "no_field"
 """Type of the error about a field that a part has not."""
 
@@ -28,7 +30,7 @@ class Section(BaseModel):
         for key in tree:
             if key not in cls.model_fields:
                 known = ", ".join(cls.model_fields)
-                about = {"key": repr(key), "known": known}
+                about = {"key": shown(key), "known": shortened(known, 300)}
                 raise PydanticCustomError(NO_FIELD, "has no field {key}; it has: {known}", about)
         return {key: None if cls._absent(key, value) else value for key, value in tree.items()}
 

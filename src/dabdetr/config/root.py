@@ -16,7 +16,7 @@ from dabdetr.config.base import NO_FIELD, Section
 from dabdetr.config.model import Model
 from dabdetr.config.recipe import Augment, Classification, Image, Inference, Loss, Training
 from dabdetr.files import read_regular, write_atomically
-from dabdetr.text import parse_yaml, shown
+from dabdetr.text import parse_yaml, shortened, shown
 
 Part = TypeVar("Part", bound=Section)
 
@@ -169,8 +169,8 @@ def _assignment(text: str) -> tuple[str, Any]:
     """Path and value of ``path=value``; YAML, with 1e-4 read as a number (YAML 1.1 wants a dot)."""
     path, equals, value = text.partition("=")
     if not equals:
-        raise ValueError(f"--set expects path=value; got {text!r}")
-    read = parse_yaml(value, f"the value of --set {text!r}")
+        raise ValueError(f"--set expects path=value; got {shown(text)}")
+    read = parse_yaml(value, f"the value of --set {shown(text)}")
     if isinstance(read, str):
         with suppress(ValueError):
             read = float(read)
@@ -185,10 +185,14 @@ def _place(tree: dict[str, Any], path: str) -> tuple[dict[str, Any], str]:
         if not isinstance(node, dict) or key not in node:
             known = ", ".join(node) if isinstance(node, dict) else "no field"
             where = ".".join(parents[:depth]) or "the config"
-            raise ValueError(f"{where} has no field {key!r}; it has: {known}")
+            raise ValueError(f"{where} has no field {shown(key)}; it has: {shortened(known, 300)}")
         if depth < len(parents):
             node = node[key]
     return node, field
+
+
+MOST_FAULTS = 3
+"""Of a config, in one message."""
 
 
 def load(path: str | Path) -> Config:
@@ -209,8 +213,11 @@ def parse_section(section: type[Part], tree: dict[str, Any], origin: str) -> Par
     try:
         return section.model_validate(tree)
     except ValidationError as error:
-        faults = "; ".join(_fault(problem, tree) for problem in error.errors())
-        raise ValueError(f"{origin}: {faults}") from None
+        problems = error.errors()
+        faults = [shortened(_fault(problem, tree), 320) for problem in problems[:MOST_FAULTS]]
+        if len(problems) > MOST_FAULTS:
+            faults = [faults[0], f"and {len(problems) - 1} more faults"]
+        raise ValueError(f"{origin}: {'; '.join(faults)}") from None
 
 
 def _fault(problem: ErrorDetails, tree: dict[str, Any]) -> str:

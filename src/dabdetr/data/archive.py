@@ -12,6 +12,7 @@ import zlib
 from pathlib import Path
 
 from dabdetr.data.cache import cache_folder
+from dabdetr.text import reason
 
 MOST_FILES = 2_000_000
 MOST_BYTES = 100 << 30
@@ -56,7 +57,9 @@ def unpacked(path: Path) -> Path:
                 if not target.is_dir():  # another process may have been first
                     raise
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise ValueError(f"{path} is not a readable zip ({error}); is it cut short?") from None
+        raise ValueError(
+            f"{path} is not a readable zip ({reason(error)}); is it cut short?"
+        ) from None
     return target
 
 

@@ -1,0 +1,1 @@
+"""Files that are damaged, or made to harm, against everything that reads files."""
