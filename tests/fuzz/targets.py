@@ -130,7 +130,7 @@ class Targets:
 
     def coco(self, rng: random.Random) -> Case:
         """COCO's json beside good images."""
-        folder = self.once("coco", lambda: _pictures(self.place("coco/data") / "train"))
+        folder = self.once("coco", lambda: _image_folder(self.place("coco/data") / "train"))
         content = attempt(lambda: json_bytes(rng, _COCO), b"{}")
         file = folder.parent / "annotations" / "instances_train.json"
         file.parent.mkdir(exist_ok=True)
@@ -140,7 +140,7 @@ class Targets:
     def yolo(self, rng: random.Random) -> Case:
         """YOLO's data.yaml, or the text of a label file."""
         folder = self.place("yolo")
-        _pictures(folder / "images" / "train")
+        _image_folder(folder / "images" / "train")
         (folder / "labels" / "train").mkdir(parents=True)
         texts = {"data.yaml": _YOLO, **{f"labels/train/{n}.txt": _LABELS for n in range(3)}}
         for name, text in texts.items():
@@ -156,7 +156,7 @@ class Targets:
     def voc(self, rng: random.Random) -> Case:
         """One of VOC's xml files."""
         folder = self.place("voc")
-        _pictures(folder / "JPEGImages")
+        _image_folder(folder / "JPEGImages")
         (folder / "Annotations").mkdir()
         for number in range(3):
             (folder / "Annotations" / f"{number}.xml").write_text(_VOC.format(number=number))
@@ -172,7 +172,7 @@ class Targets:
 
     def labelme(self, rng: random.Random) -> Case:
         """One of LabelMe's json files."""
-        folder = self.once("labelme", lambda: _pictures(self.place("labelme")))
+        folder = self.once("labelme", lambda: _image_folder(self.place("labelme")))
         for number in range(3):
             tree = _LABELME | {"imagePath": f"{number}.png"}
             (folder / f"{number}.json").write_text(json.dumps(tree))
@@ -182,7 +182,7 @@ class Targets:
 
     def via(self, rng: random.Random) -> Case:
         """The json of the VGG image annotator."""
-        folder = self.once("via", lambda: _pictures(self.place("via")))
+        folder = self.once("via", lambda: _image_folder(self.place("via")))
         content = attempt(lambda: json_bytes(rng, _VIA), b"{}")
         (folder / "via_region_data.json").write_bytes(content)
         return _opened(folder), content
@@ -192,7 +192,7 @@ class Targets:
 
         def pack() -> bytes:
             folder = self.place("zipped")
-            _pictures(folder / "train")
+            _image_folder(folder / "train")
             (folder / "train" / "_annotations.coco.json").write_text(json.dumps(_COCO))
             content = io.BytesIO()
             with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -510,7 +510,7 @@ def _wrapped(content: bytes) -> bytes:
     return b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n" + content
 
 
-def _pictures(folder: Path) -> Path:
+def _image_folder(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(3):
         Image.new("RGB", (64, 48), (number * 70, 90, 30)).save(folder / f"{number}.png")

@@ -26,6 +26,7 @@ from dabdetr.data.splitting import divide
 from dabdetr.data.via import find_via
 from dabdetr.data.voc import find_voc
 from dabdetr.data.yolo import find_yolo
+from dabdetr.text import shortened
 
 log = logging.getLogger("dabdetr")
 
@@ -207,7 +208,9 @@ def _unknown(given: Path) -> str:
             f"{given} is a file that is no data set; give a folder, a data.yaml, a COCO json, or a "
             "zip of these"
         )
-    return f"{given} has no annotations that are known. Looked for: {sought}. {_lies_there(given)}"
+    return shortened(
+        f"{given} has no annotations that are known. Looked for: {sought}. {_lies_there(given)}"
+    )
 
 
 def _lies_there(folder: Path) -> str:
