@@ -17,7 +17,8 @@ def compare(
         list[str] | None, typer.Argument(help="Presets, config files or weights, two or more.")
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="A folder, file or zip in any layout that is read, or scenes.")
+        str | None,
+        typer.Option(help="A folder, file or zip in any layout that is read, or scenes."),
     ] = None,
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Seeds that each is trained with; 3 if not given.")

@@ -36,7 +36,8 @@ BESIDE_RESUME = {"resume", "device", "epochs", "patience", "workers", "log", "as
 def train(
     context: typer.Context,
     data: Annotated[
-        str | None, typer.Option(help="A folder, file or zip in any layout that is read, or scenes.")
+        str | None,
+        typer.Option(help="A folder, file or zip in any layout that is read, or scenes."),
     ] = None,
     model: Annotated[
         str | None,

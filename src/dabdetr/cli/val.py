@@ -49,7 +49,8 @@ def val(
         ),
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="A folder, file or zip in any layout that is read, or scenes.")
+        str | None,
+        typer.Option(help="A folder, file or zip in any layout that is read, or scenes."),
     ] = None,
     split: Annotated[str, typer.Option(help="Which part of the data.")] = "val",
     annotations: Annotations = None,
