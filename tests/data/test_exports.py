@@ -476,3 +476,29 @@ def test_exports_train_unchanged(write: Write, coco_folder: Path, tmp_path: Path
     assert [each["split"] for each in run.data] == ["train", "val"]
     assert [each["images"] for each in run.data] == ([8, 4] if share is None else [6, 2])
     assert run.rows[-1]["loss"] > 0
+
+
+def test_names_of_folders_and_endings_in_another_case(coco_folder: Path, tmp_path: Path) -> None:
+    label_studio_yolo(open_data(coco_folder), tmp_path / "yolo", "train")
+    for name in ("images", "labels"):
+        (tmp_path / "yolo" / name).rename(tmp_path / "yolo" / name.title())
+    same_boxes(open_data(coco_folder), open_data(tmp_path / "yolo"), 0)
+    cvat_voc(open_data(coco_folder), tmp_path / "voc", "train")
+    (tmp_path / "voc" / "Annotations").rename(tmp_path / "voc" / "annotations")
+    for file in list((tmp_path / "voc" / "annotations").rglob("*.xml")):
+        file.rename(file.with_suffix(".XML"))
+    assert splits(tmp_path / "voc") == ["train"]
+    same_boxes(open_data(coco_folder), open_data(tmp_path / "voc"), 1)
+
+
+def test_a_json_without_categories_calls_classes_by_their_ids(
+    coco_folder: Path, tmp_path: Path
+) -> None:
+    fiftyone_coco(open_data(coco_folder), tmp_path, "train")
+    tree = json.loads((tmp_path / "labels.json").read_text())
+    del tree["categories"]
+    (tmp_path / "labels.json").write_text(json.dumps(tree))
+    data = open_data(tmp_path)
+    used = sorted({row["category_id"] for row in tree["annotations"]})
+    assert data.names == tuple(map(str, used))
+    assert [each.kind.name for each in data.findings] == ["class-names-missing"]

@@ -101,7 +101,7 @@ def stats(
     else:
         for summary in summaries:
             for line in summary.lines():
-                say(line)
+                say(line, quiet)
         if not quiet:
             from dabdetr.data.plots import table
 

@@ -150,12 +150,22 @@ def _load(file: Path, findings: Findings) -> dict[str, Any]:
         content, encoding = guess(bytes(content))
         tree = parse_json(content, str(file))
         findings.add("encoding", f"{file} as {encoding}")
+    if isinstance(tree, dict) and tree.get("categories", []) in ([], None):
+        tree["categories"] = _unnamed(tree.get("annotations"), findings, file)
     for key in LISTS:
         if not isinstance(tree, dict) or not isinstance(tree.get(key), list):
             raise ValueError(
                 f"{file} has no list {key!r}; a COCO json has images, annotations and categories"
             )
     return tree
+
+
+def _unnamed(annotations: Any, findings: Findings, file: Path) -> list[dict[str, Any]]:
+    """Categories of a json without a list of them: those that are used, called by their ids."""
+    given = annotations if isinstance(annotations, list) else []
+    ids = {whole(row.get("category_id")) for row in given if isinstance(row, dict)} - {None}
+    findings.add("class-names-missing", f"{file} lists no categories", len(ids))
+    return [{"id": id_, "name": str(id_)} for id_ in sorted(ids)]  # pyright: ignore
 
 
 def _objects(rows: list[Any], findings: Findings, file: Path) -> list[dict[str, Any]]:

@@ -152,6 +152,15 @@ def clean(name: str) -> list[str]:
     return parts[1:] if len(parts) > 1 and parts[0].endswith(":") else parts
 
 
+def child(folder: Path, name: str) -> Path:
+    """A folder in a folder by its name, in another case where there is none in this."""
+    path = folder / name
+    if path.is_dir() or not folder.is_dir():
+        return path
+    alike = (each for each in sorted(folder.iterdir()) if each.name.casefold() == name.casefold())
+    return next((each for each in alike if each.is_dir()), path)
+
+
 def images_below(folder: str | Path) -> Iterator[str]:
     """Paths of the images in a folder and the folders in it, by name; hidden ones are left out."""
     seen = 0

@@ -15,7 +15,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from dabdetr.data.findings import Findings
-from dabdetr.data.locate import USUAL, ImageFolders, canonical
+from dabdetr.data.locate import USUAL, ImageFolders, canonical, child
 from dabdetr.data.records import FARTHEST, BoxFormat, Open, RecordTable, Rows, named_table
 from dabdetr.data.shapes import around
 from dabdetr.data.textfiles import guess, head_of, read_bytes, read_text
@@ -41,21 +41,21 @@ def find_voc(root: Path) -> dict[str, Open]:
 
 
 def _split_files(root: Path) -> dict[str, list[Path]]:
-    folder = root / "Annotations"
+    folder = child(root, "Annotations")
     if not folder.is_dir():
         packed = {each.name: _xml_files(each) for each in _folders(root)}
         found = {name: files for name, files in packed.items() if files}
-        alone = sorted(root.glob("*.xml"))
+        alone = _xmls(root)
         return ({"default": alone} if _is_voc(alone) else {}) if alone else found
     lists = _lists(root)
     if not lists:
         folders = {each.name: _xml_files(each) for each in _folders(folder)}
-        if folders and not any(folder.glob("*.xml")) and all(map(_named_as_split, folders)):
+        if folders and not _xmls(folder) and all(map(_named_as_split, folders)):
             return folders
-        every = sorted(folder.rglob("*.xml"))
+        every = _xmls(folder, "**/*")
         return {"default": every} if every else {}
     by_name = {}
-    for file in sorted(folder.rglob("*.xml")):
+    for file in _xmls(folder, "**/*"):
         by_name[file.relative_to(folder).with_suffix("").as_posix()] = file
     by_stem: dict[str, Path | None] = {}
     for file in by_name.values():
@@ -102,12 +102,17 @@ def _listed(file: Path) -> list[str]:
     return [re.sub(r"^.*(JPEGImages|Annotations)/", "", name) for name in names]
 
 
+def _xmls(folder: Path, pattern: str = "*") -> list[Path]:
+    """XML files, whatever the case of their ending."""
+    return sorted(file for file in folder.glob(pattern) if file.suffix.lower() == ".xml")
+
+
 def _folders(root: Path) -> list[Path]:
     return sorted(each for each in root.iterdir() if each.is_dir())
 
 
 def _xml_files(folder: Path) -> list[Path]:
-    files = sorted(folder.glob("*.xml"))
+    files = _xmls(folder)
     return files if _is_voc(files) else []
 
 
@@ -307,7 +312,8 @@ def _upright(x: float, y: float, width: float, height: float, angle: float) -> t
 
 def _image_folders(root: Path) -> list[Path]:
     names = ("JPEGImages", "images", "Images", "JPGImages", "imgs", ".")
-    return [root / name for name in names if (root / name).is_dir()]
+    folders = (child(root, name) for name in names)
+    return list(dict.fromkeys(folder for folder in folders if folder.is_dir()))
 
 
 def _image(scene: _Scene, finder: ImageFolders) -> str | None:
@@ -322,7 +328,8 @@ def _image(scene: _Scene, finder: ImageFolders) -> str | None:
 def _subfolder(file: Path) -> str:
     """The folders between Annotations and the file, or the folder of the file itself."""
     parts = file.parent.parts
-    if "Annotations" in parts:
-        last = len(parts) - 1 - parts[::-1].index("Annotations")
+    folded = [part.casefold() for part in parts]
+    if "annotations" in folded:
+        last = len(parts) - 1 - folded[::-1].index("annotations")
         return "/".join(parts[last + 1 :])
     return parts[-1] if parts else ""

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from dabdetr.data.findings import Findings
-from dabdetr.data.locate import USUAL, ImageFolders, canonical, images_below
+from dabdetr.data.locate import USUAL, ImageFolders, canonical, child, images_below
 from dabdetr.data.records import BoxFormat, Open, RecordTable, Rows, class_table
 from dabdetr.data.textfiles import read_text
 from dabdetr.text import parse_yaml, shown
@@ -249,13 +249,13 @@ def _of_folders(root: Path) -> dict[str, Open]:
     if not root.is_dir():
         return {}
     names = _names_file(root)
-    images = root / "images"
+    images = child(root, "images")
     places: dict[str, Path] = {}
-    if images.is_dir() and (root / "labels").is_dir():
+    if images.is_dir() and child(root, "labels").is_dir():
         places = {name: images / name for name in _split_folders(images)}
         places = places or {"default": images}
     elif not images.is_dir():
-        splits = [name for name in _split_folders(root) if (root / name / "labels").is_dir()]
+        splits = [name for name in _split_folders(root) if child(root / name, "labels").is_dir()]
         places = {name: root / name for name in splits if names}
         places = places or ({"default": root} if names and _labelled(root) else {})
     found: dict[str, Open] = {}
@@ -280,7 +280,7 @@ def _split_folders(root: Path) -> list[str]:
 
 
 def _names_file(root: Path) -> Path | None:
-    places = (root, root / "labels", root / "images", root / "train")
+    places = (root, *(child(root, name) for name in ("labels", "images", "train")))
     files = (place / name for place in places for name in NAMES)
     return next((file for file in files if file.is_file()), None)
 
@@ -380,13 +380,15 @@ def label_files(image: str) -> list[str]:
     *folders, name = image.replace("\\", "/").split("/")
     stem = name.rpartition(".")[0] or name
     options: list[str] = []
-    if "images" in folders:
-        last = len(folders) - 1 - folders[::-1].index("images")
-        options.append("/".join([*folders[:last], "labels", *folders[last + 1 :], f"{stem}.txt"]))
-    elif folders:
-        options.append("/".join([*folders, "labels", f"{stem}.txt"]))
+    last = max((n for n, each in enumerate(folders) if each.casefold() == "images"), default=None)
     beside = "/".join([*folders, f"{stem}.txt"])
-    return [*options, beside] if "images" in folders else [beside, *options]
+    if last is None:
+        return [beside, *(["/".join([*folders, "labels", f"{stem}.txt"])] if folders else [])]
+    # in the case of the folder of images as well: Images/ and Labels/
+    cased = {"Images": "Labels", "IMAGES": "LABELS"}.get(folders[last], "labels")
+    for labels in dict.fromkeys(("labels", cased)):
+        options.append("/".join([*folders[:last], labels, *folders[last + 1 :], f"{stem}.txt"]))
+    return [*options, beside]
 
 
 class _Lines:
