@@ -39,6 +39,7 @@ class RunCheckpointer(Callback):
     comes last. Another one is written every ``training.checkpoint_minutes`` within an epoch: a stop
     at any moment loses no more than that.
 
+    ``loading`` gives the share of the epoch's time that went into waiting for images.
     ``about`` is kept in every checkpoint: the run's config, its classes, what its data were.
     """
 
@@ -50,10 +51,11 @@ class RunCheckpointer(Callback):
         ema: MovingAverage | None,
         every: int = 1,
         about: dict[str, Any] | None = None,
+        loading: Callable[[], float | None] = lambda: None,
     ) -> None:
         self.folder, self.rows = folder, rows
         self.measure, self.ema, self.every = measure, ema, every
-        self.about = about or {}
+        self.about, self.loading = about or {}, loading
         self.drawn = 0.0
         self.batches = 0
         self.elapsed: tuple[float, ...] = ()
@@ -175,6 +177,8 @@ class RunCheckpointer(Callback):
             "val_seconds": None,
             "memory_mib": peak_training_memory_mib(module.device),
             "cpu_seconds": cpu_seconds,
+            "loading": self.loading(),
+            **module.watch.row(),
         }
 
     def _measure(self, detector: Detector, row: Row) -> None:

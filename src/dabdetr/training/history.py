@@ -37,10 +37,19 @@ COLUMNS = {
     "val_seconds": ".2f",
     "memory_mib": ".0f",
     "cpu_seconds": ".2f",
+    "grad_norm": ".4g",
+    "loading": ".3f",
+    "matching_changed": ".3f",
+    "dead_queries": ".3f",
+    "anchors_outside": ".3f",
 }
 """Columns of results.csv and how each is written. Terms are those of the last layer, unweighted;
 ``loss`` is the weighted sum over all layers; an empty AP was not measured. ``cpu_seconds`` is the
-process's time on processors in training, all threads, whatever else the machine does. Terms of
+process's time on processors in training, all threads, whatever else the machine does. ``grad_norm``
+is the median before clipping; ``loading`` the share of the time in which steps waited for images;
+``matching_changed`` the share of objects whose query is another than in the last epoch (in the last
+layer); ``dead_queries`` that of queries without any object in the epoch; ``anchors_outside`` that
+of anchors at the border of the image or beyond. Terms of
 query groups, proposals and collaborative heads follow behind these, for members that have them."""
 
 

@@ -15,8 +15,10 @@ from dabdetr.inference.device import keep_freed_memory
 from dabdetr.model.detector import Detector
 from dabdetr.training.accumulation import Batch
 from dabdetr.training.activation_checkpointing import checkpoint_activations
+from dabdetr.training.diagnosis import Watch
 from dabdetr.training.distributed import World
 from dabdetr.training.losses import Table, count_objects, detection_loss
+from dabdetr.training.matching import assign
 from dabdetr.training.nonfinite import (
     NonFiniteLoss,
     diagnose_inputs,
@@ -44,7 +46,7 @@ class TrainingModule(LightningModule):
         self.detector = detector
         self.settings: Config = detector.config
         self.loader = loader
-        self.meter = Meter()
+        self.meter, self.watch = Meter(), Watch()
         self.lr = self.settings.training.lr
         self._files: list[str] = []
         self._saved: dict[str, Any] = {}
@@ -62,7 +64,11 @@ class TrainingModule(LightningModule):
         return self.loader(self.trainer.fit_loop.epoch_progress.current.processed)  # pyright: ignore
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        own = {"random": _random_state(self.device), "meter": self.meter.state_dict()}
+        own = {
+            "random": _random_state(self.device),
+            "meter": self.meter.state_dict(),
+            "watch": self.watch.state_dict(),
+        }
         checkpoint["ranks"] = self.world.gather(own)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -70,8 +76,11 @@ class TrainingModule(LightningModule):
 
     def on_train_start(self) -> None:
         saved, self._saved = self._saved, {}
+        ranks = saved.get("ranks") or []
+        if len(ranks) == self.world.size and "watch" in ranks[self.world.rank]:
+            self.watch.load_state_dict(ranks[self.world.rank]["watch"])
         if self.trainer.fit_loop.restarted_mid_epoch:
-            own = saved["ranks"][self.world.rank]
+            own = ranks[self.world.rank]
             self._train_mode()
             self.meter.load_state_dict(own["meter"], self.device)
             _set_random_state(own["random"], self.device)
@@ -119,6 +128,7 @@ class TrainingModule(LightningModule):
         torch.manual_seed(self.settings.training.seed * 100_003 + self.current_epoch + own)
         self._train_mode()
         self.meter.reset()
+        self.watch.reset()
         self._files.clear()
 
     def _train_mode(self) -> None:
@@ -130,7 +140,8 @@ class TrainingModule(LightningModule):
         targets = batch.targets
         predictions = self.detector(batch.images, targets)
         objects = count_objects(batch.objects, predictions.boxes.device)
-        total, table = detection_loss(predictions, targets, self.settings.loss, objects=objects)
+        pairs = assign(predictions, targets, self.settings.loss)
+        total, table = detection_loss(predictions, targets, self.settings.loss, pairs, objects)
         if not torch.isfinite(total):
             place = self._place()
             inputs = diagnose_inputs(self.detector, batch.images.pixels, targets.names, place)
@@ -142,6 +153,7 @@ class TrainingModule(LightningModule):
             total = total + 0.0 * torch.stack(learning).sum()
         if batch.loss_scale:
             self.meter.add(total.detach(), table, len(targets.counts))
+            self.watch.add(predictions, targets, pairs)
         self._files += targets.names
         return total * batch.loss_scale
 
@@ -168,6 +180,7 @@ class TrainingModule(LightningModule):
                 f"the gradient's norm is {norm.item()} in {self._place()}, with "
                 f"{some_images(self._files)}; lower training.lr or set training.precision=fp32"
             )
+        self.watch.norms.append(norm.item())
         self._files.clear()
 
     def _place(self) -> str:

@@ -38,6 +38,7 @@ from dabdetr.training.checkpoint_file import (
     remove_leftovers,
 )
 from dabdetr.training.checkpointing import RunCheckpointer, abandoned
+from dabdetr.training.diagnosis import Diagnosis
 from dabdetr.training.distributed import World, init_distributed
 from dabdetr.training.ema import MovingAverage
 from dabdetr.training.fingerprint import fingerprint
@@ -373,10 +374,17 @@ def _fit(
             "val": None if val_data is None else fingerprint(val_data),
         },
     }
+    diagnosis = Diagnosis(rows, partial(say, console))
     checkpointer = RunCheckpointer(
-        folder, rows, measure if val_data else None, ema, sources.val_every, about
+        folder,
+        rows,
+        measure if val_data else None,
+        ema,
+        sources.val_every,
+        about,
+        lambda: diagnosis.loading,
     )
-    own = [c for c in (here.stop, ema, checkpointer, ProgressBar(console, rows)) if c]
+    own = [c for c in (here.stop, ema, checkpointer, ProgressBar(console, rows), diagnosis) if c]
     loggers = make_loggers(sources.log if world.is_main else (), folder, partial(say, console))
     with quiet_engine():
         engine = _engine(training, accumulate, world, [*own, *here.callbacks], loggers, folder)
