@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,20 @@ from tests.faults.conftest import Begin, assert_same, in_child, kill_at_event, k
 
 from dabdetr.training.train import Run, train
 
+SELDOM = "training.checkpoint_minutes=10"
+"""Each checkpoint changes the same files in the same order, within an epoch or at its end."""
 MEMBERS = ("dense", "denoising", "two-stage")
 Straight = Callable[[str], Run]
+
+
+@contextmanager
+def suppress_finished() -> Iterator[None]:
+    """A run may be killed after its last checkpoint."""
+    try:
+        yield
+    except ValueError as error:
+        if "has finished its 2 epochs" not in str(error):
+            raise
 
 
 def killed(number: int) -> bool:
@@ -41,7 +54,7 @@ def changes_of_files(begin: Begin, folder: Path) -> int:
 
     def work() -> None:
         count = kill_at_event(folder / "project", 0)
-        begin("dense", folder / "project")
+        begin("dense", folder / "project", SELDOM)
         counted.write_text(str(count()))
 
     assert in_child(work) == 0
@@ -51,12 +64,12 @@ def changes_of_files(begin: Begin, folder: Path) -> int:
 def kill_and_resume(begin: Begin, project: Path, event: int) -> Run:
     def work() -> None:
         kill_at_event(project, event)
-        begin("dense", project)
+        begin("dense", project, SELDOM)
 
     assert killed(in_child(work)), event
     folder = project / "run"
     if not folder.exists():  # before it had its name: nothing is blocked
-        return begin("dense", project)
+        return begin("dense", project, SELDOM)
     return train(resume=folder, quiet=True)
 
 
@@ -69,31 +82,34 @@ def test_killed_at_a_change_of_a_file(begin: Begin, straight: Straight, tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3000)
 def test_killed_at_every_change_of_a_file(begin: Begin, straight: Straight, tmp_path: Path) -> None:
     for event in range(1, changes_of_files(begin, tmp_path) + 1):
         assert_same(kill_and_resume(begin, tmp_path / str(event), event), straight("dense"))
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3000)
 @pytest.mark.parametrize("member", MEMBERS)
 def test_killed_at_random_until_it_ends(
     begin: Begin, straight: Straight, tmp_path: Path, member: str
 ) -> None:
     """Kills by the clock, of the run and of what resumes it; each gets a little further."""
     rng = random.Random(member)
-    for number in range(12):
+    for number in range(6):
         project = tmp_path / str(number)
         folder = project / "run"
         kills = 0
         while True:
-            delay = rng.uniform(0.02, 2.0) + 0.2 * kills
+            delay = rng.uniform(0.02, 4.0)
 
             def work(delay: float = delay, project: Path = project) -> None:
                 signal.signal(signal.SIGALRM, signal.SIG_DFL)
                 signal.setitimer(signal.ITIMER_REAL, delay)
                 folder = project / "run"
                 if folder.exists():
-                    train(resume=folder, quiet=True)
+                    with suppress_finished():
+                        train(resume=folder, quiet=True)
                 else:
                     begin(member, project, workers=0)
 
