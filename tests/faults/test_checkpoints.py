@@ -148,7 +148,7 @@ def test_older_checkpoints_go_on(begin: Begin, straight: Straight, tmp_path: Pat
     as_of_old(folder / "last.ckpt")
     (folder / "previous.ckpt").unlink()
     run = train(resume=folder, quiet=True)
-    assert_same(run, straight("dense"))
+    assert_same(run, straight("dense"), but="matching_changed")  # of the epoch before
 
 
 def test_a_flipped_weight_of_an_older_checkpoint_is_noticed(begin: Begin, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -65,7 +66,8 @@ class Watch:
         table = torch.full((layers, sum(targets.counts)), -1, dtype=torch.int16)
         table[assignment.layer.cpu(), assignment.target.cpu()] = query.to(torch.int16)
         parts = table.split(list(targets.counts), 1)
-        self.matched.update(zip(targets.names, (part.clone() for part in parts), strict=False))
+        names = ("/".join(Path(name).parts[-2:]) for name in targets.names)  # data may be moved
+        self.matched.update(zip(names, (part.clone() for part in parts), strict=False))
 
     def changed(self) -> np.ndarray:
         """[layers] share of objects whose query is another than in the last epoch; maybe empty."""
@@ -164,7 +166,8 @@ def faults(rows: Sequence[Row], config: Config, crowded: int = 0) -> Iterator[tu
 
 def _rising(rows: Sequence[Row], at: str) -> Iterator[tuple[str, str]]:
     losses = [row["loss"] or 0.0 for row in rows]
-    if losses[-1] > 1.3 * min(losses) and losses[-2] > 1.2 * min(losses):
+    undone = min(losses) + 0.3 * (losses[0] - min(losses))  # of what was learned
+    if losses[-1] > 1.3 * min(losses) and min(losses[-2:]) > max(undone, 1.2 * min(losses)):
         yield (
             "loss",
             f"the loss rises: {losses[-1]:.3g} {at}, {min(losses):.3g} before; lower --lr or give "
