@@ -5,12 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import signal
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from dabdetr.files import check_folder_name
 
@@ -51,18 +54,34 @@ class RunFolder:
             if not self._free(self.path):
                 raise FileExistsError(f"{self.path} exists and is not overwritten; {remedy}")
 
+    @classmethod
+    def existing(cls, path: Path) -> RunFolder:
+        """That of a run that was stopped, to go on with."""
+        folder = cls(path.parent, None, path.name)
+        folder.path, folder.published = path, True
+        return folder
+
     def __enter__(self) -> RunFolder:
+        if self.published:
+            return self
         missing = [p for p in (self.project, *self.project.parents) if not p.exists()]
         try:
-            self.project.mkdir(parents=True, exist_ok=True)
             self._made = missing
-            self.path = Path(tempfile.mkdtemp(dir=self.project, prefix=f".{self.verb}-"))
+            self.path = self._hidden()
         except OSError as error:
             raise OSError(
                 f"the run folder {self.path} cannot be written "
                 f"({(error.strerror or str(error)).lower()}); choose another folder"
             ) from None
         return self
+
+    def _hidden(self) -> Path:
+        self.project.mkdir(parents=True, exist_ok=True)
+        try:
+            return Path(tempfile.mkdtemp(dir=self.project, prefix=f".{self.verb}-"))
+        except FileNotFoundError:  # another run has just removed the folder, which it had made
+            self.project.mkdir(parents=True, exist_ok=True)
+            return Path(tempfile.mkdtemp(dir=self.project, prefix=f".{self.verb}-"))
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
@@ -110,6 +129,26 @@ class RunFolder:
             return False
         with locked(target):
             return True
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGTERM and SIGHUP raise KeyboardInterrupt, as SIGINT does.
+
+    Outside the main thread nothing changes, nor for a signal that is ignored (``nohup``).
+    """
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+        before = {getattr(signal, n): signal.getsignal(getattr(signal, n)) for n in names}
+    for number, handler in before.items():
+        if handler != signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -41,6 +41,10 @@ def respelled(arguments: list[str]) -> list[str]:
     return found
 
 
+class Unfinished(Exception):
+    """What a verb has done before it was stopped and keeps; the cause says what stopped it."""
+
+
 class _Verbs(TyperGroup):
     """Runs a verb; what it raises becomes one sentence on stderr and an exit code."""
 
@@ -61,11 +65,17 @@ class _Verbs(TyperGroup):
             code, message = _explain(error)
             if message:
                 print(message if code == 130 else f"error: {message}", file=sys.stderr)
+            if isinstance(error, Unfinished):
+                print(printable(str(error)), file=sys.stderr)
             raise SystemExit(code) from None
 
 
 def _explain(error: BaseException) -> tuple[int, str]:
     """Exit code and sentence."""
+    if isinstance(error, Unfinished):
+        assert error.__cause__ is not None
+        code, message = _explain(error.__cause__)
+        return 1 if code == 2 else code, message
     lines = error.lines if isinstance(error, Lines) else (str(error).strip(),)
     message = "\n".join(shortened(printable(line)) for line in lines)
     if isinstance(error, KeyboardInterrupt):

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dabdetr.cli.app import Unfinished
 from dabdetr.cli.options import (
     Coco,
     Compile,
@@ -20,7 +22,7 @@ from dabdetr.cli.options import (
     Json,
     Layers,
     MaxDet,
-    Model,
+    ModelOrNone,
     Name,
     Nms,
     Queries,
@@ -38,10 +40,11 @@ from dabdetr.cli.output import (
     say,
 )
 from dabdetr.cli.saving import Saver
-from dabdetr.runs import RunFolder
+from dabdetr.runs import RunFolder, interruptible, locked
 from dabdetr.text import json_text, printable
 
 if TYPE_CHECKING:
+    from dabdetr.cli.unfinished import Journal
     from dabdetr.structures import Detections
 
 MOST_ROWS = 200
@@ -49,7 +52,8 @@ MOST_ROWS = 200
 
 
 def predict(
-    model: Model,
+    ctx: typer.Context,
+    model: ModelOrNone = None,
     images: Annotated[
         list[str] | None,
         typer.Argument(
@@ -117,6 +121,12 @@ def predict(
     as_lines: Annotated[
         bool, typer.Option("--jsonl", help="One JSON line an image on stdout, as they come.")
     ] = False,
+    go_on: Annotated[
+        bool,
+        typer.Option(
+            "--continue", help="Go on with the run --name that was stopped, or with the newest."
+        ),
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Detect objects in images, videos and cameras.
@@ -124,54 +134,87 @@ def predict(
     Boxes are x0 y0 x1 y1 in pixels of the original image. Videos keep their time stamps; damaged
     frames are passed over and listed, with exit code 1. Ctrl-C ends a camera.
 
+    A run that is stopped keeps what is done; --continue does the rest, and gives what one run would
+    have given.
+
     Image ids in the COCO results file are the numbers that files are named after, or else 1, 2, 3 …
     """
-    sources = _sources([*(images or []), *(source or [])], tiles)
+    from dabdetr.cli import unfinished
+
+    if go_on:
+        stopped = unfinished.find(project, name)
+        with locked(stopped):
+            ctx.obj = unfinished.Journal.read(stopped)
+            return predict(ctx, **ctx.obj.options_for(stopped, _given(ctx)))
+    if model is None:
+        raise ValueError("no model was given: dabdetr predict --model MODEL IMAGE …")
     if as_json and as_lines:
         raise ValueError("--json and --jsonl were given; give one of them")
     refuse_to_overwrite(coco)
     refuse_to_overwrite(label_studio)
-    from dabdetr.inference.sources import attempts
+    from dabdetr.inference.sources import attempts, expand
 
-    attempts(sources, stride)  # what is not there is an error before the model is loaded
+    before = ctx.obj if isinstance(ctx.obj, unfinished.Journal) else None
+    sources = _sources([*(images or []), *(source or [])], tiles)
+    items = before.rest(sources) if before else expand(sources)
+    attempts(items, stride)  # what is not there is an error before the model is loaded
     from dabdetr.predictor import Predictor
 
     tell_choices(quiet)
     wanted = {"draw": save, "crops": save_crops, "txt": save_txt, "table": as_csv}
     wanted["fiftyone"] = fiftyone
-    folder = RunFolder(project, name, "predict") if any(wanted.values()) else None
-    predictor = Predictor(
-        model,
-        device=device,
-        batch=batch,
-        precision=precision,  # pyright: ignore[reportArgumentType]
-        queries=queries,
-        queries_init=queries_init,
-        layers=layers,
-        image_size=imgsz,
-        compile=compile,
-    )
-    skipped = _Skipped(skip_unreadable)
-    stream = predictor(
-        sources,
-        conf=conf,
-        max_det=max_det,
-        classes=class_names(classes or [], predictor.names),
-        keep_images=save or save_crops,
-        on_error=skipped,
-        tiles=tiles if tile_size is None else tile_size,
-        stride=stride,
-        nms=nms,
-        multi_label=multi_label,
-        allow_private=allow_private,
-    )
+    needed = any(wanted.values())
+    if before:
+        folder = RunFolder.existing(project / str(name))
+    else:
+        folder = RunFolder(project, name if needed else None, "predict")
+    journal = before or unfinished.new_journal(items, ctx.params)
+    skipped = _Skipped(skip_unreadable, journal)
     seen = _Seen(keep=as_json or bool(coco or label_studio), lines=as_lines)
-    with folder or nullcontext():
-        saver = Saver(folder.path, **wanted) if folder else None
+    with interruptible(), ExitStack() as stack:
+        predictor = Predictor(
+            model,
+            device=device,
+            batch=batch,
+            precision=precision,  # pyright: ignore[reportArgumentType]
+            queries=queries,
+            queries_init=queries_init,
+            layers=layers,
+            image_size=imgsz,
+            compile=compile,
+        )
+        stream = predictor(
+            items,
+            conf=conf,
+            max_det=max_det,
+            classes=class_names(classes or [], predictor.names),
+            keep_images=save or save_crops,
+            on_error=skipped,
+            tiles=tiles if tile_size is None else tile_size,
+            stride=stride,
+            nms=nms,
+            multi_label=multi_label,
+            allow_private=allow_private,
+        )
+        kept = stack.enter_context(_kept(folder, needed, journal, seen, model))
+        results = counted(stream, "images", quiet)
+        first = [*islice(results, 1)]  # an error before any result leaves nothing
+        if kept:
+            kept.publish()
+        saver = Saver(folder.path, **wanted) if needed else None
         with closing(saver) if saver else nullcontext(), _ended_by_ctrl_c(sources):
-            for found in counted(stream, "images", quiet):
+            for found in journal.again(predictor.names) if journal else ():
+                if isinstance(found, str):
+                    skipped.reasons.append(found)
+                    continue
+                seen.add(found)
                 if saver:
                     saver.add(found)
+            for found in chain(first, results):
+                if saver:
+                    saver.add(found)
+                if journal:
+                    journal.add(found)
                 seen.add(found)
         if saver:
             saver.finish(predictor.names)
@@ -179,9 +222,62 @@ def predict(
             _write_coco(coco, seen.kept)
         if label_studio:
             _write_label_studio(label_studio, seen.kept, model)
-    _report(seen, skipped, model, folder, as_json, quiet)
+        _report(seen, skipped, model, folder if needed else None, as_json, quiet)
+        sys.stdout.flush()
     if skipped.reasons:
         raise typer.Exit(1)
+
+
+def _given(ctx: typer.Context) -> dict[str, Any]:
+    """Parameters that stand on the command line."""
+    source = ctx.get_parameter_source
+    return {
+        key: value
+        for key, value in ctx.params.items()
+        if getattr(source(key), "name", "") == "COMMANDLINE"
+    }
+
+
+@contextmanager
+def _kept(
+    folder: RunFolder, needed: bool, journal: Journal | None, seen: _Seen, model: str
+) -> Iterator[RunFolder | None]:
+    """The run's folder with its journal; once it is published, an error leaves both there.
+
+    Where only the journal would lie in it, it is removed at the end, and none where it cannot be
+    made.
+    """
+    from dabdetr.cli import unfinished
+
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(folder)
+        except OSError:
+            if needed:
+                raise
+            yield None
+            return
+        resumed = folder.published
+        if not resumed:
+            stack.enter_context(locked(folder.path))
+        if journal:
+            stack.callback(journal.close)
+            journal.start(folder.path, model)
+        try:
+            yield folder
+        except (Exception, KeyboardInterrupt) as error:
+            if not needed and not resumed and isinstance(error, BrokenPipeError):
+                folder.discard()  # nobody reads on, as in `dabdetr predict --jsonl | head`
+            elif folder.published and journal:
+                raise Unfinished(journal.state(folder.path)) from error
+            elif folder.published:
+                done = "1 image is" if seen.images == 1 else f"{seen.images} images are"
+                raise Unfinished(f"{done} done and kept in {folder.path}") from error
+            raise
+        if journal:
+            (folder.path / unfinished.FILE).unlink()
+        if not needed:
+            folder.discard()
 
 
 def _sources(sources: list[str], tiles: bool) -> list[str | bytes]:
@@ -218,8 +314,8 @@ class _Skipped:
     A damaged frame does not end a video, even where an unreadable image would.
     """
 
-    def __init__(self, images_too: bool) -> None:
-        self.images_too = images_too
+    def __init__(self, images_too: bool, journal: Journal | None) -> None:
+        self.images_too, self.journal = images_too, journal
         self.reasons: list[str] = []
 
     def __call__(self, label: str, error: Exception) -> None:
@@ -230,6 +326,8 @@ class _Skipped:
                 raise type(error)(f"{error}; --skip-unreadable passes over such images") from None
             raise error
         self.reasons.append(str(error))
+        if self.journal:
+            self.journal.skip(label, str(error), isinstance(error, DamagedFrame))
 
 
 class _Seen:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dabdetr.cli.output import file_name
+from dabdetr.files import unwritable
 
 if TYPE_CHECKING:
     from dabdetr.structures import Detections
@@ -56,19 +57,23 @@ class Saver:
         self._shown: tuple[str, int] = ("", -1)
 
     def add(self, found: Detections) -> None:
-        """Write what is wanted of one image or frame, which ``found`` holds."""
+        """Write what is wanted of one image or frame.
+
+        Where ``found`` does not hold it, the image was drawn and cut out before: only tables and
+        labels are written, again.
+        """
         import numpy as np
 
         if found.frame is None:
-            self.close()
+            self._end_video()
             self._name = file_name(found.source, self._taken)
         else:
             self._follow(found)
-        if self.draw and found.frame is None:
-            found.plot().save(self.folder / self._name, quality=QUALITY)
-        elif self.draw:
+        if self.draw and found.image is not None and found.frame is None:
+            _save(found.plot(), self.folder / self._name)
+        elif self.draw and found.image is not None:
             self._video.add(np.asarray(found.plot()), found.time)
-        if self.crops:
+        if self.crops and found.image is not None:
             self._cut_out(found)
         if self._table:
             from dabdetr.structures.formats import rows
@@ -92,13 +97,11 @@ class Saver:
 
     def finish(self, names: Sequence[str]) -> None:
         """Write what needs all images."""
-        if self._table:
-            self._file.close()
         if self.fiftyone:
             from dabdetr.structures.formats import fiftyone_labels
 
             folder = self.folder / "fiftyone"
-            folder.mkdir()
+            folder.mkdir(exist_ok=True)
             labels = fiftyone_labels(names, self._found)
             images = {stem: os.path.abspath(each.source) for stem, each in self._found.items()}
             for name, tree in (("labels", labels), ("data", images)):
@@ -109,10 +112,10 @@ class Saver:
         source, before = self._shown
         assert found.frame is not None
         if found.source != source or found.frame <= before:
-            self.close()
+            self._end_video()
             stem = Path(found.source).stem
             self._name = Path(file_name(f"{stem}.jpg", self._taken)).with_suffix(".mp4").name
-            if self.draw:
+            if self.draw and found.image is not None:
                 from dabdetr.inference.video import VideoWriter
 
                 self._video = VideoWriter(self.folder / self._name, found.source)
@@ -132,13 +135,29 @@ class Saver:
             if crop.size:
                 folder = self.folder / "crops" / folder_name(found.names[label])
                 folder.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(crop).save(folder / f"{stem}-{rank}{suffix}", quality=QUALITY)
+                _save(Image.fromarray(crop), folder / f"{stem}-{rank}{suffix}")
 
     def close(self) -> None:
-        """Finish the video that is being written, if there is one."""
+        """Finish the video and the table that are being written."""
+        self._end_video()
+        if self._table:
+            self._file.close()
+
+    def _end_video(self) -> None:
         video, self._video, self._shown = self._video, None, ("", -1)
         if video is not None:
             video.close()
+
+
+def _save(image: Any, path: Path) -> None:
+    """Write an image; none that is cut short stays behind."""
+    try:
+        image.save(path, quality=QUALITY)
+    except BaseException as error:
+        path.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise unwritable(path, error) from None
+        raise
 
 
 def folder_name(name: str) -> str:

@@ -49,7 +49,7 @@ def attempts(
     """The same, where what cannot be read stands in its place as ``Unreadable``."""
     if stride < 1:
         raise ValueError(f"stride should be at least 1; got {stride}")
-    items = _expand(source)
+    items = expand(source)
     if isinstance(items, list) and any(is_video(item) for item, _ in items):
         require_av()  # what is missing is an error now
     return _read(items, stride, Limits(private=allow_private), bits)
@@ -78,8 +78,14 @@ def _named(error: Exception, name: str) -> Exception:
     return kind(f"{name}: {error}")
 
 
-def _expand(source: Any) -> Iterable[tuple[Any, str]]:
-    """Single images, not yet read, with their names."""
+class Expanded(list[tuple[Any, str]]):
+    """Single images and videos, not yet read, with their names: what ``expand`` gives of a list."""
+
+
+def expand(source: Any) -> Iterable[tuple[Any, str]]:
+    """Single images and videos, not yet read, with their names; a generator's as they come."""
+    if isinstance(source, Expanded):
+        return source
     if isinstance(source, str | Path):
         return [(path, without_password(str(path))) for path in _paths(source)]
     if isinstance(source, int) and not isinstance(source, bool) and source >= 0:
@@ -89,12 +95,12 @@ def _expand(source: Any) -> Iterable[tuple[Any, str]]:
     if isinstance(source, IOBase) or (hasattr(source, "read") and not hasattr(source, "__array__")):
         return [(_content(source), str(getattr(source, "name", "") or ""))]
     if isinstance(source, list | tuple):
-        items = [item for part in source for item in _expand(part)]
+        items = Expanded(item for part in source for item in expand(part))
         if not items:
             raise ValueError("an empty list was given; give at least one image")
         return items
     if isinstance(source, Iterable) and not isinstance(source, dict):
-        return (item for part in source for item in _expand(part))
+        return (item for part in source for item in expand(part))
     raise ValueError(
         "an image is expected as a path, folder, pattern, address, camera's number, PIL image, "
         f"array, tensor, bytes or open file, or a list of these; got {type(source).__name__}"
