@@ -1,6 +1,7 @@
 """A small detector with random weights, predicting from every side."""
 
 import json
+import pickle
 import threading
 from dataclasses import replace
 
@@ -158,9 +159,9 @@ def test_a_model_in_training_mode_predicts_as_in_evaluation(detector, images):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"conf": 1.5}, "conf should lie between 0 and 1; got 1.5"),
-        ({"conf": float("nan")}, "conf should lie between 0 and 1"),
-        ({"max_det": 0}, "max_det should be at least 1; got 0"),
+        ({"conf": 1.5}, "conf should be a number between 0 and 1; got 1.5"),
+        ({"conf": float("nan")}, "conf should be a number between 0 and 1"),
+        ({"max_det": 0}, "max_det should be an integer of at least 1; got 0"),
         ({"classes": ["cow"]}, "does not know the class cow; it knows: owl, fox, hen"),
     ],
 )
@@ -227,3 +228,42 @@ def test_images_are_read_beside_the_model_only_where_a_core_is_free(
     monkeypatch.setattr(predictor.runtime, "prepare", watched)
     assert len(list(predictor(images[:3]))) == 3
     assert (threading.current_thread() not in readers) == beside
+
+
+def test_explanations_beside_detections_in_threads_are_those_made_alone(detector, images):
+    predictor = Predictor(detector)
+    alone = [predictor.explain(image, pixels=[(0.5, 0.5)]) for image in images[:4]]
+    found = [predictor.one(image, conf=0) for image in images[:4]]
+    ready, wrong = threading.Barrier(8), []
+
+    def work(explains, at):
+        ready.wait()
+        for _ in range(3):
+            try:
+                if explains:
+                    each = predictor.explain(images[at], pixels=[(0.5, 0.5)])
+                    for name in ("boxes", "scores"):
+                        expected = getattr(alone[at].trace, name)
+                        np.testing.assert_allclose(getattr(each.trace, name), expected, atol=1e-5)
+                    for name in ("attention", "encoder"):
+                        for one, other in zip(
+                            getattr(each.trace, name), getattr(alone[at].trace, name), strict=True
+                        ):
+                            np.testing.assert_allclose(one.weights(), other.weights(), atol=1e-5)
+                else:
+                    assert_same(predictor.one(images[at], conf=0), found[at])
+            except Exception as error:  # of a thread, which pytest does not see
+                wrong.append(error)
+
+    threads = [threading.Thread(target=work, args=(n % 2, n // 2)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong, wrong[0]
+    assert not any(module._forward_hooks for module in detector.modules())
+
+
+def test_a_predictor_of_weights_can_be_pickled(detector, images):
+    copied = pickle.loads(pickle.dumps(Predictor(detector)))
+    assert_same(copied.one(images[0], conf=0), Predictor(detector).one(images[0], conf=0))

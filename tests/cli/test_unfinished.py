@@ -1,4 +1,4 @@
-"""`dabdetr predict` that is stopped keeps what is done, and `--continue` gives what one run gives."""
+"""`dabdetr predict` keeps what is done when it is stopped; `--continue` does the rest."""
 
 from __future__ import annotations
 

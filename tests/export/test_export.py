@@ -4,6 +4,8 @@ import copy
 import json
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
@@ -209,3 +211,17 @@ def test_what_is_no_export_is_told(exported, tmp_path):
         Predictor(exported.path, precision="bf16")
     with pytest.raises(ValueError, match="gives its last layer only"):
         _ = Predictor(exported.path).live
+
+
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
+def test_a_predictor_of_an_exported_file_goes_to_other_processes(
+    format, detector, images, tmp_path
+):
+    pytest.importorskip(format)
+    path = export(detector, tmp_path / ("x.onnx" if format == "onnx" else "x"), format).path
+    predictor = Predictor(path)
+    (expected,) = predictor(images[0], conf=0)
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        found = pool.submit(predictor.one, images[0], conf=0).result()
+    np.testing.assert_array_equal(found.boxes, expected.boxes)
+    np.testing.assert_array_equal(found.scores, expected.scores)

@@ -10,7 +10,7 @@ from dabdetr.presets import PRESETS
 
 pytestmark = pytest.mark.slow
 NANO = sorted(name for name in PRESETS if name.endswith("-nano"))
-EVERYTHING = {"conf": 0.0, "max_det": 50}
+EVERYTHING = {"conf": 0.0, "max_det": 50, "multi_label": True}
 
 
 @pytest.mark.parametrize("name", [*NANO, "dab-lite"])
@@ -57,6 +57,31 @@ def test_shifted_windows_need_a_size(shake, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def _check_plain_clients(path, hint):
+    """The file itself says what to compute in, to OpenVINO without dabdetr and its options."""
+    import openvino
+
+    core = openvino.Core()
+    model = core.read_model(path / "model.xml")
+    assert model.get_rt_info(["runtime_options", "INFERENCE_PRECISION_HINT"]).astype(str) == hint
+    marks = ("DisablePrecisionConversion_0", "precise_0")  # one mark, as its versions call it
+    computed = [
+        op
+        for op in model.get_ops()
+        if op.get_type_name() not in ("Constant", "Parameter", "Result")
+    ]
+    marked = [op for op in computed if any(mark in op.get_rt_info() for mark in marks)]
+    assert len(marked) == (len(computed) if hint == "f32" else 0)
+    if hint == "f32":
+        rng = np.random.default_rng(0)
+        pixels, padding = rng.normal(size=(1, 3, 96, 128)), np.zeros((1, 96, 128), bool)
+        inputs = {"pixels": pixels.astype(np.float32), "padding": padding}
+        asked = ({}, {"INFERENCE_PRECISION_HINT": "f32"}, {"INFERENCE_PRECISION_HINT": "bf16"})
+        plain, *others = (core.compile_model(model, "CPU", each)(inputs) for each in asked)
+        for other in others:
+            np.testing.assert_allclose(plain["logits"], other["logits"], atol=1e-3)
+
+
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
 def test_openvino_in_every_precision(precision, tmp_path):
     pytest.importorskip("openvino")
@@ -74,6 +99,7 @@ def test_openvino_in_every_precision(precision, tmp_path):
     if exact:
         assert made.certificate.ap is not None
         assert made.certificate.ap.file == found
+    _check_plain_clients(made.path, "f32" if exact else "bf16")
     predictor = Predictor(made.path)
     assert predictor.runtime.metadata.precision == precision  # pyright: ignore[reportAttributeAccessIssue]
     image = np.full((64, 96, 3), 90, np.uint8)

@@ -82,7 +82,9 @@ def explain(
     runtime = torch_runtime(model)
     conf, max_det = thresholds(runtime.config.inference, conf, max_det)
     check_on_error(on_error)
-    detector = runtime.model.eval()
+    detector = runtime.model
+    if detector.training:
+        detector.eval()
 
     def traced(
         prepared: Sequence[Any], sizes: Sizes, names: Sequence[str]

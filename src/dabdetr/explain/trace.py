@@ -1,13 +1,13 @@
 """Inputs and outputs of every layer for one image, as plain arrays.
 
-The model runs as it always does; hooks read the inputs and outputs of its parts.
+The model runs as it always does; hooks read the inputs and outputs of its parts. They are hooks of
+a copy that shares the weights: the model itself may be at work in other threads.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Self
 
@@ -172,12 +172,13 @@ def trace(model: Detector, images: Images, pixels: Sequence[tuple[float, float]]
     wanted = np.asarray(pixels, np.float32).reshape(-1, 2)
     if not ((wanted >= 0) & (wanted <= 1)).all():
         raise ValueError(f"pixels should be x, y from 0 to 1 of the image; got {list(pixels)}")
+    model = _with_own_hooks(model)
     decoder, positions = model.decoder, model.decoder.positions
     encoding = [layer.attention for layer in model.encoder.layers] if len(wanted) else []
     crossing = [layer.cross_attention for layer in decoder.layers]
+    calls = _recorded(*encoding, *crossing, positions)
     with torch.no_grad():
-        with _recorded(*encoding, *crossing, positions) as calls:
-            predictions = model(images)
+        predictions = model(images)
         sizes = [call.output[0].sigmoid() for call in calls.get(positions.size, [])]
         return Trace(
             model=model.config.name,
@@ -233,18 +234,37 @@ class _Call(NamedTuple):
 _Calls = dict[Any, list[_Call]]
 
 
-@contextmanager
-def _recorded(*parts: Any) -> Iterator[_Calls]:
-    """Inputs and outputs of ``parts`` and all modules below them, call after call."""
+def _with_own_hooks(model: Detector) -> Detector:
+    """The same weights in modules whose hooks are their own; the backbone is shared as it is."""
+    copies: dict[nn.Module, nn.Module] = {}
+
+    def copied(module: nn.Module) -> nn.Module:
+        if module not in copies:
+            own = copies[module] = copy.copy(module)
+            own._forward_hooks = module._forward_hooks.copy()
+            own._modules = {
+                name: child and copied(child) for name, child in module._modules.items()
+            }
+        return copies[module]
+
+    own = copy.copy(model)
+    own._modules = {
+        name: child if child is None or name == "backbone" else copied(child)
+        for name, child in model._modules.items()
+    }
+    return own
+
+
+def _recorded(*parts: Any) -> _Calls:
+    """Inputs and outputs of ``parts`` and all modules below them, from now on, call after call."""
     calls: _Calls = {}
 
     def remember(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         calls.setdefault(module, []).append(_Call(inputs, output))
 
-    with ExitStack() as hooks:
-        for module in {module for part in parts for module in part.modules()}:
-            hooks.callback(module.register_forward_hook(remember).remove)
-        yield calls
+    for module in {module for part in parts for module in part.modules()}:
+        module.register_forward_hook(remember)
+    return calls
 
 
 def _of_queries(module: Any, calls: _Calls, positions: Positions, placed: _Call) -> Attention:

@@ -12,6 +12,9 @@ from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+from xml.etree import ElementTree
+
+from dabdetr.inference.exported import openvino_hint
 
 if TYPE_CHECKING:
     import numpy as np
@@ -132,7 +135,30 @@ class OpenVinoFile:
         path.mkdir(exist_ok=True)
         strings = json.dumps(metadata.to_strings(), ensure_ascii=False)
         self.model.set_rt_info(strings, ["dabdetr", "card"])
+        hint = openvino_hint(metadata.precision)
+        for key, value in hint.items():
+            self.model.set_rt_info(value, ["runtime_options", key])
         self._save(self.model, path / "model.xml", compress_to_fp16=self.half)
+        if "f32" in hint.values():
+            keep_precision(path / "model.xml")
+
+
+def keep_precision(xml: Path) -> None:
+    """Mark every operation of OpenVINO's file as one that is computed in the precision it has.
+
+    OpenVINO computes the others in bf16 on processors that have it, unless its client says not to.
+    """
+    tree = ElementTree.parse(xml)
+    for layer in tree.getroot().iter("layer"):
+        if layer.get("type") in ("Const", "Parameter", "Result"):
+            continue
+        marks = layer.find("rt_info")
+        if marks is None:
+            marks = ElementTree.Element("rt_info")
+            layer.insert(0 if layer.find("data") is None else 1, marks)
+        if marks.find("attribute[@name='precise']") is None:
+            ElementTree.SubElement(marks, "attribute", name="precise", version="0")
+    tree.write(xml, encoding="utf-8", xml_declaration=True)
 
 
 def _openvino(detector: Detector, metadata: Metadata, calibration: Calibration) -> OpenVinoFile:

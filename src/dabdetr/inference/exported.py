@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -43,10 +44,14 @@ class Exported:
         file = _file_of(Path(path))
         if file is None or not file.is_file():
             raise FileNotFoundError(f"there is no exported model {path}; check the path")
-        self.path = str(file)
+        self.path, self.device = str(file), device
         self._engine = ENGINES[file.suffix](file, device)
         self.metadata = Metadata.from_strings(self._engine.strings, str(file))
         self._engine.start(self.metadata)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled, it is its file, which is opened again: for process pools."""
+        return Exported, (os.path.abspath(self.path), self.device)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -193,6 +198,14 @@ class _Onnx:
         return self.session.run(["logits", "boxes"], {"pixels": pixels, "padding": padding})  # pyright: ignore[reportReturnType]
 
 
+def openvino_hint(precision: str) -> dict[str, str]:
+    """OpenVINO's option for a precision of ours; alone it computes in bf16 wherever it can.
+
+    What is not in int8 is in bf16 there: both are for processors that have both.
+    """
+    return {"INFERENCE_PRECISION_HINT": "bf16" if precision in ("bf16", "int8") else "f32"}
+
+
 class _OpenVino:
     """A compiled model of OpenVINO on the CPU, in the precision of its metadata."""
 
@@ -222,12 +235,8 @@ class _OpenVino:
         self.strings = parse_json(text, f"metadata of {path}")
 
     def start(self, metadata: Metadata) -> None:
-        """Note what to compile for; OpenVINO alone would compute in bf16 wherever it can.
-
-        What is not in int8 is in bf16 there: both are for processors that have both.
-        """
-        kind = "bf16" if metadata.precision in ("bf16", "int8") else "f32"
-        self.options = {"INFERENCE_PRECISION_HINT": kind}
+        """Note what to compile for."""
+        self.options = openvino_hint(metadata.precision)
         if threads():
             self.options["INFERENCE_NUM_THREADS"] = str(threads())
         self.size = metadata.size
