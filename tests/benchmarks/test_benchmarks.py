@@ -20,6 +20,7 @@ from benchmarks.growth import AXES, Point, exponent, measure  # noqa: E402
 from benchmarks.machine import machine  # noqa: E402
 from benchmarks.report import verdict, write_results  # noqa: E402
 from benchmarks.roofline import found as roofline  # noqa: E402
+from benchmarks.roofline import operations  # noqa: E402
 from benchmarks.sides import (  # noqa: E402
     KINDS,
     SMOKE,
@@ -28,6 +29,9 @@ from benchmarks.sides import (  # noqa: E402
     make_weights,
     require_equal,
 )
+
+from dabdetr.config import Config  # noqa: E402
+from dabdetr.model.detector import build  # noqa: E402
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -155,3 +159,11 @@ def test_the_whole_comparison_runs(tmp_path):
     assert "| dab | 0x0 | training step, best |" in page
     assert "| dab | 0x0 | training step, lean |" in page
     assert "| OpenVINO int8 in backbone, bf16 in the rest, fixed size |" in page
+
+
+def test_operations_are_counted_whoever_multiplies(monkeypatch):
+    detector, pixels = build(Config(), ["thing"]), torch.zeros(1, 3, 64, 64)
+    counted = operations(detector, pixels)
+    monkeypatch.setattr("dabdetr.model.kernels.onednn_wins", lambda: False)
+    monkeypatch.setattr("benchmarks.roofline.onednn_wins", lambda: False)
+    assert operations(detector, pixels) == counted > 1e6

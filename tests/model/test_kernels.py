@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import nn
 
-from dabdetr.bench.roofline import operations
 from dabdetr.config import Config
 from dabdetr.model import kernels
 from dabdetr.model.detector import build
@@ -98,11 +97,3 @@ def test_every_linear_layer_of_a_detector():
     kinds = {type(m) for m in build(Config(), ["thing"]).modules() if isinstance(m, nn.Linear)}
     assert nn.Linear not in kinds
     assert Linear in kinds
-
-
-def test_operations_are_counted_whoever_multiplies(monkeypatch):
-    detector, pixels = build(Config(), ["thing"]), torch.zeros(1, 3, 64, 64)
-    counted = operations(detector, pixels)
-    monkeypatch.setattr(kernels, "onednn_wins", lambda: False)
-    monkeypatch.setattr("dabdetr.bench.roofline.onednn_wins", lambda: False)
-    assert operations(detector, pixels) == counted > 1e6
