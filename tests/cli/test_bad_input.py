@@ -110,9 +110,9 @@ def _duplicate_annotation(tree: dict[str, Any]) -> None:
 
 FATAL: list[tuple[str, Callable[[dict[str, Any]], Any], tuple[str, ...]]] = [
     ("no images", lambda tree: tree.pop("images"), ("images",)),
-    ("categories", lambda tree: tree.pop("categories"), ("categories",)),
 ]
 ODD: list[tuple[str, Callable[[dict[str, Any]], Any], tuple[str, ...]]] = [
+    ("no categories", lambda tree: tree.pop("categories"), ("classes without names",)),
     ("zero width", _box(5, 5, 0, 5), ("annotation 1",)),
     ("negative height", _box(5, 15, 5, -5), ("annotation 1",)),
     ("outside", _box(500, 500, 20, 20), ("annotation 1",)),

@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from xml.etree import ElementTree
 
-from dabdetr.inference.exported import openvino_hint
-
 if TYPE_CHECKING:
     import numpy as np
     import torch
@@ -135,6 +133,8 @@ class OpenVinoFile:
         path.mkdir(exist_ok=True)
         strings = json.dumps(metadata.to_strings(), ensure_ascii=False)
         self.model.set_rt_info(strings, ["dabdetr", "card"])
+        from dabdetr.inference.exported import openvino_hint
+
         hint = openvino_hint(metadata.precision)
         for key, value in hint.items():
             self.model.set_rt_info(value, ["runtime_options", key])
