@@ -32,8 +32,8 @@ NOT_RUN = {
     "docs/recipes/checkpoints.md": 4,
     "docs/recipes/compare.md": 2,
     "docs/recipes/data.md": 1,
-    "docs/recipes/export.md": 1,
-    "docs/recipes/long-runs.md": 2,
+    "docs/recipes/export.md": 2,
+    "docs/recipes/long-runs.md": 3,
     "docs/recipes/own-data.md": 1,
     "docs/recipes/tiles-and-video.md": 1,
 }
