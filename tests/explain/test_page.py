@@ -215,7 +215,7 @@ def test_thumbnails_are_small() -> None:
 def test_it_takes_one_image(predictor: Predictor) -> None:
     with pytest.raises(ValueError, match=r"explain\(\) takes a single image; got 2"):
         predictor.explain([noise(64, 64)] * 2)
-    with pytest.raises(ValueError, match="conf should lie between 0 and 1; got 2"):
+    with pytest.raises(ValueError, match="conf should be a number between 0 and 1; got 2"):
         predictor.explain(noise(64, 64), conf=2)
     with pytest.raises(ValueError, match="max_det should be at least 1"):
         predictor.explain(noise(64, 64), max_det=0)
