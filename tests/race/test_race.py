@@ -149,12 +149,14 @@ def test_an_interrupted_race_goes_on(coco_folder: Path) -> None:
 
 
 def test_a_run_that_fails_leaves_the_others(copy: dict) -> None:
-    """One run's checkpoint is broken; the other was killed before it had any."""
+    """One run's checkpoints are all broken; the other was killed before it had any."""
     blocked = FOLDER / "race" / "detr-64-0"
     (blocked / "results.csv").unlink()
-    (blocked / "last.ckpt").write_bytes(b"cut short")
+    for name in ("last.ckpt", "previous.ckpt"):
+        (blocked / name).write_bytes(b"cut short")
     (FOLDER / "race" / "dab-start-64-0" / "results.csv").unlink()
     (FOLDER / "race" / "dab-start-64-0" / "last.ckpt").unlink()
+    (FOLDER / "race" / "dab-start-64-0" / "previous.ckpt").unlink(missing_ok=True)
     done = run("--resume", FOLDER, "--json", code=1)
     assert json.loads(done.stdout)["failed"] == ["detr-64-0"]
     assert "detr-64-0 failed: error: " in done.stderr
