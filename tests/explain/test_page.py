@@ -217,7 +217,7 @@ def test_it_takes_one_image(predictor: Predictor) -> None:
         predictor.explain([noise(64, 64)] * 2)
     with pytest.raises(ValueError, match="conf should be a number between 0 and 1; got 2"):
         predictor.explain(noise(64, 64), conf=2)
-    with pytest.raises(ValueError, match="max_det should be at least 1"):
+    with pytest.raises(ValueError, match="max_det should be an integer of at least 1; got 0"):
         predictor.explain(noise(64, 64), max_det=0)
 
 
