@@ -415,3 +415,12 @@ def test_a_fault_names_its_fields_once(tree: dict, fields: str) -> None:
 def test_a_fault_of_the_whole_is_told_once() -> None:
     with pytest.raises(ValueError, match=r"^config: the config has no field 'modle'; it has: name"):
         parse({"modle": {}}, "config")
+
+
+def test_many_long_faults_stay_one_short_message() -> None:
+    with pytest.raises(ValueError, match="model has no f") as error:
+        parse({"model": {"a" * 300: 1, "b" * 300: 2}, "training": {"c" * 300: 3}}, "x" * 200)
+    assert len(str(error.value)) < 500
+    config = preset("dab-detr-nano")
+    with pytest.raises(ValueError, match="has no field 'x'"):
+        config.override(["loss={0: 1}", "loss.x.y=1"])

@@ -440,3 +440,10 @@ def test_any_box_format_is_told_over_the_whole_set(order: str, relative: bool, s
         else:  # what is said stands, where it fits as well
             low_, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
             assert ((low_ < -10) | (high > frames + 10)).any(1).mean() < 0.1
+
+
+def test_ids_and_groups_of_any_json_are_read(tmp_path: Path) -> None:
+    tree = sound()
+    tree["images"][0]["id"] = 10**30
+    tree["categories"][0]["supercategory"] = ["x"]
+    assert len(opened(tmp_path, tree)) == len(tree["images"])

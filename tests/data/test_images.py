@@ -417,6 +417,29 @@ def test_what_libtiff_finds_wrong_stays_off_stderr(capfd: pytest.CaptureFixture[
     assert capfd.readouterr().err == ""
 
 
+def test_what_pillow_logs_stays_off_stderr(tmp_path: Path) -> None:
+    """Where nobody listens, as in a program of its own, Python prints messages of loggers."""
+    content = as_file(Image.new("RGB", (8, 8)), "TIFF")
+    samples = content.index(struct.pack("<HHIH", 277, 3, 1, 3))
+    wrong = content[: samples + 8] + struct.pack("<H", 279) + content[samples + 10 :]
+    (tmp_path / "x.tif").write_bytes(wrong)
+    code = (
+        "import sys\nfrom dabdetr.data.images import read_image\n"
+        "try: read_image(sys.argv[1])\nexcept ValueError: print('refused')"
+    )
+    line = [sys.executable, "-c", code, str(tmp_path / "x.tif")]
+    done = subprocess.run(line, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("refused\n", "")
+
+
+def test_a_gif_whose_later_frames_are_damaged_is_read() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8), np.uint8)
+    first, second = map(Image.fromarray, pixels)
+    content = as_file(first, "GIF", save_all=True, append_images=[second])
+    at = content.rindex(b",\0\0\0\0")  # the head of the second frame
+    assert {read_image(content[: at + size]).shape for size in range(1, 14)} == {(8, 8, 3)}
+
+
 def test_threads_read_at_once_without_warnings(recwarn: pytest.WarningsRecorder) -> None:
     content = as_file(Image.fromarray(large(CORNERS)), "TIFF", tiffinfo={305: "x" * 40})
     entry = content.index(struct.pack("<HHI", 305, 2, 41))

@@ -183,7 +183,7 @@ def _place(tree: dict[str, Any], path: str) -> tuple[dict[str, Any], str]:
     *parents, field = path.split(".")
     for depth, key in enumerate((*parents, field)):
         if not isinstance(node, dict) or key not in node:
-            known = ", ".join(node) if isinstance(node, dict) else "no field"
+            known = ", ".join(map(str, node)) if isinstance(node, dict) else "no field"
             where = ".".join(parents[:depth]) or "the config"
             raise ValueError(f"{where} has no field {shown(key)}; it has: {shortened(known, 300)}")
         if depth < len(parents):
@@ -217,7 +217,7 @@ def parse_section(section: type[Part], tree: dict[str, Any], origin: str) -> Par
         faults = [shortened(_fault(problem, tree), 320) for problem in problems[:MOST_FAULTS]]
         if len(problems) > MOST_FAULTS:
             faults = [faults[0], f"and {len(problems) - 1} more faults"]
-        raise ValueError(f"{origin}: {'; '.join(faults)}") from None
+        raise ValueError(shortened(f"{origin}: {'; '.join(faults)}")) from None
 
 
 def _fault(problem: ErrorDetails, tree: dict[str, Any]) -> str:

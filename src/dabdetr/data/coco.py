@@ -202,7 +202,7 @@ def _number(value: Any) -> float | None:
 def key(value: Any) -> int | str | None:
     """An id as it is compared: an integer where it means one, else its text."""
     if type(value) is int:
-        return value
+        return value if abs(value) < 2**63 else str(value)
     number = whole(value)
     return (
         number
@@ -280,13 +280,13 @@ def _classes(
     A class without a box that is only there to group all others (Roboflow's) is left out.
     """
     used = {key(row.get("category_id")) for row in annotations if isinstance(row, dict)}
-    groups = {row.get("supercategory") for row in categories}
+    groups = {group for row in categories if isinstance(group := row.get("supercategory"), str)}
     ids: list[tuple[int | str, dict[str, Any]]] = []
     for row in categories:
         id_ = key(row.get("id"))
         if id_ is None:
             findings.add("row-unreadable", f"{file}: category {shown(row.get('id'))}")
-        elif id_ not in used and row.get("name") in groups and _is_root(row):
+        elif id_ not in used and str(row.get("name")) in groups and _is_root(row):
             findings.add("class-grouping", f"{shown(row['name'])} in {file}")
         else:
             ids.append((id_, row))

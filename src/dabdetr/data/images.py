@@ -209,13 +209,20 @@ def _bomb(name: str, most: int | None) -> ValueError:
 
 
 def _hush() -> None:
-    """No warnings of Pillow's (of odd metadata, mostly), and nothing of libtiff's on stderr.
+    """No warnings or messages of Pillow's (of odd metadata, mostly) or of libtiff's on stderr.
 
     A filter that stays, as ``warnings.catch_warnings`` is not for threads.
     """
     if _QUIET not in warnings.filters:
         warnings.filterwarnings("ignore", module=r"PIL\.")
+    _hush_messages()
     _hush_libtiff()
+
+
+@cache
+def _hush_messages() -> None:
+    """Pillow's log goes to those who listen to it; it would go to stderr where nobody does."""
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 @cache
@@ -281,9 +288,16 @@ def _frames(image: Image.Image) -> int:
         return 1
 
 
+def _is_animated(image: Image.Image) -> bool:
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception:  # of many kinds, where what follows the first frame is damaged
+        return False
+
+
 def _tell_pages(image: Image.Image, name: str) -> None:
     """Log that there is more than is used; the further images of a phone's JPEG are no pages."""
-    if not getattr(image, "is_animated", False) or image.format == "MPO" or name in _told:
+    if image.format == "MPO" or name in _told or not _is_animated(image):
         return
     if len(_told) < MOST_TOLD:
         log.warning("%s has several pages or frames; the first is used", name)
