@@ -1,8 +1,8 @@
 """Runs code on damaged input, in one process, and says what is a fault of the program.
 
 A fault: an exception that would end with exit code 70, a Python warning, a message of 500
-characters or more, ten seconds without an end, 2 GiB more memory, anything on stderr, a program
-started, a connection made, or the file that every attack tries to make.
+characters or more, ten seconds of work without an end, 2 GiB more memory, anything on stderr, a
+program started, a connection made, or the file that every attack tries to make.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ from pathlib import Path
 from typing import Any
 
 SECONDS = 10.0
+"""Of processor time."""
+WAITING = 4
+"""Times as many seconds may go by in all, as the machine may be busy."""
 MIB = 2048
 LIBRARIES = ("torch", "torchvision", "timm", "pytorch_lightning", "onnx", "onnxruntime", "openvino")
 STARTS = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "subprocess.Popen")
@@ -55,6 +58,16 @@ class Outcome:
         key = (fault.kind, fault.place)
         first, count = self.faults.get(key, (fault, 0))
         self.faults[key] = (first, count + 1)
+
+    def note(self, name: str, end: Fault | str) -> bool:
+        """Count how the case ``name`` ended; whether it is a fault of a new kind."""
+        if not isinstance(end, Fault):
+            self.ends[end] += 1
+            return False
+        self.ends["fault"] += 1
+        known = (end.kind, end.place) in self.faults
+        self.add(Fault(end.kind, end.place, f"{name}: {end.detail}"))
+        return not known
 
     @property
     def cases(self) -> int:
@@ -103,8 +116,9 @@ class Harness:
         end: Fault | str
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            signal.setitimer(signal.ITIMER_REAL, SECONDS)
-            faulthandler.dump_traceback_later(4 * SECONDS, exit=True)
+            signal.setitimer(signal.ITIMER_PROF, SECONDS)
+            signal.setitimer(signal.ITIMER_REAL, WAITING * SECONDS)
+            faulthandler.dump_traceback_later(2 * WAITING * SECONDS, exit=True)
             self.watch.on = True
             try:
                 case()
@@ -120,6 +134,7 @@ class Harness:
             finally:
                 self.watch.on = False
                 signal.setitimer(signal.ITIMER_REAL, 0)
+                signal.setitimer(signal.ITIMER_PROF, 0)
                 faulthandler.cancel_dump_traceback_later()
         grown = (_peak() - before) / 2**20
         if grown > MIB:
@@ -139,7 +154,7 @@ class Harness:
     def watching(self) -> Iterator[None]:
         """Inside, stderr is a file that is looked at, and time is limited."""
         saved = os.dup(2)
-        alarm = signal.signal(signal.SIGALRM, self._alarm)
+        before = {n: signal.signal(n, self._alarm) for n in (signal.SIGALRM, signal.SIGPROF)}
         with tempfile.TemporaryFile() as file:
             sys.stderr.flush()
             os.dup2(file.fileno(), 2)
@@ -151,7 +166,8 @@ class Harness:
                 sys.stderr.flush()
                 os.dup2(saved, 2)
                 os.close(saved)
-                signal.signal(signal.SIGALRM, alarm)
+                for number, handler in before.items():
+                    signal.signal(number, handler)
 
     def _alarm(self, *_: Any) -> None:
         if self.watch.on:  # not between cases
@@ -249,13 +265,7 @@ def run_target(
     for number in range(first, first + cases):
         case, content = target(random.Random(f"{seed} {name} {number}"))
         end = harness.run(case, memory_may_end)
-        if not isinstance(end, Fault):
-            outcome.ends[end] += 1
-            continue
-        outcome.ends["fault"] += 1
-        known = (end.kind, end.place) in outcome.faults
-        outcome.add(Fault(end.kind, end.place, f"{name} {number}: {end.detail}"))
-        if keep is not None and not known:
+        if outcome.note(f"{name} {number}", end) and keep is not None:
             keep.mkdir(parents=True, exist_ok=True)
             (keep / f"{name}-{number}").write_bytes(content)
     return outcome

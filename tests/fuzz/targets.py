@@ -130,17 +130,17 @@ class Targets:
 
     def coco(self, rng: random.Random) -> Case:
         """COCO's json beside good images."""
-        folder = self.once("coco", lambda: _image_folder(self.place("coco/data") / "train"))
+        folder = self.once("coco", lambda: image_folder(self.place("coco/data") / "train"))
         content = attempt(lambda: json_bytes(rng, _COCO), b"{}")
         file = folder.parent / "annotations" / "instances_train.json"
         file.parent.mkdir(exist_ok=True)
         file.write_bytes(content)
-        return _opened(folder.parent), content
+        return opened(folder.parent), content
 
     def yolo(self, rng: random.Random) -> Case:
         """YOLO's data.yaml, or the text of a label file."""
         folder = self.place("yolo")
-        _image_folder(folder / "images" / "train")
+        image_folder(folder / "images" / "train")
         (folder / "labels" / "train").mkdir(parents=True)
         texts = {"data.yaml": _YOLO, **{f"labels/train/{n}.txt": _LABELS for n in range(3)}}
         for name, text in texts.items():
@@ -151,12 +151,12 @@ class Targets:
         else:
             content = text_changed(rng, _LABELS, ("nan", "1e400", "-1", "99", "\x00", "0.5,0.5"))
             (folder / "labels" / "train" / "1.txt").write_bytes(content)
-        return _opened(folder), content
+        return opened(folder), content
 
     def voc(self, rng: random.Random) -> Case:
         """One of VOC's xml files."""
         folder = self.place("voc")
-        _image_folder(folder / "JPEGImages")
+        image_folder(folder / "JPEGImages")
         (folder / "Annotations").mkdir()
         for number in range(3):
             (folder / "Annotations" / f"{number}.xml").write_text(_VOC.format(number=number))
@@ -168,31 +168,31 @@ class Targets:
                 rng, text.encode(), (b"<object>", b"</", b"&lol;", b"<!--", b"]]>")
             )
         (folder / "Annotations" / "1.xml").write_bytes(content)
-        return _opened(folder), content
+        return opened(folder), content
 
     def labelme(self, rng: random.Random) -> Case:
         """One of LabelMe's json files."""
-        folder = self.once("labelme", lambda: _image_folder(self.place("labelme")))
+        folder = self.once("labelme", lambda: image_folder(self.place("labelme")))
         for number in range(3):
             tree = _LABELME | {"imagePath": f"{number}.png"}
             (folder / f"{number}.json").write_text(json.dumps(tree))
         content = attempt(lambda: json_bytes(rng, _LABELME), b"{}")
         (folder / "1.json").write_bytes(content)
-        return _opened(folder), content
+        return opened(folder), content
 
     def via(self, rng: random.Random) -> Case:
         """The json of the VGG image annotator."""
-        folder = self.once("via", lambda: _image_folder(self.place("via")))
+        folder = self.once("via", lambda: image_folder(self.place("via")))
         content = attempt(lambda: json_bytes(rng, _VIA), b"{}")
         (folder / "via_region_data.json").write_bytes(content)
-        return _opened(folder), content
+        return opened(folder), content
 
     def zip(self, rng: random.Random) -> Case:
         """A data set in a zip."""
 
         def pack() -> bytes:
             folder = self.place("zipped")
-            _image_folder(folder / "train")
+            image_folder(folder / "train")
             (folder / "train" / "_annotations.coco.json").write_text(json.dumps(_COCO))
             content = io.BytesIO()
             with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -216,7 +216,7 @@ class Targets:
             content = extra.getvalue()
         path = self.place("zip") / "data.zip"
         path.write_bytes(content)
-        return _opened(path), content
+        return opened(path), content
 
     # Configs and runs
 
@@ -224,7 +224,7 @@ class Targets:
         """A config's YAML, and building its model where it is small."""
         from dabdetr.config import load
 
-        config = self.once("tiny", _tiny_config)
+        config = self.once("tiny", tiny_config)
         tree = config.model_dump(mode="json")
         import yaml
 
@@ -243,7 +243,7 @@ class Targets:
 
     def set(self, rng: random.Random) -> Case:
         """One to three assignments of ``--set``."""
-        config = self.once("tiny", _tiny_config)
+        config = self.once("tiny", tiny_config)
         paths = self.once("paths", lambda: list(_leaves(config.model_dump(mode="json"))))
         assignments: list[str] = []
         for _ in range(rng.choice((1, 1, 2, 3))):
@@ -278,7 +278,7 @@ class Targets:
         """Weights of our own: header, metadata, config, tensors."""
         from dabdetr.checkpoints.native import load_model
 
-        base: bytes = self.once("weights", lambda: _weights(self.place("weights")))
+        base = self.weights()
         length = int.from_bytes(base[:8], "little")
         header, body = json.loads(base[8 : 8 + length]), base[8 + length :]
         kind = rng.random()
@@ -294,7 +294,7 @@ class Targets:
                 header["__metadata__"] = about
             else:
                 header = tree_changed(rng, header)
-            content = _safetensors(header, body)
+            content = safetensors(header, body)
         path = self.place("weights") / "x.safetensors"
         path.write_bytes(content)
         return lambda: load_model(path), content[: length + 400]
@@ -329,7 +329,7 @@ class Targets:
         """The metadata of an exported file, as every format carries them."""
         from dabdetr.inference.metadata import Metadata
 
-        strings = self.once("strings", self._strings)
+        strings = self.once("strings", self.strings)
         changed = _metadata_changed(rng, strings)
 
         def case() -> None:
@@ -343,11 +343,11 @@ class Targets:
 
         from dabdetr.inference.exported import Exported
 
-        base = self.once("onnx", lambda: _tiny_onnx(self._strings()))
+        base = self.once("onnx", lambda: tiny_onnx(self.strings()))
         path = self.place("onnx") / "x.onnx"
         model = onnx.load_from_string(base)
         if rng.random() < 0.7:
-            strings = _metadata_changed(rng, self._strings())
+            strings = _metadata_changed(rng, self.strings())
             del model.metadata_props[:]
             for key, value in strings.items() if isinstance(strings, dict) else ():
                 if isinstance(value, str) and isinstance(key, str):
@@ -368,12 +368,12 @@ class Targets:
         """OpenVINO's xml with other metadata."""
         from dabdetr.inference.exported import Exported
 
-        xml, weights = self.once("openvino", _tiny_openvino)
+        xml, weights = self.once("openvino", tiny_openvino)
         folder = self.place("openvino")
-        changed = _metadata_changed(rng, self._strings())
+        changed = _metadata_changed(rng, self.strings())
         text = attempt(lambda: json.dumps(changed).encode(), b"{}").decode()
         if rng.random() < 0.2:
-            text = attempt(lambda: json_bytes(rng, self._strings()), b"{}").decode("latin-1")
+            text = attempt(lambda: json_bytes(rng, self.strings()), b"{}").decode("latin-1")
         content = xml.replace("CARD", _escaped(text)).encode("utf-8", "replace")
         (folder / "model.xml").write_bytes(content)
         (folder / "model.bin").write_bytes(weights)
@@ -389,7 +389,7 @@ class Targets:
         """A program of torch: its graph, its tables, its archive."""
         from dabdetr.inference.exported import Exported
 
-        base: dict[str, bytes] = self.once("program", lambda: _tiny_program(self._strings()))
+        base: dict[str, bytes] = self.once("program", lambda: tiny_program(self.strings()))
         content = dict(base)
         kind = rng.random()
         place = rng.choice([name for name in base if name.endswith(".json")])
@@ -409,10 +409,14 @@ class Targets:
 
         return case, packed
 
-    def _strings(self) -> dict[str, str]:
+    def weights(self) -> bytes:
+        """Of a tiny detector, as ``save_model`` writes them."""
+        return self.once("weights", lambda: _weights(self.place("weights")))
+
+    def strings(self) -> dict[str, str]:
         from dabdetr.inference.metadata import Metadata
 
-        config = self.once("tiny", _tiny_config)
+        config = self.once("tiny", tiny_config)
         return Metadata("onnx", ("a", "b", "c"), config, size=(20, 30)).to_strings()
 
 
@@ -510,22 +514,23 @@ def _wrapped(content: bytes) -> bytes:
     return b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n" + content
 
 
-def _image_folder(folder: Path) -> Path:
+def image_folder(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(3):
         Image.new("RGB", (64, 48), (number * 70, 90, 30)).save(folder / f"{number}.png")
     return folder
 
 
-def _opened(data: Path) -> Callable[[], None]:
+def opened(data: Path) -> Callable[[], None]:
     """Opens the train split, looks at every record and image."""
 
     def case() -> None:
         from dabdetr.data.layouts import open_data
+        from dabdetr.text import check_name
 
         found = open_data(data, "train")
         for name in found.names:
-            name.encode()
+            assert check_name(name, "a class") == name
         for index in range(len(found)):
             record = found.record(index)
             assert np.isfinite(record.boxes).all()
@@ -633,7 +638,7 @@ def _xml_changed(rng: random.Random, text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-def _tiny_config() -> Any:
+def tiny_config() -> Any:
     from dabdetr.presets import preset
 
     return preset("dab-detr-nano").override(
@@ -665,11 +670,11 @@ def _weights(folder: Path) -> bytes:
     from dabdetr.model.detector import build
 
     torch.manual_seed(0)
-    save_model(folder / "x.safetensors", build(_tiny_config(), ("a", "b")))
+    save_model(folder / "x.safetensors", build(tiny_config(), ("a", "b")))
     return (folder / "x.safetensors").read_bytes()
 
 
-def _safetensors(header: Any, body: bytes) -> bytes:
+def safetensors(header: Any, body: bytes) -> bytes:
     text = attempt(lambda: json.dumps(header).encode("utf-8", "surrogatepass"), b"{}")
     return len(text).to_bytes(8, "little") + text + body
 
@@ -789,7 +794,7 @@ def _metadata_changed(rng: random.Random, strings: dict[str, str]) -> Any:
     return changed
 
 
-def _tiny_onnx(strings: dict[str, str]) -> bytes:
+def tiny_onnx(strings: dict[str, str]) -> bytes:
     """A graph that gives three classes and four boxes whatever it is given."""
     from onnx import TensorProto, helper, numpy_helper
 
@@ -823,13 +828,13 @@ def _tiny_onnx(strings: dict[str, str]) -> bytes:
     return model.SerializeToString()
 
 
-def _tiny_openvino() -> tuple[str, bytes]:
+def tiny_openvino() -> tuple[str, bytes]:
     """The same as OpenVINO's xml, with CARD where the metadata are, and its weights."""
     import tempfile
 
     import openvino
 
-    model = openvino.convert_model(io.BytesIO(_tiny_onnx({})))
+    model = openvino.convert_model(io.BytesIO(tiny_onnx({})))
     model.set_rt_info("CARD", ["dabdetr", "card"])
     with tempfile.TemporaryDirectory() as folder:
         openvino.save_model(model, Path(folder) / "model.xml", compress_to_fp16=False)
@@ -843,7 +848,7 @@ def _escaped(text: str) -> str:
     return escape("".join(c for c in text if c.isprintable()), {'"': "&quot;"})
 
 
-def _tiny_program(strings: dict[str, str]) -> dict[str, bytes]:
+def tiny_program(strings: dict[str, str]) -> dict[str, bytes]:
     """A small program of torch with a card, as the entries of its archive."""
     import torch
     from torch import Tensor, nn
