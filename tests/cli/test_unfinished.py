@@ -7,10 +7,12 @@ import os
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -244,9 +246,15 @@ def test_what_cannot_go_on_is_refused(tmp_path: Path) -> None:
     refused(words="own.safetensors' has changed since")
     file = RUNS / "a" / "unfinished.jsonl"
     rows = file.read_bytes()
-    for damaged in (b"", b"[]\n", b"{}\n", rows.replace(b'"image": 1', b'"image": "x"')):
+    for damaged in (
+        b"",
+        b"[]\n",
+        b"{}\n",
+        rows.replace(b'"image": 1', b'"image": "x"'),
+        rows.replace(b'"conf"', b'"c"'),
+    ):
         file.write_bytes(damaged)
-        refused(words="unfinished.jsonl")
+        refused(words="another version" if b'"c"' in damaged else "unfinished.jsonl is damaged")
     assert begin("images/00.png", "--name", "b").exit_code == 0
     refused("--name", "b", words="the run runs/predict/b is finished")
 
@@ -283,3 +291,88 @@ def test_a_folder_that_cannot_be_written_stops_only_what_needs_it() -> None:
     Path("runs").write_bytes(b"")
     assert begin("images/00.png", "--no-save").exit_code == 0
     assert begin("images/00.png").exit_code == 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_many_images_some_damaged_three_interruptions(tmp_path: Path) -> None:
+    """Nothing is lost, all is listed, and the memory does not grow.
+
+    ``DABDETR_MANY`` sets the number of images.
+    """
+    count = int(os.environ.get("DABDETR_MANY", "1500"))
+    rng = np.random.default_rng(0)
+    good = [Path(f"images/{number:02d}.png").read_bytes() for number in range(COUNT)]
+    Path("many").mkdir()
+    damaged = set(rng.choice(count, count // 100, replace=False).tolist())
+    for number in range(count):
+        content = good[number % COUNT]
+        if number in damaged:
+            content = [content[:200], b"", b"%!PS", content[:40] + bytes(900)][number % 4]
+        Path(f"many/{number:05d}.png").write_bytes(content)
+    command = [
+        sys.executable,
+        "-m",
+        "dabdetr",
+        "predict",
+        "--skip-unreadable",
+        "--quiet",
+        "--name",
+        "a",
+    ]
+    first = ["--model", "scenes", "--device", "cpu", "--batch", "4", "--csv", "many"]
+    source = str(Path(__file__).parents[2] / "src")
+    environment = os.environ | {"PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
+    stops = {count // 5: signal.SIGINT, count // 2: signal.SIGTERM, count * 4 // 5: signal.SIGKILL}
+    memory: list[list[int]] = []
+    for last, number in [*stops.items(), (count + 1, None)]:
+        process = subprocess.Popen(
+            [*command, *(first if not memory else ["--continue"])],
+            env=environment,
+            stderr=subprocess.DEVNULL,
+        )
+        memory.append([])
+        begun: int | None = None
+        while process.poll() is None:
+            time.sleep(0.2)
+            file = journal()
+            done = 0 if file is None else int(tail(file).get("image", 0))
+            begun = done if begun is None else begun
+            if done > begun + 60:  # all that is loaded is there
+                memory[-1].append(resident(process.pid))
+            if number is not None and done >= last:
+                process.send_signal(number)
+                process.wait()
+        assert process.returncode in (1, 130, -signal.SIGKILL)
+    assert process.returncode == 1
+    drawn = {int(path.stem) for path in (RUNS / "a").glob("*.png")}
+    assert drawn == set(range(count)) - damaged
+    rows = (RUNS / "a" / "predictions.csv").read_text().splitlines()[1:]
+    named = {int(Path(row.split(",")[0]).stem) for row in rows}
+    assert named <= drawn
+    assert len(named) > 0.9 * len(drawn)
+    assert journal() is None
+    measured = [each[:-1] for each in memory if len(each) > 20]  # the last one may be of its end
+    assert measured
+    for each in measured:
+        half = len(each) // 2
+        assert np.mean(each[half:]) < 1.02 * np.mean(each[:half])
+
+
+def resident(process: int) -> int:
+    """Memory of a process in bytes; 0 where it has ended."""
+    try:
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS")), 0)
+
+
+def tail(file: Path) -> dict[str, Any]:
+    """The last whole line of a journal."""
+    with suppress(OSError):
+        with file.open("rb") as stream:
+            stream.seek(max(0, stream.seek(0, os.SEEK_END) - 20_000))
+            lines = stream.read().split(b"\n")
+        return json.loads(lines[-2]) if len(lines) > 2 else {}
+    return {}

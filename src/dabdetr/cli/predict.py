@@ -145,7 +145,7 @@ def predict(
         stopped = unfinished.find(project, name)
         with locked(stopped):
             ctx.obj = unfinished.Journal.read(stopped)
-            return predict(ctx, **ctx.obj.options_for(stopped, _given(ctx)))
+            return predict(ctx, **ctx.obj.options_for(stopped, _given(ctx), ctx.params.keys()))
     if model is None:
         raise ValueError("no model was given: dabdetr predict --model MODEL IMAGE …")
     if as_json and as_lines:
@@ -203,7 +203,7 @@ def predict(
             kept.publish()
         saver = Saver(folder.path, **wanted) if needed else None
         with closing(saver) if saver else nullcontext(), _ended_by_ctrl_c(sources):
-            for found in journal.again(predictor.names) if journal else ():
+            for found in before.again(folder.path, predictor.names) if before else ():
                 if isinstance(found, str):
                     skipped.reasons.append(found)
                     continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -15,7 +15,7 @@ from dabdetr.checkpoints.locate import locate
 from dabdetr.inference.downloads import without_password
 from dabdetr.inference.sources import Expanded, expand
 from dabdetr.inference.video import is_endless
-from dabdetr.text import parse_json, shortened, shown
+from dabdetr.text import parse_json, reason, shortened, shown
 
 if TYPE_CHECKING:
     from dabdetr.structures import Detections
@@ -102,41 +102,48 @@ class Journal:
         self.names = [without_password(place) for place in places]
         self.done = 0
         self.model: Any = None
-        self._lines: list[dict[str, Any]] = []
+        self._before = 0  # bytes of the file that were there when the run goes on
         self._begun = 0
         self._frame = -1
         self._file: BinaryIO | None = None
 
     @classmethod
     def read(cls, folder: Path) -> Journal:
-        """That of a run that was stopped; what follows its last finished image is forgotten."""
+        """That of a run that was stopped; what follows its last finished image is cut off."""
         file = folder / FILE
-        content = file.read_bytes()
-        rows, ends = [], [0]
-        for line in content.splitlines(keepends=True):
-            if not line.endswith(b"\n"):
-                break  # the process was killed while it wrote
-            rows.append(parse_json(line, f"line {len(rows) + 1} of {file}"))
-            ends.append(ends[-1] + len(line))
+        journal, end, begins, last = None, 0, 0, (-1, False)
         try:
-            head, *lines = rows
-            journal = cls(head["images"], head["options"], head["secret"])
-            journal.model = head["model"]
-            if lines:
-                journal.done = lines[-1]["image"] + (not lines[-1]["ongoing"])
-            journal._lines = [line for line in lines if line["image"] < journal.done]
-            kept = ends[1 + len(journal._lines)]
-        except (ValueError, LookupError, TypeError) as error:
-            raise ValueError(f"{file} is damaged ({error!r}); begin a new run") from None
-        journal._begun = journal.done
-        os.truncate(file, kept)
+            with file.open("rb") as lines:
+                for number, line in enumerate(lines, 1):
+                    if not line.endswith(b"\n"):
+                        break  # the process was killed while it wrote
+                    row = parse_json(line, f"line {number} of {file}")
+                    if journal is None:
+                        journal = cls(row["images"], row["options"], row["secret"])
+                        journal.model = row["model"]
+                    else:
+                        image = int(row["image"])
+                        begins = begins if image == last[0] else end
+                        last = image, bool(row["ongoing"])
+                    end += len(line)
+            if journal is None:
+                raise ValueError("it is empty")
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise ValueError(f"{file} is damaged ({reason(error)}); begin a new run") from None
+        journal.done = journal._begun = last[0] + (not last[1])
+        journal._before = begins if last[1] else end
+        os.truncate(file, journal._before)
         return journal
 
-    def options_for(self, folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    def options_for(
+        self, folder: Path, given: Mapping[str, Any], known: Set[str]
+    ) -> dict[str, Any]:
         """The options to go on with: the run's own, and of those ``given`` now the ``FREE`` ones.
 
-        ValueError where another is given and differs.
+        ValueError where another is given and differs, or options are not those ``known`` today.
         """
+        if self.options.keys() != known:
+            raise ValueError(f"the run {folder} was begun by another version; begin a new one")
         for key in given.keys() - FREE:
             if plain(given)[key] != self.options[key]:
                 raise ValueError(
@@ -205,25 +212,36 @@ class Journal:
             self._frame = -1
         self._note({"skipped": reason}, ongoing)
 
-    def again(self, names: tuple[str, ...]) -> Iterator[Detections | str]:
+    def again(self, folder: Path, names: tuple[str, ...]) -> Iterator[Detections | str]:
         """What was finished before: detections, or why an image was passed over."""
+        with (folder / FILE).open("rb") as lines:
+            head = lines.readline()
+            left = self._before - len(head)
+            while left > 0:
+                line = lines.readline()
+                left -= len(line)
+                try:
+                    yield self._found(json.loads(line), names)
+                except (LookupError, TypeError, ValueError) as error:
+                    why = f"{folder / FILE} is damaged ({reason(error)}); begin a new run"
+                    raise ValueError(why) from None
+
+    def _found(self, row: Mapping[str, Any], names: tuple[str, ...]) -> Detections | str:
         from dabdetr.structures import Detections
 
-        for line in self._lines:
-            if "skipped" in line:
-                yield line["skipped"]
-                continue
-            found = line["found"]
-            arrays = {k: np.array(found[k], kind).reshape(shape) for k, kind, shape in _ARRAYS}
-            yield Detections(
-                **arrays,
-                names=names,
-                size=tuple(found["size"]),
-                source=self.names[line["image"]],
-                frame=found["frame"],
-                time=found["time"],
-            )
-        self._lines = []
+        if "skipped" in row:
+            return row["skipped"]
+        found = row["found"]
+        arrays = {k: np.array(found[k], kind).reshape(shape) for k, kind, shape in _ARRAYS}
+        height, width = found["size"]
+        return Detections(
+            **arrays,
+            names=names,
+            size=(height, width),
+            source=self.names[row["image"]],
+            frame=found["frame"],
+            time=found["time"],
+        )
 
     def close(self) -> None:
         """Write no more."""
