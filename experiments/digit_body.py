@@ -1,6 +1,6 @@
 """Teach the small body of ``dab-detr-nano`` to name digits, so that the detector can start.
 
-    python experiments/digit_body.py OUT.safetensors --steps 1000
+    python -m experiments.digit_body OUT.safetensors --steps 1000
 
 The race teaches its bodies in the same way; this one sees scenes as large as the shipped model's.
 """
@@ -10,8 +10,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from experiments.race.backbone_pretraining import teach_body
+
 from dabdetr.checkpoints.native import save_backbone
-from dabdetr.compare.body import teach_body
 from dabdetr.data.scenes import Scenes
 from dabdetr.presets.small import DAB_DETR_NANO
 

@@ -167,10 +167,8 @@ def _turn(
     """The object stretched, turned, mirrored and scaled to ``side``, its colours shifted."""
     stretch = np.exp(rng.uniform(-0.5, 0.5))
     scale = side / max(pixels.size)
-    size = tuple(
-        max(8, round(s * scale * f))
-        for s, f in zip(pixels.size, (stretch, 1 / stretch), strict=True)
-    )
+    width, height = pixels.size
+    size = (max(8, round(width * scale * stretch)), max(8, round(height * scale / stretch)))
     angle = float(rng.uniform(-180, 180))
     mirror = rng.random() < 0.5
     both = []

@@ -13,6 +13,7 @@ from dabdetr.text import (
     MOST_YAML,
     PrintableFilter,
     check_name,
+    counted,
     json_text,
     parse_json,
     parse_yaml,
@@ -133,3 +134,17 @@ def test_log_records_are_printable(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "dabdetr"):
         logger.warning("%s has %d", "a\x1b[31m", 3)
     assert caplog.messages == ["a\\x1b[31m has 3"]
+
+
+@pytest.mark.parametrize(
+    ("number", "nouns", "expected"),
+    [
+        (0, ("image",), "0 images"),
+        (1, ("image",), "1 image"),
+        (12_000, ("image",), "12,000 images"),
+        (1, ("class", "classes"), "1 class"),
+        (2, ("class", "classes"), "2 classes"),
+    ],
+)
+def test_counted(number: int, nouns: tuple[str, ...], expected: str) -> None:
+    assert counted(number, *nouns) == expected

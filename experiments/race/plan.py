@@ -10,11 +10,12 @@ from typing import Any, Literal, Self
 
 import yaml
 from experiments.race.members import LADDER, RUNGS, Rung, rung
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from dabdetr.compare.plan import Task, anywhere
 from dabdetr.compare.results import Results
 from dabdetr.config import Config, Section
+from dabdetr.config.root import parse_section
 from dabdetr.files import read_regular, write_atomically
 from dabdetr.text import parse_yaml, shown
 
@@ -76,13 +77,7 @@ class Settings(Section):
     @classmethod
     def of(cls, **values: Any) -> Settings:
         """Settings of plain values, every other as it is by default; one sentence on a bad one."""
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            message = first["msg"].removeprefix("Value error, ")
-            raise ValueError(f"{where}: {message}" if where else message) from None
+        return parse_section(cls, values, "settings of the race")
 
     @classmethod
     def load(cls, folder: Path) -> Settings:
@@ -91,9 +86,9 @@ class Settings(Section):
         if not path.is_file():
             raise FileNotFoundError(f"there is no ladder in {folder}: expected {SETTINGS} there")
         tree = parse_yaml(read_regular(path), str(path))
-        if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
+        if not isinstance(tree, dict):
             raise ValueError(f"{path} should hold the settings of a ladder; got {shown(tree)}")
-        return cls.of(**tree)
+        return parse_section(cls, tree, str(path))
 
     def save(self, folder: Path) -> None:
         """Write as YAML."""
@@ -168,7 +163,7 @@ def body_file(folder: Path, size: int) -> Path:
 def config_of(run: Run, settings: Settings) -> Config:
     """What the run trains: the rung's config, the common changes, its rate, epochs and seed.
 
-    Its start is told from the race's folder, where it runs: the record names no machine.
+    Paths of its start are relative to the race's folder, so that the record names no machine.
     """
     member = rung(run.rung)
     start = str(body_file(Path(), run.size))

@@ -135,6 +135,11 @@ def shown(value: Any, most: int = 60) -> str:
     return shortened(printable(text), most)
 
 
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """A number and its noun: "1 image", "2,000 images"; ``plural`` where it is not noun + s."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
 def shortened(text: str, most: int = MOST_MESSAGE) -> str:
     """The text, its middle left out where it is longer than ``most`` characters."""
     if len(text) <= most:

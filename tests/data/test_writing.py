@@ -126,7 +126,7 @@ def test_voc_keeps_boxes_names_and_crowds(
 def test_voc_widens_what_is_thinner_than_a_pixel(tmp_path: Path) -> None:
     data = table(tmp_path, [[(0, False, [63.5, 10, 64, 20])]])
     (told,) = write_data([data], tmp_path / "out", "voc")
-    assert told.startswith("1 boxes thinner than a pixel")
+    assert told.startswith("1 box thinner than a pixel")
     assert open_data(tmp_path / "out").record(0).boxes.tolist() == [[63, 10, 64, 20]]
 
 

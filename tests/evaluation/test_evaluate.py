@@ -184,7 +184,7 @@ def test_more_objects_of_a_class_than_count(tmp_path):
     found = Detections(record.boxes, scores, record.labels, queries, data.names, (400, 600))
     result = score(data, [found])
     assert result.ap == pytest.approx(0.663, abs=1e-3)
-    told = "1 images have up to 150 objects of a class, of which AP counts the 100 best detections"
+    told = "up to 150 objects of a class in 1 image: AP counts the 100 best detections"
     assert result.notes == (f"{told} as COCO does; --max-det 150 counts more",)
     whole = score(data, [found], most=150)
     assert (whole.ap, whole.notes) == (pytest.approx(1.0), ())

@@ -88,8 +88,6 @@ class _Watch:
         sys.addaudithook(self._hook)
 
     def _hook(self, event: str, args: tuple[Any, ...]) -> None:
-        if event == "os.fork" and "openvino_telemetry" in "".join(traceback.format_stack()):
-            return  # the package reports its own use, whatever file is read
         if self.on and (event in STARTS or event in NETWORK):
             self.seen.append(f"{event} {args!r:.200}")
 

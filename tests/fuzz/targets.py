@@ -832,8 +832,9 @@ def tiny_openvino() -> tuple[str, bytes]:
     """The same as OpenVINO's xml, with CARD where the metadata are, and its weights."""
     import tempfile
 
-    import openvino
+    from dabdetr.inference.openvino import import_unreported
 
+    openvino = import_unreported("openvino")
     model = openvino.convert_model(io.BytesIO(tiny_onnx({})))
     model.set_rt_info("CARD", ["dabdetr", "card"])
     with tempfile.TemporaryDirectory() as folder:

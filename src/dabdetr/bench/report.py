@@ -18,13 +18,14 @@ from rich.text import Text
 
 from dabdetr.bench.candidates import BenchResult, Row
 from dabdetr.files import write_atomically
+from dabdetr.text import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PACKAGES = ("dabdetr", "torch", "timm", "onnxruntime", "openvino", "nncf")
 COLOURS = {"torch": "#D55E00", "onnx": "#0072B2", "openvino": "#009E73"}
-"""Of Okabe and Ito, told apart by colour-blind eyes."""
+"""Okabe and Ito's colours, which colour-blind people can tell apart."""
 MARKERS = {"fp32": "o", "bf16": "s", "fp16": "D", "int8": "^"}
 
 
@@ -151,7 +152,7 @@ def markdown(bench: BenchResult) -> str:
 
 def grid(bench: BenchResult) -> Grid:
     """The candidates, the fastest first."""
-    labels = f"{bench.data}, {bench.judged} images" if bench.data else f"{bench.judged} images"
+    labels = ", ".join(filter(None, (bench.data, counted(bench.judged, "image"))))
     of = f"on {bench.device}, {labels}"
     of += f", {bench.plan.batch} at a time" if bench.plan.batch > 1 else ""
     quality = "AP" if bench.data else "same boxes"
@@ -185,9 +186,9 @@ def _missing(bench: BenchResult) -> list[str]:
 def _remarks(bench: BenchResult) -> list[str]:
     """What the columns mean, and what to know of the numbers."""
     times = (
-        f"times are medians of {bench.plan.rounds} rounds over {bench.timed} images, each round "
-        "timing everyone in turn; memory is a process's peak; start is a first start, to the first "
-        "image's boxes"
+        f"times are medians of {bench.plan.rounds} rounds over "
+        f"{counted(bench.timed, 'image')}, each round timing everyone in turn; memory is a "
+        "process's peak; start is a first start, to the first image's boxes"
     )
     what = (
         "AP is COCO's, times 100"

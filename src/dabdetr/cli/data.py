@@ -224,8 +224,8 @@ def _write(found: list[Any], out: Path, layout: str, as_json: bool, quiet: bool)
     for summary in summaries:
         for line in summary.lines():
             say(line, quiet)
-    for told in lost:
-        say(f"left out: {told}", quiet)
+    for each in lost:
+        say(f"left out: {each}", quiet)
     if as_json:
         rows = [each.to_dict() for each in summaries]
         print_json({"folder": str(out), "layout": layout, "splits": rows, "lost": lost})

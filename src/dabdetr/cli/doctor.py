@@ -10,6 +10,7 @@ import typer
 from dabdetr.cli.data import Data, Layout, open_splits
 from dabdetr.cli.options import Annotations, BoxFormats, Device, Images, ImageSize, Json, Quiet
 from dabdetr.cli.output import console, print_json, refuse_to_overwrite, say
+from dabdetr.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,7 +82,7 @@ def doctor(
     if self_test:
         from dabdetr.training.self_test import self_test as run_self_test
 
-        result = run_self_test(found[0], config, seconds, device, lambda told: say(told, quiet))
+        result = run_self_test(found[0], config, seconds, device, lambda line: say(line, quiet))
         document["self_test"] = result.to_dict()
         say(str(result), quiet)
         failed = not result.passed
@@ -100,7 +101,7 @@ def _fix(
 
     tables, log = mended(found, problems)
     lost = write_data(tables, out, layout)
-    log += [f"not kept: {told}" for told in lost]
+    log += [f"not kept: {each}" for each in lost]
     text = "".join(f"{line}\n" for line in log)
     (out / "doctor-log.txt").write_text(text, encoding="utf-8")
     say(f"mended copy: {out}, {len(log)} lines in doctor-log.txt", quiet)
@@ -126,5 +127,5 @@ def _print(problems: Sequence[Problem], checks: int) -> None:
             table.add_row(about, *map(Text, cells))
         console().print(table)
     faults = sum(not each.hint for each in problems)
-    told = f"{faults} findings" if faults else "nothing is wrong"
-    print(f"{checks} checks: {told}, {len(problems) - faults} hints")
+    result = counted(faults, "finding") if faults else "nothing is wrong"
+    print(f"{checks} checks: {result}, {counted(len(problems) - faults, 'hint')}")

@@ -13,7 +13,7 @@ from urllib.parse import quote
 import typer
 
 from dabdetr.cli.options import Device, ImageSize, Json, MaxDet, Model, Quiet, check_folder
-from dabdetr.cli.output import counted, file_name, print_json, refuse_to_overwrite, say
+from dabdetr.cli.output import file_name, print_json, refuse_to_overwrite, say, tracked
 
 if TYPE_CHECKING:
     from dabdetr.data.dataset import DetectionDataset
@@ -94,7 +94,7 @@ def explain(
     else:
         found = _of_data(runtime, truth, count, conf, max_det, pass_over)
     named = (replace(each, trace=replace(each.trace, model=model)) for each in found)
-    written = _write(counted(named, "images", quiet), output, model, force)
+    written = _write(tracked(named, "images", quiet), output, model, force)
     for reason in skipped:
         say(f"skipped: {reason}")
     page = str(output) if written else None

@@ -50,7 +50,7 @@ def refuse_to_overwrite(
         raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} in")
 
 
-def counted(items: Iterable[Item], what: str, quiet: bool) -> Iterator[Item]:
+def tracked(items: Iterable[Item], what: str, quiet: bool) -> Iterator[Item]:
     """The same items; on a terminal, stderr shows how many went by and how fast."""
     from rich.console import Console
     from rich.progress import Progress, TextColumn, TimeElapsedColumn

@@ -34,14 +34,14 @@ from dabdetr.cli.options import (
 )
 from dabdetr.cli.output import (
     console,
-    counted,
     print_json,
     refuse_to_overwrite,
     say,
+    tracked,
 )
 from dabdetr.cli.saving import Saver
 from dabdetr.runs import RunFolder, interruptible, locked
-from dabdetr.text import json_text, printable
+from dabdetr.text import counted, json_text, printable
 
 if TYPE_CHECKING:
     from dabdetr.cli.unfinished import Journal
@@ -132,7 +132,7 @@ def predict(
     """Detect objects in images, videos and cameras.
 
     Boxes are x0 y0 x1 y1 in pixels of the original image. Videos keep their time stamps; damaged
-    frames are passed over and listed, with exit code 1. Ctrl-C ends a camera.
+    frames are skipped and listed, with exit code 1. Ctrl-C ends a camera.
 
     A run that is stopped keeps what is done; --continue does the rest, and gives what one run would
     have given.
@@ -197,7 +197,7 @@ def predict(
             allow_private=allow_private,
         )
         kept = stack.enter_context(_kept(folder, needed, journal, seen, model))
-        results = counted(stream, "images", quiet)
+        results = tracked(stream, "images", quiet)
         first = [*islice(results, 1)]  # an error before any result leaves nothing
         if kept:
             kept.publish()
@@ -271,7 +271,7 @@ def _kept(
             elif folder.published and journal:
                 raise Unfinished(journal.state(folder.path)) from error
             elif folder.published:
-                done = "1 image is" if seen.images == 1 else f"{seen.images} images are"
+                done = f"{counted(seen.images, 'image')} {'is' if seen.images == 1 else 'are'}"
                 raise Unfinished(f"{done} done and kept in {folder.path}") from error
             raise
         if journal:
@@ -309,7 +309,7 @@ def _ended_by_ctrl_c(sources: list[str | bytes]) -> Iterator[None]:
 
 
 class _Skipped:
-    """Collects why images were passed over; raises where they should not be.
+    """Collects why images were skipped; raises unless skipping was asked for.
 
     A damaged frame does not end a video, even where an unreadable image would.
     """
@@ -402,6 +402,4 @@ def _print_table(seen: _Seen) -> None:
         console().print(table)
     cut = seen.objects > MOST_ROWS
     more = f"; the table shows {MOST_ROWS}, --json gives all" if cut else ""
-    objects = "1 object" if seen.objects == 1 else f"{seen.objects} objects"
-    images = "1 image" if seen.images == 1 else f"{seen.images} images"
-    print(f"{objects} in {images}{more}")
+    print(f"{counted(seen.objects, 'object')} in {counted(seen.images, 'image')}{more}")

@@ -206,14 +206,14 @@ class Journal:
         self._note({"found": arrays | rest}, ongoing=found.frame is not None)
 
     def skip(self, name: str, reason: str, ongoing: bool) -> None:
-        """Note an image that is passed over; ``ongoing``: a frame of a video that has others."""
+        """Note an image that is skipped; ``ongoing``: a frame of a video that has others."""
         if not ongoing or not self._goes_on(name):
             self._begin(name)
             self._frame = -1
         self._note({"skipped": reason}, ongoing)
 
     def again(self, folder: Path, names: tuple[str, ...]) -> Iterator[Detections | str]:
-        """What was finished before: detections, or why an image was passed over."""
+        """What was finished before: detections, or why an image was skipped."""
         with (folder / FILE).open("rb") as lines:
             head = lines.readline()
             left = self._before - len(head)

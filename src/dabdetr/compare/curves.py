@@ -19,7 +19,7 @@ PANELS = (
     ("cpu_seconds", "minutes of training, of a processor", 60),
 )
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999933")
-"""Okabe and Ito's, told apart by colour-blind eyes; dashes tell further ones."""
+"""Okabe and Ito's colours, which colour-blind people can tell apart; further curves are dashed."""
 DASHES = ("-", "--", ":")
 BARS = 10
 """Error bars along a curve, about."""

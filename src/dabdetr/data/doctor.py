@@ -25,7 +25,7 @@ from dabdetr.data.heads import ImageFile, each_file, read_heads
 from dabdetr.data.preprocessing import input_size
 from dabdetr.data.similar import SIDE, near_duplicates, thumbnails
 from dabdetr.structures.boxes import iou
-from dabdetr.text import printable, shortened
+from dabdetr.text import counted, printable, shortened
 
 SAME_BOX = 0.95
 """IoU above which two boxes are of one object."""
@@ -389,7 +389,7 @@ def _similar(case: Case) -> Iterator[Found]:
 
 
 def _pair(case: Case, across: str, within: str | None, one: int, other: int) -> Iterator[Found]:
-    """Two images that belong together, told of the later one."""
+    """A finding on the later one of two images that belong together."""
     one, other = sorted((one, other))
     first, second = case.images[one], case.images[other]
     example = f"{case.files[other]} and {case.files[one]}"
@@ -481,14 +481,19 @@ def _class_counts(case: Case) -> Iterator[Found]:
     for label, name in enumerate(case.names):
         own = int(case.counts[train, label])
         others = int(case.counts[:, label].sum()) - own
+        boxes, elsewhere = (counted(number, "box", "boxes") for number in (own, others))
         if not own and others:
-            yield Found("class-untrained", None, f"{name!r}, {others} boxes in other splits")
+            yield Found(
+                "class-untrained",
+                None,
+                f"{name!r}, {elsewhere} in other splits",
+            )
         elif not own:
             yield Found("class-empty", None, f"{name!r}")
         elif own < FEW_BOXES:
-            yield Found("class-few", train, f"{name!r}, {own} boxes")
+            yield Found("class-few", train, f"{name!r}, {boxes}")
         if own and val is not None and not case.counts[val, label]:
-            yield Found("class-unmeasured", None, f"{name!r}, {own} boxes in train")
+            yield Found("class-unmeasured", None, f"{name!r}, {boxes} in train")
 
 
 def plain_name(name: str) -> str:
@@ -511,17 +516,17 @@ def _objects(case: Case) -> Iterator[Found]:
         own = ~record.crowd
         many = int(own.sum())
         if many > queries:
-            told = f"{record.file} has {many} objects, the model {queries} queries"
-            yield Found("objects-over-queries", split, told, (split, index, None))
+            note = f"{record.file} has {many} objects, the model {queries} queries"
+            yield Found("objects-over-queries", split, note, (split, index, None))
         if many > CROWDED and (most := int(np.bincount(record.labels[own]).max())) > CROWDED:
-            told = f"{record.file} has {most} of a class"
-            yield Found("objects-uncounted", split, told, (split, index, None))
+            note = f"{record.file} has {most} of a class"
+            yield Found("objects-uncounted", split, note, (split, index, None))
         height, _ = input_size(record.height, record.width, case.config.image)
         sides = np.sqrt((record.boxes[:, 2:] - record.boxes[:, :2]).prod(1))
         sides = sides * height / record.height
         for row in np.flatnonzero(own & (sides < TINY)).tolist():
-            told = f"{record.file}: {_box(record, row)} is {sides[row]:.1f} pixels there"
-            tiny[split].append(Found("objects-tiny", split, told, (split, index, _only(row))))
+            note = f"{record.file}: {_box(record, row)} is {sides[row]:.1f} pixels there"
+            tiny[split].append(Found("objects-tiny", split, note, (split, index, _only(row))))
     for split, some in tiny.items():
         if len(some) >= TINY_SHARE * case.counts[split].sum():
             yield from some
@@ -560,16 +565,16 @@ def _boxes(case: Case) -> Iterator[Found]:
         for one, other in same_boxes(record):
             alike = record.labels[one] == record.labels[other]
             names = [case.names[record.labels[row]] for row in (one, other)]
-            told = f"{record.file}: {names[1]!r} {_box(record, other)} on {names[0]!r}"
+            note = f"{record.file}: {names[1]!r} {_box(record, other)} on {names[0]!r}"
             name = "box-duplicate" if alike else "box-two-classes"
-            yield Found(name, split, told, (split, index, np.array([one, other])))
+            yield Found(name, split, note, (split, index, np.array([one, other])))
         thin = own & (sides.max(1) >= THIN_BOX * sides.min(1))
         first = own & (record.boxes <= 1).all(1) & (min(record.width, record.height) > 16)
         whole = own & (sides >= 0.99 * np.array([record.width, record.height])).all(1)
         for name, rows in (("box-thin", thin), ("box-first-pixel", first), ("box-whole", whole)):
             for row in np.flatnonzero(rows & (~first if name == "box-thin" else own)).tolist():
-                told = f"{record.file}: {_box(record, row)}"
-                yield Found(name, split, told, (split, index, _only(row)))
+                note = f"{record.file}: {_box(record, row)}"
+                yield Found(name, split, note, (split, index, _only(row)))
 
 
 def _templates(case: Case) -> Iterator[Found]:
@@ -585,8 +590,8 @@ def _templates(case: Case) -> Iterator[Found]:
             if len(places) >= max(TEMPLATE * len(records), FEW_IMAGES // 2):
                 numbers = ", ".join(f"{value:g}" for value in box)
                 for index, row in places:
-                    told = f"{records[index].file}: [{numbers}]"
-                    yield Found("box-template", split, told, (split, index, _only(row)))
+                    note = f"{records[index].file}: [{numbers}]"
+                    yield Found("box-template", split, note, (split, index, _only(row)))
 
 
 def _convention(case: Case) -> Iterator[Found]:
@@ -607,16 +612,16 @@ def _images(case: Case) -> Iterator[Found]:
         row = (split, index, None)
         height, width = input_size(record.height, record.width, case.config.image)
         sides = sorted((record.width, record.height))
-        told = f"{record.file}, {record.width}x{record.height}"
+        note = f"{record.file}, {record.width}x{record.height}"
         if sides[1] >= THIN_IMAGE * sides[0]:
-            yield Found("image-thin", split, told, row)
+            yield Found("image-thin", split, note, row)
         if min(height / record.height, width / record.width) > 4:
-            yield Found("image-small", split, told, row)
+            yield Found("image-small", split, note, row)
         if not case.read[place]:
             continue
         own, stored = (head.width, head.height), (head.stored_width, head.stored_height)
         if own != (record.width, record.height) == stored:
-            yield Found("image-unturned", split, told, row)
+            yield Found("image-unturned", split, note, row)
         if contrast[place] < 1:
             yield Found("image-plain", split, f"{record.file}, grey {level[place]:.0f}", row)
         elif level[place] < DARK:
@@ -627,10 +632,10 @@ def _splits(case: Case) -> Iterator[Found]:
     for split, records in enumerate(case.records):
         empty = sum(not len(record.labels) for record in records)
         if empty * 2 > len(records):
-            told = f"{case.data[split].split}: {empty} of {len(records)} images"
-            yield Found("images-empty", split, told)
+            note = f"{case.data[split].split}: {empty} of {len(records)} images"
+            yield Found("images-empty", split, note)
         if case.data[split].split == "val" and len(records) < FEW_IMAGES:
-            yield Found("val-small", split, f"{len(records)} images")
+            yield Found("val-small", split, counted(len(records), "image"))
     if len(case.data) == 1:
         yield Found("split-only", 0, f"{case.data[0].name}: {case.data[0].split}")
 

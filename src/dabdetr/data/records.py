@@ -419,7 +419,7 @@ class _Draft:
     def fit_sizes(self, heads: Sequence[ImageFile]) -> np.ndarray:
         """Bring sizes and boxes to what the images are; [images] bool, which can be kept.
 
-        Heads without a size are passed over. An image that has the size only before it is turned
+        Heads without a size are skipped. An image that has the size only before it is turned
         is read unturned. Boxes of an image of the same shape are scaled with it, unless all boxes
         of such images fit them as they are.
         """

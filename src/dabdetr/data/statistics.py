@@ -11,7 +11,7 @@ import numpy as np
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.data.findings import Findings
 from dabdetr.data.similar import thumbnails
-from dabdetr.text import printable
+from dabdetr.text import counted, printable
 
 MOST_CLASSES = 12
 """Classes that a line names."""
@@ -39,13 +39,14 @@ class Summary:
         """For people: one of counts, and one for each kind of finding."""
         odd = [f"{self.empty:,} without boxes"]
         odd += [f"{self.unlabelled:,} without a label file"] if self.unlabelled else []
-        crowds = f" and {self.crowds:,} crowds" if self.crowds else ""
+        crowds = f" and {counted(self.crowds, 'crowd')}" if self.crowds else ""
         order = sorted(self.classes, key=lambda name: -self.classes[name])
         named = ", ".join(f"{name} {self.classes[name]:,}" for name in order[:MOST_CLASSES])
         more = f" and {len(order) - MOST_CLASSES} more" if len(order) > MOST_CLASSES else ""
         counts = (
-            f"{self.split}: {self.images:,} images, {', '.join(odd)}; {self.boxes:,} boxes{crowds}"
-            f" of {len(self.classes)} classes: {named}{more}"
+            f"{self.split}: {counted(self.images, 'image')}, {', '.join(odd)}; "
+            f"{counted(self.boxes, 'box', 'boxes')}{crowds} of "
+            f"{counted(len(self.classes), 'class', 'classes')}: {named}{more}"
         )
         found = [f"{self.split}: {each}" for each in self.findings]
         return [printable(line) for line in (counts, *found)]

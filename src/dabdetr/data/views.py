@@ -17,6 +17,7 @@ from PIL import Image
 
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.structures.drawing import colour, draw
+from dabdetr.text import counted
 
 if TYPE_CHECKING:
     from dabdetr.config import Config
@@ -124,13 +125,13 @@ def page(title: str, shown: Sequence[View], total: int) -> str:
         for label in order
     )
     boxes = sum(len(view.labels) for view in shown)
-    told = f"{len(shown)} of {total:,} images, {boxes:,} boxes"
+    summary = f"{len(shown)} of {counted(total, 'image')}, {counted(boxes, 'box', 'boxes')}"
     body = f'<fieldset><legend>Classes</legend>{legend}</fieldset><main class="grid">'
     body += "\n".join(figure(view) for view in shown) + "</main>"
-    return html(title, told, body)
+    return html(title, summary, body)
 
 
-def html(title: str, told: str, body: str) -> str:
+def html(title: str, summary: str, body: str) -> str:
     """A page of ours around ``body``."""
     folder = files("dabdetr.data") / "static"
     style, script = (
@@ -140,7 +141,7 @@ def html(title: str, told: str, body: str) -> str:
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
-        f"<header><h1>{escape(title)}</h1><p>{escape(told)}</p></header>\n{body}\n"
+        f"<header><h1>{escape(title)}</h1><p>{escape(summary)}</p></header>\n{body}\n"
         f"<script>\n{script}</script>\n</body>\n</html>\n"
     )
 
@@ -153,7 +154,7 @@ def figure(view: View, caption: str = "") -> str:
     Image.fromarray(image).save(buffer, "JPEG", quality=82)
     source = base64.b64encode(buffer.getvalue()).decode()
     marks = "".join(_rectangles(view, boxes))
-    many = "1 box" if len(view.labels) == 1 else f"{len(view.labels)} boxes"
+    many = counted(len(view.labels), "box", "boxes")
     return (
         f'<figure><div class="stage" style="aspect-ratio:{width}/{height}">'
         f'<img alt="{escape(view.name)}" loading="lazy" src="data:image/jpeg;base64,{source}">'
@@ -190,19 +191,19 @@ def problems_page(
 ) -> str:
     """A page of what a doctor's checks found: in words, and the images that are meant."""
     faults = sum(not each.hint for each in problems)
-    told = f"{checks} checks, {faults} findings, {len(problems) - faults} hints; " + ", ".join(
-        f"{each.split}: {len(each):,} images" for each in data
-    )
+    summary = f"{checks} checks, {counted(faults, 'finding')}, "
+    summary += f"{counted(len(problems) - faults, 'hint')}; "
+    summary += ", ".join(f"{each.split}: {counted(len(each), 'image')}" for each in data)
     parts = [_problem(data, each) for each in problems]
     if not faults:
         parts.insert(0, '<p class="fine">Nothing is wrong.</p>')
-    return html(f"{data[0].name}: what is wrong", told, "<main>" + "\n".join(parts) + "</main>")
+    return html(f"{data[0].name}: what is wrong", summary, "<main>" + "\n".join(parts) + "</main>")
 
 
 def _problem(data: Sequence[DetectionDataset], problem: Problem) -> str:
     kind = problem.kind
     rows = (("In training", kind.effect), ("Done", kind.done), ("To mend it", kind.remedy))
-    told = "".join(f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in rows)
+    terms = "".join(f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in rows)
     examples = "".join(f"<li>{escape(each)}</li>" for each in problem.examples)
     shown: list[str] = []
     for split, index, boxes in problem.rows[:THUMBS]:
@@ -217,5 +218,5 @@ def _problem(data: Sequence[DetectionDataset], problem: Problem) -> str:
     return (
         f'<section class="check"><h2><b>{problem.count:,}</b> {escape(kind.what)}</h2>'
         f'<p class="quiet">{severity}, {escape(problem.split)}: <code>{kind.name}</code></p>'
-        f'<dl>{told}</dl><ul>{examples}</ul><div class="grid">{"".join(shown)}</div></section>'
+        f'<dl>{terms}</dl><ul>{examples}</ul><div class="grid">{"".join(shown)}</div></section>'
     )

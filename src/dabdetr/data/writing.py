@@ -23,6 +23,7 @@ from PIL import Image
 
 from dabdetr.data.dataset import DetectionDataset, ImageRecord
 from dabdetr.data.heads import ImageFile, read_heads
+from dabdetr.text import counted
 
 SHARD = 512 << 20
 """Bytes of images in a WebDataset shard, about."""
@@ -84,7 +85,7 @@ def write_data(data: Sequence[DetectionDataset], out: Path, layout: str) -> list
     temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
     try:
         write, finish = WRITERS[layout]
-        lost = [told for split, some in items.items() for told in write(temporary, split, some)]
+        lost = [each for split, some in items.items() for each in write(temporary, split, some)]
         finish(temporary, data)
         temporary.chmod(0o777 & ~_umask())
         temporary.rename(out)
@@ -184,8 +185,8 @@ def _write_yolo(root: Path, split: str, items: Sequence[Item]) -> list[str]:
         twice += len(lines) - len(set(lines))
         text = "".join(f"{line}\n" for line in dict.fromkeys(lines))
         (labels / f"{item.stem}.txt").write_text(text)
-    told = [f"{crowds} crowds, which YOLO's layout has no place for"] if crowds else []
-    return told + ([f"{twice} boxes that stand twice in an image"] if twice else [])
+    lost = [f"{counted(crowds, 'crowd')}, which YOLO's layout has no place for"] if crowds else []
+    return lost + ([f"{counted(twice, 'box', 'boxes')} a second time in an image"] if twice else [])
 
 
 def _finish_yolo(root: Path, data: Sequence[DetectionDataset]) -> None:
@@ -219,7 +220,7 @@ def _write_voc(root: Path, split: str, items: Sequence[Item]) -> list[str]:
         file.write_text(text + "\n", encoding="utf-8")
     listed = "".join(f"{item.stem}\n" for item in items)
     (root / "ImageSets" / "Main" / f"{split}.txt").write_text(listed, encoding="utf-8")
-    return [f"{thin} boxes thinner than a pixel, which were widened to one"] if thin else []
+    return [f"{counted(thin, 'box', 'boxes')} thinner than a pixel, widened to one"] if thin else []
 
 
 def _add_object(

@@ -21,6 +21,7 @@ from dabdetr.inference.opening import open_model
 from dabdetr.inference.runtime import ModelChanges, Runtime, SetPrecision, Sizes
 from dabdetr.inference.stream import Prepared, SourceImage, in_threads, run
 from dabdetr.structures import Detections
+from dabdetr.text import counted
 
 if TYPE_CHECKING:
     import torch
@@ -186,7 +187,7 @@ def _crowded(data: DetectionDataset, most: int) -> list[str]:
     if not over:
         return []
     return [
-        f"{len(over)} images have up to {max(over)} objects of a class, of which AP counts the "
+        f"up to {max(over)} objects of a class in {counted(len(over), 'image')}: AP counts the "
         f"{most} best detections"
         + (" as COCO does" if most == MOST[-1] else "")
         + f"; --max-det {max(over)} counts more"

@@ -24,6 +24,7 @@ from dabdetr.inference.runtime import Sizes
 from dabdetr.inference.torch_runtime import TorchRuntime, to_detections
 from dabdetr.model.detector import Detector
 from dabdetr.structures import Detections, Predictions
+from dabdetr.text import counted
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -90,8 +91,7 @@ class LayerScores:
         from rich.console import Group
         from rich.table import Table
 
-        images = "1 image" if self.images == 1 else f"{self.images} images"
-        table = Table(title=f"{images}, layer by layer")
+        table = Table(title=f"{counted(self.images, 'image')}, layer by layer")
         for column in ("after layer", "AP", "AP50", "recall", "IoU", "moved (px)"):
             table.add_column(column, justify="right")
         for row in self.to_dict()["layers"]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dabdetr.files import write_atomically
 from dabdetr.structures import Detections
+from dabdetr.text import counted
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -91,8 +92,7 @@ class Evaluation:
         from rich.text import Text
 
         names, numbers = list(self.numbers), self.numbers
-        images = "1 image" if self.images == 1 else f"{self.images} images"
-        overall = Table(title=f"{images} in {self.seconds:.1f} s")
+        overall = Table(title=f"{counted(self.images, 'image')} in {self.seconds:.1f} s")
         for column in ("AP", "of", "AR", "with"):
             overall.add_column(column, justify="right" if column in ("AP", "AR") else "left")
         for ap, what, ar, which in zip(names[:6], _OBJECTS, names[6:], _RECALLS, strict=True):

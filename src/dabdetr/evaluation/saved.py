@@ -12,7 +12,7 @@ import numpy as np
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.data.textfiles import read_bytes
 from dabdetr.structures import Detections
-from dabdetr.text import parse_json, shown
+from dabdetr.text import counted, parse_json, shown
 
 Rows = dict[int, list[tuple[int, float, list[float]]]]
 """Index of an image → label, score and corners of each detection."""
@@ -44,10 +44,10 @@ def _coco_rows(tree: list[Any], path: str | Path, data: DetectionDataset) -> tup
     rows: Rows = defaultdict(list)
     other: dict[str, int] = defaultdict(int)
     for number, row in enumerate(tree, 1):
-        told = f"{path}: result {number}"
+        origin = f"{path}: result {number}"
         if not isinstance(row, dict):
-            raise ValueError(f"{told} is no object but {shown(row)}")
-        box, score = _four(row.get("bbox"), told), _score(row.get("score"), told)
+            raise ValueError(f"{origin} is no object but {shown(row)}")
+        box, score = _four(row.get("bbox"), origin), _score(row.get("score"), origin)
         x, y, width, height = box
         index, label = places.get(row.get("image_id")), labels.get(row.get("category_id"))  # pyright: ignore
         if index is None:
@@ -80,10 +80,10 @@ def _printed(tree: list[Any], path: str | Path, data: DetectionDataset) -> tuple
         index = places.get(Path(source.replace("\\", "/")).name) if index is None else index
         for row in found:
             total += 1
-            told = f"{path}: a detection of {shown(source)}"
+            origin = f"{path}: a detection of {shown(source)}"
             if not isinstance(row, dict):
-                raise ValueError(f"{told} is no object")
-            box, score = _four(row.get("box"), told), _score(row.get("score"), told)
+                raise ValueError(f"{origin} is no object")
+            box, score = _four(row.get("box"), origin), _score(row.get("score"), origin)
             label = labels.get(row.get("name"))  # pyright: ignore[reportArgumentType]
             if index is None:
                 other["of images that the data do not have"] += 1
@@ -103,20 +103,20 @@ def _settled(
             f"none of the {total} detections in {path} belongs to {data.name} {data.split}: all "
             f"are {why}; give the data and the split that they were made for"
         )
-    return rows, [f"{count} detections {why} were left out" for why, count in other.items()]
+    return rows, [f"left out: {counted(count, 'detection')} {why}" for why, count in other.items()]
 
 
-def _four(box: Any, told: str) -> list[float]:
+def _four(box: Any, origin: str) -> list[float]:
     numbers = box if isinstance(box, list) else []
     fine = len(numbers) == 4 and all(map(_is_number, numbers))
     if not fine:
-        raise ValueError(f"{told} should have a box of four numbers; it has {shown(box)}")
+        raise ValueError(f"{origin} should have a box of four numbers; it has {shown(box)}")
     return [float(value) for value in numbers]
 
 
-def _score(value: Any, told: str) -> float:
+def _score(value: Any, origin: str) -> float:
     if not _is_number(value):
-        raise ValueError(f"{told} should have a score; it has {shown(value)}")
+        raise ValueError(f"{origin} should have a score; it has {shown(value)}")
     return float(value)
 
 

@@ -19,6 +19,7 @@ from dabdetr.explain.trace import ExplainedImage
 from dabdetr.files import write_atomically
 from dabdetr.structures.boxes import centres
 from dabdetr.structures.drawing import colour
+from dabdetr.text import counted
 
 LONGEST = 1600
 """Longer side of the embedded image in pixels at most."""
@@ -75,8 +76,7 @@ def write_index(path: Path, model: str, entries: Sequence[dict[str, str]]) -> No
         f"<b>{escape(e['title'])}</b> {escape(e['text'])}</a></li>"
         for e in entries
     )
-    many = "1 image" if len(entries) == 1 else f"{len(entries)} images"
-    title = escape(f"{model}: {many} explained")
+    title = escape(f"{model}: {counted(len(entries), 'image')} explained")
     write_atomically(
         path, _fill("index.html", title=title, style=_asset("page.css"), rows=rows).encode()
     )

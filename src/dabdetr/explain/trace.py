@@ -22,6 +22,7 @@ from dabdetr.model.detector import Detector
 from dabdetr.model.positions import Positions, in_level
 from dabdetr.structures import Detections, Images, Memory, Predictions
 from dabdetr.structures.boxes import corners, iou
+from dabdetr.text import counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +133,7 @@ class ExplainedImage:
         if len(boxes) != len(labels) or not ((labels >= 0) & (labels < classes)).all():
             raise ValueError(
                 f"the truth should be as many labels from 0 to {classes - 1} as boxes; got "
-                f"{len(boxes)} boxes and the labels {labels.tolist()}"
+                f"{counted(len(boxes), 'box', 'boxes')} and the labels {labels.tolist()}"
             )
         wrong = np.flatnonzero(~(boxes[:, 2:] > boxes[:, :2]).all(1))
         if len(wrong):

@@ -10,6 +10,7 @@ import torch
 from torch.fx import Interpreter
 
 from dabdetr.inference.exported import Exported, runnable
+from dabdetr.inference.openvino import import_unreported, precision_hint
 
 LIMITS = {"fp32": 1e-3, "fp16": 0.05, "bf16": 0.05, "int8": 0.25}
 """Precision → difference of a node's values, of their largest, from which they differ."""
@@ -111,16 +112,14 @@ def _of_openvino(
     path: Path, precision: str, names: list[str], pixels: np.ndarray, padding: np.ndarray
 ) -> Values:
     """The same of OpenVINO's; it merges less where every value is wanted for."""
-    import openvino
-
+    openvino = import_unreported("openvino")
     core = openvino.Core()
     model = core.read_model(path / "model.xml" if path.is_dir() else path)
     there = {name for node in model.get_ops() for out in node.outputs() for name in out.names}
     wanted = [name for name in names if name in there]
     own = {name for out in model.outputs for name in out.names}
     model.add_outputs([name for name in wanted if name not in own])
-    kind = "bf16" if precision in ("bf16", "int8") else "f32"
-    run = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": kind})
+    run = core.compile_model(model, "CPU", precision_hint(precision))
     answer = run({"pixels": pixels, "padding": padding})
     return {name: np.array(answer[name]) for name in wanted}
 

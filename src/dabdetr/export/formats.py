@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from xml.etree import ElementTree
 
+from dabdetr.inference.openvino import import_unreported, precision_hint
+
 if TYPE_CHECKING:
     import numpy as np
     import torch
@@ -133,9 +135,7 @@ class OpenVinoFile:
         path.mkdir(exist_ok=True)
         strings = json.dumps(metadata.to_strings(), ensure_ascii=False)
         self.model.set_rt_info(strings, ["dabdetr", "card"])
-        from dabdetr.inference.exported import openvino_hint
-
-        hint = openvino_hint(metadata.precision)
+        hint = precision_hint(metadata.precision)
         for key, value in hint.items():
             self.model.set_rt_info(value, ["runtime_options", key])
         self._save(self.model, path / "model.xml", compress_to_fp16=self.half)
@@ -232,10 +232,8 @@ def versions(*packages: str) -> dict[str, str]:
 
 def need(package: str) -> Any:
     """The package, imported; an ImportError gives the command that installs it."""
-    from importlib import import_module
-
     try:
-        return import_module(package)
+        return import_unreported(package)
     except ImportError:
         raise ImportError(
             f"this export needs the package {package}; type: pip install 'dabdetr[export]'"

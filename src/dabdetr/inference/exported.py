@@ -15,6 +15,7 @@ from dabdetr.data.preprocessing import fitted_size, input_size, padded, prepare_
 from dabdetr.files import open_regular
 from dabdetr.inference.metadata import Metadata
 from dabdetr.inference.onnx_file import read_whole
+from dabdetr.inference.openvino import import_unreported, precision_hint
 from dabdetr.inference.postprocess import detections
 from dabdetr.inference.runtime import Sizes, threads
 from dabdetr.structures import Detections
@@ -198,14 +199,6 @@ class _Onnx:
         return self.session.run(["logits", "boxes"], {"pixels": pixels, "padding": padding})  # pyright: ignore[reportReturnType]
 
 
-def openvino_hint(precision: str) -> dict[str, str]:
-    """OpenVINO's option for a precision of ours; alone it computes in bf16 wherever it can.
-
-    What is not in int8 is in bf16 there: both are for processors that have both.
-    """
-    return {"INFERENCE_PRECISION_HINT": "bf16" if precision in ("bf16", "int8") else "f32"}
-
-
 class _OpenVino:
     """A compiled model of OpenVINO on the CPU, in the precision of its metadata."""
 
@@ -214,7 +207,7 @@ class _OpenVino:
 
     def __init__(self, path: Path, device: str) -> None:
         try:
-            import openvino
+            openvino = import_unreported("openvino")
         except ImportError:
             raise _missing("openvino", path) from None
         if device not in ("auto", "cpu"):
@@ -236,7 +229,7 @@ class _OpenVino:
 
     def start(self, metadata: Metadata) -> None:
         """Note what to compile for."""
-        self.options = openvino_hint(metadata.precision)
+        self.options = precision_hint(metadata.precision)
         if threads():
             self.options["INFERENCE_NUM_THREADS"] = str(threads())
         self.size = metadata.size

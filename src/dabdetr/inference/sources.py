@@ -29,7 +29,7 @@ def read_sources(
 ) -> Iterator[SourceImage]:
     """The images that ``source`` means, read only as they are asked for.
 
-    A path; a folder (its own images by name, not those of subfolders; other files are passed over,
+    A path; a folder (its own images by name, not those of subfolders; other files are skipped,
     of which videos and images that need a package are logged); a pattern such as ``"day*/*.jpg"``
     or ``"all/**/*.png"``; an http(s) address; a video (every ``stride``-th frame), or a camera by
     its number (0 is the first); a PIL image; the bytes of a file, or an open one; an array as

@@ -82,7 +82,7 @@ def check_loggers(names: Sequence[str]) -> None:
 
 
 class TolerantLogger(Logger):
-    """A logger that never stops a training: its first error is told, and it is left alone then.
+    """A logger that never stops a training: its first error is printed, and it gets no more rows.
 
     A network that is down, a full disk or a wrong key of another program costs its curves, no run.
     """

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -16,10 +19,15 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from dabdetr.data.dataset import DetectionDataset
+from dabdetr.data.scenes import Scenes
+from dabdetr.data.statistics import summarise
+from dabdetr.model.detector import Detector
+from dabdetr.text import counted
 from dabdetr.training.history import Row
 
 ESTIMATED = 20
-"""Updates after which the time left is told."""
+"""Updates after which the time left is printed."""
 
 
 class ProgressBar(Callback):
@@ -113,3 +121,66 @@ def epoch_line(row: Row, epochs: int) -> str:
     if row["AP"] is not None:
         parts += [f"AP {row['AP']:.4f}", f"AP50 {row['AP50'] or 0:.4f}"]
     return "  ".join(parts)
+
+
+def say(console: Console, text: str) -> None:
+    """Print a line as it is: no markup, no wrapping."""
+    console.print(text, markup=False, soft_wrap=True)
+
+
+def describe(
+    console: Console, data: Iterable[DetectionDataset | None]
+) -> tuple[dict[str, Any], ...]:
+    """Say what was read of each split, and give it as plain values; scenes have no files."""
+    files = (each for each in data if each is not None and not isinstance(each, Scenes))
+    summaries = [summarise(each) for each in files]
+    for summary in summaries:
+        for line in summary.lines():
+            say(console, line)
+    return tuple(summary.to_dict() for summary in summaries)
+
+
+def announce(
+    console: Console,
+    detector: Detector,
+    train: DetectionDataset,
+    val: DetectionDataset | None,
+    accumulate: int,
+) -> None:
+    """Say what is trained on what, and how many images an update takes; ``accumulate``: steps."""
+    training = detector.config.training
+    learning = sum(p.numel() for p in detector.parameters() if p.requires_grad) / 1e6
+    say(
+        console,
+        f"{train.name}: {counted(len(train), 'image')} to train on, {len(val) if val else 0} to "
+        f"validate, {counted(len(train.names), 'class', 'classes')}; {detector.config.name}, "
+        f"{learning:.2f} M trained parameters",
+    )
+    update = training.batch * accumulate
+    if update >= len(train):
+        say(console, f"{counted(len(train), 'image')} an update: all there are")
+    else:
+        wanted = "" if update == training.effective_batch else f" ({training.effective_batch} set)"
+        say(
+            console,
+            f"an update after {counted(update, 'image')}, in steps of {training.batch}{wanted}",
+        )
+    updates = training.epochs * math.ceil(math.ceil(len(train) / training.batch) / accumulate)
+    if training.warmup > updates:
+        say(
+            console,
+            f"training.warmup is {training.warmup} updates and the whole run has {updates}: the "
+            "learning rate stays below what is set; give more --epochs or a lower training.warmup",
+        )
+
+
+def tell_next(console: Console, weights: Path, data: str | None) -> None:
+    """Say what can be done with the weights of a finished run, command by command."""
+    labelled = f"--data {data}" if data else "--annotations JSON --images FOLDER"
+    for words in (
+        "predict --model {} IMAGES",
+        "val --model {} {}",
+        "explain --model {} IMAGE",
+        "export --model {}",
+    ):
+        say(console, "next: dabdetr " + words.format(weights, labelled))

@@ -60,11 +60,11 @@ class SelfTest:
         return not self.stage
 
     def __str__(self) -> str:
-        told = f"self-test: AP50 {self.ap50:.3f} on {self.images} images"
-        told += f" after {self.steps} steps in {self.seconds:.0f} s"
+        result = f"self-test: AP50 {self.ap50:.3f} on {self.images} images"
+        result += f" after {self.steps} steps in {self.seconds:.0f} s"
         if self.passed:
-            return f"{told}: the model learns these data"
-        return f"{told}; the stage that fails is {self.stage}: {self.advice}"
+            return f"{result}: the model learns these data"
+        return f"{result}; the stage that fails is {self.stage}: {self.advice}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
@@ -85,7 +85,7 @@ def self_test(
     config: Config,
     seconds: float = 60,
     device: str | torch.device = "auto",
-    tell: Callable[[str], None] = lambda told: None,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> SelfTest:
     """Train on up to eight images of ``data`` until they are found again, or the time is up.
 

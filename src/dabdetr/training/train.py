@@ -23,8 +23,6 @@ from dabdetr.data.dataset import DetectionDataset
 from dabdetr.data.layouts import anchors
 from dabdetr.data.loader import training_loader
 from dabdetr.data.records import BoxFormat
-from dabdetr.data.scenes import Scenes
-from dabdetr.data.statistics import summarise
 from dabdetr.evaluation.evaluate import evaluate
 from dabdetr.evaluation.result import Evaluation
 from dabdetr.model.detector import Detector, build
@@ -54,7 +52,7 @@ from dabdetr.training.options import (
     with_epochs,
 )
 from dabdetr.training.precision import choose_precision
-from dabdetr.training.progress import ProgressBar
+from dabdetr.training.progress import ProgressBar, announce, describe, say, tell_next
 from dabdetr.training.resume import Checkpoint, check_config, check_data, find_checkpoint
 from dabdetr.training.signals import Stop, stop_signals
 
@@ -113,7 +111,7 @@ class Run:
 
     @property
     def weights(self) -> Path:
-        """The best weights, or the last where nothing told which are best."""
+        """The best weights, or the last ones of a run without validation."""
         best = self.folder / "best.safetensors"
         return best if best.exists() else self.folder / "last.safetensors"
 
@@ -135,7 +133,7 @@ class Run:
 
 @dataclass(frozen=True)
 class _Here:
-    """This process: its rank and device, where it prints, whether it was told to stop; callbacks
+    """This process: its rank and device, where it prints, whether a signal asked it to stop; callbacks
     of the caller's."""
 
     world: World
@@ -184,7 +182,7 @@ def train(
     ``split``      a share of the images to train on, where the data have no split to validate on
     ``box_format`` what the four numbers of a box are, where that is not to be found out
     ``strict``     refuse data in which anything has to be left out or mended
-    ``log``        loggers by name, see ``loggers.LOGGERS``; one that fails is told and left out
+    ``log``        loggers by name, see ``loggers.LOGGERS``; one that fails is reported and left out
     ``callbacks``  of pytorch-lightning, called after the run's own
     ``overrides``  ``path=value`` assignments to the config, applied last
 
@@ -220,7 +218,7 @@ def train(
             queries_init=queries_init,
         )
         splits_open = sources.open(strict, progress=not console.quiet)
-        described = _describe(console, splits_open)
+        described = describe(console, splits_open)
         if config.image.bits is None and splits_open[0].bits:
             config = config.override([f"image.bits={splits_open[0].bits}"])
         config = with_epochs(config, len(splits_open[0]))
@@ -364,7 +362,7 @@ def _fit(
         return AccumulatedBatches(batches, accumulate, *rank, total)
 
     module = TrainingModule(detector, loader, world)
-    _announce(console, detector, train_data, val_data, accumulate * world.size)
+    announce(console, detector, train_data, val_data, accumulate * world.size)
     ema = None if training.ema is None else MovingAverage(training.ema)
     about = {
         "config": config.model_dump(mode="json"),
@@ -406,19 +404,8 @@ def _fit(
         say(console, f"AP has not risen in {training.patience} epochs: training ends here")
     console.print(final_table(folder, rows))
     run = Run(folder, config, tuple(rows))
-    _say_what_is_next(console, run, sources)
+    tell_next(console, run.weights, sources.data)
     return run
-
-
-def _say_what_is_next(console: Console, run: Run, sources: Sources) -> None:
-    data = f"--data {sources.data}" if sources.data else "--annotations JSON --images FOLDER"
-    for words in (
-        "predict --model {} IMAGES",
-        "val --model {} {}",
-        "explain --model {} IMAGE",
-        "export --model {}",
-    ):
-        say(console, "next: dabdetr " + words.format(run.weights, data))
 
 
 def _engine(
@@ -453,49 +440,3 @@ def _engine(
         use_distributed_sampler=False,
         default_root_dir=folder,
     )
-
-
-def say(console: Console, text: str) -> None:
-    """Print a line as it is: no markup, no wrapping."""
-    console.print(text, markup=False, soft_wrap=True)
-
-
-def _describe(
-    console: Console, data: Iterable[DetectionDataset | None]
-) -> tuple[dict[str, Any], ...]:
-    """Say what was read of each split, and give it as plain values; scenes have no files."""
-    files = (each for each in data if each is not None and not isinstance(each, Scenes))
-    summaries = [summarise(each) for each in files]
-    for summary in summaries:
-        for line in summary.lines():
-            say(console, line)
-    return tuple(summary.to_dict() for summary in summaries)
-
-
-def _announce(
-    console: Console,
-    detector: Detector,
-    train: DetectionDataset,
-    val: DetectionDataset | None,
-    accumulate: int,
-) -> None:
-    training = detector.config.training
-    learning = sum(p.numel() for p in detector.parameters() if p.requires_grad) / 1e6
-    say(
-        console,
-        f"{train.name}: {len(train)} images to train on, {len(val) if val else 0} to validate, "
-        f"{len(train.names)} classes; {detector.config.name}, {learning:.2f} M trained parameters",
-    )
-    update = training.batch * accumulate
-    if update >= len(train):
-        say(console, f"{len(train)} images an update: all there are")
-    else:
-        wanted = "" if update == training.effective_batch else f" ({training.effective_batch} set)"
-        say(console, f"an update after {update} images, in steps of {training.batch}{wanted}")
-    updates = training.epochs * math.ceil(math.ceil(len(train) / training.batch) / accumulate)
-    if training.warmup > updates:
-        say(
-            console,
-            f"training.warmup is {training.warmup} updates and the whole run has {updates}: the "
-            "learning rate stays below what is set; give more --epochs or a lower training.warmup",
-        )
