@@ -133,8 +133,7 @@ class Run:
 
 @dataclass(frozen=True)
 class _Here:
-    """This process: its rank and device, where it prints, whether a signal asked it to stop; callbacks
-    of the caller's."""
+    """This process: its rank and device, where it prints, what signals asked for, and callbacks."""
 
     world: World
     console: Console
