@@ -61,6 +61,28 @@ def test_numbers_come_back(coco_folder: Path, tmp_path: Path, form: str) -> None
         assert told[name] == (None if number < 0 else pytest.approx(number, abs=1e-6))
 
 
+def test_what_predict_writes_fits_by_name(coco_folder: Path, tmp_path: Path) -> None:
+    """Its ids count images of a run and classes of a model, which are others than the data's."""
+    data, found = some(coco_folder)
+    expected = score(data, found)
+    order, names = list(range(len(found)))[::-1], data.names[::-1]
+    rows = [
+        {
+            **row,
+            "file_name": found[index].source,
+            "category_id": names.index(data.names[label]) + 1,
+            "category_name": data.names[label],
+        }
+        for place, index in enumerate(order, 1)
+        for row, label in zip(found[index].to_coco(place), found[index].labels, strict=True)
+    ]
+    file = tmp_path / "results.json"
+    file.write_text(json.dumps(rows))
+    again, notes = read_results(file, data)
+    assert notes == []
+    assert score(data, again).numbers == pytest.approx(expected.numbers, abs=1e-6)
+
+
 def test_rows_that_do_not_belong_are_told(coco_folder: Path, tmp_path: Path) -> None:
     data, found = some(coco_folder)
     rows = score(data, found).to_coco()

@@ -377,7 +377,9 @@ def _write_coco(path: Path, found: list[Detections]) -> None:
     ids = [int(stem) for stem in stems] if numbered else range(1, len(found) + 1)
     rows: list[dict[str, Any]] = []
     for image_id, each in zip(ids, found, strict=True):
-        rows += each.to_coco(image_id)
+        origin = {"file_name": each.source}  # by which they fit data whose ids are others
+        for row in each.to_coco(image_id):
+            rows.append(row | origin | {"category_name": each.names[row["category_id"] - 1]})
     write_atomically(path, json.dumps(rows).encode())
 
 

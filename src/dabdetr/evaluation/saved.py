@@ -22,7 +22,8 @@ def read_results(path: str | Path, data: DetectionDataset) -> tuple[list[Detecti
     """Detections for every image of ``data``, and notes of what was left out.
 
     ``path`` is a COCO results file (a list of image_id, category_id, bbox, score) in the data's own
-    ids, or what ``dabdetr predict --json`` printed, whose images are known by their names.
+    ids, or what ``dabdetr predict`` wrote with ``--coco`` or printed with ``--json``: its images
+    and classes are known by their names, as its ids are not the data's.
     ValueError where it is neither, or no row belongs to an image of the data.
     """
     tree = parse_json(read_bytes(path), str(path))
@@ -41,6 +42,7 @@ def read_results(path: str | Path, data: DetectionDataset) -> tuple[list[Detecti
 def _coco_rows(tree: list[Any], path: str | Path, data: DetectionDataset) -> tuple[Rows, list[str]]:
     places = {data.record(index).image_id: index for index in range(len(data))}
     labels = {id_: label for label, id_ in enumerate(data.category_ids)}
+    names, named = _Names(data), {name: label for label, name in enumerate(data.names)}
     rows: Rows = defaultdict(list)
     other: dict[str, int] = defaultdict(int)
     for number, row in enumerate(tree, 1):
@@ -49,7 +51,14 @@ def _coco_rows(tree: list[Any], path: str | Path, data: DetectionDataset) -> tup
             raise ValueError(f"{origin} is no object but {shown(row)}")
         box, score = _four(row.get("bbox"), origin), _score(row.get("score"), origin)
         x, y, width, height = box
-        index, label = places.get(row.get("image_id")), labels.get(row.get("category_id"))  # pyright: ignore
+        if isinstance(file := row.get("file_name"), str):
+            index = names.find(file)
+        else:
+            index = places.get(row.get("image_id"))  # pyright: ignore[reportArgumentType]
+        if isinstance(name := row.get("category_name"), str):
+            label = named.get(name)
+        else:
+            label = labels.get(row.get("category_id"))  # pyright: ignore[reportArgumentType]
         if index is None:
             other["of images that the data do not have"] += 1
         elif label is None:
@@ -59,14 +68,25 @@ def _coco_rows(tree: list[Any], path: str | Path, data: DetectionDataset) -> tup
     return _settled(rows, other, len(tree), path, data)
 
 
+class _Names:
+    """Images of a data set by their names."""
+
+    def __init__(self, data: DetectionDataset) -> None:
+        files = [data.record(index).file for index in range(len(data))]
+        self.exact = {str(Path(file).resolve()): index for index, file in enumerate(files)}
+        self.places: dict[str, int | None] = {}
+        for index, file in enumerate(files):
+            name = Path(file).name
+            self.places[name] = None if name in self.places else index
+
+    def find(self, source: str) -> int | None:
+        """By the whole path, or by the file's own name where one image has it."""
+        index = self.exact.get(str(Path(source).resolve()))
+        return self.places.get(Path(source.replace("\\", "/")).name) if index is None else index
+
+
 def _printed(tree: list[Any], path: str | Path, data: DetectionDataset) -> tuple[Rows, list[str]]:
-    """By name: the whole path, or the file's own name where one image has it."""
-    files = [data.record(index).file for index in range(len(data))]
-    places: dict[str, int | None] = {}
-    for index, file in enumerate(files):
-        name = Path(file).name
-        places[name] = None if name in places else index
-    exact = {str(Path(file).resolve()): index for index, file in enumerate(files)}
+    names = _Names(data)
     labels = {name: label for label, name in enumerate(data.names)}
     rows: Rows = defaultdict(list)
     other: dict[str, int] = defaultdict(int)
@@ -76,8 +96,7 @@ def _printed(tree: list[Any], path: str | Path, data: DetectionDataset) -> tuple
         source = image.get("source") if isinstance(image, dict) else None
         if not isinstance(found, list) or not isinstance(source, str):
             raise ValueError(f"{path}: each image should have source and detections")
-        index = exact.get(str(Path(source).resolve()))
-        index = places.get(Path(source.replace("\\", "/")).name) if index is None else index
+        index = names.find(source)
         for row in found:
             total += 1
             origin = f"{path}: a detection of {shown(source)}"
