@@ -571,7 +571,7 @@ def test_the_verb(root: Path, base: Path, tmp_path: Path) -> None:
     table = CliRunner().invoke(app, ["doctor", str(root)])
     assert table.exit_code == 1
     assert "box-two-classes" in table.stdout
-    assert "1 findings" in table.stdout
+    assert "1 finding," in table.stdout
     fine = CliRunner().invoke(app, ["doctor", str(base)])
     assert fine.exit_code == 0
     assert "nothing is wrong" in fine.stdout
