@@ -100,7 +100,7 @@ def test_help_loads_nothing_heavy() -> None:
 
 
 def test_help_is_fast() -> None:
-    """In processor time, of the fastest of twenty: other work on the machine only ever adds to it."""
+    """The fastest of twenty, in processor time: other work on the machine only adds to it."""
     times = []
     while len(times) < 20 and min(times, default=1.0) >= 0.4:
         before = os.times()
