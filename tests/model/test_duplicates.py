@@ -26,13 +26,11 @@ def test_by_hand() -> None:
     # the first is the best; the second loses by its overlap with it (18 of 22 parts), the third
     # lies on the first, and that its best class is another one does not matter; the last is alone
     expected = LOGITS - torch.tensor([0.0, lost(0.18 / 0.22), lost(1.0), 0.0])[None, :, None]
-    torch.testing.assert_close(DuplicateRemoval(1)(LOGITS, BOXES, None, 0), expected)
+    torch.testing.assert_close(DuplicateRemoval(1)(LOGITS, BOXES, 0, 0), expected)
 
 
 def test_groups_take_nothing_and_lose_nothing() -> None:
-    hidden = torch.zeros(4, 4, dtype=torch.bool)
-    hidden[1:, 0] = True  # the first query is a group's
-    found = DuplicateRemoval(1)(LOGITS, BOXES, hidden, 0)
+    found = DuplicateRemoval(1)(LOGITS, BOXES, 1, 0)  # the first query is a group's
     assert torch.equal(found[0, 0], LOGITS[0, 0])
     torch.testing.assert_close(found[0, 2], LOGITS[0, 2])  # 1.5 is now the best of the twins
     torch.testing.assert_close(found[0, 1], LOGITS[0, 1] - lost(0.18 / 0.22))
@@ -40,12 +38,12 @@ def test_groups_take_nothing_and_lose_nothing() -> None:
 
 def test_equal_scores_keep_both() -> None:
     twins = torch.zeros(1, 2, 1)
-    assert torch.equal(DuplicateRemoval(1)(twins, BOXES[:, [0, 2]], None, 0), twins)
+    assert torch.equal(DuplicateRemoval(1)(twins, BOXES[:, [0, 2]], 0, 0), twins)
 
 
 def test_its_numbers_are_learned() -> None:
     module = DuplicateRemoval(2)
-    module(LOGITS, BOXES, None, 1).sum().backward()
+    module(LOGITS, BOXES, 0, 1).sum().backward()
     assert module.curve.grad is not None
     assert (module.curve.grad[0] == 0).all()
     assert (module.curve.grad[1] != 0).all()

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from dabdetr.model.detector import build
-from dabdetr.model.relation import BoxRelation, relation
+from dabdetr.model.positions import sine_code
+from dabdetr.model.relation import FEATURES, SCALE, BoxRelation, relation
 from dabdetr.presets import derive, preset
 from dabdetr.structures import Images, Targets
 
@@ -23,9 +24,16 @@ def test_relation_by_hand() -> None:
     torch.testing.assert_close(relation(rows, columns)[0, 0], torch.tensor(expected))
 
 
+def test_bias_is_of_the_sine_code() -> None:
+    module, rows, columns = BoxRelation(2), torch.rand(1, 3, 4), torch.rand(1, 3, 4)
+    code = sine_code(SCALE * relation(rows, columns), FEATURES, 10000.0).flatten(-2)
+    expected = module.project(code).relu().permute(0, 3, 1, 2)
+    torch.testing.assert_close(module(rows, columns, None, 0), expected)
+
+
 def test_boxes_without_extent_give_numbers() -> None:
     boxes = torch.zeros(1, 3, 4)
-    assert BoxRelation(2)(boxes, boxes, None).isfinite().all()
+    assert BoxRelation(2)(boxes, boxes, None, 0).isfinite().all()
 
 
 def test_groups_have_no_relation_and_stay_hidden() -> None:
@@ -34,12 +42,12 @@ def test_groups_have_no_relation_and_stay_hidden() -> None:
     hidden = torch.zeros(5, 5, dtype=torch.bool)
     hidden[2:, :2] = True  # two queries of a group stand first; matching ones do not see them
     hidden[0, 1] = True
-    bias = module(boxes, boxes, hidden)
+    bias = module(boxes, boxes, hidden, 2)
     assert bias.shape == (1, 2, 5, 5)
     assert (bias[..., hidden] == -torch.inf).all()
     assert (bias[..., :2, 2:] == 0).all()
     assert (bias[..., 2:, 2:] > 0).all()
-    torch.testing.assert_close(bias[..., 2:, 2:], module(boxes, boxes, None)[..., 2:, 2:])
+    torch.testing.assert_close(bias[..., 2:, 2:], module(boxes, boxes, None, 0)[..., 2:, 2:])
 
 
 @pytest.mark.parametrize("name", ["dino-nano", "dn-detr-nano"])

@@ -94,9 +94,16 @@ class Decoder(nn.Module):
         self.heads = heads
 
     def forward(
-        self, queries: Queries, memory: Memory, attention_mask: Bool[Tensor, "q q"] | None = None
+        self,
+        queries: Queries,
+        memory: Memory,
+        attention_mask: Bool[Tensor, "q q"] | None = None,
+        of_groups: int = 0,
     ) -> Predictions:
-        """``attention_mask``, True: the row's query may not attend to the column's."""
+        """``attention_mask``, True: the row's query may not attend to the column's.
+
+        The first ``of_groups`` queries belong to groups.
+        """
         anchors = queries.anchors  # what boxes start from: a layer's loss may reach the move before
         logits, boxes, entered = [], [], []
         for index, layer in enumerate(self.layers):
@@ -105,14 +112,14 @@ class Decoder(nn.Module):
             mask: AttentionMask = attention_mask
             if self.relation is not None:
                 before = entered[-1] if entered else anchors
-                mask = self.relation(before, queries.anchors, attention_mask)
+                mask = self.relation(before, queries.anchors, attention_mask, of_groups)
             content = layer(queries.content, positions, memory, mask)
             normed = self.norm(content)
             logits.append(self.heads.logits(normed, index))
             boxes.append(move(anchors, self.heads.deltas(normed, index), self.anchor_eps))
             entered.append(anchors)
             if self.duplicates is not None:
-                logits[-1] = self.duplicates(logits[-1], boxes[-1], attention_mask, index)
+                logits[-1] = self.duplicates(logits[-1], boxes[-1], of_groups, index)
             queries = replace(queries, content=content)
             if self.update_anchors and index + 1 < len(self.layers):
                 # By the un-normalised content: the released weights expect it.

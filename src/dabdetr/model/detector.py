@@ -59,11 +59,12 @@ class Detector(nn.Module):
             queries = self.denoising.beside_copies(queries)
         groups, heads = self.query_groups(memory, images, targets)
         joined, attention_mask = join(queries, groups)
-        predictions = self.decoder(joined, memory, attention_mask)
+        sizes = [len(group) for group in groups]
+        predictions = self.decoder(joined, memory, attention_mask, of_groups=sum(sizes))
         predictions = replace(predictions, proposals=queries.proposals, heads=heads)
         if not groups:
             return predictions
-        of_groups, matching = split(predictions, [len(group) for group in groups])
+        of_groups, matching = split(predictions, sizes)
         return replace(matching, groups=tuple(zip(groups, of_groups, strict=True)))
 
     def query_groups(

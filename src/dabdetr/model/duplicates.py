@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from dabdetr.geometry import iou, to_corners
@@ -33,23 +33,21 @@ class DuplicateRemoval(nn.Module):
         self,
         logits: Float[Tensor, "b q classes"],
         boxes: Float[Tensor, "b q 4"],
-        attention_mask: Bool[Tensor, "q q"] | None,
+        of_groups: int,
         layer: int,
     ) -> Float[Tensor, "b q classes"]:
-        """Logits after the removal. ``boxes`` (cxcywh) get no gradient. Queries of groups, which
-        ``attention_mask`` hides from the last query, take nothing away and lose nothing."""
+        """Logits after the removal. ``boxes`` (cxcywh) get no gradient. The first ``of_groups``
+        queries belong to groups: they take nothing away and lose nothing."""
         middle, (sharpness, strength) = (
             self.curve[layer, 0].sigmoid(),
             F.softplus(self.curve[layer, 1:]),
         )
         with torch.no_grad():
-            corners = to_corners(boxes.float())
-            overlap = iou(corners[:, :, None], corners[:, None])  # [b, q, q]
-            score = logits.float().max(-1).values
+            corners = to_corners(boxes[:, of_groups:].float())
+            overlap = iou(corners[:, :, None], corners[:, None])  # [b, q, q] of matching queries
+            score = logits[:, of_groups:].float().max(-1).values
             better = score[:, None] > score[:, :, None]
-            if attention_mask is not None:
-                matching = ~attention_mask[-1]
-                better = better & matching & matching[:, None]
             most = (overlap * better).max(-1).values  # [b, q], with a better query; 0 without
+            most = F.pad(most, (of_groups, 0))
         lost = strength * (sharpness * (most - middle)).sigmoid() * (most > 0)
         return logits - lost[..., None].to(logits.dtype)

@@ -28,9 +28,16 @@ def sine_code(
 
     ``values`` are angles (2π = the whole image). DAB-DETR §3.3, Vaswani et al. §3.5.
     """
-    step = torch.arange(features // 2, device=values.device, dtype=torch.float32)
-    angles = values.float()[..., None] / temperature ** (2 * step / features)
+    angles = sine_angles(values, features, temperature)
     return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)
+
+
+def sine_angles(
+    values: Float[Tensor, "*shape"], features: int, temperature: float
+) -> Float[Tensor, "*shape frequencies"]:
+    """Each value at the ``features / 2`` falling frequencies of its sine code, float32."""
+    step = torch.arange(features // 2, device=values.device, dtype=torch.float32)
+    return values.float()[..., None] / temperature ** (2 * step / features)
 
 
 def map_code(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from dabdetr.geometry import SMALLEST_SIDE
-from dabdetr.model.positions import sine_code
+from dabdetr.model.positions import sine_angles
 
 FEATURES = 16
 """Sine features of each of the four numbers."""
@@ -32,18 +33,27 @@ class BoxRelation(nn.Module):
         before: Float[Tensor, "b q 4"],
         now: Float[Tensor, "b q 4"],
         attention_mask: Bool[Tensor, "q q"] | None,
+        of_groups: int,
     ) -> Float[Tensor, "b heads q q"]:
         """The bias; −∞ where ``attention_mask`` is True.
 
-        Queries of groups stand first in the row, and the last query does not see them: bias 0.
+        The first ``of_groups`` queries belong to groups: no bias for pairs with one of them.
         """
-        bias = self.project(sine_code(SCALE * relation(before, now), FEATURES, 10000.0).flatten(-2))
-        bias = bias.relu().permute(0, 3, 1, 2)  # [b, q, q, heads] → [b, heads, q, q]
+        bias = self._of_pairs(before[:, of_groups:], now[:, of_groups:])
         if attention_mask is None:
             return bias
-        of_group = attention_mask[-1]  # a matching query sees no query of a group
-        bias = bias.masked_fill(of_group | of_group[:, None], 0.0)
+        bias = F.pad(bias, (of_groups, 0, of_groups, 0))
         return bias.masked_fill(attention_mask, float("-inf"))
+
+    def _of_pairs(
+        self, rows: Float[Tensor, "b q 4"], columns: Float[Tensor, "b k 4"]
+    ) -> Float[Tensor, "b heads q k"]:
+        angles = sine_angles(SCALE * relation(rows, columns), FEATURES, 10000.0).flatten(-2)
+        weight, bias = self.project.weight, self.project.bias
+        # In a code sines and cosines alternate; taken apart, it need not be put together.
+        logits = F.linear(angles.sin(), weight[:, ::2], bias)
+        logits = logits + F.linear(angles.cos(), weight[:, 1::2])
+        return logits.relu().permute(0, 3, 1, 2)  # [b, q, k, heads] → [b, heads, q, k]
 
 
 @torch.no_grad()
