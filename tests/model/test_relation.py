@@ -38,7 +38,7 @@ def test_boxes_without_extent_give_numbers() -> None:
 
 def test_groups_have_no_relation_and_stay_hidden() -> None:
     module, boxes = BoxRelation(2), torch.rand(1, 5, 4)
-    torch.nn.init.constant_(module.project.bias, 1.0)
+    torch.nn.init.constant_(module.project.bias, 9.0)  # above what relu cuts
     hidden = torch.zeros(5, 5, dtype=torch.bool)
     hidden[2:, :2] = True  # two queries of a group stand first; matching ones do not see them
     hidden[0, 1] = True
