@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -23,20 +24,22 @@ print("os.fork" in seen or "socket.connect" in seen)
 """
 
 
-@pytest.mark.parametrize(
-    ("how", "reported"),
-    [
-        ("import openvino", True),
-        (
-            "from dabdetr.inference.openvino import import_unreported\n"
-            "import_unreported('openvino').Core()\nimport_unreported('nncf')",
-            False,
-        ),
-    ],
+SILENT_WITH = ("CI", "TF_BUILD", "JENKINS_URL")  # the reporter keeps quiet where one is set
+OURS = (
+    "from dabdetr.inference.openvino import import_unreported\n"
+    "import_unreported('openvino').Core()\nimport_unreported('nncf')"
 )
-def test_imports_are_not_reported(how: str, reported: bool) -> None:
-    """The first case shows that the watch sees a report."""
-    pytest.importorskip("nncf")
+
+
+def reports(how: str) -> bool:
+    environment = {k: v for k, v in os.environ.items() if k not in SILENT_WITH}
     command = [sys.executable, "-c", WATCH.format(how=how)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.split()[-1] == str(reported)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    return done.stdout.split()[-1] == "True"
+
+
+def test_imports_are_not_reported() -> None:
+    pytest.importorskip("nncf")
+    if not reports("import openvino"):
+        pytest.skip("the reporter is silent on this machine whoever imports OpenVINO")
+    assert not reports(OURS)
