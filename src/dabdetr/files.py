@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -47,6 +48,32 @@ def replacing(path: str | Path) -> Iterator[Path]:
             raise
     except OSError as error:
         raise unwritable(path, error) from None
+    sync_folder(path.parent)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A hidden folder beside ``path`` to write into, which then becomes ``path``.
+
+    It is gone after an error. FileExistsError where there is something at ``path`` already.
+    """
+    if path.exists():
+        raise FileExistsError(f"{path} exists and is not overwritten; choose another name")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} in")
+    try:
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
+    except OSError as error:
+        raise unwritable(path, error) from None
+    try:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o777 & ~umask)
+        temporary.rename(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     sync_folder(path.parent)
 
 

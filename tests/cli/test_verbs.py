@@ -278,7 +278,7 @@ def _agree(first: Path, second: Path, tolerance: float) -> None:
         torch.testing.assert_close(states[1][key], value, rtol=tolerance, atol=tolerance)
 
 
-def test_demo_as_a_process(tmp_path: Path) -> None:
+def test_demo_as_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = process("demo", "--count", "20", "--images", "5", "--json", cwd=tmp_path)
     document = json.loads(done.stdout)
     assert document["images"] == 20
@@ -291,6 +291,55 @@ def test_demo_as_a_process(tmp_path: Path) -> None:
     truth = [each["truth"] for each in document["scenes"]]
     assert len(truth) == 5
     assert sum(a == b for a, b in zip(found, truth, strict=True)) >= 2
+    _samples_are_whole(tmp_path / "demo", "coco")
+    monkeypatch.chdir(tmp_path)
+    kept = run("demo", "--count", "1", "--to", "voc")
+    assert "demo exists and is kept as it is" in kept.stderr
+    run("demo", "--count", "1", "--to", "yolo", "-o", "other", "-q")
+    _samples_are_whole(tmp_path / "other", "yolo")
+
+
+def _samples_are_whole(folder: Path, layout: str) -> None:
+    """What the demo leaves: images, photographs, a large image, a video, labelled data."""
+    from dabdetr.data.layouts import open_data
+    from dabdetr.inference.sources import read_sources
+
+    shapes = {each.array.shape for each in read_sources(folder / "images")}
+    assert shapes == {(160, 160, 3)}
+    photos = {Path(each.name).stem: each.array for each in read_sources(folder / "images/photos")}
+    assert sorted(photos) == ["blood-1", "blood-2", "portrait"]
+    assert min(min(pixels.shape[:2]) for pixels in photos.values()) >= 480
+    assert read_image(folder / "large.png").shape[1] > 320 or layout == "yolo"  # of one scene
+    assert sum(1 for _ in read_sources(folder / "clip.mp4")) == 20
+    parts = {split: open_data(folder / "data", split) for split in ("train", "val")}
+    assert {split: len(part) for split, part in parts.items()} == {"train": 8, "val": 4}
+    for part in parts.values():
+        assert part.names == tuple("0123456789")
+        assert sum(len(part.record(index).labels) for index in range(len(part))) > 5
+    assert (folder / "data" / "data.yaml").exists() == (layout == "yolo")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "scenes", "--data", "mydata"],
+        ["val", "scenes", "--model", "scenes"],
+        ["val", "scenes", "scenes", "--data", "mydata"],
+        ["export", "scenes", "--model", "scenes"],
+    ],
+)
+def test_what_is_given_twice_is_refused(arguments: list[str]) -> None:
+    done = runner.invoke(app, arguments)
+    assert done.exit_code == 2
+    assert f"scenes and {arguments[-2]} {arguments[-1]} were given" in done.stderr
+
+
+def test_model_and_data_may_stand_without_their_options() -> None:
+    done = json.loads(run("val", "scenes", "scenes:count=2", "--json").stdout)
+    assert (done["model"], done["images"]) == ("scenes", 2)
+    refused = runner.invoke(app, ["train", "no-such-folder"])
+    assert (refused.exit_code, "no data folder no-such-folder" in refused.stderr) == (2, True)
+    assert "no model was given" in runner.invoke(app, ["export"]).stderr
 
 
 def test_precision_is_chosen_by_measuring_and_told(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import typer
 from dabdetr.cli.options import Device, Json, Name, Quiet
 from dabdetr.cli.output import console, print_json, say
 from dabdetr.runs import RunFolder
+from dabdetr.text import counted
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -24,22 +25,39 @@ SEED = 2022
 ENLARGED = 3
 """Times that a drawn scene is larger than the model's image."""
 
+LABELLED = {"train": 8, "val": 4}
+"""Images of each split of the labelled data that the demo leaves behind."""
+
 
 def demo(
     count: Annotated[int, typer.Option(min=1, help="Scenes to evaluate.")] = 200,
     images: Annotated[int, typer.Option(min=1, help="Scenes to draw and list.")] = 8,
     seed: Annotated[int, typer.Option(help="Another seed gives other scenes.")] = SEED,
     conf: Annotated[float, typer.Option(help="Lowest score drawn and listed.")] = 0.5,
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="Folder for images and labelled data to try."),
+    ] = Path("demo"),
+    to: Annotated[
+        str, typer.Option(help="Layout of the labelled data: coco, yolo, voc or webdataset.")
+    ] = "coco",
     device: Device = "auto",
     name: Name = None,
     project: Annotated[Path, typer.Option(help="Where run folders go.")] = Path("runs/demo"),
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Detect handwritten digits in new scenes with the shipped model; nothing is downloaded."""
+    """Detect handwritten digits in new scenes with the shipped model; nothing is downloaded.
+
+    The folder demo is left for further commands: images, three photographs (images/photos), a large
+    image, a video where PyAV is installed, and twelve labelled images (data). An existing folder is
+    kept as it is.
+    """
     from dabdetr.data.layouts import open_data
+    from dabdetr.data.writing import check_layout
     from dabdetr.evaluation.evaluate import evaluate
 
+    check_layout(to)
     folder = RunFolder(project, name, "demo")
     scenes = open_data(f"scenes:seed={seed},count={count}", "test")
     say(f"detecting digits in {count} scenes that the model has never seen …", quiet)
@@ -50,11 +68,62 @@ def demo(
         for index, image in enumerate(drawn):
             image.save(folder.path / f"scene-{index + 1}.png")
         _sheet(drawn).save(folder.path / "overview.png")
+    made = not output.exists()
+    if made:
+        _write_samples(output, scenes, to, seed)
     if as_json:
-        print_json(_document(found, shown, folder.path, scenes))
+        print_json(_document(found, shown, folder.path, scenes) | {"samples": str(output)})
     elif not quiet:
         _print_tables(found, shown, scenes)
     say(f"images with boxes: {folder.path}/overview.png and scene-1.png …", quiet)
+    total = counted(sum(LABELLED.values()), "labelled image")
+    say(
+        f"to try things on: {output}/images and {output}/data ({total})"
+        if made
+        else f"{output} exists and is kept as it is; remove it to have it made anew",
+        quiet,
+    )
+
+
+def _write_samples(folder: Path, scenes: DetectionDataset, layout: str, seed: int) -> None:
+    """Images, photographs, a large image, a video and labelled data, in a new folder."""
+    import shutil
+    from importlib import resources
+
+    from PIL import Image
+
+    from dabdetr.data.layouts import open_data
+    from dabdetr.data.writing import write_data
+    from dabdetr.files import new_folder
+
+    with new_folder(folder) as made:
+        (made / "images" / "photos").mkdir(parents=True)
+        images = [Image.fromarray(scenes.image(index)) for index in range(min(8, len(scenes)))]
+        for index, image in enumerate(images):
+            image.save(made / "images" / f"{index:03}.png")
+        for photo in sorted(Path(str(resources.files("dabdetr") / "photos")).iterdir()):
+            shutil.copy(photo, made / "images" / "photos")
+        _sheet(images).save(made / "large.png")
+        _write_clip(made / "clip.mp4", images[0])
+        parts = {split: f"scenes:seed={seed},count={count}" for split, count in LABELLED.items()}
+        labelled = [open_data(text, split) for split, text in parts.items()]
+        write_data(labelled, made / "data", layout)
+
+
+def _write_clip(path: Path, image: Image, frames: int = 20) -> None:
+    """A second and a third in which the scene moves to the left, where PyAV is installed."""
+    import numpy as np
+
+    from dabdetr.inference.video import VideoWriter
+
+    try:
+        writer = VideoWriter(path, "")
+    except ImportError:
+        return
+    pixels = np.asarray(image)
+    with writer:
+        for number in range(frames):
+            writer.add(np.roll(pixels, -2 * number, axis=1), number / 15)
 
 
 def _drawn(image: Any, found: Detections) -> Image:

@@ -10,10 +10,12 @@ import typer
 from dabdetr.cli.options import (
     ImageSize,
     Json,
-    Model,
+    ModelArgument,
+    ModelOrNone,
     Queries,
     QueriesInit,
     Quiet,
+    one_of,
     tell_choices,
 )
 from dabdetr.cli.output import print_json
@@ -21,10 +23,14 @@ from dabdetr.export.formats import FORMATS, check_format
 
 
 def export(
-    model: Model,
+    weights: ModelArgument = None,
+    model: ModelOrNone = None,
     format: Annotated[str, typer.Option(help=f"One of {', '.join(FORMATS)}.")] = "onnx",
     output: Annotated[
-        Path | None, typer.Option(help="The file (OpenVINO: folder) to write.", show_default=False)
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="The file (OpenVINO: folder) to write.", show_default=False
+        ),
     ] = None,
     half: Annotated[
         bool,
@@ -59,6 +65,9 @@ def export(
     scenes where none are given); where they differ too much, the file is not kept and the exit code
     is 1.
     """
+    model = one_of(weights, model, "model")
+    if model is None:
+        raise ValueError("no model was given: dabdetr export MODEL")
     chosen = [name for name, on in (("fp16", half), ("bf16", bf16), ("int8", int8)) if on]
     if len(chosen) > 1:
         raise ValueError(f"choose one precision; {' and '.join(chosen)} were given")

@@ -33,6 +33,15 @@ ModelOrNone = Annotated[
         callback=lambda source: source if source is None else check_model(source),
     ),
 ]
+ModelArgument = Annotated[
+    str | None,
+    typer.Argument(
+        help="The same as --model.",
+        show_default=False,
+        callback=lambda source: source if source is None else check_model(source),
+    ),
+]
+DataArgument = Annotated[str | None, typer.Argument(help="The same as --data.", show_default=False)]
 ImageSize = Annotated[
     int | None, typer.Option(min=16, help="Shorter side in pixels; the model's own if not given.")
 ]
@@ -87,6 +96,13 @@ BoxFormats = Annotated[
         "0–1 of the image; found out if not given.",
     ),
 ]
+
+
+def one_of(argument: str | None, option: str | None, name: str) -> str | None:
+    """What was given as an argument or as the option ``--name``; ValueError where it is both."""
+    if argument is not None and option is not None:
+        raise ValueError(f"{argument} and --{name} {option} were given; give one of them")
+    return option if argument is None else argument
 
 
 def read_box_format(given: str | None) -> Any:

@@ -11,6 +11,7 @@ import typer
 from dabdetr.cli.options import (
     Annotations,
     BoxFormats,
+    DataArgument,
     Device,
     Images,
     Json,
@@ -20,6 +21,7 @@ from dabdetr.cli.options import (
     Quiet,
     Strict,
     check_data,
+    one_of,
     read_box_format,
     tell_choices,
 )
@@ -35,6 +37,7 @@ BESIDE_RESUME = {"resume", "device", "epochs", "patience", "workers", "log", "as
 
 def train(
     context: typer.Context,
+    dataset: DataArgument = None,
     data: Annotated[
         str | None,
         typer.Option(help="A folder, file or zip in any layout that is read, or scenes."),
@@ -121,6 +124,7 @@ def train(
 
     Ctrl-C leaves a run that --resume continues.
     """
+    data = one_of(dataset, data, "data")
     if model is not None and config is not None:
         raise ValueError(f"--model {model} and --config {config} were given; give one of them")
     if resume is None:

@@ -15,12 +15,14 @@ from dabdetr.cli.options import (
     BoxFormats,
     Coco,
     Compile,
+    DataArgument,
     Device,
     Images,
     ImageSize,
     Json,
     Layers,
     MaxDet,
+    ModelArgument,
     ModelOrNone,
     Nms,
     Queries,
@@ -29,6 +31,7 @@ from dabdetr.cli.options import (
     SetPrecision,
     Strict,
     check_data,
+    one_of,
     read_box_format,
     tell_choices,
 )
@@ -41,6 +44,8 @@ if TYPE_CHECKING:
 
 
 def val(
+    weights: ModelArgument = None,
+    dataset: DataArgument = None,
     model: ModelOrNone = None,
     predictions: Annotated[
         Path | None,
@@ -91,6 +96,7 @@ def val(
     """
     from dabdetr.data.findings import refuse
 
+    model, data = one_of(weights, model, "model"), one_of(dataset, data, "data")
     if (model is None) == (predictions is None):
         raise ValueError("give --model to run one, or --predictions with what one has found")
     refuse_to_overwrite(coco)

@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import tarfile
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from PIL import Image
 
 from dabdetr.data.dataset import DetectionDataset, ImageRecord
 from dabdetr.data.heads import ImageFile, read_heads
+from dabdetr.files import new_folder
 from dabdetr.text import counted
 
 SHARD = 512 << 20
@@ -74,31 +74,20 @@ def write_data(data: Sequence[DetectionDataset], out: Path, layout: str) -> list
 
     ``layout`` is one of ``WRITERS``. The folder appears when all is done.
     """
-    if layout not in WRITERS:
-        raise ValueError(f"the layout should be one of {', '.join(WRITERS)}; got {layout!r}")
-    if out.exists():
-        raise FileExistsError(f"{out} exists and is not overwritten; choose another name")
-    if not out.parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {out.parent} to write {out.name} in")
-    taken: set[str] = set()
-    items = {each.split: _items(each, taken) for each in data}
-    temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
-    try:
+    check_layout(layout)
+    with new_folder(out) as folder:
+        taken: set[str] = set()
+        items = {each.split: _items(each, taken) for each in data}
         write, finish = WRITERS[layout]
-        lost = [each for split, some in items.items() for each in write(temporary, split, some)]
-        finish(temporary, data)
-        temporary.chmod(0o777 & ~_umask())
-        temporary.rename(out)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        lost = [each for split, some in items.items() for each in write(folder, split, some)]
+        finish(folder, data)
     return lost
 
 
-def _umask() -> int:
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask
+def check_layout(layout: str) -> None:
+    """ValueError where no layout of that name can be written."""
+    if layout not in WRITERS:
+        raise ValueError(f"the layout should be one of {', '.join(WRITERS)}; got {layout!r}")
 
 
 def _items(data: DetectionDataset, taken: set[str]) -> list[Item]:
