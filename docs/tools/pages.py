@@ -25,9 +25,14 @@ from dabdetr.cli import app
 ROOT = Path(__file__).parents[2]
 LEXER = RawFencedCodeBlockLexer(re.compile(r"(?P<language>\S*) *(?P<title>[^\n]*)\n"))
 NOT_RUN = re.compile(r'title="not run here: ([^"]+)"$')
-SHORTER = {"train": ["--epochs", "1", "--imgsz", "96", "--val-every", "1"]}
+SHORTER = {
+    "demo": ["--count", "20"],
+    "train": ["--epochs", "1", "--imgsz", "96", "--val-every", "1"],
+}
 """What a command gets besides, as its settings are for more time than a test has."""
-ELSEWHERE = ("pip install ", "make ", "git ", "cd ")
+BEFORE = ("dabdetr demo", "dabdetr train demo/data --epochs 3 --name first")
+"""Commands of the README that recipes build on; docs/recipes/index.md names them."""
+ELSEWHERE = ("pip install ", ".venv/bin/pip install ", "make ", "git ", "cd ", "source .venv")
 """How lines begin that install or fetch something: they are checked, not run."""
 
 
@@ -97,6 +102,8 @@ def words(command: str) -> list[str]:
 
 def _run_console(example: Example) -> None:
     for command, shown in commands(example.parsed):
+        if command == "make demo":  # once installed, it is the demo
+            command = "dabdetr demo"
         if not command.startswith(ELSEWHERE):
             _run(command, shown, f"{example.path}:{example.line}")
 

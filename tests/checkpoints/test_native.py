@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from dabdetr.checkpoints.formats import COCO_IDS, Foreign
 from dabdetr.checkpoints.key_names import rename
-from dabdetr.checkpoints.locate import shipped
+from dabdetr.checkpoints.locate import PUBLISHED, locate, shipped
 from dabdetr.checkpoints.native import load_model, name_difference, save_backbone, save_model
 from dabdetr.checkpoints.reading import Checkpoint
 from dabdetr.checkpoints.transfer import initialise
@@ -166,6 +166,18 @@ def test_a_hub_name_without_connection_is_one_sentence(monkeypatch: pytest.Monke
     with pytest.raises(FileNotFoundError, match="not in the local cache") as caught:
         load_model("nobody/no-such-detector")
     assert "\n" not in str(caught.value)
+    assert "hf download nobody/no-such-detector" in str(caught.value)
+
+
+def test_short_names_stand_for_published_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for name, each in PUBLISHED.items():
+        assert each.repository.endswith(f"/{name}")
+        assert locate(name) is None
+        with pytest.raises(FileNotFoundError, match=f"^{each.repository} is not in the local"):
+            load_model(name)
+    with pytest.raises(FileNotFoundError, match="did you mean dab-detr-resnet-50"):
+        locate("DAB-DETR-resnet50")
 
 
 def test_shipped_models_load() -> None:

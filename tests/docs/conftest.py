@@ -1,31 +1,29 @@
-"""Where a reader of the documentation is: with data, images and a video of one's own."""
+"""Where a reader of a recipe is: the README's commands have run, and nothing else."""
 
 from __future__ import annotations
 
-import shutil
 import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "docs" / "tools"))
 
 
 @pytest.fixture(scope="session")
-def reader(coco_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Data in mydata, images, a video, and a first run on those data. Copy it."""
-    import dabdetr
-    from dabdetr.inference.sources import read_sources
-    from dabdetr.inference.video import VideoWriter
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a reader who has typed ``BEFORE``. Copy it."""
+    from pages import BEFORE, SHORTER, words
+
+    from dabdetr.cli import app
 
     root = tmp_path_factory.mktemp("reader")
-    shutil.copytree(coco_folder, root / "mydata")
-    shutil.copytree(coco_folder / "val", root / "images")
-    shutil.copy(root / "images" / "000.png", root / "aerial.jpg")
-    with VideoWriter(root / "clip.mp4", "") as writer:
-        for number, image in enumerate(read_sources(root / "images")):
-            writer.add(image.array, number / 10)
-    runs = root / "runs" / "train"
-    dabdetr.train(root / "mydata", epochs=1, imgsz=96, name="first", project=runs, quiet=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        for command in BEFORE:
+            asked = words(command)
+            done = CliRunner().invoke(app, [*asked, *SHORTER.get(asked[0], []), "--quiet"])
+            assert done.exit_code == 0, done.output
     return root

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import typer
 from figures import IMAGES, shown
-from pages import ELSEWHERE, blocks, commands, session, words
+from pages import BEFORE, ELSEWHERE, blocks, commands, session, words
 from typer.testing import CliRunner
 
 from dabdetr.cli import app
@@ -27,6 +27,7 @@ RECORD = "docs/results.md"
 """A record of long runs: none of its commands runs here, all must be such as could."""
 
 NOT_RUN = {
+    "README.md": 1,
     "docs/idea/motivation.md": 1,
     "docs/race.md": 1,
     "docs/recipes/checkpoints.md": 4,
@@ -97,7 +98,7 @@ def test_every_command_is_one(name: str) -> None:
                     group.commands[asked[0]].make_context(asked[0], asked[1:])
             elif command.startswith("make "):
                 assert command.split()[1] in root, command
-            elif command.startswith("pip install "):
+            elif "pip install " in command:
                 assert set(re.findall(r"\[([\w,]+)\]", command)) <= set(extras), command
             elif name == RECORD or command.startswith("python -m experiments."):
                 parts = shlex.split(command, comments=True)
@@ -111,14 +112,20 @@ def test_every_command_is_one(name: str) -> None:
                 assert command.startswith(ELSEWHERE), command
 
 
+FROM_NOTHING = {"README.md", "docs/index.md"}
+"""Pages that run in an empty folder, with their own commands only."""
+
+
 @pytest.mark.parametrize("name", RUN)
 def test_the_code_of_a_page_runs(
-    name: str, reader: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In order, in one folder; the figures of ideas are made by the page that shows them."""
     page, folder = PAGES[name], tmp_path / "reader"
-    makes_the_run = "--name first" in page.read_text()
-    shutil.copytree(reader, folder, ignore=lambda *_: ["runs"] if makes_the_run else [])
+    if name in FROM_NOTHING:
+        folder.mkdir()
+    else:
+        shutil.copytree(request.getfixturevalue("reader"), folder)
     monkeypatch.chdir(folder)
     session(page)
     if page.parent.name == "idea":
@@ -153,6 +160,38 @@ def test_a_block_that_fails_is_noticed(tmp_path: Path, monkeypatch: pytest.Monke
             session(page)
     page.write_text(fine + "```console\n$ dabdetr --version\ndabdetr …\n```\n")
     session(page)
+
+
+def test_recipes_build_on_commands_of_the_readme() -> None:
+    readme, recipes = (ROOT / name for name in ("README.md", "docs/recipes/index.md"))
+    for page in (readme, recipes):
+        shown = [command for b in blocks(page) for command, _ in commands(b.source)]
+        assert set(BEFORE) <= {each.replace("make demo", "dabdetr demo") for each in shown}, page
+
+
+LONGEST = 40
+"""Words of a sentence."""
+
+
+def sentences(text: str) -> list[str]:
+    """Sentences of a page's prose: without code, tables, headings, HTML and where links lead."""
+    text = re.sub(r"^(```|~~~).*?^\1", "\n\n", text, flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"^ *(\||#|!\[|<|:::|\?\?\?|!!!|\{\{).*$", "\n", text, flags=re.MULTILINE)
+    text = re.sub(r"\]\([^)]*\)", "]", re.sub(r"`[^`]*`", "code", text))
+    text = re.sub(r"^ *([-*]|\d+\.) ", "\n\n", text, flags=re.MULTILINE)
+    parts = (re.split(r"(?<=[.!?])[\])*_]*\s+", part) for part in re.split(r"\n\s*\n", text))
+    return [" ".join(each.split()) for part in parts for each in part if each.strip()]
+
+
+def test_sentences_are_split_where_they_end() -> None:
+    text = "# Head\n\nOne `a. b` two. Three\nfour: five.\n\n```text\nno. no\n```\n- six\n- seven\n"
+    assert sentences(text) == ["One code two.", "Three four: five.", "six", "seven"]
+
+
+@pytest.mark.parametrize("name", sorted(PAGES.keys() - {"CHANGELOG.md", RECORD}))
+def test_sentences_are_short(name: str) -> None:
+    long = [each for each in sentences(PAGES[name].read_text()) if len(each.split()) > LONGEST]
+    assert long == [], "\n".join(long)
 
 
 def test_makes_targets_that_pages_name_exist() -> None:

@@ -6,8 +6,32 @@ import difflib
 import re
 from importlib import resources
 from pathlib import Path
+from typing import NamedTuple
 
 _OURS = (".pth", ".pt", ".ckpt", ".safetensors")
+
+
+class Published(NamedTuple):
+    """Weights on the Hugging Face hub, trained on COCO's 80 classes; ``ap`` is their authors'."""
+
+    repository: str
+    megabytes: int
+    ap: float
+
+
+PUBLISHED = {
+    "dab-detr-resnet-50": Published("IDEA-Research/dab-detr-resnet-50", 175, 42.2),
+    "dab-detr-resnet-50-dc5": Published("IDEA-Research/dab-detr-resnet-50-dc5", 175, 44.5),
+    "conditional-detr-resnet-50": Published("microsoft/conditional-detr-resnet-50", 174, 41.0),
+    "detr-resnet-50": Published("facebook/detr-resnet-50", 167, 42.0),
+    "deformable-detr": Published("SenseTime/deformable-detr", 161, 44.5),
+}
+"""Short names of published weights; any other repository is given as ``org/repo``."""
+
+
+def repository(source: str) -> str:
+    """The hub's repository that a short name stands for; another name is one itself."""
+    return PUBLISHED[source].repository if source in PUBLISHED else source
 
 
 def shipped() -> dict[str, Path]:
@@ -17,9 +41,10 @@ def shipped() -> dict[str, Path]:
 
 
 def locate(source: str | Path) -> Path | None:
-    """The file or folder that ``source`` means; None: a hub name ``org/repo``, to be downloaded.
+    """The file or folder that ``source`` means; None: a hub name, to be downloaded.
 
-    An error says where it is none of them; whether it holds weights is not looked at.
+    A hub name is ``org/repo`` or one of ``PUBLISHED``. An error says where ``source`` is none of
+    them; whether it holds weights is not looked at.
     """
     path, name = Path(source), str(source)
     if path.is_file() and path.suffix == ".ckpt":
@@ -31,6 +56,8 @@ def locate(source: str | Path) -> Path | None:
         return path
     if name in shipped():
         return shipped()[name]
+    if name in PUBLISHED:
+        return None
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and path.suffix not in _OURS:
         return None
     from dabdetr.presets import PRESETS
@@ -38,11 +65,12 @@ def locate(source: str | Path) -> Path | None:
     if name in PRESETS:
         raise FileNotFoundError(
             f"{name} is a preset, which has no weights of its own; train it, or give trained "
-            "weights: a run's folder, or published ones such as IDEA-Research/dab-detr-resnet-50"
+            "weights: a run's folder, or published ones such as dab-detr-resnet-50"
         )
-    near = difflib.get_close_matches(name, shipped(), 1)
+    near = difflib.get_close_matches(name.lower(), [*shipped(), *PUBLISHED], 1)
     meant = f"; did you mean {near[0]}?" if near else ""
     raise FileNotFoundError(
         f"there are no weights {name!r}: it is no file or folder, no hub name like "
-        f"org/repo, and the package ships only: {', '.join(shipped()) or 'nothing'}{meant}"
+        f"org/repo, and the package ships only: {', '.join(shipped()) or 'nothing'}{meant}; "
+        "`dabdetr models` lists published weights"
     )

@@ -7,6 +7,7 @@ namespace.
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
@@ -27,11 +28,14 @@ from dabdetr.checkpoints.formats import (
     recognise,
 )
 from dabdetr.checkpoints.key_names import State
-from dabdetr.checkpoints.locate import locate
+from dabdetr.checkpoints.locate import locate, repository
 from dabdetr.files import read_regular
 from dabdetr.text import parse_json, shortened, shown
 
+log = logging.getLogger("dabdetr")
+
 MOST_HUB_GIB = 16
+_MB = 2**30 / 1e6
 HUB_SECONDS = 20
 
 
@@ -49,7 +53,7 @@ def read(source: str | Path) -> Checkpoint:
     """Any supported weights; raises one sentence where the source is none of them."""
     path = locate(source)
     if path is None:
-        return _read_folder(download(str(source), ["config.json", "*.safetensors"]))
+        return _read_folder(download(repository(str(source)), ["config.json", "*.safetensors"]))
     if path.is_dir():
         return _read_folder(path)
     if path.suffix == ".safetensors":
@@ -169,6 +173,8 @@ def download(name: str, files: Sequence[str]) -> Path:
             f"{name} has {size:,.0f} GiB of weights, more than {MOST_HUB_GIB}; download them "
             "yourself and give the folder if you trust it"
         )
+    if size:
+        log.info("%s: %.0f MB, downloaded once and then kept in the cache", name, size * _MB)
     try:
         folder = snapshot_download(
             name,
@@ -181,7 +187,8 @@ def download(name: str, files: Sequence[str]) -> Path:
         why = type(failure or error).__name__
         raise FileNotFoundError(
             f"{name} is not in the local cache and could not be downloaded from the hub "
-            f"({why}); check the name and the connection, or give a local file"
+            f"({why}); check the name and the connection. Without a network: on a machine that has "
+            f"one, type hf download {name} --local-dir FOLDER, copy the folder, and give its path"
         ) from None
     return Path(folder)
 

@@ -13,9 +13,11 @@ from dabdetr.cli.options import (
     Images,
     Json,
     Name,
+    Output,
     Quiet,
     Strict,
     check_data,
+    place_of,
     read_box_format,
 )
 from dabdetr.cli.output import console, print_json, refuse_to_overwrite, say
@@ -36,7 +38,7 @@ Data = Annotated[
     ),
 ]
 Layout = Annotated[str, typer.Option("--to", help="coco, yolo, voc or webdataset.")]
-Out = Annotated[Path, typer.Argument(help="A new folder.", show_default=False)]
+Out = Annotated[Path | None, typer.Argument(help="A new folder.", show_default=False)]
 
 
 def open_splits(
@@ -161,7 +163,8 @@ def view(
 @data.command()
 def convert(
     data: Annotated[str, typer.Argument(help="A folder, file or zip in any layout that is read.")],
-    out: Out,
+    out: Out = None,
+    output: Output = None,
     to: Layout = "coco",
     box_format: BoxFormats = None,
     strict: Strict = False,
@@ -172,6 +175,7 @@ def convert(
 
     Boxes are the same to the last bit when they are read back; images are copied as they are.
     """
+    out = place_of(out, output, "data convert DATA -o FOLDER")
     found = open_splits(data, None, None, box_format, strict, quiet)
     _write(found, out, to, as_json, quiet)
 
@@ -179,7 +183,8 @@ def convert(
 @data.command()
 def split(
     data: Annotated[str, typer.Argument(help="A data set that has one split.")],
-    out: Out,
+    out: Out = None,
+    output: Output = None,
     share: Annotated[float, typer.Option("--split", help="Share of the images to train on.")] = 0.8,
     test: Annotated[float, typer.Option(help="Share of the images for a test split.")] = 0.0,
     seed: Annotated[int, typer.Option(min=0, help="Another one divides otherwise.")] = 0,
@@ -194,6 +199,7 @@ def split(
     Each class is on all sides by its share, images that show the same stay together, and the same
     seed gives the same split.
     """
+    out = place_of(out, output, "data split DATA -o FOLDER")
     found = open_splits(data, None, None, box_format, strict, quiet)
     if len(found) > 1:
         names = ", ".join(each.split for each in found)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dabdetr.cli.options import Json, Quiet
+from dabdetr.cli.options import Json, Output, Quiet, place_of
 from dabdetr.cli.output import console, print_json, refuse_to_overwrite, say
 from dabdetr.cli.train import PRESET
 
@@ -43,7 +43,11 @@ def convert(
         str,
         typer.Argument(help="Weights of the authors, transformers, detrex, mmdetection or ours."),
     ],
-    target: Annotated[Path, typer.Argument(help="The file to write: NAME.safetensors.")],
+    target: Annotated[
+        Path | None,
+        typer.Argument(help="The file to write: NAME.safetensors.", show_default=False),
+    ] = None,
+    output: Output = None,
     half: Annotated[bool, typer.Option("--half", help="float16: half the file.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the target.")] = False,
     assignments: Annotated[
@@ -54,6 +58,7 @@ def convert(
     quiet: Quiet = False,
 ) -> None:
     """Convert weights to the project's format, with their config and class names inside."""
+    target = place_of(target, output, "convert SOURCE -o NAME.safetensors")
     if target.suffix != ".safetensors":
         raise ValueError(f"the target should end in .safetensors; got {target}")
     refuse_to_overwrite(target, "choose another name or add --force", force)

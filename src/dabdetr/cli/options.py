@@ -42,6 +42,10 @@ ModelArgument = Annotated[
     ),
 ]
 DataArgument = Annotated[str | None, typer.Argument(help="The same as --data.", show_default=False)]
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="Where to write, instead of the last argument."),
+]
 ImageSize = Annotated[
     int | None, typer.Option(min=16, help="Shorter side in pixels; the model's own if not given.")
 ]
@@ -98,11 +102,19 @@ BoxFormats = Annotated[
 ]
 
 
-def one_of(argument: str | None, option: str | None, name: str) -> str | None:
+def one_of(argument: Any, option: Any, name: str) -> Any:
     """What was given as an argument or as the option ``--name``; ValueError where it is both."""
     if argument is not None and option is not None:
         raise ValueError(f"{argument} and --{name} {option} were given; give one of them")
     return option if argument is None else argument
+
+
+def place_of(target: Path | None, output: Path | None, example: str) -> Path:
+    """Where to write, given as an argument or with -o; ValueError where it is neither or both."""
+    place = one_of(target, output, "output")
+    if place is None:
+        raise ValueError(f"no place to write was given: dabdetr {example}")
+    return place
 
 
 def read_box_format(given: str | None) -> Any:
