@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -12,11 +13,20 @@ import numpy as np
 from dabdetr.config import Config
 from dabdetr.inference.opening import open_model, torch_runtime
 from dabdetr.inference.postprocess import class_thresholds, thresholds
+from dabdetr.inference.questions import ask, questions, refuse_unable
 from dabdetr.inference.runtime import ModelChanges, Runtime, SetPrecision
 from dabdetr.inference.sources import attempts
-from dabdetr.inference.stream import OnError, Prepared, Unreadable, check_on_error, run, views
+from dabdetr.inference.stream import (
+    OnError,
+    Prepared,
+    Unreadable,
+    check_on_error,
+    report,
+    run,
+    views,
+)
 from dabdetr.inference.tiling import AT_ONCE, Tiling, merge
-from dabdetr.structures import Detections
+from dabdetr.structures import Answers, Detections
 
 if TYPE_CHECKING:
     import torch
@@ -129,6 +139,79 @@ class Predictor:
                 f"one() takes a single image; got {len(found)}; call the predictor itself"
             )
         return found[0]
+
+    def ask(
+        self,
+        image: Any,
+        boxes: Any,
+        labels: Sequence[str | int | None] | None = None,
+        sizes: Any = None,
+        conf: float | None = None,
+    ) -> Answers:
+        """What is at each of ``boxes`` of one image, and where it ends.
+
+        ``boxes`` are rough ones [n, 4], x0 y0 x1 y1 in pixels, or clicks [n, 2], x y. Each becomes
+        the anchor of a query of its own, which sees what the model finds in the image but no other
+        question. ``labels`` (names or labels, None where one is not known) say what they are
+        thought to hold. A click is tried with several anchors: squares, or ``sizes`` [k, 2] in
+        pixels. ``conf`` is the lowest score of the detections that answers are compared with.
+        ValueError for a box that is not in the image, and for models without denoising.
+
+        >>> answers = Predictor("blood-cells").ask("smear.jpg", [[40, 60, 130, 150]])
+        >>> answers.boxes, answers.labels, answers.scores
+        """
+        found = list(self.ask_all(image, [boxes], [labels], sizes=sizes, conf=conf))
+        if len(found) != 1:
+            raise ValueError(f"ask() takes a single image; got {len(found)}; use ask_all()")
+        return found[0]
+
+    def ask_all(
+        self,
+        source: Any,
+        boxes: Iterable[Any],
+        labels: Iterable[Sequence[str | int | None] | None] | None = None,
+        sizes: Any = None,
+        conf: float | None = None,
+        keep_images: bool = False,
+        on_error: OnError = "raise",
+        stride: int = 1,
+    ) -> Iterator[Answers]:
+        """``ask`` for every image of ``source``, as a stream; other options as in a call.
+
+        ``boxes`` and ``labels`` have an entry for each image. They are asked for when the model
+        comes to their batch of images: with a ``batch`` of 1, after the answers before are out.
+        """
+        refuse_unable(self.config)
+        inference = self.config.inference
+        limits = class_thresholds(inference, self.names) if conf is None else conf
+        _, max_det = thresholds(inference, conf, None)
+        check_on_error(on_error)
+        prepared = views(self.runtime, attempts(source, stride, bits=self.config.image.bits))
+        entries = zip(boxes, repeat(None) if labels is None else labels, strict=False)
+
+        def entry() -> tuple[Any, Any]:
+            found = next(entries, None)
+            if found is None:
+                raise ValueError("there are more images than entries of boxes; give one for each")
+            return found
+
+        def answer(pixels: Sequence[Any], shapes: Any, names: Sequence[str]) -> list[Answers]:
+            asked = [questions(*entry(), shape, self.names, sizes) for shape in shapes]
+            return ask(self.runtime, pixels, shapes, names, asked, max_det, limits)
+
+        def passed(name: str, error: Exception) -> None:
+            report(Unreadable(name, error), on_error)
+            entry()  # its boxes are passed over too
+
+        for each, found in run(answer, prepared, self.batch, passed, self.runtime.prefetches):
+            image = each.image
+            about = replace(
+                found.detections,
+                image=image.array if keep_images else None,
+                frame=image.frame,
+                time=image.time,
+            )
+            yield replace(found, detections=about)
 
     def explain(
         self,

@@ -23,7 +23,7 @@ from dabdetr.inference.runtime import Precision, SetPrecision
 from dabdetr.model.detector import Detector
 from dabdetr.model.frozen_norm import FoldedConv2d
 from dabdetr.model.kernels import Linear
-from dabdetr.structures import Images, Predictions
+from dabdetr.structures import Images, Predictions, Questions
 
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _ENOUGH = 1.15
@@ -62,11 +62,15 @@ class AcceleratedModel:
         if precision != "fp32" or self.compile:
             self._copy = settled(self.model, precision)
 
-    def __call__(self, images: Images) -> Predictions:
-        """Predictions without gradients."""
+    def __call__(self, images: Images, questions: Questions | None = None) -> Predictions:
+        """Predictions without gradients; with questions nothing is compiled."""
         if self.precision is None:
             self._settle(choose(self.model, images))
         assert self.precision is not None
+        if questions is not None:
+            model = self.model if self._copy is None else self._copy
+            with torch.no_grad(), autocast(self.precision, images.pixels.device):
+                return model(images, questions=questions)
         if self.compile:
             self._add(images)
         with torch.no_grad(), autocast(self.precision, images.pixels.device):

@@ -93,6 +93,10 @@ class Exported:
             calibration=self.config.inference.calibration,
         )
 
+    def answer(self, prepared: Sequence[np.ndarray], boxes: np.ndarray, labels: np.ndarray) -> Any:
+        """ValueError: the graph has no inputs for questions."""
+        raise ValueError(f"{self.path} cannot be asked about boxes; ask the weights it was made of")
+
     def predict(self, pixels: np.ndarray, padding: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Logits [b, queries, classes] and boxes [b, queries, 4] of a batch."""
         try:

@@ -85,6 +85,19 @@ def detections(
     ]
 
 
+def class_scores(
+    logits: np.ndarray, classifier: Classifier, calibration: tuple[float, float] | None = None
+) -> np.ndarray:
+    """[.., classes] float32 scores of logits [.., classes] ("no object" not counted)."""
+    logits = np.asarray(logits, np.float32)
+    if classifier == "softmax":
+        shares = np.exp(logits - logits.max(-1, keepdims=True))
+        scores = (shares / shares.sum(-1, keepdims=True))[..., :-1]
+    else:
+        scores = np.exp(-np.logaddexp(0, -logits))
+    return scores if calibration is None else _calibrated(scores, *calibration)
+
+
 def class_thresholds(inference: Inference, names: Sequence[str]) -> np.ndarray:
     """[classes]: the lowest score shown of each class, where nobody asks for another."""
     return np.array([inference.class_conf.get(name, inference.conf) for name in names], np.float32)
@@ -122,8 +135,7 @@ def _sigmoid(logits: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray, np.
 
 def _softmax(logits: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Scores, labels and queries of the best queries."""
-    shares = np.exp(logits - logits.max(1, keepdims=True))
-    shares = (shares / shares.sum(1, keepdims=True))[:, :-1]
+    shares = class_scores(logits, "softmax")
     labels = shares.argmax(1)
     scores = shares[np.arange(len(shares)), labels]
     queries = _best(scores, most)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 
@@ -20,6 +20,21 @@ SetPrecision = Precision | Literal["auto"]
 """auto: bf16 where it is measured to be clearly faster, else fp32."""
 Sizes = Sequence[tuple[int, ...]]
 """(height, width) of original images."""
+
+
+class Outputs(NamedTuple):
+    """What a runtime gives for a batch with questions; boxes are cxcywh, 0–1.
+
+    logits   [batch, queries, classes], with ``boxes`` the last layer's for the matching queries
+    boxes    [batch, queries, 4]
+    answers  [batch, n, classes], logits of the last layer for the questions
+    layers   [layers, batch, n, 4], boxes after every layer for the questions
+    """
+
+    logits: np.ndarray
+    boxes: np.ndarray
+    answers: np.ndarray
+    layers: np.ndarray
 
 
 @runtime_checkable
@@ -49,6 +64,13 @@ class Runtime(Protocol):
         self, prepared: Sequence[Any], sizes: Sizes, max_det: int, sources: Sequence[str] = ()
     ) -> list[Detections]:
         """The ``max_det`` best detections of each image, neither thresholded nor cut to it."""
+        ...
+
+    def answer(self, prepared: Sequence[Any], boxes: np.ndarray, labels: np.ndarray) -> Outputs:
+        """Outputs for the images with boxes [b, n, 4] (cxcywh, 0–1) and labels [b, n] as questions.
+
+        The images are of one prepared size; label −1: the class is not known.
+        """
         ...
 
 

@@ -18,10 +18,10 @@ from dabdetr.data.loader import pad, unpad
 from dabdetr.inference.acceleration import AcceleratedModel, Forward, check
 from dabdetr.inference.device import choose_device, takes_every_core
 from dabdetr.inference.postprocess import detections
-from dabdetr.inference.runtime import Precision, SetPrecision, Sizes
+from dabdetr.inference.runtime import Outputs, Precision, SetPrecision, Sizes
 from dabdetr.model.detector import Detector
 from dabdetr.model.resize import with_layers, with_queries
-from dabdetr.structures import Detections, Images, Predictions
+from dabdetr.structures import Detections, Images, Predictions, Questions
 
 
 class TorchRuntime:
@@ -69,6 +69,16 @@ class TorchRuntime:
             self.model.eval()
         images = pad(prepared).to(self.device)
         return detect_batch(self.model, images, sizes, max_det, sources, forward=self.forward)
+
+    def answer(self, prepared: Sequence[Tensor], boxes: np.ndarray, labels: np.ndarray) -> Outputs:
+        """Outputs for images of one size with questions."""
+        if self.model.training:
+            self.model.eval()
+        asked = Questions(torch.from_numpy(boxes), torch.from_numpy(labels)).to(self.device)
+        predictions = self.forward(pad(prepared).to(self.device), asked)
+        _, answers = predictions.groups[0]
+        tensors = predictions.logits[-1], predictions.boxes[-1], answers.logits[-1], answers.boxes
+        return Outputs(*(each.float().cpu().numpy() for each in tensors))
 
 
 def open_torch(

@@ -1,7 +1,8 @@
 """Denoising: noisy copies of the true objects are queries whose objects are known from the start.
 
 DN-DETR asks for the object behind each copy. DINO also makes copies that lie farther off, and asks
-for "nothing" there. Both make one query group, present in training only.
+for "nothing" there. Both make one query group, present in training only. What it has taught the
+decoder also serves questions: what is at this box, and where does it end?
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from dabdetr import config
 from dabdetr.geometry import inverse_sigmoid, to_centres, to_corners
-from dabdetr.structures import Queries, QueryGroup, Targets
+from dabdetr.structures import Queries, QueryGroup, Questions, Targets
 
 Part = config.Denoising | config.ContrastiveDenoising
 
@@ -119,12 +120,36 @@ class Denoising(nn.Module):
             supervised=filled if self.part.kind == "dn" else torch.ones_like(filled),
         )
 
+    def questions(self, asked: Questions) -> QueryGroup:
+        """A group of one query for each box; each sees the matching queries and itself only.
+
+        Its content is the row of the class it is thought to hold; the mean of all classes' rows
+        where that is not known.
+        """
+        rows = self.labels.weight
+        table = torch.cat((rows, rows[: self.classes].mean(0, keepdim=True)))
+        labels = asked.labels.where(asked.labels >= 0, self.classes + 1)
+        number = torch.arange(labels.shape[1], device=labels.device)
+        none = number[:0]
+        return QueryGroup(
+            name="questions",
+            content=self._marked(nn.functional.embedding(labels, table), 1.0),
+            anchors=inverse_sigmoid(asked.boxes, self.eps).sigmoid(),
+            attention_mask=number[:, None] != number,
+            image=none,
+            query=none,
+            target=none,
+            copies=1,
+            supervised=torch.zeros_like(labels, dtype=torch.bool),
+        )
+
     def _content(self, labels: Int64[Tensor, "*shape"], copy: float) -> Float[Tensor, "*shape c"]:
         """Rows of the table; with an indicator, whether they stand for a copy."""
-        content = self.labels(labels)
-        if not self.indicator:
-            return content
-        return nn.functional.pad(content, (0, 1), value=copy)
+        return self._marked(self.labels(labels), copy)
+
+    def _marked(self, content: Tensor, copy: float) -> Tensor:
+        """Content with the indicator, where there is one."""
+        return nn.functional.pad(content, (0, 1), value=copy) if self.indicator else content
 
     def _noisy_labels(
         self, labels: Int64[Tensor, " objects"], noise: Noise

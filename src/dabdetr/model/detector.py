@@ -19,7 +19,15 @@ from dabdetr.model.kernels import use_cpu_kernels
 from dabdetr.model.projection import Projection, Pyramid
 from dabdetr.model.queries import EncoderQueries, LearnedQueries
 from dabdetr.model.vit import VitBackbone
-from dabdetr.structures import HeadSamples, Images, Memory, Predictions, QueryGroup, Targets
+from dabdetr.structures import (
+    HeadSamples,
+    Images,
+    Memory,
+    Predictions,
+    QueryGroup,
+    Questions,
+    Targets,
+)
 
 
 class Detector(nn.Module):
@@ -50,14 +58,20 @@ class Detector(nn.Module):
         self.denoising = denoising
         self.collaborative = collaborative
 
-    def forward(self, images: Images, targets: Targets | None = None) -> Predictions:
-        """Predictions; with ``targets`` also those of the query groups, which training needs."""
+    def forward(
+        self,
+        images: Images,
+        targets: Targets | None = None,
+        questions: Questions | None = None,
+    ) -> Predictions:
+        """Predictions; also those of query groups: of ``targets``, which training needs, or of
+        ``questions``. The matching queries see neither."""
         features = self.backbone(images)
         memory = self.encoder(self.projection(features))
         queries = self.queries(memory)
         if self.denoising is not None:
             queries = self.denoising.beside_copies(queries)
-        groups, heads = self.query_groups(memory, images, targets)
+        groups, heads = self.query_groups(memory, images, targets, questions)
         joined, attention_mask = join(queries, groups)
         sizes = [len(group) for group in groups]
         predictions = self.decoder(joined, memory, attention_mask, of_groups=sum(sizes))
@@ -68,11 +82,18 @@ class Detector(nn.Module):
         return replace(matching, groups=tuple(zip(groups, of_groups, strict=True)))
 
     def query_groups(
-        self, memory: Memory, images: Images, targets: Targets | None
+        self,
+        memory: Memory,
+        images: Images,
+        targets: Targets | None,
+        questions: Questions | None = None,
     ) -> tuple[list[QueryGroup], tuple[HeadSamples, ...]]:
-        """Extra queries whose objects are known, and what the heads that find them learn from."""
+        """Extra queries at known boxes, and what the heads that find them learn from."""
         groups: list[QueryGroup] = []
         heads: tuple[HeadSamples, ...] = ()
+        if questions is not None:
+            assert self.denoising is not None, "only denoising teaches a decoder to answer"
+            groups.append(self.denoising.questions(questions))
         if targets is None:
             return groups, heads
         if self.denoising is not None:

@@ -1,7 +1,8 @@
-"""Query groups: extra queries in training whose objects are known; joined, masked, split again.
+"""Query groups: extra queries at known boxes; joined, masked, split again.
 
-Denoising makes such groups from the targets, collaborative heads from their positives. The decoder
-runs over one row of queries and a mask; it never learns where they came from.
+In training denoising makes such groups from the targets, collaborative heads from their positives;
+questions are a group of boxes that a caller gives. The decoder runs over one row of queries and a
+mask; it never learns where they came from.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 Torch is never imported here, so that ``Detections`` also serve where torch is not installed.
 """
 
+from dabdetr.structures.answers import Answers
 from dabdetr.structures.detections import Detections
 from dabdetr.structures.tensors import (
     Features,
@@ -12,10 +13,12 @@ from dabdetr.structures.tensors import (
     Predictions,
     Queries,
     QueryGroup,
+    Questions,
     Targets,
 )
 
 __all__ = [
+    "Answers",
     "Detections",
     "Features",
     "HeadSamples",
@@ -24,5 +27,6 @@ __all__ = [
     "Predictions",
     "Queries",
     "QueryGroup",
+    "Questions",
     "Targets",
 ]

@@ -64,7 +64,7 @@ class Detections:
         limits = conf[self.labels] if isinstance(conf, np.ndarray) else conf
         keep = self.scores >= limits
         if classes is not None:
-            keep &= np.isin(self.labels, _labels(classes, self.names))
+            keep &= np.isin(self.labels, class_labels(classes, self.names))
         return self[keep]
 
     def best_of_query(self) -> Detections:
@@ -208,7 +208,7 @@ class Detections:
         return draw(as_array(shown), self.boxes, self.scores, self.labels, self.names)
 
 
-def _labels(classes: Sequence[str | int], names: Sequence[str]) -> list[int]:
+def class_labels(classes: Sequence[str | int], names: Sequence[str]) -> list[int]:
     """Labels of classes given by name or label; ValueError for those that are not there."""
     unknown = [
         each

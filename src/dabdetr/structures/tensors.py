@@ -109,8 +109,20 @@ class Queries(_Movable):
 
 
 @dataclass(frozen=True)
+class Questions(_Movable):
+    """Boxes that a model is asked about: each becomes the anchor of a query of its own.
+
+    boxes   [batch, n, 4] float32, cxcywh, 0–1 of the unpadded image
+    labels  [batch, n] int64: the class that the box is thought to hold; −1: it is not known
+    """
+
+    boxes: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
 class QueryGroup(_Movable):
-    """Extra queries of one origin in training, and the objects that some of them must find.
+    """Extra queries of one origin, and in training the objects that some of them must find.
 
     name        what the losses call it
     content     [batch, n, width]
@@ -171,7 +183,8 @@ class Predictions(_Movable):
     logits   [layers, batch, queries, classes]; one more, "no object", where softmax classifies
     boxes    [layers, batch, queries, 4] float32, cxcywh, 0–1 of the unpadded image
     anchors  what *enters* each layer: [batch, queries, 4] float32 boxes or [.., 2] points, or None
-    groups   in training, each query group with the predictions of its own queries
+    groups   each query group with the predictions of its own queries; outside of training there is
+             only that of questions
     proposals  of two-stage members: predictions of the encoder's tokens, as those of one layer
     heads    in training, the samples of each collaborative head
     objectness  of proposals: the first logit is "an object", of whatever class
