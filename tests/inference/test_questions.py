@@ -255,3 +255,18 @@ def test_the_shipped_model_mends_rough_boxes_and_takes_clicks() -> None:
     assert iou(clicked.boxes, record.boxes).mean() > 0.7
     # where nothing is, little is said
     assert predictor.ask(image, [[0, 0, 4, 4]]).scores[0] < 0.3
+
+
+def test_a_figure_shows_what_was_asked_and_every_layer(image: np.ndarray) -> None:
+    from dabdetr.explain import figures
+
+    predictor = Predictor(detector("dino-nano"))
+    answers = predictor.ask(image, BOXES)
+    with pytest.raises(ValueError, match="needs the image"):
+        figures.questions(answers)
+    figure = figures.questions(answers, image)
+    layers = predictor.config.model.decoder.layers
+    assert len(figure.axes[0].patches) == 4 * (layers + 1)
+    assert len(figure.axes[0].texts) == 4
+    x, y = figure.axes[0].patches[0].get_xy()
+    assert (x, y) == tuple(answers.asked[0, :2])

@@ -28,8 +28,9 @@ from dabdetr.explain.attention import (
 )
 from dabdetr.explain.trace import ExplainedImage
 from dabdetr.files import write_atomically
+from dabdetr.structures import Answers
 from dabdetr.structures.boxes import corners, iou
-from dabdetr.structures.drawing import colour, draw
+from dabdetr.structures.drawing import as_array, colour, draw
 
 TITLES = {
     "all": "whole attention",
@@ -110,6 +111,35 @@ def attention(explanation: ExplainedImage, query: int, part: str | None = None) 
         anchor = "+: anchor, "
     _title(figure, f"{trace.model}, query {query}; {anchor}solid: box after the layer")
     _level_legend(figure, trace.attention[0])
+    return figure
+
+
+def questions(answers: Answers, image: Any = None) -> Figure:
+    """The box or click of each question, the box after every layer, and what the answer is.
+
+    ``image`` is one as ``Detections.plot`` takes it, where the answers kept none.
+    """
+    shown = answers.detections.image if image is None else as_array(image)
+    if shown is None:
+        raise ValueError("questions needs the image: pass it, or ask with keep_images=True")
+    best, layers = answers.best(), len(answers.layers)
+    figure = new_figure(6.4, 6.4 * shown.shape[0] / shown.shape[1] + 0.6)
+    panel = figure.subplots()
+    show_image(panel, shown)
+    shades = colormaps["viridis"](np.linspace(0, 1, layers))
+    for row in range(len(best)):
+        first = row == 0
+        _frame_in(panel, best.asked[row], "white", "--", "asked" if first else None)
+        for layer, shade in enumerate(shades):
+            label = f"layer {layer + 1}" if first else None
+            _frame_in(panel, best.layers[layer, row], shade, "-", label)
+        name = f"{best.names[best.labels[row]]} {best.scores[row]:.2f}"
+        style: dict[str, Any] = {"color": "white", "fontsize": 9, "parse_math": False}
+        box = {"facecolor": "black", "alpha": 0.6, "edgecolor": "none", "pad": 1.5}
+        panel.text(*best.boxes[row, :2], name, va="bottom", bbox=box, clip_on=True, **style)
+    if len(best):
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.01), "ncols": layers + 1}
+        panel.legend(fontsize=8, facecolor="0.6", **below)
     return figure
 
 
