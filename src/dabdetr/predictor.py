@@ -81,6 +81,14 @@ class Predictor:
         """What the model was built and trained with."""
         return self.runtime.config
 
+    def class_thresholds(self, conf: float | None = None) -> np.ndarray:
+        """[classes]: the lowest score shown of each class; ``conf`` for all where it is given."""
+        if conf is None:
+            return class_thresholds(self.config.inference, self.names)
+        return np.full(
+            len(self.names), thresholds(self.config.inference, conf, None)[0], np.float32
+        )
+
     def __call__(
         self,
         source: Any,
@@ -113,7 +121,7 @@ class Predictor:
         nms = inference.nms if nms is None else nms
         if nms is not None and not 0 < nms <= 1:
             raise ValueError(f"nms is an IoU above 0, up to 1; got {nms}")
-        limits = class_thresholds(inference, self.names) if conf is None else conf
+        limits = self.class_thresholds(conf)
         conf, max_det = thresholds(inference, conf, max_det)
         classes = [classes] if isinstance(classes, str | int) else classes
         self._none_found().above(conf, classes)  # an unknown class is an error now
@@ -183,7 +191,7 @@ class Predictor:
         """
         refuse_unable(self.config)
         inference = self.config.inference
-        limits = class_thresholds(inference, self.names) if conf is None else conf
+        limits = self.class_thresholds(conf)
         _, max_det = thresholds(inference, conf, None)
         check_on_error(on_error)
         prepared = views(self.runtime, attempts(source, stride, bits=self.config.image.bits))

@@ -1,6 +1,7 @@
 """The command line: `dabdetr VERB`, one function each; what is heavy is imported inside them."""
 
 from dabdetr.cli import (
+    audit,
     bench,
     compare,
     data,
@@ -10,6 +11,7 @@ from dabdetr.cli import (
     export,
     models,
     predict,
+    snap,
     train,
     val,
 )
@@ -21,6 +23,8 @@ for _verb in (
 ):
     app.command()(_verb)
 app.command()(doctor.doctor)
+app.command()(snap.snap)
+app.command()(audit.audit)
 app.add_typer(data.data, name="data")
 _FREE = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 app.command(hidden=True, context_settings=_FREE)(compare.ladder)

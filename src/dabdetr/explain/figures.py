@@ -136,7 +136,8 @@ def questions(answers: Answers, image: Any = None) -> Figure:
         name = f"{best.names[best.labels[row]]} {best.scores[row]:.2f}"
         style: dict[str, Any] = {"color": "white", "fontsize": 9, "parse_math": False}
         box = {"facecolor": "black", "alpha": 0.6, "edgecolor": "none", "pad": 1.5}
-        panel.text(*best.boxes[row, :2], name, va="bottom", bbox=box, clip_on=True, **style)
+        x, y = best.boxes[row, :2].tolist()
+        panel.text(x, y, name, va="bottom", bbox=box, clip_on=True, **style)
     if len(best):
         below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.01), "ncols": layers + 1}
         panel.legend(fontsize=8, facecolor="0.6", **below)

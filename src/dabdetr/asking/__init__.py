@@ -1,0 +1,1 @@
+"""What questions are good for: rough boxes made tight, labels audited."""

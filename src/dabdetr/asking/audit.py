@@ -1,0 +1,225 @@
+"""Suspicions about labels, ranked: each box is asked, and what the model finds is looked for.
+
+A label that the answer contradicts is a suspicion, and so is a detection that no label explains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from dabdetr.asking.changed import Changed, Edit, label_map
+from dabdetr.data.dataset import DetectionDataset, ImageRecord
+from dabdetr.predictor import Predictor
+from dabdetr.structures import Answers
+from dabdetr.structures.boxes import iou
+
+KINDS = {
+    "class": "another class",
+    "loose": "a loose or shifted box",
+    "missing": "a missing label",
+    "phantom": "a label on nothing",
+    "double": "a second label of one object",
+}
+"""Kind of suspicion → what it says."""
+
+SAME = 0.5
+"""IoU from which two boxes are of one object."""
+TIGHT = 0.75
+"""IoU with its answer up to which a box counts as loose."""
+EXPLAINED = 0.3
+"""IoU with a label from which a detection is no missing one."""
+FOUND = 0.05
+"""Lowest score of detections that are looked at."""
+
+
+@dataclass(frozen=True)
+class Suspicion:
+    """What may be wrong in an image, and how it would be mended.
+
+    suspicion  0–1, how sure the model is of it
+    image      index in its split
+    row        of the image's record; None where a label is missing
+    box        x0 y0 x1 y1 in pixels, as labelled; None where it is missing
+    name       the class as labelled
+    answer     the box that the model gives, with ``answer_name`` and ``score``
+    mend       what ``--fix`` does: "box", "class", "remove" or "add"
+    """
+
+    kind: str
+    suspicion: float
+    split: str
+    file: str
+    image: int
+    row: int | None
+    box: tuple[float, ...] | None
+    name: str | None
+    answer: tuple[float, ...]
+    answer_name: str
+    score: float
+    mend: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def audit(data: DetectionDataset, predictor: Predictor) -> Iterator[list[Suspicion]]:
+    """The suspicions of every image, in order of images."""
+    records = [data.record(index) for index in range(len(data))]
+    boxes = [record.boxes[~record.crowd] for record in records]
+    images = (data.image(index) for index in range(len(data)))
+    answered = predictor.ask_all(images, boxes, conf=FOUND)
+    for index, (record, answers) in enumerate(zip(records, answered, strict=True)):
+        yield of_image(data, index, record, answers)
+
+
+def ranked(suspicions: Sequence[Suspicion]) -> list[Suspicion]:
+    """The most suspicious first."""
+    return sorted(suspicions, key=lambda each: -each.suspicion)
+
+
+def of_image(
+    data: DetectionDataset, index: int, record: ImageRecord, answers: Answers
+) -> list[Suspicion]:
+    """The suspicions of one image; ``answers`` to its boxes, crowds left out."""
+    rows = np.flatnonzero(~record.crowd)
+    boxes = record.boxes[rows]
+    own = label_map(data, answers.names)[record.labels[rows]]
+    about = {"split": data.split, "file": record.file, "image": index}
+    found: list[Suspicion] = []
+
+    def add(kind: str, suspicion: float, at: int | None, answer: Any, mend: str) -> None:
+        box, label, score = answer
+        found.append(
+            Suspicion(
+                kind=kind,
+                suspicion=round(float(suspicion), 4),
+                row=None if at is None else int(rows[at]),
+                box=None if at is None else _rounded(boxes[at]),
+                name=None if at is None else data.names[record.labels[rows[at]]],
+                answer=_rounded(box),
+                answer_name=answers.names[int(label)],
+                score=round(float(score), 4),
+                mend=mend,
+                **about,
+            )
+        )
+
+    overlap = iou(boxes, answers.boxes)
+    doubles = _doubles(boxes, overlap)
+    for at in range(len(rows)):
+        answer = (answers.boxes[at], answers.labels[at], answers.scores[at])
+        score, label = float(answers.scores[at]), int(answers.labels[at])
+        given = float(answers.class_scores[at, own[at]]) if own[at] >= 0 else score
+        # Where the answer left for an object elsewhere, what is in the box itself is nothing.
+        here = score * min(1.0, overlap[at] / SAME)
+        if at in doubles:
+            add("double", doubles[at], at, answer, "remove")
+            continue
+        kinds = {
+            "class": (score - given) * min(1.0, overlap[at] / SAME),
+            "loose": score * np.clip((TIGHT - overlap[at]) / (TIGHT - EXPLAINED), 0, 1),
+            "phantom": (1 - here) ** 2 * (1 - _near(boxes[at], answers)),
+        }
+        kind = max(kinds, key=lambda name: kinds[name])
+        mend = {"class": "class", "loose": "box", "phantom": "remove"}[kind]
+        add(kind, kinds[kind], at, answer, mend)
+    detections = answers.detections
+    for box, label, score in zip(
+        detections.boxes, detections.labels, detections.scores, strict=True
+    ):
+        explained = max(
+            iou(boxes, box).max(initial=0),
+            (iou(answers.boxes, box) * (overlap > EXPLAINED)).max(initial=0),
+            iou(record.boxes[record.crowd], box).max(initial=0),
+        )
+        if explained < EXPLAINED and _judged(record, data, answers.names[int(label)]):
+            add("missing", score, None, (box, label, score), "add")
+    return found
+
+
+def _doubles(boxes: np.ndarray, overlap: np.ndarray) -> dict[int, float]:
+    """Boxes that a better one of the same image covers, and how much they share."""
+    pairs = iou(boxes[:, None], boxes)
+    found: dict[int, float] = {}
+    for at, other in zip(*np.nonzero(np.triu(pairs >= TIGHT, 1)), strict=True):
+        worse = int(at if overlap[at] < overlap[other] else other)
+        found[worse] = max(found.get(worse, 0.0), float(pairs[at, other]))
+    return found
+
+
+def _near(box: np.ndarray, answers: Answers) -> float:
+    """The score of the best detection that is of the same object as the box."""
+    detections = answers.detections
+    same = iou(box, detections.boxes) >= SAME
+    return float(detections.scores[same].max(initial=0))
+
+
+def _judged(record: ImageRecord, data: DetectionDataset, name: str) -> bool:
+    """Whether all objects of the class are labelled in this image, as far as the data tell."""
+    if name not in data.names:
+        return False
+    return record.known is None or data.names.index(name) in record.known
+
+
+def mended(
+    splits: Sequence[DetectionDataset], decisions: Sequence[Mapping[str, Any]]
+) -> list[DetectionDataset]:
+    """The splits with the decisions that are accepted; ValueError for one that does not fit."""
+    changed: list[DetectionDataset] = []
+    accepted = [each for each in decisions if each.get("accept") is True]
+    known = {each.split for each in splits}
+    for each in accepted:
+        if each.get("split") not in known:
+            raise ValueError(f"a decision is about the split {each.get('split')!r}, which is not")
+    for data in splits:
+        edits: dict[int, list[Edit]] = {}
+        for each in accepted:
+            if each["split"] == data.split:
+                index, edit = _edit(data, each)
+                edits.setdefault(index, []).append(edit)
+        changed.append(Changed(data, edits))
+    return changed
+
+
+def _edit(data: DetectionDataset, decision: Mapping[str, Any]) -> tuple[int, Edit]:
+    """The image and the edit that a decision means."""
+    try:
+        index, row, mend = decision["image"], decision["row"], decision["mend"]
+        if not 0 <= index < len(data):
+            raise ValueError(f"image {index} is not among {len(data)} of {data.split}")
+        record = data.record(index)
+        if row is not None:
+            _check(record, row, decision["box"])
+        name = decision["answer_name"]
+        label = data.names.index(name) if mend in ("class", "add") else None
+        answer = [float(value) for value in decision["answer"]]
+        edits: dict[str, Callable[[], Edit]] = {
+            "box": lambda: Edit(row, answer),
+            "class": lambda: Edit(row, record.boxes[row].tolist(), label),
+            "remove": lambda: Edit(row, None),
+            "add": lambda: Edit(None, answer, label),
+        }
+        return index, edits[mend]()
+    except (KeyError, TypeError, IndexError) as error:
+        raise ValueError(
+            f"a decision is not one that audit wrote ({type(error).__name__}: {error}); it needs "
+            "split, image, row, box, answer, answer_name and mend"
+        ) from None
+
+
+def _check(record: ImageRecord, row: int, box: Sequence[float]) -> None:
+    """ValueError where the box is not what it was when the data set was audited."""
+    if not np.allclose(record.boxes[row], box, atol=0.01):
+        raise ValueError(
+            f"box {row} of {record.file} is {_rounded(record.boxes[row])} and was {list(box)}: the "
+            "data set has changed since; audit it again"
+        )
+
+
+def _rounded(box: np.ndarray) -> tuple[float, ...]:
+    return tuple(box.astype(float).round(2).tolist())

@@ -1,0 +1,108 @@
+"""A page of images with boxes before and after: one HTML file with everything in it."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from importlib.resources import files
+
+import numpy as np
+from PIL import Image
+
+LONGEST = 640
+"""Longer side in pixels of an image in the page, at most."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """An image, or the part of it around a box, with boxes in pixels of the whole image.
+
+    frame   x0 y0 x1 y1, the part that is shown
+    mark    HTML that stands before the title, such as a checkbox
+    """
+
+    image: np.ndarray
+    frame: tuple[int, int, int, int]
+    before: Sequence[Sequence[float]]
+    after: Sequence[Sequence[float]]
+    title: str
+    text: str
+    mark: str = ""
+
+    def html(self) -> str:
+        """The card as HTML."""
+        x0, y0, x1, y1 = self.frame
+        width, height = x1 - x0, y1 - y0
+        boxes = "".join(
+            _rectangle(box, kind, x0, y0)
+            for kind, some in (("before", self.before), ("after", self.after))
+            for box in some
+        )
+        return (
+            f'<figure><svg viewBox="0 0 {width} {height}" role="img">'
+            f'<image href="{_address(self.image[y0:y1, x0:x1])}" width="{width}" '
+            f'height="{height}"/>{boxes}</svg><figcaption><label>{self.mark}'
+            f"<b>{escape(self.title)}</b></label><small>{escape(self.text)}</small></figcaption>"
+            "</figure>"
+        )
+
+
+def whole(image: np.ndarray) -> tuple[int, int, int, int]:
+    """The frame of all of the image."""
+    return 0, 0, image.shape[1], image.shape[0]
+
+
+def around(
+    boxes: Sequence[Sequence[float]], image: np.ndarray, margin: float = 0.6
+) -> tuple[int, int, int, int]:
+    """A frame that holds the boxes, and what is near them."""
+    corners = np.array(boxes, float)
+    low, high = corners[:, :2].min(0), corners[:, 2:].max(0)
+    wide = np.maximum((high - low) * margin, 24)
+    limit = np.array(image.shape[1::-1])
+    (x0, y0), (x1, y1) = (low - wide).clip(0, limit - 1), (high + wide).clip(1, limit)
+    return int(x0), int(y0), int(np.ceil(x1)), int(np.ceil(y1))
+
+
+def page(
+    title: str,
+    lead: str,
+    cards: Sequence[Card],
+    width: int = 300,
+    controls: str = "",
+    script: str = "",
+) -> str:
+    """The page; ``lead`` is text, ``controls`` and ``script`` HTML; cards are ``width`` wide."""
+    template = (files("dabdetr.asking") / "static" / "page.html").read_text(encoding="utf-8")
+    parts = {
+        "title": escape(title),
+        "lead": f"<p>{escape(lead)}</p>",
+        "width": str(width),
+        "controls": controls,
+        "cards": "\n".join(card.html() for card in cards),
+        "script": script,
+    }
+    first, *pieces = template.split("{{")
+    filled = [first]
+    for piece in pieces:
+        name, _, rest = piece.partition("}}")
+        filled += [parts[name], rest]
+    return "".join(filled)
+
+
+def _rectangle(box: Sequence[float], kind: str, x0: int, y0: int) -> str:
+    left, top, right, bottom = box
+    return (
+        f'<rect class="{kind}" x="{left - x0:.1f}" y="{top - y0:.1f}" '
+        f'width="{right - left:.1f}" height="{bottom - top:.1f}"/>'
+    )
+
+
+def _address(image: np.ndarray) -> str:
+    reduced, stream = Image.fromarray(image), io.BytesIO()
+    reduced.thumbnail((LONGEST, LONGEST))
+    reduced.save(stream, "jpeg", quality=80)
+    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"

@@ -1,0 +1,181 @@
+"""`dabdetr audit`: labels that a model doubts, ranked, with a page; and a mended copy."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dabdetr.cli.data import Data, Layout, open_splits
+from dabdetr.cli.options import (
+    Annotations,
+    BoxFormats,
+    Device,
+    Images,
+    Json,
+    ModelOrNone,
+    Name,
+    Output,
+    Quiet,
+    Strict,
+)
+from dabdetr.cli.output import print_json, refuse_to_overwrite, say, tracked
+from dabdetr.runs import RunFolder, interruptible
+from dabdetr.text import counted, json_text, parse_json
+
+if TYPE_CHECKING:
+    from dabdetr.asking.audit import Suspicion
+
+SHOWN = 200
+"""Suspicions on the page."""
+
+
+def audit(
+    data: Data = None,
+    model: ModelOrNone = None,
+    annotations: Annotations = None,
+    images: Images = None,
+    split: Annotated[
+        str | None, typer.Option(help="Look at this split only; at all of them if not given.")
+    ] = None,
+    fix: Annotated[
+        Path | None,
+        typer.Option(help="Decisions (json) of an audit of these data: write a mended copy, -o."),
+    ] = None,
+    output: Output = None,
+    to: Layout = "coco",
+    name: Name = None,
+    project: Annotated[Path, typer.Option(help="Where run folders go.")] = Path("runs/audit"),
+    box_format: BoxFormats = None,
+    strict: Strict = False,
+    device: Device = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Rank the labels that a model doubts: class, box, missing, on nothing, double.
+
+    Each box is a question to the model, and what it finds is looked for among the labels. The run
+    folder gets index.html, where suspicions are seen and accepted, and decisions.json with all of
+    them, the most suspicious first. A model that was trained on these labels doubts them less.
+    """
+    if (fix is None) != (output is None):
+        raise ValueError("a copy is written with both: --fix decisions.json -o FOLDER")
+    found = open_splits(data, annotations, images, box_format, strict, quiet)
+    if fix is not None and output is not None:
+        _write_fixed(found, fix, output, to, as_json, quiet)
+        return
+    if model is None:
+        raise ValueError("no model was given: dabdetr audit DATA --model MODEL")
+    chosen = [each for each in found if split in (None, each.split)]
+    if not chosen:
+        there = ", ".join(each.split for each in found)
+        raise ValueError(f"there is no split {split!r}; choose one of: {there}")
+    from dabdetr.asking.audit import audit as suspect
+    from dabdetr.asking.audit import ranked
+    from dabdetr.predictor import Predictor
+
+    with interruptible(), RunFolder(project, name, "audit") as folder:
+        predictor = Predictor(model, device=device)
+        every: list[Suspicion] = []
+        for each in chosen:
+            for some in tracked(suspect(each, predictor), "images", quiet):
+                every += some
+        every = ranked(every)
+        rows = [{"accept": False, **each.to_dict()} for each in every]
+        (folder.path / "decisions.json").write_text(json_text(rows, indent=1), encoding="utf-8")
+        by_split = {each.split: each for each in chosen}
+        (folder.path / "index.html").write_text(_page(by_split, every, rows), encoding="utf-8")
+        folder.publish()
+    if as_json:
+        print_json({"folder": str(folder.path), "suspicions": rows})
+    sure = sum(each.suspicion >= 0.5 for each in every)
+    say(f"{counted(sure, 'suspicion')} of 0.5 or more among {len(every)}", quiet)
+    say(f"see and accept: {folder.path / 'index.html'}", quiet)
+
+
+def _write_fixed(
+    found: list[Any], fix: Path, out: Path, to: str, as_json: bool, quiet: bool
+) -> None:
+    """A copy of the data with the accepted decisions."""
+    refuse_to_overwrite(out)
+    from dabdetr.asking.audit import mended
+    from dabdetr.data.writing import write_data
+    from dabdetr.files import read_regular
+
+    decisions = parse_json(read_regular(fix), str(fix))
+    if not isinstance(decisions, list) or not all(isinstance(each, dict) for each in decisions):
+        raise ValueError(f"{fix} should be a list of decisions, as audit writes it")
+    accepted = sum(each.get("accept") is True for each in decisions)
+    lost = write_data(mended(found, decisions), out, to)
+    for line in lost:
+        say(f"left out: {line}", quiet)
+    if as_json:
+        print_json({"folder": str(out), "accepted": accepted, "decisions": len(decisions)})
+    say(f"{counted(accepted, 'decision')} of {len(decisions)} accepted; copy: {out}", quiet)
+
+
+def _page(splits: dict[str, Any], every: list[Suspicion], rows: list[dict[str, Any]]) -> str:
+    """The most suspicious labels with a box to tick each, and a button that saves decisions."""
+    from dabdetr.asking.audit import KINDS
+    from dabdetr.asking.page import Card, around, page
+
+    cards, last = [], (None, None, None)
+    for number, each in enumerate(every[:SHOWN]):
+        if last[:2] != (each.split, each.image):
+            last = (each.split, each.image, splits[each.split].image(each.image))
+        image = last[2]
+        assert image is not None
+        before = [] if each.box is None else [each.box]
+        after = [] if each.mend in ("remove", "class") else [each.answer]
+        what = {
+            "class": f"{each.name} → {each.answer_name}",
+            "box": f"{each.name}, moved",
+            "remove": f"{each.name}, removed",
+            "add": f"{each.answer_name}, added",
+        }[each.mend]
+        cards.append(
+            Card(
+                image,
+                around([*before, each.answer], image),
+                before,
+                after,
+                f"{number + 1}. {KINDS[each.kind]}: {what}",
+                f"{each.split}/{Path(each.file).name}; suspicion {each.suspicion:.2f}, the "
+                f"model's answer is {each.answer_name} {each.score:.2f}",
+                f'<input type="checkbox" class="accept" data-row="{number}"> ',
+            )
+        )
+    lead = (
+        f"{counted(len(cards), 'suspicion')} of {len(every)}, the most suspicious first. Tick "
+        "those that are right, save the decisions, and write a mended copy: dabdetr audit DATA "
+        "--fix decisions.json -o COPY"
+    )
+    text = json.dumps(rows, separators=(",", ":"), allow_nan=False)
+    for sign in "<>&":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    script = f'<script type="application/json" id="rows">{text}</script>\n<script>{SCRIPT}</script>'
+    controls = '<button id="save">Save decisions.json</button> <span id="count">0 accepted</span>'
+    return page("Labels that the model doubts", lead, cards, 260, controls, script)
+
+
+SCRIPT = """
+const rows = JSON.parse(document.getElementById("rows").textContent);
+const boxes = [...document.querySelectorAll(".accept")];
+function note() {
+  boxes.forEach((box) => (rows[box.dataset.row].accept = box.checked));
+  const accepted = boxes.filter((box) => box.checked).length;
+  document.getElementById("count").textContent = accepted + " accepted";
+}
+boxes.forEach((box) => box.addEventListener("change", note));
+document.getElementById("save").addEventListener("click", () => {
+  note();
+  const link = document.createElement("a");
+  const kind = { type: "application/json" };
+  link.href = URL.createObjectURL(new Blob([JSON.stringify(rows, null, 1)], kind));
+  link.download = "decisions.json";
+  link.click();
+});
+note();
+"""

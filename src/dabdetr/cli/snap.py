@@ -1,0 +1,142 @@
+"""`dabdetr snap`: rough boxes or clicks in; tight and named boxes out, and a list of changes."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dabdetr.cli.data import Data, Layout, Out, open_splits
+from dabdetr.cli.options import (
+    Annotations,
+    BoxFormats,
+    Device,
+    Images,
+    Json,
+    Model,
+    Output,
+    Quiet,
+    Strict,
+    place_of,
+)
+from dabdetr.cli.output import print_json, refuse_to_overwrite, say, tracked
+from dabdetr.text import counted, json_text
+
+if TYPE_CHECKING:
+    from dabdetr.asking.snap import Snap
+    from dabdetr.data.dataset import DetectionDataset
+
+SHOWN = 60
+"""Images on the page."""
+
+
+def snap(
+    model: Model,
+    data: Data = None,
+    out: Out = None,
+    output: Output = None,
+    annotations: Annotations = None,
+    images: Images = None,
+    to: Layout = "coco",
+    conf: Annotated[
+        float | None,
+        typer.Option(help="Lowest score of an answer that is taken; the model's own if not given."),
+    ] = None,
+    rename: Annotated[
+        bool, typer.Option("--rename", help="Change classes that the model knows, too.")
+    ] = False,
+    clicks: Annotated[
+        bool, typer.Option("--clicks", help="Of each box only the centre counts: it is a click.")
+    ] = False,
+    box_format: BoxFormats = None,
+    strict: Strict = False,
+    device: Device = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make rough boxes tight, and name them: each is a question to the model.
+
+    An answer that scores enough takes the box's place; it must be of the box's class where the
+    model knows that, and names it otherwise. Beside the new data set, in snap/: changes.json and
+    changes.csv with every box, its answer and score; index.html shows before and after.
+    """
+    out = place_of(out, output, "snap DATA --model MODEL -o FOLDER")
+    refuse_to_overwrite(out)
+    found = open_splits(data, annotations, images, box_format, strict, quiet)
+    from dabdetr.asking.snap import snap as snap_boxes
+    from dabdetr.asking.snap import snapped
+    from dabdetr.data.writing import write_data
+    from dabdetr.predictor import Predictor
+
+    predictor = Predictor(model, device=device)
+    by_split: list[list[Snap]] = []
+    for each in found:
+        rows = snap_boxes(each, predictor, conf, rename, clicks)
+        by_split.append([row for some in tracked(rows, "images", quiet) for row in some])
+    used = {row.name_after for rows in by_split for row in rows}
+    own = found[0].names
+    names = (*own, *(name for name in predictor.names if name in used and name not in own))
+    pairs = list(zip(found, by_split, strict=True))
+    changed: list[DetectionDataset] = [snapped(each, rows, names) for each, rows in pairs]
+    for line in write_data(changed, out, to):
+        say(f"left out: {line}", quiet)
+    every = [row for rows in by_split for row in rows]
+    _write_lists(out / "snap", every)
+    (out / "snap" / "index.html").write_text(_page(pairs, model), encoding="utf-8")
+    taken = sum(row.taken for row in every)
+    document = {"folder": str(out), "boxes": len(every), "taken": taken, "model": str(model)}
+    if as_json:
+        print_json({**document, "changes": [row.to_dict() for row in every]})
+    say(f"{counted(taken, 'box', 'boxes')} of {len(every)} changed; the others stay", quiet)
+    say(f"data set: {out}; before and after: {out / 'snap' / 'index.html'}", quiet)
+
+
+def _write_lists(folder: Path, rows: list[Snap]) -> None:
+    """changes.json and changes.csv."""
+    folder.mkdir()
+    plain = [row.to_dict() for row in rows]
+    (folder / "changes.json").write_text(json_text(plain, indent=1), encoding="utf-8")
+    stream = io.StringIO()
+    edges = ("x0", "y0", "x1", "y1")
+    writer = csv.writer(stream, lineterminator="\n")
+    ends = ("name_before", "name_after", "name", "score", "moved", "taken")
+    heads = [f"{edge}_{when}" for when in ("before", "after") for edge in edges]
+    writer.writerow(["split", "file", "row", *heads, *ends])
+    for row in plain:
+        start = [row["split"], row["file"], row["row"], *row["before"], *row["after"]]
+        writer.writerow(start + [row[key] for key in ends])
+    (folder / "changes.csv").write_text(stream.getvalue(), encoding="utf-8")
+
+
+def _page(pairs: list[tuple[Any, list[Snap]]], model: str) -> str:
+    """Images with their boxes before and after, those that change most first."""
+    from dabdetr.asking.page import Card, page, whole
+
+    images: list[tuple[float, Any, int, list[Snap]]] = []
+    for data, rows in pairs:
+        by_image: dict[int, list[Snap]] = {}
+        for row in rows:
+            by_image.setdefault(row.image, []).append(row)
+        for index, some in by_image.items():
+            change = sum((1 - row.moved) + (row.name_after != row.name_before) for row in some)
+            images.append((change if any(row.taken for row in some) else -1, data, index, some))
+    images.sort(key=lambda each: -each[0])
+    cards = []
+    for _, data, index, rows in images[:SHOWN]:
+        image, taken = data.image(index), [row for row in rows if row.taken]
+        names = dict.fromkeys(row.name_after for row in taken)
+        title = f"{rows[0].split}/{Path(rows[0].file).name}"
+        text = f"{len(taken)} of {counted(len(rows), 'box', 'boxes')} changed"
+        text += f": {', '.join(names)}" if taken else ""
+        before, after = [row.before for row in rows], [row.after for row in taken]
+        cards.append(Card(image, whole(image), before, after, title, text))
+    every = [row for _, rows in pairs for row in rows]
+    lead = (
+        f"{counted(sum(row.taken for row in every), 'box', 'boxes')} of {len(every)} changed by "
+        f"{model}. {counted(len(cards), 'image')} of {len(images)} are shown, those that change "
+        "most first."
+    )
+    return page("Boxes before and after", lead, cards, width=420, controls="")

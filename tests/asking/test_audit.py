@@ -1,0 +1,136 @@
+"""Faults of every kind are suspected where they are; decisions mend them, and only them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from dabdetr.asking.audit import audit, mended, ranked
+from dabdetr.asking.changed import Changed, Edit
+from dabdetr.cli import main as app
+from dabdetr.data.dataset import Subset
+from dabdetr.data.layouts import open_data
+from dabdetr.data.writing import write_data
+from dabdetr.predictor import Predictor
+from dabdetr.structures.boxes import iou
+
+BCCD = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "bccd"
+pytestmark = pytest.mark.skipif(not BCCD.exists(), reason="shared/data/bccd is not here")
+WBC, RBC, PLATELET = 1, 0, 2
+
+
+@pytest.fixture(scope="module")
+def data() -> Subset:
+    found = Subset(open_data(BCCD, "test"), [0])
+    found.split = "train"
+    return found
+
+
+@pytest.fixture(scope="module")
+def faulty(data: Subset) -> Changed:
+    """One fault of each kind; the image has its cells labelled by a person."""
+    boxes = data.record(0).boxes.astype(float)
+    width, height = boxes[1, 2:] - boxes[1, :2]
+    edits = [
+        Edit(0, boxes[0].tolist(), RBC),  # a white cell called a red one
+        Edit(1, (boxes[1] + [0, 0, 0.7 * width, 0.6 * height]).tolist()),
+        Edit(2, None),
+        Edit(None, [440, 420, 480, 460], PLATELET),  # background
+        Edit(None, (boxes[4] + [2, 2, 2, 2]).tolist(), RBC),
+    ]
+    return Changed(data, {0: edits})
+
+
+@pytest.fixture(scope="module")
+def suspicions(faulty: Changed) -> list:
+    return ranked([each for some in audit(faulty, Predictor("blood-cells")) for each in some])
+
+
+def test_each_fault_is_suspected_and_high_in_the_list(
+    data: Subset, faulty: Changed, suspicions: list
+) -> None:
+    boxes = data.record(0).boxes
+    count = len(faulty.record(0).boxes)
+    by_row = {each.row: each for each in suspicions if each.row is not None}
+    assert sorted(by_row) == list(range(count))
+    wrong, loose = by_row[0], by_row[1]
+    assert (wrong.kind, wrong.mend, wrong.answer_name) == ("class", "class", "WBC")
+    assert (loose.kind, loose.mend) == ("loose", "box")
+    assert iou(np.array(loose.answer), boxes[1]) > 0.7
+    assert (by_row[count - 2].kind, by_row[count - 2].mend) == ("phantom", "remove")
+    double = [each for each in suspicions if each.kind == "double"]
+    assert any(iou(np.array(each.box), boxes[4]) > 0.8 for each in double)
+    missing = [each for each in suspicions if each.kind == "missing"]
+    assert any(iou(np.array(each.answer), boxes[2]) > 0.5 for each in missing)
+    ranks = [suspicions.index(each) for each in (wrong, by_row[count - 2], double[0])]
+    assert max(ranks) < len(suspicions) / 3
+    assert [each.suspicion for each in suspicions] == sorted(
+        (each.suspicion for each in suspicions), reverse=True
+    )
+
+
+def test_decisions_mend_what_they_name_and_nothing_else(
+    data: Subset, faulty: Changed, suspicions: list
+) -> None:
+    before = faulty.record(0)
+    rows = [{"accept": False, **each.to_dict()} for each in suspicions]
+    (same,) = mended([faulty], rows)
+    np.testing.assert_array_equal(same.record(0).boxes, before.boxes)
+    count = len(before.boxes)
+    for row in rows:
+        missing = row["mend"] == "add" and iou(np.array(row["answer"]), data.record(0).boxes[2])
+        row["accept"] = row["row"] in (0, 1, count - 2) or missing > 0.5
+    (after,) = mended([faulty], rows)
+    record = after.record(0)
+    assert len(record.boxes) == count  # one removed, one added
+    assert record.labels[0] == WBC
+    np.testing.assert_array_equal(record.boxes[0], before.boxes[0])
+    assert iou(record.boxes[1], data.record(0).boxes[1]) > 0.7
+    np.testing.assert_array_equal(record.boxes[2 : count - 2], before.boxes[2 : count - 2])
+    assert iou(record.boxes[-1], data.record(0).boxes[2]) > 0.5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"split": "test"}, "about the split 'test'"),
+        ({"image": 9}, "image 9 is not among 1"),
+        ({"box": [1, 2, 3, 4]}, "has changed since"),
+        ({"mend": "burn"}, "not one that audit wrote"),
+        ({"row": 99}, "not one that audit wrote"),
+        ({"answer": None, "mend": "box"}, "not one that audit wrote"),
+    ],
+)
+def test_decisions_that_do_not_fit(
+    faulty: Changed, suspicions: list, change: dict, message: str
+) -> None:
+    first = next(each for each in suspicions if each.row == 0).to_dict()
+    with pytest.raises(ValueError, match=message):
+        mended([faulty], [{"accept": True, **first, **change}])
+
+
+def test_the_command_ranks_shows_and_fixes(
+    faulty: Changed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_data([faulty], tmp_path / "faulty", "coco")
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["audit", "faulty", "--model", "blood-cells", "--name", "a"])
+    assert done.exit_code == 0, done.output
+    folder = tmp_path / "runs" / "audit" / "a"
+    decisions = json.loads((folder / "decisions.json").read_text())
+    page = (folder / "index.html").read_text()
+    assert page.count('class="accept"') == len(decisions)
+    assert "http" not in page.replace("http-equiv", "")
+    for each in decisions:
+        each["accept"] = each["row"] == 0
+    (tmp_path / "d.json").write_text(json.dumps(decisions))
+    fixed = CliRunner().invoke(app, ["audit", "faulty", "--fix", "d.json", "-o", "copy", "--json"])
+    assert fixed.exit_code == 0, fixed.output
+    assert json.loads(fixed.stdout)["accepted"] == 1
+    assert open_data(tmp_path / "copy").record(0).labels[0] == WBC
+    for wrong in (["--fix", "d.json"], ["-o", "x"], ["--split", "val", "--model", "blood-cells"]):
+        assert CliRunner().invoke(app, ["audit", "faulty", *wrong]).exit_code == 2
