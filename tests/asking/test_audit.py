@@ -38,7 +38,7 @@ def faulty(data: Subset) -> Changed:
     edits = [
         Edit(0, boxes[0].tolist(), RBC),  # a white cell called a red one
         Edit(1, (boxes[1] + [0, 0, 0.7 * width, 0.6 * height]).tolist()),
-        Edit(2, None),
+        Edit(9, None),
         Edit(None, [440, 420, 480, 460], PLATELET),  # background
         Edit(None, (boxes[4] + [2, 2, 2, 2]).tolist(), RBC),
     ]
@@ -65,7 +65,7 @@ def test_each_fault_is_suspected_and_high_in_the_list(
     double = [each for each in suspicions if each.kind == "double"]
     assert any(iou(np.array(each.box), boxes[4]) > 0.8 for each in double)
     missing = [each for each in suspicions if each.kind == "missing"]
-    assert any(iou(np.array(each.answer), boxes[2]) > 0.5 for each in missing)
+    assert any(iou(np.array(each.answer), boxes[9]) > 0.5 for each in missing)
     ranks = [suspicions.index(each) for each in (wrong, by_row[count - 2], double[0])]
     assert max(ranks) < len(suspicions) / 3
     assert [each.suspicion for each in suspicions] == sorted(
@@ -82,7 +82,7 @@ def test_decisions_mend_what_they_name_and_nothing_else(
     np.testing.assert_array_equal(same.record(0).boxes, before.boxes)
     count = len(before.boxes)
     for row in rows:
-        missing = row["mend"] == "add" and iou(np.array(row["answer"]), data.record(0).boxes[2])
+        missing = row["mend"] == "add" and iou(np.array(row["answer"]), data.record(0).boxes[9])
         row["accept"] = row["row"] in (0, 1, count - 2) or missing > 0.5
     (after,) = mended([faulty], rows)
     record = after.record(0)
@@ -91,7 +91,7 @@ def test_decisions_mend_what_they_name_and_nothing_else(
     np.testing.assert_array_equal(record.boxes[0], before.boxes[0])
     assert iou(record.boxes[1], data.record(0).boxes[1]) > 0.7
     np.testing.assert_array_equal(record.boxes[2 : count - 2], before.boxes[2 : count - 2])
-    assert iou(record.boxes[-1], data.record(0).boxes[2]) > 0.5
+    assert iou(record.boxes[-1], data.record(0).boxes[9]) > 0.5
 
 
 @pytest.mark.parametrize(
