@@ -81,7 +81,9 @@ class Changed(DetectionDataset):
         return replace(
             record,
             boxes=np.concatenate((boxes[keep], new)),
-            labels=np.concatenate((labels[keep], [each.label for each in added])).astype(np.int64),
+            labels=np.concatenate(
+                (labels[keep], np.array([each.label for each in added], np.int64))
+            ),
             crowd=np.concatenate((record.crowd[keep], np.zeros(len(new), bool))),
             areas=np.concatenate((areas[keep], area(new.astype(np.float64)))),
             annotated=np.concatenate((annotated[keep], rows)),

@@ -120,7 +120,7 @@ def _nearest(answers: Answers) -> np.ndarray:
         answers.labels[:, None] == answers.labels
     )
     rank = (-answers.moved).argsort(kind="stable").argsort()
-    return (rank[:, None] <= np.where(same, rank, len(rank))).all(1)
+    return np.all(rank[:, None] <= np.where(same, rank, len(rank)), axis=1)
 
 
 def snapped(data: DetectionDataset, snaps: list[Snap], names: tuple[str, ...]) -> Changed:
