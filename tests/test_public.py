@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import doctest
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 import dabdetr
+import dabdetr.structures
+from dabdetr.cli import app
 
 HEAVY = ("torch", "timm", "pytorch_lightning", "matplotlib", "numpy", "PIL")
 
@@ -35,6 +40,39 @@ def test_every_public_name_is_there_and_explained(name: str) -> None:
     value = getattr(dabdetr, name)
     if name not in {"__version__", "PRESETS"}:
         assert value.__doc__
+
+
+EXAMPLES = {*dabdetr.__all__, "structures.Results", "Predictor.predict"} - {
+    "__version__",
+    "PRESETS",  # a dict of configs
+}
+
+
+@pytest.mark.timeout(300)
+def test_every_public_name_has_an_example_that_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["demo", "--count", "8", "--quiet"])
+    assert done.exit_code == 0, done.output
+    finder, runner = (
+        doctest.DocTestFinder(recurse=False),
+        doctest.DocTestRunner(optionflags=doctest.ELLIPSIS),
+    )
+    said: list[str] = []
+    for name in sorted(EXAMPLES):
+        value: Any = dabdetr
+        for part in name.split("."):
+            value = getattr(value, part)
+        found = finder.find(value, name, globs={"Predictor": dabdetr.Predictor})
+        assert sum(len(each.examples) for each in found), name
+        for each in found:
+            runner.run(each, out=said.append)
+    assert runner.summarize(verbose=False).failed == 0, "".join(said)
+
+
+def test_type_checkers_see_the_annotations() -> None:
+    assert (Path(dabdetr.__file__).parent / "py.typed").is_file()
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

@@ -1,13 +1,16 @@
 """Detections: subsets, filters and the forms that others read."""
 
+import csv
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchvision.ops import batched_nms
 
-from dabdetr.structures import Detections
+from dabdetr.structures import Detections, Results
 
 NAMES = ("owl", "fox", "hen")
 
@@ -39,6 +42,71 @@ def test_subsets_keep_rows_together(found):
     assert one.labels.tolist() == [2]
     assert found[np.int64(-1)].queries.tolist() == [4]
     assert len(found[:0]) == 0
+
+
+def test_equality_and_hash_are_by_content(found):
+    same = dataclasses.replace(found, boxes=found.boxes.copy(), image=np.zeros((40, 60, 3)))
+    assert same == found
+    assert len({same, found}) == 1
+    for change in (
+        {"boxes": found.boxes + 1},
+        {"scores": found.scores / 2},
+        {"labels": (found.labels + 1) % 3},
+        {"queries": found.queries + 1},
+        {"names": ("owl", "fox", "cow")},
+        {"size": (41, 60)},
+        {"source": "b.png"},
+        {"frame": 3},
+    ):
+        other = dataclasses.replace(found, **change)
+        assert other != found, change
+        assert len({other, found}) == 2
+    assert found != 3
+
+
+def test_it_shows_itself_in_one_line(found):
+    assert repr(found) == "3 objects in a.png: 2× hen, 1× owl"
+    assert repr(found[:0]) == "0 objects in a.png"
+    assert repr(Results([found])) == repr(found)
+    several = Results([found, found[1]])
+    assert repr(several) == "4 objects in 2 images: 2× hen, 2× owl"
+    assert several[1] == found[1]
+    assert several._repr_png_() is None
+    hostile = dataclasses.replace(found, names=("a", "b", "\x1b[31m"))
+    assert "\x1b" not in repr(hostile)
+
+
+def test_filters_by_name_score_and_both(found):
+    assert found["hen"].queries.tolist() == found["HEN"].queries.tolist() == [7, 4]
+    assert found[0.5].queries.tolist() == [7, 1]
+    assert found["hen", 0.5].queries.tolist() == [7]
+    assert found.above(0, [2, "Owl"]).queries.tolist() == [7, 1, 4]
+    with pytest.raises(ValueError, match="class hem; it knows: owl, fox, hen; did you mean hen"):
+        found["hem"]
+
+
+def test_it_is_saved_as_the_ending_says(found, tmp_path):
+    image = Image.new("RGB", (60, 40), "grey")
+    image.save(tmp_path / "a.png")
+    from_file = dataclasses.replace(found, source=str(tmp_path / "a.png"))
+    for name in ("drawn.png", "drawn.JPG"):
+        assert from_file.save(tmp_path / name) == tmp_path / name
+        with Image.open(tmp_path / name) as drawn:
+            assert drawn.size == (60, 40)
+    assert (tmp_path / "drawn.png").read_bytes()[:4] == found.plot(image)._repr_png_()[:4]
+    with Image.open(tmp_path / "drawn.png") as drawn:
+        assert np.array_equal(drawn, found.plot(image))
+    assert json.loads(from_file.save(tmp_path / "a.json").read_text()) == from_file.to_dict()
+    assert found.save(tmp_path / "a.txt").read_text() == found.to_yolo(scores=True)
+    rows = list(csv.reader(found.save(tmp_path / "a.csv").read_text().splitlines()))
+    assert rows[0][:3] == ["source", "frame", "name"]
+    assert [row[2] for row in rows[1:]] == ["hen", "owl", "hen"]
+    with pytest.raises(ValueError, match=r"should end in \.png"):
+        found.save(tmp_path / "a.doc", image)
+    with pytest.raises(ValueError, match="plot needs the image"):
+        found.save(tmp_path / "b.png")
+    assert found._repr_png_() is None
+    assert from_file._repr_png_()[1:4] == b"PNG"
 
 
 def test_iteration_ends(found):

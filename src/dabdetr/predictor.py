@@ -26,7 +26,7 @@ from dabdetr.inference.stream import (
     views,
 )
 from dabdetr.inference.tiling import AT_ONCE, Tiling, merge
-from dabdetr.structures import Answers, Detections
+from dabdetr.structures import Answers, Detections, Results
 
 if TYPE_CHECKING:
     import torch
@@ -49,8 +49,10 @@ class Predictor:
     size, compiled code (see ``Opening`` and ``ModelChanges``). Choices made by measuring are logged
     as ``dabdetr``. All but "fp32" uncompiled takes a copy of the weights.
 
-    >>> for found in Predictor("scenes")("images/", conf=0.5):
-    ...     print(found.source, len(found))
+    >>> for found in Predictor("scenes")("demo/images", conf=0.5):
+    ...     print(found)
+    1 object in 000.png: 1× 2
+    ...
     """
 
     def __init__(
@@ -102,6 +104,7 @@ class Predictor:
         nms: float | None = None,
         multi_label: bool = False,
         allow_private: bool = False,
+        bgr: bool = False,
     ) -> Iterator[Detections]:
         """Detections of every image of ``source`` (see ``read_sources``), in order, as a stream.
 
@@ -113,7 +116,8 @@ class Predictor:
         image.
         ``tiles`` looks at large images in overlapping tiles, of so many pixels, or with True of
         as many as the model takes. ``stride`` leaves out frames of videos.
-        Addresses of private networks are asked only with ``allow_private``.
+        Addresses of private networks are asked only with ``allow_private``. With ``bgr``, arrays
+        have their channels in OpenCV's order.
 
         The next images are read in a thread while the model works on these, where that is faster.
         """
@@ -127,7 +131,7 @@ class Predictor:
         self._none_found().above(conf, classes)  # an unknown class is an error now
         check_on_error(on_error)
         tiling = self._tiling(tiles)
-        images = attempts(source, stride, allow_private, self.config.image.bits)
+        images = attempts(source, stride, allow_private, self.config.image.bits, bgr)
         prepared = views(self.runtime, images, tiling)
 
         def chosen(found: Detections) -> Detections:
@@ -137,6 +141,21 @@ class Predictor:
 
         return self._stream(
             prepared, tiling, chosen, limits, max_det, classes, keep_images, on_error
+        )
+
+    def predict(self, source: Any, keep_images: bool | None = None, **options: Any) -> Results:
+        """Detections of all images of ``source`` as a list; options as in a call.
+
+        Images given in memory are kept for ``plot`` unless ``keep_images`` is False. Call the
+        predictor itself where results should not all be in memory.
+
+        >>> found = Predictor("scenes").predict("demo/images", conf=0.5)
+        >>> len(found), found[0].source
+        (8, 'demo/images/000.png')
+        """
+        kept = self(source, keep_images=keep_images is not False, **options)
+        return Results(
+            each if keep_images or not each.source else replace(each, image=None) for each in kept
         )
 
     def one(self, image: Any, **changes: Any) -> Detections:

@@ -6,9 +6,11 @@ gigabytes, names that move the cursor or turn the direction of a line.
 
 from __future__ import annotations
 
+import difflib
 import json
 import logging
 import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -133,6 +135,22 @@ def shown(value: Any, most: int = 60) -> str:
     else:
         text = str(value)
     return shortened(printable(text), most)
+
+
+def in_any_case(name: str, known: Iterable[str]) -> str:
+    """The one of ``known`` that differs from ``name`` in upper and lower case only, else ``name``.
+
+    ``name`` comes back too where several do.
+    """
+    alike = [each for each in known if each.casefold() == name.casefold()]
+    return alike[0] if len(alike) == 1 and name not in known else name
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """ "; did you mean X?" where one of ``known`` is like ``name``, else nothing."""
+    spelled = {each.casefold(): each for each in known}
+    near = difflib.get_close_matches(name.casefold(), spelled, 1)
+    return f"; did you mean {spelled[near[0]]}?" if near else ""
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 import dabdetr
 from dabdetr.cli import app, output
-from dabdetr.cli.app import RETIRED, _explain, respelled
+from dabdetr.cli.app import ANSWERS, ELSEWHERE, RETIRED, _explain, respelled
 from dabdetr.cli.options import class_names
 
 VERBS = ("train", "val", "predict", "explain", "convert", "models", "compare", "demo")
@@ -46,12 +48,42 @@ def test_retired_options_are_accepted_with_a_note() -> None:
     assert "--images" in done.stderr.partition("now")[2]  # of the usage error
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("predict --threshold 0.3 --model scenes no.png", "note: --threshold is --conf here"),
+        ("predict --model scenes --MAX_DET 3 no.png", "no file or folder no.png"),
+        ("Train --Batch_Size 2 nodata", "note: --Batch_Size is --batch here"),
+        ("DATA Stats nodata", "no data folder nodata"),
+        ("train nodata --freeze 10", "no option --freeze: say what is trained instead: --only"),
+        ("train nodata --amp", "training.precision"),
+        ("train nodata --patience 3", "no data folder nodata"),
+        ("trian nodata", "Did you mean 'train'?"),
+        ("export --model Scenes --format ONXX", "did you mean onnx?"),
+        ("data convert scenes:count=1 -o new --to yollo", "did you mean yolo?"),
+        ("val Scnes scenes", "did you mean scenes?"),
+    ],
+)
+def test_other_tools_words_and_any_case_are_understood_or_answered(line: str, said: str) -> None:
+    done = runner.invoke(app, line.split())
+    assert done.exit_code == 2
+    assert said in done.stderr, done.stderr
+
+
 @pytest.mark.parametrize("verb", RETIRED)
 def test_retired_options_stand_for_options_that_there_are(verb: str) -> None:
     options = runner.invoke(app, [verb, "--help"]).stdout
     for old, current in RETIRED[verb].items():
         assert current in options
         assert old not in options
+
+
+def test_words_of_other_tools_stand_for_options_that_there_are() -> None:
+    verbs = typer.main.get_command(app).commands.values()
+    ours = {each for verb in verbs for parameter in verb.params for each in parameter.opts}
+    assert set(ELSEWHERE.values()) <= ours
+    for answer in ANSWERS.values():
+        assert set(re.findall(r"--[a-z-]+", answer)) <= ours, answer
 
 
 def test_no_verb_gives_help_and_a_usage_error() -> None:

@@ -2,6 +2,7 @@
 
 import io
 import socket
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.util import find_spec
@@ -76,11 +77,49 @@ def test_open_files(folder, array):
         list(read_sources(io.StringIO("x")))
 
 
-def test_what_a_folder_leaves_out_is_logged(folder, caplog):
+class Upload:
+    """As web frameworks pass uploads on: ``read`` waits, the file is inside."""
+
+    def __init__(self, content):
+        self.file = io.BytesIO(content)
+
+    async def read(self):
+        return self.file.read()
+
+
+def test_contents_in_other_wraps(array, monkeypatch):
+    content = png(array)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+    for source in (memoryview(content), Upload(content), "-", [memoryview(content)]):
+        assert (next(read_sources(source)).array == array).all()
+
+
+def test_bgr_is_for_arrays_only(array):
+    array = array.copy()
+    array[..., 0] = 255
+    alpha = np.dstack((array, np.full_like(array[..., :1], 255)))
+    for pixels in (array[..., ::-1], alpha[..., [2, 1, 0, 3]]):
+        assert (next(read_sources(pixels, bgr=True)).array == array).all()
+    for same in (png(array), Image.fromarray(array)):
+        assert (next(read_sources(same, bgr=True)).array == array).all()
+
+
+def test_a_folders_videos_are_taken(folder, array):
+    from dabdetr.inference.video import VideoWriter
+
+    with VideoWriter(folder / "aa.mp4", "") as writer:
+        for number in range(3):
+            writer.add(np.zeros((32, 32, 3), np.uint8), number / 10)
+    found = [(Path(each.name).name, each.frame) for each in read_sources(folder)]
+    assert found == [("a.PNG", None), *(("aa.mp4", n) for n in range(3)), ("b.png", None)]
+
+
+def test_what_a_folder_leaves_out_is_logged(folder, caplog, monkeypatch):
     (folder / "clip.mp4").touch()
+    monkeypatch.setitem(sys.modules, "av", None)
     (folder / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic")
     assert "phone.heic" not in names(folder)
-    assert "1 videos are left out (clip.mp4); give them by name, or as " in caplog.text
+    assert "1 videos are left out (clip.mp4), which need a package: pip install av" in caplog.text
     if find_spec("pillow_heif") is None:
         assert "1 HEIC images are left out (phone.heic)" in caplog.text
         with pytest.raises(ValueError, match="pip install pillow-heif"):

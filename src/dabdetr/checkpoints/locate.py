@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
+
+from dabdetr.text import in_any_case, meant
 
 _OURS = (".pth", ".pt", ".ckpt", ".safetensors")
 
@@ -31,7 +32,8 @@ PUBLISHED = {
 
 def repository(source: str) -> str:
     """The hub's repository that a short name stands for; another name is one itself."""
-    return PUBLISHED[source].repository if source in PUBLISHED else source
+    name = in_any_case(source, PUBLISHED)
+    return PUBLISHED[name].repository if name in PUBLISHED else source
 
 
 def shipped() -> dict[str, Path]:
@@ -47,6 +49,8 @@ def locate(source: str | Path) -> Path | None:
     them; whether it holds weights is not looked at.
     """
     path, name = Path(source), str(source)
+    if not path.exists():
+        name = in_any_case(name, [*shipped(), *PUBLISHED])
     if path.is_file() and path.suffix == ".ckpt":
         raise ValueError(
             f"{path} is what --resume needs; give the run's folder {path.parent}, or its "
@@ -67,10 +71,9 @@ def locate(source: str | Path) -> Path | None:
             f"{name} is a preset, which has no weights of its own; train it, or give trained "
             "weights: a run's folder, or published ones such as dab-detr-resnet-50"
         )
-    near = difflib.get_close_matches(name.lower(), [*shipped(), *PUBLISHED], 1)
-    meant = f"; did you mean {near[0]}?" if near else ""
+    like = meant(name, [*shipped(), *PUBLISHED])
     raise FileNotFoundError(
         f"there are no weights {name!r}: it is no file or folder, no hub name like "
-        f"org/repo, and the package ships only: {', '.join(shipped()) or 'nothing'}{meant}; "
-        "`dabdetr models` lists published weights"
+        f"org/repo, and the package ships only: {', '.join(shipped()) or 'nothing'}"
+        f"{like or '; `dabdetr models` lists published weights'}"
     )

@@ -72,6 +72,11 @@ def save_model(
 
     ``dtype`` float16 halves the file; loading gives float32 again. Collaborative heads, which
     training alone needs, are left out, and so is the folder of the weights it started from.
+
+    >>> from dabdetr import PRESETS, Predictor, build, save_model
+    >>> save_model("new.safetensors", build(PRESETS["dab-detr-nano"], ["cat", "dog"]))
+    >>> Predictor("new.safetensors").names
+    ('cat', 'dog')
     """
     state, start = _portable(detector, dtype), Path(detector.config.training.start)
     changes = [f"training.start={start.name}"] if start.is_absolute() else []
@@ -102,6 +107,11 @@ def load_model(
     Every tensor must fit: a mismatch is an error that lists the keys. ``names``, where given, must
     be the class names of the weights, in any order of labels. ``overrides`` are config assignments
     for what a foreign file does not tell (``model.position_temperature=10``).
+
+    >>> from dabdetr import load_model
+    >>> loaded = load_model("scenes")
+    >>> loaded.model.config.name, loaded.model.names[:3]
+    ('dab-detr-nano', ('0', '1', '2'))
     """
     checkpoint = read(source)
     if checkpoint.foreign is not None:

@@ -25,20 +25,97 @@ RETIRED = {
 }
 """Verb → old spelling of an option → the one of today; old ones are accepted for one release."""
 
+ELSEWHERE = {
+    "--batch-size": "--batch",
+    "--bs": "--batch",
+    "--checkpoint": "--model",
+    "--confidence": "--conf",
+    "--conf-thres": "--conf",
+    "--cfg": "--config",
+    "--dataset": "--data",
+    "--early-stopping": "--patience",
+    "--epoch": "--epochs",
+    "--fp16": "--half",
+    "--image-size": "--imgsz",
+    "--img": "--imgsz",
+    "--img-size": "--imgsz",
+    "--input": "--source",
+    "--iou": "--nms",
+    "--iou-thres": "--nms",
+    "--learning-rate": "--lr",
+    "--lr0": "--lr",
+    "--num-queries": "--queries",
+    "--num-workers": "--workers",
+    "--pretrained": "--from",
+    "--resolution": "--imgsz",
+    "--save-dir": "--output",
+    "--score-thr": "--conf",
+    "--threshold": "--conf",
+    "--weights": "--model",
+}
+"""Options of other tools → ours, where the verb has it."""
 
-def respelled(arguments: list[str]) -> list[str]:
-    """The command line with retired options under their names of today; a note names each."""
-    verb = next((each for each in arguments if not each.startswith("-")), "")
+ANSWERS = {
+    "--amp": "training computes in bf16 where that is faster; --set training.precision=bf16 or "
+    "=fp32 chooses (predict, val: --precision)",
+    "--augment": "--set augment.flip=0.5 and the like change it, --set augment=none ends it",
+    "--cache": "images are read and prepared ahead by --workers processes",
+    "--cos-lr": "the schedule is the config's: --set training.schedule=cosine",
+    "--freeze": "say what is trained instead: --only queries --only decoder.heads; --set "
+    "training.backbone_lr=0 keeps the backbone as it is",
+    "--lrf": "the schedule is the config's: --set training.schedule=cosine",
+    "--nc": "class names and their number are read from the data",
+    "--num-classes": "class names and their number are read from the data",
+    "--optimizer": "the optimizer is AdamW; --lr and --set training.weight_decay=1e-4 change it",
+    "--exist-ok": "nothing is overwritten; choose another --name",
+    "--show": "images with boxes are written to the run's folder; in Python: found.show()",
+    "--verbose": "progress is printed unless --quiet is given; DABDETR_DEBUG=1 shows tracebacks",
+}
+"""Options of other tools that have no counterpart → what to do instead."""
+
+
+def respelled(arguments: list[str], group: Any = None) -> list[str]:
+    """The command line with options of old versions and of other tools under our names.
+
+    A note names each. ``group`` holds the verbs; ValueError answers options of ``ANSWERS``.
+    """
+    verb, command = _command(arguments, group)
+    known = {each for parameter in getattr(command, "params", ()) for each in parameter.opts}
     ends = arguments.index("--") if "--" in arguments else len(arguments)
     found = []
     for place, argument in enumerate(arguments):
         option, equals, value = argument.partition("=")
-        current = RETIRED.get(verb, {}).get(option)
-        if current is not None and place < ends:
-            print(f"note: {option} is called {current} now", file=sys.stderr)
-            argument = current + equals + value
+        spelled = normalised(option)
+        if place < ends and option.startswith("--"):
+            current = RETIRED.get(verb, {}).get(spelled)
+            if current is not None:
+                print(f"note: {option} is called {current} now", file=sys.stderr)
+                argument = current + equals + value
+            elif spelled not in known and ELSEWHERE.get(spelled) in known:
+                current = ELSEWHERE[spelled]
+                print(f"note: {option} is {current} here", file=sys.stderr)
+                argument = current + equals + value
+            elif spelled not in known and spelled in ANSWERS and known:
+                raise ValueError(f"there is no option {option}: {ANSWERS[spelled]}")
         found.append(argument)
     return found
+
+
+def _command(arguments: list[str], group: Any) -> tuple[str, Any]:
+    """The verb's name, and its command where ``group`` has it (that of `data stats` is stats)."""
+    names = [normalised(each) for each in arguments if not each.startswith("-")]
+    command = group
+    for name in names:
+        inner = getattr(command, "commands", {}).get(name)
+        if inner is None:
+            break
+        command = inner
+    return (names[0] if names else ""), command
+
+
+def normalised(token: str) -> str:
+    """The name of a verb or an option in any case, with underscores or hyphens."""
+    return token.lower().replace("_", "-") if len(token) > 2 else token
 
 
 class Unfinished(Exception):
@@ -49,8 +126,13 @@ class _Verbs(TyperGroup):
     """Runs a verb; what it raises becomes one sentence on stderr and an exit code."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """As always, with retired spellings replaced."""
-        return super().parse_args(ctx, respelled(args))
+        """As always, with the spellings of old versions and other tools replaced."""
+        try:
+            args = respelled(args, self)
+        except ValueError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(2) from None
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the verb that ``ctx`` names."""
@@ -104,7 +186,10 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "token_normalize_func": normalised,
+    },
 )
 
 

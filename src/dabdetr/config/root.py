@@ -22,7 +22,13 @@ Part = TypeVar("Part", bound=Section)
 
 
 class Config(Section):
-    """One family member: the model, and the recipe that trains it."""
+    """One family member: the model, and the recipe that trains it.
+
+    >>> from dabdetr import PRESETS
+    >>> config = PRESETS["dab-detr-nano"].override(["model.queries.count=50"])
+    >>> config.model.queries.count
+    50
+    """
 
     name: str = Field(default="custom", description="of the member; runs are called after it")
     source: str = Field(default="", description="paper or recipe the values come from")

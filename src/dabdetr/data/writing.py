@@ -23,7 +23,7 @@ from PIL import Image
 from dabdetr.data.dataset import DetectionDataset, ImageRecord
 from dabdetr.data.heads import ImageFile, read_heads
 from dabdetr.files import new_folder
-from dabdetr.text import counted
+from dabdetr.text import counted, in_any_case, meant
 
 SHARD = 512 << 20
 """Bytes of images in a WebDataset shard, about."""
@@ -74,7 +74,7 @@ def write_data(data: Sequence[DetectionDataset], out: Path, layout: str) -> list
 
     ``layout`` is one of ``WRITERS``. The folder appears when all is done.
     """
-    check_layout(layout)
+    layout = check_layout(layout)
     with new_folder(out) as folder:
         taken: set[str] = set()
         items = {each.split: _items(each, taken) for each in data}
@@ -84,10 +84,14 @@ def write_data(data: Sequence[DetectionDataset], out: Path, layout: str) -> list
     return lost
 
 
-def check_layout(layout: str) -> None:
-    """ValueError where no layout of that name can be written."""
+def check_layout(name: str) -> str:
+    """The layout of that name, in any case; ValueError where it cannot be written."""
+    layout = in_any_case(name, WRITERS)
     if layout not in WRITERS:
-        raise ValueError(f"the layout should be one of {', '.join(WRITERS)}; got {layout!r}")
+        raise ValueError(
+            f"the layout should be one of {', '.join(WRITERS)}; got {name!r}{meant(name, WRITERS)}"
+        )
+    return layout
 
 
 def _items(data: DetectionDataset, taken: set[str]) -> list[Item]:

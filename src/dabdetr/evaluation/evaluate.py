@@ -53,6 +53,11 @@ def evaluate(
     boxes of a class is left out. Classes are compared by name, which is checked before any image is
     read. A model in training mode is in it again afterwards. ``device``, ``precision`` and
     ``changes`` are those of ``open_model``; ``workers`` threads read the images.
+
+    >>> from dabdetr import evaluate
+    >>> found = evaluate("scenes", "demo/data", progress=False)
+    >>> found.images, found.ap50 > 0.5
+    (4, True)
     """
     started = time.perf_counter()
     for name, value in (("batch", batch), ("max_det", 1 if max_det is None else max_det)):

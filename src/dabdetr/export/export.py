@@ -26,6 +26,7 @@ from dabdetr.inference.metadata import Metadata
 from dabdetr.inference.opening import torch_runtime
 from dabdetr.inference.sources import read_sources
 from dabdetr.model.detector import Detector
+from dabdetr.text import in_any_case
 
 if TYPE_CHECKING:
     from dabdetr.export.formats import Batch
@@ -72,6 +73,7 @@ def export(
     runs on ``images`` (see ``read_sources``), on ``data``, which are annotated and give AP, or on
     generated scenes. Raises ``Uncertified`` where the file differs too much; it is then not kept.
     """
+    format = in_any_case(format, FORMATS)
     chosen = check_format(format, precision)
     calibration = _training(calibration)
     if (precision == "int8") != (calibration is not None):

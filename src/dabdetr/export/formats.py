@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from xml.etree import ElementTree
 
 from dabdetr.inference.openvino import import_unreported, precision_hint
+from dabdetr.text import in_any_case, meant
 
 if TYPE_CHECKING:
     import numpy as np
@@ -261,10 +262,14 @@ class Format:
 
 
 def check_format(format: str, precision: str) -> Format:
-    """The format, where it has the precision; ValueError lists what there is."""
+    """The format, in any case, where it has the precision; ValueError lists what there is."""
+    format = in_any_case(format, FORMATS)
     if format not in FORMATS or precision not in FORMATS[format].precisions:
         known = "; ".join(f"{name}: {', '.join(f.precisions)}" for name, f in FORMATS.items())
-        raise ValueError(f"there is no export of format {format!r} in {precision!r}; {known}")
+        raise ValueError(
+            f"there is no export of format {format!r} in {precision!r}; {known}"
+            f"{'' if format in FORMATS else meant(format, FORMATS)}"
+        )
     return FORMATS[format]
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import glob
 import logging
+import sys
 from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
 from io import IOBase
 from pathlib import Path
 from typing import Any
@@ -26,25 +28,31 @@ def read_sources(
     stride: int = 1,
     allow_private: bool = False,
     bits: int | None = None,
+    bgr: bool = False,
 ) -> Iterator[SourceImage]:
     """The images that ``source`` means, read only as they are asked for.
 
-    A path; a folder (its own images by name, not those of subfolders; other files are skipped,
-    of which videos and images that need a package are logged); a pattern such as ``"day*/*.jpg"``
+    A path; a folder (its own images and videos by name, not those of subfolders; other files are
+    skipped, of which those that need a package are logged); a pattern such as ``"day*/*.jpg"``
     or ``"all/**/*.png"``; an http(s) address; a video (every ``stride``-th frame), or a camera by
-    its number (0 is the first); a PIL image; the bytes of a file, or an open one; an array as
-    ``read_image`` takes it (RGB, not BGR); a tensor
+    its number (0 is the first); a PIL image; the bytes of a file, an open one or an upload; "-" for
+    standard input; an array as ``read_image`` takes it (RGB, or with ``bgr`` BGR as OpenCV has it);
+    a tensor
     [channels, height, width] of uint8 or floats 0–1; or a list, tuple or generator of these. What
     the paths of a list mean is found out at once: a wrong one is an error before any work.
     Addresses of this machine and of private networks are asked only with ``allow_private``.
     ``bits`` is how many of the 16 of deep images are used (see ``read_image``).
     """
     check_on_error(on_error)
-    return readable(attempts(source, stride, allow_private, bits), on_error)
+    return readable(attempts(source, stride, allow_private, bits, bgr), on_error)
 
 
 def attempts(
-    source: Any, stride: int = 1, allow_private: bool = False, bits: int | None = None
+    source: Any,
+    stride: int = 1,
+    allow_private: bool = False,
+    bits: int | None = None,
+    bgr: bool = False,
 ) -> Iterator[SourceImage | Unreadable]:
     """The same, where what cannot be read stands in its place as ``Unreadable``."""
     if stride < 1:
@@ -52,18 +60,18 @@ def attempts(
     items = expand(source)
     if isinstance(items, list) and any(is_video(item) for item, _ in items):
         require_av()  # what is missing is an error now
-    return _read(items, stride, Limits(private=allow_private), bits)
+    return _read(items, stride, Limits(private=allow_private), bits, bgr)
 
 
 def _read(
-    items: Iterable[tuple[Any, str]], stride: int, limits: Limits, bits: int | None
+    items: Iterable[tuple[Any, str]], stride: int, limits: Limits, bits: int | None, bgr: bool
 ) -> Iterator[SourceImage | Unreadable]:
     for number, (item, name) in enumerate(items, start=1):
         if is_video(item):
             yield from frames(item, stride, limits)
             continue
         try:
-            image = SourceImage(_array(item, limits, bits), name)
+            image = SourceImage(_array(item, limits, bits, bgr), name)
         except (ValueError, OSError) as error:
             label = name or f"image {number}"
             named = error if name and name in str(error) else _named(error, label)
@@ -86,10 +94,14 @@ def expand(source: Any) -> Iterable[tuple[Any, str]]:
     """Single images and videos, not yet read, with their names; a generator's as they come."""
     if isinstance(source, Expanded):
         return source
+    if isinstance(source, str) and source == "-":
+        return [(_content(sys.stdin.buffer), "")]
     if isinstance(source, str | Path):
         return [(path, without_password(str(path))) for path in _paths(source)]
     if isinstance(source, int) and not isinstance(source, bool) and source >= 0:
         return [(Camera(source), str(Camera(source)))]
+    if isinstance(source, memoryview):
+        return [(bytes(source), "")]
     if isinstance(source, bytes | bytearray | Image.Image | np.ndarray) or _is_tensor(source):
         return [(source, "")]
     if isinstance(source, IOBase) or (hasattr(source, "read") and not hasattr(source, "__array__")):
@@ -108,8 +120,8 @@ def expand(source: Any) -> Iterable[tuple[Any, str]]:
 
 
 def _content(file: Any) -> bytes:
-    """What an open file holds from where it stands."""
-    content = file.read()
+    """What an open file holds from where it stands; an upload's file is inside it."""
+    content = getattr(file, "file", file).read()
     if not isinstance(content, bytes | bytearray):
         raise ValueError("an open file is expected in binary mode; open it with 'rb'")
     return bytes(content)
@@ -141,24 +153,25 @@ def _paths(source: str | Path) -> list[str | Path | Camera]:
 
 
 def _images_in(folder: Path) -> list[Path]:
-    """The images directly in a folder; what else could be looked at is logged."""
+    """The images and videos directly in a folder; those that need a package are logged."""
     every = IMAGE_SUFFIXES | VIDEO_SUFFIXES
     found = [child for child in sorted(folder.iterdir()) if _is_shown(child, every)]
-    images = [path for path in found if path.suffix.lower() in IMAGE_SUFFIXES]
-    lacking = [path for path in images if needs_package(path)]
-    videos = [path for path in found if path not in images]
-    if videos:
-        log.warning(
-            "%s: %d videos are left out (%s); give them by name, or as %s",
-            *(folder, len(videos), _first(videos), folder / f"*{videos[0].suffix}"),
-        )
-    if lacking and len(lacking) < len(images):
-        log.warning(
-            "%s: %d HEIC images are left out (%s), which need a package: pip install pillow-heif",
-            *(folder, len(lacking), _first(lacking)),
-        )
-        images = [path for path in images if path not in lacking]
-    return images
+    for kind, package in (("HEIC images", "pillow-heif"), ("videos", "av")):
+        lacking = [path for path in found if _missing(path) == package]
+        if lacking and len(lacking) < len(found):
+            log.warning(
+                "%s: %d %s are left out (%s), which need a package: pip install %s",
+                *(folder, len(lacking), kind, _first(lacking), package),
+            )
+            found = [path for path in found if path not in lacking]
+    return found
+
+
+def _missing(path: Path) -> str | None:
+    """The package that is needed to read a file and is not installed."""
+    if is_video(path):
+        return None if find_spec("av") else "av"
+    return "pillow-heif" if needs_package(path) else None
 
 
 def _first(paths: list[Path], most: int = 3) -> str:
@@ -174,7 +187,9 @@ def _endings() -> str:
     return ", ".join(sorted(IMAGE_SUFFIXES))
 
 
-def _array(item: Any, limits: Limits, bits: int | None) -> np.ndarray:
+def _array(item: Any, limits: Limits, bits: int | None, bgr: bool) -> np.ndarray:
+    if bgr and isinstance(item, np.ndarray) and item.ndim == 3 and item.shape[2] in (3, 4):
+        item = item[:, :, [2, 1, 0, 3][: item.shape[2]]]
     if isinstance(item, str) and item.startswith(SCHEMES):
         return read_image(fetch(item, limits), bits=bits)
     if _is_tensor(item):

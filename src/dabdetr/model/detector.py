@@ -106,7 +106,12 @@ class Detector(nn.Module):
 
 
 def build(config: Config, names: Sequence[str]) -> Detector:
-    """A detector for the classes ``names``, with random weights (DAB-DETR's initialisation)."""
+    """A detector for the classes ``names``, with random weights (DAB-DETR's initialisation).
+
+    >>> from dabdetr import PRESETS, build
+    >>> build(PRESETS["dab-detr-nano"], ["cat", "dog"]).names
+    ('cat', 'dog')
+    """
     names = tuple(names)
     if not names or len(set(names)) != len(names):
         raise ValueError(f"class names must be at least one and differ; got {list(names)}")

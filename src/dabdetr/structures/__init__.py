@@ -4,7 +4,7 @@ Torch is never imported here, so that ``Detections`` also serve where torch is n
 """
 
 from dabdetr.structures.answers import Answers
-from dabdetr.structures.detections import Detections
+from dabdetr.structures.detections import Detections, Results
 from dabdetr.structures.tensors import (
     Features,
     HeadSamples,
@@ -28,5 +28,6 @@ __all__ = [
     "Queries",
     "QueryGroup",
     "Questions",
+    "Results",
     "Targets",
 ]

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dabdetr.structures.boxes import iou
+from dabdetr.text import counted, in_any_case, meant, printable
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Detections:
     """Objects found in one image, best first.
 
@@ -26,6 +30,15 @@ class Detections:
     image    the image itself as RGB [height, width, 3] uint8, where it was kept
     frame    of a video, the number of the frame, from 0 on
     time     of a video, when the frame is shown, in seconds
+
+    Two are equal, and have one hash, where everything but ``image`` is.
+
+    >>> from dabdetr import Predictor
+    >>> found = Predictor("scenes").predict("demo/images/000.png", conf=0.5)[0]
+    >>> found.names[found.labels[0]], found.boxes[0].round().tolist()
+    ('2', [108.0, 71.0, 122.0, 91.0])
+    >>> len(found["2", 0.9]) <= len(found["2"]) <= len(found)
+    True
     """
 
     boxes: np.ndarray
@@ -42,8 +55,49 @@ class Detections:
     def __len__(self) -> int:
         return len(self.scores)
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Detections):
+            return NotImplemented
+        return self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def _key(self) -> tuple[Any, ...]:
+        arrays = (self.boxes, self.scores, self.labels, self.queries)
+        digest = hashlib.sha256(b"".join(np.ascontiguousarray(each) for each in arrays))
+        about = (self.names, self.size, self.source, self.frame, self.time)
+        return (digest.hexdigest(), len(self), *about)
+
+    def __repr__(self) -> str:
+        """One line: "7 objects in 000.png: 2× 3, 5× 4"."""
+        counts = Counter(self.names[label] for label in self.labels)
+        place = Path(self.source).name or "an image"
+        place += "" if self.frame is None else f" #{self.frame}"
+        which = ", ".join(f"{count}× {name}" for name, count in counts.most_common())
+        return printable(f"{counted(len(self), 'object')} in {place}" + (which and f": {which}"))
+
+    def _repr_png_(self) -> bytes | None:
+        """What a notebook shows: the image with its boxes, where the image is there."""
+        from io import BytesIO
+
+        shown = self._image(None)
+        if shown is None:
+            return None
+        buffer = BytesIO()
+        self.plot(shown).save(buffer, "PNG")
+        return buffer.getvalue()
+
     def __getitem__(self, index: Any) -> Detections:
-        """A subset: by slice, index array or boolean mask."""
+        """A subset: by slice, index array or boolean mask; by a class's name, a least score
+        (float), or both as a tuple; see ``above`` for lists of classes.
+        """
+        if isinstance(index, str):
+            return self.above(0, [index])
+        if isinstance(index, float):
+            return self.above(index)
+        if isinstance(index, tuple) and len(index) == 2 and isinstance(index[0], str):
+            return self[index[0]][float(index[1])]
         if isinstance(index, int | np.integer):
             index = [index]
         return replace(
@@ -199,28 +253,76 @@ class Detections:
         """The image (PIL) with boxes drawn in; ``image`` where none was kept.
 
         ``image`` is an array as in ``image`` above, a PIL image, a path or the bytes of a file.
+        Without one, the file at ``source`` is read again, but not a video's frame.
         """
         from dabdetr.structures.drawing import as_array, draw
 
-        shown = image if image is not None else self.image
+        shown = self._image(image)
         if shown is None:
             raise ValueError("plot needs the image: pass it, or predict with keep_images=True")
         return draw(as_array(shown), self.boxes, self.scores, self.labels, self.names)
 
+    def save(self, path: str | Path, image: Any = None) -> Path:
+        """Write what the ending of ``path`` says: the drawn image, .json, .txt (YOLO) or .csv.
+
+        Returns the path. ``image`` is that of ``plot``.
+        """
+        from dabdetr.files import write_atomically
+        from dabdetr.structures.formats import file_content
+
+        write_atomically(path, file_content(self, Path(path), image))
+        return Path(path)
+
+    def show(self, image: Any = None) -> None:
+        """Open the drawn image in the system's viewer."""
+        self.plot(image).show()
+
+    def _image(self, given: Any) -> Any:
+        """The image to draw into: given, kept, or the file at ``source``; None without one."""
+        if given is not None:
+            return given
+        if self.image is not None:
+            return self.image
+        return self.source if self.frame is None and Path(self.source).is_file() else None
+
+
+class Results(list[Detections]):
+    """Detections of several images, in order: a list that shows itself in one line.
+
+    >>> from dabdetr import Predictor
+    >>> Predictor("scenes").predict("demo/images/000.png", conf=0.5)
+    1 object in 000.png: 1× 2
+    """
+
+    def __repr__(self) -> str:
+        if len(self) == 1:
+            return repr(self[0])
+        counts = Counter(each.names[label] for each in self for label in each.labels)
+        which = ", ".join(f"{count}× {name}" for name, count in counts.most_common(9))
+        which += ", …" if len(counts) > 9 else ""
+        objects = counted(counts.total(), "object")
+        return printable(f"{objects} in {len(self)} images" + (which and f": {which}"))
+
+    def _repr_png_(self) -> bytes | None:
+        """What a notebook shows: the image with its boxes, where it is one image."""
+        return self[0]._repr_png_() if len(self) == 1 else None
+
 
 def class_labels(classes: Sequence[str | int], names: Sequence[str]) -> list[int]:
-    """Labels of classes given by name or label; ValueError for those that are not there."""
+    """Labels of classes given by name, in any case, or label; ValueError for others."""
+    spelled = [in_any_case(each, names) if isinstance(each, str) else each for each in classes]
     unknown = [
         each
-        for each in classes
+        for each in spelled
         if (each not in names if isinstance(each, str) else not _is_label(each, len(names)))
     ]
     if unknown:
+        words = sorted(map(str, unknown))
         raise ValueError(
-            f"the model does not know the class {', '.join(sorted(map(str, unknown)))}; "
-            f"it knows: {', '.join(names)}"
+            f"the model does not know the class {', '.join(words)}; "
+            f"it knows: {', '.join(names)}{meant(words[0], names)}"
         )
-    return [names.index(each) if isinstance(each, str) else int(each) for each in classes]
+    return [names.index(each) if isinstance(each, str) else int(each) for each in spelled]
 
 
 def _is_label(value: Any, count: int) -> bool:

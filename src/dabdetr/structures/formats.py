@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 import numpy as np
+from PIL import Image
+
+from dabdetr.text import json_text
 
 if TYPE_CHECKING:
     from dabdetr.structures.detections import Detections
@@ -47,6 +52,27 @@ def rows(found: Detections) -> list[tuple[Any, ...]]:
             strict=True,
         )
     ]
+
+
+def file_content(found: Detections, path: Path, image: Any) -> bytes:
+    """What ``Detections.save`` writes into ``path``; ValueError for an unknown ending."""
+    ending = path.suffix.lower()
+    if ending == ".json":
+        return (json_text(found.to_dict(), indent=1) + "\n").encode()
+    if ending == ".txt":
+        return yolo_lines(found, scores=True).encode()
+    buffer = io.StringIO(newline="")
+    if ending == ".csv":
+        csv.writer(buffer).writerows([COLUMNS, *rows(found)])
+        return buffer.getvalue().encode()
+    format = Image.registered_extensions().get(ending)
+    if format not in Image.SAVE:
+        raise ValueError(
+            f"{path} should end in .png, .jpg or another image's ending, .json, .txt or .csv"
+        )
+    drawn = io.BytesIO()
+    found.plot(image).save(drawn, format)
+    return drawn.getvalue()
 
 
 def label_studio_task(

@@ -188,6 +188,11 @@ def train(
     Ctrl-C leaves a run that can be resumed, and raises KeyboardInterrupt. A loss that is not finite
     raises NonFiniteLoss, a ValueError. Processes that torchrun started train together: each calls
     this, and gets the same run.
+
+    >>> from dabdetr import train
+    >>> run = train("demo/data", "dab-detr-nano", epochs=1, imgsz=96, name="help", quiet=True)
+    >>> run.weights.name
+    'best.safetensors'
     """
     with stop_signals() as stop, init_distributed(device) as world:
         console = Console(stderr=True, quiet=quiet or not world.is_main, highlight=False)
