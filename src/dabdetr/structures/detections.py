@@ -65,7 +65,7 @@ class Detections:
 
     def _key(self) -> tuple[Any, ...]:
         arrays = (self.boxes, self.scores, self.labels, self.queries)
-        digest = hashlib.sha256(b"".join(np.ascontiguousarray(each) for each in arrays))
+        digest = hashlib.sha256(b"".join(each.tobytes() for each in arrays))
         about = (self.names, self.size, self.source, self.frame, self.time)
         return (digest.hexdigest(), len(self), *about)
 
