@@ -13,7 +13,7 @@ import numpy as np
 from dabdetr.config import Config
 from dabdetr.inference.opening import open_model, torch_runtime
 from dabdetr.inference.postprocess import class_thresholds, thresholds
-from dabdetr.inference.questions import ask, questions, refuse_unable
+from dabdetr.inference.questions import Asked, ask, questions, refuse_unable
 from dabdetr.inference.runtime import ModelChanges, Runtime, SetPrecision
 from dabdetr.inference.sources import attempts
 from dabdetr.inference.stream import (
@@ -206,7 +206,8 @@ class Predictor:
         """``ask`` for every image of ``source``, as a stream; other options as in a call.
 
         ``boxes`` and ``labels`` have an entry for each image. They are asked for when the model
-        comes to their batch of images: with a ``batch`` of 1, after the answers before are out.
+        comes to their batch of images: with a ``batch`` of 1, after the answers before are out. An
+        entry of ``boxes`` may be a function of the image's (height, width) and its name.
         """
         refuse_unable(self.config)
         inference = self.config.inference
@@ -223,7 +224,11 @@ class Predictor:
             return found
 
         def answer(pixels: Sequence[Any], shapes: Any, names: Sequence[str]) -> list[Answers]:
-            asked = [questions(*entry(), shape, self.names, sizes) for shape in shapes]
+            asked: list[Asked] = []
+            for shape, name in zip(shapes, names, strict=True):
+                where, given = entry()
+                where = where(shape, name) if callable(where) else where
+                asked.append(questions(where, given, shape, self.names, sizes))
             return ask(self.runtime, pixels, shapes, names, asked, max_det, limits)
 
         def passed(name: str, error: Exception) -> None:

@@ -1,1 +1,1 @@
-"""What questions are good for: rough boxes made tight, labels audited."""
+"""What questions are good for: rough boxes made tight, labels audited, objects followed."""

@@ -45,6 +45,7 @@ from dabdetr.text import counted, json_text, printable
 
 if TYPE_CHECKING:
     from dabdetr.cli.unfinished import Journal
+    from dabdetr.predictor import Predictor
     from dabdetr.structures import Detections
 
 MOST_ROWS = 200
@@ -81,6 +82,12 @@ def predict(
         int | None, typer.Option(help="Side of a tile in pixels; turns --tiles on.")
     ] = None,
     stride: Annotated[int, typer.Option(help="Of videos, every N-th frame only.", metavar="N")] = 1,
+    track: Annotated[
+        bool, typer.Option("--track", help="Follow objects through videos; writes MOT files too.")
+    ] = False,
+    patience: Annotated[
+        int, typer.Option(min=0, help="Frames that --track waits for a lost object.")
+    ] = 15,
     queries: Queries = None,
     queries_init: QueriesInit = "keep",
     layers: Layers = None,
@@ -150,6 +157,13 @@ def predict(
         raise ValueError("no model was given: dabdetr predict --model MODEL IMAGE …")
     if as_json and as_lines:
         raise ValueError("--json and --jsonl were given; give one of them")
+    if track and (tiles or tile_size or nms or multi_label or classes or max_det or batch > 1):
+        raise ValueError(
+            "--track asks about the last frame's boxes, one frame after the other; leave out "
+            "--tiles, --nms, --multi-label, --classes, --max-det and --batch"
+        )
+    if track and isinstance(ctx.obj, unfinished.Journal):
+        raise ValueError("a run with --track cannot be continued; predict the video again")
     refuse_to_overwrite(coco)
     refuse_to_overwrite(label_studio)
     from dabdetr.inference.sources import attempts, expand
@@ -183,18 +197,30 @@ def predict(
             image_size=imgsz,
             compile=compile,
         )
-        stream = predictor(
-            items,
-            conf=conf,
-            max_det=max_det,
-            classes=class_names(classes or [], predictor.names),
-            keep_images=save or save_crops,
-            on_error=skipped,
-            tiles=tiles if tile_size is None else tile_size,
-            stride=stride,
-            nms=nms,
-            multi_label=multi_label,
-            allow_private=allow_private,
+        stream = (
+            _tracks(
+                predictor,
+                items,
+                conf=conf,
+                patience=patience,
+                keep_images=save or save_crops,
+                stride=stride,
+                on_error=skipped,
+            )
+            if track
+            else predictor(
+                items,
+                conf=conf,
+                max_det=max_det,
+                classes=class_names(classes or [], predictor.names),
+                keep_images=save or save_crops,
+                on_error=skipped,
+                tiles=tiles if tile_size is None else tile_size,
+                stride=stride,
+                nms=nms,
+                multi_label=multi_label,
+                allow_private=allow_private,
+            )
         )
         kept = stack.enter_context(_kept(folder, needed, journal, seen, model))
         results = tracked(stream, "images", quiet)
@@ -226,6 +252,13 @@ def predict(
         sys.stdout.flush()
     if skipped.reasons:
         raise typer.Exit(1)
+
+
+def _tracks(predictor: Predictor, source: Any, **options: Any) -> Iterator[Detections]:
+    """Detections of videos with their tracks."""
+    from dabdetr.asking.track import track
+
+    return track(predictor, source, **options)
 
 
 def _given(ctx: typer.Context) -> dict[str, Any]:

@@ -79,6 +79,11 @@ class Saver:
             from dabdetr.structures.formats import rows
 
             self._table.writerows(rows(found))
+        if found.tracks is not None and found.frame is not None:
+            from dabdetr.asking.track import mot_lines
+
+            with (self.folder / Path(self._name).with_suffix(".mot.txt")).open("a") as file:
+                file.write(mot_lines(found))
         if self.txt or self.fiftyone:
             self._label(found)
 

@@ -20,25 +20,26 @@ from dabdetr.text import counted, in_any_case, meant, printable
 class Detections:
     """Objects found in one image, best first.
 
-    boxes    [n, 4] float32, x0 y0 x1 y1 in pixels of the original image
-    scores   [n] float32, 0–1
-    labels   [n] int64, index into ``names``
-    queries  [n] int64, the decoder slot that found it
-    names    class names of the model
-    size     (height, width) of the image
-    source   where the image came from: a path, or "" for an image given in memory
-    image    the image itself as RGB [height, width, 3] uint8, where it was kept
-    frame    of a video, the number of the frame, from 0 on
-    time     of a video, when the frame is shown, in seconds
+        boxes    [n, 4] float32, x0 y0 x1 y1 in pixels of the original image
+        scores   [n] float32, 0–1
+        labels   [n] int64, index into ``names``
+        queries  [n] int64, the decoder slot that found it
+        names    class names of the model
+        size     (height, width) of the image
+        source   where the image came from: a path, or "" for an image given in memory
+        image    the image itself as RGB [height, width, 3] uint8, where it was kept
+        frame    of a video, the number of the frame, from 0 on
+        time     of a video, when the frame is shown, in seconds
+    tracks   [n] int64, the number of each object that is followed through a video, or None
 
-    Two are equal, and have one hash, where everything but ``image`` is.
+        Two are equal, and have one hash, where everything but ``image`` is.
 
-    >>> from dabdetr import Predictor
-    >>> found = Predictor("scenes").predict("demo/images/000.png", conf=0.5)[0]
-    >>> found.names[found.labels[0]], found.boxes[0].round().tolist()
-    ('2', [108.0, 71.0, 122.0, 91.0])
-    >>> len(found["2", 0.9]) <= len(found["2"]) <= len(found)
-    True
+        >>> from dabdetr import Predictor
+        >>> found = Predictor("scenes").predict("demo/images/000.png", conf=0.5)[0]
+        >>> found.names[found.labels[0]], found.boxes[0].round().tolist()
+        ('2', [108.0, 71.0, 122.0, 91.0])
+        >>> len(found["2", 0.9]) <= len(found["2"]) <= len(found)
+        True
     """
 
     boxes: np.ndarray
@@ -51,6 +52,7 @@ class Detections:
     image: np.ndarray | None = field(default=None, repr=False, compare=False)
     frame: int | None = None
     time: float | None = None
+    tracks: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -64,7 +66,8 @@ class Detections:
         return hash(self._key())
 
     def _key(self) -> tuple[Any, ...]:
-        arrays = (self.boxes, self.scores, self.labels, self.queries)
+        arrays = [self.boxes, self.scores, self.labels, self.queries]
+        arrays += [] if self.tracks is None else [self.tracks]
         digest = hashlib.sha256(b"".join(each.tobytes() for each in arrays))
         about = (self.names, self.size, self.source, self.frame, self.time)
         return (digest.hexdigest(), len(self), *about)
@@ -106,6 +109,7 @@ class Detections:
             scores=self.scores[index],
             labels=self.labels[index],
             queries=self.queries[index],
+            tracks=None if self.tracks is None else self.tracks[index],
         )
 
     def above(
@@ -164,9 +168,15 @@ class Detections:
                     "score": _rounded(score, 5),
                     "box": [_rounded(v, 2) for v in box],
                     "query": int(query),
+                    **({} if track is None else {"track": int(track)}),
                 }
-                for box, score, label, query in zip(
-                    self.boxes, self.scores, self.labels, self.queries, strict=True
+                for box, score, label, query, track in zip(
+                    self.boxes,
+                    self.scores,
+                    self.labels,
+                    self.queries,
+                    [None] * len(self) if self.tracks is None else self.tracks,
+                    strict=True,
                 )
             ],
         }
@@ -260,7 +270,12 @@ class Detections:
         shown = self._image(image)
         if shown is None:
             raise ValueError("plot needs the image: pass it, or predict with keep_images=True")
-        return draw(as_array(shown), self.boxes, self.scores, self.labels, self.names)
+        labels, names = self.labels, self.names
+        if self.tracks is not None:  # a colour for each object, and its number beside its class
+            pairs = zip(self.tracks.tolist(), labels.tolist(), strict=True)
+            labels = self.tracks
+            names = {number: f"{self.names[label]} {number}" for number, label in pairs}
+        return draw(as_array(shown), self.boxes, self.scores, labels, names)
 
     def save(self, path: str | Path, image: Any = None) -> Path:
         """Write what the ending of ``path`` says: the drawn image, .json, .txt (YOLO) or .csv.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -31,7 +31,7 @@ def draw(
     boxes: np.ndarray,
     scores: np.ndarray,
     labels: np.ndarray,
-    names: Sequence[str],
+    names: Sequence[str] | Mapping[int, str],
     scored: bool = True,
 ) -> Image.Image:
     """A copy of ``image`` (RGB uint8 [height, width, 3]) with every box [n, 4] drawn in.
