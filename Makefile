@@ -52,7 +52,7 @@ clean:
 	"$(PYTHON)" -m venv .venv
 
 .venv/installed: pyproject.toml | .venv/bin/python
-	$(BIN)/pip install --disable-pip-version-check -e .
+	$(BIN)/pip install --disable-pip-version-check -e '.[train,video]'
 	@touch $@
 
 .venv/installed-dev: pyproject.toml | .venv/bin/python

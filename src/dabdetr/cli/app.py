@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 import dabdetr
+from dabdetr.packages import explained
 from dabdetr.text import Lines, printable, refuse_exhausted, shortened
 
 DEBUG = "DABDETR_DEBUG"
@@ -166,7 +167,7 @@ def _explain(error: BaseException) -> tuple[int, str]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1, ""  # as rich does
     if isinstance(error, ImportError):
-        return 3, message
+        return 3, printable(explained(error))
     try:
         refuse_exhausted(error)
     except MemoryError as exhausted:

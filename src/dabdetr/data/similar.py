@@ -6,9 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
-from scipy.ndimage import uniform_filter
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from dabdetr.data.cache import file_key, keep, recall
 from dabdetr.data.heads import each_file
@@ -84,7 +81,7 @@ def near_duplicates(thumbs: np.ndarray) -> np.ndarray:
         later = (other > one) & ~plain[one] & ~plain[other]
         pairs.append(np.stack((one[later], other[later]), 1))
     found = np.concatenate(pairs)
-    details = values - uniform_filter(values, BLUR, axes=(1, 2))
+    details = values - _blurred(values)
     alike = _agreement(values, found) >= ALIKE
     alike &= _agreement(details, found) >= DETAILS_ALIKE
     found = found[alike]
@@ -117,10 +114,25 @@ def _signs(values: np.ndarray) -> np.ndarray:
     return np.where(half > right, 1, -1).reshape(len(values), -1).astype(np.float32)
 
 
+def _blurred(values: np.ndarray) -> np.ndarray:
+    """Means over neighbourhoods of ``BLUR`` pixels a side; images are mirrored at their borders."""
+    edge = BLUR // 2
+    for axis in (1, 2):
+        widths = [(edge, edge) if each == axis else (0, 0) for each in range(3)]
+        wide = np.pad(values, widths, mode="symmetric")
+        side = values.shape[axis]
+        rows = (wide.take(range(n, n + side), axis) for n in range(BLUR))
+        values = sum(rows, np.zeros_like(values)) / BLUR
+    return values
+
+
 def groups(pairs: np.ndarray, count: int) -> np.ndarray:
     """[count] the lowest index of the images that each is linked to by pairs, itself included."""
-    links = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
-    _, parts = connected_components(links, directed=False)
-    first = np.full(count, count)
-    np.minimum.at(first, parts, np.arange(count))
-    return first[parts]
+    first = np.arange(count)
+    while True:
+        lowest = first[pairs].min(1, initial=count)
+        for ends in (pairs[:, 0], pairs[:, 1], first[pairs[:, 0]], first[pairs[:, 1]]):
+            np.minimum.at(first, ends.copy(), lowest)
+        first = first[first]
+        if (first[pairs[:, 0]] == first[pairs[:, 1]]).all():
+            return first

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -185,7 +186,14 @@ def _letter_size(width: int, height: int) -> int:
 
 @lru_cache(maxsize=16)
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which comes with matplotlib and has Greek, Cyrillic, Arabic letters and more."""
+    """DejaVu Sans, which comes with matplotlib and has Greek, Cyrillic, Arabic letters and more.
+
+    Without matplotlib Pillow's own font, whose letters are Latin.
+    """
+    if find_spec("matplotlib") is None:
+        found = ImageFont.load_default(size)
+        assert isinstance(found, ImageFont.FreeTypeFont)
+        return found
     import matplotlib
 
     file = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
