@@ -179,7 +179,7 @@ run = CliRunner().invoke
 
 member = preset("toy-detr")
 assert member.model.queries.count == 7
-assert "toy-detr" in run(app, ["models"]).stdout
+assert "toy-detr" in run(app, ["models", "--all"]).stdout
 
 Path("data").mkdir()
 for number in range(2):

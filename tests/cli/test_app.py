@@ -86,6 +86,23 @@ def test_words_of_other_tools_stand_for_options_that_there_are() -> None:
         assert set(re.findall(r"--[a-z-]+", answer)) <= ours, answer
 
 
+def test_models_recommends_a_few_of_those_there_are() -> None:
+    from dabdetr.checkpoints.locate import PUBLISHED, shipped
+    from dabdetr.cli.models import RECOMMENDED
+    from dabdetr.presets import PRESETS
+
+    assert len(RECOMMENDED) <= 12
+    for row in RECOMMENDED:
+        trained = row.use.startswith("trained")
+        assert row.name in ({*shipped(), *PUBLISHED} if trained else PRESETS), row
+        ap = PUBLISHED[row.name].ap if row.name in PUBLISHED else None
+        ap = PRESETS[row.name].published_ap if row.name in PRESETS else ap
+        assert row.ap == (f"{ap:.1f} COCO" if ap else "57.8 bccd" if "blood" in row.name else "")
+    said = runner.invoke(app, ["models"]).stdout
+    assert all(row.name in said for row in RECOMMENDED)
+    assert "dino-swin-l-5scale" not in said
+
+
 def test_no_verb_gives_help_and_a_usage_error() -> None:
     done = runner.invoke(app, [])
     assert done.exit_code == 2
@@ -197,7 +214,7 @@ def test_a_reader_that_stops_reading_is_no_error(arguments: list[str]) -> None:
 
 
 def test_models_lists_presets_and_weights() -> None:
-    table = runner.invoke(app, ["models"])
+    table = runner.invoke(app, ["models", "--all"])
     assert table.exit_code == 0
     document = json.loads(runner.invoke(app, ["models", "--json"]).stdout)
     names = [row["name"] for row in document["presets"]]
