@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -24,6 +25,7 @@ from dabdetr.cli.options import (
     MaxDet,
     ModelArgument,
     ModelOrNone,
+    Name,
     Nms,
     Queries,
     QueriesInit,
@@ -38,9 +40,11 @@ from dabdetr.cli.options import (
 from dabdetr.cli.output import console, print_json, refuse_to_overwrite, say
 
 if TYPE_CHECKING:
+    from dabdetr.config import Config
     from dabdetr.data.dataset import DetectionDataset
     from dabdetr.evaluation.per_layer import LayerScores
     from dabdetr.evaluation.result import Evaluation
+    from dabdetr.runs import RunFolder
 
 
 def val(
@@ -87,10 +91,14 @@ def val(
     precision: SetPrecision = "fp32",
     compile: Compile = False,
     coco: Coco = None,
+    name: Name = None,
+    project: Annotated[Path, typer.Option(help="Where run folders go.")] = Path("runs/val"),
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Evaluate a model, an exported file or saved detections: COCO's numbers, of every class too.
+
+    A run folder gets a report: a page to look at, its figures, tables and JSON.
 
     Or, --per-layer, how good each decoder layer is and from which one on nothing improves.
     """
@@ -116,6 +124,7 @@ def val(
     from dabdetr.data.statistics import summarise
     from dabdetr.evaluation.evaluate import SUPPRESSION, class_map, evaluate, suppression_gain
     from dabdetr.inference.opening import open_model, torch_runtime
+    from dabdetr.runs import RunFolder
 
     if predictions:
         saved = {"per-layer": per_layer, "calibrate": calibrate, "queries": queries}
@@ -134,10 +143,14 @@ def val(
         "split": truth.split,
         "read": read.to_dict(),
     }
+    folder = nullcontext() if per_layer else RunFolder(project, name, "val")
     if model is None:
         for line in read.lines():
             say(line, quiet)
-        _report(_of_saved(predictions, truth, max_det, nms), about, as_json, quiet)
+        with folder as run:
+            found = _of_saved(predictions, truth, max_det, nms)
+            page = _write_report(run, truth, found, None, about, quiet)
+        _report(found, about, as_json, quiet, {"report": page})
         return
     runtime = open_model(
         model,
@@ -165,11 +178,13 @@ def val(
             found.plot(plot)
             say(f"curves: {plot}", quiet)
         return
-    found = evaluate(runtime, truth, nms=nms, **options)
+    with folder as run:
+        found = evaluate(runtime, truth, nms=nms, **options)
+        page = _write_report(run, truth, found, runtime.config, about, quiet)
     if coco:
         found.save_results(coco)
         say(f"detections: {coco}", quiet)
-    more: dict[str, Any] = {}
+    more: dict[str, Any] = {"report": page}
     if calibrate:
         from dabdetr.checkpoints.native import save_model
         from dabdetr.evaluation.operating_point import with_operating_point
@@ -183,9 +198,9 @@ def val(
         gain = suppression_gain(truth, found)
         more["nms_gain"] = {"iou": SUPPRESSION, "AP50": round(gain, 5)}
     _report(found, about, as_json, quiet, more)
-    for each in more.values():
+    if gain := more.get("nms_gain"):
         say(
-            f"non-maximum suppression (--nms {each['iou']}) would add {each['AP50']:+.3f} AP50",
+            f"non-maximum suppression (--nms {gain['iou']}) would add {gain['AP50']:+.3f} AP50",
             quiet,
         )
 
@@ -206,6 +221,34 @@ def _of_saved(
         found = [each[:max_det] for each in found]
     result = score(truth, found, max(MOST[-1], max_det or 0))
     return replace(result, notes=(*notes, *result.notes))
+
+
+def _write_report(
+    run: RunFolder | None,
+    truth: DetectionDataset,
+    found: Evaluation,
+    config: Config | None,
+    about: dict[str, Any],
+    quiet: bool,
+) -> str:
+    """Write the report into ``run`` and publish it; the page's path."""
+    import yaml
+
+    from dabdetr.inference.postprocess import class_thresholds
+    from dabdetr.report.contents import default_limits
+    from dabdetr.report.write import PAGE, write_report
+
+    assert run is not None
+    known = {name: about[name] for name in ("model", "data", "split")}
+    if config is None:
+        limits = default_limits(truth, found)
+    else:
+        limits = class_thresholds(config.inference, truth.names)
+        known["config"] = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    write_report(run.path, truth, found, limits, {"verb": "val", **known})
+    page = run.publish() / PAGE
+    say(f"report: {page}", quiet)
+    return str(page)
 
 
 def _report(

@@ -47,22 +47,31 @@ class Boxes:
 
 
 def precision_and_recall(
-    truth: Boxes, found: Boxes, classes: int, mosts: tuple[int, ...] = MOST
+    truth: Boxes,
+    found: Boxes,
+    classes: int,
+    mosts: tuple[int, ...] = MOST,
+    outside: tuple[np.ndarray, np.ndarray] | None = None,
+    thresholds: np.ndarray = THRESHOLDS,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Precision [threshold, recall, class, area] with ``mosts[-1]`` detections, and recall
     [threshold, class, area, most]; −1 where there are no such objects.
 
     A crowd, and an object outside the area, counts neither way, nor does what is matched to it;
-    nor does an unmatched detection outside the area.
+    nor does an unmatched detection outside the area. ``outside`` are other bins in place of areas:
+    which objects and which detections do not belong to each, [n, bins] bool.
     """
-    truth = truth[np.argsort(truth.image * classes + truth.label, kind="stable")]
-    found = found[np.lexsort((-found.score, found.image * classes + found.label))]
-    own = found.image * classes + found.label
+    of_truth, of_found = outside or (_outside(truth.area), _outside(found.area))
+    order = np.argsort(truth.image * classes + truth.label, kind="stable")
+    truth, of_truth = truth[order], of_truth[order]
+    order = np.lexsort((-found.score, found.image * classes + found.label))
+    own = (found.image * classes + found.label)[order]
     rank = np.arange(len(own)) - np.searchsorted(own, own)
-    found, rank = found[rank < mosts[-1]], rank[rank < mosts[-1]]
-    ignored = _outside(truth.area) | truth.crowd[:, None]
-    right, dropped = _match(truth, found, ignored, classes)
-    shape = (len(THRESHOLDS), classes, len(AREAS))
+    order, rank = order[rank < mosts[-1]], rank[rank < mosts[-1]]
+    found, of_found = found[order], of_found[order]
+    ignored = of_truth | truth.crowd[:, None]
+    right, dropped = _match(truth, found, ignored, of_found, classes, thresholds)
+    shape = (len(thresholds), classes, of_truth.shape[1])
     precision = np.full((shape[0], len(RECALLS), *shape[1:]), -1.0)
     recall = np.full((*shape, len(mosts)), -1.0)
     for label in range(classes):
@@ -75,7 +84,7 @@ def precision_and_recall(
             caught = hits[rank[rows] < most].sum(0)
             recall[:, label, :, place] = np.where(objects, caught / np.maximum(objects, 1), -1)
         for area in np.flatnonzero(objects):
-            for limit in range(len(THRESHOLDS)):
+            for limit in range(len(thresholds)):
                 at = np.flatnonzero(hits[:, limit, area])
                 curve = _curve(counted[at, limit, area], objects[area])
                 precision[limit, :, label, area] = curve
@@ -98,34 +107,50 @@ def right_at(truth: Boxes, found: Boxes, classes: int) -> tuple[np.ndarray, np.n
 
     Matched as for AP, but without a limit of detections. The rows are those of ``found``.
     """
+    right, dropped = right_at_every(truth, found, classes)
+    return right[:, 0], ~dropped[:, 0]
+
+
+def right_at_every(truth: Boxes, found: Boxes, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which detections are right, and which count neither way; [found, threshold] bool.
+
+    Objects of all sizes, without a limit of detections; the rows are those of ``found``.
+    """
     of_truth = np.argsort(truth.image * classes + truth.label, kind="stable")
     order = np.lexsort((-found.score, found.image * classes + found.label))
     truth = truth[of_truth]
-    ignored = np.repeat(truth.crowd[:, None], len(AREAS), axis=1)
-    right, dropped = _match(truth, found[order], ignored, classes)
+    everywhere = np.zeros((len(found), 1), bool)
+    right, dropped = _match(truth, found[order], truth.crowd[:, None], everywhere, classes)
     back = np.argsort(order, kind="stable")
-    return right[back, 0, 0], ~dropped[back, 0, 0]
+    return right[back, :, 0], dropped[back, :, 0]
 
 
 def _match(
-    truth: Boxes, found: Boxes, ignored: np.ndarray, classes: int
+    truth: Boxes,
+    found: Boxes,
+    ignored: np.ndarray,
+    outside: np.ndarray,
+    classes: int,
+    thresholds: np.ndarray = THRESHOLDS,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Which detections are right, and which count neither way; both [found, threshold, area].
+
+    ``ignored`` [truth, area] and ``outside`` [found, area] bool do not belong to an area.
 
     Every detection, best first, takes the object that overlaps it most of those still free and not
     ``ignored``; else the ignored one that overlaps it most. Crowds are always free. Of objects
     that overlap equally the last one is taken.
     """
-    limits = np.minimum(THRESHOLDS, 1 - 1e-10)
+    limits = np.minimum(thresholds, 1 - 1e-10)
     thing, box, overlap = _pairs(truth, found, classes, limits[0])
     # Overlap and place in one whole number, so that a pair is known by how good it is.
     order = np.argsort(overlap, kind="stable")
     worth = np.empty(len(order), np.int64)
     worth[order] = np.arange(1, len(order) + 1)
     enough = overlap[:, None] >= limits
-    free = np.ones((len(truth), len(limits), len(AREAS)), bool)
-    matched = np.zeros((len(found), len(limits), len(AREAS)), bool)
-    dropped = np.repeat(_outside(found.area)[:, None], len(limits), axis=1)
+    free = np.ones((len(truth), len(limits), ignored.shape[1]), bool)
+    matched = np.zeros((len(found), len(limits), ignored.shape[1]), bool)
+    dropped = np.repeat(outside[:, None], len(limits), axis=1)
     for pairs in _rounds(found, box, classes):
         of, boxes = thing[pairs], box[pairs]
         able = (free[of] | truth.crowd[of][:, None, None]) & enough[pairs][:, :, None]

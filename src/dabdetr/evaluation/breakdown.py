@@ -1,0 +1,68 @@
+"""AP50 of objects by what they are like: size, shape, and how many there are in their image."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dabdetr.evaluation.coco_ap import MOST, THRESHOLDS, Boxes, precision_and_recall
+
+SIZES = np.array([0, 16, 32, 64, 128, 256, np.inf])
+"""Root of the area in pixels."""
+ASPECTS = np.array([0, 1 / 3, 2 / 3, 1.5, 3, np.inf])
+"""Width over height."""
+CROWDING = np.array([1, 2, 4, 8, 16, 32, np.inf])
+"""Objects in an image."""
+
+
+def breakdowns(
+    truth: Boxes, found: Boxes, classes: int, most: int = MOST[-1]
+) -> dict[str, list[dict[str, Any]]]:
+    """Rows of ``size``, ``aspect`` and ``objects``: edges of the bin, objects, AP50.
+
+    As COCO does for areas: objects of other bins count neither way, nor do detections that are
+    matched to them or, unmatched, lie in another bin themselves.
+    """
+    aspects = [box.boxes[:, 2] / np.maximum(box.boxes[:, 3], 1e-9) for box in (truth, found)]
+    kept = truth.image[~truth.crowd]
+    images = int(max(truth.image.max(initial=-1), found.image.max(initial=-1))) + 1
+    crowding = np.bincount(kept, minlength=images)
+    columns = {
+        "size": (SIZES, *(np.sqrt(box.area.clip(min=0)) for box in (truth, found))),
+        "aspect": (ASPECTS, *aspects),
+        "objects": (CROWDING, crowding[truth.image], crowding[found.image]),
+    }
+    limit = THRESHOLDS[:1]
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for name, (edges, of, of_found) in columns.items():
+        bins = _occupied(edges, of[~truth.crowd])
+        outside = (_outside(of, bins), _outside(of_found, bins))
+        precision, _ = precision_and_recall(truth, found, classes, (most,), outside, limit)
+        rows[name] = [
+            {
+                "from": low,
+                "to": None if np.isinf(high) else high,
+                "objects": int((~outside[0][:, place] & ~truth.crowd).sum()),
+                "AP50": _mean(precision[0, ..., place]),
+            }
+            for place, (low, high) in enumerate(bins)
+        ]
+    return rows
+
+
+def _occupied(edges: np.ndarray, values: np.ndarray) -> list[tuple[float, float]]:
+    """Bins that hold an object; at least one, so that there is a column."""
+    pairs = list(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))
+    return [p for p in pairs if ((values >= p[0]) & (values < p[1])).any()] or pairs[:1]
+
+
+def _outside(values: np.ndarray, bins: list[tuple[float, float]]) -> np.ndarray:
+    """[n, bins] bool."""
+    return np.stack([(values < low) | (values >= high) for low, high in bins], axis=1)
+
+
+def _mean(values: np.ndarray) -> float | None:
+    """Over what is defined; None where nothing is."""
+    values = values[values > -1]
+    return float(values.mean()) if values.size else None

@@ -1,0 +1,247 @@
+"""Everything that a report says, as plain values: the page, figures and tables are made of it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import sys
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+
+from dabdetr.data.dataset import DetectionDataset
+from dabdetr.evaluation import bootstrap
+from dabdetr.evaluation.breakdown import breakdowns
+from dabdetr.evaluation.coco_ap import Boxes, right_at
+from dabdetr.evaluation.curves import class_curve, confusion, pair, reliability
+from dabdetr.evaluation.evaluate import columns
+from dabdetr.evaluation.operating_point import operating_points
+from dabdetr.evaluation.result import Evaluation
+from dabdetr.structures import Detections
+
+PACKAGES = ("dabdetr", "torch", "torchvision", "timm", "numpy", "onnxruntime", "openvino")
+WORST, BEST = 24, 12
+"""Images that the page shows."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """An image's shown detections and its objects, paired at IoU 0.5, whatever their classes.
+
+    of_found   [n] the object of each detection, of_object [m] the detection of each; −1: none
+    labels, boxes  of the objects, crowds left out; boxes are corners in pixels
+    """
+
+    found: Detections
+    labels: np.ndarray
+    boxes: np.ndarray
+    of_found: np.ndarray
+    of_object: np.ndarray
+
+    @property
+    def caught(self) -> np.ndarray:
+        """[m] bool: objects found with the right class."""
+        other = self.found.labels[self.of_object] if len(self.found) else self.of_object
+        return (self.of_object >= 0) & (other == self.labels)
+
+    @property
+    def missed(self) -> int:
+        """Objects not found, or found as another class."""
+        return int((~self.caught).sum())
+
+    @property
+    def false(self) -> int:
+        """Detections that are no object of their class."""
+        return len(self.found) - int(self.caught.sum())
+
+
+def judge(data: DetectionDataset, found: Evaluation, limits: np.ndarray) -> list[Judged]:
+    """Every image's detections of at least ``limits`` [classes], each query once, and objects."""
+    judged = []
+    for index, each in enumerate(found.detections):
+        record = data.record(index)
+        keep = ~record.crowd
+        boxes, labels = record.boxes[keep], record.labels[keep]
+        shown = each.best_of_query().above(limits)
+        if record.crowd.any():  # what lies on a crowd counts neither way
+            shown = shown[~_on_crowd(shown.boxes, record.boxes[record.crowd])]
+        same = shown.labels[:, None] == labels
+        judged.append(Judged(shown, labels, boxes, *pair(shown.boxes, boxes, same)))
+    return judged
+
+
+def default_limits(data: DetectionDataset, found: Evaluation) -> np.ndarray:
+    """[classes] the threshold of the best F1 of all classes, for detections without a model."""
+    truth, boxes, labels = columns(data, found.detections)
+    whole, _ = operating_points(truth, boxes, len(labels))
+    return np.full(len(labels), 0.5 if whole is None else whole.conf, np.float32)
+
+
+def contents(
+    data: DetectionDataset,
+    found: Evaluation,
+    limits: np.ndarray,
+    about: dict[str, Any],
+    judged: list[Judged] | None = None,
+) -> dict[str, Any]:
+    """The report's tree; ``about`` says what was run and stands first in it."""
+    judged = judge(data, found, limits) if judged is None else judged
+    truth, boxes, places = columns(data, found.detections)
+    intervals = _intervals(truth, boxes, len(data), places, found.most)
+    curves, calibration = _curves(data, truth, boxes, places)
+    tree = {
+        "about": {**about, **surroundings(data)},
+        "numbers": found.to_dict()["numbers"] | {"interval": intervals[0]},
+        "notes": list(found.notes),
+        "per_class": _per_class(data, found, limits, intervals[1], curves),
+        "curves": curves,
+        "confusion": _confusion(data, judged),
+        "calibration": calibration,
+        "breakdown": breakdowns(truth, boxes, len(places), found.most),
+        **_images(data, judged),
+    }
+    return tree
+
+
+def surroundings(data: DetectionDataset) -> dict[str, Any]:
+    """The data's fingerprint, versions, the machine and the time."""
+    digest = hashlib.blake2b("\n".join(data.names).encode(), digest_size=8)
+    objects = 0
+    for index in range(len(data)):
+        record = data.record(index)
+        size = f"{record.image_id} {record.width} {record.height}"
+        digest.update(size.encode() + record.boxes.astype("<f4").tobytes())
+        digest.update(record.labels.astype("<i8").tobytes() + record.crowd.tobytes())
+        objects += int((~record.crowd).sum())
+    return {
+        "images": len(data),
+        "objects": objects,
+        "fingerprint": digest.hexdigest(),
+        "versions": {"python": platform.python_version(), **_versions()},
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
+        "command": " ".join(["dabdetr", *sys.argv[1:]]) if "dabdetr" in sys.argv[0] else None,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _versions() -> dict[str, str]:
+    known = {}
+    for name in PACKAGES:
+        try:
+            known[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return known
+
+
+def _on_crowd(boxes: np.ndarray, crowds: np.ndarray) -> np.ndarray:
+    """[n] bool: half of the box or more lies on a crowd."""
+    low = np.maximum(boxes[:, None, :2], crowds[:, :2])
+    shared = (np.minimum(boxes[:, None, 2:], crowds[:, 2:]) - low).clip(0).prod(-1)
+    own = (boxes[:, 2:] - boxes[:, :2]).clip(0).prod(-1)
+    return (shared >= own[:, None] / 2).any(1)
+
+
+def _intervals(
+    truth: Boxes, found: Boxes, images: int, places: np.ndarray, most: int
+) -> tuple[dict[str, Any], list[list[float] | None]]:
+    """Of AP and AP50 over all classes, and of each class's AP, in the data's own order."""
+    matched = bootstrap.match(truth, found, images, len(places), most)
+    values = bootstrap.average_precision(matched, bootstrap.resamples(images))
+    whole = {
+        "AP": bootstrap.interval(bootstrap.class_means(values)),
+        "AP50": bootstrap.interval(bootstrap.class_means(values[..., :1])),
+        "level": bootstrap.LEVEL,
+        "resamples": bootstrap.RESAMPLES,
+    }
+    return whole, [bootstrap.interval(values[:, place].mean(-1)) for place in places]
+
+
+def _curves(
+    data: DetectionDataset, truth: Boxes, found: Boxes, places: np.ndarray
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    right, counted = right_at(truth, found, len(places))
+    curves = {}
+    for name, place in zip(data.names, places, strict=True):
+        rows = counted & (found.label == place)
+        objects = int(((truth.label == place) & ~truth.crowd).sum())
+        curve = class_curve(found.score[rows], right[rows], objects)
+        best = None if curve.best is None else curve.best
+        point = None
+        if best is not None:
+            columns_ = (curve.scores, curve.precision, curve.recall, curve.f1)
+            keys = ("threshold", "precision", "recall", "f1")
+            point = {key: float(of[best]) for key, of in zip(keys, columns_, strict=True)}
+        curves[name] = {**curve.thinned(), "best": point}
+    return curves, asdict(reliability(found.score[counted], right[counted]))
+
+
+def _per_class(
+    data: DetectionDataset,
+    found: Evaluation,
+    limits: np.ndarray,
+    intervals: list[list[float] | None],
+    curves: dict[str, Any],
+) -> list[dict[str, Any]]:
+    rows = []
+    plain = found.to_dict()["per_class"]
+    for name, limit, interval in zip(data.names, limits.tolist(), intervals, strict=True):
+        best = curves[name]["best"]
+        rows.append(
+            {
+                "name": name,
+                **plain[name],
+                "interval": interval,
+                "threshold": round(limit, 4),
+                "best_threshold": best and best["threshold"],
+                "best_f1": best and best["f1"],
+            }
+        )
+    return rows
+
+
+def _confusion(data: DetectionDataset, judged: list[Judged]) -> dict[str, Any]:
+    """Rows are true classes, columns found ones; the last of each is the background."""
+    nothing, pairs = len(data.names), []
+    for each in judged:
+        hit = each.of_object >= 0
+        pairs.append((each.labels[hit], each.found.labels[each.of_object[hit]]))
+        lost, loose = each.labels[~hit], each.found.labels[each.of_found < 0]
+        pairs.append((lost, np.full(len(lost), nothing)))
+        pairs.append((np.full(len(loose), nothing), loose))
+    matrix = confusion(pairs, nothing)
+    return {"names": [*data.names, "background"], "matrix": matrix.tolist()}
+
+
+def _images(data: DetectionDataset, judged: list[Judged]) -> dict[str, Any]:
+    """Every image's counts and objects, and which ones the page shows as worst and best."""
+    rows, objects = [], []
+    for index, each in enumerate(judged):
+        record = data.record(index)
+        rows.append(
+            {
+                "file": record.file,
+                "image_id": record.image_id,
+                "objects": len(each.labels),
+                "found": int(each.caught.sum()),
+                "missed": each.missed,
+                "false": each.false,
+            }
+        )
+        for label, box, of, caught in zip(
+            each.labels.tolist(), each.boxes, each.of_object, each.caught, strict=True
+        ):
+            score = round(float(each.found.scores[of]), 4) if caught else None
+            name = data.names[label]
+            corners = [round(float(edge), 1) for edge in box]
+            objects.append({"image": index, "name": name, "box": corners, "score": score})
+    order = sorted(range(len(rows)), key=lambda at: -(rows[at]["missed"] + rows[at]["false"]))
+    worst = [at for at in order if rows[at]["missed"] + rows[at]["false"]][:WORST]
+    rest = [at for at in order if at not in set(worst)]
+    # best: the fewest errors, and of those the most objects
+    rest.sort(key=lambda at: (rows[at]["missed"] + rows[at]["false"], -rows[at]["objects"]))
+    return {"images": rows, "objects": objects, "worst": worst, "best": rest[:BEST]}

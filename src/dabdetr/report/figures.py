@@ -1,0 +1,192 @@
+"""The figures of a report, one idea each: PNG beside the page, SVG in it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from dabdetr.structures.drawing import colour
+
+SIDE = (4.7, 3.5)
+"""Inches; at a phone's width letters keep their size."""
+MOST_CLASSES = 20
+"""Classes that a figure names: those with the most objects."""
+STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "dabdetr", "font.size": 9}
+
+
+def figures(tree: dict[str, Any]) -> Iterator[tuple[str, str, Figure]]:
+    """Name, caption and figure of each; one at a time, as they take memory."""
+    with rc_context(STYLE):
+        yield "classes", "AP of each class; lines: 95 % of resamples of the images.", _classes(tree)
+        yield "precision_recall", "Precision against recall at IoU 0.5.", _precision_recall(tree)
+        yield "f1", "F1 against the threshold; the dot is the best one.", _f1(tree)
+        yield (
+            "confusion",
+            "Objects (rows) and what they were found as (columns), at the model's thresholds.",
+            _confusion(tree),
+        )
+        error = tree["calibration"]["error"]
+        yield (
+            "calibration",
+            f"How often detections of a score are right; expected error {error:.3f}.",
+            _calibration(tree),
+        )
+        titles = {
+            "size": "AP50 against object size (root of its area, pixels).",
+            "aspect": "AP50 against object width / height.",
+            "objects": "AP50 against the number of objects in the image.",
+        }
+        for name, title in titles.items():
+            yield name, title, _breakdown(tree, name)
+        if tree.get("training"):
+            yield "training", "Loss and AP, epoch by epoch.", _training(tree)
+
+
+def png(figure: Figure) -> bytes:
+    """On white."""
+    content = io.BytesIO()
+    with rc_context(STYLE):
+        figure.savefig(content, format="png", dpi=130, facecolor="white")
+    return content.getvalue()
+
+
+def svg(figure: Figure) -> str:
+    """Without a ground, its black in the colour of the page's text."""
+    content = io.StringIO()
+    with rc_context(STYLE):
+        figure.savefig(content, format="svg", transparent=True, metadata={"Date": None})
+    text = content.getvalue()
+    text = text[text.index("<svg") :].replace("#000000", "currentColor")
+    return text.replace('<text style="', '<text style="fill: currentColor; ')
+
+
+def _panel(height: float = SIDE[1], **labels: Any) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(SIDE[0], height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    axis.set(**labels)
+    axis.spines[["top", "right"]].set_visible(False)
+    return figure, axis
+
+
+def _shown(tree: dict[str, Any]) -> list[dict[str, Any]]:
+    rows = [row for row in tree["per_class"] if row["objects"]]
+    return sorted(rows, key=lambda row: -row["objects"])[:MOST_CLASSES]
+
+
+def _ink(tree: dict[str, Any], name: str) -> tuple[float, ...]:
+    labels = [row["name"] for row in tree["per_class"]]
+    return tuple(part / 255 for part in colour(labels.index(name)))
+
+
+def _plain(text: str, most: int = 18) -> str:
+    """Short, without the sign that matplotlib takes for formulas."""
+    return (text if len(text) <= most else text[: most - 1] + "…").replace("$", r"\$")
+
+
+def _classes(tree: dict[str, Any]) -> Figure:
+    rows = _shown(tree)[::-1]
+    figure, axis = _panel(max(1.8, 0.8 + 0.2 * len(rows)), xlabel="AP", xlim=(0, 1))
+    values = [row["AP"] or 0 for row in rows]
+    inks = [_ink(tree, row["name"]) for row in rows]
+    axis.barh(range(len(rows)), values, color=inks, height=0.7)
+    for at, row in enumerate(rows):
+        if row["interval"]:
+            axis.plot(row["interval"], [at, at], color="#808890", linewidth=2)
+    axis.set_yticks(range(len(rows)), [_plain(row["name"]) for row in rows])
+    return figure
+
+
+def _lines(tree: dict[str, Any], x: str, y: str, **labels: Any) -> tuple[Figure, Any]:
+    figure, axis = _panel(xlim=(0, 1), ylim=(0, 1.02), **labels)
+    rows = _shown(tree)
+    for row in rows:
+        curve = tree["curves"][row["name"]]
+        label = _plain(row["name"], 12)
+        axis.plot(curve[x], curve[y], color=_ink(tree, row["name"]), linewidth=1.4, label=label)
+    if 0 < len(rows) <= 8:
+        axis.legend(frameon=False, fontsize=8)
+    axis.grid(alpha=0.3)
+    return figure, axis
+
+
+def _precision_recall(tree: dict[str, Any]) -> Figure:
+    return _lines(tree, "recall", "precision", xlabel="recall", ylabel="precision")[0]
+
+
+def _f1(tree: dict[str, Any]) -> Figure:
+    figure, axis = _lines(tree, "scores", "f1", xlabel="threshold", ylabel="F1")
+    for row in _shown(tree):
+        best = tree["curves"][row["name"]]["best"]
+        if best:
+            axis.plot(best["threshold"], best["f1"], "o", color=_ink(tree, row["name"]), ms=5)
+    return figure
+
+
+def _confusion(tree: dict[str, Any]) -> Figure:
+    names, matrix = tree["confusion"]["names"], np.array(tree["confusion"]["matrix"])
+    shown = [names.index(row["name"]) for row in _shown(tree)] + [len(names) - 1]
+    matrix = matrix[np.ix_(shown, shown)]
+    side = max(SIDE[1], min(6.0, 1.4 + 0.24 * len(shown)))
+    figure, axis = _panel(side, xlabel="found as", ylabel="object")
+    shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    letters = 8 if len(shown) <= 10 else 5
+    for (row, column), count in np.ndenumerate(matrix):
+        if count:
+            ink = "#fefefe" if shares[row, column] > 0.5 else "#101418"
+            axis.text(
+                column, row, str(count), ha="center", va="center", color=ink, fontsize=letters
+            )
+    short = [_plain(names[at], 12) for at in shown]
+    axis.set_xticks(range(len(shown)), short, rotation=0 if len(shown) <= 4 else 90)
+    axis.set_yticks(range(len(shown)), short)
+    return figure
+
+
+def _calibration(tree: dict[str, Any]) -> Figure:
+    figure, axis = _panel(xlim=(0, 1), ylim=(0, 1), xlabel="score", ylabel="share that is right")
+    axis.plot((0, 1), (0, 1), "--", color="#808890", linewidth=1)
+    calibration = tree["calibration"]
+    axis.plot(calibration["score"], calibration["precision"], "o-", color="#0072b2")
+    axis.grid(alpha=0.3)
+    return figure
+
+
+def _breakdown(tree: dict[str, Any], name: str) -> Figure:
+    rows = tree["breakdown"][name]
+    figure, axis = _panel(2.8, ylabel="AP50", ylim=(0, 1.08))
+    values = [row["AP50"] or 0 for row in rows]
+    axis.bar(range(len(rows)), values, color="#0072b2", width=0.7)
+    for at, row in enumerate(rows):
+        axis.text(at, values[at] + 0.02, str(row["objects"]), ha="center", fontsize=8)
+    axis.set_xticks(range(len(rows)), [_bin(row) for row in rows], fontsize=8)
+    axis.set_xlabel("numbers above the bars: objects")
+    return figure
+
+
+def _bin(row: dict[str, Any]) -> str:
+    low = f"{row['from']:.2g}" if row["from"] < 10 else f"{row['from']:.0f}"
+    if row["to"] is None:
+        return f"≥ {low}"
+    return f"{low}–{row['to']:.2g}" if row["to"] < 10 else f"{low}–{row['to']:.0f}"
+
+
+def _training(tree: dict[str, Any]) -> Figure:
+    rows = tree["training"]["rows"]
+    figure, axis = _panel(xlabel="epoch", ylabel="loss")
+    epochs = [row["epoch"] for row in rows]
+    axis.plot(epochs, [row["loss"] for row in rows], color="#d55e00", label="loss")
+    measured = [(row["epoch"], row["AP"]) for row in rows if row.get("AP") is not None]
+    if measured:
+        other = axis.twinx()
+        other.plot(*zip(*measured, strict=True), "o-", color="#0072b2", label="AP", ms=3)
+        other.set(ylabel="AP", ylim=(0, 1))
+        other.spines["top"].set_visible(False)
+    return figure

@@ -1,0 +1,223 @@
+"""The report as one HTML file: no network, any width, light and dark."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from html import escape
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from dabdetr.data.dataset import DetectionDataset
+from dabdetr.report.contents import Judged
+from dabdetr.structures.drawing import draw
+from dabdetr.text import counted
+
+LONGEST = 560
+"""Longer side in pixels of the images in a page."""
+IMAGE_BYTES = 5_000_000
+"""Of all images in a page together, as text; the rest of the page is far below 3 MB."""
+QUALITY = 80
+
+
+def page(tree: dict[str, Any], drawn: Sequence[tuple[str, str, str]], images: str) -> str:
+    """The page of a report; ``drawn`` are name, caption and SVG of its figures."""
+    about = tree["about"]
+    title = f"{about['model']} on {about['data']}, {about['split']}"
+    parts = [_numbers(tree), *(tree.get("sections") or [])]
+    parts.append('<section id="curves"><h2>Curves</h2><div class="grid">')
+    parts += [_figure(*each) for each in drawn]
+    parts.append("</div></section>")
+    parts += [_class_table(tree), images, _about(tree)]
+    style, script = (_asset(name) for name in ("report.css", "report.js"))
+    links = "".join(f'<a href="#{at}">{words}</a>' for at, words in _contents(tree))
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="generator" content="dabdetr report">\n'
+        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
+        f"<header><h1>{escape(title)}</h1><nav>{links}</nav></header>\n<main>\n"
+        + "\n".join(parts)
+        + '\n</main>\n<dialog id="zoom" aria-label="Enlarged"><button>Close</button><div></div>'
+        f"</dialog>\n<script>\n{script}</script>\n</body>\n</html>\n"
+    )
+
+
+def _contents(tree: dict[str, Any]) -> list[tuple[str, str]]:
+    more = [("errors", "Errors")] if tree.get("errors") else []
+    more += [("against", "Comparison")] if tree.get("against") else []
+    rest = [("curves", "Curves"), ("classes", "Classes"), ("worst", "Worst images")]
+    return [("numbers", "Numbers"), *more, *rest, ("best", "Best images"), ("about", "About")]
+
+
+def _numbers(tree: dict[str, Any]) -> str:
+    numbers = tree["numbers"]
+    cards = []
+    for name, words in (("AP", "IoU 0.50–0.95"), ("AP50", "IoU 0.50"), ("AP75", "IoU 0.75")):
+        between = numbers["interval"].get(name)
+        text = f"{between[0]:.3f}–{between[1]:.3f}" if between else ""
+        cards.append(_card(name, numbers[name], words, text))
+    for name, words in (("APS", "small"), ("APM", "medium"), ("APL", "large"), ("AR100", "recall")):
+        cards.append(_card(name, numbers[name], words, ""))
+    objects = sum(row["objects"] for row in tree["images"])
+    missed = sum(row["missed"] for row in tree["images"])
+    false = sum(row["false"] for row in tree["images"])
+    line = (
+        f"{counted(objects, 'object')} in {counted(len(tree['images']), 'image')}: {missed} missed "
+        f"and {counted(false, 'false detection')} at the thresholds of the table below. "
+        f"Intervals hold {numbers['interval']['level']:.0%} of "
+        f"{numbers['interval']['resamples']} resamples of the images."
+    )
+    notes = "".join(f"<p>Note: {escape(note)}.</p>" for note in tree["notes"])
+    return (
+        f'<section id="numbers"><h2>Numbers</h2><div class="cards">{"".join(cards)}</div>'
+        f"<p>{line}</p>{notes}</section>"
+    )
+
+
+def _card(name: str, value: float | None, words: str, between: str) -> str:
+    return (
+        f"<div><b>{name}</b><strong>{number(value)}</strong><small>{words}</small>"
+        f"<small>{between}</small></div>"
+    )
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """For people; a dash where there is none."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _figure(name: str, caption: str, drawing: str) -> str:
+    return (
+        f'<figure id="figure-{name}"><div class="zoomable" tabindex="0" role="button" '
+        f'aria-label="Enlarge: {escape(caption)}">{drawing}</div>'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], label: str) -> str:
+    """A table that scrolls by itself where the page is narrow."""
+    heads = "".join(f'<th scope="col">{escape(each)}</th>' for each in head)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+    )
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(label)}"><table>'
+        f"<thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def _class_table(tree: dict[str, Any]) -> str:
+    head = ("class", "AP", "95 %", "AP50", "AR100", "objects", "threshold", "best", "F1 there")
+    rows = []
+    for row in tree["per_class"]:
+        between = row["interval"]
+        values = [number(row[key]) for key in ("AP50", "AR100")]
+        rows.append(
+            [
+                row["name"],
+                number(row["AP"]),
+                f"{between[0]:.2f}–{between[1]:.2f}" if between else "–",
+                *values,
+                str(int(row["objects"] or 0)),
+                number(row["threshold"], 2),
+                number(row["best_threshold"], 2),
+                number(row["best_f1"], 2),
+            ]
+        )
+    return (
+        f'<section id="classes"><h2>Classes</h2>{table(head, rows, "Numbers of each class")}'
+        "<p>Threshold: what the model uses. Best: the threshold with the highest F1 on these "
+        "images; <code>dabdetr val --calibrate</code> writes weights that use it.</p></section>"
+    )
+
+
+def _about(tree: dict[str, Any]) -> str:
+    about = dict(tree["about"])
+    config = about.pop("config", None)
+    rows = [[key, _words(value)] for key, value in about.items() if value not in (None, {}, [])]
+    shown = (
+        ""
+        if config is None
+        else f"<details><summary>Config</summary><pre>{escape(config)}</pre></details>"
+    )
+    run = table(("", ""), rows, "What was run")
+    return f'<section id="about"><h2>About</h2>{run}{shown}</section>'
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_words(each)}" for key, each in value.items())
+    return str(value)
+
+
+def image_sections(data: DetectionDataset, tree: dict[str, Any], judged: Sequence[Judged]) -> str:
+    """The worst and the best images, truth beside prediction."""
+    total = len(tree["worst"]) + len(tree["best"])
+    room = IMAGE_BYTES // max(1, 2 * total)
+    parts = []
+    for name, title, rule in (
+        ("worst", "Worst images", "The most missed objects and false detections."),
+        ("best", "Best images", "The fewest errors, and of those the most objects."),
+    ):
+        shown = [_pair(data, tree["images"][at], at, judged[at], room) for at in tree[name]]
+        body = "".join(shown) or "<p>None.</p>"
+        parts.append(
+            f'<section id="{name}"><h2>{title}</h2><p>{rule} Left the truth, right what was '
+            f'found.</p><div class="pairs">{body}</div></section>'
+        )
+    return "\n".join(parts)
+
+
+def _pair(
+    data: DetectionDataset, row: dict[str, Any], index: int, judged: Judged, room: int
+) -> str:
+    try:
+        pixels = data.image(index)
+    except (OSError, ValueError):  # gone since it was evaluated
+        return f"<figure><figcaption>{escape(row['file'])} cannot be read</figcaption></figure>"
+    image, scale = reduced(pixels, LONGEST)
+    ones = np.ones(len(judged.labels))
+    truth = draw(image, judged.boxes * scale, ones, judged.labels, data.names, scored=False)
+    found = judged.found
+    drawn = draw(image, found.boxes * scale, found.scores, found.labels, found.names)
+    name = row["file"].replace("\\", "/").rsplit("/", 1)[-1]
+    panels = "".join(
+        f'<img class="zoomable" tabindex="0" role="button" '
+        f'alt="{what} of {escape(name)}" src="{data_address(each, room)}">'
+        for what, each in (("truth", truth), ("detections", drawn))
+    )
+    line = f"{counted(row['objects'], 'object')}, {row['missed']} missed, {row['false']} false"
+    return (
+        f"<figure><div class=pair>{panels}</div>"
+        f"<figcaption>{escape(name)} <small>{line}</small></figcaption></figure>"
+    )
+
+
+def reduced(pixels: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray]:
+    """The image with sides of ``longest`` at most, and [4] by how much boxes shrink."""
+    height, width = pixels.shape[:2]
+    scale = min(1.0, longest / max(height, width))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    small = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
+    return small, np.tile((size[0] / width, size[1] / height), 2)
+
+
+def data_address(image: Image.Image, room: int = 1 << 20) -> str:
+    """A JPEG of ``room`` characters at most, coarser where it must be."""
+    text = ""
+    for quality in (QUALITY, 60, 40, 20, 5):
+        stream = io.BytesIO()
+        image.save(stream, "JPEG", quality=quality)
+        text = base64.b64encode(stream.getvalue()).decode()
+        if len(text) <= room:
+            break
+    return f"data:image/jpeg;base64,{text}"
+
+
+def _asset(name: str) -> str:
+    return (files("dabdetr.report") / "static" / name).read_text(encoding="utf-8")

@@ -1,0 +1,109 @@
+"""A report's files in a run's folder."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from dabdetr.data.dataset import DetectionDataset
+from dabdetr.evaluation.result import Evaluation
+from dabdetr.files import replacing, write_atomically
+from dabdetr.report.contents import contents, judge
+from dabdetr.report.figures import figures, png, svg
+from dabdetr.report.page import image_sections, page
+
+PAGE, NUMBERS, DETECTIONS = "report.html", "report.json", "detections.json"
+
+
+def write_report(
+    folder: Path,
+    data: DetectionDataset,
+    found: Evaluation,
+    limits: np.ndarray,
+    about: dict[str, Any],
+    more: Mapping[str, Any] = MappingProxyType({}),
+    sections: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Write report.html, report.json, detections.json, a PNG of each figure and CSV of each table.
+
+    ``limits`` [classes] are the thresholds from which on a detection is shown. ``more`` goes into
+    the JSON as it is, ``sections`` are HTML for it. What was written as report.json comes back.
+    """
+    judged = judge(data, found, limits)
+    tree = contents(data, found, limits, about, judged) | dict(more)
+    drawn = []
+    for name, caption, figure in figures(tree):
+        write_atomically(folder / f"{name}.png", png(figure))
+        drawn.append((name, caption, svg(figure)))
+    for name, rows in tables(tree).items():
+        write_atomically(folder / f"{name}.csv", _csv(rows))
+    document = json.dumps(tree, ensure_ascii=False, allow_nan=False)
+    write_atomically(folder / NUMBERS, document.encode("utf-8", "surrogateescape"))
+    save_detections(folder / DETECTIONS, found)
+    text = page({**tree, "sections": sections}, drawn, image_sections(data, tree, judged))
+    write_atomically(folder / PAGE, text.encode("utf-8", "replace"))
+    return tree
+
+
+def tables(tree: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """The report's tables by the name of their CSV."""
+    names = tree["confusion"]["names"]
+    confusion = [
+        {"object": name, **dict(zip(names, row, strict=True))}
+        for name, row in zip(names, tree["confusion"]["matrix"], strict=True)
+    ]
+    curves = [
+        {"class": name, "threshold": at, "precision": precision, "recall": recall, "f1": f1}
+        for name, curve in tree["curves"].items()
+        for at, precision, recall, f1 in zip(
+            *(curve[key] for key in ("scores", "precision", "recall", "f1")), strict=True
+        )
+    ]
+    breakdown = [{"by": name, **row} for name, rows in tree["breakdown"].items() for row in rows]
+    calibration = [
+        dict(zip(("score", "precision", "count"), row, strict=True))
+        for row in zip(
+            *(tree["calibration"][key] for key in ("score", "precision", "count")), strict=True
+        )
+    ]
+    found = {
+        "classes": tree["per_class"],
+        "images": tree["images"],
+        "objects": tree["objects"],
+        "confusion": confusion,
+        "curves": curves,
+        "breakdown": breakdown,
+        "calibration": calibration,
+    }
+    if tree.get("errors"):
+        found["errors"] = tree["errors"]["entries"]
+    return found
+
+
+def save_detections(path: Path, found: Evaluation) -> None:
+    """All detections as COCO results, an image at a time."""
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.write("[")
+        first = True
+        for image_id, each in zip(found.image_ids, found.detections, strict=True):
+            rows = each.to_coco(image_id, found.category_ids)
+            if rows:
+                file.write(("" if first else ",\n") + json.dumps(rows)[1:-1])
+                first = False
+        file.write("]\n")
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    text = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return text.getvalue().encode("utf-8", "replace")

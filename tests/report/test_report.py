@@ -1,0 +1,203 @@
+"""What `val` leaves to look at: its numbers against independent ones, its files, its page."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from sklearn.metrics import precision_recall_curve
+from typer.testing import CliRunner
+
+from dabdetr.cli import app
+from dabdetr.data.scenes import Scenes
+from dabdetr.evaluation import bootstrap
+from dabdetr.evaluation.breakdown import breakdowns
+from dabdetr.evaluation.curves import class_curve, confusion, pair
+from dabdetr.evaluation.evaluate import columns, score
+from dabdetr.evaluation.result import Evaluation
+from dabdetr.report.contents import default_limits
+from dabdetr.report.write import write_report
+from dabdetr.structures import Detections
+
+
+def perturbed(data: Scenes, seed: int = 0) -> Evaluation:
+    """Detections near the objects, some of a wrong class, and some of nothing."""
+    random = np.random.default_rng(seed)
+    every = []
+    for index in range(len(data)):
+        record = data.record(index)
+        kept = random.random(len(record.labels)) < 0.85
+        boxes, labels = record.boxes[kept], record.labels[kept]
+        boxes = boxes + random.normal(0, 3, boxes.shape)
+        wrong = random.random(len(labels)) < 0.15
+        labels = np.where(wrong, (labels + 1) % len(data.names), labels)
+        more = random.uniform(0, 60, (4, 2))
+        boxes = np.concatenate((boxes, np.concatenate((more, more + 25), 1))).astype(np.float32)
+        labels = np.concatenate((labels, random.integers(0, len(data.names), 4)))
+        scores = random.random(len(labels)).astype(np.float32)
+        order = np.argsort(-scores)
+        found = Detections(
+            boxes[order],
+            scores[order],
+            labels[order].astype(np.int64),
+            np.arange(len(order)),
+            data.names,
+            (record.height, record.width),
+            record.file,
+        )
+        every.append(found)
+    return score(data, every)
+
+
+@pytest.fixture(scope="module")
+def data() -> Scenes:
+    return Scenes("val", count=16, seed=2)
+
+
+@pytest.fixture(scope="module")
+def found(data: Scenes) -> Evaluation:
+    return perturbed(data)
+
+
+def reference(data: Scenes, found: Evaluation, drawn: list[int]) -> COCOeval:
+    """pycocotools on the images ``drawn``, each as often as it stands there."""
+    images, truth, results = [], [], []
+    for place, index in enumerate(drawn, 1):
+        images.append({"id": place})
+        record = data.record(index)
+        for box, label, area in zip(record.annotated, record.labels, record.areas, strict=True):
+            row = {"image_id": place, "category_id": int(label), "bbox": box.tolist(), "iscrowd": 0}
+            truth.append({**row, "area": float(area), "id": len(truth) + 1})
+        for row in found.detections[index].to_coco(place, range(len(data.names))):
+            results.append(row)
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO()
+        categories = [{"id": label} for label in range(len(data.names))]
+        coco.dataset = {"images": images, "annotations": truth, "categories": categories}
+        coco.createIndex()
+        evaluation = COCOeval(coco, coco.loadRes(results), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+    return evaluation
+
+
+@pytest.mark.parametrize("seed", [None, 0, 1])
+def test_a_resample_is_what_pycocotools_says_of_its_images(
+    data: Scenes, found: Evaluation, seed: int | None
+) -> None:
+    truth, boxes, places = columns(data, found.detections)
+    weights = np.ones((1, len(data)), np.int64)
+    if seed is not None:
+        weights = bootstrap.resamples(len(data), 3, seed)
+    matched = bootstrap.match(truth, boxes, len(data), len(places))
+    ours = bootstrap.average_precision(matched, weights)[-1]
+    drawn = np.arange(len(data)).repeat(weights[-1]).tolist()
+    theirs = reference(data, found, drawn).eval["precision"][:, :, :, 0, 2]
+    theirs = np.where(theirs > -1, theirs, np.nan).mean(1).T
+    # COCO's results round boxes and scores
+    np.testing.assert_allclose(ours, theirs, atol=2e-3)
+
+
+def test_an_interval_holds_what_was_resampled() -> None:
+    values = np.arange(101.0)
+    assert bootstrap.interval(values) == pytest.approx([2.5, 97.5])
+    assert bootstrap.interval(np.array([np.nan])) is None
+
+
+def test_curves_equal_scikit_learn() -> None:
+    random = np.random.default_rng(0)
+    scores = random.random(200).round(2)
+    right = random.random(200) < scores
+    curve = class_curve(scores, right, int(right.sum()))
+    precision, recall, limits = precision_recall_curve(right, scores)
+    np.testing.assert_allclose(curve.scores[::-1], limits)
+    np.testing.assert_allclose(curve.precision[::-1], precision[:-1])
+    np.testing.assert_allclose(curve.recall[::-1], recall[:-1])
+    assert curve.best is not None
+    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+    assert curve.f1[curve.best] == pytest.approx(f1.max())
+
+
+def test_pairs_and_confusion_by_hand() -> None:
+    objects = np.array([[0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10]], float)
+    found = np.array([[0, 0, 10, 9], [0, 0, 10, 10], [20, 0, 30, 9], [80, 0, 90, 10]], float)
+    truth, labels = np.array([0, 1, 0]), np.array([0, 1, 0, 1])
+    of_found, of_object = pair(found, objects, labels[:, None] == truth)
+    # the first one's class is right: it is taken although another box fits better
+    assert of_found.tolist() == [0, -1, 1, -1]
+    assert of_object.tolist() == [0, 2, -1]
+    of_found, of_object = pair(found, objects, np.ones((4, 3), bool))
+    assert of_found.tolist() == [-1, 0, 1, -1]
+    matrix = confusion([(np.array([0, 1, 0]), np.array([1, 0, 2]))], 2)
+    assert matrix.tolist() == [[0, 1, 1], [1, 0, 0], [0, 0, 0]]
+
+
+def test_ap_by_size_equals_coco_areas(data: Scenes, found: Evaluation) -> None:
+    truth, boxes, places = columns(data, found.detections)
+    rows = breakdowns(truth, boxes, len(places))["size"]
+    assert sum(row["objects"] for row in rows) == len(truth)
+    evaluation = reference(data, found, list(range(len(data))))
+    for row in rows:
+        evaluation.params.areaRng = [[row["from"] ** 2, (row["to"] or 1e5) ** 2 - 1e-6]]
+        evaluation.params.areaRngLbl = ["bin"]
+        with contextlib.redirect_stdout(io.StringIO()):
+            evaluation.evaluate()
+            evaluation.accumulate()
+        theirs = evaluation.eval["precision"][0, :, :, 0, 2]
+        assert row["AP50"] == pytest.approx(theirs[theirs > -1].mean(), abs=3e-3)
+
+
+def test_everything_in_the_page_is_in_the_json(
+    data: Scenes, found: Evaluation, tmp_path: Path
+) -> None:
+    limits = default_limits(data, found)
+    about = {"verb": "val", "model": "<made>", "data": data.name, "split": data.split}
+    tree = write_report(tmp_path, data, found, limits, about)
+    read = json.loads((tmp_path / "report.json").read_text())
+    assert read == json.loads(json.dumps(tree))
+    page = (tmp_path / "report.html").read_text()
+    assert len(page) < 8e6
+    assert "&lt;made&gt;" in page
+    assert "<made>" not in page
+    for row in read["per_class"]:
+        assert f"{row['AP']:.3f}" in page
+        low, high = row["interval"]
+        assert low <= high
+    objects = sum(len(data.record(index).labels) for index in range(len(data)))
+    matrix = np.array(read["confusion"]["matrix"])
+    assert matrix[:-1].sum() == objects == len(read["objects"])
+    assert np.diag(matrix)[:-1].sum() == sum(row["found"] for row in read["images"])
+    assert matrix[:, :-1].sum() == sum(row["found"] + row["false"] for row in read["images"])
+    for name in ("classes", "precision_recall", "f1", "confusion", "calibration", "size"):
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert len((tmp_path / "objects.csv").read_text().splitlines()) == objects + 1
+
+
+def test_val_leaves_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = ["val", "--model", "scenes", "--data", "scenes:count=3", "--json", "--quiet"]
+    done = CliRunner().invoke(app, line)
+    assert done.exit_code == 0, done.output
+    said: dict[str, Any] = json.loads(done.stdout)
+    folder = tmp_path / "runs" / "val" / "val-1"
+    assert Path(said["report"]) == Path("runs/val/val-1/report.html")
+    read = json.loads((folder / "report.json").read_text())
+    assert read["numbers"]["AP"] == said["numbers"]["AP"]
+    assert read["about"]["objects"] == said["read"]["boxes"]
+    # its detections are results like any other
+    saved = ["--predictions", str(folder / "detections.json"), "--name", "again"]
+    done = CliRunner().invoke(app, ["val", *saved, *line[3:]])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["numbers"]["AP"] == pytest.approx(
+        read["numbers"]["AP"], abs=1e-3
+    )
+    assert (tmp_path / "runs" / "val" / "again" / "report.html").exists()
+    taken = CliRunner().invoke(app, [*line, "--name", "again"])
+    assert taken.exit_code != 0
