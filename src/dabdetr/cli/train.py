@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -79,6 +80,10 @@ def train(
     patience: Annotated[
         int | None, typer.Option(min=1, help="Stop where AP has not risen in so many epochs.")
     ] = None,
+    time: Annotated[
+        str | None,
+        typer.Option(help="How long it may take here, such as 30m or 2h: epochs are planned so."),
+    ] = None,
     log: Annotated[
         list[str] | None,
         typer.Option(help="tensorboard, mlflow, trackio or wandb, beside results.csv (csv)."),
@@ -125,6 +130,10 @@ def train(
     Ctrl-C leaves a run that --resume continues.
     """
     data = one_of(dataset, data, "data")
+    minutes = None if time is None else read_minutes(time)
+    if minutes is not None and (epochs is not None or resume is not None):
+        other = "--resume" if resume is not None else "--epochs"
+        raise ValueError(f"--time chooses the epochs; leave out {other} or --time")
     if model is not None and config is not None:
         raise ValueError(f"--model {model} and --config {config} were given; give one of them")
     if resume is None:
@@ -162,12 +171,21 @@ def train(
         split=split,
         box_format=read_box_format(box_format),
         strict=strict,
+        minutes=minutes,
         log=log or (),
         quiet=quiet,
         **({"epochs": epochs, "patience": patience, "workers": workers} if resume else {}),
     )
     if as_json and not silent():
         print_json(run.to_dict())
+
+
+def read_minutes(text: str) -> float:
+    """Minutes of '90s', '30m', '1.5h', or of a plain number of minutes."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) *(s|m|min|h|)", text.strip())
+    if match is None or not float(match[1]):
+        raise ValueError(f"--time should be a number and s, m or h, such as 30m; got {text!r}")
+    return float(match[1]) * {"s": 1 / 60, "h": 60.0}.get(match[2], 1.0)
 
 
 def _check_resume(context: typer.Context, folder: Path) -> None:

@@ -229,6 +229,12 @@ class EncoderQueries(Section):
 
     kind: Literal["from_encoder"] = "from_encoder"
     count: int = Field(default=900, ge=1, description="number of proposals that become queries")
+    per_object: float | None = Field(
+        default=None,
+        gt=0,
+        description="queries for each object of the fullest image: where set, training raises "
+        "count for crowded data; null: count is as it stands",
+    )
     content: Literal["learned", "box", "token"] = Field(
         default="learned",
         description="learned: a table (mixed query selection); box: made, as the positional query "

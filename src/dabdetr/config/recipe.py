@@ -20,6 +20,12 @@ class Image(Section):
     std: tuple[float, float, float] = Field(
         default=(0.229, 0.224, 0.225), description="what they are then divided by"
     )
+    object_size: float | None = Field(
+        default=None,
+        gt=0,
+        description="pixels that small objects of the data should measure: where set, training "
+        "raises size for data whose smaller quarter falls short; null: size is as it stands",
+    )
     bits: int | None = Field(
         default=None,
         ge=8,
@@ -98,7 +104,12 @@ class Training(Section):
         default=None,
         ge=1,
         description="images to see in all: where epochs are not asked for, they are as many as "
-        "that takes, so that little data are seen more often",
+        "that takes (300 at most), so that little data are seen more often",
+    )
+    epoch_images: int | None = Field(
+        default=None,
+        ge=1,
+        description="images in an epoch, others in each; null: all",
     )
     batch: int = Field(default=2, ge=1, description="images in a step")
     effective_batch: int = Field(default=16, ge=1, description="images in an update (accumulation)")

@@ -67,14 +67,15 @@ class Job:
 def plan_epoch(data: DetectionDataset, config: Config, seed: int, epoch: int) -> list[list[Job]]:
     """The batches of an epoch: each image once, batch mates alike in shape, in random order.
 
-    Images are shuffled; within pools of ``_POOL`` batches they are sorted by the shape of their
-    crop and dealt out, and the batches shuffled. A batch that is not full comes last. The shorter
-    side is drawn for the batch, not the image, which saves most of the padding.
+    Images are shuffled, and the first ``training.epoch_images`` taken; within pools of ``_POOL``
+    batches they are sorted by the shape of their crop and dealt out, and the batches shuffled. A
+    batch that is not full comes last. The shorter side is drawn for the batch, not the image, which
+    saves most of the padding.
     """
     augmentation = _augmentation(data, config)
     rng = np.random.default_rng([seed, epoch])
     size, first = config.training.batch, epoch * len(data) if data.endless else 0
-    order = (rng.permutation(len(data)) + first).tolist()
+    order = (rng.permutation(len(data)) + first).tolist()[: config.training.epoch_images]
     crops = {index: augmentation.draw_crop(_rng(seed, epoch, index, 0)) for index in order}
 
     def aspect(index: int) -> float:

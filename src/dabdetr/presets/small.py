@@ -111,7 +111,13 @@ DAB_LITE = derive(
     model__backbone__strides=(8, 16, 32),
     model__backbone__freeze_stride=16,
     model__encoder={"kind": "deformable", "layers": 1, "levels": 3, "points": 2},
-    model__queries={"kind": "from_encoder", "count": 100, "rank": "object", "distinct": True},
+    model__queries={
+        "kind": "from_encoder",
+        "count": 100,
+        "per_object": 2.0,
+        "rank": "object",
+        "distinct": True,
+    },
     model__decoder={
         "layers": 4,
         "cross_attention": {"kind": "deformable", "points": 4},
@@ -123,6 +129,7 @@ DAB_LITE = derive(
     model__heads=4,
     model__position_temperature=10000.0,
     model__position_offset=-0.5,
+    image__object_size=24.0,
     loss__classification="mal",
     loss__gamma=1.5,
     loss__class_weight=1.0,

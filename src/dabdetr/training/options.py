@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
@@ -48,6 +47,13 @@ class ConfigOptions(TypedDict, total=False):
 _PATHS = ("epochs", "batch", "start", "seed", "workers", "patience")
 """Options that are fields of ``training`` under the same name."""
 
+SETTLED = {
+    "training.epochs": "training.images",
+    "image.size": "image.object_size",
+    "model.queries.count": "model.queries.per_object",
+}
+"""What is given (left) is no longer chosen by the data (right): see ``plan``."""
+
 
 def choose_config(
     model: str | Path | Config,
@@ -65,22 +71,16 @@ def choose_config(
         locate(str(given["start"]))
     changes = [f"training.{name}={given[name]}" for name in _PATHS if name in given]
     overrides = list(overrides)
-    if any(change.startswith("training.epochs") for change in (*changes, *overrides)):
-        changes.append("training.images=null")
     if (lr := options.get("lr")) is not None:
         ratio = config.training.backbone_lr / config.training.lr
         changes += [f"training.lr={lr}", f"training.backbone_lr={lr * ratio}"]
     if (imgsz := options.get("imgsz")) is not None:
-        changes += _resized(config, imgsz)
+        changes += resized(config, imgsz)
+    settled = {change.split("=")[0] for change in (*changes, *overrides)}
+    if config.model.queries.kind == "learned":  # they have no such field
+        settled.discard("model.queries.count")
+    changes += [f"{field}=null" for given, field in SETTLED.items() if given in settled]
     return config.override([*changes, *overrides])
-
-
-def with_epochs(config: Config, images: int) -> Config:
-    """The config with as many epochs over so many images as ``training.images`` asks for."""
-    wanted = config.training.images
-    if wanted is None:
-        return config
-    return config.override([f"training.epochs={max(1, math.ceil(wanted / images))}"])
 
 
 def epochs_between_validations(epochs: int) -> int:
@@ -101,16 +101,19 @@ def _named(model: str | Path) -> Config:
         locate(text)
         from dabdetr.checkpoints.native import load_model  # needs torch
 
-        # The precision in weights is what their run took; this one chooses anew.
-        return load_model(text).model.config.override(
-            [f"training.start={text}", "training.precision=auto"]
+        # Precision and thresholds in weights are what their run chose; this one chooses anew.
+        config = load_model(text).model.config.override(
+            [f"training.start={text}", "training.precision=auto", "inference.calibration=null"]
         )
+        inference = config.inference.model_copy(update={"class_conf": {}})
+        return config.model_copy(update={"inference": inference})
     near = difflib.get_close_matches(text, [*PRESETS, *shipped()], 1)
     meant = f"did you mean {near[0]}? " if near else ""
     raise ValueError(f"there is no preset {text!r}; {meant}`dabdetr models` lists them")
 
 
-def _resized(config: Config, imgsz: int) -> list[str]:
+def resized(config: Config, imgsz: int) -> list[str]:
+    """The changes that make ``imgsz`` the shorter side; the longest and augmentation scale too."""
     scale = imgsz / config.image.size
     changes = [f"image.size={imgsz}", f"image.max_size={round(config.image.max_size * scale)}"]
     if config.augment is not None and config.augment.sizes:

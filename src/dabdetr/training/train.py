@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -17,6 +18,8 @@ from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import Logger
 from rich.console import Console
 
+from dabdetr.checkpoints.native import load_model, save_model
+from dabdetr.checkpoints.reading import read
 from dabdetr.checkpoints.transfer import initialise
 from dabdetr.config import Config, Training, load
 from dabdetr.data.dataset import DetectionDataset
@@ -24,6 +27,7 @@ from dabdetr.data.layouts import anchors
 from dabdetr.data.loader import training_loader
 from dabdetr.data.records import BoxFormat
 from dabdetr.evaluation.evaluate import evaluate
+from dabdetr.evaluation.operating_point import with_operating_point
 from dabdetr.evaluation.result import Evaluation
 from dabdetr.model.detector import Detector, build
 from dabdetr.model.resize import with_queries
@@ -49,8 +53,8 @@ from dabdetr.training.options import (
     Sources,
     choose_config,
     epochs_between_validations,
-    with_epochs,
 )
+from dabdetr.training.planning import fit_to_data, fit_to_time, measure_pace, tell_plan
 from dabdetr.training.precision import choose_precision
 from dabdetr.training.progress import ProgressBar, announce, describe, say, tell_next
 from dabdetr.training.resume import Checkpoint, check_config, check_data, find_checkpoint
@@ -58,6 +62,8 @@ from dabdetr.training.signals import Stop, stop_signals
 
 SETTINGS = "config.yaml"
 SOURCES = "run.yaml"
+PLAIN = ("none", "imagenet")
+"""Starts that are no weights of a detector."""
 ENGINE_PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
@@ -160,6 +166,7 @@ def train(
     split: float | None = None,
     box_format: BoxFormat | None = None,
     strict: bool = False,
+    minutes: float | None = None,
     log: Sequence[str] = (),
     callbacks: Sequence[Callback] = (),
     quiet: bool = False,
@@ -181,6 +188,7 @@ def train(
     ``split``      a share of the images to train on, where the data have no split to validate on
     ``box_format`` what the four numbers of a box are, where that is not to be found out
     ``strict``     refuse data in which anything has to be left out or mended
+    ``minutes``    how long the training may take on this machine: its epochs are planned so
     ``log``        loggers by name, see ``loggers.LOGGERS``; one that fails is reported and left out
     ``callbacks``  of pytorch-lightning, called after the run's own
     ``overrides``  ``path=value`` assignments to the config, applied last
@@ -194,6 +202,7 @@ def train(
     >>> run.weights.name
     'best.safetensors'
     """
+    started = time.monotonic()
     with stop_signals() as stop, init_distributed(device) as world:
         console = Console(stderr=True, quiet=quiet or not world.is_main, highlight=False)
         check_loggers(log)
@@ -208,7 +217,7 @@ def train(
         chosen = choose_precision(config.training.precision, world.device)
         precision, reason = world.broadcast(chosen)  # measured, it may differ
         config = config.override([f"training.precision={precision}"])
-        if queries is not None and config.training.start in ("none", "imagenet"):
+        if queries is not None and config.training.start in PLAIN:
             config = config.override([f"model.queries.count={queries}"])
         sources = Sources(
             data=_text(data),
@@ -225,13 +234,15 @@ def train(
         described = describe(console, splits_open)
         if config.image.bits is None and splits_open[0].bits:
             config = config.override([f"image.bits={splits_open[0].bits}"])
-        config = with_epochs(config, len(splits_open[0]))
-        every = val_every or epochs_between_validations(config.training.epochs)
-        count = config.model.queries.count
-        update = {"val_every": every, "initial_queries": count, "log": tuple(log)}
-        sources = sources.model_copy(update=update)
+        config, sources = _choose_by_data(config, sources, splits_open[0], console)
         with run or nullcontext(), locked(run.path) if run else nullcontext():
             detector = _begin(config, sources, splits_open[0].names, console)
+            ends = None if minutes is None else started + 60 * minutes
+            place = run.path if run else None
+            detector.config, every = _choose_by_time(
+                detector, splits_open, place, ends, val_every, here
+            )
+            sources = sources.model_copy(update={"val_every": every, "log": tuple(log)})
             if run is not None:
                 detector.config.save(run.path / SETTINGS)
                 sources.save(run.path / SOURCES)
@@ -245,6 +256,50 @@ def train(
                 if run is not None and _in_vain(folder, error):
                     run.discard()
                 raise
+
+
+def _choose_by_data(
+    config: Config, sources: Sources, data: DetectionDataset, console: Console
+) -> tuple[Config, Sources]:
+    """What ``fit_to_data`` chooses. A start from weights is built with the weights' queries: the
+    number changes once they are loaded."""
+    before = config.model.queries.count
+    if sources.queries is not None and config.model.queries.kind == "from_encoder":
+        config = config.override(["model.queries.per_object=null"])
+    config, lines = fit_to_data(config, data)
+    for line in lines:
+        say(console, line)
+    count = config.model.queries.count
+    if count == before or config.training.start in PLAIN:
+        return config, sources.model_copy(update={"initial_queries": count})
+    config = config.override([f"model.queries.count={before}"])
+    return config, sources.model_copy(update={"initial_queries": before, "queries": count})
+
+
+def _choose_by_time(
+    detector: Detector,
+    data: tuple[DetectionDataset, DetectionDataset | None],
+    folder: Path | None,
+    ends: float | None,
+    val_every: int | None,
+    here: _Here,
+) -> tuple[Config, int]:
+    """The config with epochs that end when they should, and the epochs between validations.
+
+    ``ends`` is a time of ``time.monotonic``. Says what is planned, and how long it takes here.
+    """
+    (train_data, val_data), config = data, detector.config
+    sizes = len(train_data), len(val_data) if val_data else 0
+    pace = here.world.broadcast(measure_pace(detector, train_data, val_data, here.world, folder))
+    if ends is not None:
+        left = here.world.broadcast(0.97 * (ends - time.monotonic()))
+        config, every = fit_to_time(config, pace, left, *sizes)
+    else:
+        every = epochs_between_validations(config.training.epochs)
+    every = val_every or every
+    needed = pace.minutes(config, *sizes, every)
+    say(here.console, tell_plan(config, needed, len(train_data)))
+    return config, every
 
 
 def _text(place: str | Path | None) -> str | None:
@@ -354,8 +409,9 @@ def _fit(
     config, (train_data, val_data) = detector.config, data
     training, rows = config.training, []
     train_data.bits = config.image.bits
+    images = min(len(train_data), training.epoch_images or len(train_data))
     accumulate = max(1, round(training.effective_batch / (training.batch * world.size)))
-    rank, total = (world.rank, world.size), math.ceil(len(train_data) / training.batch)
+    rank, total = (world.rank, world.size), math.ceil(images / training.batch)
 
     def measure(model: Detector) -> Evaluation:
         assert val_data is not None
@@ -406,10 +462,29 @@ def _fit(
         say(console, "no val split: last.safetensors is all there is, nothing tells the best epoch")
     if stops_early(rows, training.patience):
         say(console, f"AP has not risen in {training.patience} epochs: training ends here")
-    console.print(final_table(folder, rows))
     run = Run(folder, config, tuple(rows))
+    if val_data is not None and world.is_main and best_row(rows) is not None:
+        say(console, _choose_thresholds(run.weights, val_data, world.device, training.batch))
+    world.broadcast(None)  # nobody goes on before it is written
+    console.print(final_table(folder, rows))
     tell_next(console, run.weights, sources.data)
     return run
+
+
+def _choose_thresholds(
+    weights: Path, data: DetectionDataset, device: torch.device, batch: int
+) -> str:
+    """Write the thresholds and calibration that fit ``data`` best into the weights; name them."""
+    detector, about = load_model(weights).model, read(weights).metadata
+    detector.config = detector.config.override(["inference.calibration=null"])
+    try:
+        found = evaluate(detector, data, device=device, batch=batch)
+        chosen = with_operating_point(detector.config, data, found)
+    except ValueError as error:
+        return f"the threshold stays at {detector.config.inference.conf}: {error}"
+    detector.config = chosen.config
+    save_model(weights, detector, metadata={k: about[k] for k in ("epoch", "AP") if k in about})
+    return str(chosen)
 
 
 def _engine(

@@ -1,0 +1,238 @@
+"""What the data and the machine decide where nobody else does: input size, queries, epochs."""
+
+from __future__ import annotations
+
+import math
+import time
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dabdetr.checkpoints.native import save_model
+from dabdetr.config import Config
+from dabdetr.data.dataset import DetectionDataset, Subset
+from dabdetr.data.loader import Loader, training_loader
+from dabdetr.evaluation.evaluate import evaluate
+from dabdetr.model.detector import Detector
+from dabdetr.structures import Images, Targets
+from dabdetr.text import counted
+from dabdetr.training.distributed import World
+from dabdetr.training.losses import detection_loss
+from dabdetr.training.matching import assign
+from dabdetr.training.module import TrainingModule
+from dabdetr.training.optim import parameter_groups
+from dabdetr.training.options import resized
+
+MOST_EPOCHS = 300
+"""Where ``training.images`` asks for more of them, on little data."""
+
+LARGEST = 1.5
+"""How far small objects may raise the input's size, in terms of the preset's."""
+
+MOST_QUERIES = 300
+"""However crowded the data are."""
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+LOOKED_AT = 2000
+"""Images whose boxes are looked at, evenly chosen."""
+
+
+def fit_to_data(config: Config, data: DetectionDataset) -> tuple[Config, list[str]]:
+    """The config with what the training images decide, and a line for each thing that changed.
+
+    ``image.object_size`` raises ``image.size``, ``model.queries.per_object`` raises
+    ``model.queries.count``, and ``training.images`` sets ``training.epochs``; where they are null
+    nothing changes. The first two are null in what comes back.
+    """
+    chosen = np.linspace(0, len(data) - 1, min(len(data), LOOKED_AT)).astype(int)
+    records = [data.record(int(index)) for index in np.unique(chosen)]
+    lines: list[str] = []
+    if (wanted := config.image.object_size) is not None:
+        sides = [
+            np.sqrt(np.prod(r.boxes[~r.crowd, 2:] - r.boxes[~r.crowd, :2], axis=1))
+            * input_scale(config, r.height, r.width)
+            for r in records
+        ]
+        config, line = _fit_size(config, np.concatenate(sides), wanted)
+        lines += line
+    queries = config.model.queries
+    if queries.kind == "from_encoder" and queries.per_object is not None:
+        most = max(int((~record.crowd).sum()) for record in records)
+        count = min(MOST_QUERIES, 50 * math.ceil(queries.per_object * most / 50))
+        changes = ["model.queries.per_object=null"]
+        if count > queries.count:
+            changes.append(f"model.queries.count={count}")
+            lines.append(f"{count} queries: the fullest image has {most} objects")
+        config = config.override(changes)
+    if (budget := config.training.images) is not None:
+        # Larger inputs cost more than they need updates: the budget shrinks with the side.
+        epochs = min(MOST_EPOCHS, max(1, math.ceil(budget / len(data))))
+        config = config.override([f"training.epochs={epochs}"])
+    return config, lines
+
+
+def input_scale(config: Config, height: int, width: int) -> float:
+    """What the sides of an image of ``height`` × ``width`` pixels are multiplied by."""
+    image = config.image
+    return min(image.size / min(height, width), image.max_size / max(height, width))
+
+
+def _fit_size(config: Config, sides: np.ndarray, wanted: float) -> tuple[Config, list[str]]:
+    """The config with an input size at which the smaller quarter of objects measures ``wanted``."""
+    before, lines = config.image.size, []
+    if len(sides):
+        small = float(np.quantile(sides, 0.25))
+        size = 32 * round(before * min(LARGEST, wanted / max(small, 1e-6)) / 32)
+        if size > before:
+            config = config.override(resized(config, size))
+            if (images := config.training.images) is not None:
+                config = config.override([f"training.images={round(images * before / size)}"])
+            lines.append(
+                f"shorter side {size} pixels, not {before}: a quarter of the objects would be "
+                f"smaller than {small:.0f} pixels"
+            )
+    return config.override(["image.object_size=null"]), lines
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds on this machine: of an image in training, in validation, and of an epoch's files."""
+
+    train: float
+    val: float
+    files: float = 0.0
+
+    def minutes(self, config: Config, train: int, val: int, every: int) -> float:
+        """Of a whole run over ``train`` images an epoch, validated on ``val`` images."""
+        epochs = config.training.epochs
+        images = min(train, config.training.epoch_images or train)
+        validations = math.ceil(epochs / every) + 1  # one more chooses the thresholds
+        each = images * self.train + self.files
+        return (epochs * each + validations * val * self.val) / 60
+
+
+def measure_pace(
+    detector: Detector,
+    train: DetectionDataset,
+    val: DetectionDataset | None,
+    world: World,
+    folder: Path | None = None,
+    patience: float = 20.0,
+) -> Pace:
+    """Train and validate a copy for a few steps; the detector and all random states stay as is.
+
+    After ``patience`` seconds no further step is begun. What it writes into ``folder``, to see how
+    long that takes, is gone again.
+    """
+    training, device = detector.config.training, world.device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        module = TrainingModule(deepcopy(detector).to(device), lambda _: ())
+        module.detector.train()
+        groups = parameter_groups(module.detector, training)
+        optimizer = torch.optim.AdamW(groups, fused=device.type in ("cpu", "cuda"))
+        batches = iter(_typical(training_loader(train, detector.config, training.seed, 0)))
+        seconds: list[float] = []
+        while sum(seconds) < patience:
+            started = time.perf_counter()
+            if (batch := next(batches, None)) is None:
+                break
+            images, targets = batch
+            _step(module, images, targets, device)
+            optimizer.step()
+            optimizer.zero_grad()
+            seconds.append(time.perf_counter() - started)
+        of_val = 0.0
+        if val is not None:
+            few = Subset(val, range(min(len(val), 2 * training.batch)))
+            started = time.perf_counter()
+            evaluate(module.detector, few, device=device, batch=training.batch)
+            of_val = (time.perf_counter() - started) / len(few)
+    warm = seconds[1:] or seconds
+    return Pace(sum(warm) / len(warm) / training.batch, of_val, _files(detector, folder))
+
+
+def _files(detector: Detector, folder: Path | None) -> float:
+    """Seconds that an epoch's weights and checkpoint take: six times those of the weights alone."""
+    if folder is None:
+        return 0.0
+    place, started = folder / ".pace", time.perf_counter()
+    try:
+        save_model(place, detector)
+        return 6 * (time.perf_counter() - started)  # last, and weights, average, two moments
+    finally:
+        place.unlink(missing_ok=True)
+
+
+def _typical(loader: Loader) -> Loader:
+    """Five of the loader's batches, whose input size is nearest the middle of all sizes."""
+    full = len(loader.batches[0])
+    batches = sorted((b for b in loader.batches if len(b) == full), key=lambda b: b[0].side)
+    middle = max(0, len(batches) // 2 - 2)
+    return Loader(loader.source, batches[middle : middle + 5], loader.collate, 0)
+
+
+def _step(module: TrainingModule, images: Images, targets: Targets, device: torch.device) -> None:
+    """Forward and backward pass of one batch."""
+    images, targets = images.to(device), targets.to(device)
+    settings, precision = module.settings, AUTOCAST.get(module.settings.training.precision)
+    with torch.autocast(device.type, precision, enabled=precision is not None):
+        predictions = module.detector(images, targets)
+        objects = torch.tensor(float(max(1, sum(targets.counts))), device=device)
+        pairs = assign(predictions, targets, settings.loss)
+        loss, _ = detection_loss(predictions, targets, settings.loss, pairs, objects)
+    loss.backward()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def fit_to_time(
+    config: Config, pace: Pace, seconds: float, train: int, val: int
+) -> tuple[Config, int]:
+    """Epochs that end after about so many seconds, and how many epochs lie between validations.
+
+    An epoch is made shorter, ``training.epoch_images``, until a whole number fits. ValueError where
+    not even one update does.
+    """
+    validation = val * pace.val
+    most = min(20, max(1, int(0.15 * seconds / validation))) if validation else 1
+    images = int((seconds - (most + 1) * validation) / (pace.train + pace.files / train))
+    update = config.training.effective_batch
+    if images < update:
+        needed = ((most + 1) * validation + update * pace.train) / 60
+        raise ValueError(
+            f"a training that ends in {duration(seconds)} sees no {counted(update, 'image')} on "
+            f"this machine; give it at least {math.ceil(needed)} minutes, or a smaller --imgsz"
+        )
+    epochs = math.ceil(images / train)
+    part = math.ceil(images / epochs)
+    config = config.override(
+        [
+            f"training.epochs={epochs}",
+            "training.images=null",
+            f"training.epoch_images={part if part < train else 'null'}",
+        ]
+    )
+    return config, math.ceil(epochs / most)
+
+
+def tell_plan(config: Config, minutes: float, train: int) -> str:
+    """One line: what the training will do, and how long it takes here."""
+    training = config.training
+    images = min(train, training.epoch_images or train)
+    return (
+        f"plan: {counted(training.epochs, 'epoch')} of {counted(images, 'image')}"
+        + (f" out of {train}" if images < train else "")
+        + f", shorter side {config.image.size} pixels, about {duration(60 * minutes)} on this "
+        "machine, validation included"
+    )
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours, as a person would say it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,194 @@
+"""What the data and the machine decide: input size, queries, epochs, and a plan that holds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dabdetr.cli.train import read_minutes
+from dabdetr.config import Config, load
+from dabdetr.data.dataset import DetectionDataset, ImageRecord
+from dabdetr.data.layouts import open_data
+from dabdetr.data.loader import plan_epoch
+from dabdetr.model.detector import build
+from dabdetr.presets import preset
+from dabdetr.training.distributed import World
+from dabdetr.training.options import choose_config
+from dabdetr.training.planning import (
+    MOST_EPOCHS,
+    MOST_QUERIES,
+    Pace,
+    duration,
+    fit_to_data,
+    fit_to_time,
+    measure_pace,
+    tell_plan,
+)
+
+Train = Callable[..., object]
+
+
+class Boxes(DetectionDataset):
+    """Images of 640 × 480 pixels that hold so many square objects of one size."""
+
+    name, split, names, category_ids = "boxes", "train", ("thing",), (1,)
+
+    def __init__(self, images: int, side: float, objects: int, crowds: int = 0) -> None:
+        self.images, self.side, self.objects, self.crowds = images, side, objects, crowds
+
+    def __len__(self) -> int:
+        return self.images
+
+    def record(self, index: int) -> ImageRecord:
+        count = self.objects + self.crowds
+        crowd = np.arange(count) >= self.objects
+        side = np.where(crowd, 2.0, self.side)
+        boxes = np.stack([np.zeros(count), np.zeros(count), side, side], axis=1)
+        return ImageRecord(
+            image_id=index,
+            file=f"{index}.png",
+            width=640,
+            height=480,
+            boxes=boxes.astype(np.float32),
+            labels=np.zeros(count, dtype=np.int64),
+            crowd=crowd,
+            areas=side**2,
+            annotated=boxes,
+        )
+
+    def image(self, index: int) -> np.ndarray:
+        return np.zeros((480, 640, 3), dtype=np.uint8)
+
+
+def planned(data: DetectionDataset, **options: object) -> tuple[Config, list[str]]:
+    return fit_to_data(choose_config("dab-lite", **options), data)  # pyright: ignore
+
+
+@pytest.mark.parametrize(
+    ("side", "size"),
+    [
+        (100, 320),  # large objects: as it stands
+        (36, 320),  # 24 pixels at 320: just enough
+        (27, 416),  # 18 pixels at 320: 427 would be right, a multiple of 32 is taken
+        (4, 480),  # as far as it goes
+    ],
+)
+def test_small_objects_raise_the_input(side: float, size: int) -> None:
+    config, lines = planned(Boxes(100, side, 3))
+    assert config.image.size == size
+    assert config.image.max_size == round(448 * size / 320)
+    assert config.image.object_size is None
+    assert bool(lines) == (size > 320)
+    assert config.augment is not None
+    assert max(config.augment.sizes) == round(352 * size / 320)
+
+
+def test_what_is_given_stays() -> None:
+    small = Boxes(100, 4, 90)
+    assert planned(small, imgsz=320)[0].image.size == 320
+    assert planned(small, overrides=["image.size=256"])[0].image.size == 256
+    config, _ = planned(small, overrides=["model.queries.count=120"])
+    assert config.model.queries.count == 120
+    assert planned(small, epochs=7)[0].training.epochs == 7
+    config = preset("dab-detr-lite0")  # no rule is set in it
+    assert fit_to_data(config, small)[0].image.size == config.image.size
+
+
+@pytest.mark.parametrize(
+    ("objects", "crowds", "count"), [(28, 0, 100), (51, 40, 150), (766, 0, MOST_QUERIES)]
+)
+def test_crowded_images_get_more_queries(objects: int, crowds: int, count: int) -> None:
+    config, lines = planned(Boxes(10, 100, objects, crowds))
+    assert config.model.queries.count == count
+    assert any(f"{objects} objects" in line for line in lines) == (count > 100)
+
+
+def test_epochs_follow_from_images_and_end_somewhere() -> None:
+    assert planned(Boxes(205, 100, 3))[0].training.epochs == 59
+    assert planned(Boxes(100_000, 100, 3))[0].training.epochs == 1
+    assert planned(Boxes(12, 100, 3))[0].training.epochs == MOST_EPOCHS
+    larger = planned(Boxes(200, 4, 3))[0]  # 480 pixels: two thirds of the images
+    assert larger.training.epochs == 40
+
+
+def test_images_without_boxes_decide_nothing() -> None:
+    assert planned(Boxes(10, 4, 0))[0].image.size == 320
+
+
+def test_epochs_fit_into_the_time() -> None:
+    config, pace = choose_config("dab-lite"), Pace(train=0.25, val=0.1)
+    fitted, every = fit_to_time(config, pace, 1800, train=200, val=80)
+    planned_minutes = pace.minutes(fitted, 200, 80, every)
+    assert planned_minutes == pytest.approx(30, rel=0.05)
+    assert fitted.training.images is None
+    assert every == -(-fitted.training.epochs // 20)
+    short, every = fit_to_time(config, pace, 60, train=3000, val=100)  # validating takes 10 s
+    assert (short.training.epochs, every) == (1, 1)
+    assert short.training.epoch_images is not None
+    with pytest.raises(ValueError, match=r"ends in 50 s sees no 4 images .* at least 2 minutes"):
+        fit_to_time(config, pace, 50, train=3000, val=500)
+
+
+def test_a_part_of_the_images_makes_an_epoch(coco_folder: Path, tiny_config: Config) -> None:
+    data = open_data(coco_folder, "train")
+    config = tiny_config.override(["training.epoch_images=5", "training.batch=2"])
+    epochs = [
+        {job.index for batch in plan_epoch(data, config, 0, epoch) for job in batch}
+        for epoch in range(8)
+    ]
+    assert all(len(seen) == 5 for seen in epochs)
+    assert set.union(*epochs) == set(range(len(data)))  # others each time
+    assert len({frozenset(seen) for seen in epochs}) > 1
+
+
+def test_measuring_changes_nothing(coco_folder: Path, tiny_config: Config) -> None:
+    data = open_data(coco_folder, "train")
+    detector = build(tiny_config.override(["model.dropout=0.1"]), data.names)
+    before = {key: value.clone() for key, value in detector.state_dict().items()}
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    pace = measure_pace(detector, data, data, World())
+    assert torch.equal(torch.rand(4), expected)
+    assert pace.train > 0
+    assert pace.val > 0
+    after = detector.state_dict()
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+    assert all(parameter.grad is None for parameter in detector.parameters())
+
+
+def test_time_that_is_given_is_kept(tiny_train: Train, tmp_path: Path, capsys) -> None:
+    started = time.monotonic()
+    run = tiny_train(tmp_path, minutes=0.25, name="timed", val_every=1000)
+    seconds = time.monotonic() - started
+    assert 0.5 * 15 < seconds < 2 * 15  # other work on the machine may come and go
+    config = load(tmp_path / "timed" / "config.yaml")
+    assert config.training.epochs == len(run.rows) > 1  # pyright: ignore
+    assert f"plan: {config.training.epochs} epochs of 8 images" in capsys.readouterr().err
+
+
+def test_time_is_read() -> None:
+    assert [read_minutes(t) for t in ("30m", "30", "1.5h", "90s", "30 min")] == [
+        30.0,
+        30.0,
+        90.0,
+        1.5,
+        30.0,
+    ]
+    for wrong in ("", "0m", "-3m", "1d", "soon"):
+        with pytest.raises(ValueError, match="--time should be a number"):
+            read_minutes(wrong)
+
+
+def test_plan_in_words() -> None:
+    config = choose_config("dab-lite", epochs=3)
+    line = tell_plan(config, 12.0, 205)
+    assert line.startswith("plan: 3 epochs of 205 images, shorter side 320 pixels, about 12 min")
+    part = config.override(["training.epoch_images=50"])
+    assert "of 50 images out of 205" in tell_plan(part, 12.0, 205)
+    assert [duration(s) for s in (5, 120, 7200)] == ["5 s", "2 min", "2.0 h"]
