@@ -21,7 +21,7 @@ from dabdetr.training.accumulation import AccumulatedBatches
 from dabdetr.training.ema import ema_update
 from dabdetr.training.losses import detection_loss
 from dabdetr.training.module import TrainingModule
-from dabdetr.training.nonfinite import diagnose_nonfinite
+from dabdetr.training.nonfinite import diagnose_inputs, diagnose_nonfinite
 from dabdetr.training.optim import parameter_groups, rate_factor
 from dabdetr.training.options import choose_config
 from dabdetr.training.precision import bf16_gain, choose_precision
@@ -268,6 +268,28 @@ def test_diagnosis_of_several_images() -> None:
         predictions, replace(targets, names=()), Loss(), "epoch 1, update 1"
     )
     assert "number 2 of the batch" in unnamed
+
+
+def test_an_image_or_a_weight_is_blamed_before_the_loss() -> None:
+    model, pixels = nn.Linear(2, 2), torch.zeros(3, 3, 4, 4)
+    files, place = ("a.jpg", "b.jpg", "c.jpg"), "epoch 1, update 5"
+    assert diagnose_inputs(model, pixels, files, place) == ""
+    with torch.no_grad():
+        model.weight[0, 0] = float("inf")
+    assert "weight is not finite before the step" in diagnose_inputs(model, pixels, files, place)
+    pixels[1, 2, 3, 3] = float("nan")  # the image comes first: it may have made the weight so
+    sentence = diagnose_inputs(model, pixels, files, place)
+    assert sentence.startswith("the loss is not finite in epoch 1, update 5: pixels of image b.jpg")
+    assert "a.jpg" not in sentence
+    assert "number 1 of the batch" in diagnose_inputs(model, pixels, (), place)
+
+
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan"])
+def test_settings_that_are_not_finite_are_refused(value: str) -> None:
+    with pytest.raises(ValueError, match=r"training\.lr.*finite"):
+        choose_config("dab-lite", lr=float(value))
+    with pytest.raises(ValueError, match=r"loss\.box_weight.*finite"):
+        choose_config("dab-lite", overrides=[f"loss.box_weight=.{value.lstrip('-')}"])
 
 
 def test_auto_precision_follows_the_processor() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from pytorch_lightning import Callback, LightningModule, Trainer
 from safetensors import safe_open
 from safetensors.torch import load_file
 from tests.data.test_layouts import write_yolo
@@ -218,7 +219,18 @@ def test_starts_from_weights_with_their_config(
         torch.testing.assert_close(after[key], before[key], rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", [name for name in PRESETS if name.endswith("-nano")])
+QUICK = ("dab-detr-nano", "dino-nano")
+"""Members that learn in `make test`; the others take minutes together."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+        for name in PRESETS
+        if name.endswith("-nano")
+    ],
+)
 def test_every_member_learns_four_scenes(
     name: str,
     tmp_path: Path,
@@ -370,6 +382,36 @@ def test_diverging_run_stops_and_keeps_the_last_good_state(
     assert "\n" not in str(caught.value)
     state = torch.load(tmp_path / "hot" / "last.ckpt", weights_only=True)
     assert all(value.isfinite().all() for value in state["current_model_state"].values())
+
+
+class Cut(Callback):
+    """Cuts an image file in half at the start of an epoch, counted from 0."""
+
+    def __init__(self, path: Path, epoch: int) -> None:
+        self.path, self.epoch = path, epoch
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.current_epoch == self.epoch:
+            self.path.write_bytes(self.path.read_bytes()[: self.path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_only_a_run_that_never_began_leaves_nothing(
+    tiny_train: Train, write_coco_scenes: Callable[..., Path], tmp_path: Path, epoch: int
+) -> None:
+    folder = write_coco_scenes(tmp_path / "data", "scenes:size=96,objects=3", 4)
+    image = next((folder / "train").iterdir())
+    with pytest.raises(ValueError, match=image.name):
+        tiny_train(
+            tmp_path / "runs",
+            data=folder,
+            epochs=3,
+            name="broken",
+            quiet=True,
+            callbacks=[Cut(image, epoch)],
+        )
+    assert (tmp_path / "runs" / "broken" / "last.ckpt").exists() == (epoch > 0)
+    assert (tmp_path / "runs" / "broken").exists() == (epoch > 0)
 
 
 def test_epochs_follow_from_images(tiny_train: Train, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ UNCOUNTED = "num_batches_tracked"
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What happened to every tensor of a load."""
+    """What happened to every tensor of a load; ``new_classes``: those whose head starts anew."""
 
     source: str
     format: str
@@ -37,6 +37,7 @@ class LoadReport:
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    new_classes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         if self.source == "none":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,9 @@ def initialise(detector: Detector, start: str | Path) -> LoadReport:
         _transfer_objectness(detector, state, ranks_by_objectness(config))
         _leave_other_heads(detector, state, config)
     notes = _transfer_classes(detector, state, known)
-    return fill(detector, state, str(start), checkpoint.format, notes, partial=True)
+    report = fill(detector, state, str(start), checkpoint.format, notes, partial=True)
+    new = tuple(name for name in detector.names if name not in known) if known else ()
+    return replace(report, new_classes=new)
 
 
 def _transfer_classes(

@@ -146,6 +146,11 @@ class Training(Section):
     start: str = Field(
         default="imagenet", description="'imagenet', 'none', or a file or name of weights"
     )
+    class_start: Literal["random", "data"] = Field(
+        default="random",
+        description="class heads of classes that the weights do not know: random, or solved from "
+        "some training images before the first step (data)",
+    )
     seed: int = Field(default=42, ge=0, description="seed of all random numbers")
     workers: int = Field(default=0, ge=0, description="processes that read images")
     patience: int | None = Field(

@@ -140,6 +140,7 @@ DAB_LITE = derive(
     training__warmup=200,
     training__images=12_000,
     training__start="dab-lite-base",
+    training__class_start="data",
 )
 
 DAB_DETR_NANO = derive(

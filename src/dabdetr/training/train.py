@@ -40,6 +40,7 @@ from dabdetr.training.checkpoint_file import (
     remove_leftovers,
 )
 from dabdetr.training.checkpointing import RunCheckpointer, abandoned
+from dabdetr.training.class_start import start_classes
 from dabdetr.training.diagnosis import Diagnosis
 from dabdetr.training.distributed import World, init_distributed
 from dabdetr.training.ema import MovingAverage
@@ -236,7 +237,7 @@ def train(
             config = config.override([f"image.bits={splits_open[0].bits}"])
         config, sources = _choose_by_data(config, sources, splits_open[0], console)
         with run or nullcontext(), locked(run.path) if run else nullcontext():
-            detector = _begin(config, sources, splits_open[0].names, console)
+            detector = _begin(config, sources, splits_open[0], here)
             ends = None if minutes is None else started + 60 * minutes
             place = run.path if run else None
             detector.config, every = _choose_by_time(
@@ -306,13 +307,16 @@ def _text(place: str | Path | None) -> str | None:
     return None if place is None else str(place)
 
 
-def _begin(config: Config, sources: Sources, names: Sequence[str], console: Console) -> Detector:
-    """The detector as the training starts from it: a function of the config and the seed."""
+def _begin(config: Config, sources: Sources, data: DetectionDataset, here: _Here) -> Detector:
+    """The detector as the training starts from it: a function of config, seed and data."""
     if sources.initial_queries is not None:
         config = config.override([f"model.queries.count={sources.initial_queries}"])
     torch.manual_seed(config.training.seed)
-    detector = build(config, names)
-    say(console, str(initialise(detector, config.training.start)))
+    detector = build(config, data.names)
+    report = initialise(detector, config.training.start)
+    say(here.console, str(report))
+    if report.new_classes and config.training.class_start == "data":
+        say(here.console, start_classes(detector, data, report.new_classes, here.world.device))
     return with_queries(detector, sources.queries, anchors(sources.queries_init))
 
 
@@ -348,7 +352,7 @@ def _resume(resume: Path, here: _Here, log: Sequence[str], options: ConfigOption
         checkpoint = world.broadcast(find_checkpoint(folder) if world.is_main else None)
         if checkpoint is None:
             say(console, f"{folder} has no checkpoint yet: beginning it on {place}")
-            detector = _begin(config, sources, data[0].names, console)
+            detector = _begin(config, sources, data[0], here)
             return _fit(detector, data, folder, sources, here)
         _check_resumable(checkpoint, config, data, folder, here)
         if world.is_main:

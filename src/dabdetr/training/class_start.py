@@ -1,0 +1,147 @@
+"""Class heads for classes that the weights do not know: solved from the data before the first step.
+
+The decoder already finds objects of any kind. One pass over some training images collects what
+the class heads are given at objects and on background, and ridge regression gives rows that tell
+them apart. Random rows spend the first epochs on that; rows that start alike even longer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from dabdetr.data.dataset import DetectionDataset
+from dabdetr.data.loader import training_loader
+from dabdetr.geometry import iou, to_corners
+from dabdetr.model.detector import Detector
+from dabdetr.structures import Predictions, Targets
+from dabdetr.training.matching import assign
+
+IMAGES, ENOUGH = 200, 30
+"""Images looked at: until each new class has ``ENOUGH`` objects, but no more than ``IMAGES``."""
+
+NEAR = 0.4
+"""IoU from which a query's box is that of its object; a query below it with all is background."""
+
+BACKGROUND = 50
+"""Queries on background taken of an image, of all layers together."""
+
+RIDGE = 0.01
+"""Of the regression, in terms of the content's variance, which layer norm keeps near 1."""
+
+FOUND, ABSENT = 2.0, -4.0
+"""The logits that are asked for."""
+
+
+@torch.no_grad()
+def start_classes(
+    detector: Detector, data: DetectionDataset, new: Collection[str], device: torch.device
+) -> str:
+    """Fill the class heads' rows of the classes ``new``; the sentence says what came of it.
+
+    Rows of classes without an object in the images stay as they are. The detector is in training
+    mode afterwards; random states stay as they are.
+    """
+    detector.to(device).eval()
+    contents, labels = _contents(detector, data, {detector.names.index(name) for name in new})
+    detector.train()
+    rows = [i for i, n in enumerate(detector.names) if n in new and bool((labels[0] == i).any())]
+    if not rows:
+        return f"no object of the {len(new)} new classes in the images looked at: rows as they are"
+    right = 0.0
+    for head, x, y in zip(detector.decoder.heads.classes, contents, labels, strict=True):
+        weight, bias = ridge(x, y, len(detector.names))
+        head.weight[rows] = weight[rows].to(head.weight)  # pyright: ignore
+        head.bias[rows] = bias[rows].to(head.bias)  # pyright: ignore
+        guesses = (x @ weight[rows].T + bias[rows]).argmax(-1)
+        known = torch.isin(y, torch.tensor(rows))
+        right += float((torch.tensor(rows)[guesses] == y)[known].double().mean())
+    share = right / len(contents)
+    return (
+        f"class rows of {len(rows)} new classes solved from the data: {share:.0%} of "
+        f"{int((labels[0] >= 0).sum())} answers would be named rightly"
+    )
+
+
+def ridge(
+    contents: Float[Tensor, "n c"], labels: Int64[Tensor, " n"], classes: int
+) -> tuple[Float[Tensor, "classes c"], Float[Tensor, " classes"]]:
+    """Weights and biases that give ``FOUND`` for a row's label and ``ABSENT`` elsewhere; −1: none.
+
+    Minimises the squared error with a penalty of ``RIDGE`` · n on the weights (Hoerl & Kennard).
+    """
+    x = contents.double()
+    wanted = torch.full((len(x), classes), ABSENT, dtype=torch.double)
+    objects = labels >= 0
+    wanted[objects.nonzero()[:, 0], labels[objects]] = FOUND
+    middle, level = x.mean(0), wanted.mean(0)
+    x = x - middle
+    penalty = RIDGE * len(x) * torch.eye(x.shape[1], dtype=torch.double)
+    weight = torch.linalg.solve(x.T @ x + penalty, x.T @ (wanted - level)).T
+    return weight.float(), (level - weight @ middle).float()
+
+
+def _contents(
+    detector: Detector, data: DetectionDataset, new: Collection[int]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """What each class head is given at objects and on background, and the labels there (or −1)."""
+    config = detector.config.model_copy(update={"augment": None})
+    heads, given = list(detector.decoder.heads.classes), []
+    hooks = [h.register_forward_pre_hook(lambda _, x: given.append(x[0])) for h in heads]
+    contents: list[list[Tensor]] = [[] for _ in heads]
+    labels: list[list[Tensor]] = [[] for _ in heads]
+    seen = np.zeros(len(detector.names), dtype=int)
+    left, device = IMAGES, next(detector.parameters()).device
+    rng = torch.Generator().manual_seed(config.training.seed)
+    try:
+        for images, targets in training_loader(data, config, config.training.seed, 0):
+            given.clear()
+            predictions = detector(images.to(device))
+            for layer, x in enumerate(given):
+                image, query, label = _answers(
+                    detector, predictions, targets.to(device), layer, rng
+                )
+                contents[layer % len(heads)].append(x[image, query].cpu())
+                labels[layer % len(heads)].append(label.cpu())
+            seen += np.bincount(targets.labels.cpu().numpy(), minlength=len(seen))
+            left -= len(targets.counts)
+            if left <= 0 or all(seen[label] >= ENOUGH for label in new):
+                break
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [torch.cat(rows) for rows in contents], [torch.cat(rows) for rows in labels]
+
+
+def _answers(
+    detector: Detector, predictions: Predictions, targets: Targets, layer: int, rng: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Image, query and label (−1: background) of what a layer's class head should tell apart."""
+    boxes = predictions.boxes[layer]
+    of_layer = Predictions(predictions.logits[layer : layer + 1], boxes[None], (None,))
+    by_place = detector.config.loss.model_copy(update={"class_cost": 0.0})  # no class is known yet
+    pairs = assign(of_layer, targets, by_place)
+    found, wanted = to_corners(boxes.float()), to_corners(targets.boxes.float())
+    near = iou(found[pairs.image, pairs.query], wanted[pairs.target]) >= NEAR
+    empty, start = [], 0
+    for row, count in enumerate(targets.counts):
+        of_image = wanted[start : start + count]
+        start += count
+        if count:
+            overlap = iou(found[row][:, None], of_image[None]).amax(1)
+            free = (overlap < NEAR).nonzero()[:, 0].cpu()
+        else:
+            free = torch.arange(boxes.shape[1])
+        most = BACKGROUND // len(predictions.boxes)
+        chosen = free[torch.randperm(len(free), generator=rng)[:most]]
+        empty.append(torch.stack((torch.full_like(chosen, row), chosen)))
+    image, query = torch.cat(empty, dim=1).to(boxes.device)
+    return (
+        torch.cat((pairs.image[near], image)),
+        torch.cat((pairs.query[near], query)),
+        torch.cat((targets.labels[pairs.target[near]], torch.full_like(image, -1))),
+    )
