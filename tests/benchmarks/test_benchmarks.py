@@ -65,6 +65,7 @@ def test_steps_change_the_weights(weights, work):
         assert losses[2] < losses[0]
 
 
+@pytest.mark.slow
 def test_the_page_tells_what_was_kept(tmp_path):
     rounds = [{"ours": 1.0, "peer": x} for x in (1.5, 1.2, 0.9)]
     peak = {"ours": 500.0, "peer": 1000.0, "ours libraries": 100.0, "peer libraries": 200.0}
@@ -105,6 +106,7 @@ def test_the_page_tells_what_was_kept(tmp_path):
     assert f"torch {torch.__version__.partition('+')[0]}" in page
 
 
+@pytest.mark.slow
 def test_shares_of_the_time_add_up_to_all_of_it():
     (exact, rough) = roofline(1, smoke=True)["rows"]
     for row in (exact, rough):
@@ -113,6 +115,7 @@ def test_shares_of_the_time_add_up_to_all_of_it():
     assert exact["operations"] == rough["operations"] > 1e6
 
 
+@pytest.mark.slow
 def test_growth_is_measured_in_processes_of_their_own(tiny_weights):
     paths = f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"
     environment = os.environ | {"PYTHONPATH": paths}
