@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,7 +133,7 @@ def measure_pace(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         module = TrainingModule(deepcopy(detector).to(device), lambda _: ())
         module.detector.train()
-        groups = parameter_groups(module.detector, training)
+        groups = [group | {"lr": 0.0} for group in parameter_groups(module.detector, training)]
         optimizer = torch.optim.AdamW(groups, fused=device.type in ("cpu", "cuda"))
         batches = iter(_typical(training_loader(train, detector.config, training.seed, 0)))
         seconds: list[float] = []
@@ -149,7 +150,8 @@ def measure_pace(
         if val is not None:
             few = Subset(val, range(min(len(val), 2 * training.batch)))
             started = time.perf_counter()
-            evaluate(module.detector, few, device=device, batch=training.batch)
+            with suppress(ValueError):  # of broken weights: the first step says which
+                evaluate(module.detector, few, device=device, batch=training.batch)
             of_val = (time.perf_counter() - started) / len(few)
     warm = seconds[1:] or seconds
     return Pace(sum(warm) / len(warm) / training.batch, of_val, _files(detector, folder))
