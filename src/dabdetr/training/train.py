@@ -71,6 +71,7 @@ ENGINE_PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp
 NOISE = (
     ".*treespec, LeafSpec.*",
     ".*GPU available but not used.*",
+    r"Found \d+ module\(s\) in eval mode",  # frozen stages rest, as they should
     "Grad strides do not match bucket view strides",  # of 1×1 convolutions in channels_last
 )
 """Warnings of Lightning, or about it, that mean nothing here."""
