@@ -283,7 +283,11 @@ def test_weights_that_are_none(coco_folder: Path, tiny_weights: Path) -> None:
     refused(["predict", "--model", "run/last.ckpt", coco_folder], "--resume", "run's folder run")
     for name in ("dab-detr-r50", "dab-lite"):
         said = f"{name} is a preset, which has no weights of its own"
-        refused(["predict", "--model", name, coco_folder / "val"], said, "IDEA-Research/")
+        refused(
+            ["predict", "--model", name, coco_folder / "val"],
+            said,
+            "published ones such as dab-detr-resnet-50",
+        )
         refused(["val", "--model", name, "--data", coco_folder], said)
         refused(["convert", name, "whole.safetensors"], said)
     other = ["convert", tiny_weights, "x.safetensors", "--set", "model.decoder.layers=1"]

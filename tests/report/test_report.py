@@ -201,3 +201,14 @@ def test_val_leaves_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert (tmp_path / "runs" / "val" / "again" / "report.html").exists()
     taken = CliRunner().invoke(app, [*line, "--name", "again"])
     assert taken.exit_code != 0
+
+
+def test_numbers_are_printed_where_no_report_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    line = ["val", "scenes", "scenes:count=2", "--json", "--project", str(tmp_path / "file")]
+    done = CliRunner().invoke(app, line)
+    assert done.exit_code == 0, done.output
+    said = json.loads(done.stdout)
+    assert said["report"] is None
+    assert said["numbers"]["AP"] > 0
+    assert "no report: " in done.stderr

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -143,13 +142,12 @@ def val(
         "split": truth.split,
         "read": read.to_dict(),
     }
-    folder = nullcontext() if per_layer else RunFolder(project, name, "val")
+    folder = RunFolder(project, name, "val")  # a name that is taken is an error before all else
     if model is None:
         for line in read.lines():
             say(line, quiet)
-        with folder as run:
-            found = _of_saved(predictions, truth, max_det, nms)
-            page = _write_report(run, truth, found, None, about, quiet)
+        found = _of_saved(predictions, truth, max_det, nms)
+        page = _write_report(folder, truth, found, None, about, quiet)
         _report(found, about, as_json, quiet, {"report": page})
         return
     runtime = open_model(
@@ -178,9 +176,8 @@ def val(
             found.plot(plot)
             say(f"curves: {plot}", quiet)
         return
-    with folder as run:
-        found = evaluate(runtime, truth, nms=nms, **options)
-        page = _write_report(run, truth, found, runtime.config, about, quiet)
+    found = evaluate(runtime, truth, nms=nms, **options)
+    page = _write_report(folder, truth, found, runtime.config, about, quiet)
     if coco:
         found.save_results(coco)
         say(f"detections: {coco}", quiet)
@@ -224,29 +221,33 @@ def _of_saved(
 
 
 def _write_report(
-    run: RunFolder | None,
+    folder: RunFolder,
     truth: DetectionDataset,
     found: Evaluation,
     config: Config | None,
     about: dict[str, Any],
     quiet: bool,
-) -> str:
-    """Write the report into ``run`` and publish it; the page's path."""
+) -> str | None:
+    """Write the report into ``folder``; the page's path, or None where it cannot be written."""
     import yaml
 
     from dabdetr.inference.postprocess import class_thresholds
     from dabdetr.report.contents import default_limits
     from dabdetr.report.write import PAGE, write_report
 
-    assert run is not None
     known = {name: about[name] for name in ("model", "data", "split")}
     if config is None:
         limits = default_limits(truth, found)
     else:
         limits = class_thresholds(config.inference, truth.names)
         known["config"] = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-    write_report(run.path, truth, found, limits, {"verb": "val", **known})
-    page = run.publish() / PAGE
+    try:
+        with folder as run:
+            write_report(run.path, truth, found, limits, {"verb": "val", **known})
+    except OSError as error:
+        say(f"no report: {error}", quiet)
+        return None
+    page = folder.path / PAGE
     say(f"report: {page}", quiet)
     return str(page)
 
