@@ -44,8 +44,6 @@ def figures(tree: dict[str, Any]) -> Iterator[tuple[str, str, Figure]]:
         }
         for name, title in titles.items():
             yield name, title, _breakdown(tree, name)
-        if tree.get("training"):
-            yield "training", "Loss and AP, epoch by epoch.", _training(tree)
 
 
 def png(figure: Figure) -> bytes:
@@ -176,17 +174,3 @@ def _bin(row: dict[str, Any]) -> str:
     if row["to"] is None:
         return f"≥ {low}"
     return f"{low}–{row['to']:.2g}" if row["to"] < 10 else f"{low}–{row['to']:.0f}"
-
-
-def _training(tree: dict[str, Any]) -> Figure:
-    rows = tree["training"]["rows"]
-    figure, axis = _panel(xlabel="epoch", ylabel="loss")
-    epochs = [row["epoch"] for row in rows]
-    axis.plot(epochs, [row["loss"] for row in rows], color="#d55e00", label="loss")
-    measured = [(row["epoch"], row["AP"]) for row in rows if row.get("AP") is not None]
-    if measured:
-        other = axis.twinx()
-        other.plot(*zip(*measured, strict=True), "o-", color="#0072b2", label="AP", ms=3)
-        other.set(ylabel="AP", ylim=(0, 1))
-        other.spines["top"].set_visible(False)
-    return figure

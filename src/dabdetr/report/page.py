@@ -22,19 +22,28 @@ LONGEST = 560
 IMAGE_BYTES = 5_000_000
 """Of all images in a page together, as text; the rest of the page is far below 3 MB."""
 QUALITY = 80
+CONTENTS = (
+    ("numbers", "Numbers"),
+    ("curves", "Curves"),
+    ("classes", "Classes"),
+    ("worst", "Worst images"),
+    ("best", "Best images"),
+    ("about", "About"),
+)
+"""Anchors of the page's parts, and the words that lead there."""
 
 
 def page(tree: dict[str, Any], drawn: Sequence[tuple[str, str, str]], images: str) -> str:
     """The page of a report; ``drawn`` are name, caption and SVG of its figures."""
     about = tree["about"]
     title = f"{about['model']} on {about['data']}, {about['split']}"
-    parts = [_numbers(tree), *(tree.get("sections") or [])]
+    parts = [_numbers(tree)]
     parts.append('<section id="curves"><h2>Curves</h2><div class="grid">')
     parts += [_figure(*each) for each in drawn]
     parts.append("</div></section>")
     parts += [_class_table(tree), images, _about(tree)]
     style, script = (_asset(name) for name in ("report.css", "report.js"))
-    links = "".join(f'<a href="#{at}">{words}</a>' for at, words in _contents(tree))
+    links = "".join(f'<a href="#{at}">{words}</a>' for at, words in CONTENTS)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -45,13 +54,6 @@ def page(tree: dict[str, Any], drawn: Sequence[tuple[str, str, str]], images: st
         + '\n</main>\n<dialog id="zoom" aria-label="Enlarged"><button>Close</button><div></div>'
         f"</dialog>\n<script>\n{script}</script>\n</body>\n</html>\n"
     )
-
-
-def _contents(tree: dict[str, Any]) -> list[tuple[str, str]]:
-    more = [("errors", "Errors")] if tree.get("errors") else []
-    more += [("against", "Comparison")] if tree.get("against") else []
-    rest = [("curves", "Curves"), ("classes", "Classes"), ("worst", "Worst images")]
-    return [("numbers", "Numbers"), *more, *rest, ("best", "Best images"), ("about", "About")]
 
 
 def _numbers(tree: dict[str, Any]) -> str:

@@ -7,7 +7,6 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -28,16 +27,14 @@ def write_report(
     found: Evaluation,
     limits: np.ndarray,
     about: dict[str, Any],
-    more: Mapping[str, Any] = MappingProxyType({}),
-    sections: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Write report.html, report.json, detections.json, a PNG of each figure and CSV of each table.
 
-    ``limits`` [classes] are the thresholds from which on a detection is shown. ``more`` goes into
-    the JSON as it is, ``sections`` are HTML for it. What was written as report.json comes back.
+    ``limits`` [classes] are the thresholds from which on a detection is shown. What was written as
+    report.json comes back.
     """
     judged = judge(data, found, limits)
-    tree = contents(data, found, limits, about, judged) | dict(more)
+    tree = contents(data, found, limits, about, judged)
     drawn = []
     for name, caption, figure in figures(tree):
         write_atomically(folder / f"{name}.png", png(figure))
@@ -47,7 +44,7 @@ def write_report(
     document = json.dumps(tree, ensure_ascii=False, allow_nan=False)
     write_atomically(folder / NUMBERS, document.encode("utf-8", "surrogateescape"))
     save_detections(folder / DETECTIONS, found)
-    text = page({**tree, "sections": sections}, drawn, image_sections(data, tree, judged))
+    text = page(tree, drawn, image_sections(data, tree, judged))
     write_atomically(folder / PAGE, text.encode("utf-8", "replace"))
     return tree
 
@@ -73,7 +70,7 @@ def tables(tree: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
             *(tree["calibration"][key] for key in ("score", "precision", "count")), strict=True
         )
     ]
-    found = {
+    found: dict[str, list[dict[str, Any]]] = {
         "classes": tree["per_class"],
         "images": tree["images"],
         "objects": tree["objects"],
@@ -82,8 +79,6 @@ def tables(tree: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
         "breakdown": breakdown,
         "calibration": calibration,
     }
-    if tree.get("errors"):
-        found["errors"] = tree["errors"]["entries"]
     return found
 
 
