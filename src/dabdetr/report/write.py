@@ -64,13 +64,13 @@ def tables(tree: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
         )
     ]
     breakdown = [{"by": name, **row} for name, rows in tree["breakdown"].items() for row in rows]
-    calibration = [
+    calibration: list[dict[str, Any]] = [
         dict(zip(("score", "precision", "count"), row, strict=True))
         for row in zip(
             *(tree["calibration"][key] for key in ("score", "precision", "count")), strict=True
         )
     ]
-    found: dict[str, list[dict[str, Any]]] = {
+    return {
         "classes": tree["per_class"],
         "images": tree["images"],
         "objects": tree["objects"],
@@ -79,7 +79,6 @@ def tables(tree: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
         "breakdown": breakdown,
         "calibration": calibration,
     }
-    return found
 
 
 def save_detections(path: Path, found: Evaluation) -> None:
