@@ -1,4 +1,4 @@
-"""The data that `dab-lite-base` learns from: objects of every kind, all of one class.
+"""The data of the base before `experiments/base.py`: objects of every kind, all of one class.
 
     python experiments/mixture.py OUT --data ../shared/data --without bccd raccoon --generated 4000
 

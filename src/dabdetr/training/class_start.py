@@ -19,6 +19,7 @@ from dabdetr.data.loader import training_loader
 from dabdetr.geometry import iou, to_corners
 from dabdetr.model.detector import Detector
 from dabdetr.structures import Predictions, Targets
+from dabdetr.text import counted
 from dabdetr.training.matching import assign
 
 IMAGES, ENOUGH = 200, 30
@@ -51,7 +52,10 @@ def start_classes(
     detector.train()
     rows = [i for i, n in enumerate(detector.names) if n in new and bool((labels[0] == i).any())]
     if not rows:
-        return f"no object of the {len(new)} new classes in the images looked at: rows as they are"
+        return (
+            f"class heads of {counted(len(new), 'new class', 'new classes')} start at random: the "
+            "images looked at hold no object of them"
+        )
     right = 0.0
     for head, x, y in zip(detector.decoder.heads.classes, contents, labels, strict=True):
         weight, bias = ridge(x, y, len(detector.names))
@@ -62,8 +66,8 @@ def start_classes(
         right += float((torch.tensor(rows)[guesses] == y)[known].double().mean())
     share = right / len(contents)
     return (
-        f"class rows of {len(rows)} new classes solved from the data: {share:.0%} of "
-        f"{int((labels[0] >= 0).sum())} answers would be named rightly"
+        f"class heads of {counted(len(rows), 'new class', 'new classes')} solved from the data: "
+        f"{share:.0%} of {int((labels[0] >= 0).sum())} objects found get the right class"
     )
 
 

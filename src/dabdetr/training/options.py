@@ -52,7 +52,8 @@ SETTLED = {
     "image.size": "image.object_size",
     "model.queries.count": "model.queries.per_object",
 }
-"""What is given (left) is no longer chosen by the data (right): see ``plan``."""
+"""Fields that a user may set, and the rule for each by which the data would choose it
+(``planning.fit_to_data``): setting the field turns its rule off."""
 
 
 def choose_config(

@@ -70,7 +70,6 @@ def fit_to_data(config: Config, data: DetectionDataset) -> tuple[Config, list[st
             lines.append(f"{count} queries: the fullest image has {most} objects")
         config = config.override(changes)
     if (budget := config.training.images) is not None:
-        # Larger inputs cost more than they need updates: the budget shrinks with the side.
         epochs = min(MOST_EPOCHS, max(1, math.ceil(budget / len(data))))
         config = config.override([f"training.epochs={epochs}"])
     return config, lines
@@ -90,7 +89,7 @@ def _fit_size(config: Config, sides: np.ndarray, wanted: float) -> tuple[Config,
         size = 32 * round(before * min(LARGEST, wanted / max(small, 1e-6)) / 32)
         if size > before:
             config = config.override(resized(config, size))
-            if (images := config.training.images) is not None:
+            if (images := config.training.images) is not None:  # larger inputs cost more time
                 config = config.override([f"training.images={round(images * before / size)}"])
             lines.append(
                 f"shorter side {size} pixels, not {before}: a quarter of the objects would be "
