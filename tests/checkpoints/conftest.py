@@ -1,13 +1,15 @@
 """Tiny members with every tensor drawn anew, and their states as other implementations write them.
 
-The writers are set down from the public module definitions, not from the project's tables.
+Which tensor has which name there is recorded in ``keys/``, not taken from the project's tables.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -79,67 +81,57 @@ def answers(detector: Detector) -> tuple[Tensor, Tensor]:
     return out.logits[-1], out.boxes[-1]
 
 
-class Writer:
-    """Takes tensors out of a detector's state and puts them down under other names."""
+def write(format: str, member: str, detector: Detector, body: str = "resnet18") -> State:
+    """The detector's state under the names of another implementation.
 
-    def __init__(self, detector: Detector) -> None:
-        self.model = detector.config.model
-        self.own = {
-            k: v.clone() for k, v in detector.state_dict().items() if "num_batches" not in k
-        }
-        self.out: State = {}
-        self.layers = self.model.decoder.layers
-        self.dense = self.model.encoder.kind == "dense"
-        self.concat = self.model.decoder.cross_attention.kind == "concat"
-
-    def tensor(self, theirs: str, ours: str) -> None:
-        self.out[theirs] = self.own.pop(ours)
-
-    def linear(self, theirs: str, ours: str) -> None:
-        """A weight and a bias, of norms and convolutions too."""
-        for part in ("weight", "bias"):
-            self.tensor(f"{theirs}.{part}", f"{ours}.{part}")
-
-    def mlp(self, theirs: str, ours: str, count: int) -> None:
-        for index in range(count):
-            self.linear(f"{theirs}.{index}", f"{ours}.{2 * index}")
-
-    def packed(self, theirs: str, ours: str) -> None:
-        """torch's own attention: queries, keys and values in one matrix."""
-        for part in ("weight", "bias"):
-            rows = [self.own.pop(f"{ours}.{name}.{part}") for name in ("query", "key", "value")]
-            self.out[f"{theirs}.in_proj_{part}"] = torch.cat(rows)
-        self.linear(f"{theirs}.out_proj", f"{ours}.output")
-
-    def sampling(self, theirs: str, ours: str) -> None:
-        self.linear(f"{theirs}.sampling_offsets", f"{ours}.offsets")
-        self.linear(f"{theirs}.attention_weights", f"{ours}.weights")
-        self.linear(f"{theirs}.value_proj", f"{ours}.value")
-        self.linear(f"{theirs}.output_proj", f"{ours}.output")
-
-    def alias(self, theirs: str, also: str) -> None:
-        """A module that is registered twice."""
-        for key in [key for key in self.out if key.startswith(theirs)]:
-            self.out[also + key.removeprefix(theirs)] = self.out[key].clone()
-
-    def backbone(self, name: Callable[[str], str]) -> None:
-        for key in [key for key in self.own if key.startswith("backbone.body.")]:
-            self.tensor(name(key.removeprefix("backbone.body.")), key)
-
-    def done(self) -> State:
-        assert not self.own, "tensors without a foreign name"
-        return self.out
+    ``keys/FORMAT.txt`` has a row for each of its tensors, as recorded from the public module
+    definitions: its name, and the tensors of ours that it holds. ``|`` puts them in rows, ``&`` in
+    columns; ``*`` is any layer; ``{a,b}`` are both in turn.
+    """
+    own = {k: v.clone() for k, v in detector.state_dict().items() if "num_batches" not in k}
+    sections = _sections(format)
+    rows = [*sections[member], *sections.get(body, ())]
+    if body not in sections:  # the names of torchvision
+        prefix = {"official": "backbone.0.body.", "mmdetection": "backbone."}[format]
+        names = [key.removeprefix("backbone.body.") for key in own if key.startswith("backbone.")]
+        rows += [(prefix + name, "backbone.body." + name) for name in names]
+    state, used = {}, set()
+    for theirs, ours in (pair for row in rows for pair in _expand(*row, own)):
+        parts = re.split(r" [|&] ", ours)
+        if ours.startswith("ones "):
+            state[theirs] = torch.ones(*map(int, ours.split()[1:]))
+        elif ours.endswith("[:-1]"):
+            state[theirs] = own[ours.removesuffix("[:-1]")][:-1]
+        else:
+            tensors = [own[part].clone() for part in parts]
+            state[theirs] = torch.cat(tensors, dim=int("&" in ours))
+        used |= {part.removesuffix("[:-1]") for part in parts}
+    lacking = {k for k in own if k not in used and not k.startswith("projection.project.")}
+    assert not lacking, "tensors without a foreign name"
+    return state
 
 
-def detectron2(key: str) -> str:
-    """A ResNet of torchvision's names as detectron2 calls it."""
-    key = key if key.startswith("layer") else f"stem.{key}"
-    for stage in (1, 2, 3, 4):
-        key = key.replace(f"layer{stage}.", f"res{stage + 1}.")
-    key = re.sub(r"\bbn(\d)", r"conv\1.norm", key)
-    return "backbone." + key.replace("downsample.0", "shortcut").replace(
-        "downsample.1", "shortcut.norm"
-    )
+@functools.cache
+def _sections(format: str) -> dict[str, list[tuple[str, str]]]:
+    """Rows by member."""
+    text = (Path(__file__).parent / "keys" / f"{format}.txt").read_text()
+    blocks = (block.strip().split("\n") for block in text.split("# ")[1:])
+    return {title: [tuple(row.split(" = ")) for row in rows] for title, *rows in blocks}  # pyright: ignore
+
+
+def _expand(theirs: str, ours: str, own: State) -> Iterator[tuple[str, str]]:
+    """A row for each layer, and for each word in braces."""
+    braces = re.search(r"\{([\w,]+)\}", theirs)
+    for word in braces[1].split(",") if braces else [""]:
+        pair = [re.sub(r"\{[\w,]+\}", word, name) for name in (theirs, ours)]
+        if "*" not in ours:
+            yield pair[0], pair[1]
+            continue
+        first = re.split(r" [|&] ", pair[1])[0]
+        for layer in itertools.count():
+            if first.replace("*", str(layer)) not in own:
+                break
+            yield pair[0].replace("*", str(layer)), pair[1].replace("*", str(layer))
 
 
 def same_answers(loaded: Detector, source: Detector) -> None:
@@ -161,13 +153,8 @@ def make() -> Callable[..., Detector]:
 
 
 @pytest.fixture(scope="session")
-def writer() -> type[Writer]:
-    return Writer
-
-
-@pytest.fixture(scope="session")
-def detectron2_name() -> Callable[[str], str]:
-    return detectron2
+def written() -> Callable[..., State]:
+    return write
 
 
 @pytest.fixture(scope="session")

@@ -195,5 +195,5 @@ def download(name: str, files: Sequence[str]) -> Path:
 
 def listing(items: Sequence[str], most: int = 12) -> str:
     """Items with commas, the tail counted."""
-    text = ", ".join(shortened(str(item), 80) for item in items[:most])
+    text = ", ".join(shortened(str(item), 90) for item in items[:most])
     return text + (f" and {len(items) - most} more" if len(items) > most else "")
