@@ -37,6 +37,8 @@ EXPLAINED = 0.3
 MISSING = 0.6
 """How much a detection without a label weighs beside a label that is contradicted: people leave
 objects out more often than they get a label wrong."""
+NOTHING = 4
+"""How sharply the suspicion of a label on nothing falls with the score of the answer."""
 FOUND = 0.05
 """Lowest score of detections that are looked at."""
 
@@ -123,6 +125,9 @@ def of_image(
         # Where the answer left for an object of another label, the box itself holds nothing.
         others = np.delete(boxes, at, axis=0)
         taken = bool(iou(others, answers.boxes[at]).max(initial=0) >= SAME > overlap[at])
+        if not taken and overlap[at] >= EXPLAINED:  # a bad box may lower the score of an object that is found without it
+            score = max(score, _near(answers.boxes[at], answers))
+            given = max(given, _near(answers.boxes[at], answers, own[at]))
         here = score * min(1.0, overlap[at] / SAME) if taken else score
         if at in doubles:
             add("double", doubles[at], at, answer, "remove")
@@ -132,7 +137,7 @@ def of_image(
             "loose": 0.0
             if taken
             else given**0.5 * np.clip((TIGHT - overlap[at]) / (TIGHT - LOOSE), 0, 1),
-            "phantom": (1 - here) ** 4 * (1 - _near(boxes[at], answers)),
+            "phantom": (1 - here) ** NOTHING * (1 - _near(boxes[at], answers)),
         }
         kind = max(kinds, key=lambda name: kinds[name])
         mend = {"class": "class", "loose": "box", "phantom": "remove"}[kind]
@@ -161,10 +166,12 @@ def _doubles(boxes: np.ndarray, overlap: np.ndarray) -> dict[int, float]:
     return found
 
 
-def _near(box: np.ndarray, answers: Answers) -> float:
-    """The score of the best detection that is of the same object as the box."""
+def _near(box: np.ndarray, answers: Answers, label: int | None = None) -> float:
+    """The score of the best detection, of one class or any, that is of the box's object."""
     detections = answers.detections
     same = iou(box, detections.boxes) >= SAME
+    if label is not None:
+        same &= detections.labels == label
     return float(detections.scores[same].max(initial=0))
 
 

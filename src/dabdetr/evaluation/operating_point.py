@@ -1,7 +1,8 @@
 """Where to cut scores, and what a score is worth: chosen on a validation split.
 
-The threshold of the best F1 becomes the model's own ``inference.conf``; a class with enough objects
-has one of its own. A logistic curve over the logit of the score (Platt 1999) makes scores say how
+The threshold becomes the model's own ``inference.conf``; a class with enough objects has one of its
+own. F1 is flat around its highest value: of the thresholds within ``FLAT`` of it, the one whose
+precision and recall are nearest to one another is taken. A logistic curve over the logit of the score (Platt 1999) makes scores say how
 often a detection is right. Neither changes the order of detections, and so neither changes AP.
 """
 
@@ -20,6 +21,9 @@ from dabdetr.evaluation.result import Evaluation
 ENOUGH = 30
 """Objects from which on a class has its own threshold."""
 
+FLAT = 0.01
+"""A difference of F1 that a few hundred objects cannot tell from chance."""
+
 LOWEST = 0.05
 """Scores below it are no detections that anybody looks at: calibration leaves them out."""
 
@@ -28,7 +32,7 @@ BINS = 10
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """The threshold of the best F1 and what it gives: of all classes together, or of one.
+    """A threshold and what it gives: of all classes together, or of one.
 
     ``precision``, ``recall`` and ``f1`` are at ``conf``, with IoU 0.5.
     """
@@ -130,7 +134,7 @@ def operating_points(
 
 
 def _best(score: np.ndarray, right: np.ndarray, objects: int) -> OperatingPoint | None:
-    """The cut with the highest F1, halfway between the last score kept and the first one cut."""
+    """The most balanced of the cuts with the highest F1, halfway between the scores beside it."""
     order = np.argsort(-score, kind="stable")
     score, hits = score[order], right[order].cumsum()
     if not len(hits) or not hits[-1]:
@@ -138,7 +142,9 @@ def _best(score: np.ndarray, right: np.ndarray, objects: int) -> OperatingPoint 
     shown = np.arange(1, len(hits) + 1)
     f1 = 2 * hits / (shown + objects)
     f1[:-1][score[:-1] == score[1:]] = -1.0  # equal scores cannot be parted
-    at = int(f1.argmax())
+    imbalance = np.abs(hits / shown - hits / objects)
+    imbalance[f1 < f1.max() - FLAT] = np.inf
+    at = int(np.lexsort((-f1, imbalance))[0])
     below = score[at + 1] if at + 1 < len(score) else 0.0
     conf = float((score[at] + below) / 2)
     return OperatingPoint(conf, hits[at] / shown[at], hits[at] / objects, float(f1[at]))
