@@ -125,7 +125,9 @@ def of_image(
         # Where the answer left for an object of another label, the box itself holds nothing.
         others = np.delete(boxes, at, axis=0)
         taken = bool(iou(others, answers.boxes[at]).max(initial=0) >= SAME > overlap[at])
-        if not taken and overlap[at] >= EXPLAINED:  # a bad box may lower the score of an object that is found without it
+        if (
+            not taken and overlap[at] >= EXPLAINED
+        ):  # a bad box may lower the score of an object that is found without it
             score = max(score, _near(answers.boxes[at], answers))
             given = max(given, _near(answers.boxes[at], answers, own[at]))
         here = score * min(1.0, overlap[at] / SAME) if taken else score

@@ -2,8 +2,9 @@
 
 The threshold becomes the model's own ``inference.conf``; a class with enough objects has one of its
 own. F1 is flat around its highest value: of the thresholds within ``FLAT`` of it, the one whose
-precision and recall are nearest to one another is taken. A logistic curve over the logit of the score (Platt 1999) makes scores say how
-often a detection is right. Neither changes the order of detections, and so neither changes AP.
+precision and recall are nearest to one another is taken. A logistic curve over the logit of the
+score (Platt 1999) makes scores say how often a detection is right. Neither changes the order of
+detections, and so neither changes AP.
 """
 
 from __future__ import annotations
