@@ -21,8 +21,8 @@ from dabdetr.evaluation import bootstrap
 from dabdetr.evaluation.breakdown import breakdowns
 from dabdetr.evaluation.curves import class_curve, confusion, pair
 from dabdetr.evaluation.evaluate import columns, score
+from dabdetr.evaluation.judged import default_limits
 from dabdetr.evaluation.result import Evaluation
-from dabdetr.report.contents import default_limits
 from dabdetr.report.write import write_report
 from dabdetr.structures import Detections
 

@@ -39,10 +39,11 @@ from dabdetr.cli.options import (
 from dabdetr.cli.output import console, print_json, refuse_to_overwrite, say
 
 if TYPE_CHECKING:
-    from dabdetr.config import Config
     from dabdetr.data.dataset import DetectionDataset
+    from dabdetr.evaluation.mending import Why
     from dabdetr.evaluation.per_layer import LayerScores
     from dabdetr.evaluation.result import Evaluation
+    from dabdetr.inference.runtime import Runtime
     from dabdetr.runs import RunFolder
 
 
@@ -84,6 +85,12 @@ def val(
     plot: Annotated[
         Path | None, typer.Option(help="With --per-layer: write curves (.png or .svg).")
     ] = None,
+    errors: Annotated[
+        bool,
+        typer.Option(
+            "--errors", help="Also why each object was missed and each detection is false."
+        ),
+    ] = False,
     batch: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 4,
     workers: Annotated[int, typer.Option(min=0, help="Processes that read images.")] = 0,
     device: Device = "auto",
@@ -99,6 +106,9 @@ def val(
 
     A run folder gets a report: a page to look at, its figures, tables and JSON.
 
+    With --errors it also says why: the cause of every missed and every false object, what mending
+    each cause would give, and what to do.
+
     Or, --per-layer, how good each decoder layer is and from which one on nothing improves.
     """
     from dabdetr.data.findings import refuse
@@ -112,6 +122,8 @@ def val(
     if (coco or calibrate) and per_layer:
         option = "--coco" if coco else "--calibrate"
         raise ValueError(f"{option} is about the last layer; leave out --per-layer for it")
+    if errors and per_layer:
+        raise ValueError("--errors is about the last layer's detections; leave out --per-layer")
     if per_layer and (precision, compile) != ("fp32", False):
         raise ValueError("--per-layer looks at fp32; leave out --precision and --compile")
     if plot and not per_layer:
@@ -147,8 +159,10 @@ def val(
         for line in read.lines():
             say(line, quiet)
         found = _of_saved(predictions, truth, max_det, nms)
-        page = _write_report(folder, truth, found, None, about, quiet)
-        _report(found, about, as_json, quiet, {"report": page})
+        why = _why_saved(truth, found) if errors else None
+        page = _write_report(folder, truth, found, None, about, quiet, why)
+        _report(found, about, as_json, quiet, {"report": page, **_errors(why)})
+        _advise(why, as_json, quiet)
         return
     runtime = open_model(
         model,
@@ -176,12 +190,17 @@ def val(
             found.plot(plot)
             say(f"curves: {plot}", quiet)
         return
-    found = evaluate(runtime, truth, nms=nms, **options)
-    page = _write_report(folder, truth, found, runtime.config, about, quiet)
+    why = None
+    if errors:
+        why = _diagnosed(runtime, truth, nms, options)
+        found = why.diagnosed.evaluation
+    else:
+        found = evaluate(runtime, truth, nms=nms, **options)
+    page = _write_report(folder, truth, found, runtime, about, quiet, why)
     if coco:
         found.save_results(coco)
         say(f"detections: {coco}", quiet)
-    more: dict[str, Any] = {"report": page}
+    more: dict[str, Any] = {"report": page, **_errors(why)}
     if calibrate:
         from dabdetr.checkpoints.native import save_model
         from dabdetr.evaluation.operating_point import with_operating_point
@@ -195,6 +214,7 @@ def val(
         gain = suppression_gain(truth, found)
         more["nms_gain"] = {"iou": SUPPRESSION, "AP50": round(gain, 5)}
     _report(found, about, as_json, quiet, more)
+    _advise(why, as_json, quiet)
     if gain := more.get("nms_gain"):
         say(
             f"non-maximum suppression (--nms {gain['iou']}) would add {gain['AP50']:+.3f} AP50",
@@ -220,36 +240,106 @@ def _of_saved(
     return replace(result, notes=(*notes, *result.notes))
 
 
+def _diagnosed(
+    runtime: Runtime, truth: DetectionDataset, nms: float | None, options: dict[str, Any]
+) -> Why:
+    """The evaluation and its errors; of an exported file what its detections tell."""
+    from dabdetr.evaluation.errors import diagnose, evaluate_with_errors
+    from dabdetr.evaluation.evaluate import evaluate
+    from dabdetr.evaluation.mending import Why
+    from dabdetr.inference.exported import Exported
+    from dabdetr.inference.postprocess import class_thresholds
+
+    limits = class_thresholds(runtime.config.inference, truth.names)
+    if isinstance(runtime, Exported):
+        found = diagnose(truth, evaluate(runtime, truth, nms=nms, **options), limits)
+    else:
+        from dabdetr.asking.doubts import doubts
+        from dabdetr.inference.opening import torch_runtime
+
+        live = torch_runtime(runtime)
+        found = evaluate_with_errors(live, truth, limits, nms=nms, suspect=doubts, **options)
+    return Why.of(truth, found, runtime.config)
+
+
+def _why_saved(truth: DetectionDataset, found: Evaluation) -> Why:
+    from dabdetr.evaluation.errors import diagnose
+    from dabdetr.evaluation.judged import default_limits
+    from dabdetr.evaluation.mending import Why
+
+    return Why.of(truth, diagnose(truth, found, default_limits(truth, found)))
+
+
 def _write_report(
     folder: RunFolder,
     truth: DetectionDataset,
     found: Evaluation,
-    config: Config | None,
+    runtime: Runtime | None,
     about: dict[str, Any],
     quiet: bool,
+    why: Why | None,
 ) -> str | None:
     """Write the report into ``folder``; the page's path, or None where it cannot be written."""
     import yaml
 
+    from dabdetr.evaluation.judged import default_limits
     from dabdetr.inference.postprocess import class_thresholds
-    from dabdetr.report.contents import default_limits
     from dabdetr.report.write import PAGE, write_report
 
     known = {name: about[name] for name in ("model", "data", "split")}
-    if config is None:
+    if runtime is None:
         limits = default_limits(truth, found)
     else:
-        limits = class_thresholds(config.inference, truth.names)
-        known["config"] = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+        limits = class_thresholds(runtime.config.inference, truth.names)
+        config = runtime.config.model_dump(mode="json")
+        known["config"] = yaml.safe_dump(config, sort_keys=False)
     try:
         with folder as run:
-            write_report(run.path, truth, found, limits, {"verb": "val", **known})
+            links = {} if why is None else _explained(why, truth, runtime, run.path)
+            write_report(run.path, truth, found, limits, {"verb": "val", **known}, why, links)
     except OSError as error:
         say(f"no report: {error}", quiet)
         return None
     page = folder.path / PAGE
     say(f"report: {page}", quiet)
     return str(page)
+
+
+def _explained(
+    why: Why, truth: DetectionDataset, runtime: Runtime | None, folder: Path
+) -> dict[int, str]:
+    """Explain pages of the gallery's errors, where there is a decoder; their addresses."""
+    errors = why.diagnosed.errors
+    if runtime is None or all(errors[at].query is None for at in why.chosen):
+        return {}
+    from dabdetr.explain.gallery import write_pages
+    from dabdetr.inference.opening import torch_runtime
+    from dabdetr.report.write import PAGE
+
+    live, back = torch_runtime(runtime), f"../{PAGE}#errors"
+    return write_pages(live, truth, errors, why.chosen, folder / "errors", back)
+
+
+def _errors(why: Why | None) -> dict[str, Any]:
+    """What --json says of errors."""
+    return {} if why is None else {"errors": why.summary}
+
+
+def _advise(why: Why | None, as_json: bool, quiet: bool) -> None:
+    """The causes as a table, and what to do."""
+    if why is None or quiet or as_json:
+        return
+    from rich.table import Table
+
+    table = Table(title="errors")
+    for column in ("cause", "missed", "false", "AP50 +"):
+        table.add_column(column, justify="left" if column == "cause" else "right")
+    for row in why.summary["causes"]:
+        gain = f"{row['AP50']:.3f}"
+        table.add_row(row["words"], str(row["missed"]), str(row["false"]), gain)
+    console().print(table)
+    for sentence in why.summary["advice"]:
+        say(f"advice: {sentence}")
 
 
 def _report(

@@ -26,6 +26,7 @@ from dabdetr.text import counted
 if TYPE_CHECKING:
     import torch
 
+    from dabdetr.config import Image
     from dabdetr.model.detector import Detector
 
 Result = TypeVar("Result")
@@ -116,16 +117,13 @@ def run_on(
     image = runtime.config.image
     data.bits = image.bits  # as in training
 
-    def size(index: int) -> tuple[int, int]:
-        return input_size(*data.shape(index), image)
-
     def prepare(index: int) -> Prepared:
         array = data.image(index)
         view = (0, 0, array.shape[1], array.shape[0])
         pixels = runtime.prepare(array)
         return Prepared(SourceImage(array, data.record(index).file), [view], 0, pixels)
 
-    order = sorted(range(len(data)), key=size)
+    order = batch_order(data, image)
     prepared = in_threads(prepare, order, workers) if workers else map(prepare, order)
     ahead = runtime.prefetches and not workers
     with Progress(console=Console(stderr=True), disable=progress is None) as bar:
@@ -133,6 +131,11 @@ def run_on(
         shown = bar.track(results, total=len(data), description=progress or "")
         for index, (_, result) in zip(order, shown, strict=True):
             yield index, result
+
+
+def batch_order(data: DetectionDataset, image: Image) -> list[int]:
+    """The indices of a data set in the order in which ``run_on`` takes its images."""
+    return sorted(range(len(data)), key=lambda index: input_size(*data.shape(index), image))
 
 
 def score(
@@ -151,7 +154,7 @@ def score(
             f"least one; got {len(detections)}; give one Detections (it may be empty) an image"
         )
     known = {found.names: class_map(found.names, data.names) for found in detections}
-    detections = tuple(_in_classes(found, known[found.names], data.names) for found in detections)
+    detections = tuple(in_classes(found, known[found.names], data.names) for found in detections)
     numbers, per_class = _measured(data, detections, most)
     notes = [note for names in known if (note := _left_out(names, data.names))]
     return Evaluation(
@@ -205,7 +208,7 @@ def _some(names: Sequence[str], most: int = 8) -> str:
     return f"{noun} {', '.join(names[:most])}{more}"
 
 
-def _in_classes(found: Detections, labels: np.ndarray, names: Sequence[str]) -> Detections:
+def in_classes(found: Detections, labels: np.ndarray, names: Sequence[str]) -> Detections:
     """With labels counting in ``names``; those that have none there are dropped."""
     mapped = replace(found, labels=labels[found.labels], names=tuple(names))
     return mapped[mapped.labels >= 0]

@@ -43,24 +43,35 @@ TOP = 3
 """Classes listed of every query."""
 
 
-def page(explanation: ExplainedImage, links: Sequence[tuple[str, str]] = ()) -> str:
-    """The page as text; ``links`` are words and addresses of pages beside it."""
+def page(
+    explanation: ExplainedImage,
+    links: Sequence[tuple[str, str]] = (),
+    queries: Sequence[int] | None = None,
+) -> str:
+    """The page as text; ``links`` are words and addresses of pages beside it.
+
+    Of ``queries``, beside those of detections, attention is kept; if not given, of the best ones.
+    An address that ends in ``#query=12&layer=3`` opens it at that query and layer.
+    """
     shown = "\n".join(f'<a href="{escape(to)}">{escape(words)}</a>' for words, to in links)
     return _fill(
         "page.html",
         title=escape(_title(explanation)),
         links=f"<nav>\n{shown}\n</nav>" if links else "",
         style=_asset("page.css"),
-        data=_embedded(page_data(explanation)),
+        data=_embedded(page_data(explanation, queries)),
         script="\n".join(map(_asset, SCRIPTS)),
     )
 
 
 def write_page(
-    explanation: ExplainedImage, path: Path, links: Sequence[tuple[str, str]] = ()
+    explanation: ExplainedImage,
+    path: Path,
+    links: Sequence[tuple[str, str]] = (),
+    queries: Sequence[int] | None = None,
 ) -> None:
     """Write ``page`` to ``path``, whole or not at all."""
-    write_atomically(path, page(explanation, links).encode())
+    write_atomically(path, page(explanation, links, queries).encode())
 
 
 def is_page(path: Path) -> bool:
@@ -97,7 +108,7 @@ def entry(explanation: ExplainedImage, href: str) -> dict[str, str]:
     }
 
 
-def page_data(explanation: ExplainedImage) -> dict[str, Any]:
+def page_data(explanation: ExplainedImage, queries: Sequence[int] | None = None) -> dict[str, Any]:
     """What the page's script reads: plain lists, boxes 0–1, images and maps as base64."""
     trace, shown = explanation.trace, explanation.shown
     best = np.argsort(-trace.scores, axis=-1)[..., :TOP]
@@ -130,7 +141,7 @@ def page_data(explanation: ExplainedImage) -> dict[str, Any]:
         "labels": best.tolist(),
         "scores": _rounded(np.take_along_axis(trace.scores, best, axis=-1)),
         "references": None if trace.reference_sizes is None else _rounded(trace.reference_sizes),
-        "attention": _attention(explanation),
+        "attention": _attention(explanation, queries),
         "truth": None if truth is None else _truth(explanation),
         "absent": list(trace.absent),
     }
@@ -145,16 +156,20 @@ def _truth(explanation: ExplainedImage) -> list[dict[str, Any]]:
     return [{"box": box, "label": label} for box, label in rows]
 
 
-def _attention(explanation: ExplainedImage) -> dict[str, Any]:
-    """Attention of the detections' queries, then of the next best ones, as far as there is room.
+def _attention(explanation: ExplainedImage, queries: Sequence[int] | None) -> dict[str, Any]:
+    """Attention of the detections' queries, then of the next best ones, as far as there is room;
+    or of ``queries``, then of the detections'.
 
     DenseAttention: first the mean of heads for all of them, then heads by themselves for the best.
     """
     layers = explanation.trace.attention
     final = explanation.trace.scores[-1].max(-1)
     found = explanation.shown.queries.tolist()
-    order = list(dict.fromkeys([*found, *np.argsort(-final).tolist()]))
-    order = order[: max(MOST_QUERIES, len(set(found)))]
+    if queries is None:
+        order = list(dict.fromkeys([*found, *np.argsort(-final).tolist()]))
+        order = order[: max(MOST_QUERIES, len(set(found)))]
+    else:
+        order = list(dict.fromkeys([*queries, *found]))
     first = layers[0]
     common = {"heads": first.heads, "parts": list(first.parts)}
     if not isinstance(first, DenseAttention):

@@ -62,15 +62,19 @@ class AcceleratedModel:
         if precision != "fp32" or self.compile:
             self._copy = settled(self.model, precision)
 
+    @property
+    def running(self) -> Detector:
+        """The detector that is called: the one given, or the copy that is not compiled."""
+        return self.model if self._copy is None else self._copy
+
     def __call__(self, images: Images, questions: Questions | None = None) -> Predictions:
         """Predictions without gradients; with questions nothing is compiled."""
         if self.precision is None:
             self._settle(choose(self.model, images))
         assert self.precision is not None
         if questions is not None:
-            model = self.model if self._copy is None else self._copy
             with torch.no_grad(), autocast(self.precision, images.pixels.device):
-                return model(images, questions=questions)
+                return self.running(images, questions=questions)
         if self.compile:
             self._add(images)
         with torch.no_grad(), autocast(self.precision, images.pixels.device):
@@ -78,9 +82,7 @@ class AcceleratedModel:
 
     def _forward(self, size: torch.Size) -> Forward:
         compiled = self._compiled.get(size)
-        if compiled is not None:
-            return compiled
-        return self.model if self._copy is None else self._copy
+        return self.running if compiled is None else compiled
 
     def _add(self, images: Images) -> None:
         """Compile for inputs of this size, once; keep it if it is the faster way."""

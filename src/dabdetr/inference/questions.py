@@ -48,6 +48,11 @@ class Asked:
         return len(self.boxes)
 
 
+def can_be_asked(config: Config) -> bool:
+    """Whether a model answers questions: its anchors are boxes, and denoising taught it to."""
+    return config.model.queries.anchor == "box" and config.model.denoising is not None
+
+
 def refuse_unable(config: Config) -> None:
     """ValueError for a model that cannot be asked."""
     model = config.model

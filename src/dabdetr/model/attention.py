@@ -25,6 +25,16 @@ def padding_mask(padding: Bool[Tensor, "b k"] | None) -> Bool[Tensor, "b 1 1 k"]
     return (padding & ~padding.all(-1, keepdim=True))[:, None, None, :]
 
 
+def shares(
+    query: Float[Tensor, "b heads q d"], key: Float[Tensor, "b heads k d"], mask: AttentionMask
+) -> Float[Tensor, "b q k"]:
+    """Attention itself, mean of heads: what ``attend`` makes of values that tell keys apart."""
+    batch, heads, count, _ = key.shape
+    apart = torch.eye(count, dtype=query.dtype, device=query.device)
+    mixed = attend(query, key, apart.expand(batch, heads, count, count), mask)
+    return mixed.unflatten(-1, (heads, count)).mean(2)
+
+
 class AdditiveAttention(nn.Module):
     """Attention whose queries and keys carry their positions added (Transformer, DETR)."""
 
@@ -82,6 +92,17 @@ class QuerySelfAttention(AdditiveAttention):
         placed = content + positions.query
         return self.mix(placed, placed, content, attention_mask)
 
+    def look(
+        self,
+        content: Float[Tensor, "b q c"],
+        positions: QueryPositions,
+        attention_mask: AttentionMask,
+    ) -> Float[Tensor, "b q q"]:
+        """The share of each query's attention that every other one has, mean of heads."""
+        placed = content + positions.query
+        query, key = (split_heads(p(placed), self.heads) for p in (self.query, self.key))
+        return shares(query, key, attention_mask)
+
 
 class AddCrossAttention(AdditiveAttention):
     """Queries look at memory; positions are added on both sides (DETR)."""
@@ -115,12 +136,26 @@ class SeparateSelfAttention(nn.Module):
         positions: QueryPositions,
         attention_mask: AttentionMask,
     ) -> Float[Tensor, "b q c"]:
-        query = self.query(content) + self.query_position(positions.query)
-        key = self.key(content) + self.key_position(positions.query)
+        query, key = self._placed(content, positions)
         value = split_heads(self.value(content), self.heads)
-        query, key = split_heads(query, self.heads), split_heads(key, self.heads)
         dropout = self.dropout if self.training else 0.0
         return self.output(attend(query, key, value, attention_mask, dropout))
+
+    def look(
+        self,
+        content: Float[Tensor, "b q c"],
+        positions: QueryPositions,
+        attention_mask: AttentionMask,
+    ) -> Float[Tensor, "b q q"]:
+        """The share of each query's attention that every other one has, mean of heads."""
+        return shares(*self._placed(content, positions), attention_mask)
+
+    def _placed(
+        self, content: Float[Tensor, "b q c"], positions: QueryPositions
+    ) -> tuple[Float[Tensor, "b heads q d"], Float[Tensor, "b heads q d"]]:
+        query = self.query(content) + self.query_position(positions.query)
+        key = self.key(content) + self.key_position(positions.query)
+        return split_heads(query, self.heads), split_heads(key, self.heads)
 
 
 class ConcatCrossAttention(nn.Module):

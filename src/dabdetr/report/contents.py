@@ -6,7 +6,7 @@ import hashlib
 import os
 import platform
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -17,68 +17,14 @@ from dabdetr.data.dataset import DetectionDataset
 from dabdetr.evaluation import bootstrap
 from dabdetr.evaluation.breakdown import breakdowns
 from dabdetr.evaluation.coco_ap import Boxes, right_at
-from dabdetr.evaluation.curves import class_curve, confusion, pair, reliability
+from dabdetr.evaluation.curves import class_curve, confusion, reliability
 from dabdetr.evaluation.evaluate import columns
-from dabdetr.evaluation.operating_point import operating_points
+from dabdetr.evaluation.judged import Judged, judge
 from dabdetr.evaluation.result import Evaluation
-from dabdetr.structures import Detections
 
 PACKAGES = ("dabdetr", "torch", "torchvision", "timm", "numpy", "onnxruntime", "openvino")
 WORST, BEST = 24, 12
 """Images that the page shows."""
-
-
-@dataclass(frozen=True)
-class Judged:
-    """An image's shown detections and its objects, paired at IoU 0.5, whatever their classes.
-
-    of_found   [n] the object of each detection, of_object [m] the detection of each; −1: none
-    labels, boxes  of the objects, crowds left out; boxes are corners in pixels
-    """
-
-    found: Detections
-    labels: np.ndarray
-    boxes: np.ndarray
-    of_found: np.ndarray
-    of_object: np.ndarray
-
-    @property
-    def caught(self) -> np.ndarray:
-        """[m] bool: objects found with the right class."""
-        other = self.found.labels[self.of_object] if len(self.found) else self.of_object
-        return (self.of_object >= 0) & (other == self.labels)
-
-    @property
-    def missed(self) -> int:
-        """Objects not found, or found as another class."""
-        return int((~self.caught).sum())
-
-    @property
-    def false(self) -> int:
-        """Detections that are no object of their class."""
-        return len(self.found) - int(self.caught.sum())
-
-
-def judge(data: DetectionDataset, found: Evaluation, limits: np.ndarray) -> list[Judged]:
-    """Every image's detections of at least ``limits`` [classes], each query once, and objects."""
-    judged = []
-    for index, each in enumerate(found.detections):
-        record = data.record(index)
-        keep = ~record.crowd
-        boxes, labels = record.boxes[keep], record.labels[keep]
-        shown = each.best_of_query().above(limits)
-        if record.crowd.any():  # what lies on a crowd counts neither way
-            shown = shown[~_on_crowd(shown.boxes, record.boxes[record.crowd])]
-        same = shown.labels[:, None] == labels
-        judged.append(Judged(shown, labels, boxes, *pair(shown.boxes, boxes, same)))
-    return judged
-
-
-def default_limits(data: DetectionDataset, found: Evaluation) -> np.ndarray:
-    """[classes] the threshold of the best F1 of all classes, for detections without a model."""
-    truth, boxes, labels = columns(data, found.detections)
-    whole, _ = operating_points(truth, boxes, len(labels))
-    return np.full(len(labels), 0.5 if whole is None else whole.conf, np.float32)
 
 
 def contents(
@@ -136,14 +82,6 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return known
-
-
-def _on_crowd(boxes: np.ndarray, crowds: np.ndarray) -> np.ndarray:
-    """[n] bool: half of the box or more lies on a crowd."""
-    low = np.maximum(boxes[:, None, :2], crowds[:, :2])
-    shared = (np.minimum(boxes[:, None, 2:], crowds[:, 2:]) - low).clip(0).prod(-1)
-    own = (boxes[:, 2:] - boxes[:, :2]).clip(0).prod(-1)
-    return (shared >= own[:, None] / 2).any(1)
 
 
 def _intervals(

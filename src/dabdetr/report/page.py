@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from dabdetr.data.dataset import DetectionDataset
-from dabdetr.report.contents import Judged
+from dabdetr.evaluation.judged import Judged
 from dabdetr.structures.drawing import draw
 from dabdetr.text import counted
 
@@ -25,6 +25,7 @@ QUALITY = 80
 CONTENTS = (
     ("numbers", "Numbers"),
     ("curves", "Curves"),
+    ("errors", "Errors"),
     ("classes", "Classes"),
     ("worst", "Worst images"),
     ("best", "Best images"),
@@ -33,7 +34,12 @@ CONTENTS = (
 """Anchors of the page's parts, and the words that lead there."""
 
 
-def page(tree: dict[str, Any], drawn: Sequence[tuple[str, str, str]], images: str) -> str:
+def page(
+    tree: dict[str, Any],
+    drawn: Sequence[tuple[str, str, str]],
+    images: str,
+    errors: str = "",
+) -> str:
     """The page of a report; ``drawn`` are name, caption and SVG of its figures."""
     about = tree["about"]
     title = f"{about['model']} on {about['data']}, {about['split']}"
@@ -41,9 +47,10 @@ def page(tree: dict[str, Any], drawn: Sequence[tuple[str, str, str]], images: st
     parts.append('<section id="curves"><h2>Curves</h2><div class="grid">')
     parts += [_figure(*each) for each in drawn]
     parts.append("</div></section>")
-    parts += [_class_table(tree), images, _about(tree)]
+    parts += [errors, _class_table(tree), images, _about(tree)]
     style, script = (_asset(name) for name in ("report.css", "report.js"))
-    links = "".join(f'<a href="#{at}">{words}</a>' for at, words in CONTENTS)
+    there = [each for each in CONTENTS if each[0] != "errors" or errors]
+    links = "".join(f'<a href="#{at}">{words}</a>' for at, words in there)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'

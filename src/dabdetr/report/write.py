@@ -7,14 +7,18 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from dabdetr.data.dataset import DetectionDataset
+from dabdetr.evaluation.judged import judge
+from dabdetr.evaluation.mending import Why
 from dabdetr.evaluation.result import Evaluation
 from dabdetr.files import replacing, write_atomically
-from dabdetr.report.contents import contents, judge
+from dabdetr.report.contents import contents
+from dabdetr.report.errors import section
 from dabdetr.report.figures import figures, png, svg
 from dabdetr.report.page import image_sections, page
 
@@ -27,14 +31,22 @@ def write_report(
     found: Evaluation,
     limits: np.ndarray,
     about: dict[str, Any],
+    why: Why | None = None,
+    links: Mapping[int, str] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Write report.html, report.json, detections.json, a PNG of each figure and CSV of each table.
 
     ``limits`` [classes] are the thresholds from which on a detection is shown. What was written as
-    report.json comes back.
+    report.json comes back. ``why`` adds the causes of errors; ``links``
+    are addresses of explain pages by the errors' place among all.
     """
-    judged = judge(data, found, limits)
+    judged = judge(data, found, limits) if why is None else why.diagnosed.judged
     tree = contents(data, found, limits, about, judged)
+    errors = ""
+    if why is not None:
+        pages = [{"row": at, "page": links.get(at)} for at in why.chosen]
+        tree["errors"] = why.summary | {"gallery": pages}
+        errors = section(data, why, links)
     drawn = []
     for name, caption, figure in figures(tree):
         write_atomically(folder / f"{name}.png", png(figure))
@@ -44,7 +56,7 @@ def write_report(
     document = json.dumps(tree, ensure_ascii=False, allow_nan=False)
     write_atomically(folder / NUMBERS, document.encode("utf-8", "surrogateescape"))
     save_detections(folder / DETECTIONS, found)
-    text = page(tree, drawn, image_sections(data, tree, judged))
+    text = page(tree, drawn, image_sections(data, tree, judged), errors)
     write_atomically(folder / PAGE, text.encode("utf-8", "replace"))
     return tree
 
@@ -70,7 +82,10 @@ def tables(tree: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
             *(tree["calibration"][key] for key in ("score", "precision", "count")), strict=True
         )
     ]
+    errors = tree.get("errors")
+    more = {} if errors is None else {"errors": _flat(errors["rows"]), "causes": errors["causes"]}
     return {
+        **more,
         "classes": tree["per_class"],
         "images": tree["images"],
         "objects": tree["objects"],
@@ -79,6 +94,14 @@ def tables(tree: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
         "breakdown": breakdown,
         "calibration": calibration,
     }
+
+
+def _flat(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """With lists as numbers apart by spaces, as a table's cell."""
+    return [
+        {k: " ".join(map(str, v)) if isinstance(v, list) else v for k, v in row.items()}
+        for row in rows
+    ]
 
 
 def save_detections(path: Path, found: Evaluation) -> None:

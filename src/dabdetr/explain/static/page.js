@@ -186,8 +186,18 @@ function start() {
   fillNotes();
   listen();
   fitStage();
+  fromAddress();
   tell();
   draw();
+}
+
+// "#query=12&layer=3" opens the page at a query and a layer.
+function fromAddress() {
+  const asked = new URLSearchParams(location.hash.slice(1));
+  const query = Number(asked.get("query") ?? NaN);
+  if (data.boxes[0][query]) state.picked = choiceOf(query);
+  const layer = Number(asked.get("layer") ?? NaN);
+  if (layer >= first && layer <= layers) state.layer = layer;
 }
 
 function fillList() {
@@ -263,6 +273,11 @@ function listen() {
     if (choice) pick(choice);
   });
   document.addEventListener("keydown", onKey);
+  window.addEventListener("hashchange", () => {
+    fromAddress();
+    tell();
+    draw();
+  });
   window.addEventListener("resize", () => {
     fitStage();
     draw();

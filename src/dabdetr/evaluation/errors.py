@@ -1,0 +1,198 @@
+"""An evaluation that also tells why: each query's boxes and scores are read in the same pass."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dabdetr.data.dataset import DetectionDataset
+from dabdetr.evaluation.causes import Attribution, Decoded, Doubt, Error, of_detections, settled
+from dabdetr.evaluation.coco_ap import MOST
+from dabdetr.evaluation.evaluate import batch_order, class_map, in_classes, run_on, score
+from dabdetr.evaluation.judged import Judged, judge, judge_image
+from dabdetr.evaluation.operating_point import LOWEST
+from dabdetr.evaluation.result import Evaluation
+from dabdetr.inference.postprocess import class_scores
+from dabdetr.inference.questions import MOST as MOST_QUESTIONS
+from dabdetr.inference.questions import Asked, answers, batched, can_be_asked
+from dabdetr.inference.runtime import Outputs, Sizes
+from dabdetr.structures import Answers, Detections
+from dabdetr.structures.boxes import corners
+
+if TYPE_CHECKING:
+    from dabdetr.inference.torch_runtime import TorchRuntime
+
+Suspect = Callable[[DetectionDataset, int, Answers], Mapping[int, Doubt]]
+"""What the answers of a model about an image's boxes say against its labels, by object."""
+
+
+@dataclass(frozen=True)
+class Diagnosed:
+    """An evaluation with the cause of every missed and every false object.
+
+    ``limits`` [classes] are the thresholds that ``judged`` detections are shown from.
+    """
+
+    evaluation: Evaluation
+    judged: list[Judged]
+    errors: list[Error]
+    limits: np.ndarray
+
+
+def diagnose(data: DetectionDataset, found: Evaluation, limits: np.ndarray) -> Diagnosed:
+    """Of detections alone: what takes a decoder is not told."""
+    judged = judge(data, found, limits)
+    errors = [
+        error
+        for index, (each, own) in enumerate(zip(found.detections, judged, strict=True))
+        for error in Attribution(index, own, of_detections(each), limits).errors()
+    ]
+    return Diagnosed(found, judged, settled(errors, judged, len(data.names)), limits)
+
+
+def evaluate_with_errors(
+    runtime: TorchRuntime,
+    data: DetectionDataset,
+    limits: np.ndarray,
+    batch: int = 4,
+    max_det: int | None = None,
+    nms: float | None = None,
+    workers: int = 0,
+    progress: bool = False,
+    suspect: Suspect | None = None,
+) -> Diagnosed:
+    """``evaluate`` of a detector whose decoder is read in the same pass.
+
+    ``limits`` [classes of the data] are the thresholds that detections are shown from. Members
+    that can be asked about boxes are asked about all objects beside; ``suspect`` judges answers.
+    """
+    import torch
+
+    from dabdetr.data.loader import pad
+    from dabdetr.inference.torch_runtime import to_detections
+
+    started = time.perf_counter()
+    config = runtime.config
+    most = config.inference.max_det if max_det is None else max_det
+    nms = config.inference.nms if nms is None else nms
+    labels = class_map(runtime.names, data.names)
+    columns = np.array([runtime.names.index(name) for name in data.names], np.int64)
+    order = iter(batch_order(data, config.image))
+    detector = runtime.model
+    if detector.training:
+        detector.eval()
+
+    def read(
+        prepared: Sequence[Any], sizes: Sizes, names: Sequence[str]
+    ) -> list[tuple[Detections, list[Error]]]:
+        indices = [next(order) for _ in prepared]
+        asked = _questions(data, indices) if suspect and can_be_asked(config) else None
+        images, questions = pad(prepared).to(runtime.device), None
+        if asked is not None:
+            questions = _tensors(asked, sizes).to(runtime.device)
+        with _self_attention(runtime.forward.running) as attention:
+            predictions = runtime.forward(images, questions)
+        every = to_detections(detector, predictions, sizes, most, names)
+        plain = [(int(size[0]), int(size[1])) for size in sizes]
+        answered: list[Answers] | None = None
+        if asked is not None:
+            group = predictions.groups[0][1]
+            parts = (predictions.logits[-1], predictions.boxes[-1], group.logits[-1], group.boxes)
+            outputs = Outputs(*(part.float().cpu().numpy() for part in parts))
+            told = (plain, config, runtime.names, names, most, LOWEST)
+            answered = answers(outputs, asked, *told)
+        logits = predictions.logits.float().cpu().numpy()
+        scores = class_scores(logits, config.classifier, config.inference.calibration)
+        boxes = predictions.boxes.float().cpu().numpy()
+        first = predictions.anchors[0]
+        start = None if first is None else first.float().cpu().numpy()
+        results = []
+        for at, (index, found, (height, width)) in enumerate(
+            zip(indices, every, plain, strict=True)
+        ):
+            found = found if nms is None else found.without_overlaps(nms)
+            extent = np.array((width, height, width, height), np.float32)
+            decoded = Decoded(
+                corners(boxes[:, at]) * extent,
+                scores[:, at][:, :, columns],
+                np.arange(boxes.shape[2]),
+                None if start is None else _start(start[at], extent),
+            )
+            judged = judge_image(data.record(index), in_classes(found, labels, data.names), limits)
+            doubts = None
+            if answered is not None and suspect is not None:
+                doubts = suspect(data, index, answered[at])
+            errors = Attribution(index, judged, decoded, limits, doubts).errors()
+            if attention:  # the queries of groups stand first
+                own = attention[0][at, -boxes.shape[2] :, -boxes.shape[2] :]
+                errors = _with_attention(errors, own)
+            results.append((found, errors))
+        return results
+
+    title = "evaluating" if progress else None
+    with torch.no_grad():
+        results = dict(run_on(data, runtime, read, batch, workers, title))
+    ordered = [results[index] for index in range(len(data))]
+    evaluation = score(data, [found for found, _ in ordered], max(MOST[-1], max_det or 0))
+    evaluation = replace(evaluation, seconds=time.perf_counter() - started)
+    judged = judge(data, evaluation, limits)
+    errors = [error for _, own in ordered for error in own]
+    return Diagnosed(evaluation, judged, settled(errors, judged, len(data.names)), limits)
+
+
+def _start(anchors: np.ndarray, extent: np.ndarray) -> np.ndarray:
+    return corners(anchors) * extent if anchors.shape[1] == 4 else anchors * extent[:2]
+
+
+def _questions(data: DetectionDataset, indices: Sequence[int]) -> list[Asked] | None:
+    """Every image's objects as questions; None where a batch has too many of them, or none."""
+    asked = []
+    for index in indices:
+        record = data.record(index)
+        extent = np.array((record.width, record.height) * 2, np.float32)
+        boxes = record.boxes[~record.crowd].astype(np.float32).clip(0, extent)
+        count = len(boxes)
+        asked.append(Asked(boxes, np.full(count, -1, np.int64), np.arange(count)))
+    return asked if 0 < max(map(len, asked)) <= MOST_QUESTIONS else None
+
+
+def _tensors(asked: Sequence[Asked], sizes: Sizes) -> Any:
+    import torch
+
+    from dabdetr.structures import Questions
+
+    boxes, labels = batched(asked, sizes)
+    return Questions(torch.from_numpy(boxes), torch.from_numpy(labels))
+
+
+@contextmanager
+def _self_attention(detector: Any) -> Iterator[list[np.ndarray]]:
+    """What the last layer's self-attention gave, [images, queries, queries], once it has run."""
+    module = detector.decoder.layers[-1].self_attention
+    seen: list[np.ndarray] = []
+
+    def remember(part: Any, inputs: tuple[Any, ...], _: Any) -> None:
+        seen.append(part.look(*inputs).float().cpu().numpy())
+
+    handle = module.register_forward_hook(remember)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def _with_attention(errors: Sequence[Error], attention: np.ndarray) -> list[Error]:
+    """Doubles with how much one query attends to the other; [queries, queries]."""
+    told = []
+    for error in errors:
+        if error.other is not None and error.query is not None:
+            share = float(attention[error.query, error.other])
+            why = f"{error.why}; {share:.0%} of its self-attention in the last layer"
+            error = replace(error, attention=share, why=why)
+        told.append(error)
+    return told

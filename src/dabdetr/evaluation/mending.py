@@ -1,0 +1,230 @@
+"""Causes of errors counted: what mending each would give back, and what to do about it."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dabdetr.data.dataset import DetectionDataset
+from dabdetr.data.preprocessing import input_size
+from dabdetr.evaluation.causes import CAUSES, Error
+from dabdetr.evaluation.errors import Diagnosed
+from dabdetr.evaluation.evaluate import columns
+from dabdetr.evaluation.operating_point import operating_points
+from dabdetr.evaluation.tide import Points, tide_points
+from dabdetr.text import counted
+
+if TYPE_CHECKING:
+    from dabdetr.config import Config
+
+SHOWN = 24
+"""Errors in a gallery."""
+WORTH = 0.1
+"""Share of misses or of false detections from which there is advice about a cause."""
+
+
+@dataclass(frozen=True)
+class Why:
+    """What a report says about errors.
+
+    summary  of ``summary``
+    chosen   the gallery's errors, by their place among all
+    """
+
+    diagnosed: Diagnosed
+    summary: dict[str, Any]
+    chosen: list[int]
+
+    @classmethod
+    def of(cls, data: DetectionDataset, diagnosed: Diagnosed, config: Config | None = None) -> Why:
+        """Of the errors of ``data``; ``config`` is the model's."""
+        return cls(diagnosed, summary(data, diagnosed, config), gallery(diagnosed.errors))
+
+
+def summary(
+    data: DetectionDataset, diagnosed: Diagnosed, config: Config | None = None
+) -> dict[str, Any]:
+    """Plain values: ``causes`` and ``tide`` as rows, ``advice``, and every error as ``rows``.
+
+    AP50 of a cause is what is gained where its false detections are right or gone and its missed
+    objects are found or not counted, as TIDE does; AP has no threshold, so that objects under it
+    give nothing back. ``config`` is the model's, for advice about its input.
+    """
+    points = tide_points(data, diagnosed.evaluation.detections)
+    counts, gains = points.counts(), points.gains()
+    return {
+        "causes": _causes(points, diagnosed),
+        "tide": [
+            {"kind": kind, "count": counts[kind], "AP50": round(gains[kind], 5)} for kind in counts
+        ],
+        "AP50": round(points.ap50, 5),
+        "advice": advice(data, diagnosed, config),
+        "rows": [error.to_dict(data.names) for error in diagnosed.errors],
+    }
+
+
+def _causes(points: Points, diagnosed: Diagnosed) -> list[dict[str, Any]]:
+    places = {
+        (image, row): at
+        for at, (image, row) in enumerate(
+            zip(points.image.tolist(), points.row.tolist(), strict=True)
+        )
+    }
+    first = np.searchsorted(points.object_image, np.arange(len(diagnosed.judged)))
+    shown = _rows_of_shown(diagnosed)
+    before, rows = points.ap50, []
+    for cause, words in CAUSES.items():
+        own = [error for error in diagnosed.errors if error.cause == cause]
+        if not own:
+            continue
+        wrong, lost = np.zeros(len(points.label), bool), np.zeros(len(points.true), bool)
+        for error in own:
+            if error.side == "missed":
+                assert error.object is not None
+                lost[first[error.image] + error.object] = True
+            elif (at := places.get((error.image, shown[error.image][error.detection]))) is not None:
+                wrong[at] = True
+        sides = Counter(error.side for error in own)
+        gain = points.mended(wrong & (points.kind >= 0), lost & ~points.taken) - before
+        rows.append(
+            {
+                "cause": cause,
+                "words": words,
+                "missed": sides["missed"],
+                "false": sides["false"],
+                "AP50": round(max(0.0, gain), 5),
+            }
+        )
+    return rows
+
+
+def _rows_of_shown(diagnosed: Diagnosed) -> list[dict[int | None, int]]:
+    """For every image, the row among all its detections of each one that is shown."""
+    every = []
+    for found, judged in zip(diagnosed.evaluation.detections, diagnosed.judged, strict=True):
+        pairs = zip(found.queries.tolist(), found.labels.tolist(), strict=True)
+        place = {pair: row for row, pair in enumerate(pairs)}
+        shown = zip(judged.found.queries.tolist(), judged.found.labels.tolist(), strict=True)
+        every.append({at: place[pair] for at, pair in enumerate(shown)})
+    return every
+
+
+def gallery(errors: Sequence[Error], most: int = SHOWN) -> list[int]:
+    """Errors to look at: of every cause in turn, the frequent ones first; at most two an image."""
+    waiting: dict[str, list[int]] = defaultdict(list)
+    for at, error in enumerate(errors):
+        paired = error.side == "false" and error.object is not None and error.cause != "double"
+        if not paired:  # its object tells the same
+            waiting[error.cause].append(at)
+    order = sorted(waiting, key=lambda cause: -len(waiting[cause]))
+    chosen: list[int] = []
+    images: Counter[int] = Counter()
+    for limit in (2, len(errors)):
+        while len(chosen) < most:
+            before = len(chosen)
+            for cause in order:
+                at = next((a for a in waiting[cause] if images[errors[a].image] < limit), None)
+                if at is not None and len(chosen) < most:
+                    waiting[cause].remove(at)
+                    images[errors[at].image] += 1
+                    chosen.append(at)
+            if len(chosen) == before:
+                break
+    return sorted(chosen, key=lambda at: order.index(errors[at].cause))
+
+
+# Advice
+
+
+def advice(data: DetectionDataset, diagnosed: Diagnosed, config: Config | None) -> list[str]:
+    """What to do, one sentence each, the largest share first."""
+    missed = [error for error in diagnosed.errors if error.side == "missed"]
+    false = [error for error in diagnosed.errors if error.side == "false"]
+    of_missed = Counter(error.cause for error in missed)
+    of_false = Counter(error.cause for error in false)
+    told: list[tuple[float, str]] = []
+
+    def add(count: int, total: int, sentence: str) -> None:
+        if total and count / total >= WORTH:
+            told.append((count / total, f"{count / total:.0%} of the {sentence}"))
+
+    if config is not None:
+        small, size = _small(data, missed, config)
+        stride = min(config.model.backbone.strides)
+        where = f"misses are smaller than one cell at stride {stride}: "
+        add(small, len(missed), where + f"--imgsz {size}, or --tiles for large images")
+    rescued = of_missed["under_threshold"]
+    add(
+        rescued,
+        len(missed),
+        "misses are right but under the threshold" + _threshold(data, diagnosed),
+    )
+    add(
+        of_missed["no_query"],
+        len(missed),
+        "misses had no query near them: more queries (--queries), or more training images with "
+        "objects at such places and of such sizes",
+    )
+    lost = Counter(error.layer for error in missed if error.cause == "left")
+    if lost:
+        layer, count = lost.most_common(1)[0]
+        where = f"{count} of them by layer {layer}: val --per-layer shows whether it helps at all"
+        add(of_missed["left"], len(missed), f"misses had a query that left, {where}")
+    pairs = Counter((error.label, error.found) for error in missed if error.cause == "wrong_class")
+    if pairs:
+        (label, found), count = pairs.most_common(1)[0]
+        assert label is not None
+        assert found is not None
+        names = f"{data.names[label]} taken for {data.names[found]} {counted(count, 'time')}"
+        add(
+            of_missed["wrong_class"],
+            len(missed),
+            f"misses have the wrong class, first of all {names}: more images of both, or one class "
+            "for both",
+        )
+    add(
+        of_missed["loose"],
+        len(missed),
+        "misses have a loose box: train longer, at a larger --imgsz, or look at the labels' edges "
+        "(dabdetr audit)",
+    )
+    add(of_false["double"], len(false), "false detections are doubles: --nms 0.7")
+    labels = of_missed["label"] + of_false["label"]
+    add(
+        labels,
+        len(missed) + len(false),
+        "errors may be the labels' fault: dabdetr audit ranks all labels",
+    )
+    return [sentence for _, sentence in sorted(told, key=lambda each: -each[0])]
+
+
+def _small(data: DetectionDataset, missed: Sequence[Error], config: Config) -> tuple[int, int]:
+    """Missed objects smaller than a cell of the finest map, and the input size that mends most."""
+    stride, sides = min(config.model.backbone.strides), []
+    for error in missed:
+        height, width = data.shape(error.image)
+        scale = input_size(height, width, config.image)[0] / height
+        x0, y0, x1, y1 = error.box
+        sides.append(scale * float(np.sqrt(max(0.0, (x1 - x0) * (y1 - y0)))))
+    small = [side for side in sides if side < stride]
+    size = config.image.size
+    if small:
+        size = int(np.ceil(size * stride / max(np.median(small), 1) / 32) * 32)
+    return len(small), min(size, 4 * config.image.size)
+
+
+def _threshold(data: DetectionDataset, diagnosed: Diagnosed) -> str:
+    """Whether another threshold would be better."""
+    truth, found, labels = columns(data, diagnosed.evaluation.detections)
+    best, _ = operating_points(truth, found, len(labels))
+    limit = float(np.median(diagnosed.limits))
+    if best is None or best.conf > limit:
+        return "a lower one would show more false detections than it finds objects"
+    return (
+        f"{best.conf:.2f} has the best F1, {best.f1:.3f} (precision {best.precision:.2f}, recall "
+        f"{best.recall:.2f}); --conf {best.conf:.2f}, or val --calibrate writes it into the weights"
+    )
