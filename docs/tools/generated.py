@@ -65,14 +65,16 @@ def races() -> str:
 
 
 def _race(path: Path) -> str:
-    """A report one heading lower, under its folder's name."""
+    """A report one heading lower, folded, under its folder's name."""
     folder = path.parent.name
     lines = path.read_text().splitlines()
     body = [f"#{line}" if line.startswith("#") else line for line in lines]
     title = f"## {folder}"
     if lines and lines[0].startswith("# "):
         body = body[1:]
-    return "\n".join([title, *(LINK.sub(rf"](race/{folder}/\1)", line) for line in body)])
+    body = [LINK.sub(rf"](race/{folder}/\1)", line) for line in body]
+    opened = ["<details markdown=1>", f"<summary>The report of {folder}</summary>", ""]
+    return "\n".join([title, "", *opened, *body, "", "</details>"])
 
 
 def race_files() -> dict[str, Path]:

@@ -82,6 +82,7 @@ def test_reports_of_races_are_one_heading_lower(
     shown = generated.races()
     assert shown.startswith("## small\n")
     assert "### Claims" in shown
+    assert "<summary>The report of small</summary>" in shown
     assert "![AP](race/small/curves.png) [far](https://example.org)" in shown
     assert set(generated.race_files()) == {
         "race/small/curves.png",
