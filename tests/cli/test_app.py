@@ -99,7 +99,9 @@ def test_models_recommends_a_few_of_those_there_are() -> None:
         assert row.name in ({*shipped(), *PUBLISHED} if trained else PRESETS), row
         ap = PUBLISHED[row.name].ap if row.name in PUBLISHED else None
         ap = PRESETS[row.name].published_ap if row.name in PRESETS else ap
-        assert row.ap == (f"{ap:.1f} COCO" if ap else f"{100 * measured:.1f} bccd" if "blood" in row.name else "")
+        assert row.ap == (
+            f"{ap:.1f} COCO" if ap else f"{100 * measured:.1f} bccd" if "blood" in row.name else ""
+        )
     said = runner.invoke(app, ["models"]).stdout
     assert all(row.name in said for row in RECOMMENDED)
     assert "dino-swin-l-5scale" not in said
