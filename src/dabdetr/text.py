@@ -51,9 +51,10 @@ def parse_json(content: str | bytes, name: str) -> Any:
         raise ValueError(f"{name} is not readable JSON ({error})") from None
 
 
-def parse_yaml(content: str | bytes, name: str) -> Any:
+def parse_yaml(content: str | bytes, name: str, as_text: bool = False) -> Any:
     """The value of a YAML text of plain values; ValueError names the file and the line.
 
+    ``as_text`` leaves each value the text that it is: no is "no" and not false.
     At most ``MOST_NODES`` values come out, however often aliases repeat them.
     """
     import yaml  # not for a program that reads none
@@ -67,7 +68,7 @@ def parse_yaml(content: str | bytes, name: str) -> Any:
     except UnicodeDecodeError as error:
         raise ValueError(f"{name} is not readable YAML (byte {error.start} is no UTF-8)") from None
     try:
-        loader = yaml.SafeLoader(text)
+        loader = (yaml.BaseLoader if as_text else yaml.SafeLoader)(text)
         node = loader.get_single_node()
         if node is None:
             return None

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -152,6 +153,24 @@ def test_shards_keep_everything(boxes: list[list[tuple[int, bool, list[float]]]]
                 assert (told["width"], told["height"]) == Image.open(io.BytesIO(image.read())).size
         classes = json.loads((Path(folder) / "out" / "classes.json").read_text())
         assert classes == {"names": list(NAMES), "splits": {"train": len(data)}}
+
+
+# the package leaves the files that it reads open
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_webdataset_reads_the_shards(coco_folder: Path, tmp_path: Path) -> None:
+    """The package of that name gives each image and what is said of it, in the data's order."""
+    every = open_every(coco_folder)
+    write_data(every, tmp_path / "out", "webdataset")
+    for data in every:
+        shards = str(tmp_path / "out" / f"{data.split}-000000.tar")
+        samples = list(webdataset.WebDataset(shards, shardshuffle=False).decode("rgb8"))
+        assert len(samples) == len(data)
+        for index, sample in enumerate(samples):
+            record = data.record(index)
+            assert sample["json"]["boxes"] == record.boxes.astype(float).tolist()
+            assert sample["json"]["names"] == [data.names[label] for label in record.labels]
+            np.testing.assert_array_equal(sample["png"], data.image(index))
 
 
 @pytest.mark.parametrize("layout", ["coco", "yolo", "voc"])

@@ -23,7 +23,12 @@ DEFAULT = "default"
 FEDERATED = {"neg_category_ids", "not_exhaustive_category_ids"}
 """LVIS's lists of an image: classes that are known to be absent; classes labelled in part."""
 LISTS = ("images", "annotations", "categories")
-AFFIXES = re.compile(r"^(instances_|_?annotations?[._-]?)|([._-]?(annotations?|coco|labels))+$")
+FILE_NAMES = ("file_name", "filename", "path", "file", "coco_url", "url")
+"""Keys of an image under which its file may be named, the usual one first."""
+AFFIXES = re.compile(
+    r"^(instances_|person_keypoints_|image_info_|_?annotations?[._-]?)"
+    r"|([._-]?(annotations?|coco|labels))+$"
+)
 PLACES = ("annotations", "Annotations", ".", "*")
 BESIDE = ("images", "data", "JPEGImages", "imgs")
 """Names of image folders beside a json, where no folder has the split's name."""
@@ -108,7 +113,7 @@ def _image_folders(root: Path, file: Path) -> list[Path]:
 
 
 def _stem(file: Path) -> str:
-    return file.stem.removeprefix("instances_")
+    return AFFIXES.sub("", file.stem) or file.stem
 
 
 def read_coco(
@@ -230,9 +235,9 @@ def _images(
     seen: dict[str, str] = {}
     missing: list[str] = []
     for number, (id_, row) in enumerate(zip(keys, listed, strict=True), 1):
-        named = row.get("file_name")
+        named = _file_name(row)
         told = f"{file}: image {shown(row.get('id'))}"
-        if not isinstance(named, str) or not named.strip():
+        if not named:
             findings.add("image-unnamed", told)
             continue
         if id_ in places:
@@ -258,6 +263,15 @@ def _images(
             f"{searched}; give their folder with --annotations {file} --images FOLDER"
         )
     return places
+
+
+def _file_name(row: dict[str, Any]) -> str:
+    """The name of an image's file, by whichever key has one; "" where none has."""
+    for name in FILE_NAMES:
+        value = row.get(name)
+        if isinstance(value, str | int) and not isinstance(value, bool) and str(value).strip():
+            return str(value)
+    return ""
 
 
 def _size(row: dict[str, Any], findings: Findings, told: str) -> tuple[int, int]:
@@ -286,7 +300,7 @@ def _classes(
         id_ = key(row.get("id"))
         if id_ is None:
             findings.add("row-unreadable", f"{file}: category {shown(row.get('id'))}")
-        elif id_ not in used and str(row.get("name")) in groups and _is_root(row):
+        elif not {id_, row.get("name")} & used and row.get("name") in groups and _is_root(row):
             findings.add("class-grouping", f"{shown(row['name'])} in {file}")
         else:
             ids.append((id_, row))
@@ -298,7 +312,8 @@ def _classes(
     pairs = [(int(texts[id_]), row.get("name")) for id_, row in ids]
     pairs.sort(key=lambda pair: pair[0])
     category_ids, names, labels = class_table(pairs, findings)
-    return category_ids, names, {id_: labels[int(texts[id_])] for id_, _ in ids}
+    by_name = {name: label for label, name in enumerate(names)}  # some write names for ids
+    return category_ids, names, by_name | {id_: labels[int(texts[id_])] for id_, _ in ids}
 
 
 def _is_root(row: dict[str, Any]) -> bool:
@@ -350,8 +365,8 @@ class _Annotations:
 
     def _looked_up(self, column: str, known: dict[Any, int]) -> np.ndarray:
         """Index of each row's id; −1 where it is not known."""
-        values = [row.get(column) for row in self.rows]
-        if set(map(type, values)) <= {int}:
+        values: list[Any] = [row.get(column) for row in self.rows]
+        if set(map(type, values)) <= {int} and max(map(abs, values), default=0) < 2**63:
             return np.array([known.get(value, -1) for value in values], np.int64)
         found = np.array([known.get(key(value), -1) for value in values], np.int64)
         pairs = zip(values, found.tolist(), strict=True)

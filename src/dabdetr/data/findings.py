@@ -525,6 +525,13 @@ KINDS: dict[str, Kind] = {
                 "rename the label files as the images are",
             ),
             (
+                "split-shared",
+                "images that another split has as well",
+                "kept",
+                "what is measured on val is better than on new images",
+                "list each image in one split only",
+            ),
+            (
                 "image-twice",
                 "images that are listed more than once",
                 "kept as separate images",
@@ -572,6 +579,13 @@ KINDS: dict[str, Kind] = {
                 "none is needed",
             ),
             (
+                "image-unlisted",
+                "images that no annotation names",
+                "left out",
+                "nothing is learned from them",
+                "fine if they are not to be used; else label them",
+            ),
+            (
                 "frames",
                 "files with several pages or frames",
                 "only the first is read",
@@ -594,8 +608,8 @@ KINDS: dict[str, Kind] = {
             ),
             (
                 "split-only",
-                "data sets of one split only",
-                "trained on all of it; --split 0.8 would hold out a fifth to validate on",
+                "data sets without a val split",
+                "trained on all of train; --split 0.8 would hold out a fifth to validate on",
                 "nothing tells which epoch is best",
                 "--split 0.8",
             ),

@@ -25,10 +25,11 @@ log = logging.getLogger("dabdetr")
 
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
-    | {".avif", ".heic", ".heif", ".jp2", ".ppm", ".pgm", ".pbm", ".pnm"}
+    | {".avif", ".avifs", ".heic", ".heif", ".hif", ".ppm", ".pgm", ".pbm", ".pnm", ".apng"}
+    | {".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".dib"}
 )
 """Lower-case endings that a folder of images is searched for."""
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM")
+FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM")
 """What is decoded, by content and whatever the ending, in Pillow's names; and HEIF where the
 package pillow-heif is there. Pillow knows more, some of which start other programs."""
 

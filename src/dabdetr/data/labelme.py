@@ -3,34 +3,68 @@
 from __future__ import annotations
 
 import math
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from dabdetr.data.findings import Findings
 from dabdetr.data.images import IMAGE_SUFFIXES
-from dabdetr.data.locate import ImageFolders, images_below
+from dabdetr.data.locate import USUAL, ImageFolders, canonical, images_below
 from dabdetr.data.records import BoxFormat, Open, RecordTable, Rows, named_table
 from dabdetr.data.shapes import around
 from dabdetr.data.textfiles import head_of, read_text
 from dabdetr.text import parse_json, shown
 
+LABELS = ("labels", "annotations", "jsons", "json")
+"""Names of folders that hold the files apart from the images."""
 POINTLESS = ("point", "points", "line", "linestrip")
 
 
 def find_labelme(root: Path) -> dict[str, Open]:
-    """All files of a folder as one split; none where the first jsons are others."""
-    files = sorted(root.glob("*.json")) if root.is_dir() else []
-    if not files and root.is_dir():
-        folders = sorted(each for each in root.iterdir() if each.is_dir())
-        if all(map(_holds_nothing_else, folders)):
-            files = [file for folder in folders for file in sorted(folder.glob("*.json"))]
-    if not any(_is_labelme(file) for file in files[:3]):
+    """The files of a folder as one split, or of folders of splits; none where they are others."""
+    if not root.is_dir():
         return {}
+    found: dict[str, Open] = {}
+    splits = _split_files(root)
+    for name, files in splits.items():
+        others = {each.stem for each in chain(*splits.values())} - {each.stem for each in files}
+        if not any(map(_is_labelme, files[:3])):
+            continue
 
-    def read(split: str, box_format: BoxFormat | None = None) -> RecordTable:
-        return _open(root, files, split, box_format)
+        def read(
+            split: str,
+            box_format: BoxFormat | None = None,
+            files: list[Path] = files,
+            others: set[str] = others,
+        ) -> RecordTable:
+            return _open(root, files, others, split, box_format)
 
-    return {"default": read}
+        found[name] = read
+    return found
+
+
+def _split_files(root: Path) -> dict[str, list[Path]]:
+    """Jsons of ``root``, or of the folders in it; by split where all folders are called so."""
+    files = _jsons(root)
+    if files:
+        return {"default": files}
+    folders = _folders(root)
+    apart = [each for each in folders if each.name.casefold() in LABELS]
+    if apart:
+        return _split_files(apart[0])
+    if folders and all(canonical(each.name) in USUAL for each in folders):
+        return {each.name: _jsons(each) for each in folders}
+    if all(map(_holds_nothing_else, folders)):
+        return {"default": [file for folder in folders for file in _jsons(folder)]}
+    return {}
+
+
+def _jsons(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.suffix.lower() == ".json")
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(each for each in root.iterdir() if each.is_dir())
 
 
 def _holds_nothing_else(folder: Path) -> bool:
@@ -43,10 +77,15 @@ def _holds_nothing_else(folder: Path) -> bool:
 
 def _is_labelme(file: Path) -> bool:
     head = head_of(file)
+    if b'"imageData"' in head and b'"images"' not in head:  # may fill the head with the image
+        return True
     return b'"shapes"' in head and (b'"imagePath"' in head or b'"points"' in head)
 
 
-def _open(root: Path, files: list[Path], split: str, box_format: BoxFormat | None) -> RecordTable:
+def _open(
+    root: Path, files: list[Path], others: set[str], split: str, box_format: BoxFormat | None
+) -> RecordTable:
+    """The images of ``files``, and those beside them whose stem is none of the ``others``'."""
     findings = Findings()
     rows = Rows(findings, "xyxy")
     names: dict[str, int] = {}
@@ -57,7 +96,9 @@ def _open(root: Path, files: list[Path], split: str, box_format: BoxFormat | Non
         tree = _tree(file, findings)
         if tree is None:
             continue
-        folders = [file.parent, *([root] if file.parent != root else []), root / "images"]
+        folders = dict.fromkeys(
+            [file.parent, root / "images" / file.parent.name, root, root / "images"]
+        )
         finder = finders.setdefault(file.parent, ImageFolders(folders, findings))
         named = tree.get("imagePath")
         below = ""
@@ -80,7 +121,9 @@ def _open(root: Path, files: list[Path], split: str, box_format: BoxFormat | Non
         raise FileNotFoundError(
             f"{missing[0] if missing else root}: no image of these files is there"
         )
-    unlabelled = sorted({*images_below(root.absolute())} - {*rows.files})
+    parents = {root.absolute()} if not others else {Path(file).parent for file in rows.files}
+    every = {path for folder in parents for path in images_below(folder)}
+    unlabelled = sorted(p for p in every - {*rows.files} if Path(p).stem not in others)
     for path in unlabelled:
         rows.add_image(path)
     findings.add("label-missing", unlabelled)
@@ -108,7 +151,8 @@ def _size(tree: dict[str, Any]) -> tuple[int, int]:
 
 def _label(shape: dict[str, Any]) -> str:
     label = shape.get("label")
-    return label.strip() if isinstance(label, str) else ""
+    plain = isinstance(label, str | int | float) and not isinstance(label, bool)
+    return str(label).strip() if plain else ""
 
 
 def _edges(shape: Any, told: str, findings: Findings) -> tuple[float, float, float, float] | None:

@@ -23,6 +23,7 @@ from dabdetr.data.locate import USUAL, canonical
 from dabdetr.data.records import BoxFormat, Open, RecordTable
 from dabdetr.data.scenes import SPLITS, parse_scenes
 from dabdetr.data.splitting import divide
+from dabdetr.data.textfiles import head_of
 from dabdetr.data.via import find_via
 from dabdetr.data.voc import find_voc
 from dabdetr.data.yolo import find_yolo
@@ -45,6 +46,8 @@ LAYOUTS: dict[str, tuple[Find, str]] = {
 
 PARTS = frozenset({"annotations", "jpegimages", "imagesets", "images", "labels", "main"})
 """Names of folders that are only part of a data set."""
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
+UNPACK = " Unpack it and give its folder."
 MOST_BOXES = 20_000
 """Boxes that k-means looks at; of more, an even share."""
 
@@ -77,6 +80,8 @@ def open_data(
         return parse_scenes(str(data), split)
     found = find_data(Path(data))
     name = canonical(split)
+    if name == "train" and name not in found.splits and "trainval" in found.splits:
+        name = "trainval"
     only = next(iter(found.splits)) if len(found.splits) == 1 else None
     if name not in found.splits and name == "train" and only:
         opened = found.splits[only](only, box_format)
@@ -186,7 +191,7 @@ def _above(given: Path, own: dict[str, Open]) -> Found | None:
     return best
 
 
-def _below(given: Path, depth: int = 2) -> list[Found]:
+def _below(given: Path, depth: int = 3) -> list[Found]:
     """Data sets in the folders of a folder."""
     found: list[Found] = []
     for child in sorted(given.iterdir()):
@@ -203,6 +208,8 @@ def _below(given: Path, depth: int = 2) -> list[Found]:
 def _unknown(given: Path) -> str:
     """What was looked for, what lies there, and what would open it."""
     sought = "; ".join(f"{files} ({name})" for name, (_, files) in LAYOUTS.items())
+    if given.is_file() and given.name.lower().endswith(ARCHIVES):
+        return f"{given} is packed in a form that is not read.{UNPACK}"
     if given.is_file():
         return (
             f"{given} is a file that is no data set; give a folder, a data.yaml, a COCO json, or a "
@@ -218,15 +225,28 @@ def _lies_there(folder: Path) -> str:
     if not names:
         return "The folder is empty."
     shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-    advice = ""
-    jsons = [name for name in names if name.endswith(".json")]
-    if jsons:
-        advice = f" If {jsons[0]} is COCO's: --annotations {folder / jsons[0]} --images {folder}"
-    elif "annotations.xml" in names:
-        advice = " annotations.xml is CVAT's own form: export as COCO 1.0 instead."
-    elif all(re.search(r"\.\w+$", n) and Path(n).suffix.lower() in IMAGE_SUFFIXES for n in names):
-        advice = " They are images without boxes: label them first."
-    return f"There is: {shown}.{advice}"
+    return f"There is: {shown}.{_advice(folder, names)}"
+
+
+def _advice(folder: Path, names: Sequence[str]) -> str:
+    """What would open the files that lie there."""
+    json_ = next((name for name in names if name.endswith(".json")), None)
+    archive = next((name for name in names if name.lower().endswith(ARCHIVES)), None)
+    table = next((name for name in names if name.endswith(".csv")), None)
+    if json_ and re.match(rb'\s*\[\s*\{.*"(data|image)"', head_of(folder / json_), re.DOTALL):
+        return f" {json_} is Label Studio's own form: export as COCO or YOLO instead."
+    if json_:
+        return f" If {json_} is COCO's: --annotations {folder / json_} --images {folder}"
+    if "annotations.xml" in names:
+        return " annotations.xml is CVAT's own form: export as COCO 1.0 instead."
+    if archive:
+        own = archive.lower().endswith(".zip")
+        return f" Give the zip itself: --data {folder / archive}" if own else UNPACK
+    if table:
+        return f" {table}: tables are not read: export as COCO, YOLO or VOC instead."
+    if all(re.search(r"\.\w+$", n) and Path(n).suffix.lower() in IMAGE_SUFFIXES for n in names):
+        return " They are images without boxes: label them first."
+    return ""
 
 
 def anchors(init: str) -> str | np.ndarray:
@@ -281,6 +301,17 @@ def unite(splits: Sequence[DetectionDataset]) -> None:
         each.with_names(names, [own[name] for name in names])
 
 
+def _count_shared(splits: Sequence[DetectionDataset]) -> None:
+    """Count in each split the images that one before it has as well."""
+    first: dict[str, str] = {}
+    for data in splits:
+        if isinstance(data, RecordTable):
+            twice = [
+                file for file in data.files if first.setdefault(file, data.split) != data.split
+            ]
+            data.findings.add("split-shared", [f"{file}, in {first[file]}" for file in twice])
+
+
 def open_every(
     data: str | Path | None = None,
     annotations: str | Path | None = None,
@@ -307,6 +338,7 @@ def open_every(
     if not found:
         raise next(iter(failed.values()))
     found[0].findings.add("split-missing", [f"{name}: {error}" for name, error in failed.items()])
+    _count_shared(found)
     bits = max(each.bits or 0 for each in found) or None
     for each in found:
         each.bits = bits
@@ -339,13 +371,14 @@ def open_training(
         there = splits(data)
         if "val" in there and len(there) > 1:
             val = open_data(data, "val", box_format=told)
-        elif len(there) == 1 and share is None:
-            train.findings.add("split-only", f"{data}: {there[0]}")
+        elif share is None:
+            train.findings.add("split-only", f"{data}: {', '.join(there)}")
     if val is not None:
         if share is not None:
             raise ValueError(f"{train.name} has a val split already; leave out --split {share:g}")
         val = val.checked(progress)
         train.bits = val.bits = max(train.bits or 0, val.bits or 0) or None
+        _count_shared((train, val))
         unite((train, val))
     if isinstance(train, RecordTable):
         seen = np.bincount(train.labels[~train.crowd], minlength=len(train.names))

@@ -22,6 +22,8 @@ MOST_FILES = 2_000_000
 
 YEAR = re.compile(r"20\d\d$")  # COCO's own splits are called train2017, val2017
 USUAL = ("train", "val", "test")
+SPLIT_AFFIXES = re.compile(r"[ _-]?(data)?(set|split|subset|data|images|imgs)$")
+"""What stands behind the name of a split in the names of folders: train_set, val-images."""
 SPELLINGS = {
     "train": ("train", "training", "trn", "tr"),
     "val": ("val", "valid", "validation", "dev", "eval"),
@@ -33,8 +35,11 @@ SPELLINGS = {
 def canonical(split: str) -> str:
     """``train``, ``val`` or ``test`` for any spelling of them; others as they are."""
     bare = YEAR.sub("", split)
-    folded = bare.casefold()
-    return next((name for name, known in SPELLINGS.items() if folded in known), bare)
+    folded = bare.casefold().strip()
+    names = folded, SPLIT_AFFIXES.sub("", folded)
+    return next(
+        (usual for name in names for usual, known in SPELLINGS.items() if name in known), bare
+    )
 
 
 class ImageFolders:
@@ -147,7 +152,10 @@ class ImageFolders:
 def clean(name: str) -> list[str]:
     """The parts of a path that was written elsewhere: no drive, scheme, ``.`` or ``..``."""
     text = unquote(name.replace("\\", "/"))
-    text = text.split("://", 1)[-1].split("?", 1)[0] if "://" in text else text
+    text = text.split("://", 1)[-1]
+    text, _, query = text.partition("?")
+    served = re.search(r"(?:^|&)d=([^&]+)", query)  # Label Studio: /data/local-files/?d=a/b.jpg
+    text = served.group(1) if served and text.endswith("/") else text
     parts = [part for part in text.split("/") if part not in ("", ".", "..")]
     return parts[1:] if len(parts) > 1 and parts[0].endswith(":") else parts
 

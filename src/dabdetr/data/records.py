@@ -513,7 +513,10 @@ def tell_format(numbers: np.ndarray, frames: np.ndarray, said: BoxFormat) -> Box
         return np.all((low >= -slack) & (high <= frames + slack) & (boxes[:, 2:] > least), axis=1)
 
     # Boxes that are empty or drawn backwards are mended one by one, and tell nothing here.
+    # But where many are drawn backwards, the last two numbers may be sizes.
     astray = 1 - fitting(order, -np.inf).mean()
+    if order == "xyxy" and len(numbers) >= 10:
+        astray = max(astray, np.any(numbers[:, 2:] < numbers[:, :2], axis=1).mean() - 0.2)
     if len(numbers) >= TELLING and astray >= (0.1 if len(numbers) >= 10 else 0.5):
         for other in ("xywh", "xyxy", "cxcywh"):
             if other != order and fitting(other).mean() >= 0.995:

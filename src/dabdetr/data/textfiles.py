@@ -16,8 +16,9 @@ MOST_TEXT = 4 << 30
 def read_text(path: str | Path, findings: Findings) -> str:
     """The text of a file; ValueError or OSError name it. A byte order mark is left out.
 
-    What is not UTF-8 is taken for Windows-1252 where bytes above 127 stand mostly beside small
-    letters, and else for GB 18030 (which holds GBK and GB 2312); that it is so is counted.
+    What is not UTF-8 is taken for Windows-1251 where words of Cyrillic letters stand in it, for
+    Shift JIS where Japanese syllables do, for Windows-1252 where bytes above 127 stand mostly
+    beside small letters, and else for GB 18030 (which holds GBK and GB 2312); it is counted.
     """
     content = read_bytes(path)
     for mark, encoding in ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16")):
@@ -57,6 +58,17 @@ def head_of(path: Path) -> bytes:
 def guess(content: bytes) -> tuple[str, str]:
     """Text that is not UTF-8, and the encoding it was taken for."""
     some = content[:1_000_000]
+    high = b"".join(re.findall(rb"[\x80-\xff]{2,}", some))
+    words = b"".join(re.findall(rb"[\x80-\xff]{3,}", some))
+    small = sum(byte >= 0xE0 for byte in words)  # small letters of Cyrillic, which fill words
+    if small > 0.6 * len(high) and not re.search(rb"[\x80-\xa7\xa9-\xb7\xb9-\xbf]", high):
+        return content.decode("cp1251", errors="replace"), "Windows-1251"
+    kana = len(re.findall(rb"[\x82\x83].", some, re.DOTALL))
+    if kana * 4 > len(high):
+        try:
+            return content.decode("cp932"), "Shift JIS"
+        except UnicodeDecodeError:
+            pass
     beside_letters = len(re.findall(rb"[a-z][\x80-\xff]+|[\x80-\xff]+[a-z]", some))
     if beside_letters * 2 <= len(re.findall(rb"[\x80-\xff]+", some)):
         try:

@@ -56,7 +56,9 @@ def _open(file: Path, split: str, box_format: BoxFormat | None) -> RecordTable:
     folders = [root, root / "images", root.parent / "images"]
     finder = ImageFolders([folder for folder in folders if folder.is_dir()], findings)
     missing: list[str] = []
-    for number, (named, shape, attributes) in enumerate(_regions(file, findings), 1):
+    regions = list(_regions(file, findings))
+    nameless = not any(_class(attributes) for _, _, attributes in regions)
+    for number, (named, shape, attributes) in enumerate(regions, 1):
         told = f"{file}: region {number} of {shown(named)}"
         if named not in images:
             path = finder.find(named)
@@ -69,13 +71,15 @@ def _open(file: Path, split: str, box_format: BoxFormat | None) -> RecordTable:
         edges = _edges(shape, told, findings)
         if edges is None:
             continue
-        name = _class(attributes)
+        name = "object" if nameless else _class(attributes)
         if not name:
             findings.add("class-unknown", f"{told} has no class")
             continue
         rows.add_box(index, names.setdefault(name, len(names)), edges)
         places.append(told)
     findings.add("image-missing", missing)
+    if nameless and places:
+        findings.add("class-names-missing", f"{file} gives no region a class: all are 'object'")
     if not rows.files:
         raise FileNotFoundError(
             f"{missing[0] if missing else file}: none of its images is in {root}"
@@ -88,7 +92,7 @@ def _regions(file: Path, findings: Findings) -> Iterator[Region]:
     """Regions, and an empty shape for each image without one."""
     text = read_text(file, findings)
     if file.suffix.lower() == ".csv":
-        for row in csv.DictReader(io.StringIO(text)):
+        for row in csv.DictReader(io.StringIO(text.removeprefix("#"))):
             shape = _parsed(row.get("region_shape_attributes"), file)
             yield row.get("filename") or "", shape, _parsed(row.get("region_attributes"), file)
         return

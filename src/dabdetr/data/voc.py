@@ -15,8 +15,8 @@ from typing import Any
 from xml.etree import ElementTree
 
 from dabdetr.data.findings import Findings
-from dabdetr.data.locate import USUAL, ImageFolders, canonical, child
-from dabdetr.data.records import FARTHEST, BoxFormat, Open, RecordTable, Rows, named_table
+from dabdetr.data.locate import USUAL, ImageFolders, canonical, child, images_below
+from dabdetr.data.records import FARTHEST, SLACK, BoxFormat, Open, RecordTable, Rows, named_table
 from dabdetr.data.shapes import around
 from dabdetr.data.textfiles import guess, head_of, read_bytes, read_text
 from dabdetr.text import shown
@@ -71,20 +71,26 @@ def _split_files(root: Path) -> dict[str, list[Path]]:
 
 
 def _lists(root: Path) -> dict[str, list[str]]:
-    """Split → the names of its images, by ImageSets/Main/SPLIT.txt or ImageSets/SPLIT.txt.
+    """Split → the names of its images, by SPLIT.txt in ImageSets/Main, ImageSets or ``root``.
 
-    Lists of single classes (cat_train.txt) are none of splits.
+    Lists of single classes (cat_train.txt) name the images of a split together.
     """
-    for folder in (root / "ImageSets" / "Main", root / "ImageSets"):
-        files = {file.stem: file for file in sorted(folder.glob("*.txt"))}
+    sets = child(root, "ImageSets")
+    for folder in (child(sets, "Main"), sets, root):
+        files = {each.stem: each for each in _files(folder, ".txt")}
         usual = [name for name in (*USUAL, "trainval") if name in files]
-        named = (
-            usual
-            or [name for name in files if _named_as_split(name)]
-            or [name for name in files if not re.search(r"_(train|val|trainval|test)$", name)]
-        )
+        named = usual or [name for name in files if _named_as_split(name)]
         if named:
             return {name: _listed(files[name]) for name in named}
+        if folder == root:
+            continue
+        of_classes: dict[str, dict[str, None]] = {}
+        for name in files:
+            found = re.search(r"_(train|val|trainval|test)$", name)
+            key = found.group(1) if found else name
+            of_classes.setdefault(key, {}).update(dict.fromkeys(_listed(files[name])))
+        if of_classes:
+            return {name: list(listed) for name, listed in of_classes.items()}
     return {}
 
 
@@ -103,8 +109,12 @@ def _listed(file: Path) -> list[str]:
 
 
 def _xmls(folder: Path, pattern: str = "*") -> list[Path]:
-    """XML files, whatever the case of their ending."""
-    return sorted(file for file in folder.glob(pattern) if file.suffix.lower() == ".xml")
+    return _files(folder, ".xml", pattern)
+
+
+def _files(folder: Path, ending: str, pattern: str = "*") -> list[Path]:
+    """Files of a folder with an ending, whatever its case."""
+    return sorted(file for file in folder.glob(pattern) if file.suffix.lower() == ending)
 
 
 def _folders(root: Path) -> list[Path]:
@@ -112,7 +122,8 @@ def _folders(root: Path) -> list[Path]:
 
 
 def _xml_files(folder: Path) -> list[Path]:
-    files = _xmls(folder)
+    nested = _named_as_split(folder.name) and not child(folder, "Annotations").is_dir()
+    files = _xmls(folder, "**/*" if nested else "*")
     return files if _is_voc(files) else []
 
 
@@ -144,13 +155,14 @@ def _open(
     findings = Findings()
     scenes = {key: _scenes(each, findings, key == name) for key, each in files.items()}
     every = [row for some in scenes.values() for scene in some for row in scene.objects]
-    first = 0.0 if any(min(numbers[:2]) <= 0 for _, numbers, _ in every) else 1.0
+    shares = bool(every) and max(max(numbers) for _, numbers, _ in every) <= 1 + SLACK
+    first = 0.0 if shares or any(min(numbers[:2]) <= 0 for _, numbers, _ in every) else 1.0
     rows, names = Rows(findings, "xyxy"), dict[str, int]()
     places: list[str] = []
     finder = ImageFolders(_image_folders(root), findings)
     missing: list[str] = []
     for scene in scenes[name]:
-        path = _image(scene, finder)
+        path = _image(scene, finder, root)
         if path is None:
             missing.append(f"{scene.file} has no image {shown(scene.named or scene.file.stem)}")
             continue
@@ -163,6 +175,9 @@ def _open(
             places.append(f"{scene.file}: object {order}")
     findings.add("image-missing", missing)
     findings.add("split-missing", [f"ImageSets lists {key}" for key in files if not files[key]])
+    if len(files) == 1 and not _lists(root):
+        alone = {path for folder in finder.folders for path in images_below(folder)}
+        findings.add("image-unlisted", sorted(alone - {*rows.files}))
     if not rows.files:
         raise FileNotFoundError(
             f"{missing[0] if missing else root} in {_image_folders(root)[0]}; add the images, or "
@@ -220,12 +235,12 @@ def _parse(file: Path, findings: Findings) -> Any:
     if b"<!ENTITY" in content:
         raise ValueError(f"{file} defines XML entities, which no annotation needs; remove them")
     try:
-        return ElementTree.fromstring(content)
+        return _plain(ElementTree.fromstring(content))
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         declared = DECLARED.match(content.lstrip(b"\xef\xbb\xbf"))
         try:
             text, encoding = _decoded(content, declared.group(2).decode() if declared else "")
-            tree = ElementTree.fromstring(DECLARED.sub(rb"\1", text.encode()))
+            tree = _plain(ElementTree.fromstring(DECLARED.sub(rb"\1", text.encode())))
         except (ElementTree.ParseError, ValueError, LookupError):
             raise ValueError(
                 f"{file} is not readable XML ({error}); replace or remove it"
@@ -234,8 +249,18 @@ def _parse(file: Path, findings: Findings) -> Any:
         return tree
 
 
+def _plain(tree: Any) -> Any:
+    """With tags in small letters and without namespaces."""
+    for each in tree.iter():
+        if isinstance(each.tag, str):
+            each.tag = each.tag.rpartition("}")[2].casefold()
+    return tree
+
+
 def _decoded(content: bytes, encoding: str) -> tuple[str, str]:
     """Text by what the file declares, where that is so, or by its bytes."""
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return content.decode("utf-16"), "UTF-16"
     if encoding:
         try:
             return content.decode(encoding), encoding
@@ -316,20 +341,20 @@ def _image_folders(root: Path) -> list[Path]:
     return list(dict.fromkeys(folder for folder in folders if folder.is_dir()))
 
 
-def _image(scene: _Scene, finder: ImageFolders) -> str | None:
+def _image(scene: _Scene, finder: ImageFolders, root: Path) -> str | None:
     """The image that a file names, or one of the file's own name, in the same subfolder first."""
     names = [scene.named] if scene.named else []
-    below = _subfolder(scene.file)
+    below = _subfolder(scene.file, root)
     if below and names:
         names.insert(0, f"{below}/{Path(names[0].replace(chr(92), '/')).name}")
     return finder.find_named(names, below, scene.file.stem)
 
 
-def _subfolder(file: Path) -> str:
-    """The folders between Annotations and the file, or the folder of the file itself."""
+def _subfolder(file: Path, root: Path) -> str:
+    """The folders between Annotations, or else ``root``, and the file."""
     parts = file.parent.parts
     folded = [part.casefold() for part in parts]
     if "annotations" in folded:
         last = len(parts) - 1 - folded[::-1].index("annotations")
         return "/".join(parts[last + 1 :])
-    return parts[-1] if parts else ""
+    return file.parent.relative_to(root).as_posix().strip(".")

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from dabdetr.data.findings import Findings
-from dabdetr.data.locate import USUAL, ImageFolders, canonical, child, images_below
-from dabdetr.data.records import BoxFormat, Open, RecordTable, Rows, class_table
-from dabdetr.data.textfiles import read_text
+from dabdetr.data.locate import USUAL, ImageFolders, canonical, child, clean, images_below
+from dabdetr.data.records import SLACK, BoxFormat, Open, RecordTable, Rows, class_table
+from dabdetr.data.textfiles import head_of, read_text
 from dabdetr.text import parse_yaml, shown
 
 SETTINGS = (".yaml", ".yml")
@@ -55,11 +55,14 @@ def _candidates(root: Path) -> list[Path]:
 def _settings(file: Path, findings: Findings, strict: bool = True) -> dict[str, Any]:
     """The mapping in a data.yaml; not ``strict``, nothing where it is another kind of file."""
     try:
-        settings = parse_yaml(read_text(file, findings), str(file))
+        text = read_text(file, findings)
+        settings = parse_yaml(text, str(file))
     except (ValueError, OSError):
         if strict:
             raise
         return {}
+    if isinstance(settings, dict) and "names" in settings:
+        settings["names"] = parse_yaml(text, str(file), as_text=True)["names"]
     known = isinstance(settings, dict) and bool(_keys(settings))
     named = isinstance(settings, dict) and ("names" in settings or "nc" in settings)
     if strict and not named:
@@ -147,10 +150,17 @@ class _Files:
     def _place(self, where: str) -> Path | None:
         """An existing place; exporters write ../ for the file's own folder."""
         text = where.replace("\\", "/")
-        for option in dict.fromkeys((text, text.removeprefix("../"), text.lstrip("/"))):
+        parts = clean(where)
+        splits = [number for number, part in enumerate(parts) if canonical(part) in USUAL]
+        last = max(splits, default=len(parts) - 1)  # what is left must name the same split
+        shorter = ["/".join(parts[start:]) for start in range(last + 1)]
+        near = (text, text.removeprefix("../"), text.lstrip("/"))
+        for option in dict.fromkeys((*near, *shorter)):
             for base in self._bases():
                 try:
                     if option and (base / option).exists():
+                        if option not in near:
+                            self.findings.add("name-cleaned", f"{where} is {base / option}")
                         return base / option
                 except (OSError, ValueError):  # longer than a path can be
                     return None
@@ -251,13 +261,16 @@ def _of_folders(root: Path) -> dict[str, Open]:
     names = _names_file(root)
     images = child(root, "images")
     places: dict[str, Path] = {}
-    if images.is_dir() and child(root, "labels").is_dir():
+    labels = child(root, "labels")
+    if images.is_dir() and labels.is_dir() and not _of_another_layout(labels):
         places = {name: images / name for name in _split_folders(images)}
         places = places or {"default": images}
     elif not images.is_dir():
         splits = [name for name in _split_folders(root) if child(root / name, "labels").is_dir()]
         places = {name: root / name for name in splits if names}
-        places = places or ({"default": root} if names and _labelled(root) else {})
+        together = [root, *(root / "data",) * bool(names)]
+        labelled = [place for place in together if _labelled(place)]
+        places = places or {"default": place for place in labelled[:1]}
     found: dict[str, Open] = {}
     for name, place in places.items():
 
@@ -273,6 +286,12 @@ def _of_folders(root: Path) -> dict[str, Open]:
     return found
 
 
+def _of_another_layout(labels: Path) -> bool:
+    """Whether there are files of labels, and none of them is a text file."""
+    endings = {file.suffix.lower() for file in labels.rglob("*") if file.is_file()}
+    return bool(endings) and ".txt" not in endings
+
+
 def _split_folders(root: Path) -> list[str]:
     """Folders that are called like splits."""
     names = sorted(each.name for each in root.iterdir() if each.is_dir())
@@ -286,9 +305,13 @@ def _names_file(root: Path) -> Path | None:
 
 
 def _labelled(root: Path) -> bool:
-    """Whether an image of the folder has a label file beside it."""
-    stems = {file.stem for file in root.glob("*.txt")}
-    return any(Path(path).stem in stems for path in images_below(root))
+    """Whether an image of the folder has a label file beside it, with lines of numbers."""
+    texts = {file.stem: file for file in root.glob("*.txt")}
+    if not texts:
+        return False
+    beside = [texts[stem] for path in images_below(root) if (stem := Path(path).stem) in texts]
+    heads = (head_of(file).decode("utf-8", "replace").split("\n")[0] for file in beside[:20])
+    return any(len(_numbers(head.split()) or ()) > 4 for head in heads)
 
 
 def _read(
@@ -320,7 +343,7 @@ def _read(
         )
         pairs = [(number, str(number)) for number in used]
     category_ids, names, known = class_table(pairs, findings)
-    lines.fill(rows, known, points)
+    lines.fill(rows, known, names, points)
     return RecordTable(rows, root.resolve().name, split, names, category_ids, box_format)
 
 
@@ -400,7 +423,7 @@ class _Lines:
         self.image: list[int] = []
         self.file: list[int] = []
         self.line: list[int] = []
-        self.category: list[float] = []
+        self.category: list[float | str] = []
         self.values: list[tuple[float, ...]] = []
 
     def read(self, file: str, image: int) -> None:
@@ -411,15 +434,17 @@ class _Lines:
             self.findings.add("file-unreadable", str(error))
             return
         self.files.append(file)
-        seen: set[tuple[float, ...]] = set()
+        seen: set[tuple[Any, ...]] = set()
         for number, line in enumerate(text.splitlines(), 1):
             words = line.split()
-            numbers = _numbers(words)
+            numbers: tuple[Any, ...] | None = _numbers(words)
             if numbers is None and words:
                 words = re.split(r"[\s,;|]+", line.strip(" \t,;|"))
                 numbers = _numbers(words)
                 if numbers is not None:
                     self.findings.add("line-separators", f"{file}, line {number}")
+            if numbers is None:
+                numbers = _named_numbers(line.split())
             if numbers is None:
                 if words:
                     self.findings.add("line-unreadable", f"{file}, line {number}: {shown(line)}")
@@ -436,38 +461,47 @@ class _Lines:
 
     def classes(self) -> Iterator[int]:
         """The class numbers that occur, whole ones."""
-        return (int(value) for value in self.category if value.is_integer())
+        numbers = (value for value in self.category if isinstance(value, float))
+        return (int(value) for value in numbers if value.is_integer())
 
     def place(self, row: int) -> str:
         """Where a line stands."""
         return f"{self.files[self.file[row]]}, line {self.line[row]}"
 
-    def fill(self, rows: Rows, labels: dict[int, int], points: Any) -> None:
+    def fill(self, rows: Rows, labels: dict[int, int], names: tuple[str, ...], points: Any) -> None:
         """Put the boxes into ``rows``."""
+        table: dict[float | str, int] = {**labels, **{n: i for i, n in enumerate(names)}}
+        named = [row for row, value in enumerate(self.category) if isinstance(value, str)]
+        for kind, rows_ in (
+            ("id-text", [row for row in named if self.category[row] in table]),
+            ("line-unreadable", [row for row in named if self.category[row] not in table]),
+        ):
+            told = [f"{self.place(row)}, class {shown(self.category[row])}" for row in rows_[:3]]
+            self.findings.add(kind, told, len(rows_))
         kept: list[int] = []
         unknown: list[int] = []
         forms = self._forms(points)
         boxes: list[np.ndarray | tuple[float, ...]] = []
         for row, (category, values) in enumerate(zip(self.category, self.values, strict=True)):
-            if category not in labels:
-                unknown.append(row)
+            if category not in table:
+                unknown += [row] * isinstance(category, float)
                 continue
             form = forms[len(values)]
-            if form not in ("box", "outline"):
+            if not form:
                 continue
             kept.append(row)
-            boxes.append(values[:4] if form == "box" else _around(values))
+            boxes.append(_box(form, values))
         told = [f"{self.place(r)} has class {self.category[r]:g}" for r in unknown[:3]]
         self.findings.add("class-unknown", told, len(unknown))
         rows.image = np.array([self.image[row] for row in kept], np.int64)
-        rows.label = np.array([labels[int(self.category[row])] for row in kept], np.int64)
+        rows.label = np.array([table[self.category[row]] for row in kept], np.int64)
         rows.numbers = np.array(boxes, np.float64).reshape(-1, 4)
         rows.crowd = np.zeros(len(kept), bool)
         rows.areas = np.full(len(kept), np.nan)
         rows.place = lambda row: self.place(kept[row])
 
     def _forms(self, points: Any) -> dict[int, str]:
-        """Count of numbers behind the class → "box", "outline", or a kind of finding: left out."""
+        """Count of numbers behind the class → "box", "score first", "outline"; "": left out."""
         groups: dict[int, list[int]] = {}
         for row, values in enumerate(self.values):
             groups.setdefault(len(values), []).append(row)
@@ -500,9 +534,11 @@ def _form(table: np.ndarray, declared: int | None) -> tuple[str, str]:
     if declared is not None and count in (4 + declared, 5 + declared):
         return "box", "line-keypoints-declared"
     if count == 5:
-        if ((last >= 0) & (last <= 1)).all():
-            return "box", "line-confidence"
-        return "", "line-angle"
+        if not ((last >= 0) & (last <= 1)).all():
+            return "", "line-angle"
+        # Where the numbers from the second on fit the image better, the score stands first.
+        first, second = (_fit(table[:, start : start + 4]) for start in (0, 1))
+        return "score first" if second > first else "box", "line-confidence"
     if count == 6 and not ((table >= -0.5) & (table <= 1.5)).all():
         return "", "line-columns"
     if count >= 7 and (count - 4) % 3 == 0:
@@ -524,11 +560,34 @@ def _inside(boxes: np.ndarray, points: np.ndarray) -> bool:
     return bool((near.all(-1) | ~seen).mean() >= 0.5)
 
 
+def _fit(boxes: np.ndarray) -> float:
+    """Share of boxes (centre and size) that lie within 0–1."""
+    half = boxes[:, 2:] / 2
+    inside = (boxes[:, :2] - half >= -SLACK) & (boxes[:, :2] + half <= 1 + SLACK)
+    return float(inside.all(1).mean())
+
+
+def _box(form: str, values: tuple[float, ...]) -> tuple[float, ...]:
+    """Centre and size that the numbers of a line are in ``form``."""
+    if form == "outline":
+        return _around(values)
+    return values[1:5] if form == "score first" else values[:4]
+
+
 def _around(values: tuple[float, ...]) -> tuple[float, ...]:
     """Centre and size of the box around corners x y x y …; an odd last number is a confidence."""
     corners = values[: len(values) // 2 * 2]
     (x0, x1), (y0, y1) = ((min(v), max(v)) for v in (corners[::2], corners[1::2]))
     return (x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0
+
+
+def _named_numbers(words: list[str]) -> tuple[Any, ...] | None:
+    """A class by its name and four or more numbers; None where these are none."""
+    first = next((n for n, word in enumerate(words) if NUMBER.fullmatch(word)), len(words))
+    numbers = words[first:]
+    if not first or len(numbers) < 4 or not all(map(NUMBER.fullmatch, numbers)):
+        return None
+    return " ".join(words[:first]), *map(float, numbers)
 
 
 def _numbers(words: list[str]) -> tuple[float, ...] | None:

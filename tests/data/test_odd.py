@@ -1,0 +1,385 @@
+"""Odd files of the kinds that people and tools make: what is read of each, and what is said.
+
+Each maker writes two images of the boxes ``BOXES`` in one odd way.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dabdetr.data.layouts import open_data, open_training
+from dabdetr.data.textfiles import guess
+
+BOXES = ((113, 53, 44, 39), (10, 20, 30, 40))
+CORNERS = [[x, y, x + w, y + h] for x, y, w, h in BOXES]
+CLASSES = ("red", "blue")
+Make = Callable[[Path], None]
+
+
+def image(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(len(path.name)).integers(0, 255, (15, 20, 3), dtype=np.uint8)
+    Image.fromarray(pixels).resize((160, 120)).save(path)
+
+
+def text(path: Path, content: str, encoding: str = "utf-8") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content, encoding)
+
+
+def coco(root: Path, change: Callable[[dict[str, Any]], object] = id, split: str = "train") -> None:
+    """a.png and b.png in the split's folder; ``change`` alters the json."""
+    names = ("a.png", "b.png")
+    images = [
+        {"id": n, "file_name": name, "width": 160, "height": 120} for n, name in enumerate(names)
+    ]
+    annotations = [
+        {"id": 2 * n + label, "image_id": n, "category_id": label, "bbox": list(box)}
+        for n in range(2)
+        for label, box in enumerate(BOXES)
+    ]
+    categories = [{"id": label, "name": name} for label, name in enumerate(CLASSES)]
+    tree = {"images": images, "annotations": annotations, "categories": categories}
+    change(tree)
+    for name in names:
+        image(root / split / name)
+    text(root / "annotations" / f"instances_{split}.json", json.dumps(tree))
+
+
+def of_images(**values: Callable[[str], Any]) -> Make:
+    """COCO whose images name their file by other keys or values."""
+
+    def change(tree: dict[str, Any]) -> None:
+        for row in tree["images"]:
+            name = row.pop("file_name")
+            row.update({key: value(name) for key, value in values.items()})
+
+    return lambda root: coco(root, change)
+
+
+def class_names_for_ids(tree: dict[str, Any]) -> None:
+    for row in tree["annotations"]:
+        row["category_id"] = CLASSES[row["category_id"]]
+
+
+def large_ids(tree: dict[str, Any]) -> None:
+    for row in (*tree["images"], *tree["annotations"]):
+        key = "image_id" if "image_id" in row else "id"
+        row[key] += 2**70
+
+
+def lines(names: tuple[str, ...] = ("0", "1")) -> str:
+    return "".join(
+        f"{name} {(x + w / 2) / 160} {(y + h / 2) / 120} {w / 160} {h / 120}\n"
+        for name, (x, y, w, h) in zip(names, BOXES, strict=True)
+    )
+
+
+def yolo(root: Path, content: str = "", settings: str = "", folder: str = "{}/train") -> None:
+    for name in ("a", "b"):
+        image(root / folder.format("images") / f"{name}.png")
+        text(root / folder.format("labels") / f"{name}.txt", content or lines())
+    if settings:
+        text(root / "data.yaml", settings)
+
+
+def of_settings(settings: str, content: str = "") -> Make:
+    return lambda root: yolo(root, content, settings)
+
+
+def score_first(root: Path) -> None:
+    content = "".join(line.replace(" ", " 0.93 ", 1) + "\n" for line in lines().splitlines())
+    yolo(root, content, "train: images/train\nnames: [red, blue]\n")
+
+
+def darknet_of_fiftyone(root: Path) -> None:
+    yolo(root, folder="data")
+    text(root / "obj.names", "red\nblue\n")
+
+
+def xml(name: str, boxes: Sequence[Sequence[float]] = CORNERS) -> str:
+    objects = "".join(
+        f"<object><name>{class_}</name><bndbox><xmin>{x0}</xmin><ymin>{y0}</ymin><xmax>{x1}</xmax>"
+        f"<ymax>{y1}</ymax></bndbox></object>"
+        for class_, (x0, y0, x1, y1) in zip(CLASSES, boxes, strict=True)
+    )
+    size = "<size><width>160</width><height>120</height></size>"
+    return f"<annotation><filename>{name}</filename>{size}{objects}</annotation>"
+
+
+def voc(root: Path, change: Callable[[str], str] = str, encoding: str = "utf-8") -> None:
+    for name in ("a", "b"):
+        image(root / "JPEGImages" / f"{name}.png")
+        edges = [[x0 + 1, y0 + 1, x1, y1] for x0, y0, x1, y1 in CORNERS]
+        text(root / "Annotations" / f"{name}.xml", change(xml(f"{name}.png", edges)), encoding)
+
+
+def voc_in_shares(root: Path) -> None:
+    shares = [[x0 / 160, y0 / 120, x1 / 160, y1 / 120] for x0, y0, x1, y1 in CORNERS]
+    for name in ("a", "b"):
+        image(root / "JPEGImages" / f"{name}.png")
+        text(root / "Annotations" / f"{name}.xml", xml(f"{name}.png", shares))
+
+
+def labelme_tree(**more: Any) -> str:
+    shapes = [
+        {"label": name, "points": [[x0, y0], [x1, y1]], "shape_type": "rectangle"}
+        for name, (x0, y0, x1, y1) in zip(CLASSES, CORNERS, strict=True)
+    ]
+    return json.dumps(more | {"shapes": shapes, "imageHeight": 120, "imageWidth": 160})
+
+
+def labelme_with_image_first(root: Path) -> None:
+    for name in ("a", "b"):
+        image(root / f"{name}.png")
+        text(root / f"{name}.json", labelme_tree(imageData="A" * 100_000))
+
+
+def via_csv(root: Path) -> None:
+    rows = ["#filename,region_shape_attributes,region_attributes"]
+    for name in ("a", "b"):
+        image(root / f"{name}.png")
+        for class_, (x, y, w, h) in zip(CLASSES, BOXES, strict=True):
+            shape = {"name": "rect", "x": x, "y": y, "width": w, "height": h}
+            cells = (json.dumps(each).replace('"', '""') for each in (shape, {"type": class_}))
+            rows.append(",".join((f"{name}.png", *(f'"{cell}"' for cell in cells))))
+    text(root / "via.csv", "\n".join(rows), "utf-8-sig")
+
+
+ODD: dict[str, tuple[Make, str]] = {
+    # what is odd → who writes it, and the kinds of findings beside split-only
+    "coco: path for file_name": (of_images(path="/data/x/{}".format), "name-cleaned"),
+    "coco: URL for file_name": (of_images(coco_url="http://x.org/{}".format), "name-cleaned"),
+    "coco: a query behind the name": (of_images(file_name="{}?d=1".format), "name-cleaned"),
+    "coco: Label Studio's local files": (
+        of_images(file_name="/data/local-files/?d=my%20set/{}".format),
+        "name-cleaned",
+    ),
+    "coco: names without ending": (of_images(file_name=lambda name: name[:1]), "name-case"),
+    "coco: class names for ids": (lambda root: coco(root, class_names_for_ids), "id-text"),
+    "coco: ids beyond 64 bits": (lambda root: coco(root, large_ids), "id-numbered"),
+    "yolo: YAML's words as names": (
+        of_settings("train: images/train\nnames: [red, blue, no, 007, null]\n"),
+        "class-empty",
+    ),
+    "yolo: another machine's folders": (
+        of_settings(
+            "path: /content/My Drive\ntrain: /content/set/images/train\nnames: [red, blue]"
+        ),
+        "name-cleaned",
+    ),
+    "yolo: Windows' folders": (
+        of_settings("train: 'C:\\set\\images\\train'\nnames: [red, blue]\n"),
+        "name-cleaned",
+    ),
+    "yolo: class names for numbers": (
+        of_settings("train: images/train\nnames: [red, blue]\n", lines(CLASSES)),
+        "id-text",
+    ),
+    "yolo: the score behind the class": (score_first, "line-confidence"),
+    "yolo: names beside a folder data": (darknet_of_fiftyone, ""),
+    "voc: a namespace": (
+        lambda root: voc(
+            root, lambda x: x.replace("<annotation>", '<annotation xmlns="http://x">')
+        ),
+        "",
+    ),
+    "voc: tags in capitals": (
+        lambda root: voc(root, lambda x: x.replace("xmin", "Xmin").replace("object", "Object")),
+        "",
+    ),
+    "voc: another encoding than it says": (
+        lambda root: voc(root, '<?xml version="1.0" encoding="utf-8"?>{}'.format, "utf-16"),
+        "encoding",
+    ),
+    "voc: shares of the image": (voc_in_shares, "box-relative"),
+    "labelme: the image before the shapes": (labelme_with_image_first, ""),
+    "via: a mark of comments before the head": (via_csv, ""),
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_all_boxes_are_read_and_what_is_odd_is_said(odd: str, tmp_path: Path) -> None:
+    make, kinds = ODD[odd]
+    make(tmp_path)
+    train, val = open_training(tmp_path)
+    assert val is None
+    assert {each.kind.name for each in train.findings} == {*kinds.split(), "split-only"}
+    assert len(train) == 2
+    for index in range(2):
+        record = train.record(index)
+        rows = zip([train.names[label] for label in record.labels], record.boxes, strict=True)
+        found = {name: box.round(2).tolist() for name, box in rows}
+        assert found == dict(zip(CLASSES, CORNERS, strict=True))
+
+
+def split_voc_by_lists(root: Path) -> None:
+    voc(root)
+    text(root / "imagesets" / "main" / "Train.TXT", "a\n")
+    text(root / "imagesets" / "main" / "Val.TXT", "b\n")
+
+
+def split_voc_beside(root: Path) -> None:
+    voc(root)
+    text(root / "train.txt", "a.png\n")
+    text(root / "val.txt", "b.png\n")
+
+
+def split_voc_by_classes(root: Path) -> None:
+    voc(root)
+    for split, name in (("train", "a"), ("val", "b")):
+        text(root / "ImageSets" / "Main" / f"red_{split}.txt", f"{name} 1\n")
+        text(root / "ImageSets" / "Main" / f"blue_{split}.txt", f"{name} -1\n")
+
+
+def split_voc_by_folders(root: Path) -> None:
+    for split in ("train", "val"):
+        image(root / split / "cam1" / "a.png")
+        text(root / split / "cam1" / "a.xml", xml("a.png"))
+
+
+def split_labelme(root: Path) -> None:
+    for split, name in (("train", "a"), ("val", "b")):
+        image(root / split / f"{name}.png")
+        text(root / split / f"{name}.json", labelme_tree(imagePath=f"{name}.png"))
+
+
+def split_labelme_apart(root: Path) -> None:
+    for split, name in (("train", "a"), ("val", "b")):
+        image(root / "images" / split / f"{name}.png")
+        text(root / "labels" / split / f"{name}.json", labelme_tree(imagePath=f"{name}.png"))
+
+
+def split_labelme_in_one_folder_of_images(root: Path) -> None:
+    for split, name in (("train", "a"), ("val", "b")):
+        image(root / "images" / f"{name}.png")
+        text(root / "labels" / split / f"{name}.json", labelme_tree(imagePath=f"{name}.png"))
+
+
+def split_as_sets(root: Path) -> None:
+    for split, name in (("train_set", "a"), ("Validation Images", "b")):
+        image(root / split / f"{name}.png")
+        text(root / split / f"{name}.xml", xml(f"{name}.png"))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        split_voc_by_lists,
+        split_voc_beside,
+        split_voc_by_classes,
+        split_voc_by_folders,
+        split_labelme,
+        split_labelme_apart,
+        split_labelme_in_one_folder_of_images,
+        split_as_sets,
+    ],
+)
+def test_a_divided_set_is_not_trained_on_as_a_whole(make: Make, tmp_path: Path) -> None:
+    make(tmp_path)
+    train, val = open_training(tmp_path)
+    assert val is not None
+    assert (len(train), len(val)) == (1, 1)
+    assert train.record(0).file != val.record(0).file
+    assert {each.kind.name for each in train.findings} == set()
+
+
+def test_sizes_in_place_of_the_far_corner_are_told(tmp_path: Path) -> None:
+    """VOC with widths and heights as xmax and ymax: many boxes would be drawn backwards."""
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        x, y, w, h = rng.integers((20, 20, 10, 10), (100, 80, 50, 35)).tolist()
+        image(tmp_path / f"{number}.png")
+        text(tmp_path / f"{number}.xml", xml(f"{number}.png", [[x, y, w, h], [0, 0, 160, 120]]))
+    data = open_data(tmp_path)
+    assert [(each.kind.name, each.count) for each in data.findings] == [("box-extents", 24)]
+    for index in range(12):
+        x0, y0, x1, y1 = data.record(index).boxes[0].tolist()
+        assert x1 > x0 >= 20
+        assert y1 > y0 >= 20
+
+
+def test_trainval_is_trained_on_where_there_is_no_train(tmp_path: Path) -> None:
+    voc(tmp_path)
+    text(tmp_path / "ImageSets" / "Main" / "trainval.txt", "a\n")
+    text(tmp_path / "ImageSets" / "Main" / "test.txt", "b\n")
+    train, val = open_training(tmp_path)
+    assert val is None
+    assert [Path(train.record(0).file).name, len(train)] == ["a.png", 1]
+    (only,) = (each for each in train.findings if each.kind.name == "split-only")
+    assert only.examples == [f"{tmp_path}: test, trainval"]
+
+
+def test_a_split_whose_images_are_absent_is_no_other_folder(tmp_path: Path) -> None:
+    """test: ../test/images must not become images/, which holds all others."""
+    yolo(tmp_path, settings="train: images/train\ntest: ../test/images\nnames: [red, blue]\n")
+    train, _ = open_training(tmp_path)
+    assert len(train) == 2
+    found = {each.kind.name for each in train.findings}
+    assert found == {"split-missing", "split-only"}
+
+
+def test_images_of_two_splits_are_counted(tmp_path: Path) -> None:
+    settings = "train: images/train\nval: images/train\nnames: [red, blue]\n"
+    yolo(tmp_path, settings=settings)
+    _, val = open_training(tmp_path)
+    assert val is not None
+    (shared,) = (each for each in val.findings if each.kind.name == "split-shared")
+    assert (shared.count, shared.examples[0].endswith("a.png, in train")) == (2, True)
+
+
+def test_images_that_no_annotation_names_are_counted(tmp_path: Path) -> None:
+    voc(tmp_path)
+    image(tmp_path / "JPEGImages" / "c.png")
+    data = open_data(tmp_path)
+    (unlisted,) = (each for each in data.findings if each.kind.name == "image-unlisted")
+    assert (len(data), unlisted.count) == (2, 1)
+
+
+def test_regions_without_any_class_are_objects(tmp_path: Path) -> None:
+    for split, name in (("train", "a"), ("val", "b")):
+        image(tmp_path / split / f"{name}.png")
+        shape = {"name": "polygon", "all_points_x": [10, 50, 50], "all_points_y": [10, 10, 60]}
+        region = {"shape_attributes": shape, "region_attributes": {}}
+        tree = {name: {"filename": f"{name}.png", "regions": {"0": region}}}
+        text(tmp_path / split / "via_region_data.json", json.dumps(tree))
+    train, val = open_training(tmp_path)
+    assert val is not None
+    assert train.names == val.names == ("object",)
+    assert val.record(0).boxes.tolist() == [[10, 10, 50, 60]]
+    assert {each.kind.name for each in train.findings} == {"class-names-missing", "box-from-shape"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("tasks.json", '[{"id": 1, "data": {"image": "a"}}]', "Label Studio's own form"),
+        ("a.csv", "filename,class\n", "tables are not read: export as COCO"),
+        ("set.zip", "", "Give the zip itself: --data .*set.zip"),
+        ("set.tar.gz", "", "Unpack it and give its folder"),
+    ],
+)
+def test_what_would_open_it_is_said(name: str, content: str, told: str, tmp_path: Path) -> None:
+    text(tmp_path / name, content)
+    with pytest.raises(ValueError, match=told):
+        open_data(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "encoding", "told"),
+    [
+        ("红灯笼 狗 汽车", "gbk", "GB 18030"),
+        ("красный собака", "cp1251", "Windows-1251"),
+        ("りんご バナナ 犬", "shift_jis", "Shift JIS"),
+        ("crème brûlée créé Größe", "cp1252", "Windows-1252"),
+    ],
+)
+def test_encodings_are_told_apart(content: str, encoding: str, told: str) -> None:
+    assert guess(content.encode(encoding)) == (content, told)
