@@ -270,7 +270,7 @@ def _of_folders(root: Path) -> dict[str, Open]:
         places = {name: root / name for name in splits if names}
         together = [root, *(root / "data",) * bool(names)]
         labelled = [place for place in together if _labelled(place)]
-        places = places or {"default": place for place in labelled[:1]}
+        places = places or dict(zip(("default",), labelled, strict=False))
     found: dict[str, Open] = {}
     for name, place in places.items():
 
