@@ -95,7 +95,9 @@ def race(
     }
     for name, path in files.items():
         run = Exported(path)
-        jobs[name] = lambda run=run: run.predict(pixels.numpy(), padding)
+        jobs[name] = lambda run=run: run.predict(
+            pixels.numpy(), padding, [(work.height, work.width)]
+        )
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
     for turn in range(rounds + 1):
         for name in sorted(jobs, reverse=bool(turn % 2)):

@@ -49,7 +49,7 @@ def shaken(name: str, *overrides: str) -> Any:
     return detector
 
 
-@pytest.fixture
+@pytest.fixture(scope="package")
 def shake() -> Any:
     """``shaken``, for tests that choose the preset."""
     return shaken

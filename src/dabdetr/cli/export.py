@@ -45,6 +45,19 @@ def export(
         tuple[int, int] | None,
         typer.Option(help="Fix the input's height and width.", metavar="H W"),
     ] = None,
+    post: Annotated[
+        str,
+        typer.Option(help="none: logits and boxes of all queries; boxes: ranked, in pixels."),
+    ] = "none",
+    max_det: Annotated[
+        int | None, typer.Option(help="Boxes an image with --post boxes.", show_default=False)
+    ] = None,
+    padding: Annotated[
+        bool, typer.Option("--padding/--no-padding", help="Whether a padding mask goes in.")
+    ] = True,
+    opset: Annotated[
+        int | None, typer.Option(help="Version of ONNX's operators, 18 to 25.", show_default=False)
+    ] = None,
     images: Annotated[
         str | None,
         typer.Option(help="Images to compare torch and the file on."),
@@ -92,6 +105,10 @@ def export(
             images=images,
             data=data,
             calibration=int8,
+            post=post,
+            max_det=max_det,
+            padding=padding,
+            opset=opset,
             force=force,
         )
     except Uncertified as error:

@@ -16,7 +16,8 @@ from dabdetr.data.preprocessing import padded
 from dabdetr.evaluation.evaluate import evaluate, score
 from dabdetr.export.tracing import Answer
 from dabdetr.inference.exported import Exported, prepare_for
-from dabdetr.inference.postprocess import Ranked, postprocess
+from dabdetr.inference.metadata import Metadata
+from dabdetr.inference.postprocess import Ranked, ranked
 from dabdetr.model.detector import Detector
 
 BATCHES = (1, 2, 5)
@@ -153,15 +154,38 @@ def certify(reference: Answer, exported: Exported, images: Sequence[np.ndarray])
         sizes.add((pixels.shape[2], pixels.shape[3]))
         with torch.no_grad():
             truth = reference(torch.from_numpy(pixels), torch.from_numpy(padding))
-        answer = exported.predict(pixels, padding)
-        finite &= all(bool(np.isfinite(part).all()) for part in answer)
         frames = [_frame(each) for each in padding]
-        classifier = exported.metadata.classifier
-        expected = postprocess(truth[0], truth[1], frames, COMPARED, classifier)
-        logits, boxes = (np.nan_to_num(x, nan=-_FAR, posinf=_FAR, neginf=-_FAR) for x in answer)
-        found = postprocess(logits, boxes, frames, logits[0].size, classifier)
+        answer = exported.predict(pixels, padding, frames)
+        finite &= all(bool(np.isfinite(part).all()) for part in answer)
+        known = [np.nan_to_num(x, nan=-_FAR, posinf=_FAR, neginf=-_FAR) for x in answer]
+        found = exported.rank(known, frames, answer[0].size)
+        expected = [
+            _promised(each, exported.metadata)
+            for each in ranked(
+                *(part.numpy() for part in truth),
+                sizes=frames,
+                max_det=truth[0][0].numel(),
+                classifier=exported.metadata.classifier,
+                calibration=exported.config.inference.calibration,
+            )
+        ]
         gaps += [paired(a, b) for a, b in zip(expected, found, strict=True)]
     return _summary(exported.metadata.precision, len(images), sizes, np.concatenate(gaps), finite)
+
+
+def _promised(expected: Ranked, metadata: Metadata) -> Ranked:
+    """Torch's best detections of an image, as far as the file is to give them.
+
+    Where the file ranks them itself and gives fewer than are compared, those near its last rank may
+    as well be just behind it, within the tolerance.
+    """
+    rows = np.arange(min(COMPARED, len(expected.scores)))
+    if metadata.top is not None and metadata.top < len(expected.scores):
+        last = expected.scores[metadata.top - 1]
+        margin = TOLERANCES[metadata.precision].score
+        clear = np.flatnonzero(expected.scores > last + margin)
+        rows = np.intersect1d(rows, clear if len(clear) else rows[: metadata.top])
+    return Ranked(*(each[rows] for each in expected))
 
 
 def compare_ap(detector: Detector, path: Path, data: DetectionDataset) -> Loss:

@@ -18,7 +18,7 @@ Values = dict[str, np.ndarray]
 
 
 def first_difference(
-    program: torch.export.ExportedProgram, path: Path, pixels: np.ndarray, padding: np.ndarray
+    program: torch.export.ExportedProgram, path: Path, inputs: Values
 ) -> str | None:
     """The first node of an exported file whose values are not the traced graph's, and its module.
 
@@ -27,12 +27,12 @@ def first_difference(
     computed from it agrees: runtimes hand out some values after their memory was used again. None
     where all agree, and of formats that hand out no values.
     """
-    expected = _Recorder(program).record(pixels, padding)
+    expected = _Recorder(program).record(inputs)
     metadata = Exported(path).metadata
     read = _VALUES.get(metadata.runtime)
     if read is None:
         return None
-    found = read(path, metadata.precision, list(expected), pixels, padding)
+    found = read(path, metadata.precision, list(expected), inputs)
     off = {
         name: _off(each.value, found[name])
         for name, each in expected.items()
@@ -68,10 +68,10 @@ class _Recorder(Interpreter):
         super().__init__(runnable(program))
         self.seen: dict[str, _Seen] = {}
 
-    def record(self, pixels: np.ndarray, padding: np.ndarray) -> dict[str, _Seen]:
+    def record(self, inputs: Values) -> dict[str, _Seen]:
         """All values of one run; masks of attention, which hold infinity, are left out."""
         with torch.no_grad():
-            self.run(torch.from_numpy(pixels), torch.from_numpy(padding))
+            self.run(*map(torch.from_numpy, inputs.values()))
         return {name: each for name, each in self.seen.items() if np.isfinite(each.value).all()}
 
     def run_node(self, n: torch.fx.Node) -> Any:
@@ -86,9 +86,7 @@ class _Recorder(Interpreter):
         return value
 
 
-def _of_onnx(
-    path: Path, _: str, names: list[str], pixels: np.ndarray, padding: np.ndarray
-) -> Values:
+def _of_onnx(path: Path, _: str, names: list[str], inputs: Values) -> Values:
     """Values of the nodes of ``names`` that the file still has."""
     import onnx
     import onnxruntime
@@ -104,13 +102,11 @@ def _of_onnx(
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), options, ["CPUExecutionProvider"]
     )
-    values = session.run(wanted, {"pixels": pixels, "padding": padding})
+    values = session.run(wanted, inputs)
     return {name: np.asarray(value) for name, value in zip(wanted, values, strict=True)}
 
 
-def _of_openvino(
-    path: Path, precision: str, names: list[str], pixels: np.ndarray, padding: np.ndarray
-) -> Values:
+def _of_openvino(path: Path, precision: str, names: list[str], inputs: Values) -> Values:
     """The same of OpenVINO's; it merges less where every value is wanted for."""
     openvino = import_unreported("openvino")
     core = openvino.Core()
@@ -120,15 +116,13 @@ def _of_openvino(
     own = {name for out in model.outputs for name in out.names}
     model.add_outputs([name for name in wanted if name not in own])
     run = core.compile_model(model, "CPU", precision_hint(precision))
-    answer = run({"pixels": pixels, "padding": padding})
+    answer = run(inputs)
     return {name: np.array(answer[name]) for name in wanted}
 
 
-def _of_program(
-    path: Path, _: str, names: list[str], pixels: np.ndarray, padding: np.ndarray
-) -> Values:
+def _of_program(path: Path, _: str, names: list[str], inputs: Values) -> Values:
     """The same of a program of torch."""
-    seen = _Recorder(torch.export.load(path)).record(pixels, padding)
+    seen = _Recorder(torch.export.load(path)).record(inputs)
     return {name: each.value for name, each in seen.items() if name in names}
 
 

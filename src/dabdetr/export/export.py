@@ -19,11 +19,12 @@ from dabdetr.data.layouts import is_data, open_data
 from dabdetr.data.preprocessing import padded
 from dabdetr.export.certificate import Certificate, batches, certify, compare_ap
 from dabdetr.export.divergence import first_difference
-from dabdetr.export.formats import FORMATS, Format, check_format
+from dabdetr.export.formats import FORMATS, Format, check_format, check_opset
 from dabdetr.export.tracing import Answer
-from dabdetr.inference.exported import ENGINES, Exported, prepare_for
+from dabdetr.inference.exported import ENGINES, Exported, as_inputs, prepare_for
 from dabdetr.inference.metadata import Metadata
 from dabdetr.inference.opening import torch_runtime
+from dabdetr.inference.outputs import check_post
 from dabdetr.inference.sources import read_sources
 from dabdetr.model.detector import Detector
 from dabdetr.text import in_any_case
@@ -64,12 +65,18 @@ def export(
     images: Any = None,
     data: DetectionDataset | str | Path | None = None,
     calibration: DetectionDataset | str | Path | None = None,
+    post: str = "none",
+    max_det: int | None = None,
+    padding: bool = True,
+    opset: int | None = None,
     force: bool = False,
 ) -> Export:
     """Write ``model`` as ``output`` (its name with the format's ending, if not given).
 
     ``size`` (height, width) fixes the input's; else any batch and size goes. ``precision`` int8
-    needs ``calibration``, data or images whose training part sets the ranges. The certificate
+    needs ``calibration``, data or images whose training part sets the ranges. ``post`` "boxes" puts
+    the postprocessing into the graph, which then gives the ``max_det`` best boxes (the config's if
+    not given) in pixels; ``padding=False`` leaves out the mask. The certificate
     runs on ``images`` (see ``read_sources``), on ``data``, which are annotated and give AP, or on
     generated scenes. Raises ``Uncertified`` where the file differs too much; it is then not kept.
     """
@@ -85,7 +92,17 @@ def export(
     data = open_data(data, "val") if isinstance(data, str | Path) else data
     shown = _shown(images, data)
     log.info("exporting, and comparing with torch …")
-    metadata = Metadata(format, detector.names, detector.config, precision, size)
+    metadata = Metadata(
+        format,
+        detector.names,
+        detector.config,
+        precision,
+        size,
+        padding,
+        check_post(post),
+        _top(detector, post, max_det),
+        check_opset(opset),
+    )
     ranges = None if calibration is None else partial(_calibration, metadata, calibration)
     file = chosen.make(detector, metadata, ranges)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as folder:
@@ -95,8 +112,9 @@ def export(
         if data is not None:
             proof = replace(proof, ap=compare_ap(detector, path, data))
         if not proof.passed:
-            inputs = next(iter(batches(Exported(path), shown)))
-            proof = replace(proof, diverges=first_difference(file.traced, path, *inputs))
+            batch = next(iter(batches(Exported(path), shown)))
+            inputs = as_inputs(file.metadata, *batch)
+            proof = replace(proof, diverges=first_difference(file.traced, path, inputs))
             raise Uncertified(proof)
         file.write(path, replace(file.metadata, certificate=proof.to_dict()))
         if target.is_dir():
@@ -138,7 +156,22 @@ def _calibration(metadata: Metadata, source: Any) -> Iterator[Batch]:
     else:
         found = (each.array for each in read_sources(source))
     for image in islice(found, CALIBRATION):
-        yield padded([prepare_for(metadata, image)], metadata.size)
+        yield as_inputs(metadata, *padded([prepare_for(metadata, image)], metadata.size))
+
+
+def _top(detector: Detector, post: str, max_det: int | None) -> int | None:
+    """How many boxes of an image a graph gives; None: all queries."""
+    if post == "none":
+        if max_det is not None:
+            raise ValueError("max_det is of graphs that rank their boxes; add post='boxes'")
+        return None
+    wanted = detector.config.inference.max_det if max_det is None else max_det
+    if wanted < 1:
+        raise ValueError(f"max_det should be at least 1; got {wanted}")
+    part = detector.config.model.queries
+    queries = part.count * max(getattr(part, "patterns", 0), 1)
+    each = 1 if detector.config.classifier == "softmax" else len(detector.names)
+    return min(wanted, queries * each)
 
 
 def _shown(images: Any, data: DetectionDataset | None) -> list[np.ndarray]:

@@ -7,6 +7,7 @@ and the packages of formats are imported only to write.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
     from dabdetr.inference.metadata import Metadata
     from dabdetr.model.detector import Detector
 
-    Batch = tuple[np.ndarray, np.ndarray]
-    """Pixels [b, 3, h, w] float32 and padding [b, h, w] bool."""
+    Batch = dict[str, np.ndarray]
+    """The graph's inputs, by name."""
     Calibration = Callable[[], Iterator[Batch]] | None
     """Batches that int8 takes its ranges from; None in other precisions."""
 
@@ -34,6 +35,10 @@ HALVED = ("Conv", "Gemm", "MatMul")
 KEPT = ("projection", "encoder", "queries", "decoder")
 """What int8 leaves as it is: all but the backbone. Its convolutions gain, and the rest, many small
 products whose inputs and outputs would be converted back and forth, does not."""
+
+
+OPSETS = range(18, 26)
+"""Versions of ONNX's operators that torch's translation comes in."""
 
 
 class File(Protocol):
@@ -56,40 +61,142 @@ class OnnxFile:
     def __init__(
         self, detector: Detector, metadata: Metadata, calibration: Calibration = None
     ) -> None:
-        import torch
-
-        from dabdetr.export.tracing import program, quiet
+        from dabdetr.export.tracing import program
 
         need("onnxruntime")
         onnx = need("onnx")
         need("onnxscript")
-        with quiet():
-            made = torch.onnx.export(
-                program(detector, size=metadata.size),
-                dynamo=True,
-                input_names=["pixels", "padding"],
-                output_names=["logits", "boxes"],
-                optimize=False,  # of onnxscript 0.7, its rewrite of expand breaks the graph
-                verbose=False,
-            )
-        assert made is not None
-        assert made.exported_program is not None
-        self.traced: torch.export.ExportedProgram = made.exported_program
-        self.proto: Any = made.model_proto
+        self.traced = program(detector, size=metadata.size, metadata=metadata)
+        self.proto: Any = to_onnx(self.traced, metadata)
         if metadata.precision == "fp16":
             self.proto = halved(self.proto)
-        opset = next(each.version for each in self.proto.opset_import if not each.domain)
         packages = versions("onnx", "onnxscript", "onnxruntime")
-        self.metadata = replace(metadata, versions=packages | {"opset": str(opset)})
+        self.metadata = replace(metadata, versions=packages | {"opset": str(opset_of(self.proto))})
         self._check = onnx.checker.check_model
 
     def write(self, path: Path, metadata: Metadata) -> None:
         """Write the one file, weights inside."""
-        del self.proto.metadata_props[:]
+        proto = with_defaults(self.proto, metadata)
         for key, value in metadata.to_strings().items():
-            self.proto.metadata_props.add(key=key, value=value)
-        self._check(self.proto)
-        path.write_bytes(self.proto.SerializeToString())
+            proto.metadata_props.add(key=key, value=value)
+        self._check(proto)
+        path.write_bytes(proto.SerializeToString())
+
+
+def to_onnx(traced: torch.export.ExportedProgram, metadata: Metadata) -> Any:
+    """The traced graph as ONNX, in the opset of ``metadata.versions`` where that is given.
+
+    Axes of free length are named: batch, height, width.
+    """
+    import torch
+
+    from dabdetr.export.tracing import quiet
+
+    wanted = metadata.versions.get("opset")
+    with quiet():
+        made = torch.onnx.export(
+            traced,
+            dynamo=True,
+            input_names=list(metadata.inputs.values()),
+            output_names=list(metadata.outputs),
+            opset_version=None if wanted is None else int(wanted),
+            optimize=False,  # of onnxscript 0.7, its rewrite of expand breaks the graph
+            verbose=False,
+        )
+    assert made is not None
+    proto = made.model_proto
+    assert wanted is None or opset_of(proto) == int(wanted)
+    name_axes(proto)
+    fold_casts(proto)
+    return proto
+
+
+def check_opset(opset: int | None) -> dict[str, str]:
+    """The entry of ``Metadata.versions`` that asks for it; ValueError where there is none such."""
+    if opset is None:
+        return {}
+    if opset not in OPSETS:
+        raise ValueError(
+            f"a graph is written in opset {OPSETS[0]} to {OPSETS[-1]}; got {opset}: choose one"
+        )
+    return {"opset": str(opset)}
+
+
+def opset_of(proto: Any) -> int:
+    """The version of ONNX's operators that a graph uses."""
+    return next(each.version for each in proto.opset_import if not each.domain)
+
+
+def name_axes(proto: Any) -> None:
+    """Give the free axes of the pixels their names, wherever their symbols stand."""
+    pixels = proto.graph.input[0].type.tensor_type.shape.dim
+    axes = zip(pixels, ("batch", "channel", "height", "width"), strict=True)
+    names = {axis.dim_param: name for axis, name in axes if axis.dim_param}
+    symbol = re.compile(r"[A-Za-z_]\w*")
+    for value in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info):
+        for axis in value.type.tensor_type.shape.dim:
+            if axis.dim_param:
+                axis.dim_param = symbol.sub(lambda m: names.get(m[0], m[0]), axis.dim_param)
+
+
+def fold_casts(proto: Any) -> None:
+    """Write casts "to the type of another value" as casts to that type.
+
+    Not every runtime has them (the browser's folds no constants through them).
+    """
+    from onnx.shape_inference import infer_shapes
+
+    graph = infer_shapes(proto).graph
+    kinds = {each.name: each.data_type for each in graph.initializer}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        kinds[value.name] = value.type.tensor_type.elem_type
+    for node in proto.graph.node:
+        if node.op_type == "CastLike" and kinds.get(node.input[1]):
+            kind = kinds[node.input[1]]
+            node.op_type = "Cast"
+            del node.input[1:]
+            node.attribute.add(name="to", i=kind, type=2)  # 2: an integer
+
+
+def with_defaults(proto: Any, metadata: Metadata) -> Any:
+    """A copy whose inputs but the pixels can be left out: no padding, sizes of the input.
+
+    Their defaults are of one image, and are repeated for the batch.
+    """
+    import numpy as np
+    from onnx import ModelProto, helper, numpy_helper
+
+    changed = ModelProto()
+    changed.CopyFrom(proto)
+    graph = changed.graph
+    defaults = {
+        "padding": (np.zeros((1, 1, 1), bool), (0, 2, 3)),
+        "sizes": (np.zeros((1, 2), np.int64), (0,)),
+    }
+    nodes = []
+    for key, name in metadata.inputs.items():
+        if key not in defaults:
+            continue
+        value, axes = defaults[key]
+        for node in graph.node:
+            node.input[:] = [f"{each}_full" if each == name else each for each in node.input]
+        graph.initializer.append(numpy_helper.from_array(value, name))
+        fixed = [2] if key == "sizes" else []
+        constants = {f"{name}_axes": axes, f"{name}_rest": fixed}
+        for constant, numbers in constants.items():
+            array = np.array(numbers, np.int64)
+            graph.initializer.append(numpy_helper.from_array(array, constant))
+        shape = [f"{name}_shape", f"{name}_lengths", f"{name}_target"]
+        pixels = metadata.inputs["pixels"]
+        nodes += [
+            helper.make_node("Shape", [pixels], shape[:1], shape[0]),
+            helper.make_node("Gather", [shape[0], f"{name}_axes"], shape[1:2], shape[1]),
+            helper.make_node("Concat", [shape[1], f"{name}_rest"], shape[2:], shape[2], axis=0),
+            helper.make_node("Expand", [name, shape[2]], [f"{name}_full"], f"{name}_full"),
+        ]
+    for node in reversed(nodes):
+        graph.node.insert(0, node)
+    return changed
 
 
 def halved(proto: Any) -> Any:
@@ -189,7 +296,7 @@ def quantised(
 
     nncf = need("nncf")
     there = {op.get_friendly_name() for op in model.get_ops()}
-    inputs = [{"pixels": pixels, "padding": padding} for pixels, padding in calibration()]
+    inputs = list(calibration())
     with quiet():
         return nncf.quantize(
             model,
@@ -209,7 +316,9 @@ class ProgramFile:
     ) -> None:
         from dabdetr.export.tracing import program
 
-        self.traced = program(detector, metadata.precision, metadata.size)  # pyright: ignore[reportArgumentType]
+        if "opset" in metadata.versions:
+            raise ValueError("an opset is of ONNX and OpenVINO; torch.export has none")
+        self.traced = program(detector, metadata.precision, metadata.size, metadata)  # pyright: ignore[reportArgumentType]
         self.metadata = replace(metadata, versions=versions())
 
     def write(self, path: Path, metadata: Metadata) -> None:

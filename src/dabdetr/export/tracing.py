@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dabdetr.config import Config
 from dabdetr.inference.acceleration import autocast
+from dabdetr.inference.metadata import Metadata
 from dabdetr.inference.runtime import Precision
 from dabdetr.model.detector import Detector
 from dabdetr.model.frozen_norm import FoldedConv2d
@@ -25,32 +27,86 @@ EXAMPLE = (3, 96, 128)
 class Answer(nn.Module):
     """Pixels and padding → logits and boxes of the last decoder layer, in float32.
 
-    Inputs of any size are filled up to whole cells of the backbone first.
+    Inputs of any size are filled up to whole cells of the backbone first. ``metadata`` says what
+    else goes in and comes out (``Metadata.inputs``, ``Metadata.outputs``), where not these.
     """
 
-    def __init__(self, detector: Detector, precision: Precision = "fp32") -> None:
+    def __init__(
+        self, detector: Detector, precision: Precision = "fp32", metadata: Metadata | None = None
+    ) -> None:
         super().__init__()
         self.detector = detector
         self.precision: Precision = precision
         self.cell = detector.backbone.cell
+        self.inputs = ["pixels", "padding"] if metadata is None else list(metadata.inputs)
+        self.post = None if metadata is None else _POSTS[metadata.post]
+        self.top = None if metadata is None else metadata.top
         self.eval()
 
-    def forward(self, pixels: Tensor, padding: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """[b, 3, h, w] and [b, h, w] → [b, queries, classes] and [b, queries, 4]."""
-        for one, other in zip(padding.shape, pixels.shape[:1] + pixels.shape[2:], strict=True):
-            torch._check(one == other)  # else a graph of any size takes them for different sizes
-        if self.cell > 1:  # the model itself would ask whether, which no graph of any size can
-            height, width = pixels.shape[-2:]
-            # Of numbers above 0 only: ONNX rounds quotients to 0, not down.
-            wanted = ((side + self.cell - 1) // self.cell * self.cell for side in (height, width))
-            down, right = (
-                whole - side for whole, side in zip(wanted, (height, width), strict=True)
-            )
-            pixels = F.pad(pixels, (0, right, 0, down))
-            padding = F.pad(padding, (0, right, 0, down), value=True)
+        given = dict(zip(self.inputs, inputs, strict=True))
+        pixels = given["pixels"]
+        padding = given.get("padding")
+        if padding is None:
+            padding = pixels.new_zeros(pixels[:, 0].shape, dtype=torch.bool)
+        else:
+            for one, other in zip(padding.shape, pixels[:, 0].shape, strict=True):
+                torch._check(one == other)  # else a graph of any size takes them for different ones
+        filled, mask = self._filled(pixels, padding)
         with autocast(self.precision, pixels.device):
-            predictions = self.detector(Images(pixels, padding))
-        return predictions.logits[-1].float(), predictions.boxes[-1].float()
+            predictions = self.detector(Images(filled, mask))
+        logits, boxes = predictions.logits[-1].float(), predictions.boxes[-1].float()
+        if self.post is None:
+            return logits, boxes
+        sizes = given.get("sizes")
+        if sizes is None:
+            return self.post(self.detector.config, logits, boxes)
+        torch._check(sizes.shape[0] == pixels.shape[0])
+        own = torch.stack(((~padding[:, :, 0]).sum(1), (~padding[:, 0]).sum(1)), dim=1)
+        sizes = torch.where(sizes > 0, sizes, own)
+        return self.post(self.detector.config, logits, boxes, sizes, self.top)
+
+    def _filled(self, pixels: Tensor, padding: Tensor) -> tuple[Tensor, Tensor]:
+        """Both filled up to whole cells, which the model itself cannot ask for in a graph."""
+        if self.cell <= 1:
+            return pixels, padding
+        height, width = pixels.shape[-2:]
+        # Of numbers above 0 only: ONNX rounds quotients to 0, not down.
+        wanted = ((side + self.cell - 1) // self.cell * self.cell for side in (height, width))
+        down, right = (whole - side for whole, side in zip(wanted, (height, width), strict=True))
+        return F.pad(pixels, (0, right, 0, down)), F.pad(padding, (0, right, 0, down), value=True)
+
+
+def _best(
+    config: Config, logits: Tensor, boxes: Tensor, sizes: Tensor, top: int
+) -> tuple[Tensor, ...]:
+    """``inference.postprocess.ranked`` as a graph: boxes, scores, labels and queries.
+
+    ``sizes`` [b, 2] are heights and widths of the images; ``top`` is how many come out.
+    """
+    if config.classifier == "softmax":
+        shares, labels = logits.softmax(-1)[..., :-1].max(-1)  # [b, queries]
+        scores, queries = shares.topk(top, dim=1)
+        labels = labels.gather(1, queries)
+        ranks = scores.logit()
+    else:
+        # By logits, which never tie at 1 as scores do.
+        ranks, places = logits.flatten(1).topk(top, dim=1)
+        queries, labels = places // logits.shape[2], places % logits.shape[2]
+        scores = ranks.sigmoid()
+    if config.inference.calibration is not None:
+        scale, shift = config.inference.calibration
+        scores = (scale * ranks + shift).sigmoid()
+    placed = boxes.gather(1, queries[..., None].expand(-1, -1, 4))
+    centre, half = placed[..., :2], placed[..., 2:] / 2
+    corners = torch.cat((centre - half, centre + half), dim=-1)
+    sides = sizes.flip(1).repeat(1, 2)[:, None].to(corners.dtype)  # width, height, width, height
+    return corners * sides, scores, labels, queries
+
+
+_POSTS: dict[str, Callable[..., tuple[Tensor, ...]] | None] = {"none": None, "boxes": _best}
+"""As ``inference.outputs.POSTS``: config, logits, boxes and, where they go in, sizes and top."""
 
 
 def example(size: tuple[int, int] | None = None) -> tuple[Tensor, Tensor]:
@@ -63,7 +119,10 @@ def example(size: tuple[int, int] | None = None) -> tuple[Tensor, Tensor]:
 
 
 def program(
-    detector: Detector, precision: Precision = "fp32", size: tuple[int, int] | None = None
+    detector: Detector,
+    precision: Precision = "fp32",
+    size: tuple[int, int] | None = None,
+    metadata: Metadata | None = None,
 ) -> torch.export.ExportedProgram:
     """The traced graph, for any batch and any size, or for the ``size`` (height, width) alone."""
     if size is None and any(hasattr(module, "shift_size") for module in detector.modules()):
@@ -71,19 +130,24 @@ def program(
             "a backbone whose windows are shifted (Swin) can only be exported for a fixed size; "
             "add size=(height, width), or --size H W"
         )
-    free = torch.export.Dim.DYNAMIC
-    sides: dict[str, Any] = {
-        "pixels": {0: free} | ({} if size else {2: free, 3: free}),
-        "padding": {0: free} | ({} if size else {1: free, 2: free}),
-    }
     detector = copy.deepcopy(detector)
     for module in detector.modules():
         if isinstance(module, FoldedConv2d):
             module.settle()
+    answer = Answer(detector, precision, metadata)
+    pixels, padding = example(size)
+    sizes = torch.tensor(pixels.shape[2:]).repeat(len(pixels), 1)
+    given = {"pixels": pixels, "padding": padding, "sizes": sizes}
+    free = torch.export.Dim.DYNAMIC
+    dynamic: dict[str, Any] = {
+        "pixels": {0: free} | ({} if size else {2: free, 3: free}),
+        "padding": {0: free} | ({} if size else {1: free, 2: free}),
+        "sizes": {0: free},
+    }
+    inputs = tuple(given[name] for name in answer.inputs)
+    shapes = (tuple(dynamic[name] for name in answer.inputs),)
     with torch.no_grad(), quiet():
-        return torch.export.export(
-            Answer(detector, precision), example(size), dynamic_shapes=sides, strict=False
-        )
+        return torch.export.export(answer, inputs, dynamic_shapes=shapes, strict=False)
 
 
 @contextmanager

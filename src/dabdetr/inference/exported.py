@@ -16,7 +16,8 @@ from dabdetr.files import open_regular
 from dabdetr.inference.metadata import Metadata
 from dabdetr.inference.onnx_file import read_whole
 from dabdetr.inference.openvino import import_unreported, precision_hint
-from dabdetr.inference.postprocess import detections
+from dabdetr.inference.outputs import POSTS
+from dabdetr.inference.postprocess import Ranked, named, refuse_nonfinite
 from dabdetr.inference.runtime import Sizes, threads
 from dabdetr.structures import Detections
 from dabdetr.text import parse_json, reason, refuse_exhausted
@@ -81,26 +82,43 @@ class Exported:
         sources: Sequence[str] = (),
     ) -> list[Detections]:
         """The ``max_det`` best detections of each prepared image."""
-        logits, boxes = self.predict(*padded(prepared, self.metadata.size))
-        return detections(
-            logits,
-            boxes,
-            [(int(size[0]), int(size[1])) for size in sizes],
-            max_det,
-            names=self.names,
-            classifier=self.metadata.classifier,
-            sources=sources,
-            calibration=self.config.inference.calibration,
-        )
+        shapes = [(int(size[0]), int(size[1])) for size in sizes]
+        outputs = self.predict(*padded(prepared, self.metadata.size), shapes)
+        refuse_nonfinite(outputs, sources)
+        return named(self.rank(outputs, shapes, max_det), self.names, shapes, sources)
+
+    def rank(
+        self, outputs: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]], max_det: int
+    ) -> list[Ranked]:
+        """The ``max_det`` best of what ``predict`` gave for images of these ``sizes``."""
+        return POSTS[self.metadata.post].read(self.metadata, outputs, sizes, max_det)
 
     def answer(self, prepared: Sequence[np.ndarray], boxes: np.ndarray, labels: np.ndarray) -> Any:
         """ValueError: the graph has no inputs for questions."""
         raise ValueError(f"{self.path} cannot be asked about boxes; ask the weights it was made of")
 
-    def predict(self, pixels: np.ndarray, padding: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Logits [b, queries, classes] and boxes [b, queries, 4] of a batch."""
+    def predict(
+        self, pixels: np.ndarray, padding: np.ndarray, sizes: Sequence[tuple[int, int]]
+    ) -> tuple[np.ndarray, ...]:
+        """The graph's outputs for a batch of images that measured ``sizes`` (height, width).
+
+        A graph without the input ``padding`` is given images of several sizes one by one.
+        """
+        given = as_inputs(self.metadata, pixels, padding, sizes)
+        if self.metadata.padding or not padding.any():
+            return self._run(given)
+        rows = []
+        for n, mask in enumerate(padding):
+            height, width = (~mask).any(1).sum(), (~mask).any(0).sum()
+            row = {name: each[n : n + 1] for name, each in given.items()}
+            name = self.metadata.inputs["pixels"]
+            rows.append(self._run(row | {name: row[name][:, :, :height, :width]}))
+        return tuple(np.concatenate(parts) for parts in zip(*rows, strict=True))
+
+    def _run(self, given: Mapping[str, np.ndarray]) -> tuple[np.ndarray, ...]:
+        pixels = next(iter(given.values()))
         try:
-            logits, boxes = self._engine(pixels, padding)
+            outputs = self._engine(*given.values())
         except MemoryError:
             raise
         except Exception as error:  # of many kinds: the graph does not fit the input, or itself
@@ -109,22 +127,32 @@ class Exported:
                 f"{self.path} cannot compute an input of {list(pixels.shape)} ({reason(error)}); "
                 "export it again"
             ) from None
-        self._check(logits.shape, boxes.shape, len(pixels))
-        return logits, boxes
+        shapes = [each.shape for each in outputs]
+        names = self.metadata.outputs
+        fits = POSTS[self.metadata.post].fits
+        if len(shapes) != len(names) or not fits(self.metadata, len(pixels), shapes):
+            gives = " and ".join(str(list(shape)) for shape in shapes)
+            raise ValueError(
+                f"{self.path} gives {gives} for {', '.join(names)} of {len(pixels)} images and "
+                f"{len(self.names)} class names; its metadata are of another model: export it again"
+            )
+        return tuple(outputs)
 
-    def _check(self, logits: tuple[int, ...], boxes: tuple[int, ...], images: int) -> None:
-        """ValueError where what the graph gives is not of its metadata's classes."""
-        classes = len(self.names) + (self.metadata.classifier == "softmax")
-        if len(logits) != 3 or logits[0] != images or boxes != (*logits[:2], 4):
-            raise ValueError(
-                f"{self.path} gives logits {list(logits)} and boxes {list(boxes)} for {images} "
-                "images; export it again"
-            )
-        if logits[2] != classes:
-            raise ValueError(
-                f"{self.path} gives {logits[2]} logits for {classes} class names; its metadata are "
-                "of another model: export it again"
-            )
+
+def as_inputs(
+    metadata: Metadata,
+    pixels: np.ndarray,
+    padding: np.ndarray,
+    sizes: Sequence[tuple[int, int]] | None = None,
+) -> dict[str, np.ndarray]:
+    """What a graph with these ``metadata`` takes, by name and in its order.
+
+    ``sizes`` are (height, width) of the original images; boxes are in pixels of the prepared ones
+    where they are not given.
+    """
+    measured = np.zeros((len(pixels), 2)) if sizes is None else np.array(sizes)
+    given = {"pixels": pixels, "padding": padding, "sizes": measured.astype(np.int64)}
+    return {name: given[key] for key, name in metadata.inputs.items()}
 
 
 def prepare_for(metadata: Metadata, image: np.ndarray) -> np.ndarray:
@@ -132,8 +160,12 @@ def prepare_for(metadata: Metadata, image: np.ndarray) -> np.ndarray:
     height, width = image.shape[:2]
     settings = metadata.config.image
     if metadata.size is None:
-        return prepare_array(image, input_size(height, width, settings), settings)
-    return prepare_array(image, fitted_size(height, width, metadata.size), settings)
+        size = input_size(height, width, settings)
+    elif metadata.padding:
+        size = fitted_size(height, width, metadata.size)
+    else:  # stretched: nothing tells the graph where an image would end
+        size = metadata.size
+    return prepare_array(image, size, settings)
 
 
 class Engine(Protocol):
@@ -155,8 +187,8 @@ class Engine(Protocol):
 
     def start(self, metadata: Metadata) -> None: ...
 
-    def __call__(self, pixels: np.ndarray, padding: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """[b, 3, h, w] float32 and [b, h, w] bool → logits and boxes."""
+    def __call__(self, *inputs: np.ndarray) -> Sequence[np.ndarray]:
+        """The outputs for the inputs, both in the order of the metadata."""
         ...
 
 
@@ -197,10 +229,11 @@ class _Onnx:
         self.strings = self.session.get_modelmeta().custom_metadata_map
 
     def start(self, metadata: Metadata) -> None:
-        """Nothing is left to do."""
+        """Note what goes in and out."""
+        self.inputs, self.outputs = tuple(metadata.inputs.values()), tuple(metadata.outputs)
 
-    def __call__(self, pixels: np.ndarray, padding: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return self.session.run(["logits", "boxes"], {"pixels": pixels, "padding": padding})  # pyright: ignore[reportReturnType]
+    def __call__(self, *inputs: np.ndarray) -> Sequence[np.ndarray]:
+        return self.session.run(self.outputs, dict(zip(self.inputs, inputs, strict=True)))  # pyright: ignore[reportReturnType]
 
 
 class _OpenVino:
@@ -236,23 +269,26 @@ class _OpenVino:
         self.options = precision_hint(metadata.precision)
         if threads():
             self.options["INFERENCE_NUM_THREADS"] = str(threads())
+        self.inputs, self.outputs = tuple(metadata.inputs.values()), tuple(metadata.outputs)
         self.size = metadata.size
         self.compiled: dict[tuple[int, ...] | None, Any] = {}
 
-    def _for(self, shape: tuple[int, ...]) -> Any:
+    def _for(self, shapes: Sequence[tuple[int, ...]]) -> Any:
         """The model compiled for one image of the fixed size (5 to 15 % faster), or for any."""
-        key = shape if self.size is not None and shape[0] == 1 else None
+        key = shapes[0] if self.size is not None and shapes[0][0] == 1 else None
         if key not in self.compiled:
             model = self.model
             if key is not None:
                 model = model.clone()
-                model.reshape({"pixels": list(key), "padding": [key[0], *key[2:]]})
+                wanted = zip(self.inputs, shapes, strict=True)
+                model.reshape({name: list(shape) for name, shape in wanted})
             self.compiled[key] = self.core.compile_model(model, "CPU", self.options)
         return self.compiled[key]
 
-    def __call__(self, pixels: np.ndarray, padding: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        answer = self._for(pixels.shape)({"pixels": pixels, "padding": padding})
-        return answer["logits"], answer["boxes"]
+    def __call__(self, *inputs: np.ndarray) -> Sequence[np.ndarray]:
+        compiled = self._for([each.shape for each in inputs])
+        answer = compiled(dict(zip(self.inputs, inputs, strict=True)))
+        return [answer[name] for name in self.outputs]
 
 
 class _Program:
@@ -279,11 +315,10 @@ class _Program:
     def start(self, metadata: Metadata) -> None:
         """Nothing is left to do."""
 
-    def __call__(self, pixels: np.ndarray, padding: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, *inputs: np.ndarray) -> Sequence[np.ndarray]:
         import torch
 
-        logits, boxes = self.program(torch.from_numpy(pixels), torch.from_numpy(padding))
-        return logits.float().numpy(), boxes.float().numpy()
+        return [each.numpy() for each in self.program(*map(torch.from_numpy, inputs))]
 
 
 def runnable(program: Any) -> Any:

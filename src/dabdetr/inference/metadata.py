@@ -9,6 +9,8 @@ from functools import cached_property
 from typing import Any
 
 from dabdetr.config import Config, parse
+from dabdetr.data.preprocessing import SHORTEST
+from dabdetr.inference.outputs import POSTS
 from dabdetr.text import parse_json, parse_names, shown
 
 FORMAT = "dabdetr export 1"
@@ -16,13 +18,13 @@ FORMAT = "dabdetr export 1"
 MOST_SIDE = 1 << 16
 """Pixels of a side that a file may ask for."""
 INPUTS = {
-    "pixels": "[batch, 3, height, width] float32, RGB, (value / 255 - mean) / std, padded with 0",
-    "padding": "[batch, height, width] bool, true where there is no image",
+    "pixels": "[batch, 3, height, width] float32: the images, as preprocessing says",
+    "padding": "[batch, height, width] bool, true where a smaller image of the batch is filled up "
+    "with 0; in ONNX it can be left out where nothing is filled up",
+    "sizes": "[batch, 2] int64: height, width of each original image, in whose pixels boxes come; "
+    "where they are 0, and in ONNX where it is left out, boxes come in pixels of the resized image",
 }
-OUTPUTS = {
-    "logits": "[batch, queries, classes]; sigmoid gives scores (softmax: the last is no object)",
-    "boxes": "[batch, queries, 4] float32, centre x, centre y, width, height, 0-1 of the image",
-}
+"""In this package's words → what an input of a graph is."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,9 @@ class Metadata:
     runtime      the name of its format (``dabdetr.export.formats``)
     precision    what it computes in
     size         (height, width) of the input where that is fixed; None: any
+    padding      whether the graph takes a mask of padding
+    post         the kind of answer (``dabdetr.inference.outputs.POSTS``)
+    top          detections an image that the graph gives; None: all queries
     versions     package → version, of those that made it; ``opset`` for ONNX
     certificate  how far its detections lie from torch's (see ``dabdetr.export.certificate``)
     """
@@ -41,6 +46,9 @@ class Metadata:
     config: Config
     precision: str = "fp32"
     size: tuple[int, int] | None = None
+    padding: bool = True
+    post: str = "none"
+    top: int | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     certificate: Mapping[str, Any] | None = None
 
@@ -49,16 +57,29 @@ class Metadata:
         """How logits become scores: sigmoid or softmax."""
         return self.config.classifier
 
+    @property
+    def inputs(self) -> dict[str, str]:
+        """What goes in, in this order, in this package's words → name in the file."""
+        takes = POSTS[self.post].inputs
+        return {key: name for key, name in takes.items() if key != "padding" or self.padding}
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of what comes out."""
+        return tuple(POSTS[self.post].outputs)
+
     def to_strings(self) -> dict[str, str]:
         """One string a key: text, or JSON where it is more than that."""
-        image, inference = self.config.image, self.config.inference
         values = {
             "names": self.names,
-            "preprocessing": image.model_dump(mode="json") | {"resize": "bilinear, antialiased"},
-            "thresholds": inference.model_dump(mode="json"),
+            "preprocessing": preprocessing(self),
+            "reading": reading(self),
+            "thresholds": self.config.inference.model_dump(mode="json"),
             "size": self.size,
-            "inputs": INPUTS,
-            "outputs": OUTPUTS,
+            "padding": self.padding,
+            "top": self.top,
+            "inputs": {name: INPUTS[key] for key, name in self.inputs.items()},
+            "outputs": POSTS[self.post].outputs,
             "config": self.config.model_dump(mode="json"),
             "versions": dict(self.versions),
             "certificate": self.certificate,
@@ -68,6 +89,7 @@ class Metadata:
             "format": FORMAT,
             "runtime": self.runtime,
             "precision": self.precision,
+            "post": self.post,
             "classifier": self.classifier,
             **texts,
         }
@@ -84,27 +106,123 @@ class Metadata:
         what = {key: f"{key} in the metadata of {origin}" for key in _KEYS}
         read = {
             key: parse_json(given[key], what[key])
-            for key in ("config", "size", "versions", "certificate")
+            for key in ("config", "size", "padding", "top", "versions", "certificate")
         }
         for key in ("versions", "certificate"):
             if not isinstance(read[key], dict) and not (key == "certificate" and read[key] is None):
                 raise ValueError(f"{what[key]} should be a mapping; got {shown(read[key])}")
+        if given["post"] not in POSTS:
+            raise ValueError(
+                f"{what['post']} should be one of {', '.join(POSTS)}; got {shown(given['post'])}"
+            )
+        if not isinstance(read["padding"], bool):
+            raise ValueError(
+                f"{what['padding']} should be true or false; got {shown(read['padding'])}"
+            )
+        if read["top"] is not None and (type(read["top"]) is not int or read["top"] < 1):
+            raise ValueError(
+                f"{what['top']} should be null or at least 1; got {shown(read['top'])}"
+            )
         return cls(
             runtime=given["runtime"],
             names=parse_names(given["names"], what["names"]),
             config=parse(read["config"], f"{origin} (its config)"),
             precision=given["precision"],
             size=_size(read["size"], what["size"]),
+            padding=read["padding"],
+            post=given["post"],
+            top=read["top"],
             versions=read["versions"],
             certificate=read["certificate"],
         )
 
 
-_KEYS = ("runtime", "names", "config", "precision", "size", "versions", "certificate")
+def preprocessing(metadata: Metadata) -> dict[str, Any]:
+    """From an image to the input, in numbers, and in words for those who have the file alone."""
+    image = metadata.config.image
+    steps = ["decode to 8-bit RGB, turned upright as its EXIF orientation says"]
+    least, most = min(SHORTEST, image.size), image.max_size
+    if metadata.size is None:
+        steps.append(
+            f"resize: with a and b the shorter and the longer side, the new shorter side is "
+            f"s = {image.size}, or s = round({most} * a / b) where b / a * {image.size} > {most}; "
+            f"the new longer side is min(floor(s * b / a), {most}); where s < {least} the new "
+            f"sides are {least} and {most}"
+        )
+    elif metadata.padding:
+        height, width = metadata.size
+        steps.append(
+            f"resize: with f = min({height} / height, {width} / width) the new sides are "
+            "round(f * height) and round(f * width), at least 1 each; put the image at the top "
+            f"left of {height} x {width} (height x width)"
+        )
+    else:
+        height, width = metadata.size
+        steps.append(f"resize: stretch to height {height} and width {width}")
+    steps += [
+        "round half to even; the filter is bilinear with antialiasing: where it shrinks, each new "
+        "pixel is the triangle-weighted mean of all it covers (Pillow's BILINEAR), rounded to 8 "
+        "bits",
+        f"normalise each channel: (value / 255 - mean) / std, with mean {list(image.mean)} and "
+        f"std {list(image.std)} for R, G, B",
+        "order the axes as [batch, channel, height, width], float32",
+    ]
+    if metadata.padding:
+        steps.append(
+            "put images of several sizes into one batch at the top left, filled up with 0 at the "
+            "right and below, and set padding to true there"
+        )
+    elif metadata.size is None:
+        steps.append("put images of one resized size into a batch; others go one by one")
+    numbers = image.model_dump(mode="json")
+    return numbers | {"resize": "bilinear, antialiased", "colour": "RGB", "steps": steps}
+
+
+def reading(metadata: Metadata) -> list[str]:
+    """From the outputs to detections, in words for those who have the file alone."""
+    inference = metadata.config.inference
+    steps = list(_READING[metadata.post, metadata.classifier])
+    if inference.calibration is not None and metadata.post == "none":
+        scale, shift = inference.calibration
+        steps.append(f"calibrate: score = sigmoid({scale} * ln(score / (1 - score)) + {shift})")
+    if metadata.post == "none":
+        steps += [
+            f"keep the {inference.max_det} best",
+            "boxes: x0 = (cx - w / 2) * W, y0 = (cy - h / 2) * H, x1 = (cx + w / 2) * W, "
+            "y1 = (cy + h / 2) * H, with W and H the width and height of the original image",
+        ]
+    if metadata.classifier == "sigmoid":
+        steps.append("of detections of one query keep the best")
+    single = "".join(f"; {name}: {least}" for name, least in inference.class_conf.items())
+    steps.append(f"keep scores of at least {inference.conf}{single}")
+    if inference.nms is not None:
+        steps.append(f"of boxes of one class with an IoU above {inference.nms} keep the best")
+    return [*steps, "cut boxes to the image"]
+
+
+_INSIDE = ("boxes, scores and labels are ranked, best first, and calibrated",)
+_READING = {
+    ("none", "sigmoid"): (
+        "score of query q for class c = 1 / (1 + exp(-logits[q, c])); each pair of query and class "
+        "is a candidate with boxes[q]",
+    ),
+    ("none", "softmax"): (
+        "softmax over the last axis of logits; its last entry means no object and is left out; "
+        "each query is one candidate: its best class with boxes[q]",
+    ),
+    ("boxes", "sigmoid"): _INSIDE,
+    ("boxes", "softmax"): _INSIDE,
+}
+_EARLIER = {"padding": "true", "post": "none", "top": "null"}
+"""What files say that were written before there was a choice."""
+_KEYS = (
+    *("runtime", "names", "config", "precision", "size", "versions", "certificate"),
+    *_EARLIER,
+)
 
 
 def _string(values: Mapping[str, str], key: str, origin: str) -> str:
-    text = values.get(key)
+    text = values.get(key, _EARLIER.get(key))
     if not isinstance(text, str):
         raise ValueError(f"the metadata of {origin} have no {key}; export the model again")
     return text

@@ -55,6 +55,35 @@ def postprocess(
     return found
 
 
+def ranked(
+    logits: np.ndarray,
+    boxes: np.ndarray,
+    sizes: Sequence[tuple[int, int]],
+    max_det: int,
+    classifier: Classifier,
+    calibration: tuple[float, float] | None = None,
+) -> list[Ranked]:
+    """``postprocess`` with calibrated scores; their order stays.
+
+    ``calibration`` is ``inference.calibration``.
+    """
+    found = postprocess(logits, boxes, sizes, max_det, classifier)
+    if calibration is None:
+        return found
+    return [each._replace(scores=_calibrated(each.scores, *calibration)) for each in found]
+
+
+def refuse_nonfinite(outputs: Sequence[np.ndarray], sources: Sequence[str]) -> None:
+    """ValueError where an output [batch, ...] is not finite; it names the image's source."""
+    for n in range(len(outputs[0])):
+        if not all(np.isfinite(each[n]).all() for each in outputs):
+            source = sources[n] if n < len(sources) else ""
+            raise ValueError(
+                f"the model's answer for {source or 'an image'} is not finite; its weights are "
+                "broken (did the training diverge?): take another checkpoint"
+            )
+
+
 def detections(
     logits: np.ndarray,
     boxes: np.ndarray,
@@ -65,20 +94,20 @@ def detections(
     sources: Sequence[str] = (),
     calibration: tuple[float, float] | None = None,
 ) -> list[Detections]:
-    """``postprocess`` as the structure that users get; ValueError where an answer is not finite.
+    """``ranked`` as the structure that users get; ValueError where an answer is not finite."""
+    refuse_nonfinite((logits, boxes), sources)
+    found = ranked(logits, boxes, sizes, max_det, classifier, calibration)
+    return named(found, names, sizes, sources)
 
-    ``calibration`` is ``inference.calibration``: scores are changed, their order is not.
-    """
+
+def named(
+    found: Sequence[Ranked],
+    names: tuple[str, ...],
+    sizes: Sequence[tuple[int, int]],
+    sources: Sequence[str] = (),
+) -> list[Detections]:
+    """Ranked boxes with class names, image sizes and sources."""
     sources = sources or [""] * len(sizes)
-    for *outputs, source in zip(logits, boxes, sources, strict=True):
-        if not all(np.isfinite(each).all() for each in outputs):
-            raise ValueError(
-                f"the model's answer for {source or 'an image'} is not finite; its weights are "
-                "broken (did the training diverge?): take another checkpoint"
-            )
-    found = postprocess(logits, boxes, sizes, max_det, classifier)
-    if calibration is not None:
-        found = [each._replace(scores=_calibrated(each.scores, *calibration)) for each in found]
     return [
         Detections(*each, names, size, source)
         for each, size, source in zip(found, sizes, sources, strict=True)

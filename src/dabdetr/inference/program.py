@@ -124,26 +124,30 @@ class Program:
         if any("user_output" not in spec for spec in module["signature"]["output_specs"]):
             raise _Malformed("it changes its own weights")
         graph = _Graph(module["graph"])
-        if len(asked) != 2 or len(graph.outputs) != 2:
-            raise _Malformed("it should take pixels and padding, and give logits and boxes")
-        self._asked, self._graph = asked, graph
+        if not asked or not graph.outputs:
+            raise _Malformed("it should take tensors and give tensors")
+        self.inputs, self._graph = tuple(asked), graph
         self.texts = archive.texts()
 
-    def __call__(self, pixels: Tensor, padding: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits and boxes; ValueError where the program does not fit the input or itself."""
-        values = self._fixed | dict(zip(self._asked, (pixels, padding), strict=True))
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """The outputs; ValueError where the program does not fit the inputs or itself."""
+        if len(inputs) != len(self.inputs):
+            raise ValueError(
+                f"{self.path} takes {len(self.inputs)} inputs; got {len(inputs)}: export it again"
+            )
+        values = self._fixed | dict(zip(self.inputs, inputs, strict=True))
         try:
             with torch.no_grad():
-                logits, boxes = self._graph(values)
+                outputs = tuple(self._graph(values))
         except (RuntimeError, LookupError, TypeError, ValueError, ArithmeticError) as error:
             refuse_exhausted(error)
             raise ValueError(
-                f"{self.path} cannot compute {list(pixels.shape)} pixels "
+                f"{self.path} cannot compute {list(inputs[0].shape)} pixels "
                 f"({reason(error)}); export it again"
             ) from None
-        if not (isinstance(logits, Tensor) and isinstance(boxes, Tensor)):
+        if not all(isinstance(each, Tensor) for each in outputs):
             raise ValueError(f"{self.path} gives no tensors; export it again")
-        return logits, boxes
+        return outputs
 
 
 class _Malformed(Exception):
