@@ -77,13 +77,19 @@ def area_under_curve(real: np.ndarray, other: np.ndarray) -> float:
     return (order[: len(real)].sum() - len(real) * (len(real) - 1) / 2) / len(real) / len(other)
 
 
-def main() -> None:
-    """Ask, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def arguments(what: str | None) -> argparse.ArgumentParser:
+    """Which model is asked about which data; a caller adds its own."""
+    parser = argparse.ArgumentParser(description=what)
     parser.add_argument("--model", default="blood-cells")
     parser.add_argument("--data", required=True)
     parser.add_argument("--split", default="test")
     parser.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+def main() -> None:
+    """Ask, and print the table."""
+    parser = arguments(__doc__)
     parser.add_argument("--images", type=int, default=10**9)
     args = parser.parse_args()
     predictor, data = Predictor(args.model), open_data(args.data, args.split)

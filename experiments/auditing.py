@@ -1,6 +1,6 @@
 """Planted faults found again: how many stand in the top tenth of an audit, and in its first 20.
 
-    OMP_NUM_THREADS=1 python experiments/auditing.py --model blood-cells --data DATA --split test
+    OMP_NUM_THREADS=1 python -m experiments.auditing --model blood-cells --data DATA --split test
 
 One kind of fault at a time is planted in 5 % of the boxes; prints the table of ``docs/results.md``.
 Boxes of other kinds and faults that the data have of themselves compete for the same places.
@@ -8,9 +8,8 @@ Boxes of other kinds and faults that the data have of themselves compete for the
 
 from __future__ import annotations
 
-import argparse
-
 import numpy as np
+from experiments.asking import arguments
 
 from dabdetr.asking.audit import FOUND, KINDS, Suspicion, of_image, ranked
 from dabdetr.asking.changed import Changed, Edit
@@ -89,11 +88,7 @@ def is_at(each: Suspicion, image: int, box: np.ndarray) -> bool:
 
 def main() -> None:
     """Plant, audit, print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="blood-cells")
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--split", default="test")
-    parser.add_argument("--seed", type=int, default=0)
+    parser = arguments(__doc__)
     parser.add_argument("--kinds", nargs="*", default=list(KINDS))
     args = parser.parse_args()
     predictor, data = Predictor(args.model), open_data(args.data, args.split)

@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from dabdetr.data.box_formats import tell_format, to_pixels
 from dabdetr.data.layouts import open_data
 from dabdetr.data.loader import training_loader
-from dabdetr.data.records import RecordTable, tell_format, to_pixels
+from dabdetr.data.records import RecordTable
 from dabdetr.data.shapes import around_segmentation
 from dabdetr.presets import derive, preset
 

@@ -14,7 +14,8 @@ from PIL import Image, ImageDraw
 from typer.testing import CliRunner
 
 from dabdetr.cli import app
-from dabdetr.data.doctor import CHECKS, Problem, all_kinds, examine, source_name
+from dabdetr.data.doctor import Problem, all_kinds, examine, source_name
+from dabdetr.data.findings import CHECKS
 from dabdetr.data.layouts import open_every
 from dabdetr.data.mending import mended
 from dabdetr.data.scenes import Scenes

@@ -121,7 +121,7 @@ def read_box_format(given: str | None) -> Any:
     """The format where it is one; ValueError names those that there are."""
     from typing import get_args
 
-    from dabdetr.data.records import BoxFormat
+    from dabdetr.data.box_formats import BoxFormat
 
     if given not in (None, *get_args(BoxFormat)):
         known = ", ".join(get_args(BoxFormat))

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from dabdetr.data.box_formats import BoxFormat
 from dabdetr.data.findings import Findings
 from dabdetr.data.locate import ImageFolders
-from dabdetr.data.records import BoxFormat, Open, RecordTable, Rows, class_table
+from dabdetr.data.records import Open, RecordTable, Rows, class_table
 from dabdetr.data.shapes import around, around_segmentation
 from dabdetr.data.textfiles import head_of, read_text
 from dabdetr.text import parse_json, shown

@@ -1,7 +1,7 @@
 """What is wrong with a data set: the readers' findings, and checks over all images and splits.
 
-A check is a function that gives ``Found``s, and a kind in ``CHECKS``. Reading itself leaves out and
-mends (see ``findings``); what is found here is in the data as they are trained on.
+A check is a function that gives ``Found``s, and its kind in kinds.toml. Reading itself leaves out
+and mends (see ``findings``); what is found here is in the data as they are trained on.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from PIL import Image as PillowImage
 
 from dabdetr.config import Config
 from dabdetr.data.dataset import DetectionDataset, ImageRecord
-from dabdetr.data.findings import EXAMPLES, KINDS, LONGEST, Kind, kinds
+from dabdetr.data.findings import CHECKS, EXAMPLES, KINDS, LONGEST, Kind
 from dabdetr.data.heads import ImageFile, each_file, read_heads
 from dabdetr.data.preprocessing import input_size
 from dabdetr.data.similar import SIDE, near_duplicates, thumbnails
@@ -47,211 +47,7 @@ FEW_FRAMES = 3
 DARK = 12.0
 CROWDED = 100
 """Objects of a class that COCO's AP counts in an image."""
-HINTS = frozenset(
-    {"place", "line-outline", "line-keypoints-declared", "deep", "class-grouping", "name-cleaned"}
-    | {"box-from-shape", "box-text", "id-text", "id-numbered", "annotation-id", "line-separators"}
-    | {"similar-within", "class-few", "objects-uncounted", "box-whole", "image-dark", "image-small"}
-    | {"images-empty", "val-small"}
-)
-"""Kinds that are good to know and no fault: they do not make the exit code 1."""
 
-_UNSEEN = "what is measured on val is better than on new images"
-
-CHECKS: dict[str, Kind] = {
-    **kinds(
-        "kept",
-        (
-            (
-                "similar-splits",
-                "images that show the same as one of another split",
-                "kept",
-                _UNSEEN,
-                "remove them from one split; --fix removes those of train",
-            ),
-            (
-                "name-splits",
-                "images of one name, or of one source image, in two splits",
-                "kept",
-                _UNSEEN,
-                "keep all copies of an image in one split; --fix removes those of train",
-            ),
-            (
-                "time-splits",
-                "photos taken within seconds of one in another split",
-                "kept",
-                _UNSEEN,
-                "divide by day or place, not by image; --fix removes those of train",
-            ),
-            (
-                "sequence-splits",
-                "frames beside one of another split, which look alike",
-                "kept",
-                _UNSEEN,
-                "divide videos, not frames; --fix removes those of train",
-            ),
-            (
-                "class-untrained",
-                "classes that train has no box of, and another split has",
-                "kept",
-                "they are never found, and count as 0 in AP",
-                "divide again, or label some in train",
-            ),
-            (
-                "class-unmeasured",
-                "classes that val has no box of, and train has",
-                "kept",
-                "how well they are found is not known",
-                "divide again, or label some in val",
-            ),
-            (
-                "class-names-alike",
-                "class names that differ in case, blanks or signs only",
-                "kept",
-                "one class is learned as two",
-                "rename one; --fix gives both the commoner name",
-            ),
-            (
-                "objects-tiny",
-                "objects of less than 6 pixels in the model's input",
-                "kept",
-                "they are hardly learned",
-                "raise --imgsz, or cut the images into tiles",
-            ),
-            (
-                "objects-over-queries",
-                "images with more objects than the model has queries",
-                "kept",
-                "the objects beyond that are learned as background",
-                "raise --queries",
-            ),
-            (
-                "box-duplicate",
-                "boxes that lie on one of the same class (IoU above 0.95)",
-                "kept",
-                "the model learns to find one object twice",
-                "remove them; --fix does",
-            ),
-            (
-                "box-two-classes",
-                "boxes that lie on one of another class (IoU above 0.95)",
-                "kept",
-                "one object is learned as two classes",
-                "remove the wrong one",
-            ),
-            (
-                "box-thin",
-                "boxes 25 times as long as wide, or more",
-                "kept",
-                "most are lines or slips of the mouse",
-                "draw them again, or remove them",
-            ),
-            (
-                "box-first-pixel",
-                "boxes within the first pixel of their image",
-                "kept",
-                "they are 0–1 of the image among boxes in pixels, and teach nothing",
-                "write pixels; --fix removes them",
-            ),
-            (
-                "box-template",
-                "boxes with the same numbers in half of the images or more",
-                "kept",
-                "a place is learned, not an object",
-                "draw each box around its object",
-            ),
-            (
-                "convention",
-                "boxes that are empty, outside or reach past their image, a tenth of all or more",
-                "cut or left out",
-                "all boxes may be wrong: other corners, another order or another size",
-                "look at `data view`; give --box-format",
-            ),
-            (
-                "image-unturned",
-                "photos whose boxes are of them before they are turned as their EXIF says",
-                "read unturned",
-                "objects are learned lying on their side, and looked for upright",
-                "turn the photos and boxes; data convert writes what the boxes are of",
-            ),
-            (
-                "image-thin",
-                "images 6 times as long as wide, or more",
-                "kept",
-                "objects are small once the longer side fits",
-                "cut them into parts",
-            ),
-            (
-                "image-plain",
-                "images that show nothing: one colour all over",
-                "kept",
-                "boxes on nothing teach nothing",
-                "remove them; --fix does",
-            ),
-        ),
-    ),
-    **kinds(
-        "noted",
-        (
-            (
-                "similar-within",
-                "images that show the same as one of their split",
-                "kept",
-                "they count twice",
-                "none is needed; bursts may be thinned out",
-            ),
-            (
-                "class-few",
-                "classes with fewer than 10 boxes in train",
-                "kept",
-                "they are hardly learned",
-                "label more of them",
-            ),
-            (
-                "objects-uncounted",
-                "images with more than 100 objects of a class",
-                "kept",
-                "COCO's AP counts 100 of them",
-                "evaluate with --max-det",
-            ),
-            (
-                "box-whole",
-                "boxes around the whole image",
-                "kept",
-                "none, if the object fills it",
-                "check that they are no place holders",
-            ),
-            (
-                "image-dark",
-                "images that are nearly black",
-                "kept",
-                "little can be seen",
-                "check them",
-            ),
-            (
-                "image-small",
-                "images that are enlarged more than 4 times for the model",
-                "kept",
-                "time is spent on blur",
-                "lower --imgsz",
-            ),
-            (
-                "images-empty",
-                "splits in which most images have no box",
-                "kept",
-                "most of the time background is learned",
-                "check that labels were read; leave some images out",
-            ),
-            (
-                "val-small",
-                "val splits of fewer than 10 images",
-                "kept",
-                "AP changes by chance",
-                "hold out more images",
-            ),
-        ),
-    ),
-}
-"""Kinds beyond those of ``findings.KINDS``."""
 
 Row = tuple[int, int, np.ndarray | None]
 """Split, image and the boxes that are meant (None: all): what to look at."""
@@ -270,7 +66,7 @@ class Problem:
     @property
     def hint(self) -> bool:
         """Whether it is no fault."""
-        return self.kind.name in HINTS
+        return self.kind.hint
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""

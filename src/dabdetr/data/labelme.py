@@ -7,10 +7,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from dabdetr.data.box_formats import BoxFormat
 from dabdetr.data.findings import Findings
 from dabdetr.data.images import IMAGE_SUFFIXES
 from dabdetr.data.locate import USUAL, ImageFolders, canonical, images_below
-from dabdetr.data.records import BoxFormat, Open, RecordTable, Rows, named_table
+from dabdetr.data.records import Open, RecordTable, Rows, named_table
 from dabdetr.data.shapes import around
 from dabdetr.data.textfiles import head_of, read_text
 from dabdetr.text import parse_json, shown

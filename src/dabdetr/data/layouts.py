@@ -14,13 +14,14 @@ from pathlib import Path
 import numpy as np
 
 from dabdetr.data.archive import is_archive, unpacked
+from dabdetr.data.box_formats import BoxFormat
 from dabdetr.data.coco import find_coco, read_coco
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.data.datumaro import find_datumaro
 from dabdetr.data.images import IMAGE_SUFFIXES
 from dabdetr.data.labelme import find_labelme
 from dabdetr.data.locate import USUAL, canonical
-from dabdetr.data.records import BoxFormat, Open, RecordTable
+from dabdetr.data.records import Open, RecordTable
 from dabdetr.data.scenes import SPLITS, parse_scenes
 from dabdetr.data.splitting import divide
 from dabdetr.data.textfiles import head_of

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from dabdetr.data.box_formats import BoxFormat
 from dabdetr.data.findings import Findings
 from dabdetr.data.locate import ImageFolders
-from dabdetr.data.records import BoxFormat, Open, RecordTable, Rows, named_table
+from dabdetr.data.records import Open, RecordTable, Rows, named_table
 from dabdetr.data.shapes import around
 from dabdetr.data.textfiles import head_of, read_text
 from dabdetr.text import parse_json, shown

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+from dabdetr.data.box_formats import SLACK, BoxFormat
 from dabdetr.data.findings import Findings
 from dabdetr.data.locate import USUAL, ImageFolders, canonical, child, images_below
-from dabdetr.data.records import FARTHEST, SLACK, BoxFormat, Open, RecordTable, Rows, named_table
+from dabdetr.data.records import FARTHEST, Open, RecordTable, Rows, named_table
 from dabdetr.data.shapes import around
 from dabdetr.data.textfiles import guess, head_of, read_bytes, read_text
 from dabdetr.text import shown

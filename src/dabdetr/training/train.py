@@ -22,10 +22,10 @@ from dabdetr.checkpoints.native import load_model, save_model
 from dabdetr.checkpoints.reading import read
 from dabdetr.checkpoints.transfer import initialise
 from dabdetr.config import Config, Training, load
+from dabdetr.data.box_formats import BoxFormat
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.data.layouts import anchors
 from dabdetr.data.loader import training_loader
-from dabdetr.data.records import BoxFormat
 from dabdetr.evaluation.evaluate import evaluate
 from dabdetr.evaluation.operating_point import with_operating_point
 from dabdetr.evaluation.result import Evaluation

@@ -1,0 +1,273 @@
+"""The label files of YOLO's layout: which one belongs to an image, and what its lines say.
+
+A line is ``class centre-x centre-y width height``, 0–1 of the image as EXIF turns it. Behind that a
+confidence may stand; three or more corners in place of a box become the box around them. What the
+columns are is settled over the whole split.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dabdetr.data.box_formats import SLACK
+from dabdetr.data.findings import Findings
+from dabdetr.data.records import Rows
+from dabdetr.data.textfiles import read_text
+from dabdetr.text import shown
+
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?nan|[+-]?inf", re.IGNORECASE)
+
+
+class LabelFiles:
+    """Finds the label file of an image: labels in place of the last images, or beside it."""
+
+    def __init__(self, findings: Findings) -> None:
+        self.findings = findings
+        self._folders: dict[str, dict[str, str]] = {}
+        self._users: dict[str, str] = {}
+        self.missing: list[str] = []
+
+    def of(self, image: str) -> str | None:
+        """The path, or None where there is none."""
+        other: str | None = None
+        for option in label_files(image):
+            folder, name = option.rsplit("/", 1)
+            listing = self._listing(folder)
+            if name in listing.values():
+                if option in self._users:
+                    self.findings.add("label-shared", f"{image} and {self._users[option]}")
+                self._users.setdefault(option, image)
+                return option
+            if name.casefold() in listing:
+                other = f"{folder}/{listing[name.casefold()]}"
+        if other is not None:
+            self.findings.add("label-case", f"{other} of {image}")
+        self.missing.append(image)
+        return None
+
+    def _listing(self, folder: str) -> dict[str, str]:
+        """Folded name → name of the text files in a folder."""
+        if folder not in self._folders:
+            try:
+                files = Path(folder).iterdir() if Path(folder).is_dir() else ()
+                names = [file.name for file in files if file.suffix.lower() == ".txt"]
+            except OSError:
+                names = []
+            table = {name.casefold(): name for name in names}
+            self._folders[folder] = (
+                table if len(table) == len(names) else table | {name: name for name in names}
+            )
+        return self._folders[folder]
+
+    def report(self, images: list[str]) -> None:
+        """Count the images without a file; ValueError where none has one."""
+        if len(self.missing) == len(images):
+            raise ValueError(
+                f"none of {len(images)} images has a file of boxes; the first's should be "
+                f"{label_files(images[0])[0]}"
+            )
+        self.findings.add("label-missing", self.missing)
+
+
+def label_files(image: str) -> list[str]:
+    """Where the label file of an image may be, the likeliest place first."""
+    *folders, name = image.replace("\\", "/").split("/")
+    stem = name.rpartition(".")[0] or name
+    options: list[str] = []
+    last = max((n for n, each in enumerate(folders) if each.casefold() == "images"), default=None)
+    beside = "/".join([*folders, f"{stem}.txt"])
+    if last is None:
+        return [beside, *(["/".join([*folders, "labels", f"{stem}.txt"])] if folders else [])]
+    # in the case of the folder of images as well: Images/ and Labels/
+    cased = {"Images": "Labels", "IMAGES": "LABELS"}.get(folders[last], "labels")
+    for labels in dict.fromkeys(("labels", cased)):
+        options.append("/".join([*folders[:last], labels, *folders[last + 1 :], f"{stem}.txt"]))
+    return [*options, beside]
+
+
+class Lines:
+    """The lines of all label files of a split, as numbers until their form is clear."""
+
+    def __init__(self, findings: Findings) -> None:
+        self.findings = findings
+        self.files: list[str] = []
+        self.image: list[int] = []
+        self.file: list[int] = []
+        self.line: list[int] = []
+        self.category: list[float | str] = []
+        self.values: list[tuple[float, ...]] = []
+
+    def read(self, file: str, image: int) -> None:
+        """Take the lines of a file; each that occurs twice counts once."""
+        try:
+            text = read_text(file, self.findings)
+        except (ValueError, OSError) as error:
+            self.findings.add("file-unreadable", str(error))
+            return
+        self.files.append(file)
+        seen: set[tuple[Any, ...]] = set()
+        for number, line in enumerate(text.splitlines(), 1):
+            words = line.split()
+            numbers: tuple[Any, ...] | None = numbers_of(words)
+            if numbers is None and words:
+                words = re.split(r"[\s,;|]+", line.strip(" \t,;|"))
+                numbers = numbers_of(words)
+                if numbers is not None:
+                    self.findings.add("line-separators", f"{file}, line {number}")
+            if numbers is None:
+                numbers = _named_numbers(line.split())
+            if numbers is None:
+                if words:
+                    self.findings.add("line-unreadable", f"{file}, line {number}: {shown(line)}")
+                continue
+            if numbers in seen:
+                self.findings.add("line-twice", f"{file}, line {number}")
+                continue
+            seen.add(numbers)
+            self.image.append(image)
+            self.file.append(len(self.files) - 1)
+            self.line.append(number)
+            self.category.append(numbers[0])
+            self.values.append(numbers[1:])
+
+    def classes(self) -> Iterator[int]:
+        """The class numbers that occur, whole ones."""
+        numbers = (value for value in self.category if isinstance(value, float))
+        return (int(value) for value in numbers if value.is_integer())
+
+    def place(self, row: int) -> str:
+        """Where a line stands."""
+        return f"{self.files[self.file[row]]}, line {self.line[row]}"
+
+    def fill(self, rows: Rows, labels: dict[int, int], names: tuple[str, ...], points: Any) -> None:
+        """Put the boxes into ``rows``."""
+        table: dict[float | str, int] = {**labels, **{n: i for i, n in enumerate(names)}}
+        named = [row for row, value in enumerate(self.category) if isinstance(value, str)]
+        for kind, rows_ in (
+            ("id-text", [row for row in named if self.category[row] in table]),
+            ("line-unreadable", [row for row in named if self.category[row] not in table]),
+        ):
+            told = [f"{self.place(row)}, class {shown(self.category[row])}" for row in rows_[:3]]
+            self.findings.add(kind, told, len(rows_))
+        kept: list[int] = []
+        unknown: list[int] = []
+        forms = self._forms(points)
+        boxes: list[np.ndarray | tuple[float, ...]] = []
+        for row, (category, values) in enumerate(zip(self.category, self.values, strict=True)):
+            if category not in table:
+                unknown += [row] * isinstance(category, float)
+                continue
+            form = forms[len(values)]
+            if not form:
+                continue
+            kept.append(row)
+            boxes.append(_box(form, values))
+        told = [f"{self.place(r)} has class {self.category[r]:g}" for r in unknown[:3]]
+        self.findings.add("class-unknown", told, len(unknown))
+        rows.image = np.array([self.image[row] for row in kept], np.int64)
+        rows.label = np.array([table[self.category[row]] for row in kept], np.int64)
+        rows.numbers = np.array(boxes, np.float64).reshape(-1, 4)
+        rows.crowd = np.zeros(len(kept), bool)
+        rows.areas = np.full(len(kept), np.nan)
+        rows.place = lambda row: self.place(kept[row])
+
+    def _forms(self, points: Any) -> dict[int, str]:
+        """Count of numbers behind the class → "box", "score first", "outline"; "": left out."""
+        groups: dict[int, list[int]] = {}
+        for row, values in enumerate(self.values):
+            groups.setdefault(len(values), []).append(row)
+        declared = _keypoint_columns(points)
+        forms: dict[int, str] = {}
+        for count, rows in groups.items():
+            form, kind = "box", ""
+            if count != 4:
+                table = np.array([self.values[row] for row in rows])
+                form, kind = _form(table, declared)
+            forms[count] = form
+            if kind:
+                self.findings.add(kind, [self.place(row) for row in rows[:3]], len(rows))
+        return forms
+
+
+def _keypoint_columns(points: Any) -> int | None:
+    """Numbers that data.yaml's ``kpt_shape`` puts behind a box."""
+    try:
+        many, each = points
+        return int(many) * int(each)
+    except (TypeError, ValueError):
+        return None
+
+
+def _form(table: np.ndarray, declared: int | None) -> tuple[str, str]:
+    """What lines of so many numbers are, and the kind of finding to count them as."""
+    count = table.shape[1]
+    last = table[:, -1]
+    if declared is not None and count in (4 + declared, 5 + declared):
+        return "box", "line-keypoints-declared"
+    if count == 5:
+        if not ((last >= 0) & (last <= 1)).all():
+            return "", "line-angle"
+        # Where the numbers from the second on fit the image better, the score stands first.
+        first, second = (_fit(table[:, start : start + 4]) for start in (0, 1))
+        return "score first" if second > first else "box", "line-confidence"
+    if count == 6 and not ((table >= -0.5) & (table <= 1.5)).all():
+        return "", "line-columns"
+    if count >= 7 and (count - 4) % 3 == 0:
+        seen = table[:, 6::3]
+        if np.isin(seen, (0, 1, 2)).all() and _inside(table[:, :4], table[:, 4:]):
+            return "", "line-keypoints"
+    if count >= 6 and count % 2 == 0:
+        return "outline", "line-outline" if count != 8 else "box-rotated"
+    if count >= 7 and ((last >= 0) & (last <= 1)).all():
+        return "outline", "line-confidence"
+    return "", "line-columns"
+
+
+def _inside(boxes: np.ndarray, points: np.ndarray) -> bool:
+    """Whether the points (x, y, visible) lie in their boxes, mostly."""
+    xy = points.reshape(len(points), -1, 3)
+    seen = xy[..., 2] > 0
+    near = np.abs(xy[..., :2] - boxes[:, None, :2]) <= boxes[:, None, 2:] / 2 + 0.05
+    return bool((near.all(-1) | ~seen).mean() >= 0.5)
+
+
+def _fit(boxes: np.ndarray) -> float:
+    """Share of boxes (centre and size) that lie within 0–1."""
+    half = boxes[:, 2:] / 2
+    inside = (boxes[:, :2] - half >= -SLACK) & (boxes[:, :2] + half <= 1 + SLACK)
+    return float(inside.all(1).mean())
+
+
+def _box(form: str, values: tuple[float, ...]) -> tuple[float, ...]:
+    """Centre and size that the numbers of a line are in ``form``."""
+    if form == "outline":
+        return _around(values)
+    return values[1:5] if form == "score first" else values[:4]
+
+
+def _around(values: tuple[float, ...]) -> tuple[float, ...]:
+    """Centre and size of the box around corners x y x y …; an odd last number is a confidence."""
+    corners = values[: len(values) // 2 * 2]
+    (x0, x1), (y0, y1) = ((min(v), max(v)) for v in (corners[::2], corners[1::2]))
+    return (x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0
+
+
+def _named_numbers(words: list[str]) -> tuple[Any, ...] | None:
+    """A class by its name and four or more numbers; None where these are none."""
+    first = next((n for n, word in enumerate(words) if NUMBER.fullmatch(word)), len(words))
+    numbers = words[first:]
+    if not first or len(numbers) < 4 or not all(map(NUMBER.fullmatch, numbers)):
+        return None
+    return " ".join(words[:first]), *map(float, numbers)
+
+
+def numbers_of(words: list[str]) -> tuple[float, ...] | None:
+    """A class and numbers; None where some word is none, or the class is not whole."""
+    if len(words) < 2 or not all(map(NUMBER.fullmatch, words)):
+        return None
+    return tuple(map(float, words))
