@@ -215,10 +215,11 @@ def test_what_is_no_export_is_told(exported, tmp_path):
 
 @pytest.mark.parametrize("format", ["onnx", "openvino"])
 def test_a_predictor_of_an_exported_file_goes_to_other_processes(
-    format, detector, images, tmp_path
+    format, detector, exported, images, tmp_path
 ):
     pytest.importorskip(format)
-    path = export(detector, tmp_path / ("x.onnx" if format == "onnx" else "x"), format).path
+    own = format != "onnx"
+    path = export(detector, tmp_path / "x", format).path if own else exported.path
     predictor = Predictor(path)
     (expected,) = predictor(images[0], conf=0)
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
