@@ -164,6 +164,7 @@ def begin(members: dict[str, Path], coco_folder: Path) -> Begin:
 
     def run(member: str, project: Path, *overrides: str, **options: Any) -> Run:
         options = {"data": coco_folder, "epochs": 2, "name": "run", "quiet": True} | options
+        options.setdefault("report", False)
         return train(model=members[member], project=project, overrides=overrides, **options)
 
     return run

@@ -18,11 +18,13 @@ from typer.testing import CliRunner
 from dabdetr.cli import app
 from dabdetr.data.scenes import Scenes
 from dabdetr.evaluation import bootstrap
+from dabdetr.evaluation.against import compare
 from dabdetr.evaluation.breakdown import breakdowns
 from dabdetr.evaluation.curves import class_curve, confusion, pair
 from dabdetr.evaluation.evaluate import columns, score
-from dabdetr.evaluation.judged import default_limits
+from dabdetr.evaluation.judged import default_limits, judge
 from dabdetr.evaluation.result import Evaluation
+from dabdetr.report.earlier import compare_with, detections_of
 from dabdetr.report.write import write_report
 from dabdetr.structures import Detections
 
@@ -199,6 +201,11 @@ def test_val_leaves_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         read["numbers"]["AP"], abs=1e-3
     )
     assert (tmp_path / "runs" / "val" / "again" / "report.html").exists()
+    both = [*line, "--predictions", str(folder / "detections.json")]
+    both = ["val", *both[3:], "--against", str(folder), "--name", "both"]
+    done = CliRunner().invoke(app, both)
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["against"]["lost"] == []
     taken = CliRunner().invoke(app, [*line, "--name", "again"])
     assert taken.exit_code != 0
 
@@ -212,3 +219,70 @@ def test_numbers_are_printed_where_no_report_can_be_written(tmp_path: Path) -> N
     assert said["report"] is None
     assert said["numbers"]["AP"] > 0
     assert "no report: " in done.stderr
+
+
+def test_against_a_better_one_is_more_than_chance_and_against_itself_is_not(
+    data: Scenes, found: Evaluation, tmp_path: Path
+) -> None:
+    limits = default_limits(data, found)
+    about = {"verb": "val", "model": "old", "data": data.name, "split": data.split}
+    write_report(tmp_path, data, found, limits, about)
+    judged = judge(data, found, limits)
+    same = compare_with(tmp_path, data, found, judged)
+    assert same.numbers["AP"].value == pytest.approx(0, abs=1e-4)
+    assert not same.numbers["AP"].real
+    assert same.won == same.lost == []
+    # one object in three is found no more: its detections go
+    worse = []
+    for index, each in enumerate(found.detections):
+        of = judged[index].of_object[::3]
+        gone = judged[index].found.queries[of[of >= 0]]
+        worse.append(each[~np.isin(each.queries, gone)])
+    poor = score(data, worse)
+    poor_judged = judge(data, poor, limits)
+    loss = compare_with(tmp_path / "report.html", data, poor, poor_judged)
+    assert loss.numbers["AP"].real
+    low, high = loss.numbers["AP"].interval
+    assert low < loss.numbers["AP"].value < high < 0
+    assert loss.numbers["AP"].this == pytest.approx(poor.ap)
+    caught = [sum(int(each.caught.sum()) for each in some) for some in (judged, poor_judged)]
+    assert len(loss.won) - len(loss.lost) == caught[1] - caught[0]
+    for index, at in loss.lost:
+        assert judged[index].caught[at]
+        assert not poor_judged[index].caught[at]
+    tree = write_report(tmp_path, data, poor, limits, about, against=loss)
+    page = (tmp_path / "report.html").read_text()
+    assert len(tree["against"]["lost"]) == len(loss.lost)
+    assert "more than chance" in page
+    assert 'id="against"' in page
+
+
+def test_the_interval_of_a_difference_is_paired(data: Scenes, found: Evaluation) -> None:
+    """Narrower than that of the number itself: what is hard for both is no difference."""
+    limits = default_limits(data, found)
+    dropped = [each[np.arange(len(each)) != 1] for each in found.detections]
+    other = score(data, dropped)
+    judged = judge(data, found, limits)
+    compared = compare(data, found, judged, other, judge(data, other, limits), "other")
+    low, high = compared.numbers["AP"].interval
+    truth, boxes, places = columns(data, found.detections)
+    matched = bootstrap.match(truth, boxes, len(data), len(places))
+    values = bootstrap.average_precision(matched, bootstrap.resamples(len(data)))
+    own = bootstrap.interval(bootstrap.class_means(values))
+    assert own is not None
+    assert high - low < 0.7 * (own[1] - own[0])
+
+
+def test_a_report_of_other_data_is_not_compared(
+    data: Scenes, found: Evaluation, tmp_path: Path
+) -> None:
+    limits = default_limits(data, found)
+    about = {"verb": "val", "model": "old", "data": data.name, "split": data.split}
+    write_report(tmp_path, data, found, limits, about)
+    other = Scenes("val", count=16, seed=3)
+    with pytest.raises(ValueError, match="is of other images"):
+        compare_with(tmp_path, other, found, judge(other, found, limits))
+    with pytest.raises(FileNotFoundError, match="holds no report"):
+        detections_of(tmp_path.parent)
+    with pytest.raises(FileNotFoundError, match="there is no report"):
+        detections_of(tmp_path / "none.json")

@@ -32,6 +32,7 @@ def tiny_train(tiny_file: Path, coco_folder: Path) -> Train:
 
     def run(project: Path, *overrides: str, **options: Any) -> Run:
         options.setdefault("data", coco_folder)
+        options.setdefault("report", False)
         return train(model=tiny_file, project=project, overrides=overrides, **options)
 
     return run

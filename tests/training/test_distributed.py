@@ -49,7 +49,8 @@ def check_same(alone: Run, folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def alone(tiny_train: Train, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return tiny_train(tmp_path_factory.mktemp("alone"), *SAME, epochs=2, quiet=True)
+    project = tmp_path_factory.mktemp("alone")
+    return tiny_train(project, *SAME, epochs=2, quiet=True, report=True)
 
 
 def test_two_processes_train_as_one(
@@ -73,7 +74,7 @@ def test_two_processes_go_on_where_one_stopped(
 ) -> None:
     folder = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt), stopped_when(lambda: epochs_in(folder) >= 1, SIGTERM):
-        tiny_train(tmp_path, *SAME, epochs=2, name="run", quiet=True)
+        tiny_train(tmp_path, *SAME, epochs=2, name="run", quiet=True, report=True)
     done = launch("--resume", str(folder))
     assert done.returncode == 0, done.stderr
     check_same(alone, folder)

@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -52,6 +53,43 @@ def test_run_folder(short_run: Run, coco_folder: Path) -> None:
         assert 100 < float(row["memory_mib"]) < 100_000
         assert 0 < float(row["cpu_seconds"]) < 100
     assert json.loads(json.dumps(short_run.to_dict()))["weights"].endswith("best.safetensors")
+
+
+def test_a_run_leaves_a_report(tiny_train: Train, coco_folder: Path, tmp_path: Path) -> None:
+    run = tiny_train(tmp_path, epochs=2, quiet=True, report=True)
+    read = json.loads((run.folder / "report.json").read_text())
+    assert read["about"]["verb"] == "train"
+    assert [row["epoch"] for row in read["training"]] == [1, 2]
+    assert read["numbers"]["AP"] == pytest.approx(run.ap, abs=1e-5)
+    page = (run.folder / "report.html").read_text()
+    assert "First batch, as training saw it" in page
+    for name in ("loss", "validation", "rate", "first_batch", "precision_recall"):
+        assert (run.folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert 'id="figure-loss"' in page
+    # what the best weights find with their own thresholds, as val has it
+    model = load_model(run.weights)
+    again = evaluate(model.model, open_data(coco_folder, "val"))
+    assert again.ap == pytest.approx(read["numbers"]["AP"], abs=1e-6)
+    saved = json.loads((run.folder / "detections.json").read_text())
+    mine = again.to_coco()
+    assert len(saved) == len(mine)
+    assert sorted(row["score"] for row in saved) == pytest.approx(
+        sorted(row["score"] for row in mine), abs=1e-6
+    )
+
+
+def test_weights_stay_where_no_report_can_be_written(
+    tiny_train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Blocking(Callback):
+        """Something stands in the report's place."""
+
+        def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+            (tmp_path / "run" / "report.json").mkdir()
+
+    run = tiny_train(tmp_path, epochs=1, name="run", report=True, callbacks=[Blocking()])
+    assert run.weights.exists()
+    assert "no report: " in capsys.readouterr().err
 
 
 def test_loss_is_the_weighted_sum_of_all_layers(short_run: Run) -> None:

@@ -39,7 +39,10 @@ from dabdetr.cli.options import (
 from dabdetr.cli.output import console, print_json, refuse_to_overwrite, say
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from dabdetr.data.dataset import DetectionDataset
+    from dabdetr.evaluation.against import Comparison
     from dabdetr.evaluation.mending import Why
     from dabdetr.evaluation.per_layer import LayerScores
     from dabdetr.evaluation.result import Evaluation
@@ -91,6 +94,13 @@ def val(
             "--errors", help="Also why each object was missed and each detection is false."
         ),
     ] = False,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            help="Compare with a run folder of val or train, a report, or a COCO results file: "
+            "objects won and lost, and whether the difference is more than chance."
+        ),
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 4,
     workers: Annotated[int, typer.Option(min=0, help="Processes that read images.")] = 0,
     device: Device = "auto",
@@ -122,6 +132,8 @@ def val(
     if (coco or calibrate) and per_layer:
         option = "--coco" if coco else "--calibrate"
         raise ValueError(f"{option} is about the last layer; leave out --per-layer for it")
+    if against and per_layer:
+        raise ValueError("--against compares the last layer's detections; leave out --per-layer")
     if errors and per_layer:
         raise ValueError("--errors is about the last layer's detections; leave out --per-layer")
     if per_layer and (precision, compile) != ("fp32", False):
@@ -131,6 +143,10 @@ def val(
     if plot and plot.suffix.lower() not in (".png", ".svg"):
         raise ValueError(f"--plot should end in .png or .svg; got {plot}")
     check_data(data, annotations, images)
+    if against:
+        from dabdetr.report.earlier import detections_of
+
+        detections_of(against)  # what is not there is an error before all else
     from dabdetr.data.layouts import open_data
     from dabdetr.data.statistics import summarise
     from dabdetr.evaluation.evaluate import SUPPRESSION, class_map, evaluate, suppression_gain
@@ -160,9 +176,11 @@ def val(
             say(line, quiet)
         found = _of_saved(predictions, truth, max_det, nms)
         why = _why_saved(truth, found) if errors else None
-        page = _write_report(folder, truth, found, None, about, quiet, why)
-        _report(found, about, as_json, quiet, {"report": page, **_errors(why)})
-        _advise(why, as_json, quiet)
+        compared = _compared(against, truth, found, None)
+        page = _write_report(folder, truth, found, None, about, quiet, why, compared)
+        more = {"report": page, **_errors(why), **_against(compared, truth)}
+        _report(found, about, as_json, quiet, more)
+        _advise(why, compared, as_json, quiet)
         return
     runtime = open_model(
         model,
@@ -196,11 +214,12 @@ def val(
         found = why.diagnosed.evaluation
     else:
         found = evaluate(runtime, truth, nms=nms, **options)
-    page = _write_report(folder, truth, found, runtime, about, quiet, why)
+    compared = _compared(against, truth, found, runtime)
+    page = _write_report(folder, truth, found, runtime, about, quiet, why, compared)
     if coco:
         found.save_results(coco)
         say(f"detections: {coco}", quiet)
-    more: dict[str, Any] = {"report": page, **_errors(why)}
+    more: dict[str, Any] = {"report": page, **_errors(why), **_against(compared, truth)}
     if calibrate:
         from dabdetr.checkpoints.native import save_model
         from dabdetr.evaluation.operating_point import with_operating_point
@@ -214,7 +233,7 @@ def val(
         gain = suppression_gain(truth, found)
         more["nms_gain"] = {"iou": SUPPRESSION, "AP50": round(gain, 5)}
     _report(found, about, as_json, quiet, more)
-    _advise(why, as_json, quiet)
+    _advise(why, compared, as_json, quiet)
     if gain := more.get("nms_gain"):
         say(
             f"non-maximum suppression (--nms {gain['iou']}) would add {gain['AP50']:+.3f} AP50",
@@ -278,31 +297,60 @@ def _write_report(
     about: dict[str, Any],
     quiet: bool,
     why: Why | None,
+    against: Comparison | None,
 ) -> str | None:
     """Write the report into ``folder``; the page's path, or None where it cannot be written."""
     import yaml
 
-    from dabdetr.evaluation.judged import default_limits
-    from dabdetr.inference.postprocess import class_thresholds
-    from dabdetr.report.write import PAGE, write_report
+    from dabdetr.report.page import PAGE
+    from dabdetr.report.write import write_report
 
     known = {name: about[name] for name in ("model", "data", "split")}
-    if runtime is None:
-        limits = default_limits(truth, found)
-    else:
-        limits = class_thresholds(runtime.config.inference, truth.names)
+    limits = _limits(truth, found, runtime)
+    if runtime is not None:
         config = runtime.config.model_dump(mode="json")
         known["config"] = yaml.safe_dump(config, sort_keys=False)
     try:
         with folder as run:
             links = {} if why is None else _explained(why, truth, runtime, run.path)
-            write_report(run.path, truth, found, limits, {"verb": "val", **known}, why, links)
+            write_report(
+                run.path,
+                truth,
+                found,
+                limits,
+                {"verb": "val", **known},
+                why,
+                links,
+                against=against,
+            )
     except OSError as error:
         say(f"no report: {error}", quiet)
         return None
     page = folder.path / PAGE
     say(f"report: {page}", quiet)
     return str(page)
+
+
+def _limits(truth: DetectionDataset, found: Evaluation, runtime: Runtime | None) -> np.ndarray:
+    """[classes] the model's thresholds, or without a model that of the best F1."""
+    from dabdetr.evaluation.judged import default_limits
+    from dabdetr.inference.postprocess import class_thresholds
+
+    if runtime is None:
+        return default_limits(truth, found)
+    return class_thresholds(runtime.config.inference, truth.names)
+
+
+def _compared(
+    against: Path | None, truth: DetectionDataset, found: Evaluation, runtime: Runtime | None
+) -> Comparison | None:
+    if against is None:
+        return None
+    from dabdetr.evaluation.judged import judge
+    from dabdetr.report.earlier import compare_with
+
+    judged = judge(truth, found, _limits(truth, found, runtime))
+    return compare_with(against, truth, found, judged)
 
 
 def _explained(
@@ -314,7 +362,7 @@ def _explained(
         return {}
     from dabdetr.explain.gallery import write_pages
     from dabdetr.inference.opening import torch_runtime
-    from dabdetr.report.write import PAGE
+    from dabdetr.report.page import PAGE
 
     live, back = torch_runtime(runtime), f"../{PAGE}#errors"
     return write_pages(live, truth, errors, why.chosen, folder / "errors", back)
@@ -325,8 +373,15 @@ def _errors(why: Why | None) -> dict[str, Any]:
     return {} if why is None else {"errors": why.summary}
 
 
-def _advise(why: Why | None, as_json: bool, quiet: bool) -> None:
-    """The causes as a table, and what to do."""
+def _against(compared: Comparison | None, truth: DetectionDataset) -> dict[str, Any]:
+    """What --json says of the comparison."""
+    return {} if compared is None else {"against": compared.to_dict(truth)}
+
+
+def _advise(why: Why | None, compared: Comparison | None, as_json: bool, quiet: bool) -> None:
+    """The comparison, the causes as a table, and what to do."""
+    if compared is not None and not as_json:
+        say(compared.sentence, quiet)
     if why is None or quiet or as_json:
         return
     from rich.table import Table

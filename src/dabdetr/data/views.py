@@ -64,11 +64,25 @@ def view_of(data: DetectionDataset, index: int, marked: np.ndarray | None = None
 
 def augmented(data: DetectionDataset, count: int, config: Config, seed: int) -> list[View]:
     """The same as training sees them: cropped, resized, flipped and recoloured by the config."""
+    return _as_trained(data, evenly(len(data), count), config, seed)
+
+
+def first_batch(data: DetectionDataset, config: Config, most: int) -> list[View]:
+    """The first batch of a training as it is seen, ``most`` images of it."""
+    from dabdetr.data.loader import plan_epoch  # needs torch
+
+    batch = plan_epoch(data, config, config.training.seed, 0)[0]
+    indices = [job.index for job in batch[:most]]
+    return _as_trained(data, indices, config, config.training.seed)
+
+
+def _as_trained(
+    data: DetectionDataset, indices: Sequence[int], config: Config, seed: int
+) -> list[View]:
     from dabdetr.data.loader import training_examples  # needs torch
 
     mean, std = (np.array(v, np.float32) * 255 for v in (config.image.mean, config.image.std))
     shown: list[View] = []
-    indices = evenly(len(data), count)
     examples = training_examples(data, config, seed, indices)
     for index, example in zip(indices, examples, strict=True):
         pixels = example.pixels.numpy().transpose(1, 2, 0) * std + mean

@@ -101,6 +101,7 @@ class Error:
     shown     that query's box after ``layer``, corners in pixels
     overlap   IoU of the query with the object after each layer
     other     the query whose detection it doubles
+    doubles   that detection's box, corners in pixels
     attention  share of the query's attention in the last layer's self-attention that goes to
               ``other``, mean of heads
     why       a sentence
@@ -122,6 +123,7 @@ class Error:
     shown: tuple[float, ...] | None = None
     overlap: tuple[float, ...] = ()
     other: int | None = None
+    doubles: tuple[float, ...] | None = None
     attention: float | None = None
     otherwise: Error | None = None
 
@@ -489,6 +491,7 @@ class Attribution:
             why=why,
             layer=layer,
             other=slot if decoded.whole else None,
+            doubles=tuple(map(float, found.boxes[other])),
         )
 
 

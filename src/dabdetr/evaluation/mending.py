@@ -179,7 +179,7 @@ def advice(data: DetectionDataset, diagnosed: Diagnosed, config: Config | None) 
         (label, found), count = pairs.most_common(1)[0]
         assert label is not None
         assert found is not None
-        names = f"{data.names[label]} taken for {data.names[found]} {counted(count, 'time')}"
+        names = f"{data.names[label]} taken for {data.names[found]} ({counted(count, 'time')})"
         add(
             of_missed["wrong_class"],
             len(missed),

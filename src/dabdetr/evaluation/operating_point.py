@@ -70,6 +70,17 @@ class Chosen:
     point: OperatingPoint
     calibration: Calibration | None
 
+    def calibrated(self, found: Evaluation) -> Evaluation:
+        """``found``, made without calibration, with scores as the config's calibration has them."""
+        if self.calibration is None:
+            return found
+        curve = self.calibration
+        every = (
+            replace(each, scores=curve.of(each.scores).astype(np.float32))
+            for each in found.detections
+        )
+        return replace(found, detections=tuple(every))
+
     def __str__(self) -> str:
         conf = self.config.inference.conf
         line = f"threshold {conf:.2f}: precision {self.point.precision:.3f}, "

@@ -55,23 +55,27 @@ def contents(
 
 def surroundings(data: DetectionDataset) -> dict[str, Any]:
     """The data's fingerprint, versions, the machine and the time."""
-    digest = hashlib.blake2b("\n".join(data.names).encode(), digest_size=8)
-    objects = 0
-    for index in range(len(data)):
-        record = data.record(index)
-        size = f"{record.image_id} {record.width} {record.height}"
-        digest.update(size.encode() + record.boxes.astype("<f4").tobytes())
-        digest.update(record.labels.astype("<i8").tobytes() + record.crowd.tobytes())
-        objects += int((~record.crowd).sum())
+    records = (data.record(index) for index in range(len(data)))
     return {
         "images": len(data),
-        "objects": objects,
-        "fingerprint": digest.hexdigest(),
+        "objects": sum(int((~record.crowd).sum()) for record in records),
+        "fingerprint": fingerprint(data),
         "versions": {"python": platform.python_version(), **_versions()},
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
         "command": " ".join(["dabdetr", *sys.argv[1:]]) if "dabdetr" in sys.argv[0] else None,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def fingerprint(data: DetectionDataset) -> str:
+    """Sixteen digits that change with the images' ids and sizes, the objects and the classes."""
+    digest = hashlib.blake2b("\n".join(data.names).encode(), digest_size=8)
+    for index in range(len(data)):
+        record = data.record(index)
+        size = f"{record.image_id} {record.width} {record.height}"
+        digest.update(size.encode() + record.boxes.astype("<f4").tobytes())
+        digest.update(record.labels.astype("<i8").tobytes() + record.crowd.tobytes())
+    return digest.hexdigest()
 
 
 def _versions() -> dict[str, str]:

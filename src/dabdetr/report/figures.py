@@ -64,7 +64,8 @@ def svg(figure: Figure) -> str:
     return text.replace('<text style="', '<text style="fill: currentColor; ')
 
 
-def _panel(height: float = SIDE[1], **labels: Any) -> tuple[Figure, Any]:
+def panel(height: float = SIDE[1], **labels: Any) -> tuple[Figure, Any]:
+    """A figure with one plain axis; ``labels`` are what ``Axes.set`` takes."""
     figure = Figure(figsize=(SIDE[0], height), layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.subplots()
@@ -90,7 +91,7 @@ def _plain(text: str, most: int = 18) -> str:
 
 def _classes(tree: dict[str, Any]) -> Figure:
     rows = _shown(tree)[::-1]
-    figure, axis = _panel(max(1.8, 0.8 + 0.2 * len(rows)), xlabel="AP", xlim=(0, 1))
+    figure, axis = panel(max(1.8, 0.8 + 0.2 * len(rows)), xlabel="AP", xlim=(0, 1))
     values = [row["AP"] or 0 for row in rows]
     inks = [_ink(tree, row["name"]) for row in rows]
     axis.barh(range(len(rows)), values, color=inks, height=0.7)
@@ -102,7 +103,7 @@ def _classes(tree: dict[str, Any]) -> Figure:
 
 
 def _lines(tree: dict[str, Any], x: str, y: str, **labels: Any) -> tuple[Figure, Any]:
-    figure, axis = _panel(xlim=(0, 1), ylim=(0, 1.02), **labels)
+    figure, axis = panel(xlim=(0, 1), ylim=(0, 1.02), **labels)
     rows = _shown(tree)
     for row in rows:
         curve = tree["curves"][row["name"]]
@@ -132,7 +133,7 @@ def _confusion(tree: dict[str, Any]) -> Figure:
     shown = [names.index(row["name"]) for row in _shown(tree)] + [len(names) - 1]
     matrix = matrix[np.ix_(shown, shown)]
     side = max(SIDE[1], min(6.0, 1.4 + 0.24 * len(shown)))
-    figure, axis = _panel(side, xlabel="found as", ylabel="object")
+    figure, axis = panel(side, xlabel="found as", ylabel="object")
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     axis.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     letters = 8 if len(shown) <= 10 else 5
@@ -149,7 +150,7 @@ def _confusion(tree: dict[str, Any]) -> Figure:
 
 
 def _calibration(tree: dict[str, Any]) -> Figure:
-    figure, axis = _panel(xlim=(0, 1), ylim=(0, 1), xlabel="score", ylabel="share that is right")
+    figure, axis = panel(xlim=(0, 1), ylim=(0, 1), xlabel="score", ylabel="share that is right")
     axis.plot((0, 1), (0, 1), "--", color="#808890", linewidth=1)
     calibration = tree["calibration"]
     axis.plot(calibration["score"], calibration["precision"], "o-", color="#0072b2")
@@ -159,7 +160,7 @@ def _calibration(tree: dict[str, Any]) -> Figure:
 
 def _breakdown(tree: dict[str, Any], name: str) -> Figure:
     rows = tree["breakdown"][name]
-    figure, axis = _panel(2.8, ylabel="AP50", ylim=(0, 1.08))
+    figure, axis = panel(2.8, ylabel="AP50", ylim=(0, 1.08))
     values = [row["AP50"] or 0 for row in rows]
     axis.bar(range(len(rows)), values, color="#0072b2", width=0.7)
     for at, row in enumerate(rows):

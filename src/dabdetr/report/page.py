@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from typing import Any
@@ -17,53 +17,60 @@ from dabdetr.evaluation.judged import Judged
 from dabdetr.structures.drawing import draw
 from dabdetr.text import counted
 
+PAGE = "report.html"
+"""Its file in a run's folder."""
+
 LONGEST = 560
 """Longer side in pixels of the images in a page."""
 IMAGE_BYTES = 5_000_000
 """Of all images in a page together, as text; the rest of the page is far below 3 MB."""
 QUALITY = 80
-CONTENTS = (
-    ("numbers", "Numbers"),
-    ("curves", "Curves"),
-    ("errors", "Errors"),
-    ("classes", "Classes"),
-    ("worst", "Worst images"),
-    ("best", "Best images"),
-    ("about", "About"),
-)
-"""Anchors of the page's parts, and the words that lead there."""
+CONTENTS = {
+    "numbers": "Numbers",
+    "against": "Comparison",
+    "errors": "Errors",
+    "training": "Training",
+    "curves": "Curves",
+    "classes": "Classes",
+    "worst": "Worst images",
+    "best": "Best images",
+    "about": "About",
+}
+"""Anchors of the page's parts in their order, and the words that lead there."""
 
 
-def page(
-    tree: dict[str, Any],
-    drawn: Sequence[tuple[str, str, str]],
-    images: str,
-    errors: str = "",
-) -> str:
-    """The page of a report; ``drawn`` are name, caption and SVG of its figures."""
+def page(tree: dict[str, Any], sections: Mapping[str, str]) -> str:
+    """The page of a report; ``sections`` are HTML by their anchor, empty where there is none."""
     about = tree["about"]
     title = f"{about['model']} on {about['data']}, {about['split']}"
-    parts = [_numbers(tree)]
-    parts.append('<section id="curves"><h2>Curves</h2><div class="grid">')
-    parts += [_figure(*each) for each in drawn]
-    parts.append("</div></section>")
-    parts += [errors, _class_table(tree), images, _about(tree)]
+    parts = [(at, sections[at]) for at in CONTENTS if sections.get(at)]
     style, script = (_asset(name) for name in ("report.css", "report.js"))
-    there = [each for each in CONTENTS if each[0] != "errors" or errors]
-    links = "".join(f'<a href="#{at}">{words}</a>' for at, words in there)
+    links = "".join(f'<a href="#{at}">{CONTENTS[at]}</a>' for at, _ in parts)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="generator" content="dabdetr report">\n'
         f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
         f"<header><h1>{escape(title)}</h1><nav>{links}</nav></header>\n<main>\n"
-        + "\n".join(parts)
+        + "\n".join(text for _, text in parts)
         + '\n</main>\n<dialog id="zoom" aria-label="Enlarged"><button>Close</button><div></div>'
         f"</dialog>\n<script>\n{script}</script>\n</body>\n</html>\n"
     )
 
 
-def _numbers(tree: dict[str, Any]) -> str:
+def curve_section(drawn: Sequence[tuple[str, str, str]]) -> str:
+    """``drawn`` are name, caption and SVG of figures."""
+    grid = figure_grid(drawn)
+    return f'<section id="curves"><h2>Curves</h2><div class="grid">{grid}</div></section>'
+
+
+def figure_grid(drawn: Sequence[tuple[str, str, str]]) -> str:
+    """Figures with captions that a click enlarges."""
+    return "".join(_figure(*each) for each in drawn)
+
+
+def number_section(tree: dict[str, Any]) -> str:
+    """The main numbers."""
     numbers = tree["numbers"]
     cards = []
     for name, words in (("AP", "IoU 0.50–0.95"), ("AP50", "IoU 0.50"), ("AP75", "IoU 0.75")):
@@ -120,7 +127,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], label: str) -> str
     )
 
 
-def _class_table(tree: dict[str, Any]) -> str:
+def class_section(tree: dict[str, Any]) -> str:
+    """A row for each class."""
     head = ("class", "AP", "95 %", "AP50", "AR100", "objects", "threshold", "best", "F1 there")
     rows = []
     for row in tree["per_class"]:
@@ -145,7 +153,8 @@ def _class_table(tree: dict[str, Any]) -> str:
     )
 
 
-def _about(tree: dict[str, Any]) -> str:
+def about_section(tree: dict[str, Any]) -> str:
+    """What was run on what."""
     about = dict(tree["about"])
     config = about.pop("config", None)
     rows = [[key, _words(value)] for key, value in about.items() if value not in (None, {}, [])]
@@ -164,22 +173,24 @@ def _words(value: Any) -> str:
     return str(value)
 
 
-def image_sections(data: DetectionDataset, tree: dict[str, Any], judged: Sequence[Judged]) -> str:
+def image_sections(
+    data: DetectionDataset, tree: dict[str, Any], judged: Sequence[Judged]
+) -> dict[str, str]:
     """The worst and the best images, truth beside prediction."""
     total = len(tree["worst"]) + len(tree["best"])
     room = IMAGE_BYTES // max(1, 2 * total)
-    parts = []
+    parts: dict[str, str] = {}
     for name, title, rule in (
         ("worst", "Worst images", "The most missed objects and false detections."),
         ("best", "Best images", "The fewest errors, and of those the most objects."),
     ):
         shown = [_pair(data, tree["images"][at], at, judged[at], room) for at in tree[name]]
         body = "".join(shown) or "<p>None.</p>"
-        parts.append(
+        parts[name] = (
             f'<section id="{name}"><h2>{title}</h2><p>{rule} Left the truth, right what was '
             f'found.</p><div class="pairs">{body}</div></section>'
         )
-    return "\n".join(parts)
+    return parts
 
 
 def _pair(

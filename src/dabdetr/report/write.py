@@ -5,24 +5,36 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from dabdetr.data.dataset import DetectionDataset
+from dabdetr.evaluation.against import Comparison
 from dabdetr.evaluation.judged import judge
 from dabdetr.evaluation.mending import Why
 from dabdetr.evaluation.result import Evaluation
 from dabdetr.files import replacing, write_atomically
+from dabdetr.report.against import against_section
 from dabdetr.report.contents import contents
-from dabdetr.report.errors import section
+from dabdetr.report.earlier import DETECTIONS, NUMBERS
+from dabdetr.report.errors import error_section
 from dabdetr.report.figures import figures, png, svg
-from dabdetr.report.page import image_sections, page
-
-PAGE, NUMBERS, DETECTIONS = "report.html", "report.json", "detections.json"
+from dabdetr.report.page import (
+    PAGE,
+    about_section,
+    class_section,
+    curve_section,
+    figure_grid,
+    image_sections,
+    number_section,
+    page,
+)
+from dabdetr.report.training import Trained
 
 
 def write_report(
@@ -33,12 +45,15 @@ def write_report(
     about: dict[str, Any],
     why: Why | None = None,
     links: Mapping[int, str] = MappingProxyType({}),
+    trained: Trained | None = None,
+    against: Comparison | None = None,
 ) -> dict[str, Any]:
     """Write report.html, report.json, detections.json, a PNG of each figure and CSV of each table.
 
     ``limits`` [classes] are the thresholds from which on a detection is shown. What was written as
     report.json comes back. ``why`` adds the causes of errors; ``links``
-    are addresses of explain pages by the errors' place among all.
+    are addresses of explain pages by the errors' place among all. ``trained`` adds how the model
+    came about, ``against`` the objects won and lost.
     """
     judged = judge(data, found, limits) if why is None else why.diagnosed.judged
     tree = contents(data, found, limits, about, judged)
@@ -46,19 +61,44 @@ def write_report(
     if why is not None:
         pages = [{"row": at, "page": links.get(at)} for at in why.chosen]
         tree["errors"] = why.summary | {"gallery": pages}
-        errors = section(data, why, links)
-    drawn = []
-    for name, caption, figure in figures(tree):
-        write_atomically(folder / f"{name}.png", png(figure))
-        drawn.append((name, caption, svg(figure)))
+        errors = error_section(data, why, links)
+    drawn, training = _drawn(folder, figures(tree)), ""
+    if trained is not None:
+        tree["training"] = [dict(row) for row in trained.rows]
+        training = trained.section(figure_grid(_drawn(folder, trained.figures())))
+        if (batch := trained.png()) is not None:
+            write_atomically(folder / "first_batch.png", batch)
     for name, rows in tables(tree).items():
         write_atomically(folder / f"{name}.csv", _csv(rows))
+    compared = ""
+    if against is not None:
+        tree["against"] = against.to_dict(data)
+        compared = against_section(data, against, tree["against"])
     document = json.dumps(tree, ensure_ascii=False, allow_nan=False)
     write_atomically(folder / NUMBERS, document.encode("utf-8", "surrogateescape"))
     save_detections(folder / DETECTIONS, found)
-    text = page(tree, drawn, image_sections(data, tree, judged), errors)
+    sections = {
+        "numbers": number_section(tree),
+        "against": compared,
+        "errors": errors,
+        "training": training,
+        "curves": curve_section(drawn),
+        "classes": class_section(tree),
+        **image_sections(data, tree, judged),
+        "about": about_section(tree),
+    }
+    text = page(tree, sections)
     write_atomically(folder / PAGE, text.encode("utf-8", "replace"))
     return tree
+
+
+def _drawn(folder: Path, some: Iterable[tuple[str, str, Figure]]) -> list[tuple[str, str, str]]:
+    """Name, caption and SVG of each figure, which is written as PNG."""
+    drawn = []
+    for name, caption, figure in some:
+        write_atomically(folder / f"{name}.png", png(figure))
+        drawn.append((name, caption, svg(figure)))
+    return drawn
 
 
 def tables(tree: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:

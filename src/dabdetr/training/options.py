@@ -129,6 +129,7 @@ class Sources(Section):
     queries          as asked for; ``queries_init`` says how those of weights become so many
     initial_queries  those of the model that is filled before, see ``with_queries``
     log              loggers by name
+    report           whether the run ends with one
     """
 
     data: str | None = None
@@ -143,6 +144,7 @@ class Sources(Section):
     queries_init: str = "keep"
     initial_queries: int | None = Field(default=None, ge=1)
     log: tuple[str, ...] = ()
+    report: bool = True
 
     def open(
         self, strict: bool = False, progress: bool = False

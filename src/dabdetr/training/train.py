@@ -31,6 +31,7 @@ from dabdetr.evaluation.operating_point import with_operating_point
 from dabdetr.evaluation.result import Evaluation
 from dabdetr.model.detector import Detector, build
 from dabdetr.model.resize import with_queries
+from dabdetr.report.page import PAGE
 from dabdetr.runs import RunFolder, locked
 from dabdetr.training.accumulation import AccumulatedBatches
 from dabdetr.training.checkpoint_file import (
@@ -123,12 +124,19 @@ class Run:
         best = self.folder / "best.safetensors"
         return best if best.exists() else self.folder / "last.safetensors"
 
+    @property
+    def report(self) -> Path | None:
+        """The page of its report, where there is one."""
+        page = self.folder / PAGE
+        return page if page.exists() else None
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
         best = best_row(self.rows)
         return {
             "folder": str(self.folder),
             "weights": str(self.weights),
+            "report": None if self.report is None else str(self.report),
             "best": best,
             "last": self.rows[-1],
             "data": list(self.data),
@@ -171,6 +179,7 @@ def train(
     minutes: float | None = None,
     log: Sequence[str] = (),
     callbacks: Sequence[Callback] = (),
+    report: bool = True,
     quiet: bool = False,
     **options: Unpack[ConfigOptions],
 ) -> Run:
@@ -193,6 +202,7 @@ def train(
     ``minutes``    how long the training may take on this machine: its epochs are planned so
     ``log``        loggers by name, see ``loggers.LOGGERS``; one that fails is reported and left out
     ``callbacks``  of pytorch-lightning, called after the run's own
+    ``report``     leave report.html and its parts, made of the last validation
     ``overrides``  ``path=value`` assignments to the config, applied last
 
     Ctrl-C leaves a run that can be resumed, and raises KeyboardInterrupt. A loss that is not finite
@@ -244,7 +254,9 @@ def train(
             detector.config, every = _choose_by_time(
                 detector, splits_open, place, ends, val_every, here
             )
-            sources = sources.model_copy(update={"val_every": every, "log": tuple(log)})
+            sources = sources.model_copy(
+                update={"val_every": every, "log": tuple(log), "report": report}
+            )
             if run is not None:
                 detector.config.save(run.path / SETTINGS)
                 sources.save(run.path / SOURCES)
@@ -469,7 +481,15 @@ def _fit(
         say(console, f"AP has not risen in {training.patience} epochs: training ends here")
     run = Run(folder, config, tuple(rows))
     if val_data is not None and world.is_main and best_row(rows) is not None:
-        say(console, _choose_thresholds(run.weights, val_data, world.device, training.batch))
+        place = (world.device, training.batch)
+        line, chosen, found = _choose_thresholds(run.weights, val_data, *place)
+        say(console, line)
+        if sources.report:
+            from dabdetr.training.report import write_run_report  # draws: takes a second
+
+            splits = (train_data, val_data)
+            prints = about["data"]["train"]
+            say(console, write_run_report(folder, chosen, splits, found, rows, prints))
     world.broadcast(None)  # nobody goes on before it is written
     console.print(final_table(folder, rows))
     tell_next(console, run.weights, sources.data)
@@ -478,18 +498,22 @@ def _fit(
 
 def _choose_thresholds(
     weights: Path, data: DetectionDataset, device: torch.device, batch: int
-) -> str:
-    """Write the thresholds and calibration that fit ``data`` best into the weights; name them."""
+) -> tuple[str, Config, Evaluation]:
+    """Write the thresholds and calibration that fit ``data`` best into the weights; name them.
+
+    The weights' config comes back, and what they find with it.
+    """
     detector, about = load_model(weights).model, read(weights).metadata
     detector.config = detector.config.override(["inference.calibration=null"])
+    found = evaluate(detector, data, device=device, batch=batch)
     try:
-        found = evaluate(detector, data, device=device, batch=batch)
         chosen = with_operating_point(detector.config, data, found)
     except ValueError as error:
-        return f"the threshold stays at {detector.config.inference.conf}: {error}"
+        line = f"the threshold stays at {detector.config.inference.conf}: {error}"
+        return line, detector.config, found
     detector.config = chosen.config
     save_model(weights, detector, metadata={k: about[k] for k in ("epoch", "AP") if k in about})
-    return str(chosen)
+    return str(chosen), chosen.config, chosen.calibrated(found)
 
 
 def _engine(

@@ -1,0 +1,142 @@
+"""One evaluation against another on the same images: objects won and lost, or only chance?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dabdetr.data.dataset import DetectionDataset
+from dabdetr.evaluation import bootstrap
+from dabdetr.evaluation.evaluate import columns
+from dabdetr.evaluation.judged import Judged
+from dabdetr.evaluation.result import Evaluation
+
+NUMBERS = ("AP", "AP50")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A number of this evaluation and of the other, 0–1; ``interval`` holds 95 % of resamples."""
+
+    this: float
+    other: float
+    interval: tuple[float, float]
+
+    @property
+    def value(self) -> float:
+        """This less the other."""
+        return self.this - self.other
+
+    @property
+    def real(self) -> bool:
+        """Whether the difference is more than chance: no zero in the interval."""
+        low, high = self.interval
+        return low > 0 or high < 0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """This evaluation against another one.
+
+    other   what the other is called
+    numbers  AP and AP50
+    won, lost  objects that only this one finds, or only the other: image and row among its objects,
+               crowds left out
+    false   false detections of this one, and of the other
+    """
+
+    other: str
+    numbers: dict[str, Difference]
+    won: list[tuple[int, int]]
+    lost: list[tuple[int, int]]
+    false: tuple[int, int]
+
+    @property
+    def sentence(self) -> str:
+        """What came out."""
+        ap = self.numbers["AP"]
+        low, high = ap.interval
+        verdict = "more than chance" if ap.real else "no more than chance"
+        return (
+            f"against {self.other}: AP {ap.this:.3f}, {ap.value:+.3f} (95 % of paired resamples: "
+            f"{low:+.3f} to {high:+.3f}), {verdict}; {len(self.won)} objects won, "
+            f"{len(self.lost)} lost"
+        )
+
+    def to_dict(self, data: DetectionDataset) -> dict[str, Any]:
+        """Plain values; objects with their image, class and box."""
+        return {
+            "other": self.other,
+            "sentence": self.sentence,
+            "numbers": {
+                name: {
+                    "this": each.this,
+                    "other": each.other,
+                    "difference": each.value,
+                    "interval": list(each.interval),
+                    "more_than_chance": each.real,
+                }
+                for name, each in self.numbers.items()
+            },
+            "won": _objects(data, self.won),
+            "lost": _objects(data, self.lost),
+            "false": {"this": self.false[0], "other": self.false[1]},
+        }
+
+
+def _objects(data: DetectionDataset, places: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
+    rows = []
+    for index, at in places:
+        record = data.record(index)
+        row = np.flatnonzero(~record.crowd)[at]
+        box = [round(float(edge), 1) for edge in record.boxes[row]]
+        rows.append(
+            {
+                "image": index,
+                "file": record.file,
+                "object": at,
+                "name": data.names[record.labels[row]],
+                "box": box,
+            }
+        )
+    return rows
+
+
+def compare(
+    data: DetectionDataset,
+    this: Evaluation,
+    judged: Sequence[Judged],
+    other: Evaluation,
+    other_judged: Sequence[Judged],
+    name: str,
+) -> Comparison:
+    """Both on the images of ``data``; ``judged`` at the thresholds of each.
+
+    Images are resampled for both alike, so that what is hard for both is no difference.
+    """
+    weights = bootstrap.resamples(len(data))
+    values = [_resampled(data, each, weights) for each in (this, other)]
+    numbers = {}
+    for each in NUMBERS:
+        rows = [of[each] for of in values]
+        interval = bootstrap.interval(rows[0] - rows[1]) or [0.0, 0.0]
+        pair = (max(0.0, found.numbers[each]) for found in (this, other))
+        numbers[each] = Difference(*pair, (interval[0], interval[1]))
+    won, lost = [], []
+    for index, (mine, theirs) in enumerate(zip(judged, other_judged, strict=True)):
+        won += [(index, int(at)) for at in np.flatnonzero(mine.caught & ~theirs.caught)]
+        lost += [(index, int(at)) for at in np.flatnonzero(theirs.caught & ~mine.caught)]
+    false = (sum(each.false for each in judged), sum(each.false for each in other_judged))
+    return Comparison(name, numbers, won, lost, false)
+
+
+def _resampled(
+    data: DetectionDataset, found: Evaluation, weights: np.ndarray
+) -> dict[str, np.ndarray]:
+    truth, boxes, places = columns(data, found.detections)
+    matched = bootstrap.match(truth, boxes, len(data), len(places), found.most)
+    ap = bootstrap.average_precision(matched, weights)
+    return {"AP": bootstrap.class_means(ap), "AP50": bootstrap.class_means(ap[..., :1])}

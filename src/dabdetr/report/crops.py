@@ -1,0 +1,58 @@
+"""The part of an image around a box, with boxes over it, for a report's page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from PIL import Image
+
+from dabdetr.data.dataset import DetectionDataset
+from dabdetr.report.page import data_address
+from dabdetr.structures.boxes import iou
+
+SIDE = 240
+"""Longer side in pixels."""
+
+
+def crop(
+    data: DetectionDataset,
+    index: int,
+    box: Sequence[float],
+    drawn: Mapping[str, Sequence[float]],
+    room: int,
+) -> str:
+    """SVG of image ``index`` around ``box``, of about ``room`` characters.
+
+    ``drawn`` are boxes by their class in the style sheet, the uppermost last; all boxes are corners
+    in pixels. Labelled objects are drawn below them. Raises as ``data.image`` does.
+    """
+    pixels, record = data.image(index), data.record(index)
+    edges = np.array([box, *drawn.values()], float)
+    low, high = edges[:, :2].min(0), edges[:, 2:].max(0)
+    limit = np.array(pixels.shape[1::-1], float)
+    side = np.minimum(max(*((high - low) * 2), 48), limit)
+    start = ((low + high - side) / 2).clip(0, limit - side).astype(int)
+    end = np.ceil(start + side).astype(int)
+    x0, y0, x1, y1 = *start, *end
+    image = Image.fromarray(pixels[y0:y1, x0:x1])
+    scale = SIDE / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    image = image.resize(size, Image.Resampling.BILINEAR)
+    objects = record.boxes[~record.crowd]
+    near = iou(objects, np.array([x0, y0, x1, y1], float)) > 0
+    shapes = [_rectangle(each, (x0, y0), "truth") for each in objects[near].tolist()]
+    shapes += [_rectangle(each, (x0, y0), kind) for kind, each in drawn.items()]
+    address = data_address(image, room)
+    return (
+        f'<svg viewBox="0 0 {x1 - x0} {y1 - y0}" role="img" aria-label="part of the image">'
+        f'<image href="{address}" width="{x1 - x0}" height="{y1 - y0}"/>{"".join(shapes)}</svg>'
+    )
+
+
+def _rectangle(box: Sequence[float], start: tuple[int, int], kind: str) -> str:
+    x, y = box[0] - start[0], box[1] - start[1]
+    return (
+        f'<rect class="{kind}" x="{x:.1f}" y="{y:.1f}" width="{box[2] - box[0]:.1f}" '
+        f'height="{box[3] - box[1]:.1f}"/>'
+    )

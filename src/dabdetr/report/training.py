@@ -1,0 +1,72 @@
+"""The part of a report that only a training has: its curves, and the first batch as it was seen."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from matplotlib.figure import Figure
+from PIL import Image
+
+from dabdetr.report.figures import panel
+from dabdetr.report.page import data_address
+
+SHEET_BYTES = 700_000
+"""Of the first batch in a page, as text."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How a model came about.
+
+    rows   one for each epoch, as in results.csv; None: not measured
+    batch  the first batch with its labels drawn in; None where its images cannot be read
+    """
+
+    rows: Sequence[Mapping[str, float | None]]
+    batch: Image.Image | None
+
+    def figures(self) -> Iterator[tuple[str, str, Figure]]:
+        """Name, caption and figure of each."""
+        plan = (
+            ("loss", "Training loss of all layers, weighted.", ("loss",)),
+            ("terms", "Terms of the last layer.", ("loss_ce", "loss_bbox", "loss_giou")),
+            ("validation", "AP on the validation split.", ("AP", "AP50", "AP75")),
+            ("rate", "Learning rate.", ("lr",)),
+        )
+        for name, caption, columns in plan:
+            figure, axis = panel(2.8, xlabel="epoch")
+            inks = ("#0072b2", "#e69f00", "#009e73")
+            for column, ink in zip(columns, inks, strict=False):
+                points = [(r["epoch"], r[column]) for r in self.rows if r[column] is not None]
+                if points:
+                    x, y = zip(*points, strict=True)
+                    axis.plot(x, y, marker=".", color=ink, label=column.removeprefix("loss_"))
+            axis.set_ylim(bottom=0)
+            axis.locator_params(axis="x", integer=True)
+            axis.grid(alpha=0.3)
+            if len(columns) > 1 and axis.lines:
+                axis.legend(frameon=False, fontsize=8)
+            yield name, caption, figure
+
+    def png(self) -> bytes | None:
+        """The first batch as a file."""
+        if self.batch is None:
+            return None
+        content = io.BytesIO()
+        self.batch.save(content, "PNG")
+        return content.getvalue()
+
+    def section(self, drawn: str) -> str:
+        """HTML; ``drawn`` are the figures."""
+        batch = "<p>Its images cannot be read any more.</p>"
+        if self.batch is not None:
+            batch = (
+                '<img class="zoomable sheet" tabindex="0" role="button" alt="First batch with its '
+                f'labels" src="{data_address(self.batch, SHEET_BYTES)}">'
+            )
+        return (
+            f'<section id="training"><h2>Training</h2><div class="grid">{drawn}</div>'
+            f"<h3>First batch, as training saw it</h3>{batch}</section>"
+        )
