@@ -29,6 +29,7 @@ check: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+	$(BIN)/typos
 
 format: .venv/installed-dev
 	$(BIN)/ruff format .
@@ -44,7 +45,7 @@ clean:
 	rm -rf .venv build dist site runs .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Each stamp is older than pyproject.toml when something has to be installed anew.
+# Each stamp is older than pyproject.toml when something has to be installed again.
 
 .venv/bin/python:
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -14,7 +14,7 @@ from dabdetr.files import write_atomically
 INTRO = """# Benchmarks
 
 Written by `make bench`: every number comes from a file in `results/`, nothing is typed by hand. A
-part can be measured anew alone: `python -m benchmarks --only forward --models dab`.
+part can be measured again alone: `python -m benchmarks --only forward --models dab`.
 """
 BESIDE = """
 ## Beside transformers

@@ -103,7 +103,7 @@ class Side:
         """A function that makes one training step: losses, backward pass, fused AdamW.
 
         "best": under autocast to bf16, where this side has a best way. "lean": as well with blocks
-        computed anew in the backward pass, for good; the peer's is the same as ever.
+        computed again in the backward pass, for good; the peer's is the same as ever.
         """
         trained = [p for p in self.model.parameters() if p.requires_grad]
         optimiser = torch.optim.AdamW(trained, lr=RATE, weight_decay=DECAY, fused=True)

@@ -1,4 +1,4 @@
-"""Make the figures of *The idea in pictures* anew: `python docs/tools/figures.py [PAGE ...]`.
+"""Make the figures of *The idea in images* again: `python docs/tools/figures.py [PAGE ...]`.
 
 Each page's own Python blocks run in an empty folder; what they save goes to docs/images/idea.
 """

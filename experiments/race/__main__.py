@@ -69,7 +69,7 @@ def race(
         typer.Option(help="A race's folder: go on; --rungs, --sizes, --seeds may add runs."),
     ] = None,
     report: Annotated[
-        Path | None, typer.Option(help="A race's folder: make its report anew, train nothing.")
+        Path | None, typer.Option(help="A race's folder: make its report again, train nothing.")
     ] = None,
     name: Name = None,
     project: Annotated[Path, typer.Option(help="Where races go.")] = Path("runs/ladder"),

@@ -93,7 +93,7 @@ def test_changed_data_are_refused(
     before = (place / "run" / "last.ckpt").read_bytes()
     with pytest.raises(ValueError, match=said) as told:
         train(resume=place / "run", quiet=True)
-    assert "restore them, or train anew" in str(told.value)
+    assert "restore them, or start a new training" in str(told.value)
     assert before == (place / "run" / "last.ckpt").read_bytes()
 
 

@@ -128,7 +128,7 @@ def track(
     stride: int = 1,
     on_error: Any = "raise",
 ) -> Iterator[Detections]:
-    """Every frame's objects with their ``tracks``; numbers begin anew with each video.
+    """Every frame's objects with their ``tracks``; each video starts counting at 1.
 
     ``source`` are videos or a camera, as a call takes them. Images are taken for
     frames in order.

@@ -28,7 +28,7 @@ UNCOUNTED = "num_batches_tracked"
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What happened to every tensor of a load; ``new_classes``: those whose head starts anew."""
+    """What happened to every tensor of a load; ``new_classes``: those whose head is initialised."""
 
     source: str
     format: str

@@ -54,7 +54,7 @@ def compare(
         typer.Option(help="The folder of a comparison: go on; models and --seeds may be added."),
     ] = None,
     report: Annotated[
-        Path | None, typer.Option(help="The folder of a comparison: write its report anew.")
+        Path | None, typer.Option(help="The folder of a comparison: write its report again.")
     ] = None,
     name: Name = None,
     project: Annotated[Path, typer.Option(help="Where run folders go.")] = Path("runs/compare"),

@@ -80,7 +80,7 @@ def demo(
     say(
         f"to try things on: {output}/images and {output}/data ({total})"
         if made
-        else f"{output} exists and is kept as it is; remove it to have it made anew",
+        else f"{output} exists and is kept as it is; remove it, and it is made again",
         quiet,
     )
 

@@ -316,7 +316,7 @@ class Denoising(Section):
     kind: Literal["dn"] = "dn"
     groups: int = Field(default=5, ge=1, description="noisy copies of every object")
     label_noise: float = Field(
-        default=0.2, ge=0, le=1, description="probability that a copy's class is drawn anew"
+        default=0.2, ge=0, le=1, description="probability that a copy's class is replaced"
     )
     box_noise: float = Field(
         default=0.4,
@@ -339,7 +339,7 @@ class ContrastiveDenoising(Section):
         default=0.25,
         ge=0,
         le=1,
-        description="probability that a copy's class is drawn anew "
+        description="probability that a copy's class is replaced "
         "(half of the reference's label_noise_ratio)",
     )
     box_noise: float = Field(

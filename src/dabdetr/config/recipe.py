@@ -140,7 +140,7 @@ class Training(Section):
     )
     recompute: tuple[Literal["backbone", "encoder", "decoder"], ...] = Field(
         default=(),
-        description="parts whose blocks the backward pass computes anew (activation "
+        description="parts whose blocks the backward pass computes again (activation "
         "checkpointing): less memory, more time",
     )
     start: str = Field(

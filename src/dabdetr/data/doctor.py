@@ -211,7 +211,7 @@ def _same_names(case: Case) -> Iterator[Found]:
     known: dict[str, int] = {}
     for place, file in enumerate(case.files):
         name = source_name(file)
-        if not re.search(r"[^\W\d_]", name):  # bare numbers begin anew in every split
+        if not re.search(r"[^\W\d_]", name):  # bare numbers start again in every split
             continue
         other = known.setdefault(name, place)
         if case.images[other][0] != case.images[place][0]:

@@ -110,7 +110,7 @@ def position_maps(temperature: float = 20, reference: float = 0.3) -> Figure:
 def learned_anchors(model: Detector, data: DetectionDataset, most: int = 500) -> Figure:
     """Anchors before and after training over the boxes that were learned from.
 
-    Above: centres; below: widths and heights. Those before training are drawn anew, as the config
+    Above: centres; below: widths and heights. Those before training are drawn again, as the config
     starts them.
     """
     after = anchors_of(model)

@@ -131,7 +131,7 @@ def settled(model: Detector, precision: Precision = "fp32") -> Detector:
     """A copy for inference alone: norms folded for good, weights of products in ``precision``.
 
     Called under ``autocast`` it computes what the model does; autocast alone would convert every
-    weight anew in every call.
+    weight again in every call.
     """
     model = copy.deepcopy(model).eval().requires_grad_(False)
     for part in model.modules():

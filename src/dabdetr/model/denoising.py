@@ -27,7 +27,7 @@ COUNTS_OBJECTS = 50
 class Noise:
     """The random numbers behind one batch of copies; all that denoising ever draws.
 
-    chance  [copies, objects] uniform in 0–1: below ``label_noise`` the class is drawn anew
+    chance  [copies, objects] uniform in 0–1: below ``label_noise`` a random class is drawn
     labels  [copies, objects] int64, uniform over the classes: the class drawn
     shift   [copies, objects, 4] uniform in −1–1: how far the box moves, and which way
     """

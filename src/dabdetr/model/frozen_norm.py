@@ -110,7 +110,7 @@ class FoldedConv2d(nn.Conv2d):
         return pads
 
     def train(self, mode: bool = True) -> FoldedConv2d:
-        """As of every module; what was remembered is made anew."""
+        """As of every module; cached folds are computed again."""
         self._folded = None
         return super().train(mode)
 

@@ -83,7 +83,7 @@ def _resize_anchors(queries: LearnedQueries, count: int, init: Init) -> None:
     if old is None:
         raise ValueError(
             "the number of queries can change where each is an anchor box; these are learned "
-            "positional queries: train anew with model.queries.count, or take a DAB member"
+            "positional queries: train again with model.queries.count, or take a DAB member"
         )
     if not isinstance(init, str):
         new = _clusters(old, torch.as_tensor(init, dtype=torch.float32), count)

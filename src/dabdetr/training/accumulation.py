@@ -53,7 +53,7 @@ class AccumulatedBatches:
         return len(self.batches)
 
     def state_dict(self) -> dict[str, int]:
-        """Batches of the epoch that were given; 0 at its end, as the next one starts anew."""
+        """Batches of the epoch that were given; 0 at its end, as the next one starts."""
         return {"given": self.given % len(self)}
 
     def load_state_dict(self, state: dict[str, int]) -> None:

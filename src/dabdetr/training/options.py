@@ -102,7 +102,7 @@ def _named(model: str | Path) -> Config:
         locate(text)
         from dabdetr.checkpoints.native import load_model  # needs torch
 
-        # Precision and thresholds in weights are what their run chose; this one chooses anew.
+        # Precision and thresholds in weights are what their run chose; this run chooses its own.
         config = load_model(text).model.config.override(
             [f"training.start={text}", "training.precision=auto", "inference.calibration=null"]
         )

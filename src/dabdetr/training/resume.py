@@ -106,7 +106,7 @@ def check_config(checkpoint: Checkpoint, config: Config, folder: Path) -> list[s
         more = f"; and {len(kept) - 4} more" if len(kept) > 4 else ""
         raise ValueError(
             f"config.yaml in {folder} was changed after the run began: {said}{more}; set it back, "
-            f"or train anew from it: dabdetr train --config {folder / 'config.yaml'} …"
+            f"or start a new training from it: dabdetr train --config {folder / 'config.yaml'} …"
         )
     return [f"{path} {shown(now)} (was {shown(before)})" for path, (before, now) in changed.items()]
 
@@ -130,5 +130,5 @@ def check_data(
     if found:
         raise ValueError(
             f"the data of the run {folder} changed after it began: {'; '.join(found)}; restore "
-            f"them, or train anew: dabdetr train --model {folder / 'last.safetensors'} --data …"
+            f"them, or start a new training: dabdetr train --model {folder / 'last.safetensors'} --data …"
         )
