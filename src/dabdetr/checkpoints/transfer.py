@@ -32,8 +32,8 @@ def initialise(detector: Detector, start: str | Path) -> LoadReport:
     """Fill a new detector for training: 'none', 'imagenet' (backbone), or weights to start from.
 
     From weights every tensor that fits by name and shape is taken. Class heads are taken row by
-    row: what is known by class name is kept, other classes are initialised; the report says which. From
-    weights of a single class, which know what an object is, every other class starts as that one.
+    row: what is known by class name is kept, other classes are initialised; the report says which.
+    From weights of a single class, which know what an object is, other classes start as that one.
     """
     if str(start) == "none":
         return LoadReport("none", "random weights", ())
@@ -86,7 +86,8 @@ def _transfer_classes(
 def _leave_other_heads(detector: Detector, state: State, theirs: Config) -> None:
     """Drop heads that served one layer where ours serve all, and the other way round.
 
-    The first layer's head moves far-off anchors: in every layer it would start worse than a random one.
+    The first layer's head moves far-off anchors: shared by all layers it would start
+    worse than a random one.
     """
     for part, field in (("boxes", "box_head_per_layer"), ("classes", "class_head_per_layer")):
         if getattr(theirs.model, field) != getattr(detector.config.model, field):

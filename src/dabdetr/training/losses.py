@@ -111,7 +111,7 @@ def head_terms(samples: HeadSamples, loss: Loss) -> dict[str, Tensor]:
 def _proposal_loss(
     proposals: Predictions, targets: Targets, loss: Loss, objects: Tensor
 ) -> tuple[Tensor, Table]:
-    """The same terms for what the encoder proposes, with a matching of its own; its layer is number −1."""
+    """The same terms for the encoder's proposals, matched on their own; their layer is −1."""
     if proposals.objectness:
         targets = replace(targets, labels=torch.zeros_like(targets.labels), known=None)
     pairs = assign(proposals, targets, loss)

@@ -130,5 +130,6 @@ def check_data(
     if found:
         raise ValueError(
             f"the data of the run {folder} changed after it began: {'; '.join(found)}; restore "
-            f"them, or start a new training: dabdetr train --model {folder / 'last.safetensors'} --data …"
+            "them, or start a new training: "
+            f"dabdetr train --model {folder / 'last.safetensors'} --data …"
         )
