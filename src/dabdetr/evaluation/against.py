@@ -123,8 +123,8 @@ def compare(
     for each in NUMBERS:
         rows = [of[each] for of in values]
         interval = bootstrap.interval(rows[0] - rows[1]) or [0.0, 0.0]
-        pair = (max(0.0, found.numbers[each]) for found in (this, other))
-        numbers[each] = Difference(*pair, (interval[0], interval[1]))
+        here, there = (max(0.0, found.numbers[each]) for found in (this, other))
+        numbers[each] = Difference(here, there, (interval[0], interval[1]))
     won, lost = [], []
     for index, (mine, theirs) in enumerate(zip(judged, other_judged, strict=True)):
         won += [(index, int(at)) for at in np.flatnonzero(mine.caught & ~theirs.caught)]
