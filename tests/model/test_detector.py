@@ -9,7 +9,7 @@ from torch import Tensor
 from dabdetr.config import Config, Loss, Model
 from dabdetr.geometry import move
 from dabdetr.model.detector import Detector, build
-from dabdetr.model.queries import _first_boxes
+from dabdetr.model.proposals import _first_boxes
 from dabdetr.presets import PRESETS, derive, preset
 from dabdetr.structures import Images, Targets
 from dabdetr.training.losses import detection_loss

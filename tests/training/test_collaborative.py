@@ -14,8 +14,9 @@ from dabdetr.config import Loss
 from dabdetr.model.detector import build
 from dabdetr.presets import derive, preset
 from dabdetr.structures import HeadSamples, Images, Predictions, QueryGroup, Targets
+from dabdetr.training.head_losses import head_terms
 from dabdetr.training.history import COLUMNS, Row, write_csv
-from dabdetr.training.losses import TERMS, detection_loss, head_terms
+from dabdetr.training.losses import TERMS, detection_loss
 from dabdetr.training.module import Meter
 
 LOSS = Loss()

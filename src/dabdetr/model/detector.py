@@ -17,7 +17,8 @@ from dabdetr.model.groups import join, split
 from dabdetr.model.heads import Heads
 from dabdetr.model.kernels import use_cpu_kernels
 from dabdetr.model.projection import Projection, Pyramid
-from dabdetr.model.queries import EncoderQueries, LearnedQueries
+from dabdetr.model.proposals import EncoderQueries
+from dabdetr.model.queries import LearnedQueries
 from dabdetr.model.vit import VitBackbone
 from dabdetr.structures import (
     HeadSamples,

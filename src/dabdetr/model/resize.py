@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from dabdetr.geometry import inverse_sigmoid
 from dabdetr.model.detector import Detector
-from dabdetr.model.queries import EncoderQueries, LearnedQueries
+from dabdetr.model.proposals import EncoderQueries
+from dabdetr.model.queries import LearnedQueries
 
 Init = str | np.ndarray | Tensor
 """Where anchors lie: 'keep', 'grid', or boxes [n, 4] (cxcywh, 0–1) to cluster."""
