@@ -243,7 +243,7 @@ class Session:
         return max(min(batches, len(self.images) // batch), 1) * batch
 
     def remember(self) -> None:
-        """Ask all for what they said of themselves; who was to be compiled and is not is out."""
+        """Keep each candidate's remarks; one that should be compiled and is not has failed."""
         for each in list(self._processes):
             with self._trying(each):
                 self.remarks[each] = self._processes[each].ask("remarks")

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +29,8 @@ class Saver:
     ``draw``: images and videos with boxes, under the names of their sources. ``crops``: each
     object alone, as ``crops/CLASS/IMAGE-RANK``. ``txt``: YOLO's lines with scores, as
     ``labels/IMAGE.txt``. ``table``: all objects, in ``predictions.csv``. ``fiftyone``: a folder
-    that FiftyOne opens as FiftyOneImageDetectionDataset, with the images where they are.
+    that FiftyOne opens as FiftyOneImageDetectionDataset; its images are links to the sources
+    where the file system has them, and copies elsewhere.
     """
 
     def __init__(
@@ -99,18 +101,18 @@ class Saver:
             if found.frame is not None:
                 raise ValueError(f"--fiftyone takes images; {found.source} is a video")
             self._found[stem] = replace(found, image=None)
+            data = self.folder / "fiftyone" / "data"
+            data.mkdir(parents=True, exist_ok=True)
+            _link(Path(found.source), data / (stem + Path(found.source).suffix))
 
     def finish(self, names: Sequence[str]) -> None:
         """Write what needs all images."""
         if self.fiftyone:
             from dabdetr.structures.formats import fiftyone_labels
 
-            folder = self.folder / "fiftyone"
-            folder.mkdir(exist_ok=True)
+            (self.folder / "fiftyone" / "data").mkdir(parents=True, exist_ok=True)
             labels = fiftyone_labels(names, self._found)
-            images = {stem: os.path.abspath(each.source) for stem, each in self._found.items()}
-            for name, tree in (("labels", labels), ("data", images)):
-                (folder / f"{name}.json").write_text(json.dumps(tree, indent=1))
+            (self.folder / "fiftyone" / "labels.json").write_text(json.dumps(labels, indent=1))
 
     def _follow(self, found: Detections) -> None:
         """Begin another video where ``found`` does not go on with the last one."""
@@ -168,3 +170,13 @@ def _save(image: Any, path: Path) -> None:
 def folder_name(name: str) -> str:
     """A class name without what file systems do not take."""
     return re.sub(r'[\x00-\x1f/\\:*?"<>|]', "_", name).strip(". ") or "_"
+
+
+def _link(source: Path, target: Path) -> None:
+    """A second name of a file, or a copy where the file system has no such names."""
+    if not source.is_file():
+        raise ValueError(f"--fiftyone takes image files; {source} is none")
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

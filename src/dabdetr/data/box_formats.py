@@ -16,7 +16,7 @@ TELLING = 3
 
 
 def changed_kind(said: BoxFormat, found: BoxFormat) -> str:
-    """The kind of finding for boxes that are not what is said."""
+    """The kind of finding for boxes of another format than the layout's."""
     if said.endswith("relative") != found.endswith("relative"):
         return "box-relative" if found.endswith("relative") else "box-pixels"
     order = found.partition("-")[0]

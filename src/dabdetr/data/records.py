@@ -396,7 +396,7 @@ class _Draft:
         self.areas = np.where(self.areas > 0, self.areas, own)
 
     def _mistrust_sizes(self) -> None:
-        """Look at the images whose boxes lie outside of what is said to be their size."""
+        """Read the sizes of the images whose boxes lie outside the size in the annotations."""
         low, high = self.annotated[:, :2], self.annotated[:, :2] + self.annotated[:, 2:]
         sizes = self._frames()
         outside = np.any((low >= sizes + 1) | (high <= -1), axis=1)
