@@ -32,8 +32,20 @@ SHORTER = {
 """What a command gets besides, as its settings are for more time than a test has."""
 BEFORE = ("dabdetr demo", "dabdetr train demo/data --epochs 3 --name first")
 """Commands of the README that recipes build on; docs/recipes/index.md names them."""
-ELSEWHERE = ("pip install ", ".venv/bin/pip install ", "make ", "git ", "cd ", "source .venv")
-"""How lines begin that install or fetch something: they are checked, not run."""
+ELSEWHERE = (
+    *("pip install ", ".venv/bin/pip install ", "make ", "git ", "cd ", "source .venv"),
+    *(
+        "npm install ",
+        "node ",
+        "python -m http.server",
+        "g++ ",
+        "./detect ",
+        "OPENVINO=",
+        "LIBRARY=",
+    ),
+)
+"""How lines begin that install or fetch something, or run what is not Python: they are checked, not
+run here."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +54,7 @@ class Block:
 
     line: int
     language: str
+    title: str
     source: str
     why_not: str | None
 
@@ -55,10 +68,11 @@ def blocks(page: Path) -> list[Block]:
 
 def _block(document: Document, region: Region) -> Block:
     lexemes = region.lexemes
-    reason = NOT_RUN.match(lexemes["title"].strip())
+    title = str(lexemes["title"]).strip()
+    reason = NOT_RUN.match(title)
     line = document.text.count("\n", 0, region.start) + 1
     source = str(lexemes["source"])
-    return Block(line, lexemes["language"], source, None if reason is None else reason[1])
+    return Block(line, lexemes["language"], title, source, None if reason is None else reason[1])
 
 
 def session(page: Path, languages: Iterable[str] = ("python", "console", "yaml")) -> None:

@@ -125,7 +125,7 @@ class Program:
             raise _Malformed("it changes its own weights")
         graph = _Graph(module["graph"])
         if not asked or not graph.outputs:
-            raise _Malformed("it should take tensors and give tensors")
+            raise _Malformed("it should take pixels, and give logits and boxes or the best of them")
         self.inputs, self._graph = tuple(asked), graph
         self.texts = archive.texts()
 
