@@ -24,7 +24,7 @@ from dabdetr.export.tracing import Answer
 from dabdetr.inference.exported import ENGINES, Exported, as_inputs, prepare_for
 from dabdetr.inference.metadata import Metadata
 from dabdetr.inference.opening import torch_runtime
-from dabdetr.inference.outputs import check_post
+from dabdetr.inference.outputs import POSTS, check_post
 from dabdetr.inference.sources import read_sources
 from dabdetr.model.detector import Detector
 from dabdetr.text import in_any_case
@@ -87,6 +87,8 @@ def export(
         raise ValueError("precision int8 and calibration data go together; one was given alone")
     detector = torch_runtime(model, device="cpu").model.eval()
     name = detector.config.name if isinstance(model, Detector) else Path(model).stem
+    if chosen.post is not None:
+        size, padding = _fixed(detector, chosen, size, post, padding)
     target = Path(f"{name}{chosen.suffix}") if output is None else Path(output)
     _refuse(target, chosen, force)
     data = open_data(data, "val") if isinstance(data, str | Path) else data
@@ -99,7 +101,7 @@ def export(
         precision,
         size,
         padding,
-        check_post(post),
+        chosen.post or check_post(post),
         _top(detector, post, max_det),
         check_opset(opset),
     )
@@ -109,7 +111,7 @@ def export(
         path = Path(folder) / ("model" if chosen.in_folder else target.name)
         file.write(path, file.metadata)
         proof = certify(Answer(detector), Exported(path), shown)
-        if data is not None:
+        if data is not None and not POSTS[metadata.post].single:  # whose AP is of fewer pairs
             proof = replace(proof, ap=compare_ap(detector, path, data))
         if not proof.passed:
             batch = next(iter(batches(Exported(path), shown)))
@@ -157,6 +159,19 @@ def _calibration(metadata: Metadata, source: Any) -> Iterator[Batch]:
         found = (each.array for each in read_sources(source))
     for image in islice(found, CALIBRATION):
         yield as_inputs(metadata, *padded([prepare_for(metadata, image)], metadata.size))
+
+
+def _fixed(
+    detector: Detector, format: Format, size: tuple[int, int] | None, post: str, padding: bool
+) -> tuple[tuple[int, int], bool]:
+    """Size and padding of a format with an answer of its own: one size, a square if not given."""
+    if post != "none" or not padding:
+        raise ValueError(
+            f"the format for {format.title} has its own postprocessing and no padding; leave out "
+            "post and padding (--post, --no-padding)"
+        )
+    side = detector.config.image.size
+    return size or (side, side), False
 
 
 def _top(detector: Detector, post: str, max_det: int | None) -> int | None:

@@ -37,6 +37,8 @@ KEPT = ("projection", "encoder", "queries", "decoder")
 products whose inputs and outputs would be converted back and forth, does not."""
 
 
+MAX_BATCH = 8
+"""Images that Triton puts into one batch, at most."""
 OPSETS = range(18, 26)
 """Versions of ONNX's operators that torch's translation comes in."""
 
@@ -76,11 +78,63 @@ class OnnxFile:
 
     def write(self, path: Path, metadata: Metadata) -> None:
         """Write the one file, weights inside."""
-        proto = with_defaults(self.proto, metadata)
+        self._write(with_defaults(self.proto, metadata), path, metadata)
+
+    def _write(self, proto: Any, path: Path, metadata: Metadata) -> None:
+        del proto.metadata_props[:]
         for key, value in metadata.to_strings().items():
             proto.metadata_props.add(key=key, value=value)
         self._check(proto)
         path.write_bytes(proto.SerializeToString())
+
+
+class TransformersJsFile(OnnxFile):
+    """A folder that transformers.js opens as a model of RT-DETR, whose reading the graph fits."""
+
+    def write(self, path: Path, metadata: Metadata) -> None:
+        """Write the folder: the graph and two files of settings."""
+        assert metadata.size is not None
+        image, (height, width) = metadata.config.image, metadata.size
+        model = {
+            "model_type": "rt_detr",
+            "architectures": ["RTDetrForObjectDetection"],
+            "id2label": {str(label): name for label, name in enumerate(metadata.names)},
+            "label2id": {name: label for label, name in enumerate(metadata.names)},
+        }
+        preparation = {
+            "image_processor_type": "RTDetrImageProcessor",
+            **{"do_resize": True, "size": {"height": height, "width": width}, "resample": 2},
+            **{"do_rescale": True, "rescale_factor": 1 / 255},
+            **{"do_normalize": True, "image_mean": image.mean, "image_std": image.std},
+        }
+        (path / "onnx").mkdir(parents=True, exist_ok=True)
+        super().write(path / "onnx" / "model.onnx", metadata)
+        for name, settings in (("config", model), ("preprocessor_config", preparation)):
+            text = json.dumps(settings, indent=2, ensure_ascii=False)
+            (path / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+
+
+class TritonFile(OnnxFile):
+    """A model of Triton's repository: the graph, every input required, and what it takes."""
+
+    def write(self, path: Path, metadata: Metadata) -> None:
+        """Write the folder; its name is the model's."""
+        (path / "1").mkdir(parents=True, exist_ok=True)
+        self._write(self.proto, path / "1" / "model.onnx", metadata)
+        sides = {"input": self.proto.graph.input, "output": self.proto.graph.output}
+        lines = ['platform: "onnxruntime_onnx"', f"max_batch_size: {MAX_BATCH}"]
+        for side, values in sides.items():
+            lines += [f"{side} [", ",\n".join(_of_triton(value) for value in values), "]"]
+        lines += ["dynamic_batching { }", ""]
+        (path / "config.pbtxt").write_text("\n".join(lines))
+
+
+def _of_triton(value: Any) -> str:
+    """An input or output as Triton describes it: its axes but the batch's, -1 for free ones."""
+    tensor = value.type.tensor_type
+    kind = {1: "TYPE_FP32", 7: "TYPE_INT64", 9: "TYPE_BOOL"}[tensor.elem_type]
+    axes = ", ".join(str(-1 if d.dim_param else d.dim_value) for d in tensor.shape.dim[1:])
+    return f'  {{ name: "{value.name}", data_type: {kind}, dims: [ {axes} ] }}'
 
 
 def to_onnx(traced: torch.export.ExportedProgram, metadata: Metadata) -> Any:
@@ -360,6 +414,8 @@ class Format:
     precisions  what it computes in, as far as we export it
     timed       those that the bench compares on a CPU
     make        detector, metadata and calibration → the graph, ready to be written
+    post        the kind of answer, where its readers know one only; they take images of one size,
+                without padding
     """
 
     title: str
@@ -368,6 +424,7 @@ class Format:
     precisions: tuple[str, ...]
     timed: tuple[str, ...]
     make: Callable[[Detector, Metadata, Calibration], File]
+    post: str | None = None
 
 
 def check_format(format: str, precision: str) -> Format:
@@ -406,6 +463,23 @@ FORMATS = {
         precisions=("fp32", "bf16", "fp16"),
         timed=(),  # slower than the detector it is of
         make=ProgramFile,
+    ),
+    "transformers-js": Format(
+        title="transformers.js",
+        suffix="_transformers_js",
+        in_folder=True,
+        precisions=("fp32", "fp16"),
+        timed=(),
+        make=TransformersJsFile,
+        post="pipeline",
+    ),
+    "triton": Format(
+        title="Triton",
+        suffix="_triton",
+        in_folder=True,
+        precisions=("fp32", "fp16"),
+        timed=(),
+        make=TritonFile,
     ),
 }
 """Name → format."""

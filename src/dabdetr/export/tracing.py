@@ -6,6 +6,7 @@ import copy
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import log
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from dabdetr.config import Config
 from dabdetr.inference.acceleration import autocast
 from dabdetr.inference.metadata import Metadata
+from dabdetr.inference.outputs import DUMMIES
 from dabdetr.inference.runtime import Precision
 from dabdetr.model.detector import Detector
 from dabdetr.model.frozen_norm import FoldedConv2d
@@ -105,7 +107,31 @@ def _best(
     return corners * sides, scores, labels, queries
 
 
-_POSTS: dict[str, Callable[..., tuple[Tensor, ...]] | None] = {"none": None, "boxes": _best}
+def _largest(config: Config, logits: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits whose softmax is each query's best class with its score, for clients that read it so.
+
+    Its logit is ln p; ``DUMMIES`` more classes share the rest, so that p is what softmax gives
+    whatever the classifier. All other classes are out of reach.
+    """
+    if config.classifier == "softmax":
+        shares, labels = logits.softmax(-1)[..., :-1].max(-1)  # [b, queries]
+        best, classes = shares.logit(), logits.shape[2] - 1
+    else:
+        best, labels = logits.max(-1)
+        classes = logits.shape[2]
+    if config.inference.calibration is not None:
+        scale, shift = config.inference.calibration
+        best = scale * best + shift
+    own = torch.arange(classes, device=logits.device) == labels[..., None]
+    score, rest = F.logsigmoid(best)[..., None], F.logsigmoid(-best)[..., None] - log(DUMMIES)
+    return torch.cat((torch.where(own, score, -80.0), rest.expand(-1, -1, DUMMIES)), -1), boxes
+
+
+_POSTS: dict[str, Callable[..., tuple[Tensor, ...]] | None] = {
+    "none": None,
+    "boxes": _best,
+    "pipeline": _largest,
+}
 """As ``inference.outputs.POSTS``: config, logits, boxes and, where they go in, sizes and top."""
 
 

@@ -6,7 +6,7 @@ import inspect
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -29,10 +29,11 @@ def is_exported(source: str | Path) -> bool:
 
 
 def _file_of(path: Path) -> Path | None:
-    """The file that an engine reads; that of an exported folder is called ``model``."""
+    """The file that an engine reads; that of an exported folder is one of ``IN_FOLDERS``."""
     if path.is_dir():
-        files = (path / f"model{suffix}" for suffix, engine in ENGINES.items() if engine.in_folder)
-        return next((file for file in files if file.is_file()), None)
+        if (path / "model.safetensors").exists():  # weights, with whatever was made of them
+            return None
+        return next((path / name for name in IN_FOLDERS if (path / name).is_file()), None)
     return path if path.suffix in ENGINES else None
 
 
@@ -172,10 +173,8 @@ class Engine(Protocol):
     """A runtime with one file loaded.
 
     ``strings`` are the file's metadata; ``start`` is given them, read, before the first call.
-    ``prefetches`` is as in ``Runtime``; ``in_folder``: exports are folders of several files.
+    ``prefetches`` is as in ``Runtime``.
     """
-
-    in_folder: ClassVar[bool]
 
     def __init__(self, path: Path, device: str) -> None: ...
 
@@ -202,7 +201,6 @@ def _missing(package: str, path: Path) -> ImportError:
 class _Onnx:
     """A session of ONNX Runtime; on CUDA where that is asked for, or there and not refused."""
 
-    in_folder: ClassVar = False
     prefetches = True
 
     def __init__(self, path: Path, device: str) -> None:
@@ -239,7 +237,6 @@ class _Onnx:
 class _OpenVino:
     """A compiled model of OpenVINO on the CPU, in the precision of its metadata."""
 
-    in_folder: ClassVar = True
     prefetches = True
 
     def __init__(self, path: Path, device: str) -> None:
@@ -294,8 +291,6 @@ class _OpenVino:
 class _Program:
     """A program of torch.export; torch is imported for it, but not to load it."""
 
-    in_folder: ClassVar = False
-
     def __init__(self, path: Path, device: str) -> None:
         from dabdetr.inference.program import Program
 
@@ -333,3 +328,6 @@ def runnable(program: Any) -> Any:
 
 ENGINES: dict[str, type[Engine]] = {".onnx": _Onnx, ".xml": _OpenVino, ".pt2": _Program}
 """Ending of a file → what runs it."""
+
+IN_FOLDERS = ("model.xml", "onnx/model.onnx", "1/model.onnx")
+"""Where the graph of an exported folder is: of OpenVINO, of transformers.js, of Triton."""

@@ -191,7 +191,7 @@ def reading(metadata: Metadata) -> list[str]:
             "boxes: x0 = (cx - w / 2) * W, y0 = (cy - h / 2) * H, x1 = (cx + w / 2) * W, "
             "y1 = (cy + h / 2) * H, with W and H the width and height of the original image",
         ]
-    if metadata.classifier == "sigmoid":
+    if metadata.classifier == "sigmoid" and not POSTS[metadata.post].single:
         steps.append("of detections of one query keep the best")
     single = "".join(f"; {name}: {least}" for name, least in inference.class_conf.items())
     steps.append(f"keep scores of at least {inference.conf}{single}")
@@ -200,6 +200,12 @@ def reading(metadata: Metadata) -> list[str]:
     return [*steps, "cut boxes to the image"]
 
 
+_LARGEST = (
+    "each query's class is that of its largest logit, unless it is none of names, and its score "
+    "softmax over the last axis of logits",
+    "boxes: x0 = (cx - w / 2) * W, y0 = (cy - h / 2) * H, x1 = (cx + w / 2) * W, "
+    "y1 = (cy + h / 2) * H, with W and H the width and height of the original image",
+)
 _INSIDE = ("boxes, scores and labels are ranked, best first, and calibrated",)
 _READING = {
     ("none", "sigmoid"): (
@@ -212,6 +218,8 @@ _READING = {
     ),
     ("boxes", "sigmoid"): _INSIDE,
     ("boxes", "softmax"): _INSIDE,
+    ("pipeline", "sigmoid"): _LARGEST,
+    ("pipeline", "softmax"): _LARGEST,
 }
 _EARLIER = {"padding": "true", "post": "none", "top": "null"}
 """What files say that were written before there was a choice."""

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 Shapes = Sequence[tuple[int, ...]]
 Frames = Sequence[tuple[int, int]]
 """(height, width) of original images."""
+DUMMIES = 50
+"""Classes that stand for no object, together, where a client takes the largest of a softmax."""
+LEAST = 1 / (DUMMIES + 1)
+"""Score up to which a dummy class is the largest."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +31,14 @@ class Post:
     outputs  name → what it is, in words
     fits     metadata, images and the outputs' shapes → whether they are of one model
     read     metadata, outputs, sizes of the images and ``max_det`` → what each image holds
+    single   whether a query gives its best class only, and none below ``LEAST``
     """
 
     inputs: dict[str, str]
     outputs: dict[str, str]
     fits: Callable[[Metadata, int, Shapes], bool]
     read: Callable[[Metadata, Sequence[np.ndarray], Frames, int], list[Ranked]]
+    single: bool = False
 
 
 def _every_query(
@@ -73,6 +79,28 @@ def _is_best(metadata: Metadata, images: int, shapes: Shapes) -> bool:
     return len(boxes) == 3 and boxes[::2] == (images, 4) and set(others) == {boxes[:2]}
 
 
+def _largest(
+    metadata: Metadata, outputs: Sequence[np.ndarray], sizes: Frames, max_det: int
+) -> list[Ranked]:
+    """As transformers.js reads it: the largest logit's class and its share, if it is no dummy."""
+    calculated = []
+    for logits, boxes, size in zip(*outputs, sizes, strict=True):
+        labels = logits.argmax(1)
+        own = labels < len(metadata.names)
+        (found,) = ranked(logits[None], boxes[None], [size], len(logits), "softmax")
+        rows = [row for row in range(len(found.queries)) if own[found.queries[row]]]
+        calculated.append(Ranked(*(each[rows][:max_det] for each in found)))
+    return calculated
+
+
+def _is_largest(metadata: Metadata, images: int, shapes: Shapes) -> bool:
+    logits, boxes = shapes
+    classes = len(metadata.names) + DUMMIES
+    return len(logits) == 3 and logits[::2] == (images, classes) and boxes == (*logits[:2], 4)
+
+
+CHOICES = ("none", "boxes")
+"""Kinds of answers that users choose from; the others are of a format."""
 POSTS = {
     "none": Post(
         inputs={"pixels": "pixels", "padding": "padding"},
@@ -96,13 +124,25 @@ POSTS = {
         fits=_is_best,
         read=_best,
     ),
+    "pipeline": Post(
+        inputs={"pixels": "pixel_values"},
+        outputs={
+            "logits": f"[batch, queries, classes + {DUMMIES}] float32; softmax gives the score of "
+            "each query's best class, and the others stand for no object",
+            "pred_boxes": "[batch, queries, 4] float32: centre x, centre y, width, height as "
+            "shares (0-1) of the image",
+        },
+        fits=_is_largest,
+        read=_largest,
+        single=True,
+    ),
 }
 """Name, as of ``export --post`` → the kind of answer."""
 
 
 def check_post(post: str) -> str:
     """The name of a kind of answer, in any case; ValueError lists what there is."""
-    name = in_any_case(post, POSTS)
-    if name not in POSTS:
-        raise ValueError(f"post should be one of {', '.join(POSTS)}; got {shown(post)}")
+    name = in_any_case(post, CHOICES)
+    if name not in CHOICES:
+        raise ValueError(f"post should be one of {', '.join(CHOICES)}; got {shown(post)}")
     return name
