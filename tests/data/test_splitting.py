@@ -17,7 +17,8 @@ from PIL import Image, ImageEnhance
 from dabdetr.data.heads import read_heads
 from dabdetr.data.layouts import open_data, open_training
 from dabdetr.data.similar import groups, near_duplicates, thumbnails
-from dabdetr.data.splitting import _held_out, divide
+from dabdetr.data.dataset import Subset
+from dabdetr.data.splitting import _held_out, divide, fold
 from dabdetr.data.statistics import summarise
 
 REAL = Path(os.environ.get("DABDETR_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -135,3 +136,16 @@ def test_a_summary_counts_what_training_sees(coco_folder: Path, tmp_path: Path) 
     assert summary.lines()[0].startswith(f"train: 8 images, {summary.empty} without boxes; ")
     assert len(summary.lines()) == 1
     assert summary.to_dict()["findings"] == []
+
+
+def test_folds_are_a_partition_with_every_class_in_each() -> None:
+    scenes = Subset(open_data("scenes:size=64,objects=4", "test"), range(30))
+    parts = fold(scenes, 3)
+    assert sorted(i for part in parts for i in part) == list(range(30))
+    assert [len(part) for part in parts] == [10, 10, 10]
+    labels = [np.concatenate([scenes.record(i).labels for i in part]) for part in parts]
+    counts = np.stack([np.bincount(each, minlength=10) for each in labels])
+    assert (counts.max(0) - counts.min(0)).max() <= 4
+    assert fold(scenes, 3) == parts
+    with pytest.raises(ValueError, match="at least 2 folds"):
+        fold(scenes, 1)

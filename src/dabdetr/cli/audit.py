@@ -40,6 +40,15 @@ def audit(
     split: Annotated[
         str | None, typer.Option(help="Look at this split only; at all of them if not given.")
     ] = None,
+    folds: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            help="Train as many models, each on all images but its fold, and judge the fold with "
+            "it. --model is then what to train; default dab-lite.",
+        ),
+    ] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of each of these trainings.")] = 10,
     fix: Annotated[
         Path | None,
         typer.Option(help="Decisions (json) of an audit of these data: write a mended copy, -o."),
@@ -58,7 +67,8 @@ def audit(
 
     Each box is a question to the model, and what it finds is looked for among the labels. The run
     folder gets index.html, where suspicions are seen and accepted, and decisions.json with all of
-    them, the most suspicious first. A model that was trained on these labels doubts them less.
+    them, the most suspicious first. A model that was trained on these labels doubts them less:
+    with --folds each image is judged by a model that was not trained on it.
     """
     if (fix is None) != (output is None):
         raise ValueError("a copy is written with both: --fix decisions.json -o FOLDER")
@@ -66,8 +76,11 @@ def audit(
     if fix is not None and output is not None:
         _write_fixed(found, fix, output, to, as_json, quiet)
         return
-    if model is None:
-        raise ValueError("no model was given: dabdetr audit DATA --model MODEL")
+    if model is None and folds is None:
+        raise ValueError(
+            "no model was given: dabdetr audit DATA --model MODEL, or --folds 3 to train models "
+            "for it"
+        )
     chosen = [each for each in found if split in (None, each.split)]
     if not chosen:
         there = ", ".join(each.split for each in found)
@@ -77,11 +90,21 @@ def audit(
     from dabdetr.predictor import Predictor
 
     with interruptible(), RunFolder(project, name, "audit") as folder:
-        predictor = Predictor(model, device=device)
         every: list[Suspicion] = []
-        for each in chosen:
-            for some in tracked(suspect(each, predictor), "images", quiet):
+        if folds is not None:
+            from dabdetr.asking.folds import audit_out_of_fold
+
+            options = {"epochs": epochs, "val_every": epochs, "quiet": quiet}
+            trained = str(model or "dab-lite")
+            for some in audit_out_of_fold(
+                chosen, folds, folder.path, trained, device=device, **options
+            ):
                 every += some
+        else:
+            predictor = Predictor(str(model), device=device)
+            for each in chosen:
+                for some in tracked(suspect(each, predictor), "images", quiet):
+                    every += some
         every = ranked(every)
         rows = [{"accept": False, **each.to_dict()} for each in every]
         (folder.path / "decisions.json").write_text(json_text(rows, indent=1), encoding="utf-8")

@@ -6,8 +6,10 @@ The names are the identity of the classes; the ids of the file stay here (``cate
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 
@@ -106,3 +108,38 @@ class Subset(DetectionDataset):
     def shape(self, index: int) -> tuple[int, int]:
         """As of the whole."""
         return self.data.shape(self.indices[index])
+
+
+class Joined(DetectionDataset):
+    """The images of several splits with the same classes, one split after the other."""
+
+    def __init__(self, splits: Sequence[DetectionDataset]) -> None:
+        self.splits, first = list(splits), splits[0]
+        self.name, self.split = first.name, "+".join(each.split for each in splits)
+        self.names, self.category_ids = first.names, first.category_ids
+        self.mirrors, self.bits = all(each.mirrors for each in splits), first.bits
+        self._starts = [0, *accumulate(len(each) for each in splits)]
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def at(self, index: int) -> tuple[int, int]:
+        """The number of the split, and the image's index in it."""
+        number = bisect_right(self._starts, index) - 1
+        return number, index - self._starts[number]
+
+    def record(self, index: int) -> ImageRecord:
+        """As of its split."""
+        number, index = self.at(index)
+        return self.splits[number].record(index)
+
+    def image(self, index: int) -> np.ndarray:
+        """As of its split."""
+        number, index = self.at(index)
+        self.splits[number].bits = self.bits
+        return self.splits[number].image(index)
+
+    def shape(self, index: int) -> tuple[int, int]:
+        """As of its split."""
+        number, index = self.at(index)
+        return self.splits[number].shape(index)

@@ -1,4 +1,4 @@
-"""One split into two: by a seed, each class in both, images that show the same on one side."""
+"""One split into several: by a seed, each class in all, images that show the same together."""
 
 from __future__ import annotations
 
@@ -20,13 +20,47 @@ def divide(
     """
     if not 0 < share < 1:
         raise ValueError(f"a split is a share of images to train on, 0–1, such as 0.8; got {share}")
+    rows, counts = _scenes(data, progress)
+    held = _held_out(counts, 1 - share, seed)
+    val = sorted(i for row, indices in enumerate(rows) if held[row] for i in indices)
+    out = set(val)
+    train = [index for index in range(len(data)) if index not in out]
+    first, second = Subset(data, train), Subset(data, val)
+    first.split, second.split, second.findings = "train", "val", Findings()
+    return first, second
+
+
+def fold(
+    data: DetectionDataset, count: int, seed: int = 0, progress: bool = False
+) -> list[list[int]]:
+    """The images in ``count`` parts of about one size, as indices; each image is in one of them.
+
+    Stratified and with near-duplicates together, as ``divide`` does it.
+    """
+    if count < 2:
+        raise ValueError(f"images are divided into at least 2 folds; got {count}")
+    rows, counts = _scenes(data, progress)
+    if len(rows) < count:
+        raise ValueError(f"{count} folds need as many images that differ; there are {len(rows)}")
+    left, parts = np.arange(len(rows)), []
+    for folds_left in range(count, 1, -1):
+        held = _held_out(counts[left], 1 / folds_left, seed)
+        parts.append(left[held])
+        left = left[~held]
+    return [sorted(i for row in part for i in rows[row]) for part in (*parts, left)]
+
+
+def _scenes(data: DetectionDataset, progress: bool) -> tuple[list[list[int]], np.ndarray]:
+    """Groups of images that show the same, and [groups, kinds] what they hold.
+
+    Kinds: objects of each class, images without an object, images.
+    """
     if len(data) < 2:
         raise ValueError(f"{data.name} {data.split} has {len(data)} images; a split needs two")
     records = [data.record(index) for index in range(len(data))]
     pairs = near_duplicates(thumbnails([record.file for record in records], progress))
-    group = groups(pairs, len(data))
     members: dict[int, list[int]] = {}
-    for index, first in enumerate(group.tolist()):
+    for index, first in enumerate(groups(pairs, len(data)).tolist()):
         members.setdefault(first, []).append(index)
     if len(members) < 2:
         raise ValueError(
@@ -39,13 +73,7 @@ def divide(
             counts[row, :-2] += np.bincount(labels, minlength=len(data.names))
             counts[row, -2] += not len(labels)
         counts[row, -1] = len(indices)
-    held = _held_out(counts, 1 - share, seed)
-    val = sorted(i for row, indices in enumerate(members.values()) if held[row] for i in indices)
-    out = set(val)
-    train = [index for index in range(len(data)) if index not in out]
-    first, second = Subset(data, train), Subset(data, val)
-    first.split, second.split, second.findings = "train", "val", Findings()
-    return first, second
+    return list(members.values()), counts
 
 
 def _held_out(counts: np.ndarray, share: float, seed: int) -> np.ndarray:
