@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
+from dabdetr.data.dataset import Subset
 from dabdetr.data.heads import read_heads
 from dabdetr.data.layouts import open_data, open_training
 from dabdetr.data.similar import groups, near_duplicates, thumbnails
-from dabdetr.data.dataset import Subset
 from dabdetr.data.splitting import _held_out, divide, fold
 from dabdetr.data.statistics import summarise
 
