@@ -78,6 +78,19 @@ def test_a_run_leaves_a_report(tiny_train: Train, coco_folder: Path, tmp_path: P
     )
 
 
+def test_a_run_is_compared_with_an_earlier_one(
+    tiny_train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = tiny_train(tmp_path, epochs=1, quiet=True, report=True)
+    run = tiny_train(tmp_path, "training.seed=1", epochs=1, report=True, against=first.folder)
+    read = json.loads((run.folder / "report.json").read_text())["against"]
+    assert read["numbers"]["AP"]["this"] == pytest.approx(run.ap, abs=1e-5)
+    assert read["numbers"]["AP"]["other"] == pytest.approx(first.ap, abs=1e-3)
+    assert f"against {first.folder}: AP" in capsys.readouterr().err
+    with pytest.raises(FileNotFoundError, match="to compare with"):
+        tiny_train(tmp_path, epochs=1, quiet=True, against=tmp_path / "none")
+
+
 def test_weights_stay_where_no_report_can_be_written(
     tiny_train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

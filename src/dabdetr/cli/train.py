@@ -110,6 +110,12 @@ def train(
         int | None,
         typer.Option(min=1, help="Epochs between validations; about 20 in all if not given."),
     ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            help="Compare the run's report with that of another run, or a COCO results file."
+        ),
+    ] = None,
     resume: Annotated[
         Path | None,
         typer.Option(
@@ -172,6 +178,7 @@ def train(
         box_format=read_box_format(box_format),
         strict=strict,
         minutes=minutes,
+        against=against,
         log=log or (),
         quiet=quiet,
         **({"epochs": epochs, "patience": patience, "workers": workers} if resume else {}),

@@ -145,14 +145,21 @@ def _flat(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def save_detections(path: Path, found: Evaluation) -> None:
-    """All detections as COCO results, an image at a time."""
+    """All detections as COCO results, an image at a time; boxes to a hundredth of a pixel."""
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write("[")
         first = True
         for image_id, each in zip(found.image_ids, found.detections, strict=True):
-            rows = each.to_coco(image_id, found.category_ids)
+            corners, labels = each.boxes.tolist(), each.labels.tolist()
+            rows = [
+                f'{{"image_id": {image_id}, "category_id": {found.category_ids[label]}, "bbox": '
+                f'[{x0:.2f}, {y0:.2f}, {x1 - x0:.2f}, {y1 - y0:.2f}], "score": {score:.6g}}}'
+                for (x0, y0, x1, y1), label, score in zip(
+                    corners, labels, each.scores.tolist(), strict=True
+                )
+            ]
             if rows:
-                file.write(("" if first else ",\n") + json.dumps(rows)[1:-1])
+                file.write(("" if first else ",\n") + ",\n".join(rows))
                 first = False
         file.write("]\n")
 

@@ -129,7 +129,7 @@ class Sources(Section):
     queries          as asked for; ``queries_init`` says how those of weights become so many
     initial_queries  those of the model that is filled before, see ``with_queries``
     log              loggers by name
-    report           whether the run ends with one
+    report           whether the run ends with one; ``against`` is what it is compared with
     """
 
     data: str | None = None
@@ -145,6 +145,7 @@ class Sources(Section):
     initial_queries: int | None = Field(default=None, ge=1)
     log: tuple[str, ...] = ()
     report: bool = True
+    against: str | None = None
 
     def open(
         self, strict: bool = False, progress: bool = False

@@ -12,8 +12,10 @@ import yaml
 from dabdetr.config import Config
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.data.views import contact_sheet, first_batch
+from dabdetr.evaluation.judged import judge
 from dabdetr.evaluation.result import Evaluation
 from dabdetr.inference.postprocess import class_thresholds
+from dabdetr.report.earlier import compare_with
 from dabdetr.report.page import PAGE
 from dabdetr.report.training import Trained
 from dabdetr.report.write import write_report
@@ -30,12 +32,13 @@ def write_run_report(
     found: Evaluation,
     rows: Sequence[Row],
     prints: dict[str, Any],
+    against: str | None = None,
 ) -> str:
-    """Write the report of a run into its folder; a sentence about it.
+    """Write the report of a run into its folder; a line about it.
 
     ``found`` is what the best weights find in the validation split, ``data`` are both splits and
-    ``prints`` the fingerprint of the training data. Where it cannot be written, the sentence says
-    so, and the run stays as it is.
+    ``prints`` the fingerprint of the training data. ``against`` is what it is compared with. Where
+    it cannot be written, or compared, the line says so, and the run stays as it is.
     """
     train_data, val_data = data
     about = {
@@ -49,11 +52,19 @@ def write_run_report(
     }
     limits = class_thresholds(config.inference, val_data.names)
     trained = Trained(rows, _first_batch(train_data, config))
+    lines, compared = [], None
+    if against is not None:
+        try:
+            judged = judge(val_data, found, limits)
+            compared = compare_with(against, val_data, found, judged)
+            lines.append(compared.sentence)
+        except (OSError, ValueError) as error:
+            lines.append(f"not compared: {error}")
     try:
-        write_report(folder, val_data, found, limits, about, trained=trained)
+        write_report(folder, val_data, found, limits, about, trained=trained, against=compared)
     except OSError as error:
-        return f"no report: {error}; weights and curves are in {folder}"
-    return f"report: {folder / PAGE}"
+        return "\n".join((*lines, f"no report: {error}; weights and curves are in {folder}"))
+    return "\n".join((*lines, f"report: {folder / PAGE}"))
 
 
 def _first_batch(data: DetectionDataset, config: Config) -> Any:

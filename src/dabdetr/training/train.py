@@ -180,6 +180,7 @@ def train(
     log: Sequence[str] = (),
     callbacks: Sequence[Callback] = (),
     report: bool = True,
+    against: str | Path | None = None,
     quiet: bool = False,
     **options: Unpack[ConfigOptions],
 ) -> Run:
@@ -203,6 +204,7 @@ def train(
     ``log``        loggers by name, see ``loggers.LOGGERS``; one that fails is reported and left out
     ``callbacks``  of pytorch-lightning, called after the run's own
     ``report``     leave report.html and its parts, made of the last validation
+    ``against``    a run folder, report or COCO results file that the report compares with
     ``overrides``  ``path=value`` assignments to the config, applied last
 
     Ctrl-C leaves a run that can be resumed, and raises KeyboardInterrupt. A loss that is not finite
@@ -218,6 +220,10 @@ def train(
     with stop_signals() as stop, init_distributed(device) as world:
         console = Console(stderr=True, quiet=quiet or not world.is_main, highlight=False)
         check_loggers(log)
+        if against is not None:
+            from dabdetr.report.earlier import detections_of
+
+            detections_of(against)  # what is not there is an error before all else
         here = _Here(world, console, stop, tuple(callbacks))
         if resume is not None:
             return _resume(Path(resume), here, log, options)
@@ -241,6 +247,8 @@ def train(
             box_format=box_format,
             queries=queries,
             queries_init=queries_init,
+            report=report,
+            against=_text(against),
         )
         splits_open = sources.open(strict, progress=not console.quiet)
         described = describe(console, splits_open)
@@ -254,9 +262,7 @@ def train(
             detector.config, every = _choose_by_time(
                 detector, splits_open, place, ends, val_every, here
             )
-            sources = sources.model_copy(
-                update={"val_every": every, "log": tuple(log), "report": report}
-            )
+            sources = sources.model_copy(update={"val_every": every, "log": tuple(log)})
             if run is not None:
                 detector.config.save(run.path / SETTINGS)
                 sources.save(run.path / SOURCES)
@@ -489,7 +495,10 @@ def _fit(
 
             splits = (train_data, val_data)
             prints = about["data"]["train"]
-            say(console, write_run_report(folder, chosen, splits, found, rows, prints))
+            say(
+                console,
+                write_run_report(folder, chosen, splits, found, rows, prints, sources.against),
+            )
     world.broadcast(None)  # nobody goes on before it is written
     console.print(final_table(folder, rows))
     tell_next(console, run.weights, sources.data)
