@@ -11,6 +11,7 @@ from dabdetr.cli import (
     export,
     models,
     predict,
+    prune,
     snap,
     train,
     val,
@@ -25,6 +26,7 @@ for _verb in (
 app.command()(doctor.doctor)
 app.command()(snap.snap)
 app.command()(audit.audit)
+app.command()(prune.prune)
 app.add_typer(data.data, name="data")
 _FREE = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 app.command(hidden=True, context_settings=_FREE)(compare.ladder)

@@ -41,6 +41,7 @@ from dabdetr.cli.output import console, print_json, refuse_to_overwrite, say
 if TYPE_CHECKING:
     import numpy as np
 
+    from dabdetr.config import Config
     from dabdetr.data.dataset import DetectionDataset
     from dabdetr.evaluation.against import Comparison
     from dabdetr.evaluation.mending import Why
@@ -94,6 +95,10 @@ def val(
             "--errors", help="Also why each object was missed and each detection is false."
         ),
     ] = False,
+    census: Annotated[
+        bool,
+        typer.Option("--census", help="Also what each query finds, and which find nothing."),
+    ] = False,
     against: Annotated[
         Path | None,
         typer.Option(
@@ -134,6 +139,8 @@ def val(
         raise ValueError(f"{option} is about the last layer; leave out --per-layer for it")
     if against and per_layer:
         raise ValueError("--against compares the last layer's detections; leave out --per-layer")
+    if census and per_layer:
+        raise ValueError("--census is about the last layer's detections; leave out --per-layer")
     if errors and per_layer:
         raise ValueError("--errors is about the last layer's detections; leave out --per-layer")
     if per_layer and (precision, compile) != ("fp32", False):
@@ -155,7 +162,7 @@ def val(
 
     if predictions:
         saved = {"per-layer": per_layer, "calibrate": calibrate, "queries": queries}
-        saved |= {"layers": layers, "imgsz": imgsz, "coco": coco}
+        saved |= {"layers": layers, "imgsz": imgsz, "coco": coco, "census": census}
         if unused := [f"--{name}" for name, value in saved.items() if value]:
             raise ValueError(f"--predictions runs no model; leave out {', '.join(unused)}")
     tell_choices(quiet)
@@ -215,7 +222,8 @@ def val(
     else:
         found = evaluate(runtime, truth, nms=nms, **options)
     compared = _compared(against, truth, found, runtime)
-    page = _write_report(folder, truth, found, runtime, about, quiet, why, compared)
+    slots = _slots(runtime.config) if census else None
+    page = _write_report(folder, truth, found, runtime, about, quiet, why, compared, slots)
     if coco:
         found.save_results(coco)
         say(f"detections: {coco}", quiet)
@@ -298,6 +306,7 @@ def _write_report(
     quiet: bool,
     why: Why | None,
     against: Comparison | None,
+    queries: int | None = None,
 ) -> str | None:
     """Write the report into ``folder``; the page's path, or None where it cannot be written."""
     import yaml
@@ -351,6 +360,12 @@ def _compared(
 
     judged = judge(truth, found, _limits(truth, found, runtime))
     return compare_with(against, truth, found, judged)
+
+
+def _slots(config: Config) -> int:
+    """How many queries the decoder has."""
+    queries = config.model.queries
+    return queries.count * (getattr(queries, "patterns", 0) or 1)
 
 
 def _explained(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -45,6 +46,32 @@ def set_queries(detector: Detector, count: int, init: Init = "keep") -> None:
     else:
         _resize_anchors(detector.queries, count, init)
     detector.config = config
+
+
+@torch.no_grad()
+def with_only(detector: Detector, rows: Sequence[int]) -> Detector:
+    """A copy with the learned anchors ``rows`` only, in their order; with patterns, all of each.
+
+    ValueError where queries are proposals of the encoder.
+    """
+    changed = copy.deepcopy(detector)
+    queries = changed.queries
+    if not isinstance(queries, LearnedQueries):
+        raise ValueError(
+            "the encoder proposes the queries of this model: their number can change "
+            "(--queries), which they are cannot"
+        )
+    kept = torch.as_tensor(sorted(rows), dtype=torch.long)
+    for name in ("anchors", "sizes", "positions", "content"):
+        values = getattr(queries, name)
+        if values is not None:
+            setattr(queries, name, nn.Parameter(values[kept.to(values.device)]))
+    if queries.sizes is not None:
+        centres = queries.get_buffer("centres")
+        queries.register_buffer("centres", centres[kept.to(centres.device)].clone())
+    queries.count = len(kept)
+    changed.config = changed.config.override([f"model.queries.count={len(kept)}"])
+    return changed
 
 
 def with_layers(detector: Detector, layers: int | None = None) -> Detector:

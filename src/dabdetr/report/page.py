@@ -31,6 +31,7 @@ CONTENTS = {
     "errors": "Errors",
     "training": "Training",
     "curves": "Curves",
+    "queries": "Queries",
     "classes": "Classes",
     "worst": "Worst images",
     "best": "Best images",

@@ -15,11 +15,13 @@ from matplotlib.figure import Figure
 
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.evaluation.against import Comparison
+from dabdetr.evaluation.census import census
 from dabdetr.evaluation.judged import judge
 from dabdetr.evaluation.mending import Why
 from dabdetr.evaluation.result import Evaluation
 from dabdetr.files import replacing, write_atomically
 from dabdetr.report.against import against_section
+from dabdetr.report.census import census_figures, census_section
 from dabdetr.report.contents import contents
 from dabdetr.report.earlier import DETECTIONS, NUMBERS
 from dabdetr.report.errors import error_section
@@ -47,13 +49,15 @@ def write_report(
     links: Mapping[int, str] = MappingProxyType({}),
     trained: Trained | None = None,
     against: Comparison | None = None,
+    queries: int | None = None,
 ) -> dict[str, Any]:
     """Write report.html, report.json, detections.json, a PNG of each figure and CSV of each table.
 
     ``limits`` [classes] are the thresholds from which on a detection is shown. What was written as
     report.json comes back. ``why`` adds the causes of errors; ``links``
     are addresses of explain pages by the errors' place among all. ``trained`` adds how the model
-    came about, ``against`` the objects won and lost.
+    came about, ``against`` the objects won and lost, ``queries`` (how many
+    there are) what each of them finds.
     """
     judged = judge(data, found, limits) if why is None else why.diagnosed.judged
     tree = contents(data, found, limits, about, judged)
@@ -74,6 +78,12 @@ def write_report(
     if against is not None:
         tree["against"] = against.to_dict(data)
         compared = against_section(data, against, tree["against"])
+    counted = ""
+    if queries is not None:
+        found_by = census(judged, queries)
+        tree["queries"] = found_by.to_dict()
+        drawn_census = figure_grid(_drawn(folder, census_figures(found_by)))
+        counted = census_section(found_by, drawn_census)
     document = json.dumps(tree, ensure_ascii=False, allow_nan=False)
     write_atomically(folder / NUMBERS, document.encode("utf-8", "surrogateescape"))
     save_detections(folder / DETECTIONS, found)
@@ -83,6 +93,7 @@ def write_report(
         "errors": errors,
         "training": training,
         "curves": curve_section(drawn),
+        "queries": counted,
         "classes": class_section(tree),
         **image_sections(data, tree, judged),
         "about": about_section(tree),

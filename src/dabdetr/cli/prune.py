@@ -1,0 +1,67 @@
+"""`dabdetr prune`: fewer queries and layers, as far as AP allows it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dabdetr.cli.options import (
+    DataArgument,
+    Device,
+    Json,
+    ModelArgument,
+    Quiet,
+    check_folder,
+)
+from dabdetr.cli.output import print_json, refuse_to_overwrite, say
+
+
+def prune(
+    model: ModelArgument = None,
+    data: DataArgument = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The pruned weights (.safetensors).")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Which part of the data.")] = "val",
+    within: Annotated[
+        float, typer.Option(min=0, help="AP points (of 100) that may be lost.")
+    ] = 0.1,
+    batch: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 4,
+    device: Device = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Remove decoder layers and queries that AP on your data does not need.
+
+    The weights carry a certificate: AP and time before and after, and what they were measured on.
+    What is chosen on a split is measured on it; another split tells how it does elsewhere.
+    """
+    if model is None or data is None:
+        raise ValueError("give a model and data: dabdetr prune MODEL DATA -o pruned.safetensors")
+    if output is None or output.suffix != ".safetensors":
+        raise ValueError(f"the pruned weights should end in .safetensors (-o); got {output}")
+    refuse_to_overwrite(output)
+    check_folder(data)
+    import json
+
+    from dabdetr.checkpoints.native import load_model, save_model
+    from dabdetr.data.layouts import open_data
+    from dabdetr.evaluation.evaluate import class_map
+    from dabdetr.evaluation.pruning import prune as pruned
+
+    truth = open_data(data, split).checked(progress=not quiet)
+    detector = load_model(model).model
+    class_map(detector.names, truth.names)
+    found = pruned(detector, truth, within / 100, batch, device, lambda line: say(line, quiet))
+    certificate = {
+        "model": model,
+        "data": truth.name,
+        "split": truth.split,
+        **found.certificate(),
+    }
+    save_model(output, found.detector, metadata={"pruned": json.dumps(certificate)})
+    say(f"{found.sentence}\nweights: {output}", quiet)
+    if as_json:
+        print_json({"weights": str(output), **certificate})

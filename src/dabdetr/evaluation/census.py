@@ -1,0 +1,131 @@
+"""What each query of a decoder finds over a data set, and which find nothing; no torch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dabdetr.evaluation.judged import Judged
+from dabdetr.structures.boxes import centres, iou
+from dabdetr.text import counted
+
+OVERLAP = 0.5
+"""IoU from which two detections of one class are of one object."""
+
+
+@dataclass(frozen=True)
+class QueryUse:
+    """One query's shown detections.
+
+    query   decoder slot
+    count   detections; ``right`` of them are an object of their class
+    classes  detections of each class [classes]
+    centre  mean x, y, 0–1 of the image; ``spread`` is their standard deviation
+    size    median side (root of the area), 0–1 of the image's
+    """
+
+    query: int
+    count: int
+    right: int
+    classes: np.ndarray
+    centre: tuple[float, float]
+    spread: tuple[float, float]
+    size: float
+
+    @property
+    def entropy(self) -> float:
+        """Of its classes, in bits; 0: always the same."""
+        share = self.classes[self.classes > 0] / max(self.count, 1)
+        return float(-(share * np.log2(share)).sum()) + 0.0
+
+
+@dataclass(frozen=True)
+class Census:
+    """Every query that finds something, the busiest first.
+
+    idle     queries that find nothing
+    doubles  pairs of queries that find one object together, how often, the most frequent first
+    """
+
+    used: list[QueryUse]
+    idle: list[int]
+    doubles: list[tuple[int, int, int]]
+    names: tuple[str, ...]
+    images: int
+
+    @property
+    def sentence(self) -> str:
+        """What came out."""
+        queries = len(self.used) + len(self.idle)
+        pairs = f"; {counted(len(self.doubles), 'pair')} double one another" if self.doubles else ""
+        return (
+            f"{len(self.used)} of {counted(queries, 'query', 'queries')} find something in "
+            f"{counted(self.images, 'image')}, {len(self.idle)} find nothing{pairs}"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return {
+            "sentence": self.sentence,
+            "queries": [self._row(use) for use in self.used],
+            "idle": self.idle,
+            "doubles": [
+                {"query": one, "other": other, "count": count} for one, other, count in self.doubles
+            ],
+        }
+
+    def _row(self, use: QueryUse) -> dict[str, Any]:
+        order = np.argsort(-use.classes, kind="stable")
+        return {
+            "query": use.query,
+            "count": use.count,
+            "right": use.right,
+            "entropy": round(use.entropy, 3),
+            "centre": [round(value, 4) for value in use.centre],
+            "spread": [round(value, 4) for value in use.spread],
+            "size": round(use.size, 4),
+            "classes": {self.names[at]: int(use.classes[at]) for at in order if use.classes[at]},
+        }
+
+
+def census(judged: Sequence[Judged], queries: int) -> Census:
+    """Of shown detections of all images; ``queries`` is how many slots the decoder has."""
+    columns: list[np.ndarray] = []
+    doubles: Counter[tuple[int, int]] = Counter()
+    names: tuple[str, ...] = ()
+    for each in judged:
+        found, names = each.found, each.found.names
+        height, width = found.size
+        boxes = centres(found.boxes / np.array((width, height, width, height), np.float32))
+        right = np.isin(np.arange(len(found)), each.of_object[each.caught])
+        side = np.sqrt(boxes[:, 2:].clip(0).prod(1))
+        columns.append(np.column_stack((found.queries, found.labels, right, boxes[:, :2], side)))
+        same = found.labels[:, None] == found.labels
+        pairs = np.triu(same & (iou(found.boxes[:, None], found.boxes) >= OVERLAP), 1)
+        for one, other in zip(*np.nonzero(pairs), strict=True):
+            pair = sorted((int(found.queries[one]), int(found.queries[other])))
+            doubles[pair[0], pair[1]] += 1
+    rows = np.concatenate(columns)
+    used = [_use(query, rows[rows[:, 0] == query], len(names)) for query in np.unique(rows[:, 0])]
+    used.sort(key=lambda use: -use.count)
+    seen = {use.query for use in used}
+    idle = [query for query in range(queries) if query not in seen]
+    common = [(*pair, count) for pair, count in doubles.most_common()]
+    return Census(used, idle, common, names, len(judged))
+
+
+def _use(query: float, rows: np.ndarray, classes: int) -> QueryUse:
+    centre, spread = rows[:, 3:5].mean(0).tolist(), rows[:, 3:5].std(0).tolist()
+    return QueryUse(
+        int(query),
+        len(rows),
+        int(rows[:, 2].sum()),
+        np.bincount(rows[:, 1].astype(np.int64), minlength=classes),
+        (centre[0], centre[1]),
+        (spread[0], spread[1]),
+        float(np.median(rows[:, 5])),
+    )

@@ -1,0 +1,58 @@
+"""The part of a report about queries: where each fires, how often, and which never do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from dabdetr.evaluation.census import Census
+from dabdetr.report.figures import panel
+from dabdetr.report.page import table
+
+SHOWN = 30
+"""Queries in the page's table."""
+
+
+def census_figures(census: Census) -> Iterator[tuple[str, str, Figure]]:
+    """Name, caption and figure of each."""
+    figure, axis = panel(3.5, xlim=(0, 1), ylim=(1, 0), xlabel="x of the image", ylabel="y")
+    counts = np.array([use.count for use in census.used], float)
+    points = np.array([use.centre for use in census.used]).reshape(-1, 2)
+    most = max(counts.max(initial=1), 1)
+    axis.scatter(*points.T, s=200 * counts / most + 4, color="#0072b2", alpha=0.5, linewidths=0)
+    yield (
+        "query_places",
+        "Where each query finds things, on average; area: how often.",
+        figure,
+    )
+    figure, axis = panel(2.8, xlabel="queries, the busiest first", ylabel="detections")
+    axis.bar(range(len(counts) + len(census.idle)), [*counts, *[0] * len(census.idle)], width=1.0)
+    yield "query_counts", "How often each query finds something.", figure
+
+
+def census_section(census: Census, drawn: str) -> str:
+    """HTML; ``drawn`` are the figures."""
+    rows = [
+        [
+            str(row["query"]),
+            str(row["count"]),
+            str(row["right"]),
+            ", ".join(f"{name} {count}" for name, count in [*row["classes"].items()][:3]),
+            f"{row['entropy']:.2f}",
+            f"{row['centre'][0]:.2f}, {row['centre'][1]:.2f}",
+            f"{row['size']:.2f}",
+        ]
+        for row in census.to_dict()["queries"][:SHOWN]
+    ]
+    head = ("query", "found", "right", "classes", "entropy (bits)", "centre", "size")
+    idle = ", ".join(map(str, census.idle)) or "none"
+    pairs = [[f"{one} and {other}", str(count)] for one, other, count in census.doubles[:10]]
+    more = table(("pair", "one object"), pairs, "Queries that double") if pairs else ""
+    return (
+        f'<section id="queries"><h2>Queries</h2><p>{census.sentence}.</p>'
+        f'<div class="grid">{drawn}</div>{table(head, rows, "What queries find")}'
+        f"<p>Never: {idle}. <code>dabdetr prune</code> removes queries that are not needed.</p>"
+        f"{more}</section>"
+    )

@@ -1,0 +1,109 @@
+"""What queries find, and fewer of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from dabdetr.checkpoints.native import load_model
+from dabdetr.checkpoints.reading import read
+from dabdetr.cli import app
+from dabdetr.data.scenes import Scenes
+from dabdetr.evaluation.census import census
+from dabdetr.evaluation.evaluate import evaluate
+from dabdetr.evaluation.judged import judge, judge_image
+from dabdetr.inference.postprocess import class_thresholds
+from dabdetr.model.detector import build
+from dabdetr.model.resize import with_only, with_queries
+from dabdetr.presets import preset
+from dabdetr.structures import Detections
+
+
+def test_census_by_hand() -> None:
+    data = Scenes("val", count=2, seed=1)
+    record = data.record(0)
+    box, label = record.boxes[0], int(record.labels[0])
+    found = Detections(
+        np.stack((box, box, np.array([0, 0, 40, 80], np.float32))),
+        np.array([0.9, 0.8, 0.7], np.float32),
+        np.array([label, label, (label + 1) % 10]),
+        np.array([4, 2, 4]),
+        data.names,
+        (record.height, record.width),
+    )
+    # the last row is the query's second class: it does not count
+    other = found[2:]
+    judged = [
+        judge_image(record, found[:2], np.zeros(10, np.float32)),
+        judge_image(data.record(1), other, np.zeros(10, np.float32)),
+    ]
+    told = census(judged, 6)
+    assert [(use.query, use.count) for use in told.used] == [(4, 2), (2, 1)]
+    assert told.idle == [0, 1, 3, 5]
+    assert told.doubles == [(2, 4, 1)]
+    busy = told.used[0]
+    assert busy.entropy == pytest.approx(1.0)
+    assert busy.right == 1
+    middle = (box.reshape(2, 2).mean(0) / 160 + (0.125, 0.25)) / 2
+    assert busy.centre == pytest.approx(tuple(middle), abs=1e-6)
+    assert told.to_dict()["queries"][0]["classes"] == {
+        data.names[at]: 1 for at in sorted((label, (label + 1) % 10))
+    }
+
+
+def test_all_queries_of_a_model_are_counted() -> None:
+    data = Scenes("val", count=12, seed=5)
+    detector = load_model("scenes").model
+    limits = class_thresholds(detector.config.inference, data.names)
+    judged = judge(data, evaluate(detector, data), limits)
+    told = census(judged, 40)
+    assert sum(use.count for use in told.used) == sum(len(each.found) for each in judged)
+    assert sum(use.right for use in told.used) == sum(int(e.caught.sum()) for e in judged)
+    assert len(told.used) + len(told.idle) == 40
+
+
+@pytest.mark.parametrize("name", ["detr-nano", "conditional-detr-nano", "dab-detr-nano"])
+def test_what_remains_is_what_was(name: str) -> None:
+    """Parameters of queries are chosen, all others stay."""
+    torch.manual_seed(0)
+    config = preset(name).override(["image.size=64", "image.max_size=64"])
+    detector = build(config, ["a", "b"]).eval()
+    count = config.model.queries.count
+    smaller = with_only(detector, range(count))
+    for one, other in zip(detector.parameters(), smaller.parameters(), strict=True):
+        assert torch.equal(one, other)
+    few = with_only(detector, [3, 1])
+    assert few.config.model.queries.count == 2
+    for part in ("anchors", "positions", "content"):
+        whole, kept = getattr(detector.queries, part), getattr(few.queries, part)
+        assert (whole is None) == (kept is None)
+        if whole is not None:
+            assert torch.equal(kept, whole[[1, 3]])
+
+
+def test_prune_removes_what_is_not_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dabdetr.checkpoints.native import save_model
+
+    monkeypatch.chdir(tmp_path)
+    data = Scenes("val", count=8, objects=3, seed=6)
+    detector = load_model("scenes").model
+    save_model("many.safetensors", with_queries(detector, 60))
+    before = evaluate(load_model("many.safetensors").model, data)
+    given = ["many.safetensors", "scenes:count=8,objects=3,seed=6", "-o", "few.safetensors"]
+    done = CliRunner().invoke(app, ["prune", *given, "--within", "1", "--json"])
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    after = evaluate("few.safetensors", data)
+    assert after.ap >= before.ap - 0.01
+    assert told["AP"] == pytest.approx([before.ap, after.ap], abs=1e-4)
+    assert told["queries"][0] == 60
+    assert told["queries"][1] == load_model("few.safetensors").model.config.model.queries.count < 40
+    saved = json.loads(read("few.safetensors").metadata["pruned"])
+    assert saved["AP"] == told["AP"]
+    again = CliRunner().invoke(app, ["prune", *given])
+    assert again.exit_code == 2
