@@ -445,6 +445,11 @@ def label_upper(root: Path) -> None:
     file.rename(file.with_name(file.name.upper()))
 
 
+def same_images(root: Path) -> None:
+    file = root / "data.yaml"
+    file.write_text(file.read_text().replace("images/val", "images/train"))
+
+
 def label_shared(root: Path) -> None:
     file = sorted((root / "images" / "train").iterdir())[2]
     picture(70, []).save(file.with_suffix(".jpg"))
@@ -475,6 +480,8 @@ def settings(text: str, encoding: str = "utf-8") -> Callable[[Path], None]:
 
 YOLO_PLANTS: list[tuple[str, Callable[[Path], None], set[str]]] = [
     ("label-missing", lambda root: label_file(root).unlink(), set()),
+    ("label-unused", lambda root: label_file(root).with_name("gone.txt").touch(), set()),
+    ("split-shared", same_images, {"similar-splits", "name-splits", "class-few"}),
     ("label-case", label_upper, {"label-missing"}),
     ("label-shared", label_shared, set()),
     ("line-twice", twice, set()),

@@ -335,6 +335,15 @@ def test_images_of_two_splits_are_counted(tmp_path: Path) -> None:
     assert (shared.count, shared.examples[0].endswith("a.png, in train")) == (2, True)
 
 
+def test_label_files_without_an_image_are_counted(tmp_path: Path) -> None:
+    yolo(tmp_path, settings="train: images/train\nnames: [red, blue]\n")
+    text(tmp_path / "labels" / "train" / "gone.txt", lines())
+    text(tmp_path / "labels" / "train" / "classes.txt", "red\nblue\n")
+    data = open_data(tmp_path)
+    (unused,) = (each for each in data.findings if each.kind.name == "label-unused")
+    assert unused.examples == [f"{tmp_path}/labels/train/gone.txt"]
+
+
 def test_images_that_no_annotation_names_are_counted(tmp_path: Path) -> None:
     voc(tmp_path)
     image(tmp_path / "JPEGImages" / "c.png")

@@ -14,12 +14,10 @@ from dabdetr.data.findings import Findings
 from dabdetr.data.locate import USUAL, ImageFolders, canonical, child, clean, images_below
 from dabdetr.data.records import Open, RecordTable, Rows, class_table
 from dabdetr.data.textfiles import head_of, read_text
-from dabdetr.data.yolo_lines import LabelFiles, Lines, numbers_of
+from dabdetr.data.yolo_lines import NAMES, LabelFiles, Lines, numbers_of
 from dabdetr.text import parse_yaml, shown
 
 SETTINGS = (".yaml", ".yml")
-NAMES = ("classes.txt", "obj.names", "names.txt", "labels.txt", "_darknet.labels")
-"""Files with a class name a line."""
 
 
 def find_yolo(root: Path) -> dict[str, Open]:

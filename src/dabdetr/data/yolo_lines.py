@@ -7,6 +7,7 @@ columns are is settled over the whole split.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,10 +17,13 @@ import numpy as np
 
 from dabdetr.data.box_formats import SLACK
 from dabdetr.data.findings import Findings
+from dabdetr.data.images import IMAGE_SUFFIXES
 from dabdetr.data.records import Rows
 from dabdetr.data.textfiles import read_text
 from dabdetr.text import shown
 
+NAMES = ("classes.txt", "obj.names", "names.txt", "labels.txt", "_darknet.labels")
+"""Files with a class name a line."""
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?nan|[+-]?inf", re.IGNORECASE)
 
 
@@ -30,12 +34,16 @@ class LabelFiles:
         self.findings = findings
         self._folders: dict[str, dict[str, str]] = {}
         self._users: dict[str, str] = {}
+        self._mirrored: dict[str, str] = {}
         self.missing: list[str] = []
 
     def of(self, image: str) -> str | None:
         """The path, or None where there is none."""
         other: str | None = None
-        for option in label_files(image):
+        options = label_files(image)
+        if "labels" in options[0].casefold():
+            self._mirrored[options[0].rsplit("/", 1)[0]] = os.path.dirname(image)
+        for option in options:
             folder, name = option.rsplit("/", 1)
             listing = self._listing(folder)
             if name in listing.values():
@@ -65,13 +73,20 @@ class LabelFiles:
         return self._folders[folder]
 
     def report(self, images: list[str]) -> None:
-        """Count the images without a file; ValueError where none has one."""
+        """Count images without a file, and files without an image; ValueError where none fits."""
         if len(self.missing) == len(images):
             raise ValueError(
                 f"none of {len(images)} images has a file of boxes; the first's should be "
                 f"{label_files(images[0])[0]}"
             )
         self.findings.add("label-missing", self.missing)
+        for labels, folder in self._mirrored.items():
+            names = (os.path.splitext(name) for name in os.listdir(folder))
+            stems = {stem.casefold() for stem, ending in names if ending.lower() in IMAGE_SUFFIXES}
+            alone = {name for name in self._listing(labels) if name[:-4] not in stems}
+            self.findings.add(
+                "label-unused", [f"{labels}/{name}" for name in sorted(alone - {*NAMES})]
+            )
 
 
 def label_files(image: str) -> list[str]:
