@@ -161,7 +161,7 @@ def advice(data: DetectionDataset, diagnosed: Diagnosed, config: Config | None) 
     add(
         rescued,
         len(missed),
-        "misses are right but under the threshold" + _threshold(data, diagnosed),
+        "misses are right but under the threshold: " + _threshold(data, diagnosed),
     )
     add(
         of_missed["no_query"],
@@ -225,6 +225,6 @@ def _threshold(data: DetectionDataset, diagnosed: Diagnosed) -> str:
     if best is None or best.conf > limit:
         return "a lower one would show more false detections than it finds objects"
     return (
-        f"{best.conf:.2f} has the best F1, {best.f1:.3f} (precision {best.precision:.2f}, recall "
+        f"{best.conf:.2f} fits this split best, with F1 {best.f1:.3f} (precision {best.precision:.2f}, recall "
         f"{best.recall:.2f}); --conf {best.conf:.2f}, or val --calibrate writes it into the weights"
     )
