@@ -225,6 +225,7 @@ def _threshold(data: DetectionDataset, diagnosed: Diagnosed) -> str:
     if best is None or best.conf > limit:
         return "a lower one would show more false detections than it finds objects"
     return (
-        f"{best.conf:.2f} fits this split best, with F1 {best.f1:.3f} (precision {best.precision:.2f}, recall "
-        f"{best.recall:.2f}); --conf {best.conf:.2f}, or val --calibrate writes it into the weights"
+        f"{best.conf:.2f} fits this split best, with F1 {best.f1:.3f} (precision "
+        f"{best.precision:.2f}, recall {best.recall:.2f}); --conf {best.conf:.2f}, or val "
+        "--calibrate writes it into the weights"
     )
