@@ -70,12 +70,12 @@ def test_transformers_js_gives_our_boxes(
         "env.allowRemoteModels = false;\n"
         'env.localModelPath = "./";\n'
         'const detect = await pipeline("object-detection", "model", { dtype: "fp32" });\n'
-        'console.log(JSON.stringify(await detect("a.png", { threshold: 0.2 })));\n'
+        'console.log(JSON.stringify(await detect("a.png", { threshold: 0.05 })));\n'
     )
     done = subprocess.run(["node", "detect.mjs"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     rows = sorted(json.loads(done.stdout), key=lambda row: -row["score"])
-    found = Predictor(folder).one(tmp_path / "a.png", conf=0.2)
+    found = Predictor(folder).one(tmp_path / "a.png", conf=0.05)
     assert len(rows) == len(found) > 3
     np.testing.assert_allclose([row["score"] for row in rows], found.scores, atol=1e-4)
     for row, box in zip(rows, found.boxes, strict=True):

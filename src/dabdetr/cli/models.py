@@ -11,6 +11,7 @@ import typer
 from dabdetr.cli.options import Json, Output, Quiet, place_of
 from dabdetr.cli.output import console, print_json, refuse_to_overwrite, say
 from dabdetr.cli.train import PRESET
+from dabdetr.text import in_any_case
 
 
 def models(
@@ -51,9 +52,24 @@ def convert(
     ],
     target: Annotated[
         Path | None,
-        typer.Argument(help="The file to write: NAME.safetensors.", show_default=False),
+        typer.Argument(
+            help="The file to write: NAME.safetensors; with --to transformers, a folder.",
+            show_default=False,
+        ),
     ] = None,
     output: Output = None,
+    to: Annotated[
+        str, typer.Option(help="dabdetr, or transformers: a folder for its pipeline.")
+    ] = "dabdetr",
+    push: Annotated[
+        str | None,
+        typer.Option(
+            "--push-to-hub",
+            metavar="OWNER/NAME",
+            help="With --to transformers: upload the folder as this model.",
+            show_default=False,
+        ),
+    ] = None,
     half: Annotated[bool, typer.Option("--half", help="float16: half the file.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the target.")] = False,
     assignments: Annotated[
@@ -63,8 +79,18 @@ def convert(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Convert weights to the project's format, with their config and class names inside."""
+    """Convert weights to the project's format, with config and class names, or to transformers."""
     target = place_of(target, output, "convert SOURCE -o NAME.safetensors")
+    to = in_any_case(to, ("dabdetr", "transformers"))
+    if to == "transformers":
+        if half or force:
+            raise ValueError("--half and --force are of --to dabdetr; leave them out")
+        _to_transformers(source, target, push, assignments or [], as_json, quiet)
+        return
+    if to != "dabdetr" or push is not None:
+        raise ValueError(
+            f"--to should be dabdetr or transformers (which --push-to-hub needs); got {to!r}"
+        )
     if target.suffix != ".safetensors":
         raise ValueError(f"the target should end in .safetensors; got {target}")
     refuse_to_overwrite(target, "choose another name or add --force", force)
@@ -81,6 +107,31 @@ def convert(
         print_json(_report(loaded.report, target))
         return
     say(f"{loaded.report}\nwritten: {target} ({target.stat().st_size / 1e6:.1f} MB)", quiet)
+
+
+def _to_transformers(
+    source: str,
+    target: Path,
+    push: str | None,
+    assignments: list[str],
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    refuse_to_overwrite(target)
+    from dabdetr.checkpoints.native import load_model
+    from dabdetr.checkpoints.to_transformers import push_to_hub, save_transformers
+
+    loaded = load_model(source, overrides=assignments)
+    gap = save_transformers(target, loaded.model)
+    address = None if push is None else push_to_hub(target, push)
+    if as_json:
+        print_json(_report(loaded.report, target) | {"difference": gap, "hub": address})
+        return
+    pushed = "" if address is None else f"\npushed: {address}"
+    say(
+        f"{loaded.report}\nwritten: {target}; transformers gives the same within {gap:.1g}{pushed}",
+        quiet,
+    )
 
 
 def _report(report: Any, target: Path) -> dict[str, Any]:
