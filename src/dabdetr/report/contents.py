@@ -40,7 +40,7 @@ def contents(
     intervals = _intervals(truth, boxes, len(data), places, found.most)
     curves, calibration = _curves(data, truth, boxes, places)
     tree = {
-        "about": {**about, **surroundings(data)},
+        "about": {**about, **environment(data)},
         "numbers": found.to_dict()["numbers"] | {"interval": intervals[0]},
         "notes": list(found.notes),
         "per_class": _per_class(data, found, limits, intervals[1], curves),
@@ -53,7 +53,7 @@ def contents(
     return tree
 
 
-def surroundings(data: DetectionDataset) -> dict[str, Any]:
+def environment(data: DetectionDataset) -> dict[str, Any]:
     """The data's fingerprint, versions, the machine and the time."""
     records = (data.record(index) for index in range(len(data)))
     return {
