@@ -23,7 +23,8 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     project = tmp_path_factory.mktemp("runs")
-    line = ["val", "scenes", "scenes:count=24,seed=4", "--errors", "--name", "why", "--quiet"]
+    line = ["val", "scenes", "scenes:count=24,seed=4", "--errors", "--census", "--quiet"]
+    line += ["--name", "why"]
     done = CliRunner().invoke(app, [*line, "--project", str(project)])
     assert done.exit_code == 0, done.output
     return project / "why"
@@ -67,6 +68,9 @@ def test_the_page_fits_and_is_readable(visit: Any, width: int, scheme: str) -> N
     ink, ground = page.locator("body").evaluate(script)
     bright = lambda colour: sum(map(int, colour[4:-1].split(",")))  # noqa: E731
     assert (bright(ink) < bright(ground)) == (scheme == "light")
+    there = [link.inner_text() for link in page.locator("nav a").all()]
+    assert there[:2] == ["Numbers", "Errors"]
+    assert "Queries" in there
     for link in page.locator("nav a").all():
         link.click()
         assert page.locator(link.get_attribute("href")).is_visible()

@@ -331,6 +331,7 @@ def _write_report(
                 why,
                 links,
                 against=against,
+                queries=queries,
             )
     except OSError as error:
         say(f"no report: {error}", quiet)

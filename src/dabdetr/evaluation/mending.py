@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 SHOWN = 24
 """Errors in a gallery."""
 WORTH = 0.1
-"""Share of misses or of false detections from which there is advice about a cause."""
+"""Share of misses or of false detections from which there is advice about a cause, if there are
+``LEAST`` of them."""
+LEAST = 3
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ def advice(data: DetectionDataset, diagnosed: Diagnosed, config: Config | None) 
     told: list[tuple[float, str]] = []
 
     def add(count: int, total: int, sentence: str) -> None:
-        if total and count / total >= WORTH:
+        if count >= LEAST and count / total >= WORTH:
             told.append((count / total, f"{count / total:.0%} of the {sentence}"))
 
     if config is not None:

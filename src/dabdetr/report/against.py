@@ -37,8 +37,8 @@ def against_section(data: DetectionDataset, against: Comparison, plain: Mapping[
     classes = [[name, str(won[name]), str(lost[name])] for name in changed]
     parts = [
         '<section id="against"><h2>Comparison</h2>',
-        f"<p>{escape(against.sentence)}. False detections: {against.false[0]} here, "
-        f"{against.false[1]} there.</p>",
+        f"<p>{escape(against.sentence.replace('against', 'Against', 1))}. False detections: "
+        f"{against.false[0]} here, {against.false[1]} there.</p>",
         table(head, numbers, "Numbers of both"),
         "<p>The images are resampled for both alike; thresholds are those of each.</p>",
         table(("class", "won", "lost"), classes, "Objects won and lost") if classes else "",

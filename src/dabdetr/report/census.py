@@ -39,7 +39,7 @@ def census_section(census: Census, drawn: str) -> str:
             str(row["query"]),
             str(row["count"]),
             str(row["right"]),
-            ", ".join(f"{name} {count}" for name, count in [*row["classes"].items()][:3]),
+            ", ".join(f"{count}× {name}" for name, count in [*row["classes"].items()][:3]),
             f"{row['entropy']:.2f}",
             f"{row['centre'][0]:.2f}, {row['centre'][1]:.2f}",
             f"{row['size']:.2f}",
