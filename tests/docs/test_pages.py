@@ -38,6 +38,7 @@ NOT_RUN = {
     "docs/recipes/long-runs.md": 3,
     "docs/recipes/own-data.md": 1,
     "docs/recipes/tiles-and-video.md": 1,
+    "docs/which-model.md": 1,
 }
 """Blocks that say of themselves that they do not run here. Add a number only with a reason."""
 
