@@ -20,7 +20,7 @@ from dabdetr.checkpoints.reading import Checkpoint
 from dabdetr.checkpoints.transfer import initialise
 from dabdetr.checkpoints.transformers import TRANSFORMERS
 from dabdetr.model.detector import Detector, build
-from dabdetr.model.queries import EncoderQueries
+from dabdetr.model.proposals import EncoderQueries
 from dabdetr.presets import preset
 from dabdetr.structures import Images
 
