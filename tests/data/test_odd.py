@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dabdetr.data.layouts import open_data, open_training
+from dabdetr.data.layouts import open_data, open_every, open_training
 from dabdetr.data.textfiles import guess
 
 BOXES = ((113, 53, 44, 39), (10, 20, 30, 40))
@@ -392,3 +392,26 @@ def test_what_would_open_it_is_said(name: str, content: str, told: str, tmp_path
 )
 def test_encodings_are_told_apart(content: str, encoding: str, told: str) -> None:
     assert guess(content.encode(encoding)) == (content, told)
+
+
+def test_images_beside_those_of_a_json_are_counted(tmp_path: Path) -> None:
+    """Neither those of the other split in the same folder, nor damaged ones."""
+
+    def other_names(tree: dict[str, Any]) -> None:
+        for row, name in zip(tree["images"], ("c.png", "d.png"), strict=True):
+            row["file_name"] = name
+
+    coco(tmp_path)
+    coco(tmp_path, other_names, "val")
+    for name in ("c.png", "d.png", "alone.png"):
+        image(tmp_path / "val" / name)
+    (tmp_path / "train" / "b.png").write_bytes(b"damaged")
+    (tmp_path / "train" / "e.tga").touch()
+    for train, val in (open_every(tmp_path), open_training(tmp_path)):
+        assert val is not None
+        assert train.findings.count("image-damaged") == 1
+        assert train.findings.count("image-unlisted") == 0
+        assert train.findings.count("image-format") == 1
+        assert val.findings.count("image-unlisted") == 3  # alone.png, and the files a and b
+    (found,) = [each for each in val.findings if each.kind.name == "image-unlisted"]
+    assert any("alone.png" in each for each in found.examples)

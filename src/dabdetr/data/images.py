@@ -29,6 +29,11 @@ IMAGE_SUFFIXES = frozenset(
     | {".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".dib"}
 )
 """Lower-case endings that a folder of images is searched for."""
+OTHER_SUFFIXES = frozenset(
+    {".tga", ".pcx", ".dcx", ".psd", ".sgi", ".rgb", ".bw", ".dds", ".exr", ".hdr", ".eps", ".ico"}
+    | {".icns", ".xbm", ".xpm", ".qoi", ".fits", ".dng", ".cr2", ".nef", ".arw", ".jxl", ".ras"}
+)
+"""Lower-case endings of images that are not decoded: where one lies in a folder, that is said."""
 FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM")
 """What is decoded, by content and whatever the ending, in Pillow's names; and HEIF where the
 package pillow-heif is there. Pillow knows more, some of which start other programs."""

@@ -6,6 +6,7 @@ A new layout takes a reader with a ``find`` function, and a line in ``LAYOUTS``.
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,9 +19,9 @@ from dabdetr.data.box_formats import BoxFormat
 from dabdetr.data.coco import find_coco, read_coco
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.data.datumaro import find_datumaro
-from dabdetr.data.images import IMAGE_SUFFIXES
+from dabdetr.data.images import IMAGE_SUFFIXES, OTHER_SUFFIXES
 from dabdetr.data.labelme import find_labelme
-from dabdetr.data.locate import USUAL, canonical
+from dabdetr.data.locate import USUAL, canonical, files_in
 from dabdetr.data.records import Open, RecordTable
 from dabdetr.data.scenes import SPLITS, parse_scenes
 from dabdetr.data.splitting import divide
@@ -313,6 +314,20 @@ def _count_shared(splits: Sequence[DetectionDataset]) -> None:
             data.findings.add("split-shared", [f"{file}, in {first[file]}" for file in twice])
 
 
+def _count_unlisted(splits: Sequence[DetectionDataset]) -> None:
+    """Count images beside those of the splits that no split has; all splits should be given."""
+    tables = [each for each in splits if isinstance(each, RecordTable)]
+    listed = {os.path.realpath(file) for each in tables for file in each.files}
+    for data in tables:
+        folders = dict.fromkeys(os.path.dirname(file) for file in data.files)
+        for kind, endings in ("image-unlisted", IMAGE_SUFFIXES), ("image-format", OTHER_SUFFIXES):
+            beside = [file for folder in folders for file in files_in(folder, endings)]
+            alone = [file for file in beside if os.path.realpath(file) not in listed]
+            listed.update(os.path.realpath(file) for file in alone)  # once, not for every split
+            if not data.findings.count(kind):  # else its reader has counted them
+                data.findings.add(kind, alone)
+
+
 def open_every(
     data: str | Path | None = None,
     annotations: str | Path | None = None,
@@ -328,14 +343,22 @@ def open_every(
     """
     if data is None or annotations is not None or images is not None:
         return [open_data(data, "train", annotations, images, box_format).checked(progress)]
-    found: list[DetectionDataset] = []
+    opened: list[DetectionDataset] = []
     failed: dict[str, Exception] = {}
     for name in splits(data):
         try:
-            told = box_format or getattr(found[0] if found else None, "box_format", None)
-            found.append(open_data(data, name, box_format=told).checked(progress))
+            told = box_format or getattr(opened[0] if opened else None, "box_format", None)
+            opened.append(open_data(data, name, box_format=told))
         except (ValueError, OSError) as error:
             failed[name] = error
+    if not failed:
+        _count_unlisted(opened)
+    found: list[DetectionDataset] = []
+    for each in opened:
+        try:
+            found.append(each.checked(progress))
+        except (ValueError, OSError) as error:
+            failed[each.split] = error
     if not found:
         raise next(iter(failed.values()))
     found[0].findings.add("split-missing", [f"{name}: {error}" for name, error in failed.items()])
@@ -363,7 +386,7 @@ def open_training(
     Both have the classes of both. ``share`` divides what there is where there is no split to
     validate on (see ``splitting.divide``). Boxes of both are of one format.
     """
-    train = open_data(data, "train", annotations, images, box_format).checked(progress)
+    train = open_data(data, "train", annotations, images, box_format)
     told = box_format or getattr(train, "box_format", None)
     val = None
     if val_annotations is not None or val_images is not None:
@@ -377,10 +400,16 @@ def open_training(
     if val is not None:
         if share is not None:
             raise ValueError(f"{train.name} has a val split already; leave out --split {share:g}")
-        val = val.checked(progress)
+        if data is not None and set(splits(data)) <= {"train", "val"}:
+            _count_unlisted((train, val))
+        train, val = train.checked(progress), val.checked(progress)
         train.bits = val.bits = max(train.bits or 0, val.bits or 0) or None
         _count_shared((train, val))
         unite((train, val))
+    else:
+        if data is not None and len(splits(data)) == 1:
+            _count_unlisted([train])
+        train = train.checked(progress)
     if isinstance(train, RecordTable):
         seen = np.bincount(train.labels[~train.crowd], minlength=len(train.names))
         lacking = [name for name, many in zip(train.names, seen, strict=True) if not many]

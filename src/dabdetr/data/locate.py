@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -180,6 +180,16 @@ def images_below(folder: str | Path) -> Iterator[str]:
                 raise ValueError(f"{folder} has more than {MOST_FILES:,} files; name a smaller one")
             if os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES and not file.startswith("."):
                 yield os.path.join(parent, file)
+
+
+def files_in(folder: str | Path, endings: Container[str]) -> list[str]:
+    """Paths of the files in a folder itself by lower-case ending, by name; no hidden ones."""
+    names = sorted(name for name, is_file in _listing(str(folder)).items() if is_file)
+    return [
+        os.path.join(folder, name)
+        for name in names
+        if os.path.splitext(name)[1].lower() in endings and not name.startswith(".")
+    ]
 
 
 def _listing(folder: str) -> dict[str, bool]:

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dabdetr.data.images import IMAGE_SUFFIXES, needs_package, read_image
+from dabdetr.data.images import IMAGE_SUFFIXES, OTHER_SUFFIXES, needs_package, read_image
 from dabdetr.inference.downloads import SCHEMES, Limits, fetch, without_password
 from dabdetr.inference.stream import OnError, SourceImage, Unreadable, check_on_error, readable
 from dabdetr.inference.video import STREAMS, VIDEO_SUFFIXES, Camera, frames, is_video, require_av
+from dabdetr.text import counted
 
 log = logging.getLogger("dabdetr")
 
@@ -33,7 +34,7 @@ def read_sources(
     """The images that ``source`` means, read only as they are asked for.
 
     A path; a folder (its own images and videos by name, not those of subfolders; other files are
-    skipped, of which those that need a package are logged); a pattern such as ``"day*/*.jpg"``
+    skipped, of which those , which need a package are logged); a pattern such as ``"day*/*.jpg"``
     or ``"all/**/*.png"``; an http(s) address; a video (every ``stride``-th frame), or a camera by
     its number (0 is the first); a PIL image; the bytes of a file, an open one or an upload; "-" for
     standard input; an array as ``read_image`` takes it (RGB, or with ``bgr`` BGR as OpenCV has it);
@@ -153,17 +154,23 @@ def _paths(source: str | Path) -> list[str | Path | Camera]:
 
 
 def _images_in(folder: Path) -> list[Path]:
-    """The images and videos directly in a folder; those that need a package are logged."""
+    """The images and videos directly in a folder; those , which need a package are logged."""
     every = IMAGE_SUFFIXES | VIDEO_SUFFIXES
     found = [child for child in sorted(folder.iterdir()) if _is_shown(child, every)]
-    for kind, package in (("HEIC images", "pillow-heif"), ("videos", "av")):
+    for kind, package in (("HEIC image", "pillow-heif"), ("video", "av")):
         lacking = [path for path in found if _missing(path) == package]
         if lacking and len(lacking) < len(found):
             log.warning(
-                "%s: %d %s are left out (%s), which need a package: pip install %s",
-                *(folder, len(lacking), kind, _first(lacking), package),
+                "%s: left out %s (%s), which need a package: pip install %s",
+                *(folder, counted(len(lacking), kind), _first(lacking), package),
             )
             found = [path for path in found if path not in lacking]
+    others = [child for child in sorted(folder.iterdir()) if _is_shown(child, OTHER_SUFFIXES)]
+    if others and found:
+        log.warning(
+            "%s: left out %s (%s) in formats that are not decoded; convert to PNG or JPEG",
+            *(folder, counted(len(others), "image"), _first(others)),
+        )
     return found
 
 
