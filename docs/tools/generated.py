@@ -77,6 +77,14 @@ def _race(path: Path) -> str:
     return "\n".join([title, "", *opened, *body, "", "</details>"])
 
 
+def curves() -> str:
+    """The learning curves of the race whose images stand for the idea."""
+    start = f"race/{SHOWN}/curves-ladder-"
+    found = [place for place in race_files() if place.startswith(start)]
+    least = min(found, key=lambda place: int(re.findall(r"\d+", place)[-1]), default=None)
+    return f"![AP against epochs for every member]({least})" if least else ""
+
+
 def race_files() -> dict[str, Path]:
     """Images and tables beside the reports, by their place in the site."""
     found = (p for kind in ("png", "svg", "csv") for p in sorted(RACES.glob(f"*/*.{kind}")))
@@ -108,5 +116,6 @@ GENERATORS: dict[str, Callable[..., str]] = {
     "commands": commands,
     "fields": fields,
     "races": races,
+    "curves": curves,
     "looks": looks,
 }

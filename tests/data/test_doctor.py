@@ -423,7 +423,7 @@ def test_every_plant_is_found(
     plant(root)
     counts = found(root)
     assert check in counts
-    assert set(counts) - {check} <= more
+    assert set(counts) - {check, "image-unlisted"} <= more  # some plants leave files behind
 
 
 def lines(text: str) -> Callable[[Path], None]:

@@ -176,6 +176,7 @@ def _link(source: Path, target: Path) -> None:
     """A second name of a file, or a copy where the file system has no such names."""
     if not source.is_file():
         raise ValueError(f"--fiftyone takes image files; {source} is none")
+    target.unlink(missing_ok=True)  # of a prediction that was interrupted
     try:
         os.link(source, target)
     except OSError:
