@@ -223,6 +223,8 @@ def test_unknown_presets_fields_values_and_devices(coco_folder: Path, tiny_weigh
     refused([*nano, "--set", "model.width=100", "--set", "model.heads=8"], "width", "heads")
     refused([*nano, "--set", "training.epochs=0"], "training.epochs", "0")
     refused([*nano, "--lr", "-1"], "training.lr", "-1")
+    for split in ("1.0", "0", "-2", "nan"):
+        refused([*nano, "--split", split], "train: split:", f"got {float(split)}")
     refused([*nano, "--device", "abacus"], "abacus", "cpu")
     refused([*nano, "--config", "x.yaml"], "--config", "--model")
     refused([*train, "--config", "x.yaml"], "x.yaml")
@@ -231,6 +233,8 @@ def test_unknown_presets_fields_values_and_devices(coco_folder: Path, tiny_weigh
     refused([*predict, "--device", "cuda:7"], "cuda:7")
     refused([*predict, "--conf", "30"], "conf", "30")
     refused(["val", "--model", "scenery", "--data", coco_folder], "scenery")
+    refused(["val", "--predictions", "x.json", "--data", coco_folder], "no results file x.json")
+    refused(["prune", tiny_weights, coco_folder], "say where the pruned weights go", "-o FILE")
 
 
 def test_run_folders_that_cannot_be_written(coco_folder: Path, tiny_weights: Path) -> None:

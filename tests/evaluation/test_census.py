@@ -107,3 +107,19 @@ def test_prune_removes_what_is_not_needed(tmp_path: Path, monkeypatch: pytest.Mo
     assert saved["AP"] == told["AP"]
     again = CliRunner().invoke(app, ["prune", *given])
     assert again.exit_code == 2
+
+
+def test_val_tells_the_census_and_that_nothing_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = ["val", "scenes", "scenes:count=2,objects=1,seed=6", "--census", "--errors"]
+    done = CliRunner().invoke(app, [*given, "--name", "words"])
+    assert done.exit_code == 0, done.output
+    document = json.loads(Path("runs/val/words/report.json").read_text())
+    assert f"census: {document['queries']['sentence']}" in done.stderr.replace("\n", " ")
+    assert document["errors"]["causes"] == []  # two scenes of one digit each
+    assert "no errors: every object is found" in done.stderr
+    assert "AP50 +" not in done.stdout
+    done = CliRunner().invoke(app, [*given, "--name", "plain", "--json"])
+    assert json.loads(done.stdout)["queries"] == document["queries"]

@@ -222,7 +222,16 @@ def test_no_validation_split(
     assert run.weights == run.folder / "last.safetensors"
     assert not (run.folder / "best.safetensors").exists()
     assert (run.folder / "results.csv").read_text().splitlines()[1].split(",")[9] == ""
-    assert "no val split" in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert "no val split" in said
+    assert "next: dabdetr predict" in said
+    assert "next: dabdetr val" not in said  # it would find no split to evaluate on
+    earlier = tmp_path / "earlier.json"
+    earlier.write_text("[]")
+    parts = {"annotations": coco_folder / "annotations" / "instances_train.json"}
+    parts["images"] = coco_folder / "train"
+    with pytest.raises(ValueError, match="has none; add --split"):
+        tiny_train(tmp_path, data=None, against=earlier, **parts)
 
 
 def test_validation_given_apart_and_every_other_epoch(

@@ -40,7 +40,9 @@ def prune(
     """
     if model is None or data is None:
         raise ValueError("give a model and data: dabdetr prune MODEL DATA -o pruned.safetensors")
-    if output is None or output.suffix != ".safetensors":
+    if output is None:
+        raise ValueError(f"say where the pruned weights go: dabdetr prune {model} {data} -o FILE")
+    if output.suffix != ".safetensors":
         raise ValueError(f"the pruned weights should end in .safetensors (-o); got {output}")
     refuse_to_overwrite(output)
     check_folder(data)

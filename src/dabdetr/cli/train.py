@@ -120,7 +120,7 @@ def train(
         Path | None,
         typer.Option(
             help="A run folder that was interrupted: go on with it, by its own settings; takes "
-            "only --device, --workers, --json and --quiet beside it."
+            "only --epochs, --patience, --workers, --device, --log, --json and --quiet beside it."
         ),
     ] = None,
     name: Name = None,

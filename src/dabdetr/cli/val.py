@@ -145,6 +145,8 @@ def val(
         raise ValueError("--errors is about the last layer's detections; leave out --per-layer")
     if per_layer and (precision, compile) != ("fp32", False):
         raise ValueError("--per-layer looks at fp32; leave out --precision and --compile")
+    if predictions is not None and not predictions.exists():
+        raise FileNotFoundError(f"there is no results file {predictions}; check the path")
     if plot and not per_layer:
         raise ValueError("--plot shows curves over layers; give --per-layer as well")
     if plot and plot.suffix.lower() not in (".png", ".svg"):
@@ -184,8 +186,8 @@ def val(
         found = _of_saved(predictions, truth, max_det, nms)
         why = _why_saved(truth, found) if errors else None
         compared = _compared(against, truth, found, None)
-        page = _write_report(folder, truth, found, None, about, quiet, why, compared)
-        more = {"report": page, **_errors(why), **_against(compared, truth)}
+        written = _write_report(folder, truth, found, None, about, quiet, why, compared)
+        more = {**written, **_errors(why), **_against(compared, truth)}
         _report(found, about, as_json, quiet, more)
         _advise(why, compared, as_json, quiet)
         return
@@ -223,11 +225,11 @@ def val(
         found = evaluate(runtime, truth, nms=nms, **options)
     compared = _compared(against, truth, found, runtime)
     slots = _slots(runtime.config) if census else None
-    page = _write_report(folder, truth, found, runtime, about, quiet, why, compared, slots)
+    written = _write_report(folder, truth, found, runtime, about, quiet, why, compared, slots)
     if coco:
         found.save_results(coco)
         say(f"detections: {coco}", quiet)
-    more: dict[str, Any] = {"report": page, **_errors(why), **_against(compared, truth)}
+    more: dict[str, Any] = {**written, **_errors(why), **_against(compared, truth)}
     if calibrate:
         from dabdetr.checkpoints.native import save_model
         from dabdetr.evaluation.operating_point import with_operating_point
@@ -307,8 +309,11 @@ def _write_report(
     why: Why | None,
     against: Comparison | None,
     queries: int | None = None,
-) -> str | None:
-    """Write the report into ``folder``; the page's path, or None where it cannot be written."""
+) -> dict[str, Any]:
+    """Write the report into ``folder``; what --json says of it, and of queries where it counts.
+
+    ``report`` is the page's path, or None where it cannot be written.
+    """
     import yaml
 
     from dabdetr.report.page import PAGE
@@ -322,7 +327,7 @@ def _write_report(
     try:
         with folder as run:
             links = {} if why is None else _explained(why, truth, runtime, run.path)
-            write_report(
+            tree = write_report(
                 run.path,
                 truth,
                 found,
@@ -335,10 +340,13 @@ def _write_report(
             )
     except OSError as error:
         say(f"no report: {error}", quiet)
-        return None
+        return {"report": None}
     page = folder.path / PAGE
-    say(f"report: {page}", quiet)
-    return str(page)
+    if (counted := tree.get("queries")) is None:
+        say(f"report: {page}", quiet)
+        return {"report": str(page)}
+    say(f"census: {counted['sentence']}\nreport: {page}", quiet)
+    return {"report": str(page), "queries": counted}
 
 
 def _limits(truth: DetectionDataset, found: Evaluation, runtime: Runtime | None) -> np.ndarray:
@@ -399,6 +407,9 @@ def _advise(why: Why | None, compared: Comparison | None, as_json: bool, quiet: 
     if compared is not None and not as_json:
         say(compared.sentence, quiet)
     if why is None or quiet or as_json:
+        return
+    if not why.summary["causes"]:
+        say("no errors: every object is found, and every detection shown is right")
         return
     from rich.table import Table
 

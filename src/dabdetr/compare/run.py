@@ -17,6 +17,7 @@ from pathlib import Path
 
 from dabdetr.compare.plan import CONFIGS, RUNS, Settings, Task, anywhere
 from dabdetr.config import Config, load
+from dabdetr.config.root import parse_section
 from dabdetr.runs import RunFolder, locked
 from dabdetr.training.options import Sources
 from dabdetr.training.signals import stop_signals
@@ -30,7 +31,7 @@ Tell = Callable[[str], None]
 
 def check(data: str, split: float | None = None) -> None:
     """Raise for data that the members cannot be compared on."""
-    if Sources(data=data, split=split).open()[1] is None:
+    if parse_section(Sources, {"data": data, "split": split}, "compare").open()[1] is None:
         raise ValueError(f"{data} has no val split, and members are compared on it; add --split")
 
 

@@ -22,6 +22,7 @@ from dabdetr.inference.torch_runtime import TorchRuntime
 from dabdetr.model.detector import Detector
 from dabdetr.model.queries import LearnedQueries
 from dabdetr.model.resize import with_layers, with_only, with_queries
+from dabdetr.text import counted
 
 WITHIN = 0.001
 """AP (0–1) that may be lost: 0.1 points."""
@@ -99,14 +100,14 @@ def prune(
         result = evaluate(smaller, data, **options)
         if result.ap >= floor:
             best, found = smaller, result
-            tell(f"{enough} layers: AP {result.ap:.4f}")
+            tell(f"{counted(enough, 'layer')}: AP {result.ap:.4f}")
     order = _order(best, found, data)
     low, high, layered = 1, best.config.model.queries.count, best
     while low < high:  # the fewest that still do
         count = (low + high) // 2
         smaller = _with(layered, order, count)
         result = evaluate(smaller, data, **options)
-        tell(f"{count} queries: AP {result.ap:.4f}")
+        tell(f"{counted(count, 'query', 'queries')}: AP {result.ap:.4f}")
         if result.ap >= floor:
             best, found, high = smaller, result, count
         else:

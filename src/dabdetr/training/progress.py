@@ -174,12 +174,15 @@ def announce(
         )
 
 
-def tell_next(console: Console, weights: Path, data: str | None) -> None:
-    """Say what can be done with the weights of a finished run, command by command."""
+def tell_next(console: Console, weights: Path, data: str | None, validated: bool) -> None:
+    """Say what can be done with the weights of a finished run, command by command.
+
+    ``validated`` is False where the data have no val split of their own, which ``val`` needs.
+    """
     labelled = f"--data {data}" if data else "--annotations JSON --images FOLDER"
     for words in (
         "predict --model {} IMAGES",
-        "val --model {} {}",
+        *(["val --model {} {}"] if validated else []),
         "explain --model {} IMAGE",
         "export --model {}",
     ):

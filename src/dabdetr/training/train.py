@@ -22,6 +22,7 @@ from dabdetr.checkpoints.native import load_model, save_model
 from dabdetr.checkpoints.reading import read
 from dabdetr.checkpoints.transfer import initialise
 from dabdetr.config import Config, Training, load
+from dabdetr.config.root import parse_section
 from dabdetr.data.box_formats import BoxFormat
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.data.layouts import anchors
@@ -237,20 +238,25 @@ def train(
         config = config.override([f"training.precision={precision}"])
         if queries is not None and config.training.start in PLAIN:
             config = config.override([f"model.queries.count={queries}"])
-        sources = Sources(
-            data=_text(data),
-            annotations=_text(annotations),
-            images=_text(images),
-            val_annotations=_text(val_annotations),
-            val_images=_text(val_images),
-            split=split,
-            box_format=box_format,
-            queries=queries,
-            queries_init=queries_init,
-            report=report,
-            against=_text(against),
-        )
+        given = {
+            "data": _text(data),
+            "annotations": _text(annotations),
+            "images": _text(images),
+            "val_annotations": _text(val_annotations),
+            "val_images": _text(val_images),
+            "split": split,
+            "box_format": box_format,
+            "queries": queries,
+            "queries_init": queries_init,
+            "report": report,
+            "against": _text(against),
+        }
+        sources = parse_section(Sources, given, "train")
         splits_open = sources.open(strict, progress=not console.quiet)
+        if against is not None and splits_open[1] is None:
+            raise ValueError(
+                "--against compares on a val split, and the data have none; add --split"
+            )
         described = describe(console, splits_open)
         if config.image.bits is None and splits_open[0].bits:
             config = config.override([f"image.bits={splits_open[0].bits}"])
@@ -482,7 +488,7 @@ def _fit(
                 say(console, f"go on with: dabdetr train --resume {folder}")
             raise KeyboardInterrupt from None
     if val_data is None:
-        say(console, "no val split: last.safetensors is all there is, nothing tells the best epoch")
+        say(console, "no val split: no report, and nothing tells which epoch was the best")
     if stops_early(rows, training.patience):
         say(console, f"AP has not risen in {training.patience} epochs: training ends here")
     run = Run(folder, config, tuple(rows))
@@ -501,7 +507,8 @@ def _fit(
             )
     world.broadcast(None)  # nobody goes on before it is written
     console.print(final_table(folder, rows))
-    tell_next(console, run.weights, sources.data)
+    own = val_data is not None and sources.split is None
+    tell_next(console, run.weights, sources.data, validated=own)
     return run
 
 
