@@ -159,6 +159,16 @@ def test_without_padding_a_fixed_size_is_stretched_to(
 
 
 @pytest.mark.slow
+def test_only_an_export_is_overwritten(detector: Any, tmp_path: Path) -> None:
+    precious = tmp_path / "photographs" / "one.txt"
+    precious.parent.mkdir()
+    precious.write_text("kept")
+    for format in ("openvino", "triton", "transformers-js"):
+        with pytest.raises(FileExistsError, match="photographs holds no export"):
+            export(detector, precious.parent, format=format, force=True)
+    assert precious.read_text() == "kept"
+
+
 @pytest.mark.parametrize("opset", [21, 25])
 def test_an_opset_of_choice(opset: int, detector: Any, tmp_path: Path) -> None:
     import onnx
@@ -175,6 +185,8 @@ def test_an_opset_of_choice(opset: int, detector: Any, tmp_path: Path) -> None:
         ({"max_det": 5}, "add post='boxes'"),
         ({"post": "boxes", "max_det": 0}, "at least 1"),
         ({"opset": 3}, "18 to 25; got 3"),
+        ({"size": (0, 0)}, "at least 16 pixels; got 0 x 0"),
+        ({"size": (64, -1)}, "at least 16 pixels; got 64 x -1"),
         ({"opset": 26}, "18 to 25; got 26"),
         ({"opset": 20, "format": "torch"}, "has none"),
     ],

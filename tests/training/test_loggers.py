@@ -104,7 +104,9 @@ def test_patience_ends_a_run_whose_ap_does_not_rise(
 def test_time_left_and_what_is_next_are_told(
     tiny_train: Train, tmp_path: Path, capfd: pytest.CaptureFixture[str], coco_folder: Path
 ) -> None:
-    run = tiny_train(tmp_path, epochs=6, name="told", val_every=6)  # 4 updates an epoch
+    run = tiny_train(
+        tmp_path, epochs=6, name="told", val_every=6, report=True
+    )  # 4 updates an epoch
     said = capfd.readouterr().err.splitlines()
     left = [line for line in said if "of training left" in line]
     assert left == ["about 1 min of training left, validation not counted"]

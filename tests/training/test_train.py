@@ -217,6 +217,7 @@ def test_no_validation_split(
         data=None,
         annotations=coco_folder / "annotations" / "instances_train.json",
         images=coco_folder / "train",
+        report=True,
     )
     assert run.ap is None
     assert run.weights == run.folder / "last.safetensors"
@@ -230,7 +231,7 @@ def test_no_validation_split(
     earlier.write_text("[]")
     parts = {"annotations": coco_folder / "annotations" / "instances_train.json"}
     parts["images"] = coco_folder / "train"
-    with pytest.raises(ValueError, match="has none; add --split"):
+    with pytest.raises(ValueError, match="which the data do not have; add --split"):
         tiny_train(tmp_path, data=None, against=earlier, **parts)
 
 

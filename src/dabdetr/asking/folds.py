@@ -49,7 +49,9 @@ def audit_out_of_fold(
         with TemporaryDirectory(prefix=f"fold-{number}-", dir=folder) as place:
             data = Path(place) / "data"
             write_data([rest, judged], data, "coco")
-            run = train(data, model, project=place, name="run", device=device, **options)
+            run = train(
+                data, model, project=place, name="run", device=device, report=False, **options
+            )
             predictor = Predictor(run.weights, device=device)
             for number_of_split, split in enumerate(splits):
                 own = [images.at(index) for index in held]

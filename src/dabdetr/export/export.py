@@ -21,7 +21,7 @@ from dabdetr.export.certificate import Certificate, batches, certify, compare_ap
 from dabdetr.export.divergence import first_difference
 from dabdetr.export.formats import FORMATS, Format, check_format, check_opset
 from dabdetr.export.tracing import Answer
-from dabdetr.inference.exported import ENGINES, Exported, as_inputs, prepare_for
+from dabdetr.inference.exported import ENGINES, IN_FOLDERS, Exported, as_inputs, prepare_for
 from dabdetr.inference.metadata import Metadata
 from dabdetr.inference.opening import torch_runtime
 from dabdetr.inference.outputs import POSTS, check_post
@@ -56,6 +56,10 @@ class Export:
     certificate: Certificate
 
 
+SMALLEST = 16
+"""Pixels of an input's side, as of --imgsz: backbones have nothing left of smaller ones."""
+
+
 def export(
     model: str | Path | Detector,
     output: str | Path | None = None,
@@ -82,6 +86,10 @@ def export(
     """
     format = in_any_case(format, FORMATS)
     chosen = check_format(format, precision)
+    post, version = check_post(post), check_opset(opset)
+    if size is not None and min(size) < SMALLEST:
+        given = " x ".join(map(str, size))
+        raise ValueError(f"height and width should be at least {SMALLEST} pixels; got {given}")
     calibration = _training(calibration)
     if (precision == "int8") != (calibration is not None):
         raise ValueError("precision int8 and calibration data go together; one was given alone")
@@ -93,7 +101,6 @@ def export(
     _refuse(target, chosen, force)
     data = open_data(data, "val") if isinstance(data, str | Path) else data
     shown = _shown(images, data)
-    log.info("exporting, and comparing with torch …")
     metadata = Metadata(
         format,
         detector.names,
@@ -101,10 +108,11 @@ def export(
         precision,
         size,
         padding,
-        chosen.post or check_post(post),
+        chosen.post or post,
         _top(detector, post, max_det),
-        check_opset(opset),
+        version,
     )
+    log.info("exporting, and comparing with torch …")
     ranges = None if calibration is None else partial(_calibration, metadata, calibration)
     file = chosen.make(detector, metadata, ranges)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as folder:
@@ -141,6 +149,9 @@ def _refuse(target: Path, format: Format, force: bool) -> None:
         )
     if target.exists() and target.is_dir() != format.in_folder:
         raise FileExistsError(f"{target} is of another kind and not overwritten; choose a name")
+    known = any((target / graph).exists() for graph in IN_FOLDERS)
+    if target.is_dir() and not known and any(target.iterdir()):
+        raise FileExistsError(f"{target} holds no export and is not overwritten; choose a name")
     if not target.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {target.parent} to write {target.name} in")
 

@@ -204,7 +204,8 @@ def train(
     ``minutes``    how long the training may take on this machine: its epochs are planned so
     ``log``        loggers by name, see ``loggers.LOGGERS``; one that fails is reported and left out
     ``callbacks``  of pytorch-lightning, called after the run's own
-    ``report``     leave report.html and its parts, made of the last validation
+    ``report``     leave report.html and its parts, made of the last validation, and say what can
+                   be done with the weights
     ``against``    a run folder, report or COCO results file that the report compares with
     ``overrides``  ``path=value`` assignments to the config, applied last
 
@@ -255,7 +256,7 @@ def train(
         splits_open = sources.open(strict, progress=not console.quiet)
         if against is not None and splits_open[1] is None:
             raise ValueError(
-                "--against compares on a val split, and the data have none; add --split"
+                "--against compares on a val split, which the data do not have; add --split"
             )
         described = describe(console, splits_open)
         if config.image.bits is None and splits_open[0].bits:
@@ -507,8 +508,9 @@ def _fit(
             )
     world.broadcast(None)  # nobody goes on before it is written
     console.print(final_table(folder, rows))
-    own = val_data is not None and sources.split is None
-    tell_next(console, run.weights, sources.data, validated=own)
+    if sources.report:
+        own = val_data is not None and sources.split is None
+        tell_next(console, run.weights, sources.data, validated=own)
     return run
 
 
