@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
 
@@ -62,14 +63,22 @@ class Body(nn.Module):
 
 
 def faster_rcnn(config: Config, names: Sequence[str]) -> FasterRCNN:
-    """torchvision's, for images that are normalised and resized already."""
+    """torchvision's, for images that are normalised and resized already.
+
+    Its head is half as wide as torchvision's own, and a quarter as many regions are sampled: with
+    its defaults a step takes more than twice as long on a CPU.
+    """
     return FasterRCNN(
         Body(config, names),
-        num_classes=1 + len(names),
         image_mean=[0.0] * 3,
         image_std=[1.0] * 3,
         rpn_anchor_generator=AnchorGenerator(SIZES, ((0.5, 1.0, 2.0),) * len(SIZES)),
         box_roi_pool=MultiScaleRoIAlign(["0", "1", "2"], 7, 2),
+        box_head=TwoMLPHead(128 * 7**2, 512),
+        box_predictor=FastRCNNPredictor(512, 1 + len(names)),
+        box_batch_size_per_image=128,
+        rpn_pre_nms_top_n_train=1000,
+        rpn_post_nms_top_n_train=500,
         box_score_thresh=0.001,
         box_detections_per_img=300,
         _skip_resize=True,

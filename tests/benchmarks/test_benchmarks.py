@@ -32,6 +32,7 @@ from benchmarks.sides import (  # noqa: E402
 
 from dabdetr.config import Config  # noqa: E402
 from dabdetr.model.detector import build  # noqa: E402
+from dabdetr.structures import Images, Targets  # noqa: E402
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -170,3 +171,19 @@ def test_operations_are_counted_whoever_multiplies(monkeypatch):
     monkeypatch.setattr("dabdetr.model.kernels.onednn_wins", lambda: False)
     monkeypatch.setattr("benchmarks.roofline.onednn_wins", lambda: False)
     assert operations(detector, pixels) == counted > 1e6
+
+
+def test_a_batch_for_torchvision_by_hand() -> None:
+    """Without padding; corners in pixels of what is left, labels from 1, no box without an area."""
+    from benchmarks.learning import for_torchvision
+
+    padding = torch.zeros(2, 40, 60, dtype=torch.bool)
+    padding[1, 20:] = True
+    padding[1, :, 30:] = True
+    boxes = torch.tensor([[0.5, 0.5, 0.5, 1.0], [0.5, 0.5, 1.0, 0.5], [0.2, 0.2, 0.0, 0.1]])
+    targets = Targets(torch.tensor([3, 0, 1]), boxes, (1, 2))
+    pixels, rows = for_torchvision(Images(torch.rand(2, 3, 40, 60), padding), targets)
+    assert [tuple(each.shape) for each in pixels] == [(3, 40, 60), (3, 20, 30)]
+    assert rows[0]["boxes"].tolist() == [[15, 0, 45, 40]]
+    assert rows[1]["boxes"].tolist() == [[0, 5, 30, 15]]
+    assert [row["labels"].tolist() for row in rows] == [[4], [1]]
