@@ -301,8 +301,10 @@ def _classes(
         id_ = key(row.get("id"))
         if id_ is None:
             findings.add("row-unreadable", f"{file}: category {shown(row.get('id'))}")
-        elif not {id_, row.get("name")} & used and row.get("name") in groups and _is_root(row):
-            findings.add("class-grouping", f"{shown(row['name'])} in {file}")
+            continue
+        name = row.get("name") if isinstance(row.get("name"), str) else None
+        if name in groups and not {id_, name} & used and _is_root(row):
+            findings.add("class-grouping", f"{name!r} in {file}")
         else:
             ids.append((id_, row))
     if not all(isinstance(id_, int) for id_, _ in ids):  # ids as text count from 1
