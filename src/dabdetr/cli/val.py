@@ -145,8 +145,13 @@ def val(
         raise ValueError("--errors is about the last layer's detections; leave out --per-layer")
     if per_layer and (precision, compile) != ("fp32", False):
         raise ValueError("--per-layer looks at fp32; leave out --precision and --compile")
-    if predictions is not None and not predictions.exists():
-        raise FileNotFoundError(f"there is no results file {predictions}; check the path")
+    if predictions:
+        saved = {"per-layer": per_layer, "calibrate": calibrate, "queries": queries}
+        saved |= {"layers": layers, "imgsz": imgsz, "coco": coco, "census": census}
+        if unused := [f"--{name}" for name, value in saved.items() if value]:
+            raise ValueError(f"--predictions runs no model; leave out {', '.join(unused)}")
+        if not predictions.exists():
+            raise FileNotFoundError(f"there is no results file {predictions}; check the path")
     if plot and not per_layer:
         raise ValueError("--plot shows curves over layers; give --per-layer as well")
     if plot and plot.suffix.lower() not in (".png", ".svg"):
@@ -162,11 +167,6 @@ def val(
     from dabdetr.inference.opening import open_model, torch_runtime
     from dabdetr.runs import RunFolder
 
-    if predictions:
-        saved = {"per-layer": per_layer, "calibrate": calibrate, "queries": queries}
-        saved |= {"layers": layers, "imgsz": imgsz, "coco": coco, "census": census}
-        if unused := [f"--{name}" for name, value in saved.items() if value]:
-            raise ValueError(f"--predictions runs no model; leave out {', '.join(unused)}")
     tell_choices(quiet)
     truth = open_data(data, split, annotations, images, read_box_format(box_format))
     truth = truth.checked(progress=not quiet)
