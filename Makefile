@@ -2,6 +2,8 @@
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
+# Processes that run the tests side by side; each needs about 3 GB.
+WORKERS ?= 2
 
 .PHONY: help demo test test-slow check format bench docs clean
 
@@ -19,7 +21,7 @@ demo: .venv/installed
 	$(BIN)/dabdetr demo
 
 test: check
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not slow"
 
 test-slow: .venv/installed-dev
 	$(BIN)/pytest -m slow
