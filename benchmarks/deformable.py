@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.timing import Job, Row, alternate, plain, ratio, table, typical
+from dabdetr.kernels import use_cpu_kernels
 from dabdetr.model.deformable import DeformableAttention
-from dabdetr.model.kernels import use_cpu_kernels
 
 SHAPES = ((60, 80), (30, 40), (15, 20), (8, 10))  # of 480×640 pixels
 WIDTH, HEADS, POINTS, IMAGES = 256, 8, 4, 2

@@ -22,11 +22,11 @@ from torch import Tensor
 
 from dabdetr.bench.worker import Failed, Process, serve
 from dabdetr.checkpoints.native import save_model
+from dabdetr.checkpoints.resize import with_queries
 from dabdetr.data.preprocessing import input_size
 from dabdetr.inference.opening import torch_runtime
 from dabdetr.measure import peak_memory_mib, seconds
 from dabdetr.model.detector import Detector, build
-from dabdetr.model.resize import with_queries
 from dabdetr.presets import preset
 from dabdetr.structures import Images, Targets
 from dabdetr.training.losses import detection_loss

@@ -15,9 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.sides import KINDS
 from benchmarks.timing import alternate, typical
 from dabdetr.inference.acceleration import autocast, keep_freed_memory, settled
+from dabdetr.kernels import Linear, onednn_wins
 from dabdetr.measure import seconds
 from dabdetr.model.detector import Detector, build
-from dabdetr.model.kernels import Linear, onednn_wins
 from dabdetr.presets import preset
 from dabdetr.structures import Images
 

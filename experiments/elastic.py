@@ -19,12 +19,12 @@ from pathlib import Path
 import torch
 
 from dabdetr.checkpoints.native import load_model
+from dabdetr.checkpoints.resize import with_queries
 from dabdetr.data.layouts import anchors, open_data
 from dabdetr.data.loader import training_loader
 from dabdetr.evaluation.evaluate import evaluate
 from dabdetr.files import write_atomically
 from dabdetr.model.detector import Detector
-from dabdetr.model.resize import with_queries
 from dabdetr.training.losses import detection_loss
 from dabdetr.training.optim import freeze, parameter_groups
 

@@ -168,7 +168,7 @@ def test_the_whole_comparison_runs(tmp_path):
 def test_operations_are_counted_whoever_multiplies(monkeypatch):
     detector, pixels = build(Config(), ["thing"]), torch.zeros(1, 3, 64, 64)
     counted = operations(detector, pixels)
-    monkeypatch.setattr("dabdetr.model.kernels.onednn_wins", lambda: False)
+    monkeypatch.setattr("dabdetr.kernels.onednn_wins", lambda: False)
     monkeypatch.setattr("benchmarks.roofline.onednn_wins", lambda: False)
     assert operations(detector, pixels) == counted > 1e6
 

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from dabdetr.checkpoints.native import load_model
 from dabdetr.checkpoints.reading import read
+from dabdetr.checkpoints.resize import with_only, with_queries
 from dabdetr.cli import app
 from dabdetr.data.scenes import Scenes
 from dabdetr.evaluation.census import census
@@ -19,7 +20,6 @@ from dabdetr.evaluation.evaluate import evaluate
 from dabdetr.evaluation.judged import judge, judge_image
 from dabdetr.inference.postprocess import class_thresholds
 from dabdetr.model.detector import build
-from dabdetr.model.resize import with_only, with_queries
 from dabdetr.presets import preset
 from dabdetr.structures import Detections
 

@@ -14,12 +14,12 @@ from typer.testing import CliRunner
 
 from dabdetr import Predictor
 from dabdetr.checkpoints.native import load_model, save_model
+from dabdetr.checkpoints.resize import with_layers
 from dabdetr.cli import app
 from dabdetr.data.layouts import open_data
 from dabdetr.evaluation.evaluate import evaluate
 from dabdetr.evaluation.per_layer import LayerScore, LayerScores, evaluate_layers, matched
 from dabdetr.model.detector import Detector, build
-from dabdetr.model.resize import with_layers
 from dabdetr.presets import PRESETS, preset
 from dabdetr.structures import Images
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from dabdetr.checkpoints.native import load_model
+from dabdetr.checkpoints.resize import with_layers
 from dabdetr.evaluation.evaluate import evaluate
 from dabdetr.inference.exported import is_exported
 from dabdetr.inference.opening import open_model, torch_runtime
 from dabdetr.inference.torch_runtime import TorchRuntime
-from dabdetr.model.resize import with_layers
 from dabdetr.predictor import Predictor
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (64, 80, 3), dtype=np.uint8)

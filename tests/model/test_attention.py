@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dabdetr.model import kernels
+from dabdetr import kernels
+from dabdetr.kernels import attend
 from dabdetr.model.attention import ConcatCrossAttention, padding_mask, split_heads
-from dabdetr.model.kernels import attend
 from dabdetr.model.positions import QueryPositions
 from dabdetr.structures import Memory
 

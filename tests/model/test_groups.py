@@ -11,8 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dabdetr.kernels import attend
 from dabdetr.model.groups import QueryGroup, join, split
-from dabdetr.model.kernels import attend
 from dabdetr.structures import Memory, Predictions, Queries
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dabdetr.checkpoints.native import load_model
-from dabdetr.model.kernels import use_cpu_kernels
+from dabdetr.kernels import use_cpu_kernels
 from dabdetr.structures import Images
 
 transformers = pytest.importorskip("transformers")

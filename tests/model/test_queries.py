@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from dabdetr.checkpoints.native import load_model, save_model
+from dabdetr.checkpoints.resize import set_queries
 from dabdetr.checkpoints.transfer import initialise
 from dabdetr.config import Config
 from dabdetr.model.detector import Detector, build
 from dabdetr.model.proposals import peaks_first
 from dabdetr.model.queries import LearnedQueries
-from dabdetr.model.resize import set_queries
 from dabdetr.presets import derive, preset
 from dabdetr.structures import Images, Targets
 from dabdetr.training.losses import detection_loss

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dabdetr.checkpoints.resize import with_layers, with_only, with_queries
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.data.loader import pad
 from dabdetr.evaluation.against import Comparison, compare
@@ -21,7 +22,6 @@ from dabdetr.inference.postprocess import class_thresholds
 from dabdetr.inference.torch_runtime import TorchRuntime
 from dabdetr.model.detector import Detector
 from dabdetr.model.queries import LearnedQueries
-from dabdetr.model.resize import with_layers, with_only, with_queries
 from dabdetr.text import counted
 
 WITHIN = 0.001

@@ -20,9 +20,9 @@ from torch import nn
 
 from dabdetr.inference.device import keep_freed_memory
 from dabdetr.inference.runtime import Precision, SetPrecision
+from dabdetr.kernels import Linear
 from dabdetr.model.detector import Detector
 from dabdetr.model.frozen_norm import FoldedConv2d
-from dabdetr.model.kernels import Linear
 from dabdetr.structures import Images, Predictions, Questions
 
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dabdetr.checkpoints.native import load_model
+from dabdetr.checkpoints.resize import with_layers, with_queries
 from dabdetr.config import Config
 from dabdetr.data.augmentation import prepare
 from dabdetr.data.layouts import anchors
@@ -20,7 +21,6 @@ from dabdetr.inference.device import choose_device, takes_every_core
 from dabdetr.inference.postprocess import detections
 from dabdetr.inference.runtime import Outputs, Precision, SetPrecision, Sizes
 from dabdetr.model.detector import Detector
-from dabdetr.model.resize import with_layers, with_queries
 from dabdetr.structures import Detections, Images, Predictions, Questions
 
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from dabdetr.model.kernels import AttentionMask, attend
+from dabdetr.kernels import AttentionMask, attend
 from dabdetr.model.positions import QueryPositions
 from dabdetr.structures import Memory
 

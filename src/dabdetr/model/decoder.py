@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dabdetr import config
 from dabdetr.geometry import move
+from dabdetr.kernels import AttentionMask
 from dabdetr.model.attention import (
     AddCrossAttention,
     ConcatCrossAttention,
@@ -22,7 +23,6 @@ from dabdetr.model.attention import (
 from dabdetr.model.deformable import QuerySampling
 from dabdetr.model.duplicates import DuplicateRemoval
 from dabdetr.model.heads import Heads
-from dabdetr.model.kernels import AttentionMask
 from dabdetr.model.positions import Positions, QueryPositions
 from dabdetr.model.relation import BoxRelation
 from dabdetr.structures import Memory, Predictions, Queries

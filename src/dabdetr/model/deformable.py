@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from dabdetr.model.kernels import sum_rows
+from dabdetr.kernels import sum_rows
 from dabdetr.model.positions import QueryPositions, in_level
 from dabdetr.structures import Memory
 

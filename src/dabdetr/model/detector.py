@@ -8,6 +8,7 @@ from dataclasses import replace
 from torch import nn
 
 from dabdetr.config import Config
+from dabdetr.kernels import use_cpu_kernels
 from dabdetr.model.backbones import TimmBackbone
 from dabdetr.model.collaborative import Collaborative
 from dabdetr.model.decoder import Decoder
@@ -15,7 +16,6 @@ from dabdetr.model.denoising import Denoising, content_width
 from dabdetr.model.encoder import Encoder
 from dabdetr.model.groups import join, split
 from dabdetr.model.heads import Heads
-from dabdetr.model.kernels import use_cpu_kernels
 from dabdetr.model.projection import Projection, Pyramid
 from dabdetr.model.proposals import EncoderQueries
 from dabdetr.model.queries import LearnedQueries

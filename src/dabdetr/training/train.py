@@ -20,6 +20,7 @@ from rich.console import Console
 
 from dabdetr.checkpoints.native import load_model, save_model
 from dabdetr.checkpoints.reading import read
+from dabdetr.checkpoints.resize import with_queries
 from dabdetr.checkpoints.transfer import initialise
 from dabdetr.config import Config, Training, load
 from dabdetr.config.root import parse_section
@@ -31,7 +32,6 @@ from dabdetr.evaluation.evaluate import evaluate
 from dabdetr.evaluation.operating_point import with_operating_point
 from dabdetr.evaluation.result import Evaluation
 from dabdetr.model.detector import Detector, build
-from dabdetr.model.resize import with_queries
 from dabdetr.report.page import PAGE
 from dabdetr.runs import RunFolder, locked
 from dabdetr.training.accumulation import AccumulatedBatches

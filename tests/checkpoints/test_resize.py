@@ -11,11 +11,11 @@ import torch
 from typer.testing import CliRunner
 
 from dabdetr.checkpoints.native import load_model
+from dabdetr.checkpoints.resize import with_queries
 from dabdetr.cli import app
 from dabdetr.data.layouts import anchors, open_data, training_boxes
 from dabdetr.evaluation.evaluate import evaluate
 from dabdetr.model.detector import Detector
-from dabdetr.model.resize import with_queries
 from dabdetr.predictor import Predictor
 from dabdetr.training.train import train
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from dabdetr import kernels
 from dabdetr.config import Config
-from dabdetr.model import kernels
+from dabdetr.kernels import Linear, use_cpu_kernels
 from dabdetr.model.detector import build
-from dabdetr.model.kernels import Linear, use_cpu_kernels
 
 onednn = pytest.mark.skipif(not kernels.onednn_wins(), reason="torch's own choice is kept here")
 
