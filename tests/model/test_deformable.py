@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from dabdetr.model import deformable, kernels
+from dabdetr import kernels
+from dabdetr.model import deformable
 from dabdetr.model.deformable import (
     DeformableAttention,
     encoder_references,
