@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from dabdetr.asking.audit import audit, mended, ranked
+from dabdetr.asking.audit import audit, ranked
 from dabdetr.asking.changed import Changed, Edit
+from dabdetr.asking.decisions import mended
 from dabdetr.cli import main as app
 from dabdetr.data.dataset import Subset
 from dabdetr.data.layouts import open_data

@@ -235,6 +235,45 @@ def test_unknown_presets_fields_values_and_devices(coco_folder: Path, tiny_weigh
     refused(["val", "--model", "scenery", "--data", coco_folder], "scenery")
     refused(["val", "--predictions", "x.json", "--data", coco_folder], "no results file x.json")
     refused(["prune", tiny_weights, coco_folder], "say where the pruned weights go", "-o FILE")
+    Path("results").mkdir()
+    saved = ["val", "--data", coco_folder, "--predictions", "results"]
+    refused(saved, "results is a folder", "a file of detections")
+    Path("results/detections.json").write_text("[]")
+    refused(saved, "a file of detections: results/detections.json")
+
+
+def test_what_is_wrong_is_answered_before_a_model_is_opened(
+    coco_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model is no weights file: to open it would be the first error."""
+    Path("model.safetensors").write_bytes(b"no weights")
+    Path("file").write_text("precious")
+    Path("folder").mkdir()
+    Path("folder/precious").write_text("precious")
+    Path("there.onnx").write_text("precious")
+    export = ["export", "model.safetensors"]
+    refused([*export, "-o", "x.txt"], "x.txt should end in .onnx")
+    refused([*export, "-o", "there.onnx"], "there.onnx exists", "--force")
+    refused([*export, "-o", "nowhere/x.onnx"], "there is no folder nowhere")
+    refused([*export, "--max-det", "5"], "add post='boxes'")
+    refused([*export, "--max-det", "0", "--post", "boxes"], "at least 1; got 0")
+    refused([*export, "--opset", "3"], "opset 18 to 25; got 3")
+    for force in ([], ["--force"]):  # never advised where it would be refused
+        given = [*export, "--format", "triton", *force]
+        refused([*given, "-o", "file"], "file is a file", "choose another name\n")
+        refused([*given, "-o", "folder"], "folder holds no export", "choose another name\n")
+        Path("folder.onnx").mkdir(exist_ok=True)
+        refused([*export, *force, "-o", "folder.onnx"], "is a folder", "choose another name\n")
+    prune = ["prune", "model.safetensors", coco_folder, "-o", "few.safetensors"]
+    refused([*prune, "--split", "elsewhere"], "elsewhere")
+    Path("bad.json").write_text("[{")
+    Path("other.json").write_text(json.dumps({"a": 1}))
+    val = ["val", "model.safetensors", coco_folder, "--quiet"]
+    refused([*val, "--against", "bad.json"], "bad.json is not readable JSON")
+    refused([*val, "--against", "other.json"], "other.json holds no detections")
+    train = ["train", coco_folder, "--model", "dab-detr-nano", "--start", "model.safetensors"]
+    refused([*train, "--quiet", "--against", "bad.json"], "bad.json is not readable JSON")
+    refused([*train, "--quiet", "--against", "other.json"], "other.json holds no detections")
 
 
 def test_run_folders_that_cannot_be_written(coco_folder: Path, tiny_weights: Path) -> None:

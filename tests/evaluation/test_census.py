@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from dabdetr.checkpoints.native import load_model
 from dabdetr.checkpoints.reading import read
-from dabdetr.checkpoints.resize import with_only, with_queries
+from dabdetr.checkpoints.resize import with_layers, with_only, with_queries
 from dabdetr.cli import app
 from dabdetr.data.scenes import Scenes
 from dabdetr.evaluation.census import census
@@ -107,6 +107,15 @@ def test_prune_removes_what_is_not_needed(tmp_path: Path, monkeypatch: pytest.Mo
     assert saved["AP"] == told["AP"]
     again = CliRunner().invoke(app, ["prune", *given])
     assert again.exit_code == 2
+    # few of two queries and one layer: nothing is left to remove
+    least = with_layers(with_queries(detector, 1), 1)
+    save_model("least.safetensors", least)
+    line = ["prune", "least.safetensors", given[1], "-o", "none.safetensors", "--json"]
+    done = CliRunner().invoke(app, line)
+    assert done.exit_code == 1, done.output
+    assert json.loads(done.stdout)["weights"] is None
+    assert "no file was written" in done.stderr
+    assert not Path("none.safetensors").exists()
 
 
 def test_val_tells_the_census_and_that_nothing_is_wrong(

@@ -15,6 +15,7 @@ from dabdetr.export.certificate import Loss, certify, compare_ap, paired
 from dabdetr.export.divergence import first_difference
 from dabdetr.export.export import Uncertified, export
 from dabdetr.export.formats import OnnxFile, ProgramFile
+from dabdetr.export.plain import rounded
 from dabdetr.export.tracing import Answer, example
 from dabdetr.inference.exported import Exported
 from dabdetr.inference.postprocess import Ranked
@@ -150,3 +151,24 @@ def test_an_overflow_in_half_precision_is_caught_and_nothing_is_kept(detector, t
     assert caught.value.certificate.diverges is not None
     assert "feedforward" in caught.value.certificate.diverges
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_graph_rounded_to_bf16_computes_as_its_layers_in_bf16_do() -> None:
+    class Pair(torch.nn.Module):
+        def __init__(self, layers: torch.nn.Module) -> None:
+            super().__init__()
+            self.layers = layers
+
+        def forward(self, given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return self.layers(given), given
+
+    torch.manual_seed(0)
+    layers = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 4))
+    given = torch.randn(5, 8)
+    traced = torch.export.export(Pair(layers), (given,))
+    found, _ = rounded(traced)(given.numpy())
+    with torch.no_grad():
+        low = copy.deepcopy(layers).bfloat16()(given.bfloat16()).float().numpy()
+        exact = layers(given).numpy()
+    np.testing.assert_allclose(found, low, atol=4e-3)  # a product may round the other way
+    assert np.abs(found - exact).max() > 1e-3

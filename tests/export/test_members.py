@@ -6,6 +6,8 @@ import pytest
 from dabdetr import Predictor
 from dabdetr.evaluation.evaluate import evaluate
 from dabdetr.export.export import export
+from dabdetr.export.plain import has_bf16
+from dabdetr.inference.exported import Exported
 from dabdetr.presets import PRESETS
 
 pytestmark = pytest.mark.slow
@@ -82,6 +84,17 @@ def _check_plain_clients(path, hint):
             np.testing.assert_allclose(plain["logits"], other["logits"], atol=1e-3)
 
 
+def _check_what_the_certificate_says_of_plain_clients(made, exact):
+    plain = made.certificate.plain
+    assert (plain is not None) == exact
+    if plain is not None:
+        assert plain.measured == has_bf16()
+        assert plain.score > 10 * made.certificate.scores[0] or plain.measured
+        assert plain.score < 0.2
+        assert "INFERENCE_PRECISION_HINT=f32" in str(made.certificate)
+        assert Exported(made.path).metadata.certificate["plain"]["score"] == plain.score
+
+
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
 def test_openvino_in_every_precision(precision, tmp_path):
     pytest.importorskip("openvino")
@@ -100,6 +113,7 @@ def test_openvino_in_every_precision(precision, tmp_path):
         assert made.certificate.ap is not None
         assert made.certificate.ap.file == found
     _check_plain_clients(made.path, "f32" if exact else "bf16")
+    _check_what_the_certificate_says_of_plain_clients(made, exact)
     predictor = Predictor(made.path)
     assert predictor.runtime.metadata.precision == precision  # pyright: ignore[reportAttributeAccessIssue]
     image = np.full((64, 96, 3), 90, np.uint8)

@@ -7,6 +7,7 @@ import json
 import random
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from math import isfinite
 from typing import Any
 
 Tree = Any
@@ -158,7 +159,7 @@ def _near(rng: random.Random, value: Tree) -> Tree:
     if isinstance(value, int):
         return rng.choice((value + 1, -value, value * 1000, float(value), str(value)))
     if isinstance(value, float):
-        return rng.choice((-value, value * 1e6, value * 1e-6, int(value) if value == value else 0))
+        return rng.choice((-value, value * 1e6, value * 1e-6, int(value) if isfinite(value) else 0))
     if isinstance(value, str):
         return rng.choice((value + "\x1b[2J", value[:1], value * 200, value.upper(), [value]))
     if isinstance(value, list):

@@ -24,7 +24,7 @@ from dabdetr.evaluation.curves import class_curve, confusion, pair
 from dabdetr.evaluation.evaluate import columns, score
 from dabdetr.evaluation.judged import default_limits, judge
 from dabdetr.evaluation.result import Evaluation
-from dabdetr.report.earlier import compare_with, detections_of
+from dabdetr.report.earlier import compare_with, detections_of, read_earlier
 from dabdetr.report.write import write_report
 from dabdetr.structures import Detections
 
@@ -228,7 +228,7 @@ def test_against_a_better_one_is_more_than_chance_and_against_itself_is_not(
     about = {"verb": "val", "model": "old", "data": data.name, "split": data.split}
     write_report(tmp_path, data, found, limits, about)
     judged = judge(data, found, limits)
-    same = compare_with(tmp_path, data, found, judged)
+    same = compare_with(read_earlier(tmp_path, data), data, found, judged)
     assert same.numbers["AP"].value == pytest.approx(0, abs=1e-4)
     assert not same.numbers["AP"].real
     assert same.won == same.lost == []
@@ -240,7 +240,7 @@ def test_against_a_better_one_is_more_than_chance_and_against_itself_is_not(
         worse.append(each[~np.isin(each.queries, gone)])
     poor = score(data, worse)
     poor_judged = judge(data, poor, limits)
-    loss = compare_with(tmp_path / "report.html", data, poor, poor_judged)
+    loss = compare_with(read_earlier(tmp_path / "report.html", data), data, poor, poor_judged)
     assert loss.numbers["AP"].real
     low, high = loss.numbers["AP"].interval
     assert low < loss.numbers["AP"].value < high < 0
@@ -281,7 +281,7 @@ def test_a_report_of_other_data_is_not_compared(
     write_report(tmp_path, data, found, limits, about)
     other = Scenes("val", count=16, seed=3)
     with pytest.raises(ValueError, match="is of other images"):
-        compare_with(tmp_path, other, found, judge(other, found, limits))
+        read_earlier(tmp_path, other)
     with pytest.raises(FileNotFoundError, match="holds no report"):
         detections_of(tmp_path.parent)
     with pytest.raises(FileNotFoundError, match="there is no report"):

@@ -5,13 +5,13 @@ A label that the answer contradicts is a suspicion, and so is a detection that n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from dabdetr.asking.changed import Changed, Edit, label_map
+from dabdetr.asking.changed import label_map, rounded
 from dabdetr.data.dataset import DetectionDataset, ImageRecord
 from dabdetr.predictor import Predictor
 from dabdetr.structures import Answers
@@ -106,9 +106,9 @@ def of_image(
                 kind=kind,
                 suspicion=round(float(suspicion), 4),
                 row=None if at is None else int(rows[at]),
-                box=None if at is None else _rounded(boxes[at]),
+                box=None if at is None else rounded(boxes[at]),
                 name=None if at is None else data.names[record.labels[rows[at]]],
-                answer=_rounded(box),
+                answer=rounded(box),
                 answer_name=answers.names[int(label)],
                 score=round(float(score), 4),
                 mend=mend,
@@ -182,62 +182,3 @@ def _judged(record: ImageRecord, data: DetectionDataset, name: str) -> bool:
     if name not in data.names:
         return False
     return record.known is None or data.names.index(name) in record.known
-
-
-def mended(
-    splits: Sequence[DetectionDataset], decisions: Sequence[Mapping[str, Any]]
-) -> list[DetectionDataset]:
-    """The splits with the decisions that are accepted; ValueError for one that does not fit."""
-    changed: list[DetectionDataset] = []
-    accepted = [each for each in decisions if each.get("accept") is True]
-    known = {each.split for each in splits}
-    for each in accepted:
-        if each.get("split") not in known:
-            raise ValueError(f"a decision is about the split {each.get('split')!r}, which is not")
-    for data in splits:
-        edits: dict[int, list[Edit]] = {}
-        for each in accepted:
-            if each["split"] == data.split:
-                index, edit = _edit(data, each)
-                edits.setdefault(index, []).append(edit)
-        changed.append(Changed(data, edits))
-    return changed
-
-
-def _edit(data: DetectionDataset, decision: Mapping[str, Any]) -> tuple[int, Edit]:
-    """The image and the edit that a decision means."""
-    try:
-        index, row, mend = decision["image"], decision["row"], decision["mend"]
-        if not 0 <= index < len(data):
-            raise ValueError(f"image {index} is not among {len(data)} of {data.split}")
-        record = data.record(index)
-        if row is not None:
-            _check(record, row, decision["box"])
-        name = decision["answer_name"]
-        label = data.names.index(name) if mend in ("class", "add") else None
-        answer = [float(value) for value in decision["answer"]]
-        edits: dict[str, Callable[[], Edit]] = {
-            "box": lambda: Edit(row, answer),
-            "class": lambda: Edit(row, record.boxes[row].tolist(), label),
-            "remove": lambda: Edit(row, None),
-            "add": lambda: Edit(None, answer, label),
-        }
-        return index, edits[mend]()
-    except (KeyError, TypeError, IndexError) as error:
-        raise ValueError(
-            f"a decision is not one that audit wrote ({type(error).__name__}: {error}); it needs "
-            "split, image, row, box, answer, answer_name and mend"
-        ) from None
-
-
-def _check(record: ImageRecord, row: int, box: Sequence[float]) -> None:
-    """ValueError where the box is not what it was when the data set was audited."""
-    if not np.allclose(record.boxes[row], box, atol=0.01):
-        raise ValueError(
-            f"box {row} of {record.file} is {_rounded(record.boxes[row])} and was {list(box)}: the "
-            "data set has changed since; audit it again"
-        )
-
-
-def _rounded(box: np.ndarray) -> tuple[float, ...]:
-    return tuple(box.astype(float).round(2).tolist())

@@ -99,3 +99,8 @@ def _as_annotated(box: Sequence[float] | np.ndarray) -> np.ndarray:
 def label_map(data: DetectionDataset, names: Sequence[str]) -> np.ndarray:
     """[classes of the data] the model's label of the class of the same name; −1: it has none."""
     return np.array([names.index(each) if each in names else -1 for each in data.names], np.int64)
+
+
+def rounded(box: np.ndarray) -> tuple[float, ...]:
+    """Corners to hundredths of a pixel, as plain numbers."""
+    return tuple(box.astype(float).round(2).tolist())

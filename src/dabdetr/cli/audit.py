@@ -23,13 +23,15 @@ from dabdetr.cli.options import (
 )
 from dabdetr.cli.output import print_json, refuse_to_overwrite, say, tracked
 from dabdetr.runs import RunFolder, interruptible
-from dabdetr.text import counted, json_text, parse_json
+from dabdetr.text import counted, json_text
 
 if TYPE_CHECKING:
     from dabdetr.asking.audit import Suspicion
 
 SHOWN = 200
 """Suspicions on the page."""
+WEAK = 0.5
+"""Suspicion below which most labels are right."""
 
 
 def audit(
@@ -72,10 +74,15 @@ def audit(
     """
     if (fix is None) != (output is None):
         raise ValueError("a copy is written with both: --fix decisions.json -o FOLDER")
-    found = open_splits(data, annotations, images, box_format, strict, quiet)
     if fix is not None and output is not None:
-        _write_fixed(found, fix, output, to, as_json, quiet)
+        refuse_to_overwrite(output)
+        from dabdetr.asking.decisions import read_decisions
+
+        decisions = read_decisions(fix)  # answered before the data are read
+        found = open_splits(data, annotations, images, box_format, strict, quiet)
+        _write_fixed(found, decisions, output, to, as_json, quiet)
         return
+    found = open_splits(data, annotations, images, box_format, strict, quiet)
     if model is None and folds is None:
         raise ValueError(
             "no model was given: dabdetr audit DATA --model MODEL, or --folds 3 to train models "
@@ -113,23 +120,32 @@ def audit(
         folder.publish()
     if as_json:
         print_json({"folder": str(folder.path), "suspicions": rows})
-    sure = sum(each.suspicion >= 0.5 for each in every)
-    say(f"{counted(sure, 'suspicion')} of 0.5 or more among {len(every)}", quiet)
+    say(_strength(every), quiet)
     say(f"see and accept: {folder.path / 'index.html'}", quiet)
 
 
+def _strength(every: list[Suspicion]) -> str:
+    """How many suspicions are worth a look, and that the others are weak."""
+    strong = sum(each.suspicion >= WEAK for each in every)
+    weak = len(every) - strong
+    told = f"{counted(strong, 'suspicion')} of {WEAK} or more"
+    if not weak:
+        return told
+    return f"{told}; the other {weak} are weak: most such labels are right"
+
+
 def _write_fixed(
-    found: list[Any], fix: Path, out: Path, to: str, as_json: bool, quiet: bool
+    found: list[Any],
+    decisions: list[dict[str, Any]],
+    out: Path,
+    to: str,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
     """A copy of the data with the accepted decisions."""
-    refuse_to_overwrite(out)
-    from dabdetr.asking.audit import mended
+    from dabdetr.asking.decisions import mended
     from dabdetr.data.writing import write_data
-    from dabdetr.files import read_regular
 
-    decisions = parse_json(read_regular(fix), str(fix))
-    if not isinstance(decisions, list) or not all(isinstance(each, dict) for each in decisions):
-        raise ValueError(f"{fix} should be a list of decisions, as audit writes it")
     accepted = sum(each.get("accept") is True for each in decisions)
     lost = write_data(mended(found, decisions), out, to)
     for line in lost:
@@ -164,14 +180,16 @@ def _page(splits: dict[str, Any], every: list[Suspicion], rows: list[dict[str, A
                 around([*before, each.answer], image),
                 before,
                 after,
-                f"{number + 1}. {KINDS[each.kind]}: {what}",
+                f"{number + 1}. {KINDS[each.kind]}: {what}"
+                + (" (weak)" if each.suspicion < WEAK else ""),
                 f"{each.split}/{Path(each.file).name}; suspicion {each.suspicion:.2f}, the "
                 f"model's answer is {each.answer_name} {each.score:.2f}",
                 f'<input type="checkbox" class="accept" data-row="{number}"> ',
             )
         )
     lead = (
-        f"{counted(len(cards), 'suspicion')} of {len(every)}, the most suspicious first. Tick "
+        f"{counted(len(cards), 'suspicion')} of {len(every)}, the most suspicious first. "
+        f"{_strength(every)}. Tick "
         "those that are right, save the decisions, and write a mended copy: dabdetr audit DATA "
         "--fix decisions.json -o COPY"
     )

@@ -19,7 +19,7 @@ from dabdetr.cli.options import (
     tell_choices,
 )
 from dabdetr.cli.output import print_json
-from dabdetr.export.formats import FORMATS, check_format
+from dabdetr.export.formats import FORMATS, check_format, check_opset, check_target, check_top
 
 
 def export(
@@ -85,7 +85,11 @@ def export(
     if len(chosen) > 1:
         raise ValueError(f"choose one precision; {' and '.join(chosen)} were given")
     precision = chosen[0] if chosen else "fp32"
-    suffix = check_format(format, precision).suffix
+    chosen_format = check_format(format, precision)
+    target = output or Path(f"{Path(model).stem}{chosen_format.suffix}")
+    check_target(target, chosen_format, force)
+    check_top(post, max_det)
+    check_opset(opset)
     from dabdetr.export.export import Uncertified
     from dabdetr.export.export import export as write
     from dabdetr.inference.opening import torch_runtime
@@ -93,7 +97,6 @@ def export(
     runtime = torch_runtime(
         model, device="cpu", queries=queries, queries_init=queries_init, image_size=imgsz
     )
-    target = output or Path(f"{Path(model).stem}{suffix}")
     tell_choices(quiet)
     try:
         made = write(

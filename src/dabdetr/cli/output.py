@@ -44,6 +44,8 @@ def refuse_to_overwrite(
     """Raise where ``path`` exists already or has no folder; checked before any work is done."""
     if path is None:
         return
+    if path.is_dir() and force:
+        raise FileExistsError(f"{path} is a folder and is not overwritten; choose another name")
     if path.is_dir() or (path.exists() and not force):
         raise FileExistsError(f"{path} exists and is not overwritten; {remedy}")
     if not path.parent.is_dir():

@@ -37,6 +37,7 @@ def prune(
 
     The weights carry a certificate: AP and time before and after, and what they were measured on.
     What is chosen on a split is measured on it; another split tells how it does elsewhere.
+    Where nothing can be removed, no file is written and the exit code is 1.
     """
     if model is None or data is None:
         raise ValueError("give a model and data: dabdetr prune MODEL DATA -o pruned.safetensors")
@@ -46,16 +47,18 @@ def prune(
         raise ValueError(f"the pruned weights should end in .safetensors (-o); got {output}")
     refuse_to_overwrite(output)
     check_folder(data)
+    from dabdetr.data.layouts import open_data
+
+    truth = open_data(data, split)  # what is not there is answered before torch is imported
     import json
 
     from dabdetr.checkpoints.native import load_model, save_model
-    from dabdetr.data.layouts import open_data
     from dabdetr.evaluation.evaluate import class_map
     from dabdetr.evaluation.pruning import prune as pruned
 
-    truth = open_data(data, split).checked(progress=not quiet)
     detector = load_model(model).model
     class_map(detector.names, truth.names)
+    truth = truth.checked(progress=not quiet)
     found = pruned(detector, truth, within / 100, batch, device, lambda line: say(line, quiet))
     certificate = {
         "model": model,
@@ -63,7 +66,16 @@ def prune(
         "split": truth.split,
         **found.certificate(),
     }
-    save_model(output, found.detector, metadata={"pruned": json.dumps(certificate)})
-    say(f"{found.sentence}\nweights: {output}", quiet)
+    if found.smaller:
+        save_model(output, found.detector, metadata={"pruned": json.dumps(certificate)})
+        say(f"{found.sentence}\nweights: {output}", quiet)
+    else:
+        say(
+            f"nothing can be removed within {within:g} AP points, and no file was written; "
+            "--within allows more",
+            quiet,
+        )
     if as_json:
-        print_json({"weights": str(output), **certificate})
+        print_json({"weights": str(output) if found.smaller else None, **certificate})
+    if not found.smaller:
+        raise typer.Exit(1)

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from dabdetr.evaluation.per_layer import LayerScores
     from dabdetr.evaluation.result import Evaluation
     from dabdetr.inference.runtime import Runtime
+    from dabdetr.report.earlier import Earlier
     from dabdetr.runs import RunFolder
 
 
@@ -152,15 +153,21 @@ def val(
             raise ValueError(f"--predictions runs no model; leave out {', '.join(unused)}")
         if not predictions.exists():
             raise FileNotFoundError(f"there is no results file {predictions}; check the path")
+        if predictions.is_dir():
+            inside = predictions / "detections.json"
+            name = str(inside) if inside.is_file() else "what predict --coco wrote"
+            raise IsADirectoryError(
+                f"{predictions} is a folder; --predictions takes a file of detections: {name}"
+            )
     if plot and not per_layer:
         raise ValueError("--plot shows curves over layers; give --per-layer as well")
     if plot and plot.suffix.lower() not in (".png", ".svg"):
         raise ValueError(f"--plot should end in .png or .svg; got {plot}")
     check_data(data, annotations, images)
     if against:
-        from dabdetr.report.earlier import detections_of
+        from dabdetr.report.earlier import check_earlier, read_earlier
 
-        detections_of(against)  # what is not there is an error before all else
+        check_earlier(against)  # what is not there, or no JSON, is an error before all else
     from dabdetr.data.layouts import open_data
     from dabdetr.data.statistics import summarise
     from dabdetr.evaluation.evaluate import SUPPRESSION, class_map, evaluate, suppression_gain
@@ -172,6 +179,7 @@ def val(
     truth = truth.checked(progress=not quiet)
     if strict:
         refuse({truth.split: truth.findings})
+    earlier = read_earlier(against, truth) if against else None  # an error before the evaluation
     read = summarise(truth)
     about = {
         "model": model or str(predictions),
@@ -185,7 +193,7 @@ def val(
             say(line, quiet)
         found = _of_saved(predictions, truth, max_det, nms)
         why = _why_saved(truth, found) if errors else None
-        compared = _compared(against, truth, found, None)
+        compared = _compared(earlier, truth, found, None)
         written = _write_report(folder, truth, found, None, about, quiet, why, compared)
         more = {**written, **_errors(why), **_against(compared, truth)}
         _report(found, about, as_json, quiet, more)
@@ -223,7 +231,7 @@ def val(
         found = why.diagnosed.evaluation
     else:
         found = evaluate(runtime, truth, nms=nms, **options)
-    compared = _compared(against, truth, found, runtime)
+    compared = _compared(earlier, truth, found, runtime)
     slots = _slots(runtime.config) if census else None
     written = _write_report(folder, truth, found, runtime, about, quiet, why, compared, slots)
     if coco:
@@ -360,15 +368,15 @@ def _limits(truth: DetectionDataset, found: Evaluation, runtime: Runtime | None)
 
 
 def _compared(
-    against: Path | None, truth: DetectionDataset, found: Evaluation, runtime: Runtime | None
+    earlier: Earlier | None, truth: DetectionDataset, found: Evaluation, runtime: Runtime | None
 ) -> Comparison | None:
-    if against is None:
+    if earlier is None:
         return None
     from dabdetr.evaluation.judged import judge
     from dabdetr.report.earlier import compare_with
 
     judged = judge(truth, found, _limits(truth, found, runtime))
-    return compare_with(against, truth, found, judged)
+    return compare_with(earlier, truth, found, judged)
 
 
 def _slots(config: Config) -> int:

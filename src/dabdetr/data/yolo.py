@@ -15,7 +15,7 @@ from dabdetr.data.locate import USUAL, ImageFolders, canonical, child, clean, im
 from dabdetr.data.records import Open, RecordTable, Rows, class_table
 from dabdetr.data.textfiles import head_of, read_text
 from dabdetr.data.yolo_lines import NAMES, LabelFiles, Lines, numbers_of
-from dabdetr.text import parse_yaml, shown
+from dabdetr.text import parse_yaml, shortened, shown
 
 SETTINGS = (".yaml", ".yml")
 
@@ -118,7 +118,7 @@ class _Files:
             if place is None:
                 raise FileNotFoundError(
                     f"{self.file} names {shown(each)}, which does not exist in "
-                    f"{self._bases()[0]}; correct its path, train and val"
+                    f"{shortened(str(self._bases()[0]), 120)}; correct its path, train and val"
                 )
             if place.is_dir():
                 found += images_below(place)

@@ -47,6 +47,11 @@ class Pruned:
     milliseconds: tuple[float, float]
 
     @property
+    def smaller(self) -> bool:
+        """Whether anything was removed."""
+        return self.queries[1] < self.queries[0] or self.layers[1] < self.layers[0]
+
+    @property
     def sentence(self) -> str:
         """What came out."""
         before, after = self.milliseconds

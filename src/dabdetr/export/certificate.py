@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from scipy.optimize import linear_sum_assignment
 from dabdetr.data.dataset import DetectionDataset, Subset
 from dabdetr.data.preprocessing import padded
 from dabdetr.evaluation.evaluate import evaluate, score
+from dabdetr.export.plain import Plain, rounded, without_options
 from dabdetr.export.tracing import Answer
 from dabdetr.inference.exported import Exported, prepare_for
 from dabdetr.inference.metadata import Metadata
@@ -22,6 +24,8 @@ from dabdetr.inference.postprocess import Ranked, ranked
 from dabdetr.model.detector import Detector
 
 BATCHES = (1, 2, 5)
+PLAIN = 2
+"""Batches that are compared with a client without options."""
 SMALLER = 0.75
 """The second size at which files for any size are tried, of the first."""
 COMPARED = 100
@@ -98,6 +102,7 @@ class Certificate:
     pixels      largest and median distance of a box's side, in pixels of the input
     scores      largest and median difference
     shift       pixels by which one side of all boxes lies off, at most: the median with its sign
+    plain       the same of a client without options, where its default may not be ``precision``
     ap          AP of torch and of the file, where the data are annotated
     diverges    the first node of the graph whose values differ, where the file failed
     """
@@ -113,6 +118,7 @@ class Certificate:
     shift: float
     tolerance: Tolerance
     finite: bool = True
+    plain: Plain | None = None
     ap: Loss | None = None
     diverges: str | None = None
 
@@ -139,6 +145,8 @@ class Certificate:
         ]
         if not self.finite:
             lines.append("the file's answers are not all finite: it overflows in its precision")
+        if self.plain is not None:
+            lines.append(str(self.plain))
         if self.ap is not None:
             lines.append(str(self.ap))
         if self.diverges is not None:
@@ -153,25 +161,51 @@ def certify(reference: Answer, exported: Exported, images: Sequence[np.ndarray])
     finite = True
     for pixels, padding in batches(exported, images):
         sizes.add((pixels.shape[2], pixels.shape[3]))
-        with torch.no_grad():
-            truth = reference(torch.from_numpy(pixels), torch.from_numpy(padding))
-        frames = [_frame(each) for each in padding]
-        answer = exported.predict(pixels, padding, frames)
-        finite &= all(bool(np.isfinite(part).all()) for part in answer)
-        known = [np.nan_to_num(x, nan=-_FAR, posinf=_FAR, neginf=-_FAR) for x in answer]
-        found = exported.rank(known, frames, answer[0].size)
-        expected = [
-            _promised(each, exported.metadata)
-            for each in ranked(
-                *(part.numpy() for part in truth),
-                sizes=frames,
-                max_det=truth[0][0].numel(),
-                classifier=exported.metadata.classifier,
-                calibration=exported.config.inference.calibration,
-            )
-        ]
-        gaps += [paired(a, b) for a, b in zip(expected, found, strict=True)]
+        off, whole = _gaps(reference, exported, pixels, padding)
+        gaps += off
+        finite &= whole
     return _summary(exported.metadata.precision, len(images), sizes, np.concatenate(gaps), finite)
+
+
+def certify_plain(
+    reference: Answer,
+    exported: Exported,
+    images: Sequence[np.ndarray],
+    traced: torch.export.ExportedProgram,
+    measured: bool,
+) -> Plain:
+    """Compare with a client without options: OpenVINO's (``measured``), else ``traced`` in bf16."""
+    path, metadata = Path(exported.path), exported.metadata
+    client = exported.over(without_options(path, metadata) if measured else rounded(traced))
+    gaps: list[np.ndarray] = []
+    for pixels, padding in islice(batches(exported, images), PLAIN):
+        gaps += _gaps(reference, client, pixels, padding)[0]
+    off = np.abs(np.concatenate(gaps))
+    return Plain(float(off[:, :4].max()), float(off[:, 4].max()), measured)
+
+
+def _gaps(
+    reference: Answer, exported: Exported, pixels: np.ndarray, padding: np.ndarray
+) -> tuple[list[np.ndarray], bool]:
+    """``paired`` gaps of each image of a batch, and whether all of the file's answer is finite."""
+    with torch.no_grad():
+        truth = reference(torch.from_numpy(pixels), torch.from_numpy(padding))
+    frames = [_frame(each) for each in padding]
+    answer = exported.predict(pixels, padding, frames)
+    finite = all(bool(np.isfinite(part).all()) for part in answer)
+    known = [np.nan_to_num(x, nan=-_FAR, posinf=_FAR, neginf=-_FAR) for x in answer]
+    found = exported.rank(known, frames, answer[0].size)
+    expected = [
+        _promised(each, exported.metadata)
+        for each in ranked(
+            *(part.numpy() for part in truth),
+            sizes=frames,
+            max_det=truth[0][0].numel(),
+            classifier=exported.metadata.classifier,
+            calibration=exported.config.inference.calibration,
+        )
+    ]
+    return [paired(a, b) for a, b in zip(expected, found, strict=True)], finite
 
 
 def _promised(expected: Ranked, metadata: Metadata) -> Ranked:

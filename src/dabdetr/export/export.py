@@ -17,11 +17,19 @@ import numpy as np
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.data.layouts import is_data, open_data
 from dabdetr.data.preprocessing import padded
-from dabdetr.export.certificate import Certificate, batches, certify, compare_ap
+from dabdetr.export.certificate import Certificate, batches, certify, certify_plain, compare_ap
 from dabdetr.export.divergence import first_difference
-from dabdetr.export.formats import FORMATS, Format, check_format, check_opset
+from dabdetr.export.formats import (
+    FORMATS,
+    Format,
+    check_format,
+    check_opset,
+    check_target,
+    check_top,
+)
+from dabdetr.export.plain import has_bf16, is_exact
 from dabdetr.export.tracing import Answer
-from dabdetr.inference.exported import ENGINES, IN_FOLDERS, Exported, as_inputs, prepare_for
+from dabdetr.inference.exported import Exported, as_inputs, prepare_for
 from dabdetr.inference.metadata import Metadata
 from dabdetr.inference.opening import torch_runtime
 from dabdetr.inference.outputs import POSTS, check_post
@@ -93,12 +101,13 @@ def export(
     calibration = _training(calibration)
     if (precision == "int8") != (calibration is not None):
         raise ValueError("precision int8 and calibration data go together; one was given alone")
+    check_top(post, max_det)
+    name = model.config.name if isinstance(model, Detector) else Path(model).stem
+    target = Path(f"{name}{chosen.suffix}") if output is None else Path(output)
+    check_target(target, chosen, force)
     detector = torch_runtime(model, device="cpu").model.eval()
-    name = detector.config.name if isinstance(model, Detector) else Path(model).stem
     if chosen.post is not None:
         size, padding = _fixed(detector, chosen, size, post, padding)
-    target = Path(f"{name}{chosen.suffix}") if output is None else Path(output)
-    _refuse(target, chosen, force)
     data = open_data(data, "val") if isinstance(data, str | Path) else data
     shown = _shown(images, data)
     metadata = Metadata(
@@ -118,11 +127,15 @@ def export(
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as folder:
         path = Path(folder) / ("model" if chosen.in_folder else target.name)
         file.write(path, file.metadata)
-        proof = certify(Answer(detector), Exported(path), shown)
+        answer, exported = Answer(detector), Exported(path)
+        proof = certify(answer, exported, shown)
+        if is_exact(metadata):
+            plain = certify_plain(answer, exported, shown, file.traced, has_bf16())
+            proof = replace(proof, plain=plain)
         if data is not None and not POSTS[metadata.post].single:  # whose AP is of fewer pairs
             proof = replace(proof, ap=compare_ap(detector, path, data))
         if not proof.passed:
-            batch = next(iter(batches(Exported(path), shown)))
+            batch = next(iter(batches(exported, shown)))
             inputs = as_inputs(file.metadata, *batch)
             proof = replace(proof, diverges=first_difference(file.traced, path, inputs))
             raise Uncertified(proof)
@@ -131,29 +144,6 @@ def export(
             shutil.rmtree(target)
         path.replace(target)
     return Export(target, proof)
-
-
-def _refuse(target: Path, format: Format, force: bool) -> None:
-    """Raise where the target has a wrong ending, or is there already, or has no folder."""
-    files = [each.suffix for each in FORMATS.values() if not each.in_folder]
-    if not format.in_folder and target.suffix != format.suffix:
-        raise ValueError(f"{target} should end in {format.suffix}; choose such a name")
-    if format.in_folder and target.suffix in (*files, *ENGINES):
-        raise ValueError(
-            f"{target} is the name of a file, and {format.title}'s export is a folder; choose a "
-            f"name such as {target.stem}{format.suffix}"
-        )
-    if target.exists() and not force:
-        raise FileExistsError(
-            f"{target} exists and is not overwritten; choose another name or add --force"
-        )
-    if target.exists() and target.is_dir() != format.in_folder:
-        raise FileExistsError(f"{target} is of another kind and not overwritten; choose a name")
-    known = any((target / graph).exists() for graph in IN_FOLDERS)
-    if target.is_dir() and not known and any(target.iterdir()):
-        raise FileExistsError(f"{target} holds no export and is not overwritten; choose a name")
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {target.parent} to write {target.name} in")
 
 
 def _training(source: Any) -> Any:
@@ -188,12 +178,8 @@ def _fixed(
 def _top(detector: Detector, post: str, max_det: int | None) -> int | None:
     """How many boxes of an image a graph gives; None: all queries."""
     if post == "none":
-        if max_det is not None:
-            raise ValueError("max_det is of graphs that rank their boxes; add post='boxes'")
         return None
     wanted = detector.config.inference.max_det if max_det is None else max_det
-    if wanted < 1:
-        raise ValueError(f"max_det should be at least 1; got {wanted}")
     part = detector.config.model.queries
     queries = part.count * max(getattr(part, "patterns", 0), 1)
     each = 1 if detector.config.classifier == "softmax" else len(detector.names)

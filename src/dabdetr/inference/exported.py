@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -51,10 +52,17 @@ class Exported:
         self._engine = ENGINES[file.suffix](file, device)
         self.metadata = Metadata.from_strings(self._engine.strings, str(file))
         self._engine.start(self.metadata)
+        self._run_graph: Callable[..., Sequence[np.ndarray]] = self._engine
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled, it is its file, which is opened again: for process pools."""
         return Exported, (os.path.abspath(self.path), self.device)
+
+    def over(self, compute: Callable[..., Sequence[np.ndarray]]) -> Exported:
+        """The same, with the graph's outputs ``compute``d from its inputs by something else."""
+        other = copy.copy(self)
+        other._run_graph = compute
+        return other
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -119,7 +127,7 @@ class Exported:
     def _run(self, given: Mapping[str, np.ndarray]) -> tuple[np.ndarray, ...]:
         pixels = next(iter(given.values()))
         try:
-            outputs = self._engine(*given.values())
+            outputs = self._run_graph(*given.values())
         except MemoryError:
             raise
         except Exception as error:  # of many kinds: the graph does not fit the input, or itself

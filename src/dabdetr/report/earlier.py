@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from dabdetr.evaluation.result import Evaluation
 from dabdetr.evaluation.saved import read_results
 from dabdetr.report.contents import fingerprint
 from dabdetr.report.page import PAGE
+from dabdetr.structures import Detections
 from dabdetr.text import parse_json
 
 NUMBERS, DETECTIONS = "report.json", "detections.json"
@@ -41,21 +43,40 @@ def detections_of(place: str | Path) -> Path:
     return path
 
 
-def compare_with(
-    place: str | Path, data: DetectionDataset, found: Evaluation, judged: Sequence[Judged]
-) -> Comparison:
-    """``found`` against what ``place`` holds; ValueError where that is of other images.
+def check_earlier(place: str | Path) -> None:
+    """Raise where ``place`` has nothing to compare with, or it is no JSON; of any data."""
+    path = detections_of(place)
+    parse_json(read_bytes(path), str(path))
 
-    A report's thresholds are those that it was made with; of other detections, that of the best F1.
+
+@dataclass(frozen=True)
+class Earlier:
+    """What is compared with: detections for every image of some data.
+
+    limits  [classes] thresholds of the report; None: of other detections, whose best F1 gives them
     """
+
+    name: str
+    detections: list[Detections]
+    limits: np.ndarray | None
+
+
+def read_earlier(place: str | Path, data: DetectionDataset) -> Earlier:
+    """What ``place`` holds; ValueError where that is of other images than ``data``."""
     path = detections_of(place)
     detections, _ = read_results(path, data)
-    other = score(data, detections, found.most)
     limits = _limits(path.with_name(NUMBERS), data) if path.name == DETECTIONS else None
-    if limits is None:
-        limits = default_limits(data, other)
     name = str(path.parent if path.name == DETECTIONS else path)
-    return compare(data, found, judged, other, judge(data, other, limits), name)
+    return Earlier(name, detections, limits)
+
+
+def compare_with(
+    earlier: Earlier, data: DetectionDataset, found: Evaluation, judged: Sequence[Judged]
+) -> Comparison:
+    """``found`` against what was read of the same data."""
+    other = score(data, earlier.detections, found.most)
+    limits = default_limits(data, other) if earlier.limits is None else earlier.limits
+    return compare(data, found, judged, other, judge(data, other, limits), earlier.name)
 
 
 def _limits(path: Path, data: DetectionDataset) -> np.ndarray | None:

@@ -15,7 +15,7 @@ from dabdetr.data.views import contact_sheet, first_batch
 from dabdetr.evaluation.judged import judge
 from dabdetr.evaluation.result import Evaluation
 from dabdetr.inference.postprocess import class_thresholds
-from dabdetr.report.earlier import compare_with
+from dabdetr.report.earlier import compare_with, read_earlier
 from dabdetr.report.page import PAGE
 from dabdetr.report.training import Trained
 from dabdetr.report.write import write_report
@@ -56,7 +56,7 @@ def write_run_report(
     if against is not None:
         try:
             judged = judge(val_data, found, limits)
-            compared = compare_with(against, val_data, found, judged)
+            compared = compare_with(read_earlier(against, val_data), val_data, found, judged)
             lines.append(compared.sentence)
         except (OSError, ValueError) as error:
             lines.append(f"not compared: {error}")

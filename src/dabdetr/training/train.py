@@ -223,9 +223,9 @@ def train(
         console = Console(stderr=True, quiet=quiet or not world.is_main, highlight=False)
         check_loggers(log)
         if against is not None:
-            from dabdetr.report.earlier import detections_of
+            from dabdetr.report.earlier import check_earlier, read_earlier
 
-            detections_of(against)  # what is not there is an error before all else
+            check_earlier(against)  # what is not there, or no JSON, is an error before all else
         here = _Here(world, console, stop, tuple(callbacks))
         if resume is not None:
             return _resume(Path(resume), here, log, options)
@@ -254,10 +254,12 @@ def train(
         }
         sources = parse_section(Sources, given, "train")
         splits_open = sources.open(strict, progress=not console.quiet)
-        if against is not None and splits_open[1] is None:
-            raise ValueError(
-                "--against compares on a val split, which the data do not have; add --split"
-            )
+        if against is not None:
+            if splits_open[1] is None:
+                raise ValueError(
+                    "--against compares on a val split, which the data do not have; add --split"
+                )
+            read_earlier(against, splits_open[1])  # of other images: an error before the training
         described = describe(console, splits_open)
         if config.image.bits is None and splits_open[0].bits:
             config = config.override([f"image.bits={splits_open[0].bits}"])
