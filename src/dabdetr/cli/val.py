@@ -165,7 +165,7 @@ def val(
         raise ValueError(f"--plot should end in .png or .svg; got {plot}")
     check_data(data, annotations, images)
     if against:
-        from dabdetr.report.earlier import check_earlier, read_earlier
+        from dabdetr.report.earlier import check_earlier
 
         check_earlier(against)  # what is not there, or no JSON, is an error before all else
     from dabdetr.data.layouts import open_data
@@ -179,7 +179,7 @@ def val(
     truth = truth.checked(progress=not quiet)
     if strict:
         refuse({truth.split: truth.findings})
-    earlier = read_earlier(against, truth) if against else None  # an error before the evaluation
+    earlier = _earlier(against, truth)  # what cannot be compared: an error before the evaluation
     read = summarise(truth)
     about = {
         "model": model or str(predictions),
@@ -365,6 +365,14 @@ def _limits(truth: DetectionDataset, found: Evaluation, runtime: Runtime | None)
     if runtime is None:
         return default_limits(truth, found)
     return class_thresholds(runtime.config.inference, truth.names)
+
+
+def _earlier(against: Path | None, truth: DetectionDataset) -> Earlier | None:
+    if against is None:
+        return None
+    from dabdetr.report.earlier import read_earlier
+
+    return read_earlier(against, truth)
 
 
 def _compared(

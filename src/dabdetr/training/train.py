@@ -223,7 +223,7 @@ def train(
         console = Console(stderr=True, quiet=quiet or not world.is_main, highlight=False)
         check_loggers(log)
         if against is not None:
-            from dabdetr.report.earlier import check_earlier, read_earlier
+            from dabdetr.report.earlier import check_earlier
 
             check_earlier(against)  # what is not there, or no JSON, is an error before all else
         here = _Here(world, console, stop, tuple(callbacks))
@@ -259,6 +259,8 @@ def train(
                 raise ValueError(
                     "--against compares on a val split, which the data do not have; add --split"
                 )
+            from dabdetr.report.earlier import read_earlier
+
             read_earlier(against, splits_open[1])  # of other images: an error before the training
         described = describe(console, splits_open)
         if config.image.bits is None and splits_open[0].bits:
