@@ -395,7 +395,7 @@ PLANTS: list[tuple[str, Callable[[Path], None], set[str]]] = [
     ("box-duplicate", add_row(), set()),
     ("box-two-classes", add_row(category_id=1), set()),
     ("box-thin", rows(bbox=THIN), set()),
-    ("box-first-pixel", rows(bbox=[0.2, 0.3, 0.5, 0.4]), set()),
+    ("box-first-pixel", add_row(bbox=[0.2, 0.3, 0.5, 0.4]), set()),
     ("box-whole", rows(bbox=[0, 0, 160, 120]), set()),
     ("box-template", template, set()),
     ("convention", shifted, {"box-cut", "box-outside"}),

@@ -97,7 +97,7 @@ BoxFormats = Annotated[
     typer.Option(
         "--box-format",
         help="What the numbers of a box are: xywh, xyxy or cxcywh, with -relative where they are "
-        "0–1 of the image; found out if not given.",
+        "0–1 of the image, -percent where they are 0–100; found out if not given.",
     ),
 ]
 

@@ -2,59 +2,78 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
-BoxFormat = Literal["xywh", "xyxy", "cxcywh", "xywh-relative", "xyxy-relative", "cxcywh-relative"]
-"""What the four numbers of a box are; relative ones are 0–1 of the image."""
+BoxFormat = Literal[
+    "xywh",
+    "xyxy",
+    "cxcywh",
+    "xywh-relative",
+    "xyxy-relative",
+    "cxcywh-relative",
+    "xywh-percent",
+    "xyxy-percent",
+    "cxcywh-percent",
+]
+"""What the four numbers of a box are; relative ones are 0–1 of the image, percent 0–100."""
+
+
+class Expected(NamedTuple):
+    """The format of another split, which the boxes of this one have unless they show otherwise."""
+
+    box_format: BoxFormat
+
+
+Asked = BoxFormat | Expected
+"""A format that a person gave, which is not doubted, or one that is likely."""
 
 SLACK = 0.02
 """How far beyond 0–1 of an image a box may reach that was only rounded."""
 TELLING = 3
 """Boxes that at least are needed to tell that their numbers stand in another order."""
+SMALLEST = 16
+"""Pixels of an image's side, above which a box of one pixel is no object."""
+PERCENT = 100 * (1 + SLACK)
+FULL, SPREAD = 75.0, 12.0
+"""Percents fill 0–100: how far boxes reach then, and how their centres are spread, in x and y."""
 
 
 def changed_kind(said: BoxFormat, found: BoxFormat) -> str:
     """The kind of finding for boxes of another format than the layout's."""
-    if said.endswith("relative") != found.endswith("relative"):
-        return "box-relative" if found.endswith("relative") else "box-pixels"
-    order = found.partition("-")[0]
+    order, _, unit = found.partition("-")
+    if said.partition("-")[2] != unit:
+        return f"box-{unit or 'pixels'}"
     return {"xyxy": "box-corners", "cxcywh": "box-centres", "xywh": "box-extents"}[order]
 
 
 def to_pixels(numbers: np.ndarray, frames: np.ndarray, box_format: BoxFormat) -> np.ndarray:
     """[n, 4] x, y, width, height in pixels; ``frames`` [n, 2] are the widths and heights."""
-    order, _, relative = box_format.partition("-")
-    numbers = numbers * np.tile(frames, 2) if relative else numbers.copy()
-    first, second = numbers[:, :2], numbers[:, 2:]
+    order, _, unit = box_format.partition("-")
+    scale = {"": 1.0, "relative": frames, "percent": frames / 100}[unit]
+    first, second = numbers[:, :2] * scale, numbers[:, 2:] * scale
     if order == "xyxy":
         return np.concatenate((first, second - first), 1)
     if order == "cxcywh":
         return np.concatenate((first - second / 2, second), 1)
-    return numbers
+    return np.concatenate((first, second), 1)
 
 
 def tell_format(numbers: np.ndarray, frames: np.ndarray, said: BoxFormat) -> BoxFormat:
     """What the numbers of a whole split are: as ``said``, unless only another format fits them.
 
     Units first: numbers none of which exceeds 1, in images of many pixels, are shares of it; shares
-    most of which exceed 1 are pixels. Then the order: another one is taken where a good part of
-    the boxes reaches out of its image as ``said``, and every box fits as that other.
+    most of which exceed 1 are pixels; percents see ``percents``. Then the order: another one is
+    taken where a good part of the boxes reaches out of its image as ``said``, and every box fits as
+    that other.
     """
     if not len(numbers):
         return said
-    order, _, relative = said.partition("-")
-    reach = numbers.max(1)
-    whole = bool((numbers == np.round(numbers)).all())
-    if not (relative or whole) and np.quantile(reach, 0.99) <= 1 + SLACK:
-        relative = "relative" if np.median(frames) > 16 else ""
-    elif (
-        relative and (reach > 1 + 2 * SLACK).mean() >= 0.9 and _mostly(numbers <= frames.max() + 1)
-    ):
-        relative = ""
-    suffix = "-relative" if relative else ""
-    slack = SLACK * frames if relative else np.ones_like(frames)
+    order, _, unit = said.partition("-")
+    unit = _tell_unit(numbers, frames, said)
+    suffix = f"-{unit}" if unit else ""
+    slack = SLACK * frames if unit else np.ones_like(frames)
 
     def fitting(order: str, least: float = 0) -> np.ndarray:
         boxes = to_pixels(numbers, frames, order + suffix)  # pyright: ignore[reportArgumentType]
@@ -75,6 +94,77 @@ def tell_format(numbers: np.ndarray, frames: np.ndarray, said: BoxFormat) -> Box
     found = order + suffix
     assert found in get_args(BoxFormat)
     return found  # pyright: ignore[reportReturnType]
+
+
+def _tell_unit(numbers: np.ndarray, frames: np.ndarray, said: BoxFormat) -> str:
+    """ "relative", "percent" or, for pixels, ""."""
+    unit = said.partition("-")[2]
+    reach = numbers.max(1)
+    whole = bool((numbers == np.round(numbers)).all())
+    if unit != "relative" and not whole and np.quantile(reach, 0.99) <= 1 + SLACK:
+        return "relative" if np.median(frames) > SMALLEST else unit
+    past = {"": np.inf, "relative": 1 + 2 * SLACK, "percent": PERCENT}[unit]
+    often = 0.9 if unit == "relative" else 0.1
+    if (reach > past).mean() >= often and _mostly(numbers <= frames.max() + 1):
+        unit = ""
+    if not unit and percents(numbers, frames, said) == "sure":
+        return "percent"
+    return unit
+
+
+def percents(
+    numbers: np.ndarray, frames: np.ndarray, said: BoxFormat
+) -> Literal["no", "likely", "sure"]:
+    """Whether numbers, all of them up to 100 in larger images, are percents of the image.
+
+    They are where boxes fill 0–100 and it were a great chance that no box in pixels reached
+    further: the product over boxes of 100 / width and 100 / height. Fractions, and a layout that
+    has no pixels, make it likelier.
+    """
+    corners = _of_percents(numbers, said.partition("-")[0])
+    if corners is None or len(numbers) < TELLING:
+        return "no"
+    _, rows = np.unique(numbers.round(3), axis=0, return_index=True)
+    low, high = corners[rows, :2], corners[rows, 2:]
+    own = to_pixels(numbers[rows], frames[rows], said.partition("-")[0])  # pyright: ignore[reportArgumentType]
+    reach = max(100.0, float((own[:, :2] + own[:, 2:]).max()))  # of pixels in the order as said
+    chance = float(np.log10(np.minimum(1, reach / frames[rows])).sum())
+    full = bool((high.max(0) >= FULL).all())
+    spread = bool((((low + high) / 2).std(0) >= SPREAD).all())
+    fractions = float((numbers != np.round(numbers)).mean()) > 0.5
+    other = said.endswith("-relative")  # pixels would be as wrong
+    least = -3 if other or fractions else -9
+    if chance <= least and full and spread and (other or fractions or len(rows) >= 10):
+        return "sure"
+    perhaps = -1 if other or (fractions and full) else -1.5
+    return "likely" if chance <= perhaps and (full or fractions) else "no"
+
+
+def _of_percents(numbers: np.ndarray, said: str) -> np.ndarray | None:
+    """[n, 4] corners 0–100 in the order as ``said``, or another that fits; None where none does."""
+    hundred = np.full((len(numbers), 2), 100.0)
+    for order in (said, *(each for each in ("xywh", "xyxy", "cxcywh") if each != said)):
+        boxes = to_pixels(numbers, hundred, f"{order}-percent")  # pyright: ignore[reportArgumentType]
+        corners = np.concatenate((boxes[:, :2], boxes[:, :2] + boxes[:, 2:]), 1)
+        fits = np.all((corners >= 100 - PERCENT) & (corners <= PERCENT), 1)
+        if fits.mean() >= 0.995 and (boxes[:, 2:] >= 0).all(1).mean() >= 0.9:
+            return corners
+    return None
+
+
+def other_units(numbers: np.ndarray, frames: np.ndarray, unit: str) -> np.ndarray:
+    """[n] bool: boxes that cannot be of the split's ``unit``, and can be of another.
+
+    Among pixels those within the first pixel of a larger image, which are 0–1 of it; among 0–1 of
+    the image those that reach far beyond it, and are pixels in it.
+    """
+    if unit == "":
+        small = np.all((numbers >= -SLACK) & (numbers <= 1 + SLACK), axis=1)
+        return small & (frames.min(1) > SMALLEST) & np.any(numbers != np.round(numbers), axis=1)
+    if unit == "relative":
+        inside = np.all((numbers >= -1) & (numbers <= np.tile(frames, 2) + 1), axis=1)
+        return inside & (numbers.max(1) >= 10) & np.all(numbers[:, 2:] >= 2, axis=1)
+    return np.zeros(len(numbers), bool)
 
 
 def _mostly(values: np.ndarray) -> bool:

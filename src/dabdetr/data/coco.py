@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dabdetr.data.box_formats import BoxFormat
+from dabdetr.data.box_formats import Asked
 from dabdetr.data.findings import Findings
 from dabdetr.data.locate import YEAR, ImageFolders
 from dabdetr.data.records import FARTHEST, Open, RecordTable, Rows, class_table
@@ -92,7 +92,7 @@ def _split_of(file: Path) -> str:
 
 
 def _opener(file: Path, root: Path) -> Open:
-    def read(split: str, box_format: BoxFormat | None = None) -> RecordTable:
+    def read(split: str, box_format: Asked | None = None) -> RecordTable:
         folders = [*_image_folders(root, file), *([file.parent] if file.parent != root else [])]
         return read_coco(file, folders, root.resolve().name, split, box_format)
 
@@ -122,7 +122,7 @@ def read_coco(
     images: Path | Sequence[Path],
     name: str | None = None,
     split: str = "train",
-    box_format: BoxFormat | None = None,
+    box_format: Asked | None = None,
 ) -> RecordTable:
     """Read a COCO json whose images lie below one of the folders ``images``.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dabdetr.data.box_formats import BoxFormat
+from dabdetr.data.box_formats import Asked
 from dabdetr.data.findings import Findings
 from dabdetr.data.locate import ImageFolders
 from dabdetr.data.records import Open, RecordTable, Rows, class_table
@@ -23,7 +23,7 @@ def find_datumaro(root: Path) -> dict[str, Open]:
         if not _is_datumaro(file):
             continue
 
-        def read(split: str, box_format: BoxFormat | None = None, file: Path = file) -> RecordTable:
+        def read(split: str, box_format: Asked | None = None, file: Path = file) -> RecordTable:
             return _open(file.parent.parent, file, split, box_format)
 
         found[file.stem] = read
@@ -37,7 +37,7 @@ def _is_datumaro(file: Path) -> bool:
     return (b'"items"' in head and b'"categories"' in head) or b'"dm_format_version"' in head
 
 
-def _open(root: Path, file: Path, split: str, box_format: BoxFormat | None) -> RecordTable:
+def _open(root: Path, file: Path, split: str, box_format: Asked | None) -> RecordTable:
     findings = Findings()
     tree = parse_json(read_text(file, findings), str(file))
     items = tree.get("items") if isinstance(tree, dict) else None

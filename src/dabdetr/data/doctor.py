@@ -365,10 +365,9 @@ def _boxes(case: Case) -> Iterator[Found]:
             name = "box-duplicate" if alike else "box-two-classes"
             yield Found(name, split, note, (split, index, np.array([one, other])))
         thin = own & (sides.max(1) >= THIN_BOX * sides.min(1))
-        first = own & (record.boxes <= 1).all(1) & (min(record.width, record.height) > 16)
         whole = own & (sides >= 0.99 * np.array([record.width, record.height])).all(1)
-        for name, rows in (("box-thin", thin), ("box-first-pixel", first), ("box-whole", whole)):
-            for row in np.flatnonzero(rows & (~first if name == "box-thin" else own)).tolist():
+        for name, rows in (("box-thin", thin), ("box-whole", whole)):
+            for row in np.flatnonzero(rows).tolist():
                 note = f"{record.file}: {_box(record, row)}"
                 yield Found(name, split, note, (split, index, _only(row)))
 

@@ -7,7 +7,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from dabdetr.data.box_formats import BoxFormat
+from dabdetr.data.box_formats import Asked
 from dabdetr.data.findings import Findings
 from dabdetr.data.images import IMAGE_SUFFIXES
 from dabdetr.data.locate import USUAL, ImageFolders, canonical, images_below
@@ -34,7 +34,7 @@ def find_labelme(root: Path) -> dict[str, Open]:
 
         def read(
             split: str,
-            box_format: BoxFormat | None = None,
+            box_format: Asked | None = None,
             files: list[Path] = files,
             others: set[str] = others,
         ) -> RecordTable:
@@ -84,7 +84,7 @@ def _is_labelme(file: Path) -> bool:
 
 
 def _open(
-    root: Path, files: list[Path], others: set[str], split: str, box_format: BoxFormat | None
+    root: Path, files: list[Path], others: set[str], split: str, box_format: Asked | None
 ) -> RecordTable:
     """The images of ``files``, and those beside them whose stem is none of the ``others``'."""
     findings = Findings()

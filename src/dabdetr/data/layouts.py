@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from dabdetr.data.archive import is_archive, unpacked
-from dabdetr.data.box_formats import BoxFormat
+from dabdetr.data.box_formats import Asked, BoxFormat, Expected
 from dabdetr.data.coco import find_coco, read_coco
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.data.datumaro import find_datumaro
@@ -68,6 +68,17 @@ def open_data(
     ``box_format`` says what the four numbers of a box are, where that is not to be found out.
     What was odd is in the data set's ``findings``.
     """
+    return _open(data, split, annotations, images, box_format)
+
+
+def _open(
+    data: str | Path | None,
+    split: str,
+    annotations: str | Path | None,
+    images: str | Path | None,
+    asked: Asked | None,
+) -> DetectionDataset:
+    """``open_data``, with a format that may only be likely."""
     if annotations is not None or images is not None:
         if annotations is None or images is None:
             raise ValueError(
@@ -75,7 +86,7 @@ def open_data(
                 f"only {'images' if annotations is None else 'annotations'} was given"
             )
         name = Path(annotations).stem
-        return read_coco(Path(annotations), Path(images), name, split, box_format)
+        return read_coco(Path(annotations), Path(images), name, split, asked)
     if data is None:
         raise ValueError("no data: give a folder in COCO's, YOLO's or VOC's layout, or 'scenes'")
     if _is_scenes(data):
@@ -86,9 +97,9 @@ def open_data(
         name = "trainval"
     only = next(iter(found.splits)) if len(found.splits) == 1 else None
     if name not in found.splits and name == "train" and only:
-        opened = found.splits[only](only, box_format)
+        opened = found.splits[only](only, asked)
     elif name in found.splits:
-        opened = found.splits[name](split, box_format)
+        opened = found.splits[name](split, asked)
     else:
         hint = "" if only is None else f" (it has one split; --split {only} takes that)"
         raise ValueError(
@@ -303,6 +314,22 @@ def unite(splits: Sequence[DetectionDataset]) -> None:
         each.with_names(names, [own[name] for name in names])
 
 
+def _alike(
+    splits: Sequence[DetectionDataset], again: Callable[[str, Expected], DetectionDataset]
+) -> list[DetectionDataset]:
+    """The splits; opened ``again`` where only another one shows that boxes are of another format.
+
+    Of two formats that other splits show none is likelier.
+    """
+    tables = [each for each in splits if isinstance(each, RecordTable)]
+    told = {each.box_format for each in tables if each.box_format != each.layout_format}
+    if len(told) != 1:
+        return list(splits)
+    likely = Expected(told.pop())
+    plain = [each for each in tables if each.box_format == each.layout_format]
+    return [again(each.split, likely) if each in plain else each for each in splits]
+
+
 def _count_shared(splits: Sequence[DetectionDataset]) -> None:
     """Count in each split the images that one before it has as well."""
     first: dict[str, str] = {}
@@ -347,10 +374,11 @@ def open_every(
     failed: dict[str, Exception] = {}
     for name in splits(data):
         try:
-            told = box_format or getattr(opened[0] if opened else None, "box_format", None)
-            opened.append(open_data(data, name, box_format=told))
+            opened.append(open_data(data, name, box_format=box_format))
         except (ValueError, OSError) as error:
             failed[name] = error
+    if box_format is None:
+        opened = _alike(opened, lambda name, likely: _open(data, name, None, None, likely))
     if not failed:
         _count_unlisted(opened)
     found: list[DetectionDataset] = []
@@ -386,20 +414,27 @@ def open_training(
     Both have the classes of both. ``share`` divides what there is where there is no split to
     validate on (see ``splitting.divide``). Boxes of both are of one format.
     """
+    places = {"train": (data, annotations, images), "val": (data, val_annotations, val_images)}
     train = open_data(data, "train", annotations, images, box_format)
-    told = box_format or getattr(train, "box_format", None)
     val = None
     if val_annotations is not None or val_images is not None:
-        val = open_data(None, "val", val_annotations, val_images, told)
+        val = open_data(None, "val", val_annotations, val_images, box_format)
     elif annotations is None and data is not None:
         there = splits(data)
         if "val" in there and len(there) > 1:
-            val = open_data(data, "val", box_format=told)
+            val = open_data(data, "val", box_format=box_format)
         elif share is None:
             train.findings.add("split-only", f"{data}: {', '.join(there)}")
     if val is not None:
         if share is not None:
             raise ValueError(f"{train.name} has a val split already; leave out --split {share:g}")
+        if box_format is None:
+
+            def again(split: str, likely: Expected) -> DetectionDataset:
+                place, annotations, images = places[split]
+                return _open(place, split, annotations, images, likely)
+
+            train, val = _alike((train, val), again)
         if data is not None and set(splits(data)) <= {"train", "val"}:
             _count_unlisted((train, val))
         train, val = train.checked(progress), val.checked(progress)

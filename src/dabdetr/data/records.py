@@ -13,14 +13,25 @@ from typing import Any
 
 import numpy as np
 
-from dabdetr.data.box_formats import TELLING, BoxFormat, changed_kind, tell_format, to_pixels
+from dabdetr.data.box_formats import (
+    SMALLEST,
+    TELLING,
+    Asked,
+    BoxFormat,
+    Expected,
+    changed_kind,
+    other_units,
+    percents,
+    tell_format,
+    to_pixels,
+)
 from dabdetr.data.dataset import DetectionDataset, ImageRecord
 from dabdetr.data.findings import Findings
 from dabdetr.data.heads import ImageFile, deep_bits, read_heads
 from dabdetr.data.images import read_image
 from dabdetr.text import check_name, printable
 
-Open = Callable[[str, BoxFormat | None], "RecordTable"]
+Open = Callable[[str, Asked | None], "RecordTable"]
 """Opens a split: what to call it, and the format of its boxes where it is not to be found out."""
 
 FARTHEST = 1e7
@@ -57,7 +68,7 @@ def named_table(
     names: dict[str, int],
     name: str,
     split: str,
-    box_format: BoxFormat | None,
+    box_format: Asked | None,
     more: Iterable[str] = (),
 ) -> RecordTable:
     """The data set of rows whose labels are ``names``' values; classes go by their names' order.
@@ -79,6 +90,7 @@ class Rows:
     sizes     (width, height) that the annotations say; (0, 0) where they do not
     known     labels that were judged in it; None: all
     numbers   four for each box, of ``box_format``
+    first     what the first pixel is called in them; VOC counts from 1
     image     index into ``files`` of each box; ``label`` into the classes
     areas     its area as the file says; NaN where it does not
     place     row → where the box stands, for messages
@@ -87,6 +99,7 @@ class Rows:
     def __init__(self, findings: Findings, box_format: BoxFormat) -> None:
         self.findings = findings
         self.box_format: BoxFormat = box_format
+        self.first = 0.0
         self.files: list[str] = []
         self.ids: list[int] = []
         self.sizes: list[tuple[int, int]] = []
@@ -125,7 +138,8 @@ class Rows:
 class RecordTable(DetectionDataset):
     """A split as flat arrays; see ``DetectionDataset``.
 
-    box_format  what the numbers in the files were found to be
+    box_format     what the numbers in the files were found to be
+    layout_format  what they should be in the layout
     """
 
     def __init__(
@@ -135,12 +149,13 @@ class RecordTable(DetectionDataset):
         split: str,
         names: Sequence[str],
         category_ids: Sequence[int],
-        box_format: BoxFormat | None = None,
+        box_format: Asked | None = None,
     ) -> None:
         self.name, self.split = name, split
         self.names, self.category_ids = tuple(names), tuple(category_ids)
         self.findings = rows.findings
         self._checked = False
+        self.layout_format: BoxFormat = rows.box_format
         draft = _Draft(rows)
         draft.complete_sizes()
         draft.settle(box_format)
@@ -276,7 +291,7 @@ class _Draft:
         if rows is None:
             return
         self.findings, self.place = rows.findings, rows.place
-        self.box_format = rows.box_format
+        self.box_format, self.first = rows.box_format, rows.first
         self.files, self.known = rows.files, rows.known
         self.ids = np.array(rows.ids, np.int64)
         self.sizes = np.array(rows.sizes, np.int64).reshape(-1, 2)
@@ -342,22 +357,71 @@ class _Draft:
         self.findings.add("image-damaged", [head.error for head in heads if head.error])
         self.keep_images(keep)
 
-    def settle(self, box_format: BoxFormat | None) -> None:
+    def settle(self, asked: Asked | None) -> None:
         """Boxes in pixels with an area inside their images; ``annotated`` is x, y, w, h."""
         finite = np.all(np.abs(self.annotated) <= FARTHEST, axis=1)  # NaN is not
         self.keep(finite, "box-infinite")
         said = self.box_format
-        self.box_format = box_format or tell_format(self.annotated, self._frames(), said)
-        if self.box_format != said and box_format is None:
-            self.count(changed_kind(said, self.box_format), np.ones(len(self.image), bool))
-        if self.box_format.endswith("relative"):
-            reach = np.abs(self.annotated - 0.5).max(1, initial=0)
-            self.keep(reach <= 1.5, "box-beyond")
-        self.annotated = to_pixels(self.annotated, self._frames(), self.box_format)
-        if self.box_format != said:
-            self.areas = np.full(len(self.areas), np.nan)
+        certain = asked is not None and not isinstance(asked, Expected)
+        if certain:
+            self.box_format = asked
+        else:
+            self._tell(asked.box_format if isinstance(asked, Expected) else said)
+        unit = self.box_format.partition("-")[2]
+        other = self._unlike(unit, certain)
+        if unit:
+            reach = np.abs(self.annotated / (100 if unit == "percent" else 1) - 0.5).max(
+                1, initial=0
+            )
+            keep = (reach <= 1.5) | other
+            self.keep(keep, "box-beyond")
+            other = other[keep]
+        own = to_pixels(self._from_first(unit), self._frames(), self.box_format)
+        order = self.box_format.partition("-")[0]
+        changed: BoxFormat = order if unit else f"{order}-relative"  # pyright: ignore
+        self.annotated = np.where(
+            other[:, None], to_pixels(self.annotated, self._frames(), changed), own
+        )
+        self.areas = np.where(other | (self.box_format != said), np.nan, self.areas)
         self._order_corners()
         self.cut()
+
+    def _tell(self, said: BoxFormat) -> None:
+        """Find the format over all boxes; count what is another than the layout's, or may be."""
+        layout, frames = self.box_format, self._frames()
+        self.box_format = tell_format(self.annotated, frames, said)
+        every = np.ones(len(self.image), bool)
+        if self.box_format != layout:
+            self.count(changed_kind(layout, self.box_format), every)
+        if "-" not in self.box_format and percents(self.annotated, frames, layout) == "likely":
+            self.count("box-percent-perhaps", every)
+
+    def _unlike(self, unit: str, certain: bool) -> np.ndarray:
+        """[boxes] bool: those of images all of whose boxes are of another unit, to be mended."""
+        other = other_units(self.annotated, self._frames(), unit)
+        count = np.bincount(self.image, minlength=len(self.files))
+        alone = (np.bincount(self.image, other, len(self.files)) == count)[self.image]
+        mended = other & alone & (not certain)
+        self.count("box-pixels" if unit else "box-relative", mended)
+        if not unit:
+            first = np.all((self.annotated >= 0) & (self.annotated <= 1), axis=1)
+            large = self._frames().min(1, initial=np.inf) > SMALLEST
+            self.count("box-first-pixel", (other | (first & large)) & ~mended)
+        return mended
+
+    def _from_first(self, unit: str) -> np.ndarray:
+        """Numbers counted from 0, of pixels that are counted from ``first``.
+
+        Of corners the smaller one is a pixel's near edge, of whichever was drawn first.
+        """
+        numbers = self.annotated.copy()
+        if unit:
+            return numbers
+        one, other = numbers[:, :2], numbers[:, 2:]
+        near = one <= other if self.box_format == "xyxy" else np.ones_like(one, bool)
+        one -= self.first * near
+        other -= self.first * ~near
+        return numbers
 
     def _frames(self) -> np.ndarray:
         """[boxes, 2] width and height of each box's image."""

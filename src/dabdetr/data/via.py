@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dabdetr.data.box_formats import BoxFormat
+from dabdetr.data.box_formats import Asked
 from dabdetr.data.findings import Findings
 from dabdetr.data.locate import ImageFolders
 from dabdetr.data.records import Open, RecordTable, Rows, named_table
@@ -31,7 +31,7 @@ def find_via(root: Path) -> dict[str, Open]:
     opened: dict[str, Open] = {}
     for file in found:
 
-        def read(split: str, box_format: BoxFormat | None = None, file: Path = file) -> RecordTable:
+        def read(split: str, box_format: Asked | None = None, file: Path = file) -> RecordTable:
             return _open(file, split, box_format)
 
         opened[file.stem if len(found) > 1 else "default"] = read
@@ -47,7 +47,7 @@ def _is_via(file: Path) -> bool:
     return b'"_via_' in head or (b'"regions"' in head and b'"filename"' in head)
 
 
-def _open(file: Path, split: str, box_format: BoxFormat | None) -> RecordTable:
+def _open(file: Path, split: str, box_format: Asked | None) -> RecordTable:
     findings = Findings()
     rows = Rows(findings, "xyxy")
     names: dict[str, int] = {}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from dabdetr.data.box_formats import SLACK, BoxFormat
+from dabdetr.data.box_formats import Asked
 from dabdetr.data.findings import Findings
 from dabdetr.data.locate import USUAL, ImageFolders, canonical, child, images_below
 from dabdetr.data.records import FARTHEST, Open, RecordTable, Rows, named_table
@@ -34,7 +34,7 @@ def find_voc(root: Path) -> dict[str, Open]:
     found: dict[str, Open] = {}
     for name in (name for name in files if files[name]):
 
-        def read(split: str, box_format: BoxFormat | None = None, name: str = name) -> RecordTable:
+        def read(split: str, box_format: Asked | None = None, name: str = name) -> RecordTable:
             return _open(root, files, name, split, box_format)
 
         found[name] = read
@@ -151,14 +151,13 @@ def _open(
     files: dict[str, list[Path]],
     name: str,
     split: str,
-    box_format: BoxFormat | None,
+    box_format: Asked | None,
 ) -> RecordTable:
     findings = Findings()
     scenes = {key: _scenes(each, findings, key == name) for key, each in files.items()}
     every = [row for some in scenes.values() for scene in some for row in scene.objects]
-    shares = bool(every) and max(max(numbers) for _, numbers, _ in every) <= 1 + SLACK
-    first = 0.0 if shares or any(min(numbers[:2]) <= 0 for _, numbers, _ in every) else 1.0
     rows, names = Rows(findings, "xyxy"), dict[str, int]()
+    rows.first = float(all(min(numbers[:2]) > 0 for _, numbers, _ in every))
     places: list[str] = []
     finder = ImageFolders(_image_folders(root), findings)
     missing: list[str] = []
@@ -168,10 +167,7 @@ def _open(
             missing.append(f"{scene.file} has no image {shown(scene.named or scene.file.stem)}")
             continue
         index = rows.add_image(path, scene.size)
-        for order, (class_, (x0, y0, x1, y1), difficult) in enumerate(scene.objects, 1):
-            numbers = (x0 - first, y0 - first, x1, y1)
-            if x1 < x0 or y1 < y0:  # drawn backwards: the last pixel counts on the other side
-                numbers = _backwards(x0, y0, x1, y1, first)
+        for order, (class_, numbers, difficult) in enumerate(scene.objects, 1):
             rows.add_box(index, names.setdefault(class_, len(names)), numbers, difficult)
             places.append(f"{scene.file}: object {order}")
     findings.add("image-missing", missing)
@@ -187,15 +183,6 @@ def _open(
     rows.place = places.__getitem__
     more = {class_ for class_, _, _ in every}
     return named_table(rows, names, root.resolve().name, split, box_format, more)
-
-
-def _backwards(
-    x0: float, y0: float, x1: float, y1: float, first: float
-) -> tuple[float, float, float, float]:
-    """Corners as they are, but so that the pixels of both ends lie within."""
-    left, right = (x0 - first, x1) if x1 >= x0 else (x0, x1 - first)
-    top, bottom = (y0 - first, y1) if y1 >= y0 else (y0, y1 - first)
-    return left, top, right, bottom
 
 
 def _scenes(files: list[Path], findings: Findings, counted: bool) -> list[_Scene]:

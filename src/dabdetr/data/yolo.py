@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dabdetr.data.box_formats import BoxFormat
+from dabdetr.data.box_formats import Asked
 from dabdetr.data.findings import Findings
 from dabdetr.data.locate import USUAL, ImageFolders, canonical, child, clean, images_below
 from dabdetr.data.records import Open, RecordTable, Rows, class_table
@@ -74,7 +74,7 @@ def _of_settings(file: Path, settings: dict[str, Any], said: Findings) -> dict[s
     keys = _keys(settings)
     for key in keys:
 
-        def read(split: str, box_format: BoxFormat | None = None, key: str = key) -> RecordTable:
+        def read(split: str, box_format: Asked | None = None, key: str = key) -> RecordTable:
             findings = Findings()
             findings.merge(said)
             pairs = _names(settings, file, findings)
@@ -220,9 +220,7 @@ def _of_darknet(file: Path) -> dict[str, Open]:
         if key in ("classes", "names", "backup") or place is None or place.suffix != ".txt":
             continue
 
-        def read(
-            split: str, box_format: BoxFormat | None = None, place: Path = place
-        ) -> RecordTable:
+        def read(split: str, box_format: Asked | None = None, place: Path = place) -> RecordTable:
             findings = Findings()
             named = _below(file.parent, content.get("names", ""))
             pairs = _name_list(named, findings) if named else []
@@ -267,9 +265,7 @@ def _of_folders(root: Path) -> dict[str, Open]:
     found: dict[str, Open] = {}
     for name, place in places.items():
 
-        def read(
-            split: str, box_format: BoxFormat | None = None, place: Path = place
-        ) -> RecordTable:
+        def read(split: str, box_format: Asked | None = None, place: Path = place) -> RecordTable:
             findings = Findings()
             pairs = _name_list(names, findings) if names else []
             files = list(images_below(place))
@@ -314,7 +310,7 @@ def _read(
     root: Path,
     split: str,
     findings: Findings,
-    box_format: BoxFormat | None,
+    box_format: Asked | None,
     points: Any = None,
 ) -> RecordTable:
     """The split of these images and the label files that belong to them."""
