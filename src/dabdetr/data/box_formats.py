@@ -121,8 +121,9 @@ def percents(
     further: the product over boxes of 100 / width and 100 / height. Fractions, and a layout that
     has no pixels, make it likelier.
     """
-    corners = _of_percents(numbers, said.partition("-")[0])
-    if corners is None or len(numbers) < TELLING:
+    few = len(numbers) < TELLING
+    corners = None if few else _of_percents(numbers, said.partition("-")[0])
+    if corners is None:
         return "no"
     _, rows = np.unique(numbers.round(3), axis=0, return_index=True)
     low, high = corners[rows, :2], corners[rows, 2:]

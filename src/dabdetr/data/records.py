@@ -362,13 +362,12 @@ class _Draft:
         finite = np.all(np.abs(self.annotated) <= FARTHEST, axis=1)  # NaN is not
         self.keep(finite, "box-infinite")
         said = self.box_format
-        certain = asked is not None and not isinstance(asked, Expected)
-        if certain:
-            self.box_format = asked
+        if asked is None or isinstance(asked, Expected):
+            self._tell(asked.box_format if asked else said)
         else:
-            self._tell(asked.box_format if isinstance(asked, Expected) else said)
+            self.box_format = asked
         unit = self.box_format.partition("-")[2]
-        other = self._unlike(unit, certain)
+        other = self._unlike(unit, isinstance(asked, str))
         if unit:
             reach = np.abs(self.annotated / (100 if unit == "percent" else 1) - 0.5).max(
                 1, initial=0
@@ -385,6 +384,9 @@ class _Draft:
         self.areas = np.where(other | (self.box_format != said), np.nan, self.areas)
         self._order_corners()
         self.cut()
+        if not unit:
+            large = self._frames().min(1) > SMALLEST
+            self.count("box-first-pixel", np.all(self.boxes <= 1, axis=1) & large)
 
     def _tell(self, said: BoxFormat) -> None:
         """Find the format over all boxes; count what is another than the layout's, or may be."""
@@ -403,10 +405,6 @@ class _Draft:
         alone = (np.bincount(self.image, other, len(self.files)) == count)[self.image]
         mended = other & alone & (not certain)
         self.count("box-pixels" if unit else "box-relative", mended)
-        if not unit:
-            first = np.all((self.annotated >= 0) & (self.annotated <= 1), axis=1)
-            large = self._frames().min(1, initial=np.inf) > SMALLEST
-            self.count("box-first-pixel", (other | (first & large)) & ~mended)
         return mended
 
     def _from_first(self, unit: str) -> np.ndarray:
