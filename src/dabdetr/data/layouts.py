@@ -322,7 +322,9 @@ def _alike(
     Of two formats that other splits show none is likelier.
     """
     tables = [each for each in splits if isinstance(each, RecordTable)]
-    told: set[BoxFormat] = {each.box_format for each in tables if each.box_format != each.layout_format}
+    told: set[BoxFormat] = {
+        each.box_format for each in tables if each.box_format != each.layout_format
+    }
     if len(told) != 1:
         return list(splits)
     likely = Expected(told.pop())
