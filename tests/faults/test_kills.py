@@ -94,12 +94,16 @@ def test_killed_at_every_change_of_a_file(begin: Begin, straight: Straight, tmp_
 def test_killed_at_random_until_it_ends(
     begin: Begin, straight: Straight, tmp_path: Path, member: str
 ) -> None:
-    """Kills by the clock, of the run and of what resumes it; each gets a little further."""
+    """Kills by the clock, of the run and of what resumes it; each gets a little further.
+
+    So many kills that those of all members are a hundred, most of them within an epoch.
+    """
     rng = random.Random(member)
-    for number in range(6):
+    kills = number = 0
+    while kills < 34:
+        number += 1
         project = tmp_path / str(number)
         folder = project / "run"
-        kills = 0
         while True:
             delay = rng.uniform(0.02, 4.0)
 
@@ -120,3 +124,4 @@ def test_killed_at_random_until_it_ends(
         assert ended == 0
         run = Run(folder, straight(member).config, straight(member).rows)
         assert_same(run, straight(member))
+    print(f"{member}: {kills} kills of {number} runs")

@@ -355,6 +355,18 @@ ENTRIES: dict[str, tuple[str, ...]] = {
     "bench": ("bench", "--model", "MODEL", "--data", "scenes:count=3", "--formats", "onnx"),
     "compare": ("compare", "MODEL", "dab-detr-nano", "--data", "scenes:count=3"),
     "train": ("train", "--model", "MODEL", "--data", "scenes:count=3", "--epochs", "1"),
+    "start": (
+        *("train", "--model", "dab-detr-nano", "--start", "MODEL", "--data", "scenes:count=3"),
+        *("--epochs", "1", "--quiet"),
+    ),
+    "config": ("train", "--config", "MODEL", "--data", "scenes:count=3", "--epochs", "1"),
+    "to-transformers": ("convert", "MODEL", "out.folder", "--to", "transformers"),
+    "prune": ("prune", "MODEL", "scenes:count=3", "--output", "out.safetensors"),
+    "snap": ("snap", "scenes:count=3", "--model", "MODEL", "--output", "out.folder"),
+    "audit": ("audit", "scenes:count=3", "--model", "MODEL"),
+    "fix": ("audit", "scenes:count=3", "--fix", "MODEL", "--output", "out.folder"),
+    "predictions": ("val", "--predictions", "MODEL", "--data", "scenes:count=3"),
+    "against": ("val", "--model", "scenes", "--data", "scenes:count=3", "--against", "MODEL"),
     "resume": ("train", "--resume", "MODEL"),
     "resume-compare": ("compare", "--resume", "MODEL"),
 }
