@@ -126,6 +126,12 @@ def test_override_reaches_into_free_options() -> None:
         ("training.lr.deep=1", ["training.lr", "'deep'"]),
         ("training.lr=-1", ["training.lr", "-1"]),
         ("model.width=100", ["model.width", "model.heads"]),
+        (f"model.encoder.layers={10**30}", ["model.encoder.layers", "1000"]),
+        ("model.decoder.layers=1001", ["model.decoder.layers", "1000"]),
+        ("model.queries.point_layers=1001", ["model.queries.point_layers", "1000"]),
+        ("model.encoder={kind: deformable, levels: 17}", ["model.encoder.levels", "16"]),
+        ("model.backbone.options={layers: [1, 1001]}", ["'layers'", "at most 1000"]),
+        ("model.backbone.options={depth_multiplier: 1.0e+9}", ["'depth_multiplier'", "at most"]),
         ("training.lr=[1", ["training.lr", "[1", "not readable YAML (", "; see line 1, column 3"]),
     ],
 )

@@ -408,11 +408,14 @@ def test_a_json_as_data(coco_folder: Path, tmp_path: Path) -> None:
         ("a/../../b.png", "leads out of its folder"),
         ("C:\\x.png", "leads out of its folder"),
         ("..\\out.png", "leads out of its folder"),
+        ("\0x.png", "leads out of its folder"),  # its name is what stands before the zero: none
     ],
 )
 def test_members_of_a_zip_stay_in_its_folder(tmp_path: Path, name: str, told: str) -> None:
-    with zipfile.ZipFile(tmp_path / "bad.zip", "w") as archive:
-        archive.writestr(name, b"x")
+    file = tmp_path / "bad.zip"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(name.replace("\0", "@"), b"x")
+    file.write_bytes(file.read_bytes().replace(b"@", b"\0"))
     with pytest.raises(ValueError, match=rf"bad\.zip: the member .* {told}"):
         open_data(tmp_path / "bad.zip")
 

@@ -16,6 +16,8 @@ from dabdetr.text import shown
 
 _LOADING = frozenset({"checkpoint_path", "cache_dir", "features_only", "out_indices"})
 """Arguments of timm's create_model that are not the network's."""
+MOST_LAYERS = 1000
+"""Modules are made one by one: more than this is a mistake, and would take hours."""
 
 
 class Backbone(Section):
@@ -105,6 +107,13 @@ def _check_timm(name: str, options: dict[str, Any]) -> None:
                 f"model.backbone.options has {shown(key)}, by which timm loads files; weights to "
                 "start from are named by training.start, or --from"
             )
+    for key in [key for key in options if key == "layers" or key.startswith("depth")]:
+        each = options[key] if isinstance(options[key], list | tuple) else [options[key]]
+        if any(isinstance(number, int | float) and number > MOST_LAYERS for number in each):
+            raise ValueError(
+                f"model.backbone.options has {shown(key)} of {shown(options[key])}; at most "
+                f"{MOST_LAYERS} layers are built"
+            )
 
 
 def _rising(strides: tuple[int, ...]) -> None:
@@ -121,7 +130,9 @@ class DenseEncoder(Section):
     """Self-attention over all tokens of one map."""
 
     kind: Literal["dense"] = "dense"
-    layers: int = Field(default=6, ge=0, description="encoder layers; 0: the maps as they are")
+    layers: int = Field(
+        default=6, ge=0, le=MOST_LAYERS, description="encoder layers; 0: the maps as they are"
+    )
     scale_positions: bool = Field(default=True, description="content scales the position codes")
     norm: bool = Field(default=False, description="normalise the tokens after the last layer")
 
@@ -130,10 +141,13 @@ class DeformableEncoder(Section):
     """Every token samples a few places of every level (Deformable DETR §4.1)."""
 
     kind: Literal["deformable"] = "deformable"
-    layers: int = Field(default=6, ge=0, description="encoder layers; 0: the maps as they are")
+    layers: int = Field(
+        default=6, ge=0, le=MOST_LAYERS, description="encoder layers; 0: the maps as they are"
+    )
     levels: int = Field(
         default=4,
         ge=1,
+        le=16,
         description="maps; those beyond backbone.strides are made from the last",
     )
     points: int = Field(default=4, ge=1, description="places in a level for each head")
@@ -190,7 +204,9 @@ class LearnedQueries(Section):
     anchor: Literal["box", "point"] | None = Field(
         default="box", description="point or null: the positional query is learned as such"
     )
-    point_layers: int = Field(default=2, ge=1, description="of the map: positional query → point")
+    point_layers: int = Field(
+        default=2, ge=1, le=MOST_LAYERS, description="of the map: positional query → point"
+    )
     content: Literal["zeros", "learned", "unknown"] = Field(
         default="zeros", description="unknown: the row of denoising's label table for no class"
     )
@@ -273,7 +289,9 @@ QueriesKind = Annotated[
 class Decoder(Section):
     """The loop over decoder layers."""
 
-    layers: int = Field(default=6, ge=1, description="decoder layers, each of which gives boxes")
+    layers: int = Field(
+        default=6, ge=1, le=MOST_LAYERS, description="decoder layers, each of which gives boxes"
+    )
     cross_attention: CrossAttention = Field(
         default=ConcatAttention(), description="how queries look at the encoder's tokens"
     )

@@ -65,7 +65,7 @@ def unpacked(path: Path) -> Path:
 
 def _checked(archive: zipfile.ZipFile, path: Path, packed: int) -> list[zipfile.ZipInfo]:
     """The members to unpack, all of them harmless."""
-    members = [each for each in archive.infolist() if not each.is_dir()]
+    members = [each for each in archive.infolist() if not each.filename.endswith("/")]
     size = sum(each.file_size for each in members)
     if len(members) > MOST_FILES or size > MOST_BYTES or size > MOST_RATIO * max(packed, 1 << 20):
         raise ValueError(
