@@ -25,7 +25,7 @@ MEMBER: dict[str, Edit] = {
     ]
 }
 PART: dict[str, Edit] = {
-    "config/model.py": [
+    "config/parts.py": [
         (
             "class DeformableEncoder(Section):",
             "class MeanEncoder(DenseEncoder):\n"

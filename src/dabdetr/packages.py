@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib.metadata import PackageNotFoundError, distribution
 from urllib.parse import unquote, urlsplit
 
 TRAINING = frozenset(
@@ -21,6 +20,8 @@ def install_command(extra: str) -> str:
 
 
 def _origin() -> str:
+    from importlib.metadata import PackageNotFoundError, distribution  # not for every command
+
     try:
         about = distribution("dabdetr").read_text("direct_url.json")
     except PackageNotFoundError:

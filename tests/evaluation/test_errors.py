@@ -14,7 +14,8 @@ from dabdetr.asking.changed import Changed, Edit
 from dabdetr.asking.doubts import doubts
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.data.scenes import Scenes
-from dabdetr.evaluation.causes import CAUSES, Attribution, Decoded, Doubt
+from dabdetr.evaluation.attribution import Attribution
+from dabdetr.evaluation.causes import CAUSES, Decoded, Doubt
 from dabdetr.evaluation.errors import Diagnosed, diagnose, evaluate_with_errors
 from dabdetr.evaluation.evaluate import batch_order
 from dabdetr.geometry import to_corners

@@ -19,13 +19,13 @@ from dabdetr.structures import Images, Predictions, Targets
 from dabdetr.training import module
 from dabdetr.training.accumulation import AccumulatedBatches
 from dabdetr.training.ema import ema_update
+from dabdetr.training.engine import quiet_engine
 from dabdetr.training.losses import detection_loss
 from dabdetr.training.module import TrainingModule
 from dabdetr.training.nonfinite import diagnose_inputs, diagnose_nonfinite
 from dabdetr.training.optim import parameter_groups, rate_factor
 from dabdetr.training.options import choose_config
 from dabdetr.training.precision import bf16_gain, choose_precision
-from dabdetr.training.train import quiet_engine
 
 
 def test_step_schedule() -> None:

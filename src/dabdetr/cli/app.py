@@ -126,6 +126,9 @@ class Unfinished(Exception):
 class _Verbs(TyperGroup):
     """Runs a verb; what it raises becomes one sentence on stderr and an exit code."""
 
+    bare = True
+    """Whether the command line begins with an option, not with a verb."""
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """As always, with the spellings of old versions and other tools replaced."""
         try:
@@ -133,7 +136,13 @@ class _Verbs(TyperGroup):
         except ValueError as error:
             print(f"error: {error}", file=sys.stderr)
             raise SystemExit(2) from None
+        self.bare = not args or args[0].startswith("-")
         return super().parse_args(ctx, args)
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """As always, but without --version behind a verb: typer loads pydantic to read options."""
+        params = super().get_params(ctx)
+        return params if self.bare else [each for each in params if each.name == "help"]
 
     def invoke(self, ctx: Any) -> Any:
         """Run the verb that ``ctx`` names."""

@@ -4,7 +4,8 @@ A part that is absent is ``None``; contradictions raise and name both fields.
 """
 
 from dabdetr.config.base import Section
-from dabdetr.config.model import (
+from dabdetr.config.model import Model
+from dabdetr.config.parts import (
     AddAttention,
     Backbone,
     Collaborative,
@@ -17,7 +18,6 @@ from dabdetr.config.model import (
     DenseEncoder,
     EncoderQueries,
     LearnedQueries,
-    Model,
     Vit,
 )
 from dabdetr.config.recipe import Augment, Image, Inference, Loss, Training

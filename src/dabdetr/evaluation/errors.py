@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dabdetr.data.dataset import DetectionDataset
-from dabdetr.evaluation.causes import Attribution, Decoded, Doubt, Error, of_detections, settled
+from dabdetr.evaluation.attribution import Attribution, settled
+from dabdetr.evaluation.causes import Decoded, Doubt, Error, of_detections
 from dabdetr.evaluation.coco_ap import MOST
 from dabdetr.evaluation.evaluate import batch_order, class_map, in_classes, run_on, score
 from dabdetr.evaluation.judged import Judged, judge, judge_image

@@ -25,7 +25,10 @@ from dabdetr.training.losses import detection_loss
 from dabdetr.training.matching import assign
 from dabdetr.training.module import TrainingModule
 from dabdetr.training.optim import parameter_groups
-from dabdetr.training.options import resized
+from dabdetr.training.options import Sources, epochs_between_validations, resized
+
+PLAIN = ("none", "imagenet")
+"""Starts that are no weights of a detector."""
 
 MOST_EPOCHS = 300
 """Where ``training.images`` asks for more of them, on little data."""
@@ -40,6 +43,22 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 LOOKED_AT = 2000
 """Images whose boxes are looked at, evenly chosen."""
+
+
+def choose_by_data(
+    config: Config, sources: Sources, data: DetectionDataset
+) -> tuple[Config, Sources, list[str]]:
+    """What ``fit_to_data`` chooses, and its lines. A start from weights is built with the weights'
+    queries: the number changes once they are loaded."""
+    before = config.model.queries.count
+    if sources.queries is not None and config.model.queries.kind == "from_encoder":
+        config = config.override(["model.queries.per_object=null"])
+    config, lines = fit_to_data(config, data)
+    count = config.model.queries.count
+    if count == before or config.training.start in PLAIN:
+        return config, sources.model_copy(update={"initial_queries": count}), lines
+    config = config.override([f"model.queries.count={before}"])
+    return config, sources.model_copy(update={"initial_queries": before, "queries": count}), lines
 
 
 def fit_to_data(config: Config, data: DetectionDataset) -> tuple[Config, list[str]]:
@@ -218,6 +237,29 @@ def fit_to_time(
         ]
     )
     return config, math.ceil(epochs / most)
+
+
+def choose_by_time(
+    detector: Detector,
+    data: tuple[DetectionDataset, DetectionDataset | None],
+    folder: Path | None,
+    ends: float | None,
+    val_every: int | None,
+    world: World,
+) -> tuple[Config, int, str]:
+    """The config with epochs that end when they should, the epochs between validations, and a line
+    about the plan and how long it takes here. ``ends`` is a time of ``time.monotonic``."""
+    (train_data, val_data), config = data, detector.config
+    sizes = len(train_data), len(val_data) if val_data else 0
+    pace = world.broadcast(measure_pace(detector, train_data, val_data, world, folder))
+    if ends is not None:
+        left = world.broadcast(0.97 * (ends - time.monotonic()))
+        config, every = fit_to_time(config, pace, left, *sizes)
+    else:
+        every = epochs_between_validations(config.training.epochs)
+    every = val_every or every
+    needed = pace.minutes(config, *sizes, every)
+    return config, every, tell_plan(config, needed, len(train_data))
 
 
 def tell_plan(config: Config, minutes: float, train: int) -> str:

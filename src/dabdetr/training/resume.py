@@ -15,7 +15,7 @@ from dabdetr.files import sync_folder
 from dabdetr.text import shown
 from dabdetr.training.checkpoint_file import CHECKPOINT, PREVIOUS, read
 from dabdetr.training.fingerprint import changes
-from dabdetr.training.history import Row
+from dabdetr.training.history import Row, stops_early
 
 MAY_CHANGE = (
     *("training.epochs", "training.images", "training.workers", "training.checkpoint_minutes"),
@@ -133,3 +133,40 @@ def check_data(
             "them, or start a new training: "
             f"dabdetr train --model {folder / 'last.safetensors'} --data …"
         )
+
+
+def check_resumable(
+    checkpoint: Checkpoint,
+    config: Config,
+    data: tuple[DetectionDataset, DetectionDataset | None],
+    folder: Path,
+    ranks: int,
+) -> list[str]:
+    """Raise where the run could not go on exactly; lines about what is not as it was and may be so.
+
+    ``ranks`` is the number of processes that would go on with it.
+    """
+    counted = check_config(checkpoint, config, folder)
+    check_data(checkpoint, *data, folder)
+    done = len(checkpoint.rows)
+    if done >= config.training.epochs:
+        raise ValueError(
+            f"the run {folder} has finished its {done} epochs; more of them: --epochs {2 * done} "
+            "beside --resume; a new training from it: "
+            f"dabdetr train --model {folder / 'last.safetensors'} --data …"
+        )
+    if stops_early(checkpoint.rows, patience := config.training.patience):
+        raise ValueError(
+            f"the run {folder} ended as AP had not risen in {patience} epochs; to go on: "
+            f"--patience {2 * (patience or 1)} beside --resume"
+        )
+    if checkpoint.mid_epoch and checkpoint.ranks != ranks:
+        raise ValueError(
+            f"{checkpoint.path} was written within an epoch by {checkpoint.ranks} processes, and "
+            f"this run has {ranks}; start as many"
+        )
+    lines = []
+    if checkpoint.fault:
+        after = f"the one after epoch {done}" + (" and some steps" if checkpoint.mid_epoch else "")
+        lines.append(f"{checkpoint.fault}; going on from {after}, {checkpoint.path.name}")
+    return [*lines, *(f"counts from here on: {change}" for change in counted)]
