@@ -15,6 +15,8 @@ HEAVY = {
     *("torch", "torchvision", "torchvision.models", "timm", "scipy", "matplotlib"),
     *("pytorch_lightning", "lightning_fabric", "torchmetrics", "onnxruntime", "transformers"),
 }
+LIBRARIES = {"numpy", "pydantic", "yaml"}
+"""Needed by every verb at work, and by none to show its help."""
 CODE = f"""
 import sys, time
 from dabdetr.cli import main
@@ -23,7 +25,7 @@ try:
     code = 0
 except SystemExit as done:
     code = done.code
-print(ascii((code, time.process_time(), sorted({HEAVY!r} & set(sys.modules)))))
+print(ascii((code, time.process_time(), sorted(({HEAVY!r} | {LIBRARIES!r}) & set(sys.modules)))))
 """
 
 
@@ -75,11 +77,13 @@ def test_mistakes_are_answered_before_anything_heavy_is_imported(line: str, sent
     code, seconds, modules, said = run(*line.split(), limit=1.2)
     assert code == 2, said
     assert sentence in said
-    assert modules == set()
+    assert modules <= LIBRARIES
     assert seconds < 1.2  # 0.6 on an idle machine; a busy one takes up to twice as long
 
 
-@pytest.mark.parametrize("line", ["--help", "--version", "predict --help", "train --help"])
+@pytest.mark.parametrize(
+    "line", ["--help", "predict --help", "train -h", "DATA stats --help", "val --data x --help"]
+)
 def test_help_is_quick(line: str) -> None:
     code, seconds, modules, _ = run(*line.split(), limit=1.0)
     assert code == 0

@@ -13,11 +13,8 @@ from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
-from xml.etree import ElementTree
 
-from dabdetr.inference.exported import ENGINES, IN_FOLDERS
 from dabdetr.inference.openvino import import_unreported, precision_hint
-from dabdetr.inference.outputs import check_post
 from dabdetr.text import in_any_case, meant
 
 if TYPE_CHECKING:
@@ -312,6 +309,8 @@ def keep_precision(xml: Path) -> None:
 
     OpenVINO computes the others in bf16 on processors that have it, unless its client says not to.
     """
+    from xml.etree import ElementTree
+
     tree = ElementTree.parse(xml)
     for layer in tree.getroot().iter("layer"):
         if layer.get("type") in ("Const", "Parameter", "Result"):
@@ -443,6 +442,8 @@ def check_format(format: str, precision: str) -> Format:
 
 def check_target(target: Path, format: Format, force: bool) -> None:
     """Raise where the target has a wrong ending, or is there already, or has no folder."""
+    from dabdetr.inference.exported import ENGINES, IN_FOLDERS
+
     files = [each.suffix for each in FORMATS.values() if not each.in_folder]
     if not format.in_folder and target.suffix != format.suffix:
         raise ValueError(f"{target} should end in {format.suffix}; choose such a name")
@@ -474,6 +475,8 @@ def check_top(post: str, max_det: int | None) -> None:
     """Raise where a number of boxes is given that the graph cannot give."""
     if max_det is None:
         return
+    from dabdetr.inference.outputs import check_post
+
     if check_post(post) == "none":
         raise ValueError(
             "max_det is of graphs that rank their boxes; add post='boxes' (--post boxes)"
