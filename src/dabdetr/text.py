@@ -30,7 +30,9 @@ _RAW = re.compile(f"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufeff{_BIDI}]")
 _WHERE = re.compile(r"Exception from |Check '.*' failed at |\s*$")
 # As numpy, torch, ONNX Runtime and OpenVINO say it.
 _EXHAUSTED = re.compile(
-    "(can.?t|cannot|unable to|failed to) allocate|out of memory|bad_alloc|bad allocation", re.I
+    "(can.?t|cannot|unable to|failed to) allocate|out of memory|bad_alloc|bad allocation|"
+    "storage size calculation overflowed|overflow when unpacking long",
+    re.I,
 )
 # Marks of direction (U+200E, U+200F, U+061C) are part of honest names in Hebrew and Arabic.
 _NO_NAME = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028-\u202e\u2066-\u2069]")

@@ -264,3 +264,23 @@ def test_class_names_are_parted_at_commas_unless_a_name_has_one() -> None:
     assert class_names(["cat,dog"], known) == ["cat", "dog"]
     assert class_names(["bow, arrow", "cat"], known) == ["bow, arrow", "cat"]
     assert class_names([], known) is None
+
+
+@pytest.mark.parametrize(
+    "assignment",
+    [
+        f"model.width={2**61}",
+        f"model.queries.count={2**61}",
+        f"model.encoder={{kind: deformable, points: {2**61}}}",
+    ],
+)
+def test_sizes_that_no_memory_holds_are_out_of_memory(assignment: str) -> None:
+    from dabdetr.cli.app import _explain
+    from dabdetr.model.detector import build
+    from dabdetr.presets import preset
+
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - of torch, of several kinds
+        build(preset("dino-nano").override([assignment]), ("a", "b"))
+    code, message = _explain(caught.value)
+    assert code == 3
+    assert message.startswith("out of memory")

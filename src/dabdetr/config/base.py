@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from types import NoneType
-from typing import Any, get_args
+from typing import Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Discriminator, model_validator
 from pydantic_core import PydanticCustomError
 
 from dabdetr.text import shortened, shown
 
-NO_FIELD = "no_field"
-"""Type of the error about a field that a part has not."""
+OF_SECTION = "of_section"
+"""Type of errors about a section as a whole, whose sentences go on from its name."""
+LARGEST = 2**62
+"""Largest whole number: larger ones are none of torch's sizes and seeds."""
 
 
 class Section(BaseModel):
@@ -31,8 +33,20 @@ class Section(BaseModel):
             if key not in cls.model_fields:
                 known = ", ".join(cls.model_fields)
                 about = {"key": shown(key), "known": shortened(known, 300)}
-                raise PydanticCustomError(NO_FIELD, "has no field {key}; it has: {known}", about)
+                raise PydanticCustomError(OF_SECTION, "has no field {key}; it has: {known}", about)
         return {key: None if cls._absent(key, value) else value for key, value in tree.items()}
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        for key in type(self).model_fields:
+            value = getattr(self, key)
+            for number in value if isinstance(value, tuple) else (value,):
+                if isinstance(number, int) and abs(number) > LARGEST:
+                    about = {"key": key, "number": shown(number), "most": str(LARGEST)}
+                    raise PydanticCustomError(
+                        OF_SECTION, "has a {key} of {number}; at most {most} is possible", about
+                    )
+        return self
 
     @classmethod
     def _absent(cls, key: str, value: Any) -> bool:

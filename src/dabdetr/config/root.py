@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from dabdetr.config.base import NO_FIELD, Section
+from dabdetr.config.base import OF_SECTION, Section
 from dabdetr.config.model import Model
 from dabdetr.config.recipe import Augment, Classification, Image, Inference, Loss, Training
 from dabdetr.files import read_regular, write_atomically
@@ -231,7 +231,7 @@ def _fault(problem: ErrorDetails, tree: dict[str, Any]) -> str:
     if problem["type"] == "value_error":
         return problem["msg"].removeprefix("Value error, ")
     where = _path(problem["loc"], tree)
-    if problem["type"] == NO_FIELD:
+    if problem["type"] == OF_SECTION:
         return f"{where} {problem['msg']}"
     given = problem["input"]
     got = "" if isinstance(given, dict | BaseModel) else f" (got {shown(given)})"
