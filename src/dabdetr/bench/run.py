@@ -38,18 +38,24 @@ from dabdetr.export.formats import FORMATS
 from dabdetr.inference.acceleration import no_compiler
 from dabdetr.inference.device import choose_device
 from dabdetr.inference.sources import read_sources
+from dabdetr.steps import Steps
 from dabdetr.structures import Detections
 
 FEW = 50
 """Annotated images below which AP is called rough."""
 TURN = 1.0
 """Seconds that the reference's turn should take: so many images are timed, as far as given."""
+EXPORT, START, LOOK = 10, 4, 6
+"""Time of a candidate's export, start and detections, in its turns of a round."""
 SHOWN = 8
 """Images that the certificates of exports look at."""
 
 
-def bench(plan: Plan, tell: Callable[[str], None] = lambda _: None) -> BenchResult:
-    """Time a model in every runtime and precision, as ``plan`` says; ``tell`` hears of progress."""
+def bench(plan: Plan, progress: bool = False) -> BenchResult:
+    """Time a model in every runtime and precision, as ``plan`` says.
+
+    ``progress`` shows a bar on a terminal.
+    """
     place = choose_device(plan.device)
     data = None if plan.data is None else open_data(plan.data, plan.split)
     detector = load_model(plan.model).model
@@ -59,7 +65,11 @@ def bench(plan: Plan, tell: Callable[[str], None] = lambda _: None) -> BenchResu
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         files, truth = _images(plan, data, folder)
-        with Session(plan, str(place), files, folder, tell) as session:
+        total = len(every) * (EXPORT + START + plan.rounds + 1 + LOOK)
+        with (
+            Steps(total, progress) as steps,
+            Session(plan, str(place), files, folder, steps.begin) as session,
+        ):
             session.export(every)
             session.start(every)
             timed = session.run()
@@ -184,7 +194,7 @@ class Session:
             if not options:
                 continue
             path = self.folder / f"{each.key}{FORMATS[each.format].suffix}"
-            self.tell(f"exporting for {each.name} …")
+            self.tell(f"exporting for {each.name}", EXPORT)
             with self._trying(each):
                 run_export(options, path, shown, self.environment)
                 self.files[each] = path
@@ -196,7 +206,7 @@ class Session:
                 self.absent[each] = reason
             if each in self.absent:
                 continue
-            self.tell(f"starting {each.name} …")
+            self.tell(f"starting {each.name}", START)
             started = time.perf_counter()
             with self._trying(each):
                 self._processes[each] = process = Process(self.environment)
@@ -225,7 +235,7 @@ class Session:
                 self.batches = self._processes[each].ask("gather", images=chosen)
                 self.turns[each] = []
         for number in range(self.plan.rounds + 1):  # the first is for warming up
-            self.tell(f"round {number} of {self.plan.rounds} …")
+            self.tell(f"round {number} of {self.plan.rounds}", len(self._processes))
             order = list(self._processes)
             first = number % len(order)
             for each in order[first:] + order[:first]:
@@ -262,7 +272,7 @@ class Session:
     def found(self) -> Iterator[tuple[Candidate, list[Detections]]]:
         """What each finds on all images, the reference first."""
         for each in list(self._processes):
-            self.tell(f"looking at {len(self.images)} images with {each.name} …")
+            self.tell(f"looking at {len(self.images)} images with {each.name}", LOOK)
             path = self.folder / "found.npz"
             with self._trying(each):
                 self._processes[each].ask("detect", images=self.images, to=str(path))

@@ -74,7 +74,7 @@ def bench(
         from dabdetr.bench.report import save, terminal, to_dict
         from dabdetr.bench.run import bench as run
 
-        found = run(plan, lambda message: say(message, quiet))
+        found = run(plan, progress=not quiet)
         save(found, folder.path)
     if as_json:
         print_json({"folder": str(folder.path), **to_dict(found)})

@@ -113,6 +113,7 @@ def export(
             padding=padding,
             opset=opset,
             force=force,
+            progress=not quiet,
         )
     except Uncertified as error:
         _print({"file": None, "certificate": error.certificate.to_dict()}, str(error), as_json)

@@ -51,12 +51,14 @@ ImageSize = Annotated[
 ]
 MaxDet = Annotated[
     int | None,
-    typer.Option(min=1, help="Detections an image at most; the model's own if not given."),
+    typer.Option(min=1, help="Most detections per image; the model's own if not given."),
 ]
 Nms = Annotated[
     float | None,
     typer.Option(
-        min=0.01, max=1.0, help="Leave out the lesser of two boxes of a class above this IoU."
+        min=0.01,
+        max=1.0,
+        help="Drop the lower-scored of two boxes of a class whose IoU exceeds this.",
     ),
 ]
 Coco = Annotated[Path | None, typer.Option(help="Write a COCO results file (json) as well.")]
@@ -68,11 +70,13 @@ Queries = Annotated[
 ]
 QueriesInit = Annotated[
     str,
-    typer.Option(help="Anchors of other numbers: keep, grid, or kmeans:DATA (its boxes' k-means)."),
+    typer.Option(
+        help="Anchors after --queries: keep, grid, or kmeans:DATA (clusters of its boxes)."
+    ),
 ]
 Layers = Annotated[
     int | None,
-    typer.Option(min=1, help="Decoder layers, the first ones; all of them if not given."),
+    typer.Option(min=1, help="Use only so many decoder layers, the first ones; all if not given."),
 ]
 SetPrecision = Annotated[
     str,
@@ -82,11 +86,11 @@ SetPrecision = Annotated[
 ]
 Compile = Annotated[
     bool,
-    typer.Option("--compile", help="Compile for each size of image: half a minute, once."),
+    typer.Option(
+        "--compile", help="Compile the model for each image size; takes half a minute each."
+    ),
 ]
-Name = Annotated[
-    str | None, typer.Option(help="Name of the run's folder; counted on if not given.")
-]
+Name = Annotated[str | None, typer.Option(help="Name of the run's folder; numbered if not given.")]
 
 
 Strict = Annotated[
@@ -152,6 +156,7 @@ def check_folder(data: str | None) -> None:
 def tell_choices(quiet: bool) -> None:
     """Let the user see what is chosen by measuring, a sentence each."""
     import logging
+    import os
 
     from dabdetr.cli.output import say
 
@@ -159,6 +164,8 @@ def tell_choices(quiet: bool) -> None:
         def emit(self, record: logging.LogRecord) -> None:
             say(record.getMessage(), quiet)
 
+    if quiet:  # of the hub's downloads, whose bars are for terminals only as well
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     logger = logging.getLogger("dabdetr")
     logger.setLevel(logging.INFO)
     logger.handlers = [Said()]

@@ -69,10 +69,14 @@ def predict(
     nms: Nms = None,
     multi_label: Annotated[
         bool,
-        typer.Option("--multi-label", help="All classes of a query that score enough, not one."),
+        typer.Option(
+            "--multi-label",
+            help="Report every class of a query that scores enough, not only the best.",
+        ),
     ] = False,
     classes: Annotated[
-        list[str] | None, typer.Option(help="Only these classes: repeat, or part with commas.")
+        list[str] | None,
+        typer.Option(help="Only these classes; repeat the option, or separate with commas."),
     ] = None,
     imgsz: ImageSize = None,
     tiles: Annotated[
@@ -103,10 +107,11 @@ def predict(
     ] = False,
     coco: Coco = None,
     save_txt: Annotated[
-        bool, typer.Option("--save-txt", help="Write a YOLO label file an image, with scores.")
+        bool,
+        typer.Option("--save-txt", help="Write a YOLO label file per image, with scores."),
     ] = False,
     as_csv: Annotated[
-        bool, typer.Option("--csv", help="Write predictions.csv, a row an object.")
+        bool, typer.Option("--csv", help="Write predictions.csv, a row for each object.")
     ] = False,
     label_studio: Annotated[
         Path | None,
@@ -126,7 +131,7 @@ def predict(
     ] = False,
     as_json: Json = False,
     as_lines: Annotated[
-        bool, typer.Option("--jsonl", help="One JSON line an image on stdout, as they come.")
+        bool, typer.Option("--jsonl", help="One JSON line for each image on stdout, as they come.")
     ] = False,
     go_on: Annotated[
         bool,

@@ -112,7 +112,7 @@ def run_on(
     """The index of every image of a data set and the result of ``work`` (see ``stream.run``).
 
     Images of one input size go one after the other, so that batches are full, and not in the data's
-    order; ``progress`` is shown on stderr under that name.
+    order; on a terminal ``progress`` is shown under that name.
     """
     image = runtime.config.image
     data.bits = image.bits  # as in training
@@ -126,7 +126,8 @@ def run_on(
     order = batch_order(data, image)
     prepared = in_threads(prepare, order, workers) if workers else map(prepare, order)
     ahead = runtime.prefetches and not workers
-    with Progress(console=Console(stderr=True), disable=progress is None) as bar:
+    console = Console(stderr=True)
+    with Progress(console=console, disable=progress is None or not console.is_terminal) as bar:
         results = run(work, iter(prepared), batch, ahead=ahead)
         shown = bar.track(results, total=len(data), description=progress or "")
         for index, (_, result) in zip(order, shown, strict=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -154,12 +154,21 @@ class Certificate:
         return "\n".join(lines)
 
 
-def certify(reference: Answer, exported: Exported, images: Sequence[np.ndarray]) -> Certificate:
-    """Compare detections in batches of 1, 2 and 5 at two sizes (one where it is fixed)."""
+def certify(
+    reference: Answer,
+    exported: Exported,
+    images: Sequence[np.ndarray],
+    begins: Callable[[str], None] = lambda _: None,
+) -> Certificate:
+    """Compare detections in batches of 1, 2 and 5 at two sizes (one where it is fixed).
+
+    ``begins`` hears of every batch.
+    """
     gaps: list[np.ndarray] = []
     sizes: set[tuple[int, int]] = set()
     finite = True
     for pixels, padding in batches(exported, images):
+        begins("comparing with torch")
         sizes.add((pixels.shape[2], pixels.shape[3]))
         off, whole = _gaps(reference, exported, pixels, padding)
         gaps += off
@@ -227,10 +236,13 @@ def _promised(expected: Ranked, metadata: Metadata) -> Ranked:
     return Ranked(*(each[rows] for each in expected))
 
 
-def compare_ap(detector: Detector, path: Path, data: DetectionDataset) -> Loss:
+def compare_ap(
+    detector: Detector, path: Path, data: DetectionDataset, progress: bool = False
+) -> Loss:
     """Measure both sides on the first ``EVALUATED`` images of ``data``."""
     part = Subset(data, range(min(EVALUATED, len(data))))
-    live, exported = evaluate(detector, part), evaluate(path, part)
+    live = evaluate(detector, part, progress=progress)
+    exported = evaluate(path, part, progress=progress)
     gaps = []
     for turn in range(PARTS if len(part) >= PARTS else 0):
         kept = [n for n in range(len(part)) if n % PARTS != turn]

@@ -17,7 +17,15 @@ import numpy as np
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.data.layouts import is_data, open_data
 from dabdetr.data.preprocessing import padded
-from dabdetr.export.certificate import Certificate, batches, certify, certify_plain, compare_ap
+from dabdetr.export.certificate import (
+    BATCHES,
+    PLAIN,
+    Certificate,
+    batches,
+    certify,
+    certify_plain,
+    compare_ap,
+)
 from dabdetr.export.divergence import first_difference
 from dabdetr.export.formats import (
     FORMATS,
@@ -35,6 +43,7 @@ from dabdetr.inference.opening import torch_runtime
 from dabdetr.inference.outputs import POSTS, check_post
 from dabdetr.inference.sources import read_sources
 from dabdetr.model.detector import Detector
+from dabdetr.steps import Steps
 from dabdetr.text import in_any_case
 
 if TYPE_CHECKING:
@@ -46,6 +55,12 @@ SHOWN = 8
 """Images that the certificate looks at."""
 CALIBRATION = 128
 """Images that int8 takes its ranges from, at most."""
+
+
+GRAPH = 6
+"""Time that the graph takes to make, in comparisons with torch."""
+COMPARISONS = 2 * len(BATCHES) + PLAIN
+"""Batches that are compared, where a file takes any size."""
 
 
 class Uncertified(Exception):
@@ -82,6 +97,7 @@ def export(
     padding: bool = True,
     opset: int | None = None,
     force: bool = False,
+    progress: bool = False,
 ) -> Export:
     """Write ``model`` as ``output`` (its name with the format's ending, if not given).
 
@@ -90,7 +106,8 @@ def export(
     the postprocessing into the graph, which then gives the ``max_det`` best boxes (the config's if
     not given) in pixels; ``padding=False`` leaves out the mask. The certificate
     runs on ``images`` (see ``read_sources``), on ``data``, which are annotated and give AP, or on
-    generated scenes. Raises ``Uncertified`` where the file differs too much; it is then not kept.
+    generated scenes. ``progress`` shows a bar on a terminal. Raises ``Uncertified`` where the file
+    differs too much; it is then not kept.
     """
     format = in_any_case(format, FORMATS)
     chosen = check_format(format, precision)
@@ -123,17 +140,21 @@ def export(
     )
     log.info("exporting, and comparing with torch …")
     ranges = None if calibration is None else partial(_calibration, metadata, calibration)
-    file = chosen.make(detector, metadata, ranges)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as folder:
         path = Path(folder) / ("model" if chosen.in_folder else target.name)
-        file.write(path, file.metadata)
-        answer, exported = Answer(detector), Exported(path)
-        proof = certify(answer, exported, shown)
-        if is_exact(metadata):
-            plain = certify_plain(answer, exported, shown, file.traced, has_bf16())
-            proof = replace(proof, plain=plain)
+        with Steps(GRAPH + 1 + COMPARISONS, progress) as steps:
+            steps.begin(f"making the graph for {chosen.title}", GRAPH)
+            file = chosen.make(detector, metadata, ranges)
+            steps.begin("writing the file")
+            file.write(path, file.metadata)
+            answer, exported = Answer(detector), Exported(path)
+            proof = certify(answer, exported, shown, steps.begin)
+            if is_exact(metadata):
+                steps.begin("comparing a client without options", PLAIN)
+                plain = certify_plain(answer, exported, shown, file.traced, has_bf16())
+                proof = replace(proof, plain=plain)
         if data is not None and not POSTS[metadata.post].single:  # whose AP is of fewer pairs
-            proof = replace(proof, ap=compare_ap(detector, path, data))
+            proof = replace(proof, ap=compare_ap(detector, path, data, progress))
         if not proof.passed:
             batch = next(iter(batches(exported, shown)))
             inputs = as_inputs(file.metadata, *batch)

@@ -1,0 +1,43 @@
+"""A bar with the time left for work that is long and silent: on a terminal, never on a pipe."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, Self
+
+
+class Steps:
+    """What is being done, and how long the rest may take; ``total`` is the size of all steps.
+
+    >>> with Steps(3, shown=False) as steps:
+    ...     steps.begin("tracing", 2)
+    ...     steps.begin("comparing")
+    ...     steps.done
+    2
+    """
+
+    def __init__(self, total: int, shown: bool) -> None:
+        self.total, self.done, self._size = total, 0, 0
+        self._bar: Any = None
+        if shown and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import Progress
+
+            self._bar = Progress(console=Console(stderr=True), transient=True)
+            self._task = self._bar.add_task("", total=total)
+
+    def begin(self, what: str, size: int = 1) -> None:
+        """The step before has ended, and one of this size begins."""
+        self.done += self._size
+        self._size = size
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.done, description=what)
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
