@@ -18,6 +18,8 @@ from dabdetr.data.scenes import Scenes
 from dabdetr.evaluation.census import census
 from dabdetr.evaluation.evaluate import evaluate
 from dabdetr.evaluation.judged import judge, judge_image
+from dabdetr.evaluation.per_layer import judged_by_layer
+from dabdetr.inference.opening import torch_runtime
 from dabdetr.inference.postprocess import class_thresholds
 from dabdetr.model.detector import build
 from dabdetr.presets import preset
@@ -65,6 +67,45 @@ def test_all_queries_of_a_model_are_counted() -> None:
     assert sum(use.count for use in told.used) == sum(len(each.found) for each in judged)
     assert sum(use.right for use in told.used) == sum(int(e.caught.sum()) for e in judged)
     assert len(told.used) + len(told.idle) == 40
+
+
+def test_layers_by_hand() -> None:
+    """Query 4 finds two classes in two places after the first layer, one of each after the last."""
+    data = Scenes("val", count=2, seed=1)
+
+    def shown(boxes: list[list[float]], labels: list[int], queries: list[int]) -> Detections:
+        scores = np.full(len(boxes), 0.9, np.float32)
+        many = (np.array(boxes, np.float32).reshape(-1, 4), scores, np.array(labels, np.int64))
+        return Detections(*many, np.array(queries, np.int64), data.names, (160, 160))
+
+    low, high = [0, 0, 32, 32], [128, 128, 160, 160]
+    first = [shown([low, low], [0, 0], [4, 2]), shown([high], [1], [4])]
+    last = [shown([low], [0], [4]), shown([low], [0], [4])]
+    limits = np.zeros(10, np.float32)
+    layers = [
+        [judge_image(data.record(at), found, limits) for at, found in enumerate(layer)]
+        for layer in (first, last)
+    ]
+    one, two = census(layers[-1], 6, layers).layers
+    assert (one.layer, one.queries, one.count, one.doubles) == (1, 2, 3, 1)
+    assert one.entropy == pytest.approx(2 / 3)  # query 4 has one bit, and two of the three
+    assert one.spread == pytest.approx(2 / 3 * np.hypot(0.4, 0.4))
+    assert (two.queries, two.count, two.doubles, two.entropy, two.spread) == (1, 2, 0, 0, 0)
+
+
+def test_the_last_layer_is_what_the_model_finds() -> None:
+    data = Scenes("val", count=6, seed=5)
+    detector = load_model("scenes").model
+    limits = class_thresholds(detector.config.inference, data.names)
+    judged = judge(data, evaluate(detector, data), limits)
+    layers = judged_by_layer(torch_runtime(detector), data, limits)
+    told = census(judged, 40, layers)
+    assert len(told.layers) == detector.config.model.decoder.layers
+    last = told.layers[-1]
+    assert last.count == sum(use.count for use in told.used)
+    assert last.right == sum(use.right for use in told.used)
+    assert last.doubles == sum(count for *_, count in told.doubles)
+    assert told.to_dict()["layers"][0]["layer"] == 1
 
 
 @pytest.mark.parametrize("name", ["detr-nano", "conditional-detr-nano", "dab-detr-nano"])

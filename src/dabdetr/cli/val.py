@@ -41,9 +41,9 @@ from dabdetr.cli.output import console, print_json, refuse_to_overwrite, say
 if TYPE_CHECKING:
     import numpy as np
 
-    from dabdetr.config import Config
     from dabdetr.data.dataset import DetectionDataset
     from dabdetr.evaluation.against import Comparison
+    from dabdetr.evaluation.census import Census
     from dabdetr.evaluation.mending import Why
     from dabdetr.evaluation.per_layer import LayerScores
     from dabdetr.evaluation.result import Evaluation
@@ -232,8 +232,8 @@ def val(
     else:
         found = evaluate(runtime, truth, nms=nms, **options)
     compared = _compared(earlier, truth, found, runtime)
-    slots = _slots(runtime.config) if census else None
-    written = _write_report(folder, truth, found, runtime, about, quiet, why, compared, slots)
+    counted = _census(runtime, truth, found, options) if census else None
+    written = _write_report(folder, truth, found, runtime, about, quiet, why, compared, counted)
     if coco:
         found.save_results(coco)
         say(f"detections: {coco}", quiet)
@@ -316,7 +316,7 @@ def _write_report(
     quiet: bool,
     why: Why | None,
     against: Comparison | None,
-    queries: int | None = None,
+    queries: Census | None = None,
 ) -> dict[str, Any]:
     """Write the report into ``folder``; what --json says of it, and of queries where it counts.
 
@@ -387,10 +387,24 @@ def _compared(
     return compare_with(earlier, truth, found, judged)
 
 
-def _slots(config: Config) -> int:
-    """How many queries the decoder has."""
-    queries = config.model.queries
-    return queries.count * (getattr(queries, "patterns", 0) or 1)
+def _census(
+    runtime: Runtime, truth: DetectionDataset, found: Evaluation, options: dict[str, Any]
+) -> Census:
+    """What each query finds, and where there is a decoder, what changes from layer to layer."""
+    from dabdetr.evaluation.census import census
+    from dabdetr.evaluation.judged import Judged, judge
+    from dabdetr.inference.exported import Exported
+
+    queries = runtime.config.model.queries
+    slots = queries.count * (getattr(queries, "patterns", 0) or 1)
+    limits = _limits(truth, found, runtime)
+    layers: list[list[Judged]] = []
+    if not isinstance(runtime, Exported):
+        from dabdetr.evaluation.per_layer import judged_by_layer
+        from dabdetr.inference.opening import torch_runtime
+
+        layers = judged_by_layer(torch_runtime(runtime), truth, limits, **options)
+    return census(judge(truth, found, limits), slots, layers)
 
 
 def _explained(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -44,11 +44,33 @@ class QueryUse:
 
 
 @dataclass(frozen=True)
+class LayerUse:
+    """All queries' detections as they are after one decoder layer.
+
+    layer    counted from 1
+    queries  that find something
+    count    detections shown; ``right`` of them are an object of their class
+    entropy  of a query's classes in bits, mean over detections; 0: each query finds one class only
+    spread   of a query's centres, 0–1 of the image: root of both variances, mean over detections
+    doubles  second detections of one object and class
+    """
+
+    layer: int
+    queries: int
+    count: int
+    right: int
+    entropy: float
+    spread: float
+    doubles: int
+
+
+@dataclass(frozen=True)
 class Census:
     """Every query that finds something, the busiest first.
 
     idle     queries that find nothing
     doubles  pairs of queries that find one object together, how often, the most frequent first
+    layers   the same in sums after each decoder layer; empty where no decoder is known
     """
 
     used: list[QueryUse]
@@ -56,6 +78,7 @@ class Census:
     doubles: list[tuple[int, int, int]]
     names: tuple[str, ...]
     images: int
+    layers: tuple[LayerUse, ...] = ()
 
     @property
     def sentence(self) -> str:
@@ -76,6 +99,10 @@ class Census:
             "doubles": [
                 {"query": one, "other": other, "count": count} for one, other, count in self.doubles
             ],
+            "layers": [
+                asdict(use) | {"entropy": round(use.entropy, 3), "spread": round(use.spread, 4)}
+                for use in self.layers
+            ],
         }
 
     def _row(self, use: QueryUse) -> dict[str, Any]:
@@ -92,9 +119,25 @@ class Census:
         }
 
 
-def census(judged: Sequence[Judged], queries: int) -> Census:
-    """Of shown detections of all images; ``queries`` is how many slots the decoder has."""
-    columns: list[np.ndarray] = []
+def census(
+    judged: Sequence[Judged], queries: int, layers: Sequence[Sequence[Judged]] = ()
+) -> Census:
+    """Of shown detections of all images; ``queries`` is how many slots the decoder has.
+
+    ``layers`` are the same images judged by what they are after each decoder layer.
+    """
+    used, doubles = _uses(judged)
+    seen = {use.query for use in used}
+    idle = [query for query in range(queries) if query not in seen]
+    common = [(*pair, count) for pair, count in doubles.most_common()]
+    names = judged[-1].found.names if judged else ()
+    by_layer = tuple(_after(at + 1, each) for at, each in enumerate(layers))
+    return Census(used, idle, common, names, len(judged), by_layer)
+
+
+def _uses(judged: Sequence[Judged]) -> tuple[list[QueryUse], Counter[tuple[int, int]]]:
+    """Every query that finds something, the busiest first, and how often pairs double."""
+    columns = [np.zeros((0, 6))]
     doubles: Counter[tuple[int, int]] = Counter()
     names: tuple[str, ...] = ()
     for each in judged:
@@ -112,10 +155,26 @@ def census(judged: Sequence[Judged], queries: int) -> Census:
     rows = np.concatenate(columns)
     used = [_use(query, rows[rows[:, 0] == query], len(names)) for query in np.unique(rows[:, 0])]
     used.sort(key=lambda use: -use.count)
-    seen = {use.query for use in used}
-    idle = [query for query in range(queries) if query not in seen]
-    common = [(*pair, count) for pair, count in doubles.most_common()]
-    return Census(used, idle, common, names, len(judged))
+    return used, doubles
+
+
+def _after(layer: int, judged: Sequence[Judged]) -> LayerUse:
+    used, doubles = _uses(judged)
+    counts = np.array([use.count for use in used])
+    count = int(counts.sum())
+
+    def mean(values: list[float]) -> float:
+        return float(counts @ np.array(values)) / count if count else 0.0
+
+    return LayerUse(
+        layer=layer,
+        queries=len(used),
+        count=count,
+        right=sum(use.right for use in used),
+        entropy=mean([use.entropy for use in used]),
+        spread=mean([float(np.hypot(*use.spread)) for use in used]),
+        doubles=sum(doubles.values()),
+    )
 
 
 def _use(query: float, rows: np.ndarray, classes: int) -> QueryUse:

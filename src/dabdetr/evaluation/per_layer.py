@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,8 @@ from torchvision.ops import box_iou
 
 from dabdetr.data.dataset import DetectionDataset, ImageRecord
 from dabdetr.data.loader import pad
-from dabdetr.evaluation.evaluate import class_map, run_on, score
+from dabdetr.evaluation.evaluate import class_map, in_classes, run_on, score
+from dabdetr.evaluation.judged import Judged, judge_image
 from dabdetr.files import write_atomically
 from dabdetr.geometry import to_corners
 from dabdetr.inference.opening import torch_runtime
@@ -147,36 +148,12 @@ def evaluate_layers(
     in training mode is in it again afterwards.
     """
     runtime = torch_runtime(model)
-    detector = runtime.model
-    class_map(detector.names, data.names)
-    most = runtime.config.inference.max_det if max_det is None else max_det
     depth = runtime.config.model.decoder.layers
-
-    def every_layer(
-        pixels: Sequence[torch.Tensor], sizes: Sizes, names: Sequence[str]
-    ) -> list[tuple[list[Detections], torch.Tensor]]:
-        """Of each image, the detections of every layer, and ``_boxes``."""
-        with torch.no_grad():
-            predictions = detector(pad(pixels).to(runtime.device))
-        layers = [
-            to_detections(detector, predictions, sizes, most, names, layer)
-            for layer in range(depth)
-        ]
-        return [
-            ([layer[at] for layer in layers], _boxes(predictions, at)) for at in range(len(sizes))
-        ]
-
     found: dict[int, list[Detections]] = {}
     moved = [np.zeros((0, 2, depth))]
-    was_training = detector.training
-    detector.eval()
-    try:
-        title = "evaluating every layer" if progress else None
-        for index, (layers, boxes) in run_on(data, runtime, every_layer, batch, workers, title):
-            found[index] = layers
-            moved.append(_moved(boxes, data.record(index)))
-    finally:
-        detector.train(was_training)
+    for index, layers, boxes in run_layers(runtime, data, batch, max_det, workers, progress):
+        found[index] = layers
+        moved.append(_moved(boxes, data.record(index)))
     iou, shift = _means(np.concatenate(moved))
     scored = [score(data, [found[n][layer] for n in range(len(data))]) for layer in range(depth)]
     rows = (
@@ -191,6 +168,64 @@ def evaluate_layers(
         for at, each in enumerate(scored)
     )
     return LayerScores(tuple(rows), len(data))
+
+
+def run_layers(
+    runtime: TorchRuntime,
+    data: DetectionDataset,
+    batch: int = 4,
+    max_det: int | None = None,
+    workers: int = 0,
+    progress: bool = False,
+) -> Iterator[tuple[int, list[Detections], torch.Tensor]]:
+    """Of each image its index, its detections after every decoder layer, and their boxes.
+
+    Boxes are corners [1 + layers, queries, 4], 0–1: the first anchors, then every layer. A model
+    in training mode is in it again afterwards.
+    """
+    detector = runtime.model
+    class_map(detector.names, data.names)
+    most = runtime.config.inference.max_det if max_det is None else max_det
+    depth = runtime.config.model.decoder.layers
+
+    def every_layer(
+        pixels: Sequence[torch.Tensor], sizes: Sizes, names: Sequence[str]
+    ) -> list[tuple[list[Detections], torch.Tensor]]:
+        with torch.no_grad():
+            predictions = detector(pad(pixels).to(runtime.device))
+        layers = [
+            to_detections(detector, predictions, sizes, most, names, layer)
+            for layer in range(depth)
+        ]
+        return [
+            ([layer[at] for layer in layers], _boxes(predictions, at)) for at in range(len(sizes))
+        ]
+
+    was_training = detector.training
+    detector.eval()
+    try:
+        title = "evaluating every layer" if progress else None
+        for index, (layers, boxes) in run_on(data, runtime, every_layer, batch, workers, title):
+            yield index, layers, boxes
+    finally:
+        detector.train(was_training)
+
+
+def judged_by_layer(
+    runtime: TorchRuntime, data: DetectionDataset, limits: np.ndarray, **options: Any
+) -> list[list[Judged]]:
+    """[layers][images] what is shown after each decoder layer at the thresholds ``limits``.
+
+    ``limits`` [classes of the data]; ``options`` are those of ``run_layers``.
+    """
+    labels = class_map(runtime.names, data.names)
+    depth = runtime.config.model.decoder.layers
+    judged: list[list[Judged]] = [[] for _ in range(depth)]
+    for index, layers, _ in run_layers(runtime, data, **options):
+        record = data.record(index)
+        for own, found in zip(judged, layers, strict=True):
+            own.append(judge_image(record, in_classes(found, labels, data.names), limits))
+    return judged
 
 
 def _boxes(predictions: Predictions, at: int) -> torch.Tensor:

@@ -50,9 +50,29 @@ def census_section(census: Census, drawn: str) -> str:
     idle = ", ".join(map(str, census.idle)) or "none"
     pairs = [[f"{one} and {other}", str(count)] for one, other, count in census.doubles[:10]]
     more = table(("pair", "one object"), pairs, "Queries that double") if pairs else ""
+    rows_by_layer = [
+        [
+            str(use.layer),
+            str(use.queries),
+            str(use.count),
+            str(use.right),
+            str(use.doubles),
+            f"{use.entropy:.2f}",
+            f"{use.spread:.3f}",
+        ]
+        for use in census.layers
+    ]
+    titles = ("after layer", "queries", "found", "right", "doubles", "entropy (bits)", "spread")
+    by_layer = ""
+    if rows_by_layer:
+        by_layer = (
+            "<h3>Layer by layer</h3><p>What would be shown after each decoder layer. Entropy and "
+            "spread fall where queries specialise: in classes, and in places (deviation of a "
+            "query's centres, 0–1 of the image).</p>" + table(titles, rows_by_layer, "By layer")
+        )
     return (
         f'<section id="queries"><h2>Queries</h2><p>{census.sentence}.</p>'
         f'<div class="grid">{drawn}</div>{table(head, rows, "What queries find")}'
         f"<p>Never: {idle}. <code>dabdetr prune</code> removes queries that are not needed.</p>"
-        f"{more}</section>"
+        f"{more}{by_layer}</section>"
     )

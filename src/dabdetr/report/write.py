@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.evaluation.against import Comparison
-from dabdetr.evaluation.census import census
+from dabdetr.evaluation.census import Census
 from dabdetr.evaluation.judged import judge
 from dabdetr.evaluation.mending import Why
 from dabdetr.evaluation.result import Evaluation
@@ -49,15 +49,14 @@ def write_report(
     links: Mapping[int, str] = MappingProxyType({}),
     trained: Trained | None = None,
     against: Comparison | None = None,
-    queries: int | None = None,
+    queries: Census | None = None,
 ) -> dict[str, Any]:
     """Write report.html, report.json, detections.json, a PNG of each figure and CSV of each table.
 
     ``limits`` [classes] are the thresholds from which on a detection is shown. What was written as
     report.json comes back. ``why`` adds the causes of errors; ``links``
     are addresses of explain pages by the errors' place among all. ``trained`` adds how the model
-    came about, ``against`` the objects won and lost, ``queries`` (how many
-    there are) what each of them finds.
+    came about, ``against`` the objects won and lost, ``queries`` what each query finds.
     """
     judged = judge(data, found, limits) if why is None else why.diagnosed.judged
     tree = contents(data, found, limits, about, judged)
@@ -80,10 +79,8 @@ def write_report(
         compared = against_section(data, against, tree["against"])
     counted = ""
     if queries is not None:
-        found_by = census(judged, queries)
-        tree["queries"] = found_by.to_dict()
-        drawn_census = figure_grid(_drawn(folder, census_figures(found_by)))
-        counted = census_section(found_by, drawn_census)
+        tree["queries"] = queries.to_dict()
+        counted = census_section(queries, figure_grid(_drawn(folder, census_figures(queries))))
     document = json.dumps(tree, ensure_ascii=False, allow_nan=False)
     write_atomically(folder / NUMBERS, document.encode("utf-8", "surrogateescape"))
     save_detections(folder / DETECTIONS, found)
@@ -135,6 +132,8 @@ def tables(tree: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     ]
     errors = tree.get("errors")
     more = {} if errors is None else {"errors": _flat(errors["rows"]), "causes": errors["causes"]}
+    if layers := tree.get("queries", {}).get("layers"):
+        more["query_layers"] = layers
     return {
         **more,
         "classes": tree["per_class"],
