@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import csv
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -92,22 +93,47 @@ def race_files() -> dict[str, Path]:
 
 
 def looks() -> str:
-    """A race's images of where members look, for a page one folder deep."""
-    found = [
-        place
-        for place in race_files()
-        if place.startswith(f"race/{SHOWN}/attention-") and place.endswith(".png")
-    ]
-    if not found:
+    """Where a race's members look: numbers over its test split, then images; one folder deep."""
+    parts = []
+    for path in sorted((RACES / SHOWN).glob("attention-*.csv")):
+        size = path.stem.rpartition("-")[2]
+        images = sorted(
+            place for place in race_files() if re.search(rf"/{SHOWN}/attention-.*-{size}.png", place)
+        )
+        if not images:
+            continue
+        parts.append(f"At {size} pixels, means over seeds:\n\n{_look_table(path)}")
+        parts += [f"![Where three members look at {size} pixels](../{place})" for place in images]
+    if not parts:
         return (
             '!!! note "Not drawn yet"\n\n'
             "    `python -m experiments.race` draws it where its runs are finished."
         )
-    names = (place.rpartition("/attention-")[2].removesuffix(".png") for place in found)
-    return "\n\n".join(
-        f"![Where three members look: {name.replace('-', ', ')} pixels](../{place})"
-        for place, name in zip(found, names, strict=True)
-    )
+    return "\n\n".join(parts)
+
+
+LOOKERS = {"detr": "DETR", "conditional": "Conditional DETR", "dab": "DAB-DETR"}
+"""Rungs of a race whose images are shown, and their names."""
+
+
+def _look_table(path: Path) -> str:
+    """Means over seeds of what a race measured of attention, in the last decoder layer."""
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    lines = ["| member | product | inside the box | centres | fit of width | fit of height |"]
+    lines.append("| --- | --- | --- | --- | --- | --- |")
+    for rung, title in LOOKERS.items():
+        for part, name in (("position", "position alone"), ("all", "complete")):
+            some = [row for row in rows if (row["rung"], row["part"]) == (rung, part)]
+            if not some:
+                continue
+            inside, *others = (
+                sum(float(row[key]) for row in some) / len(some)
+                for key in ("inside", "centres", "width_fit", "height_fit")
+            )
+            shown = " | ".join(f"{value:.2f}".replace("-", "−") for value in others)
+            lines.append(f"| {title} | {name} | {inside * 100:.0f} % | {shown} |")
+    return "\n".join(lines)
 
 
 GENERATORS: dict[str, Callable[..., str]] = {

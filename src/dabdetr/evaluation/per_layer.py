@@ -214,9 +214,10 @@ def run_layers(
 def judged_by_layer(
     runtime: TorchRuntime, data: DetectionDataset, limits: np.ndarray, **options: Any
 ) -> list[list[Judged]]:
-    """[layers][images] what is shown after each decoder layer at the thresholds ``limits``.
+    """What is shown after each decoder layer from the thresholds ``limits`` on: a list for each.
 
-    ``limits`` [classes of the data]; ``options`` are those of ``run_layers``.
+    ``limits`` [classes of the data]; ``options`` are those of ``run_layers``. A list holds all
+    images in the order of their batches.
     """
     labels = class_map(runtime.names, data.names)
     depth = runtime.config.model.decoder.layers
