@@ -98,7 +98,9 @@ def looks() -> str:
     for path in sorted((RACES / SHOWN).glob("attention-*.csv")):
         size = path.stem.rpartition("-")[2]
         images = sorted(
-            place for place in race_files() if re.search(rf"/{SHOWN}/attention-.*-{size}.png", place)
+            place
+            for place in race_files()
+            if re.search(rf"/{SHOWN}/attention-.*-{size}.png", place)
         )
         if not images:
             continue
