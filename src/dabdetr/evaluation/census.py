@@ -137,7 +137,7 @@ def census(
 
 def _uses(judged: Sequence[Judged]) -> tuple[list[QueryUse], Counter[tuple[int, int]]]:
     """Every query that finds something, the busiest first, and how often pairs double."""
-    columns = [np.zeros((0, 6))]
+    columns: list[np.ndarray] = [np.zeros((0, 6))]
     doubles: Counter[tuple[int, int]] = Counter()
     names: tuple[str, ...] = ()
     for each in judged:
