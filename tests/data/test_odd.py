@@ -370,15 +370,27 @@ def test_regions_without_any_class_are_objects(tmp_path: Path) -> None:
     ("name", "content", "told"),
     [
         ("tasks.json", '[{"id": 1, "data": {"image": "a"}}]', "Label Studio's own form"),
-        ("a.csv", "filename,class\n", "tables are not read: export as COCO"),
+        ("a.csv", "filename,class\n", "lists no boxes by columns such as filename, class, xmin"),
         ("set.zip", "", "Give the zip itself: --data .*set.zip"),
         ("set.tar.gz", "", "Unpack it and give its folder"),
+        ("set.tar", "", "Unpack it and give its folder"),
+        ("set.TGZ", "", "Unpack it and give its folder"),
+        ("train/digits.tfrecord", "", "train/digits.tfrecord is TensorFlow's TFRecord: export"),
+        ("output.manifest", '{"source-ref": "s3://b/a.jpg"}', "a SageMaker Ground Truth manifest"),
+        ("export.ndjson", '{"data_row": {"id": "c"}}', "Labelbox's own form"),
+        ("meta.json", '{"classes": [{"title": "a", "shape": "rectangle"}]}', "Supervisely's"),
+        ("annotations.xml", "<annotations><version>1.1</version><meta></meta>", "CVAT's own form"),
+        ("_annotations.train.jsonl", '{"suffix": "<loc0112> red"}', "PaliGemma's form"),
+        ("a.psd", "", "convert them to PNG or JPEG"),
     ],
 )
 def test_what_would_open_it_is_said(name: str, content: str, told: str, tmp_path: Path) -> None:
     text(tmp_path / name, content)
     with pytest.raises(ValueError, match=told):
         open_data(tmp_path)
+    if Path(name).suffix in (".tar", ".TGZ", ".manifest", ".ndjson"):
+        with pytest.raises(ValueError, match=told):
+            open_data(tmp_path / name)
 
 
 @pytest.mark.parametrize(
@@ -403,11 +415,14 @@ def test_images_beside_those_of_a_json_are_counted(tmp_path: Path) -> None:
 
     coco(tmp_path)
     coco(tmp_path, other_names, "val")
+    coco(tmp_path, split="test")  # its images are listed too
     for name in ("c.png", "d.png", "alone.png"):
         image(tmp_path / "val" / name)
     (tmp_path / "train" / "b.png").write_bytes(b"damaged")
     (tmp_path / "train" / "e.tga").touch()
-    for train, val in (open_every(tmp_path), open_training(tmp_path)):
+    (tmp_path / "val" / "e.psd").touch()
+    assert open_data(tmp_path, "val").findings.count("image-format") == 1
+    for train, val in (open_every(tmp_path)[:2], open_training(tmp_path)):
         assert val is not None
         assert train.findings.count("image-damaged") == 1
         assert train.findings.count("image-unlisted") == 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,10 +21,12 @@ from dabdetr.data.dataset import DetectionDataset
 from dabdetr.data.datumaro import find_datumaro
 from dabdetr.data.images import IMAGE_SUFFIXES, OTHER_SUFFIXES
 from dabdetr.data.labelme import find_labelme
+from dabdetr.data.listings import find_createml, find_label_studio, find_table
 from dabdetr.data.locate import USUAL, canonical, files_in
 from dabdetr.data.records import Open, RecordTable
 from dabdetr.data.scenes import SPLITS, parse_scenes
 from dabdetr.data.splitting import divide
+from dabdetr.data.text_lines import find_text_lines
 from dabdetr.data.textfiles import head_of
 from dabdetr.data.via import find_via
 from dabdetr.data.voc import find_voc
@@ -39,10 +41,14 @@ Find = Callable[[Path], dict[str, Open]]
 LAYOUTS: dict[str, tuple[Find, str]] = {
     "COCO": (find_coco, "annotations/instances_SPLIT.json, or such a json beside its images"),
     "datumaro": (find_datumaro, "annotations/SPLIT.json with items"),
+    "DOTA or KITTI": (find_text_lines, "labelTxt/*.txt or label_2/*.txt, and images"),
     "YOLO": (find_yolo, "data.yaml, obj.data, or classes.txt with images/ and labels/"),
     "VOC": (find_voc, "Annotations/*.xml"),
     "labelme": (find_labelme, "a json with shapes beside each image"),
     "VIA": (find_via, "via_region_data.json or a VIA project"),
+    "table": (find_table, "a csv with image, class and box"),
+    "CreateML": (find_createml, "a json with coordinates"),
+    "Label Studio": (find_label_studio, "a json with tasks and their annotations"),
 }
 """Layout → its reader, and the files it is known by. The first that finds a split is taken."""
 
@@ -50,6 +56,54 @@ PARTS = frozenset({"annotations", "jpegimages", "imagesets", "images", "labels",
 """Names of folders that are only part of a data set."""
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
 UNPACK = " Unpack it and give its folder."
+TABLE = "filename, class, xmin, ymin, xmax, ymax"
+COCO_OR = "export as COCO, YOLO or VOC instead"
+FOREIGN: tuple[tuple[str, bytes, str, str], ...] = (
+    (r".*\.tfrecords?(-\d+-of-\d+)?", b"", "TensorFlow's TFRecord", COCO_OR),
+    (r".*\.parquet", b"", "a parquet table", COCO_OR),
+    (r".*\.(lmdb|mdb|h5|hdf5|mat|npz)", b"", "a binary store of some program", COCO_OR),
+    (
+        r"annotations\.xml|.*\.xml",
+        b"<annotations>.*<(image|track|meta)",
+        "CVAT's own form",
+        "export as COCO 1.0 instead",
+    ),
+    (
+        r"meta\.json",
+        b'"classes".*"shape"',
+        "Supervisely's project",
+        "export as COCO or YOLO instead",
+    ),
+    (
+        r".*\.(nd)?json",
+        b'"Labeled Data"|"data_row"|"External ID"',
+        "Labelbox's own form",
+        "convert it to COCO with its exporter",
+    ),
+    (
+        r".*\.(manifest|jsonl?)",
+        b'"source-ref"',
+        "a SageMaker Ground Truth manifest",
+        "convert it to COCO",
+    ),
+    (r".*\.jsonl", b"<loc\\d+>", "PaliGemma's form", COCO_OR),
+    (r".*\.jsonl", b"", "a list of JSON lines", COCO_OR),
+    (r".*\.vott|.*\.json", b'"vott', "VoTT's project", "export as CSV or VOC instead"),
+    (
+        r".*\.json",
+        rb"^\s*\[\s*\{.*\"(data|image)\"",
+        "Label Studio's own form, without boxes",
+        "export as COCO or YOLO instead",
+    ),
+    (r".*bbx_gt\.txt", b"", "WIDER FACE's list", "convert it to COCO"),
+    (
+        r"_?annotations\.txt|.*\.txt",
+        rb"^\S+\.\w+ \d+,\d+,\d+,\d+,\d+",
+        "a list of keras-yolo3",
+        "export as COCO, YOLO or VOC instead",
+    ),
+)
+"""Name, what its head has, whose form that is, and what to do: forms that are known, not read."""
 MOST_BOXES = 20_000
 """Boxes that k-means looks at; of more, an even share."""
 
@@ -86,7 +140,7 @@ def _open(
                 f"only {'images' if annotations is None else 'annotations'} was given"
             )
         name = Path(annotations).stem
-        return read_coco(Path(annotations), Path(images), name, split, asked)
+        return _with_formats(read_coco(Path(annotations), Path(images), name, split, asked))
     if data is None:
         raise ValueError("no data: give a folder in COCO's, YOLO's or VOC's layout, or 'scenes'")
     if _is_scenes(data):
@@ -107,6 +161,14 @@ def _open(
         )
     if found.root != Path(data):
         opened.findings.add("place", f"{data}: {found.root}")
+    return _with_formats(opened)
+
+
+def _with_formats(opened: RecordTable) -> RecordTable:
+    """Count images beside those of a split that are in a format that is not decoded."""
+    odd = _beside(opened, OTHER_SUFFIXES)
+    own = {*opened.files} if odd else ()
+    opened.findings.add("image-format", [file for file in odd if file not in own])
     return opened
 
 
@@ -226,7 +288,7 @@ def _unknown(given: Path) -> str:
     if given.is_file():
         return (
             f"{given} is a file that is no data set; give a folder, a data.yaml, a COCO json, or a "
-            "zip of these"
+            f"zip of these.{_foreign(given.parent, [given.name])}"
         )
     return shortened(
         f"{given} has no annotations that are known. Looked for: {sought}. {_lies_there(given)}"
@@ -243,22 +305,36 @@ def _lies_there(folder: Path) -> str:
 
 def _advice(folder: Path, names: Sequence[str]) -> str:
     """What would open the files that lie there."""
+    if foreign := _foreign(folder, names):
+        return foreign
     json_ = next((name for name in names if name.endswith(".json")), None)
     archive = next((name for name in names if name.lower().endswith(ARCHIVES)), None)
-    table = next((name for name in names if name.endswith(".csv")), None)
-    if json_ and re.match(rb'\s*\[\s*\{.*"(data|image)"', head_of(folder / json_), re.DOTALL):
-        return f" {json_} is Label Studio's own form: export as COCO or YOLO instead."
+    table = next((name for name in names if name.lower().endswith((".csv", ".tsv"))), None)
     if json_:
         return f" If {json_} is COCO's: --annotations {folder / json_} --images {folder}"
-    if "annotations.xml" in names:
-        return " annotations.xml is CVAT's own form: export as COCO 1.0 instead."
     if archive:
         own = archive.lower().endswith(".zip")
         return f" Give the zip itself: --data {folder / archive}" if own else UNPACK
     if table:
-        return f" {table}: tables are not read: export as COCO, YOLO or VOC instead."
-    if all(re.search(r"\.\w+$", n) and Path(n).suffix.lower() in IMAGE_SUFFIXES for n in names):
+        return f" {table} lists no boxes by columns such as {TABLE}: export as COCO, YOLO or VOC."
+    images = [n for n in names if re.search(r"\.\w+$", n)]
+    if len(images) == len(names) and all(Path(n).suffix.lower() in IMAGE_SUFFIXES for n in names):
         return " They are images without boxes: label them first."
+    if any(Path(name).suffix.lower() in OTHER_SUFFIXES for name in names):
+        return " Images in a format that is not decoded lie there: convert them to PNG or JPEG."
+    return ""
+
+
+def _foreign(folder: Path, names: Sequence[str]) -> str:
+    """What a file there, or in a folder there, is, where its form is known and not read."""
+    below = [f"{name}{file.name}" for name in names[:20] if name.endswith("/")
+             for file in sorted((folder / name).iterdir())[:20]]  # fmt: skip
+    for pattern, sign, form, way in FOREIGN:
+        for name in (*names, *below):
+            if re.fullmatch(pattern, Path(name).name, re.IGNORECASE) and (
+                not sign or re.search(sign, head_of(folder / name), re.DOTALL)
+            ):
+                return f" {name} is {form}: {way}."
     return ""
 
 
@@ -343,18 +419,37 @@ def _count_shared(splits: Sequence[DetectionDataset]) -> None:
             data.findings.add("split-shared", [f"{file}, in {first[file]}" for file in twice])
 
 
-def _count_unlisted(splits: Sequence[DetectionDataset]) -> None:
-    """Count images beside those of the splits that no split has; all splits should be given."""
+def _count_unlisted(splits: Sequence[DetectionDataset], others: Iterable[str] = ()) -> None:
+    """Count images beside those of the splits that no split has, nor ``others``, of the rest."""
     tables = [each for each in splits if isinstance(each, RecordTable)]
     listed = {os.path.realpath(file) for each in tables for file in each.files}
+    listed.update(map(os.path.realpath, others))
     for data in tables:
-        folders = dict.fromkeys(os.path.dirname(file) for file in data.files)
-        for kind, endings in ("image-unlisted", IMAGE_SUFFIXES), ("image-format", OTHER_SUFFIXES):
-            beside = [file for folder in folders for file in files_in(folder, endings)]
-            alone = [file for file in beside if os.path.realpath(file) not in listed]
-            listed.update(os.path.realpath(file) for file in alone)  # once, not for every split
-            if not data.findings.count(kind):  # else its reader has counted them
-                data.findings.add(kind, alone)
+        alone = [
+            file for file in _beside(data, IMAGE_SUFFIXES) if os.path.realpath(file) not in listed
+        ]
+        listed.update(map(os.path.realpath, alone))  # once, not for every split
+        if not data.findings.count("image-unlisted"):  # else its reader has counted them
+            data.findings.add("image-unlisted", alone)
+
+
+def _beside(data: RecordTable, endings: Container[str]) -> list[str]:
+    """Files with such an ending in the folders that hold images of a split."""
+    folders = dict.fromkeys(os.path.dirname(file) for file in data.files)
+    return [file for folder in folders for file in files_in(folder, endings)]
+
+
+def _other_files(data: str | Path | None, opened: Sequence[str]) -> list[str]:
+    """The images of the splits that are not ``opened``; none of those that cannot be."""
+    files: list[str] = []
+    for name in [] if data is None else splits(data):
+        if name not in opened:
+            try:
+                split = open_data(data, name)
+            except (ValueError, OSError):
+                continue
+            files += split.files if isinstance(split, RecordTable) else []
+    return files
 
 
 def open_every(
@@ -371,7 +466,9 @@ def open_every(
     where none can.
     """
     if data is None or annotations is not None or images is not None:
-        return [open_data(data, "train", annotations, images, box_format).checked(progress)]
+        only = open_data(data, "train", annotations, images, box_format)
+        _count_unlisted([only])
+        return [only.checked(progress)]
     opened: list[DetectionDataset] = []
     failed: dict[str, Exception] = {}
     for name in splits(data):
@@ -381,8 +478,7 @@ def open_every(
             failed[name] = error
     if box_format is None:
         opened = _alike(opened, lambda name, likely: _open(data, name, None, None, likely))
-    if not failed:
-        _count_unlisted(opened)
+    _count_unlisted(opened)
     found: list[DetectionDataset] = []
     for each in opened:
         try:
@@ -437,15 +533,14 @@ def open_training(
                 return _open(place, split, annotations, images, likely)
 
             train, val = _alike((train, val), again)
-        if data is not None and set(splits(data)) <= {"train", "val"}:
-            _count_unlisted((train, val))
+        _count_unlisted((train, val), _other_files(data, ("train", "val")))
         train, val = train.checked(progress), val.checked(progress)
         train.bits = val.bits = max(train.bits or 0, val.bits or 0) or None
         _count_shared((train, val))
         unite((train, val))
     else:
-        if data is not None and len(splits(data)) == 1:
-            _count_unlisted([train])
+        there = [] if data is None else splits(data)
+        _count_unlisted([train], _other_files(data, there[:1] if len(there) == 1 else ["train"]))
         train = train.checked(progress)
     if isinstance(train, RecordTable):
         seen = np.bincount(train.labels[~train.crowd], minlength=len(train.names))

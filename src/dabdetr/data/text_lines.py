@@ -1,0 +1,117 @@
+"""Text files of lines with class names, one for each image: DOTA's and KITTI's.
+
+DOTA: ``x1 y1 x2 y2 x3 y3 x4 y4 class difficult``, below a head of imagesource: and gsd:. KITTI:
+``class truncated occluded alpha x0 y0 x1 y1`` and seven numbers of the object in space. Both are in
+pixels. A DOTA object that is marked difficult is a crowd, as in VOC.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from dabdetr.data.box_formats import Asked
+from dabdetr.data.findings import Findings
+from dabdetr.data.listings import Entry, table_of
+from dabdetr.data.locate import USUAL, canonical, child, images_below
+from dabdetr.data.records import Open, RecordTable
+from dabdetr.data.shapes import around
+from dabdetr.data.textfiles import head_of, read_text
+from dabdetr.text import shown
+
+NUMBER = r"-?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?"
+DOTA = re.compile(rf"(?:{NUMBER}[\s,]+){{8}}([^\s,]*[^\W\d][^\s,]*)(?:[\s,]+(\d))?")
+KITTI = re.compile(rf"(\S*[^\W\d]\S*)(?:\s+{NUMBER}){{14,15}}")
+HEADS = re.compile(r"(imagesource|gsd|acquisition dates|image ?source)\s*:", re.IGNORECASE)
+LABELS = re.compile(r"label_?txt.*|label_2|labels?|annotations?|annfiles", re.IGNORECASE)
+"""Folders of such files."""
+IMAGES = ("images", "image_2", "data", "image", "imgs", "JPEGImages")
+FEW = 20
+
+
+def find_text_lines(root: Path) -> dict[str, Open]:
+    """Splits by folders in that of the labels, or by folders that have one each."""
+    root = root.parent if root.suffix in (".yaml", ".yml") else root
+    if not root.is_dir():
+        return {}
+    labels = _labels(root)
+    if labels is not None:
+        inside = {each.name: each for each in _folders(labels) if canonical(each.name) in USUAL}
+        folders = inside or {"default": labels}
+        return {name: partial(_open, root, folder, name) for name, folder in folders.items()}
+    found: dict[str, Open] = {}
+    for folder in _folders(root):
+        own = _labels(folder) if canonical(folder.name) in USUAL else None
+        if own is not None:
+            found[folder.name] = partial(_open, folder, own, folder.name)
+    return found
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(each for each in root.iterdir() if each.is_dir())
+
+
+def _labels(root: Path) -> Path | None:
+    """The folder of ``root`` whose text files hold such lines."""
+    return next((f for f in _folders(root) if LABELS.fullmatch(f.name) and _is_known(f)), None)
+
+
+def _is_known(folder: Path) -> bool:
+    files = (file for file in sorted(folder.rglob("*.txt"))[:FEW])
+    lines = [_first(head_of(file).decode("utf-8", "replace")) for file in files]
+    written = [line for line in lines if line]
+    fits = [line for line in written if DOTA.fullmatch(line) or KITTI.fullmatch(line)]
+    return len(fits) * 2 > len(written)
+
+
+def _first(text: str) -> str:
+    lines = (line.strip() for line in text.splitlines())
+    return next((line for line in lines if line and not HEADS.match(line)), "")
+
+
+def _open(
+    root: Path, labels: Path, own: str, split: str, box_format: Asked | None = None
+) -> RecordTable:
+    findings = Findings()
+    images = next((f for name in IMAGES if (f := child(root, name)).is_dir()), root)
+    images = child(images, own) if child(images, own).is_dir() else images
+    files = sorted(labels.rglob("*.txt"))
+    stems = {Path(path).stem: path for path in images_below(images)}
+    entries = [Entry(os.path.relpath(path, images), path) for path in stems.values()]
+    lacking = [path for stem, path in stems.items() if stem not in {file.stem for file in files}]
+    for file in files:
+        path = stems.get(file.stem)
+        name = file.stem if path is None else os.path.relpath(path, images)
+        entries += _entries(file, name, findings)
+    findings.add("label-missing", lacking)
+    name = root.resolve().name
+    return table_of(entries, [images], name, split, "xyxy", box_format, findings)
+
+
+def _entries(file: Path, image: str, findings: Findings) -> Iterator[Entry]:
+    try:
+        lines = read_text(file, findings).splitlines()
+    except (ValueError, OSError) as error:
+        findings.add("file-unreadable", str(error))
+        return
+    yield Entry(image, str(file))
+    for number, line in enumerate(map(str.strip, lines), 1):
+        told = f"{file}, line {number}"
+        if dota := DOTA.fullmatch(line):
+            numbers = [float(word) for word in re.split(r"[\s,]+", line)[:8]]
+            edges = around(list(zip(numbers[::2], numbers[1::2], strict=True)))
+            upright = len({*numbers[::2]}) == 2 == len({*numbers[1::2]})
+            hard = dota.group(2) not in (None, "0")
+            yield Entry(
+                image, told, dota.group(1), edges, hard, odd="" if upright else "box-rotated"
+            )
+        elif kitti := KITTI.fullmatch(line):
+            if kitti.group(1).casefold() == "dontcare":
+                yield Entry(image, told, odd="region-uncared")
+                continue
+            yield Entry(image, told, kitti.group(1), [float(n) for n in line.split()[4:8]])
+        elif line and not HEADS.match(line):
+            yield Entry(image, f"{told}: {shown(line)}", odd="line-unreadable")

@@ -1,0 +1,265 @@
+"""Lists of boxes: tables, CreateML, Label Studio's own json, DOTA's and KITTI's lines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dabdetr.data.layouts import open_data, open_training, splits
+
+BOXES = {"red": (113, 53, 157, 92), "blue": (10, 20, 40, 60)}
+NAMES = ("a.png", "b.png")
+Make = Callable[[Path], None]
+
+
+def image(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(len(path.name)).integers(0, 255, (15, 20, 3), dtype=np.uint8)
+    Image.fromarray(pixels).resize((160, 120)).save(path)
+
+
+def text(path: Path, content: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content, encoding="utf-8")
+
+
+def table(
+    row: str, head: str = "", file: str = "boxes.csv", folder: str = ".", more: str = ""
+) -> Make:
+    """A row for each box; its values are put in by name."""
+
+    def make(root: Path) -> None:
+        rows = [head] if head else []
+        for name in NAMES:
+            image(root / folder / name)
+            for class_, (x0, y0, x1, y1) in BOXES.items():
+                values = {"x0": x0, "y0": y0, "x1": x1, "y1": y1, "w": x1 - x0, "h": y1 - y0}
+                values |= {f"r{key}": value / 160 for key, value in values.items() if key[0] == "x"}
+                values |= {f"r{key}": value / 120 for key, value in values.items() if key[0] == "y"}
+                values |= {"cx": (x0 + x1) / 2, "cy": (y0 + y1) / 2}
+                rows.append(row.format(name=name, stem=name[:1], c=class_, **values))
+        text(root / file, "\n".join(rows) + more)
+
+    return make
+
+
+def open_images(root: Path) -> None:
+    head = "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsGroupOf"
+    row = "{stem},xclick,/m/{c},1,{rx0},{rx1},{ry0},{ry1},0,0"
+    table(row, head, "train-annotations-bbox.csv", "train")(root)
+    text(root / "class-descriptions-boxable.csv", "/m/red,red\n/m/blue,blue\n")
+
+
+def createml(root: Path) -> None:
+    rows = []
+    for name in NAMES:
+        image(root / name)
+        boxes = [
+            {
+                "label": class_,
+                "coordinates": {
+                    "x": (x0 + x1) / 2,
+                    "y": (y0 + y1) / 2,
+                    "width": x1 - x0,
+                    "height": y1 - y0,
+                },
+            }
+            for class_, (x0, y0, x1, y1) in BOXES.items()
+        ]
+        rows.append({"image": name, "annotations": boxes})
+    text(root / "_annotations.createml.json", json.dumps(rows))
+
+
+def regions() -> list[dict[str, Any]]:
+    return [
+        {
+            "x": x0 / 1.6,
+            "y": y0 / 1.2,
+            "width": (x1 - x0) / 1.6,
+            "height": (y1 - y0) / 1.2,
+            "rotation": 0,
+            "rectanglelabels": [class_],
+            "original_width": 160,
+            "original_height": 120,
+        }
+        for class_, (x0, y0, x1, y1) in BOXES.items()
+    ]
+
+
+def label_studio(root: Path) -> None:
+    tasks = []
+    for number, name in enumerate(NAMES):
+        image(root / "images" / name)
+        result = [
+            {"type": "rectanglelabels", "from_name": "label", "value": each} for each in regions()
+        ]
+        data = {"image": f"/data/local-files/?d=images/{name}"}
+        tasks.append({"id": number, "annotations": [{"id": 1, "result": result}], "data": data})
+    text(root / "project-1.json", json.dumps(tasks))
+
+
+def label_studio_min(root: Path) -> None:
+    rows = []
+    for number, name in enumerate(NAMES):
+        image(root / name)
+        rows.append({"image": f"/data/upload/1/{name}", "id": number, "label": regions()})
+    text(root / "project-1-min.json", json.dumps(rows))
+
+
+def dota_line(class_: str, hard: int = 0) -> str:
+    x0, y0, x1, y1 = BOXES[class_]
+    return f"{x0}.0 {y0}.0 {x1}.0 {y0}.0 {x1}.0 {y1}.0 {x0}.0 {y1}.0 {class_} {hard}\n"
+
+
+def dota(labels: str = "labelTxt", images: str = "images") -> Make:
+    def make(root: Path) -> None:
+        for name in NAMES:
+            image(root / images / name)
+            lines = dota_line("red") + dota_line("blue")
+            text(root / labels / f"{name[:1]}.txt", "imagesource:GoogleEarth\ngsd:0.15\n" + lines)
+
+    return make
+
+
+def dota_of_roboflow(root: Path) -> None:
+    dota("train/labelTxt", "train/images")(root)
+    text(root / "data.yaml", "train: ../train/images\nval: ../valid/images\nnames: [red, blue]\n")
+
+
+def kitti(labels: str = "training/label_2", images: str = "training/image_2") -> Make:
+    def make(root: Path) -> None:
+        for name in NAMES:
+            image(root / images / name)
+            lines = [
+                f"{class_} 0.00 0 -1.57 {x0}.00 {y0}.00 {x1}.00 {y1}.00 1.5 1.6 3.6 2.8 1.6 8.4 0.1"
+                for class_, (x0, y0, x1, y1) in BOXES.items()
+            ]
+            text(root / labels / f"{name[:1]}.txt", "\n".join(lines))
+
+    return make
+
+
+TF = "filename,width,height,class,xmin,ymin,xmax,ymax"
+TF_ROW = "{name},160,120,{c},{x0},{y0},{x1},{y1}"
+RETINA = "images/{name},{x0},{y0},{x1},{y1},{c}"
+LISTS: dict[str, tuple[Make, str]] = {
+    # what it is → who writes it, and the kinds of findings beside split-only
+    "TensorFlow": (table(TF_ROW, TF), ""),
+    "TensorFlow, images apart": (table(TF_ROW, TF, "train_labels.csv", "images/train"), ""),
+    "TensorFlow, in annotations/": (table(TF_ROW, TF, "annotations/x.csv", "images"), ""),
+    "keras-retinanet": (table(RETINA, folder="images"), ""),
+    "keras-retinanet, an image without boxes": (
+        table(RETINA, folder="images", more="\nimages/a.png,,,,,\n"),
+        "",
+    ),
+    "VoTT": (
+        table(
+            '"{name}",{x0}.5,{y0}.5,{x1}.5,{y1}.5,"{c}"',
+            '"image","xmin","ymin","xmax","ymax","label"',
+        ),
+        "",
+    ),
+    "semicolons": (table("{name};{c};{x0};{y0};{x1};{y1}", "Filename;Class;X1;Y1;X2;Y2"), ""),
+    "a column of lists": (
+        table('{stem},160,120,"[{x0}, {y0}, {w}, {h}]",{c}', "image_id,width,height,bbox,source"),
+        "class-names-missing name-case",
+    ),
+    "sizes": (table("{name},{x0},{y0},{w},{h},{c}", "file,x,y,w,h,label"), ""),
+    "centres": (
+        table("{name},{cx},{cy},{w},{h},{c}", "img,x_center,y_center,width,height,name"),
+        "",
+    ),
+    "Vertex AI": (
+        table("UNASSIGNED,gs://b/{name},{c},{rx0},{ry0},,,{rx1},{ry1},,"),
+        "name-cleaned box-relative",
+    ),
+    "Open Images": (open_images, "name-case box-relative"),
+    "CreateML": (createml, ""),
+    "Label Studio": (label_studio, "name-cleaned"),
+    "Label Studio, JSON-MIN": (label_studio_min, "name-cleaned"),
+    "DOTA": (dota(), ""),
+    "DOTA, in labels/": (dota("labels"), ""),
+    "DOTA, by splits": (dota("labelTxt/train", "images/train"), ""),
+    "DOTA of Roboflow": (dota_of_roboflow, ""),
+    "KITTI": (kitti(), ""),
+    "KITTI, in labels/": (kitti("labels", "images"), ""),
+}
+
+
+@pytest.mark.parametrize("kind", LISTS)
+def test_lists_open_as_they_are(kind: str, tmp_path: Path) -> None:
+    make, kinds = LISTS[kind]
+    make(tmp_path)
+    train, val = open_training(tmp_path)
+    assert val is None
+    assert {each.kind.name for each in train.findings} == {*kinds.split(), "split-only"}
+    assert len(train) == 2
+    shift = 0.5 if kind == "VoTT" else 0
+    for index in range(2):
+        record = train.record(index)
+        labels = [train.names[label] for label in record.labels]
+        if "class-names-missing" in kinds:
+            assert train.names == ("object",)
+            labels = list(BOXES)
+        found = dict(zip(labels, (record.boxes - shift).round(2).tolist(), strict=True))
+        assert found == {class_: list(map(float, box)) for class_, box in BOXES.items()}
+
+
+def test_tables_divide_by_files_folders_or_a_column(tmp_path: Path) -> None:
+    table(TF_ROW, TF, "train_labels.csv", "images")(tmp_path / "files")
+    table(TF_ROW, TF, "test_labels.csv", "images")(tmp_path / "files")
+    assert splits(tmp_path / "files") == ["train", "test"]
+    for split in ("train", "valid"):
+        table(TF_ROW, TF, "_annotations.csv")(tmp_path / "folders" / split)
+        table("red,0", file="_classes.csv")(tmp_path / "folders" / split)
+    assert splits(tmp_path / "folders") == ["train", "val"]
+    root = tmp_path / "column"
+    table("TRAIN,gs://b/{name},{c},{rx0},{ry0},,,{rx1},{ry1},,")(root)
+    held = "\nTEST,gs://b/b.png,red,0.1,0.1,,,0.3,0.3,,\n"
+    text(root / "boxes.csv", (root / "boxes.csv").read_text().replace(",b.png", ",") + held)
+    assert splits(root) == ["train", "test"]
+    assert [len(open_data(root, split).record(0).labels) for split in ("train", "test")] == [2, 1]
+
+
+def test_what_is_odd_in_lists_is_counted(tmp_path: Path) -> None:
+    bad = "\na.png,160,120,red,oops,1,2,3\ngone.png,160,120,red,1,1,9,9\na.png,160,120,,1,1,9,9\n"
+    table(TF_ROW, TF, more=bad)(tmp_path / "table")
+    data = open_data(tmp_path / "table")
+    found = {each.kind.name: each.count for each in data.findings}
+    assert found == {"box-unreadable": 1, "image-missing": 1, "class-unknown": 1}
+    dota()(tmp_path / "dota")
+    lines = "10 10 50 20 40 60 5 40 red 0\nnonsense\n" + dota_line("blue", 1)
+    text(tmp_path / "dota" / "labelTxt" / "a.txt", lines)
+    text(tmp_path / "dota" / "labelTxt" / "gone.txt", dota_line("red"))
+    image(tmp_path / "dota" / "images" / "c.png")
+    data = open_data(tmp_path / "dota")
+    found = {each.kind.name: each.count for each in data.findings}
+    assert found == {
+        **{"box-rotated": 1, "line-unreadable": 1, "label-missing": 1, "image-missing": 1},
+    }
+    record = data.record(0)
+    assert record.boxes.tolist() == [[5, 10, 50, 60], [10, 20, 40, 60]]
+    assert record.crowd.tolist() == [False, True]
+    kitti()(tmp_path / "kitti")
+    dontcare = "DontCare -1 -1 -10 1.00 1.00 9.00 9.00 -1 -1 -1 -1000 -1000 -1000 -10\n"
+    text(tmp_path / "kitti" / "training" / "label_2" / "b.txt", dontcare)
+    data = open_data(tmp_path / "kitti")
+    assert {each.kind.name: each.count for each in data.findings} == {"region-uncared": 1}
+    assert [len(data.record(index).labels) for index in range(2)] == [2, 0]
+
+
+def test_a_turned_region_of_label_studios_is_read_as_the_box_around_it(tmp_path: Path) -> None:
+    label_studio_min(tmp_path)
+    file = tmp_path / "project-1-min.json"
+    rows = json.loads(file.read_text())
+    rows[0]["label"][0] |= {"x": 50, "y": 50, "width": 25, "height": 25, "rotation": 90}
+    file.write_text(json.dumps(rows))
+    data = open_data(tmp_path)
+    assert data.findings.count("box-rotated") == 1
+    np.testing.assert_allclose(data.record(0).boxes[0], [50, 60, 80, 100], atol=1e-3)
