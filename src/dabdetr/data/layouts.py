@@ -63,8 +63,8 @@ FOREIGN: tuple[tuple[str, bytes, str, str], ...] = (
     (r".*\.parquet", b"", "a parquet table", COCO_OR),
     (r".*\.(lmdb|mdb|h5|hdf5|mat|npz)", b"", "a binary store of some program", COCO_OR),
     (
-        r"annotations\.xml|.*\.xml",
-        b"<annotations>.*<(image|track|meta)",
+        r".*\.xml",
+        rb"<annotations[\s/>]",
         "CVAT's own form",
         "export as COCO 1.0 instead",
     ),
