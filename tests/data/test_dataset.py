@@ -101,7 +101,7 @@ def test_no_data(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no data folder"):
         open_data(tmp_path / "nowhere")
     with pytest.raises(
-        ValueError, match=r"has no annotations that are known\. Looked for: annotations/inst"
+        ValueError, match=r"has no annotations that are known\. Looked for: annotations/"
     ):
         open_data(tmp_path)
     (tmp_path / "data.yaml").touch()

@@ -39,16 +39,16 @@ Find = Callable[[Path], dict[str, Open]]
 """Splits of a folder or file by their own names; none where it is not in the layout."""
 
 LAYOUTS: dict[str, tuple[Find, str]] = {
-    "COCO": (find_coco, "annotations/instances_SPLIT.json, or such a json beside its images"),
-    "datumaro": (find_datumaro, "annotations/SPLIT.json with items"),
-    "DOTA or KITTI": (find_text_lines, "labelTxt/*.txt or label_2/*.txt, and images"),
-    "YOLO": (find_yolo, "data.yaml, obj.data, or classes.txt with images/ and labels/"),
+    "COCO": (find_coco, "annotations/*.json"),
+    "datumaro": (find_datumaro, "annotations/*.json"),
+    "DOTA, KITTI": (find_text_lines, "labelTxt/, label_2/"),
+    "YOLO": (find_yolo, "data.yaml, obj.data, images/ and labels/"),
     "VOC": (find_voc, "Annotations/*.xml"),
-    "labelme": (find_labelme, "a json with shapes beside each image"),
-    "VIA": (find_via, "via_region_data.json or a VIA project"),
-    "table": (find_table, "a csv with image, class and box"),
-    "CreateML": (find_createml, "a json with coordinates"),
-    "Label Studio": (find_label_studio, "a json with tasks and their annotations"),
+    "labelme": (find_labelme, "a json for each image"),
+    "VIA": (find_via, "*.json"),
+    "table": (find_table, "*.csv"),
+    "CreateML": (find_createml, "*.json"),
+    "Label Studio": (find_label_studio, "*.json"),
 }
 """Layout → its reader, and the files it is known by. The first that finds a split is taken."""
 
@@ -305,9 +305,10 @@ def _lies_there(folder: Path) -> str:
 
 def _advice(folder: Path, names: Sequence[str]) -> str:
     """What would open the files that lie there."""
-    if foreign := _foreign(folder, names):
+    jsons = [name for name in names if name.endswith(".json")]
+    json_ = next(iter(jsons), None)
+    if foreign := _foreign(folder, jsons or names):
         return foreign
-    json_ = next((name for name in names if name.endswith(".json")), None)
     archive = next((name for name in names if name.lower().endswith(ARCHIVES)), None)
     table = next((name for name in names if name.lower().endswith((".csv", ".tsv"))), None)
     if json_:
