@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from dabdetr.data.dataset import DetectionDataset
-from dabdetr.data.findings import Findings
+from dabdetr.data.findings import LONGEST, Findings
 from dabdetr.data.layouts import open_data, open_training, splits
+from dabdetr.text import shortened
 
 Write = Callable[[DetectionDataset, Path, str], None]
 
@@ -373,7 +374,7 @@ def test_a_folder_inside_a_data_set_is_the_data_set(
     assert val is not None
     assert (len(train), len(val)) == (8, 4)
     (place,) = (each for each in train.findings if each.kind.name == "place")
-    assert place.examples == [f"{root / inside}: {root}"]
+    assert place.examples == [shortened(f"{root / inside}: {root}", LONGEST)]
 
 
 def test_data_sets_below_a_folder(coco_folder: Path, tmp_path: Path) -> None:
@@ -437,17 +438,21 @@ def test_zips_that_are_none_or_too_large(tmp_path: Path) -> None:
         open_data(tmp_path / "none.zip")
 
 
-def test_what_is_not_recognised_is_answered_with_what_lies_there(tmp_path: Path) -> None:
-    (tmp_path / "a.jpg").touch()
+def test_what_is_not_recognised_is_answered_with_what_lies_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # short paths: the middle of a long message is left out
+    mine = Path("mine")
+    mine.mkdir()
+    (mine / "a.jpg").touch()
     with pytest.raises(ValueError, match=r"There is: a\.jpg\. They are images without boxes"):
-        open_data(tmp_path)
-    (tmp_path / "annotations.xml").write_text("<annotations/>")
+        open_data(mine)
+    (mine / "annotations.xml").write_text("<annotations/>")
     with pytest.raises(ValueError, match=r"CVAT's own form: export as COCO 1\.0"):
-        open_data(tmp_path)
-    (tmp_path / "mine.json").write_text("{}")
-    told = rf"--annotations {tmp_path}/mine\.json --images {tmp_path}"
-    with pytest.raises(ValueError, match=told):
-        open_data(tmp_path)
+        open_data(mine)
+    (mine / "mine.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"--annotations mine/mine\.json --images mine"):
+        open_data(mine)
 
 
 def test_findings_are_counted_with_their_first_examples() -> None:

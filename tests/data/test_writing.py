@@ -54,9 +54,14 @@ def objects(draw: st.DrawFn, thinnest: float) -> tuple[int, bool, list[float]]:
 
 
 def scenes(thinnest: float) -> st.SearchStrategy[list[list[tuple[int, bool, list[float]]]]]:
-    """A first box is large: boxes that all lie within 0–1 are taken for shares of the image."""
+    """A first box is large: an image's boxes that all lie within 0–1 are taken for shares of it."""
+    large = (0, False, [2.5, 3.0, 60.0, 40.0])
     drawn = st.lists(st.lists(objects(thinnest), max_size=4), min_size=1, max_size=3)
-    return drawn.map(lambda images: [[(0, False, [2.5, 3, 60, 40]), *images[0]], *images[1:]])
+    return drawn.map(
+        lambda images: [
+            [large, *boxes] if boxes or number == 0 else [] for number, boxes in enumerate(images)
+        ]
+    )
 
 
 def rows_of(data: DetectionDataset, index: int, crowds: bool = True) -> list[tuple[object, ...]]:
