@@ -406,6 +406,19 @@ def test_encodings_are_told_apart(content: str, encoding: str, told: str) -> Non
     assert guess(content.encode(encoding)) == (content, told)
 
 
+def test_the_first_foreign_word_shows_whether_the_encoding_is_right(tmp_path: Path) -> None:
+    """Korean is taken for GB 18030: whoever reads the line sees that the name is wrong."""
+    image(tmp_path / "images" / "a.png")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "a.txt").write_text("0 0.5 0.5 0.2 0.2")
+    for encoding, name in (("gbk", "红灯笼"), ("euc_kr", "사과")):
+        (tmp_path / "classes.txt").write_bytes(f"{name}\n".encode(encoding))
+        data = open_data(tmp_path)
+        (found,) = (each for each in data.findings if each.kind.name == "encoding")
+        assert found.examples == [f"{tmp_path}/classes.txt as GB 18030 (“{data.names[0]}”)"]
+        assert (data.names[0] == name) == (encoding == "gbk")
+
+
 def test_images_beside_those_of_a_json_are_counted(tmp_path: Path) -> None:
     """Neither those of the other split in the same folder, nor damaged ones."""
 

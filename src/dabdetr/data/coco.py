@@ -15,7 +15,7 @@ from dabdetr.data.findings import Findings
 from dabdetr.data.locate import YEAR, ImageFolders
 from dabdetr.data.records import FARTHEST, Open, RecordTable, Rows, class_table
 from dabdetr.data.shapes import around_segmentation
-from dabdetr.data.textfiles import HEAD, guess, head_of, read_bytes
+from dabdetr.data.textfiles import HEAD, guess, head_of, note_encoding, read_bytes
 from dabdetr.text import parse_json, shown
 
 MANY = 50  # jsons in a folder that are looked at one by one
@@ -155,7 +155,7 @@ def _load(file: Path, findings: Findings) -> dict[str, Any]:
             raise ValueError(f"{error}; is it cut short?") from None
         content, encoding = guess(bytes(content))
         tree = parse_json(content, str(file))
-        findings.add("encoding", f"{file} as {encoding}")
+        note_encoding(findings, file, content, encoding)
     if isinstance(tree, dict) and tree.get("categories", []) in ([], None):
         tree["categories"] = _unnamed(tree.get("annotations"), findings, file)
     for key in LISTS:

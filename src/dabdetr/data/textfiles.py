@@ -30,8 +30,15 @@ def read_text(path: str | Path, findings: Findings) -> str:
         return content.decode("utf-8")
     except UnicodeDecodeError:
         text, encoding = guess(content)
-        findings.add("encoding", f"{path} as {encoding}")
+        note_encoding(findings, path, text, encoding)
         return text
+
+
+def note_encoding(findings: Findings, path: str | Path, text: str, encoding: str) -> None:
+    """Count a file that is not UTF-8; its first foreign word shows whether the guess is right."""
+    word = re.search(r"[\w-]*[^\x00-\x7f][\w-]*", text)
+    shown = f" (“{word.group()[:20]}”)" if word else ""
+    findings.add("encoding", f"{path} as {encoding}{shown}")
 
 
 def read_bytes(path: str | Path) -> bytes:

@@ -19,7 +19,7 @@ from dabdetr.data.findings import Findings
 from dabdetr.data.locate import USUAL, ImageFolders, canonical, child, images_below
 from dabdetr.data.records import FARTHEST, Open, RecordTable, Rows, named_table
 from dabdetr.data.shapes import around
-from dabdetr.data.textfiles import guess, head_of, read_bytes, read_text
+from dabdetr.data.textfiles import guess, head_of, note_encoding, read_bytes, read_text
 from dabdetr.text import shown
 
 EDGES = ("xmin", "ymin", "xmax", "ymax")
@@ -233,7 +233,7 @@ def _parse(file: Path, findings: Findings) -> Any:
             raise ValueError(
                 f"{file} is not readable XML ({error}); replace or remove it"
             ) from None
-        findings.add("encoding", f"{file} as {encoding}")
+        note_encoding(findings, file, text, encoding)
         return tree
 
 
