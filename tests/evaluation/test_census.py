@@ -168,6 +168,9 @@ def test_val_tells_the_census_and_that_nothing_is_wrong(
     assert done.exit_code == 0, done.output
     document = json.loads(Path("runs/val/words/report.json").read_text())
     assert f"census: {document['queries']['sentence']}" in done.stderr.replace("\n", " ")
+    (table,) = tmp_path.rglob("query_layers.csv")
+    assert table.read_text().splitlines()[0] == "layer,queries,count,right,entropy,spread,doubles"
+    assert len(table.read_text().splitlines()) == 1 + len(document["queries"]["layers"]) == 4
     assert document["errors"]["causes"] == []  # two scenes of one digit each
     assert "no errors: every object is found" in done.stderr
     assert "AP50 +" not in done.stdout

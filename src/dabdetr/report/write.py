@@ -71,16 +71,16 @@ def write_report(
         training = trained.section(figure_grid(_drawn(folder, trained.figures())))
         if (batch := trained.png()) is not None:
             write_atomically(folder / "first_batch.png", batch)
+    counted = ""
+    if queries is not None:
+        tree["queries"] = queries.to_dict()
+        counted = census_section(queries, figure_grid(_drawn(folder, census_figures(queries))))
     for name, rows in tables(tree).items():
         write_atomically(folder / f"{name}.csv", _csv(rows))
     compared = ""
     if against is not None:
         tree["against"] = against.to_dict(data)
         compared = against_section(data, against, tree["against"])
-    counted = ""
-    if queries is not None:
-        tree["queries"] = queries.to_dict()
-        counted = census_section(queries, figure_grid(_drawn(folder, census_figures(queries))))
     document = json.dumps(tree, ensure_ascii=False, allow_nan=False)
     write_atomically(folder / NUMBERS, document.encode("utf-8", "surrogateescape"))
     save_detections(folder / DETECTIONS, found)
