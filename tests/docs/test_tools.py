@@ -90,4 +90,12 @@ def test_reports_of_races_are_one_heading_lower(
     }
     assert "Not drawn yet" in generated.looks()  # of another race than the one that is shown
     monkeypatch.setattr(generated, "SHOWN", "small")
-    assert "](../race/small/attention-large-96.png)" in generated.looks()
+    measured = "rung,part,inside,centres,width_fit,height_fit\n"
+    measured += (
+        "dab,position,0.2,1,0.5,-0.1\ndab,position,0.4,2,0.5,-0.2\nno-size,position,1,1,1,1\n"
+    )
+    (tmp_path / "small" / "attention-96.csv").write_text(measured)
+    looks = generated.looks()
+    assert "](../race/small/attention-large-96.png)" in looks
+    rows = [line for line in looks.splitlines() if line.startswith("| ")]
+    assert rows[2:] == ["| DAB-DETR | position alone | 30 % | 1.50 | 0.50 | −0.15 |"]
