@@ -30,10 +30,11 @@ _RAW = re.compile(f"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufeff{_BIDI}]")
 _WHERE = re.compile(r"Exception from |Check '.*' failed at |\s*$")
 # As numpy, torch, ONNX Runtime and OpenVINO say it.
 _EXHAUSTED = re.compile(
-    "(can.?t|cannot|unable to|failed to) allocate|out of memory|bad_alloc|bad allocation|"
-    "storage size calculation overflowed|overflow when unpacking long",
+    "(can.?t|cannot|unable to|failed to) allocate|out of memory|bad_alloc|bad allocation",
     re.I,
 )
+# As torch says it of a size that no memory holds; not where a message of ours quotes it.
+_OVERFLOW = re.compile("storage size calculation overflowed|overflow when unpacking long", re.I)
 # Marks of direction (U+200E, U+200F, U+061C) are part of honest names in Hebrew and Arabic.
 _NO_NAME = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028-\u202e\u2066-\u2069]")
 
@@ -178,6 +179,8 @@ def reason(error: BaseException, most: int = 160) -> str:
 def refuse_exhausted(error: BaseException) -> None:
     """MemoryError, with the number, where an error of another library says that memory ran out."""
     found = _EXHAUSTED.search(str(error))
+    if not found and not isinstance(error, ValueError):
+        found = _OVERFLOW.search(str(error))
     if found or type(error).__name__ == "OutOfMemoryError":
         wanted = re.search(r"tried to allocate (\S+ ?[KMGT]?i?B?)", str(error))
         size = wanted.group(1) if wanted else ""

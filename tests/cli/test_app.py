@@ -284,3 +284,11 @@ def test_sizes_that_no_memory_holds_are_out_of_memory(assignment: str) -> None:
     code, message = _explain(caught.value)
     assert code == 3
     assert message.startswith("out of memory")
+
+
+def test_a_fault_of_the_input_that_quotes_an_overflow_is_no_lack_of_memory() -> None:
+    from dabdetr.cli.app import _explain
+
+    quoted = "timm cannot build it: argument 'size' failed with \"Overflow when unpacking long\""
+    assert _explain(ValueError(quoted)) == (2, quoted)
+    assert _explain(RuntimeError("Overflow when unpacking long"))[0] == 3

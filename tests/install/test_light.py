@@ -25,7 +25,7 @@ def test_a_missing_package_is_answered_by_the_command_that_installs_it(
                 assert name == "direct_url.json"
                 return content
 
-        monkeypatch.setattr("dabdetr.packages.distribution", lambda _: Found())
+        monkeypatch.setattr("importlib.metadata.distribution", lambda _: Found())
 
     installed_from('{"url": "file:///home/me/my%20dabdetr", "dir_info": {"editable": true}}')
     assert install_command("train") == "pip install '/home/me/my dabdetr[train]'"
