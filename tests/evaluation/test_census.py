@@ -87,10 +87,10 @@ def test_layers_by_hand() -> None:
         for layer in (first, last)
     ]
     one, two = census(layers[-1], 6, layers).layers
-    assert (one.layer, one.queries, one.count, one.doubles) == (1, 2, 3, 1)
+    assert (one.layer, one.queries, one.count, one.duplicates) == (1, 2, 3, 1)
     assert one.entropy == pytest.approx(2 / 3)  # query 4 has one bit, and two of the three
     assert one.spread == pytest.approx(2 / 3 * np.hypot(0.4, 0.4))
-    assert (two.queries, two.count, two.doubles, two.entropy, two.spread) == (1, 2, 0, 0, 0)
+    assert (two.queries, two.count, two.duplicates, two.entropy, two.spread) == (1, 2, 0, 0, 0)
 
 
 def test_the_last_layer_is_what_the_model_finds() -> None:
@@ -104,7 +104,7 @@ def test_the_last_layer_is_what_the_model_finds() -> None:
     last = told.layers[-1]
     assert last.count == sum(use.count for use in told.used)
     assert last.right == sum(use.right for use in told.used)
-    assert last.doubles == sum(count for *_, count in told.doubles)
+    assert last.duplicates == sum(count for *_, count in told.doubles)
     assert told.to_dict()["layers"][0]["layer"] == 1
 
 
@@ -169,7 +169,9 @@ def test_val_tells_the_census_and_that_nothing_is_wrong(
     document = json.loads(Path("runs/val/words/report.json").read_text())
     assert f"census: {document['queries']['sentence']}" in done.stderr.replace("\n", " ")
     (table,) = tmp_path.rglob("query_layers.csv")
-    assert table.read_text().splitlines()[0] == "layer,queries,count,right,entropy,spread,doubles"
+    assert (
+        table.read_text().splitlines()[0] == "layer,queries,count,right,entropy,spread,duplicates"
+    )
     assert len(table.read_text().splitlines()) == 1 + len(document["queries"]["layers"]) == 4
     assert document["errors"]["causes"] == []  # two scenes of one digit each
     assert "no errors: every object is found" in done.stderr

@@ -52,7 +52,7 @@ class LayerUse:
     count    detections shown; ``right`` of them are an object of their class
     entropy  of a query's classes in bits, mean over detections; 0: each query finds one class only
     spread   of a query's centres, 0–1 of the image: root of both variances, mean over detections
-    doubles  second detections of one object and class
+    duplicates  second detections of one object and class
     """
 
     layer: int
@@ -61,7 +61,7 @@ class LayerUse:
     right: int
     entropy: float
     spread: float
-    doubles: int
+    duplicates: int
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ def _after(layer: int, judged: Sequence[Judged]) -> LayerUse:
         right=sum(use.right for use in used),
         entropy=mean([use.entropy for use in used]),
         spread=mean([float(np.hypot(*use.spread)) for use in used]),
-        doubles=sum(doubles.values()),
+        duplicates=sum(doubles.values()),
     )
 
 

@@ -56,13 +56,13 @@ def census_section(census: Census, drawn: str) -> str:
             str(use.queries),
             str(use.count),
             str(use.right),
-            str(use.doubles),
+            str(use.duplicates),
             f"{use.entropy:.2f}",
             f"{use.spread:.3f}",
         ]
         for use in census.layers
     ]
-    titles = ("after layer", "queries", "found", "right", "doubles", "entropy (bits)", "spread")
+    titles = ("after layer", "queries", "found", "right", "duplicates", "entropy (bits)", "spread")
     by_layer = ""
     if rows_by_layer:
         by_layer = (
