@@ -9,24 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from tests.data.test_odd import image, text
 
 from dabdetr.data.layouts import open_data, open_training, splits
 
 BOXES = {"red": (113, 53, 157, 92), "blue": (10, 20, 40, 60)}
 NAMES = ("a.png", "b.png")
 Make = Callable[[Path], None]
-
-
-def image(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(len(path.name)).integers(0, 255, (15, 20, 3), dtype=np.uint8)
-    Image.fromarray(pixels).resize((160, 120)).save(path)
-
-
-def text(path: Path, content: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content, encoding="utf-8")
 
 
 def table(

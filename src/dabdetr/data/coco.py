@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from dabdetr.data.box_formats import Asked
+from dabdetr.data.columns import FARTHEST
 from dabdetr.data.findings import Findings
 from dabdetr.data.locate import YEAR, ImageFolders
-from dabdetr.data.records import FARTHEST, Open, RecordTable, Rows, class_table
+from dabdetr.data.records import Open, RecordTable, Rows, class_table
 from dabdetr.data.shapes import around_segmentation
 from dabdetr.data.textfiles import HEAD, guess, head_of, note_encoding, read_bytes
 from dabdetr.text import parse_json, shown

@@ -5,9 +5,7 @@ A new layout takes a reader with a ``find`` function, and a line in ``LAYOUTS``.
 
 from __future__ import annotations
 
-import logging
 import os
-import re
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from dabdetr.data.box_formats import Asked, BoxFormat, Expected
 from dabdetr.data.coco import find_coco, read_coco
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.data.datumaro import find_datumaro
+from dabdetr.data.foreign import not_known
 from dabdetr.data.images import IMAGE_SUFFIXES, OTHER_SUFFIXES
 from dabdetr.data.labelme import find_labelme
 from dabdetr.data.listings import find_createml, find_label_studio, find_table
@@ -27,13 +26,9 @@ from dabdetr.data.records import Open, RecordTable
 from dabdetr.data.scenes import SPLITS, parse_scenes
 from dabdetr.data.splitting import divide
 from dabdetr.data.text_lines import find_text_lines
-from dabdetr.data.textfiles import head_of
 from dabdetr.data.via import find_via
 from dabdetr.data.voc import find_voc
 from dabdetr.data.yolo import find_yolo
-from dabdetr.text import shortened
-
-log = logging.getLogger("dabdetr")
 
 Find = Callable[[Path], dict[str, Open]]
 """Splits of a folder or file by their own names; none where it is not in the layout."""
@@ -54,56 +49,6 @@ LAYOUTS: dict[str, tuple[Find, str]] = {
 
 PARTS = frozenset({"annotations", "jpegimages", "imagesets", "images", "labels", "main"})
 """Names of folders that are only part of a data set."""
-ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
-UNPACK = " Unpack it and give its folder."
-TABLE = "filename, class, xmin, ymin, xmax, ymax"
-COCO_OR = "export as COCO, YOLO or VOC instead"
-FOREIGN: tuple[tuple[str, bytes, str, str], ...] = (
-    (r".*\.tfrecords?(-\d+-of-\d+)?", b"", "TensorFlow's TFRecord", COCO_OR),
-    (r".*\.parquet", b"", "a parquet table", COCO_OR),
-    (r".*\.(lmdb|mdb|h5|hdf5|mat|npz)", b"", "a binary store of some program", COCO_OR),
-    (
-        r".*\.xml",
-        rb"<annotations[\s/>]",
-        "CVAT's own form",
-        "export as COCO 1.0 instead",
-    ),
-    (
-        r"meta\.json",
-        b'"classes".*"shape"',
-        "Supervisely's project",
-        "export as COCO or YOLO instead",
-    ),
-    (
-        r".*\.(nd)?json",
-        b'"Labeled Data"|"data_row"|"External ID"',
-        "Labelbox's own form",
-        "convert it to COCO with its exporter",
-    ),
-    (
-        r".*\.(manifest|jsonl?)",
-        b'"source-ref"',
-        "a SageMaker Ground Truth manifest",
-        "convert it to COCO",
-    ),
-    (r".*\.jsonl", b"<loc\\d+>", "PaliGemma's form", COCO_OR),
-    (r".*\.jsonl", b"", "a list of JSON lines", COCO_OR),
-    (r".*\.vott|.*\.json", b'"vott', "VoTT's project", "export as CSV or VOC instead"),
-    (
-        r".*\.json",
-        rb"^\s*\[\s*\{.*\"(data|image)\"",
-        "Label Studio's own form, without boxes",
-        "export as COCO or YOLO instead",
-    ),
-    (r".*bbx_gt\.txt", b"", "WIDER FACE's list", "convert it to COCO"),
-    (
-        r"_?annotations\.txt|.*\.txt",
-        rb"^\S+\.\w+ \d+,\d+,\d+,\d+,\d+",
-        "a list of keras-yolo3",
-        "export as COCO, YOLO or VOC instead",
-    ),
-)
-"""Name, what its head has, whose form that is, and what to do: forms that are known, not read."""
 MOST_BOXES = 20_000
 """Boxes that k-means looks at; of more, an even share."""
 
@@ -218,7 +163,8 @@ def find_data(given: Path) -> Found:
             f"{given} holds {len(below)} data sets; give one of them: "
             + ", ".join(str(each.root) for each in below[:8])
         )
-    raise ValueError(_unknown(given))
+    sought = "; ".join(f"{files} ({name})" for name, (_, files) in LAYOUTS.items())
+    raise ValueError(not_known(given, sought))
 
 
 def look(root: Path) -> dict[str, Open]:
@@ -278,65 +224,6 @@ def _below(given: Path, depth: int = 3) -> list[Found]:
         elif depth > 1:
             found += _below(child, depth - 1)
     return found
-
-
-def _unknown(given: Path) -> str:
-    """What was looked for, what lies there, and what would open it."""
-    sought = "; ".join(f"{files} ({name})" for name, (_, files) in LAYOUTS.items())
-    if given.is_file() and given.name.lower().endswith(ARCHIVES):
-        return f"{given} is packed in a form that is not read.{UNPACK}"
-    if given.is_file():
-        return (
-            f"{given} is a file that is no data set; give a folder, a data.yaml, a COCO json, or a "
-            f"zip of these.{_foreign(given.parent, [given.name])}"
-        )
-    return shortened(
-        f"{given} has no annotations that are known. Looked for: {sought}. {_lies_there(given)}"
-    )
-
-
-def _lies_there(folder: Path) -> str:
-    names = sorted(each.name + "/" * each.is_dir() for each in folder.iterdir())
-    if not names:
-        return "The folder is empty."
-    shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-    return f"There is: {shown}.{_advice(folder, names)}"
-
-
-def _advice(folder: Path, names: Sequence[str]) -> str:
-    """What would open the files that lie there."""
-    jsons = [name for name in names if name.endswith(".json")]
-    json_ = next(iter(jsons), None)
-    if foreign := _foreign(folder, jsons or names):
-        return foreign
-    archive = next((name for name in names if name.lower().endswith(ARCHIVES)), None)
-    table = next((name for name in names if name.lower().endswith((".csv", ".tsv"))), None)
-    if json_:
-        return f" If {json_} is COCO's: --annotations {folder / json_} --images {folder}"
-    if archive:
-        own = archive.lower().endswith(".zip")
-        return f" Give the zip itself: --data {folder / archive}" if own else UNPACK
-    if table:
-        return f" {table} lists no boxes by columns such as {TABLE}: export as COCO, YOLO or VOC."
-    images = [n for n in names if re.search(r"\.\w+$", n)]
-    if len(images) == len(names) and all(Path(n).suffix.lower() in IMAGE_SUFFIXES for n in names):
-        return " They are images without boxes: label them first."
-    if any(Path(name).suffix.lower() in OTHER_SUFFIXES for name in names):
-        return " Images in a format that is not decoded lie there: convert them to PNG or JPEG."
-    return ""
-
-
-def _foreign(folder: Path, names: Sequence[str]) -> str:
-    """What a file there, or in a folder there, is, where its form is known and not read."""
-    below = [f"{name}{file.name}" for name in names[:20] if name.endswith("/")
-             for file in sorted((folder / name).iterdir())[:20]]  # fmt: skip
-    for pattern, sign, form, way in FOREIGN:
-        for name in (*names, *below):
-            if re.fullmatch(pattern, Path(name).name, re.IGNORECASE) and (
-                not sign or re.search(sign, head_of(folder / name), re.DOTALL)
-            ):
-                return f" {name} is {form}: {way}."
-    return ""
 
 
 def anchors(init: str) -> str | np.ndarray:

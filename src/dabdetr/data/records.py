@@ -13,18 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from dabdetr.data.box_formats import (
-    SMALLEST,
-    TELLING,
-    Asked,
-    BoxFormat,
-    Expected,
-    changed_kind,
-    other_units,
-    percents,
-    tell_format,
-    to_pixels,
-)
+from dabdetr.data.box_formats import Asked, BoxFormat
+from dabdetr.data.columns import Columns
 from dabdetr.data.dataset import DetectionDataset, ImageRecord
 from dabdetr.data.findings import Findings
 from dabdetr.data.heads import ImageFile, deep_bits, read_heads
@@ -33,11 +23,6 @@ from dabdetr.text import check_name, printable
 
 Open = Callable[[str, Asked | None], "RecordTable"]
 """Opens a split: what to call it, and the format of its boxes where it is not to be found out."""
-
-FARTHEST = 1e7
-"""Pixels from the corner of an image beyond which a number is nonsense."""
-SAME_SHAPE = 0.02
-"""Relative difference of the two scales of an image that is only rounding."""
 
 
 def class_table(
@@ -156,13 +141,46 @@ class RecordTable(DetectionDataset):
         self.findings = rows.findings
         self._checked = False
         self.layout_format: BoxFormat = rows.box_format
-        draft = _Draft(rows)
+        draft = Columns(
+            findings=rows.findings,
+            box_format=rows.box_format,
+            place=rows.place,
+            files=rows.files,
+            ids=np.array(rows.ids, np.int64),
+            sizes=np.array(rows.sizes, np.int64).reshape(-1, 2),
+            known=rows.known,
+            image=np.array(rows.image, np.int64),
+            label=np.array(rows.label, np.int64),
+            crowd=np.array(rows.crowd, bool),
+            areas=np.array(rows.areas, np.float64),
+            annotated=np.array(rows.numbers, np.float64).reshape(-1, 4),
+            first=rows.first,
+        )
         draft.complete_sizes()
         draft.settle(box_format)
         self.box_format: BoxFormat = draft.box_format
         self._take(draft)
 
-    def _take(self, draft: _Draft) -> None:
+    def _columns(self, image: np.ndarray, findings: Findings) -> Columns:
+        """To be mended again; ``image`` says of which image each box is."""
+        return Columns(
+            findings=findings,
+            box_format=self.box_format,
+            place=lambda row: self.files[int(image[row])],
+            files=self.files,
+            ids=self.image_ids,
+            sizes=self.sizes.copy(),
+            known=self.known,
+            image=image,
+            label=self.labels,
+            crowd=self.crowd,
+            areas=self.areas,
+            annotated=self.annotated,
+            boxes=self.boxes,
+        )
+
+    def _take(self, draft: Columns) -> None:
+        assert draft.boxes is not None
         order = np.argsort(draft.image, kind="stable")
         self.files, self.sizes = draft.files, draft.sizes
         self.image_ids, self.known = draft.ids, draft.known
@@ -220,7 +238,7 @@ class RecordTable(DetectionDataset):
         self.findings.add("image-damaged", [head.error for head in heads if head.error])
         self._note(heads, progress)
         image = np.repeat(np.arange(len(self)), self.counts())
-        draft = _Draft.of(self, image)
+        draft = self._columns(image, self.findings)
         keep = ~damaged & draft.fit_sizes(heads)
         if not keep.any():
             raise ValueError(
@@ -247,7 +265,7 @@ class RecordTable(DetectionDataset):
         """A copy with some images [n] bool and some boxes [rows] bool; its findings are empty."""
         table, image = copy(self), np.repeat(np.arange(len(self)), self.counts())
         table.findings = Findings()
-        draft = _Draft.of(table, image)
+        draft = table._columns(image, table.findings)
         draft.keep(boxes)
         draft.keep_images(images)
         table._take(draft)
@@ -256,7 +274,8 @@ class RecordTable(DetectionDataset):
     def moved(self, place: np.ndarray) -> RecordTable:
         """A copy with the boxes of each image at the image that ``place`` [n] says."""
         table = copy(self)
-        draft = _Draft.of(table, place[np.repeat(np.arange(len(self)), self.counts())])
+        image = place[np.repeat(np.arange(len(self)), self.counts())]
+        draft = table._columns(image, table.findings)
         table._take(draft)
         return table
 
@@ -270,252 +289,3 @@ class RecordTable(DetectionDataset):
         ]
         self.names, self.category_ids = tuple(names), tuple(category_ids)
         return self
-
-
-class _Draft:
-    """Columns while they are mended."""
-
-    box_format: BoxFormat
-    files: list[str]
-    ids: np.ndarray
-    sizes: np.ndarray
-    known: list[tuple[int, ...] | None]
-    image: np.ndarray
-    label: np.ndarray
-    crowd: np.ndarray
-    areas: np.ndarray
-    annotated: np.ndarray
-    boxes: np.ndarray
-
-    def __init__(self, rows: Rows | None) -> None:
-        if rows is None:
-            return
-        self.findings, self.place = rows.findings, rows.place
-        self.box_format, self.first = rows.box_format, rows.first
-        self.files, self.known = rows.files, rows.known
-        self.ids = np.array(rows.ids, np.int64)
-        self.sizes = np.array(rows.sizes, np.int64).reshape(-1, 2)
-        self.image, self.label = (np.array(v, np.int64) for v in (rows.image, rows.label))
-        self.crowd = np.array(rows.crowd, bool)
-        self.areas = np.array(rows.areas, np.float64)
-        self.annotated = np.array(rows.numbers, np.float64).reshape(-1, 4)
-        self.row = np.arange(len(self.image))
-
-    @classmethod
-    def of(cls, table: RecordTable, image: np.ndarray) -> _Draft:
-        draft = cls(None)
-        draft.findings, draft.box_format = table.findings, table.box_format
-        draft.files, draft.ids, draft.sizes = table.files, table.image_ids, table.sizes.copy()
-        draft.known, draft.image, draft.label = table.known, image, table.labels
-        draft.crowd, draft.areas = table.crowd, table.areas
-        draft.annotated, draft.boxes = table.annotated, table.boxes
-        draft.row = np.arange(len(image))
-        draft.place = lambda row: table.files[int(image[row])]
-        return draft
-
-    def keep(self, rows: np.ndarray, kind: str = "") -> None:
-        """Only those boxes; the others are counted as ``kind``."""
-        if rows.all():
-            return
-        if kind:
-            self.count(kind, ~rows)
-        for name in ("image", "label", "crowd", "areas", "annotated", "row"):
-            setattr(self, name, getattr(self, name)[rows])
-        if hasattr(self, "boxes"):
-            self.boxes = self.boxes[rows]
-
-    def count(self, kind: str, rows: np.ndarray) -> None:
-        """Count boxes as ``kind``, the first of them as examples."""
-        found = np.flatnonzero(rows)
-        self.findings.add(kind, [self._example(at) for at in found[:3]], len(found))
-
-    def _example(self, at: int) -> str:
-        numbers = ", ".join(f"{value:g}" for value in self.annotated[at])
-        return f"{self.place(int(self.row[at]))}: [{numbers}]"
-
-    def keep_images(self, keep: np.ndarray) -> None:
-        """Only those images, and their boxes."""
-        if keep.all():
-            return
-        self.keep(keep[self.image])
-        self.image = (np.cumsum(keep) - 1)[self.image]
-        kept = np.flatnonzero(keep)
-        self.files = [self.files[index] for index in kept]
-        self.known = [self.known[index] for index in kept]
-        self.ids, self.sizes = self.ids[keep], self.sizes[keep]
-
-    def complete_sizes(self) -> None:
-        """Take from the images what sizes the annotations do not have."""
-        lacking = np.flatnonzero((self.sizes <= 0).any(1) | (self.sizes > FARTHEST).any(1))
-        if not len(lacking):
-            return
-        heads = read_heads([self.files[index] for index in lacking])
-        keep = np.ones(len(self.files), bool)
-        for index, head in zip(lacking.tolist(), heads, strict=True):
-            self.sizes[index] = head.width, head.height
-            keep[index] = not head.error
-        self.findings.add("image-damaged", [head.error for head in heads if head.error])
-        self.keep_images(keep)
-
-    def settle(self, asked: Asked | None) -> None:
-        """Boxes in pixels with an area inside their images; ``annotated`` is x, y, w, h."""
-        finite = np.all(np.abs(self.annotated) <= FARTHEST, axis=1)  # NaN is not
-        self.keep(finite, "box-infinite")
-        said = self.box_format
-        if asked is None or isinstance(asked, Expected):
-            self._tell(asked.box_format if asked else said)
-        else:
-            self.box_format = asked
-        unit = self.box_format.partition("-")[2]
-        other = self._unlike(unit, isinstance(asked, str))
-        if unit:
-            reach = np.abs(self.annotated / (100 if unit == "percent" else 1) - 0.5).max(
-                1, initial=0
-            )
-            keep = (reach <= 1.5) | other
-            self.keep(keep, "box-beyond")
-            other = other[keep]
-        own = to_pixels(self._from_first(unit), self._frames(), self.box_format)
-        order = self.box_format.partition("-")[0]
-        changed: BoxFormat = order if unit else f"{order}-relative"  # pyright: ignore
-        self.annotated = np.where(
-            other[:, None], to_pixels(self.annotated, self._frames(), changed), own
-        )
-        self.areas = np.where(other | (self.box_format != said), np.nan, self.areas)
-        self._order_corners()
-        self.cut()
-        if not unit:
-            large = self._frames().min(1) > SMALLEST
-            self.count("box-first-pixel", np.all(self.boxes <= 1, axis=1) & large)
-
-    def _tell(self, said: BoxFormat) -> None:
-        """Find the format over all boxes; count what is another than the layout's, or may be."""
-        layout, frames = self.box_format, self._frames()
-        self.box_format = tell_format(self.annotated, frames, said)
-        every = np.ones(len(self.image), bool)
-        if self.box_format != layout:
-            self.count(changed_kind(layout, self.box_format), every)
-        if "-" not in self.box_format and percents(self.annotated, frames, layout) == "likely":
-            self.count("box-percent-perhaps", every)
-
-    def _unlike(self, unit: str, certain: bool) -> np.ndarray:
-        """[boxes] bool: those of images all of whose boxes are of another unit, to be mended."""
-        other = other_units(self.annotated, self._frames(), unit)
-        count = np.bincount(self.image, minlength=len(self.files))
-        alone = (np.bincount(self.image, other, len(self.files)) == count)[self.image]
-        mended = other & alone & (not certain)
-        self.count("box-pixels" if unit else "box-relative", mended)
-        return mended
-
-    def _from_first(self, unit: str) -> np.ndarray:
-        """Numbers counted from 0, of pixels that are counted from ``first``.
-
-        Of corners the smaller one is a pixel's near edge, of whichever was drawn first.
-        """
-        numbers = self.annotated.copy()
-        if unit:
-            return numbers
-        one, other = numbers[:, :2], numbers[:, 2:]
-        near = one <= other if self.box_format == "xyxy" else np.ones_like(one, bool)
-        one -= self.first * near
-        other -= self.first * ~near
-        return numbers
-
-    def _frames(self) -> np.ndarray:
-        """[boxes, 2] width and height of each box's image."""
-        return self.sizes[self.image].astype(np.float64)
-
-    def _order_corners(self) -> None:
-        wrong = np.any(self.annotated[:, 2:] < 0, axis=1)
-        if wrong.any():
-            self.count("box-swapped", wrong)
-            sides = self.annotated[:, 2:]
-            self.annotated[:, :2] += np.minimum(sides, 0)
-            self.annotated[:, 2:] = np.abs(sides)
-
-    def cut(self, again: bool = False) -> None:
-        """Corners cut to the image; without what has no area, or none inside.
-
-        A box within one pixel beside the image (coordinates that count from 1) is moved in.
-        """
-        if not again:
-            low = self.annotated[:, :2].astype(np.float32)
-            high = (self.annotated[:, :2] + self.annotated[:, 2:]).astype(np.float32)
-            self.keep(np.all(high > low, axis=1), "box-empty")
-            self._mistrust_sizes()
-        sizes = self._frames()
-        low, high = self.annotated[:, :2], self.annotated[:, :2] + self.annotated[:, 2:]
-        shift = np.where(low >= sizes, -1.0, np.where(high <= 0, 1.0, 0.0))
-        cut_low, cut_high = np.maximum(low + shift, 0), np.minimum(high + shift, sizes)
-        self.boxes = np.concatenate((cut_low, cut_high), 1).astype(np.float32)
-        inside = np.all(self.boxes[:, 2:] > self.boxes[:, :2], axis=1)
-        if not again:
-            self.count("box-moved", inside & np.any(shift != 0, axis=1))
-            past = np.any((low < -1) | (high > sizes + 1), axis=1)
-            self.count("box-cut", inside & past)
-        self.keep(inside, "box-outside")
-        own = self.annotated[:, 2:].prod(1)
-        self.areas = np.where(self.areas > 0, self.areas, own)
-
-    def _mistrust_sizes(self) -> None:
-        """Read the sizes of the images whose boxes lie outside the size in the annotations."""
-        low, high = self.annotated[:, :2], self.annotated[:, :2] + self.annotated[:, 2:]
-        sizes = self._frames()
-        outside = np.any((low >= sizes + 1) | (high <= -1), axis=1)
-        images = np.unique(self.image[outside])
-        if not len(images):
-            return
-        heads = [ImageFile() for _ in self.files]
-        for index, head in zip(
-            images.tolist(), read_heads([self.files[i] for i in images]), strict=True
-        ):
-            heads[index] = head
-        self.fit_sizes(heads)
-
-    def fit_sizes(self, heads: Sequence[ImageFile]) -> np.ndarray:
-        """Bring sizes and boxes to what the images are; [images] bool, which can be kept.
-
-        Heads without a size are skipped. An image that has the size only before it is turned
-        is read unturned. Boxes of an image of the same shape are scaled with it, unless all boxes
-        of such images fit them as they are.
-        """
-        own = np.array([(h.width, h.height) for h in heads], np.int64).reshape(-1, 2)
-        stored = np.array([(h.stored_width, h.stored_height) for h in heads], np.int64)
-        stored = stored.reshape(-1, 2)
-        known = np.all(own > 0, axis=1)
-        wrong = known & np.any(self.sizes != own, axis=1) & np.any(self.sizes != stored, axis=1)
-        if not wrong.any():
-            return np.ones(len(known), bool)
-        scale = own / np.maximum(self.sizes, 1)
-        alike = np.abs(scale[:, 0] / np.maximum(scale[:, 1], 1e-9) - 1) <= SAME_SHAPE
-        alike &= np.all(self.sizes > 0, axis=1)
-        fits = self._fitting(own)
-        scaled = wrong & alike
-        rows = scaled[self.image]
-        if fits[scaled].all() and rows.sum() >= 4 * TELLING:
-            scaled[:] = False  # the numbers are of the images; only the sizes are not
-        taken = wrong & ~scaled & fits
-        lost = wrong & ~scaled & ~fits
-
-        def told(images: np.ndarray) -> list[str]:
-            return [
-                f"{self.files[i]} is {own[i, 0]}x{own[i, 1]}, said to be "
-                f"{self.sizes[i, 0]}x{self.sizes[i, 1]}"
-                for i in np.flatnonzero(images)
-            ]
-
-        self.findings.add("size-scaled", told(scaled))
-        self.findings.add("size-taken", told(taken))
-        self.findings.add("image-size-other", told(lost))
-        factor = np.where(scaled[:, None], scale, 1.0)[self.image]
-        self.annotated = self.annotated * np.tile(factor, 2)
-        self.areas = self.areas * factor.prod(1)
-        right = scaled | taken
-        self.sizes[right] = own[right]
-        return ~lost
-
-    def _fitting(self, own: np.ndarray) -> np.ndarray:
-        """[images] bool: whether all boxes of an image lie in it, if it has its ``own`` size."""
-        high = self.annotated[:, :2] + self.annotated[:, 2:]
-        past = np.any((high > own[self.image] + 1) | (self.annotated[:, :2] < -1), axis=1)
-        return np.bincount(self.image, past, minlength=len(own)) == 0

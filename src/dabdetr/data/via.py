@@ -10,8 +10,8 @@ from typing import Any
 
 from dabdetr.data.box_formats import Asked
 from dabdetr.data.findings import Findings
-from dabdetr.data.locate import ImageFolders
-from dabdetr.data.records import Open, RecordTable, Rows, named_table
+from dabdetr.data.listings import Entry, table_of
+from dabdetr.data.records import Open, RecordTable
 from dabdetr.data.shapes import around
 from dabdetr.data.textfiles import head_of, read_text
 from dabdetr.text import parse_json, shown
@@ -48,45 +48,17 @@ def _is_via(file: Path) -> bool:
 
 
 def _open(file: Path, split: str, box_format: Asked | None) -> RecordTable:
-    findings = Findings()
-    rows = Rows(findings, "xyxy")
-    names: dict[str, int] = {}
-    images: dict[str, int | None] = {}
-    places: list[str] = []
-    root = file.parent
+    findings, root = Findings(), file.parent
     folders = [root, root / "images", root.parent / "images"]
-    finder = ImageFolders([folder for folder in folders if folder.is_dir()], findings)
-    missing: list[str] = []
-    regions = list(_regions(file, findings))
-    nameless = not any(_class(attributes) for _, _, attributes in regions)
-    for number, (named, shape, attributes) in enumerate(regions, 1):
+    entries = _entries(file, findings)
+    return table_of(entries, folders, root.resolve().name, split, "xyxy", box_format, findings)
+
+
+def _entries(file: Path, findings: Findings) -> Iterator[Entry]:
+    for number, (named, shape, attributes) in enumerate(_regions(file, findings), 1):
         told = f"{file}: region {number} of {shown(named)}"
-        if named not in images:
-            path = finder.find(named)
-            images[named] = None if path is None else rows.add_image(path)
-            if path is None:
-                missing.append(f"{file} names {shown(named)}")
-        index = images[named]
-        if index is None or not shape:
-            continue
-        edges = _edges(shape, told, findings)
-        if edges is None:
-            continue
-        name = "object" if nameless else _class(attributes)
-        if not name:
-            findings.add("class-unknown", f"{told} has no class")
-            continue
-        rows.add_box(index, names.setdefault(name, len(names)), edges)
-        places.append(told)
-    findings.add("image-missing", missing)
-    if nameless and places:
-        findings.add("class-names-missing", f"{file} gives no region a class: all are 'object'")
-    if not rows.files:
-        raise FileNotFoundError(
-            f"{missing[0] if missing else file}: none of its images is in {root}"
-        )
-    rows.place = places.__getitem__
-    return named_table(rows, names, root.resolve().name, split, box_format)
+        edges, odd, told = _edges(shape, told) if shape else (None, "", told)
+        yield Entry(named, told, _class(attributes), edges, odd=odd)
 
 
 def _regions(file: Path, findings: Findings) -> Iterator[Region]:
@@ -133,27 +105,26 @@ def _class(attributes: dict[str, Any]) -> str:
 
 
 def _edges(
-    shape: dict[str, Any], told: str, findings: Findings
-) -> tuple[float, float, float, float] | None:
-    """x0, y0, x1, y1 of a region; None where it has no area or lacks numbers."""
+    shape: dict[str, Any], told: str
+) -> tuple[tuple[float, float, float, float] | None, str, str]:
+    """x0, y0, x1, y1 of a region, the kind of finding to count it as, and what is told of it.
+
+    None where it has no area or lacks numbers.
+    """
     kind = shape.get("name")
     try:
         if kind == "rect":
             x, y, width, height = (float(shape[key]) for key in ("x", "y", "width", "height"))
-            return x, y, x + width, y + height
+            return (x, y, x + width, y + height), "", told
         if kind in ("circle", "ellipse"):
             x, y = float(shape["cx"]), float(shape["cy"])
             across = float(shape["r" if kind == "circle" else "rx"])
             down = across if kind == "circle" else float(shape["ry"])
-            findings.add("box-from-shape", told)
-            return x - across, y - down, x + across, y + down
+            return (x - across, y - down, x + across, y + down), "box-from-shape", told
         if kind == "polygon":
             points = zip(shape["all_points_x"], shape["all_points_y"], strict=True)
             edges = around(points)
-            findings.add("box-from-shape" if edges else "box-unreadable", told)
-            return edges
+            return edges, "box-from-shape" if edges else "box-unreadable", told
     except (KeyError, TypeError, ValueError, OverflowError):
-        findings.add("box-unreadable", f"{told}: {shown(shape)}")
-        return None
-    findings.add("shape-without-area", f"{told}, a {shown(kind)}")
-    return None
+        return None, "box-unreadable", f"{told}: {shown(shape)}"
+    return None, "shape-without-area", f"{told}, a {shown(kind)}"

@@ -15,9 +15,10 @@ from typing import Any
 from xml.etree import ElementTree
 
 from dabdetr.data.box_formats import Asked
+from dabdetr.data.columns import FARTHEST
 from dabdetr.data.findings import Findings
 from dabdetr.data.locate import USUAL, ImageFolders, canonical, child, images_below
-from dabdetr.data.records import FARTHEST, Open, RecordTable, Rows, named_table
+from dabdetr.data.records import Open, RecordTable, Rows, named_table
 from dabdetr.data.shapes import around
 from dabdetr.data.textfiles import guess, head_of, note_encoding, read_bytes, read_text
 from dabdetr.text import shown
