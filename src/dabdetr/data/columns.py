@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -54,7 +54,7 @@ class Columns:
     areas: np.ndarray
     annotated: np.ndarray
     first: float = 0.0
-    boxes: np.ndarray | None = None
+    boxes: np.ndarray = field(default_factory=lambda: np.empty((0, 4), np.float32))
 
     def __post_init__(self) -> None:
         self.row = np.arange(len(self.image))
@@ -67,7 +67,7 @@ class Columns:
             self.count(kind, ~rows)
         for name in ("image", "label", "crowd", "areas", "annotated", "row"):
             setattr(self, name, getattr(self, name)[rows])
-        if self.boxes is not None:
+        if len(self.boxes):
             self.boxes = self.boxes[rows]
 
     def count(self, kind: str, rows: np.ndarray) -> None:
@@ -193,8 +193,8 @@ class Columns:
         low, high = self.annotated[:, :2], self.annotated[:, :2] + self.annotated[:, 2:]
         shift = np.where(low >= sizes, -1.0, np.where(high <= 0, 1.0, 0.0))
         cut_low, cut_high = np.maximum(low + shift, 0), np.minimum(high + shift, sizes)
-        boxes = np.concatenate((cut_low, cut_high), 1).astype(np.float32)
-        self.boxes, inside = boxes, np.all(boxes[:, 2:] > boxes[:, :2], axis=1)
+        self.boxes = np.concatenate((cut_low, cut_high), 1).astype(np.float32)
+        inside = np.all(self.boxes[:, 2:] > self.boxes[:, :2], axis=1)
         if not again:
             self.count("box-moved", inside & np.any(shift != 0, axis=1))
             past = np.any((low < -1) | (high > sizes + 1), axis=1)

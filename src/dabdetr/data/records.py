@@ -180,7 +180,6 @@ class RecordTable(DetectionDataset):
         )
 
     def _take(self, draft: Columns) -> None:
-        assert draft.boxes is not None
         order = np.argsort(draft.image, kind="stable")
         self.files, self.sizes = draft.files, draft.sizes
         self.image_ids, self.known = draft.ids, draft.known
