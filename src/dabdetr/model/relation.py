@@ -49,11 +49,14 @@ class BoxRelation(nn.Module):
         self, rows: Float[Tensor, "b q 4"], columns: Float[Tensor, "b k 4"]
     ) -> Float[Tensor, "b heads q k"]:
         angles = sine_angles(SCALE * relation(rows, columns), FEATURES, 10000.0).flatten(-2)
+        pairs = angles.shape[:-1]
+        angles = angles.flatten(0, -2).t()  # [b, q, k, f] → [f, b·q·k]
         weight, bias = self.project.weight, self.project.bias
-        # In a code sines and cosines alternate; taken apart, it need not be put together.
-        logits = F.linear(angles.sin(), weight[:, ::2], bias)
-        logits = logits + F.linear(angles.cos(), weight[:, 1::2])
-        return logits.relu().permute(0, 3, 1, 2)  # [b, q, k, heads] → [b, heads, q, k]
+        # In a code sines and cosines alternate; taken apart, it need not be put together. Weights
+        # stand on the left: on CPUs their gradient is then made in a tenth of the time.
+        logits = weight[:, ::2] @ angles.sin() + weight[:, 1::2] @ angles.cos()
+        logits = (logits + bias[:, None]).relu()
+        return logits.unflatten(1, pairs).transpose(0, 1)  # [heads, b, q, k] → [b, heads, q, k]
 
 
 @torch.no_grad()
