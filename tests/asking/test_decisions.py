@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from dabdetr.asking.audit import Suspicion
 from dabdetr.asking.decisions import read_decisions
 from dabdetr.cli import main as app
 from dabdetr.cli.audit import _page
 from dabdetr.data.scenes import Scenes
+from dabdetr.evaluation.suspicions import Suspicion
 
 
 def decisions(**changes: Any) -> list[dict[str, Any]]:

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from dabdetr.asking.changed import Changed, Edit
-from dabdetr.asking.doubts import doubts
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.data.scenes import Scenes
 from dabdetr.evaluation.attribution import Attribution
@@ -48,7 +47,7 @@ def limits(runtime: TorchRuntime, data: Scenes) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def plain(runtime: TorchRuntime, data: Scenes, limits: np.ndarray) -> Diagnosed:
-    return evaluate_with_errors(runtime, data, limits, suspect=doubts)
+    return evaluate_with_errors(runtime, data, limits)
 
 
 Change = Callable[[Predictions, int, int, int], Predictions]
@@ -103,7 +102,7 @@ def disturbed(
     order = batch_order(data, runtime.config.image)
     runtime.forward = Disturbed(forward, order, chosen, do)  # pyright: ignore[reportAttributeAccessIssue]
     try:
-        return evaluate_with_errors(runtime, data, limits, suspect=doubts)
+        return evaluate_with_errors(runtime, data, limits)
     finally:
         runtime.forward = forward
 
@@ -239,7 +238,7 @@ def test_planted_labels_are_found(
         box, label = record.boxes[at].tolist(), int(record.labels[at])
         other = Edit(at, box, (label + 3) % 10)
         edits[index] = [Edit(at, None) if number % 2 else other]
-    result = evaluate_with_errors(runtime, Changed(data, edits), limits, suspect=doubts)
+    result = evaluate_with_errors(runtime, Changed(data, edits), limits)
     told = []
     for number, (index, (at, _)) in enumerate(chosen.items()):
         box = data.record(index).boxes[at]
@@ -266,7 +265,7 @@ def test_labels_are_not_to_blame_for_a_habit(
         edits[index] = [Edit(row, record.boxes[row].tolist(), 4) for row in rows]
         rows = np.flatnonzero(record.labels == 4).tolist()
         edits[index] += [Edit(row, record.boxes[row].tolist(), 3) for row in rows]
-    result = evaluate_with_errors(runtime, Changed(data, edits), limits, suspect=doubts)
+    result = evaluate_with_errors(runtime, Changed(data, edits), limits)
     causes = [e.cause for e in result.errors if e.side == "missed" and e.label in (3, 4)]
     assert len(causes) > 20
     assert causes.count("wrong_class") >= 0.9 * len(causes)
@@ -332,7 +331,7 @@ def test_every_member_is_told_of(name: str, data: Scenes) -> None:
     few = Scenes("val", size=64, count=2, seed=1)
     config = preset(name).override(["image.size=64", "image.max_size=64"])
     one = torch_runtime(build(config, few.names), device="cpu", layers=1)
-    result = evaluate_with_errors(one, few, np.full(10, 0.01, np.float32), suspect=doubts)
+    result = evaluate_with_errors(one, few, np.full(10, 0.01, np.float32))
     assert {error.cause for error in result.errors} <= set(CAUSES) - {"left", "not_found"}
     assert any(error.side == "missed" for error in result.errors)
     assert all(error.why for error in result.errors)

@@ -94,13 +94,3 @@ def _as_annotated(box: Sequence[float] | np.ndarray) -> np.ndarray:
     """x y width height."""
     x0, y0, x1, y1 = np.asarray(box, np.float64)
     return np.array((x0, y0, x1 - x0, y1 - y0))
-
-
-def label_map(data: DetectionDataset, names: Sequence[str]) -> np.ndarray:
-    """[classes of the data] the model's label of the class of the same name; −1: it has none."""
-    return np.array([names.index(each) if each in names else -1 for each in data.names], np.int64)
-
-
-def rounded(box: np.ndarray) -> tuple[float, ...]:
-    """Corners to hundredths of a pixel, as plain numbers."""
-    return tuple(box.astype(float).round(2).tolist())

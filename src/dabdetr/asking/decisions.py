@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from dabdetr.asking.changed import Changed, Edit, rounded
+from dabdetr.asking.changed import Changed, Edit
 from dabdetr.data.dataset import DetectionDataset, ImageRecord
+from dabdetr.evaluation.suspicions import rounded
 from dabdetr.files import read_regular
 from dabdetr.text import parse_json, shown
 

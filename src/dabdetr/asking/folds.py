@@ -11,10 +11,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from dabdetr.asking.audit import Suspicion, audit
+from dabdetr.asking.audit import audit
 from dabdetr.data.dataset import DetectionDataset, Joined, Subset
 from dabdetr.data.splitting import fold
 from dabdetr.data.writing import write_data
+from dabdetr.evaluation.suspicions import Suspicion
 from dabdetr.predictor import Predictor
 from dabdetr.presets import PRESETS
 from dabdetr.training.train import train

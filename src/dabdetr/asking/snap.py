@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from dabdetr.asking.changed import Changed, Edit, label_map
+from dabdetr.asking.changed import Changed, Edit
 from dabdetr.data.dataset import DetectionDataset
+from dabdetr.evaluation.suspicions import label_map
 from dabdetr.predictor import Predictor
 from dabdetr.structures import Answers
 from dabdetr.structures.boxes import iou

@@ -26,7 +26,7 @@ from dabdetr.runs import RunFolder, interruptible
 from dabdetr.text import counted, json_text
 
 if TYPE_CHECKING:
-    from dabdetr.asking.audit import Suspicion
+    from dabdetr.evaluation.suspicions import Suspicion
 
 SHOWN = 200
 """Suspicions on the page."""
@@ -157,8 +157,8 @@ def _write_fixed(
 
 def _page(splits: dict[str, Any], every: list[Suspicion], rows: list[dict[str, Any]]) -> str:
     """The most suspicious labels with a box to tick each, and a button that saves decisions."""
-    from dabdetr.asking.audit import KINDS
     from dabdetr.asking.page import Card, around, page
+    from dabdetr.evaluation.suspicions import KINDS
 
     cards, last = [], (None, None, None)
     for number, each in enumerate(every[:SHOWN]):

@@ -291,11 +291,10 @@ def _diagnosed(
     if isinstance(runtime, Exported):
         found = diagnose(truth, evaluate(runtime, truth, nms=nms, **options), limits)
     else:
-        from dabdetr.asking.doubts import doubts
         from dabdetr.inference.opening import torch_runtime
 
         live = torch_runtime(runtime)
-        found = evaluate_with_errors(live, truth, limits, nms=nms, suspect=doubts, **options)
+        found = evaluate_with_errors(live, truth, limits, nms=nms, **options)
     return Why.of(truth, found, runtime.config)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -12,12 +12,13 @@ import numpy as np
 
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.evaluation.attribution import Attribution, settled
-from dabdetr.evaluation.causes import Decoded, Doubt, Error, of_detections
+from dabdetr.evaluation.causes import Decoded, Error, of_detections
 from dabdetr.evaluation.coco_ap import MOST
 from dabdetr.evaluation.evaluate import batch_order, class_map, in_classes, run_on, score
 from dabdetr.evaluation.judged import Judged, judge, judge_image
 from dabdetr.evaluation.operating_point import LOWEST
 from dabdetr.evaluation.result import Evaluation
+from dabdetr.evaluation.suspicions import doubts
 from dabdetr.inference.postprocess import class_scores
 from dabdetr.inference.questions import MOST as MOST_QUESTIONS
 from dabdetr.inference.questions import Asked, answers, batched, can_be_asked
@@ -27,9 +28,6 @@ from dabdetr.structures.boxes import corners
 
 if TYPE_CHECKING:
     from dabdetr.inference.torch_runtime import TorchRuntime
-
-Suspect = Callable[[DetectionDataset, int, Answers], Mapping[int, Doubt]]
-"""What the answers of a model about an image's boxes say against its labels, by object."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +63,11 @@ def evaluate_with_errors(
     nms: float | None = None,
     workers: int = 0,
     progress: bool = False,
-    suspect: Suspect | None = None,
 ) -> Diagnosed:
     """``evaluate`` of a detector whose decoder is read in the same pass.
 
     ``limits`` [classes of the data] are the thresholds that detections are shown from. Members
-    that can be asked about boxes are asked about all objects beside; ``suspect`` judges answers.
+    that can be asked about boxes are asked about all objects beside.
     """
     import torch
 
@@ -92,7 +89,7 @@ def evaluate_with_errors(
         prepared: Sequence[Any], sizes: Sizes, names: Sequence[str]
     ) -> list[tuple[Detections, list[Error]]]:
         indices = [next(order) for _ in prepared]
-        asked = _questions(data, indices) if suspect and can_be_asked(config) else None
+        asked = _questions(data, indices) if can_be_asked(config) else None
         images, questions = pad(prepared).to(runtime.device), None
         if asked is not None:
             questions = _tensors(asked, sizes).to(runtime.device)
@@ -125,10 +122,8 @@ def evaluate_with_errors(
                 None if start is None else _start(start[at], extent),
             )
             judged = judge_image(data.record(index), in_classes(found, labels, data.names), limits)
-            doubts = None
-            if answered is not None and suspect is not None:
-                doubts = suspect(data, index, answered[at])
-            errors = Attribution(index, judged, decoded, limits, doubts).errors()
+            against = None if answered is None else doubts(data, index, answered[at])
+            errors = Attribution(index, judged, decoded, limits, against).errors()
             if attention:  # the queries of groups stand first
                 own = attention[0][at, -boxes.shape[2] :, -boxes.shape[2] :]
                 errors = _with_attention(errors, own)
