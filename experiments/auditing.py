@@ -11,10 +11,11 @@ from __future__ import annotations
 import numpy as np
 from experiments.asking import arguments
 
-from dabdetr.asking.audit import FOUND, KINDS, Suspicion, of_image, ranked
+from dabdetr.asking.audit import FOUND, ranked
 from dabdetr.asking.changed import Changed, Edit
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.data.layouts import open_data
+from dabdetr.evaluation.suspicions import KINDS, Suspicion, of_image
 from dabdetr.predictor import Predictor
 from dabdetr.structures.boxes import iou
 

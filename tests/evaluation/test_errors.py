@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -16,7 +17,8 @@ from dabdetr.data.scenes import Scenes
 from dabdetr.evaluation.attribution import Attribution
 from dabdetr.evaluation.causes import CAUSES, Decoded, Doubt
 from dabdetr.evaluation.errors import Diagnosed, diagnose, evaluate_with_errors
-from dabdetr.evaluation.evaluate import batch_order
+from dabdetr.evaluation.evaluate import batch_order, score
+from dabdetr.evaluation.mending import advice
 from dabdetr.geometry import to_corners
 from dabdetr.inference.opening import torch_runtime
 from dabdetr.inference.postprocess import class_thresholds
@@ -172,6 +174,31 @@ PLANTED: dict[str, Change] = {
 }
 
 
+ADVICE = {
+    "no_query": "more queries (--queries)",
+    "left": "had a query that left",
+    "loose": "train longer, at a larger --imgsz",
+    "wrong_class": "have the wrong class, first of all",
+    "under_threshold": "right but under the threshold",
+}
+"""Words of what to do about each."""
+
+
+def test_advice_for_small_objects_and_for_too_little_training(
+    runtime: TorchRuntime, data: Scenes, limits: np.ndarray, plain: Diagnosed
+) -> None:
+    tiny = runtime.config.override(["image.size=32"])  # an object is smaller than a cell there
+    result = diagnose(data, score(data, [each[1:] for each in plain.evaluation.detections]), limits)
+    (small,) = (s for s in advice(data, result, tiny) if "smaller than one cell" in s)
+    assert re.search(r"at stride \d+: --imgsz (64|96|128), or --tiles", small), small
+    assert not any("smaller than one cell" in s for s in advice(data, result, runtime.config))
+    nothing = diagnose(
+        data, score(data, [each[:0] for each in plain.evaluation.detections]), limits
+    )
+    (only,) = advice(data, nothing, runtime.config)
+    assert only == "AP50 is 0.000: the model finds next to nothing yet; train longer"
+
+
 @pytest.mark.parametrize("cause", list(PLANTED))
 def test_planted_misses_have_their_cause(
     runtime: TorchRuntime, data: Scenes, limits: np.ndarray, plain: Diagnosed, cause: str
@@ -184,6 +211,8 @@ def test_planted_misses_have_their_cause(
     told = [causes.get((index, at)) for index, (at, _) in chosen.items()]
     right = [error is not None and error.cause == cause for error in told]
     assert np.mean(right) >= 0.9, [error and (error.cause, error.why) for error in told]
+    words = ADVICE[cause]
+    assert any(words in sentence for sentence in advice(data, result, runtime.config)), words
     last = runtime.config.model.decoder.layers
     for error, (_, query) in zip(told, chosen.values(), strict=True):
         if error is None or error.cause != cause or cause == "no_query":

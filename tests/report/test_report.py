@@ -16,13 +16,16 @@ from sklearn.metrics import precision_recall_curve
 from typer.testing import CliRunner
 
 from dabdetr.cli import app
+from dabdetr.data.dataset import Subset
 from dabdetr.data.scenes import Scenes
 from dabdetr.evaluation import bootstrap
 from dabdetr.evaluation.against import compare
 from dabdetr.evaluation.breakdown import breakdowns
 from dabdetr.evaluation.curves import class_curve, confusion, pair
+from dabdetr.evaluation.errors import diagnose
 from dabdetr.evaluation.evaluate import columns, score
 from dabdetr.evaluation.judged import default_limits, judge
+from dabdetr.evaluation.mending import Why
 from dabdetr.evaluation.result import Evaluation
 from dabdetr.report.earlier import compare_with, detections_of, read_earlier
 from dabdetr.report.write import write_report
@@ -180,6 +183,24 @@ def test_everything_in_the_page_is_in_the_json(
     for name in ("classes", "precision_recall", "f1", "confusion", "calibration", "size"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     assert len((tmp_path / "objects.csv").read_text().splitlines()) == objects + 1
+
+
+def test_errors_of_some_images_are_numbered_as_in_the_report(
+    data: Scenes, found: Evaluation, tmp_path: Path
+) -> None:
+    limits, places = default_limits(data, found), [2, 3, 11]
+    some = Subset(data, places)
+    part = score(some, [found.detections[place] for place in places])
+    why = Why.of(some, diagnose(some, part, limits), places=places)
+    about = {"verb": "train", "model": "m", "data": data.name, "split": data.split}
+    tree = write_report(tmp_path, data, found, limits, about, why)
+    assert tree["errors"]["images"] == 3
+    rows = [row for row in tree["errors"]["rows"] if row["side"] == "missed"]
+    for place in range(len(data)):
+        count = sum(row["image"] == place for row in rows)
+        assert count == (tree["images"][place]["missed"] if place in places else 0)
+    assert sum(tree["images"][place]["missed"] for place in places) > 3
+    assert "Of 3 images, evenly out of all 16" in (tmp_path / "report.html").read_text()
 
 
 def test_val_leaves_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,7 +130,7 @@ def test_epochs_fit_into_the_time() -> None:
     short, every = fit_to_time(config, pace, 60, train=3000, val=100)  # validating takes 10 s
     assert (short.training.epochs, every) == (1, 1)
     assert short.training.epoch_images is not None
-    with pytest.raises(ValueError, match=r"ends in 50 s sees no 4 images .* at least 2 minutes"):
+    with pytest.raises(ValueError, match=r"ends in 50 s sees no 4 images .* at least 3 minutes"):
         fit_to_time(config, pace, 50, train=3000, val=500)
 
 

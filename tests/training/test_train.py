@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,15 @@ def test_a_run_leaves_a_report(tiny_train: Train, coco_folder: Path, tmp_path: P
     for name in ("loss", "validation", "rate", "first_batch", "precision_recall"):
         assert (run.folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     assert 'id="figure-loss"' in page
+    errors = read["errors"]
+    assert errors["images"] == len(read["images"])
+    missed = [row for row in errors["rows"] if row["side"] == "missed"]
+    assert len(missed) == sum(row["missed"] for row in read["images"]) > 0
+    assert all(row["query"] is not None for row in missed)  # of the decoder, not of detections
+    pages = [each["page"] for each in errors["gallery"] if each["page"]]
+    assert pages
+    assert all((run.folder / each.partition("#")[0]).is_file() for each in pages)
+    assert all(escape(each) in page for each in pages)
     # what the best weights find with their own thresholds, as val has it
     model = load_model(run.weights)
     again = evaluate(model.model, open_data(coco_folder, "val"))

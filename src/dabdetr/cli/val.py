@@ -333,7 +333,7 @@ def _write_report(
         known["config"] = yaml.safe_dump(config, sort_keys=False)
     try:
         with folder as run:
-            links = {} if why is None else _explained(why, truth, runtime, run.path)
+            links = {} if why is None else _explained(why, runtime, run.path)
             tree = write_report(
                 run.path,
                 truth,
@@ -406,19 +406,14 @@ def _census(
     return census(judge(truth, found, limits), slots, layers)
 
 
-def _explained(
-    why: Why, truth: DetectionDataset, runtime: Runtime | None, folder: Path
-) -> dict[int, str]:
+def _explained(why: Why, runtime: Runtime | None, folder: Path) -> dict[int, str]:
     """Explain pages of the gallery's errors, where there is a decoder; their addresses."""
-    errors = why.diagnosed.errors
-    if runtime is None or all(errors[at].query is None for at in why.chosen):
+    if runtime is None or all(why.diagnosed.errors[at].query is None for at in why.chosen):
         return {}
     from dabdetr.explain.gallery import write_pages
     from dabdetr.inference.opening import torch_runtime
-    from dabdetr.report.page import PAGE
 
-    live, back = torch_runtime(runtime), f"../{PAGE}#errors"
-    return write_pages(live, truth, errors, why.chosen, folder / "errors", back)
+    return write_pages(torch_runtime(runtime), why, folder)
 
 
 def _errors(why: Why | None) -> dict[str, Any]:

@@ -27,24 +27,38 @@ WORTH = 0.1
 """Share of misses or of false detections from which there is advice about a cause, if there are
 ``LEAST`` of them."""
 LEAST = 3
+UNTRAINED = 0.05
+"""AP50 below which causes tell of too little training only."""
 
 
 @dataclass(frozen=True)
 class Why:
     """What a report says about errors.
 
+    data     the images that were looked at: all of the report's, or some
+    places   the index of each of them among the report's
     summary  of ``summary``
     chosen   the gallery's errors, by their place among all
     """
 
+    data: DetectionDataset
+    places: Sequence[int]
     diagnosed: Diagnosed
     summary: dict[str, Any]
     chosen: list[int]
 
     @classmethod
-    def of(cls, data: DetectionDataset, diagnosed: Diagnosed, config: Config | None = None) -> Why:
+    def of(
+        cls,
+        data: DetectionDataset,
+        diagnosed: Diagnosed,
+        config: Config | None = None,
+        places: Sequence[int] | None = None,
+    ) -> Why:
         """Of the errors of ``data``; ``config`` is the model's."""
-        return cls(diagnosed, summary(data, diagnosed, config), gallery(diagnosed.errors))
+        places = range(len(data)) if places is None else places
+        told = summary(data, diagnosed, config)
+        return cls(data, places, diagnosed, told, gallery(diagnosed.errors))
 
 
 def summary(
@@ -144,6 +158,8 @@ def gallery(errors: Sequence[Error], most: int = SHOWN) -> list[int]:
 
 def advice(data: DetectionDataset, diagnosed: Diagnosed, config: Config | None) -> list[str]:
     """What to do, one sentence each, the largest share first."""
+    if diagnosed.errors and (ap50 := diagnosed.evaluation.ap50) < UNTRAINED:
+        return [f"AP50 is {max(ap50, 0):.3f}: the model finds next to nothing yet; train longer"]
     missed = [error for error in diagnosed.errors if error.side == "missed"]
     false = [error for error in diagnosed.errors if error.side == "false"]
     of_missed = Counter(error.cause for error in missed)

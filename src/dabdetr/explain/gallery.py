@@ -2,42 +2,41 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from dabdetr.data.dataset import DetectionDataset
-from dabdetr.evaluation.causes import Error
+from dabdetr.evaluation.mending import Why
 from dabdetr.explain.explanation import explain
 from dabdetr.explain.page import write_page
 from dabdetr.inference.torch_runtime import TorchRuntime
+from dabdetr.report.page import PAGE
+
+FOLDER = "errors"
+"""The pages' folder beside a report."""
 
 
-def write_pages(
-    runtime: TorchRuntime,
-    data: DetectionDataset,
-    errors: Sequence[Error],
-    chosen: Sequence[int],
-    folder: Path,
-    back: str,
-) -> dict[int, str]:
-    """Write ``folder``/NNNNNN.html for the images of the ``chosen`` errors.
+def write_pages(runtime: TorchRuntime, why: Why, folder: Path) -> dict[int, str]:
+    """Write ``errors/NNNNNN.html`` beside the report of ``folder`` for the images of its gallery.
 
-    The result is each error's address, relative to the folder above, with its query and layer.
-    Errors without a query have no page, nor have images that cannot be read. ``back`` is the
-    address of the page that leads here.
+    The result is each error's address, relative to ``folder``, with its query and layer. Errors
+    without a query have no page, nor have images that cannot be read. Pages of an earlier report
+    go.
     """
+    data, errors, own_folder = why.data, why.diagnosed.errors, folder / FOLDER
     of_image: dict[int, list[int]] = defaultdict(list)
-    for at in chosen:
+    for at in why.chosen:
         if errors[at].query is not None:
             of_image[errors[at].image].append(at)
+    if own_folder.is_dir():
+        shutil.rmtree(own_folder)
     if of_image:
-        folder.mkdir()
+        own_folder.mkdir()
     labels = [runtime.names.index(name) for name in data.names]
     addresses: dict[int, str] = {}
     for index, own in of_image.items():
-        record, name = data.record(index), f"{index:06d}.html"
+        record, name = data.record(index), f"{why.places[index]:06d}.html"
         try:
             (seen,) = explain(runtime, data.image(index))
         except (OSError, ValueError):
@@ -47,8 +46,9 @@ def write_pages(
         seen = replace(seen, detections=replace(seen.detections, source=record.file))
         seen = seen.with_truth(record.boxes[real], objects)
         queries = {q for at in own for q in (errors[at].query, errors[at].other) if q is not None}
-        write_page(seen, folder / name, [("← report", back)], sorted(queries))
+        back = ("← report", f"../{PAGE}#errors")
+        write_page(seen, own_folder / name, [back], sorted(queries))
         for at in own:
             place = f"query={errors[at].query}&layer={errors[at].layer}"
-            addresses[at] = f"{folder.name}/{name}#{place}"
+            addresses[at] = f"{FOLDER}/{name}#{place}"
     return addresses

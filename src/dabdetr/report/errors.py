@@ -18,9 +18,12 @@ BYTES = 1_200_000
 """Of all images of the gallery together, as text."""
 
 
-def error_section(data: DetectionDataset, why: Why, links: Mapping[int, str]) -> str:
-    """HTML; ``links`` are explain pages of the gallery's errors, where they exist."""
-    summary, chosen = why.summary, why.chosen
+def error_section(why: Why, links: Mapping[int, str], images: int) -> str:
+    """HTML; ``links`` are explain pages of the gallery's errors, where they exist.
+
+    ``images`` are those of the whole report.
+    """
+    data, summary, chosen = why.data, why.summary, why.chosen
     causes = [
         [row["words"], str(row["missed"]), str(row["false"]), number(row["AP50"])]
         for row in summary["causes"]
@@ -36,8 +39,14 @@ def error_section(data: DetectionDataset, why: Why, links: Mapping[int, str]) ->
         title = CAUSES[cause].capitalize()
         groups.append(f'<h4>{escape(title)}</h4><div class="crops">{cards}</div>')
     opens = " An image opens the page of its query, at the layer that matters." if links else ""
+    some = ""
+    if len(data) < images:
+        some = (
+            f"<p>Of {len(data)} images, evenly out of all {images}; "
+            "<code>dabdetr val --errors</code> explains all.</p>"
+        )
     return (
-        '<section id="errors"><h2>Errors</h2>'
+        f'<section id="errors"><h2>Errors</h2>{some}'
         + (f'<ul class="advice">{told}</ul>' if told else "")
         + '<div class="tables"><div><h3>Causes</h3>'
         + table(("cause", "missed", "false", "AP50 +"), causes, "Causes of errors")

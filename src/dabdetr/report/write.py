@@ -58,13 +58,12 @@ def write_report(
     are addresses of explain pages by the errors' place among all. ``trained`` adds how the model
     came about, ``against`` the objects won and lost, ``queries`` what each query finds.
     """
-    judged = judge(data, found, limits) if why is None else why.diagnosed.judged
+    judged = judge(data, found, limits)
     tree = contents(data, found, limits, about, judged)
     errors = ""
     if why is not None:
-        pages = [{"row": at, "page": links.get(at)} for at in why.chosen]
-        tree["errors"] = why.summary | {"gallery": pages}
-        errors = error_section(data, why, links)
+        tree["errors"] = _errors(why, links)
+        errors = error_section(why, links, len(data))
     drawn, training = _drawn(folder, figures(tree)), ""
     if trained is not None:
         tree["training"] = [dict(row) for row in trained.rows]
@@ -98,6 +97,15 @@ def write_report(
     text = page(tree, sections)
     write_atomically(folder / PAGE, text.encode("utf-8", "replace"))
     return tree
+
+
+def _errors(why: Why, links: Mapping[int, str]) -> dict[str, Any]:
+    """Of the report's tree; images are numbered as there."""
+    return why.summary | {
+        "images": len(why.places),
+        "rows": [row | {"image": why.places[row["image"]]} for row in why.summary["rows"]],
+        "gallery": [{"row": at, "page": links.get(at)} for at in why.chosen],
+    }
 
 
 def _drawn(folder: Path, some: Iterable[tuple[str, str, Figure]]) -> list[tuple[str, str, str]]:

@@ -41,6 +41,9 @@ MOST_QUERIES = 300
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
+EXPLAINED = 300
+"""Images at most whose errors the report explains; `val --errors` explains those of all."""
+
 LOOKED_AT = 2000
 """Images whose boxes are looked at, evenly chosen."""
 
@@ -129,9 +132,14 @@ class Pace:
         """Of a whole run over ``train`` images an epoch, validated on ``val`` images."""
         epochs = config.training.epochs
         images = min(train, config.training.epoch_images or train)
-        validations = math.ceil(epochs / every) + 1  # one more chooses the thresholds
         each = images * self.train + self.files
-        return (epochs * each + validations * val * self.val) / 60
+        validated = math.ceil(epochs / every) * val + at_the_end(val)
+        return (epochs * each + validated * self.val) / 60
+
+
+def at_the_end(val: int) -> int:
+    """Images detected after the last epoch: for thresholds all, for causes of errors some."""
+    return val + min(val, EXPLAINED)
 
 
 def measure_pace(
@@ -219,10 +227,11 @@ def fit_to_time(
     """
     validation = val * pace.val
     most = min(20, max(1, int(0.15 * seconds / validation))) if validation else 1
-    images = int((seconds - (most + 1) * validation) / (pace.train + pace.files / train))
+    validated = most * validation + at_the_end(val) * pace.val
+    images = int((seconds - validated) / (pace.train + pace.files / train))
     update = config.training.effective_batch
     if images < update:
-        needed = ((most + 1) * validation + update * pace.train) / 60
+        needed = (validated + update * pace.train) / 60
         raise ValueError(
             f"a training that ends in {duration(seconds)} sees no {counted(update, 'image')} on "
             f"this machine; give it at least {math.ceil(needed)} minutes, or a smaller --imgsz"

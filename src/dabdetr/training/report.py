@@ -4,54 +4,76 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 import yaml
 
 from dabdetr.config import Config
-from dabdetr.data.dataset import DetectionDataset
-from dabdetr.data.views import contact_sheet, first_batch
+from dabdetr.data.dataset import DetectionDataset, Subset
+from dabdetr.data.views import contact_sheet, evenly, first_batch
+from dabdetr.evaluation.errors import evaluate_with_errors
 from dabdetr.evaluation.judged import judge
+from dabdetr.evaluation.mending import Why
 from dabdetr.evaluation.result import Evaluation
+from dabdetr.explain.gallery import write_pages
+from dabdetr.inference.opening import torch_runtime
 from dabdetr.inference.postprocess import class_thresholds
 from dabdetr.report.earlier import compare_with, read_earlier
 from dabdetr.report.page import PAGE
 from dabdetr.report.training import Trained
 from dabdetr.report.write import write_report
 from dabdetr.training.history import Row
+from dabdetr.training.planning import EXPLAINED
 
 SHOWN = 12
 """Images of the first batch."""
 
 
+@dataclass(frozen=True)
+class Ended:
+    """A finished training of which a report is made.
+
+    weights   its best, and ``config`` theirs
+    data      both splits; ``prints`` is the fingerprint of the first
+    found     what the weights find in the second
+    rows      one for each epoch
+    """
+
+    folder: Path
+    weights: Path
+    config: Config
+    data: tuple[DetectionDataset, DetectionDataset]
+    prints: dict[str, Any]
+    found: Evaluation
+    rows: Sequence[Row]
+
+
 def write_run_report(
-    folder: Path,
-    config: Config,
-    data: tuple[DetectionDataset, DetectionDataset],
-    found: Evaluation,
-    rows: Sequence[Row],
-    prints: dict[str, Any],
-    against: str | None = None,
+    run: Ended, device: torch.device, batch: int, against: str | None = None
 ) -> str:
     """Write the report of a run into its folder; a line about it.
 
-    ``found`` is what the best weights find in the validation split, ``data`` are both splits and
-    ``prints`` the fingerprint of the training data. ``against`` is what it is compared with. Where
-    it cannot be written, or compared, the line says so, and the run stays as it is.
+    ``against`` is what it is compared with; on ``device``, ``batch`` images at a time, it is found
+    out why objects were missed. Where it cannot be written, or compared, the line says so, and the
+    run stays as it is.
     """
-    train_data, val_data = data
+    config, found = run.config, run.found
+    train_data, val_data = run.data
     about = {
         "verb": "train",
-        "model": f"{config.name} ({folder.name})",
+        "model": f"{config.name} ({run.folder.name})",
         "data": val_data.name,
         "split": val_data.split,
-        "trained on": f"{len(train_data)} images, fingerprint {_digest(prints)}",
-        "epochs": len(rows),
+        "trained on": f"{len(train_data)} images, fingerprint {_digest(run.prints)}",
+        "epochs": len(run.rows),
         "config": yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
     }
     limits = class_thresholds(config.inference, val_data.names)
-    trained = Trained(rows, _first_batch(train_data, config))
+    trained = Trained(run.rows, _first_batch(train_data, config))
     lines, compared = [], None
     if against is not None:
         try:
@@ -61,10 +83,26 @@ def write_run_report(
         except (OSError, ValueError) as error:
             lines.append(f"not compared: {error}")
     try:
-        write_report(folder, val_data, found, limits, about, trained=trained, against=compared)
+        why, links = _why(run, limits, device, batch)
+        lines += [f"advice: {sentence}" for sentence in why.summary["advice"]]
+        parts = {"trained": trained, "against": compared}
+        write_report(run.folder, val_data, found, limits, about, why, links, **parts)
     except OSError as error:
-        return "\n".join((*lines, f"no report: {error}; weights and curves are in {folder}"))
-    return "\n".join((*lines, f"report: {folder / PAGE}"))
+        return "\n".join((*lines, f"no report: {error}; weights and curves are in {run.folder}"))
+    return "\n".join((*lines, f"report: {run.folder / PAGE}"))
+
+
+def _why(
+    run: Ended, limits: np.ndarray, device: torch.device, batch: int
+) -> tuple[Why, dict[int, str]]:
+    """The causes of errors, and addresses of explain pages by the errors' place among them."""
+    data = run.data[1]
+    places = evenly(len(data), EXPLAINED)
+    some = Subset(data, places)
+    runtime = torch_runtime(run.weights, device=device)
+    diagnosed = evaluate_with_errors(runtime, some, limits, batch)
+    why = Why.of(some, diagnosed, run.config, places)
+    return why, write_pages(runtime, why, run.folder)
 
 
 def _first_batch(data: DetectionDataset, config: Config) -> Any:

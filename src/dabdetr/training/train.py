@@ -341,14 +341,11 @@ def _fit(
         line, chosen, found = choose_thresholds(run.weights, val_data, *place)
         say(console, line)
         if sources.report:
-            from dabdetr.training.report import write_run_report  # draws: takes a second
+            from dabdetr.training.report import Ended, write_run_report  # draws: takes a second
 
-            splits = (train_data, val_data)
-            prints = about["data"]["train"]
-            say(
-                console,
-                write_run_report(folder, chosen, splits, found, rows, prints, sources.against),
-            )
+            splits, prints = (train_data, val_data), about["data"]["train"]
+            ended = Ended(folder, run.weights, chosen, splits, prints, found, rows)
+            say(console, write_run_report(ended, *place, sources.against))
     world.broadcast(None)  # nobody goes on before it is written
     console.print(final_table(folder, rows))
     if sources.report:
