@@ -283,7 +283,7 @@ def test_each_odd_row_is_counted_and_refuses_nothing(
     change(tree)
     data = opened(tmp_path, tree)
     assert found(data)[kind] == 1, found(data)
-    assert set(found(data)) <= {kind, "box-cut", "class-unknown", "image-unknown"}
+    assert set(found(data)) <= {kind, "box-cut", "class-unknown", "image-unknown", "image-unlisted"}
     by_id = {data.record(i).image_id: data.record(i) for i in range(len(data))}
     assert len(by_id[7].boxes) == left
     assert data.image(0).shape == (80, 100, 3)

@@ -434,7 +434,9 @@ def test_images_beside_those_of_a_json_are_counted(tmp_path: Path) -> None:
     (tmp_path / "train" / "b.png").write_bytes(b"damaged")
     (tmp_path / "train" / "e.tga").touch()
     (tmp_path / "val" / "e.psd").touch()
-    assert open_data(tmp_path, "val").findings.count("image-format") == 1
+    alone = open_data(tmp_path, "val").findings  # one split counts as all together
+    assert (alone.count("image-format"), alone.count("image-unlisted")) == (1, 3)
+    assert open_data(tmp_path, "train").findings.count("image-unlisted") == 0
     for train, val in (open_every(tmp_path)[:2], open_training(tmp_path)):
         assert val is not None
         assert train.findings.count("image-damaged") == 1

@@ -210,7 +210,8 @@ def test_a_split_too_small_to_tell_has_the_format_of_the_other(small: str, tmp_p
     coco(tmp_path, size, shared_out(numbers(own, size, "xyxy", ""), 4), large)
     two = np.array([[10, 20, 40, 60], [30, 30, 70, 80.0]])
     coco(tmp_path, size, {"a.png": two.tolist()}, small)
-    for opened in (open_every(tmp_path), open_training(tmp_path)):
+    alone = [open_data(tmp_path, split) for split in ("train", "val")]
+    for opened in (open_every(tmp_path), open_training(tmp_path), alone):
         for each in opened:
             assert isinstance(each, RecordTable)
             assert kinds(each) == {"box-corners": len(each.labels)}

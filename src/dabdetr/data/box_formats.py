@@ -33,6 +33,8 @@ SLACK = 0.02
 """How far beyond 0–1 of an image a box may reach that was only rounded."""
 TELLING = 3
 """Boxes that at least are needed to tell that their numbers stand in another order."""
+MANY = 1000
+"""Boxes of which some show it if their numbers stand in another order."""
 SMALLEST = 16
 """Pixels of an image's side, above which a box of one pixel is no object."""
 PERCENT = 100 * (1 + SLACK)
@@ -94,6 +96,17 @@ def tell_format(numbers: np.ndarray, frames: np.ndarray, said: BoxFormat) -> Box
     found = order + suffix
     assert found in get_args(BoxFormat)
     return found  # pyright: ignore[reportReturnType]
+
+
+def doubtful(numbers: np.ndarray, frames: np.ndarray, found: BoxFormat) -> bool:
+    """Whether the boxes fit another format as well as the one ``found``.
+
+    Many boxes are never in doubt: they would show another format.
+    """
+    if len(numbers) > MANY:
+        return False
+    others = (each for each in get_args(BoxFormat) if each != found)
+    return any(tell_format(numbers, frames, other) == other for other in others)
 
 
 def _tell_unit(numbers: np.ndarray, frames: np.ndarray, said: BoxFormat) -> str:

@@ -14,6 +14,7 @@ from dabdetr.data.box_formats import (
     BoxFormat,
     Expected,
     changed_kind,
+    doubtful,
     other_units,
     percents,
     tell_format,
@@ -39,6 +40,7 @@ class Columns:
     place      row, as the boxes were at first → where the box stands, for messages
     first      what the first pixel is called in ``annotated``
     boxes      [boxes, 4] x0 y0 x1 y1, once they are settled
+    doubtful   whether the boxes may as well be of another format
     """
 
     findings: Findings
@@ -58,6 +60,7 @@ class Columns:
 
     def __post_init__(self) -> None:
         self.row = np.arange(len(self.image))
+        self.doubtful = False
 
     def keep(self, rows: np.ndarray, kind: str = "") -> None:
         """Only those boxes; the others are counted as ``kind``."""
@@ -138,6 +141,7 @@ class Columns:
         """Find the format over all boxes; count what is another than the layout's, or may be."""
         layout, frames = self.box_format, self._frames()
         self.box_format = tell_format(self.annotated, frames, said)
+        self.doubtful = doubtful(self.annotated, frames, self.box_format)
         every = np.ones(len(self.image), bool)
         if self.box_format != layout:
             self.count(changed_kind(layout, self.box_format), every)

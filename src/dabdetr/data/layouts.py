@@ -5,23 +5,24 @@ A new layout takes a reader with a ``find`` function, and a line in ``LAYOUTS``.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
+from dabdetr.data.agreement import alike, beside, count_shared, count_unlisted, unite
 from dabdetr.data.archive import is_archive, unpacked
 from dabdetr.data.box_formats import Asked, BoxFormat, Expected
 from dabdetr.data.coco import find_coco, read_coco
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.data.datumaro import find_datumaro
 from dabdetr.data.foreign import not_known
-from dabdetr.data.images import IMAGE_SUFFIXES, OTHER_SUFFIXES
+from dabdetr.data.images import OTHER_SUFFIXES
 from dabdetr.data.labelme import find_labelme
 from dabdetr.data.listings import find_createml, find_label_studio, find_table
-from dabdetr.data.locate import USUAL, canonical, files_in
+from dabdetr.data.locate import USUAL, canonical
 from dabdetr.data.records import Open, RecordTable
 from dabdetr.data.scenes import SPLITS, parse_scenes
 from dabdetr.data.splitting import divide
@@ -67,7 +68,40 @@ def open_data(
     ``box_format`` says what the four numbers of a box are, where that is not to be found out.
     What was odd is in the data set's ``findings``.
     """
-    return _open(data, split, annotations, images, box_format)
+    opened = _open(data, split, annotations, images, box_format)
+    if not isinstance(opened, RecordTable) or data is None or annotations is not None:
+        count_unlisted([opened])
+        return opened
+    others = cache(lambda: _others(data, _own(data, split)))
+    if box_format is None and opened.doubtful:
+
+        def again(split: str, likely: Expected) -> DetectionDataset:
+            return _open(data, split, None, None, likely)
+
+        opened = alike((opened, *others()), again)[0]
+    count_unlisted([opened], others)
+    return opened
+
+
+def _own(data: str | Path, split: str) -> list[str]:
+    """What ``split`` is called among the splits of a data set."""
+    return [_key(find_data(Path(data)), data, split)]
+
+
+def _key(found: Found, data: str | Path, split: str) -> str:
+    """The split that is meant; ValueError where there is none."""
+    name = canonical(split)
+    if name in found.splits:
+        return name
+    if name == "train" and "trainval" in found.splits:
+        return "trainval"
+    only = next(iter(found.splits)) if len(found.splits) == 1 else None
+    if name == "train" and only:
+        return only
+    hint = "" if only is None else f" (it has one split; --split {only} takes that)"
+    raise ValueError(
+        f"{data} has no split {split!r}; choose one of: {', '.join(found.splits)}{hint}"
+    )
 
 
 def _open(
@@ -91,19 +125,9 @@ def _open(
     if _is_scenes(data):
         return parse_scenes(str(data), split)
     found = find_data(Path(data))
-    name = canonical(split)
-    if name == "train" and name not in found.splits and "trainval" in found.splits:
-        name = "trainval"
-    only = next(iter(found.splits)) if len(found.splits) == 1 else None
-    if name not in found.splits and name == "train" and only:
-        opened = found.splits[only](only, asked)
-    elif name in found.splits:
-        opened = found.splits[name](split, asked)
-    else:
-        hint = "" if only is None else f" (it has one split; --split {only} takes that)"
-        raise ValueError(
-            f"{data} has no split {split!r}; choose one of: {', '.join(found.splits)}{hint}"
-        )
+    key = _key(found, data, split)
+    own = key if len(found.splits) == 1 and canonical(split) == "train" else split
+    opened = found.splits[key](own, asked)
     if found.root != Path(data):
         opened.findings.add("place", f"{data}: {found.root}")
     return _with_formats(opened)
@@ -111,7 +135,7 @@ def _open(
 
 def _with_formats(opened: RecordTable) -> RecordTable:
     """Count images beside those of a split that are in a format that is not decoded."""
-    odd = _beside(opened, OTHER_SUFFIXES)
+    odd = beside(opened, OTHER_SUFFIXES)
     own = {*opened.files} if odd else ()
     opened.findings.add("image-format", [file for file in odd if file not in own])
     return opened
@@ -251,93 +275,17 @@ def training_boxes(data: str | Path) -> np.ndarray:
     return boxes[:: len(boxes) // MOST_BOXES + 1].astype(np.float32)
 
 
-def unite(splits: Sequence[DetectionDataset]) -> None:
-    """Give all splits the classes of all, in the order of the first; what one lacks is counted.
-
-    Each keeps its own ids of the classes that it has.
-    """
-    tables = [each for each in splits if isinstance(each, RecordTable)]
-    names = list(dict.fromkeys(name for each in tables for name in each.names))
-    if all(list(each.names) == names for each in tables):
-        return
-    every = {id_ for each in tables for id_ in each.category_ids}
-    ids: dict[str, int] = {}
-    for each in tables:  # the first id of a class is its id in splits without it, where it is free
-        for name, id_ in zip(each.names, each.category_ids, strict=True):
-            ids.setdefault(name, id_)
-    for each in tables:
-        own = dict(zip(each.names, each.category_ids, strict=True))
-        lacking = sorted(set(names) - set(own))
-        where = f"{each.name} {each.split}"
-        each.findings.add("class-split", [f"{name!r} is not in {where}" for name in lacking])
-        free = (number for number in range(max(every) + 1, 1 << 62))
-        used = set(own.values())
-        for name in lacking:
-            own[name] = ids[name] if ids[name] not in used else next(free)
-            used.add(own[name])
-        each.with_names(names, [own[name] for name in names])
-
-
-def _alike(
-    splits: Sequence[DetectionDataset], again: Callable[[str, Expected], DetectionDataset]
-) -> list[DetectionDataset]:
-    """The splits; opened ``again`` where only another one shows that boxes are of another format.
-
-    Of two formats that other splits show none is likelier.
-    """
-    tables = [each for each in splits if isinstance(each, RecordTable)]
-    told: set[BoxFormat] = {
-        each.box_format for each in tables if each.box_format != each.layout_format
-    }
-    if len(told) != 1:
-        return list(splits)
-    likely = Expected(told.pop())
-    plain = [each for each in tables if each.box_format == each.layout_format]
-    return [again(each.split, likely) if each in plain else each for each in splits]
-
-
-def _count_shared(splits: Sequence[DetectionDataset]) -> None:
-    """Count in each split the images that one before it has as well."""
-    first: dict[str, str] = {}
-    for data in splits:
-        if isinstance(data, RecordTable):
-            twice = [
-                file for file in data.files if first.setdefault(file, data.split) != data.split
-            ]
-            data.findings.add("split-shared", [f"{file}, in {first[file]}" for file in twice])
-
-
-def _count_unlisted(splits: Sequence[DetectionDataset], others: Iterable[str] = ()) -> None:
-    """Count images beside those of the splits that no split has, nor ``others``, of the rest."""
-    tables = [each for each in splits if isinstance(each, RecordTable)]
-    listed = {os.path.realpath(file) for each in tables for file in each.files}
-    listed.update(map(os.path.realpath, others))
-    for data in tables:
-        alone = [
-            file for file in _beside(data, IMAGE_SUFFIXES) if os.path.realpath(file) not in listed
-        ]
-        listed.update(map(os.path.realpath, alone))  # once, not for every split
-        if not data.findings.count("image-unlisted"):  # else its reader has counted them
-            data.findings.add("image-unlisted", alone)
-
-
-def _beside(data: RecordTable, endings: Container[str]) -> list[str]:
-    """Files with such an ending in the folders that hold images of a split."""
-    folders = dict.fromkeys(os.path.dirname(file) for file in data.files)
-    return [file for folder in folders for file in files_in(folder, endings)]
-
-
-def _other_files(data: str | Path | None, opened: Sequence[str]) -> list[str]:
-    """The images of the splits that are not ``opened``; none of those that cannot be."""
-    files: list[str] = []
+def _others(data: str | Path | None, opened: Container[str]) -> list[RecordTable]:
+    """The splits that are not ``opened``; none of those that cannot be."""
+    found: list[RecordTable] = []
     for name in [] if data is None else splits(data):
         if name not in opened:
             try:
-                split = open_data(data, name)
+                split = _open(data, name, None, None, None)
             except (ValueError, OSError):
                 continue
-            files += split.files if isinstance(split, RecordTable) else []
-    return files
+            found += [split] if isinstance(split, RecordTable) else []
+    return found
 
 
 def open_every(
@@ -355,18 +303,17 @@ def open_every(
     """
     if data is None or annotations is not None or images is not None:
         only = open_data(data, "train", annotations, images, box_format)
-        _count_unlisted([only])
         return [only.checked(progress)]
     opened: list[DetectionDataset] = []
     failed: dict[str, Exception] = {}
     for name in splits(data):
         try:
-            opened.append(open_data(data, name, box_format=box_format))
+            opened.append(_open(data, name, None, None, box_format))
         except (ValueError, OSError) as error:
             failed[name] = error
     if box_format is None:
-        opened = _alike(opened, lambda name, likely: _open(data, name, None, None, likely))
-    _count_unlisted(opened)
+        opened = alike(opened, lambda name, likely: _open(data, name, None, None, likely))
+    count_unlisted(opened)
     found: list[DetectionDataset] = []
     for each in opened:
         try:
@@ -376,7 +323,7 @@ def open_every(
     if not found:
         raise next(iter(failed.values()))
     found[0].findings.add("split-missing", [f"{name}: {error}" for name, error in failed.items()])
-    _count_shared(found)
+    count_shared(found)
     bits = max(each.bits or 0 for each in found) or None
     for each in found:
         each.bits = bits
@@ -401,14 +348,14 @@ def open_training(
     validate on (see ``splitting.divide``). Boxes of both are of one format.
     """
     places = {"train": (data, annotations, images), "val": (data, val_annotations, val_images)}
-    train = open_data(data, "train", annotations, images, box_format)
+    train = _open(data, "train", annotations, images, box_format)
     val = None
     if val_annotations is not None or val_images is not None:
-        val = open_data(None, "val", val_annotations, val_images, box_format)
+        val = _open(None, "val", val_annotations, val_images, box_format)
     elif annotations is None and data is not None:
         there = splits(data)
         if "val" in there and len(there) > 1:
-            val = open_data(data, "val", box_format=box_format)
+            val = _open(data, "val", None, None, box_format)
         elif share is None:
             train.findings.add("split-only", f"{data}: {', '.join(there)}")
     if val is not None:
@@ -420,15 +367,15 @@ def open_training(
                 place, annotations, images = places[split]
                 return _open(place, split, annotations, images, likely)
 
-            train, val = _alike((train, val), again)
-        _count_unlisted((train, val), _other_files(data, ("train", "val")))
+            train, val = alike((train, val), again)
+        count_unlisted((train, val), lambda: _others(data, ("train", "val")))
         train, val = train.checked(progress), val.checked(progress)
         train.bits = val.bits = max(train.bits or 0, val.bits or 0) or None
-        _count_shared((train, val))
+        count_shared((train, val))
         unite((train, val))
     else:
-        there = [] if data is None else splits(data)
-        _count_unlisted([train], _other_files(data, there[:1] if len(there) == 1 else ["train"]))
+        own = [] if data is None else _own(data, "train")
+        count_unlisted([train], lambda: _others(data, own))
         train = train.checked(progress)
     if isinstance(train, RecordTable):
         seen = np.bincount(train.labels[~train.crowd], minlength=len(train.names))

@@ -125,6 +125,7 @@ class RecordTable(DetectionDataset):
 
     box_format     what the numbers in the files were found to be
     layout_format  what they should be in the layout
+    doubtful       whether they may as well be of another format
     """
 
     def __init__(
@@ -159,6 +160,7 @@ class RecordTable(DetectionDataset):
         draft.complete_sizes()
         draft.settle(box_format)
         self.box_format: BoxFormat = draft.box_format
+        self.doubtful = draft.doubtful
         self._take(draft)
 
     def _columns(self, image: np.ndarray, findings: Findings) -> Columns:
