@@ -43,6 +43,8 @@ def test_a_failed_run_leaves_other_runs_alone(tmp_path: Path) -> None:
 
 def test_a_run_folder_that_exists_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
+    with RunFolder(tmp_path, "mine", "predict") as folder:  # empty, it is taken
+        (folder.path / "file").touch()
     with pytest.raises(FileExistsError, match="mine exists"):
         RunFolder(tmp_path, "mine", "predict")
     with pytest.raises(ValueError, match="one folder name"):
@@ -77,6 +79,7 @@ def test_a_name_taken_meanwhile_is_counted_on_or_told(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path, "mine", "train").__enter__()
     (folder.path / "file").touch()
     (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "theirs").touch()
     with pytest.raises(FileExistsError, match=r"mine exists by now; the run is in") as caught:
         folder.publish()
     assert str(folder.path) in str(caught.value)

@@ -122,8 +122,8 @@ class RunFolder:
                 folder.rmdir()
 
     def _free(self, target: Path) -> bool:
-        """Whether ``target`` is not there, or was abandoned; ValueError where it is in use."""
-        if not target.exists():
+        """Whether nothing is in ``target``, or it was abandoned; ValueError where it is in use."""
+        if not target.exists() or (target.is_dir() and not any(target.iterdir())):
             return True
         if self.name is None or not self.abandoned(target):
             return False

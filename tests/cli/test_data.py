@@ -92,7 +92,7 @@ class Page(HTMLParser):
 @pytest.mark.parametrize("augment", [False, True])
 def test_a_page_and_a_contact_sheet(coco_folder: Path, tmp_path: Path, augment: bool) -> None:
     more = ["--augment"] if augment else []
-    run("view", coco_folder, "--count", 5, "--project", tmp_path, "--name", "v", *more)
+    run("view", coco_folder, "--count", 5, "-o", tmp_path / "v", *more)
     page = Page((tmp_path / "v" / "index.html").read_text())
     images = page.of("img")
     assert len(images) == 5

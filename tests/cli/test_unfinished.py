@@ -230,6 +230,26 @@ def stop(*arguments: object) -> None:
     Path("images/02.png").write_bytes(content)
 
 
+def test_a_run_in_a_folder_of_ones_own_goes_on() -> None:
+    content = Path("images/02.png").read_bytes()
+    Path("images/02.png").write_bytes(b"broken")
+    Path("mine").mkdir()  # an empty folder is as good as none
+    assert begin("images", "-o", "mine").exit_code == 1
+    Path("images/02.png").write_bytes(content)
+    done = invoke("--continue", "-o", "mine", "--quiet")
+    assert done.exit_code == 0, done.output
+    assert len(list(Path("mine").glob("*.png"))) == COUNT
+    assert not Path("runs").exists()
+    for wrong, words in (
+        (["-o", "mine"], "mine exists and is not overwritten"),
+        (["-o", "a", "--name", "b"], "-o a and --name b were given"),
+        (["-o", "."], "-o should be a new folder"),
+    ):
+        again = begin("images/00.png", *wrong)
+        assert again.exit_code == 2
+        assert words in again.stderr
+
+
 def test_what_cannot_go_on_is_refused(tmp_path: Path) -> None:
     def refused(*arguments: object, words: str) -> None:
         done = invoke("--continue", *arguments)

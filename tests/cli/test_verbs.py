@@ -59,9 +59,9 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_train_as_a_process(coco_folder: Path, tmp_path: Path) -> None:
-    done = process("train", "--data", coco_folder, *TINY, "--name", "a", "--json", cwd=tmp_path)
+    done = process("train", "--data", coco_folder, *TINY, "-o", "out/a", "--json", cwd=tmp_path)
     document = json.loads(done.stdout)
-    folder = tmp_path / "runs" / "train" / "a"
+    folder = tmp_path / "out" / "a"
     assert Path(document["folder"]).resolve() == folder.resolve()
     assert document["last"]["epoch"] == 1
     for file in ("best.safetensors", "last.ckpt", "results.csv", "curves.png", "config.yaml"):

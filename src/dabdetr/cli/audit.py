@@ -17,9 +17,9 @@ from dabdetr.cli.options import (
     Json,
     ModelOrNone,
     Name,
-    Output,
     Quiet,
     Strict,
+    run_place,
 )
 from dabdetr.cli.output import print_json, refuse_to_overwrite, say, tracked
 from dabdetr.runs import RunFolder, interruptible
@@ -55,7 +55,15 @@ def audit(
         Path | None,
         typer.Option(help="Decisions (json) of an audit of these data: write a mended copy, -o."),
     ] = None,
-    output: Output = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="With --fix the mended copy; otherwise the run's folder, instead of --project and "
+            "--name.",
+        ),
+    ] = None,
     to: Layout = "coco",
     name: Name = None,
     project: Annotated[Path, typer.Option(help="Where run folders go.")] = Path("runs/audit"),
@@ -72,9 +80,9 @@ def audit(
     them, the most suspicious first. A model that was trained on these labels doubts them less:
     with --folds each image is judged by a model that was not trained on it.
     """
-    if (fix is None) != (output is None):
-        raise ValueError("a copy is written with both: --fix decisions.json -o FOLDER")
-    if fix is not None and output is not None:
+    if fix is not None:
+        if output is None:
+            raise ValueError("no place for the mended copy was given; add -o FOLDER")
         refuse_to_overwrite(output)
         from dabdetr.asking.decisions import read_decisions
 
@@ -82,6 +90,7 @@ def audit(
         found = open_splits(data, annotations, images, box_format, strict, quiet)
         _write_fixed(found, decisions, output, to, as_json, quiet)
         return
+    project, name = run_place(project, name, output)
     found = open_splits(data, annotations, images, box_format, strict, quiet)
     if model is None and folds is None:
         raise ValueError(

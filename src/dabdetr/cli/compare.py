@@ -8,7 +8,15 @@ from typing import Annotated, Any
 
 import typer
 
-from dabdetr.cli.options import Device, Json, Name, Quiet, check_folder
+from dabdetr.cli.options import (
+    Device,
+    Json,
+    Name,
+    Quiet,
+    RunOutput,
+    check_folder,
+    run_place,
+)
 from dabdetr.cli.output import print_json, say
 
 
@@ -58,6 +66,7 @@ def compare(
     ] = None,
     name: Name = None,
     project: Annotated[Path, typer.Option(help="Where run folders go.")] = Path("runs/compare"),
+    output: RunOutput = None,
     device: Device = "auto",
     as_json: Json = False,
     quiet: Quiet = False,
@@ -67,6 +76,7 @@ def compare(
     Every training is a run folder like those of `train`. Ctrl-C leaves what --resume continues.
     The folder gets report.md, table.csv and curves.png.
     """
+    project, name = run_place(project, name, output)
     given = {
         "epochs": epochs,
         "batch": batch,

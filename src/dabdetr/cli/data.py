@@ -15,10 +15,12 @@ from dabdetr.cli.options import (
     Name,
     Output,
     Quiet,
+    RunOutput,
     Strict,
     check_data,
     place_of,
     read_box_format,
+    run_place,
 )
 from dabdetr.cli.output import console, print_json, refuse_to_overwrite, say
 from dabdetr.runs import RunFolder
@@ -134,10 +136,12 @@ def view(
     seed: Annotated[int, typer.Option(min=0, help="With --augment: another draw.")] = 0,
     name: Name = None,
     project: Annotated[Path, typer.Option(help="Where run folders go.")] = Path("runs/view"),
+    output: RunOutput = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Images with their boxes: a contact sheet (contact.png) and a page (index.html)."""
+    project, name = run_place(project, name, output)
     check_data(data, annotations, images)
     from dabdetr.data.layouts import open_data
     from dabdetr.data.views import augmented, contact_sheet, page, views

@@ -91,6 +91,10 @@ Compile = Annotated[
     ),
 ]
 Name = Annotated[str | None, typer.Option(help="Name of the run's folder; numbered if not given.")]
+RunOutput = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="The run's folder, instead of --project and --name."),
+]
 
 
 Strict = Annotated[
@@ -119,6 +123,17 @@ def place_of(target: Path | None, output: Path | None, example: str) -> Path:
     if place is None:
         raise ValueError(f"no place to write was given: dabdetr {example}")
     return place
+
+
+def run_place(project: Path, name: str | None, output: Path | None) -> tuple[Path, str | None]:
+    """The project and the name of a run's folder; ValueError where -o and --name are given."""
+    if output is None:
+        return project, name
+    if name is not None:
+        raise ValueError(f"-o {output} and --name {name} were given; give one of them")
+    if not output.name:  # ".", "..", "/"
+        raise ValueError(f"-o should be a new folder; got {output}")
+    return output.parent, output.name
 
 
 def read_box_format(given: str | None) -> Any:

@@ -28,8 +28,10 @@ from dabdetr.cli.options import (
     Queries,
     QueriesInit,
     Quiet,
+    RunOutput,
     SetPrecision,
     class_names,
+    run_place,
     tell_choices,
 )
 from dabdetr.cli.output import (
@@ -122,6 +124,7 @@ def predict(
     ] = False,
     name: Name = None,
     project: Annotated[Path, typer.Option(help="Where run folders go.")] = Path("runs/predict"),
+    output: RunOutput = None,
     allow_private: Annotated[
         bool,
         typer.Option("--allow-private", help="Fetch from this machine and private networks too."),
@@ -153,6 +156,7 @@ def predict(
     """
     from dabdetr.cli import unfinished
 
+    project, name = run_place(project, name, output)
     if go_on:
         stopped = unfinished.find(project, name)
         with locked(stopped):

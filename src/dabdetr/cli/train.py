@@ -20,10 +20,12 @@ from dabdetr.cli.options import (
     Queries,
     QueriesInit,
     Quiet,
+    RunOutput,
     Strict,
     check_data,
     one_of,
     read_box_format,
+    run_place,
     tell_choices,
 )
 from dabdetr.cli.output import print_json
@@ -125,6 +127,7 @@ def train(
     ] = None,
     name: Name = None,
     project: Annotated[Path, typer.Option(help="Where run folders go.")] = Path("runs/train"),
+    output: RunOutput = None,
     device: Device = "auto",
     as_json: Json = False,
     quiet: Quiet = False,
@@ -136,6 +139,7 @@ def train(
     Ctrl-C leaves a run that --resume continues.
     """
     data = one_of(dataset, data, "data")
+    project, name = run_place(project, name, output)
     minutes = None if time is None else read_minutes(time)
     if minutes is not None and (epochs is not None or resume is not None):
         other = "--resume" if resume is not None else "--epochs"

@@ -24,7 +24,7 @@ FILE = "unfinished.jsonl"
 """Lies in the folder of a run until all of its images are done."""
 FREE = {
     *("batch", "device", "allow_private", "skip_unreadable", "coco", "label_studio"),
-    *("as_json", "as_lines", "quiet", "project", "name", "go_on"),
+    *("as_json", "as_lines", "quiet", "project", "name", "output", "go_on"),
 }
 """Options that may be others when a run goes on: they do not change what is found, or only where it
 is written once more."""
@@ -158,7 +158,8 @@ class Journal:
         options = self.options | dict(given)
         for key in _PATHS:
             options[key] = None if options[key] is None else Path(options[key])
-        return options | {"project": folder.parent, "name": folder.name, "go_on": False}
+        place = {"project": folder.parent, "name": folder.name, "output": None}
+        return options | place | {"go_on": False}
 
     def rest(self, sources: Sequence[Any]) -> Expanded:
         """What is not done yet; only where there are passwords do ``sources`` matter."""

@@ -29,11 +29,13 @@ from dabdetr.cli.options import (
     Queries,
     QueriesInit,
     Quiet,
+    RunOutput,
     SetPrecision,
     Strict,
     check_data,
     one_of,
     read_box_format,
+    run_place,
     tell_choices,
 )
 from dabdetr.cli.output import console, print_json, refuse_to_overwrite, say
@@ -115,6 +117,7 @@ def val(
     coco: Coco = None,
     name: Name = None,
     project: Annotated[Path, typer.Option(help="Where run folders go.")] = Path("runs/val"),
+    output: RunOutput = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -130,6 +133,7 @@ def val(
     from dabdetr.data.findings import refuse
 
     model, data = one_of(weights, model, "model"), one_of(dataset, data, "data")
+    project, name = run_place(project, name, output)
     if (model is None) == (predictions is None):
         raise ValueError("give --model to run one, or --predictions with what one has found")
     refuse_to_overwrite(coco)
