@@ -119,7 +119,9 @@ def test_the_command_ranks_shows_and_fixes(
 ) -> None:
     write_data([faulty], tmp_path / "faulty", "coco")
     monkeypatch.chdir(tmp_path)
-    done = CliRunner().invoke(app, ["audit", "faulty", "--model", "blood-cells", "-o", "runs/audit/a"])
+    done = CliRunner().invoke(
+        app, ["audit", "faulty", "--model", "blood-cells", "-o", "runs/audit/a"]
+    )
     assert done.exit_code == 0, done.output
     folder = tmp_path / "runs" / "audit" / "a"
     decisions = json.loads((folder / "decisions.json").read_text())
@@ -133,5 +135,9 @@ def test_the_command_ranks_shows_and_fixes(
     assert fixed.exit_code == 0, fixed.output
     assert json.loads(fixed.stdout)["accepted"] == 1
     assert open_data(tmp_path / "copy").record(0).labels[0] == WBC
-    for wrong in (["--fix", "d.json"], ["-o", "copy"], ["--split", "val", "--model", "blood-cells"]):
+    for wrong in (
+        ["--fix", "d.json"],
+        ["-o", "copy"],
+        ["--split", "val", "--model", "blood-cells"],
+    ):
         assert CliRunner().invoke(app, ["audit", "faulty", *wrong]).exit_code == 2
