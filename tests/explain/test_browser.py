@@ -249,6 +249,26 @@ def test_attention_is_seen_and_switched_off(visit: Any, scene: Explanation) -> N
     assert lit(page) == 0
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", ["dab-detr-nano", "dab-deformable-detr-nano"])
+def test_what_is_seen_is_said_above_the_fold(visit: Any, name: str, scheme: str) -> None:
+    page = visit(member(name), 1280)
+    page.emulate_media(color_scheme=scheme)
+    sampled = name.startswith("dab-def")
+    for part in ("all", "content", "position"):
+        page.locator(f"#parts label:has([value={part}])").click()
+        for key in ("#caption", "#levels" if sampled else "#scale"):
+            box = page.locator(key).bounding_box()
+            assert box["height"] > 10
+            assert box["y"] + box["height"] <= 900, (part, key)
+    if sampled:
+        levels = page.locator("#levels li").all_inner_texts()
+        assert levels == ["8 × 6 cells", "4 × 3 cells", "2 × 2 cells"]
+        assert "position alone chose them" in page.locator("#caption").inner_text()
+    else:
+        assert "w_ref / w = " in page.locator("#caption").inner_text()
+
+
 def test_hover_tells_of_any_query(visit: Any, scene: Explanation) -> None:
     page = visit(scene)
     queries = set(range(40)) - set(scene.detections.queries.tolist())

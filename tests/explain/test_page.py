@@ -110,9 +110,12 @@ def test_places_are_those_of_the_trace() -> None:
     explanation = random_member("dab-deformable-detr-nano").explain(noise(64, 64), conf=0.9)
     data = page_data(explanation)
     look, query = explanation.trace.attention[1], explanation.query(0)
-    row = np.reshape(data["attention"]["queries"][str(query)][1], (*look.weights.shape[1:], 3))  # pyright: ignore
-    np.testing.assert_allclose(row[..., 2], look.weights[query], atol=1e-4)  # pyright: ignore
-    np.testing.assert_allclose(row[..., :2], look.locations[query], atol=1e-4)  # pyright: ignore
+    assert data["attention"]["parts"] == ["all", "content", "position"]
+    for at, part in enumerate(look.parts):
+        locations, weights = look.chosen(query, part)  # pyright: ignore
+        row = np.reshape(data["attention"]["queries"][str(query)][3 + at], (*weights.shape, 3))
+        np.testing.assert_allclose(row[..., 2], weights, atol=1e-4)
+        np.testing.assert_allclose(row[..., :2], locations, atol=1e-4)
 
 
 def test_nothing_found_still_gives_a_page(predictor: Predictor) -> None:

@@ -81,7 +81,7 @@ def test_the_traced_forward_is_the_plain_one(member: tuple[Detector, Trace]) -> 
     classes = plain.logits[:, 0]
     softmax = model.config.classifier == "softmax"
     scores = classes.softmax(-1)[..., :-1] if softmax else classes.sigmoid()
-    np.testing.assert_array_equal(traced.scores, scores.numpy())
+    np.testing.assert_allclose(traced.scores, scores.numpy(), rtol=1e-5)
     assert traced.scores.shape == (3, 7, 3)
     assert (traced.layers, traced.queries) == (3, 7)
 
@@ -204,8 +204,9 @@ def test_size_modulation_is_the_ratio_of_reference_to_anchor() -> None:
         ("detr-nano", 3, False, ["no anchors", "no size modulation"]),
         ("conditional-detr-nano", 3, False, ["points", "does not move", "no size modulation"]),
         ("dab-detr-nano", 4, True, []),
-        ("dab-deformable-detr-nano", 1, False, ["few places"]),
-        ("dino-nano", 1, False, ["few places"]),
+        ("dab-deformable-detr-nano", 3, False, ["The anchor's own size takes the place of w_ref"]),
+        ("dino-nano", 3, False, ["units of its width and height"]),
+        ("deformable-detr-nano", 3, False, ["points", "units of cells"]),
     ],
 )
 def test_what_is_absent_is_said(name: str, parts: int, sized: bool, words: list[str]) -> None:
@@ -247,6 +248,38 @@ def test_sampling_is_in_the_frame_of_the_image() -> None:
         assert isinstance(look, SampledAttention)
         centres = np.broadcast_to(anchors[:, None, None, None, :2], look.locations.shape)
         np.testing.assert_allclose(look.locations, centres, atol=1e-5)
+
+
+def test_sampling_is_chosen_by_the_sum_of_content_and_position() -> None:
+    """Steps are linear in the query: both parts' steps, less those of neither, are the whole's."""
+    model = detector("dab-deformable-detr-nano")
+    traced = trace(model, images(True))
+    for look, layer in zip(traced.attention, model.decoder.layers, strict=True):
+        assert isinstance(look, SampledAttention)
+        assert look.parts == ("all", "content", "position")
+        module: Any = layer.cross_attention
+        locations, weights = look.alone["content"]
+        with torch.no_grad():
+            module.offsets.weight.zero_()
+            module.weights.weight.zero_()
+        assert not np.allclose(locations, look.locations)
+        assert not np.allclose(weights, look.weights)
+        places, _ = look.chosen(3, "content")
+        np.testing.assert_array_equal(places, locations[3])
+    neither = trace(model, images(True)).attention[0]
+    assert isinstance(neither, SampledAttention)
+    first: Any = traced.attention[0]
+    parts = sum(first.alone[name][0] for name in ("content", "position"))
+    np.testing.assert_allclose(parts - neither.locations, first.locations, atol=1e-5)
+
+
+def test_scores_are_calibrated_as_those_of_detections() -> None:
+    model = detector("dab-detr-nano")
+    plain = trace(model, images(False)).scores
+    model.config = model.config.override(["inference.calibration=[2.0, -1.0]"])
+    logits = np.log(plain / (1 - plain))
+    expected = 1 / (1 + np.exp(-(2 * logits - 1)))
+    np.testing.assert_allclose(trace(model, images(False)).scores, expected, atol=1e-5)
 
 
 def test_one_layer_and_no_encoder() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -122,11 +123,14 @@ class SampledAttention:
     locations  [queries, heads, levels, points, 2] x, y, 0–1 of the unpadded image; some lie outside
     weights    [queries, heads, levels, points], sum to 1 over levels and points
     shapes     (height, width) of each level
+    alone      the locations and weights that a part of ``PARTS`` would choose by itself, around the
+               same anchors; empty where there is no such split
     """
 
     locations: np.ndarray
     weights: np.ndarray
     shapes: tuple[tuple[int, int], ...]
+    alone: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
 
     @property
     def heads(self) -> int:
@@ -135,20 +139,34 @@ class SampledAttention:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Sampled attention is not split into content and position."""
-        return PARTS[:1]
+        """Those of ``PARTS`` that there are."""
+        return ("all", *self.alone)
+
+    @property
+    def caveat(self) -> str:
+        """What the split into content and position leaves out; empty where there is none."""
+        if not self.alone:
+            return ""
+        return "Steps of both parts add up, but for the layer's constant; weights do not."
+
+    def chosen(self, query: int, part: str = "all") -> tuple[np.ndarray, np.ndarray]:
+        """Locations [heads, levels, points, 2] and weights [heads, levels, points] of a part."""
+        if part not in self.parts:
+            there = ", ".join(self.parts)
+            raise ValueError(f"sampled attention has no part {part!r} here; there is: {there}")
+        locations, weights = self.alone.get(part, (self.locations, self.weights))
+        return locations[query], weights[query]
 
     def maps(self, query: int, part: str = "all") -> np.ndarray:
         """Weights spread over the cells of the finest level [heads, height, width].
 
         What lies outside of the image is lost, so that a map may sum to less than 1.
         """
-        if part != "all":
-            raise ValueError(f"sampled attention has no part {part!r}; there is: all")
+        locations, weights = self.chosen(query, part)
         height, width = self.shapes[0]
         result = np.zeros((self.heads, height, width), np.float32)
-        x, y = (self.locations[query] * (width, height) - 0.5).reshape(self.heads, -1, 2).T
-        weights = self.weights[query].reshape(self.heads, -1).T
+        x, y = (locations * (width, height) - 0.5).reshape(self.heads, -1, 2).T
+        weights = weights.reshape(self.heads, -1).T
         head = np.broadcast_to(np.arange(self.heads), x.shape)
         for row in (0, 1):
             for column in (0, 1):

@@ -38,6 +38,12 @@ TITLES = {
     "position": "position alone",
     "unmodulated": "position without size",
 }
+PLACES = {
+    "all": "sampling locations",
+    "content": "by content alone",
+    "position": "by position alone",
+}
+"""What sampled attention has instead."""
 MARKERS = "os^D"
 
 
@@ -105,7 +111,7 @@ def attention(explanation: ExplainedImage, query: int, part: str | None = None) 
             _place(panel, explanation, trace.boxes[layer, query], "white", "-")
             if trace.anchors is not None:
                 _place(panel, explanation, trace.anchors[layer][query], "white", "--")
-        row[0].set_ylabel(TITLES[name] if maps else "sampling locations", fontsize=9)
+        row[0].set_ylabel(TITLES[name] if maps else PLACES[name], fontsize=9)
     anchor = "" if trace.anchors is None else "dashed: anchor, "
     if trace.anchors is not None and trace.anchors[0].shape[-1] == 2:
         anchor = "+: anchor, "
@@ -274,9 +280,10 @@ def _show_attention(
         panel.imshow(heat, extent=frame, alpha=alpha, cmap="viridis", interpolation="bilinear")
         panel.set(xlim=(0, width), ylim=(height, 0))
         return
+    locations, weights = attn.chosen(query, part)
     for level, (form, shade) in enumerate(_level_marks(attn)):
-        x, y = explanation.in_pixels(attn.locations[query, :, level].reshape(-1, 2)).T
-        sizes = 150 * attn.weights[query, :, level].ravel()
+        x, y = explanation.in_pixels(locations[:, level].reshape(-1, 2)).T
+        sizes = 150 * weights[:, level].ravel()
         panel.scatter(x, y, sizes, color=shade, marker=form, edgecolors="black", linewidths=0.5)
 
 

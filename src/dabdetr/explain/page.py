@@ -171,18 +171,22 @@ def _attention(explanation: ExplainedImage, queries: Sequence[int] | None) -> di
     else:
         order = list(dict.fromkeys([*queries, *found]))
     first = layers[0]
-    common = {"heads": first.heads, "parts": list(first.parts)}
+    common = {
+        "heads": first.heads,
+        "parts": list(first.parts),
+        "caveats": [layer.caveat for layer in layers],
+    }
     if not isinstance(first, DenseAttention):
         kept = {str(query): _locations(layers, query) for query in order}
         shape = list(first.weights.shape[1:])  # heads, levels, points
-        return {"kind": "locations", "shape": shape, **common, "queries": kept}
+        levels = [list(cells) for cells in first.shapes]
+        return {"kind": "locations", "shape": shape, "levels": levels, **common, "queries": kept}
     shape = list(first.maps(0).shape[1:])
     mean = len(layers) * len(first.parts) * shape[0] * shape[1]
     order = order[: max(1, MAP_BYTES // mean)]
     by_head = max(0, MAP_BYTES - len(order) * mean) // (first.heads * mean)
     kept = {str(query): _maps(layers, query, at < by_head) for at, query in enumerate(order)}
-    caveats = [layer.caveat for layer in layers if isinstance(layer, DenseAttention)]
-    return {"kind": "maps", "shape": shape, **common, "caveats": caveats, "queries": kept}
+    return {"kind": "maps", "shape": shape, **common, "queries": kept}
 
 
 def _maps(layers: Sequence[Attention], query: int, by_head: bool) -> dict[str, Any]:
@@ -200,12 +204,13 @@ def _maps(layers: Sequence[Attention], query: int, by_head: bool) -> dict[str, A
 
 
 def _locations(layers: Sequence[Attention], query: int) -> list[Any]:
-    """Of each layer, x, y and weight of every location, heads before levels before points."""
+    """Of each layer and part, x, y and weight of each location: heads, levels, points."""
     rows = []
     for layer in layers:
         assert not isinstance(layer, DenseAttention)
-        whole = np.concatenate((layer.locations[query], layer.weights[query][..., None]), axis=-1)
-        rows.append(_rounded(whole.ravel()))
+        for part in layer.parts:
+            locations, weights = layer.chosen(query, part)
+            rows.append(_rounded(np.concatenate((locations, weights[..., None]), -1).ravel()))
     return rows
 
 

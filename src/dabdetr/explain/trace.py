@@ -7,8 +7,9 @@ a copy that shares the weights: the model itself may be at work in other threads
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from dabdetr.explain.attention import Attention, DenseAttention, SampledAttention
+from dabdetr.inference.postprocess import class_scores
 from dabdetr.model.attention import AdditiveAttention, ConcatCrossAttention, split_heads
 from dabdetr.model.deformable import DeformableAttention, encoder_references
 from dabdetr.model.detector import Detector
@@ -34,7 +36,7 @@ class Trace:
     anchors    what enters each layer: [queries, 4] cxcywh, or [queries, 2] where it is a point;
                None for members without anchors. The first are the initial anchors.
     boxes      [layers, queries, 4] cxcywh, what leaves each layer
-    scores     [layers, queries, classes], 0–1
+    scores     [layers, queries, classes], 0–1, calibrated as those of detections
     reference_sizes  [layers, queries, 2] width and height that content asks for (size modulation
                compares them with the anchor's); None where size modulates nothing
     attention      cross-attention of each decoder layer
@@ -186,7 +188,11 @@ def trace(model: Detector, images: Images, pixels: Sequence[tuple[float, float]]
             names=model.names,
             anchors=_anchors(predictions),
             boxes=_array(predictions.boxes[:, 0]),
-            scores=_scores(predictions.logits[:, 0], model.config.classifier),
+            scores=class_scores(
+                _array(predictions.logits[:, 0]),
+                model.config.classifier,
+                model.config.inference.calibration,
+            ),
             reference_sizes=_array(torch.stack(sizes)) if sizes else None,
             attention=tuple(
                 _of_queries(module, calls, positions, placed)
@@ -215,9 +221,18 @@ def absences(model: Detector) -> tuple[str, ...]:
     if part.queries.anchor is not None and not part.decoder.update_anchors:
         absent.append(f"{name} does not move its anchors: every layer starts from the same ones.")
     if cross.kind == "deformable":
+        boxed = part.queries.anchor == "box"
         absent.append(
-            f"{name} reads a few places of each level instead of weighing all of them: they are "
-            "shown as points, and there is no split into content and position."
+            f"{name} reads a few places of each level instead of weighing all of them: the centre "
+            "of the anchor, and from there steps in units of "
+            + ("its width and height. " if boxed else "cells (of a box, its width and height). ")
+            + "The sum of content and position chooses steps and weights; each part alone shows "
+            "what it would choose by itself. "
+            + (
+                "The anchor's own size takes the place of w_ref and h_ref."
+                if boxed
+                else "A point has no size that could modulate attention."
+            )
         )
     elif cross.kind == "add" or not cross.modulate_size:
         absent.append(f"{name} has no size modulation: nothing to compare with and without it.")
@@ -274,7 +289,9 @@ def _of_queries(module: Any, calls: _Calls, positions: Positions, placed: _Call)
     content, position, memory = call.inputs
     if isinstance(module, DeformableAttention):
         levels = [in_level(position.anchors, ratio) for ratio in memory.ratios.unbind(1)]
-        return _sampled(module, content + position.query, torch.stack(levels, dim=2), memory)
+        references, parts = torch.stack(levels, dim=2), {"content": content}
+        parts["position"] = position.query
+        return _sampled(module, content + position.query, references, memory, parts)
     if isinstance(module, ConcatCrossAttention):
         return _side_by_side(module, calls, _unmodulated_code(positions, placed), memory)
     assert isinstance(module, AdditiveAttention)
@@ -344,13 +361,25 @@ def _added(
 
 
 def _sampled(
-    module: DeformableAttention, query: Tensor, references: Tensor, memory: Memory
+    module: DeformableAttention,
+    query: Tensor,
+    references: Tensor,
+    memory: Memory,
+    parts: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> SampledAttention:
-    """Sampling locations of one layer, moved from each level's padded map to the image's frame."""
+    """Sampling locations of one layer, moved from each level's padded map to the image's frame.
+
+    ``parts`` sum to ``query``; each is what the layer would be given without the other.
+    """
     assert memory.ratios is not None
-    locations, weights = module.look(query, references, memory.shapes)
     ratios = memory.ratios[:, None, None, :, None]
-    return SampledAttention(_array((locations / ratios)[0]), _array(weights[0]), memory.shapes)
+
+    def looked(given: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        locations, weights = module.look(given, references, memory.shapes)
+        return _array((locations / ratios)[0]), _array(weights[0])
+
+    alone = {name: looked(given) for name, given in parts.items()}
+    return SampledAttention(*looked(query), memory.shapes, alone)
 
 
 def _unmodulated_code(positions: Positions, placed: _Call) -> Tensor | None:
@@ -382,13 +411,6 @@ def _map(memory: Memory) -> dict[str, Any]:
 def _anchors(predictions: Predictions) -> tuple[np.ndarray, ...] | None:
     entered = [anchors for anchors in predictions.anchors if anchors is not None]
     return tuple(_array(anchors[0]) for anchors in entered) or None
-
-
-def _scores(logits: Tensor, classifier: str) -> np.ndarray:
-    """Scores [layers, queries, classes]; "no object" is none of them."""
-    if classifier == "softmax":
-        return _array(logits.float().softmax(-1)[..., :-1])
-    return _array(logits.float().sigmoid())
 
 
 def _by_head(x: Tensor, heads: int) -> np.ndarray:

@@ -11,6 +11,8 @@ from dabdetr.evaluation.census import Census
 from dabdetr.report.figures import panel
 from dabdetr.report.page import table
 
+INK = "#2e8bc9"
+"""Seen on white and on dark ground alike."""
 SHOWN = 30
 """Queries in the page's table."""
 
@@ -21,14 +23,20 @@ def census_figures(census: Census) -> Iterator[tuple[str, str, Figure]]:
     counts = np.array([use.count for use in census.used], float)
     points = np.array([use.centre for use in census.used]).reshape(-1, 2)
     most = max(counts.max(initial=1), 1)
-    axis.scatter(*points.T, s=200 * counts / most + 4, color="#0072b2", alpha=0.5, linewidths=0)
+    areas = 200 * counts / most + 4
+    axis.scatter(*points.T, s=areas, facecolors=INK + "66", edgecolors=INK, linewidths=1.2)
     yield (
         "query_places",
         "Where each query finds things, on average; area: how often.",
         figure,
     )
     figure, axis = panel(2.8, xlabel="queries, the busiest first", ylabel="detections")
-    axis.bar(range(len(counts) + len(census.idle)), [*counts, *[0] * len(census.idle)], width=1.0)
+    axis.bar(
+        range(len(counts) + len(census.idle)),
+        [*counts, *[0] * len(census.idle)],
+        width=1.0,
+        color=INK,
+    )
     yield "query_counts", "How often each query finds something.", figure
 
 

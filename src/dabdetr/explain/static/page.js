@@ -43,12 +43,13 @@ function drawHeat() {
   const ratio = window.devicePixelRatio || 1;
   canvas.width = $("stage").clientWidth * ratio;
   canvas.height = $("stage").clientHeight * ratio;
-  $("scale").hidden = true;
+  $("scale").hidden = $("levels").hidden = true;
   const { query } = state.picked;
   if (state.part === "none" || state.layer < 1) return caption(null);
   if (!data.attention.queries[query]) return caption(null);
   if (data.attention.kind === "locations") {
-    drawPlaces(canvas, query, state.layer, headShown(query));
+    drawPlaces(canvas, query, state.layer, state.part, headShown(query));
+    $("levels").hidden = false;
     return caption(null);
   }
   const map = attentionMap(query, state.layer, state.part, headShown(query));
@@ -228,9 +229,10 @@ function fillChoices() {
     const input = document.createElement("input");
     Object.assign(input, { type: "radio", name: "part", value: part });
     input.addEventListener("change", () => setPart(part));
-    field.append(input, part === "all" && data.attention.parts.length === 1 ? "sampling locations" : PART_NAMES[part]);
+    field.append(input, PART_NAMES[part]);
     $("parts").append(field);
   }
+  if (data.attention.levels) $("levels").replaceChildren(...levelKey());
   for (let head = 0; head <= data.attention.heads; head++) {
     $("head").append(new Option(head ? String(head) : "all", head));
   }

@@ -49,7 +49,7 @@ let unit = 1; // image pixels in one pixel of the screen
 function fitStage() {
   const stage = $("stage");
   const room = Math.max(stage.parentElement.clientWidth, 120); // 0 while the page is hidden
-  const wanted = Math.min(room, Math.max(240, window.innerHeight * 0.72) * (width / height));
+  const wanted = Math.min(room, Math.max(240, window.innerHeight * 0.66) * (width / height));
   stage.style.width = wanted + "px";
   stage.style.height = (stage.clientWidth * height) / width + "px";
   unit = width / stage.clientWidth;
@@ -125,9 +125,10 @@ function drawMap(canvas, map) {
 
 const MARKS = ["#f0e442", "#56b4e9", "#ff9d3b", "#ffffff", "#cc79a7", "#9be564"];
 
-function drawPlaces(canvas, query, layer, head) {
+function drawPlaces(canvas, query, layer, part, head) {
   const [heads, levels, points] = data.attention.shape;
-  const row = data.attention.queries[query][layer - 1];
+  const { parts } = data.attention;
+  const row = data.attention.queries[query][(layer - 1) * parts.length + parts.indexOf(part)];
   const pen = canvas.getContext("2d");
   const scale = canvas.width / canvas.clientWidth;
   pen.lineWidth = 1.5 * scale;
@@ -145,6 +146,24 @@ function drawPlaces(canvas, query, layer, head) {
     pen.stroke();
   }
   pen.globalAlpha = 1;
+}
+
+// One item for each level: its mark, and how many cells it has.
+function levelKey() {
+  return data.attention.levels.map(([rows, columns], level) => {
+    const item = document.createElement("li");
+    const canvas = document.createElement("canvas");
+    canvas.width = canvas.height = 36;
+    const pen = canvas.getContext("2d");
+    pen.lineWidth = 2.5;
+    pen.beginPath();
+    mark(pen, level, 18, level % 4 === 2 ? 21 : 18, 11);
+    pen.fillStyle = MARKS[level % MARKS.length];
+    pen.fill();
+    pen.stroke();
+    item.append(canvas, `${columns} × ${rows} cells`);
+    return item;
+  });
 }
 
 // Levels differ in form as well as colour: circle, square, triangle, diamond, again.

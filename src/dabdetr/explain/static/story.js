@@ -11,9 +11,13 @@ function caption(map) {
   else if (!data.attention.queries[query]) {
     text = "Attention is kept for the best queries only; this one has boxes and numbers alone.";
   } else if (data.attention.kind === "locations" && part !== "none") {
-    const forms = ["circle", "square", "triangle", "diamond"].slice(0, data.attention.shape[1]);
-    text = `Places that query ${query} reads in layer ${layer}, ${whose}: larger marks weigh more; `;
-    text += `levels from fine to coarse: ${forms.join(", ")}.`;
+    const chosen = {
+      all: "reads",
+      content: "would read if content alone chose them",
+      position: "would read if the anchor's position alone chose them",
+    }[part];
+    text = `Places that query ${query} ${chosen}, layer ${layer}, ${whose}; larger marks weigh more. `;
+    text += "Levels from fine to coarse:";
   } else if (map) {
     text = `Query ${query}, layer ${layer}, ${whose}: `;
     text += {
@@ -26,7 +30,9 @@ function caption(map) {
     if (ref && (part === "position" || part === "unmodulated")) {
       const anchor = pixels(enters(query, layer)).map(Math.round);
       const wish = pixels(ref).map(Math.round);
-      text += ` The anchor is ${anchor[2]} × ${anchor[3]} px, content asks for ${wish[0]} × ${wish[1]} px.`;
+      const ratio = (k) => (wish[k] / Math.max(anchor[k + 2], 1)).toFixed(2);
+      text += ` The anchor is w × h = ${anchor[2]} × ${anchor[3]} px; content asks for w_ref × h_ref = ${wish[0]} × ${wish[1]} px.`;
+      text += ` Size modulation weights what x says by w_ref / w = ${ratio(0)}, what y says by h_ref / h = ${ratio(1)}: less looks wider.`;
     }
   }
   $("caption").textContent = text;
