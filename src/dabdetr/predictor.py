@@ -13,7 +13,7 @@ import numpy as np
 from dabdetr.config import Config
 from dabdetr.inference.opening import open_model, torch_runtime
 from dabdetr.inference.postprocess import class_thresholds, thresholds
-from dabdetr.inference.questions import Asked, ask, questions, refuse_unable
+from dabdetr.inference.questions import Asked, ask, questions
 from dabdetr.inference.runtime import ModelChanges, Runtime, SetPrecision
 from dabdetr.inference.sources import attempts
 from dabdetr.inference.stream import (
@@ -209,7 +209,7 @@ class Predictor:
         comes to their batch of images: with a ``batch`` of 1, after the answers before are out. An
         entry of ``boxes`` may be a function of the image's (height, width) and its name.
         """
-        refuse_unable(self.config)
+        self.runtime.check_questions()
         inference = self.config.inference
         limits = self.class_thresholds(conf)
         _, max_det = thresholds(inference, conf, None)

@@ -299,7 +299,7 @@ def test_a_group_is_no_larger_than_allowed_and_asks_for_true_objects() -> None:
     owner = torch.tensor([0, 0, 0, 0, 1])
     assert [group.name for group, _ in out.groups] == ["rcnn_queries", "atss_queries"]
     for group, own in out.groups:
-        assert len(group) == own.logits.shape[2] <= 11
+        assert group.count == own.logits.shape[2] <= 11
         assert torch.equal(owner[group.target], group.image)
         assert group.supervised.all()
         assert ((group.anchors > 0) & (group.anchors < 1)).all()
@@ -321,8 +321,8 @@ def test_no_group_sees_another_nor_the_matching_queries(name: str) -> None:
         assert torch.allclose(together.logits[:, :, -9:], alone.logits, atol=1e-5)
         start = 0
         for group in groups:
-            span = slice(start, start + len(group))
-            start += len(group)
+            span = slice(start, start + group.count)
+            start += group.count
             if group.name == "denoising":
                 continue
             only = detector.decoder(Queries(group.content, group.anchors), memory)

@@ -111,7 +111,7 @@ def case(request: pytest.FixtureRequest) -> Recorded:
 
 
 def test_recorded_content_and_anchors(case: Recorded) -> None:
-    assert len(case.group) == case.size
+    assert case.group.count == case.size
     content = case.batch_first("input_query_label")[:, : case.size]
     logits = case.batch_first("input_query_bbox")[:, : case.size]
     assert torch.equal(case.group.content, content)
@@ -239,7 +239,7 @@ def test_number_of_contrastive_groups(number: int, most: int, groups: int) -> No
     group = _module(ContrastiveDenoising(number=number))(_targets(most, 1))
     assert group is not None
     assert group.copies == groups
-    assert len(group) == 2 * most * groups
+    assert group.count == 2 * most * groups
 
 
 def test_slots_by_hand() -> None:

@@ -292,7 +292,7 @@ def test_matching_queries_answer_the_same_with_and_without_groups(variant: str) 
         trained = detector(images, _targets(4, 0))
     assert alone.groups == ()
     ((group, part),) = trained.groups
-    assert part.logits.shape[2] == len(group)
+    assert part.logits.shape[2] == group.count
     assert trained.boxes.shape == alone.boxes.shape
     assert torch.allclose(trained.boxes, alone.boxes, atol=1e-6)
     assert torch.allclose(trained.logits, alone.logits, atol=1e-5)

@@ -176,7 +176,7 @@ def test_matching_predictions_are_those_without_groups(decoder: Any, tiny_detect
     assert alone.boxes.std(2).min() > 0.01  # the comparison has something to compare
     for group, part in ((first, of_first), (second, of_second)):
         queries, hidden = join(matching, [group])
-        (only,), _ = split(decoder(queries, memory, hidden), [len(group)])
+        (only,), _ = split(decoder(queries, memory, hidden), [group.count])
         assert torch.allclose(part.logits, only.logits, atol=1e-5)
         assert torch.allclose(part.boxes, only.boxes, atol=1e-6)
         # Groups do see the matching queries: alone among themselves they say something else.

@@ -55,6 +55,10 @@ def export(
     padding: Annotated[
         bool, typer.Option("--padding/--no-padding", help="Whether a padding mask goes in.")
     ] = True,
+    with_questions: Annotated[
+        bool,
+        typer.Option("--with-questions", help="Inputs for boxes to ask about, and their answers."),
+    ] = False,
     opset: Annotated[
         int | None, typer.Option(help="Version of ONNX's operators, 18 to 25.", show_default=False)
     ] = None,
@@ -112,6 +116,7 @@ def export(
             max_det=max_det,
             padding=padding,
             opset=opset,
+            with_questions=with_questions,
             force=force,
             progress=not quiet,
         )

@@ -182,14 +182,16 @@ def noisy_copies(
     show_image(copies, image)
     known = set(group.query.tolist())
     size = np.tile(image.shape[1::-1], 2)
-    groups = len(group) // len(boxes) // (2 if part.kind == "contrastive" else 1)
+    groups = group.count // len(boxes) // (2 if part.kind == "contrastive" else 1)
     for slot, anchor in enumerate(corners(group.anchors[0].numpy()) * size):
-        colour = COLOURS[slot * groups // len(group) % len(COLOURS)]
+        colour = COLOURS[slot * groups // group.count % len(COLOURS)]
         _frame(copies, anchor, colour, "-" if slot in known else ":", 1.1)
     for box in boxes:
         _frame(copies, box, "white", "-", 2)
     titles = {"dn": "denoising", "contrastive": "contrastive denoising"}
-    copies.set_title(f"{titles[part.kind]}: {len(boxes)} objects, {len(group)} copies", fontsize=10)
+    copies.set_title(
+        f"{titles[part.kind]}: {len(boxes)} objects, {group.count} copies", fontsize=10
+    )
     mask.imshow(attention_mask.numpy(), cmap="Greys", vmin=0, vmax=1.4, interpolation="nearest")
     mask.set(xlabel="query attended to", ylabel="attending query")
     mask.set_title(f"dark: masked; the last {matching} are the matching queries", fontsize=10)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 
+from dabdetr.config import Config
 from dabdetr.data.dataset import DetectionDataset, Subset
 from dabdetr.data.preprocessing import padded
 from dabdetr.evaluation.evaluate import evaluate, score
@@ -20,10 +21,13 @@ from dabdetr.export.tracing import Answer
 from dabdetr.inference.exported import Exported, prepare_for
 from dabdetr.inference.metadata import Metadata
 from dabdetr.inference.outputs import LEAST, POSTS
-from dabdetr.inference.postprocess import Ranked, ranked
+from dabdetr.inference.postprocess import Ranked, class_scores, ranked
 from dabdetr.model.detector import Detector
+from dabdetr.structures.boxes import corners
 
 BATCHES = (1, 2, 5)
+QUESTIONS = (0, 1, 40)
+"""Questions about each image of these batches, where the file takes questions."""
 PLAIN = 2
 """Batches that are compared with a client without options."""
 SMALLER = 0.75
@@ -94,6 +98,25 @@ class Loss:
 
 
 @dataclass(frozen=True)
+class Agreement:
+    """How far the answers to questions lie from torch's; terms as in ``Certificate``.
+
+    pixels are of the boxes after every layer, scores of every class
+    """
+
+    count: int
+    within: float
+    pixels: tuple[float, float]
+    scores: tuple[float, float]
+
+    def __str__(self) -> str:
+        return (
+            f"{self.within:.2%} of {self.count} answers to questions agree as well; largest "
+            f"differences: {self.pixels[0]:.3g} px, score {self.scores[0]:.2g}"
+        )
+
+
+@dataclass(frozen=True)
 class Certificate:
     """How far an exported file's detections lie from torch's (float32).
 
@@ -103,6 +126,7 @@ class Certificate:
     scores      largest and median difference
     shift       pixels by which one side of all boxes lies off, at most: the median with its sign
     plain       the same of a client without options, where its default may not be ``precision``
+    questions   how far its answers to questions lie off, where it takes questions
     ap          AP of torch and of the file, where the data are annotated
     diverges    the first node of the graph whose values differ, where the file failed
     """
@@ -119,13 +143,17 @@ class Certificate:
     tolerance: Tolerance
     finite: bool = True
     plain: Plain | None = None
+    questions: Agreement | None = None
     ap: Loss | None = None
     diverges: str | None = None
 
     @property
     def passed(self) -> bool:
-        """Whether enough detections agree, none is no number, boxes lie true, and AP is kept."""
+        """Whether enough detections and answers agree, none is no number, boxes lie true, and AP
+        is kept."""
         alike = self.within >= self.tolerance.share and self.shift <= self.tolerance.shift
+        if self.questions is not None:
+            alike &= self.questions.within >= self.tolerance.share
         return self.finite and alike and (self.ap is None or self.ap.passed)
 
     def to_dict(self) -> dict[str, Any]:
@@ -145,6 +173,8 @@ class Certificate:
         ]
         if not self.finite:
             lines.append("the file's answers are not all finite: it overflows in its precision")
+        if self.questions is not None:
+            lines.append(str(self.questions))
         if self.plain is not None:
             lines.append(str(self.plain))
         if self.ap is not None:
@@ -162,18 +192,27 @@ def certify(
 ) -> Certificate:
     """Compare detections in batches of 1, 2 and 5 at two sizes (one where it is fixed).
 
+    Where the file takes questions, there are none, one and 40 about each of their images, and their
+    answers are compared as well. ``reference`` is of ``comparable(exported.metadata)``;
     ``begins`` hears of every batch.
     """
     gaps: list[np.ndarray] = []
+    answers: list[np.ndarray] = []
     sizes: set[tuple[int, int]] = set()
     finite = True
-    for pixels, padding in batches(exported, images):
+    for pixels, padding, asked in batches(exported, images):
         begins("comparing with torch")
         sizes.add((pixels.shape[2], pixels.shape[3]))
-        off, whole = _gaps(reference, exported, pixels, padding)
-        gaps += off
-        finite &= whole
-    return _summary(exported.metadata.precision, len(images), sizes, np.concatenate(gaps), finite)
+        off = _gaps(reference, exported, pixels, padding, asked)
+        gaps += off.detections
+        answers.append(off.answers)
+        finite &= off.finite
+    proof = _summary(exported.metadata.precision, len(images), sizes, np.concatenate(gaps), finite)
+    if not exported.metadata.questions:
+        return proof
+    return replace(
+        proof, questions=Agreement(*_agreement(np.concatenate(answers), proof.tolerance))
+    )
 
 
 def certify_plain(
@@ -187,34 +226,85 @@ def certify_plain(
     path, metadata = Path(exported.path), exported.metadata
     client = exported.over(without_options(path, metadata) if measured else rounded(traced))
     gaps: list[np.ndarray] = []
-    for pixels, padding in islice(batches(exported, images), PLAIN):
-        gaps += _gaps(reference, client, pixels, padding)[0]
+    for batch in islice(batches(exported, images), PLAIN):
+        gaps += _gaps(reference, client, *batch).detections
     off = np.abs(np.concatenate(gaps))
     return Plain(float(off[:, :4].max()), float(off[:, 4].max()), measured)
 
 
+def comparable(metadata: Metadata) -> Metadata:
+    """The metadata of what a file with these is compared with: all that torch has to say."""
+    return replace(metadata, precision="fp32", size=None, padding=True, post="none", top=None)
+
+
+class _Gaps(NamedTuple):
+    """How far a batch is off.
+
+    detections  of each image, as ``paired`` gives it
+    answers     [images × questions, 5], in the same form
+    finite      whether all that the file gives is
+    """
+
+    detections: list[np.ndarray]
+    answers: np.ndarray
+    finite: bool
+
+
 def _gaps(
-    reference: Answer, exported: Exported, pixels: np.ndarray, padding: np.ndarray
-) -> tuple[list[np.ndarray], bool]:
-    """``paired`` gaps of each image of a batch, and whether all of the file's answer is finite."""
+    reference: Answer,
+    exported: Exported,
+    pixels: np.ndarray,
+    padding: np.ndarray,
+    asked: tuple[np.ndarray, np.ndarray] | None,
+) -> _Gaps:
+    """Torch's answer for a batch beside the file's."""
+    given = (pixels, padding, *(asked or ()))
     with torch.no_grad():
-        truth = reference(torch.from_numpy(pixels), torch.from_numpy(padding))
+        truth = [each.numpy() for each in reference(*map(torch.from_numpy, given))]
     frames = [_frame(each) for each in padding]
-    answer = exported.predict(pixels, padding, frames)
+    answer = exported.predict(pixels, padding, frames, asked)
     finite = all(bool(np.isfinite(part).all()) for part in answer)
     known = [np.nan_to_num(x, nan=-_FAR, posinf=_FAR, neginf=-_FAR) for x in answer]
     found = exported.rank(known, frames, answer[0].size)
     expected = [
         _promised(each, exported.metadata)
         for each in ranked(
-            *(part.numpy() for part in truth),
+            *truth[:2],
             sizes=frames,
-            max_det=truth[0][0].numel(),
+            max_det=truth[0][0].size,
             classifier=exported.metadata.classifier,
             calibration=exported.config.inference.calibration,
         )
     ]
-    return [paired(a, b) for a, b in zip(expected, found, strict=True)], finite
+    pairs = [paired(a, b) for a, b in zip(expected, found, strict=True)]
+    answers = np.zeros((0, 5))
+    if asked is not None:
+        answers = _off(truth[2:], known[-2:], frames, exported.config)
+    return _Gaps(pairs, answers, finite)
+
+
+def _off(
+    expected: Sequence[np.ndarray],
+    found: Sequence[np.ndarray],
+    frames: Sequence[tuple[int, int]],
+    config: Config,
+) -> np.ndarray:
+    """[images × questions, 5]: how far answers are off, in the form of ``paired``.
+
+    Of the boxes after every layer, and of the classes, those that are farthest off.
+    """
+    calibration = config.inference.calibration
+    scores = [class_scores(each[0], config.classifier, calibration) for each in (expected, found)]
+    boxes = [corners(each[1]) for each in (expected, found)]
+    extents = np.array([(width, height, width, height) for height, width in frames])
+    sides = (boxes[1] - boxes[0]) * extents[:, None, None]  # [b, layers, questions, 4]
+    off = (_farthest(sides, 1), _farthest(scores[1] - scores[0], 2)[..., None])
+    return np.concatenate(off, axis=2).reshape(-1, 5)
+
+
+def _farthest(off: np.ndarray, axis: int) -> np.ndarray:
+    """The number that is largest with either sign, along an axis."""
+    return np.take_along_axis(off, np.abs(off).argmax(axis, keepdims=True), axis).squeeze(axis)
 
 
 def _promised(expected: Ranked, metadata: Metadata) -> Ranked:
@@ -264,28 +354,55 @@ def _summary(
 ) -> Certificate:
     """The certificate of ``paired`` gaps."""
     tolerance = TOLERANCES[precision]
-    off = np.stack((np.abs(gaps[:, :4]).max(1), np.abs(gaps[:, 4])), axis=1)
-    within = (off <= (tolerance.pixels, tolerance.score)).all(1)
-    largest, median = off.max(0).tolist(), np.median(off, axis=0).tolist()
     return Certificate(
         precision,
         images,
         BATCHES,
         tuple(sorted(sizes)),
-        len(gaps),
-        float(within.mean()),
-        (largest[0], median[0]),
-        (largest[1], median[1]),
+        *_agreement(gaps, tolerance),
         float(np.abs(np.median(gaps[:, :4], axis=0)).max()),
         tolerance,
         finite,
     )
 
 
-def batches(
-    exported: Exported, images: Sequence[np.ndarray]
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pixels and padding of every batch that is compared; images take turns."""
+def _agreement(
+    gaps: np.ndarray, tolerance: Tolerance
+) -> tuple[int, float, tuple[float, float], tuple[float, float]]:
+    """How many ``gaps`` there are, the share within the tolerance, and how far pixels and scores
+    are off: largest and median."""
+    off = np.stack((np.abs(gaps[:, :4]).max(1), np.abs(gaps[:, 4])), axis=1)
+    within = (off <= (tolerance.pixels, tolerance.score)).all(1)
+    largest, median = off.max(0).tolist(), np.median(off, axis=0).tolist()
+    return (
+        len(gaps),
+        float(within.mean()),
+        (largest[0], median[0]),
+        (largest[1], median[1]),
+    )
+
+
+Batch = tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray] | None]
+"""Pixels, padding, and boxes and labels of questions where they are compared."""
+
+
+def questions(metadata: Metadata, images: int, count: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """Boxes [images, count, 4] and labels [images, count] to ask; None where none are taken.
+
+    All over the image, of all sizes; every other class is not known.
+    """
+    if not metadata.questions:
+        return None
+    rng = np.random.default_rng(0)
+    sides = rng.uniform(0.05, 0.6, (images, count, 2))
+    boxes = np.concatenate((rng.uniform(sides / 2, 1 - sides / 2), sides), axis=2)
+    labels = rng.integers(len(metadata.names), size=(images, count))
+    labels[:, ::2] = -1
+    return boxes.astype(np.float32), labels
+
+
+def batches(exported: Exported, images: Sequence[np.ndarray]) -> Iterator[Batch]:
+    """Every batch that is compared; images take turns."""
     turn = 0
     settings = exported.config.image
     size = max(round(settings.size * SMALLER), 16)
@@ -293,14 +410,15 @@ def batches(
     less = exported.config.override([f"image.size={size}", f"image.max_size={most}"])
     lesser = replace(exported.metadata, config=less)
     for small in (False, True) if exported.metadata.size is None else (False,):
-        for count in BATCHES:
+        for count, number in zip(BATCHES, QUESTIONS, strict=True):
             chosen = [images[(turn + n) % len(images)] for n in range(count)]
             turn += count
             if small:
                 ready = [prepare_for(lesser, image) for image in chosen]
             else:
                 ready = [exported.prepare(image) for image in chosen]
-            yield padded(ready, exported.metadata.size)
+            asked = questions(exported.metadata, count, number)
+            yield *padded(ready, exported.metadata.size), asked
 
 
 def paired(expected: Ranked, found: Ranked) -> np.ndarray:

@@ -24,7 +24,9 @@ from dabdetr.export.certificate import (
     batches,
     certify,
     certify_plain,
+    comparable,
     compare_ap,
+    questions,
 )
 from dabdetr.export.divergence import first_difference
 from dabdetr.export.formats import (
@@ -41,6 +43,7 @@ from dabdetr.inference.exported import Exported, as_inputs, prepare_for
 from dabdetr.inference.metadata import Metadata
 from dabdetr.inference.opening import torch_runtime
 from dabdetr.inference.outputs import POSTS, check_post
+from dabdetr.inference.questions import refuse_unable
 from dabdetr.inference.sources import read_sources
 from dabdetr.model.detector import Detector
 from dabdetr.steps import Steps
@@ -55,6 +58,8 @@ SHOWN = 8
 """Images that the certificate looks at."""
 CALIBRATION = 128
 """Images that int8 takes its ranges from, at most."""
+CALIBRATED = 20
+"""Questions that are asked about each of them, where the file takes questions."""
 
 
 GRAPH = 6
@@ -96,6 +101,7 @@ def export(
     max_det: int | None = None,
     padding: bool = True,
     opset: int | None = None,
+    with_questions: bool = False,
     force: bool = False,
     progress: bool = False,
 ) -> Export:
@@ -104,7 +110,8 @@ def export(
     ``size`` (height, width) fixes the input's; else any batch and size goes. ``precision`` int8
     needs ``calibration``, data or images whose training part sets the ranges. ``post`` "boxes" puts
     the postprocessing into the graph, which then gives the ``max_det`` best boxes (the config's if
-    not given) in pixels; ``padding=False`` leaves out the mask. The certificate
+    not given) in pixels; ``padding=False`` leaves out the mask. ``with_questions`` gives the graph
+    inputs for boxes that are asked about (``Predictor.ask``) and their answers. The certificate
     runs on ``images`` (see ``read_sources``), on ``data``, which are annotated and give AP, or on
     generated scenes. ``progress`` shows a bar on a terminal. Raises ``Uncertified`` where the file
     differs too much; it is then not kept.
@@ -123,6 +130,8 @@ def export(
     target = Path(f"{name}{chosen.suffix}") if output is None else Path(output)
     check_target(target, chosen, force)
     detector = torch_runtime(model, device="cpu").model.eval()
+    if with_questions:
+        _check_questions(detector, chosen, post)
     if chosen.post is not None:
         size, padding = _fixed(detector, chosen, size, post, padding)
     data = open_data(data, "val") if isinstance(data, str | Path) else data
@@ -136,6 +145,7 @@ def export(
         padding,
         chosen.post or post,
         _top(detector, post, max_det),
+        with_questions,
         version,
     )
     log.info("exporting, and comparing with torch …")
@@ -148,7 +158,7 @@ def export(
             file = chosen.make(detector, metadata, ranges)
             steps.begin("writing the file")
             file.write(path, file.metadata)
-            answer, exported = Answer(detector), Exported(path)
+            answer, exported = Answer(detector, metadata=comparable(metadata)), Exported(path)
             proof = certify(answer, exported, shown, steps.begin)
             if is_exact(metadata):
                 steps.begin("comparing a client without options", PLAIN)
@@ -157,8 +167,8 @@ def export(
         if data is not None and not POSTS[metadata.post].single:  # whose AP is of fewer pairs
             proof = replace(proof, ap=compare_ap(detector, path, data, progress))
         if not proof.passed:
-            batch = next(iter(batches(exported, shown)))
-            inputs = as_inputs(file.metadata, *batch)
+            pixels, padding_mask, asked = next(iter(batches(exported, shown)))
+            inputs = as_inputs(file.metadata, pixels, padding_mask, asked=asked)
             proof = replace(proof, diverges=first_difference(file.traced, path, inputs))
             raise Uncertified(proof)
         file.write(path, replace(file.metadata, certificate=proof.to_dict()))
@@ -181,7 +191,8 @@ def _calibration(metadata: Metadata, source: Any) -> Iterator[Batch]:
     else:
         found = (each.array for each in read_sources(source))
     for image in islice(found, CALIBRATION):
-        yield as_inputs(metadata, *padded([prepare_for(metadata, image)], metadata.size))
+        pixels, padding = padded([prepare_for(metadata, image)], metadata.size)
+        yield as_inputs(metadata, pixels, padding, asked=questions(metadata, 1, CALIBRATED))
 
 
 def _fixed(
@@ -195,6 +206,17 @@ def _fixed(
         )
     side = detector.config.image.size
     return size or (side, side), False
+
+
+def _check_questions(detector: Detector, format: Format, post: str) -> None:
+    """ValueError where no graph with questions can be made."""
+    refuse_unable(detector.config)
+    if format.post is not None or post != "none":
+        raise ValueError(
+            "questions go with a graph that gives logits and boxes of every query; leave out "
+            f"{'post (--post)' if format.post is None else 'the format for ' + format.title}, or "
+            "questions (--with-questions)"
+        )
 
 
 def _top(detector: Detector, post: str, max_det: int | None) -> int | None:

@@ -139,7 +139,7 @@ def _of_triton(value: Any) -> str:
 def to_onnx(traced: torch.export.ExportedProgram, metadata: Metadata) -> Any:
     """The traced graph as ONNX, in the opset of ``metadata.versions`` where that is given.
 
-    Axes of free length are named: batch, height, width.
+    Axes of free length are named: batch, height, width, questions.
     """
     import torch
 
@@ -181,9 +181,11 @@ def opset_of(proto: Any) -> int:
 
 
 def name_axes(proto: Any) -> None:
-    """Give the free axes of the pixels their names, wherever their symbols stand."""
+    """Give the free axes of pixels and questions their names, wherever their symbols stand."""
+    inputs = {each.name: each.type.tensor_type.shape.dim for each in proto.graph.input}
     pixels = proto.graph.input[0].type.tensor_type.shape.dim
-    axes = zip(pixels, ("batch", "channel", "height", "width"), strict=True)
+    axes = list(zip(pixels, ("batch", "channel", "height", "width"), strict=True))
+    axes += [(inputs[name][1], "questions") for name in inputs if name == "questions"]
     names = {axis.dim_param: name for axis, name in axes if axis.dim_param}
     symbol = re.compile(r"[A-Za-z_]\w*")
     for value in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info):
@@ -212,7 +214,8 @@ def fold_casts(proto: Any) -> None:
 
 
 def with_defaults(proto: Any, metadata: Metadata) -> Any:
-    """A copy whose inputs but the pixels can be left out: no padding, sizes of the input.
+    """A copy whose inputs but the pixels can be left out: no padding, sizes of the input, no
+    questions.
 
     Their defaults are of one image, and are repeated for the batch.
     """
@@ -223,19 +226,21 @@ def with_defaults(proto: Any, metadata: Metadata) -> Any:
     changed.CopyFrom(proto)
     graph = changed.graph
     defaults = {
-        "padding": (np.zeros((1, 1, 1), bool), (0, 2, 3)),
-        "sizes": (np.zeros((1, 2), np.int64), (0,)),
+        "padding": (np.zeros((1, 1, 1), bool), (0, 2, 3), ()),
+        "sizes": (np.zeros((1, 2), np.int64), (0,), (2,)),
+        # 1 beside the batch's axis: as many as there are.
+        "questions": (np.zeros((1, 0, 4), np.float32), (0,), (1, 4)),
+        "question_labels": (np.zeros((1, 0), np.int64), (0,), (1,)),
     }
     nodes = []
     for key, name in metadata.inputs.items():
         if key not in defaults:
             continue
-        value, axes = defaults[key]
+        value, axes, rest = defaults[key]
         for node in graph.node:
             node.input[:] = [f"{each}_full" if each == name else each for each in node.input]
         graph.initializer.append(numpy_helper.from_array(value, name))
-        fixed = [2] if key == "sizes" else []
-        constants = {f"{name}_axes": axes, f"{name}_rest": fixed}
+        constants = {f"{name}_axes": axes, f"{name}_rest": rest}
         for constant, numbers in constants.items():
             array = np.array(numbers, np.int64)
             graph.initializer.append(numpy_helper.from_array(array, constant))

@@ -20,10 +20,12 @@ from dabdetr.inference.outputs import DUMMIES
 from dabdetr.inference.runtime import Precision
 from dabdetr.model.detector import Detector
 from dabdetr.model.frozen_norm import FoldedConv2d
-from dabdetr.structures import Images
+from dabdetr.structures import Images, Questions
 
 EXAMPLE = (3, 96, 128)
 """Batch, height and width that a graph of any size is traced with; no two alike."""
+ASKED = 7
+"""Questions of each image that a graph is traced with."""
 
 
 class Answer(nn.Module):
@@ -57,8 +59,12 @@ class Answer(nn.Module):
                 torch._check(one == other)  # else a graph of any size takes them for different ones
         filled, mask = self._filled(pixels, padding)
         with autocast(self.precision, pixels.device):
-            predictions = self.detector(Images(filled, mask))
+            predictions = self.detector(Images(filled, mask), questions=_questions(given))
         logits, boxes = predictions.logits[-1].float(), predictions.boxes[-1].float()
+        if predictions.groups:
+            _, answers = predictions.groups[0]
+            layers = answers.boxes.float().transpose(0, 1)  # [b, layers, questions, 4]
+            return logits, boxes, answers.logits[-1].float(), layers
         if self.post is None:
             return logits, boxes
         sizes = given.get("sizes")
@@ -78,6 +84,17 @@ class Answer(nn.Module):
         wanted = ((side + self.cell - 1) // self.cell * self.cell for side in (height, width))
         down, right = (whole - side for whole, side in zip(wanted, (height, width), strict=True))
         return F.pad(pixels, (0, right, 0, down)), F.pad(padding, (0, right, 0, down), value=True)
+
+
+def _questions(given: dict[str, Tensor]) -> Questions | None:
+    """The questions among a graph's inputs."""
+    if "questions" not in given:
+        return None
+    asked = Questions(given["questions"], given["question_labels"])
+    for own, other in zip(asked.labels.shape, asked.boxes.shape[:2], strict=True):
+        torch._check(own == other)
+    torch._check(asked.boxes.shape[0] == given["pixels"].shape[0])
+    return asked
 
 
 def _best(
@@ -163,12 +180,17 @@ def program(
     answer = Answer(detector, precision, metadata)
     pixels, padding = example(size)
     sizes = torch.tensor(pixels.shape[2:]).repeat(len(pixels), 1)
+    boxes = torch.tensor((0.5, 0.5, 0.2, 0.3)).repeat(len(pixels), ASKED, 1)
+    labels = torch.arange(ASKED).remainder(2).sub(1).repeat(len(pixels), 1)  # -1, 0, -1 …
     given = {"pixels": pixels, "padding": padding, "sizes": sizes}
+    given |= {"questions": boxes, "question_labels": labels}
     free = torch.export.Dim.DYNAMIC
     dynamic: dict[str, Any] = {
         "pixels": {0: free} | ({} if size else {2: free, 3: free}),
         "padding": {0: free} | ({} if size else {1: free, 2: free}),
         "sizes": {0: free},
+        "questions": {0: free, 1: free},
+        "question_labels": {0: free, 1: free},
     }
     inputs = tuple(given[name] for name in answer.inputs)
     shapes = (tuple(dynamic[name] for name in answer.inputs),)

@@ -17,9 +17,10 @@ from dabdetr.files import open_regular
 from dabdetr.inference.metadata import Metadata
 from dabdetr.inference.onnx_file import read_whole
 from dabdetr.inference.openvino import import_unreported, precision_hint
-from dabdetr.inference.outputs import POSTS
+from dabdetr.inference.outputs import ANSWERS, POSTS, QUESTIONS, fits_questions
 from dabdetr.inference.postprocess import Ranked, named, refuse_nonfinite
-from dabdetr.inference.runtime import Sizes, threads
+from dabdetr.inference.questions import refuse_unable
+from dabdetr.inference.runtime import Outputs, Sizes, threads
 from dabdetr.structures import Detections
 from dabdetr.text import parse_json, reason, refuse_exhausted
 
@@ -100,20 +101,41 @@ class Exported:
         self, outputs: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]], max_det: int
     ) -> list[Ranked]:
         """The ``max_det`` best of what ``predict`` gave for images of these ``sizes``."""
-        return POSTS[self.metadata.post].read(self.metadata, outputs, sizes, max_det)
+        post = POSTS[self.metadata.post]
+        return post.read(self.metadata, outputs[: len(post.outputs)], sizes, max_det)
 
-    def answer(self, prepared: Sequence[np.ndarray], boxes: np.ndarray, labels: np.ndarray) -> Any:
-        """ValueError: the graph has no inputs for questions."""
-        raise ValueError(f"{self.path} cannot be asked about boxes; ask the weights it was made of")
+    def check_questions(self) -> None:
+        """ValueError where the model cannot be asked about boxes, or its graph takes none."""
+        refuse_unable(self.config)
+        if not self.metadata.questions:
+            raise ValueError(
+                f"{self.path} takes no questions about boxes; export its weights again with "
+                "--with-questions"
+            )
+
+    def answer(
+        self, prepared: Sequence[np.ndarray], boxes: np.ndarray, labels: np.ndarray
+    ) -> Outputs:
+        """Outputs for images of one size with questions."""
+        self.check_questions()
+        pixels, padding = padded(prepared, self.metadata.size)
+        unmeasured = [(0, 0)] * len(prepared)
+        *plain, answers, layers = self.predict(pixels, padding, unmeasured, (boxes, labels))
+        return Outputs(plain[0], plain[1], answers, layers.swapaxes(0, 1))
 
     def predict(
-        self, pixels: np.ndarray, padding: np.ndarray, sizes: Sequence[tuple[int, int]]
+        self,
+        pixels: np.ndarray,
+        padding: np.ndarray,
+        sizes: Sequence[tuple[int, int]],
+        asked: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> tuple[np.ndarray, ...]:
         """The graph's outputs for a batch of images that measured ``sizes`` (height, width).
 
-        A graph without the input ``padding`` is given images of several sizes one by one.
+        ``asked`` are boxes and labels of questions (see ``as_inputs``). A graph without the input
+        ``padding`` is given images of several sizes one by one.
         """
-        given = as_inputs(self.metadata, pixels, padding, sizes)
+        given = as_inputs(self.metadata, pixels, padding, sizes, asked)
         if self.metadata.padding or not padding.any():
             return self._run(given)
         rows = []
@@ -138,8 +160,7 @@ class Exported:
             ) from None
         shapes = [each.shape for each in outputs]
         names = self.metadata.outputs
-        fits = POSTS[self.metadata.post].fits
-        if len(shapes) != len(names) or not fits(self.metadata, len(pixels), shapes):
+        if len(shapes) != len(names) or not self._fits(given, shapes):
             gives = " and ".join(str(list(shape)) for shape in shapes)
             raise ValueError(
                 f"{self.path} gives {gives} for {', '.join(names)} of {len(pixels)} images and "
@@ -147,20 +168,41 @@ class Exported:
             )
         return tuple(outputs)
 
+    def _fits(self, given: Mapping[str, np.ndarray], shapes: Sequence[tuple[int, ...]]) -> bool:
+        """Whether outputs of these shapes are of the model that the metadata are of."""
+        plain = len(shapes) - len(ANSWERS) if self.metadata.questions else len(shapes)
+        images = len(given[self.metadata.inputs["pixels"]])
+        if not POSTS[self.metadata.post].fits(self.metadata, images, shapes[:plain]):
+            return False
+        if not self.metadata.questions:
+            return True
+        asked = given[self.metadata.inputs["questions"]].shape[1]
+        return fits_questions(self.metadata, (images, asked), shapes[plain:])
+
 
 def as_inputs(
     metadata: Metadata,
     pixels: np.ndarray,
     padding: np.ndarray,
     sizes: Sequence[tuple[int, int]] | None = None,
+    asked: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
     """What a graph with these ``metadata`` takes, by name and in its order.
 
     ``sizes`` are (height, width) of the original images; boxes are in pixels of the prepared ones
-    where they are not given.
+    where they are not given. ``asked`` are boxes [b, n, 4] (cxcywh, 0–1) and labels [b, n] of
+    questions; none where they are not given.
     """
-    measured = np.zeros((len(pixels), 2)) if sizes is None else np.array(sizes)
-    given = {"pixels": pixels, "padding": padding, "sizes": measured.astype(np.int64)}
+    count = len(pixels)
+    boxes, labels = (np.zeros((count, 0, 4)), np.zeros((count, 0))) if asked is None else asked
+    measured = np.zeros((count, 2)) if sizes is None else np.array(sizes)
+    given = {
+        "pixels": pixels,
+        "padding": padding,
+        "sizes": measured.astype(np.int64),
+        "questions": boxes.astype(np.float32),
+        "question_labels": labels.astype(np.int64),
+    }
     return {name: given[key] for key, name in metadata.inputs.items()}
 
 
@@ -275,7 +317,7 @@ class _OpenVino:
         if threads():
             self.options["INFERENCE_NUM_THREADS"] = str(threads())
         self.inputs, self.outputs = tuple(metadata.inputs.values()), tuple(metadata.outputs)
-        self.size = metadata.size
+        self.size, self.free = metadata.size, set(QUESTIONS.values())
         self.compiled: dict[tuple[int, ...] | None, Any] = {}
 
     def _for(self, shapes: Sequence[tuple[int, ...]]) -> Any:
@@ -285,8 +327,10 @@ class _OpenVino:
             model = self.model
             if key is not None:
                 model = model.clone()
-                wanted = zip(self.inputs, shapes, strict=True)
-                model.reshape({name: list(shape) for name, shape in wanted})
+                wanted = dict(zip(self.inputs, map(list, shapes), strict=True))
+                for name in self.free.intersection(wanted):
+                    wanted[name][1] = -1
+                model.reshape(wanted)
             self.compiled[key] = self.core.compile_model(model, "CPU", self.options)
         return self.compiled[key]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from dabdetr.config import Config, parse
 from dabdetr.data.preprocessing import SHORTEST
-from dabdetr.inference.outputs import POSTS
+from dabdetr.inference.outputs import ANSWERS, POSTS, QUESTIONS
 from dabdetr.text import parse_json, parse_names, shown
 
 FORMAT = "dabdetr export 1"
@@ -23,6 +23,11 @@ INPUTS = {
     "with 0; in ONNX it can be left out where nothing is filled up",
     "sizes": "[batch, 2] int64: height, width of each original image, in whose pixels boxes come; "
     "where they are 0, and in ONNX where it is left out, boxes come in pixels of the resized image",
+    "questions": "[batch, questions, 4] float32: boxes that are asked about, as centre x, "
+    "centre y, width, height in shares (0-1) of the resized image without its padding, 0 or more "
+    "of each image; in ONNX it can be left out where there are none",
+    "question_labels": "[batch, questions] int64: the class each is thought to hold, index into "
+    "names; -1: not known; in ONNX it can be left out together with questions",
 }
 """In this package's words → what an input of a graph is."""
 
@@ -37,6 +42,7 @@ class Metadata:
     padding      whether the graph takes a mask of padding
     post         the kind of answer (``dabdetr.inference.outputs.POSTS``)
     top          detections an image that the graph gives; None: all queries
+    questions    whether boxes can be asked about: the graph takes them and gives their answers
     versions     package → version, of those that made it; ``opset`` for ONNX
     certificate  how far its detections lie from torch's (see ``dabdetr.export.certificate``)
     """
@@ -49,6 +55,7 @@ class Metadata:
     padding: bool = True
     post: str = "none"
     top: int | None = None
+    questions: bool = False
     versions: Mapping[str, str] = field(default_factory=dict)
     certificate: Mapping[str, Any] | None = None
 
@@ -61,12 +68,14 @@ class Metadata:
     def inputs(self) -> dict[str, str]:
         """What goes in, in this order, in this package's words → name in the file."""
         takes = POSTS[self.post].inputs
-        return {key: name for key, name in takes.items() if key != "padding" or self.padding}
+        plain = {key: name for key, name in takes.items() if key != "padding" or self.padding}
+        return plain | QUESTIONS if self.questions else plain
 
     @property
-    def outputs(self) -> tuple[str, ...]:
-        """Names of what comes out."""
-        return tuple(POSTS[self.post].outputs)
+    def outputs(self) -> dict[str, str]:
+        """What comes out, in this order: name → what it is, in words."""
+        plain = POSTS[self.post].outputs
+        return plain | ANSWERS if self.questions else plain
 
     def to_strings(self) -> dict[str, str]:
         """One string a key: text, or JSON where it is more than that."""
@@ -78,8 +87,9 @@ class Metadata:
             "size": self.size,
             "padding": self.padding,
             "top": self.top,
+            "questions": self.questions,
             "inputs": {name: INPUTS[key] for key, name in self.inputs.items()},
-            "outputs": POSTS[self.post].outputs,
+            "outputs": self.outputs,
             "config": self.config.model_dump(mode="json"),
             "versions": dict(self.versions),
             "certificate": self.certificate,
@@ -106,7 +116,7 @@ class Metadata:
         what = {key: f"{key} in the metadata of {origin}" for key in _KEYS}
         read = {
             key: parse_json(given[key], what[key])
-            for key in ("config", "size", "padding", "top", "versions", "certificate")
+            for key in ("config", "size", "padding", "top", "questions", "versions", "certificate")
         }
         for key in ("versions", "certificate"):
             if not isinstance(read[key], dict) and not (key == "certificate" and read[key] is None):
@@ -115,10 +125,9 @@ class Metadata:
             raise ValueError(
                 f"{what['post']} should be one of {', '.join(POSTS)}; got {shown(given['post'])}"
             )
-        if not isinstance(read["padding"], bool):
-            raise ValueError(
-                f"{what['padding']} should be true or false; got {shown(read['padding'])}"
-            )
+        for key in ("padding", "questions"):
+            if not isinstance(read[key], bool):
+                raise ValueError(f"{what[key]} should be true or false; got {shown(read[key])}")
         if read["top"] is not None and (type(read["top"]) is not int or read["top"] < 1):
             raise ValueError(
                 f"{what['top']} should be null or at least 1; got {shown(read['top'])}"
@@ -132,6 +141,7 @@ class Metadata:
             padding=read["padding"],
             post=given["post"],
             top=read["top"],
+            questions=read["questions"],
             versions=read["versions"],
             certificate=read["certificate"],
         )
@@ -197,6 +207,8 @@ def reading(metadata: Metadata) -> list[str]:
     steps.append(f"keep scores of at least {inference.conf}{single}")
     if inference.nms is not None:
         steps.append(f"of boxes of one class with an IoU above {inference.nms} keep the best")
+    if metadata.questions:
+        steps.append("answers are read as logits are, with the last of answer_boxes as boxes")
     return [*steps, "cut boxes to the image"]
 
 
@@ -221,7 +233,7 @@ _READING = {
     ("pipeline", "sigmoid"): _LARGEST,
     ("pipeline", "softmax"): _LARGEST,
 }
-_EARLIER = {"padding": "true", "post": "none", "top": "null"}
+_EARLIER = {"padding": "true", "post": "none", "top": "null", "questions": "false"}
 """What files say that were written before there was a choice."""
 _KEYS = (
     *("runtime", "names", "config", "precision", "size", "versions", "certificate"),

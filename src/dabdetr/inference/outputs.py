@@ -99,6 +99,28 @@ def _is_largest(metadata: Metadata, images: int, shapes: Shapes) -> bool:
     return len(logits) == 3 and logits[::2] == (images, classes) and boxes == (*logits[:2], 4)
 
 
+QUESTIONS = {
+    "questions": "questions",
+    "question_labels": "question_labels",
+}
+"""What else goes into a graph that takes questions, as ``Post.inputs``."""
+ANSWERS = {
+    "answers": "[batch, questions, classes] float32, logits of the last layer",
+    "answer_boxes": "[batch, layers, questions, 4] float32: each question's box after every "
+    "decoder layer, in the form of boxes; the last one is the answer",
+}
+"""What else comes out of it, as ``Post.outputs``."""
+
+
+def fits_questions(metadata: Metadata, asked: tuple[int, int], shapes: Shapes) -> bool:
+    """Whether ``ANSWERS`` of these shapes are to (images, questions), and of one model."""
+    logits, boxes = shapes
+    layers = metadata.config.model.decoder.layers
+    classes = len(metadata.names) + (metadata.classifier == "softmax")
+    images, questions = asked
+    return logits == (*asked, classes) and boxes == (images, layers, questions, 4)
+
+
 CHOICES = ("none", "boxes")
 """Kinds of answers that users choose from; the others are of a format."""
 POSTS = {

@@ -66,6 +66,10 @@ class Runtime(Protocol):
         """The ``max_det`` best detections of each image, neither thresholded nor cut to it."""
         ...
 
+    def check_questions(self) -> None:
+        """ValueError where the model cannot be asked about boxes."""
+        ...
+
     def answer(self, prepared: Sequence[Any], boxes: np.ndarray, labels: np.ndarray) -> Outputs:
         """Outputs for the images with boxes [b, n, 4] (cxcywh, 0–1) and labels [b, n] as questions.
 

@@ -19,6 +19,7 @@ from dabdetr.data.loader import pad, unpad
 from dabdetr.inference.acceleration import AcceleratedModel, Forward, check
 from dabdetr.inference.device import choose_device, takes_every_core
 from dabdetr.inference.postprocess import detections
+from dabdetr.inference.questions import refuse_unable
 from dabdetr.inference.runtime import Outputs, Precision, SetPrecision, Sizes
 from dabdetr.model.detector import Detector
 from dabdetr.structures import Detections, Images, Predictions, Questions
@@ -69,6 +70,10 @@ class TorchRuntime:
             self.model.eval()
         images = pad(prepared).to(self.device)
         return detect_batch(self.model, images, sizes, max_det, sources, forward=self.forward)
+
+    def check_questions(self) -> None:
+        """ValueError for a member that cannot be asked about boxes."""
+        refuse_unable(self.config)
 
     def answer(self, prepared: Sequence[Tensor], boxes: np.ndarray, labels: np.ndarray) -> Outputs:
         """Outputs for images of one size with questions."""

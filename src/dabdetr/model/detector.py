@@ -74,7 +74,7 @@ class Detector(nn.Module):
             queries = self.denoising.beside_copies(queries)
         groups, heads = self.query_groups(memory, images, targets, questions)
         joined, attention_mask = join(queries, groups)
-        sizes = [len(group) for group in groups]
+        sizes = [group.count for group in groups]
         predictions = self.decoder(joined, memory, attention_mask, of_groups=sum(sizes))
         predictions = replace(predictions, proposals=queries.proposals, heads=heads)
         if not groups:

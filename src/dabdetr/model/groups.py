@@ -36,17 +36,17 @@ def join(
     anchors = torch.cat([*(group.anchors for group in groups), queries.anchors], dim=1)
     total, matching = content.shape[1], queries.content.shape[1]
     mask = torch.ones(total, total, dtype=torch.bool, device=content.device)
-    for group, (start, end) in zip(groups, _spans(map(len, groups)), strict=True):
+    for group, (start, end) in zip(groups, _spans(each.count for each in groups), strict=True):
         mask[start:end, start:end] = group.attention_mask
-        mask[start:end, total - matching :] = not group.sees_matching
-    mask[total - matching :, total - matching :] = False
+        mask[start:end, total - matching :].fill_(not group.sees_matching)
+    mask[total - matching :, total - matching :].fill_(False)
     return replace(queries, content=content, anchors=anchors), mask
 
 
 def split(predictions: Predictions, sizes: Sequence[int]) -> tuple[list[Predictions], Predictions]:
     """Predictions of joined queries taken apart: those of each group, and the matching ones.
 
-    ``sizes`` are the groups' (``len(group)``), in the order they were joined in.
+    ``sizes`` are the groups' (``QueryGroup.count``), in the order they were joined in.
     """
     of_groups = [_columns(predictions, start, end) for start, end in _spans(sizes)]
     return of_groups, _columns(predictions, sum(sizes), predictions.logits.shape[2])

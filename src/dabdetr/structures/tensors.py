@@ -148,8 +148,9 @@ class QueryGroup(_Movable):
     supervised: Tensor
     sees_matching: bool = True
 
-    def __len__(self) -> int:
-        """Queries in each image."""
+    @property
+    def count(self) -> int:
+        """Queries in each image; while a graph is traced it may be a symbol, as no ``len`` can."""
         return self.attention_mask.shape[0]
 
 
