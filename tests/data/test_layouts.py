@@ -258,7 +258,8 @@ def test_keypoints_that_are_declared(yolo: Path) -> None:
 def test_label_files_are_shared_or_in_another_case(yolo: Path) -> None:
     images, labels = yolo / "images" / "train", yolo / "labels" / "train"
     shutil.copy(images / "000.png", images / "000.jpg")
-    (labels / "001.txt").rename(labels / "001.TXT")
+    (images / "001.png").rename(images / "cam1.png")
+    (labels / "001.txt").rename(labels / "Cam1.txt")
     data = open_data(yolo, "train")
     assert found(data) == {"label-shared": 1, "label-case": 1, "label-missing": 1}
     assert len(data.record(0).boxes) == len(data.record(1).boxes) > 0

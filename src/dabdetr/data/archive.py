@@ -50,6 +50,8 @@ def unpacked(path: Path) -> Path:
                 )
             temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".unpacking-"))
             try:
+                for member in members:  # Windows packs with \\
+                    member.filename = member.filename.replace("\\", "/")
                 archive.extractall(temporary / path.stem, members)
                 os.replace(temporary, folder)
             except BaseException:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dabdetr.data.box_formats import Asked
+from dabdetr.data.coco_rows import Annotations, key, objects, whole
 from dabdetr.data.columns import FARTHEST
 from dabdetr.data.findings import Findings
-from dabdetr.data.locate import YEAR, ImageFolders
+from dabdetr.data.locate import USUAL, YEAR, ImageFolders, canonical, usual_word
 from dabdetr.data.records import Open, RecordTable, Rows, class_table
-from dabdetr.data.shapes import around_segmentation
 from dabdetr.data.textfiles import HEAD, guess, head_of, note_encoding, read_bytes
 from dabdetr.text import parse_json, shown
 
@@ -28,10 +27,11 @@ LISTS = ("images", "annotations", "categories")
 FILE_NAMES = ("file_name", "filename", "path", "file", "coco_url", "url")
 """Keys of an image under which its file may be named, the usual one first."""
 AFFIXES = re.compile(
-    r"^(instances_|person_keypoints_|image_info_|_?annotations?[._-]?)"
-    r"|([._-]?(annotations?|coco|labels))+$"
+    r"^(instances_|person_keypoints_|image_info_|panoptic_|_?annotations?[._-]?)"
+    r"|([._-]?(annotations?|coco|labels))+$",
+    re.IGNORECASE,
 )
-PLACES = ("annotations", "Annotations", ".", "*")
+PLACES = ("annotations", "Annotations", ".", "*", "annotations/*", "Annotations/*")
 BESIDE = ("images", "data", "JPEGImages", "imgs")
 """Names of image folders beside a json, where no folder has the split's name."""
 
@@ -41,7 +41,7 @@ def find_coco(root: Path) -> dict[str, Open]:
     if root.is_file():
         name, folder = _split_of(root) or DEFAULT, root.parent
         folder = folder.parent if folder.name.casefold() == "annotations" else folder
-        return {name: _opener(root, folder)} if is_coco(root) else {}
+        return {name: _opener(root, folder, name)} if is_coco(root) else {}
     if not root.is_dir():
         return {}
     jsons = next(filter(None, (_jsons(root, place) for place in PLACES)), [])
@@ -52,7 +52,7 @@ def find_coco(root: Path) -> dict[str, Open]:
         if nested and (not split or split in found):
             split = _split_of(file.parent)
         split = split or DEFAULT
-        found[file.stem if split in found else split] = _opener(file, root)
+        found[file.stem if split in found else split] = _opener(file, root, split)
     return found
 
 
@@ -92,26 +92,42 @@ def _split_of(file: Path) -> str:
     return "" if name in ("result", "results", "export", "coco") else YEAR.sub("", name)
 
 
-def _opener(file: Path, root: Path) -> Open:
+def _opener(file: Path, root: Path, own: str) -> Open:
     def read(split: str, box_format: Asked | None = None) -> RecordTable:
-        folders = [*_image_folders(root, file), *([file.parent] if file.parent != root else [])]
+        folders = [
+            *_image_folders(root, file, own),
+            *([file.parent] if file.parent != root else []),
+        ]
         return read_coco(file, folders, root.resolve().name, split, box_format)
 
     return read
 
 
-def _image_folders(root: Path, file: Path) -> list[Path]:
-    """Where the images of a json may lie, the most likely place first."""
+def _image_folders(root: Path, file: Path, own: str) -> list[Path]:
+    """Where the images of a json of the split ``own`` may lie, the most likely place first."""
     full = _stem(file)
     short = YEAR.sub("", full)
     options = [root / full, root / "images" / full, root / short, root / "images" / short]
     options += [root / f"{full}2017", root / "images" / f"{full}2017"]
+    usual = canonical(own) if canonical(own) in USUAL else usual_word(own)
+    if usual:
+        options += [each for base in (root, root / "images") for each in _called(base, usual)]
     options += [file.parent / name for name in BESIDE] + [root / name for name in BESIDE]
     split = [option for option in options if full and option.is_dir()]
     whole = [file.parent, root]
     if file.parent != root and any(file.parent.glob("*.*[gGfFpP]")):
         split.insert(0, file.parent)
     return list(dict.fromkeys([*split, *whole]))
+
+
+def _called(base: Path, split: str) -> list[Path]:
+    """The folders of a folder that are called like a split, in any spelling."""
+    inside = sorted(base.iterdir()) if base.is_dir() else []
+    return [
+        each
+        for each in inside
+        if split in (canonical(each.name), usual_word(each.name)) and each.is_dir()
+    ]
 
 
 def _stem(file: Path) -> str:
@@ -135,13 +151,13 @@ def read_coco(
     tree = _load(annotations, findings)
     if not any(folder.is_dir() for folder in folders):
         raise FileNotFoundError(f"there is no image folder {folders[0]} for {annotations}")
-    categories = _objects(tree["categories"], findings, annotations)
+    categories = objects(tree["categories"], findings, annotations)
     if not categories:
         raise ValueError(f"{annotations} lists no categories; give each class an id and a name")
     rows = Rows(findings, "xywh")
     places = _images(tree["images"], rows, folders, annotations)
     category_ids, names, labels = _classes(categories, tree["annotations"], findings, annotations)
-    _Annotations(tree["annotations"], annotations, findings).fill(rows, places, labels)
+    Annotations(tree["annotations"], annotations, findings).fill(rows, places, labels)
     _judged(tree["images"], rows, places, labels)
     del tree
     return RecordTable(rows, name or annotations.stem, split, names, category_ids, box_format)
@@ -157,14 +173,50 @@ def _load(file: Path, findings: Findings) -> dict[str, Any]:
         content, encoding = guess(bytes(content))
         tree = parse_json(content, str(file))
         note_encoding(findings, file, content, encoding)
-    if isinstance(tree, dict) and tree.get("categories", []) in ([], None):
-        tree["categories"] = _unnamed(tree.get("annotations"), findings, file)
-    for key in LISTS:
-        if not isinstance(tree, dict) or not isinstance(tree.get(key), list):
+    if isinstance(tree, dict) and isinstance(tree.get("annotations"), list):
+        tree["annotations"] = _segments(tree["annotations"])
+        tree["categories"] = _categories(
+            tree.get("categories"), tree["annotations"], findings, file
+        )
+    for name in LISTS:
+        if not isinstance(tree, dict) or not isinstance(tree.get(name), list):
             raise ValueError(
-                f"{file} has no list {key!r}; a COCO json has images, annotations and categories"
+                f"{file} has no list {name!r}; a COCO json has images, annotations and categories"
             )
     return tree
+
+
+def _segments(given: list[Any]) -> list[Any]:
+    """The rows of annotations; those of COCO's panoptic json hold an image's in segments_info."""
+    if not any(isinstance(row, dict) and "segments_info" in row for row in given[:1]):
+        return given
+    rows = (row for row in given if isinstance(row, dict))
+    return [
+        {**each, "image_id": row.get("image_id"), "id": None}
+        for row in rows
+        for each in row.get("segments_info") or []
+        if isinstance(each, dict)
+    ]
+
+
+def _categories(given: Any, annotations: list[Any], findings: Findings, file: Path) -> Any:
+    """A list of ids and names, of a list of names or a mapping as well.
+
+    Names in a list are numbered from 1 where some row has a class of their count and none of 0.
+    """
+    if given in ([], None, {}):
+        return _unnamed(annotations, findings, file)
+    if isinstance(given, dict) and "id" not in given:
+        pairs = [
+            (id_, name) if isinstance(name, str) else (name, id_) for id_, name in given.items()
+        ]
+    elif isinstance(given, list) and all(isinstance(each, str) for each in given):
+        used = {whole(row.get("category_id")) for row in annotations if isinstance(row, dict)}
+        pairs = list(enumerate(given, int(len(given) in used and 0 not in used)))
+    else:
+        return given
+    findings.add("class-list", f"{file}: {shown(given)}", len(pairs))
+    return [{"id": id_, "name": name} for id_, name in pairs]
 
 
 def _unnamed(annotations: Any, findings: Findings, file: Path) -> list[dict[str, Any]]:
@@ -175,59 +227,18 @@ def _unnamed(annotations: Any, findings: Findings, file: Path) -> list[dict[str,
     return [{"id": id_, "name": str(id_)} for id_ in sorted(ids)]  # pyright: ignore
 
 
-def _objects(rows: list[Any], findings: Findings, file: Path) -> list[dict[str, Any]]:
-    """The rows that are JSON objects."""
-    if all(type(row) is dict for row in rows):
-        return rows
-    odd = [f"{file}: {shown(row)}" for row in rows if not isinstance(row, dict)]
-    findings.add("row-unreadable", odd)
-    return [row for row in rows if isinstance(row, dict)]
-
-
-def whole(value: Any) -> int | None:
-    """The integer that a number or text means; None where it means none."""
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, str):
-        text = value.strip()
-        value = int(text) if re.fullmatch(r"[+-]?\d{1,18}", text) else _number(text)
-    if isinstance(value, float):
-        value = int(value) if value.is_integer() and abs(value) < 2**53 else None
-    return value if isinstance(value, int) and abs(value) < 2**63 else None
-
-
-def _number(value: Any) -> float | None:
-    """The number that a value means, if it means one."""
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        return None
-    try:
-        return float(value)
-    except (ValueError, OverflowError):
-        return None
-
-
-def key(value: Any) -> int | str | None:
-    """An id as it is compared: an integer where it means one, else its text."""
-    if type(value) is int:
-        return value if abs(value) < 2**63 else str(value)
-    number = whole(value)
-    return (
-        number
-        if number is not None
-        else (value.strip() or None if isinstance(value, str) else None)
-    )
-
-
 def _images(
     given: list[Any], rows: Rows, folders: Sequence[Path], file: Path
 ) -> dict[int | str, int]:
     """Fill in the images; id → index. Those that are not there are left out."""
     findings = rows.findings
-    listed = _objects(given, findings, file)
+    listed = objects(given, findings, file)
     if not listed:
         raise ValueError(f"{file} lists no images; there is nothing to read")
     finder = ImageFolders(folders, findings)
     keys = [key(row.get("id")) for row in listed]
+    if all(each is None for each in keys):  # rows then mean an image by its file
+        keys = [_file_name(row) or None for row in listed]
     odd = [f"{file}: {row.get('id')!r:.40}" for row in listed if type(row.get("id")) is not int]
     findings.add("id-text", odd)
     numbered = not all(isinstance(each, int) for each in keys)
@@ -324,137 +335,6 @@ def _is_root(row: dict[str, Any]) -> bool:
     return row.get("supercategory") in (None, "", "none", "None") and isinstance(
         row.get("name"), str
     )
-
-
-class _Annotations:
-    """The rows of ``annotations`` by columns."""
-
-    def __init__(self, given: list[Any], file: Path, findings: Findings) -> None:
-        self.file, self.findings = file, findings
-        self.rows = _objects(given, findings, file)
-        ids = [row.get("id") for row in self.rows]
-        kinds = set(map(type, ids))
-        repeated = len(ids) - len(set(ids)) if kinds <= {int} else len(ids)
-        if kinds - {int} or repeated:
-            again = len(ids) - len({str(id_) for id_ in ids if id_ is not None})
-            self.findings.add("annotation-id", self.place(0), again)
-
-    def place(self, row: int) -> str:
-        """Where a row stands."""
-        id_ = self.rows[row].get("id")
-        return f"{self.file}: annotation " + (
-            f"{row + 1} of the list" if id_ is None else shown(id_)
-        )
-
-    def fill(self, rows: Rows, places: dict[int | str, int], labels: dict[Any, int]) -> None:
-        """Put the usable rows into ``rows``."""
-        image = self._looked_up("image_id", places)
-        label = self._looked_up("category_id", labels)
-        self.findings.add("class-unknown", *self._told(label < 0, "category_id"))
-        self.findings.add("image-unknown", *self._told((label >= 0) & (image < 0), "image_id"))
-        numbers, found = self._boxes()
-        keep = np.flatnonzero((image >= 0) & (label >= 0) & found)
-        rows.image, rows.label = image[keep], label[keep]
-        rows.numbers = numbers[keep]
-        rows.crowd, rows.areas = self._crowd()[keep], self._areas()[keep]
-        told = [self.rows[at].get("id") for at in keep.tolist()]
-        file = self.file
-
-        def place(row: int) -> str:
-            id_ = told[row]
-            number = f"{int(keep[row]) + 1} of the list" if id_ is None else shown(id_)
-            return f"{file}: annotation {number}"
-
-        rows.place = place
-
-    def _looked_up(self, column: str, known: dict[Any, int]) -> np.ndarray:
-        """Index of each row's id; −1 where it is not known."""
-        values: list[Any] = [row.get(column) for row in self.rows]
-        if set(map(type, values)) <= {int} and max(map(abs, values), default=0) < 2**63:
-            return np.array([known.get(value, -1) for value in values], np.int64)
-        found = np.array([known.get(key(value), -1) for value in values], np.int64)
-        pairs = zip(values, found.tolist(), strict=True)
-        odd = [row for row, (value, at) in enumerate(pairs) if at >= 0 and type(value) is not int]
-        told = [f"{self.place(row)}, {column} {shown(values[row])}" for row in odd[:3]]
-        self.findings.add("id-text", told, len(odd))
-        return found
-
-    def _told(self, rows: np.ndarray, column: str) -> tuple[list[str], int]:
-        """Examples of rows and how many they are."""
-        found = np.flatnonzero(rows)
-        examples = [
-            f"{self.place(row)} has {column} {shown(self.rows[row].get(column))}"
-            for row in found[:3].tolist()
-        ]
-        return examples, len(found)
-
-    def _boxes(self) -> tuple[np.ndarray, np.ndarray]:
-        """[n, 4] numbers, and [n] bool: whether there are any."""
-        given: list[Any] = [row.get("bbox") for row in self.rows]
-        plain = all(type(box) is list and len(box) == 4 for box in given)
-        if plain and set(map(type, chain.from_iterable(given))) <= {int, float}:
-            try:
-                numbers = np.array(given, np.float64).reshape(-1, 4)
-                return numbers, np.ones(len(given), bool)
-            except OverflowError:
-                pass
-        numbers = np.full((len(given), 4), np.nan)
-        found = np.zeros(len(given), bool)
-        texts: list[int] = []
-        bad: list[int] = []
-        shapes: list[int] = []
-        for row, box in enumerate(given):
-            four = _four(box)
-            if four is None and (edges := around_segmentation(self.rows[row].get("segmentation"))):
-                x0, y0, x1, y1 = edges
-                four = [x0, y0, x1 - x0, y1 - y0]
-                shapes.append(row)
-            elif four is not None and any(isinstance(value, str) for value in box):
-                texts.append(row)
-            if four is None:
-                bad.append(row)
-            else:
-                numbers[row], found[row] = four, True
-        for kind, odd in (("box-text", texts), ("box-from-shape", shapes), ("box-unreadable", bad)):
-            told = [f"{self.place(row)}: {shown(given[row])}" for row in odd[:3]]
-            self.findings.add(kind, told, len(odd))
-        return numbers, found
-
-    def _crowd(self) -> np.ndarray:
-        given = [row.get("iscrowd", 0) for row in self.rows]
-        if set(map(type, given)) <= {int} and set(given) <= {0, 1}:
-            return np.array(given, bool)
-        read = [0 if v is None else v if isinstance(v, bool) else whole(v) for v in given]
-        odd = [row for row, value in enumerate(read) if value not in (0, 1)]
-        told = [f"{self.place(row)}: {shown(given[row])}" for row in odd[:3]]
-        self.findings.add("crowd-odd", told, len(odd))
-        return np.array([value == 1 for value in read], bool)
-
-    def _areas(self) -> np.ndarray:
-        """NaN where there is none to be used."""
-        given = [row.get("area") for row in self.rows]
-        if set(map(type, given)) <= {int, float}:
-            read: list[Any] = given
-        else:
-            read = [None if isinstance(v, str) else _number(v) for v in given]
-        usable = [v is not None and 0 < v < 1e14 for v in read]
-        odd = [
-            row
-            for row, (value, ok) in enumerate(zip(given, usable, strict=True))
-            if not ok and value is not None and value != 0
-        ]
-        told = [f"{self.place(row)}: {shown(given[row])}" for row in odd[:3]]
-        self.findings.add("area-odd", told, len(odd))
-        pairs = zip(read, usable, strict=True)
-        return np.array([v if ok else np.nan for v, ok in pairs], np.float64)
-
-
-def _four(box: Any) -> list[float] | None:
-    """Four numbers, of text as well; None for anything else."""
-    if not isinstance(box, list) or len(box) != 4:
-        return None
-    numbers = [_number(value) for value in box]
-    return None if None in numbers else numbers  # pyright: ignore[reportReturnType]
 
 
 def _judged(

@@ -42,6 +42,12 @@ FOREIGN: tuple[tuple[str, bytes, str, str], ...] = (
         "a SageMaker Ground Truth manifest",
         "convert it to COCO",
     ),
+    (
+        r"labels\.json",
+        b'"classes".*"bounding_box"',
+        "FiftyOne's own form",
+        "export as COCO or YOLOv5 instead",
+    ),
     (r".*\.jsonl", b"<loc\\d+>", "PaliGemma's form", COCO_OR),
     (r".*\.jsonl", b"", "a list of JSON lines", COCO_OR),
     (r".*\.vott|.*\.json", b'"vott', "VoTT's project", "export as CSV or VOC instead"),

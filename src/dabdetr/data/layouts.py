@@ -22,7 +22,7 @@ from dabdetr.data.foreign import not_known
 from dabdetr.data.images import OTHER_SUFFIXES
 from dabdetr.data.labelme import find_labelme
 from dabdetr.data.listings import find_createml, find_label_studio, find_table
-from dabdetr.data.locate import USUAL, canonical
+from dabdetr.data.locate import USUAL, canonical, usual_word
 from dabdetr.data.records import Open, RecordTable
 from dabdetr.data.scenes import SPLITS, parse_scenes
 from dabdetr.data.splitting import divide
@@ -202,8 +202,11 @@ def look(root: Path) -> dict[str, Open]:
 def _ordered(found: dict[str, Open]) -> dict[str, Open]:
     """By usual names, train, val and test first; one that would hide another keeps its own."""
     named: dict[str, Open] = {}
+    words = [usual_word(name) for name in found]
     for name, split in found.items():
         usual = canonical(name)
+        if usual not in USUAL and words.count(word := usual_word(name)) == 1 and word:
+            usual = word
         named[name if usual in named else usual] = split
     first = [name for name in USUAL if name in named]
     return {name: named[name] for name in (*first, *sorted(named.keys() - USUAL))}

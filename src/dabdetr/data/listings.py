@@ -19,7 +19,7 @@ from typing import Any
 from dabdetr.data.box_formats import Asked, BoxFormat
 from dabdetr.data.findings import Findings
 from dabdetr.data.images import IMAGE_SUFFIXES
-from dabdetr.data.locate import USUAL, ImageFolders, canonical, child
+from dabdetr.data.locate import USUAL, ImageFolders, canonical, child, usual_word
 from dabdetr.data.records import Open, RecordTable, Rows, named_table
 from dabdetr.data.shapes import around
 from dabdetr.data.textfiles import head_of, read_text
@@ -108,8 +108,7 @@ def _folders(file: Path, root: Path, split: str) -> list[Path]:
 
 def _split_of(file: Path) -> str:
     """The split that a file's name has in it: train_labels, annotations-val; else "default"."""
-    words = re.split(r"[^A-Za-z]+", file.stem)
-    return next((canonical(word) for word in words if canonical(word) in USUAL), "default")
+    return usual_word(file.stem) or "default"
 
 
 def _by_split(files: Sequence[Path], opener: Any) -> dict[str, Open]:

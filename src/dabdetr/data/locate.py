@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import unquote
@@ -22,7 +23,7 @@ MOST_FILES = 2_000_000
 
 YEAR = re.compile(r"20\d\d$")  # COCO's own splits are called train2017, val2017
 USUAL = ("train", "val", "test")
-SPLIT_AFFIXES = re.compile(r"[ _-]?(data)?(set|split|subset|data|images|imgs)$")
+SPLIT_AFFIXES = re.compile(r"[ _-]?(data)?(set|split|subset|data|images|imgs|list)$")
 """What stands behind the name of a split in the names of folders: train_set, val-images."""
 SPELLINGS = {
     "train": ("train", "training", "trn", "tr"),
@@ -40,6 +41,17 @@ def canonical(split: str) -> str:
     return next(
         (usual for name in names for usual, known in SPELLINGS.items() if name in known), bare
     )
+
+
+def usual_word(name: str) -> str:
+    """The usual split that one word of a name means (my_train_v2, Annotations-Val); else ""."""
+    words = {canonical(word) for word in re.split(r"[^A-Za-z]+", name) if word}
+    usual = [word for word in USUAL if word in words]
+    return usual[0] if len(usual) == 1 else ""
+
+
+UPLOADED = re.compile(r"^[0-9a-f]{8}-")
+"""What Label Studio puts before the name of a file that is uploaded."""
 
 
 class ImageFolders:
@@ -70,7 +82,7 @@ class ImageFolders:
                 return path
         for folder in self.folders:
             parent = os.path.normpath(os.path.join(folder, below))
-            if (leaf := self._stems_in(parent).get(stem.casefold())) is not None:
+            if (leaf := self._stems_in(parent).get(folded(stem))) is not None:
                 path = os.path.join(parent, leaf)
                 if names:
                     self.findings.add("name-case", f"{names[-1]} is {path}")
@@ -83,27 +95,29 @@ class ImageFolders:
         if not name or "\0" in name:
             return None
         for folder in self.folders:
-            if self._is_file(folder, name):
-                return os.path.join(folder, name)
+            for form in _forms(name):
+                if self._is_file(folder, form):
+                    return os.path.normpath(os.path.join(folder, form))
         if self.anywhere and os.path.isabs(name) and os.path.isfile(name):
             return name
         parts = clean(name)
         for start in range(len(parts)):
             for folder in self.folders:
-                rest = os.path.join(*parts[start:])
-                if self._is_file(folder, rest):
-                    path = os.path.join(folder, rest)
-                    self.findings.add("name-cleaned", f"{name} is {path}")
-                    return path
+                for rest in _forms(os.path.join(*parts[start:])):
+                    if self._is_file(folder, rest):
+                        path = os.path.join(folder, rest)
+                        self.findings.add("name-cleaned", f"{name} is {path}")
+                        return path
         return None
 
     def _by_name(self, name: str) -> str | None:
         """By base name, or by base name or stem in any case, where one image has it."""
         base = next(reversed(clean(name)), "")
         self._index()
-        stem = os.path.splitext(base)[0].casefold()
-        tables = (self._bases, base), (self._folded, base.casefold()), (self._stems, stem)
-        for kind, (table, key) in zip(("name-base", "name-case", "name-case"), tables, strict=True):
+        bare = UPLOADED.sub("", base)
+        kinds = ("name-base", *("name-case",) * 4)
+        tables = (*self._keys(base), *(self._keys(bare)[1:] if bare != base else ()))
+        for kind, (table, key) in zip(kinds, tables, strict=False):
             if key in table:
                 path = table[key]
                 if path is not None:
@@ -118,7 +132,7 @@ class ImageFolders:
         if folder not in self._stemmed:
             split = [(*os.path.splitext(name), name) for name in self._listings[folder]]
             self._stemmed[folder] = {
-                stem.casefold(): name
+                folded(stem): name
                 for stem, ending, name in split
                 if ending.lower() in IMAGE_SUFFIXES
             }
@@ -139,14 +153,29 @@ class ImageFolders:
             return
         self._indexed = True
         for path in self._walk():
-            base = os.path.basename(path)
-            stem = os.path.splitext(base)[0].casefold()
-            tables = (self._bases, base), (self._folded, base.casefold()), (self._stems, stem)
-            for table, key in tables:
+            for table, key in self._keys(os.path.basename(path)):
                 table[key] = None if table.get(key, path) != path else path
+
+    def _keys(self, base: str) -> tuple[tuple[dict[str, str | None], str], ...]:
+        """The tables, and what a base name is called in each."""
+        stem = os.path.splitext(base)[0]
+        return (self._bases, base), (self._folded, folded(base)), (self._stems, folded(stem))
 
     def _walk(self) -> Iterator[str]:
         return (path for folder in dict.fromkeys(self.folders) for path in images_below(folder))
+
+
+def folded(name: str) -> str:
+    """A name without its case, in one of the forms in which accents are written."""
+    return name.casefold() if name.isascii() else unicodedata.normalize("NFC", name).casefold()
+
+
+def _forms(name: str) -> tuple[str, ...]:
+    """A name as given, and with its accents written as Linux and Windows do, and as macOS does."""
+    if name.isascii():
+        return (name,)
+    both = (unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name))
+    return tuple(dict.fromkeys((name, *both)))
 
 
 def clean(name: str) -> list[str]:

@@ -25,6 +25,8 @@ from dabdetr.text import shown
 
 EDGES = ("xmin", "ymin", "xmax", "ymax")
 ROTATED = ("cx", "cy", "w", "h", "angle")
+BARE = re.compile(rb"&(?!(#\d+|#x[0-9a-fA-F]+|\w+);)")
+"""An & that begins no entity."""
 DECLARED = re.compile(rb"""^(<\?xml[^>]*?)\s+encoding\s*=\s*["']([\w.-]+)["']""")
 
 
@@ -80,6 +82,8 @@ def _lists(root: Path) -> dict[str, list[str]]:
     sets = child(root, "ImageSets")
     for folder in (child(sets, "Main"), sets, root):
         files = {each.stem: each for each in _files(folder, ".txt")}
+        if folder == root:  # train_list.txt
+            files = {canonical(name): file for name, file in files.items()} | files
         usual = [name for name in (*USUAL, "trainval") if name in files]
         named = usual or [name for name in files if _named_as_split(name)]
         if named:
@@ -101,10 +105,11 @@ def _named_as_split(name: str) -> bool:
 
 
 def _listed(file: Path) -> list[str]:
-    """Names without ending; a list may hold 1 or −1 behind each."""
+    """Names without ending; behind each 1 or −1 may stand, or its annotation file."""
     names = []
     for line in read_text(file, Findings()).splitlines():
         name = re.sub(r"\s+-?[01]$", "", line.strip()).replace("\\", "/").strip('"')
+        name = re.sub(r"(?i)^(\S.*\.(?:jpe?g|png|bmp|webp|tiff?))\s+\S.*\.xml$", r"\1", name)
         if name:
             names.append(re.sub(r"(?i)\.(xml|jpe?g|png|bmp|webp|tiff?)$", "", name))
     return [re.sub(r"^.*(JPEGImages|Annotations)/", "", name) for name in names]
@@ -223,18 +228,23 @@ def _parse(file: Path, findings: Findings) -> Any:
     content = read_bytes(file)
     if b"<!ENTITY" in content:
         raise ValueError(f"{file} defines XML entities, which no annotation needs; remove them")
+    content = content.lstrip(b" \t\r\n")
     try:
         return _plain(ElementTree.fromstring(content))
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         declared = DECLARED.match(content.lstrip(b"\xef\xbb\xbf"))
         try:
             text, encoding = _decoded(content, declared.group(2).decode() if declared else "")
-            tree = _plain(ElementTree.fromstring(DECLARED.sub(rb"\1", text.encode())))
+            plain = DECLARED.sub(rb"\1", text.encode())
+            bare = BARE.sub(b"&amp;", plain)
+            tree = _plain(ElementTree.fromstring(bare))
         except (ElementTree.ParseError, ValueError, LookupError):
             raise ValueError(
                 f"{file} is not readable XML ({error}); replace or remove it"
             ) from None
-        note_encoding(findings, file, text, encoding)
+        if encoding != "UTF-8":
+            note_encoding(findings, file, text, encoding)
+        findings.add("xml-bare", [str(file)] * (bare != plain))
         return tree
 
 
@@ -250,7 +260,7 @@ def _decoded(content: bytes, encoding: str) -> tuple[str, str]:
     """Text by what the file declares, where that is so, or by its bytes."""
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         return content.decode("utf-16"), "UTF-16"
-    if encoding:
+    if encoding and not (encoding.lower().startswith("utf") and b"\0" not in content):
         try:
             return content.decode(encoding), encoding
         except (UnicodeDecodeError, LookupError):

@@ -6,11 +6,13 @@ only the names in classes.txt. ``yolo_lines`` reads the text files.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 from dabdetr.data.box_formats import Asked
 from dabdetr.data.findings import Findings
+from dabdetr.data.images import IMAGE_SUFFIXES
 from dabdetr.data.locate import USUAL, ImageFolders, canonical, child, clean, images_below
 from dabdetr.data.records import Open, RecordTable, Rows, class_table
 from dabdetr.data.textfiles import head_of, read_text
@@ -108,13 +110,17 @@ class _Files:
 
     def there(self, key: str) -> bool:
         """Whether all that a split names exists."""
-        return all(self._place(str(each)) for each in _several(self.settings[key]))
+        given = map(str, _several(self.settings[key]))
+        return all(self._place(each) or self._matching(each) for each in given)
 
     def images(self, where: Any) -> list[str]:
         """What a folder, a list of images in a .txt file, or several of these hold."""
         found: list[str] = []
         for each in _several(where):
             place = self._place(str(each))
+            if place is None and (matching := self._matching(str(each))):
+                found += matching
+                continue
             if place is None:
                 raise FileNotFoundError(
                     f"{self.file} names {shown(each)}, which does not exist in "
@@ -129,6 +135,14 @@ class _Files:
             if not found:
                 raise ValueError(f"{self.file} names {place}, where there is no image; check it")
         return found
+
+    def _matching(self, where: str) -> list[str]:
+        """The images of a pattern: images/train/*.jpg."""
+        text = where.replace("\\", "/").lstrip("/")
+        if "*" not in text or ".." in text.split("/"):
+            return []
+        files = next(filter(None, (sorted(base.glob(text)) for base in self._bases())), [])
+        return [str(each) for each in files if each.suffix.lower() in IMAGE_SUFFIXES]
 
     def _bases(self) -> list[Path]:
         """``path``, from here or from a folder for all data sets, or else the file's own place."""
@@ -241,8 +255,12 @@ def _below(folder: Path, where: str) -> Path | None:
 
 
 def _name_list(file: Path, findings: Findings) -> list[tuple[int, str]]:
-    lines = read_text(file, findings).rstrip().splitlines()
-    return [(number, line.strip()) for number, line in enumerate(lines)]
+    """A name a line; some write each class's number before it."""
+    lines = [line.strip() for line in read_text(file, findings).rstrip().splitlines()]
+    numbered = [re.fullmatch(r"(\d+)\s*[:=,.)\s]\s*(\S.*)", line) for line in lines]
+    if all(each and int(each.group(1)) == at for at, each in enumerate(numbered)):
+        lines = [each.group(2) for each in numbered if each]
+    return list(enumerate(lines))
 
 
 def _of_folders(root: Path) -> dict[str, Open]:
@@ -288,9 +306,13 @@ def _split_folders(root: Path) -> list[str]:
 
 
 def _names_file(root: Path) -> Path | None:
-    places = (root, *(child(root, name) for name in ("labels", "images", "train")))
+    places = [root, *(child(root, name) for name in ("labels", "images", "train"))]
+    for folder in filter(Path.is_dir, places[1:3]):
+        places += [folder / name for name in _split_folders(folder)]
+    places += [root.parent] if canonical(root.name) in USUAL else []
     files = (place / name for place in places for name in NAMES)
-    return next((file for file in files if file.is_file()), None)
+    other = (file for place in places[:1] for file in sorted(place.glob("*.names")))
+    return next((file for file in (*files, *other) if file.is_file()), None)
 
 
 def _labelled(root: Path) -> bool:

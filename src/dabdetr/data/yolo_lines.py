@@ -18,13 +18,24 @@ import numpy as np
 from dabdetr.data.box_formats import SLACK
 from dabdetr.data.findings import Findings
 from dabdetr.data.images import IMAGE_SUFFIXES
+from dabdetr.data.locate import child
 from dabdetr.data.records import Rows
 from dabdetr.data.textfiles import read_text
 from dabdetr.text import shown
 
-NAMES = ("classes.txt", "obj.names", "names.txt", "labels.txt", "_darknet.labels")
+NAMES = (
+    *("classes.txt", "obj.names", "names.txt", "labels.txt", "_darknet.labels"),
+    *("class_names.txt", "predefined_classes.txt", "class.txt", "classes.names"),
+)
 """Files with a class name a line."""
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?nan|[+-]?inf", re.IGNORECASE)
+
+
+COMMA = re.compile(r"[+-]?\d+(,\d+)?")
+"""A number with a decimal comma."""
+IMAGE_FOLDERS = ("images", "image", "imgs", "img", "jpegimages")
+LABEL_FOLDERS = ("labels", "label", "annotations", "txt")
+"""Names of folders of images, and of those beside them with the label files, in any case."""
 
 
 class LabelFiles:
@@ -33,6 +44,7 @@ class LabelFiles:
     def __init__(self, findings: Findings) -> None:
         self.findings = findings
         self._folders: dict[str, dict[str, str]] = {}
+        self._places: dict[str, str] = {}
         self._users: dict[str, str] = {}
         self._mirrored: dict[str, str] = {}
         self.missing: list[str] = []
@@ -40,23 +52,34 @@ class LabelFiles:
     def of(self, image: str) -> str | None:
         """The path, or None where there is none."""
         other: str | None = None
-        options = label_files(image)
-        if "labels" in options[0].casefold():
-            self._mirrored[options[0].rsplit("/", 1)[0]] = os.path.dirname(image)
-        for option in options:
-            folder, name = option.rsplit("/", 1)
+        for folder, names in label_places(image):
+            folder = self._real(folder)
             listing = self._listing(folder)
-            if name in listing.values():
-                if option in self._users:
-                    self.findings.add("label-shared", f"{image} and {self._users[option]}")
-                self._users.setdefault(option, image)
-                return option
-            if name.casefold() in listing:
-                other = f"{folder}/{listing[name.casefold()]}"
+            if listing and "label" in folder.casefold():
+                self._mirrored.setdefault(folder, os.path.dirname(image))
+            for name in names:
+                own = next((each for each in _endings(name) if each in listing.values()), None)
+                if own is not None:
+                    path = f"{folder}/{own}"
+                    if path in self._users:
+                        self.findings.add("label-shared", f"{image} and {self._users[path]}")
+                    self._users.setdefault(path, image)
+                    return path
+                if name.casefold() in listing:
+                    other = other or f"{folder}/{listing[name.casefold()]}"
         if other is not None:
             self.findings.add("label-case", f"{other} of {image}")
         self.missing.append(image)
         return None
+
+    def _real(self, folder: str) -> str:
+        """A folder whose name, or that of the one it is in, is there in another case."""
+        if folder not in self._places:
+            path = Path(folder)
+            above = path.parent
+            parent = above if above.is_dir() else child(above.parent, above.name)
+            self._places[folder] = str(child(parent, path.name))
+        return self._places[folder]
 
     def _listing(self, folder: str) -> dict[str, str]:
         """Folded name → name of the text files in a folder."""
@@ -75,34 +98,47 @@ class LabelFiles:
     def report(self, images: list[str]) -> None:
         """Count images without a file, and files without an image; ValueError where none fits."""
         if len(self.missing) == len(images):
+            folder, names = label_places(images[0])[0]
+            said = [f"; {each}" for each in self.findings if each.kind.name == "label-case"]
             raise ValueError(
                 f"none of {len(images)} images has a file of boxes; the first's should be "
-                f"{label_files(images[0])[0]}"
+                f"{folder}/{names[0]}{''.join(said)}"
             )
         self.findings.add("label-missing", self.missing)
         for labels, folder in self._mirrored.items():
             names = (os.path.splitext(name) for name in os.listdir(folder))
-            stems = {stem.casefold() for stem, ending in names if ending.lower() in IMAGE_SUFFIXES}
-            alone = {name for name in self._listing(labels) if name[:-4] not in stems}
+            pairs = ((stem.casefold(), ending.lower()) for stem, ending in names)
+            there = [(stem, ending) for stem, ending in pairs if ending in IMAGE_SUFFIXES]
+            stems = {name for stem, ending in there for name in (stem, stem + ending)}
+            used = {path.casefold() for path in self._users}
+            alone = {
+                name
+                for name in self._listing(labels)
+                if name[:-4] not in stems and f"{labels}/{name}".casefold() not in used
+            }
             self.findings.add(
                 "label-unused", [f"{labels}/{name}" for name in sorted(alone - {*NAMES})]
             )
 
 
-def label_files(image: str) -> list[str]:
-    """Where the label file of an image may be, the likeliest place first."""
+def label_places(image: str) -> list[tuple[str, list[str]]]:
+    """Folders in which the label file of an image may be, the likeliest first, and its names."""
     *folders, name = image.replace("\\", "/").split("/")
-    stem = name.rpartition(".")[0] or name
-    options: list[str] = []
-    last = max((n for n, each in enumerate(folders) if each.casefold() == "images"), default=None)
-    beside = "/".join([*folders, f"{stem}.txt"])
+    names = [f"{name.rpartition('.')[0] or name}.txt", f"{name}.txt"]
+    named = [n for n, each in enumerate(folders) if each.casefold() in IMAGE_FOLDERS]
+    last = max(named, default=None)
+    beside = "/".join(folders)
     if last is None:
-        return [beside, *(["/".join([*folders, "labels", f"{stem}.txt"])] if folders else [])]
-    # in the case of the folder of images as well: Images/ and Labels/
-    cased = {"Images": "Labels", "IMAGES": "LABELS"}.get(folders[last], "labels")
-    for labels in dict.fromkeys(("labels", cased)):
-        options.append("/".join([*folders[:last], labels, *folders[last + 1 :], f"{stem}.txt"]))
-    return [*options, beside]
+        return [(beside or ".", names), *([(f"{beside}/labels", names)] if folders else [])]
+    above, below = folders[:last], folders[last + 1 :]
+    places = ["/".join([*above, labels, *below]) for labels in LABEL_FOLDERS]
+    flat = ["/".join([*above, LABEL_FOLDERS[0]])] if below else []
+    return [(place, names) for place in (*places, beside, *flat)]
+
+
+def _endings(name: str) -> tuple[str, str]:
+    """A name that ends with .txt, and with .TXT."""
+    return name, f"{name[:-4]}.TXT"
 
 
 class Lines:
@@ -127,11 +163,11 @@ class Lines:
         self.files.append(file)
         seen: set[tuple[Any, ...]] = set()
         for number, line in enumerate(text.splitlines(), 1):
+            line = line.partition("#")[0]
             words = line.split()
             numbers: tuple[Any, ...] | None = numbers_of(words)
             if numbers is None and words:
-                words = re.split(r"[\s,;|]+", line.strip(" \t,;|"))
-                numbers = numbers_of(words)
+                numbers = _separated(line)
                 if numbers is not None:
                     self.findings.add("line-separators", f"{file}, line {number}")
             if numbers is None:
@@ -270,6 +306,14 @@ def _around(values: tuple[float, ...]) -> tuple[float, ...]:
     corners = values[: len(values) // 2 * 2]
     (x0, x1), (y0, y1) = ((min(v), max(v)) for v in (corners[::2], corners[1::2]))
     return (x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0
+
+
+def _separated(line: str) -> tuple[float, ...] | None:
+    """Numbers between other signs than blanks, or with commas in place of their points."""
+    words = re.split(r"[\s;|]+", line.strip(" \t;|"))
+    if all(map(COMMA.fullmatch, words)):
+        return numbers_of([word.replace(",", ".") for word in words])
+    return numbers_of(re.split(r"[\s,;|()\[\]]+", line.strip(" \t,;|()[]")))
 
 
 def _named_numbers(words: list[str]) -> tuple[Any, ...] | None:

@@ -1,0 +1,227 @@
+"""The rows of a COCO json's annotations by columns, and the values in them as tools write them."""
+
+from __future__ import annotations
+
+import re
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dabdetr.data.findings import Findings
+from dabdetr.data.records import Rows
+from dabdetr.data.shapes import around_segmentation
+from dabdetr.text import shown
+
+NAMED = (
+    ("x", "y", "width", "height"),
+    ("x", "y", "w", "h"),
+    ("xmin", "ymin", "xmax", "ymax"),
+    ("x1", "y1", "x2", "y2"),
+)
+"""What the numbers of a box are called where they have names; the last are two corners."""
+
+
+def objects(rows: list[Any], findings: Findings, file: Path) -> list[dict[str, Any]]:
+    """The rows that are JSON objects."""
+    if all(type(row) is dict for row in rows):
+        return rows
+    odd = [f"{file}: {shown(row)}" for row in rows if not isinstance(row, dict)]
+    findings.add("row-unreadable", odd)
+    return [row for row in rows if isinstance(row, dict)]
+
+
+def whole(value: Any) -> int | None:
+    """The integer that a number or text means; None where it means none."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, str):
+        text = value.strip()
+        value = int(text) if re.fullmatch(r"[+-]?\d{1,18}", text) else _number(text)
+    if isinstance(value, float):
+        value = int(value) if value.is_integer() and abs(value) < 2**53 else None
+    return value if isinstance(value, int) and abs(value) < 2**63 else None
+
+
+def _number(value: Any) -> float | None:
+    """The number that a value means, if it means one."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return None
+
+
+def key(value: Any) -> int | str | None:
+    """An id as it is compared: an integer where it means one, else its text."""
+    if type(value) is int:
+        return value if abs(value) < 2**63 else str(value)
+    number = whole(value)
+    return (
+        number
+        if number is not None
+        else (value.strip() or None if isinstance(value, str) else None)
+    )
+
+
+class Annotations:
+    """The rows of ``annotations`` by columns."""
+
+    def __init__(self, given: list[Any], file: Path, findings: Findings) -> None:
+        self.file, self.findings = file, findings
+        self.rows = objects(given, findings, file)
+        ids = [row.get("id") for row in self.rows]
+        kinds = set(map(type, ids))
+        repeated = len(ids) - len(set(ids)) if kinds <= {int} else len(ids)
+        if kinds - {int} or repeated:
+            again = len(ids) - len({str(id_) for id_ in ids if id_ is not None})
+            self.findings.add("annotation-id", self.place(0), again)
+
+    def place(self, row: int) -> str:
+        """Where a row stands."""
+        id_ = self.rows[row].get("id")
+        return f"{self.file}: annotation " + (
+            f"{row + 1} of the list" if id_ is None else shown(id_)
+        )
+
+    def fill(self, rows: Rows, places: dict[int | str, int], labels: dict[Any, int]) -> None:
+        """Put the usable rows into ``rows``."""
+        image = self._looked_up("image_id", places)
+        label = self._looked_up("category_id", labels)
+        self.findings.add("class-unknown", *self._told(label < 0, "category_id"))
+        self.findings.add("image-unknown", *self._told((label >= 0) & (image < 0), "image_id"))
+        numbers, found = self._boxes()
+        keep = np.flatnonzero((image >= 0) & (label >= 0) & found)
+        rows.image, rows.label = image[keep], label[keep]
+        rows.numbers = numbers[keep]
+        rows.crowd, rows.areas = self._crowd()[keep], self._areas()[keep]
+        told = [self.rows[at].get("id") for at in keep.tolist()]
+        file = self.file
+
+        def place(row: int) -> str:
+            id_ = told[row]
+            number = f"{int(keep[row]) + 1} of the list" if id_ is None else shown(id_)
+            return f"{file}: annotation {number}"
+
+        rows.place = place
+
+    def _looked_up(self, column: str, known: dict[Any, int]) -> np.ndarray:
+        """Index of each row's id; −1 where it is not known."""
+        values: list[Any] = [row.get(column) for row in self.rows]
+        if set(map(type, values)) <= {int} and max(map(abs, values), default=0) < 2**63:
+            return np.array([known.get(value, -1) for value in values], np.int64)
+        found = np.array([known.get(key(value), -1) for value in values], np.int64)
+        pairs = zip(values, found.tolist(), strict=True)
+        odd = [row for row, (value, at) in enumerate(pairs) if at >= 0 and type(value) is not int]
+        told = [f"{self.place(row)}, {column} {shown(values[row])}" for row in odd[:3]]
+        self.findings.add("id-text", told, len(odd))
+        return found
+
+    def _told(self, rows: np.ndarray, column: str) -> tuple[list[str], int]:
+        """Examples of rows and how many they are."""
+        found = np.flatnonzero(rows)
+        examples = [
+            f"{self.place(row)} has {column} {shown(self.rows[row].get(column))}"
+            for row in found[:3].tolist()
+        ]
+        return examples, len(found)
+
+    def _boxes(self) -> tuple[np.ndarray, np.ndarray]:
+        """[n, 4] numbers, and [n] bool: whether there are any."""
+        given: list[Any] = [row.get("bbox") for row in self.rows]
+        plain = all(type(box) is list and len(box) == 4 for box in given)
+        if plain and set(map(type, chain.from_iterable(given))) <= {int, float}:
+            try:
+                numbers = np.array(given, np.float64).reshape(-1, 4)
+                return numbers, np.ones(len(given), bool)
+            except OverflowError:
+                pass
+        numbers = np.full((len(given), 4), np.nan)
+        found = np.zeros(len(given), bool)
+        texts: list[int] = []
+        bad: list[int] = []
+        shapes: list[int] = []
+        odd_forms: list[int] = []
+        for row, box in enumerate(given):
+            four = _four(box)
+            if four is None and (edges := around_segmentation(self.rows[row].get("segmentation"))):
+                x0, y0, x1, y1 = edges
+                four = [x0, y0, x1 - x0, y1 - y0]
+                shapes.append(row)
+            elif four is not None and _is_text(box):
+                texts.append(row)
+            elif four is not None and not _is_plain(box):
+                odd_forms.append(row)
+            if four is None:
+                bad.append(row)
+            else:
+                numbers[row], found[row] = four, True
+        for kind, odd in (
+            ("box-text", texts),
+            ("box-named", odd_forms),
+            ("box-from-shape", shapes),
+            ("box-unreadable", bad),
+        ):
+            told = [f"{self.place(row)}: {shown(given[row])}" for row in odd[:3]]
+            self.findings.add(kind, told, len(odd))
+        return numbers, found
+
+    def _crowd(self) -> np.ndarray:
+        given = [row.get("iscrowd", 0) for row in self.rows]
+        if set(map(type, given)) <= {int} and set(given) <= {0, 1}:
+            return np.array(given, bool)
+        read = [0 if v is None else v if isinstance(v, bool) else whole(v) for v in given]
+        odd = [row for row, value in enumerate(read) if value not in (0, 1)]
+        told = [f"{self.place(row)}: {shown(given[row])}" for row in odd[:3]]
+        self.findings.add("crowd-odd", told, len(odd))
+        return np.array([value == 1 for value in read], bool)
+
+    def _areas(self) -> np.ndarray:
+        """NaN where there is none to be used."""
+        given = [row.get("area") for row in self.rows]
+        if set(map(type, given)) <= {int, float}:
+            read: list[Any] = given
+        else:
+            read = [None if isinstance(v, str) else _number(v) for v in given]
+        usable = [v is not None and 0 < v < 1e14 for v in read]
+        odd = [
+            row
+            for row, (value, ok) in enumerate(zip(given, usable, strict=True))
+            if not ok and value is not None and value != 0
+        ]
+        told = [f"{self.place(row)}: {shown(given[row])}" for row in odd[:3]]
+        self.findings.add("area-odd", told, len(odd))
+        pairs = zip(read, usable, strict=True)
+        return np.array([v if ok else np.nan for v, ok in pairs], np.float64)
+
+
+def _is_text(box: Any) -> bool:
+    values = box.values() if isinstance(box, dict) else box
+    return any(isinstance(value, str) for value in values)
+
+
+def _is_plain(box: Any) -> bool:
+    return isinstance(box, list) and len(box) == 4
+
+
+def _four(box: Any) -> list[float] | None:
+    """x, y, width, height, of text, two points or named numbers as well; None for anything else."""
+    if isinstance(box, str):
+        box = re.split(r"[\s,;]+", box.strip(" \t\r\n()[]"))
+    if isinstance(box, dict):
+        given = {str(name).casefold(): value for name, value in box.items()}
+        for names in NAMED:
+            if all(name in given for name in names):
+                box = [given[name] for name in names]
+                return _four([box[:2], box[2:]] if names in NAMED[2:] else box)
+        return None
+    if not isinstance(box, list):
+        return None
+    corners = len(box) == 2 and all(isinstance(each, list) and len(each) == 2 for each in box)
+    numbers = [_number(value) for value in (chain.from_iterable(box) if corners else box)]
+    if len(numbers) != 4 or None in numbers:
+        return None
+    a, b, c, d = numbers
+    return [a, b, c - a, d - b] if corners else [a, b, c, d]  # pyright: ignore
