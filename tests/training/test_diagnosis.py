@@ -34,9 +34,10 @@ def read(path: Path) -> list[Row]:
         ]
 
 
-def told(rows: list[Row], config: Config) -> set[str]:
-    """Names of all faults that would have been told on the way."""
-    return {name for end in range(1, len(rows) + 1) for name, _ in faults(rows[:end], config)}
+def told(rows: list[Row], config: Config, objects: int = 10_000) -> set[str]:
+    """Names of all faults that would have been told on the way, with so many objects an epoch."""
+    ends = range(1, len(rows) + 1)
+    return {name for end in ends for name, _ in faults(rows[:end], config, objects=objects)}
 
 
 def test_of_many_recorded_runs_only_those_are_told_that_went_wrong() -> None:
@@ -144,6 +145,7 @@ def record(epochs: int, **columns: Callable[[int], float | None]) -> list[Row]:
         ("gradients", {"grad_norm": lambda n: 5.0 if n < 9 else 500.0}),
         ("loading", {"loading": lambda n: 0.6}),
         ("anchors", {"anchors_outside": lambda n: 0.9}),
+        ("dead", {"dead_queries": lambda n: 0.95}),
         ("gap", {"AP": lambda n: 0.5 - 0.04 * abs(n - 5)}),
         (
             "matching",
@@ -156,9 +158,17 @@ def record(epochs: int, **columns: Callable[[int], float | None]) -> list[Row]:
 def test_each_fault_is_told_alone(tiny_config: Config, name: str, columns: dict[str, Any]) -> None:
     assert told(record(12), tiny_config) == set()
     assert told(record(12, **columns), tiny_config) == {name}
-    sentence = next(s for _, s in faults(record(12, **columns), tiny_config))
+    sentence = next(s for _, s in faults(record(12, **columns), tiny_config, objects=10_000))
     assert "\n" not in sentence
     assert len(sentence) < 300
+
+
+def test_queries_are_not_dead_where_there_are_few_objects(tiny_config: Config) -> None:
+    rows = record(12, dead_queries=lambda n: 0.95)
+    assert told(rows, tiny_config, objects=3 * tiny_config.model.queries.count) == {"dead"}
+    assert told(rows, tiny_config, objects=tiny_config.model.queries.count) == set()
+    now_and_then = record(12, dead_queries=lambda n: 0.95 if n % 3 else 0.5)
+    assert told(now_and_then, tiny_config) == set()
 
 
 def test_matching_is_compared_by_image_and_layer() -> None:
@@ -192,3 +202,5 @@ def test_matching_is_compared_by_image_and_layer() -> None:
     assert watch.changed().tolist() == [1.0, 0.0]
     assert watch.row()["dead_queries"] == pytest.approx(3 / 5)
     assert watch.crowded == 0
+    assert watch.objects == 2
+    assert again.objects == 3

@@ -97,14 +97,15 @@ def contact_sheet(shown: Sequence[View]) -> Image.Image:
     """All images with boxes drawn in, side by side."""
     columns = math.ceil(math.sqrt(len(shown) * 4 / 3))
     rows = math.ceil(len(shown) / columns)
-    step = CELL + GAP
+    cell = min(CELL, max((max(view.image.shape[:2]) for view in shown), default=CELL))
+    step = cell + GAP
     sheet = Image.new("RGB", (columns * step + GAP, rows * step + GAP), GROUND)
     for number, view in enumerate(shown):
-        image, boxes = scaled(view, CELL)
+        image, boxes = scaled(view, cell)
         drawn = draw_labels(image, boxes, view)
         row, column = divmod(number, columns)
-        left = GAP + column * step + (CELL - drawn.width) // 2
-        top = GAP + row * step + (CELL - drawn.height) // 2
+        left = GAP + column * step + (cell - drawn.width) // 2
+        top = GAP + row * step + (cell - drawn.height) // 2
         sheet.paste(drawn, (left, top))
     return sheet
 

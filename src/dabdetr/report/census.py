@@ -8,11 +8,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from dabdetr.evaluation.census import Census
-from dabdetr.report.figures import panel
+from dabdetr.report.figures import INK, panel
 from dabdetr.report.page import table
 
-INK = "#2e8bc9"
-"""Seen on white and on dark ground alike."""
 SHOWN = 30
 """Queries in the page's table."""
 

@@ -15,6 +15,8 @@ from dabdetr.structures.drawing import colour
 
 SIDE = (4.7, 3.5)
 """Inches; at a phone's width letters keep their size."""
+INK = "#2e8bc9"
+"""Seen on white and on dark ground alike."""
 MOST_CLASSES = 20
 """Classes that a figure names: those with the most objects."""
 STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "dabdetr", "font.size": 9}
@@ -153,7 +155,7 @@ def _calibration(tree: dict[str, Any]) -> Figure:
     figure, axis = panel(xlim=(0, 1), ylim=(0, 1), xlabel="score", ylabel="share that is right")
     axis.plot((0, 1), (0, 1), "--", color="#808890", linewidth=1)
     calibration = tree["calibration"]
-    axis.plot(calibration["score"], calibration["precision"], "o-", color="#0072b2")
+    axis.plot(calibration["score"], calibration["precision"], "o-", color=INK)
     axis.grid(alpha=0.3)
     return figure
 
@@ -162,7 +164,7 @@ def _breakdown(tree: dict[str, Any], name: str) -> Figure:
     rows = tree["breakdown"][name]
     figure, axis = panel(2.8, ylabel="AP50", ylim=(0, 1.08))
     values = [row["AP50"] or 0 for row in rows]
-    axis.bar(range(len(rows)), values, color="#0072b2", width=0.7)
+    axis.bar(range(len(rows)), values, color=INK, width=0.7)
     for at, row in enumerate(rows):
         axis.text(at, values[at] + 0.02, str(row["objects"]), ha="center", fontsize=8)
     axis.set_xticks(range(len(rows)), [_bin(row) for row in rows], fontsize=8)

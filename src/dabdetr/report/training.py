@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 from PIL import Image
 
-from dabdetr.report.figures import panel
+from dabdetr.report.figures import INK, panel
 from dabdetr.report.page import data_address
 
 SHEET_BYTES = 700_000
@@ -37,7 +37,7 @@ class Trained:
         )
         for name, caption, columns in plan:
             figure, axis = panel(2.8, xlabel="epoch")
-            inks = ("#0072b2", "#e69f00", "#009e73")
+            inks = (INK, "#e69f00", "#009e73")
             for column, ink in zip(columns, inks, strict=False):
                 points = [(r["epoch"], r[column]) for r in self.rows if r[column] is not None]
                 if points:

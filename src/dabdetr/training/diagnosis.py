@@ -27,6 +27,9 @@ SETTLED = 100
 BORDER = 0.005
 """Of the image's side: no object has its centre so near to its border."""
 
+COUNTED = ("used", "norms", "outside", "crowded", "objects")
+"""What ``Watch`` has of an epoch, beside assignments."""
+
 
 class Watch:
     """What the steps of an epoch show of gradients, assignments and anchors.
@@ -46,7 +49,7 @@ class Watch:
         self.used = torch.zeros(0, dtype=torch.bool)
         self.norms: list[float] = []
         self.outside: list[float] = []
-        self.crowded = 0
+        self.crowded = self.objects = 0
 
     def add(self, predictions: Predictions, targets: Targets, assignment: Assignment) -> None:
         """Take in a batch."""
@@ -61,6 +64,7 @@ class Watch:
             return
         if len(self.used) != queries:
             self.used = torch.zeros(queries, dtype=torch.bool)
+        self.objects += sum(targets.counts)
         query = assignment.query.cpu()
         self.used[query] = True
         table = torch.full((layers, sum(targets.counts)), -1, dtype=torch.int16)
@@ -92,13 +96,13 @@ class Watch:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values and few tensors, for checkpoints within an epoch."""
-        own = {n: getattr(self, n) for n in ("used", "norms", "outside", "crowded")}
+        own = {name: getattr(self, name) for name in COUNTED}
         return own | {"matched": _packed(self.matched), "before": _packed(self.before)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what another one had seen."""
-        for name in ("used", "norms", "outside", "crowded"):
-            setattr(self, name, state[name])
+        for name in COUNTED:
+            setattr(self, name, state.get(name, 0))  # objects: not in older checkpoints
         self.matched, self.before = _unpacked(state["matched"]), _unpacked(state["before"])
 
 
@@ -116,10 +120,13 @@ def _unpacked(packed: dict[str, Any]) -> dict[str, Tensor]:
     return dict(zip(packed["names"], parts, strict=True))
 
 
-def faults(rows: Sequence[Row], config: Config, crowded: int = 0) -> Iterator[tuple[str, str]]:
+def faults(
+    rows: Sequence[Row], config: Config, crowded: int = 0, objects: int = 0
+) -> Iterator[tuple[str, str]]:
     """Name and sentence of everything that looks wrong after the last of ``rows``.
 
-    ``crowded`` is the number of images with more objects than queries in the last epoch.
+    ``crowded`` is the number of images with more objects than queries in the last epoch,
+    ``objects`` how many objects it had.
     """
     last = rows[-1]
     training = config.training
@@ -144,6 +151,13 @@ def faults(rows: Sequence[Row], config: Config, crowded: int = 0) -> Iterator[tu
         )
     if (last["updates"] or 0) < SETTLED or len(rows) < 3:
         return
+    dead = min(row.get("dead_queries") or 0.0 for row in rows[-3:])
+    if dead > 0.9 and objects >= 3 * config.model.queries.count:
+        yield (
+            "dead",
+            f"{dead:.0%} of the queries get none of {objects} objects in three epochs {at}: they "
+            "take time and give nothing; give fewer --queries, or use `dabdetr prune` afterwards",
+        )
     yield from _rising(rows, at)
     ap = max((row["AP50"] or 0.0 for row in rows), default=0.0)
     if any(row["AP50"] is not None for row in rows) and ap >= LEARNED:
@@ -245,8 +259,9 @@ class Diagnosis(Callback):
         return self.waited / self.whole if self.whole else None
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-        crowded = pl_module.watch.crowded
-        for name, sentence in faults(self.rows, pl_module.settings, crowded):
+        watch = pl_module.watch
+        found = faults(self.rows, pl_module.settings, watch.crowded, watch.objects)
+        for name, sentence in found:
             if name not in self.told:
                 self.told.add(name)
                 self.tell(f"diagnosis: {sentence}")
