@@ -15,6 +15,7 @@ from mkdocs.structure.files import File
 
 ASKED = re.compile(r"^\{\{ (\w+)(?: (\S+))? \}\}$", re.MULTILINE)
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
+FIGURE = re.compile(r"^!\[([^\]]*)\]\((?:\.\./)*(images/\S+)(\.\w+)\)$", re.MULTILINE)
 LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(((?:\.\./)+[^)#]*)\)")
 
 
@@ -37,7 +38,16 @@ def on_files(files: Any, config: Any) -> Any:
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Fill in what ``{{ name argument }}`` on a line of its own asks for."""
     here = posixpath.dirname(page.file.src_uri)
+    markdown = FIGURE.sub(_figure, markdown)
     return LINK.sub(lambda link: _inside(link, here), ASKED.sub(_generated, markdown))
+
+
+def _figure(shown: re.Match[str]) -> str:
+    """A figure that was also drawn on dark ground is shown in each scheme as it fits."""
+    if not (Path(__file__).parents[1] / f"{shown[2]}-dark{shown[3]}").is_file():
+        return shown[0]
+    place = shown[0][: -len(shown[3]) - 1]
+    return f"{place}{shown[3]}#only-light)\n{place}-dark{shown[3]}#only-dark)"
 
 
 def _generated(asked: re.Match[str]) -> str:

@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("mkdocs", reason="the extra `docs` is not installed")
 
+import figures
 import generated
 import hooks
 from docstrings import as_markdown
@@ -19,6 +20,19 @@ ROOT = Path(__file__).parents[2]
 
 def rendered(markdown: str, place: str = "idea/page.md") -> str:
     return hooks.on_page_markdown(markdown, SimpleNamespace(file=SimpleNamespace(src_uri=place)))
+
+
+def test_figures_are_shown_as_they_fit_light_and_dark_pages() -> None:
+    lines = rendered("![Places](../images/idea/places.png)").splitlines()
+    assert lines == [
+        "![Places](../images/idea/places.png#only-light)",
+        "![Places](../images/idea/places-dark.png#only-dark)",
+    ]
+    for alone in ("![Way](../images/idea/update.gif)", "![None](../images/idea/none.png)"):
+        assert rendered(alone) == alone
+    shown = {name for page in figures.IDEAS.glob("*.md") for name in figures.shown(page)}
+    made = {path.name.replace("-dark.", ".") for path in figures.IMAGES.glob("*-dark.*")}
+    assert made == shown - {"update.gif"}
 
 
 def test_an_excerpt_has_the_lines_that_it_names() -> None:

@@ -274,6 +274,9 @@ def test_against_a_better_one_is_more_than_chance_and_against_itself_is_not(
     tree = write_report(tmp_path, data, poor, limits, about, against=loss)
     page = (tmp_path / "report.html").read_text()
     assert len(tree["against"]["lost"]) == len(loss.lost)
+    table = (tmp_path / "against.csv").read_text().splitlines()
+    assert sum(line.startswith("lost,") for line in table) == len(loss.lost)
+    assert sum(line.startswith("won,") for line in table) == len(loss.won)
     assert "more than chance" in page
     assert 'id="against"' in page
 

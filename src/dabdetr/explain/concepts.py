@@ -127,7 +127,9 @@ def learned_anchors(model: Detector, data: DetectionDataset, most: int = 500) ->
     ):
         column[0].set_title(title, fontsize=10)
         for panel, pair in zip(column, (slice(0, 2), slice(2, 4)), strict=True):
-            panel.hexbin(*boxes[:, pair].T, gridsize=20, extent=(0, 1, 0, 1), cmap="Greys")
+            panel.hexbin(
+                *boxes[:, pair].T, gridsize=20, extent=(0, 1, 0, 1), cmap="Greys", mincnt=1
+            )
             panel.scatter(*anchors[:, pair].T, s=18, color="#d55e00", edgecolors="white", lw=0.5)
             panel.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
         column[0].invert_yaxis()

@@ -74,12 +74,12 @@ def write_report(
     if queries is not None:
         tree["queries"] = queries.to_dict()
         counted = census_section(queries, figure_grid(_drawn(folder, census_figures(queries))))
-    for name, rows in tables(tree).items():
-        write_atomically(folder / f"{name}.csv", _csv(rows))
     compared = ""
     if against is not None:
         tree["against"] = against.to_dict(data)
         compared = against_section(data, against, tree["against"])
+    for name, rows in tables(tree).items():
+        write_atomically(folder / f"{name}.csv", _csv(rows))
     document = json.dumps(tree, ensure_ascii=False, allow_nan=False)
     write_atomically(folder / NUMBERS, document.encode("utf-8", "surrogateescape"))
     save_detections(folder / DETECTIONS, found)
@@ -140,6 +140,11 @@ def tables(tree: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     ]
     errors = tree.get("errors")
     more = {} if errors is None else {"errors": _flat(errors["rows"]), "causes": errors["causes"]}
+    if against := tree.get("against"):
+        sides = (("won", against["won"]), ("lost", against["lost"]))
+        more["against"] = [
+            {"side": side, **_flat([row])[0]} for side, rows in sides for row in rows
+        ]
     if layers := tree.get("queries", {}).get("layers"):
         more["query_layers"] = layers
     return {
