@@ -93,6 +93,9 @@ class Answers(BaseHTTPRequestHandler):
         number = int(self.path.partition("?")[2] or 0)
         self.lead(f"/loop?{number + 1}")
 
+    def _circle(self) -> None:
+        self.lead("/circle")
+
     def _there(self) -> None:
         self.lead("/good")
 
@@ -142,7 +145,8 @@ def test_a_body_comes_through_and_redirects_are_followed(server: str) -> None:
         ("long_head", "the answer is no HTTP that can be read"),
         ("chunked", "could not be fetched"),
         ("loop", "it leads on more than 5 times"),
-        ("file", "is not allowed"),
+        ("circle", "it redirects too often"),
+        ("file", "or to what is neither http nor https"),
         ("ftp", "only http and https addresses are fetched"),
         ("missing", r"the answer is 404 gone\\x1b"),
     ],

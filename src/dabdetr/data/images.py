@@ -132,7 +132,7 @@ def _opened(source: str | Path | bytes) -> Iterator[tuple[Image.Image, str]]:
     """An image whose head has been read, and its name in messages."""
     if isinstance(source, bytes | bytearray | memoryview):
         with io.BytesIO(source) as stream:
-            yield _open(stream, "the bytes given"), "the bytes given"
+            yield _open(stream, "the content"), "the content"
     elif isinstance(source, str | Path):
         with _readable(Path(source)) as stream:
             yield _open(stream, str(source)), str(source)

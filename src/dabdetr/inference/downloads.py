@@ -140,7 +140,10 @@ def _told(error: Exception, limits: Limits) -> str:
             "leads to this machine or a private network, which is not asked; if you trust the "
             "address, add --allow-private (allow_private=True)"
         )
-    if isinstance(error, HTTPError):
+    if isinstance(error, HTTPError) and 300 <= error.code < 400:
+        error.close()
+        why = "it redirects too often, or to what is neither http nor https"
+    elif isinstance(error, HTTPError):
         error.close()
         why = f"the answer is {error.code} {shortened(printable(str(error.reason)), 60)}"
     elif isinstance(cause, TimeoutError):

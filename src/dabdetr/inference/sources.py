@@ -132,6 +132,11 @@ def _paths(source: str | Path) -> list[str | Path | Camera]:
     text = str(source)
     if text.startswith((*SCHEMES, *STREAMS)):
         return [text]
+    if "://" in text:
+        raise ValueError(
+            f"{without_password(text)} is no address that is read; give one that begins with "
+            f"{', '.join((*SCHEMES, *STREAMS))}, or download the file and give its path"
+        )
     path = Path(source)
     if text.isdecimal() and not path.exists():
         return [Camera(text)]
