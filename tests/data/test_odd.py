@@ -407,16 +407,81 @@ def test_encodings_are_told_apart(content: str, encoding: str, told: str) -> Non
 
 
 def test_the_first_foreign_word_shows_whether_the_encoding_is_right(tmp_path: Path) -> None:
-    """Korean is taken for GB 18030: whoever reads the line sees that the name is wrong."""
     image(tmp_path / "images" / "a.png")
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels" / "a.txt").write_text("0 0.5 0.5 0.2 0.2")
-    for encoding, name in (("gbk", "红灯笼"), ("euc_kr", "사과")):
+    names = {"gbk": ("GB 18030", "红灯笼"), "euc_kr": ("EUC-KR", "사과"), "big5": ("Big5", "蘋果")}
+    for encoding, (told, name) in names.items():
         (tmp_path / "classes.txt").write_bytes(f"{name}\n".encode(encoding))
         data = open_data(tmp_path)
         (found,) = (each for each in data.findings if each.kind.name == "encoding")
-        assert found.examples == [f"{tmp_path}/classes.txt as GB 18030 (“{data.names[0]}”)"]
-        assert (data.names[0] == name) == (encoding == "gbk")
+        assert data.names == (name,)
+        assert found.examples == [f"{tmp_path}/classes.txt as {told} (“{name}”)"]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "names"),
+    [
+        ("euc_kr", ("굴착기 지게차", "신호등 버스 트럭", "안전모", "고라니 멧돼지")),
+        ("big5", ("電線 桿", "紅燈", "汽車 行人")),
+        ("gbk", ("电缆 绝缘子", "螺丝 螺母", "安全带", "裂纹 气孔", "反光衣", "叉车")),
+        ("cp1252", ("École Élan", "Äpfel Öl", "Ångström")),
+    ],
+)
+def test_words_of_east_asia_are_told_apart(encoding: str, names: tuple[str, ...]) -> None:
+    for name in names:
+        assert guess(name.encode(encoding))[0] == name
+
+
+def numbered_from_one(root: Path) -> None:
+    yolo(root, lines(("1", "2")), "train: images/train\nnames: [red, blue]\n")
+
+
+def numbered_from_none(root: Path) -> None:
+    def change(tree: dict[str, Any]) -> None:
+        for row in tree["categories"]:
+            row["id"] += 1
+
+    coco(root, change)
+
+
+@pytest.mark.parametrize("make", [numbered_from_one, numbered_from_none])
+def test_class_numbers_beside_the_list_are_said(make: Make, tmp_path: Path) -> None:
+    make(tmp_path)
+    data = open_data(tmp_path)
+    assert data.findings.count("class-unknown") == 2
+    (found,) = (each for each in data.findings if each.kind.name == "class-shifted")
+    assert found.kind.action == "kept"
+
+
+def test_one_unknown_class_is_no_shift(tmp_path: Path) -> None:
+    yolo(tmp_path, lines(("0", "2")), "train: images/train\nnames: [red, blue]\n")
+    data = open_data(tmp_path)
+    assert data.findings.count("class-unknown") == 2
+    assert data.findings.count("class-shifted") == 0
+
+
+def test_a_project_of_via_3_is_read(tmp_path: Path) -> None:
+    metadata: dict[str, Any] = {}
+    for number, name in enumerate("ab", 1):
+        image(tmp_path / f"{name}.png")
+        for option, box in enumerate(BOXES):
+            row = {"vid": str(number), "z": [], "xy": [2, *box], "av": {"1": str(option)}}
+            metadata[f"{number}_{option}"] = row
+    metadata["p"] = {"vid": "2", "xy": [7, 50, 50, 80, 50, 80, 90], "av": {"1": "0"}}
+    tree = {
+        "project": {"pid": "x"},
+        "attribute": {"1": {"aname": "class", "options": {"0": "red", "1": "blue"}}},
+        "file": {str(n): {"fid": str(n), "fname": f"{each}.png"} for n, each in enumerate("ab", 1)},
+        "metadata": metadata,
+        "view": {str(n): {"fid_list": [str(n)]} for n in (1, 2)},
+    }
+    text(tmp_path / "via_project.json", json.dumps(tree))
+    data = open_data(tmp_path)
+    assert sorted(data.names) == ["blue", "red"]
+    assert data.record(0).boxes.tolist() == CORNERS
+    assert data.record(1).boxes.tolist() == [*CORNERS, [50, 50, 80, 90]]
+    assert data.findings.count("box-from-shape") == 1
 
 
 def test_images_beside_those_of_a_json_are_counted(tmp_path: Path) -> None:

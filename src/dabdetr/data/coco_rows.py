@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dabdetr.data.findings import Findings
-from dabdetr.data.records import Rows
+from dabdetr.data.records import Rows, count_shifted
 from dabdetr.data.shapes import around_segmentation
 from dabdetr.text import shown
 
@@ -91,6 +91,10 @@ class Annotations:
         image = self._looked_up("image_id", places)
         label = self._looked_up("category_id", labels)
         self.findings.add("class-unknown", *self._told(label < 0, "category_id"))
+        if (label < 0).any():
+            used = {whole(row.get("category_id")) for row in self.rows} - {None}
+            listed = {id_ for id_ in labels if isinstance(id_, int)}
+            count_shifted(used, listed, self.findings, str(self.file))  # pyright: ignore
         self.findings.add("image-unknown", *self._told((label >= 0) & (image < 0), "image_id"))
         numbers, found = self._boxes()
         keep = np.flatnonzero((image >= 0) & (label >= 0) & found)

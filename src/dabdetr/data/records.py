@@ -48,6 +48,13 @@ def class_table(
     return tuple(first[label] for label in range(len(names))), tuple(names), labels
 
 
+def count_shifted(used: set[int], listed: set[int], findings: Findings, told: str) -> None:
+    """Count class numbers some of which are not listed, and all of which are, one further on."""
+    for step in (1, -1):
+        if used - listed and {number - step for number in used} <= listed:
+            findings.add("class-shifted", f"{told}: {min(used)} to {max(used)}", len(used))
+
+
 def named_table(
     rows: Rows,
     names: dict[str, int],

@@ -18,6 +18,10 @@ from dabdetr.text import parse_json, shown
 
 CLASS_KEYS = ("class", "label", "name", "type", "category", "object")
 """Attributes that hold the class where a region has several, in any case."""
+POLYGON = 7
+KINDS = {1: "point", 2: "rect", 3: "circle", 4: "ellipse", 5: "line", 6: "polyline", 7: "polygon"}
+"""VIA 3's numbers for shapes."""
+SHAPES = {2: ("x", "y", "width", "height"), 3: ("cx", "cy", "r"), 4: ("cx", "cy", "rx", "ry")}
 Region = tuple[str, dict[str, Any], dict[str, Any]]
 """File name, shape and attributes."""
 
@@ -44,7 +48,8 @@ def _is_via(file: Path) -> bool:
         return b"region_shape_attributes" in head
     if file.suffix.lower() != ".json":
         return False
-    return b'"_via_' in head or (b'"regions"' in head and b'"filename"' in head)
+    third = b'"metadata"' in head and b'"fname"' in head
+    return b'"_via_' in head or third or (b'"regions"' in head and b'"filename"' in head)
 
 
 def _open(file: Path, split: str, box_format: Asked | None) -> RecordTable:
@@ -70,6 +75,9 @@ def _regions(file: Path, findings: Findings) -> Iterator[Region]:
             yield row.get("filename") or "", shape, _parsed(row.get("region_attributes"), file)
         return
     tree = parse_json(text, str(file))
+    if isinstance(tree, dict) and isinstance(tree.get("metadata"), dict):
+        yield from _of_third(tree, file, findings)
+        return
     if isinstance(tree, dict) and isinstance(tree.get("_via_img_metadata"), dict):
         tree = tree["_via_img_metadata"]
     for image in tree.values() if isinstance(tree, dict) else []:
@@ -86,6 +94,44 @@ def _regions(file: Path, findings: Findings) -> Iterator[Region]:
                 findings.add("box-unreadable", f"{file}: {shown(image['filename'])}")
                 continue
             yield image["filename"], shape, attributes if isinstance(attributes, dict) else {}
+
+
+def _of_third(tree: dict[str, Any], file: Path, findings: Findings) -> Iterator[Region]:
+    """VIA 3: regions by views of files; a shape is a number for its kind, and coordinates."""
+    files, views, known = (_inside(tree.get(key)) for key in ("file", "view", "attribute"))
+    names: dict[str, str] = {}
+    for number, view in views.items():
+        ids = view.get("fid_list") or [None]
+        names[number] = str(files.get(str(ids[0]), {}).get("fname") or "")
+        if names[number]:
+            yield names[number], {}, {}
+    for row in _inside(tree.get("metadata")).values():
+        named, numbers = names.get(str(row.get("vid")), ""), row.get("xy")
+        if not named or not isinstance(numbers, list) or not numbers:
+            findings.add("row-unreadable", f"{file}: {shown(row)}")
+            continue
+        kind, *points = numbers
+        keys = SHAPES.get(kind, ())
+        shape = {"name": KINDS.get(kind, kind), **dict(zip(keys, points, strict=False))}
+        if kind == POLYGON:
+            shape |= {"all_points_x": points[::2], "all_points_y": points[1::2]}
+        attributes = {
+            str(known.get(id_, {}).get("aname") or id_): _inside_options(known.get(id_), value)
+            for id_, value in (row.get("av") or {}).items()
+        }
+        yield named, shape, attributes
+
+
+def _inside(given: Any) -> dict[str, dict[str, Any]]:
+    """Those of a mapping's values that are mappings."""
+    pairs = given.items() if isinstance(given, dict) else ()
+    return {str(key): value for key, value in pairs if isinstance(value, dict)}
+
+
+def _inside_options(attribute: dict[str, Any] | None, value: Any) -> Any:
+    """The text of an option that was chosen, else the value itself."""
+    options = (attribute or {}).get("options")
+    return options.get(str(value), value) if isinstance(options, dict) else value
 
 
 def _parsed(text: str | None, file: Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from dabdetr.data.box_formats import SLACK
 from dabdetr.data.findings import Findings
 from dabdetr.data.images import IMAGE_SUFFIXES
 from dabdetr.data.locate import child
-from dabdetr.data.records import Rows
+from dabdetr.data.records import Rows, count_shifted
 from dabdetr.data.textfiles import read_text
 from dabdetr.text import shown
 
@@ -220,6 +220,9 @@ class Lines:
             boxes.append(_box(form, values))
         told = [f"{self.place(r)} has class {self.category[r]:g}" for r in unknown[:3]]
         self.findings.add("class-unknown", told, len(unknown))
+        if unknown:
+            where = self.place(unknown[0])
+            count_shifted(set(self.classes()), set(labels), self.findings, where)
         rows.image = np.array([self.image[row] for row in kept], np.int64)
         rows.label = np.array([table[self.category[row]] for row in kept], np.int64)
         rows.numbers = np.array(boxes, np.float64).reshape(-1, 4)
