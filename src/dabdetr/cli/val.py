@@ -139,15 +139,13 @@ def val(
     refuse_to_overwrite(coco)
     refuse_to_overwrite(plot)
     refuse_to_overwrite(calibrate)
-    if (coco or calibrate) and per_layer:
-        option = "--coco" if coco else "--calibrate"
-        raise ValueError(f"{option} is about the last layer; leave out --per-layer for it")
-    if against and per_layer:
-        raise ValueError("--against compares the last layer's detections; leave out --per-layer")
-    if census and per_layer:
-        raise ValueError("--census is about the last layer's detections; leave out --per-layer")
-    if errors and per_layer:
-        raise ValueError("--errors is about the last layer's detections; leave out --per-layer")
+    if per_layer:
+        last = {"coco": coco, "calibrate": calibrate, "against": against, "census": census}
+        last["errors"] = errors
+        if given := [f"--{name}" for name, value in last.items() if value]:
+            raise ValueError(
+                f"--per-layer looks at all layers, and {given[0]} at the last one; leave out either"
+            )
     if per_layer and (precision, compile) != ("fp32", False):
         raise ValueError("--per-layer looks at fp32; leave out --precision and --compile")
     if predictions:
