@@ -105,6 +105,13 @@ def test_a_lost_object_is_waited_for(patience: int, number: int) -> None:
     assert numbers(step(tracker, [(at(50), 0)])) == {tuple(at(50)): number}
 
 
+def test_a_hidden_object_goes_on_as_it_went() -> None:
+    tracker = Tracker(LIMITS)
+    for frame in range(20):
+        found = step(tracker, [] if 6 <= frame < 14 else [(at(8 * frame), 0)])
+    assert numbers(found) == {tuple(at(152)): 1}
+
+
 def test_who_leaves_the_image_is_not_asked_about_any_more() -> None:
     tracker = Tracker(LIMITS, patience=100)
     for x in range(150, 240, 10):

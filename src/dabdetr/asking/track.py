@@ -1,7 +1,8 @@
 """Objects followed through a video: the last frame's boxes are this frame's questions.
 
-The identity of an object is that of its question, which the decoder itself moves to where the
-object now is. There is no second model, and no assignment between frames.
+The decoder itself moves each question to where its object now is. Where questions compete for one
+object, or one has lost its own, they are assigned to the frame's detections: by where each was
+expected and by where its answer lies. There is no second model.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from itertools import repeat
 from typing import Any
 
 import numpy as np
+from scipy.optimize import linear_sum_assignment
 
 from dabdetr.inference.video import is_video
 from dabdetr.predictor import Predictor
@@ -24,6 +26,12 @@ KEEP = 0.5
 """Share of a class's threshold that suffices for an object that is followed."""
 STEADY = 0.6
 """Share of the last motion that the expected motion keeps."""
+CLAIM = 0.3
+"""IoU with a detection from which it is the track's: that of the expected box plus the answer's."""
+APART = 0.2
+"""IoU of two tracks' boxes from which they are too close to learn a motion from."""
+TOGETHER = 3
+"""Tracks from which the camera's motion is taken, at least."""
 
 
 @dataclass
@@ -44,10 +52,11 @@ class Track:
         """[4] where it should be in the next frame."""
         return self.box + np.tile(self.motion, 2)
 
-    def seen(self, box: np.ndarray) -> None:
-        """It is at ``box`` now."""
-        moved = (box - self.box).reshape(2, 2).mean(0)
-        self.motion = STEADY * self.motion + (1 - STEADY) * moved
+    def seen(self, box: np.ndarray, alone: bool) -> None:
+        """It is at ``box`` now; beside others, its box may be theirs and tells no motion."""
+        if alone:
+            moved = (box - self.box).reshape(2, 2).mean(0)
+            self.motion = STEADY * self.motion + (1 - STEADY) * moved
         self.box, self.lost = box, 0
 
 
@@ -75,48 +84,82 @@ class Tracker:
     def update(self, answers: Answers) -> Detections:
         """The objects of the frame, with their tracks; ``answers`` are to ``asked``."""
         assert len(answers) == len(self.tracks)
-        order = sorted(range(len(answers)), key=lambda row: -self._claim(answers, row))
-        taken: list[int] = []
-        for row in order:
-            track, box = self.tracks[row], answers.boxes[row]
-            score = answers.class_scores[row, track.label]
-            there = score >= KEEP * self.limits[track.label] and area(box) > 0
-            alike = [r for r in taken if self.tracks[r].label == track.label]
-            if there and iou(answers.boxes[alike], box).max(initial=0) < SAME:
-                track.seen(box)
-                taken.append(row)
-            else:
-                track.lost += 1
-                track.box, track.motion = track.expected(), track.motion * STEADY
-        rows = sorted(taken)
-        seen = [self.tracks[row] for row in rows]
-        scores = [float(answers.class_scores[row, self.tracks[row].label]) for row in rows]
         found = answers.detections
+        own = np.array([each.label for each in self.tracks], np.int64)
+        sure = answers.class_scores[np.arange(len(own)), own]
+        claimed = self._claimed(answers, own)
+        seen: dict[int, tuple[np.ndarray, float]] = {}
+        for row, at in claimed.items():
+            near = iou(answers.boxes[row], found.boxes[at]) >= SAME
+            box = answers.boxes[row] if near else found.boxes[at]
+            seen[row] = box, float(max(sure[row] if near else 0, found.scores[at]))
+        for row in np.argsort(-sure, kind="stable").tolist():
+            box = answers.boxes[row]
+            there = sure[row] >= KEEP * self.limits[own[row]] and area(box) > 0
+            if row not in seen and there and self._is_free(box, own[row], seen):
+                seen[row] = box, float(sure[row])
+        self._move(seen)
+        rows = [(self.tracks[row], score) for row, (_, score) in sorted(seen.items())]
         for at in range(len(found)):
             box, label = found.boxes[at], int(found.labels[at])
-            boxes = np.array([each.box for each in seen], np.float32).reshape(-1, 4)
+            boxes = np.array([each.box for each, _ in rows], np.float32).reshape(-1, 4)
             if found.scores[at] < self.limits[label] or iou(boxes, box).max(initial=0) >= SAME:
                 continue
             self.count += 1
-            seen.append(Track(self.count, label, box))
-            scores.append(float(found.scores[at]))
-            self.tracks.append(seen[-1])
+            self.tracks.append(Track(self.count, label, box))
+            rows.append((self.tracks[-1], float(found.scores[at])))
         self.tracks = [each for each in self.tracks if each.lost <= self.patience]
-        ranked = np.argsort(-np.array(scores), kind="stable") if seen else np.zeros(0, int)
-        numbers = np.array([each.number for each in seen], np.int64)
+        scores = np.array([score for _, score in rows], np.float32)
+        ranked = np.argsort(-scores, kind="stable")
         return replace(
             found,
-            boxes=np.array([each.box for each in seen], np.float32).reshape(-1, 4)[ranked],
-            scores=np.array(scores, np.float32)[ranked],
-            labels=np.array([each.label for each in seen], np.int64)[ranked],
-            queries=np.full(len(seen), -1, np.int64),
-            tracks=numbers[ranked],
+            boxes=np.array([each.box for each, _ in rows], np.float32).reshape(-1, 4)[ranked],
+            scores=scores[ranked],
+            labels=np.array([each.label for each, _ in rows], np.int64)[ranked],
+            queries=np.full(len(rows), -1, np.int64),
+            tracks=np.array([each.number for each, _ in rows], np.int64)[ranked],
         )
 
-    def _claim(self, answers: Answers, row: int) -> float:
-        """How good a claim to its answer a track has: those that are not lost, and moved least."""
-        score = answers.class_scores[row, self.tracks[row].label]
-        return float(score * (0.1 + answers.moved[row])) - self.tracks[row].lost
+    def _claimed(self, answers: Answers, own: np.ndarray) -> dict[int, int]:
+        """Track → the detection that is its object in this frame.
+
+        First by boxes as expected; then with the motion that all of them share, the camera's.
+        """
+        found = answers.detections
+        fits = (own[:, None] == found.labels) & (found.scores >= KEEP * self.limits[found.labels])
+        expected = np.array([each.expected() for each in self.tracks], np.float32).reshape(-1, 4)
+        answered = iou(answers.boxes[:, None], found.boxes) if len(found) else np.zeros(fits.shape)
+        lost = np.array([each.lost > 0 for each in self.tracks], bool)
+        shift = np.zeros(2, np.float32)
+        pairs: dict[int, int] = {}
+        for _ in range(2):
+            placed = expected + np.tile(shift, 2)
+            there = iou(placed[:, None], found.boxes) if len(found) else np.zeros(fits.shape)
+            # A track that is lost yields to one that is not.
+            claims = np.where(fits, there + answered - 0.1 * lost[:, None], 0)
+            chosen = zip(*linear_sum_assignment(-claims), strict=True)
+            pairs = {int(r): int(at) for r, at in chosen if claims[r, at] >= CLAIM}
+            steady = [row for row in pairs if not lost[row]]
+            if len(steady) < TOGETHER:
+                break
+            moved = found.boxes[[pairs[row] for row in steady]] - expected[steady]
+            shift = np.median(moved.reshape(-1, 2, 2).mean(1), axis=0)
+        return pairs
+
+    def _is_free(self, box: np.ndarray, label: int, seen: dict[int, Any]) -> bool:
+        """Whether no track of the class has this object."""
+        alike = [other for row, (other, _) in seen.items() if self.tracks[row].label == label]
+        return iou(np.array(alike).reshape(-1, 4), box).max(initial=0) < SAME
+
+    def _move(self, seen: dict[int, tuple[np.ndarray, float]]) -> None:
+        """Each track to where it was seen; one that was not is lost, and goes on as it went."""
+        expected = np.array([each.expected() for each in self.tracks], np.float32).reshape(-1, 4)
+        for row, each in enumerate(self.tracks):
+            if row in seen:
+                others = np.delete(expected, row, axis=0)
+                each.seen(seen[row][0], iou(others, expected[row]).max(initial=0) < APART)
+            else:
+                each.lost, each.box = each.lost + 1, expected[row]
 
 
 def track(
