@@ -96,7 +96,7 @@ class Tracker:
         for row in np.argsort(-sure, kind="stable").tolist():
             box = answers.boxes[row]
             there = sure[row] >= KEEP * self.limits[own[row]] and area(box) > 0
-            if row not in seen and there and self._is_free(box, own[row], seen):
+            if row not in seen and there and self._is_free(box, int(own[row]), seen):
                 seen[row] = box, float(sure[row])
         self._move(seen)
         rows = [(self.tracks[row], score) for row, (_, score) in sorted(seen.items())]
