@@ -13,10 +13,12 @@ from dabdetr.asking.audit import audit, ranked
 from dabdetr.asking.changed import Changed, Edit
 from dabdetr.asking.decisions import mended
 from dabdetr.cli import main as app
-from dabdetr.data.dataset import Subset
+from dabdetr.data.dataset import ImageRecord, Subset
 from dabdetr.data.layouts import open_data
 from dabdetr.data.writing import write_data
+from dabdetr.evaluation.suspicions import habits
 from dabdetr.predictor import Predictor
+from dabdetr.structures import Answers, Detections
 from dabdetr.structures.boxes import iou
 
 BCCD = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "bccd"
@@ -72,6 +74,28 @@ def test_each_fault_is_suspected_and_high_in_the_list(
     assert [each.suspicion for each in suspicions] == sorted(
         (each.suspicion for each in suspicions), reverse=True
     )
+
+
+def of_cells(labelled: int) -> tuple[ImageRecord, Answers]:
+    """Ten cells that a model finds, of which so many have a label."""
+    boxes = np.array([[40 * i, 0, 40 * i + 30, 30] for i in range(10)], dtype=np.float32)
+    own, flags, labels = boxes[:labelled], np.zeros(labelled, bool), np.zeros(labelled, np.int64)
+    areas = np.full(labelled, 900.0)
+    record = ImageRecord(0, "a.png", 400, 30, own, labels, flags, areas, own.astype(float))
+    queries, scores = np.arange(10), np.full(10, 0.9, dtype=np.float32)
+    found = Detections(boxes, scores, np.zeros(10, np.int64), queries, ("cell",), (30, 400))
+    none = np.zeros((0, 4), dtype=np.float32)
+    nobody = np.zeros(0, dtype=np.int64)
+    return record, Answers(none, none, none[:, :1], none[None], nobody, nobody, found)
+
+
+def test_a_missing_label_weighs_less_where_most_have_none() -> None:
+    pairs = [of_cells(9) for _ in range(5)] + [of_cells(2) for _ in range(5)] + [of_cells(0)]
+    usual = habits(*zip(*pairs, strict=True))
+    careful, careless = usual[0][9], usual[5][9]
+    assert 0 < usual[-1][0] < careless < 0.5 < careful < 1
+    assert [len(each) for each in habits(*zip(of_cells(0), strict=True))] == [10]
+    assert habits([], []) == []
 
 
 def test_decisions_mend_what_they_name_and_nothing_else(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from dabdetr.data.dataset import DetectionDataset
-from dabdetr.evaluation.suspicions import Suspicion, of_image
+from dabdetr.evaluation.suspicions import Suspicion, habits, of_image
 from dabdetr.predictor import Predictor
 
 FOUND = 0.05
@@ -17,9 +17,10 @@ def audit(data: DetectionDataset, predictor: Predictor) -> Iterator[list[Suspici
     records = [data.record(index) for index in range(len(data))]
     boxes = [record.boxes[~record.crowd] for record in records]
     images = (data.image(index) for index in range(len(data)))
-    answered = predictor.ask_all(images, boxes, conf=FOUND)
+    answered = list(predictor.ask_all(images, boxes, conf=FOUND))
+    usual = habits(records, answered)
     for index, (record, answers) in enumerate(zip(records, answered, strict=True)):
-        yield of_image(data, index, record, answers)
+        yield of_image(data, index, record, answers, usual[index])
 
 
 def ranked(suspicions: Sequence[Suspicion]) -> list[Suspicion]:

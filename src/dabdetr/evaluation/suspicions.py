@@ -72,9 +72,16 @@ class Suspicion:
 
 
 def of_image(
-    data: DetectionDataset, index: int, record: ImageRecord, answers: Answers
+    data: DetectionDataset,
+    index: int,
+    record: ImageRecord,
+    answers: Answers,
+    usual: np.ndarray | None = None,
 ) -> list[Suspicion]:
-    """The suspicions of one image; ``answers`` to its boxes, crowds left out."""
+    """The suspicions of one image; ``answers`` to its boxes, crowds left out.
+
+    ``usual`` are the image's ``habits``; scores where they are not known.
+    """
     rows = np.flatnonzero(~record.crowd)
     boxes = record.boxes[rows]
     own = label_map(data, answers.names)[record.labels[rows]]
@@ -127,8 +134,9 @@ def of_image(
         mend = {"class": "class", "loose": "box", "phantom": "remove"}[kind]
         add(kind, kinds[kind], at, answer, mend)
     detections = answers.detections
-    for box, label, score in zip(
-        detections.boxes, detections.labels, detections.scores, strict=True
+    usual = detections.scores if usual is None else usual
+    for box, label, score, chance in zip(
+        detections.boxes, detections.labels, detections.scores, usual, strict=True
     ):
         explained = max(
             iou(boxes, box).max(initial=0),
@@ -136,7 +144,7 @@ def of_image(
             iou(record.boxes[record.crowd], box).max(initial=0),
         )
         if explained < EXPLAINED and _judged(record, data, answers.names[int(label)]):
-            add("missing", MISSING * score, None, (box, label, score), "add")
+            add("missing", MISSING * chance, None, (box, label, score), "add")
     return found
 
 
@@ -185,3 +193,34 @@ def label_map(data: DetectionDataset, names: Sequence[str]) -> np.ndarray:
 def rounded(box: np.ndarray) -> tuple[float, ...]:
     """Corners to hundredths of a pixel, as plain numbers."""
     return tuple(box.astype(float).round(2).tolist())
+
+
+def habits(records: Sequence[ImageRecord], answered: Sequence[Answers]) -> list[np.ndarray]:
+    """How likely each image's detections have a label, by what is usual in these very data.
+
+    A logistic fit to the detection's score, and to the share of the image's other detections that
+    have one: where half of the objects were never labelled, one more is no surprise.
+    """
+    inputs, labelled = [], []
+    for record, answers in zip(records, answered, strict=True):
+        found = answers.detections
+        has = iou(record.boxes[:, None], found.boxes).max(0, initial=0) >= SAME
+        score = found.scores.astype(np.float64)
+        others = score.sum() - score
+        share = ((score * has).sum() - score * has + 0.5) / (others + 1)
+        inputs.append(np.stack((_logit(score), _logit(share), np.ones(len(score))), axis=1))
+        labelled.append(has)
+    if not inputs:
+        return []
+    x, y = np.concatenate(inputs), np.concatenate(labelled)
+    weights = np.zeros(x.shape[1])
+    for _ in range(20):  # Newton's steps, held by a unit prior
+        chance = 1 / (1 + np.exp(-x @ weights))
+        slope = (x * (chance * (1 - chance))[:, None]).T @ x + np.eye(len(weights))
+        weights = weights + np.linalg.solve(slope, x.T @ (y - chance) - weights)
+    return [1 / (1 + np.exp(-each @ weights)) for each in inputs]
+
+
+def _logit(share: np.ndarray) -> np.ndarray:
+    share = share.clip(1e-4, 1 - 1e-4)
+    return np.log(share / (1 - share))
