@@ -15,7 +15,7 @@ from dabdetr.asking.audit import FOUND, ranked
 from dabdetr.asking.changed import Changed, Edit
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.data.layouts import open_data
-from dabdetr.evaluation.suspicions import KINDS, Suspicion, of_image
+from dabdetr.evaluation.suspicions import KINDS, Suspicion, habits, of_image
 from dabdetr.predictor import Predictor
 from dabdetr.structures.boxes import iou
 
@@ -72,13 +72,19 @@ def suspicions(
     records = [[each.record(index) for each in faulty.values()] for index in range(len(data))]
     boxes = [np.concatenate([each.boxes for each in some]) for some in records]
     images = (data.image(index) for index in range(len(data)))
-    found: dict[str, list[Suspicion]] = {kind: [] for kind in faulty}
-    for index, answers in enumerate(predictor.ask_all(images, boxes, conf=FOUND)):
-        start = 0
-        for (kind, version), record in zip(faulty.items(), records[index], strict=True):
-            own = answers[start : start + len(record.boxes)]
-            found[kind] += of_image(version, index, record, own)
-            start += len(record.boxes)
+    asked = list(predictor.ask_all(images, boxes, conf=FOUND))
+    found: dict[str, list[Suspicion]] = {}
+    starts = [0] * len(data)
+    for column, (kind, version) in enumerate(faulty.items()):
+        own = [some[column] for some in records]
+        ends = [start + len(record.boxes) for start, record in zip(starts, own, strict=True)]
+        spans = zip(asked, starts, ends, strict=True)
+        answered = [answers[start:end] for answers, start, end in spans]
+        rows = zip(own, answered, habits(own, answered), strict=True)
+        found[kind] = [
+            each for index, row in enumerate(rows) for each in of_image(version, index, *row)
+        ]
+        starts = ends
     return found
 
 

@@ -31,8 +31,9 @@ def read_text(path: str | Path, findings: Findings) -> str:
     """The text of a file; ValueError or OSError name it. A byte order mark is left out.
 
     What is not UTF-8 is taken for Windows-1251 where words of Cyrillic letters stand in it, for
-    Shift JIS where Japanese syllables do, for Windows-1252 where bytes above 127 stand mostly
-    beside small letters, and else for GB 18030 (which holds GBK and GB 2312); it is counted.
+    Shift JIS where Japanese syllables do, for Big5 or EUC-KR where its pairs of bytes tell, for
+    Windows-1252 where bytes above 127 stand mostly beside small letters, and else for GB 18030
+    (which holds GBK and GB 2312); it is counted.
     """
     content = read_bytes(path)
     for mark, encoding in ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16")):
