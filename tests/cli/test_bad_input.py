@@ -279,6 +279,7 @@ def test_what_is_wrong_is_answered_before_a_model_is_opened(
 def test_run_folders_that_cannot_be_written(coco_folder: Path, tiny_weights: Path) -> None:
     Path("file").write_text("precious")
     Path("runs/there").mkdir(parents=True)
+    Path("runs/there/mine").write_text("precious")
     predict = ["predict", "--model", tiny_weights, coco_folder / "val"]
     train = ["train", "--data", coco_folder, "--model", "dab-detr-nano", "--quiet"]
     for verb in (predict, train):

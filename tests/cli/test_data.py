@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 from dabdetr.cli import app
 from dabdetr.data.layouts import open_data, open_every, splits
 from dabdetr.data.statistics import LEARNABLE, describe, recommend
+from dabdetr.data.views import CELL, GAP
 
 
 def invoke(*arguments: object) -> Result:
@@ -105,7 +106,8 @@ def test_a_page_and_a_contact_sheet(coco_folder: Path, tmp_path: Path, augment: 
     assert page.of("rect")
     assert not [tag for tag in page.tags if tag[0] in ("link", "iframe") or "http" in str(tag[1])]
     with Image.open(tmp_path / "v" / "contact.png") as sheet:
-        assert sheet.width > 900
+        cell = CELL if augment else 160  # as large as the images, and no larger
+        assert sheet.size == (3 * (cell + GAP) + GAP, 2 * (cell + GAP) + GAP)
     again = invoke("view", coco_folder, "--project", tmp_path, "--name", "v")
     assert again.exit_code == 2
 
