@@ -153,7 +153,7 @@ def _class(attributes: dict[str, Any]) -> str:
 def _edges(
     shape: dict[str, Any], told: str
 ) -> tuple[tuple[float, float, float, float] | None, str, str]:
-    """x0, y0, x1, y1 of a region, the kind of finding to count it as, and what is told of it.
+    """x0, y0, x1, y1 of a region, the kind of finding to count it as, and its message.
 
     None where it has no area or lacks numbers.
     """
