@@ -19,7 +19,8 @@ from dabdetr.cli.options import (
     tell_choices,
 )
 from dabdetr.cli.output import print_json
-from dabdetr.export.formats import FORMATS, check_format, check_opset, check_target, check_top
+from dabdetr.export.checks import check_target, check_top
+from dabdetr.export.formats import FORMATS, check_format, check_opset
 
 
 def export(

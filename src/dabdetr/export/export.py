@@ -28,14 +28,13 @@ from dabdetr.export.certificate import (
     compare_ap,
     questions,
 )
+from dabdetr.export.checks import check_target, check_top
 from dabdetr.export.divergence import first_difference
 from dabdetr.export.formats import (
     FORMATS,
     Format,
     check_format,
     check_opset,
-    check_target,
-    check_top,
 )
 from dabdetr.export.plain import has_bf16, is_exact
 from dabdetr.export.tracing import Answer
