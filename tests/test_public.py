@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import inspect
 import subprocess
 import sys
 import tomllib
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 import dabdetr
 import dabdetr.structures
 from dabdetr.cli import app
+from dabdetr.predictor import DetectOptions
 
 HEAVY = ("torch", "timm", "pytorch_lightning", "matplotlib", "numpy", "PIL")
 
@@ -42,9 +44,17 @@ def test_every_public_name_is_there_and_explained(name: str) -> None:
         assert value.__doc__
 
 
-EXAMPLES = {*dabdetr.__all__, "structures.Results", "Predictor.predict"} - {
+METHODS = {
+    f"{kind.__name__}.{name}"
+    for kind in (dabdetr.Predictor, dabdetr.Detections, dabdetr.Config)
+    for name, value in vars(kind).items()
+    if callable(value) and (name == "__call__" or not name.startswith("_"))
+}
+EXAMPLES = {*dabdetr.__all__, *METHODS, "structures.Results"} - {
     "__version__",
     "PRESETS",  # a dict of configs
+    "Detections.show",  # opens a window
+    "Detections.to_supervision",  # a package that the tests do not need
 }
 
 
@@ -106,3 +116,8 @@ def seconds(code: str) -> float:
 
 def test_importing_is_fast() -> None:
     assert seconds("import dabdetr") < 0.1
+
+
+def test_predict_and_one_name_the_options_of_a_call() -> None:
+    options = set(inspect.signature(dabdetr.Predictor.__call__).parameters)
+    assert {*DetectOptions.__annotations__} == options - {"self", "source", "keep_images"}

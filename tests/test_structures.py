@@ -80,6 +80,12 @@ def test_filters_by_name_score_and_both(found):
     assert found["hen"].queries.tolist() == found["HEN"].queries.tolist() == [7, 4]
     assert found[0.5].queries.tolist() == [7, 1]
     assert found["hen", 0.5].queries.tolist() == [7]
+    assert found[np.float32(0.5)] == found[0.5]
+    assert found[["owl", "HEN"]].queries.tolist() == [7, 1, 4]
+    assert found[["hen", "owl"], 0.5].queries.tolist() == [7, 1]
+    assert found[[0, 2]].queries.tolist() == [7, 4]
+    assert "hen" in found
+    assert "fox" not in found
     assert found.above(0, [2, "Owl"]).queries.tolist() == [7, 1, 4]
     with pytest.raises(ValueError, match="class hem; it knows: owl, fox, hen; did you mean hen"):
         found["hem"]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import numpy as np
 
@@ -36,6 +36,21 @@ if TYPE_CHECKING:
     from dabdetr.model.detector import Detector
 
 __all__ = ["Predictor", "open_model"]
+
+
+class DetectOptions(TypedDict, total=False):
+    """The options of a call but ``keep_images``, for type checkers and editors."""
+
+    conf: float | None
+    max_det: int | None
+    classes: Sequence[str | int] | str | int | None
+    on_error: OnError
+    tiles: bool | int | Tiling
+    stride: int
+    nms: float | None
+    multi_label: bool
+    allow_private: bool
+    bgr: bool
 
 
 class Predictor:
@@ -84,7 +99,11 @@ class Predictor:
         return self.runtime.config
 
     def class_thresholds(self, conf: float | None = None) -> np.ndarray:
-        """[classes]: the lowest score shown of each class; ``conf`` for all where it is given."""
+        """[classes]: the lowest score shown of each class; ``conf`` for all where it is given.
+
+        >>> Predictor("scenes").class_thresholds(0.25).tolist()[:2]
+        [0.25, 0.25]
+        """
         if conf is None:
             return class_thresholds(self.config.inference, self.names)
         return np.full(
@@ -96,7 +115,7 @@ class Predictor:
         source: Any,
         conf: float | None = None,
         max_det: int | None = None,
-        classes: Sequence[str | int] | None = None,
+        classes: Sequence[str | int] | str | int | None = None,
         keep_images: bool = False,
         on_error: OnError = "raise",
         tiles: bool | int | Tiling = False,
@@ -120,6 +139,10 @@ class Predictor:
         have their channels in OpenCV's order.
 
         The next images are read in a thread while the model works on these, where that is faster.
+
+        >>> predictor = Predictor("scenes")
+        >>> [len(found) for found in predictor("demo/images", conf=0.5, classes=["2", "6"])][:3]
+        [1, 2, 1]
         """
         inference = self.config.inference
         nms = inference.nms if nms is None else nms
@@ -143,7 +166,9 @@ class Predictor:
             prepared, tiling, chosen, limits, max_det, classes, keep_images, on_error
         )
 
-    def predict(self, source: Any, keep_images: bool | None = None, **options: Any) -> Results:
+    def predict(
+        self, source: Any, keep_images: bool | None = None, **options: Unpack[DetectOptions]
+    ) -> Results:
         """Detections of all images of ``source`` as a list; options as in a call.
 
         Images given in memory are kept for ``plot`` unless ``keep_images`` is False. Call the
@@ -158,9 +183,15 @@ class Predictor:
             each if keep_images or not each.source else replace(each, image=None) for each in kept
         )
 
-    def one(self, image: Any, **changes: Any) -> Detections:
-        """Detections of a single image; options as in a call."""
-        found = list(self(image, **changes))
+    def one(
+        self, image: Any, keep_images: bool = False, **options: Unpack[DetectOptions]
+    ) -> Detections:
+        """Detections of a single image; options as in a call.
+
+        >>> Predictor("scenes").one("demo/images/000.png", conf=0.5)
+        1 object in 000.png: 1× 2
+        """
+        found = list(self(image, keep_images=keep_images, **options))
         if len(found) != 1:
             raise ValueError(
                 f"one() takes a single image; got {len(found)}; call the predictor itself"
@@ -184,8 +215,10 @@ class Predictor:
         pixels. ``conf`` is the lowest score of the detections that answers are compared with.
         ValueError for a box that is not in the image, and for models without denoising.
 
-        >>> answers = Predictor("blood-cells").ask("smear.jpg", [[40, 60, 130, 150]])
-        >>> answers.boxes, answers.labels, answers.scores
+        >>> smear = "demo/images/photos/blood-1.jpg"
+        >>> answers = Predictor("blood-cells").ask(smear, [[210, 160, 320, 260]])
+        >>> answers.boxes.shape, answers.class_scores.shape
+        ((1, 4), (1, 3))
         """
         found = list(self.ask_all(image, [boxes], [labels], sizes=sizes, conf=conf))
         if len(found) != 1:
@@ -208,6 +241,12 @@ class Predictor:
         ``boxes`` and ``labels`` have an entry for each image. They are asked for when the model
         comes to their batch of images: with a ``batch`` of 1, after the answers before are out. An
         entry of ``boxes`` may be a function of the image's (height, width) and its name.
+
+        >>> smears = ["demo/images/photos/blood-1.jpg", "demo/images/photos/blood-2.jpg"]
+        >>> clicks = [[[120, 80], [200, 300]], [[60, 60]]]
+        >>> answers = Predictor("blood-cells").ask_all(smears, clicks)
+        >>> [len(set(each.questions.tolist())) for each in answers]
+        [2, 1]
         """
         self.runtime.check_questions()
         inference = self.config.inference
@@ -255,6 +294,10 @@ class Predictor:
         """One image's detections and how they came about: trace, figures, a page to save.
 
         ``pixels`` (x, y, 0–1 of the image) are those whose encoder attention is wanted.
+
+        >>> explanation = Predictor("scenes").explain("demo/images/000.png", conf=0.5)
+        >>> explanation.detections
+        1 object in 000.png: 1× 2
         """
         from dabdetr.explain.explanation import explain
 

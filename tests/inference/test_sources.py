@@ -92,6 +92,7 @@ def test_contents_in_other_wraps(array, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
     for source in (memoryview(content), Upload(content), "-", [memoryview(content)]):
         assert (next(read_sources(source)).array == array).all()
+    assert (next(read_sources(memoryview(array))).array == array).all()
 
 
 def test_bgr_is_for_arrays_only(array):

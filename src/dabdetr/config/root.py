@@ -57,12 +57,19 @@ class Config(Section):
     def override(self, assignments: Iterable[str]) -> Config:
         """A copy with ``path=value`` assignments applied; values are read as YAML.
 
-        ``config.override(["training.lr=2e-4", "augment=null"])``
+        >>> from dabdetr import PRESETS
+        >>> PRESETS["dab-lite"].override(["training.lr=2e-4", "augment=null"]).training.lr
+        0.0002
         """
         return self.changed([_assignment(text) for text in assignments])
 
     def changed(self, changes: Iterable[tuple[str, Any]]) -> Config:
-        """A copy with values put at dotted paths, one after another; retired paths come last."""
+        """A copy with values put at dotted paths, one after another; retired paths come last.
+
+        >>> from dabdetr import PRESETS
+        >>> PRESETS["dab-lite"].changed([("model.queries.count", 40)]).model.queries.count
+        40
+        """
         tree = self.model_dump(mode="json")
         changes = list(changes)
         now = [(path, value) for path, value in changes if path not in RETIRED]
@@ -76,7 +83,11 @@ class Config(Section):
         return parse(tree, "config")
 
     def save(self, path: str | Path) -> None:
-        """Write as YAML: to a temporary name first, then moved."""
+        """Write as YAML: to a temporary name first, then moved.
+
+        >>> from dabdetr import PRESETS
+        >>> PRESETS["dab-lite"].save("dab-lite.yaml")
+        """
         text = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
         write_atomically(path, text.encode())
 

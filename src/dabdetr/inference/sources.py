@@ -34,7 +34,7 @@ def read_sources(
     """The images that ``source`` means, read only as they are asked for.
 
     A path; a folder (its own images and videos by name, not those of subfolders; other files are
-    skipped, of which those , which need a package are logged); a pattern such as ``"day*/*.jpg"``
+    skipped; those that need a package to be read are logged); a pattern such as ``"day*/*.jpg"``
     or ``"all/**/*.png"``; an http(s) address; a video (every ``stride``-th frame), or a camera by
     its number (0 is the first); a PIL image; the bytes of a file, an open one or an upload; "-" for
     standard input; an array as ``read_image`` takes it (RGB, or with ``bgr`` BGR as OpenCV has it);
@@ -101,8 +101,8 @@ def expand(source: Any) -> Iterable[tuple[Any, str]]:
         return [(path, without_password(str(path))) for path in _paths(source)]
     if isinstance(source, int) and not isinstance(source, bool) and source >= 0:
         return [(Camera(source), str(Camera(source)))]
-    if isinstance(source, memoryview):
-        return [(bytes(source), "")]
+    if isinstance(source, memoryview):  # of an array, or of a file's bytes
+        return [(np.asarray(source) if source.ndim > 1 else bytes(source), "")]
     if isinstance(source, bytes | bytearray | Image.Image | np.ndarray) or _is_tensor(source):
         return [(source, "")]
     if isinstance(source, IOBase) or (hasattr(source, "read") and not hasattr(source, "__array__")):
@@ -159,7 +159,7 @@ def _paths(source: str | Path) -> list[str | Path | Camera]:
 
 
 def _images_in(folder: Path) -> list[Path]:
-    """The images and videos directly in a folder; those , which need a package are logged."""
+    """The images and videos directly in a folder; those that need a package are logged."""
     every = IMAGE_SUFFIXES | VIDEO_SUFFIXES
     found = [child for child in sorted(folder.iterdir()) if _is_shown(child, every)]
     for kind, package in (("HEIC image", "pillow-heif"), ("video", "av")):

@@ -92,14 +92,14 @@ class Detections:
         return buffer.getvalue()
 
     def __getitem__(self, index: Any) -> Detections:
-        """A subset: by slice, index array or boolean mask; by a class's name, a least score
-        (float), or both as a tuple; see ``above`` for lists of classes.
+        """A subset: by slice, index array or boolean mask; by the name of a class or a list of
+        names, a least score (float), or both as a tuple; see ``above`` for labels.
         """
-        if isinstance(index, str):
-            return self.above(0, [index])
-        if isinstance(index, float):
-            return self.above(index)
-        if isinstance(index, tuple) and len(index) == 2 and isinstance(index[0], str):
+        if _are_names(index):
+            return self.above(0, [index] if isinstance(index, str) else index)
+        if isinstance(index, float | np.floating):
+            return self.above(float(index))
+        if isinstance(index, tuple) and len(index) == 2 and _are_names(index[0]):
             return self[index[0]][float(index[1])]
         if isinstance(index, int | np.integer):
             index = [index]
@@ -112,12 +112,21 @@ class Detections:
             tracks=None if self.tracks is None else self.tracks[index],
         )
 
+    def __contains__(self, name: object) -> bool:
+        """Whether an object of the class ``name`` is among them."""
+        return isinstance(name, str) and len(self[name]) > 0
+
     def above(
         self, conf: float | np.ndarray, classes: Sequence[str | int] | None = None
     ) -> Detections:
         """Those that score at least ``conf``; of ``classes`` only, names or labels, where given.
 
         An array is a threshold for each class, in label order.
+
+        >>> from dabdetr import Predictor
+        >>> found = Predictor("scenes").one("demo/images/000.png", conf=0.5)
+        >>> len(found.above(0.9)), len(found.above(0.5, ["3", 4]))
+        (1, 0)
         """
         limits = conf[self.labels] if isinstance(conf, np.ndarray) else conf
         keep = self.scores >= limits
@@ -126,7 +135,13 @@ class Detections:
         return self[keep]
 
     def best_of_query(self) -> Detections:
-        """Every query with its best class only."""
+        """Every query with its best class only.
+
+        >>> from dabdetr import Predictor
+        >>> found = Predictor("scenes").one("demo/images/000.png", conf=0.05, multi_label=True)
+        >>> len(set(found.queries.tolist())) == len(found.best_of_query())
+        True
+        """
         _, first = np.unique(self.queries, return_index=True)  # rows are sorted, best first
         return self[np.sort(first)]
 
@@ -134,6 +149,11 @@ class Detections:
         """Without those whose IoU with a better one of their class is above ``overlap``.
 
         Non-maximum suppression, from the best detection down.
+
+        >>> from dabdetr import Predictor
+        >>> found = Predictor("scenes").one("demo/images/000.png", conf=0.5)
+        >>> len(found.without_overlaps(0.7))
+        1
         """
         keep = np.zeros(len(self), bool)
         for label in np.unique(self.labels):
@@ -147,13 +167,26 @@ class Detections:
         return self[keep]
 
     def clipped(self) -> Detections:
-        """Boxes cut to the image."""
+        """Boxes cut to the image.
+
+        >>> from dabdetr import Predictor
+        >>> found = Predictor("scenes").one("demo/images/000.png", conf=0.5)
+        >>> bool((found.clipped().boxes >= 0).all())
+        True
+        """
         height, width = self.size
         limits = np.array([width, height, width, height], np.float32)
         return replace(self, boxes=self.boxes.clip(0, limits))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON: source (and frame), size and a list of detections."""
+        """Plain values, ready for JSON: source (and frame), size and a list of detections.
+
+        >>> from dabdetr import Predictor
+        >>> found = Predictor("scenes").one("demo/images/000.png", conf=0.5)
+        >>> values = found.to_dict()
+        >>> values["height"], values["detections"][0]["name"]
+        (160, '2')
+        """
         seconds = None if self.time is None else _rounded(self.time, 6)
         moment = {} if self.frame is None else {"frame": self.frame, "time": seconds}
         return {
@@ -187,6 +220,11 @@ class Detections:
         """Rows of a COCO results file: boxes as x, y, width, height in pixels.
 
         ``category_ids[label]`` is the data set's own id; without it labels count from 1.
+
+        >>> from dabdetr import Predictor
+        >>> found = Predictor("scenes").one("demo/images/000.png", conf=0.5)
+        >>> found.to_coco(image_id=7)[0]["category_id"]
+        3
         """
         ids = category_ids if category_ids is not None else range(1, len(self.names) + 1)
         return [
@@ -205,13 +243,24 @@ class Detections:
         """Lines of a YOLO label file: label, centre, width, height, 0–1 of the image.
 
         With ``scores`` a sixth column; files of labels to train on have none.
+
+        >>> from dabdetr import Predictor
+        >>> found = Predictor("scenes").one("demo/images/000.png", conf=0.5)
+        >>> len(found.to_yolo().split()), len(found.to_yolo(scores=True).split())
+        (5, 6)
         """
         from dabdetr.structures.formats import yolo_lines
 
         return yolo_lines(self, scores)
 
     def to_pandas(self) -> Any:
-        """A ``pandas.DataFrame`` with a row for each object: source, name, score, box in pixels."""
+        """A ``pandas.DataFrame`` with a row for each object: source, name, score, box in pixels.
+
+        >>> from dabdetr import Predictor
+        >>> found = Predictor("scenes").one("demo/images/000.png", conf=0.5)
+        >>> found.to_pandas()["name"].tolist()
+        ['2']
+        """
         try:
             import pandas  # pyright: ignore[reportMissingImports]
         except ImportError:
@@ -233,13 +282,24 @@ class Detections:
 
         ``image`` is where Label Studio finds the image, its source if not given; ``from_name`` and
         ``to_name`` are the names in the project's labelling config.
+
+        >>> from dabdetr import Predictor
+        >>> found = Predictor("scenes").one("demo/images/000.png", conf=0.5)
+        >>> found.to_label_studio()["predictions"][0]["result"][0]["value"]["rectanglelabels"]
+        ['2']
         """
         from dabdetr.structures.formats import label_studio_task
 
         return label_studio_task(self, image, from_name, to_name, version)
 
     def to_cvat(self) -> str:
-        """XML for CVAT's upload of annotations, "CVAT for images 1.1", of this image."""
+        """XML for CVAT's upload of annotations, "CVAT for images 1.1", of this image.
+
+        >>> from dabdetr import Predictor
+        >>> found = Predictor("scenes").one("demo/images/000.png", conf=0.5)
+        >>> found.to_cvat().count("<box ")
+        1
+        """
         from dabdetr.structures.formats import cvat_document
 
         return cvat_document([self])
@@ -264,6 +324,11 @@ class Detections:
 
         ``image`` is an array as in ``image`` above, a PIL image, a path or the bytes of a file.
         Without one, the file at ``source`` is read again, but not a video's frame.
+
+        >>> from dabdetr import Predictor
+        >>> found = Predictor("scenes").one("demo/images/000.png", conf=0.5)
+        >>> found.plot().size
+        (160, 160)
         """
         from dabdetr.structures.drawing import as_array, draw
 
@@ -281,6 +346,11 @@ class Detections:
         """Write what the ending of ``path`` says: the drawn image, .json, .txt (YOLO) or .csv.
 
         Returns the path. ``image`` is that of ``plot``.
+
+        >>> from dabdetr import Predictor
+        >>> found = Predictor("scenes").one("demo/images/000.png", conf=0.5)
+        >>> found.save("found.png").name, found.save("found.csv").name
+        ('found.png', 'found.csv')
         """
         from dabdetr.files import write_atomically
         from dabdetr.structures.formats import file_content
@@ -321,6 +391,12 @@ class Results(list[Detections]):
     def _repr_png_(self) -> bytes | None:
         """What a notebook shows: the image with its boxes, where it is one image."""
         return self[0]._repr_png_() if len(self) == 1 else None
+
+
+def _are_names(value: Any) -> bool:
+    """Whether ``value`` is a class name or a list of them."""
+    listed = isinstance(value, list) and bool(value)
+    return isinstance(value, str) or (listed and all(isinstance(each, str) for each in value))
 
 
 def class_labels(classes: Sequence[str | int], names: Sequence[str]) -> list[int]:
