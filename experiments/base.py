@@ -6,13 +6,14 @@
 OUT becomes a folder in COCO's layout whose classes are the union of the sets' names. Every image
 lists the other classes of its set as ``neg_category_ids``, as LVIS does: the loss of a class covers
 only images of the sets that label it. A set gives at most SHARE · √(its images) images, chosen
-with those of rare classes first, so that no set outweighs the others. The same arguments give the
-same files.
+with those of rare classes first, so that no set outweighs the others. Images whose shorter side is
+above ``--shorter`` pixels are made so small. The same arguments give the same files.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import math
 from collections import Counter
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 Tree = dict[str, Any]
 
@@ -52,11 +54,25 @@ def chosen(tree: Tree, most: int, rng: np.random.Generator) -> list[int]:
     return first + rest[: most - len(first)]
 
 
-class Union:
-    """One split of all sets together, their images linked where they lie."""
+def shrunk(content: bytes, shorter: int) -> tuple[bytes, int, int]:
+    """The file, its width and its height, with a shorter side of at most ``shorter`` pixels."""
+    with Image.open(io.BytesIO(content)) as image:
+        width, height = image.size
+        factor = shorter / min(width, height)
+        if factor >= 1:
+            return content, width, height
+        width, height = round(width * factor), round(height * factor)
+        small = image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    small.save(file, "jpeg", quality=90)
+    return file.getvalue(), width, height
 
-    def __init__(self, out: Path, split: str, names: dict[str, int]) -> None:
-        self.out, self.split, self.names = out, split, names
+
+class Union:
+    """One split of all sets together, their images copied."""
+
+    def __init__(self, out: Path, split: str, names: dict[str, int], shorter: int) -> None:
+        self.out, self.split, self.names, self.shorter = out, split, names, shorter
         self.images: list[Tree] = []
         self.annotations: list[Tree] = []
         (out / split).mkdir(parents=True, exist_ok=True)
@@ -74,13 +90,16 @@ class Union:
                 continue
             name = f"{folder.name}_{Path(row['file_name']).name}"
             content = (folder / self.split / row["file_name"]).read_bytes()
+            content, width, height = shrunk(content, self.shorter)
             (self.out / self.split / name).write_bytes(content)
             image = {"id": len(self.images) + 1, "file_name": name}
-            image |= {"width": row["width"], "height": row["height"]}
+            image |= {"width": width, "height": height}
+            factor = width / row["width"], height / row["height"]
             image["neg_category_ids"] = sorted(set(own.values()))
             self.images.append(image)
             for each in of_image[row["id"]]:
-                box = {"bbox": each["bbox"], "area": each["area"], "iscrowd": each["iscrowd"]}
+                bbox = [value * factor[i % 2] for i, value in enumerate(each["bbox"])]
+                box = {"bbox": bbox, "area": bbox[2] * bbox[3], "iscrowd": each["iscrowd"]}
                 number = {"id": len(self.annotations) + 1, "image_id": image["id"]}
                 self.annotations.append(number | box | {"category_id": own[each["category_id"]]})
 
@@ -99,6 +118,7 @@ def main() -> None:
     parser.add_argument("--without", nargs="*", default=[], help="names of sets left out")
     parser.add_argument("--share", type=float, default=20.0, help="images of a set, of √images")
     parser.add_argument("--val", type=int, default=12, help="validation images of each set")
+    parser.add_argument("--shorter", type=int, default=352, help="pixels of a shorter side at most")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     rng = np.random.default_rng(given.seed)
@@ -108,7 +128,7 @@ def main() -> None:
         for row in read(folder, "train")["categories"]:
             names.setdefault(row["name"].casefold(), len(names) + 1)
     for split in ("train", "val"):
-        union = Union(given.out, split, names)
+        union = Union(given.out, split, names, given.shorter)
         for folder in folders:
             tree = read(folder, split)
             most = given.val

@@ -1,0 +1,147 @@
+"""What each part of `dab-lite` is worth: trained without it, everything else alike.
+
+    python experiments/lite.py OUT.json --data ../shared/data/bccd --seeds 42 43 44 --jobs 2
+
+Every training starts from ImageNet's weights and sees the same number of images. Reported are AP
+and AP50 on the last split the data have (test, else val), what suppression at IoU 0.7 would add to
+AP50, and the seconds of training. What OUT.json holds already is not trained again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from itertools import product
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+Row = dict[str, Any]
+
+PARTS: dict[str, tuple[str, ...]] = {
+    "dab-lite": (),
+    "no relation of boxes in self-attention": ("model.decoder.relation=false",),
+    "no head that removes duplicates": ("model.decoder.duplicate_removal=false",),
+    "neither of the two": (
+        "model.decoder.relation=false",
+        "model.decoder.duplicate_removal=false",
+    ),
+    "focal loss": ("loss.classification=focal", "loss.gamma=2"),
+    "quality loss": ("loss.classification=quality", "loss.gamma=2"),
+    "no denoising": ("model.denoising=null",),
+    "look forward once": ("model.decoder.look_forward_twice=false",),
+    "proposals may start as twins": ("model.queries.distinct=false",),
+    "proposals ranked by class": ("model.queries.rank=classes",),
+    "class heads start alike": ("training.class_start=random",),
+    "a box head for each layer": ("model.box_head_per_layer=true",),
+    "no encoder layer": ("model.encoder.layers=0",),
+    "two encoder layers": ("model.encoder.layers=2",),
+    "levels of strides 16 and 32 alone": (
+        "model.backbone.strides=[16, 32]",
+        "model.encoder.levels=2",
+    ),
+    "two decoder layers": ("model.decoder.layers=2",),
+    "six decoder layers": ("model.decoder.layers=6",),
+    "50 queries": ("model.queries.count=50",),
+    "200 queries": ("model.queries.count=200",),
+    "whole body trained": ("model.backbone.freeze_stride=2",),
+    "no average of weights": ("training.ema=null",),
+    "no crops": ("augment.crop=0",),
+    "no change of colour": ("augment.colour=0",),
+    "shorter side 256": ("image.size=256", "augment.sizes=[224, 256, 288]"),
+    "shorter side 384": ("image.size=384", "image.max_size=576", "augment.sizes=[320, 384, 448]"),
+    "from `dab-lite-base`": ("training.start=dab-lite-base",),
+}
+"""Changes of the config by what is missing or different."""
+
+
+def run(part: str, data: str, seed: int, images: int, device: str) -> Row:
+    """Train, measure, and forget the weights."""
+    import torch
+
+    from dabdetr import evaluate, train
+    from dabdetr.data.layouts import open_data
+    from dabdetr.evaluation.evaluate import suppression_gain
+
+    torch.set_num_threads(1)
+    start = () if any("training.start" in each for each in PARTS[part]) else ("imagenet",)
+    fixed = [f"training.start={each}" for each in start] + ["training.precision=fp32"]
+    with tempfile.TemporaryDirectory() as folder:
+        epochs = max(1, round(images / len(open_data(data, "train"))))
+        done = train(
+            data,
+            "dab-lite",
+            device=device,
+            project=folder,
+            name="run",
+            overrides=[*fixed, f"training.seed={seed}", *PARTS[part]],
+            epochs=epochs,
+            val_every=epochs,
+            report=False,
+            quiet=True,
+        )
+        split = "test" if (Path(data) / "test").is_dir() else "val"
+        measured = open_data(data, split)
+        found = evaluate(done.weights, measured, device=device)
+        row = {"part": part, "data": Path(data).name, "seed": seed, "epochs": epochs}
+        row |= {"device": device, "split": split, "AP": found.ap, "AP50": found.ap50}
+        row |= {"suppression": suppression_gain(measured, found)}
+        return row | {"seconds": sum(each["seconds"] for each in done.rows)}
+
+
+def table(rows: Sequence[Row]) -> str:
+    """A line for each part and data set: means over the seeds, and their spread."""
+    lines = [
+        "| data | | seeds | AP | AP50 | suppression would add |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for data, part in product(dict.fromkeys(row["data"] for row in rows), PARTS):
+        own = [row for row in rows if row["data"] == data and row["part"] == part]
+        if not own:
+            continue
+        cells = []
+        for name in ("AP", "AP50", "suppression"):
+            values = [row[name] for row in own]
+            spread = f" ± {(max(values) - min(values)) / 2:.3f}" if len(values) > 1 else ""
+            cells.append(f"{mean(values):.3f}{spread}")
+        lines.append(f"| {data} | {part} | {len(own)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--data", nargs="+", required=True, help="data folders")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[42])
+    parser.add_argument("--images", type=int, default=6000, help="that each training sees")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
+    given = parser.parse_args()
+    rows: list[Row] = json.loads(given.out.read_text()) if given.out.exists() else []
+    there = {(row["part"], row["data"], row["seed"]) for row in rows}
+    wanted = [
+        (part, data, seed)
+        for seed, data, part in product(given.seeds, given.data, given.parts)
+        if (part, Path(data).name, seed) not in there
+    ]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(given.jobs, context) as pool:
+        jobs = {pool.submit(run, *each, given.images, given.device): each for each in wanted}
+        for job in as_completed(jobs):
+            if (error := job.exception()) is not None:
+                print(f"{jobs[job]}: {error}", flush=True)
+                continue
+            rows.append(job.result())
+            given.out.write_text(json.dumps(rows, indent=1))
+            print(json.dumps(rows[-1]), flush=True)
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
