@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from typer.testing import CliRunner
 
 from dabdetr.cli import app
-from dabdetr.data.doctor import Problem, all_kinds, examine, source_name
+from dabdetr.data.doctor import Problem, all_kinds, examine, plain_name, source_name
 from dabdetr.data.findings import CHECKS
 from dabdetr.data.layouts import open_every
 from dabdetr.data.mending import mended
@@ -598,6 +598,46 @@ def test_the_verb(root: Path, base: Path, tmp_path: Path) -> None:
 )
 def test_names_of_source_images(name: str, source: str) -> None:
     assert source_name(name) == source
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "alike"),
+    [
+        ("bolt", "Bolt ", True),
+        ("traffic light", "traffic_light", True),
+        ("Plate-lets", "platelets", True),
+        ("type 1", "type1", True),
+        ("x-", "x", False),
+        ("a", "A", False),
+        ("1-2", "12", False),
+        ("+", "-", False),
+    ],
+)
+def test_names_that_mean_one_class(one: str, other: str, alike: bool) -> None:
+    assert (plain_name(one) == plain_name(other)) == alike
+
+
+def test_a_copy_of_a_numbered_image_in_another_split(root: Path) -> None:
+    """Numbers are alike in many splits; a copy's name beside its source's is not by chance."""
+    turned = [picture(seed, []) for seed in (301, 302, 303, 304)]
+    names = ("0007.png", "0008.png", "0007.png", "0008_png.rf.0a1b2c3d4e5f.png")
+    for split, name, image in zip(("train", "train", "val", "val"), names, turned, strict=True):
+        add_image(root, split, name, image)
+    assert found(root) == {"name-splits": 1}
+
+
+def test_a_slip_of_an_object_at_the_edge_is_no_line(root: Path) -> None:
+    rows(bbox=[159, 10, 1, 60])(root)
+    assert found(root) == {}
+    rows(bbox=[100, 10, 1, 60])(root)
+    assert found(root) == {"box-thin": 1}
+
+
+def test_what_a_file_of_all_splits_says_is_told_once(base: Path, tmp_path: Path) -> None:
+    write_data(open_every(base), tmp_path / "yolo", "yolo")
+    settings("test: gone\nnames: [bolt, nut]")(tmp_path / "yolo")
+    (only,) = problems(tmp_path / "yolo")
+    assert (only.kind.name, only.split, only.count) == ("split-missing", "all", 1)
 
 
 def test_scenes_are_looked_at_as_well() -> None:

@@ -7,7 +7,7 @@ and mends (see ``findings``); what is found here is in the data as they are trai
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -29,7 +29,7 @@ from dabdetr.text import counted, printable, shortened
 
 SAME_BOX = 0.95
 """IoU above which two boxes are of one object."""
-THIN_BOX, THIN_IMAGE = 25.0, 6.0
+THIN_BOX, THIN_IMAGE = 25.0, 8.0
 """Longer side over the shorter one."""
 TINY, TINY_SHARE = 6.0, 0.1
 """Root of an object's area in pixels of the model's input, and the share of objects below it."""
@@ -156,11 +156,7 @@ def examine(
 ) -> list[Problem]:
     """All that is wrong with the splits of a data set, for a model of ``config``; faults first."""
     case = Case(data, config, progress)
-    problems = [
-        Problem(found.kind, each.split, found.count, tuple(found.examples))
-        for each in data
-        for found in each.findings
-    ]
+    problems = _read(data)
     grouped: dict[tuple[str, int | None], list[Found]] = defaultdict(list)
     for check in _CHECKS:
         for found in check(case):
@@ -171,6 +167,18 @@ def examine(
         where = "all" if split is None else data[split].split
         problems.append(Problem(all_kinds()[name], where, len(some), tuple(texts), rows))
     return sorted(problems, key=lambda each: each.hint)
+
+
+def _read(data: Sequence[DetectionDataset]) -> list[Problem]:
+    """What reading found; what is the same in all splits, as of a file of all, is one problem."""
+    told = [(each.split, found) for each in data for found in each.findings]
+    times = Counter((found.kind.name, found.count, *found.examples) for _, found in told)
+    problems: dict[Problem, None] = {}
+    for split, found in told:
+        shared = times[found.kind.name, found.count, *found.examples] == len(data) > 1
+        where = "all" if shared and found.examples else split
+        problems[Problem(found.kind, where, found.count, tuple(found.examples))] = None
+    return [*problems]
 
 
 def all_kinds() -> dict[str, Kind]:
@@ -210,11 +218,12 @@ def source_name(file: str) -> str:
 def _same_names(case: Case) -> Iterator[Found]:
     known: dict[str, int] = {}
     for place, file in enumerate(case.files):
-        name = source_name(file)
-        if not re.search(r"[^\W\d_]", name):  # bare numbers start again in every split
+        other = known.setdefault(name := source_name(file), place)
+        if case.images[other][0] == case.images[place][0]:
             continue
-        other = known.setdefault(name, place)
-        if case.images[other][0] != case.images[place][0]:
+        # Bare numbers start again in every split; but a copy's name beside its source's tells.
+        copies = [Path(each).stem.casefold() != name for each in (file, case.files[other])]
+        if re.search(r"[^\W\d_]", name) or copies[0] != copies[1]:
             yield from _pair(case, "name-splits", None, other, place)
 
 
@@ -293,8 +302,12 @@ def _class_counts(case: Case) -> Iterator[Found]:
 
 
 def plain_name(name: str) -> str:
-    """A class name without what is easily mistaken: case, blanks, hyphens, underscores."""
-    return re.sub(r"[\s_\-]+", "", name).casefold()
+    """A class name without what is easily mistaken: case, blanks, hyphens, underscores.
+
+    What tells "x-" from "x", "a" from "A" and "1-2" from "12" stays.
+    """
+    bare = re.sub(r"(?<=[^\W_])[\s_\-]+(?=[^\W\d_])|(?<=[^\W\d_])[\s_\-]+(?=\d)", "", name.strip())
+    return bare.casefold() if len(bare) > 1 else bare
 
 
 def _class_names(case: Case) -> Iterator[Found]:
@@ -364,12 +377,19 @@ def _boxes(case: Case) -> Iterator[Found]:
             note = f"{record.file}: {names[1]!r} {_box(record, other)} on {names[0]!r}"
             name = "box-duplicate" if alike else "box-two-classes"
             yield Found(name, split, note, (split, index, np.array([one, other])))
-        thin = own & (sides.max(1) >= THIN_BOX * sides.min(1))
+        thin = own & (sides.max(1) >= THIN_BOX * sides.min(1)) & ~_cut_off(record, sides)
         whole = own & (sides >= 0.99 * np.array([record.width, record.height])).all(1)
         for name, rows in (("box-thin", thin), ("box-whole", whole)):
             for row in np.flatnonzero(rows).tolist():
                 note = f"{record.file}: {_box(record, row)}"
                 yield Found(name, split, note, (split, index, _only(row)))
+
+
+def _cut_off(record: ImageRecord, sides: np.ndarray) -> np.ndarray:
+    """[boxes] bool: those that lie along the edge of the image, which leaves slips of objects."""
+    frame = np.array([record.width, record.height])
+    at_edge = (record.boxes[:, :2] <= 1) | (record.boxes[:, 2:] >= frame - 1)
+    return np.take_along_axis(at_edge, sides.argmin(1, keepdims=True), 1)[:, 0]
 
 
 def _templates(case: Case) -> Iterator[Found]:
