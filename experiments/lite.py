@@ -90,7 +90,7 @@ def run(part: str, data: str, seed: int, images: int, device: str) -> Row:
         row = {"part": part, "data": Path(data).name, "seed": seed, "epochs": epochs}
         row |= {"device": device, "split": split, "AP": found.ap, "AP50": found.ap50}
         row |= {"suppression": suppression_gain(measured, found)}
-        return row | {"seconds": sum(each["seconds"] for each in done.rows)}
+        return row | {"seconds": sum(each["seconds"] or 0.0 for each in done.rows)}
 
 
 def table(rows: Sequence[Row]) -> str:
