@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 import dabdetr
 from dabdetr.cli import app, output
 from dabdetr.cli.app import ANSWERS, ELSEWHERE, RETIRED, _explain, respelled
+from dabdetr.cli.app import VERBS as OTHER_VERBS
 from dabdetr.cli.options import class_names
 
 VERBS = ("train", "val", "predict", "explain", "convert", "models", "compare", "demo")
@@ -55,13 +56,25 @@ def test_retired_options_are_accepted_with_a_note() -> None:
         ("predict --model scenes --MAX_DET 3 no.png", "no file or folder no.png"),
         ("Train --Batch_Size 2 nodata", "note: --Batch_Size is --batch here"),
         ("DATA Stats nodata", "no data folder nodata"),
-        ("train nodata --freeze 10", "no option --freeze: say what is trained instead: --only"),
+        ("train nodata --freeze 10", "--freeze in train: say what is trained instead: --only"),
         ("train nodata --amp", "training.precision"),
         ("train nodata --patience 3", "no data folder nodata"),
         ("trian nodata", "Did you mean 'train'?"),
         ("export --model Scenes --format ONXX", "did you mean onnx?"),
         ("data convert scenes:count=1 -o new --to yollo", "did you mean yolo?"),
         ("val Scnes scenes", "did you mean scenes?"),
+        ("detect --model scenes no.png", "note: detect is predict here"),
+        ("train --half nodata", "training.precision"),
+        ("predict --half --model scenes no.png", "note: --half is --precision=fp16 here"),
+        ("val --threshold 0.5 scenes nodata", "--calibrate FILE"),
+        ("explain --source no.png", "no option --source in explain: type dabdetr explain"),
+        ("doctor --data nodata", "type dabdetr doctor"),
+        ("audit --img 320 nodata", "no option --img in audit, but in compare, doctor, explain"),
+        ("data stats --epochs 3 nodata", "in data stats, but in"),
+        ("predict model=scenes source=no.png", "model=scenes is --model scenes here"),
+        ("train data=nodata", "data=nodata is --data nodata here"),
+        ("train --data nodata --set loss=3", "no data folder nodata"),
+        ("train nodata --frobnicate", "No such option"),
     ],
 )
 def test_other_tools_words_and_any_case_are_understood_or_answered(line: str, said: str) -> None:
@@ -81,9 +94,12 @@ def test_retired_options_stand_for_options_that_there_are(verb: str) -> None:
 def test_words_of_other_tools_stand_for_options_that_there_are() -> None:
     verbs = typer.main.get_command(app).commands.values()
     ours = {each for verb in verbs for parameter in verb.params for each in parameter.opts}
-    assert set(ELSEWHERE.values()) <= ours
+    meant = {each.partition("=")[0] for value in ELSEWHERE.values() for each in value.split()}
+    assert meant <= ours
     for answer in ANSWERS.values():
+        answer = answer.replace("--nproc-per-node", "")  # torchrun's
         assert set(re.findall(r"--[a-z-]+", answer)) <= ours, answer
+    assert set(OTHER_VERBS.values()) <= set(typer.main.get_command(app).commands)
 
 
 def test_models_recommends_a_few_of_those_there_are() -> None:
@@ -120,7 +136,7 @@ def test_version() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["detect"], ["--verbose"], ["predict", "--threshold", "1"], ["val"], ["val", "--batch", "x"]],
+    [["find"], ["--verbose"], ["predict", "--threshold", "1"], ["val"], ["val", "--batch", "x"]],
 )
 def test_usage_errors_exit_with_2(arguments: list[str]) -> None:
     done = runner.invoke(app, arguments)

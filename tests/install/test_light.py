@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -48,6 +49,31 @@ def test_training_packages_are_those_of_the_extra() -> None:
 
     assert modules(project["optional-dependencies"]["train"]) == TRAINING
     assert not modules(project["dependencies"]) & TRAINING
+
+
+def test_verbs_about_data_need_nothing_of_the_extra(coco_folder: Path, tmp_path: Path) -> None:
+    """Also val, whose report then has no figures."""
+    hidden = f"import sys; sys.modules.update(dict.fromkeys({sorted(TRAINING)}))"
+    truth = json.loads((coco_folder / "annotations" / "instances_val.json").read_text())
+    rows = [{**each, "score": 0.5} for each in truth["annotations"]]
+    (tmp_path / "found.json").write_text(json.dumps(rows))
+    for line, code, said in (
+        ("val --predictions found.json DATA", 0, "no figures: they need matplotlib; type: pip"),
+        ("data stats DATA", 0, "train"),
+        ("data view DATA", 0, ""),
+        ("data convert DATA new", 0, "new"),
+        ("doctor DATA", 1, ""),
+        ("models", 0, "dab-lite"),
+    ):
+        words = line.replace("DATA", str(coco_folder)).split()
+        main = f"{hidden}; from dabdetr.cli import main; sys.argv = ['dabdetr', *{words}]; main()"
+        done = subprocess.run(
+            [sys.executable, "-c", main], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert done.returncode == code, (line, done.stderr)
+        assert said in done.stdout + done.stderr, (line, done.stderr)
+    (report,) = tmp_path.rglob("report.html")
+    assert "needs the package matplotlib" in report.read_text()
 
 
 @pytest.mark.slow

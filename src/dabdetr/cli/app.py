@@ -26,61 +26,134 @@ RETIRED = {
 }
 """Verb → old spelling of an option → the one of today; old ones are accepted for one release."""
 
+VERBS = {
+    "benchmark": "bench",
+    "detect": "predict",
+    "eval": "val",
+    "evaluate": "val",
+    "finetune": "train",
+    "fit": "train",
+    "infer": "predict",
+    "inference": "predict",
+    "test": "val",
+    "validate": "val",
+}
+"""Verbs of other tools → ours."""
+
 ELSEWHERE = {
     "--batch-size": "--batch",
     "--bs": "--batch",
-    "--checkpoint": "--model",
-    "--confidence": "--conf",
-    "--conf-thres": "--conf",
     "--cfg": "--config",
+    "--checkpoint": "--model",
+    "--ckpt": "--model",
+    "--conf-thres": "--conf",
+    "--conf-threshold": "--conf",
+    "--confidence": "--conf",
+    "--confidence-threshold": "--conf",
+    "--config-file": "--config",
+    "--data-dir": "--data",
     "--dataset": "--data",
+    "--dataset-dir": "--data",
+    "--dataset-path": "--data",
     "--early-stopping": "--patience",
     "--epoch": "--epochs",
-    "--fp16": "--half",
+    "--fp16": "--half --precision=fp16",
+    "--gpu": "--device",
+    "--half": "--precision=fp16",
+    "--image": "--source",
     "--image-size": "--imgsz",
     "--img": "--imgsz",
     "--img-size": "--imgsz",
     "--input": "--source",
+    "--input-size": "--imgsz",
     "--iou": "--nms",
     "--iou-thres": "--nms",
+    "--iou-threshold": "--nms",
     "--learning-rate": "--lr",
+    "--logger": "--log",
     "--lr0": "--lr",
+    "--max-detections": "--max-det",
+    "--num-epochs": "--epochs",
     "--num-queries": "--queries",
     "--num-workers": "--workers",
+    "--out": "--output",
+    "--out-dir": "--output",
+    "--output-dir": "--output",
+    "--output-file": "--output",
     "--pretrained": "--from",
     "--resolution": "--imgsz",
+    "--sahi": "--tiles",
     "--save-dir": "--output",
     "--score-thr": "--conf",
+    "--score-threshold": "--conf",
     "--threshold": "--conf",
+    "--top-k": "--max-det",
+    "--vid-stride": "--stride",
     "--weights": "--model",
 }
-"""Options of other tools → ours, where the verb has it."""
+"""Options of other tools → ours, of which the first that the verb has is taken."""
 
 ANSWERS = {
+    "--accumulate": "--set training.effective_batch=16 says how many images make an update",
+    "--agnostic-nms": "--nms compares boxes of one class only",
     "--amp": "training computes in bf16 where that is faster; --set training.precision=bf16 or "
     "=fp32 chooses (predict, val: --precision)",
     "--augment": "--set augment.flip=0.5 and the like change it, --set augment=none ends it",
     "--cache": "images are read and prepared ahead by --workers processes",
+    "--close-mosaic": "mosaics are not made; --set augment.crop=0.5 and the like change images",
     "--cos-lr": "the schedule is the config's: --set training.schedule=cosine",
+    "--dynamic": "an exported file takes any batch and image size unless --size is given",
+    "--ema": "--set training.ema=0.999 keeps averaged weights, --set training.ema=null does not",
+    "--exist-ok": "nothing is overwritten; choose another --name",
     "--freeze": "say what is trained instead: --only queries --only decoder.heads; --set "
     "training.backbone_lr=0 keeps the backbone as it is",
+    "--gpus": "--device cuda:1 chooses one; `torchrun --nproc-per-node 4 -m dabdetr train` uses "
+    "several",
+    "--grad-accum-steps": "--set training.effective_batch=16 says how many images make an update",
     "--lrf": "the schedule is the config's: --set training.schedule=cosine",
+    "--mode": "the verb says it: dabdetr train, val, predict or export",
+    "--momentum": "the optimizer is AdamW; --lr and --set training.weight_decay=1e-4 change it",
+    "--mosaic": "mosaics are not made; --set augment.crop=0.5 and the like change images",
     "--nc": "class names and their number are read from the data",
     "--num-classes": "class names and their number are read from the data",
     "--optimizer": "the optimizer is AdamW; --lr and --set training.weight_decay=1e-4 change it",
-    "--exist-ok": "nothing is overwritten; choose another --name",
+    "--plots": "figures are written to the run's folder, with report.html",
+    "--save-json": "--coco FILE writes a COCO results file, --json prints a document",
     "--show": "images with boxes are written to the run's folder; in Python: found.show()",
+    "--simplify": "the graph is simplified when it is written",
+    "--stream": "images are always read one after the other, so a folder of any size fits",
+    "--task": "the task is detection; the verb says what is done: dabdetr train, val or predict",
+    "--tensorboard": "--log tensorboard writes its files",
     "--verbose": "progress is printed unless --quiet is given; DABDETR_DEBUG=1 shows tracebacks",
+    "--view-img": "images with boxes are written to the run's folder; in Python: found.show()",
+    "--wandb": "--log wandb writes to it",
+    "--warmup": "--set training.warmup=200 says how many updates it lasts",
+    "--warmup-epochs": "--set training.warmup=200 says how many updates it lasts",
+    "--weight-decay": "--set training.weight_decay=1e-4",
+    "train --conf": "AP takes all scores; --set inference.conf=0.4 is the weights' threshold",
+    "train --nms": "--set inference.nms=0.7 is that of the weights; predict and val have --nms",
+    "train --precision": "--set training.precision=fp16, bf16 or fp32; by itself training "
+    "computes in bf16 where that is faster",
+    "val --conf": "AP takes all scores; the report has the best threshold of each class, and "
+    "--calibrate FILE writes weights with them",
 }
-"""Options of other tools that have no counterpart → what to do instead."""
+"""Options of other tools that have no counterpart, in any verb or in one → what to do instead."""
+
+ARGUMENTS = {"--data", "--images", "--model", "--source"}
+"""Options that are arguments in the verbs without them."""
 
 
 def respelled(arguments: list[str], group: Any = None) -> list[str]:
-    """The command line with options of old versions and of other tools under our names.
+    """The command line with verbs and options of old versions and other tools under our names.
 
-    A note names each. ``group`` holds the verbs; ValueError answers options of ``ANSWERS``.
+    A note names each. ``group`` holds the verbs; ValueError answers what has no counterpart.
     """
-    verb, command = _command(arguments, group)
+    verbs = getattr(group, "commands", {})
+    verb = normalised(arguments[0]) if arguments else ""
+    if verb not in verbs and VERBS.get(verb) in verbs:
+        print(f"note: {arguments[0]} is {VERBS[verb]} here", file=sys.stderr)
+        arguments = [VERBS[verb], *arguments[1:]]
+    name, command = _command(arguments, group)
     known = {each for parameter in getattr(command, "params", ()) for each in parameter.opts}
     ends = arguments.index("--") if "--" in arguments else len(arguments)
     found = []
@@ -88,18 +161,64 @@ def respelled(arguments: list[str], group: Any = None) -> list[str]:
         option, equals, value = argument.partition("=")
         spelled = normalised(option)
         if place < ends and option.startswith("--"):
-            current = RETIRED.get(verb, {}).get(spelled)
+            current = RETIRED.get(name, {}).get(spelled)
             if current is not None:
                 print(f"note: {option} is called {current} now", file=sys.stderr)
                 argument = current + equals + value
-            elif spelled not in known and ELSEWHERE.get(spelled) in known:
-                current = ELSEWHERE[spelled]
-                print(f"note: {option} is {current} here", file=sys.stderr)
-                argument = current + equals + value
-            elif spelled not in known and spelled in ANSWERS and known:
-                raise ValueError(f"there is no option {option}: {ANSWERS[spelled]}")
+            elif known and spelled not in known:
+                current = _ours(spelled, known)
+                if current is None:
+                    _refuse(spelled, option, command, group)
+                else:
+                    print(f"note: {option} is {current} here", file=sys.stderr)
+                    argument = current + equals + value
+        elif place < ends and equals and known and not found[-1].startswith("-"):
+            current = _ours(f"--{spelled}", known)
+            if current is not None and option.isidentifier() and not os.path.exists(argument):
+                raise ValueError(f"{argument} is {current} {value} here: options begin with --")
         found.append(argument)
     return found
+
+
+def _ours(spelled: str, known: set[str]) -> str | None:
+    """What another tool's option is called here, where the verb has it."""
+    candidates = ELSEWHERE.get(spelled, spelled).split()
+    return next((each for each in candidates if each.partition("=")[0] in known), None)
+
+
+def _refuse(spelled: str, option: str, command: Any, group: Any) -> None:
+    """ValueError for an option that this verb does not have, where it is known what is meant."""
+    name = _verb_name(command, group)
+    meant = [*ELSEWHERE.get(spelled, "").split(), spelled]
+    meant = [each.partition("=")[0] for each in meant]
+    for each in [*(f"{name} {each}" for each in meant), *meant]:
+        if each in ANSWERS:
+            raise ValueError(f"there is no option {option} in {name}: {ANSWERS[each]}")
+    takes_arguments = any(each.param_type_name == "argument" for each in command.params)
+    if takes_arguments and ARGUMENTS.intersection(meant):
+        usage = " ".join(command.collect_usage_pieces(typer.Context(command)))
+        raise ValueError(f"there is no option {option} in {name}: type dabdetr {name} {usage}")
+    having = [
+        verb
+        for verb, each in sorted(group.commands.items())
+        if not each.hidden
+        and any(option in parameter.opts for parameter in each.params for option in meant)
+    ]
+    if having:
+        raise ValueError(
+            f"there is no option {option} in {name}, but in {', '.join(having)}; "
+            f"`dabdetr {name} --help` lists those that there are"
+        )
+
+
+def _verb_name(command: Any, group: Any) -> str:
+    """As it is typed: train, or data stats."""
+    for name, each in group.commands.items():
+        if each is command:
+            return name
+        if command in getattr(each, "commands", {}).values():
+            return f"{name} {command.name}"
+    return ""
 
 
 def _command(arguments: list[str], group: Any) -> tuple[str, Any]:

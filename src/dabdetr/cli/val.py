@@ -39,6 +39,7 @@ from dabdetr.cli.options import (
     tell_choices,
 )
 from dabdetr.cli.output import console, print_json, refuse_to_overwrite, say
+from dabdetr.packages import install_command
 
 if TYPE_CHECKING:
     import numpy as np
@@ -123,15 +124,18 @@ def val(
 ) -> None:
     """Evaluate a model, an exported file or saved detections: COCO's numbers, of every class too.
 
-    A run folder gets a report: a page to look at, its figures, tables and JSON.
+    The run's folder gets a report: a page with figures and tables, and the same as JSON.
 
-    With --errors it also says why: the cause of every missed and every false object, what mending
-    each cause would give, and what to do.
+    With --errors it also gives the cause of every missed and every false object, the AP that would
+    be gained without each cause, and advice.
 
-    Or, --per-layer, how good each decoder layer is and from which one on nothing improves.
+    With --per-layer it prints the AP after every decoder layer, and the layer from which on
+    nothing improves.
     """
     from dabdetr.data.findings import refuse
 
+    if predictions and dataset is None:  # the only argument is the data
+        weights, dataset = None, weights
     model, data = one_of(weights, model, "model"), one_of(dataset, data, "data")
     project, name = run_place(project, name, output)
     if (model is None) == (predictions is None):
@@ -144,10 +148,10 @@ def val(
         last["errors"] = errors
         if given := [f"--{name}" for name, value in last.items() if value]:
             raise ValueError(
-                f"--per-layer looks at all layers, and {given[0]} at the last one; leave out either"
+                f"--per-layer evaluates every layer, {given[0]} the last one; leave out either"
             )
     if per_layer and (precision, compile) != ("fp32", False):
-        raise ValueError("--per-layer looks at fp32; leave out --precision and --compile")
+        raise ValueError("--per-layer evaluates in fp32; leave out --precision and --compile")
     if predictions:
         saved = {"per-layer": per_layer, "calibrate": calibrate, "queries": queries}
         saved |= {"layers": layers, "imgsz": imgsz, "coco": coco, "census": census}
@@ -325,6 +329,7 @@ def _write_report(
     """
     import yaml
 
+    from dabdetr.report.figures import can_draw
     from dabdetr.report.page import PAGE
     from dabdetr.report.write import write_report
 
@@ -351,6 +356,8 @@ def _write_report(
         say(f"no report: {error}", quiet)
         return {"report": None}
     page = folder.path / PAGE
+    if not can_draw():
+        say(f"no figures: they need matplotlib; type: {install_command('train')}", quiet)
     if (counted := tree.get("queries")) is None:
         say(f"report: {page}", quiet)
         return {"report": str(page)}

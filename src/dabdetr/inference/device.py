@@ -12,10 +12,15 @@ from dabdetr.data.loader import processors
 
 
 def choose_device(name: str | torch.device = "auto") -> torch.device:
-    """The device called ``name`` if it is there; ``"auto"`` prefers cuda, then mps, then cpu."""
+    """The device called ``name`` if it is there; ``"auto"`` prefers cuda, then mps, then cpu.
+
+    A number is that of a GPU of CUDA.
+    """
     there = _available()
     if str(name) == "auto":
         return torch.device(there[0])
+    if str(name).isdecimal():  # as other tools number GPUs
+        name = f"cuda:{name}"
     try:
         device = torch.device(name)
     except RuntimeError:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from dabdetr.evaluation.census import Census
 from dabdetr.report.figures import INK, panel
 from dabdetr.report.page import table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SHOWN = 30
 """Queries in the page's table."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from typing import Any
+from contextlib import AbstractContextManager
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib import rc_context
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from dabdetr.structures.drawing import colour
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SIDE = (4.7, 3.5)
 """Inches; at a phone's width letters keep their size."""
@@ -22,9 +24,20 @@ MOST_CLASSES = 20
 STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "dabdetr", "font.size": 9}
 
 
+def can_draw() -> bool:
+    """Whether matplotlib is installed, which the light installation does without."""
+    return find_spec("matplotlib") is not None
+
+
+def _style() -> AbstractContextManager[None]:
+    from matplotlib import rc_context
+
+    return rc_context(STYLE)
+
+
 def figures(tree: dict[str, Any]) -> Iterator[tuple[str, str, Figure]]:
     """Name, caption and figure of each; one at a time, as they take memory."""
-    with rc_context(STYLE):
+    with _style():
         yield "classes", "AP of each class; lines: 95 % of resamples of the images.", _classes(tree)
         yield "precision_recall", "Precision against recall at IoU 0.5.", _precision_recall(tree)
         yield "f1", "F1 against the threshold; the dot is the best one.", _f1(tree)
@@ -51,7 +64,7 @@ def figures(tree: dict[str, Any]) -> Iterator[tuple[str, str, Figure]]:
 def png(figure: Figure) -> bytes:
     """On white."""
     content = io.BytesIO()
-    with rc_context(STYLE):
+    with _style():
         figure.savefig(content, format="png", dpi=130, facecolor="white")
     return content.getvalue()
 
@@ -59,7 +72,7 @@ def png(figure: Figure) -> bytes:
 def svg(figure: Figure) -> str:
     """Without a ground, its black in the colour of the page's text."""
     content = io.StringIO()
-    with rc_context(STYLE):
+    with _style():
         figure.savefig(content, format="svg", transparent=True, metadata={"Date": None})
     text = content.getvalue()
     text = text[text.index("<svg") :].replace("#000000", "currentColor")
@@ -68,6 +81,9 @@ def svg(figure: Figure) -> str:
 
 def panel(height: float = SIDE[1], **labels: Any) -> tuple[Figure, Any]:
     """A figure with one plain axis; ``labels`` are what ``Axes.set`` takes."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(SIDE[0], height), layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.subplots()

@@ -61,7 +61,7 @@ def page(tree: dict[str, Any], sections: Mapping[str, str]) -> str:
 
 def curve_section(drawn: Sequence[tuple[str, str, str]]) -> str:
     """``drawn`` are name, caption and SVG of figures."""
-    grid = figure_grid(drawn)
+    grid = figure_grid(drawn) or "<p>Not drawn: this needs the package matplotlib.</p>"
     return f'<section id="curves"><h2>Curves</h2><div class="grid">{grid}</div></section>'
 
 

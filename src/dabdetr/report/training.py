@@ -5,12 +5,15 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
 from PIL import Image
 
 from dabdetr.report.figures import INK, panel
 from dabdetr.report.page import data_address
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SHEET_BYTES = 700_000
 """Of the first batch in a page, as text."""

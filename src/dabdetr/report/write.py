@@ -8,10 +8,9 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.evaluation.against import Comparison
@@ -25,7 +24,7 @@ from dabdetr.report.census import census_figures, census_section
 from dabdetr.report.contents import contents
 from dabdetr.report.earlier import DETECTIONS, NUMBERS
 from dabdetr.report.errors import error_section
-from dabdetr.report.figures import figures, png, svg
+from dabdetr.report.figures import can_draw, figures, png, svg
 from dabdetr.report.page import (
     PAGE,
     about_section,
@@ -37,6 +36,9 @@ from dabdetr.report.page import (
     page,
 )
 from dabdetr.report.training import Trained
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def write_report(
@@ -53,10 +55,11 @@ def write_report(
 ) -> dict[str, Any]:
     """Write report.html, report.json, detections.json, a PNG of each figure and CSV of each table.
 
-    ``limits`` [classes] are the thresholds from which on a detection is shown. What was written as
-    report.json comes back. ``why`` adds the causes of errors; ``links``
-    are addresses of explain pages by the errors' place among all. ``trained`` adds how the model
-    came about, ``against`` the objects won and lost, ``queries`` what each query finds.
+    Without matplotlib there are no figures. ``limits`` [classes] are the thresholds from which on
+    a detection is shown. What was written as report.json comes back. ``why`` adds the causes of
+    errors; ``links`` are addresses of explain pages by the errors' place among all. ``trained``
+    adds how the model came about, ``against`` the objects won and lost, ``queries`` what each query
+    finds.
     """
     judged = judge(data, found, limits)
     tree = contents(data, found, limits, about, judged)
@@ -109,7 +112,9 @@ def _errors(why: Why, links: Mapping[int, str]) -> dict[str, Any]:
 
 
 def _drawn(folder: Path, some: Iterable[tuple[str, str, Figure]]) -> list[tuple[str, str, str]]:
-    """Name, caption and SVG of each figure, which is written as PNG."""
+    """Name, caption and SVG of each figure, which is written as PNG; none without matplotlib."""
+    if not can_draw():
+        return []
     drawn = []
     for name, caption, figure in some:
         write_atomically(folder / f"{name}.png", png(figure))
