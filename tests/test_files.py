@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import os
 import socket
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from dabdetr.files import check_folder_name, read_regular, replacing, write_atomically
+from dabdetr.files import (
+    RegularFile,
+    check_folder_name,
+    read_regular,
+    replacing,
+    write_atomically,
+)
 
 
 def write_half(path: Path) -> None:
@@ -61,6 +69,16 @@ def test_only_regular_files_are_read(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"abc")
     (tmp_path / "file-link").symlink_to(tmp_path / "file")
     assert read_regular(tmp_path / "file-link") == b"abc"
+
+
+def test_files_of_the_kernel_without_an_end_are_errors() -> None:
+    read, write = os.pipe()  # answers as /proc/kmsg does, which only root may open
+    os.set_blocking(read, False)
+    with RegularFile(read, "rb") as raw, io.BufferedReader(raw) as file:
+        for ask in (file.read, partial(file.read, 9), partial(file.readinto, bytearray(9))):
+            with pytest.raises(BlockingIOError, match="no end"):
+                ask()
+    os.close(write)
 
 
 @pytest.mark.parametrize("name", ["", " ", "..", "a/b", "a\nb", "\x1b[2J", "\u202ea"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import shutil
 import stat
@@ -10,9 +11,14 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 from dabdetr.text import printable, shown
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+T = TypeVar("T")
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
@@ -92,11 +98,27 @@ def open_regular(path: str | Path) -> BinaryIO:
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     mode = os.fstat(handle).st_mode
     if stat.S_ISREG(mode):
-        return os.fdopen(handle, "rb")
+        return io.BufferedReader(RegularFile(handle, "rb"))
     os.close(handle)
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     raise ValueError(f"{path} is no regular file but a pipe, socket or device; give a file")
+
+
+class RegularFile(io.FileIO):
+    """A file that ends: one of the kernel's, such as /proc/kmsg, may wait for more instead."""
+
+    def readinto(self, buffer: Buffer) -> int:
+        return self._there(super().readinto(buffer))
+
+    def readall(self) -> bytes:
+        return self._there(super().readall())
+
+    @staticmethod
+    def _there(read: T | None) -> T:
+        if read is None:
+            raise BlockingIOError(errno.EAGAIN, "it has no end yet; give a finished file")
+        return read
 
 
 def read_regular(path: str | Path) -> bytes:
