@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from dabdetr.text import (
     MOST_YAML,
     PrintableFilter,
+    cells,
     check_name,
     counted,
+    escape,
     json_text,
     parse_json,
     parse_yaml,
@@ -102,7 +104,7 @@ def test_what_is_shown_can_be_printed(text: str) -> None:
 
 def test_names_of_any_script_are_shown_as_they_are() -> None:
     for name in ("Würfel", "猫", "טכנאי", "🙂", "a b"):
-        assert printable(name) == name
+        assert printable(name) == escape(name) == name
         assert check_name(name, "the class") == name
     assert json_text({"a": "猫"}) == '{"a": "猫"}'
     assert printable("a\nb\x1b[2J", lines=True) == "a\nb\\x1b[2J"
@@ -113,6 +115,11 @@ def test_names_that_are_refused(name: object) -> None:
     with pytest.raises(ValueError, match="class 3") as caught:
         check_name(name, "class 3")
     assert printable(str(caught.value)) == str(caught.value)
+
+
+def test_tables_and_pages_hold_no_control_characters() -> None:
+    assert cells(["\x1b[2J\n\u202e", 3, None]) == [r"\x1b[2J\x0a\u202e", 3, None]
+    assert escape("<\x1b>\n\u202e\u200f") == "&lt;\\x1b&gt;\n\\u202e\u200f"
 
 
 def test_values_in_messages_stay_short() -> None:

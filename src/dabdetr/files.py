@@ -98,7 +98,7 @@ def open_regular(path: str | Path) -> BinaryIO:
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     mode = os.fstat(handle).st_mode
     if stat.S_ISREG(mode):
-        return io.BufferedReader(RegularFile(handle, "rb"))
+        return io.BufferedReader(RegularFile(handle, path))
     os.close(handle)
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
@@ -108,16 +108,19 @@ def open_regular(path: str | Path) -> BinaryIO:
 class RegularFile(io.FileIO):
     """A file that ends: one of the kernel's, such as /proc/kmsg, may wait for more instead."""
 
+    def __init__(self, handle: int, path: str | Path) -> None:
+        super().__init__(handle, "rb")
+        self.path = path
+
     def readinto(self, buffer: Buffer) -> int:
         return self._there(super().readinto(buffer))
 
     def readall(self) -> bytes:
         return self._there(super().readall())
 
-    @staticmethod
-    def _there(read: T | None) -> T:
+    def _there(self, read: T | None) -> T:
         if read is None:
-            raise BlockingIOError(errno.EAGAIN, "it has no end yet; give a finished file")
+            raise ValueError(f"{self.path} has no end yet; give a finished file")
         return read
 
 

@@ -7,6 +7,7 @@ gigabytes, names that move the cursor or turn the direction of a line.
 from __future__ import annotations
 
 import difflib
+import html
 import json
 import logging
 import re
@@ -33,8 +34,12 @@ _EXHAUSTED = re.compile(
     "(can.?t|cannot|unable to|failed to) allocate|out of memory|bad_alloc|bad allocation",
     re.I,
 )
-# As torch says it of a size that no memory holds; not where a message of ours quotes it.
-_OVERFLOW = re.compile("storage size calculation overflowed|overflow when unpacking long", re.I)
+# As torch and Python say it of a size that no memory holds; not where a message of ours quotes it.
+_OVERFLOW = re.compile(
+    "storage size calculation overflowed|overflow when unpacking long|index-sized integer|"
+    "int too (large|big) to convert",
+    re.I,
+)
 # Marks of direction (U+200E, U+200F, U+061C) are part of honest names in Hebrew and Arabic.
 _NO_NAME = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028-\u202e\u2066-\u2069]")
 
@@ -211,6 +216,16 @@ def printable(text: str, lines: bool = False) -> str:
         return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
 
     return _RAW.sub(escaped, text)
+
+
+def escape(text: str) -> str:
+    """The text for HTML, with control characters and overrides of direction written out."""
+    return html.escape(_NO_NAME.sub(lambda found: printable(found.group(), lines=True), text))
+
+
+def cells(row: Iterable[Any]) -> list[Any]:
+    """A row of a CSV file, its texts as ``printable`` gives them."""
+    return [printable(value) if isinstance(value, str) else value for value in row]
 
 
 def json_text(document: Any, indent: int | None = None) -> str:

@@ -308,3 +308,6 @@ def test_a_fault_of_the_input_that_quotes_an_overflow_is_no_lack_of_memory() -> 
     quoted = "timm cannot build it: argument 'size' failed with \"Overflow when unpacking long\""
     assert _explain(ValueError(quoted)) == (2, quoted)
     assert _explain(RuntimeError("Overflow when unpacking long"))[0] == 3
+    with pytest.raises(OverflowError) as caught:
+        len(range(10**30))
+    assert _explain(caught.value)[0] == 3

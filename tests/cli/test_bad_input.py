@@ -322,6 +322,9 @@ def test_weights_that_are_none(coco_folder: Path, tiny_weights: Path) -> None:
     Path("folder").mkdir()
     for source in ("weights.pth", "folder", "nothing.safetensors"):
         refused(["convert", source, "whole.safetensors"], source)
+    for source in ("none.pth", "none.onnx", "none.xml"):  # as /proc/kmsg seems to be
+        Path(source).touch()
+        refused(["convert", source, "whole.safetensors"], f"{source} is empty (0 bytes)")
     sentence = "weights.pth cannot be read as weights: it is cut short, or holds something else\n"
     refused(["convert", "weights.pth", "whole.safetensors"], sentence)
     refused(["predict", "--model", "run/last.ckpt", coco_folder], "--resume", "run's folder run")

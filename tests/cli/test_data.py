@@ -122,6 +122,25 @@ def test_names_cannot_break_the_page(coco_folder: Path, tmp_path: Path) -> None:
     assert len(Page((tmp_path / "v" / "index.html").read_text()).of("script")) == 1
 
 
+def test_control_characters_of_file_names_and_long_class_names(
+    coco_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(coco_folder, tmp_path / "mine")
+    file = tmp_path / "mine" / "annotations" / "instances_train.json"
+    tree = json.loads(file.read_text())
+    tree["categories"][3]["name"] = "long" * 1000
+    row = tree["images"][0]
+    place = next((tmp_path / "mine").rglob(row["file_name"]))
+    row["file_name"] = "\x1b[31m\u202e.png"
+    place.rename(place.with_name(row["file_name"]))
+    file.write_text(json.dumps(tree))
+    run("view", tmp_path / "mine", "--project", tmp_path, "--name", "v")
+    page = (tmp_path / "v" / "index.html").read_text()
+    assert not any(character in page for character in "\x1b\u202e")
+    assert r"\x1b[31m\u202e.png" in page
+    assert max(map(len, run("stats", tmp_path / "mine").stderr.splitlines())) < 500
+
+
 @pytest.mark.parametrize("layout", ["coco", "yolo", "voc"])
 def test_convert_and_back(coco_folder: Path, tmp_path: Path, layout: str) -> None:
     done = run("convert", coco_folder, tmp_path / "out", "--to", layout, "--json")

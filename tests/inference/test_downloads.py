@@ -235,7 +235,24 @@ def test_a_password_reaches_its_host_and_nobody_else(server: str) -> None:
         assert "p%40ss" not in str(caught.value)
         assert "secret" not in str(caught.value)
     assert without_password("rtsp://a:b@cam/1?x=1") == "rtsp://cam/1?x=1"
-    assert without_password("folder/a@b.png") == "folder/a@b.png"
+    for path in ("folder/a@b.png", "C:\\a@b.png", "http://h:80/a@b", "http://[::1]:80/a:x@b"):
+        assert without_password(path) == path
+
+
+@pytest.mark.parametrize(
+    "start", ["http://", "HTTP://", "http:/", "http:\\\\", "https://[::1/", "s3://", "rtsp://"]
+)
+@pytest.mark.parametrize(
+    "login", ["a:secret@", "a:se@secret@", "a:secret/x@", "a:secret?#x@", "a:secret%40", ":secret@"]
+)
+def test_no_password_is_shown_of_an_address_that_is_written_wrongly(start: str, login: str) -> None:
+    address = (
+        f"{start.replace('[::1/', '')}{login}{'[::1' if '[' in start else 'nowhere.invalid'}/x"
+    )
+    assert "secret" not in without_password(address)
+    with pytest.raises((ValueError, OSError)) as caught:
+        list(read_sources(address))
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", ["hls", "concat", "dash"])

@@ -109,6 +109,10 @@ def test_what_is_no_video(tmp_path: Path, clip: Path) -> None:
         told = list(attempts([tmp_path / name, grey(0)]))
         assert isinstance(told[0], Unreadable)
         assert len(told) == 2
+    (tmp_path / "none.mp4").touch()  # as /proc/kmsg seems to be, which ffmpeg would wait for
+    with pytest.raises(ValueError, match=r"none\.mp4 is empty"):
+        list(read_sources(tmp_path / "none.mp4"))
+    (tmp_path / "none.mp4").unlink()
     with av.open(str(tmp_path / "sound.mp4"), "w") as container:
         stream = container.add_stream("aac", rate=8000)
         sound = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")

@@ -6,11 +6,12 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from importlib.resources import files
 
 import numpy as np
 from PIL import Image
+
+from dabdetr.text import escape
 
 LONGEST = 640
 """Longer side in pixels of an image in the page, at most."""

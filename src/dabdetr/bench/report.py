@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from rich.text import Text
 
 from dabdetr.bench.candidates import BenchResult, Row
 from dabdetr.files import write_atomically
-from dabdetr.text import counted
+from dabdetr.text import counted, json_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,8 +32,7 @@ def save(bench: BenchResult, folder: Path) -> None:
     """Write bench.json, bench.md and bench.png into a folder."""
     from dabdetr.explain.figures import save as save_figure
 
-    document = json.dumps(to_dict(bench), ensure_ascii=False, indent=1, allow_nan=False)
-    write_atomically(folder / "bench.json", document.encode())
+    write_atomically(folder / "bench.json", json_text(to_dict(bench), indent=1).encode())
     save_figure(speeds(bench), folder / "bench.png")
     write_atomically(folder / "bench.md", markdown(bench).encode())
 

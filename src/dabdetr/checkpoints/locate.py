@@ -56,6 +56,8 @@ def locate(source: str | Path) -> Path | None:
             f"{path} is what --resume needs; give the run's folder {path.parent}, or its "
             "best.safetensors"
         )
+    if path.is_file() and not path.stat().st_size:
+        raise ValueError(f"{path} is empty (0 bytes), or a file of the kernel; give weights")
     if path.is_dir() or path.is_file():
         return path
     if name in shipped():

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from dabdetr.cli.output import file_name
 from dabdetr.files import unwritable
+from dabdetr.text import cells
 
 if TYPE_CHECKING:
     from dabdetr.structures import Detections
@@ -80,7 +81,7 @@ class Saver:
         if self._table:
             from dabdetr.structures.formats import rows
 
-            self._table.writerows(rows(found))
+            self._table.writerows(map(cells, rows(found)))
         if found.tracks is not None and found.frame is not None:
             from dabdetr.asking.track import mot_lines
 

@@ -23,7 +23,7 @@ from dabdetr.cli.options import (
     place_of,
 )
 from dabdetr.cli.output import print_json, refuse_to_overwrite, say, tracked
-from dabdetr.text import counted, json_text
+from dabdetr.text import cells, counted, json_text
 
 if TYPE_CHECKING:
     from dabdetr.asking.snap import Snap
@@ -107,7 +107,7 @@ def _write_lists(folder: Path, rows: list[Snap]) -> None:
     writer.writerow(["split", "file", "row", *heads, *ends])
     for row in plain:
         start = [row["split"], row["file"], row["row"], *row["before"], *row["after"]]
-        writer.writerow(start + [row[key] for key in ends])
+        writer.writerow(cells(start + [row[key] for key in ends]))
     (folder / "changes.csv").write_text(stream.getvalue(), encoding="utf-8")
 
 

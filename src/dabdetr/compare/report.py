@@ -10,6 +10,7 @@ from typing import Any
 from dabdetr.compare.plan import RUNS, Settings
 from dabdetr.compare.results import Results, Spread
 from dabdetr.files import write_atomically
+from dabdetr.text import cells
 
 HEAD = ("member", "seeds", "epochs", "AP", "AP50", "AP small", "gain", "minutes", "memory MiB")
 NOTES = (
@@ -30,7 +31,7 @@ def write_report(folder: Path) -> dict[str, Any]:
     lines = [list(HEAD), *(line(results, name, members[0]) for name in members)]
     draw_curves(folder / "curves.png", results, members)
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(lines)
+    csv.writer(text, lineterminator="\n").writerows(map(cells, lines))
     write_atomically(folder / "table.csv", text.getvalue().encode())
     write_atomically(folder / "report.md", _page(settings, results, lines).encode())
     return {

@@ -11,7 +11,7 @@ import numpy as np
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.data.findings import Findings
 from dabdetr.data.similar import thumbnails
-from dabdetr.text import counted, printable
+from dabdetr.text import counted, printable, shortened
 
 MOST_CLASSES = 12
 """Classes that a line names."""
@@ -41,7 +41,9 @@ class Summary:
         odd += [f"{self.unlabelled:,} without a label file"] if self.unlabelled else []
         crowds = f" and {counted(self.crowds, 'crowd')}" if self.crowds else ""
         order = sorted(self.classes, key=lambda name: -self.classes[name])
-        named = ", ".join(f"{name} {self.classes[name]:,}" for name in order[:MOST_CLASSES])
+        named = ", ".join(
+            f"{shortened(name, 60)} {self.classes[name]:,}" for name in order[:MOST_CLASSES]
+        )
         more = f" and {len(order) - MOST_CLASSES} more" if len(order) > MOST_CLASSES else ""
         counts = (
             f"{self.split}: {counted(self.images, 'image')}, {', '.join(odd)}; "
@@ -49,7 +51,7 @@ class Summary:
             f"{counted(len(self.classes), 'class', 'classes')}: {named}{more}"
         )
         found = [f"{self.split}: {each}" for each in self.findings]
-        return [printable(line) for line in (counts, *found)]
+        return [shortened(printable(line)) for line in (counts, *found)]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""

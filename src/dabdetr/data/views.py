@@ -7,7 +7,6 @@ import io
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +16,7 @@ from PIL import Image
 
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.structures.drawing import colour, draw
-from dabdetr.text import counted
+from dabdetr.text import counted, escape
 
 if TYPE_CHECKING:
     from dabdetr.config import Config

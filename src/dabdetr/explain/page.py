@@ -6,7 +6,6 @@ import base64
 import io
 import json
 from collections.abc import Sequence
-from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from dabdetr.explain.trace import ExplainedImage
 from dabdetr.files import write_atomically
 from dabdetr.structures.boxes import centres
 from dabdetr.structures.drawing import colour
-from dabdetr.text import counted
+from dabdetr.text import counted, escape
 
 LONGEST = 1600
 """Longer side of the embedded image in pixels at most."""

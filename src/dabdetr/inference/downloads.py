@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import ipaddress
+import re
 import socket
 import threading
 import urllib.request
@@ -24,6 +25,13 @@ from dabdetr.text import printable, reason, shortened
 SCHEMES = ("http://", "https://")
 """How addresses that are fetched start."""
 CHUNK = 1 << 16
+
+_START = r"^([a-z][a-z0-9+.-]+:[/\\]+"
+_NO_PORT = r":(?!\d*([/\\?#]|$))"
+# What stands before the last @ of a host; or before any @, where a password is left unquoted.
+_LOGIN = re.compile(rf"{_START})([^/\\?#]*@|(?!\[)[^/\\?#@:]*{_NO_PORT}[^@]*@)", re.I)
+# A password whose @ is lost looks like a port.
+_PORT = re.compile(rf"{_START}[^/\\?#:\[]*){_NO_PORT}[^/\\?#]*", re.I)
 
 
 @dataclass(frozen=True)
@@ -79,13 +87,11 @@ def _answer(address: str, limits: Limits) -> Iterator[HTTPResponse]:
 
 
 def without_password(address: str) -> str:
-    """The address as it may be shown: without user and password, control characters escaped."""
-    with suppress(ValueError):
-        parts = urlsplit(address)
-        if "@" in parts.netloc:
-            parts = parts._replace(netloc=parts.netloc.rpartition("@")[2])
-            address = urlunsplit(parts)
-    return printable(address)
+    """The address as it may be shown: without user and password, control characters escaped.
+
+    Those of an address that is written wrongly are left out too.
+    """
+    return printable(_PORT.sub(r"\1:…", _LOGIN.sub(r"\1", address)))
 
 
 class Private(OSError):
@@ -101,7 +107,10 @@ def _checked(address: str, limits: Limits) -> SplitResult:
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise _Refused("only http and https addresses are fetched")
-    _ = parts.port  # ValueError where it is no number
+    try:
+        _ = parts.port
+    except ValueError:  # which quotes what may be a password
+        raise _Refused("its port is no number up to 65535") from None
     if not limits.private:  # else a proxy would be asked for what is private to it
         with suppress(ValueError):
             if not is_public(parts.hostname):

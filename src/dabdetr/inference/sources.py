@@ -152,10 +152,11 @@ def _paths(source: str | Path) -> list[str | Path | Camera]:
         found = [match for match in matches if _is_shown(match, IMAGE_SUFFIXES | VIDEO_SUFFIXES)]
         if not found:
             raise FileNotFoundError(
-                f"no image or video matches the pattern {text}; check the folder and the ending"
+                f"no image or video matches the pattern {without_password(text)}; check the folder "
+                "and the ending"
             )
         return [*found]
-    raise FileNotFoundError(f"there is no file or folder {path}; check the path")
+    raise FileNotFoundError(f"there is no file or folder {without_password(text)}; check the path")
 
 
 def _images_in(folder: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -182,7 +183,9 @@ def _place(source: str | Path, limits: Limits) -> tuple[str, dict[str, str]]:
     if text.startswith(SCHEMES):
         protocols = {"protocol_whitelist": "http,https,tcp,tls,crypto,httpproxy"}
         return locate(text, limits), options | protocols | {"max_redirects": "0"}
-    open_regular(text).close()
+    with open_regular(text) as file:
+        if not os.fstat(file.fileno()).st_size:
+            raise ValueError(f"{text} is empty (0 bytes); replace or remove it")
     return str(Path(text).absolute()), options
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from html import escape
 from typing import Any
 
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.evaluation.against import Comparison
 from dabdetr.report.crops import crop
 from dabdetr.report.page import number, table
+from dabdetr.text import escape
 
 SHOWN = 12
 """Objects of each kind in the page."""

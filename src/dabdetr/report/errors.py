@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from html import escape
 from itertools import groupby
 
 from dabdetr.data.dataset import DetectionDataset
@@ -13,6 +12,7 @@ from dabdetr.evaluation.mending import Why
 from dabdetr.evaluation.tide import KINDS
 from dabdetr.report.crops import crop
 from dabdetr.report.page import number, table
+from dabdetr.text import escape
 
 BYTES = 1_200_000
 """Of all images of the gallery together, as text."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from html import escape
 from importlib.resources import files
 from typing import Any
 
@@ -15,7 +14,7 @@ from PIL import Image
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.evaluation.judged import Judged
 from dabdetr.structures.drawing import draw
-from dabdetr.text import counted
+from dabdetr.text import counted, escape
 
 PAGE = "report.html"
 """Its file in a run's folder."""

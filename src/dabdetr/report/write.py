@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -36,6 +35,7 @@ from dabdetr.report.page import (
     page,
 )
 from dabdetr.report.training import Trained
+from dabdetr.text import cells, json_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -83,8 +83,7 @@ def write_report(
         compared = against_section(data, against, tree["against"])
     for name, rows in tables(tree).items():
         write_atomically(folder / f"{name}.csv", _csv(rows))
-    document = json.dumps(tree, ensure_ascii=False, allow_nan=False)
-    write_atomically(folder / NUMBERS, document.encode("utf-8", "surrogateescape"))
+    write_atomically(folder / NUMBERS, json_text(tree).encode())
     save_detections(folder / DETECTIONS, found)
     sections = {
         "numbers": number_section(tree),
@@ -195,7 +194,6 @@ def save_detections(path: Path, found: Evaluation) -> None:
 def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
     text = io.StringIO()
     if rows:
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    return text.getvalue().encode("utf-8", "replace")
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerows([list(rows[0]), *(cells(row.values()) for row in rows)])
+    return text.getvalue().encode()

@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import numpy as np
 from PIL import Image
 
-from dabdetr.text import json_text
+from dabdetr.text import cells, json_text
 
 if TYPE_CHECKING:
     from dabdetr.structures.detections import Detections
@@ -63,7 +63,7 @@ def file_content(found: Detections, path: Path, image: Any) -> bytes:
         return yolo_lines(found, scores=True).encode()
     buffer = io.StringIO(newline="")
     if ending == ".csv":
-        csv.writer(buffer).writerows([COLUMNS, *rows(found)])
+        csv.writer(buffer).writerows([COLUMNS, *map(cells, rows(found))])
         return buffer.getvalue().encode()
     format = Image.registered_extensions().get(ending)
     if format not in Image.SAVE:
