@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import json
+import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -80,6 +83,32 @@ def test_float16_halves_the_file_and_loads_as_float32(
     exact = _answers(tiny_detector)
     assert (boxes - exact[1]).abs().max() < 0.01
     assert (logits - exact[0]).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("key", ["decoder.layers.0.self_attention", "backbone"])
+def test_weights_that_are_not_finite_are_named(
+    value: float, key: str, tiny_detector: Detector, tmp_path: Path
+) -> None:
+    detector = copy.deepcopy(tiny_detector)
+    state = detector.state_dict()
+    key = next(each for each in state if each.startswith(key))
+    state[key][0] = value
+    save_model(tmp_path / "a.safetensors", detector)
+    for read in (load_model, partial(initialise, tiny_detector)):
+        with pytest.raises(ValueError, match=rf"a\.safetensors holds .* not finite: {key};"):
+            read(tmp_path / "a.safetensors")
+
+
+def test_weights_that_float16_cannot_hold_are_named(
+    tiny_detector: Detector, tmp_path: Path
+) -> None:
+    detector = copy.deepcopy(tiny_detector)
+    name, weight = next(iter(detector.named_parameters()))
+    weight.data[0] = 1e5
+    with pytest.raises(ValueError, match=rf"^{name}: float16"):
+        save_model(tmp_path / "a.safetensors", detector, torch.float16)
+    assert not list(tmp_path.iterdir())
 
 
 def test_saving_leaves_the_old_file_when_it_fails(tiny_detector: Detector, tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def locate(source: str | Path) -> Path | None:
             "best.safetensors"
         )
     if path.is_file() and not path.stat().st_size:
-        raise ValueError(f"{path} is empty (0 bytes), or a file of the kernel; give weights")
+        raise ValueError(f"{path} is empty (0 bytes): it was cut short; give the whole file")
     if path.is_dir() or path.is_file():
         return path
     if name in shipped():

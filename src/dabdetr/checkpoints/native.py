@@ -71,7 +71,8 @@ def save_model(
 ) -> None:
     """Write weights, config and class names as one safetensors file; the old file stays until then.
 
-    ``dtype`` float16 halves the file; loading gives float32 again. Collaborative heads, which
+    ``dtype`` float16 halves the file; loading gives float32 again; ValueError names weights that
+    it cannot hold. Collaborative heads, which
     training alone needs, are left out, and so is the folder of the weights it started from.
 
     >>> from dabdetr import PRESETS, Predictor, build, save_model
@@ -80,6 +81,10 @@ def save_model(
     ('cat', 'dog')
     """
     state, start = _portable(detector, dtype), Path(detector.config.training.start)
+    if dtype != torch.float32 and (large := _not_finite(state)):
+        raise ValueError(
+            f"{listing(large, 3)}: float16 holds no numbers that large; save in float32"
+        )
     changes = [f"training.start={start.name}"] if start.is_absolute() else []
     about = {
         **(metadata or {}),
@@ -173,6 +178,10 @@ def _portable(detector: Detector, dtype: torch.dtype) -> State:
     }
 
 
+def _not_finite(state: Mapping[str, Tensor]) -> list[str]:
+    return [key for key, value in state.items() if not value.isfinite().all()]
+
+
 def fill(
     detector: Detector,
     state: Mapping[str, Tensor],
@@ -181,13 +190,21 @@ def fill(
     notes: tuple[str, ...] = (),
     partial: bool = False,
 ) -> LoadReport:
-    """Copy what fits by name and shape; ``partial`` leaves the rest as initialised."""
+    """Copy what fits by name and shape; ``partial`` leaves the rest as initialised.
+
+    ValueError names weights that are not finite.
+    """
     own = {k: v for k, v in detector.state_dict().items() if not k.endswith(UNCOUNTED)}
     given = {k: v for k, v in state.items() if not k.endswith(UNCOUNTED)}
     given = anchors_as_in(own, given)
     wrong = {k: f"{k} {tuple(given[k].shape)} for {tuple(own[k].shape)}" for k in own
              if k in given and given[k].shape != own[k].shape}  # fmt: skip
     loaded = tuple(k for k in own if k in given and k not in wrong)
+    if broken := _not_finite({key: given[key] for key in loaded}):
+        raise ValueError(
+            f"{source} holds weights that are not finite: {listing(broken, 3)}; did its training "
+            "diverge? take another checkpoint"
+        )
     with torch.no_grad():
         for key in loaded:
             own[key].copy_(given[key])
