@@ -293,7 +293,8 @@ class Predictor:
     ) -> Explanation:
         """One image's detections and how they came about: trace, figures, a page to save.
 
-        ``pixels`` (x, y, 0–1 of the image) are those whose encoder attention is wanted.
+        ``pixels`` (x, y, 0–1 of the image) are those whose encoder attention is wanted. The page of
+        a model that can be asked about boxes also answers clicks and drawn boxes.
 
         >>> explanation = Predictor("scenes").explain("demo/images/000.png", conf=0.5)
         >>> explanation.detections
@@ -301,7 +302,7 @@ class Predictor:
         """
         from dabdetr.explain.explanation import explain
 
-        found = list(explain(self.live, image, conf, max_det, pixels))
+        found = list(explain(self.live, image, conf, max_det, pixels, ask=True))
         if len(found) != 1:
             raise ValueError(
                 f"explain() takes a single image; got {len(found)}; call it for each of them"

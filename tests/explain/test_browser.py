@@ -21,7 +21,7 @@ from dabdetr.explain.explanation import Explanation
 from dabdetr.model.detector import build
 from dabdetr.presets import preset
 from dabdetr.structures import Detections
-from dabdetr.structures.boxes import corners
+from dabdetr.structures.boxes import corners, iou
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
@@ -394,3 +394,49 @@ def test_one_layer_and_2000_queries(visit: Any) -> None:
     assert page.locator("#boxes .query").count() == 2000
     page.locator("#layer").fill("0")
     assert page.locator("#layer-name").inner_text() == "Start: initial anchors"
+
+
+def test_a_click_and_a_drawn_box_are_questions(visit: Any) -> None:
+    explanation = member("dab-lite")
+    page = visit(explanation)
+    stage = page.locator("#stage").bounding_box()
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        return stage["x"] + x * stage["width"], stage["y"] + y * stage["height"]
+
+    assert explanation.asked is not None
+    own, anchors = explanation.trace.queries, explanation.asked.anchors
+    assert anchors is not None
+    page.check("#ask")
+    page.mouse.move(*at(0.25, 0.2))
+    page.mouse.down()
+    page.mouse.move(*at(0.6, 0.5), steps=3)
+    page.mouse.move(*at(0.75, 0.7), steps=3)
+    page.mouse.up()
+    query = int(page.locator(".picked").get_attribute("data-query"))
+    assert query >= own
+    start = corners(explanation.in_pixels(anchors[0]))
+    width, height = 64, 48
+    wanted = np.array([0.25 * width, 0.2 * height, 0.75 * width, 0.7 * height])
+    assert iou(start[query - own], wanted) > 0.99 * iou(start, wanted).max()
+    assert "a question" in page.inner_text("#story-title")
+    assert "The box asked about there is" in page.inner_text("#story")
+    assert page.locator(".asked").count() == 1
+
+    page.mouse.click(*at(0.1, 0.9))
+    clicked = int(page.locator(".picked").get_attribute("data-query"))
+    x, y = start[clicked - own].reshape(2, 2).mean(0)
+    assert abs(x - 6.4) < 10
+    assert abs(y - 43.2) < 10
+    page.locator("#parts input[value=content]").check(force=True)
+    assert "keeps the whole attention" in page.inner_text("#caption")
+    page.uncheck("#ask")
+    page.locator("#list li").first.click()
+    assert page.locator(".asked").count() == 0
+
+
+def test_nothing_is_asked_where_a_member_cannot_answer(visit: Any, scene: Explanation) -> None:
+    page = visit(scene)
+    assert not page.locator("#ask-field").is_visible()
+    page.keyboard.press("k")
+    assert not page.is_checked("#ask")

@@ -20,7 +20,7 @@ from dabdetr import Predictor
 from dabdetr.cli import app
 from dabdetr.data.layouts import open_data
 from dabdetr.explain import figures
-from dabdetr.explain.explanation import Explanation
+from dabdetr.explain.explanation import Explanation, question_grid
 from dabdetr.explain.page import entry, page, page_data
 from dabdetr.model.detector import build
 from dabdetr.presets import preset
@@ -113,7 +113,8 @@ def test_places_are_those_of_the_trace() -> None:
     assert data["attention"]["parts"] == ["all", "content", "position"]
     for at, part in enumerate(look.parts):
         locations, weights = look.chosen(query, part)  # pyright: ignore
-        row = np.reshape(data["attention"]["queries"][str(query)][3 + at], (*weights.shape, 3))
+        row = data["attention"]["queries"][str(query)]["rows"][3 + at]
+        row = np.reshape(row, (*weights.shape, 3))
         np.testing.assert_allclose(row[..., 2], weights, atol=1e-4)
         np.testing.assert_allclose(row[..., :2], locations, atol=1e-4)
 
@@ -356,3 +357,51 @@ def test_what_cannot_be_done_is_said(images: list[str], arguments: list[str], wo
     assert done.stderr.count("\n") == 1
     assert words in done.stderr
     assert sorted(Path().rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["dn-detr-nano", "dab-lite"])
+def test_questions_of_a_page_have_the_answers_of_ask(name: str) -> None:
+    predictor = random_member(name)
+    explanation = predictor.explain(noise(48, 64), conf=0.9)
+    asked = explanation.asked
+    assert asked is not None
+    assert asked.anchors is not None
+    starts = corners(explanation.in_pixels(asked.anchors[0]))
+    some = np.argsort(starts[:, 0], kind="stable")[:: len(starts) // 7]
+    answers = predictor.ask(explanation.image, starts[some])
+    np.testing.assert_allclose(
+        corners(explanation.in_pixels(asked.boxes[:, some])), answers.layers, atol=0.02
+    )
+    np.testing.assert_allclose(asked.scores[-1][some], answers.class_scores, atol=1e-3)
+
+    data, own = page_data(explanation), explanation.trace.queries
+    assert data["questions"] == asked.queries == len(data["boxes"][0]) - own
+    np.testing.assert_allclose(np.array(data["boxes"])[:, own:], asked.boxes, atol=1e-4)
+    np.testing.assert_allclose(np.array(data["anchors"])[:, own:], asked.anchors, atol=1e-4)
+    kept = data["attention"]["queries"][str(own + 5)]
+    assert kept["parts"] == ["all"]
+    if name == "dab-lite":
+        locations, weights = asked.attention[2].chosen(5)  # pyright: ignore
+        row = np.reshape(kept["rows"][2], (*weights.shape, 3))
+        np.testing.assert_allclose(row[..., :2], locations, atol=1e-3)
+    else:
+        cells = np.frombuffer(base64.b64decode(kept["bytes"]), np.uint8)
+        expected = asked.attention[0].maps(5).mean(0)  # pyright: ignore
+        given = cells[: expected.size].reshape(expected.shape) / 255 * kept["tops"][0]
+        np.testing.assert_allclose(given, expected, atol=expected.max() / 250 + 1e-5)
+
+
+def test_members_without_denoising_are_not_asked(scene: Explanation) -> None:
+    assert scene.asked is None
+    assert page_data(scene)["questions"] == 0
+
+
+def test_a_grid_of_questions_covers_any_image() -> None:
+    for size in [(40, 60), (3, 3000), (3000, 3), (1, 1)]:
+        boxes = question_grid(size).boxes[0].numpy()
+        assert 100 <= len(boxes) <= 250
+        edges = corners(boxes)
+        assert (edges >= -1e-6).all()
+        assert (edges <= 1 + 1e-6).all()
+        assert (boxes[:, 2:] > 0).all()
+        assert np.ptp(boxes[:, :2], axis=0).max() > 0.7

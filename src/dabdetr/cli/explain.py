@@ -90,7 +90,7 @@ def explain(
         skipped.append(str(error))
 
     if truth is None:
-        found = explained(runtime, source, conf, max_det, on_error=pass_over)
+        found = explained(runtime, source, conf, max_det, on_error=pass_over, ask=True)
     else:
         found = _of_data(runtime, truth, count, conf, max_det, pass_over)
     named = (replace(each, trace=replace(each.trace, model=model)) for each in found)
@@ -127,7 +127,7 @@ def _of_data(
         except (ValueError, OSError) as error:
             on_error(record.file, error)
             continue
-        (found,) = explained(runtime, image, conf, max_det)
+        (found,) = explained(runtime, image, conf, max_det, ask=True)
         objects = [labels[label] for label in record.labels[~record.crowd]]
         named = replace(found, detections=replace(found.detections, source=record.file))
         yield named.with_truth(record.boxes[~record.crowd], objects)

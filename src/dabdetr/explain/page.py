@@ -110,7 +110,13 @@ def entry(explanation: ExplainedImage, href: str) -> dict[str, str]:
 def page_data(explanation: ExplainedImage, queries: Sequence[int] | None = None) -> dict[str, Any]:
     """What the page's script reads: plain lists, boxes 0–1, images and maps as base64."""
     trace, shown = explanation.trace, explanation.shown
-    best = np.argsort(-trace.scores, axis=-1)[..., :TOP]
+    asked = explanation.asked
+    rows = [trace] if asked is None else [trace, asked]  # questions follow the model's own queries
+    boxes = np.concatenate([each.boxes for each in rows], axis=1)
+    scores = np.concatenate([each.scores for each in rows], axis=1)
+    anchors = [each.anchors for each in rows if each.anchors is not None]
+    sizes = [each.reference_sizes for each in rows if each.reference_sizes is not None]
+    best = np.argsort(-scores, axis=-1)[..., :TOP]
     of_found = trace.scores[:, shown.queries, shown.labels].T  # [detections, layers]
     truth = explanation.truth
     return {
@@ -135,11 +141,12 @@ def page_data(explanation: ExplainedImage, queries: Sequence[int] | None = None)
                 shown.queries, shown.labels, shown.scores, of_found, strict=True
             )
         ],
-        "anchors": None if trace.anchors is None else [_rounded(a) for a in trace.anchors],
-        "boxes": _rounded(trace.boxes),
+        "questions": 0 if asked is None else asked.queries,
+        "anchors": [_rounded(np.concatenate(layer)) for layer in zip(*anchors, strict=True)] or None,
+        "boxes": _rounded(boxes),
         "labels": best.tolist(),
-        "scores": _rounded(np.take_along_axis(trace.scores, best, axis=-1)),
-        "references": None if trace.reference_sizes is None else _rounded(trace.reference_sizes),
+        "scores": _rounded(np.take_along_axis(scores, best, axis=-1)),
+        "references": _rounded(np.concatenate(sizes, axis=1)) if sizes else None,
         "attention": _attention(explanation, queries),
         "truth": None if truth is None else _truth(explanation),
         "absent": list(trace.absent),
@@ -175,8 +182,14 @@ def _attention(explanation: ExplainedImage, queries: Sequence[int] | None) -> di
         "parts": list(first.parts),
         "caveats": [layer.caveat for layer in layers],
     }
+    asked = () if explanation.asked is None else explanation.asked.attention
+    numbers = range(explanation.asked.queries if explanation.asked else 0)
     if not isinstance(first, DenseAttention):
         kept = {str(query): _locations(layers, query) for query in order}
+        kept |= {
+            str(explanation.trace.queries + query): _locations(asked, query, ("all",), 3)
+            for query in numbers
+        }
         shape = list(first.weights.shape[1:])  # heads, levels, points
         levels = [list(cells) for cells in first.shapes]
         return {"kind": "locations", "shape": shape, "levels": levels, **common, "queries": kept}
@@ -185,32 +198,44 @@ def _attention(explanation: ExplainedImage, queries: Sequence[int] | None) -> di
     order = order[: max(1, MAP_BYTES // mean)]
     by_head = max(0, MAP_BYTES - len(order) * mean) // (first.heads * mean)
     kept = {str(query): _maps(layers, query, at < by_head) for at, query in enumerate(order)}
+    if len(numbers) * len(layers) * shape[0] * shape[1] <= MAP_BYTES // 2:
+        kept |= {
+            str(explanation.trace.queries + query): _maps(asked, query, False, ("all",))
+            for query in numbers
+        }
     return {"kind": "maps", "shape": shape, **common, "queries": kept}
 
 
-def _maps(layers: Sequence[Attention], query: int, by_head: bool) -> dict[str, Any]:
+def _maps(
+    layers: Sequence[Attention], query: int, by_head: bool, parts: Sequence[str] | None = None
+) -> dict[str, Any]:
     """[layers, parts, mean and heads, cells] as bytes, each map's greatest weight being 255."""
     blocks, tops = [], []
     for layer in layers:
-        for part in layer.parts:
+        for part in parts or layer.parts:
             maps = layer.maps(query, part)
             stack = np.concatenate((maps.mean(0, keepdims=True), maps if by_head else maps[:0]))
             top = stack.max((1, 2), keepdims=True)
             blocks.append((stack / top.clip(1e-12) * 255).round().astype(np.uint8).tobytes())
             tops += _rounded(top.ravel(), 5)
     text = base64.b64encode(b"".join(blocks)).decode()
-    return {"heads": layers[0].heads if by_head else 0, "bytes": text, "tops": tops}
+    heads = layers[0].heads if by_head else 0
+    return {"heads": heads, "parts": list(parts or layers[0].parts), "bytes": text, "tops": tops}
 
 
-def _locations(layers: Sequence[Attention], query: int) -> list[Any]:
+def _locations(
+    layers: Sequence[Attention], query: int, parts: Sequence[str] | None = None, digits: int = 4
+) -> dict[str, Any]:
     """Of each layer and part, x, y and weight of each location: heads, levels, points."""
     rows = []
     for layer in layers:
         assert not isinstance(layer, DenseAttention)
-        for part in layer.parts:
+        for part in parts or layer.parts:
             locations, weights = layer.chosen(query, part)
-            rows.append(_rounded(np.concatenate((locations, weights[..., None]), -1).ravel()))
-    return rows
+            row = np.concatenate((locations, weights[..., None]), -1).ravel()
+            rows.append(_rounded(row, digits))
+    heads, parts = layers[0].heads, list(parts or layers[0].parts)
+    return {"heads": heads, "parts": parts, "rows": rows}
 
 
 def _image(image: np.ndarray, longest: int, kind: str) -> str:

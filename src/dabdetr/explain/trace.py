@@ -22,7 +22,7 @@ from dabdetr.model.attention import AdditiveAttention, ConcatCrossAttention, spl
 from dabdetr.model.deformable import DeformableAttention, encoder_references
 from dabdetr.model.detector import Detector
 from dabdetr.model.positions import Positions, in_level
-from dabdetr.structures import Detections, Images, Memory, Predictions
+from dabdetr.structures import Detections, Images, Memory, Predictions, Questions
 from dabdetr.structures.boxes import corners, iou
 from dabdetr.text import counted
 
@@ -95,6 +95,8 @@ class ExplainedImage:
     trace       every layer's anchors, boxes, scores and attention
     conf        lowest score of ``detections``
     truth       the objects that are there, where they are known
+    asked       of the same image, a trace whose queries are questions: boxes on a grid, so that a
+                page without a model can answer clicks; None for members that cannot be asked
     """
 
     image: np.ndarray
@@ -103,6 +105,7 @@ class ExplainedImage:
     trace: Trace
     conf: float
     truth: Truth | None = None
+    asked: Trace | None = None
 
     @property
     def shown(self) -> Detections:
@@ -164,11 +167,17 @@ class ExplainedImage:
         return iou(boxes, self.truth.boxes[best])
 
 
-def trace(model: Detector, images: Images, pixels: Sequence[tuple[float, float]] = ()) -> Trace:
+def trace(
+    model: Detector,
+    images: Images,
+    pixels: Sequence[tuple[float, float]] = (),
+    questions: Questions | None = None,
+) -> Trace:
     """Run ``model`` on one image and record it; ``predictions`` are those of a plain call.
 
     For every one of ``pixels`` (x, y, 0–1 of the image) encoder attention is recorded too; of
-    deformable members, that of the finest level's token. The model should be in evaluation mode.
+    deformable members, that of the finest level's token. Of ``questions``, the trace's queries are
+    the questions alone. The model should be in evaluation mode.
     """
     if len(images.pixels) != 1:
         raise ValueError(f"a trace is of one image; got a batch of {len(images.pixels)}")
@@ -181,8 +190,11 @@ def trace(model: Detector, images: Images, pixels: Sequence[tuple[float, float]]
     crossing = [layer.cross_attention for layer in decoder.layers]
     calls = _recorded(*encoding, *crossing, positions)
     with torch.no_grad():
-        predictions = model(images)
-        sizes = [call.output[0].sigmoid() for call in calls.get(positions.size, [])]
+        predictions, chosen = model(images, questions=questions), slice(None)
+        if questions is not None:  # groups come first in the decoder's row of queries
+            chosen = slice(questions.boxes.shape[1])
+            predictions = predictions.groups[0][1]
+        sizes = [call.output[0, chosen].sigmoid() for call in calls.get(positions.size, [])]
         return Trace(
             model=model.config.name,
             names=model.names,
@@ -195,7 +207,7 @@ def trace(model: Detector, images: Images, pixels: Sequence[tuple[float, float]]
             ),
             reference_sizes=_array(torch.stack(sizes)) if sizes else None,
             attention=tuple(
-                _of_queries(module, calls, positions, placed)
+                _of_queries(module, calls, positions, placed, chosen)
                 for module, placed in zip(crossing, calls[positions], strict=True)
             ),
             pixels=wanted,
@@ -283,19 +295,24 @@ def _recorded(*parts: Any) -> _Calls:
     return calls
 
 
-def _of_queries(module: Any, calls: _Calls, positions: Positions, placed: _Call) -> Attention:
-    """Cross-attention of one decoder layer; ``placed`` is the call that gave its positions."""
+def _of_queries(
+    module: Any, calls: _Calls, positions: Positions, placed: _Call, chosen: slice
+) -> Attention:
+    """Cross-attention of the ``chosen`` queries in one decoder layer; ``placed`` is the call that
+    gave their positions."""
     (call,) = calls[module]
     content, position, memory = call.inputs
     if isinstance(module, DeformableAttention):
-        levels = [in_level(position.anchors, ratio) for ratio in memory.ratios.unbind(1)]
-        references, parts = torch.stack(levels, dim=2), {"content": content}
-        parts["position"] = position.query
-        return _sampled(module, content + position.query, references, memory, parts)
+        anchors = position.anchors[:, chosen]
+        parts = {"content": content[:, chosen], "position": position.query[:, chosen]}
+        levels = [in_level(anchors, ratio) for ratio in memory.ratios.unbind(1)]
+        references, query = torch.stack(levels, dim=2), parts["content"] + parts["position"]
+        return _sampled(module, query, references, memory, parts)
     if isinstance(module, ConcatCrossAttention):
-        return _side_by_side(module, calls, _unmodulated_code(positions, placed), memory)
+        code = _unmodulated_code(positions, placed)
+        return _side_by_side(module, calls, code, memory, chosen)
     assert isinstance(module, AdditiveAttention)
-    return _added(module, calls, content, memory.tokens, memory)
+    return _added(module, calls, content, memory.tokens, memory, chosen)
 
 
 def _of_tokens(module: Any, calls: _Calls, pixels: np.ndarray) -> Attention:
@@ -310,7 +327,11 @@ def _of_tokens(module: Any, calls: _Calls, pixels: np.ndarray) -> Attention:
 
 
 def _side_by_side(
-    module: ConcatCrossAttention, calls: _Calls, unmodulated: Tensor | None, memory: Memory
+    module: ConcatCrossAttention,
+    calls: _Calls,
+    unmodulated: Tensor | None,
+    memory: Memory,
+    chosen: slice,
 ) -> DenseAttention:
     """Conditional DETR's attention: what its projections gave."""
 
@@ -321,11 +342,11 @@ def _side_by_side(
     if module.query_position is not None:
         query, key = query + given(module.query_position), key + key_position
     return DenseAttention(
-        query_content=_by_head(query, module.heads),
-        query_position=_by_head(given(module.query_code), module.heads),
+        query_content=_by_head(query[:, chosen], module.heads),
+        query_position=_by_head(given(module.query_code)[:, chosen], module.heads),
         query_unmodulated=None
         if unmodulated is None
-        else _by_head(module.query_code(unmodulated), module.heads),
+        else _by_head(module.query_code(unmodulated[:, chosen]), module.heads),
         key_content=_by_head(key, module.heads),
         key_position=_by_head(key_position, module.heads),
         added=False,

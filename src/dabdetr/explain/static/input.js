@@ -35,14 +35,75 @@ function boxesAt(at) {
 
 function nearest(at) {
   let [best, least] = [null, NEAR * unit];
-  data.boxes[0].forEach((_, query) => {
+  data.boxes[0].slice(0, own).forEach((_, query) => {
     const away = distance(placeAt(query, state.layer), at);
     if (away < least) [best, least] = [query, away];
   });
   return best === null ? null : choiceOf(best);
 }
 
+// Questions: with "Ask" on, a click or a drawn box picks the nearest question of the grid.
+
+const LEAST = 6; // pixels of the screen that a drawn box measures at least; less is a click
+let drag = null; // where a drawn box began, 0–1
+
+function placeOf(event) {
+  const frame = $("stage").getBoundingClientRect();
+  const inside = (v) => Math.max(0, Math.min(1, v));
+  return [inside((event.clientX - frame.left) / frame.width), inside((event.clientY - frame.top) / frame.height)];
+}
+
+function beginBox(event) {
+  if (!checked("ask") || event.button) return;
+  drag = placeOf(event);
+  $("stage").setPointerCapture(event.pointerId);
+}
+
+// What was drawn so far: a box cxcywh, or x, y where it is too small to be one.
+function drawn(event) {
+  const [a, b] = [drag, placeOf(event)];
+  const [w, h] = [Math.abs(a[0] - b[0]), Math.abs(a[1] - b[1])];
+  const small = Math.min((w * width) / unit, (h * height) / unit) < LEAST;
+  return small ? b : [(a[0] + b[0]) / 2, (a[1] + b[1]) / 2, w, h];
+}
+
+function dragBox(event) {
+  if (!drag) return;
+  drawBoxes();
+  outline($("boxes"), drawn(event), "#f0e442", 2, { class: "asked" });
+}
+
+function endBox(event) {
+  if (!drag) return;
+  state.asked = drawn(event);
+  drag = null;
+  pick({ query: nearestQuestion(state.asked), detection: null });
+}
+
+// Of a box, the question that overlaps it most. Of a click, one at the nearest place of the grid:
+// first those whose answer holds the click, then by score, as when a model is asked in Python.
+function nearestQuestion(asked) {
+  const all = Array.from({ length: data.questions }, (_, i) => own + i);
+  const away = (query) => distance(placeAt(query, 0), asked);
+  if (asked.length > 2) {
+    const overlap = (query) => iou(placeAt(query, 0), asked);
+    return all.reduce((a, b) => (overlap(b) - overlap(a) || away(a) - away(b)) > 0 ? b : a);
+  }
+  const holds = (query) => {
+    const [x0, y0, x1, y1] = corners(placeAt(query, layers));
+    return x0 <= asked[0] && asked[0] <= x1 && y0 <= asked[1] && asked[1] <= y1;
+  };
+  // Boxes at the border are cut, and their centres moved: those of the four nearest places count.
+  const near = all.sort((a, b) => away(a) - away(b)).slice(0, 16);
+  return near.reduce((a, b) => (holds(b) - holds(a) || score(b, layers) - score(a, layers)) > 0 ? b : a);
+}
+
 function hover(event) {
+  if (checked("ask")) {
+    $("tip").hidden = true;
+    state.hovered = null;
+    return;
+  }
   const choice = choiceAt(event);
   const tip = $("tip");
   tip.hidden = !choice;
@@ -79,6 +140,7 @@ function onKey(event) {
     h: () => headsOf(state.picked.query) && setHead((state.head + 1) % (data.attention.heads + 1)),
     p: () => $("path").click(),
     q: () => $("all").click(),
+    k: () => data.questions && $("ask").click(),
   };
   if (picking) {
     keys.ArrowUp = () => step(-1);

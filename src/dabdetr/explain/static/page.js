@@ -4,6 +4,7 @@ const state = {
   picked: data.detections.length ? { query: data.detections[0].query, detection: 0 } : choiceOf(0),
   hovered: null,
   clicked: null, // where the last click was, on the screen
+  asked: null, // the click or box that was asked about: x, y or cxcywh, 0–1
   layer: layers,
   part: "all",
   head: 0,
@@ -13,8 +14,7 @@ const PART_NAMES = {
 };
 const checked = (id) => $(id).checked;
 // How many heads are kept for a query by themselves: of places all, of maps those of the best ones.
-const headsOf = (query) =>
-  data.attention.kind === "locations" ? data.attention.heads : data.attention.queries[query]?.heads ?? 0;
+const headsOf = (query) => data.attention.queries[query]?.heads ?? 0;
 const headShown = (query) => (headsOf(query) ? state.head : 0);
 
 function draw() {
@@ -46,13 +46,14 @@ function drawHeat() {
   $("scale").hidden = $("levels").hidden = true;
   const { query } = state.picked;
   if (state.part === "none" || state.layer < 1) return caption(null);
-  if (!data.attention.queries[query]) return caption(null);
+  const kept = keptOf(query, state.part);
+  if (!kept) return caption(null);
   if (data.attention.kind === "locations") {
-    drawPlaces(canvas, query, state.layer, state.part, headShown(query));
+    drawPlaces(canvas, kept, state.layer, state.part, headShown(query));
     $("levels").hidden = false;
     return caption(null);
   }
-  const map = attentionMap(query, state.layer, state.part, headShown(query));
+  const map = attentionMap(kept, state.layer, state.part, headShown(query));
   drawMap(canvas, map);
   $("scale").hidden = false;
   $("top").textContent = percent(map.top) + " of the weight in one cell";
@@ -65,7 +66,7 @@ function drawBoxes() {
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
   const { layer, picked, hovered } = state;
   if (checked("all")) {
-    data.boxes[0].forEach((_, query) => {
+    data.boxes[0].slice(0, own).forEach((_, query) => {
       const [x, y] = pixels(placeAt(query, layer));
       const sure = score(query, layer) >= data.conf;
       const look = { cx: x, cy: y, r: (sure ? 4.5 : 3) * unit, fill: sure ? "#fff" : "#bbb" };
@@ -90,6 +91,9 @@ function drawBoxes() {
   if (hovered && hovered.query !== picked.query) {
     outline(svg, placeAt(hovered.query, layer), "#fff", 1.5, { class: "hovered" });
   }
+  if (state.asked && isQuestion(picked.query)) {
+    outline(svg, state.asked, "#f0e442", 2, { class: "asked" });
+  }
   drawPicked(svg, picked, layer);
 }
 
@@ -104,7 +108,7 @@ function drawPicked(svg, choice, layer) {
   const place = placeAt(query, layer);
   const line = { class: "picked", "data-query": query };
   outline(svg, place, colour, 4, layer ? line : { ...line, "stroke-dasharray": `${7 * unit} ${5 * unit}` });
-  tag(svg, place, layer ? said(choice, layer) : `anchor ${query}`);
+  tag(svg, place, layer ? said(choice, layer) : `anchor ${nameOf(query)}`);
 }
 
 function drawPath(svg, query) {
@@ -169,7 +173,7 @@ function play() {
 // The page
 
 function start() {
-  const count = data.boxes[0].length;
+  const count = own;
   $("title").textContent = data.title;
   const many = data.found === 1 ? "1 detection" : `${data.found} detections`;
   $("summary").textContent =
@@ -179,6 +183,7 @@ function start() {
   $("image").src = data.image;
   $("image").style.imageRendering = Math.max(width, height) <= 48 ? "pixelated" : "auto";
   $("truth-field").hidden = !data.truth;
+  $("ask-field").hidden = !data.questions;
   $("all").checked = count <= 60;
   [$("layer").min, $("layer").max] = [first, layers];
   $("play").disabled = layers === first;
@@ -249,6 +254,9 @@ function fillNotes() {
   if (data.attention.parts.includes("position")) {
     notes.push("“Whole” is the attention as it is. “Content” and “position” show where each would look by itself.");
   }
+  if (data.questions) {
+    notes.push(`With “Ask”, a click or a drawn box is a question: the answer shown is that of the nearest of ${data.questions} boxes that the model was asked about when the page was made. A question sees the model's own queries; they do not see it.`);
+  }
   if (data.truth) notes.push("Dotted: the objects that are really there. “≠” and red: the class found is another one than that of the object there.");
   notes.push(...data.absent);
   for (const note of notes) {
@@ -269,7 +277,13 @@ function listen() {
     $("tip").hidden = true;
     drawBoxes();
   });
+  $("ask").addEventListener("change", () => $("stage").classList.toggle("asking", checked("ask")));
+  $("stage").addEventListener("pointerdown", beginBox);
+  $("stage").addEventListener("pointermove", dragBox);
+  $("stage").addEventListener("pointerup", endBox);
+  $("stage").addEventListener("pointercancel", () => (drag = null));
   $("stage").addEventListener("click", (event) => {
+    if (checked("ask")) return;
     const choice = choiceAt(event);
     state.clicked = [event.clientX, event.clientY];
     if (choice) pick(choice);

@@ -4,6 +4,8 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
 const [height, width] = data.size;
 const layers = data.boxes.length;
+const own = data.boxes[0].length - data.questions; // the model's queries; questions come after them
+const isQuestion = (query) => query >= own;
 const first = data.anchors ? 0 : 1; // the slider's least value: 0 shows the initial anchors
 
 // Layer 0 is the start: the anchor that enters layer 1. A point has two numbers.
@@ -98,13 +100,18 @@ const COLOURS = Array.from({ length: 256 }, (_, i) => {
   return STOPS[k].map((v, c) => Math.round(v + (STOPS[k + 1][c] - v) * (at - k)));
 });
 
-// The map of one layer, part and head (0: mean of heads) as { cells, top }, or null if not kept.
-function attentionMap(query, layer, part, head) {
+// What is kept of a query's attention, if it has that part.
+function keptOf(query, part) {
   const kept = data.attention.queries[query];
-  if (!kept || data.attention.kind !== "maps" || layer < 1) return null;
+  return kept?.parts.includes(part) ? kept : null;
+}
+
+// The map of one layer, part and head (0: mean of heads) as { cells, top }.
+function attentionMap(kept, layer, part, head) {
   kept.raw ??= Uint8Array.from(atob(kept.bytes), (c) => c.charCodeAt(0));
-  const { parts, shape } = data.attention;
-  const block = ((layer - 1) * parts.length + parts.indexOf(part)) * (kept.heads + 1) + head;
+  const { shape } = data.attention;
+  const row = (layer - 1) * kept.parts.length + kept.parts.indexOf(part);
+  const block = row * (kept.heads + 1) + head;
   const count = shape[0] * shape[1];
   return { cells: kept.raw.subarray(block * count, (block + 1) * count), top: kept.tops[block] };
 }
@@ -125,10 +132,9 @@ function drawMap(canvas, map) {
 
 const MARKS = ["#f0e442", "#56b4e9", "#ff9d3b", "#ffffff", "#cc79a7", "#9be564"];
 
-function drawPlaces(canvas, query, layer, part, head) {
+function drawPlaces(canvas, kept, layer, part, head) {
   const [heads, levels, points] = data.attention.shape;
-  const { parts } = data.attention;
-  const row = data.attention.queries[query][(layer - 1) * parts.length + parts.indexOf(part)];
+  const row = kept.rows[(layer - 1) * kept.parts.length + kept.parts.indexOf(part)];
   const pen = canvas.getContext("2d");
   const scale = canvas.width / canvas.clientWidth;
   pen.lineWidth = 1.5 * scale;

@@ -8,7 +8,9 @@ function caption(map) {
   const whose = head ? `head ${head}` : together;
   let text = "";
   if (layer < 1) text = "Before the first layer a query has its anchor only; attention begins with layer 1.";
-  else if (!data.attention.queries[query]) {
+  else if (isQuestion(query) && part !== "none" && !keptOf(query, part)) {
+    text = "Of questions the page keeps the whole attention of all heads, where there is room for it.";
+  } else if (!data.attention.queries[query]) {
     text = "Attention is kept for the best queries only; this one has boxes and numbers alone.";
   } else if (data.attention.kind === "locations" && part !== "none") {
     const chosen = {
@@ -16,10 +18,10 @@ function caption(map) {
       content: "would read if content alone chose them",
       position: "would read if the anchor's position alone chose them",
     }[part];
-    text = `Places that query ${query} ${chosen}, layer ${layer}, ${whose}; larger marks weigh more. `;
+    text = `Places that ${nameOf(query)} ${chosen}, layer ${layer}, ${whose}; larger marks weigh more. `;
     text += "Levels from fine to coarse:";
   } else if (map) {
-    text = `Query ${query}, layer ${layer}, ${whose}: `;
+    text = `${isQuestion(query) ? "Question" : `Query ${query}`}, layer ${layer}, ${whose}: `;
     text += {
       all: "where it looks.",
       content: "where content alone would look.",
@@ -42,7 +44,7 @@ function caption(map) {
 function tellLimits() {
   const { query } = state.picked;
   const lines = [];
-  if (data.attention.queries[query] && !headsOf(query)) {
+  if (data.attention.queries[query] && !headsOf(query) && !isQuestion(query)) {
     lines.push("To keep the page small, single heads are kept for the best queries only; this one has their mean.");
   }
   const split = state.part === "content" || state.part === "position";
@@ -66,10 +68,11 @@ function tell() {
   const last = classOf(choice, layers);
   const listed = found(choice) && data.found;
   $("story-title").textContent =
-    `${name(last)}, score ${scoreOf(choice, layers).toFixed(2)}, query ${query}` +
-    (listed ? "" : " (no detection)");
+    `${name(last)}, score ${scoreOf(choice, layers).toFixed(2)}, ${nameOf(query)}` +
+    (listed || isQuestion(query) ? "" : " (no detection)");
   const parts = [];
-  if (data.anchors) {
+  if (isQuestion(query)) parts.push(tellAnswer(query, end));
+  else if (data.anchors) {
     const start = distance(placeAt(query, 0), end);
     parts.push(`Its anchor started ${start.toFixed(0)} px from where the box ended.`);
     const left = distance(placeAt(query, 1), end);
@@ -83,6 +86,19 @@ function tell() {
   $("story").textContent = parts.join(" ");
   tellTruth(last, end);
   tabulate(choice, end);
+}
+
+const nameOf = (query) => (isQuestion(query) ? "a question" : `query ${query}`);
+
+// What the answer to a question means.
+function tellAnswer(query, end) {
+  const [, , w, h] = pixels(placeAt(query, 0)).map(Math.round);
+  let text = `The box asked about there is ${w} × ${h} px. `;
+  const same = data.found ? data.detections.findIndex((d) => iou(placeAt(d.query, layers), end) >= 0.5) : -1;
+  if (same >= 0) text += `Its answer coincides with detection ${same + 1}, which scores ${data.detections[same].score.toFixed(2)}.`;
+  else if (score(query, layers) < data.conf) text += `Its score is below ${data.conf}: nothing is there, says the model.`;
+  else text += "No detection coincides with its answer.";
+  return text;
 }
 
 function tellTruth(last, end) {
