@@ -142,7 +142,8 @@ def page_data(explanation: ExplainedImage, queries: Sequence[int] | None = None)
             )
         ],
         "questions": 0 if asked is None else asked.queries,
-        "anchors": [_rounded(np.concatenate(layer)) for layer in zip(*anchors, strict=True)] or None,
+        "anchors": [_rounded(np.concatenate(layer)) for layer in zip(*anchors, strict=True)]
+        or None,
         "boxes": _rounded(boxes),
         "labels": best.tolist(),
         "scores": _rounded(np.take_along_axis(scores, best, axis=-1)),
