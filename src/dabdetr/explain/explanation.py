@@ -101,7 +101,7 @@ def explain(
         images = pad(prepared).to(runtime.device)
         with autocast(runtime.precision, runtime.device):
             seen = trace(detector, images, pixels)
-            grid = question_grid(sizes[0]).to(runtime.device) if asks else None
+            grid = question_grid((sizes[0][0], sizes[0][1])).to(runtime.device) if asks else None
             asked = None if grid is None else trace(detector, images, questions=grid)
         return [(seen, asked, to_detections(detector, seen.predictions, sizes, max_det, names)[0])]
 
