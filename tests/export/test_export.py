@@ -4,7 +4,8 @@ import copy
 import json
 import subprocess
 import sys
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 
 import numpy as np
@@ -214,7 +215,7 @@ def test_what_is_no_export_is_told(exported, tmp_path):
 
 
 @pytest.mark.parametrize("format", ["onnx", "openvino"])
-def test_a_predictor_of_an_exported_file_goes_to_other_processes(
+def test_a_predictor_of_an_exported_file_goes_to_other_processes_and_threads(
     format, detector, exported, images, tmp_path
 ):
     pytest.importorskip(format)
@@ -226,3 +227,10 @@ def test_a_predictor_of_an_exported_file_goes_to_other_processes(
         found = pool.submit(predictor.one, images[0], conf=0).result()
     np.testing.assert_array_equal(found.boxes, expected.boxes)
     np.testing.assert_array_equal(found.scores, expected.scores)
+    alone = [predictor.one(image, conf=0) for image in images]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(4):
+            beside = pool.map(partial(predictor.one, conf=0), images)
+            for found, expected in zip(beside, alone, strict=True):
+                np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
+                np.testing.assert_allclose(found.boxes, expected.boxes, atol=1e-3)
