@@ -13,8 +13,9 @@ from experiments.race.claims import Verdict, best_detr, order, rise, speedup, ve
 from experiments.race.members import DETRS, LADDER, RUNGS, TITLES, differing, title, unfair
 from experiments.race.plan import load_results
 
-from dabdetr.compare.curves import COLOURS, draw_curves, new_figure, write_figure
+from dabdetr.compare.curves import COLOURS, draw_curves, write_figure
 from dabdetr.compare.results import Results, Spread, epochs_to
+from dabdetr.explain.figures import new_figure
 from dabdetr.files import write_atomically
 
 LEVELS = tuple(level / 10 for level in range(1, 10))

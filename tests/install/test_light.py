@@ -99,7 +99,7 @@ def test_the_light_install_runs_exported_files(tmp_path: Path) -> None:
         ("doctor demo/data", 1, ""),
         ("models", 0, "dab-lite"),
         ("train demo/data", 3, "this needs the package torch; type: pip install '"),
-        ("export scenes", 3, "[train]'"),
+        ("export scenes -o other.onnx", 3, "[train]'"),
     ):
         done = subprocess.run(
             [place / "bin" / "python", "-W", "error", "-m", "dabdetr", *line.split()],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 
 from dabdetr.asking.changed import Changed, Edit
 from dabdetr.data.dataset import DetectionDataset, ImageRecord
+from dabdetr.evaluation.saved import is_number
 from dabdetr.evaluation.suspicions import rounded
 from dabdetr.files import read_regular
 from dabdetr.text import parse_json, shown
@@ -45,12 +45,7 @@ def _wrong(row: Any) -> str | None:
 
 
 def _is_box(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
-
-
-def _is_number(value: Any) -> bool:
-    plain = isinstance(value, int | float) and not isinstance(value, bool)
-    return plain and abs(value) < 1e12 and math.isfinite(value)
+    return isinstance(value, list) and len(value) == 4 and all(map(is_number, value))
 
 
 def _is_count(value: Any) -> bool:
@@ -64,7 +59,7 @@ def _is_text(value: Any) -> bool:
 _ENTRIES: dict[str, Callable[[Any], bool]] = {
     "accept": lambda value: isinstance(value, bool),
     "kind": _is_text,
-    "suspicion": _is_number,
+    "suspicion": is_number,
     "split": _is_text,
     "file": _is_text,
     "image": _is_count,
@@ -73,7 +68,7 @@ _ENTRIES: dict[str, Callable[[Any], bool]] = {
     "name": lambda value: value is None or _is_text(value),
     "answer": _is_box,
     "answer_name": _is_text,
-    "score": _is_number,
+    "score": is_number,
     "mend": lambda value: value in MENDS,
 }
 """Entry of a row → whether a value fits it."""

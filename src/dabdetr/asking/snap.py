@@ -10,7 +10,7 @@ import numpy as np
 
 from dabdetr.asking.changed import Changed, Edit
 from dabdetr.data.dataset import DetectionDataset
-from dabdetr.evaluation.suspicions import label_map
+from dabdetr.evaluation.suspicions import label_map, rounded
 from dabdetr.predictor import Predictor
 from dabdetr.structures import Answers
 from dabdetr.structures.boxes import iou
@@ -102,8 +102,8 @@ def _of_image(
                 file=record.file,
                 image=index,
                 row=row,
-                before=_rounded(before),
-                after=_rounded(answers.boxes[answer]),
+                before=rounded(before),
+                after=rounded(answers.boxes[answer]),
                 name_before=data.names[own],
                 name_after=name if taken and free else data.names[own],
                 name=name,
@@ -132,7 +132,3 @@ def snapped(data: DetectionDataset, snaps: list[Snap], names: tuple[str, ...]) -
             edit = Edit(each.row, each.after, names.index(each.name_after))
             edits.setdefault(each.image, []).append(edit)
     return Changed(data, edits, names)
-
-
-def _rounded(box: np.ndarray) -> tuple[float, ...]:
-    return tuple(box.astype(float).round(2).tolist())

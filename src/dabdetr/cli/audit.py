@@ -40,7 +40,7 @@ def audit(
     annotations: Annotations = None,
     images: Images = None,
     split: Annotated[
-        str | None, typer.Option(help="Look at this split only; at all of them if not given.")
+        str | None, typer.Option(help="Check this split only; all splits if not given.")
     ] = None,
     folds: Annotated[
         int | None,
@@ -50,17 +50,19 @@ def audit(
             "it. --model is then what to train; default dab-lite.",
         ),
     ] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs of each of these trainings.")] = 10,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of each training of --folds.")] = 10,
     fix: Annotated[
         Path | None,
-        typer.Option(help="Decisions (json) of an audit of these data: write a mended copy, -o."),
+        typer.Option(
+            help="Decisions (JSON) of an audit of these data: write a corrected copy to -o."
+        ),
     ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
             "--output",
             "-o",
-            help="With --fix the mended copy; otherwise the run's folder, instead of --project and "
+            help="With --fix the corrected copy; else the run's folder, instead of --project and "
             "--name.",
         ),
     ] = None,
@@ -73,16 +75,16 @@ def audit(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Rank the labels that a model doubts: class, box, missing, on nothing, double.
+    """Rank labels that are probably wrong: class, box, missing, without object, or double.
 
-    Each box is a question to the model, and what it finds is looked for among the labels. The run
-    folder gets index.html, where suspicions are seen and accepted, and decisions.json with all of
-    them, the most suspicious first. A model that was trained on these labels doubts them less:
-    with --folds each image is judged by a model that was not trained on it.
+    The model is asked about each labelled box, and its own detections are compared with the labels.
+    The run's folder gets index.html, a page to view and accept suspicions, and decisions.json with
+    all of them, the most suspicious first. A model hardly doubts labels that it was trained on:
+    with --folds, each image is judged by a model that was not trained on it.
     """
     if fix is not None:
         if output is None:
-            raise ValueError("no place for the mended copy was given; add -o FOLDER")
+            raise ValueError("no place for the corrected copy was given; add -o FOLDER")
         refuse_to_overwrite(output)
         from dabdetr.asking.decisions import read_decisions
 

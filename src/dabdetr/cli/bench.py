@@ -18,24 +18,32 @@ def bench(
         str | None, typer.Option(help="Annotated images, a data folder or scenes: gives AP.")
     ] = None,
     source: Annotated[
-        str | None, typer.Option(help="Or images without boxes: a folder, pattern or video.")
+        str | None,
+        typer.Option(help="Images without boxes, instead of --data: a folder, pattern or video."),
     ] = None,
-    split: Annotated[str, typer.Option(help="Which part of the data.")] = "val",
+    split: Annotated[str, typer.Option(help="Split of the data.")] = "val",
     max_ap_drop: Annotated[
         float | None,
-        typer.Option(help="Points of AP (of 100) that the best may lose; 0.5 if not given."),
+        typer.Option(
+            help="AP points (of 100) that the recommended one may lose; 0.5 if not given."
+        ),
     ] = None,
     formats: Annotated[
-        str, typer.Option(help="Of these, with commas between; PyTorch fp32 always competes.")
+        str,
+        typer.Option(
+            help="Formats to measure, separated by commas; PyTorch fp32 is always measured."
+        ),
     ] = "torch,onnx,openvino",
-    batch: Annotated[int, typer.Option(help="Images at a time.")] = 1,
+    batch: Annotated[int, typer.Option(help="Images per batch.")] = 1,
     threads: Annotated[
-        int | None, typer.Option(help="Threads to compute in; each runtime's own if not given.")
+        int | None, typer.Option(help="Number of threads; each runtime's default if not given.")
     ] = None,
-    rounds: Annotated[int, typer.Option(help="Rounds, in each of which everyone is timed.")] = 7,
+    rounds: Annotated[
+        int, typer.Option(help="Number of rounds; every candidate is timed once per round.")
+    ] = 7,
     images: Annotated[
         int,
-        typer.Option("--images", help="Images that AP or agreement is measured on, at most."),
+        typer.Option("--images", help="Maximum number of images for AP or agreement."),
     ] = 200,
     scaling: Annotated[bool, typer.Option("--scaling", hidden=True)] = False,
     output: Annotated[
@@ -46,11 +54,11 @@ def bench(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Time a model in every runtime and precision on your images, and say which one to use.
+    """Measure a model in every runtime and precision on your images, and recommend one.
 
-    With AP on annotated data, otherwise with the share of boxes that are those of PyTorch fp32.
-    The folder gets bench.md, bench.json and bench.png. What cannot run here is listed with the
-    reason.
+    On labelled data AP is measured too, on other images the share of boxes that agree with those of
+    PyTorch in fp32. The folder gets bench.md, bench.json and bench.png. Runtimes that cannot run
+    here are listed with the reason.
     """
     from dabdetr.bench.candidates import Plan
 

@@ -29,12 +29,12 @@ def compare(
         typer.Option(help="A folder, file or zip in any layout that is read, or scenes."),
     ] = None,
     seeds: Annotated[
-        int | None, typer.Option(min=1, help="Seeds that each is trained with; 3 if not given.")
+        int | None, typer.Option(min=1, help="Number of seeds per model; 3 if not given.")
     ] = None,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Passes over the images; each model's own if not.")
     ] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Images in a step.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Images per step.")] = None,
     imgsz: Annotated[
         int | None, typer.Option(min=16, help="Shorter side of images in pixels, for all.")
     ] = None,
@@ -48,21 +48,24 @@ def compare(
         typer.Option("--set", help="path=value of every config, such as training.lr=1e-4."),
     ] = None,
     val_every: Annotated[
-        int | None, typer.Option(min=1, help="Epochs between validations; as `train` has it.")
+        int | None,
+        typer.Option(min=1, help="Epochs between validations; about 20 validations if not given."),
     ] = None,
     split: Annotated[
         float | None,
-        typer.Option(help="Share of the images to train on, where no val split is there: 0.8."),
+        typer.Option(
+            help="Share of the images to train on if the data have no val split, such as 0.8."
+        ),
     ] = None,
     jobs: Annotated[
-        int, typer.Option(min=1, help="Trainings at a time, each a process of its own.")
+        int, typer.Option(min=1, help="Number of trainings at a time, each in its own process.")
     ] = 1,
     resume: Annotated[
         Path | None,
-        typer.Option(help="The folder of a comparison: go on; models and --seeds may be added."),
+        typer.Option(help="Continue the comparison in this folder; models and seeds may be added."),
     ] = None,
     report: Annotated[
-        Path | None, typer.Option(help="The folder of a comparison: write its report again.")
+        Path | None, typer.Option(help="Write the report of the comparison in this folder again.")
     ] = None,
     name: Name = None,
     project: Annotated[Path, typer.Option(help="Where run folders go.")] = Path("runs/compare"),
@@ -71,10 +74,10 @@ def compare(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train several models on your data, alike in all else, and compare them.
+    """Train several models on your data with the same seeds and options, and compare them.
 
-    Every training is a run folder like those of `train`. Ctrl-C leaves what --resume continues.
-    The folder gets report.md, table.csv and curves.png.
+    Each training has a run folder like those of `train`. After Ctrl-C, --resume continues the
+    comparison. Its folder gets report.md, table.csv and curves.png.
     """
     project, name = run_place(project, name, output)
     given = {

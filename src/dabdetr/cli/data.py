@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 data = typer.Typer(
     no_args_is_help=True,
-    help="Look at annotated images, count them, write them in another layout, divide them.",
+    help="Count, view, convert and split labelled images.",
 )
 
 Data = Annotated[
@@ -76,16 +76,16 @@ def stats(
     box_format: BoxFormats = None,
     strict: Strict = False,
     plot: Annotated[
-        Path | None, typer.Option(help="Write one figure of it all (.png or .svg).")
+        Path | None, typer.Option(help="Write a figure of all distributions (.png or .svg).")
     ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """What every split holds, how large images and objects are, and what fits them.
+    """Print counts and sizes of images and objects for every split, and recommended settings.
 
-    Counts of images, boxes and classes, and what was skipped or mended; sizes, shapes, objects an
-    image, brightness; a recommended input size, number of queries, and tiles where objects are
-    small in large images.
+    Counts are of images, boxes and classes, and of rows that were skipped or repaired. Then follow
+    sizes, shapes, objects per image and brightness. Recommended are an input size, a number of
+    queries, and tiles if objects are small in large images.
     """
     refuse_to_overwrite(plot)
     if plot and plot.suffix.lower() not in (".png", ".svg"):
@@ -122,18 +122,25 @@ def stats(
 @data.command()
 def view(
     data: Data = None,
-    split: Annotated[str, typer.Option(help="Which part of the data.")] = "train",
+    split: Annotated[str, typer.Option(help="Split of the data.")] = "train",
     annotations: Annotations = None,
     images: Images = None,
     box_format: BoxFormats = None,
-    count: Annotated[int, typer.Option(min=1, help="Images shown, evenly out of all.")] = 24,
+    count: Annotated[
+        int, typer.Option(min=1, help="Number of images, spread evenly over the data.")
+    ] = 24,
     augment: Annotated[
-        bool, typer.Option("--augment", help="As training sees them: cropped, flipped, recoloured.")
+        bool,
+        typer.Option(
+            "--augment", help="Show the images as training sees them: cropped, flipped, recoloured."
+        ),
     ] = False,
     model: Annotated[
         str, typer.Option(help="With --augment: the preset or config whose augmentation is shown.")
     ] = "dab-lite",
-    seed: Annotated[int, typer.Option(min=0, help="With --augment: another draw.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="With --augment: seed of the random changes.")
+    ] = 0,
     name: Name = None,
     project: Annotated[Path, typer.Option(help="Where run folders go.")] = Path("runs/view"),
     output: RunOutput = None,
@@ -177,7 +184,7 @@ def convert(
 ) -> None:
     """Write all splits in another layout: COCO, YOLO, VOC or WebDataset's shards.
 
-    Boxes are the same to the last bit when they are read back; images are copied as they are.
+    Boxes are bit for bit the same when they are read back; images are copied unchanged.
     """
     out = place_of(out, output, "data convert DATA -o FOLDER")
     found = open_splits(data, None, None, box_format, strict, quiet)
@@ -191,17 +198,17 @@ def split(
     output: Output = None,
     share: Annotated[float, typer.Option("--split", help="Share of the images to train on.")] = 0.8,
     test: Annotated[float, typer.Option(help="Share of the images for a test split.")] = 0.0,
-    seed: Annotated[int, typer.Option(min=0, help="Another one divides otherwise.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random split.")] = 0,
     to: Layout = "coco",
     box_format: BoxFormats = None,
     strict: Strict = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Divide the one split of a data set into train and val, and test where it is asked for.
+    """Divide a data set that has one split into train and val, and with --test into test.
 
-    Each class is on all sides by its share, images that show the same stay together, and the same
-    seed gives the same split.
+    Classes are divided in proportion, near-duplicate images stay together, and the same seed gives
+    the same split.
     """
     out = place_of(out, output, "data split DATA -o FOLDER")
     found = open_splits(data, None, None, box_format, strict, quiet)

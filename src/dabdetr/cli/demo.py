@@ -30,10 +30,10 @@ LABELLED = {"train": 8, "val": 4}
 
 
 def demo(
-    count: Annotated[int, typer.Option(min=1, help="Scenes to evaluate.")] = 200,
-    images: Annotated[int, typer.Option(min=1, help="Scenes to draw and list.")] = 8,
+    count: Annotated[int, typer.Option(min=1, help="Number of scenes to evaluate.")] = 200,
+    images: Annotated[int, typer.Option(min=1, help="Number of scenes to draw and list.")] = 8,
     seed: Annotated[int, typer.Option(help="Another seed gives other scenes.")] = SEED,
-    conf: Annotated[float, typer.Option(help="Lowest score drawn and listed.")] = 0.5,
+    conf: Annotated[float, typer.Option(help="Lowest score of objects drawn and listed.")] = 0.5,
     output: Annotated[
         Path,
         typer.Option("--output", "-o", help="Folder for images and labelled data to try."),
@@ -49,9 +49,9 @@ def demo(
 ) -> None:
     """Detect handwritten digits in new scenes with the shipped model; nothing is downloaded.
 
-    The folder demo is left for further commands: images, three photographs (images/photos), a large
-    image, a video where PyAV is installed, and twelve labelled images (data). An existing folder is
-    kept as it is.
+    The folder demo is written for further commands: images, three photographs (images/photos), a
+    large image, a video if PyAV is installed, and twelve labelled images (data). An existing folder
+    is left unchanged.
     """
     from dabdetr.data.layouts import open_data
     from dabdetr.data.writing import check_layout

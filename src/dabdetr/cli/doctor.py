@@ -24,32 +24,33 @@ def doctor(
     images: Images = None,
     box_format: BoxFormats = None,
     model: Annotated[
-        str, typer.Option(help="The preset, config or weights that are to be trained.")
+        str, typer.Option(help="The preset, config or weights that you want to train.")
     ] = "dab-lite",
     imgsz: ImageSize = None,
     fix: Annotated[
-        Path | None, typer.Option(help="Write a mended copy into a new folder, with a log.")
+        Path | None, typer.Option(help="Write a repaired copy into a new folder, with a log.")
     ] = None,
     to: Layout = "coco",
     html: Annotated[
-        Path | None, typer.Option(help="Write a page with the images that are meant.")
+        Path | None, typer.Option(help="Write a page that shows the images of all findings.")
     ] = None,
     self_test: Annotated[
         bool,
-        typer.Option("--self-test", help="Train on 8 of the images until they are found."),
+        typer.Option(
+            "--self-test",
+            help="Train on 8 of the images, and check that the model then detects their objects.",
+        ),
     ] = False,
-    seconds: Annotated[
-        int, typer.Option(min=1, help="Time that the self-test may take for training.")
-    ] = 90,
+    seconds: Annotated[int, typer.Option(min=1, help="Seconds of training in the self-test.")] = 90,
     device: Device = "auto",
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Look for what is wrong with annotated images; exit code 1 where something is.
+    """Find errors in labelled data; the exit code is 1 if there are any.
 
-    Every check tells how often, where first, what it does to training and how to mend it. Hints
-    are good to know and no fault. --self-test trains the model on eight images, which it must
-    find again (AP50 above 0.8), else it says which stage fails.
+    Each finding has a count, examples, its effect on training, and how to repair it. Hints are not
+    errors. --self-test trains the model on eight images; if AP50 on them stays below 0.8, it names
+    the stage that fails.
     """
     refuse_to_overwrite(html)
     refuse_to_overwrite(fix)

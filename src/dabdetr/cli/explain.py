@@ -31,36 +31,40 @@ def explain(
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(
-            help="Instead, with its objects shown: a folder (COCO, YOLO or VOC), or scenes."
-        ),
+        typer.Option(help="Labelled data instead of images: a folder in any layout, or scenes."),
     ] = None,
-    split: Annotated[str, typer.Option(help="Which part of the data.")] = "val",
-    count: Annotated[int, typer.Option(min=1, help="Of the data, the first N.", metavar="N")] = 20,
+    split: Annotated[str, typer.Option(help="Split of the data.")] = "val",
+    count: Annotated[
+        int, typer.Option(min=1, help="With --data: the first N images.", metavar="N")
+    ] = 20,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="The page; of several images, their index.")
+        Path,
+        typer.Option(
+            "--output", "-o", help="The page to write; for several images, their index page."
+        ),
     ] = Path("report.html"),
     model: Model = SHIPPED,
     conf: Annotated[
-        float | None, typer.Option(help="Lowest score listed; the model's own if not given.")
+        float | None, typer.Option(help="Lowest score shown; the model's own if not given.")
     ] = None,
     max_det: MaxDet = None,
     imgsz: ImageSize = None,
     device: Device = "auto",
     force: Annotated[bool, typer.Option("--force", help="Overwrite the page.")] = False,
     skip_unreadable: Annotated[
-        bool, typer.Option("--skip-unreadable", help="Pass over unreadable images; exit code 1.")
+        bool,
+        typer.Option("--skip-unreadable", help="Skip unreadable images; the exit code is then 1."),
     ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show why: a page with the boxes of every layer, anchors, attention and numbers.
+    """Write a page that shows how detections came about: anchors, boxes and attention by layer.
 
-    The page is one file that needs no network. Several images make an index, and their pages
-    go into a folder beside it, report_pages for report.html. --force replaces pages of an earlier
-    run there; other files stay.
+    The page is one file that needs no network. For several images an index page is written, and
+    their pages go into a folder beside it (report_pages for report.html). --force replaces pages of
+    an earlier run; other files there are kept.
 
-    Of --data, the pages also show which objects are really there, and where classes differ.
+    With --data, the pages also show the labelled objects, and mark wrong classes.
     """
     if bool(source) == bool(data):
         raise ValueError(

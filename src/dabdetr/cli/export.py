@@ -40,7 +40,9 @@ def export(
     bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16.")] = False,
     int8: Annotated[
         str | None,
-        typer.Option(help="Compute in int8 (OpenVINO); ranges from these data or images."),
+        typer.Option(
+            help="Compute in int8 (OpenVINO), with value ranges measured on these data or images."
+        ),
     ] = None,
     size: Annotated[
         tuple[int, int] | None,
@@ -48,27 +50,36 @@ def export(
     ] = None,
     post: Annotated[
         str,
-        typer.Option(help="none: logits and boxes of all queries; boxes: ranked, in pixels."),
+        typer.Option(
+            help="Outputs. none: logits and boxes of all queries; boxes: ranked boxes in pixels."
+        ),
     ] = "none",
     max_det: Annotated[
-        int | None, typer.Option(help="Boxes an image with --post boxes.", show_default=False)
+        int | None, typer.Option(help="Boxes per image with --post boxes.", show_default=False)
     ] = None,
     padding: Annotated[
-        bool, typer.Option("--padding/--no-padding", help="Whether a padding mask goes in.")
+        bool,
+        typer.Option("--padding/--no-padding", help="Give the file an input for the padding mask."),
     ] = True,
     with_questions: Annotated[
         bool,
-        typer.Option("--with-questions", help="Inputs for boxes to ask about, and their answers."),
+        typer.Option(
+            "--with-questions",
+            help="Add inputs for questions about boxes, and outputs for the answers.",
+        ),
     ] = False,
     opset: Annotated[
         int | None, typer.Option(help="Version of ONNX's operators, 18 to 25.", show_default=False)
     ] = None,
     images: Annotated[
         str | None,
-        typer.Option(help="Images to compare torch and the file on."),
+        typer.Option(help="Images on which PyTorch and the file are compared."),
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="The same, annotated: a data folder, or scenes; gives AP.")
+        str | None,
+        typer.Option(
+            help="Labelled images for the comparison, which then includes AP: a folder, or scenes."
+        ),
     ] = None,
     imgsz: ImageSize = None,
     queries: Queries = None,
@@ -79,9 +90,9 @@ def export(
 ) -> None:
     """Write a model for ONNX Runtime, OpenVINO or torch.export, with a certificate.
 
-    Any batch and image size goes in. Torch and the file look at the same images (generated
-    scenes where none are given); where they differ too much, the file is not kept and the exit code
-    is 1.
+    The file takes any batch and image size unless --size is given. PyTorch and the file run on the
+    same images (generated scenes if none are given). If their detections differ too much, the file
+    is deleted and the exit code is 1.
     """
     model = one_of(weights, model, "model")
     if model is None:

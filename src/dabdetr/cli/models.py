@@ -15,10 +15,12 @@ from dabdetr.text import in_any_case
 
 
 def models(
-    every: Annotated[bool, typer.Option("--all", help="All presets, with their sources.")] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="List all presets, with their sources.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Say which model to take: trained ones to detect with, and presets to train."""
+    """Recommend models: trained ones to detect with, and presets to train."""
     from dabdetr.checkpoints.locate import shipped
     from dabdetr.presets import PRESETS
 
@@ -59,22 +61,24 @@ def convert(
     ] = None,
     output: Output = None,
     to: Annotated[
-        str, typer.Option(help="dabdetr, or transformers: a folder for its pipeline.")
+        str, typer.Option(help="dabdetr; or transformers: a folder for its pipeline.")
     ] = "dabdetr",
     push: Annotated[
         str | None,
         typer.Option(
             "--push-to-hub",
             metavar="OWNER/NAME",
-            help="With --to transformers: upload the folder as this model.",
+            help="With --to transformers: upload the folder to this repository of the hub.",
             show_default=False,
         ),
     ] = None,
-    half: Annotated[bool, typer.Option("--half", help="float16: half the file.")] = False,
+    half: Annotated[
+        bool, typer.Option("--half", help="Write float16: half the file size.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the target.")] = False,
     assignments: Annotated[
         list[str] | None,
-        typer.Option("--set", help="path=value of the config, for what the source does not hold."),
+        typer.Option("--set", help="path=value of the config, for settings that the source lacks."),
     ] = None,
     as_json: Json = False,
     quiet: Quiet = False,

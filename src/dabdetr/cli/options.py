@@ -17,19 +17,22 @@ def check_model(source: str) -> str:
     return source
 
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No tables, no progress.")]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no tables and no progress.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 Model = Annotated[
     str,
     typer.Option(
-        help="Weights: a file, a run folder, a shipped name or a hub name.", callback=check_model
+        help="Weights: a file, a run folder, an included model or a name on the hub.",
+        callback=check_model,
     ),
 ]
 ModelOrNone = Annotated[
     str | None,
     typer.Option(
-        help="Weights: a file, a run folder, a shipped name or a hub name.",
+        help="Weights: a file, a run folder, an included model or a name on the hub.",
         callback=lambda source: source if source is None else check_model(source),
     ),
 ]
@@ -44,14 +47,16 @@ ModelArgument = Annotated[
 DataArgument = Annotated[str | None, typer.Argument(help="The same as --data.", show_default=False)]
 Output = Annotated[
     Path | None,
-    typer.Option("--output", "-o", help="Where to write, instead of the last argument."),
+    typer.Option("--output", "-o", help="Where to write; the same as the last argument."),
 ]
 ImageSize = Annotated[
     int | None, typer.Option(min=16, help="Shorter side in pixels; the model's own if not given.")
 ]
 MaxDet = Annotated[
     int | None,
-    typer.Option(min=1, help="Most detections per image; the model's own if not given."),
+    typer.Option(
+        min=1, help="Maximum number of detections per image; the model's own if not given."
+    ),
 ]
 Nms = Annotated[
     float | None,
@@ -61,7 +66,7 @@ Nms = Annotated[
         help="Drop the lower-scored of two boxes of a class whose IoU exceeds this.",
     ),
 ]
-Coco = Annotated[Path | None, typer.Option(help="Write a COCO results file (json) as well.")]
+Coco = Annotated[Path | None, typer.Option(help="Write a COCO results file (JSON).")]
 Annotations = Annotated[Path | None, typer.Option(help="A COCO json, instead of --data.")]
 Images = Annotated[Path | None, typer.Option(help="The image folder of --annotations.")]
 Queries = Annotated[
@@ -76,7 +81,7 @@ QueriesInit = Annotated[
 ]
 Layers = Annotated[
     int | None,
-    typer.Option(min=1, help="Use only so many decoder layers, the first ones; all if not given."),
+    typer.Option(min=1, help="Run only the first N decoder layers; all if not given."),
 ]
 SetPrecision = Annotated[
     str,
@@ -98,7 +103,7 @@ RunOutput = Annotated[
 
 
 Strict = Annotated[
-    bool, typer.Option("--strict", help="Refuse data in which a row is left out or mended.")
+    bool, typer.Option("--strict", help="Refuse data with rows that must be skipped or repaired.")
 ]
 BoxFormats = Annotated[
     str | None,

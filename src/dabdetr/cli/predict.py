@@ -63,7 +63,7 @@ def predict(
             help="Images, folders, patterns, addresses, videos, a camera's number, - for stdin."
         ),
     ] = None,
-    source: Annotated[list[str] | None, typer.Option(help="The same, as an option.")] = None,
+    source: Annotated[list[str] | None, typer.Option(help="The images, as an option.")] = None,
     conf: Annotated[
         float | None, typer.Option(help="Lowest score shown; the model's own if not given.")
     ] = None,
@@ -82,22 +82,24 @@ def predict(
     ] = None,
     imgsz: ImageSize = None,
     tiles: Annotated[
-        bool, typer.Option("--tiles", help="Look at large images in overlapping tiles as well.")
+        bool, typer.Option("--tiles", help="Also run on overlapping tiles of large images.")
     ] = False,
     tile_size: Annotated[
-        int | None, typer.Option(help="Side of a tile in pixels; turns --tiles on.")
+        int | None, typer.Option(help="Side of a tile in pixels; implies --tiles.")
     ] = None,
-    stride: Annotated[int, typer.Option(help="Of videos, every N-th frame only.", metavar="N")] = 1,
+    stride: Annotated[
+        int, typer.Option(help="Take every N-th frame of a video only.", metavar="N")
+    ] = 1,
     track: Annotated[
         bool, typer.Option("--track", help="Follow objects through videos; writes MOT files too.")
     ] = False,
     patience: Annotated[
-        int, typer.Option(min=0, help="Frames that --track waits for a lost object.")
+        int, typer.Option(min=0, help="Frames for which --track keeps a lost object.")
     ] = 15,
     queries: Queries = None,
     queries_init: QueriesInit = "keep",
     layers: Layers = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 1,
     device: Device = "auto",
     precision: SetPrecision = "fp32",
     compile: Compile = False,
@@ -105,7 +107,7 @@ def predict(
         bool, typer.Option(help="Write images and videos with the boxes drawn in.")
     ] = True,
     save_crops: Annotated[
-        bool, typer.Option("--save-crops", help="Write every object as an image of its own.")
+        bool, typer.Option("--save-crops", help="Also write each object as an image.")
     ] = False,
     coco: Coco = None,
     save_txt: Annotated[
@@ -113,33 +115,36 @@ def predict(
         typer.Option("--save-txt", help="Write a YOLO label file per image, with scores."),
     ] = False,
     as_csv: Annotated[
-        bool, typer.Option("--csv", help="Write predictions.csv, a row for each object.")
+        bool, typer.Option("--csv", help="Write predictions.csv, one row per object.")
     ] = False,
     label_studio: Annotated[
         Path | None,
-        typer.Option(help="Write tasks with predictions for Label Studio's import (json)."),
+        typer.Option(help="Write the detections as pre-annotated tasks for Label Studio (JSON)."),
     ] = None,
     fiftyone: Annotated[
-        bool, typer.Option("--fiftyone", help="Write a data set that FiftyOne opens.")
+        bool, typer.Option("--fiftyone", help="Write a data set for FiftyOne.")
     ] = False,
     name: Name = None,
     project: Annotated[Path, typer.Option(help="Where run folders go.")] = Path("runs/predict"),
     output: RunOutput = None,
     allow_private: Annotated[
         bool,
-        typer.Option("--allow-private", help="Fetch from this machine and private networks too."),
+        typer.Option(
+            "--allow-private", help="Allow addresses of this machine and of private networks."
+        ),
     ] = False,
     skip_unreadable: Annotated[
-        bool, typer.Option("--skip-unreadable", help="Pass over unreadable images; exit code 1.")
+        bool,
+        typer.Option("--skip-unreadable", help="Skip unreadable images; the exit code is then 1."),
     ] = False,
     as_json: Json = False,
     as_lines: Annotated[
-        bool, typer.Option("--jsonl", help="One JSON line for each image on stdout, as they come.")
+        bool, typer.Option("--jsonl", help="Print one JSON line per image as soon as it is done.")
     ] = False,
     go_on: Annotated[
         bool,
         typer.Option(
-            "--continue", help="Go on with the run --name that was stopped, or with the newest."
+            "--continue", help="Continue the stopped run called --name, or the newest one."
         ),
     ] = False,
     quiet: Quiet = False,
@@ -147,12 +152,14 @@ def predict(
     """Detect objects in images, videos and cameras.
 
     Boxes are x0 y0 x1 y1 in pixels of the original image. Videos keep their time stamps; damaged
-    frames are skipped and listed, with exit code 1. Ctrl-C ends a camera.
+    frames are skipped and listed, and the exit code is then 1. Ctrl-C ends the recording of a
+    camera.
 
-    A run that is stopped keeps what is done; --continue does the rest, and gives what one run would
-    have given.
+    A stopped run keeps its results. --continue processes the remaining images; the files are then
+    those of one uninterrupted run.
 
-    Image ids in the COCO results file are the numbers that files are named after, or else 1, 2, 3 …
+    Image ids in the COCO results file are the numbers in the file names if all names are numbers,
+    else 1, 2, 3 …
     """
     from dabdetr.cli import unfinished
 

@@ -8,10 +8,8 @@ from typing import Annotated
 import typer
 
 from dabdetr.cli.options import (
-    DataArgument,
     Device,
     Json,
-    ModelArgument,
     Quiet,
     check_folder,
 )
@@ -19,25 +17,36 @@ from dabdetr.cli.output import print_json, refuse_to_overwrite, say
 
 
 def prune(
-    model: ModelArgument = None,
-    data: DataArgument = None,
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="Weights: a file, a run folder, an included model or a name on the hub.",
+            show_default=False,
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Argument(
+            help="A folder, file or zip in any layout that is read, or scenes.", show_default=False
+        ),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The pruned weights (.safetensors).")
     ] = None,
-    split: Annotated[str, typer.Option(help="Which part of the data.")] = "val",
+    split: Annotated[str, typer.Option(help="Split of the data.")] = "val",
     within: Annotated[
         float, typer.Option(min=0, help="AP points (of 100) that may be lost.")
     ] = 0.1,
-    batch: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 4,
+    batch: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 4,
     device: Device = "auto",
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Remove decoder layers and queries that AP on your data does not need.
 
-    The weights carry a certificate: AP and time before and after, and what they were measured on.
-    What is chosen on a split is measured on it; another split tells how it does elsewhere.
-    Where nothing can be removed, no file is written and the exit code is 1.
+    The written weights contain a certificate: AP and time before and after, and the data they were
+    measured on. AP is measured on the split on which queries and layers were chosen; check it on
+    another split with val. If nothing can be removed, no file is written and the exit code is 1.
     """
     if model is None or data is None:
         raise ValueError("give a model and data: dabdetr prune MODEL DATA -o pruned.safetensors")

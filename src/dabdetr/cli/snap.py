@@ -43,13 +43,16 @@ def snap(
     to: Layout = "coco",
     conf: Annotated[
         float | None,
-        typer.Option(help="Lowest score of an answer that is taken; the model's own if not given."),
+        typer.Option(
+            help="Lowest score at which an answer replaces the box; the model's own if not given."
+        ),
     ] = None,
     rename: Annotated[
-        bool, typer.Option("--rename", help="Change classes that the model knows, too.")
+        bool,
+        typer.Option("--rename", help="Also change the class where the model finds another one."),
     ] = False,
     clicks: Annotated[
-        bool, typer.Option("--clicks", help="Of each box only the centre counts: it is a click.")
+        bool, typer.Option("--clicks", help="Use only the centre of each box, as a click.")
     ] = False,
     box_format: BoxFormats = None,
     strict: Strict = False,
@@ -57,11 +60,11 @@ def snap(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Make rough boxes tight, and name them: each is a question to the model.
+    """Make rough boxes tight and name their classes, by asking the model about each.
 
-    An answer that scores enough takes the box's place; it must be of the box's class where the
-    model knows that, and names it otherwise. Beside the new data set, in snap/: changes.json and
-    changes.csv with every box, its answer and score; index.html shows before and after.
+    An answer that scores at least --conf replaces the box. If the model knows the box's class, the
+    answer must have it; if not, the answer's class is taken. The new data set has a folder snap:
+    changes.json and changes.csv list every box with answer and score, index.html shows them.
     """
     out = place_of(out, output, "snap DATA --model MODEL -o FOLDER")
     refuse_to_overwrite(out)

@@ -55,13 +55,16 @@ def train(
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the images.")] = None,
     batch: Annotated[
         int | None,
-        typer.Option(min=1, help="Images in a step; steps are gathered to an update."),
+        typer.Option(
+            min=1, help="Images per step; gradients of several steps are accumulated for an update."
+        ),
     ] = None,
     imgsz: Annotated[
         int | None, typer.Option(min=16, help="Shorter side of images in pixels.")
     ] = None,
     lr: Annotated[
-        float | None, typer.Option(help="Learning rate; the backbone's keeps its ratio to it.")
+        float | None,
+        typer.Option(help="Learning rate; the backbone's is scaled by the same factor."),
     ] = None,
     start: Annotated[
         str | None,
@@ -75,16 +78,18 @@ def train(
     queries_init: QueriesInit = "keep",
     only: Annotated[
         list[str] | None,
-        typer.Option(help="Train only parts whose names start so: queries, decoder.heads …"),
+        typer.Option(
+            help="Train only parameters whose names start with this: queries, decoder.heads …"
+        ),
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of all random numbers.")] = None,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that read images.")] = None,
     patience: Annotated[
-        int | None, typer.Option(min=1, help="Stop where AP has not risen in so many epochs.")
+        int | None, typer.Option(min=1, help="Stop when AP has not risen for N epochs.")
     ] = None,
     time: Annotated[
         str | None,
-        typer.Option(help="How long it may take here, such as 30m or 2h: epochs are planned so."),
+        typer.Option(help="Plan the epochs so that training takes this long, such as 30m or 2h."),
     ] = None,
     log: Annotated[
         list[str] | None,
@@ -104,7 +109,9 @@ def train(
     ] = None,
     split: Annotated[
         float | None,
-        typer.Option(help="Share of the images to train on, where no val split is there: 0.8."),
+        typer.Option(
+            help="Share of the images to train on if the data have no val split, such as 0.8."
+        ),
     ] = None,
     box_format: BoxFormats = None,
     strict: Strict = False,
@@ -121,8 +128,8 @@ def train(
     resume: Annotated[
         Path | None,
         typer.Option(
-            help="A run folder that was interrupted: go on with it, by its own settings; takes "
-            "only --epochs, --patience, --workers, --device, --log, --json and --quiet beside it."
+            help="Continue the interrupted run in this folder with its own settings; only "
+            "--epochs, --patience, --workers, --device, --log, --json and --quiet may be added."
         ),
     ] = None,
     name: Name = None,
@@ -134,9 +141,9 @@ def train(
 ) -> None:
     """Train a detector on your own boxes.
 
-    What is not given is taken from the preset; the resolved config is saved with the run.
+    Settings that are not given come from the preset; the complete config is saved with the run.
 
-    Ctrl-C leaves a run that --resume continues.
+    After Ctrl-C, --resume continues the run.
     """
     data = one_of(dataset, data, "data")
     project, name = run_place(project, name, output)

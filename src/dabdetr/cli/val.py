@@ -62,14 +62,15 @@ def val(
     predictions: Annotated[
         Path | None,
         typer.Option(
-            help="Instead of a model: a COCO results file, or what predict --json printed."
+            help="Saved detections instead of a model: a COCO results file, or what predict --json "
+            "printed."
         ),
     ] = None,
     data: Annotated[
         str | None,
         typer.Option(help="A folder, file or zip in any layout that is read, or scenes."),
     ] = None,
-    split: Annotated[str, typer.Option(help="Which part of the data.")] = "val",
+    split: Annotated[str, typer.Option(help="Split of the data.")] = "val",
     annotations: Annotations = None,
     images: Images = None,
     box_format: BoxFormats = None,
@@ -88,7 +89,7 @@ def val(
     queries_init: QueriesInit = "keep",
     layers: Layers = None,
     per_layer: Annotated[
-        bool, typer.Option("--per-layer", help="Numbers after each decoder layer instead.")
+        bool, typer.Option("--per-layer", help="Evaluate after each decoder layer.")
     ] = False,
     plot: Annotated[
         Path | None, typer.Option(help="With --per-layer: write curves (.png or .svg).")
@@ -96,12 +97,14 @@ def val(
     errors: Annotated[
         bool,
         typer.Option(
-            "--errors", help="Also why each object was missed and each detection is false."
+            "--errors", help="Also find the cause of each missed object and each false detection."
         ),
     ] = False,
     census: Annotated[
         bool,
-        typer.Option("--census", help="Also what each query finds, and which find nothing."),
+        typer.Option(
+            "--census", help="Also count what each query finds, and which queries find nothing."
+        ),
     ] = False,
     against: Annotated[
         Path | None,
@@ -110,7 +113,7 @@ def val(
             "objects won and lost, and whether the difference is more than chance."
         ),
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 4,
+    batch: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 4,
     workers: Annotated[int, typer.Option(min=0, help="Processes that read images.")] = 0,
     device: Device = "auto",
     precision: SetPrecision = "fp32",

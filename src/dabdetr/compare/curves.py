@@ -7,10 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
 from dabdetr.compare.results import Results, Spread
+from dabdetr.explain.figures import new_figure
 from dabdetr.files import write_atomically
 
 PANELS = (
@@ -71,12 +69,6 @@ def _mean_curve(
         )
         for epoch in shared
     ]
-
-
-def new_figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
 
 
 def write_figure(path: Path, figure: Any) -> None:

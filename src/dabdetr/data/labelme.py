@@ -10,7 +10,7 @@ from typing import Any
 from dabdetr.data.box_formats import Asked
 from dabdetr.data.findings import Findings
 from dabdetr.data.images import IMAGE_SUFFIXES
-from dabdetr.data.locate import USUAL, ImageFolders, canonical, images_below
+from dabdetr.data.locate import USUAL, ImageFolders, canonical, folders_in, images_below
 from dabdetr.data.records import Open, RecordTable, Rows, named_table
 from dabdetr.data.shapes import around
 from dabdetr.data.textfiles import head_of, read_text
@@ -49,7 +49,7 @@ def _split_files(root: Path) -> dict[str, list[Path]]:
     files = _jsons(root)
     if files:
         return {"default": files}
-    folders = _folders(root)
+    folders = folders_in(root)
     apart = [each for each in folders if each.name.casefold() in LABELS]
     if apart:
         return _split_files(apart[0])
@@ -62,10 +62,6 @@ def _split_files(root: Path) -> dict[str, list[Path]]:
 
 def _jsons(folder: Path) -> list[Path]:
     return sorted(file for file in folder.iterdir() if file.suffix.lower() == ".json")
-
-
-def _folders(root: Path) -> list[Path]:
-    return sorted(each for each in root.iterdir() if each.is_dir())
 
 
 def _holds_nothing_else(folder: Path) -> bool:

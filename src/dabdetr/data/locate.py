@@ -50,6 +50,11 @@ def usual_word(name: str) -> str:
     return usual[0] if len(usual) == 1 else ""
 
 
+def folders_in(root: Path) -> list[Path]:
+    """The folders directly in ``root``, by name."""
+    return sorted(each for each in root.iterdir() if each.is_dir())
+
+
 UPLOADED = re.compile(r"^[0-9a-f]{8}-")
 """What Label Studio puts before the name of a file that is uploaded."""
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from dabdetr.data.box_formats import Asked
 from dabdetr.data.findings import Findings
 from dabdetr.data.listings import Entry, table_of
-from dabdetr.data.locate import USUAL, canonical, child, images_below
+from dabdetr.data.locate import USUAL, canonical, child, folders_in, images_below
 from dabdetr.data.records import Open, RecordTable
 from dabdetr.data.shapes import around
 from dabdetr.data.textfiles import head_of, read_text
@@ -39,24 +39,20 @@ def find_text_lines(root: Path) -> dict[str, Open]:
         return {}
     labels = _labels(root)
     if labels is not None:
-        inside = {each.name: each for each in _folders(labels) if canonical(each.name) in USUAL}
+        inside = {each.name: each for each in folders_in(labels) if canonical(each.name) in USUAL}
         folders = inside or {"default": labels}
         return {name: partial(_open, root, folder, name) for name, folder in folders.items()}
     found: dict[str, Open] = {}
-    for folder in _folders(root):
+    for folder in folders_in(root):
         own = _labels(folder) if canonical(folder.name) in USUAL else None
         if own is not None:
             found[folder.name] = partial(_open, folder, own, folder.name)
     return found
 
 
-def _folders(root: Path) -> list[Path]:
-    return sorted(each for each in root.iterdir() if each.is_dir())
-
-
 def _labels(root: Path) -> Path | None:
     """The folder of ``root`` whose text files hold such lines."""
-    return next((f for f in _folders(root) if LABELS.fullmatch(f.name) and _is_known(f)), None)
+    return next((f for f in folders_in(root) if LABELS.fullmatch(f.name) and _is_known(f)), None)
 
 
 def _is_known(folder: Path) -> bool:

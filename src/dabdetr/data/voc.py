@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 from dabdetr.data.box_formats import Asked
 from dabdetr.data.columns import FARTHEST
 from dabdetr.data.findings import Findings
-from dabdetr.data.locate import USUAL, ImageFolders, canonical, child, images_below
+from dabdetr.data.locate import USUAL, ImageFolders, canonical, child, folders_in, images_below
 from dabdetr.data.records import Open, RecordTable, Rows, named_table
 from dabdetr.data.shapes import around
 from dabdetr.data.textfiles import guess, head_of, note_encoding, read_bytes, read_text
@@ -47,13 +47,13 @@ def find_voc(root: Path) -> dict[str, Open]:
 def _split_files(root: Path) -> dict[str, list[Path]]:
     folder = child(root, "Annotations")
     if not folder.is_dir():
-        packed = {each.name: _xml_files(each) for each in _folders(root)}
+        packed = {each.name: _xml_files(each) for each in folders_in(root)}
         found = {name: files for name, files in packed.items() if files}
         alone = _xmls(root)
         return ({"default": alone} if _is_voc(alone) else {}) if alone else found
     lists = _lists(root)
     if not lists:
-        folders = {each.name: _xml_files(each) for each in _folders(folder)}
+        folders = {each.name: _xml_files(each) for each in folders_in(folder)}
         if folders and not _xmls(folder) and all(map(_named_as_split, folders)):
             return folders
         every = _xmls(folder, "**/*")
@@ -122,10 +122,6 @@ def _xmls(folder: Path, pattern: str = "*") -> list[Path]:
 def _files(folder: Path, ending: str, pattern: str = "*") -> list[Path]:
     """Files of a folder with an ending, whatever its case."""
     return sorted(file for file in folder.glob(pattern) if file.suffix.lower() == ending)
-
-
-def _folders(root: Path) -> list[Path]:
-    return sorted(each for each in root.iterdir() if each.is_dir())
 
 
 def _xml_files(folder: Path) -> list[Path]:

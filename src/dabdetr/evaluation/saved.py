@@ -127,19 +127,20 @@ def _settled(
 
 def _four(box: Any, origin: str) -> list[float]:
     numbers = box if isinstance(box, list) else []
-    fine = len(numbers) == 4 and all(map(_is_number, numbers))
+    fine = len(numbers) == 4 and all(map(is_number, numbers))
     if not fine:
         raise ValueError(f"{origin} should have a box of four numbers; it has {shown(box)}")
     return [float(value) for value in numbers]
 
 
 def _score(value: Any, origin: str) -> float:
-    if not _is_number(value):
+    if not is_number(value):
         raise ValueError(f"{origin} should have a score; it has {shown(value)}")
     return float(value)
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a value of a JSON document is a number that pixels and scores can be."""
     plain = isinstance(value, int | float) and not isinstance(value, bool)
     return plain and abs(value) < 1e12 and math.isfinite(value)
 

@@ -17,8 +17,21 @@ RETIRED_PARTS = {"unsized": "unmodulated"}
 """Former names, which are still accepted."""
 
 
+class _Maps:
+    """What a map of each head gives."""
+
+    def maps(self, query: int, part: str = "all") -> np.ndarray:
+        """One query's map [heads, height, width]."""
+        raise NotImplementedError
+
+    def heat(self, query: int, part: str = "all", head: int | None = None) -> np.ndarray:
+        """The map of ``query`` [height, width]: of one head, or the mean over heads."""
+        maps = self.maps(query, part)
+        return maps.mean(0) if head is None else maps[head]
+
+
 @dataclass(frozen=True, eq=False)
-class DenseAttention:
+class DenseAttention(_Maps):
     """Attention over every token of one map, kept as what each head multiplies.
 
     query_content   [queries, heads, d]
@@ -105,11 +118,6 @@ class DenseAttention:
         seen = ~self.padding.reshape(self.shape)
         return weights[:, : seen.any(1).sum(), : seen.any(0).sum()]
 
-    def heat(self, query: int, part: str = "all", head: int | None = None) -> np.ndarray:
-        """The map of ``query`` [height, width]: of one head, or the mean over heads."""
-        maps = self.maps(query, part)
-        return maps.mean(0) if head is None else maps[head]
-
 
 def _product(queries: np.ndarray, keys: np.ndarray) -> np.ndarray:
     """[q, heads, d], [k, heads, d] → [q, heads, k]."""
@@ -117,7 +125,7 @@ def _product(queries: np.ndarray, keys: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True, eq=False)
-class SampledAttention:
+class SampledAttention(_Maps):
     """Deformable attention: sampling locations on each level, and their weights.
 
     locations  [queries, heads, levels, points, 2] x, y, 0–1 of the unpadded image; some lie outside
@@ -175,11 +183,6 @@ class SampledAttention:
                 inside = (i >= 0) & (i < height) & (j >= 0) & (j < width)
                 np.add.at(result, (head[inside], i[inside], j[inside]), share[inside])
         return result
-
-    def heat(self, query: int, part: str = "all", head: int | None = None) -> np.ndarray:
-        """The map of ``query`` [height, width]: of one head, or the mean over heads."""
-        maps = self.maps(query, part)
-        return maps.mean(0) if head is None else maps[head]
 
 
 Attention = DenseAttention | SampledAttention

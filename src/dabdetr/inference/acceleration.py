@@ -25,7 +25,7 @@ from dabdetr.model.detector import Detector
 from dabdetr.model.frozen_norm import FoldedConv2d
 from dabdetr.structures import Images, Predictions, Questions
 
-_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+NUMBER_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _ENOUGH = 1.15
 """How many times as fast as float32 a lower precision must be to be chosen."""
 MOST_SIZES = 8
@@ -120,8 +120,8 @@ class AcceleratedModel:
 
 def check(precision: SetPrecision, compile: bool) -> None:
     """ValueError for an unknown precision, or where ``compile`` is no bool."""
-    if precision not in ("auto", "fp32", *_TYPES):
-        names = ", ".join(("auto", "fp32", *_TYPES))
+    if precision not in ("auto", "fp32", *NUMBER_TYPES):
+        names = ", ".join(("auto", "fp32", *NUMBER_TYPES))
         raise ValueError(f"there is no precision {precision!r}; use {names}")
     if not isinstance(compile, bool):
         raise ValueError(f"compile should be True or False; got {compile!r}")
@@ -138,7 +138,7 @@ def settled(model: Detector, precision: Precision = "fp32") -> Detector:
         if isinstance(part, FoldedConv2d):
             part.settle()
         if precision != "fp32" and type(part) in (Linear, nn.Conv2d, FoldedConv2d, Conv2dSame):
-            part.to(_TYPES[precision])
+            part.to(NUMBER_TYPES[precision])
     return model.requires_grad_(False)
 
 
@@ -205,4 +205,4 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
     """The context in which a model computes in ``precision``."""
     if precision == "fp32":
         return nullcontext()
-    return torch.autocast(device.type, dtype=_TYPES[precision])
+    return torch.autocast(device.type, dtype=NUMBER_TYPES[precision])

@@ -17,6 +17,7 @@ from dabdetr.config import Config
 from dabdetr.data.dataset import DetectionDataset, Subset
 from dabdetr.data.loader import Loader, training_loader
 from dabdetr.evaluation.evaluate import evaluate
+from dabdetr.inference.acceleration import NUMBER_TYPES
 from dabdetr.model.detector import Detector
 from dabdetr.structures import Images, Targets
 from dabdetr.text import counted
@@ -39,7 +40,6 @@ LARGEST = 1.5
 MOST_QUERIES = 300
 """However crowded the data are."""
 
-AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 EXPLAINED = 300
 """Images at most whose errors the report explains; `val --errors` explains those of all."""
@@ -206,7 +206,7 @@ def _typical(loader: Loader) -> Loader:
 def _step(module: TrainingModule, images: Images, targets: Targets, device: torch.device) -> None:
     """Forward and backward pass of one batch."""
     images, targets = images.to(device), targets.to(device)
-    settings, precision = module.settings, AUTOCAST.get(module.settings.training.precision)
+    settings, precision = module.settings, NUMBER_TYPES.get(module.settings.training.precision)
     with torch.autocast(device.type, precision, enabled=precision is not None):
         predictions = module.detector(images, targets)
         objects = torch.tensor(float(max(1, sum(targets.counts))), device=device)
