@@ -1,6 +1,7 @@
 """Docstrings as this project writes them → Markdown: a griffe extension.
 
-Lines ``name   meaning`` become a list, and ``>>>`` examples become code.
+Lines ``name   meaning`` become a list, and ``>>>`` examples become code, with what they print as
+comments.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from typing import Any
 import griffe
 
 NAMED = re.compile(r"^([\w*][\w.*]*(?:, \w+)*) {2,}(\S.*)$")
-PROMPT = re.compile(r"^(?:>>>|\.\.\.) ?")
+PROMPT = re.compile(r"^(?:>>>|\.\.\. )")
+"""A single ``...`` stands for more of what is printed."""
 
 
 def as_markdown(text: str) -> str:
@@ -21,17 +23,20 @@ def as_markdown(text: str) -> str:
     for line in [*text.splitlines(), ""]:
         named, prompt = NAMED.match(line), PROMPT.match(line)
         now = "list" if named or (inside == "list" and line.startswith("  ")) else ""
-        now = "code" if prompt else now
+        printed = inside == "code" and bool(line.strip()) and not prompt
+        now = "code" if prompt or printed else now
         if inside == "code" != now:
             lines.append("```")
         if now != inside and now:
             lines += ["", "```python"] if now == "code" else [""]
-        if named:
+        if named and not printed:
             line = f"- `{named[1]}`: {named[2]}"
         elif now == "list":
             line = f"    {line.strip()}"
         elif prompt:
-            line = line[prompt.end() :]
+            line = line[prompt.end() :].removeprefix(" ") if line.startswith(">>>") else line[4:]
+        elif printed:
+            line = f"# {line}".replace("# ...", "# …")
         lines.append(line)
         inside = now
     return "\n".join(lines).rstrip()

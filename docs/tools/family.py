@@ -62,7 +62,8 @@ def row(preset: Config) -> list[str]:
 def _backbone(preset: Config) -> str:
     part = preset.model.backbone
     strides = ", ".join(map(str, part.strides))
-    return f"{part.name.partition('.')[0]} at {strides}"
+    name = part.name.partition(".")[0].replace("_", "_<wbr>")  # long ones may be broken
+    return f"{name} at {strides}"
 
 
 def _queries(preset: Config) -> str:

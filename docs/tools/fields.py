@@ -6,6 +6,7 @@ import inspect
 import typing
 from typing import Any
 
+from docstrings import as_markdown
 from family import table
 from pydantic.fields import FieldInfo
 
@@ -34,7 +35,7 @@ def _part(part: type[config.Section]) -> str:
         for name, field in part.model_fields.items()
         if name != "kind"
     ]
-    parts = [f"## {part.__name__}", inspect.getdoc(part) or ""]
+    parts = [f"## {part.__name__}", as_markdown(inspect.getdoc(part) or "")]
     if "kind" in part.model_fields:
         parts.append(f"`kind: {part.model_fields['kind'].default}`")
     if rows:

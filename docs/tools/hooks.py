@@ -16,6 +16,8 @@ from mkdocs.structure.files import File
 ASKED = re.compile(r"^\{\{ (\w+)(?: (\S+))? \}\}$", re.MULTILINE)
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
 FIGURE = re.compile(r"^!\[([^\]]*)\]\((?:\.\./)*(images/\S+)(\.\w+)\)$", re.MULTILINE)
+SHORT = re.compile(r"<code>((?=[^<\n]*-)[^<\n]{1,26})</code>")
+"""An option, a name: browsers would break it behind each hyphen."""
 LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(((?:\.\./)+[^)#]*)\)")
 
 
@@ -69,8 +71,8 @@ def _inside(link: re.Match[str], here: str) -> str:
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """Formulas as MathML, which browsers draw themselves."""
-    return FORMULA.sub(_formula, html)
+    """Formulas as MathML, which browsers draw themselves; short code that stays on one line."""
+    return SHORT.sub(r'<code class="whole">\1</code>', FORMULA.sub(_formula, html))
 
 
 def _formula(found: re.Match[str]) -> str:

@@ -128,14 +128,14 @@ class Predictor:
         """Detections of every image of ``source`` (see ``read_sources``), in order, as a stream.
 
         Boxes are cut to their image. ``conf``, ``max_det`` and ``nms`` are the config's if not
-        given: ``nms`` is the IoU from which the lesser of two boxes of a class is left out. A query
-        gives its best class only, unless ``multi_label`` asks for all that score enough.
+        given; ``nms`` is the IoU from which the lower-scored of two boxes of a class is removed.
+        Each query gives its best class only; with ``multi_label``, all classes that score enough.
         ``classes`` keeps only those, by name or label. An unreadable image raises a ValueError that
         names it, unless ``on_error`` says otherwise. Wrong arguments raise here, not at the first
         image.
-        ``tiles`` looks at large images in overlapping tiles, of so many pixels, or with True of
-        as many as the model takes. ``stride`` leaves out frames of videos.
-        Addresses of private networks are asked only with ``allow_private``. With ``bgr``, arrays
+        With ``tiles`` the model also runs on overlapping tiles of large images: of so many pixels,
+        or with True of the model's own image size. ``stride`` N takes every N-th frame of a video.
+        Addresses of private networks are refused without ``allow_private``. With ``bgr``, arrays
         have their channels in OpenCV's order.
 
         The next images are read in a thread while the model works on these, where that is faster.

@@ -78,6 +78,11 @@ def test_docstrings_become_lists_and_code() -> None:
     )
     assert "- `name`: what it is,\n    and more\n- `a, b`: two\n" in said
     assert said.endswith("```python\none\ntwo\n```")
+    example = ">>> for each in found:\n...     print(each)\n3 objects\n...\n\nMore."
+    assert as_markdown(example).split("\n") == [
+        *("", "```python", "for each in found:", "    print(each)", "# 3 objects", "# …", "```"),
+        *("", "More."),
+    ]
     table = "Measured:\n\n    levels    heads\n    80x60    8 of 32"
     assert as_markdown(table) == table
 

@@ -101,7 +101,7 @@ class Model(Section):
             )
         if anchor is None and cross.kind != "add":
             raise ValueError(
-                f"model.decoder.cross_attention {cross.kind!r} looks around anchors and "
+                f"model.decoder.cross_attention {cross.kind!r} needs anchors, but "
                 "model.queries.anchor is null; use 'point' or 'box', or attention 'add'"
             )
         if anchor is None and self.decoder.update_anchors:
@@ -149,7 +149,7 @@ class Model(Section):
             return self
         if self.encoder.kind != "deformable":
             raise ValueError(
-                f"model.collaborative heads look at levels; model.encoder is {self.encoder.kind}; "
+                f"model.collaborative needs feature levels; model.encoder is {self.encoder.kind}; "
                 "use 'deformable' or set collaborative to null"
             )
         if self.queries.anchor != "box":

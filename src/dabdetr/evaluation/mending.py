@@ -207,7 +207,7 @@ def advice(data: DetectionDataset, diagnosed: Diagnosed, config: Config | None) 
     add(
         of_missed["loose"],
         len(missed),
-        "misses have a loose box: train longer, at a larger --imgsz, or look at the labels' edges "
+        "misses have a loose box: train longer, at a larger --imgsz, or check the labels' edges "
         "(dabdetr audit)",
     )
     add(of_false["double"], len(false), "false detections are doubles: --nms 0.7")

@@ -83,7 +83,7 @@ class Decoder(nn.Module):
             model.width,
             part.layers,
             boxes=model.queries.anchor == "box" and model.queries.content != "box",
-            steered=cross.kind == "deformable",
+            deformable=cross.kind == "deformable",
             modulate_position=part.modulate_position,
             modulate_size=cross.kind == "concat" and cross.modulate_size,
         )

@@ -100,7 +100,7 @@ class Positions(nn.Module):
 
     Box anchors make the positional query themselves (DAB-DETR §3.2). ``modulate_position`` lets
     content scale the code that steers attention (Conditional DETR §3.3), or, where attention is
-    ``steered`` by the anchors alone, the positional query (DAB-Deformable). ``modulate_size``
+    ``deformable``, the positional query (DAB-Deformable). ``modulate_size``
     widens attention along x for wide anchors and along y for tall ones (DAB-DETR §3.4, eq. 6).
     """
 
@@ -109,12 +109,12 @@ class Positions(nn.Module):
         width: int,
         layers: int,
         boxes: bool,
-        steered: bool,
+        deformable: bool,
         modulate_position: str | None,
         modulate_size: bool,
     ) -> None:
         super().__init__()
-        self.width, self.steered = width, steered
+        self.width, self.deformable = width, deformable
         self.to_query = mlp(2 * width, width, width) if boxes else None
         self.scale: nn.Module | None = None
         if modulate_position == "layer":
@@ -133,11 +133,13 @@ class Positions(nn.Module):
             return QueryPositions(queries.positions)
         # Deformable members see anchors in the frame of the padded batch.
         framed = anchors if ratios is None else in_level(anchors, ratios[:, 0])
-        code = None if self.steered and self.to_query is None else anchor_code(framed, self.width)
+        code = (
+            None if self.deformable and self.to_query is None else anchor_code(framed, self.width)
+        )
         query = queries.positions if self.to_query is None else self.to_query(code)
         assert query is not None
         scale = self._scale(content, layer)
-        if self.steered:
+        if self.deformable:
             return QueryPositions(query if scale is None else query * scale, None, anchors)
         assert code is not None
         code = code[..., : self.width]  # y and x

@@ -54,7 +54,7 @@ def start_classes(
     if not rows:
         return (
             f"class heads of {counted(len(new), 'new class', 'new classes')} start at random: the "
-            "images looked at hold no object of them"
+            "images that were used have no object of them"
         )
     right = 0.0
     for head, x, y in zip(detector.decoder.heads.classes, contents, labels, strict=True):

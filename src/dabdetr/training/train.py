@@ -105,10 +105,10 @@ def train(
                    them)
     ``options``    changes of the config by name, such as ``epochs`` (see ``ConfigOptions``)
     ``val_every``  epochs between validations; if not given, about twenty in the whole training
-    ``resume``     a run folder that was interrupted: goes on exactly as if it had not been; only
+    ``resume``     an interrupted run's folder: continues as if it had not been interrupted; only
                    ``device``, ``epochs``, ``patience``, ``workers``, ``log``, ``callbacks`` and
-                   ``quiet`` are looked at beside it, and a ValueError names what was changed in
-                   its config or its data
+                   ``quiet`` may be given as well. A ValueError names changes of the config or the
+                   data
     ``queries``    number of queries, and ``queries_init`` how the anchors of weights that had
                    another number become so many: see ``with_queries``
     ``split``      a share of the images to train on, where the data have no split to validate on
