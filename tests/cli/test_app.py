@@ -75,6 +75,8 @@ def test_retired_options_are_accepted_with_a_note() -> None:
         ("train data=nodata", "data=nodata is --data nodata here"),
         ("train --data nodata --set loss=3", "no data folder nodata"),
         ("train nodata --frobnicate", "No such option"),
+        ("doctor nodata -o new", "no option -o in doctor: --fix FOLDER"),
+        ("data stats nodata --out new", "--plot FILE"),
     ],
 )
 def test_other_tools_words_and_any_case_are_understood_or_answered(line: str, said: str) -> None:

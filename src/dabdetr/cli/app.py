@@ -130,6 +130,8 @@ ANSWERS = {
     "--warmup": "--set training.warmup=200 says how many updates it lasts",
     "--warmup-epochs": "--set training.warmup=200 says how many updates it lasts",
     "--weight-decay": "--set training.weight_decay=1e-4",
+    "data stats --output": "--plot FILE writes a figure, --json prints a document",
+    "doctor --output": "--fix FOLDER writes a repaired copy, --html FILE a page",
     "train --conf": "AP takes all scores; --set inference.conf=0.4 is the weights' threshold",
     "train --nms": "--set inference.nms=0.7 is that of the weights; predict and val have --nms",
     "train --precision": "--set training.precision=fp16, bf16 or fp32; by itself training "
@@ -172,6 +174,8 @@ def respelled(arguments: list[str], group: Any = None) -> list[str]:
                 else:
                     print(f"note: {option} is {current} here", file=sys.stderr)
                     argument = current + equals + value
+        elif place < ends and argument == "-o" and known and "-o" not in known:
+            _refuse("--output", option, command, group)
         elif place < ends and equals and known and not found[-1].startswith("-"):
             current = _ours(f"--{spelled}", known)
             if current is not None and option.isidentifier() and not os.path.exists(argument):
