@@ -16,8 +16,9 @@ from mkdocs.structure.files import File
 ASKED = re.compile(r"^\{\{ (\w+)(?: (\S+))? \}\}$", re.MULTILINE)
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
 FIGURE = re.compile(r"^!\[([^\]]*)\]\((?:\.\./)*(images/\S+)(\.\w+)\)$", re.MULTILINE)
-SHORT = re.compile(r"<code>((?=[^<\n]*-)[^<\n]{1,26})</code>")
-"""An option, a name: browsers would break it behind each hyphen."""
+CODE = re.compile(r"<code>([^<\n]+)</code>")
+OPTION = re.compile(r"--\w[\w-]*")
+JOINT = re.compile(r"(?<=\w)[/._](?=\w)")
 LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(((?:\.\./)+[^)#]*)\)")
 
 
@@ -71,8 +72,15 @@ def _inside(link: re.Match[str], here: str) -> str:
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """Formulas as MathML, which browsers draw themselves; short code that stays on one line."""
-    return SHORT.sub(r'<code class="whole">\1</code>', FORMULA.sub(_formula, html))
+    """Formulas as MathML, which browsers draw themselves; code in text that breaks where it may."""
+    return CODE.sub(_code, FORMULA.sub(_formula, html))
+
+
+def _code(found: re.Match[str]) -> str:
+    """Browsers break a line behind any hyphen, and nowhere in a path or a dotted name."""
+    text = OPTION.sub(r'<span class="whole">\g<0></span>', found[1])
+    text = JOINT.sub(r"\g<0><wbr>", text) if len(found[1]) > 12 else text
+    return f"<code>{text}</code>"
 
 
 def _formula(found: re.Match[str]) -> str:

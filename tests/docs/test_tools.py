@@ -72,6 +72,16 @@ def test_formulas_are_drawn_by_the_browser() -> None:
     assert "<mfrac>" in block
 
 
+def test_code_in_text_breaks_between_words_and_parts_of_names() -> None:
+    said = hooks.on_page_content("<code>train --max-det 5</code><code>model.decoder.layers</code>")
+    assert said == (
+        '<code>train <span class="whole">--max-det</span> 5</code>'
+        "<code>model.<wbr>decoder.<wbr>layers</code>"
+    )
+    kept = "<code>0.5</code><code><span>a.b</span></code>"
+    assert hooks.on_page_content(kept) == kept
+
+
 def test_docstrings_become_lists_and_code() -> None:
     said = as_markdown(
         "A thing.\n\nname    what it is,\n        and more\na, b    two\n\n>>> one\n... two"

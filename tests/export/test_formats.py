@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from dabdetr.cli import app
 from dabdetr.export.export import export
-from dabdetr.export.formats import FORMATS, Format, OnnxFile, check_format
+from dabdetr.export.formats import FORMATS, Format, OnnxFile, check_format, quantised
 from dabdetr.inference.exported import ENGINES
 from dabdetr.inference.metadata import Metadata
 from dabdetr.predictor import Predictor
@@ -89,3 +89,18 @@ def test_what_a_format_says_of_itself_fits(name: str) -> None:
     assert check_format(name, "fp32") is row
     assert set(row.timed) <= set(row.precisions)
     assert row.in_folder or row.suffix in ENGINES
+
+
+def test_quantising_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    """Its package would draw bars and list nodes on stdout, where --json has its document."""
+    openvino = pytest.importorskip("openvino", reason="needs openvino")
+    pytest.importorskip("nncf", reason="needs nncf")
+    ops = openvino.opset13
+    pixels = ops.parameter([1, 3, 16, 16], name="pixels")
+    kernel = ops.constant(np.ones((4, 3, 3, 3), np.float32))
+    convolved = ops.convolution(pixels, kernel, [1, 1], [1, 1], [1, 1], [1, 1])
+    model = openvino.Model([convolved], [pixels])
+    batch: Any = np.ones((1, 3, 16, 16), np.float32)
+    made = quantised(model, lambda: iter([batch]))
+    assert any(op.get_type_name() == "FakeQuantize" for op in made.get_ops())
+    assert capfd.readouterr().out == ""

@@ -27,43 +27,56 @@ from dabdetr.config.parts import (
 class Model(Section):
     """What is computed: backbone → encoder → queries → decoder."""
 
-    backbone: BackboneKind = Field(default=Backbone(), description="image → maps")
-    encoder: EncoderKind = Field(default=DenseEncoder(), description="maps → tokens that know all")
-    queries: QueriesKind = Field(
-        default=LearnedQueries(), description="what the decoder starts with: content and anchors"
+    backbone: BackboneKind = Field(
+        default=Backbone(), description="network from the image to feature maps"
     )
-    decoder: Decoder = Field(default=Decoder(), description="queries and tokens → classes, boxes")
+    encoder: EncoderKind = Field(
+        default=DenseEncoder(), description="self-attention over the tokens of the feature maps"
+    )
+    queries: QueriesKind = Field(
+        default=LearnedQueries(), description="content and anchors with which the decoder starts"
+    )
+    decoder: Decoder = Field(
+        default=Decoder(), description="layers from queries and tokens to classes and boxes"
+    )
     denoising: DenoisingKind | None = Field(
-        default=None, description="noisy objects as further queries in training; null: none"
+        default=None,
+        description="noisy copies of objects as additional queries in training; null: none",
     )
     collaborative: Collaborative | None = Field(
-        default=None, description="further heads on the encoder in training; null: none"
+        default=None, description="auxiliary heads on the encoder in training; null: none"
     )
     width: int = Field(default=256, ge=8, description="channels of tokens and queries")
     heads: int = Field(default=8, ge=1, description="attention heads")
     feedforward: int = Field(
-        default=2048, ge=1, description="width between the two layers of feed-forward parts"
+        default=2048, ge=1, description="width of the hidden layer of feed-forward blocks"
     )
-    dropout: float = Field(
-        default=0.0, ge=0, lt=1, description="probability that a number is zeroed in training"
-    )
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout probability in training")
     activation: Literal["prelu", "relu", "gelu"] = Field(
-        default="prelu", description="between the two layers of feed-forward parts"
+        default="prelu", description="activation in feed-forward blocks"
     )
     norm_first: bool = Field(
         default=False,
-        description="a step of a layer normalises what it reads (pre-norm), not its sum with it",
+        description="normalise the input of each block (pre-norm) instead of its output",
     )
-    position_temperature: float = Field(default=20.0, gt=0, description="of the map's sine code")
+    position_temperature: float = Field(
+        default=20.0, gt=0, description="temperature of the sine encoding of positions"
+    )
     position_temperature_width: float | None = Field(
-        default=None, gt=0, description="of the code's x features; null: position_temperature"
+        default=None, gt=0, description="temperature for x; null: position_temperature"
     )
-    position_offset: float = Field(default=0.0, description="added to cell numbers from 1 on")
+    position_offset: float = Field(
+        default=0.0, description="offset that is added to cell numbers, which count from 1"
+    )
     anchor_eps: float = Field(
-        default=1e-3, gt=0, lt=0.5, description="clamp of the inverse sigmoid"
+        default=1e-3, gt=0, lt=0.5, description="clamp of the inverse sigmoid of anchors"
     )
-    box_head_per_layer: bool = Field(default=False, description="else one for all decoder layers")
-    class_head_per_layer: bool = Field(default=False, description="else one for all decoder layers")
+    box_head_per_layer: bool = Field(
+        default=False, description="one box head per decoder layer instead of a shared one"
+    )
+    class_head_per_layer: bool = Field(
+        default=False, description="one class head per decoder layer instead of a shared one"
+    )
 
     @model_validator(mode="after")
     def _widths(self) -> Self:

@@ -20,21 +20,25 @@ class Backbone(Section):
     """An image network of timm, read at some of its strides."""
 
     kind: Literal["timm"] = "timm"
-    name: str = Field(default="resnet50", description="timm model name")
-    options: dict[str, Any] = Field(default_factory=dict, description="further timm arguments")
+    name: str = Field(default="resnet50", description="name of a timm model")
+    options: dict[str, Any] = Field(default_factory=dict, description="further arguments for timm")
     strides: tuple[int, ...] = Field(
-        default=(32,), description="strides of the maps handed on, fine first"
+        default=(32,), description="strides of the feature maps that are used, finest first"
     )
     output_stride: Literal[8, 16, 32] = Field(
-        default=32, description="16 dilates the last stage (DC5)"
+        default=32, description="16: the last stage is dilated (DC5)"
     )
     freeze_stride: int = Field(
-        default=4, ge=0, description="stages up to this stride stay frozen; 0: none"
+        default=4, ge=0, description="stages up to this stride are frozen; 0: none"
     )
-    norm: Literal["frozen", "trained"] = Field(default="frozen", description="what batch norms do")
+    norm: Literal["frozen", "trained"] = Field(
+        default="frozen",
+        description="frozen: batch norms keep their statistics and weights; trained: they are "
+        "trained",
+    )
     map_norm: bool = Field(
         default=False,
-        description="layer norm on every map handed on, as detectors with Swin and ConvNeXt do",
+        description="apply layer norm to every feature map, as detectors with Swin and ConvNeXt do",
     )
 
     @model_validator(mode="after")
@@ -58,29 +62,29 @@ class Vit(Section):
         default="vit_small_patch14_dinov2",
         description="timm name of a plain ViT with learned position embeddings",
     )
-    options: dict[str, Any] = Field(default_factory=dict, description="further timm arguments")
+    options: dict[str, Any] = Field(default_factory=dict, description="further arguments for timm")
     strides: tuple[int, ...] = Field(
         default=(14,),
-        description="strides of the maps handed on, fine first: a quarter of the patch, half of "
-        "it, the patch, or twice as much (patch 14: 7, 14, 28; patch 16: 4, 8, 16, 32)",
+        description="strides of the feature maps, finest first: a quarter, a half, one or two times"
+        " the patch size (patch 14: 7, 14, 28; patch 16: 4, 8, 16, 32)",
     )
-    channels: int = Field(default=256, ge=1, description="of every map handed on")
+    channels: int = Field(default=256, ge=1, description="channels of every feature map")
     window: int | None = Field(
         default=14,
         ge=1,
-        description="patches on each side of the windows that attention keeps to where the input "
-        "is larger than one; null: attention sees all patches in every block",
+        description="side of attention windows in patches, for inputs larger than one window; null:"
+        " every block attends globally",
     )
     global_blocks: int = Field(
         default=4,
         ge=0,
-        description="blocks that see all patches, evenly spaced, the last one among them; the "
-        "others keep to their windows",
+        description="number of blocks with global attention, evenly spaced and including the last; "
+        "the others attend within windows",
     )
     freeze_blocks: int = Field(
         default=0,
         ge=0,
-        description="so many first blocks stay frozen, and with them the embeddings; 0: nothing",
+        description="number of first blocks that are frozen, with the embeddings; 0: none",
     )
 
     @model_validator(mode="after")
@@ -127,9 +131,14 @@ class DenseEncoder(Section):
 
     kind: Literal["dense"] = "dense"
     layers: int = Field(
-        default=6, ge=0, le=MOST_LAYERS, description="encoder layers; 0: the maps as they are"
+        default=6,
+        ge=0,
+        le=MOST_LAYERS,
+        description="number of layers; 0: the feature map is used unchanged",
     )
-    scale_positions: bool = Field(default=True, description="content scales the position codes")
+    scale_positions: bool = Field(
+        default=True, description="scale positional encodings by the content"
+    )
     norm: bool = Field(default=False, description="normalise the tokens after the last layer")
 
 
@@ -138,15 +147,19 @@ class DeformableEncoder(Section):
 
     kind: Literal["deformable"] = "deformable"
     layers: int = Field(
-        default=6, ge=0, le=MOST_LAYERS, description="encoder layers; 0: the maps as they are"
+        default=6,
+        ge=0,
+        le=MOST_LAYERS,
+        description="number of layers; 0: the feature maps are used unchanged",
     )
     levels: int = Field(
         default=4,
         ge=1,
         le=16,
-        description="maps; those beyond backbone.strides are made from the last",
+        description="number of feature maps; those beyond backbone.strides are computed from the "
+        "last one",
     )
-    points: int = Field(default=4, ge=1, description="places in a level for each head")
+    points: int = Field(default=4, ge=1, description="sampling points per head and level")
     norm: bool = Field(default=False, description="normalise the tokens after the last layer")
 
     @property
@@ -166,10 +179,11 @@ class ConcatAttention(Section):
 
     kind: Literal["concat"] = "concat"
     modulate_size: bool = Field(
-        default=True, description="anchor width and height shape the attention"
+        default=True, description="divide the positional part by the anchor's width and height"
     )
     position_every_layer: bool = Field(
-        default=False, description="add the positional query in all layers"
+        default=False,
+        description="add the positional query to the content in all layers, not only in the first",
     )
 
 
@@ -177,7 +191,7 @@ class DeformableAttention(Section):
     """Cross-attention that samples a few places around the anchor (Deformable DETR §4.1)."""
 
     kind: Literal["deformable"] = "deformable"
-    points: int = Field(default=4, ge=1, description="places in a level for each head")
+    points: int = Field(default=4, ge=1, description="sampling points per head and level")
 
 
 CrossAttention = Annotated[
@@ -196,25 +210,34 @@ class LearnedQueries(Section):
     """Queries that are parameters: an anchor each (or a plain positional query), and content."""
 
     kind: Literal["learned"] = "learned"
-    count: int = Field(default=300, ge=1, description="number of queries: most objects found")
+    count: int = Field(
+        default=300, ge=1, description="number of queries, the maximum number of detections"
+    )
     anchor: Literal["box", "point"] | None = Field(
-        default="box", description="point or null: the positional query is learned as such"
+        default="box", description="box, point, or null: the positional query itself is learned"
     )
     point_layers: int = Field(
-        default=2, ge=1, le=MOST_LAYERS, description="of the map: positional query → point"
+        default=2,
+        ge=1,
+        le=MOST_LAYERS,
+        description="layers of the MLP from positional query to point",
     )
     content: Literal["zeros", "learned", "unknown"] = Field(
-        default="zeros", description="unknown: the row of denoising's label table for no class"
+        default="zeros",
+        description="initial content; unknown: the row for no class of the label embedding",
     )
     patterns: int = Field(
-        default=0, ge=0, description="contents tried at every anchor, added to its own; 0: none"
+        default=0,
+        ge=0,
+        description="number of pattern embeddings that are combined with every anchor; 0: none",
     )
     start: Literal["normal", "uniform", "uniform_small"] = Field(
         default="normal",
-        description="initial anchors: N(0,1) logits; uniform centres; and small sizes too",
+        description="initial anchors: normal: logits from N(0, 1); uniform: uniform centres; "
+        "uniform_small: small sizes as well",
     )
     fixed_centres: bool = Field(
-        default=False, description="anchors keep their first centres; sizes are learned"
+        default=False, description="keep the initial centres; only sizes are learned"
     )
 
     @model_validator(mode="after")
@@ -244,25 +267,25 @@ class EncoderQueries(Section):
     per_object: float | None = Field(
         default=None,
         gt=0,
-        description="queries for each object of the fullest image: where set, training raises "
-        "count for crowded data; null: count is as it stands",
+        description="minimum number of queries per object of the fullest image: training raises "
+        "count for crowded data; null: count is not changed",
     )
     content: Literal["learned", "box", "token"] = Field(
         default="learned",
-        description="learned: a table (mixed query selection); box: made, as the positional query "
-        "is, of the proposed box; token: the token that proposes",
+        description="learned: an embedding per query (mixed query selection); box: computed from "
+        "the proposed box, like the positional query; token: the proposing token",
     )
     rank: Literal["classes", "objectness", "object"] = Field(
         default="classes",
-        description="what makes a token good, and what proposals learn: classes, the best of which "
-        "counts; objectness, the first logit alone, which stands for objects of all classes and "
-        "learns from all tokens; or object, a head of one class that learns from the chosen tokens "
-        "and serves any set of classes",
+        description="score that ranks tokens and that proposals learn. classes: the best class "
+        "score; objectness: the first logit, trained as one class for all objects on "
+        "all tokens; object: a head of one class, trained on the selected tokens, which"
+        " serves any set of classes",
     )
     distinct: bool = Field(
         default=False,
-        description="tokens that score less than a neighbour of their level propose only where "
-        "there are too few others: proposals do not start as twins",
+        description="prefer tokens that score higher than their neighbours of the level, so that "
+        "fewer proposals are near-duplicates",
     )
 
     @property
@@ -286,30 +309,34 @@ class Decoder(Section):
     """The loop over decoder layers."""
 
     layers: int = Field(
-        default=6, ge=1, le=MOST_LAYERS, description="decoder layers, each of which gives boxes"
+        default=6,
+        ge=1,
+        le=MOST_LAYERS,
+        description="number of decoder layers; each predicts classes and boxes",
     )
     cross_attention: CrossAttention = Field(
-        default=ConcatAttention(), description="how queries look at the encoder's tokens"
+        default=ConcatAttention(), description="kind of cross-attention"
     )
     modulate_position: Literal["content", "scalar", "layer"] | None = Field(
         default="content",
-        description="what scales the position code (deformable: the positional query): a vector "
-        "or number made of the content, a learned vector of each layer, or nothing",
+        description="factor of the positional encoding (deformable: of the positional query): a "
+        "vector or number computed from the content, a learned vector per layer, or "
+        "none",
     )
-    norm: bool = Field(default=True, description="normalise content before the heads read it")
+    norm: bool = Field(default=True, description="normalise the content before the heads")
     update_anchors: bool = Field(
-        default=True, description="each layer moves the anchors for the next"
+        default=True, description="each layer moves the anchors for the next layer"
     )
     look_forward_twice: bool = Field(
-        default=True, description="a layer's box loss reaches the one before"
+        default=True, description="the box loss of a layer also trains the layer before it"
     )
     relation: bool = Field(
         default=False,
-        description="self-attention knows how two queries' boxes lie to one another",
+        description="bias self-attention by the relative position of two queries' boxes",
     )
     duplicate_removal: bool = Field(
         default=False,
-        description="a query's scores fall where a better query has nearly the same box, by how "
+        description="lower the score of a query if a better query has nearly the same box; by how "
         "much is learned",
     )
 
@@ -328,14 +355,15 @@ class Denoising(Section):
     """Noisy copies of the objects as further queries in training (DN-DETR)."""
 
     kind: Literal["dn"] = "dn"
-    groups: int = Field(default=5, ge=1, description="noisy copies of every object")
+    groups: int = Field(default=5, ge=1, description="number of noisy copies of every object")
     label_noise: float = Field(
-        default=0.2, ge=0, le=1, description="probability that a copy's class is replaced"
+        default=0.2, ge=0, le=1, description="probability that the class of a copy is replaced"
     )
     box_noise: float = Field(
         default=0.4,
         ge=0,
-        description="shift of the centre in half sides and of the size in sides, at most",
+        description="largest shift of the centre, in half sides, and largest change of the size, in"
+        " sides",
     )
 
 
@@ -346,20 +374,21 @@ class ContrastiveDenoising(Section):
     number: int = Field(
         default=100,
         ge=1,
-        description="near copies an image has room for, in as many groups as that takes; "
-        "below 50: half the number of groups, however many objects there are",
+        description="number of near copies per image, from which the number of groups follows; "
+        "below 50: half the number of groups, whatever the number of objects",
     )
     label_noise: float = Field(
         default=0.25,
         ge=0,
         le=1,
-        description="probability that a copy's class is replaced "
-        "(half of the reference's label_noise_ratio)",
+        description="probability that the class of a copy is replaced (half of the reference's "
+        "label_noise_ratio)",
     )
     box_noise: float = Field(
         default=1.0,
         ge=0,
-        description="shift of the edges in half sides: near copies up to it, far ones up to twice",
+        description="shift of the edges in half sides: up to this for near copies, up to twice for "
+        "far ones",
     )
 
 
@@ -376,16 +405,19 @@ class Collaborative(Section):
     """
 
     heads: tuple[Literal["rcnn", "atss"], ...] = Field(
-        default=("rcnn", "atss"), description="Faster R-CNN (proposals and regions), ATSS"
+        default=("rcnn", "atss"), description="rcnn (Faster R-CNN) and atss"
     )
     max_positives: int = Field(
-        default=300, ge=1, description="queries that the positives of a head make, at most"
+        default=300, ge=1, description="maximum number of queries from the positives of one head"
     )
     features: bool = Field(
-        default=True, description="the content of those queries also holds what the maps show there"
+        default=True,
+        description="add image features at the positives to the content of those queries",
     )
-    regions: int = Field(default=512, ge=1, description="rcnn: regions judged in an image")
-    region_width: int = Field(default=1024, ge=1, description="rcnn: width of its two layers")
+    regions: int = Field(default=512, ge=1, description="rcnn: number of regions per image")
+    region_width: int = Field(
+        default=1024, ge=1, description="rcnn: width of its two fully connected layers"
+    )
 
     @model_validator(mode="after")
     def _some_heads(self) -> Self:

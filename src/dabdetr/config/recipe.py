@@ -13,24 +13,27 @@ class Image(Section):
     """How an image becomes the network's input."""
 
     size: int = Field(default=800, ge=16, description="shorter side in pixels")
-    max_size: int = Field(default=1333, ge=16, description="longer side at most")
+    max_size: int = Field(default=1333, ge=16, description="maximum of the longer side in pixels")
     mean: tuple[float, float, float] = Field(
-        default=(0.485, 0.456, 0.406), description="taken from red, green, blue of 0–1"
+        default=(0.485, 0.456, 0.406),
+        description="mean that is subtracted from red, green and blue in 0–1",
     )
     std: tuple[float, float, float] = Field(
-        default=(0.229, 0.224, 0.225), description="what they are then divided by"
+        default=(0.229, 0.224, 0.225),
+        description="standard deviation by which the result is divided",
     )
     object_size: float | None = Field(
         default=None,
         gt=0,
-        description="pixels that small objects of the data should measure: where set, training "
-        "raises size for data whose smaller quarter falls short; null: size is as it stands",
+        description="desired size of small objects in pixels: training raises size if the smaller "
+        "quarter of the objects would fall below it; null: size is not changed",
     )
     bits: int | None = Field(
         default=None,
         ge=8,
         le=16,
-        description="bits that values of 16-bit files use; training finds it out where it is null",
+        description="number of bits that 16-bit images use; null: training determines it from the "
+        "data",
     )
 
     @model_validator(mode="after")
@@ -50,27 +53,34 @@ class Loss(Section):
 
     classification: Classification = Field(
         default="focal",
-        description="quality: focal, but an object's score should be its box's IoU; mal: its IoU "
-        "to the power of gamma, at full weight however bad the box; softmax: classes exclude one "
-        "another, and there is one logit more, the last: no object",
+        description="focal: focal loss; quality: focal loss whose target is the box's IoU; mal: "
+        "target is the IoU to the power of gamma, at full weight for bad boxes too; "
+        "softmax: cross-entropy with an additional last logit for no object",
     )
     class_weight: float = Field(default=1.0, ge=0, description="weight of the class loss")
-    box_weight: float = Field(default=5.0, ge=0, description="weight of the boxes' L1 distance")
-    giou_weight: float = Field(default=2.0, ge=0, description="weight of 1 − GIoU of the boxes")
-    class_cost: float = Field(default=2.0, ge=0, description="assignment: weight of the class")
-    box_cost: float = Field(default=5.0, ge=0, description="assignment: weight of the L1 distance")
-    giou_cost: float = Field(default=2.0, ge=0, description="assignment: weight of GIoU")
-    alpha: float = Field(default=0.25, ge=0, le=1, description="focal loss: weight of objects")
-    gamma: float = Field(default=2.0, ge=0, description="focal loss: how much easy cases fade")
-    iou_eps: float = Field(default=1e-6, ge=0, description="added to IoU and GIoU denominators")
+    box_weight: float = Field(default=5.0, ge=0, description="weight of the L1 loss of boxes")
+    giou_weight: float = Field(
+        default=2.0, ge=0, description="weight of the loss 1 − GIoU of boxes"
+    )
+    class_cost: float = Field(default=2.0, ge=0, description="matching: weight of the class cost")
+    box_cost: float = Field(default=5.0, ge=0, description="matching: weight of the L1 cost")
+    giou_cost: float = Field(default=2.0, ge=0, description="matching: weight of the GIoU cost")
+    alpha: float = Field(default=0.25, ge=0, le=1, description="focal loss: weight of positives")
+    gamma: float = Field(
+        default=2.0, ge=0, description="focal loss: exponent that reduces the weight of easy cases"
+    )
+    iou_eps: float = Field(
+        default=1e-6, ge=0, description="number added to the denominators of IoU and GIoU"
+    )
     no_object_weight: float = Field(
-        default=0.1, gt=0, le=1, description="softmax classifier: weight of queries without object"
+        default=0.1, gt=0, le=1, description="softmax: weight of queries without an object"
     )
 
     collaborative_weight: float = Field(
         default=2.0,
         ge=0,
-        description="of the collaborative heads' own losses, times decoder layers (Co-DETR's λ2)",
+        description="weight of the losses of the collaborative heads, times the number of decoder "
+        "layers (Co-DETR's λ2)",
     )
 
     @model_validator(mode="after")
@@ -83,16 +93,19 @@ class Loss(Section):
 class Augment(Section):
     """Random changes of training images; boxes move with the pixels."""
 
-    flip: float = Field(default=0.5, ge=0, le=1, description="probability of a left-right flip")
+    flip: float = Field(default=0.5, ge=0, le=1, description="probability of a horizontal flip")
     sizes: tuple[int, ...] = Field(
-        default=(), description="shorter sides to draw from; empty: image.size"
+        default=(), description="shorter sides to choose from at random; empty: image.size"
     )
     crop: float = Field(default=0.5, ge=0, le=1, description="probability of a random crop")
     crop_scale: tuple[float, float] = Field(
-        default=(0.5, 1.0), description="crop side, of the image's"
+        default=(0.5, 1.0), description="range of the crop's side, as a share of the image's"
     )
     colour: float = Field(
-        default=0.0, ge=0, le=1, description="brightness, contrast, saturation jitter"
+        default=0.0,
+        ge=0,
+        le=1,
+        description="probability of random changes of brightness, contrast and saturation",
     )
 
 
@@ -103,80 +116,106 @@ class Training(Section):
     images: int | None = Field(
         default=None,
         ge=1,
-        description="images to see in all: where epochs are not asked for, they are as many as "
-        "that takes (300 at most), so that little data are seen more often",
+        description="total number of images to train on: if epochs are not given, their number "
+        "follows from it (at most 300)",
     )
     epoch_images: int | None = Field(
         default=None,
         ge=1,
-        description="images in an epoch, others in each; null: all",
+        description="number of images per epoch, a different part each time; null: all",
     )
-    batch: int = Field(default=2, ge=1, description="images in a step")
-    effective_batch: int = Field(default=16, ge=1, description="images in an update (accumulation)")
+    batch: int = Field(default=2, ge=1, description="images per step")
+    effective_batch: int = Field(
+        default=16, ge=1, description="images per update; gradients are accumulated over steps"
+    )
     lr: float = Field(
-        default=1e-4, gt=0, description="learning rate (AdamW) of all but the backbone"
+        default=1e-4, gt=0, description="learning rate (AdamW) of everything but the backbone"
     )
-    backbone_lr: float = Field(default=1e-5, ge=0, description="0 freezes the backbone")
+    backbone_lr: float = Field(
+        default=1e-5, ge=0, description="learning rate of the backbone; 0: frozen"
+    )
     offsets_factor: float = Field(
         default=1.0,
         gt=0,
-        description="rate of deformable attention's offsets and of learned points, of lr",
+        description="factor of the learning rate for sampling offsets and learned points",
     )
     train_only: tuple[str, ...] = Field(
-        default=(), description="parameters to train, by how their names start; empty: all"
+        default=(),
+        description="train only parameters whose names start with one of these; empty: all",
     )
-    weight_decay: float = Field(default=1e-4, ge=0, description="AdamW's decay of weights")
-    warmup: int = Field(default=0, ge=0, description="updates over which the rate rises from 0")
+    weight_decay: float = Field(default=1e-4, ge=0, description="weight decay of AdamW")
+    warmup: int = Field(
+        default=0, ge=0, description="number of updates over which the learning rate rises from 0"
+    )
     schedule: Literal["step", "cosine", "constant"] = Field(
-        default="step", description="how the rate falls: at once (drop), evenly to 0, or never"
+        default="step",
+        description="step: the learning rate falls once, at drop; cosine: it falls steadily to 0; "
+        "constant: it stays",
     )
     drop: float = Field(
-        default=0.8, gt=0, le=1, description="step: share of the epochs before rate ×0.1"
+        default=0.8,
+        gt=0,
+        le=1,
+        description="step: share of the epochs after which the learning rate is multiplied by 0.1",
     )
-    clip: float = Field(default=0.1, ge=0, description="largest gradient norm; 0: no clipping")
-    ema: float | None = Field(default=None, gt=0, lt=1, description="decay of averaged weights")
+    clip: float = Field(
+        default=0.1, ge=0, description="maximum norm of the gradient; 0: no clipping"
+    )
+    ema: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="decay of the moving average of weights; null: no average",
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        default="auto", description="numbers of a step; auto: bf16 where the device gains by it"
+        default="auto",
+        description="number format of training; auto: bf16 on devices where it is faster",
     )
     recompute: tuple[Literal["backbone", "encoder", "decoder"], ...] = Field(
         default=(),
-        description="parts whose blocks the backward pass computes again (activation "
+        description="parts whose activations are computed again in the backward pass (activation "
         "checkpointing): less memory, more time",
     )
     start: str = Field(
-        default="imagenet", description="'imagenet', 'none', or a file or name of weights"
+        default="imagenet",
+        description="initial weights: 'imagenet', 'none', or a file or name of weights",
     )
     class_start: Literal["random", "data"] = Field(
         default="random",
-        description="class heads of classes that the weights do not know: random, or solved from "
-        "some training images before the first step (data)",
+        description="initial class heads of classes that the weights do not know: random, or fitted"
+        " to some training images before the first step (data)",
     )
-    seed: int = Field(default=42, ge=0, description="seed of all random numbers")
-    workers: int = Field(default=0, ge=0, description="processes that read images")
+    seed: int = Field(default=42, ge=0, description="seed of the random number generators")
+    workers: int = Field(default=0, ge=0, description="number of processes that read images")
     patience: int | None = Field(
-        default=None, ge=1, description="epochs without a higher AP after which training ends"
+        default=None,
+        ge=1,
+        description="number of epochs without a higher AP after which training stops; null: never",
     )
     checkpoint_minutes: float = Field(
-        default=10.0, ge=0, description="between checkpoints within an epoch; 0: at every step"
+        default=10.0,
+        ge=0,
+        description="minutes between checkpoints within an epoch; 0: after every step",
     )
 
 
 class Inference(Section):
     """From predictions to detections."""
 
-    max_det: int = Field(default=300, ge=1, description="detections an image at most")
+    max_det: int = Field(default=300, ge=1, description="maximum number of detections per image")
     conf: float = Field(default=0.3, ge=0, le=1, description="lowest score shown")
     class_conf: dict[str, float] = Field(
-        default={}, description="lowest score shown of single classes, by name, where it is another"
+        default={}, description="lowest score shown for single classes, by name"
     )
     calibration: tuple[float, float] | None = Field(
         default=None,
-        description="scale and shift of a score's logit, so that a score is how often a detection "
-        "of it is right; null: scores as the model gives them",
+        description="scale and shift of a score's logit after which a score is the share of such "
+        "detections that are right; null: scores are not changed",
     )
     nms: float | None = Field(
         default=None,
         gt=0,
         le=1,
-        description="IoU from which the lesser of two boxes of a class is left out; null: none is",
+        description="IoU above which the lower-scored of two boxes of a class is removed; null: "
+        "none is",
     )

@@ -30,19 +30,27 @@ class Config(Section):
     50
     """
 
-    name: str = Field(default="custom", description="of the member; runs are called after it")
-    source: str = Field(default="", description="paper or recipe the values come from")
+    name: str = Field(
+        default="custom", description="name of the member; its runs are named after it"
+    )
+    source: str = Field(default="", description="paper or recipe of the values")
     published_ap: float | None = Field(
-        default=None, description="COCO val2017 AP of the source, if any"
+        default=None, description="AP on COCO val2017 that the source reports"
     )
-    model: Model = Field(default=Model(), description="what is computed")
-    image: Image = Field(default=Image(), description="how images are made the network's input")
-    loss: Loss = Field(default=Loss(), description="what is learned: weights of loss and costs")
+    model: Model = Field(default=Model(), description="the network")
+    image: Image = Field(default=Image(), description="size and normalisation of input images")
+    loss: Loss = Field(
+        default=Loss(), description="weights of the losses and of the matching costs"
+    )
     augment: Augment | None = Field(
-        default=Augment(), description="random changes of training images; null or none: none"
+        default=Augment(), description="random changes of training images; null or none: no changes"
     )
-    training: Training = Field(default=Training(), description="how long, how fast, from where")
-    inference: Inference = Field(default=Inference(), description="from predictions to detections")
+    training: Training = Field(
+        default=Training(), description="duration, optimizer, learning rates and initial weights"
+    )
+    inference: Inference = Field(
+        default=Inference(), description="thresholds and limits of detections"
+    )
 
     @model_validator(mode="before")
     @classmethod

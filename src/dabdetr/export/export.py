@@ -151,8 +151,7 @@ def export(
     ranges = None if calibration is None else partial(_calibration, metadata, calibration)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as folder:
         path = Path(folder) / ("model" if chosen.in_folder else target.name)
-        # NNCF shows a bar of its own while it takes int8's ranges.
-        with Steps(GRAPH + 1 + COMPARISONS, progress and precision != "int8") as steps:
+        with Steps(GRAPH + 1 + COMPARISONS, progress) as steps:
             steps.begin(f"making the graph for {chosen.title}", GRAPH)
             file = chosen.make(detector, metadata, ranges)
             steps.begin("writing the file")

@@ -6,9 +6,12 @@ and the packages of formats are imported only to write.
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
@@ -355,9 +358,10 @@ def quantised(
     from dabdetr.export.tracing import quiet
 
     nncf = need("nncf")
+    logging.getLogger("nncf").setLevel(logging.ERROR)  # it lists hundreds of nodes on stdout
     there = {op.get_friendly_name() for op in model.get_ops()}
     inputs = list(calibration())
-    with quiet():
+    with quiet(), redirect_stdout(io.StringIO()):  # bars that know no terminal
         return nncf.quantize(
             model,
             nncf.Dataset(inputs),
