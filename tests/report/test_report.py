@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from sklearn.metrics import precision_recall_curve
@@ -183,6 +184,29 @@ def test_everything_in_the_page_is_in_the_json(
     for name in ("classes", "precision_recall", "f1", "confusion", "calibration", "size"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     assert len((tmp_path / "objects.csv").read_text().splitlines()) == objects + 1
+
+
+def test_worst_and_best_images_are_files_of_their_own(
+    tmp_path: Path, data: Scenes, found: Evaluation
+) -> None:
+    limits = default_limits(data, found)
+    about = {"model": "m", "data": "d", "split": "val"}
+    (tmp_path / "pairs").mkdir()
+    (tmp_path / "pairs" / "worst-99-of-an-earlier-report.png").write_bytes(b"")
+    tree = write_report(tmp_path, data, found, limits, about)
+    files = sorted(path.name for path in (tmp_path / "pairs").iterdir())
+    expected = [
+        f"{group}-{rank:02d}-{Path(tree['images'][at]['file']).stem}.png"
+        for group in ("best", "worst")
+        for rank, at in enumerate(tree[group], 1)
+    ]
+    assert files == expected
+    with Image.open(tmp_path / "pairs" / files[-1]) as image:
+        pixels = np.asarray(image).astype(int)
+    half = (pixels.shape[1] - 4) // 2
+    left, right = pixels[:, :half], pixels[:, half + 4 :]
+    assert left.shape == right.shape
+    assert np.abs(left - right).max() > 50  # the truth, and what was found
 
 
 def test_errors_of_some_images_are_numbered_as_in_the_report(

@@ -8,19 +8,14 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
-from dabdetr.data.dataset import DetectionDataset
-from dabdetr.evaluation.judged import Judged
-from dabdetr.structures.drawing import draw
+from dabdetr.report.pairs import Pair
 from dabdetr.text import counted, escape
 
 PAGE = "report.html"
 """Its file in a run's folder."""
 
-LONGEST = 560
-"""Longer side in pixels of the images in a page."""
 IMAGE_BYTES = 5_000_000
 """Of all images in a page together, as text; the rest of the page is far below 3 MB."""
 QUALITY = 80
@@ -173,19 +168,15 @@ def _words(value: Any) -> str:
     return str(value)
 
 
-def image_sections(
-    data: DetectionDataset, tree: dict[str, Any], judged: Sequence[Judged]
-) -> dict[str, str]:
+def image_sections(pairs: Sequence[Pair]) -> dict[str, str]:
     """The worst and the best images, truth beside prediction."""
-    total = len(tree["worst"]) + len(tree["best"])
-    room = IMAGE_BYTES // max(1, 2 * total)
+    room = IMAGE_BYTES // max(1, 2 * len(pairs))
     parts: dict[str, str] = {}
     for name, title, rule in (
         ("worst", "Worst images", "The most missed objects and false detections."),
         ("best", "Best images", "The fewest errors, and of those the most objects."),
     ):
-        shown = [_pair(data, tree["images"][at], at, judged[at], room) for at in tree[name]]
-        body = "".join(shown) or "<p>None.</p>"
+        body = "".join(_pair(each, room) for each in pairs if each.group == name) or "<p>None.</p>"
         parts[name] = (
             f'<section id="{name}"><h2>{title}</h2><p>{rule} Left the truth, right what was '
             f'found.</p><div class="pairs">{body}</div></section>'
@@ -193,38 +184,20 @@ def image_sections(
     return parts
 
 
-def _pair(
-    data: DetectionDataset, row: dict[str, Any], index: int, judged: Judged, room: int
-) -> str:
-    try:
-        pixels = data.image(index)
-    except (OSError, ValueError):  # gone since it was evaluated
+def _pair(pair: Pair, room: int) -> str:
+    row = pair.row
+    if pair.truth is None or pair.found is None:
         return f"<figure><figcaption>{escape(row['file'])} cannot be read</figcaption></figure>"
-    image, scale = reduced(pixels, LONGEST)
-    ones = np.ones(len(judged.labels))
-    truth = draw(image, judged.boxes * scale, ones, judged.labels, data.names, scored=False)
-    found = judged.found
-    drawn = draw(image, found.boxes * scale, found.scores, found.labels, found.names)
-    name = row["file"].replace("\\", "/").rsplit("/", 1)[-1]
     panels = "".join(
         f'<img class="zoomable" tabindex="0" role="button" '
-        f'alt="{what} of {escape(name)}" src="{data_address(each, room)}">'
-        for what, each in (("truth", truth), ("detections", drawn))
+        f'alt="{what} of {escape(pair.name)}" src="{data_address(each, room)}">'
+        for what, each in (("truth", pair.truth), ("detections", pair.found))
     )
     line = f"{counted(row['objects'], 'object')}, {row['missed']} missed, {row['false']} false"
     return (
         f"<figure><div class=pair>{panels}</div>"
-        f"<figcaption>{escape(name)} <small>{line}</small></figcaption></figure>"
+        f"<figcaption>{escape(pair.name)} <small>{line}</small></figcaption></figure>"
     )
-
-
-def reduced(pixels: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray]:
-    """The image with sides of ``longest`` at most, and [4] by how much boxes shrink."""
-    height, width = pixels.shape[:2]
-    scale = min(1.0, longest / max(height, width))
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    small = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
-    return small, np.tile((size[0] / width, size[1] / height), 2)
 
 
 def data_address(image: Image.Image, room: int = 1 << 20) -> str:

@@ -34,6 +34,7 @@ from dabdetr.report.page import (
     number_section,
     page,
 )
+from dabdetr.report.pairs import pairs, save_pairs
 from dabdetr.report.training import Trained
 from dabdetr.text import cells, json_text
 
@@ -53,7 +54,8 @@ def write_report(
     against: Comparison | None = None,
     queries: Census | None = None,
 ) -> dict[str, Any]:
-    """Write report.html, report.json, detections.json, a PNG of each figure and CSV of each table.
+    """Write report.html, report.json, detections.json, CSV of each table, and PNG of each figure and
+    of the worst and best images (``pairs``).
 
     Without matplotlib there are no figures. ``limits`` [classes] are the thresholds from which on
     a detection is shown. What was written as report.json comes back. ``why`` adds the causes of
@@ -85,6 +87,8 @@ def write_report(
         write_atomically(folder / f"{name}.csv", _csv(rows))
     write_atomically(folder / NUMBERS, json_text(tree).encode())
     save_detections(folder / DETECTIONS, found)
+    shown = list(pairs(data, tree, judged))
+    save_pairs(folder, shown)
     sections = {
         "numbers": number_section(tree),
         "against": compared,
@@ -93,7 +97,7 @@ def write_report(
         "curves": curve_section(drawn),
         "queries": counted,
         "classes": class_section(tree),
-        **image_sections(data, tree, judged),
+        **image_sections(shown),
         "about": about_section(tree),
     }
     text = page(tree, sections)

@@ -1,0 +1,102 @@
+"""The worst and the best images of a report: truth beside prediction, drawn."""
+
+from __future__ import annotations
+
+import io
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from dabdetr.data.dataset import DetectionDataset
+from dabdetr.evaluation.judged import Judged
+from dabdetr.files import write_atomically
+from dabdetr.structures.drawing import draw
+
+LONGEST = 560
+"""Longer side of a drawn image in pixels."""
+
+FOLDER = "pairs"
+"""Where a run's folder has them as PNG."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One image drawn twice.
+
+    group  worst or best
+    rank   from 1 on in its group
+    row    the image's row of the report
+    truth, found  drawn with the labelled objects, and with the detections; None where the image is
+           gone since it was evaluated
+    """
+
+    group: str
+    rank: int
+    row: dict[str, Any]
+    truth: Image.Image | None = None
+    found: Image.Image | None = None
+
+    @property
+    def name(self) -> str:
+        """The file's last part."""
+        return self.row["file"].replace("\\", "/").rsplit("/", 1)[-1]
+
+    def save(self, folder: Path) -> None:
+        """Write both side by side, as PNG named by group, rank and image."""
+        if self.truth is None or self.found is None:
+            return
+        width, height = self.truth.size
+        both = Image.new("RGB", (2 * width + 4, height), "white")
+        both.paste(self.truth, (0, 0))
+        both.paste(self.found, (width + 4, 0))
+        stream = io.BytesIO()
+        both.save(stream, "png")
+        stem = re.sub(r"[^\w.-]+", "_", Path(self.name).stem)[:60]
+        path = folder / f"{self.group}-{self.rank:02d}-{stem}.png"
+        write_atomically(path, stream.getvalue())
+
+
+def pairs(
+    data: DetectionDataset, tree: dict[str, Any], judged: Sequence[Judged]
+) -> Iterator[Pair]:
+    """The worst images of the report's ``tree``, then the best ones."""
+    for group in ("worst", "best"):
+        for rank, at in enumerate(tree[group], 1):
+            yield _pair(data, Pair(group, rank, tree["images"][at]), at, judged[at])
+
+
+def save_pairs(folder: Path, some: Sequence[Pair]) -> None:
+    """Write them into a folder of their own; those of an earlier report are gone."""
+    shutil.rmtree(folder / FOLDER, ignore_errors=True)
+    if some:
+        (folder / FOLDER).mkdir(parents=True)
+    for each in some:
+        each.save(folder / FOLDER)
+
+
+def _pair(data: DetectionDataset, pair: Pair, index: int, judged: Judged) -> Pair:
+    try:
+        pixels = data.image(index)
+    except (OSError, ValueError):
+        return pair
+    image, scale = reduced(pixels, LONGEST)
+    ones = np.ones(len(judged.labels))
+    truth = draw(image, judged.boxes * scale, ones, judged.labels, data.names, scored=False)
+    found = judged.found
+    drawn = draw(image, found.boxes * scale, found.scores, found.labels, found.names)
+    return Pair(pair.group, pair.rank, pair.row, truth, drawn)
+
+
+def reduced(pixels: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray]:
+    """The image with sides of ``longest`` at most, and [4] by how much boxes shrink."""
+    height, width = pixels.shape[:2]
+    scale = min(1.0, longest / max(height, width))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    small = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
+    return small, np.tile((size[0] / width, size[1] / height), 2)
