@@ -62,9 +62,7 @@ class Pair:
         write_atomically(path, stream.getvalue())
 
 
-def pairs(
-    data: DetectionDataset, tree: dict[str, Any], judged: Sequence[Judged]
-) -> Iterator[Pair]:
+def pairs(data: DetectionDataset, tree: dict[str, Any], judged: Sequence[Judged]) -> Iterator[Pair]:
     """The worst images of the report's ``tree``, then the best ones."""
     for group in ("worst", "best"):
         for rank, at in enumerate(tree[group], 1):

@@ -54,8 +54,8 @@ def write_report(
     against: Comparison | None = None,
     queries: Census | None = None,
 ) -> dict[str, Any]:
-    """Write report.html, report.json, detections.json, CSV of each table, and PNG of each figure and
-    of the worst and best images (``pairs``).
+    """Write report.html, report.json, detections.json, CSV of each table, and PNG of each figure
+    and of the worst and best images (``pairs``).
 
     Without matplotlib there are no figures. ``limits`` [classes] are the thresholds from which on
     a detection is shown. What was written as report.json comes back. ``why`` adds the causes of
