@@ -106,6 +106,12 @@ def test_nothing_found_changes_nothing():
     assert not changed(image, draw(image, found([], (40, 50)))).any()
 
 
+def test_an_image_in_no_decoded_format_starts_no_other_program(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.jpg", "EPS")  # for which Pillow has Ghostscript
+    with pytest.raises(OSError, match="cannot identify"):
+        found([[1, 1, 4, 4]], (8, 8)).plot(tmp_path / "x.jpg")
+
+
 def test_images_of_other_kinds(tmp_path):
     grey = np.full((40, 50), 77, np.uint8)
     Image.fromarray(grey).save(tmp_path / "g.png")

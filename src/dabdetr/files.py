@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM")
+"""What is decoded, by content and whatever the ending, in Pillow's names; and HEIF where the
+package pillow-heif is there. Pillow knows more, some of which start other programs."""
+
 
 def write_atomically(path: str | Path, content: bytes) -> None:
     """Write beside ``path`` and move: a reader sees the old file or the whole new one.

@@ -24,6 +24,23 @@ from dabdetr.data.statistics import summarise
 REAL = Path(os.environ.get("DABDETR_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
 
+def test_names_that_are_no_unicode_and_files_in_no_decoded_format(tmp_path: Path) -> None:
+    name = os.fsdecode(b"\xff.png")
+    try:
+        Image.new("RGB", (40, 30), (9, 99, 200)).save(tmp_path / name, "PNG")
+    except OSError:
+        pytest.skip("file names are Unicode here")
+    Image.new("RGB", (40, 30), (9, 99, 200)).save(tmp_path / "x.jpg", "EPS")
+    paths = [str(tmp_path / name), str(tmp_path / "x.jpg")]
+    for _ in range(2):
+        heads = read_heads(paths)
+        assert (heads[0].width, heads[0].height) == (40, 30)
+        assert "not an image that can be read" in heads[1].error
+        small = thumbnails(paths)
+        assert small[0].any()
+        assert not small[1].any()
+
+
 def test_copies_are_found_whatever_was_done_to_them(coco_folder: Path, tmp_path: Path) -> None:
     files = sorted((coco_folder / "train").iterdir())
     first = Image.open(files[0]).convert("RGB")

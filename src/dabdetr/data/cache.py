@@ -22,8 +22,12 @@ def cache_folder() -> Path:
 
 
 def file_key(path: str) -> Key:
-    """Path, bytes and time of a file; zeros where there is none."""
+    """Path, bytes and time of a file; zeros where there is none, or its name is no Unicode.
+
+    SQLite takes no such names.
+    """
     try:
+        path.encode()
         state = os.stat(path)
     except (OSError, ValueError):
         return os.path.abspath(path), 0, 0

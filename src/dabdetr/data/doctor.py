@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image as PillowImage
 
 from dabdetr.config import Config
 from dabdetr.data.dataset import DetectionDataset, ImageRecord
 from dabdetr.data.findings import CHECKS, EXAMPLES, KINDS, LONGEST, Kind
 from dabdetr.data.heads import ImageFile, each_file, read_heads
+from dabdetr.data.images import opened_image
 from dabdetr.data.preprocessing import input_size
 from dabdetr.data.similar import SIDE, near_duplicates, thumbnails
 from dabdetr.structures.boxes import iou
@@ -230,7 +230,7 @@ def _same_names(case: Case) -> Iterator[Found]:
 def _taken(path: str) -> float | None:
     """When a photo was taken, in seconds; None where it does not say."""
     try:
-        with PillowImage.open(path) as image:
+        with opened_image(path) as (image, _):
             exif = image.getexif()
             inner = exif.get_ifd(0x8769)
             text = str(inner.get(0x9003) or exif.get(0x0132) or "")

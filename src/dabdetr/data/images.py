@@ -18,7 +18,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
-from dabdetr.files import open_regular
+from dabdetr.files import FORMATS, open_regular
 from dabdetr.text import reason
 
 log = logging.getLogger("dabdetr")
@@ -34,9 +34,6 @@ OTHER_SUFFIXES = frozenset(
     | {".icns", ".xbm", ".xpm", ".qoi", ".fits", ".dng", ".cr2", ".nef", ".arw", ".jxl", ".ras"}
 )
 """Lower-case endings of images that are not decoded: where one lies in a folder, that is said."""
-FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM")
-"""What is decoded, by content and whatever the ending, in Pillow's names; and HEIF where the
-package pillow-heif is there. Pillow knows more, some of which start other programs."""
 
 # What a value 1–8 of the EXIF tag "orientation" asks for.
 _ORIENTATION_TAG = 0x0112
@@ -79,7 +76,7 @@ def read_image(
         return _require_size(_from_array(source, bits), size, "the array given")
     if isinstance(source, Image.Image):
         return _decode(source, "the image given", size, bits)
-    with _opened(source) as (image, name):
+    with opened_image(source) as (image, name):
         return _decode(image, name, size, bits)
 
 
@@ -103,7 +100,7 @@ class Head:
 
 def image_head(path: str | Path) -> Head:
     """What the head of an image file says; ValueError or FileNotFoundError name the file."""
-    with _opened(path) as (image, _):
+    with opened_image(path) as (image, _):
         deep = image.mode.startswith("I") or image.mode == "F"
         return Head(_turned_size(image), image.size, image.format or "", deep, _frames(image))
 
@@ -119,7 +116,7 @@ def used_bits(source: str | Path | bytes) -> int | None:
     Cameras and scanners store 10, 12 or 14 bits in 16. One image may be dark: the highest number
     among those of a data set is what its camera has.
     """
-    with _opened(source) as (image, name):
+    with opened_image(source) as (image, name):
         if not image.mode.startswith("I"):
             return None
         _load(image, name)
@@ -128,7 +125,7 @@ def used_bits(source: str | Path | bytes) -> int | None:
 
 
 @contextmanager
-def _opened(source: str | Path | bytes) -> Iterator[tuple[Image.Image, str]]:
+def opened_image(source: str | Path | bytes) -> Iterator[tuple[Image.Image, str]]:
     """An image whose head has been read, and its name in messages."""
     if isinstance(source, bytes | bytearray | memoryview):
         with io.BytesIO(source) as stream:

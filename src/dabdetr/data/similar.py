@@ -9,6 +9,7 @@ from PIL import Image
 
 from dabdetr.data.cache import file_key, keep, recall
 from dabdetr.data.heads import each_file
+from dabdetr.data.images import opened_image
 
 KIND = "thumbnails-2"
 SIDE = 32
@@ -42,13 +43,13 @@ def thumbnails(paths: Sequence[str], progress: bool = False) -> np.ndarray:
 
 def _thumbnail(path: str) -> bytes:
     try:
-        with Image.open(path) as image:
+        with opened_image(path) as (image, _):
             image.draft("L", (4 * SIDE, 4 * SIDE))
             if image.mode.startswith("I") or image.mode == "F":
                 return _deep_thumbnail(np.asarray(image, np.float32))
             grey = image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
             return grey.tobytes()
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError):
+    except Exception:  # of many kinds, as of decoders
         return bytes(SIDE * SIDE)
 
 

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from dabdetr.files import FORMATS
+
 # Wong (Nature Methods 2011), told apart under every common colour blindness; then paler and deeper
 # shades of the same hues for data of many classes.
 _HUES = (
@@ -69,7 +71,10 @@ def as_array(image: Any) -> np.ndarray:
     Arrays are [height, width] or [height, width, 1, 3 or 4], uint8 or floats 0–1.
     """
     if isinstance(image, str | Path | bytes):
-        with Image.open(BytesIO(image) if isinstance(image, bytes) else image) as opened:
+        Image.init()
+        decoded = [each for each in (*FORMATS, "HEIF") if each in Image.OPEN]
+        file = BytesIO(image) if isinstance(image, bytes) else image
+        with Image.open(file, formats=decoded) as opened:
             return np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
     if not isinstance(image, np.ndarray):
         return np.asarray(image.convert("RGB"))
