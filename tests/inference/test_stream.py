@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dabdetr.inference.stream import (
+    MOST_THREADS,
     Prepared,
     SourceImage,
     Unreadable,
@@ -186,6 +187,12 @@ def test_threads_make_items_in_order_and_end() -> None:
     assert next(stream) == 0
     stream.close()
     assert not [each for each in threading.enumerate() if "dabdetr reading" in each.name]
+
+
+def test_a_huge_number_of_threads_starts_few() -> None:
+    before = threading.active_count()
+    stream = in_threads(lambda _: threading.active_count(), range(3), 10**20)
+    assert max(stream) <= before + MOST_THREADS
 
 
 def test_an_error_in_a_thread_is_raised_in_its_turn() -> None:

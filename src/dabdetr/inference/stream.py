@@ -185,11 +185,16 @@ def prefetch(items: Iterator[Item], count: int) -> Generator[Item]:
             items.close()
 
 
+MOST_THREADS = 64
+"""That read images; more have nothing to do on any machine, and each takes memory."""
+
+
 def in_threads(
     make: Callable[[Item], Result], items: Iterable[Item], workers: int
 ) -> Iterator[Result]:
     """``make(item)`` for every item, in order; so many threads work a few items ahead."""
     waiting: deque[Any] = deque()
+    workers = min(workers, MOST_THREADS)
     with _computing_alone(workers) as begin:
         pool = ThreadPoolExecutor(workers, "dabdetr reading", begin)
         for _ in range(workers):  # all threads start now, as each waits for the others
