@@ -79,7 +79,7 @@ def test_cvats_xml(found: Detections) -> None:
     boxes = ElementTree.fromstring(found.to_cvat()).findall("image/box")
     assert [each.get("label") for each in boxes] == [NAMES[label] for label in found.labels]
     edges = [[float(each.get(k, "")) for k in ("xtl", "ytl", "xbr", "ybr")] for each in boxes]
-    np.testing.assert_allclose(np.array(edges).reshape(-1, 4), inside(found), atol=6e-3)
+    np.testing.assert_allclose(np.array(edges).reshape(-1, 4), inside(found), atol=6e-4)
 
 
 def test_names_that_xml_cannot_hold() -> None:

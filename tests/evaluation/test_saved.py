@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -99,16 +100,137 @@ def test_rows_that_do_not_belong_are_told(coco_folder: Path, tmp_path: Path) -> 
     assert [len(each) for each in empty] == [0] * len(data)
 
 
+def texts(row: dict[str, Any], record: Any, names: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "image_id": str(row["image_id"]),
+        "category_id": f"{row['category_id']}.0",
+        "bbox": [str(value) for value in row["bbox"]],
+        "score": str(row["score"]),
+    }
+
+
+def shares(row: dict[str, Any], record: Any, names: tuple[str, ...]) -> dict[str, Any]:
+    x, y, w, h = row["bbox"]
+    wide, high = record.width, record.height
+    return row | {"bbox": [x / wide, y / high, w / wide, h / high]}
+
+
+def corners(row: dict[str, Any], record: Any, names: tuple[str, ...]) -> dict[str, Any]:
+    x, y, w, h = row["bbox"]
+    return row | {"bbox": [x, y, x + w, y + h]}
+
+
+def by_stem(row: dict[str, Any], record: Any, names: tuple[str, ...]) -> dict[str, Any]:
+    return row | {"image_id": Path(record.file).stem}
+
+
+def by_file(row: dict[str, Any], record: Any, names: tuple[str, ...]) -> dict[str, Any]:
+    return row | {"image_id": Path(record.file).name}
+
+
+def from_nought(row: dict[str, Any], record: Any, names: tuple[str, ...]) -> dict[str, Any]:
+    return row | {"category_id": row["category_id"] - 1}
+
+
+ODD = [
+    # how each row is written, what is noted of it
+    (texts, []),
+    (shares, ["boxes given as 0–1 of the image"]),
+    (corners, ["boxes given as two corners"]),
+    (by_stem, ["image ids are read as"]),
+    (by_file, ["image ids are read as names of files"]),
+    (from_nought, ["class ids are read as places in the list of classes, counted from 0"]),
+]
+
+
+@pytest.mark.parametrize(("change", "told"), ODD, ids=[change.__name__ for change, _ in ODD])
+def test_results_as_other_tools_write_them(
+    coco_folder: Path, tmp_path: Path, change: Any, told: list[str]
+) -> None:
+    data, found = some(coco_folder)
+    expected = score(data, found)
+    ids = {id_: place for place, id_ in enumerate(data.category_ids, 1)}
+    records = {data.record(n).image_id: data.record(n) for n in range(len(data))}
+    rows = []
+    for row in expected.to_coco():
+        if change is from_nought:
+            row = row | {"category_id": ids[row["category_id"]]}
+        rows.append(change(row, records[row["image_id"]], data.names))
+    file = tmp_path / "results.json"
+    file.write_text(json.dumps(rows))
+    again, notes = read_results(file, data)
+    assert len(notes) == len(told)
+    assert all(note.startswith(start) for note, start in zip(notes, told, strict=True))
+    assert score(data, again).numbers == pytest.approx(expected.numbers, abs=1e-6)
+
+
+def test_numbers_that_files_are_named_after(coco_folder: Path, tmp_path: Path) -> None:
+    """As tools write them that know files only: 7 for 000007.png, whose id may be another."""
+    tree = json.loads((coco_folder / "annotations" / "instances_val.json").read_text())
+    root = Path(shutil.copytree(coco_folder, tmp_path / "data"))
+    folder = next(root.rglob(tree["images"][0]["file_name"])).parent
+    numbers = {}
+    for place, image in enumerate(tree["images"]):
+        numbers[image["id"]] = 700 + 3 * place
+        name = f"{700 + 3 * place:06}{Path(image['file_name']).suffix}"
+        (folder / image["file_name"]).rename(folder / name)
+        image["file_name"] = name
+    (root / "annotations" / "instances_val.json").write_text(json.dumps(tree))
+    data, found = some(root)
+    expected = score(data, found)
+    rows = [r | {"image_id": numbers[r["image_id"]]} for r in expected.to_coco()]
+    (tmp_path / "results.json").write_text(json.dumps(rows))
+    again, notes = read_results(tmp_path / "results.json", data)
+    assert notes == ["image ids are read as the numbers that files are named after"]
+    assert score(data, again).numbers == pytest.approx(expected.numbers, abs=1e-6)
+
+
+def test_results_beside_images_and_categories(coco_folder: Path, tmp_path: Path) -> None:
+    """An object as COCO's annotations have it, with scores and ids of its own."""
+    data, found = some(coco_folder)
+    expected = score(data, found)
+    records = [data.record(n) for n in range(len(data))]
+    images = [{"id": 50 + n, "file_name": Path(r.file).name} for n, r in enumerate(records)]
+    names = [{"id": 9 - n, "name": name} for n, name in enumerate(data.names)]
+    places = {record.image_id: 50 + n for n, record in enumerate(records)}
+    labels = {id_: 9 - n for n, id_ in enumerate(data.category_ids)}
+    rows = [
+        r | {"image_id": places[r["image_id"]], "category_id": labels[r["category_id"]]}
+        for r in expected.to_coco()
+    ]
+    tree = {"images": images, "categories": names, "annotations": rows}
+    (tmp_path / "results.json").write_text(json.dumps(tree))
+    again, notes = read_results(tmp_path / "results.json", data)
+    assert notes == []
+    assert score(data, again).numbers == pytest.approx(expected.numbers, abs=1e-6)
+
+
+def test_odd_rows_are_left_out_and_told(coco_folder: Path, tmp_path: Path) -> None:
+    data, found = some(coco_folder)
+    expected = score(data, found)
+    rows = expected.to_coco()
+    odd = [5, rows[0] | {"bbox": [1, 2]}, rows[0] | {"score": None}, rows[0] | {"score": "x"}]
+    (tmp_path / "results.json").write_text(json.dumps([*odd, *rows]))
+    again, notes = read_results(tmp_path / "results.json", data)
+    assert notes == [
+        "left out: 1 row (no JSON objects)",
+        "left out: 1 row without a box of four numbers",
+        "left out: 2 rows without a score",
+    ]
+    assert score(data, again).numbers == pytest.approx(expected.numbers, abs=1e-6)
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
         ("{}", "holds no detections"),
-        ("[5]", "result 1 is no object"),
+        ("[5]", "all are rows (no JSON objects)"),
         ('[{"image_id": 1, "bbox": [1, 2], "score": 1}]', "a box of four numbers"),
         ('[{"image_id": 1, "bbox": [1, 2, 3, NaN], "score": 1}]', "a box of four numbers"),
-        ('[{"image_id": 1, "bbox": [1, 2, 3, 4]}]', "should have a score"),
+        ('[{"image_id": 1, "bbox": [1, 2, 3, 4]}]', "without a score"),
         ('[{"image_id": 77, "bbox": [1, 2, 3, 4], "score": 1}]', "none of the 1 detections"),
-        ('{"images": [{}]}', "source and detections"),
+        ('{"images": [{}]}', "holds no detections"),
+        ('{"images": [{"detections": []}]}', "without source and detections"),
         ("[", "not readable JSON"),
     ],
 )

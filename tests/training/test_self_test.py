@@ -12,7 +12,7 @@ from dabdetr.data.findings import Findings
 from dabdetr.data.records import RecordTable, Rows
 from dabdetr.data.scenes import Scenes
 from dabdetr.presets import PRESETS
-from dabdetr.training.self_test import IMAGES, self_test
+from dabdetr.training.self_test import IMAGES, LEAST_STEPS, _is_due, self_test
 
 NANO = PRESETS["dab-detr-nano"].override(
     ["image.size=64", "image.max_size=64", "training.batch=4", "training.start=none"]
@@ -68,11 +68,32 @@ def test_optimisation_that_fails(tmp_path: Path, rate: str, told: str) -> None:
     )
     said: list[str] = []
     data = table(tmp_path, [(5, 5, 40, 40)])
-    result = self_test(data, config, seconds=2, device="cpu", tell=said.append)
+    result = self_test(data, config, 2, "cpu", said.append, least_steps=3)
     assert result.stage == "optimisation"
     assert told in result.advice
     assert result.to_dict()["stage"] == "optimisation"
     assert said
+
+
+@pytest.mark.parametrize(
+    ("share", "steps", "time", "due"),
+    [
+        (0.5, 1.5, 0.49, False),
+        (0.5, 1.5, 0.5, True),
+        (0.5, 0.45, 0.6, False),  # a busy machine: no verdict on data after a few steps
+        (0.5, 0.45, 2, True),
+    ],
+)
+def test_a_busy_machine_is_given_time(share: float, steps: float, time: float, due: bool) -> None:
+    assert _is_due(share, steps, time) == due
+
+
+def test_too_few_steps_are_no_verdict(tmp_path: Path) -> None:
+    config = NANO.override(["training.lr=1e-12", "training.backbone_lr=1e-12"])
+    result = self_test(table(tmp_path, [(5, 5, 40, 40)]), config, seconds=0.01, device="cpu")
+    assert not result.passed
+    assert result.steps < LEAST_STEPS
+    assert "give it more --seconds" in result.advice
 
 
 @pytest.mark.slow

@@ -3,157 +3,286 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dabdetr.data.box_formats import changed_kind, tell_format, to_pixels
+from dabdetr.data.coco_rows import key, whole
 from dabdetr.data.dataset import DetectionDataset
+from dabdetr.data.findings import KINDS
 from dabdetr.data.textfiles import read_bytes
 from dabdetr.structures import Detections
-from dabdetr.text import counted, parse_json, shown
+from dabdetr.structures.boxes import iou
+from dabdetr.text import counted, parse_json
 
-Rows = dict[int, list[tuple[int, float, list[float]]]]
-"""Index of an image → label, score and corners of each detection."""
+LISTS = ("annotations", "predictions", "detections", "results")
+"""What other tools call the list of detections, where it stands in an object."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A detection as a file says it: its image and class by id, or by name where it has one."""
+
+    image: Any
+    file: str | None
+    category: Any
+    name: str | None
+    box: list[float]
+    score: float
 
 
 def read_results(path: str | Path, data: DetectionDataset) -> tuple[list[Detections], list[str]]:
-    """Detections for every image of ``data``, and notes of what was left out.
+    """Detections for every image of ``data``, and notes of what was left out or mended.
 
     ``path`` is a COCO results file (a list of image_id, category_id, bbox, score) in the data's own
     ids, or what ``dabdetr predict`` wrote with ``--coco`` or printed with ``--json``: its images
-    and classes are known by their names, as its ids are not the data's.
-    ValueError where it is neither, or no row belongs to an image of the data.
+    and classes are known by their names, as its ids are not the data's. Ids may as well be the
+    images' file names, or the numbers of these. ValueError where it is neither, or no row belongs
+    to an image of the data.
     """
     tree = parse_json(read_bytes(path), str(path))
-    if isinstance(tree, dict) and isinstance(tree.get("images"), list):
-        rows, notes = _printed(tree["images"], path, data)
-    elif isinstance(tree, list):
-        rows, notes = _coco_rows(tree, path, data)
-    else:
+    printed = isinstance(tree, dict) and any(map(_is_printed, _list(tree.get("images"))))
+    odd: Counter[str] = Counter()
+    claims = _printed(tree["images"], odd) if printed else _coco(tree, path, odd)
+    notes = [f"left out: {counted(count, 'row')} {why}" for why, count in odd.items()]
+    if odd and not claims:
+        raise ValueError(f"{path} has no row that is a detection: all are rows {next(iter(odd))}")
+    image, note = _images(claims, data)
+    notes += note
+    label, note = _classes(claims, data)
+    notes += note
+    keep = np.flatnonzero((image >= 0) & (label >= 0))
+    lost = {"images": int((image < 0).sum()), "classes": int(((image >= 0) & (label < 0)).sum())}
+    if claims and not len(keep):
+        kind = "images" if lost["images"] else "classes"
+        raise ValueError(
+            f"none of the {len(claims)} detections in {path} belongs to {data.name} {data.split}: "
+            f"all are of {kind} that the data do not have; give the data and the split that they "
+            "were made for"
+        )
+    notes += [
+        f"left out: {counted(count, 'detection')} of {kind} that the data do not have"
+        for kind, count in lost.items()
+        if count
+    ]
+    kept = [claims[row] for row in keep.tolist()]
+    corners, note = _corners(kept, image[keep], data, printed)
+    rows: dict[int, list[tuple[float, int, np.ndarray]]] = defaultdict(list)
+    for claim, index, number, box in zip(kept, image[keep], label[keep], corners, strict=True):
+        rows[int(index)].append((claim.score, int(number), box))
+    if claims and (none := len(data) - len(rows)):
+        note.append(f"{none} of {counted(len(data), 'image')} have no detection")
+    return [_detections(data, index, rows[index]) for index in range(len(data))], notes + note
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _is_printed(image: Any) -> bool:
+    return isinstance(image, dict) and isinstance(image.get("detections"), list)
+
+
+def _printed(images: list[Any], odd: Counter[str]) -> list[Claim]:
+    """What ``predict --json`` prints; boxes are corners."""
+    claims: list[Claim] = []
+    for image in images:
+        if not _is_printed(image) or not isinstance(source := image.get("source"), str):
+            odd["of images without source and detections"] += 1
+            continue
+        for row in image["detections"]:
+            given = row if isinstance(row, dict) else {}
+            _add(claims, odd, given, given.get("box"), file=source, name=given.get("name"))
+    return claims
+
+
+def _coco(tree: Any, path: str | Path, odd: Counter[str]) -> list[Claim]:
+    """COCO's results; of an object with images and categories these name what the ids mean."""
+    files: dict[Any, Any] = {}
+    names: dict[Any, Any] = {}
+    if isinstance(tree, dict):
+        for table, lists, value in ((files, "images", "file_name"), (names, "categories", "name")):
+            for row in _list(tree.get(lists)):
+                if isinstance(row, dict) and (id_ := key(row.get("id"))) is not None:
+                    table[id_] = row.get(value)
+        tree = next((tree[name] for name in LISTS if isinstance(tree.get(name), list)), None)
+    if not isinstance(tree, list):
         raise ValueError(
             f"{path} holds no detections: a list of image_id, category_id, bbox and score is "
             "expected (COCO's results), or what predict --json prints"
         )
-    return [_detections(data, index, rows[index]) for index in range(len(data))], notes
+    claims: list[Claim] = []
+    for row in tree:
+        given = row if isinstance(row, dict) else {}
+        file = given.get("file_name", files.get(key(given.get("image_id"))))
+        name = given.get("category_name", names.get(key(given.get("category_id"))))
+        _add(claims, odd, given, given.get("bbox"), file=file, name=name)
+    return claims
 
 
-def _coco_rows(tree: list[Any], path: str | Path, data: DetectionDataset) -> tuple[Rows, list[str]]:
-    places = {data.record(index).image_id: index for index in range(len(data))}
-    labels = {id_: label for label, id_ in enumerate(data.category_ids)}
-    names, named = _Names(data), {name: label for label, name in enumerate(data.names)}
-    rows: Rows = defaultdict(list)
-    other: dict[str, int] = defaultdict(int)
-    for number, row in enumerate(tree, 1):
-        origin = f"{path}: result {number}"
-        if not isinstance(row, dict):
-            raise ValueError(f"{origin} is no object but {shown(row)}")
-        box, score = _four(row.get("bbox"), origin), _score(row.get("score"), origin)
-        x, y, width, height = box
-        if isinstance(file := row.get("file_name"), str):
-            index = names.find(file)
+def _add(
+    claims: list[Claim], odd: Counter[str], row: Mapping[str, Any], box: Any, file: Any, name: Any
+) -> None:
+    numbers = [_number(value) for value in box] if isinstance(box, list) else []
+    score = _number(row.get("score"))
+    if not row:
+        odd["(no JSON objects)"] += 1
+    elif len(numbers) != 4 or None in numbers:
+        odd["without a box of four numbers"] += 1
+    elif score is None:
+        odd["without a score"] += 1
+    else:
+        image, category = row.get("image_id"), row.get("category_id")
+        file, name = (each if isinstance(each, str) else None for each in (file, name))
+        claims.append(Claim(image, file, category, name, numbers, score))  # pyright: ignore
+
+
+def _number(value: Any) -> float | None:
+    """The finite number that a value is, or writes as text."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) and abs(number) < 1e12 else None
+
+
+def _images(claims: Sequence[Claim], data: DetectionDataset) -> tuple[np.ndarray, list[str]]:
+    """[n] the index of the image of each claim, -1 for none.
+
+    Names come first. Ids are the data's; the files' names, or numbers, where more of them fit.
+    """
+    records = [data.record(index) for index in range(len(data))]
+    files = [record.file for record in records]
+    exact = {str(Path(file).resolve()): index for index, file in enumerate(files)}
+    base = _unique([Path(file).name for file in files])
+    found = np.full(len(claims), -1, np.int64)
+    rest: list[int] = []
+    for row, claim in enumerate(claims):
+        if claim.file is None:
+            rest.append(row)
+        elif (index := exact.get(str(Path(claim.file).resolve()))) is not None:
+            found[row] = index
         else:
-            index = places.get(row.get("image_id"))  # pyright: ignore[reportArgumentType]
-        if isinstance(name := row.get("category_name"), str):
-            label = named.get(name)
-        else:
-            label = labels.get(row.get("category_id"))  # pyright: ignore[reportArgumentType]
-        if index is None:
-            other["of images that the data do not have"] += 1
-        elif label is None:
-            other["of classes that the data do not have"] += 1
-        else:
-            rows[index].append((label, score, [x, y, x + width, y + height]))
-    return _settled(rows, other, len(tree), path, data)
+            found[row] = base.get(Path(claim.file.replace("\\", "/")).name, -1)
+    stems = [Path(file).stem for file in files]
+    numbers = [whole(stem) if stem.isdecimal() else None for stem in stems]
+    readings: list[tuple[str, dict[Any, int]]] = [
+        ("", {record.image_id: index for index, record in enumerate(records)}),
+        ("the numbers that files are named after", _unique(numbers)),
+        ("names of files", _unique(stems) | base),
+    ]
+    best, note = np.full(len(rest), -1, np.int64), ""
+    for told, table in readings:
+        by_text = told.startswith("names")
+        ids = (claims[row].image if by_text else key(claims[row].image) for row in rest)
+        own = np.array([table.get(id_, -1) if _hashable(id_) else -1 for id_ in ids], np.int64)
+        if (own >= 0).sum() > (best >= 0).sum():
+            best, note = own, told
+    found[rest] = best
+    return found, [f"image ids are read as {note}"] if note else []
 
 
-class _Names:
-    """Images of a data set by their names."""
-
-    def __init__(self, data: DetectionDataset) -> None:
-        files = [data.record(index).file for index in range(len(data))]
-        self.exact = {str(Path(file).resolve()): index for index, file in enumerate(files)}
-        self.places: dict[str, int | None] = {}
-        for index, file in enumerate(files):
-            name = Path(file).name
-            self.places[name] = None if name in self.places else index
-
-    def find(self, source: str) -> int | None:
-        """By the whole path, or by the file's own name where one image has it."""
-        index = self.exact.get(str(Path(source).resolve()))
-        return self.places.get(Path(source.replace("\\", "/")).name) if index is None else index
+def _unique(keys: Sequence[Hashable]) -> dict[Any, int]:
+    """Key → place, of those that occur once."""
+    times = Counter(keys)
+    return {each: place for place, each in enumerate(keys) if times[each] == 1 and each is not None}
 
 
-def _printed(tree: list[Any], path: str | Path, data: DetectionDataset) -> tuple[Rows, list[str]]:
-    names = _Names(data)
-    labels = {name: label for label, name in enumerate(data.names)}
-    rows: Rows = defaultdict(list)
-    other: dict[str, int] = defaultdict(int)
-    total = 0
-    for image in tree:
-        found = image.get("detections") if isinstance(image, dict) else None
-        source = image.get("source") if isinstance(image, dict) else None
-        if not isinstance(found, list) or not isinstance(source, str):
-            raise ValueError(f"{path}: each image should have source and detections")
-        index = names.find(source)
-        for row in found:
-            total += 1
-            origin = f"{path}: a detection of {shown(source)}"
-            if not isinstance(row, dict):
-                raise ValueError(f"{origin} is no object")
-            box, score = _four(row.get("box"), origin), _score(row.get("score"), origin)
-            label = labels.get(row.get("name"))  # pyright: ignore[reportArgumentType]
-            if index is None:
-                other["of images that the data do not have"] += 1
-            elif label is None:
-                other["of classes that the data do not have"] += 1
-            else:
-                rows[index].append((label, score, box))
-    return _settled(rows, other, total, path, data)
+def _hashable(value: Any) -> bool:
+    return isinstance(value, int | str)
 
 
-def _settled(
-    rows: Rows, other: dict[str, int], total: int, path: str | Path, data: DetectionDataset
-) -> tuple[Rows, list[str]]:
-    if total and not rows:
-        why = next(iter(other))
-        raise ValueError(
-            f"none of the {total} detections in {path} belongs to {data.name} {data.split}: all "
-            f"are {why}; give the data and the split that they were made for"
-        )
-    return rows, [f"left out: {counted(count, 'detection')} {why}" for why, count in other.items()]
+def _classes(claims: Sequence[Claim], data: DetectionDataset) -> tuple[np.ndarray, list[str]]:
+    """[n] the label of each claim, -1 for none.
+
+    Names come first. Ids are the data's; where not all fit, places in the list of classes, if so.
+    """
+    named = {name: label for label, name in enumerate(data.names)}
+    ids = [whole(claim.category) if claim.name is None else None for claim in claims]
+    used = {*ids} - {None}
+    table: dict[Any, int] = {id_: label for label, id_ in enumerate(data.category_ids)}
+    note: list[str] = []
+    for first in (0, 1):
+        places = {label + first: label for label in range(len(data.names))}
+        if used - table.keys() and used <= places.keys():
+            note = [f"class ids are read as places in the list of classes, counted from {first}"]
+            table = places
+    found = [
+        table.get(id_, -1) if claim.name is None else named.get(claim.name, -1)
+        for id_, claim in zip(ids, claims, strict=True)
+    ]
+    return np.array(found, np.int64), note
 
 
-def _four(box: Any, origin: str) -> list[float]:
-    numbers = box if isinstance(box, list) else []
-    fine = len(numbers) == 4 and all(map(is_number, numbers))
-    if not fine:
-        raise ValueError(f"{origin} should have a box of four numbers; it has {shown(box)}")
-    return [float(value) for value in numbers]
+def _corners(
+    claims: Sequence[Claim], image: np.ndarray, data: DetectionDataset, printed: bool
+) -> tuple[np.ndarray, list[str]]:
+    """[n, 4] corners in pixels, whatever the format of the file.
+
+    Another order of the numbers is taken where it puts far more of the boxes on objects.
+    """
+    numbers = np.array([claim.box for claim in claims], np.float64).reshape(-1, 4)
+    if printed:
+        return numbers, []
+    sizes = np.array([data.shape(index)[::-1] for index in range(len(data))], np.float64)
+    frames = sizes.reshape(-1, 2)[image]
+    unit = tell_format(numbers, frames, "xywh").partition("-")[2]
+    suffix = f"-{unit}" if unit else ""
+    best, format = 0.0, f"xywh{suffix}"
+    best_of_image = _best(claims, image, data)
+    for order in ("xywh", "xyxy", "cxcywh"):
+        boxes = _edges(numbers, frames, f"{order}{suffix}")
+        share = _agreement(boxes[best_of_image], image[best_of_image], data)
+        if share > (best if order == "xywh" else 2 * best + 0.1):
+            best, format = share, f"{order}{suffix}"
+    boxes = _edges(numbers, frames, format)
+    if format == "xywh":
+        return boxes, []
+    kind = KINDS[changed_kind("xywh", format)]  # pyright: ignore[reportArgumentType]
+    return boxes, [f"{kind.what}: {len(boxes):,}, {kind.done}"]
 
 
-def _score(value: Any, origin: str) -> float:
-    if not is_number(value):
-        raise ValueError(f"{origin} should have a score; it has {shown(value)}")
-    return float(value)
+def _edges(numbers: np.ndarray, frames: np.ndarray, format: str) -> np.ndarray:
+    boxes = to_pixels(numbers, frames, format)  # pyright: ignore[reportArgumentType]
+    boxes[:, 2:] += boxes[:, :2]
+    return boxes
 
 
-def is_number(value: Any) -> bool:
-    """Whether a value of a JSON document is a number that pixels and scores can be."""
-    plain = isinstance(value, int | float) and not isinstance(value, bool)
-    return plain and abs(value) < 1e12 and math.isfinite(value)
+def _best(claims: Sequence[Claim], image: np.ndarray, data: DetectionDataset) -> np.ndarray:
+    """The rows of the best detections, of each image as many as it has objects."""
+    order = np.lexsort((-np.array([claim.score for claim in claims]), image))
+    starts = np.searchsorted(image[order], np.arange(len(data)))
+    objects = np.array([len(data.record(index).labels) for index in range(len(data))])
+    rank = np.arange(len(order)) - starts[image[order]]
+    return order[rank < objects[image[order]]]
+
+
+def _agreement(boxes: np.ndarray, image: np.ndarray, data: DetectionDataset) -> float:
+    """Share of boxes that lie on an object of their image (IoU 0.5 and more)."""
+    order = np.argsort(image, kind="stable")
+    hits = 0
+    for rows in np.split(order, np.flatnonzero(np.diff(image[order])) + 1) if len(order) else []:
+        own = data.record(int(image[rows[0]])).boxes.astype(np.float64)
+        hits += int((iou(boxes[rows, None], own[None]).max(1) >= 0.5).sum())
+    return hits / max(len(boxes), 1)
 
 
 def _detections(
-    data: DetectionDataset, index: int, rows: list[tuple[int, float, list[float]]]
+    data: DetectionDataset, index: int, rows: list[tuple[float, int, np.ndarray]]
 ) -> Detections:
-    rows = sorted(rows, key=lambda row: -row[1])
+    rows = sorted(rows, key=lambda row: -row[0])
     record = data.record(index)
     return Detections(
         boxes=np.array([box for _, _, box in rows], np.float32).reshape(-1, 4),
-        scores=np.array([score for _, score, _ in rows], np.float32),
-        labels=np.array([label for label, _, _ in rows], np.int64),
+        scores=np.array([score for score, _, _ in rows], np.float32),
+        labels=np.array([label for _, label, _ in rows], np.int64),
         queries=np.arange(len(rows)),
         names=tuple(data.names),
         size=(record.height, record.width),

@@ -176,7 +176,7 @@ def _flat(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def save_detections(path: Path, found: Evaluation) -> None:
-    """All detections as COCO results, an image at a time; boxes to a hundredth of a pixel."""
+    """All detections as COCO results, an image at a time; which give the numbers again."""
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write("[")
         first = True
@@ -184,7 +184,7 @@ def save_detections(path: Path, found: Evaluation) -> None:
             corners, labels = each.boxes.tolist(), each.labels.tolist()
             rows = [
                 f'{{"image_id": {image_id}, "category_id": {found.category_ids[label]}, "bbox": '
-                f'[{x0:.2f}, {y0:.2f}, {x1 - x0:.2f}, {y1 - y0:.2f}], "score": {score:.6g}}}'
+                f'[{x0:.4f}, {y0:.4f}, {x1 - x0:.4f}, {y1 - y0:.4f}], "score": {score:.9g}}}'
                 for (x0, y0, x1, y1), label, score in zip(
                     corners, labels, each.scores.tolist(), strict=True
                 )

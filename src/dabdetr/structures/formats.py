@@ -129,7 +129,7 @@ def cvat_document(every: Iterable[Detections]) -> str:
         for box, label in zip(found.clipped().boxes.tolist(), found.labels, strict=True):
             edges = zip(("xtl", "ytl", "xbr", "ybr"), box, strict=True)
             about = {"label": _xml_text(found.names[label]), "source": "auto", "occluded": "0"}
-            about |= {edge: f"{value:.2f}" for edge, value in edges}
+            about |= {edge: f"{value:.3f}" for edge, value in edges}
             ElementTree.SubElement(image, "box", about | {"z_order": "0"})
     ElementTree.indent(root)
     text = ElementTree.tostring(root, encoding="unicode")

@@ -35,6 +35,8 @@ FALLEN = 0.7
 """Share of the first loss below which the loss has fallen."""
 LOOKS = 6
 """Evaluations within the time."""
+LEAST_STEPS, PATIENCE = 40, 4
+"""Steps without which nothing is said of the data, and how many times as long they may take."""
 
 Stage = Literal["", "data", "matching", "optimisation"]
 
@@ -86,9 +88,11 @@ def self_test(
     seconds: float = 60,
     device: str | torch.device = "auto",
     tell: Callable[[str], None] = lambda line: None,
+    least_steps: int = LEAST_STEPS,
 ) -> SelfTest:
     """Train on up to eight images of ``data`` until they are found again, or the time is up.
 
+    On a machine too busy for ``least_steps`` within ``seconds`` they may take four times as long.
     Deterministic but for when the time is up. ``tell`` is called with a sentence now and then.
     """
     config = config.override(["augment=null", "training.workers=0"])
@@ -104,21 +108,36 @@ def self_test(
     losses, ap50, finite = [], 0.0, True
     steps = _steps(detector, some, config, place)
     for look in range(1, LOOKS + 1):
-        while time.perf_counter() - started < seconds * look / LOOKS:
+        while not _is_due(
+            look / LOOKS, len(losses) / least_steps, (time.perf_counter() - started) / seconds
+        ):
             losses.append(next(steps))
             if not (finite := np.isfinite(losses[-1]) and _is_finite(detector)):
                 break
         if not finite:
             losses[-1] = float("nan")
             break
-        ap50 = evaluate(detector, some, batch=config.training.batch, device=place).ap50
+        try:
+            ap50 = evaluate(detector, some, batch=config.training.batch, device=place).ap50
+        except ValueError:  # weights that are finite yet, and whose answers are not
+            losses[-1], finite = float("nan"), False
+            break
         tell(f"self-test: {len(losses)} steps, loss {losses[-1]:.2f}, AP50 {ap50:.3f}")
         if ap50 > ENOUGH:
             break
     spent = time.perf_counter() - started
     ends = float(np.mean(losses[:4])), float(np.mean(losses[-4:]))
-    stage, advice = ("", "") if ap50 > ENOUGH else _failing(detector, some, ends, place)
+    stage, advice = "", ""
+    if ap50 <= ENOUGH and finite and len(losses) < least_steps:
+        stage, advice = "optimisation", f"only {len(losses)} steps fit; give it more --seconds"
+    elif ap50 <= ENOUGH:
+        stage, advice = _failing(detector, some, ends, place)
     return SelfTest(ap50, stage, advice, len(some), len(losses), spent, ends)
+
+
+def _is_due(share: float, steps: float, time: float) -> bool:
+    """Whether ``share`` of the training is done, by shares of the steps and the time it needs."""
+    return time >= share * PATIENCE or min(time, steps) >= share
 
 
 def _chosen(data: DetectionDataset) -> Subset:
@@ -207,7 +226,7 @@ def _failing(
             f"only {reached} of {every} objects have a query near them; check the boxes "
             "(data view), raise --queries or --imgsz"
         )
-    return "optimisation", (
-        "boxes are found, classes not yet; give it more --seconds, or check that class names are "
-        "those of the objects (data view)"
+    return "data", (
+        "the loss falls, and yet boxes or classes are not learned: check that boxes lie on objects "
+        "and that class names are theirs (data view); where they are, give it more --seconds"
     )
