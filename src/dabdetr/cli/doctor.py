@@ -41,7 +41,9 @@ def doctor(
             help="Train on 8 of the images, and check that the model then detects their objects.",
         ),
     ] = False,
-    seconds: Annotated[int, typer.Option(min=1, help="Seconds of training in the self-test; four times as many at most.")] = 90,
+    seconds: Annotated[
+        int, typer.Option(min=1, help="Seconds of training in the self-test; at most four times.")
+    ] = 90,
     device: Device = "auto",
     as_json: Json = False,
     quiet: Quiet = False,
