@@ -6,6 +6,8 @@ Each maker writes two images of the boxes ``BOXES`` in one odd way.
 from __future__ import annotations
 
 import json
+import shutil
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -497,7 +499,7 @@ def test_images_beside_those_of_a_json_are_counted(tmp_path: Path) -> None:
     for name in ("c.png", "d.png", "alone.png"):
         image(tmp_path / "val" / name)
     (tmp_path / "train" / "b.png").write_bytes(b"damaged")
-    (tmp_path / "train" / "e.tga").touch()
+    (tmp_path / "train" / "e.pcx").touch()
     (tmp_path / "val" / "e.psd").touch()
     alone = open_data(tmp_path, "val").findings  # one split counts as all together
     assert (alone.count("image-format"), alone.count("image-unlisted")) == (1, 3)
@@ -510,3 +512,53 @@ def test_images_beside_those_of_a_json_are_counted(tmp_path: Path) -> None:
         assert val.findings.count("image-unlisted") == 3  # alone.png, and the files a and b
     (found,) = [each for each in val.findings if each.kind.name == "image-unlisted"]
     assert any("alone.png" in each for each in found.examples)
+
+
+def test_images_in_a_zip_beside_the_json(tmp_path: Path) -> None:
+    coco(tmp_path / "data")
+    with zipfile.ZipFile(tmp_path / "data" / "images.zip", "w") as archive:
+        for file in sorted((tmp_path / "data" / "train").iterdir()):
+            archive.write(file, f"images/{file.name}")
+    shutil.rmtree(tmp_path / "data" / "train")
+    data = open_data(tmp_path / "data")
+    assert [len(data.record(n).labels) for n in range(len(data))] == [2, 2]
+    assert data.findings.count("place") == 1
+
+
+@pytest.mark.parametrize("folder", ["xmls", "labels", "Annotation", "XML"])
+def test_folders_of_xml_by_split_beside_those_of_images(folder: str, tmp_path: Path) -> None:
+    for split, name in (("train", "a"), ("val", "b")):
+        image(tmp_path / "images" / split / f"{name}.png")
+        text(tmp_path / folder / split / f"{name}.xml", xml(f"{name}.png"))
+    train, val = open_every(tmp_path)
+    assert (train.split, val.split) == ("train", "val")
+    for each in (train, val):
+        np.testing.assert_array_equal(each.record(0).boxes, np.array(CORNERS) - [1, 1, 0, 0])
+        assert len(each.findings) == 0
+
+
+def test_a_shape_without_a_label_is_left_out(tmp_path: Path) -> None:
+    shapes = [
+        {"label": label, "shape_type": "rectangle", "points": [box[:2], box[2:]]}
+        for label, box in zip(("red", None), CORNERS, strict=True)
+    ]
+    image(tmp_path / "a.png")
+    tree = {"version": "5.0", "imagePath": "a.png", "shapes": shapes}
+    text(tmp_path / "a.json", json.dumps(tree | {"imageHeight": 120, "imageWidth": 160}))
+    data = open_data(tmp_path)
+    assert (data.names, len(data.record(0).labels)) == (("red",), 1)
+    assert data.findings.count("class-unknown") == 1
+
+
+def test_tga_by_its_ending(tmp_path: Path) -> None:
+    coco(
+        tmp_path,
+        lambda tree: [r.update(file_name=r["file_name"][0] + ".TGA") for r in tree["images"]],
+    )
+    for name in ("a", "b"):
+        Image.open(tmp_path / "train" / f"{name}.png").save(tmp_path / "train" / f"{name}.TGA")
+        (tmp_path / "train" / f"{name}.png").unlink()
+    data = open_every(tmp_path)[0]
+    assert (len(data), data.image(0).shape) == (2, (120, 160, 3))
+    (tmp_path / "train" / "a.TGA").write_bytes(b"<html>404</html>")
+    assert open_every(tmp_path)[0].findings.count("image-damaged") == 1

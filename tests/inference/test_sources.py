@@ -117,12 +117,12 @@ def test_a_folders_videos_are_taken(folder, array):
 
 def test_what_a_folder_leaves_out_is_logged(folder, caplog, monkeypatch):
     (folder / "clip.mp4").touch()
-    (folder / "old.tga").touch()
+    (folder / "old.pcx").touch()
     monkeypatch.setitem(sys.modules, "av", None)
     (folder / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic")
     assert "phone.heic" not in names(folder)
     assert "left out 1 video (clip.mp4), which need a package: pip install av" in caplog.text
-    assert "left out 1 image (old.tga) in formats that are not decoded" in caplog.text
+    assert "left out 1 image (old.pcx) in formats that are not decoded" in caplog.text
     if find_spec("pillow_heif") is None:
         assert "left out 1 HEIC image (phone.heic)" in caplog.text
         with pytest.raises(ValueError, match="pip install pillow-heif"):

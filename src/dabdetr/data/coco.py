@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from dabdetr.data.archive import is_archive, unpacked
 from dabdetr.data.box_formats import Asked
 from dabdetr.data.coco_rows import Annotations, key, objects, whole
 from dabdetr.data.columns import FARTHEST
@@ -235,6 +236,7 @@ def _images(
     listed = objects(given, findings, file)
     if not listed:
         raise ValueError(f"{file} lists no images; there is nothing to read")
+    folders = _with_zips(folders, listed, file, findings)
     finder = ImageFolders(folders, findings)
     keys = [key(row.get("id")) for row in listed]
     if all(each is None for each in keys):  # rows then mean an image by its file
@@ -276,6 +278,26 @@ def _images(
             f"{searched}; give their folder with --annotations {file} --images FOLDER"
         )
     return places
+
+
+def _with_zips(
+    folders: Sequence[Path], listed: Sequence[dict[str, Any]], file: Path, findings: Findings
+) -> list[Path]:
+    """``folders``; with the zips beside them or the json, where no image lies in them."""
+    look = ImageFolders(folders, Findings())
+    if any(look.find(_file_name(row)) for row in listed[:8]):
+        return [*folders]
+    places = dict.fromkeys((*folders, file.parent, file.parent.parent))
+    zips = [
+        path
+        for place in places
+        if place.is_dir()
+        for path in sorted(place.iterdir())
+        if is_archive(path)
+    ]
+    found = {path: unpacked(path) for path in dict.fromkeys(zips)}
+    findings.add("place", [f"{path}: {folder}" for path, folder in found.items()])
+    return [*folders, *found.values()]
 
 
 def _file_name(row: dict[str, Any]) -> str:

@@ -26,11 +26,11 @@ log = logging.getLogger("dabdetr")
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
     | {".avif", ".avifs", ".heic", ".heif", ".hif", ".ppm", ".pgm", ".pbm", ".pnm", ".apng"}
-    | {".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".dib"}
+    | {".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".dib", ".tga"}
 )
 """Lower-case endings that a folder of images is searched for."""
 OTHER_SUFFIXES = frozenset(
-    {".tga", ".pcx", ".dcx", ".psd", ".sgi", ".rgb", ".bw", ".dds", ".exr", ".hdr", ".eps", ".ico"}
+    {".pcx", ".dcx", ".psd", ".sgi", ".rgb", ".bw", ".dds", ".exr", ".hdr", ".eps", ".ico"}
     | {".icns", ".xbm", ".xpm", ".qoi", ".fits", ".dng", ".cr2", ".nef", ".arw", ".jxl", ".ras"}
 )
 """Lower-case endings of images that are not decoded: where one lies in a folder, that is said."""
@@ -190,6 +190,8 @@ def _formats(head: bytes, name: str) -> list[str]:
             ) from None
         register_heif_opener()
         formats.append("HEIF")
+    if name.lower().endswith(".tga"):
+        formats.append("TGA")
     if _AVIF.match(head) and "AVIF" not in formats:
         raise ValueError(f"{name} is an AVIF image, which needs: pip install -U 'pillow>=11.3'")
     return formats

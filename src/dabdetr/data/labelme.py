@@ -109,7 +109,9 @@ def _open(
         for number, shape in enumerate(tree["shapes"], 1):
             told = f"{file}: shape {number}"
             edges = _edges(shape, told, findings)
-            if edges is not None:
+            if edges is not None and not _label(shape):
+                findings.add("class-unknown", f"{told} has no label")
+            elif edges is not None:
                 label = names.setdefault(_label(shape), len(names))
                 rows.add_box(index, label, edges)
                 places.append(told)

@@ -30,6 +30,10 @@ BARE = re.compile(rb"&(?!(#\d+|#x[0-9a-fA-F]+|\w+);)")
 DECLARED = re.compile(rb"""^(<\?xml[^>]*?)\s+encoding\s*=\s*["']([\w.-]+)["']""")
 
 
+FOLDERS = ("Annotations", "annotation", "xmls", "xml", "labels")
+"""What the folder of the XML files is called."""
+
+
 def find_voc(root: Path) -> dict[str, Open]:
     """The splits of ``root``: those that ImageSets lists; else folders of XML files, each a split;
     else all as one. None where there is no XML file."""
@@ -45,8 +49,8 @@ def find_voc(root: Path) -> dict[str, Open]:
 
 
 def _split_files(root: Path) -> dict[str, list[Path]]:
-    folder = child(root, "Annotations")
-    if not folder.is_dir():
+    folder = _annotations(root)
+    if folder is None:
         packed = {each.name: _xml_files(each) for each in folders_in(root)}
         found = {name: files for name, files in packed.items() if files}
         alone = _xmls(root)
@@ -72,6 +76,15 @@ def _split_files(root: Path) -> dict[str, list[Path]]:
         found[name] = [path for path in paths if path is not None]
         found[name] += absent if found[name] else []
     return found
+
+
+def _annotations(root: Path) -> Path | None:
+    """The folder of the XML files by its name; as "Annotations" whatever lies in it."""
+    for name in FOLDERS:
+        folder = child(root, name)
+        if folder.is_dir() and (name == FOLDERS[0] or _is_voc(_xmls(folder, "**/*")[:3])):
+            return folder
+    return None
 
 
 def _lists(root: Path) -> dict[str, list[str]]:
@@ -125,7 +138,7 @@ def _files(folder: Path, ending: str, pattern: str = "*") -> list[Path]:
 
 
 def _xml_files(folder: Path) -> list[Path]:
-    nested = _named_as_split(folder.name) and not child(folder, "Annotations").is_dir()
+    nested = _named_as_split(folder.name) and _annotations(folder) is None
     files = _xmls(folder, "**/*" if nested else "*")
     return files if _is_voc(files) else []
 
@@ -347,9 +360,11 @@ def _image(scene: _Scene, finder: ImageFolders, root: Path) -> str | None:
 
 def _subfolder(file: Path, root: Path) -> str:
     """The folders between Annotations, or else ``root``, and the file."""
-    parts = file.parent.parts
+    parts = file.parent.relative_to(root).parts
     folded = [part.casefold() for part in parts]
+    if parts and folded[0] in map(str.casefold, FOLDERS):
+        return "/".join(parts[1:])
     if "annotations" in folded:
         last = len(parts) - 1 - folded[::-1].index("annotations")
         return "/".join(parts[last + 1 :])
-    return file.parent.relative_to(root).as_posix().strip(".")
+    return "/".join(parts)

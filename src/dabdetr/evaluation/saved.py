@@ -143,14 +143,19 @@ def _add(
 
 
 def _number(value: Any) -> float | None:
-    """The finite number that a value is, or writes as text."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) and abs(number) < 1e12 else None
+    """The number that a value is, or writes as text."""
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            return None
+    return float(value) if is_number(value) else None
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value of a JSON document is a number that pixels and scores can be."""
+    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    return plain and abs(value) < 1e12 and math.isfinite(value)
 
 
 def _images(claims: Sequence[Claim], data: DetectionDataset) -> tuple[np.ndarray, list[str]]:
