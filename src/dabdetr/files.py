@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM")
-"""What is decoded, by content and whatever the ending, in Pillow's names; TGA, which has no mark, by
-its ending; HEIF where the package pillow-heif is there. Pillow knows more, some of which start other
+"""What is decoded, by content and whatever the ending, in Pillow's names; TGA, which has no mark,
+by its ending; HEIF where pillow-heif is there. Pillow knows more, some of which start other
 programs."""
 
 
