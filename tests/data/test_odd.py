@@ -408,6 +408,24 @@ def test_encodings_are_told_apart(content: str, encoding: str, told: str) -> Non
     assert guess(content.encode(encoding)) == (content, told)
 
 
+SHORT = {
+    "gbk": "苹果 行人 裂缝 车牌 缺陷 烟雾 猫 水稻 划痕 安全帽",
+    "cp949": "사과 보행자 균열 마스크 불량 번호판 고양이 적혈구 오토바이 안전모",
+    "cp932": "リンゴ 歩行者 ひび割れ マスク 不良 船 交通標識 煙 ねこ 赤血球",
+    "cp1251": "яблоко пешеход трещина маска дефект номер кошка дым болт шлем",
+    "cp1252": "Größe Fußgänger château plátano maçã Löwe æble søm pêche éraflure",
+}
+
+
+def test_most_single_words_tell_their_encoding() -> None:
+    """A class of one word is all there is in many a file."""
+    words = [(word, each) for each, names in SHORT.items() for word in names.split()]
+    right = [
+        guess(f"names: [{word}]".encode(each))[0] == f"names: [{word}]" for word, each in words
+    ]
+    assert sum(right) >= 0.9 * len(words)
+
+
 def test_the_first_foreign_word_shows_whether_the_encoding_is_right(tmp_path: Path) -> None:
     image(tmp_path / "images" / "a.png")
     (tmp_path / "labels").mkdir()

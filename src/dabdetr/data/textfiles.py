@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import chardet
+
 from dabdetr.data.findings import Findings
 from dabdetr.files import open_regular, read_regular
 
@@ -12,28 +14,22 @@ HEAD = 1 << 16
 MOST_TEXT = 4 << 30
 """Bytes of one annotation file."""
 
-
-SYLLABLES = frozenset(
-    "가고과구그기나남녀너노다대도동두드라람래량러레로리마머면모무물미바발배버보복부북비빵사산상새색서석선성세소손수술스시신아안야양어여연오"
-    "옷우운원유의이인일자장전정제조주중지차청초추치카코콜크키타토트파포표품풍프피하학한할해호홍화황회"
-)
-"""Common syllables of Korean nouns."""
-CHARACTERS = frozenset(
-    "安按案八把百班半棒笔闭壁变冰饼玻彩层茶产长常超池厨处传瓷带单蛋弹第电吊定端段防飞封盖杆感钢缸格管罐柜锅焊护环换检键胶接节紧井镜局孔扣快矿栏缆类离粒链料裂林铃流漏炉码毛煤母"
-    "白板包保杯北贝背本边标表别病不布部菜草叉车成橙吃虫出船窗床刺村大刀道灯低地点电店顶冬动斗豆短断队儿耳二发法房飞风服斧干高个工公狗"
-    "瓜关光广果海好号合和河盒黑红狐后湖虎花画坏黄灰火货机鸡家架检件江角脚金筋金京鲸警酒桔具卡空口裤块筷筐蓝老梨李力路绿轮萝落马猫帽门米"
-    "面苗母木鸟牛女盘旁炮盆瓶破苹葡漆旗气汽器枪桥青球裙缺人"
-)
-"""Common characters of Chinese nouns, of the rows that Korean has too."""
+ENCODINGS = {
+    "gb18030": "GB 18030",
+    "cp949": "EUC-KR",
+    "big5hkscs": "Big5",
+    "cp932": "Shift JIS",
+    "cp1251": "Windows-1251",
+    "cp1252": "Windows-1252",
+}
+"""What is not UTF-8 is taken for one of these; Python's name → what it is called."""
+_WORD = rb"""[^\s,;:"'<>=/]*[\x80-\xff][^\s,;:"'<>=/]*"""
 
 
 def read_text(path: str | Path, findings: Findings) -> str:
     """The text of a file; ValueError or OSError name it. A byte order mark is left out.
 
-    What is not UTF-8 is taken for Windows-1251 where words of Cyrillic letters stand in it, for
-    Shift JIS where Japanese syllables do, for Big5 or EUC-KR where its pairs of bytes tell, for
-    Windows-1252 where bytes above 127 stand mostly beside small letters, and else for GB 18030
-    (which holds GBK and GB 2312); it is counted.
+    What is not UTF-8 is read in the one of ``ENCODINGS`` that its foreign words tell, and counted.
     """
     content = read_bytes(path)
     for mark, encoding in ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16")):
@@ -78,53 +74,21 @@ def head_of(path: Path) -> bytes:
 
 
 def guess(content: bytes) -> tuple[str, str]:
-    """Text that is not UTF-8, and the encoding it was taken for."""
-    some = content[:1_000_000]
-    high = b"".join(re.findall(rb"[\x80-\xff]{2,}", some))
-    words = b"".join(re.findall(rb"[\x80-\xff]{3,}", some))
-    small = sum(byte >= 0xE0 for byte in words)  # small letters of Cyrillic, which fill words
-    if small > 0.6 * len(high) and not re.search(rb"[\x80-\xa7\xa9-\xb7\xb9-\xbf]", high):
-        return content.decode("cp1251", errors="replace"), "Windows-1251"
-    kana = len(re.findall(rb"[\x82\x83].", some, re.DOTALL))
-    if kana * 4 > len(high):
-        try:
-            return content.decode("cp932"), "Shift JIS"
-        except UnicodeDecodeError:
-            pass
-    if (asian := _of_pairs(some)) is not None:
-        encoding, told = asian
-        try:
-            return content.decode(encoding), told
-        except UnicodeDecodeError:
-            pass
-    beside_letters = len(re.findall(rb"[a-z][\x80-\xff]+|[\x80-\xff]+[a-z]", some))
-    if beside_letters * 2 <= len(re.findall(rb"[\x80-\xff]+", some)):
-        try:
-            return content.decode("gb18030"), "GB 18030"
-        except UnicodeDecodeError:
-            pass
-    return content.decode("cp1252", errors="replace"), "Windows-1252"
+    """Text that is not UTF-8, and the encoding it was taken for.
 
-
-def _of_pairs(some: bytes) -> tuple[str, str] | None:
-    """Big5 or EUC-KR, where pairs of bytes are of them and not of GB 2312; else None.
-
-    Big5 has pairs that end below 0x7f, which GB 2312 has not. EUC-KR's syllables have all GB 2312's
-    pairs of a part of its rows, so common ones tell.
+    Only words with bytes above 127 are looked at: the rest of a json or an XML file tells nothing.
     """
-    pairs = re.findall(rb"[\x81-\xfe][\x40-\xfe]", some)
-    if len(pairs) < 2:
-        return None
-    big5 = all(0xA4 <= pair[0] <= 0xC9 and not 0x7F <= pair[1] <= 0xA0 for pair in pairs)
-    low = [pair[1] < 0x7F for pair in pairs]
-    if big5 and any(low) and not all(low):
-        return "big5", "Big5"
-    if not all(0xB0 <= pair[0] <= 0xC8 and pair[1] >= 0xA1 for pair in pairs):
-        return None
-    syllables = sum(pair.decode("euc_kr", "replace") in SYLLABLES for pair in pairs)
-    characters = sum(pair.decode("gb2312", "replace") in CHARACTERS for pair in pairs)
-    korean = syllables > characters and syllables * 2 >= len(pairs)
-    return ("euc_kr", "EUC-KR") if korean else None
+    words = b"\n".join(re.findall(_WORD, content))
+    found = chardet.detect_all(
+        words, ignore_threshold=True, include_encodings=ENCODINGS, compat_names=False
+    )
+    for each in found:
+        encoding = each["encoding"] or "cp1252"
+        try:
+            return content.decode(encoding), ENCODINGS[encoding]
+        except UnicodeDecodeError:
+            continue
+    return content.decode("cp1252", errors="replace"), ENCODINGS["cp1252"]
 
 
 def _decoded(content: bytes, encoding: str, path: str | Path) -> str:
