@@ -555,6 +555,24 @@ def test_folders_of_xml_by_split_beside_those_of_images(folder: str, tmp_path: P
         assert len(each.findings) == 0
 
 
+@pytest.mark.parametrize("written", ["{}", "{}.png", "images/{}.png", "C:\\\\x\\\\{}.png"])
+def test_lists_of_images_beside_images_and_labels(written: str, tmp_path: Path) -> None:
+    """What val.txt names is not trained on."""
+    for name in ("a", "b", "c"):
+        image(tmp_path / "images" / f"{name}.png")
+        text(tmp_path / "labels" / f"{name}.txt", lines())
+    text(tmp_path / "classes.txt", "red\nblue\n")
+    text(tmp_path / "train.txt", f"{written.format('a')}\n{written.format('b')}\n")
+    text(tmp_path / "valid.txt", f"{written.format('c')}\n")
+    train, val = open_training(tmp_path)
+    assert val is not None
+    assert [Path(data.record(0).file).stem for data in (train, val)] == ["a", "c"]
+    assert (len(train), len(val), len(train.findings)) == (2, 1, 0)
+    text(tmp_path / "train.txt", "something else\n")
+    (tmp_path / "valid.txt").unlink()
+    assert [len(data) for data in open_every(tmp_path)] == [3]
+
+
 def test_a_shape_without_a_label_is_left_out(tmp_path: Path) -> None:
     shapes = [
         {"label": label, "shape_type": "rectangle", "points": [box[:2], box[2:]]}

@@ -55,7 +55,7 @@ def _split_files(root: Path) -> dict[str, list[Path]]:
         found = {name: files for name, files in packed.items() if files}
         alone = _xmls(root)
         return ({"default": alone} if _is_voc(alone) else {}) if alone else found
-    lists = _lists(root)
+    lists = split_lists(root)
     if not lists:
         folders = {each.name: _xml_files(each) for each in folders_in(folder)}
         if folders and not _xmls(folder) and all(map(_named_as_split, folders)):
@@ -87,7 +87,7 @@ def _annotations(root: Path) -> Path | None:
     return None
 
 
-def _lists(root: Path) -> dict[str, list[str]]:
+def split_lists(root: Path) -> dict[str, list[str]]:
     """Split → the names of its images, by SPLIT.txt in ImageSets/Main, ImageSets or ``root``.
 
     Lists of single classes (cat_train.txt) name the images of a split together.
@@ -187,7 +187,7 @@ def _open(
             places.append(f"{scene.file}: object {order}")
     findings.add("image-missing", missing)
     findings.add("split-missing", [f"ImageSets lists {key}" for key in files if not files[key]])
-    if len(files) == 1 and not _lists(root):
+    if len(files) == 1 and not split_lists(root):
         alone = {path for folder in finder.folders for path in images_below(folder)}
         findings.add("image-unlisted", sorted(alone - {*rows.files}))
     if not rows.files:

@@ -16,6 +16,7 @@ from dabdetr.data.images import IMAGE_SUFFIXES
 from dabdetr.data.locate import USUAL, ImageFolders, canonical, child, clean, images_below
 from dabdetr.data.records import Open, RecordTable, Rows, class_table
 from dabdetr.data.textfiles import head_of, read_text
+from dabdetr.data.voc import split_lists
 from dabdetr.data.yolo_lines import NAMES, LabelFiles, Lines, numbers_of
 from dabdetr.text import parse_yaml, shortened, shown
 
@@ -280,17 +281,29 @@ def _of_folders(root: Path) -> dict[str, Open]:
         together = [root, *(root / "data",) * bool(names)]
         labelled = [place for place in together if _labelled(place)]
         places = places or dict(zip(("default",), labelled, strict=False))
+    listed = _by_lists(root, places["default"]) if "default" in places else {}
     found: dict[str, Open] = {}
-    for name, place in places.items():
+    for name in listed or places:
 
-        def read(split: str, box_format: Asked | None = None, place: Path = place) -> RecordTable:
+        def read(split: str, box_format: Asked | None = None, name: str = name) -> RecordTable:
             findings = Findings()
             pairs = _name_list(names, findings) if names else []
-            files = list(images_below(place))
+            place = places[name if name in places else "default"]
+            files = listed.get(name) or list(images_below(place))
             return _read(files, pairs, names or place, root, split, findings, box_format)
 
         found[name] = read
     return found
+
+
+def _by_lists(root: Path, place: Path) -> dict[str, list[str]]:
+    """Images of a folder without splits, by split, where train.txt and the like name them."""
+    lists = {name: own for name, own in split_lists(root).items() if canonical(name) in USUAL}
+    found: dict[str, list[str]] = {}
+    for name, own in lists.items():
+        stems = {Path(each).name for each in own}
+        found[name] = [path for path in images_below(place) if Path(path).stem in stems]
+    return {name: own for name, own in found.items() if own}
 
 
 def _of_another_layout(labels: Path) -> bool:
