@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dabdetr.inference.onnx_file import read_whole
@@ -84,3 +85,22 @@ def test_what_is_no_onnx_file(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "x.onnx").write_bytes(content)
     with pytest.raises(ValueError, match="is no ONNX file, or is cut short"):
         read_whole(tmp_path / "x.onnx")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("raw", [True, False])
+def test_a_weight_that_is_no_number_is_named(dtype: str, raw: bool, tmp_path: Path) -> None:
+    if dtype == "float16" and not raw:
+        pytest.skip("onnx keeps float16 as integers there")
+    path, kinds = tmp_path / "m.onnx", {"float16": 10, "float32": 1, "float64": 11}
+    for value, sound in ((np.nan, False), (-np.inf, True), (1.0, True)):
+        numbers = np.array([0, value, 2], dtype)
+        tensor = onnx.helper.make_tensor(
+            "head.weight", kinds[dtype], [3], numbers.tobytes() if raw else numbers.tolist(), raw
+        )
+        path.write_bytes(model(within(node=node(value=tensor))).SerializeToString())
+        if sound:
+            assert read_whole(path)
+        else:
+            with pytest.raises(ValueError, match="weights that are not finite: 'head.weight'"):
+                read_whole(path)

@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
+
+from dabdetr import Predictor
 
 pytest.importorskip("openvino_telemetry")
 
@@ -43,3 +47,15 @@ def test_imports_are_not_reported() -> None:
     if not reports("import openvino"):
         pytest.skip("the reporter is silent on this machine whoever imports OpenVINO")
     assert not reports(OURS)
+
+
+def test_a_weight_that_is_no_number_is_named(tmp_path: Path) -> None:
+    """OpenVINO's own maximum with 0 makes 0 of NaN: its answer would look sound."""
+    ov = pytest.importorskip("openvino", reason="needs openvino: pip install 'dabdetr[export]'")
+    ops = ov.opset13
+    given = ops.parameter([2], np.float32)
+    weight = ops.constant(np.array([1, np.nan], np.float32), name="head.weight")
+    body = ov.Model([ops.relu(ops.add(given, weight))], [given], "m")
+    ov.save_model(body, tmp_path / "m.xml", compress_to_fp16=False)
+    with pytest.raises(ValueError, match=r"m\.xml holds weights that are not finite"):
+        Predictor(tmp_path / "m.xml")

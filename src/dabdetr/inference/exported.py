@@ -18,7 +18,7 @@ from dabdetr.config import Config
 from dabdetr.data.preprocessing import fitted_size, input_size, padded, prepare_array
 from dabdetr.files import open_regular
 from dabdetr.inference.metadata import Metadata
-from dabdetr.inference.onnx_file import read_whole
+from dabdetr.inference.onnx_file import not_numbers, read_whole
 from dabdetr.inference.openvino import import_unreported, precision_hint
 from dabdetr.inference.outputs import ANSWERS, POSTS, QUESTIONS, fits_questions
 from dabdetr.inference.postprocess import Ranked, named, refuse_nonfinite
@@ -287,6 +287,14 @@ class _Onnx:
         return self.session.run(self.outputs, dict(zip(self.inputs, inputs, strict=True)))  # pyright: ignore[reportReturnType]
 
 
+def _floats(constant: Any) -> np.ndarray:
+    """The numbers of a constant of OpenVINO; none where its type has no NaN, or numpy lacks it."""
+    kind = constant.get_element_type()
+    if not kind.is_real() or kind.get_type_name() not in ("f16", "f32", "f64"):
+        return np.empty(0)
+    return constant.data
+
+
 class _OpenVino:
     """A compiled model of OpenVINO on the CPU, in the precision of its metadata."""
 
@@ -309,6 +317,9 @@ class _OpenVino:
             raise ValueError(
                 f"{path} cannot be loaded by OpenVINO ({reason(error)}); export it again"
             ) from None
+        for constant in self.model.get_ops():
+            if constant.get_type_name() == "Constant" and np.isnan(_floats(constant)).any():
+                raise ValueError(not_numbers(path, constant.get_friendly_name()))
         about = ["dabdetr", "card"]
         has = self.model.has_rt_info(about)
         text = self.model.get_rt_info(about).astype(str) if has else "{}"

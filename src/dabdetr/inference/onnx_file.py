@@ -6,10 +6,13 @@ do, and how far a runtime follows such names depends on its version.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
+
 from dabdetr.files import read_regular
+from dabdetr.text import shown
 
 # Message → number of a field → the message in it (onnx.proto3, whose numbers never change).
 _FIELDS: dict[str, dict[int, str]] = {
@@ -23,15 +26,23 @@ _FIELDS: dict[str, dict[int, str]] = {
     "tensor": {},
 }
 _EXTERNAL_DATA, _DATA_LOCATION = 13, 14
+_TYPE, _FLOATS, _NAME, _RAW, _DOUBLES = 2, 4, 8, 9, 10
+_FLOAT_TYPES = {1: "<f4", 10: "<f2", 11: "<f8"}
 MOST_DEPTH = 64
 """Graphs inside graphs."""
 
 
 def read_whole(path: Path) -> bytes:
-    """The content of an ONNX file that holds all its tensors; ValueError where it names others."""
+    """The content of an ONNX file that holds all its tensors; ValueError where it names others, or
+    where a weight is not a number."""
     content = read_regular(path)
+    outside, broken = False, None
     try:
-        outside = _names_files(memoryview(content), "model")
+        for tensor in _tensors(memoryview(content), "model"):
+            parts = dict(_fields(tensor))
+            outside = outside or bool(parts.get(_EXTERNAL_DATA) or parts.get(_DATA_LOCATION))
+            if broken is None and _has_nan(parts):
+                broken = bytes(parts.get(_NAME, b"")).decode(errors="replace")  # pyright: ignore
     except (IndexError, RecursionError):
         raise ValueError(f"{path} is no ONNX file, or is cut short; export it again") from None
     if outside:
@@ -39,20 +50,43 @@ def read_whole(path: Path) -> bytes:
             f"{path} names other files that hold its weights, and no export of dabdetr does; "
             "export it again"
         )
+    if broken is not None:
+        raise ValueError(not_numbers(path, broken))
     return content
 
 
-def _names_files(message: memoryview, kind: str, depth: int = 0) -> bool:
-    """Whether a tensor in the message says that its values are in another file."""
-    if depth > MOST_DEPTH:
-        raise RecursionError
-    for number, value in _fields(message):
-        if kind == "tensor" and number in (_EXTERNAL_DATA, _DATA_LOCATION) and value:
-            return True
-        inner = _FIELDS[kind].get(number)
-        if inner and isinstance(value, memoryview) and _names_files(value, inner, depth + 1):
+def not_numbers(path: Path, name: str) -> str:
+    """The sentence about a file with NaN among its weights."""
+    return (
+        f"{path} holds weights that are not finite: {shown(name or 'without a name')}; did its "
+        "training diverge? Export it again from weights that are sound"
+    )
+
+
+def _has_nan(parts: Mapping[int, int | memoryview]) -> bool:
+    """Whether a tensor's fields hold NaN. Infinities may be meant, such as in a mask."""
+    kind = _FLOAT_TYPES.get(parts.get(_TYPE, 0))  # pyright: ignore
+    for number, dtype in ((_RAW, kind), (_FLOATS, "<f4"), (_DOUBLES, "<f8")):
+        values = parts.get(number)
+        if dtype is None or not isinstance(values, memoryview):
+            continue
+        whole = len(values) // np.dtype(dtype).itemsize * np.dtype(dtype).itemsize
+        if np.isnan(np.frombuffer(values[:whole], dtype)).any():
             return True
     return False
+
+
+def _tensors(message: memoryview, kind: str, depth: int = 0) -> Iterator[memoryview]:
+    """Every tensor in the message."""
+    if depth > MOST_DEPTH:
+        raise RecursionError
+    if kind == "tensor":
+        yield message
+        return
+    for number, value in _fields(message):
+        inner = _FIELDS[kind].get(number)
+        if inner and isinstance(value, memoryview):
+            yield from _tensors(value, inner, depth + 1)
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
