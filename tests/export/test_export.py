@@ -69,7 +69,8 @@ def test_graphs_fill_inputs_up_to_whole_cells(detector, exported, tmp_path):
     pixels = torch.randn_like(pixels)
     with torch.no_grad():
         live = celled(Images(pixels, padding))
-    given = {"pixels": pixels.numpy(), "padding": padding.numpy()}
+    names = [each.name for each in session.get_inputs()]
+    given = dict(zip(names, (pixels.numpy(), padding.numpy()), strict=True))
     answers = zip((live.logits[-1], live.boxes[-1]), session.run(None, given), strict=True)
     for wanted, found in answers:
         np.testing.assert_allclose(found, wanted, atol=1e-4)
