@@ -150,7 +150,6 @@ def test_evaluating_imports_no_torch(exported, coco_folder):
     assert "gives its last layer only" in done.stderr
 
 
-@pytest.mark.slow
 def test_the_command_writes_a_file_of_fixed_size(detector, images, tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime")
     monkeypatch.chdir(tmp_path)

@@ -229,7 +229,7 @@ def with_defaults(proto: Any, metadata: Metadata) -> Any:
     changed.CopyFrom(proto)
     graph = changed.graph
     defaults = {
-        "padding": (np.zeros((1, 1, 1), bool), (0, 2, 3), ()),
+        "padding": (np.zeros((1, *(metadata.size or (1, 1))), bool), (0, 2, 3), ()),
         "sizes": (np.zeros((1, 2), np.int64), (0,), (2,)),
         # 1 beside the batch's axis: as many as there are.
         "questions": (np.zeros((1, 0, 4), np.float32), (0,), (1, 4)),
