@@ -102,5 +102,5 @@ def test_a_weight_that_is_no_number_is_named(dtype: str, raw: bool, tmp_path: Pa
         if sound:
             assert read_whole(path)
         else:
-            with pytest.raises(ValueError, match="weights that are not finite: 'head.weight'"):
+            with pytest.raises(ValueError, match=r"weights that are not finite: 'head\.weight'"):
                 read_whole(path)
