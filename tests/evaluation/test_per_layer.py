@@ -187,8 +187,8 @@ def test_val_per_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["--per-layer", "--plot", "x.gif"], ".png or .svg"),
         (["--per-layer", "--plot", "layers.png"], "layers.png exists"),
         (["--per-layer", "--coco", "x.json"], "--coco"),
-        (["--per-layer", "--errors"], "--errors at the last one"),
-        (["--per-layer", "--census", "--against", "x"], "--against at the last one"),
+        (["--per-layer", "--errors"], "--errors the last one"),
+        (["--per-layer", "--census", "--against", "x"], "--against the last one"),
     ):
         refused = runner.invoke(app, [*val, "--quiet", *wrong])
         assert (refused.exit_code, refused.stdout) == (2, "")
