@@ -109,13 +109,17 @@ def test_ap_of_both_sides_is_of_the_same_images(detector, exported):
     assert np.isnan(compare_ap(detector, exported.path, Subset(data, range(3))).noise)
 
 
+def named(inputs):
+    return dict(zip(("pixels", "padding"), inputs, strict=True))
+
+
 @pytest.mark.slow
 def test_the_first_node_that_differs_is_named(detector, exported, images, tmp_path):
     traced = OnnxFile(detector, Exported(exported.path).metadata).traced
     inputs = padded([Exported(exported.path).prepare(images[0])])
-    assert first_difference(traced, exported.path, *inputs) is None
+    assert first_difference(traced, exported.path, named(inputs)) is None
     path = faulty(exported.path, tmp_path / "faulty.onnx", weigh)
-    found = first_difference(traced, path, *inputs)
+    found = first_difference(traced, path, named(inputs))
     assert found is not None
     assert "encoder.layers.0.feedforward.expand" in found
 
@@ -131,8 +135,8 @@ def test_the_first_node_that_differs_is_named_in_every_format(format, detector, 
     kind = OnnxFile if format == "openvino" else ProgramFile  # OpenVINO's is made from ONNX's
     same, traced = (kind(each, metadata).traced for each in (other, detector))
     pixels, padding = (part.numpy() for part in example((61, 75)))
-    assert first_difference(same, made.path, pixels, padding) is None
-    found = first_difference(traced, made.path, pixels, padding)
+    assert first_difference(same, made.path, named((pixels, padding))) is None
+    found = first_difference(traced, made.path, named((pixels, padding)))
     assert found is not None
     assert "encoder.layers.0.feedforward" in found
 
