@@ -28,7 +28,7 @@ COUNTS = {"train": 16, "val": 10}
 Tree = dict[str, Any]
 
 
-def picture(seed: int, boxes: list[list[float]]) -> Image.Image:
+def make_image(seed: int, boxes: list[list[float]]) -> Image.Image:
     """Shades and rectangles, no two alike."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(20, 230, (9, 12, 3), dtype=np.uint8))
@@ -53,7 +53,7 @@ def clean(root: Path) -> Path:
             sides = rng.integers((20, 20), (50, 45), (2, 2))
             boxes = np.concatenate((corners, sides), 1).astype(float).tolist()
             name = f"{split[0]}{''.join(rng.choice(list('abcdefgh'), 5))}{number}.png"
-            picture(seed, boxes).save(root / split / name)
+            make_image(seed, boxes).save(root / split / name)
             images.append({"id": number + 1, "file_name": name, "width": 160, "height": 120})
             for label, box in enumerate(boxes, 1):
                 row = {"id": len(rows) + 1, "image_id": number + 1, "category_id": label}
@@ -172,13 +172,13 @@ def dated(root: Path) -> None:
     for number, (split, second) in enumerate((("train", 10), ("val", 11), ("train", 50))):
         exif = Image.Exif()
         exif[0x0132] = f"2024:05:06 07:08:{second}"
-        add_image(root, split, f"photo{'abc'[number]}.jpg", picture(700 + number, []), exif=exif)
+        add_image(root, split, f"photo{'abc'[number]}.jpg", make_image(700 + number, []), exif=exif)
 
 
 def video(root: Path) -> None:
     """Frames that move by a pixel, dealt out to both splits in turn."""
     for number in range(8):
-        image = picture(800, []).resize((240, 180)).crop((number * 2, 0, 160 + number * 2, 120))
+        image = make_image(800, []).resize((240, 180)).crop((number * 2, 0, 160 + number * 2, 120))
         add_image(root, ("train", "val")[number % 2], f"clip_{'0' * number}{number}.png", image)
 
 
@@ -301,14 +301,14 @@ def enlarged(root: Path) -> None:
 
 
 def gif(root: Path) -> None:
-    frames = [picture(40 + n, []) for n in range(3)]
+    frames = [make_image(40 + n, []) for n in range(3)]
     file = file_of(root).with_suffix(".gif")
     frames[0].save(file, save_all=True, append_images=frames[1:])
     image_row(file_name=file.name)(root)
 
 
 def deep(root: Path) -> None:
-    grey = np.asarray(picture(50, []).convert("L")).astype(np.uint16) * 16
+    grey = np.asarray(make_image(50, []).convert("L")).astype(np.uint16) * 16
     Image.fromarray(grey).save(file_of(root))
 
 
@@ -352,7 +352,7 @@ PLANTS: list[tuple[str, Callable[[Path], None], set[str]]] = [
     ("image-missing", gone, {"image-unknown"}),
     ("image-damaged", cut_short, set()),
     ("image-damaged", replaced(b""), set()),
-    ("image-size-other", replaced(picture(3, []).resize((90, 120)), size=False), set()),
+    ("image-size-other", replaced(make_image(3, []).resize((90, 120)), size=False), set()),
     ("image-id-repeated", image_row(id=1), {"image-unknown"}),
     ("image-twice", listed_twice, {"similar-within"}),
     ("box-unreadable", rows(bbox=[1, 2]), set()),
@@ -400,10 +400,10 @@ PLANTS: list[tuple[str, Callable[[Path], None], set[str]]] = [
     ("box-template", template, set()),
     ("convention", shifted, {"box-cut", "box-outside"}),
     ("image-unturned", turned, set()),
-    ("image-thin", replaced(picture(5, []).resize((960, 120))), set()),
+    ("image-thin", replaced(make_image(5, []).resize((960, 120))), set()),
     ("image-plain", replaced(Image.new("RGB", SIZE, (40, 40, 40))), set()),
-    ("image-dark", replaced(picture(6, []).point(lambda v: v // 30)), set()),
-    ("image-small", replaced(picture(7, []).resize((64, 60))), {"box-outside", "box-cut"}),
+    ("image-dark", replaced(make_image(6, []).point(lambda v: v // 30)), set()),
+    ("image-small", replaced(make_image(7, []).resize((64, 60))), {"box-outside", "box-cut"}),
     ("frames", gif, set()),
     ("deep", deep, set()),
     ("split-only", no_val, set()),
@@ -452,7 +452,7 @@ def same_images(root: Path) -> None:
 
 def label_shared(root: Path) -> None:
     file = sorted((root / "images" / "train").iterdir())[2]
-    picture(70, []).save(file.with_suffix(".jpg"))
+    make_image(70, []).save(file.with_suffix(".jpg"))
 
 
 def twice(root: Path) -> None:
@@ -619,7 +619,7 @@ def test_names_that_mean_one_class(one: str, other: str, alike: bool) -> None:
 
 def test_a_copy_of_a_numbered_image_in_another_split(root: Path) -> None:
     """Numbers are alike in many splits; a copy's name beside its source's is not by chance."""
-    turned = [picture(seed, []) for seed in (301, 302, 303, 304)]
+    turned = [make_image(seed, []) for seed in (301, 302, 303, 304)]
     names = ("0007.png", "0008.png", "0007.png", "0008_png.rf.0a1b2c3d4e5f.png")
     for split, name, image in zip(("train", "train", "val", "val"), names, turned, strict=True):
         add_image(root, split, name, image)

@@ -38,7 +38,7 @@ def numbers(boxes: Corners, size: tuple[int, int], order: str, unit: str) -> np.
     return np.concatenate((first, second), 1)
 
 
-def picture(path: Path, size: tuple[int, int]) -> None:
+def make_image(path: Path, size: tuple[int, int]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(len(path.name)).integers(0, 255, (9, 12, 3), dtype=np.uint8)
     Image.fromarray(pixels).resize(size).save(path)
@@ -48,7 +48,7 @@ def coco(root: Path, size: tuple[int, int], boxes: dict[str, Any], split: str = 
     """A json of the numbers of each image, and the images."""
     images, annotations = [], []
     for index, (name, rows) in enumerate(boxes.items()):
-        picture(root / split / name, size)
+        make_image(root / split / name, size)
         images.append({"id": index, "file_name": name, "width": size[0], "height": size[1]})
         annotations += [
             {"id": len(annotations) + n, "image_id": index, "category_id": 1, "bbox": list(row)}
@@ -61,7 +61,7 @@ def coco(root: Path, size: tuple[int, int], boxes: dict[str, Any], split: str = 
 
 def yolo(root: Path, size: tuple[int, int], boxes: dict[str, Any]) -> None:
     for name, rows in boxes.items():
-        picture(root / "images" / "train" / name, size)
+        make_image(root / "images" / "train" / name, size)
         file = (root / "labels" / "train" / name).with_suffix(".txt")
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("".join("0 " + " ".join(f"{v:.6f}" for v in row) + "\n" for row in rows))
@@ -70,7 +70,7 @@ def yolo(root: Path, size: tuple[int, int], boxes: dict[str, Any]) -> None:
 
 def voc(root: Path, size: tuple[int, int], boxes: dict[str, Any]) -> None:
     for name, rows in boxes.items():
-        picture(root / "JPEGImages" / name, size)
+        make_image(root / "JPEGImages" / name, size)
         objects = "".join(
             f"<object><name>a</name><bndbox><xmin>{a}</xmin><ymin>{b}</ymin><xmax>{c}</xmax>"
             f"<ymax>{d}</ymax></bndbox></object>"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,12 +18,12 @@ RETIRED_PARTS = {"unsized": "unmodulated"}
 """Former names, which are still accepted."""
 
 
-class _Maps:
+class _Maps(ABC):
     """What a map of each head gives."""
 
+    @abstractmethod
     def maps(self, query: int, part: str = "all") -> np.ndarray:
         """One query's map [heads, height, width]."""
-        raise NotImplementedError
 
     def heat(self, query: int, part: str = "all", head: int | None = None) -> np.ndarray:
         """The map of ``query`` [height, width]: of one head, or the mean over heads."""
