@@ -19,14 +19,22 @@ from dabdetr.cli import (
 from dabdetr.cli.app import app
 
 for _verb in (
-    *(train.train, val.val, predict.predict, explain.explain),
-    *(export.export, models.convert, models.models, bench.bench, compare.compare, demo.demo),
+    train.train,
+    val.val,
+    predict.predict,
+    explain.explain,
+    export.export,
+    models.convert,
+    models.models,
+    bench.bench,
+    compare.compare,
+    demo.demo,
+    doctor.doctor,
+    snap.snap,
+    audit.audit,
+    prune.prune,
 ):
     app.command()(_verb)
-app.command()(doctor.doctor)
-app.command()(snap.snap)
-app.command()(audit.audit)
-app.command()(prune.prune)
 app.add_typer(data.data, name="data")
 _FREE = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 app.command(hidden=True, context_settings=_FREE)(compare.ladder)

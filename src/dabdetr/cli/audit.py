@@ -8,17 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dabdetr.cli.data import Data, Layout, open_splits
 from dabdetr.cli.options import (
     Annotations,
     BoxFormats,
+    Data,
     Device,
     Images,
     Json,
+    Layout,
     ModelOrNone,
     Name,
+    Project,
     Quiet,
     Strict,
+    open_splits,
     run_place,
 )
 from dabdetr.cli.output import print_json, refuse_to_overwrite, say, tracked
@@ -68,7 +71,7 @@ def audit(
     ] = None,
     to: Layout = "coco",
     name: Name = None,
-    project: Annotated[Path, typer.Option(help="Where run folders go.")] = Path("runs/audit"),
+    project: Project = Path("runs/audit"),
     box_format: BoxFormats = None,
     strict: Strict = False,
     device: Device = "auto",
@@ -89,11 +92,11 @@ def audit(
         from dabdetr.asking.decisions import read_decisions
 
         decisions = read_decisions(fix)  # answered before the data are read
-        found = open_splits(data, annotations, images, box_format, strict, quiet)
+        found = open_splits(data, annotations, images, box_format, strict=strict, quiet=quiet)
         _write_fixed(found, decisions, output, to, as_json, quiet)
         return
     project, name = run_place(project, name, output)
-    found = open_splits(data, annotations, images, box_format, strict, quiet)
+    found = open_splits(data, annotations, images, box_format, strict=strict, quiet=quiet)
     if model is None and folds is None:
         raise ValueError(
             "no model was given: dabdetr audit DATA --model MODEL, or --folds 3 to train models "

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dabdetr.cli.options import Device, Json, Model, Quiet
+from dabdetr.cli.options import Device, Json, Model, Quiet, Split
 from dabdetr.cli.output import console, print_json, say
 from dabdetr.runs import RunFolder
 
@@ -21,7 +21,7 @@ def bench(
         str | None,
         typer.Option(help="Images without boxes, instead of --data: a folder, pattern or video."),
     ] = None,
-    split: Annotated[str, typer.Option(help="Split of the data.")] = "val",
+    split: Split = "val",
     max_ap_drop: Annotated[
         float | None,
         typer.Option(

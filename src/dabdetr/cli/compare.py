@@ -9,11 +9,15 @@ from typing import Annotated, Any
 import typer
 
 from dabdetr.cli.options import (
+    DataOption,
     Device,
     Json,
     Name,
+    Project,
     Quiet,
     RunOutput,
+    TrainShare,
+    WorkersOrNone,
     check_folder,
     run_place,
 )
@@ -24,10 +28,7 @@ def compare(
     models: Annotated[
         list[str] | None, typer.Argument(help="Presets, config files or weights, two or more.")
     ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(help="A folder, file or zip in any layout that is read, or scenes."),
-    ] = None,
+    data: DataOption = None,
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Number of seeds per model; 3 if not given.")
     ] = None,
@@ -42,7 +43,7 @@ def compare(
         str | None,
         typer.Option("--start", "--from", help="imagenet, none, or weights; each model's own."),
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=0, help="Processes that read images.")] = None,
+    workers: WorkersOrNone = None,
     assignments: Annotated[
         list[str] | None,
         typer.Option("--set", help="path=value of every config, such as training.lr=1e-4."),
@@ -51,12 +52,7 @@ def compare(
         int | None,
         typer.Option(min=1, help="Epochs between validations; about 20 validations if not given."),
     ] = None,
-    split: Annotated[
-        float | None,
-        typer.Option(
-            help="Share of the images to train on if the data have no val split, such as 0.8."
-        ),
-    ] = None,
+    split: TrainShare = None,
     jobs: Annotated[
         int, typer.Option(min=1, help="Number of trainings at a time, each in its own process.")
     ] = 1,
@@ -68,7 +64,7 @@ def compare(
         Path | None, typer.Option(help="Write the report of the comparison in this folder again.")
     ] = None,
     name: Name = None,
-    project: Annotated[Path, typer.Option(help="Where run folders go.")] = Path("runs/compare"),
+    project: Project = Path("runs/compare"),
     output: RunOutput = None,
     device: Device = "auto",
     as_json: Json = False,

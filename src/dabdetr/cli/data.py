@@ -10,16 +10,21 @@ import typer
 from dabdetr.cli.options import (
     Annotations,
     BoxFormats,
+    Data,
     Images,
     Json,
+    Layout,
     Name,
+    Out,
     Output,
+    Project,
     Quiet,
     RunOutput,
+    Split,
     Strict,
-    check_data,
+    open_split,
+    open_splits,
     place_of,
-    read_box_format,
     run_place,
 )
 from dabdetr.cli.output import console, print_json, refuse_to_overwrite, say
@@ -32,40 +37,6 @@ data = typer.Typer(
     no_args_is_help=True,
     help="Count, view, convert and split labelled images.",
 )
-
-Data = Annotated[
-    str | None,
-    typer.Argument(
-        help="A folder, file or zip in any layout that is read, or scenes.", show_default=False
-    ),
-]
-Layout = Annotated[str, typer.Option("--to", help="coco, yolo, voc or webdataset.")]
-Out = Annotated[Path | None, typer.Argument(help="A new folder.", show_default=False)]
-
-
-def open_splits(
-    given: str | None,
-    annotations: Path | None,
-    images: Path | None,
-    box_format: str | None,
-    strict: bool,
-    quiet: bool,
-) -> list[DetectionDataset]:
-    """All splits of what a command line names."""
-    check_data(given, annotations, images)
-    from dabdetr.data.findings import refuse
-    from dabdetr.data.layouts import open_every
-
-    found = open_every(
-        given,
-        annotations,
-        images,
-        box_format=read_box_format(box_format),
-        progress=not quiet,
-    )
-    if strict:
-        refuse({each.split: each.findings for each in found})
-    return found
 
 
 @data.command()
@@ -90,7 +61,7 @@ def stats(
     refuse_to_overwrite(plot)
     if plot and plot.suffix.lower() not in (".png", ".svg"):
         raise ValueError(f"--plot should end in .png or .svg; got {plot}")
-    found = open_splits(data, annotations, images, box_format, strict, quiet)
+    found = open_splits(data, annotations, images, box_format, strict=strict, quiet=quiet)
     from dabdetr.data.statistics import describe, recommend, summarise
 
     summaries = [summarise(each) for each in found]
@@ -122,7 +93,7 @@ def stats(
 @data.command()
 def view(
     data: Data = None,
-    split: Annotated[str, typer.Option(help="Split of the data.")] = "train",
+    split: Split = "train",
     annotations: Annotations = None,
     images: Images = None,
     box_format: BoxFormats = None,
@@ -142,19 +113,16 @@ def view(
         int, typer.Option(min=0, help="With --augment: seed of the random changes.")
     ] = 0,
     name: Name = None,
-    project: Annotated[Path, typer.Option(help="Where run folders go.")] = Path("runs/view"),
+    project: Project = Path("runs/view"),
     output: RunOutput = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Images with their boxes: a contact sheet (contact.png) and a page (index.html)."""
     project, name = run_place(project, name, output)
-    check_data(data, annotations, images)
-    from dabdetr.data.layouts import open_data
+    opened = open_split(data, split, annotations, images, box_format, strict=False, quiet=quiet)
     from dabdetr.data.views import augmented, contact_sheet, page, views
 
-    opened = open_data(data, split, annotations, images, read_box_format(box_format))
-    opened = opened.checked(progress=not quiet)
     if augment:
         from dabdetr.training.options import choose_config
 
@@ -187,7 +155,7 @@ def convert(
     Boxes are bit for bit the same when they are read back; images are copied unchanged.
     """
     out = place_of(out, output, "data convert DATA -o FOLDER")
-    found = open_splits(data, None, None, box_format, strict, quiet)
+    found = open_splits(data, None, None, box_format, strict=strict, quiet=quiet)
     _write(found, out, to, as_json, quiet)
 
 
@@ -211,7 +179,7 @@ def split(
     the same split.
     """
     out = place_of(out, output, "data split DATA -o FOLDER")
-    found = open_splits(data, None, None, box_format, strict, quiet)
+    found = open_splits(data, None, None, box_format, strict=strict, quiet=quiet)
     if len(found) > 1:
         names = ", ".join(each.split for each in found)
         raise ValueError(f"{data} has splits already: {names}; data convert writes them elsewhere")

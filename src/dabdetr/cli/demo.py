@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dabdetr.cli.options import Device, Json, Name, Quiet
+from dabdetr.cli.options import Device, Json, Name, Project, Quiet
 from dabdetr.cli.output import console, print_json, say
 from dabdetr.runs import RunFolder
 from dabdetr.text import counted
@@ -43,7 +43,7 @@ def demo(
     ] = "coco",
     device: Device = "auto",
     name: Name = None,
-    project: Annotated[Path, typer.Option(help="Where run folders go.")] = Path("runs/demo"),
+    project: Project = Path("runs/demo"),
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:

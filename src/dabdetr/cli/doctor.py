@@ -7,8 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dabdetr.cli.data import Data, Layout, open_splits
-from dabdetr.cli.options import Annotations, BoxFormats, Device, Images, ImageSize, Json, Quiet
+from dabdetr.cli.options import (
+    Annotations,
+    BoxFormats,
+    Data,
+    Device,
+    Images,
+    ImageSize,
+    Json,
+    Layout,
+    Quiet,
+    open_splits,
+)
 from dabdetr.cli.output import console, print_json, refuse_to_overwrite, say
 from dabdetr.text import counted
 
@@ -59,7 +69,7 @@ def doctor(
     from dabdetr.training.options import choose_config
 
     config = choose_config(model, imgsz=imgsz)
-    found = open_splits(data, annotations, images, box_format, False, quiet)
+    found = open_splits(data, annotations, images, box_format, strict=False, quiet=quiet)
     from dabdetr.data.doctor import all_kinds, examine
 
     problems = examine(found, config, progress=not quiet)

@@ -12,7 +12,18 @@ from urllib.parse import quote
 
 import typer
 
-from dabdetr.cli.options import Device, ImageSize, Json, MaxDet, Model, Quiet, check_folder
+from dabdetr.cli.options import (
+    Conf,
+    Device,
+    ImageSize,
+    Json,
+    MaxDet,
+    Model,
+    Quiet,
+    SkipUnreadable,
+    Split,
+    check_folder,
+)
 from dabdetr.cli.output import file_name, print_json, refuse_to_overwrite, say, tracked
 
 if TYPE_CHECKING:
@@ -33,7 +44,7 @@ def explain(
         str | None,
         typer.Option(help="Labelled data instead of images: a folder in any layout, or scenes."),
     ] = None,
-    split: Annotated[str, typer.Option(help="Split of the data.")] = "val",
+    split: Split = "val",
     count: Annotated[
         int, typer.Option(min=1, help="With --data: the first N images.", metavar="N")
     ] = 20,
@@ -44,17 +55,12 @@ def explain(
         ),
     ] = Path("report.html"),
     model: Model = SHIPPED,
-    conf: Annotated[
-        float | None, typer.Option(help="Lowest score shown; the model's own if not given.")
-    ] = None,
+    conf: Conf = None,
     max_det: MaxDet = None,
     imgsz: ImageSize = None,
     device: Device = "auto",
     force: Annotated[bool, typer.Option("--force", help="Overwrite the page.")] = False,
-    skip_unreadable: Annotated[
-        bool,
-        typer.Option("--skip-unreadable", help="Skip unreadable images; the exit code is then 1."),
-    ] = False,
+    skip_unreadable: SkipUnreadable = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+if TYPE_CHECKING:
+    from dabdetr.data.dataset import DetectionDataset
 
-def check_model(source: str) -> str:
-    """Raise where there are no such weights, before anything heavy is imported."""
+
+def check_model(source: str | None) -> str | None:
+    """Raise where weights are named that are not there, before anything heavy is imported."""
     from dabdetr.checkpoints.locate import locate
 
-    locate(source)
+    if source is not None:
+        locate(source)
     return source
 
 
@@ -33,18 +37,55 @@ ModelOrNone = Annotated[
     str | None,
     typer.Option(
         help="Weights: a file, a run folder, an included model or a name on the hub.",
-        callback=lambda source: source if source is None else check_model(source),
+        callback=check_model,
     ),
 ]
 ModelArgument = Annotated[
     str | None,
+    typer.Argument(help="The same as --model.", show_default=False, callback=check_model),
+]
+Data = Annotated[
+    str | None,
     typer.Argument(
-        help="The same as --model.",
-        show_default=False,
-        callback=lambda source: source if source is None else check_model(source),
+        help="A folder, file or zip in any layout that is read, or scenes.", show_default=False
     ),
 ]
+DataOption = Annotated[
+    str | None,
+    typer.Option("--data", help="A folder, file or zip in any layout that is read, or scenes."),
+]
 DataArgument = Annotated[str | None, typer.Argument(help="The same as --data.", show_default=False)]
+Annotations = Annotated[Path | None, typer.Option(help="A COCO json, instead of --data.")]
+Images = Annotated[Path | None, typer.Option(help="The image folder of --annotations.")]
+Split = Annotated[str, typer.Option(help="Split of the data.")]
+TrainShare = Annotated[
+    float | None,
+    typer.Option(
+        help="Share of the images to train on if the data have no val split, such as 0.8."
+    ),
+]
+BoxFormats = Annotated[
+    str | None,
+    typer.Option(
+        "--box-format",
+        help="What the numbers of a box are: xywh, xyxy or cxcywh, with -relative where they are "
+        "0–1 of the image, -percent where they are 0–100; found out if not given.",
+    ),
+]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Refuse data with rows that must be skipped or repaired.")
+]
+Layout = Annotated[str, typer.Option("--to", help="coco, yolo, voc or webdataset.")]
+Out = Annotated[Path | None, typer.Argument(help="A new folder.", show_default=False)]
+Batch = Annotated[int, typer.Option(min=1, help="Images per batch.")]
+WorkersOrNone = Annotated[int | None, typer.Option(min=0, help="Processes that read images.")]
+Conf = Annotated[
+    float | None, typer.Option(help="Lowest score shown; the model's own if not given.")
+]
+SkipUnreadable = Annotated[
+    bool,
+    typer.Option("--skip-unreadable", help="Skip unreadable images; the exit code is then 1."),
+]
 Output = Annotated[
     Path | None,
     typer.Option("--output", "-o", help="Where to write; the same as the last argument."),
@@ -67,8 +108,6 @@ Nms = Annotated[
     ),
 ]
 Coco = Annotated[Path | None, typer.Option(help="Write a COCO results file (JSON).")]
-Annotations = Annotated[Path | None, typer.Option(help="A COCO json, instead of --data.")]
-Images = Annotated[Path | None, typer.Option(help="The image folder of --annotations.")]
 Queries = Annotated[
     int | None,
     typer.Option(min=1, help="Number of queries; the model's own if not given."),
@@ -95,23 +134,11 @@ Compile = Annotated[
         "--compile", help="Compile the model for each image size; takes half a minute each."
     ),
 ]
+Project = Annotated[Path, typer.Option(help="Where run folders go.")]
 Name = Annotated[str | None, typer.Option(help="Name of the run's folder; numbered if not given.")]
 RunOutput = Annotated[
     Path | None,
     typer.Option("--output", "-o", help="The run's folder, instead of --project and --name."),
-]
-
-
-Strict = Annotated[
-    bool, typer.Option("--strict", help="Refuse data with rows that must be skipped or repaired.")
-]
-BoxFormats = Annotated[
-    str | None,
-    typer.Option(
-        "--box-format",
-        help="What the numbers of a box are: xywh, xyxy or cxcywh, with -relative where they are "
-        "0–1 of the image, -percent where they are 0–100; found out if not given.",
-    ),
 ]
 
 
@@ -171,6 +198,49 @@ def check_folder(data: str | None) -> None:
     """Raise where there is no such data; nothing heavy is imported for it."""
     if data is not None and data.partition(":")[0] != "scenes" and not Path(data).exists():
         raise FileNotFoundError(f"there is no data folder {data}; check the path")
+
+
+def open_splits(
+    data: str | None,
+    annotations: Path | None,
+    images: Path | None,
+    box_format: str | None,
+    *,
+    strict: bool,
+    quiet: bool,
+) -> list[DetectionDataset]:
+    """All splits of the data that a command line names."""
+    check_data(data, annotations, images)
+    from dabdetr.data.findings import refuse
+    from dabdetr.data.layouts import open_every
+
+    known = read_box_format(box_format)
+    found = open_every(data, annotations, images, box_format=known, progress=not quiet)
+    if strict:
+        refuse({each.split: each.findings for each in found})
+    return found
+
+
+def open_split(
+    data: str | None,
+    split: str,
+    annotations: Path | None,
+    images: Path | None,
+    box_format: str | None,
+    *,
+    strict: bool,
+    quiet: bool,
+) -> DetectionDataset:
+    """One split of the data that a command line names, its images checked."""
+    check_data(data, annotations, images)
+    from dabdetr.data.findings import refuse
+    from dabdetr.data.layouts import open_data
+
+    found = open_data(data, split, annotations, images, read_box_format(box_format))
+    found = found.checked(progress=not quiet)
+    if strict:
+        refuse({found.split: found.findings})
+    return found
 
 
 def tell_choices(quiet: bool) -> None:

@@ -15,8 +15,10 @@ import typer
 
 from dabdetr.cli.app import Unfinished
 from dabdetr.cli.options import (
+    Batch,
     Coco,
     Compile,
+    Conf,
     Device,
     ImageSize,
     Json,
@@ -25,11 +27,13 @@ from dabdetr.cli.options import (
     ModelOrNone,
     Name,
     Nms,
+    Project,
     Queries,
     QueriesInit,
     Quiet,
     RunOutput,
     SetPrecision,
+    SkipUnreadable,
     class_names,
     run_place,
     tell_choices,
@@ -64,9 +68,7 @@ def predict(
         ),
     ] = None,
     source: Annotated[list[str] | None, typer.Option(help="The images, as an option.")] = None,
-    conf: Annotated[
-        float | None, typer.Option(help="Lowest score shown; the model's own if not given.")
-    ] = None,
+    conf: Conf = None,
     max_det: MaxDet = None,
     nms: Nms = None,
     multi_label: Annotated[
@@ -99,7 +101,7 @@ def predict(
     queries: Queries = None,
     queries_init: QueriesInit = "keep",
     layers: Layers = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 1,
+    batch: Batch = 1,
     device: Device = "auto",
     precision: SetPrecision = "fp32",
     compile: Compile = False,
@@ -125,7 +127,7 @@ def predict(
         bool, typer.Option("--fiftyone", help="Write a data set for FiftyOne.")
     ] = False,
     name: Name = None,
-    project: Annotated[Path, typer.Option(help="Where run folders go.")] = Path("runs/predict"),
+    project: Project = Path("runs/predict"),
     output: RunOutput = None,
     allow_private: Annotated[
         bool,
@@ -133,10 +135,7 @@ def predict(
             "--allow-private", help="Allow addresses of this machine and of private networks."
         ),
     ] = False,
-    skip_unreadable: Annotated[
-        bool,
-        typer.Option("--skip-unreadable", help="Skip unreadable images; the exit code is then 1."),
-    ] = False,
+    skip_unreadable: SkipUnreadable = False,
     as_json: Json = False,
     as_lines: Annotated[
         bool, typer.Option("--jsonl", help="Print one JSON line per image as soon as it is done.")

@@ -7,12 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dabdetr.cli.options import (
-    Device,
-    Json,
-    Quiet,
-    check_folder,
-)
+from dabdetr.cli.options import Batch, Data, Device, Json, Quiet, Split, check_folder
 from dabdetr.cli.output import print_json, refuse_to_overwrite, say
 
 
@@ -24,20 +19,15 @@ def prune(
             show_default=False,
         ),
     ] = None,
-    data: Annotated[
-        str | None,
-        typer.Argument(
-            help="A folder, file or zip in any layout that is read, or scenes.", show_default=False
-        ),
-    ] = None,
+    data: Data = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The pruned weights (.safetensors).")
     ] = None,
-    split: Annotated[str, typer.Option(help="Split of the data.")] = "val",
+    split: Split = "val",
     within: Annotated[
         float, typer.Option(min=0, help="AP points (of 100) that may be lost.")
     ] = 0.1,
-    batch: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 4,
+    batch: Batch = 4,
     device: Device = "auto",
     as_json: Json = False,
     quiet: Quiet = False,

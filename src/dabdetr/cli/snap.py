@@ -9,17 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dabdetr.cli.data import Data, Layout, Out, open_splits
 from dabdetr.cli.options import (
     Annotations,
     BoxFormats,
+    Data,
     Device,
     Images,
     Json,
+    Layout,
     Model,
+    Out,
     Output,
     Quiet,
     Strict,
+    open_splits,
     place_of,
 )
 from dabdetr.cli.output import print_json, refuse_to_overwrite, say, tracked
@@ -68,7 +71,7 @@ def snap(
     """
     out = place_of(out, output, "snap DATA --model MODEL -o FOLDER")
     refuse_to_overwrite(out)
-    found = open_splits(data, annotations, images, box_format, strict, quiet)
+    found = open_splits(data, annotations, images, box_format, strict=strict, quiet=quiet)
     from dabdetr.asking.snap import snap as snap_boxes
     from dabdetr.asking.snap import snapped
     from dabdetr.data.writing import write_data

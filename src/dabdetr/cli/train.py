@@ -13,15 +13,19 @@ from dabdetr.cli.options import (
     Annotations,
     BoxFormats,
     DataArgument,
+    DataOption,
     Device,
     Images,
     Json,
     Name,
+    Project,
     Queries,
     QueriesInit,
     Quiet,
     RunOutput,
     Strict,
+    TrainShare,
+    WorkersOrNone,
     check_data,
     one_of,
     read_box_format,
@@ -41,10 +45,7 @@ BESIDE_RESUME = {"resume", "device", "epochs", "patience", "workers", "log", "as
 def train(
     context: typer.Context,
     dataset: DataArgument = None,
-    data: Annotated[
-        str | None,
-        typer.Option(help="A folder, file or zip in any layout that is read, or scenes."),
-    ] = None,
+    data: DataOption = None,
     model: Annotated[
         str | None,
         typer.Option(help=f"A preset (see `dabdetr models`) or weights; {PRESET} if not given."),
@@ -83,7 +84,7 @@ def train(
         ),
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of all random numbers.")] = None,
-    workers: Annotated[int | None, typer.Option(min=0, help="Processes that read images.")] = None,
+    workers: WorkersOrNone = None,
     patience: Annotated[
         int | None, typer.Option(min=1, help="Stop when AP has not risen for N epochs.")
     ] = None,
@@ -107,12 +108,7 @@ def train(
     val_images: Annotated[
         Path | None, typer.Option(help="The image folder of --val-annotations.")
     ] = None,
-    split: Annotated[
-        float | None,
-        typer.Option(
-            help="Share of the images to train on if the data have no val split, such as 0.8."
-        ),
-    ] = None,
+    split: TrainShare = None,
     box_format: BoxFormats = None,
     strict: Strict = False,
     val_every: Annotated[
@@ -133,7 +129,7 @@ def train(
         ),
     ] = None,
     name: Name = None,
-    project: Annotated[Path, typer.Option(help="Where run folders go.")] = Path("runs/train"),
+    project: Project = Path("runs/train"),
     output: RunOutput = None,
     device: Device = "auto",
     as_json: Json = False,

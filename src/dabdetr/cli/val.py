@@ -12,10 +12,12 @@ import typer
 
 from dabdetr.cli.options import (
     Annotations,
+    Batch,
     BoxFormats,
     Coco,
     Compile,
     DataArgument,
+    DataOption,
     Device,
     Images,
     ImageSize,
@@ -26,15 +28,16 @@ from dabdetr.cli.options import (
     ModelOrNone,
     Name,
     Nms,
+    Project,
     Queries,
     QueriesInit,
     Quiet,
     RunOutput,
     SetPrecision,
+    Split,
     Strict,
-    check_data,
     one_of,
-    read_box_format,
+    open_split,
     run_place,
     tell_choices,
 )
@@ -66,11 +69,8 @@ def val(
             "printed."
         ),
     ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(help="A folder, file or zip in any layout that is read, or scenes."),
-    ] = None,
-    split: Annotated[str, typer.Option(help="Split of the data.")] = "val",
+    data: DataOption = None,
+    split: Split = "val",
     annotations: Annotations = None,
     images: Images = None,
     box_format: BoxFormats = None,
@@ -113,14 +113,14 @@ def val(
             "objects won and lost, and whether the difference is more than chance."
         ),
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 4,
+    batch: Batch = 4,
     workers: Annotated[int, typer.Option(min=0, help="Processes that read images.")] = 0,
     device: Device = "auto",
     precision: SetPrecision = "fp32",
     compile: Compile = False,
     coco: Coco = None,
     name: Name = None,
-    project: Annotated[Path, typer.Option(help="Where run folders go.")] = Path("runs/val"),
+    project: Project = Path("runs/val"),
     output: RunOutput = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -135,8 +135,6 @@ def val(
     With --per-layer it prints the AP after every decoder layer, and the layer from which on
     nothing improves.
     """
-    from dabdetr.data.findings import refuse
-
     if predictions and dataset is None:  # the only argument is the data
         weights, dataset = None, weights
     model, data = one_of(weights, model, "model"), one_of(dataset, data, "data")
@@ -172,22 +170,17 @@ def val(
         raise ValueError("--plot shows curves over layers; give --per-layer as well")
     if plot and plot.suffix.lower() not in (".png", ".svg"):
         raise ValueError(f"--plot should end in .png or .svg; got {plot}")
-    check_data(data, annotations, images)
     if against:
         from dabdetr.report.earlier import check_earlier
 
         check_earlier(against)  # what is not there, or no JSON, is an error before all else
-    from dabdetr.data.layouts import open_data
+    tell_choices(quiet)
+    truth = open_split(data, split, annotations, images, box_format, strict=strict, quiet=quiet)
     from dabdetr.data.statistics import summarise
     from dabdetr.evaluation.evaluate import SUPPRESSION, class_map, evaluate, suppression_gain
     from dabdetr.inference.opening import open_model, torch_runtime
     from dabdetr.runs import RunFolder
 
-    tell_choices(quiet)
-    truth = open_data(data, split, annotations, images, read_box_format(box_format))
-    truth = truth.checked(progress=not quiet)
-    if strict:
-        refuse({truth.split: truth.findings})
     earlier = _earlier(against, truth)  # what cannot be compared: an error before the evaluation
     read = summarise(truth)
     about = {
