@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from dabdetr.config import Augment, Config, Image, Training
 from dabdetr.data.dataset import DetectionDataset, ImageRecord
 from dabdetr.data.layouts import open_data
-from dabdetr.data.loader import pad, plan_epoch, training_loader
+from dabdetr.data.loader import pad, pad_to_multiple, plan_epoch, training_loader
 from dabdetr.geometry import to_corners
 
 
@@ -87,6 +87,22 @@ def test_padding_lies_at_the_bottom_and_right(shapes: list[tuple[int, int]]) -> 
             assert (batch.pixels[row][:, batch.padding[row]] == 0).all()
     for row, (h, w) in enumerate(shapes):
         assert torch.equal(batch.pixels[row, :, :h, :w], images[row])
+
+
+@pytest.mark.parametrize("shapes", [[(5, 7)], [(5, 7), (8, 3)], [(8, 12)]])
+def test_more_padding_makes_the_sides_multiples(shapes: list[tuple[int, int]]) -> None:
+    before = pad([torch.ones(3, h, w) for h, w in shapes])
+    after = pad_to_multiple(before, 4)
+    assert after.pixels.shape[2:] == tuple(-(-side // 4) * 4 for side in before.pixels.shape[2:])
+    assert (after is before) == (shapes == [(8, 12)])
+    assert pad_to_multiple(before, 1) is before
+    for row, (h, w) in enumerate(shapes):
+        assert torch.equal(after.pixels[row, :, :h, :w], torch.ones(3, h, w))
+        assert after.pixels[row].sum() == 3 * h * w
+        if after.padding is not None:
+            assert (~after.padding[row]).nonzero().tolist() == [
+                [y, x] for y in range(h) for x in range(w)
+            ]
 
 
 @given(

@@ -20,7 +20,9 @@ from dabdetr.data.layouts import open_data
 from dabdetr.model.detector import Detector, build
 from dabdetr.presets import PRESETS, preset
 from dabdetr.structures import Images, Targets
+from dabdetr.training.accumulation import Batch
 from dabdetr.training.losses import detection_loss
+from dabdetr.training.module import TrainingModule
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
@@ -197,3 +199,15 @@ def test_a_compiled_forward_pass() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 1e-3
+
+
+def test_a_gpu_gets_few_input_sizes() -> None:
+    """Each new size of a batch costs time there, so that sides are rounded up to 64 pixels."""
+    module = TrainingModule(detector(preset("dab-detr-nano")), lambda _: ())
+    images, targets = batch("cpu")
+    moved = module.transfer_batch_to_device(
+        Batch(images, targets, 1.0, 1.0), torch.device("cuda"), 0
+    )
+    assert moved.images.pixels.shape == (2, 3, 128, 192)
+    assert moved.images.padding is not None
+    assert moved.images.padding[:, :, 160:].all()

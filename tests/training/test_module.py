@@ -17,7 +17,7 @@ from dabdetr.model.detector import Detector, build
 from dabdetr.presets import PRESETS
 from dabdetr.structures import Images, Predictions, Targets
 from dabdetr.training import module
-from dabdetr.training.accumulation import AccumulatedBatches
+from dabdetr.training.accumulation import AccumulatedBatches, Batch
 from dabdetr.training.ema import ema_update
 from dabdetr.training.engine import quiet_engine
 from dabdetr.training.losses import detection_loss
@@ -319,3 +319,18 @@ def test_options_become_config() -> None:
     assert (config.image.size, config.image.max_size) == (400, 666)
     assert config.augment is not None
     assert config.augment.sizes == tuple(range(240, 401, 16))
+
+
+@pytest.mark.parametrize(("multiple", "side"), [(None, 40), (1, 40), (64, 64)])
+def test_batches_are_padded_to_the_multiple(
+    multiple: int | None, side: int, tiny_detector: Detector
+) -> None:
+    """On the CPU only where it is asked for; a GPU's own multiple is in test_cuda."""
+    config = tiny_detector.config.override([f"training.pad_multiple={multiple or 'null'}"])
+    module = TrainingModule(build(config, tiny_detector.names), lambda _: ())
+    targets = Targets(torch.tensor([1]), torch.full((1, 4), 0.4), (1,))
+    batch = Batch(Images(torch.randn(1, 3, 40, 40)), targets, 1.0, 1.0)
+    moved = module.transfer_batch_to_device(batch, torch.device("cpu"), 0)
+    assert moved.images.pixels.shape == (1, 3, side, side)
+    assert torch.equal(moved.images.pixels[..., :40, :40], batch.images.pixels)
+    assert (moved.images.padding is None) == (side == 40)

@@ -171,6 +171,13 @@ class Training(Section):
         default="auto",
         description="number format of training; auto: bf16 on devices where it is faster",
     )
+    pad_multiple: int | None = Field(
+        default=None,
+        ge=1,
+        description="height and width of a batch are padded to multiples of this number of pixels: "
+        "a GPU prepares its convolutions anew for each input size, so few sizes are faster; null: "
+        "64 on a CUDA GPU, otherwise 1",
+    )
     recompute: tuple[Literal["backbone", "encoder", "decoder"], ...] = Field(
         default=(),
         description="parts whose activations are computed again in the backward pass (activation "

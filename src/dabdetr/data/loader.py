@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -40,6 +41,18 @@ def pad(images: Sequence[Tensor]) -> Images:
         pixels[row, :, :h, :w] = image
         padding[row, :h, :w] = False
     return Images(pixels, padding)
+
+
+def pad_to_multiple(images: Images, multiple: int) -> Images:
+    """The same images, with more padding: both sides of the batch become multiples of a number."""
+    height, width = images.pixels.shape[2:]
+    more = (0, -width % multiple, 0, -height % multiple)  # left, right, top, bottom
+    if not any(more):
+        return images
+    padding = images.padding
+    if padding is None:
+        padding = torch.zeros_like(images.pixels[:, 0], dtype=torch.bool)
+    return Images(F.pad(images.pixels, more), F.pad(padding, more, value=True))
 
 
 def unpad(images: Images) -> list[tuple[list[int], Images]]:

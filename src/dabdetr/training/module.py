@@ -11,6 +11,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor
 
 from dabdetr.config import Config
+from dabdetr.data.loader import pad_to_multiple
 from dabdetr.inference.device import keep_freed_memory
 from dabdetr.model.detector import Detector
 from dabdetr.training.accumulation import Batch
@@ -26,6 +27,9 @@ from dabdetr.training.nonfinite import (
     some_images,
 )
 from dabdetr.training.optim import freeze, parameter_groups, rate_factor
+
+CUDA_MULTIPLE = 64
+"""``training.pad_multiple`` on a CUDA GPU, in pixels."""
 
 
 class TrainingModule(LightningModule):
@@ -116,7 +120,11 @@ class TrainingModule(LightningModule):
     def transfer_batch_to_device(
         self, batch: Batch, device: torch.device, dataloader_idx: int
     ) -> Batch:
-        images, targets = batch.images.to(device), batch.targets.to(device)
+        multiple = self.settings.training.pad_multiple
+        if multiple is None:
+            multiple = CUDA_MULTIPLE if device.type == "cuda" else 1
+        images = pad_to_multiple(batch.images.to(device), multiple)
+        targets = batch.targets.to(device)
         return batch._replace(images=images, targets=targets)
 
     def on_fit_start(self) -> None:
