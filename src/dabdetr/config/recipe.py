@@ -175,7 +175,7 @@ class Training(Section):
         default=None,
         ge=1,
         description="height and width of a batch are padded to multiples of this number of pixels: "
-        "a GPU prepares its convolutions anew for each input size, so few sizes are faster; null: "
+        "a GPU needs time to prepare its convolutions for each new input size; null: "
         "64 on a CUDA GPU, otherwise 1",
     )
     recompute: tuple[Literal["backbone", "encoder", "decoder"], ...] = Field(
