@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from dabdetr.data.columns import FARTHEST
 from dabdetr.data.findings import Findings
 from dabdetr.data.locate import USUAL, YEAR, ImageFolders, canonical, usual_word
 from dabdetr.data.records import Open, RecordTable, Rows, class_table
-from dabdetr.data.textfiles import HEAD, guess, head_of, note_encoding, read_bytes
+from dabdetr.data.textfiles import MOST_TEXT, HEAD, guess, head_of, note_encoding, read_bytes
 from dabdetr.text import parse_json, shown
 
 MANY = 50  # jsons in a folder that are looked at one by one
@@ -27,6 +28,9 @@ FEDERATED = {"neg_category_ids", "not_exhaustive_category_ids"}
 LISTS = ("images", "annotations", "categories")
 FILE_NAMES = ("file_name", "filename", "path", "file", "coco_url", "url")
 """Keys of an image under which its file may be named, the usual one first."""
+SPLIT_KEYS = ("split", "subset", "set", "phase", "usage")
+"""Keys of an image under which it may say its split."""
+SPLIT_KEY = re.compile(rf'"({"|".join(SPLIT_KEYS)})"\s*:\s*"'.encode())
 AFFIXES = re.compile(
     r"^(instances_|person_keypoints_|image_info_|panoptic_|_?annotations?[._-]?)"
     r"|([._-]?(annotations?|coco|labels))+$",
@@ -42,11 +46,16 @@ def find_coco(root: Path) -> dict[str, Open]:
     if root.is_file():
         name, folder = _split_of(root) or DEFAULT, root.parent
         folder = folder.parent if folder.name.casefold() == "annotations" else folder
+        named = _listed_splits(root) if is_coco(root) else []
+        if named:
+            return {each: _opener(root, folder, each, each) for each in named}
         return {name: _opener(root, folder, name)} if is_coco(root) else {}
     if not root.is_dir():
         return {}
     jsons = next(filter(None, (_jsons(root, place) for place in PLACES)), [])
     found: dict[str, Open] = {}
+    if len(jsons) == 1 and (named := _listed_splits(jsons[0])):
+        return {name: _opener(jsons[0], root, name, name) for name in named}
     for file in jsons:
         nested = file.parent != root and file.parent.name.lower() != "annotations"
         split = _split_of(file)
@@ -93,13 +102,48 @@ def _split_of(file: Path) -> str:
     return "" if name in ("result", "results", "export", "coco") else YEAR.sub("", name)
 
 
-def _opener(file: Path, root: Path, own: str) -> Open:
+def _listed_splits(file: Path) -> list[str]:
+    """The splits that the images of a json say themselves, where each says one of the usual."""
+    state = file.stat()
+    return _splits_in(file, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=8)
+def _splits_in(file: Path, size: int, time: int) -> list[str]:
+    if size > MOST_TEXT or not SPLIT_KEY.search(read_bytes(file)):
+        return []
+    try:
+        images = parse_json(read_bytes(file), str(file)).get("images")
+    except (ValueError, AttributeError):
+        return []
+    rows = [row for row in images if isinstance(row, dict)] if isinstance(images, list) else []
+    named = list(dict.fromkeys(map(_split_in, rows)))
+    return named if len(named) > 1 and {canonical(name) for name in named} <= {*USUAL} else []
+
+
+def _split_in(row: dict[str, Any]) -> str:
+    """The split that the row of an image says; "" where it says none."""
+    return next((row[key] for key in SPLIT_KEYS if isinstance(row.get(key), str)), "")
+
+
+def _only(tree: dict[str, Any], own: str) -> None:
+    """Leave the images of one split, and the annotations that are of no other's."""
+    rows = [row for row in tree["images"] if isinstance(row, dict)]
+    tree["images"] = [row for row in rows if _split_in(row) == own]
+    others = {key(row.get("id")) for row in rows} - {key(row.get("id")) for row in tree["images"]}
+    given = tree["annotations"]
+    tree["annotations"] = [
+        row for row in given if not (isinstance(row, dict) and key(row.get("image_id")) in others)
+    ]
+
+
+def _opener(file: Path, root: Path, own: str, only: str | None = None) -> Open:
     def read(split: str, box_format: Asked | None = None) -> RecordTable:
         folders = [
             *_image_folders(root, file, own),
             *([file.parent] if file.parent != root else []),
         ]
-        return read_coco(file, folders, root.resolve().name, split, box_format)
+        return read_coco(file, folders, root.resolve().name, split, box_format, only)
 
     return read
 
@@ -141,15 +185,20 @@ def read_coco(
     name: str | None = None,
     split: str = "train",
     box_format: Asked | None = None,
+    only: str | None = None,
 ) -> RecordTable:
     """Read a COCO json whose images lie below one of the folders ``images``.
 
+    ``only`` takes the images whose own rows say that split.
     ValueError or FileNotFoundError where nothing can be read at all; what is odd in single rows is
     in ``findings``.
     """
     folders = [images] if isinstance(images, Path) else list(images)
     findings = Findings()
     tree = _load(annotations, findings)
+    if only is not None:
+        _only(tree, only)
+        findings.add("split-listed", f"{annotations}: {only}", len(tree["images"]))
     if not any(folder.is_dir() for folder in folders):
         raise FileNotFoundError(f"there is no image folder {folders[0]} for {annotations}")
     categories = objects(tree["categories"], findings, annotations)

@@ -21,6 +21,7 @@ from dabdetr.data.datumaro import find_datumaro
 from dabdetr.data.foreign import not_known
 from dabdetr.data.images import OTHER_SUFFIXES
 from dabdetr.data.labelme import find_labelme
+from dabdetr.data.listed_splits import divided
 from dabdetr.data.listings import find_createml, find_label_studio, find_table
 from dabdetr.data.locate import USUAL, canonical, usual_word
 from dabdetr.data.records import Open, RecordTable
@@ -196,7 +197,7 @@ def look(root: Path) -> dict[str, Open]:
     found = next(filter(None, (find(root) for find, _ in LAYOUTS.values())), {})
     if not found and root.is_dir():
         found = _by_folder(root)
-    return _ordered(found)
+    return _ordered(divided(root, found))
 
 
 def _ordered(found: dict[str, Open]) -> dict[str, Open]:

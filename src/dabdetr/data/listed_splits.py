@@ -1,0 +1,149 @@
+"""A list beside the data that says of which split each image is: split.csv, splits.json, split.txt.
+
+A row names an image and a split, in any order and among other columns; or the columns, or the keys
+of a json, are the splits. It divides a data set that has no splits of its own.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dabdetr.data.box_formats import Asked
+from dabdetr.data.findings import Findings
+from dabdetr.data.images import IMAGE_SUFFIXES
+from dabdetr.data.locate import USUAL, canonical, clean
+from dabdetr.data.records import Open, RecordTable
+from dabdetr.data.textfiles import read_text
+from dabdetr.text import parse_json
+
+LIST = re.compile(
+    r"([a-z]+_)?(data_?)?splits?(_list|_info)?|train_(val|test|valid)(_test)?_split|partitions?"
+    r"|subsets?",
+    re.IGNORECASE,
+)
+ENDINGS = (".csv", ".tsv", ".txt", ".json")
+HEAD = ("image", "file", "name", "id", "path", "stem")
+
+
+def divided(root: Path, found: dict[str, Open]) -> dict[str, Open]:
+    """The splits by a list in ``root``, where there is only one by the layout."""
+    if len(found) != 1 or not root.is_dir():
+        return found
+    whole = next(iter(found.values()))
+    for file in sorted(root.iterdir()):
+        if file.suffix.lower() in ENDINGS and LIST.fullmatch(file.stem) and file.is_file():
+            listed = _read(file)
+            if listed:
+                names = dict.fromkeys(listed.values())
+                return {name: _opener(whole, file, listed, name) for name in names}
+    return found
+
+
+def _opener(whole: Open, file: Path, listed: dict[str, str], own: str) -> Open:
+    def read(split: str, box_format: Asked | None = None) -> RecordTable:
+        table = whole(split, box_format)
+        bases = _unique_bases(listed)
+        of = [_split_of(path, listed, bases) for path in table.files]
+        keep = np.array([name == own for name, _ in of], bool)
+        if not keep.any():
+            raise ValueError(f"{file} names no image of {own!r} that is there; check the names")
+        part = table.selected(keep, np.ones(len(table.labels), bool))
+        part.findings = table.findings
+        part.findings.add("split-listed", f"{file}: {own}", int(keep.sum()))
+        pairs = zip(table.files, of, strict=True)
+        part.findings.add("split-unlisted", [path for path, (name, _) in pairs if not name])
+        met = {key for _, key in of}
+        lost = [key for key, name in listed.items() if name == own and key not in met]
+        part.findings.add("image-missing", [f"{file}: {key}" for key in lost])
+        return part
+
+    return read
+
+
+def _unique_bases(listed: dict[str, str]) -> dict[str, str]:
+    """Base name → the listed name; without those that several have."""
+    bases: dict[str, str] = {}
+    for key in listed:
+        base = key.rpartition("/")[2]
+        bases[base] = "" if base in bases else key
+    return bases
+
+
+def _split_of(path: str, listed: dict[str, str], bases: dict[str, str]) -> tuple[str, str]:
+    """The split of an image and the name it is listed by: as much of its path as there is."""
+    parts = os.path.splitext(path.replace("\\", "/"))[0].casefold().split("/")
+    keys = ("/".join(parts[start:]) for start in range(len(parts)))
+    key = next((each for each in keys if each in listed), bases.get(parts[-1], ""))
+    return listed.get(key, ""), key
+
+
+def _key(name: str) -> str:
+    """A listed name as it is compared: without ending and case."""
+    path = "/".join(clean(name))
+    stem, ending = os.path.splitext(path)
+    return (stem if ending.lower() in (*IMAGE_SUFFIXES, ".txt", ".xml", ".json") else path).casefold()
+
+
+def _read(file: Path) -> dict[str, str]:
+    """Image, without ending → split; nothing where the file is no such list."""
+    try:
+        text = read_text(file, Findings())
+        pairs = _of_json(parse_json(text, str(file))) if file.suffix.lower() == ".json" else None
+    except (ValueError, OSError):
+        return {}
+    pairs = _of_rows(text) if pairs is None else pairs
+    listed = {_key(name): split for name, split in pairs if name}
+    return listed if len({canonical(split) for split in listed.values()}) > 1 else {}
+
+
+def _of_json(tree: Any) -> list[tuple[str, str]]:
+    if isinstance(tree, list):
+        rows = [[*map(str, row.values())] for row in tree if isinstance(row, dict)]
+        return list(_of_columns(rows))
+    given = tree if isinstance(tree, dict) else {}
+    if given and all(_is_split(key) and isinstance(names, list) for key, names in given.items()):
+        return [(str(name), key) for key, names in given.items() for name in names]
+    return [(name, str(split)) for name, split in given.items() if _is_split(split)]
+
+
+def _of_rows(text: str) -> list[tuple[str, str]]:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    separator = max(",;\t ", key=lambda sign: sum(sign in line for line in lines))
+    rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=separator)]
+    if rows and len(rows[0]) > 1 and all(map(_is_split, rows[0])):
+        return [(cell, key) for row in rows[1:] for cell, key in zip(row, rows[0], strict=False)]
+    return list(_of_columns(rows))
+
+
+def _of_columns(rows: list[list[str]]) -> Iterator[tuple[str, str]]:
+    """Rows of several columns, one of which is a split in all but a head."""
+    width = max(map(len, rows), default=0)
+    rows = [row for row in rows if len(row) == width]
+    for at in range(width):
+        body = rows if rows and _is_split(rows[0][at]) else rows[1:]
+        if width > 1 and body and all(_is_split(row[at]) for row in body):
+            others = [n for n in range(width) if n != at]
+            named = _names_column(rows, body, others)
+            yield from ((row[named], row[at]) for row in body)
+            return
+
+
+def _names_column(rows: list[list[str]], body: list[list[str]], columns: list[int]) -> int:
+    """The column of the images: of file names, else the one whose head says so, else the first."""
+    for at in columns:
+        if all(os.path.splitext(row[at])[1].lower() in IMAGE_SUFFIXES for row in body):
+            return at
+    head = rows[0] if rows is not body else []
+    named = (at for at in columns if head and any(word in head[at].casefold() for word in HEAD))
+    return next(named, columns[0])
+
+
+def _is_split(value: Any) -> bool:
+    return isinstance(value, str) and canonical(value) in USUAL

@@ -1,0 +1,114 @@
+"""One pile of images, and a list beside it or a key in its rows that divides it into splits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dabdetr.data.layouts import open_every, open_training, splits
+
+TRAIN, VAL = ("a", "b", "c"), ("d", "e")
+BOX = (10, 20, 30, 40)
+
+
+def image(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(ord(path.stem[0])).integers(0, 255, (12, 16, 3), dtype=np.uint8)
+    Image.fromarray(pixels).resize((160, 120)).save(path)
+
+
+def yolo(root: Path, folder: str = "") -> None:
+    for name in (*TRAIN, *VAL):
+        image(root / "images" / folder / f"{name}.png")
+        label = root / "labels" / folder / f"{name}.txt"
+        label.parent.mkdir(parents=True, exist_ok=True)
+        label.write_text("0 0.5 0.5 0.25 0.25\n")
+    (root / "classes.txt").write_text("cat\n")
+
+
+def each(line: Callable[[str, str], str], train: str = "train", val: str = "val") -> str:
+    pairs = [(name, train) for name in TRAIN] + [(name, val) for name in VAL]
+    return "".join(line(*pair) for pair in pairs)
+
+
+LISTS = {
+    "split.csv": "image,split\n" + each("{}.png,{}\n".format),
+    "splits.csv": "set;nr;file\n" + each(lambda n, s: f"{s};7;images/{n}.png\n", "Train", "Valid"),
+    "Split.TSV": each("{}\t{}\n".format, "training", "validation"),
+    "split.txt": each("{} {}\n".format),
+    "data_split.txt": each("{1}, C:\\pics\\{0}.png\n".format),
+    "train_val_split.csv": "train,val\na.png,d.png\nb.png,e.png\nc.png,\n",
+    "splits.json": json.dumps({"train": [f"{n}.png" for n in TRAIN], "val": list(VAL)}),
+    "partition.json": json.dumps(dict([(n, "train") for n in TRAIN] + [(n, "dev") for n in VAL])),
+}
+
+
+def stems(data: Any) -> list[str]:
+    return sorted(Path(data.record(index).file).stem for index in range(len(data)))
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_a_list_of_splits_divides_the_images_beside_it(name: str, tmp_path: Path) -> None:
+    yolo(tmp_path)
+    (tmp_path / name).write_text(LISTS[name])
+    train, val = open_training(tmp_path)
+    assert val is not None
+    assert stems(train) == [*TRAIN]
+    assert stems(val) == [*VAL]
+    assert name in next(f for f in train.findings if f.kind.name == "split-listed").examples[0]
+    assert not train.findings.count("image-unlisted")
+
+
+def test_images_that_a_list_of_splits_does_not_name_are_counted(tmp_path: Path) -> None:
+    yolo(tmp_path)
+    (tmp_path / "split.csv").write_text("image,split\na.png,train\nd.png,val\nz.png,val\n")
+    train, val = open_training(tmp_path)
+    assert val is not None
+    assert (stems(train), stems(val)) == (["a"], ["d"])
+    assert train.findings.count("split-unlisted") == 3
+    assert val.findings.count("image-missing") == 1
+
+
+def test_one_stem_in_two_folders_is_divided_by_its_path(tmp_path: Path) -> None:
+    yolo(tmp_path, "cam1")
+    yolo(tmp_path, "cam2")
+    rows = each("cam1/{}.png,{}\n".format) + each("cam2/{}.png,{}\n".format, "val", "train")
+    (tmp_path / "split.csv").write_text(rows)
+    train, val = open_training(tmp_path)
+    assert val is not None
+    assert stems(train) == sorted((*TRAIN, *VAL))
+    folders = {Path(val.record(n).file).parts[-2:][0] for n in range(3)}
+    assert folders == {"cam1", "cam2"}
+
+
+def test_a_list_beside_other_files_of_that_name_is_none(tmp_path: Path) -> None:
+    yolo(tmp_path)
+    (tmp_path / "split.txt").write_text("how the data were split: by hand\nsee the wiki\n")
+    assert splits(tmp_path) == ["default"]
+
+
+@pytest.mark.parametrize("key", ["split", "subset", "set"])
+def test_images_of_a_json_that_say_their_split(key: str, tmp_path: Path) -> None:
+    names = (*TRAIN, *VAL)
+    rows = [
+        {"id": n, "file_name": f"{name}.png", "width": 160, "height": 120}
+        | {key: "Train" if name in TRAIN else "Validation"}
+        for n, name in enumerate(names)
+    ]
+    boxes = [{"id": n, "image_id": n, "category_id": 1, "bbox": BOX} for n in range(len(names))]
+    tree = {"annotations": boxes, "images": rows, "categories": [{"id": 1, "name": "cat"}]}
+    for name in names:
+        image(tmp_path / "images" / f"{name}.png")
+    (tmp_path / "all.json").write_text(json.dumps(tree))
+    train, val = open_training(tmp_path)
+    assert val is not None
+    assert (stems(train), stems(val)) == ([*TRAIN], [*VAL])
+    assert "all.json" in next(f for f in train.findings if f.kind.name == "split-listed").examples[0]
+    assert not train.findings.of("skipped", "mended", "kept")
+    assert [len(each) for each in open_every(tmp_path / "all.json")] == [3, 2]
