@@ -109,6 +109,8 @@ def test_images_of_a_json_that_say_their_split(key: str, tmp_path: Path) -> None
     train, val = open_training(tmp_path)
     assert val is not None
     assert (stems(train), stems(val)) == ([*TRAIN], [*VAL])
-    assert "all.json" in next(f for f in train.findings if f.kind.name == "split-listed").examples[0]
+    assert (
+        "all.json" in next(f for f in train.findings if f.kind.name == "split-listed").examples[0]
+    )
     assert not train.findings.of("skipped", "mended", "kept")
     assert [len(each) for each in open_every(tmp_path / "all.json")] == [3, 2]

@@ -448,7 +448,7 @@ def test_what_is_not_recognised_is_answered_with_what_lies_there(
     with pytest.raises(ValueError, match=r"There is: a\.jpg\. They are images without boxes"):
         open_data(mine)
     (mine / "annotations.xml").write_text("<annotations/>")
-    with pytest.raises(ValueError, match=r"CVAT's own form: export as COCO 1\.0"):
+    with pytest.raises(ValueError, match=r"CVAT's form, without images: export as CVAT for images"):
         open_data(mine)
     (mine / "mine.json").write_text("{}")
     with pytest.raises(ValueError, match=r"--annotations mine/mine\.json --images mine"):

@@ -378,10 +378,8 @@ def test_regions_without_any_class_are_objects(tmp_path: Path) -> None:
         ("set.tar", "", "Unpack it and give its folder"),
         ("set.TGZ", "", "Unpack it and give its folder"),
         ("train/digits.tfrecord", "", "train/digits.tfrecord is TensorFlow's TFRecord: export"),
-        ("output.manifest", '{"source-ref": "s3://b/a.jpg"}', "a SageMaker Ground Truth manifest"),
-        ("export.ndjson", '{"data_row": {"id": "c"}}', "Labelbox's own form"),
-        ("meta.json", '{"classes": [{"title": "a", "shape": "rectangle"}]}', "Supervisely's"),
-        ("annotations.xml", "<annotations><version>1.1</version><meta></meta>", "CVAT's own form"),
+        ("meta.json", '{"classes": [{"title": "a", "shape": "any"}]}', "without the folders ann"),
+        ("annotations.xml", "<annotations><meta></meta>", "CVAT's form, without images"),
         ("_annotations.train.jsonl", '{"suffix": "<loc0112> red"}', "PaliGemma's form"),
         ("a.psd", "", "convert them to PNG or JPEG"),
     ],
@@ -390,7 +388,7 @@ def test_what_would_open_it_is_said(name: str, content: str, told: str, tmp_path
     text(tmp_path / name, content)
     with pytest.raises(ValueError, match=told):
         open_data(tmp_path)
-    if Path(name).suffix in (".tar", ".TGZ", ".manifest", ".ndjson"):
+    if Path(name).suffix in (".tar", ".TGZ"):
         with pytest.raises(ValueError, match=told):
             open_data(tmp_path / name)
 

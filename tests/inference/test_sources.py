@@ -1,6 +1,7 @@
 """Every kind of source gives the same pixels; wrong ones are told in a sentence."""
 
 import io
+import shutil
 import socket
 import sys
 import threading
@@ -262,3 +263,15 @@ def test_an_address_that_does_not_answer():
         port = taken.getsockname()[1]
     with pytest.raises(ValueError, match="could not be fetched"):
         list(read_sources(f"http://127.0.0.1:{port}/x.png", allow_private=True))
+
+
+def test_images_in_a_folders_folders_are_left_out_and_said(folder, caplog):
+    (folder / "day 1" / "cam").mkdir(parents=True)
+    shutil.copy(folder / "b.png", folder / "day 1" / "cam" / "c.png")
+    assert names(folder) == ["a.PNG", "b.png"]
+    assert f"left out 2 images and videos in its folders (day 1/cam/c.png); '{folder}/**/*'" in (
+        caplog.text
+    )
+    assert sorted(names(f"{folder}/**/*")) == ["a.PNG", "b.png", "c.png", "c.png"]
+    with pytest.raises(ValueError, match=r"its folders have: give .*cam or '.*/day 1/\*\*/\*'"):
+        names(folder / "day 1")

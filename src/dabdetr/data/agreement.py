@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Container, Iterable, Sequence
 
-from dabdetr.data.box_formats import BoxFormat, Expected
+from dabdetr.data.box_formats import FEW, BoxFormat, Expected
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.data.images import IMAGE_SUFFIXES
 from dabdetr.data.locate import files_in
@@ -44,16 +44,18 @@ def alike(
 ) -> list[DetectionDataset]:
     """The splits; opened ``again`` where only another one shows that boxes are of another format.
 
-    Of two formats that other splits show none is likelier.
+    Of two formats that other splits show none is likelier, unless only one has more than a few
+    boxes.
     """
     tables = [each for each in splits if isinstance(each, RecordTable)]
-    told: set[BoxFormat] = {
-        each.box_format for each in tables if each.box_format != each.layout_format
-    }
+    showing = [each for each in tables if each.box_format != each.layout_format]
+    large = [each for each in showing if len(each.labels) >= FEW]
+    told: set[BoxFormat] = {each.box_format for each in large or showing}
     if len(told) != 1:
         return list(splits)
     likely = Expected(told.pop())
-    plain = [each for each in tables if each.box_format == each.layout_format]
+    small = [each for each in showing if each not in large and each.box_format != likely.box_format]
+    plain = [each for each in tables if each not in showing or each in small]
     return [again(each.split, likely) if each in plain else each for each in splits]
 
 

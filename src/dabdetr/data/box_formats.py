@@ -16,8 +16,34 @@ BoxFormat = Literal[
     "xywh-percent",
     "xyxy-percent",
     "cxcywh-percent",
+    "yxhw",
+    "yxyx",
+    "cycxhw",
+    "xyhw",
+    "cxcyhw",
+    "yxhw-relative",
+    "yxyx-relative",
+    "cycxhw-relative",
+    "xyhw-relative",
+    "cxcyhw-relative",
+    "xywh-swapped",
+    "xyxy-swapped",
+    "cxcywh-swapped",
 ]
-"""What the four numbers of a box are; relative ones are 0–1 of the image, percent 0–100."""
+"""What the four numbers of a box are; relative ones are 0–1 of the image, percent 0–100.
+
+Swapped ones are x as a share of the height, and y as one of the width.
+"""
+PLAIN = ("xywh", "xyxy", "cxcywh")
+TRANSPOSED: dict[str, tuple[str, list[int]]] = {
+    "yxhw": ("xywh", [1, 0, 3, 2]),
+    "yxyx": ("xyxy", [1, 0, 3, 2]),
+    "cycxhw": ("cxcywh", [1, 0, 3, 2]),
+    "xyhw": ("xywh", [0, 1, 3, 2]),
+    "cxcyhw": ("cxcywh", [0, 1, 3, 2]),
+}
+"""Orders with x and y, or width and height, in each other's place → the plain one, and where its
+numbers stand."""
 
 
 class Expected(NamedTuple):
@@ -35,6 +61,8 @@ TELLING = 3
 """Boxes that at least are needed to tell that their numbers stand in another order."""
 MANY = 1000
 """Boxes of which some show it if their numbers stand in another order."""
+FEW = 10
+"""Boxes below which another split with more of them tells better."""
 SMALLEST = 16
 """Pixels of an image's side, above which a box of one pixel is no object."""
 PERCENT = 100 * (1 + SLACK)
@@ -45,15 +73,26 @@ FULL, SPREAD = 75.0, 12.0
 def changed_kind(said: BoxFormat, found: BoxFormat) -> str:
     """The kind of finding for boxes of another format than the layout's."""
     order, _, unit = found.partition("-")
+    if is_transposed(found):
+        return "box-transposed"
     if said.partition("-")[2] != unit:
         return f"box-{unit or 'pixels'}"
     return {"xyxy": "box-corners", "cxcywh": "box-centres", "xywh": "box-extents"}[order]
 
 
+def is_transposed(found: BoxFormat) -> bool:
+    """Whether x and y, or width and height, stand in each other's place."""
+    order, _, unit = found.partition("-")
+    return order in TRANSPOSED or unit == "swapped"
+
+
 def to_pixels(numbers: np.ndarray, frames: np.ndarray, box_format: BoxFormat) -> np.ndarray:
     """[n, 4] x, y, width, height in pixels; ``frames`` [n, 2] are the widths and heights."""
     order, _, unit = box_format.partition("-")
-    scale = {"": 1.0, "relative": frames, "percent": frames / 100}[unit]
+    if order in TRANSPOSED:
+        order, places = TRANSPOSED[order]
+        numbers = numbers[:, places]
+    scale = {"": 1.0, "relative": frames, "percent": frames / 100, "swapped": frames[:, ::-1]}[unit]
     first, second = numbers[:, :2] * scale, numbers[:, 2:] * scale
     if order == "xyxy":
         return np.concatenate((first, second - first), 1)
@@ -68,34 +107,55 @@ def tell_format(numbers: np.ndarray, frames: np.ndarray, said: BoxFormat) -> Box
     Units first: numbers none of which exceeds 1, in images of many pixels, are shares of it; shares
     most of which exceed 1 are pixels; percents see ``percents``. Then the order: another one is
     taken where a good part of the boxes reaches out of its image as ``said``, and every box fits as
-    that other.
+    that other; last come those of ``TRANSPOSED`` and shares of the other side.
     """
     if not len(numbers):
         return said
     order, _, unit = said.partition("-")
     unit = _tell_unit(numbers, frames, said)
     suffix = f"-{unit}" if unit else ""
-    slack = SLACK * frames if unit else np.ones_like(frames)
 
-    def fitting(order: str, least: float = 0) -> np.ndarray:
-        boxes = to_pixels(numbers, frames, order + suffix)  # pyright: ignore[reportArgumentType]
-        one, other = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
-        low, high = np.minimum(one, other), np.maximum(one, other)
-        return np.all((low >= -slack) & (high <= frames + slack) & (boxes[:, 2:] > least), axis=1)
+    def fitting(order: str, least: float = 0, suffix: str = suffix) -> np.ndarray:
+        return _fitting(numbers, frames, order + suffix, least)
 
     # Boxes that are empty or drawn backwards are mended one by one, and tell nothing here.
     # But where many are drawn backwards, the last two numbers may be sizes.
     astray = 1 - fitting(order, -np.inf).mean()
-    if order == "xyxy" and len(numbers) >= 10:
+    if order == "xyxy" and len(numbers) >= FEW:
         astray = max(astray, np.any(numbers[:, 2:] < numbers[:, :2], axis=1).mean() - 0.2)
-    if len(numbers) >= TELLING and astray >= (0.1 if len(numbers) >= 10 else 0.5):
-        for other in ("xywh", "xyxy", "cxcywh"):
-            if other != order and fitting(other).mean() >= 0.995:
-                order = other
+    if len(numbers) >= TELLING and astray >= (0.1 if len(numbers) >= FEW else 0.5):
+        many = len(numbers) >= FEW and unit != "percent"
+        others = [(other, suffix) for other in (*PLAIN, *(TRANSPOSED if many else ()))]
+        others += [(order, "-swapped")] * (many and unit == "relative")
+        for other in others:
+            if other != (order, suffix) and fitting(other[0], 0, other[1]).mean() >= 0.995:
+                order, suffix = other
                 break
     found = order + suffix
     assert found in get_args(BoxFormat)
     return found  # pyright: ignore[reportReturnType]
+
+
+def _fitting(
+    numbers: np.ndarray, frames: np.ndarray, box_format: str, least: float = 0
+) -> np.ndarray:
+    """[n] bool: boxes that lie in their images, with sides above ``least``."""
+    boxes = to_pixels(numbers, frames, box_format)  # pyright: ignore[reportArgumentType]
+    slack = SLACK * frames if "-" in box_format else np.ones_like(frames)
+    one, other = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
+    low, high = np.minimum(one, other), np.maximum(one, other)
+    return np.all((low >= -slack) & (high <= frames + slack) & (boxes[:, 2:] > least), axis=1)
+
+
+def mixed(numbers: np.ndarray, frames: np.ndarray, found: BoxFormat) -> np.ndarray:
+    """[n] bool: boxes that fit only as two corners, where as many fit only as corner and size."""
+    none = np.zeros(len(numbers), bool)
+    if found not in ("xywh", "xywh-relative") or not len(numbers):
+        return none
+    sizes = _fitting(numbers, frames, found)
+    corners = _fitting(numbers, frames, found.replace("xywh", "xyxy"))
+    odd, own = corners & ~sizes, sizes & ~corners
+    return odd if odd.sum() >= max(TELLING, 0.05 * len(numbers)) and own.sum() >= TELLING else none
 
 
 def doubtful(numbers: np.ndarray, frames: np.ndarray, found: BoxFormat) -> bool:
@@ -112,6 +172,8 @@ def doubtful(numbers: np.ndarray, frames: np.ndarray, found: BoxFormat) -> bool:
 def _tell_unit(numbers: np.ndarray, frames: np.ndarray, said: BoxFormat) -> str:
     """ "relative", "percent" or, for pixels, ""."""
     unit = said.partition("-")[2]
+    if unit == "swapped":
+        return unit
     reach = numbers.max(1)
     whole = bool((numbers == np.round(numbers)).all())
     if unit != "relative" and not whole and np.quantile(reach, 0.99) <= 1 + SLACK:
@@ -120,7 +182,7 @@ def _tell_unit(numbers: np.ndarray, frames: np.ndarray, said: BoxFormat) -> str:
     often = 0.9 if unit == "relative" else 0.1
     if (reach > past).mean() >= often and _mostly(numbers <= frames.max() + 1):
         unit = ""
-    if not unit and percents(numbers, frames, said) == "sure":
+    if not unit and not is_transposed(said) and percents(numbers, frames, said) == "sure":
         return "percent"
     return unit
 
@@ -157,7 +219,7 @@ def percents(
 def _of_percents(numbers: np.ndarray, said: str) -> np.ndarray | None:
     """[n, 4] corners 0–100 in the order as ``said``, or another that fits; None where none does."""
     hundred = np.full((len(numbers), 2), 100.0)
-    for order in (said, *(each for each in ("xywh", "xyxy", "cxcywh") if each != said)):
+    for order in (said, *(each for each in PLAIN if each != said)):
         boxes = to_pixels(numbers, hundred, f"{order}-percent")  # pyright: ignore[reportArgumentType]
         corners = np.concatenate((boxes[:, :2], boxes[:, :2] + boxes[:, 2:]), 1)
         fits = np.all((corners >= 100 - PERCENT) & (corners <= PERCENT), 1)

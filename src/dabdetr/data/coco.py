@@ -17,7 +17,7 @@ from dabdetr.data.columns import FARTHEST
 from dabdetr.data.findings import Findings
 from dabdetr.data.locate import USUAL, YEAR, ImageFolders, canonical, usual_word
 from dabdetr.data.records import Open, RecordTable, Rows, class_table
-from dabdetr.data.textfiles import MOST_TEXT, HEAD, guess, head_of, note_encoding, read_bytes
+from dabdetr.data.textfiles import HEAD, MOST_TEXT, guess, head_of, note_encoding, read_bytes
 from dabdetr.text import parse_json, shown
 
 MANY = 50  # jsons in a folder that are looked at one by one

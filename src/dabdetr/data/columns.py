@@ -15,6 +15,8 @@ from dabdetr.data.box_formats import (
     Expected,
     changed_kind,
     doubtful,
+    is_transposed,
+    mixed,
     other_units,
     percents,
     tell_format,
@@ -121,7 +123,8 @@ class Columns:
             reach = np.abs(self.annotated / (100 if unit == "percent" else 1) - 0.5).max(
                 1, initial=0
             )
-            keep = (reach <= 1.5) | other
+            longest = 1.0 if unit != "swapped" else self._frames().max(1) / self._frames().min(1)
+            keep = (reach <= 1.5 * longest) | other
             self.keep(keep, "box-beyond")
             other = other[keep]
         own = to_pixels(self._from_first(unit), self._frames(), self.box_format)
@@ -141,12 +144,35 @@ class Columns:
         """Find the format over all boxes; count what is another than the layout's, or may be."""
         layout, frames = self.box_format, self._frames()
         self.box_format = tell_format(self.annotated, frames, said)
+        order = self.box_format.partition("-")[0] != said.partition("-")[0]
+        if (order or is_transposed(self.box_format)) and self._turn_sizes():
+            frames = self._frames()
+            self.box_format = tell_format(self.annotated, frames, said)
         self.doubtful = doubtful(self.annotated, frames, self.box_format)
         every = np.ones(len(self.image), bool)
         if self.box_format != layout:
             self.count(changed_kind(layout, self.box_format), every)
         if "-" not in self.box_format and percents(self.annotated, frames, layout) == "likely":
             self.count("box-percent-perhaps", every)
+        self.count("box-mixed", mixed(self.annotated, frames, self.box_format))
+
+    def _turn_sizes(self) -> bool:
+        """Whether it is the images whose width and height are swapped, mostly; mended then."""
+        heads = read_heads(self.files)
+        own = np.array([(h.width, h.height) for h in heads], np.int64).reshape(-1, 2)
+        stored = np.array([(h.stored_width, h.stored_height) for h in heads], np.int64)
+        other = np.any(self.sizes != own, axis=1) & np.any(self.sizes != stored, axis=1)
+        turned = other & np.all(self.sizes == own[:, ::-1], axis=1)
+        if turned.mean() <= 0.5:
+            return False
+        told = [
+            f"{self.files[i]} is {own[i, 0]}x{own[i, 1]}, said to be "
+            f"{self.sizes[i, 0]}x{self.sizes[i, 1]}"
+            for i in np.flatnonzero(turned)
+        ]
+        self.findings.add("size-taken", told)
+        self.sizes[turned] = own[turned]
+        return True
 
     def _unlike(self, unit: str, certain: bool) -> np.ndarray:
         """[boxes] bool: those of images all of whose boxes are of another unit, to be mended."""
@@ -166,7 +192,7 @@ class Columns:
         if unit:
             return numbers
         one, other = numbers[:, :2], numbers[:, 2:]
-        near = one <= other if self.box_format == "xyxy" else np.ones_like(one, bool)
+        near = one <= other if self.box_format in ("xyxy", "yxyx") else np.ones_like(one, bool)
         one -= self.first * near
         other -= self.first * ~near
         return numbers
@@ -208,18 +234,22 @@ class Columns:
         self.areas = np.where(self.areas > 0, self.areas, own)
 
     def _mistrust_sizes(self) -> None:
-        """Read the sizes of the images whose boxes lie outside the size in the annotations."""
+        """Read the sizes of the images whose boxes lie outside the size in the annotations.
+
+        Where they only reach past it, the size is mended if width and height are swapped.
+        """
         low, high = self.annotated[:, :2], self.annotated[:, :2] + self.annotated[:, 2:]
         sizes = self._frames()
-        outside = np.any((low >= sizes + 1) | (high <= -1), axis=1)
-        images = np.unique(self.image[outside])
-        if not len(images):
+        outside = np.unique(self.image[np.any((low >= sizes + 1) | (high <= -1), axis=1)]).tolist()
+        past = np.unique(self.image[np.any(high > sizes + 1, axis=1)]).tolist()
+        images = sorted({*outside, *past})
+        if not images:
             return
-        heads = [ImageFile() for _ in self.files]
-        for index, head in zip(
-            images.tolist(), read_heads([self.files[i] for i in images]), strict=True
-        ):
-            heads[index] = head
+        heads, far = [ImageFile() for _ in self.files], {*outside}
+        for index, head in zip(images, read_heads([self.files[i] for i in images]), strict=True):
+            turned = (head.height, head.width) == tuple(self.sizes[index])
+            if turned or index in far:
+                heads[index] = head
         self.fit_sizes(heads)
 
     def fit_sizes(self, heads: Sequence[ImageFile]) -> np.ndarray:

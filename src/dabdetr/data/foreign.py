@@ -21,48 +21,23 @@ FOREIGN: tuple[tuple[str, bytes, str, str], ...] = (
     (
         r".*\.xml",
         rb"<annotations[\s/>]",
-        "CVAT's own form",
-        "export as COCO 1.0 instead",
+        "CVAT's form, without images",
+        "export as CVAT for images 1.1 or COCO 1.0",
     ),
     (
         r"meta\.json",
         b'"classes".*"shape"',
-        "Supervisely's project",
-        "export as COCO or YOLO instead",
-    ),
-    (
-        r".*\.(nd)?json",
-        b'"Labeled Data"|"data_row"|"External ID"',
-        "Labelbox's own form",
-        "convert it to COCO with its exporter",
-    ),
-    (
-        r".*\.(manifest|jsonl?)",
-        b'"source-ref"',
-        "a SageMaker Ground Truth manifest",
-        "convert it to COCO",
-    ),
-    (
-        r"labels\.json",
-        b'"classes".*"bounding_box"',
-        "FiftyOne's own form",
-        "export as COCO or YOLOv5 instead",
+        "Supervisely's, without the folders ann and img beside it",
+        "export the whole project",
     ),
     (r".*\.jsonl", b"<loc\\d+>", "PaliGemma's form", COCO_OR),
     (r".*\.jsonl", b"", "a list of JSON lines", COCO_OR),
-    (r".*\.vott|.*\.json", b'"vott', "VoTT's project", "export as CSV or VOC instead"),
+    (r".*\.vott", b"", "VoTT's project", "export it as VoTT JSON, CSV or VOC"),
     (
         r".*\.json",
         rb"^\s*\[\s*\{.*\"(data|image)\"",
         "Label Studio's own form, without boxes",
         "export as COCO or YOLO instead",
-    ),
-    (r".*bbx_gt\.txt", b"", "WIDER FACE's list", "convert it to COCO"),
-    (
-        r"_?annotations\.txt|.*\.txt",
-        rb"^\S+\.\w+ \d+,\d+,\d+,\d+,\d+",
-        "a list of keras-yolo3",
-        "export as COCO, YOLO or VOC instead",
     ),
 )
 """Name, what its head has, whose form that is, and what to do: forms that are known, not read."""

@@ -19,11 +19,12 @@ from dabdetr.data.coco import find_coco, read_coco
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.data.datumaro import find_datumaro
 from dabdetr.data.foreign import not_known
+from dabdetr.data.forms import FORMS, find_forms
 from dabdetr.data.images import OTHER_SUFFIXES
 from dabdetr.data.labelme import find_labelme
 from dabdetr.data.listed_splits import divided
-from dabdetr.data.listings import find_createml, find_label_studio, find_table
-from dabdetr.data.locate import USUAL, canonical, usual_word
+from dabdetr.data.listings import find_table
+from dabdetr.data.locate import USUAL, canonical, names_split, usual_word
 from dabdetr.data.records import Open, RecordTable
 from dabdetr.data.scenes import SPLITS, parse_scenes
 from dabdetr.data.splitting import divide
@@ -38,14 +39,13 @@ Find = Callable[[Path], dict[str, Open]]
 LAYOUTS: dict[str, tuple[Find, str]] = {
     "COCO": (find_coco, "annotations/*.json"),
     "datumaro": (find_datumaro, "annotations/*.json"),
-    "DOTA, KITTI": (find_text_lines, "labelTxt/, label_2/"),
+    "DOTA, KITTI, VisDrone": (find_text_lines, "labelTxt/, label_2/, annotations/*.txt"),
     "YOLO": (find_yolo, "data.yaml, obj.data, images/ and labels/"),
     "VOC": (find_voc, "Annotations/*.xml"),
     "labelme": (find_labelme, "a json for each image"),
     "VIA": (find_via, "*.json"),
     "table": (find_table, "*.csv"),
-    "CreateML": (find_createml, "*.json"),
-    "Label Studio": (find_label_studio, "*.json"),
+    "tools": (find_forms, f"files of {len(FORMS)} others"),
 }
 """Layout → its reader, and the files it is known by. The first that finds a split is taken."""
 
@@ -217,7 +217,7 @@ def _by_folder(root: Path) -> dict[str, Open]:
     """Folders that are called like splits, each of them a data set of one split."""
     found: dict[str, Open] = {}
     for child in sorted(root.iterdir()):
-        if child.is_dir() and canonical(child.name) in USUAL:
+        if child.is_dir() and names_split(child.name):
             inside = next(filter(None, (find(child) for find, _ in LAYOUTS.values())), {})
             if len(inside) == 1:
                 found[child.name] = next(iter(inside.values()))

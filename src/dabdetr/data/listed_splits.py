@@ -88,7 +88,9 @@ def _key(name: str) -> str:
     """A listed name as it is compared: without ending and case."""
     path = "/".join(clean(name))
     stem, ending = os.path.splitext(path)
-    return (stem if ending.lower() in (*IMAGE_SUFFIXES, ".txt", ".xml", ".json") else path).casefold()
+    return (
+        stem if ending.lower() in (*IMAGE_SUFFIXES, ".txt", ".xml", ".json") else path
+    ).casefold()
 
 
 def _read(file: Path) -> dict[str, str]:

@@ -1,14 +1,13 @@
-"""Files that list boxes with the image's name and the class's name in each: tables and jsons.
+"""Files that list boxes with the image's name and the class's name in each: tables.
 
 Tables (csv) are known by their head: those of TensorFlow, Open Images, VoTT and others; or, without
-one, keras-retinanet's and Vertex AI's. Jsons are CreateML's and Label Studio's own.
+one, keras-retinanet's and Vertex AI's. ``forms`` has the other files.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,9 +20,8 @@ from dabdetr.data.findings import Findings
 from dabdetr.data.images import IMAGE_SUFFIXES
 from dabdetr.data.locate import USUAL, ImageFolders, canonical, child, usual_word
 from dabdetr.data.records import Open, RecordTable, Rows, named_table
-from dabdetr.data.shapes import around
 from dabdetr.data.textfiles import head_of, read_text
-from dabdetr.text import parse_json, shown
+from dabdetr.text import shown
 
 Numbers = Sequence[float]
 
@@ -96,13 +94,15 @@ def table_of(
     return named_table(rows, names, name, split, asked)
 
 
-def _folders(file: Path, root: Path, split: str) -> list[Path]:
+def image_folders(file: Path, root: Path, split: str) -> list[Path]:
     """Where the images of a file may lie, the likeliest place first."""
     bases = (file.parent, root, root.parent if root == file.parent else root)
     own = [child(child(base, "images"), split) for base in bases] + [
         child(base, split) for base in bases
     ]
-    shared = [child(base, name) for base in bases[:2] for name in ("images", "data", "imgs")]
+    shared = [
+        child(base, name) for base in bases[:2] for name in ("images", "data", "imgs", "upload")
+    ]
     return [*own, *shared, file.parent, root, child(root.parent, "images")]
 
 
@@ -249,7 +249,7 @@ def _open_table(
     if form is None:
         raise ValueError(f"{file} has changed: it lists no boxes any more")
     entries = (each for each in _entries(file, form, findings) if not own or each.split == own)
-    folders = _folders(file, root, own or _split_of(file))
+    folders = image_folders(file, root, own or _split_of(file))
     return table_of(entries, folders, root.resolve().name, split, form.order, box_format, findings)
 
 
@@ -288,142 +288,3 @@ def _class_names(file: Path) -> dict[str, str]:
     lists = sorted(file.parent.glob("*class-descriptions*.csv"))
     text = read_text(lists[0], Findings()) if lists else ""
     return {row[0]: row[1] for row in csv.reader(io.StringIO(text)) if len(row) == 2}
-
-
-# Jsons
-
-
-def find_createml(root: Path) -> dict[str, Open]:
-    """CreateML's list of images, each with labels and coordinates."""
-    return _find_json(root, _is_createml, _createml, "cxcywh")
-
-
-def find_label_studio(root: Path) -> dict[str, Open]:
-    """Label Studio's own list of tasks, as JSON or JSON-MIN."""
-    return _find_json(root, _is_label_studio, _label_studio, "xywh-percent")
-
-
-def _find_json(root: Path, known: Any, read: Any, order: BoxFormat) -> dict[str, Open]:
-    files = [root] if root.is_file() else sorted(root.glob("*.json"))[:50]
-    base = root.parent if root.is_file() else root
-
-    def open_(file: Path, split: str, box_format: Asked | None = None) -> RecordTable:
-        findings = Findings()
-        tree = parse_json(read_text(file, findings), str(file))
-        entries = read(tree, file, findings)
-        folders = [*_folders(file, base, _split_of(file)), *(base / "upload",)]
-        return table_of(entries, folders, base.resolve().name, split, order, box_format, findings)
-
-    chosen = [file for file in files if file.suffix.lower() == ".json" and known(head_of(file))]
-    return _by_split(chosen, lambda file: partial(open_, file))
-
-
-def _is_list(head: bytes) -> bool:
-    return re.match(rb"(\xef\xbb\xbf)?\s*\[\s*\{", head) is not None
-
-
-def _is_createml(head: bytes) -> bool:
-    return _is_list(head) and b'"coordinates"' in head
-
-
-def _is_label_studio(head: bytes) -> bool:
-    values = b'"rectanglelabels"', b'"polygonlabels"', b'"brushlabels"', b'"ellipselabels"'
-    return _is_list(head) and any(value in head for value in values)
-
-
-def _images(tree: Any, file: Path, findings: Findings) -> Iterator[dict[str, Any]]:
-    for row in tree if isinstance(tree, list) else []:
-        if isinstance(row, dict):
-            yield row
-        else:
-            findings.add("row-unreadable", f"{file}: {shown(row)}")
-
-
-def _createml(tree: Any, file: Path, findings: Findings) -> Iterator[Entry]:
-    for row in _images(tree, file, findings):
-        image = row.get("image") or row.get("imagefilename") or row.get("filename")
-        if not isinstance(image, str):
-            findings.add("image-unnamed", f"{file}: {shown(row)}")
-            continue
-        yield Entry(image, str(file))
-        boxes = row.get("annotations") or row.get("annotation")
-        for number, box in enumerate(boxes if isinstance(boxes, list) else [], 1):
-            told = f"{file}: annotation {number} of {shown(image)}"
-            given = box if isinstance(box, dict) else {}
-            place = given.get("coordinates")
-            numbers = _four(place if isinstance(place, dict) else {}, ("x", "y", "width", "height"))
-            odd = "" if numbers else "box-unreadable"
-            yield Entry(image, told, str(given.get("label") or "").strip(), numbers, odd=odd)
-
-
-def _four(given: dict[str, Any], keys: Sequence[str]) -> list[float] | None:
-    try:
-        return [float(given[key]) for key in keys]
-    except (KeyError, TypeError, ValueError, OverflowError):
-        return None
-
-
-def _label_studio(tree: Any, file: Path, findings: Findings) -> Iterator[Entry]:
-    for row in _images(tree, file, findings):
-        told = f"{file}: task {shown(row.get('id'))}"
-        data = row["data"] if isinstance(row.get("data"), dict) else row
-        named = [
-            v for v in data.values() if isinstance(v, str) and _is_image(v.partition("?d=")[2] or v)
-        ]
-        if not named:
-            findings.add("image-unnamed", told)
-            continue
-        yield Entry(named[0], told)
-        made = row.get("annotations") or row.get("completions")
-        made = [
-            each for each in made or [] if isinstance(each, dict) and not each.get("was_cancelled")
-        ]
-        if len(made) > 1:
-            findings.add("annotators", f"{told} has {len(made)}")
-        results = made[-1].get("result") if made else None
-        if results is None:  # JSON-MIN: the values of each control stand by its name
-            lists = [value for value in row.values() if isinstance(value, list)]
-            results = [{"value": each} for some in lists for each in some]
-        for number, result in enumerate(results if isinstance(results, list) else [], 1):
-            value = result.get("value") if isinstance(result, dict) else None
-            if isinstance(value, dict):
-                yield from _region(named[0], f"{told}, region {number}", value)
-
-
-def _region(image: str, told: str, value: dict[str, Any]) -> Iterator[Entry]:
-    """A box of Label Studio's: percents, turned around its upper left corner."""
-    labels = next(
-        (v for k, v in value.items() if k.endswith("labels") and isinstance(v, list)), None
-    )
-    if not labels:
-        return
-    size = _four(value, ("original_width", "original_height"))
-    points = value.get("points")
-    edges, odd = None, ""
-    if isinstance(points, list):
-        edges, odd = around(points), "box-from-shape"
-    elif oval := _four(value, ("x", "y", "radiusX", "radiusY")):
-        x, y, across, down = oval
-        edges, odd = (x - across, y - down, x + across, y + down), "box-from-shape"
-    elif box := _four(value, ("x", "y", "width", "height")):
-        x, y, width, height = box
-        angle = math.radians(float(value.get("rotation") or 0))
-        sides = size or (1.0, 1.0)
-        w, h = width * sides[0], height * sides[1]  # turning is of pixels, not of percents
-        corners = [(0.0, 0.0), (w, 0.0), (w, h), (0.0, h)]
-        turned = [
-            (
-                x + (a * math.cos(angle) - b * math.sin(angle)) / sides[0],
-                y + (a * math.sin(angle) + b * math.cos(angle)) / sides[1],
-            )
-            for a, b in corners
-        ]
-        edges, odd = (
-            (around(turned), "box-rotated") if angle else ((x, y, x + width, y + height), "")
-        )
-    if edges is None:
-        yield Entry(image, told, odd="box-unreadable")
-        return
-    x0, y0, x1, y1 = edges
-    numbers = (x0, y0, x1 - x0, y1 - y0)
-    yield Entry(image, told, str(labels[0]).strip(), numbers, odd=odd)

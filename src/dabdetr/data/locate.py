@@ -50,6 +50,11 @@ def usual_word(name: str) -> str:
     return usual[0] if len(usual) == 1 else ""
 
 
+def names_split(name: str) -> bool:
+    """Whether a name is that of a usual split, or has one in it: VisDrone2019-DET-train."""
+    return canonical(name) in USUAL or bool(usual_word(name))
+
+
 def folders_in(root: Path) -> list[Path]:
     """The folders directly in ``root``, by name."""
     return sorted(each for each in root.iterdir() if each.is_dir())

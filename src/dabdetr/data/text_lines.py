@@ -1,8 +1,9 @@
-"""Text files of lines with class names, one for each image: DOTA's and KITTI's.
+"""Text files of lines of boxes in pixels, one for each image: DOTA's, KITTI's and VisDrone's.
 
 DOTA: ``x1 y1 x2 y2 x3 y3 x4 y4 class difficult``, below a head of imagesource: and gsd:. KITTI:
-``class truncated occluded alpha x0 y0 x1 y1`` and seven numbers of the object in space. Both are in
-pixels. A DOTA object that is marked difficult is a crowd, as in VOC.
+``class truncated occluded alpha x0 y0 x1 y1`` and seven numbers of the object in space. VisDrone:
+``x,y,width,height,counts,class,truncated,occluded``. A DOTA object that is marked difficult is a
+crowd, as in VOC.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 from dabdetr.data.box_formats import Asked
 from dabdetr.data.findings import Findings
 from dabdetr.data.listings import Entry, table_of
-from dabdetr.data.locate import USUAL, canonical, child, folders_in, images_below
+from dabdetr.data.locate import USUAL, canonical, child, folders_in, images_below, names_split
 from dabdetr.data.records import Open, RecordTable
 from dabdetr.data.shapes import around
 from dabdetr.data.textfiles import head_of, read_text
@@ -25,6 +26,12 @@ from dabdetr.text import shown
 NUMBER = r"-?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?"
 DOTA = re.compile(rf"(?:{NUMBER}[\s,]+){{8}}([^\s,]*[^\W\d][^\s,]*)(?:[\s,]+(\d))?")
 KITTI = re.compile(rf"(\S*[^\W\d]\S*)(?:\s+{NUMBER}){{14,15}}")
+VISDRONE = re.compile(r"-?\d+(?:,-?\d+){7},?")
+VISDRONE_CLASSES = (
+    *("ignored regions", "pedestrian", "people", "bicycle", "car", "van", "truck", "tricycle"),
+    *("awning-tricycle", "bus", "motor", "others"),
+)
+FORMS = (DOTA, KITTI, VISDRONE)
 HEADS = re.compile(r"(imagesource|gsd|acquisition dates|image ?source)\s*:", re.IGNORECASE)
 LABELS = re.compile(r"label_?txt.*|label_2|labels?|annotations?|annfiles", re.IGNORECASE)
 """Folders of such files."""
@@ -44,7 +51,7 @@ def find_text_lines(root: Path) -> dict[str, Open]:
         return {name: partial(_open, root, folder, name) for name, folder in folders.items()}
     found: dict[str, Open] = {}
     for folder in folders_in(root):
-        own = _labels(folder) if canonical(folder.name) in USUAL else None
+        own = _labels(folder) if names_split(folder.name) else None
         if own is not None:
             found[folder.name] = partial(_open, folder, own, folder.name)
     return found
@@ -59,7 +66,7 @@ def _is_known(folder: Path) -> bool:
     files = (file for file in sorted(folder.rglob("*.txt"))[:FEW])
     lines = [_first(head_of(file).decode("utf-8", "replace")) for file in files]
     written = [line for line in lines if line]
-    fits = [line for line in written if DOTA.fullmatch(line) or KITTI.fullmatch(line)]
+    fits = [line for line in written if any(form.fullmatch(line) for form in FORMS)]
     return len(fits) * 2 > len(written)
 
 
@@ -109,5 +116,16 @@ def _entries(file: Path, image: str, findings: Findings) -> Iterator[Entry]:
                 yield Entry(image, told, odd="region-uncared")
                 continue
             yield Entry(image, told, kitti.group(1), [float(n) for n in line.split()[4:8]])
+        elif VISDRONE.fullmatch(line):
+            yield _visdrone(image, told, [int(word) for word in line.strip(",").split(",")])
         elif line and not HEADS.match(line):
             yield Entry(image, f"{told}: {shown(line)}", odd="line-unreadable")
+
+
+def _visdrone(image: str, told: str, values: list[int]) -> Entry:
+    x, y, width, height, counts, class_ = values[:6]
+    if not counts or not class_:
+        return Entry(image, told, odd="region-uncared")
+    named = 0 < class_ < len(VISDRONE_CLASSES)
+    label = VISDRONE_CLASSES[class_] if named else str(class_)
+    return Entry(image, told, label, (x, y, x + width, y + height))

@@ -218,7 +218,7 @@ def _scenes(files: list[Path], findings: Findings, counted: bool) -> list[_Scene
 
 
 def _read(file: Path, findings: Findings) -> _Scene:
-    tree = _parse(file, findings)
+    tree = parse_xml(file, findings)
     scene = _Scene(file, _filename(tree), _size(tree))
     for number, each in enumerate(tree.iter("object"), 1):
         told = f"{file}: object {number}"
@@ -232,7 +232,7 @@ def _read(file: Path, findings: Findings) -> _Scene:
     return scene
 
 
-def _parse(file: Path, findings: Findings) -> Any:
+def parse_xml(file: Path, findings: Findings) -> Any:
     """The root of an XML file in any encoding; none that defines entities is read."""
     content = read_bytes(file)
     if b"<!ENTITY" in content:
@@ -316,7 +316,7 @@ def _box(each: Any, scene: _Scene, told: str) -> tuple[float, ...] | None:
         numbers = [_number(rotated.findtext(each)) for each in ROTATED]
         if None not in numbers and all(map(math.isfinite, numbers)):  # pyright: ignore
             scene.odd.append(("box-rotated", told))
-            return _upright(*numbers)  # pyright: ignore[reportArgumentType]
+            return upright(*numbers)  # pyright: ignore[reportArgumentType]
     polygon = each.find("polygon")
     points = _points(polygon) if polygon is not None else []
     edges = around(points) if len(points) > 2 else None
@@ -336,7 +336,7 @@ def _points(polygon: Any) -> list[tuple[float, float]]:
     return [(x, y) for x, y in pairs if x is not None and y is not None]
 
 
-def _upright(x: float, y: float, width: float, height: float, angle: float) -> tuple[float, ...]:
+def upright(x: float, y: float, width: float, height: float, angle: float) -> tuple[float, ...]:
     """The upright box around one that is turned by ``angle`` radians about its centre."""
     cos, sin = abs(math.cos(angle)), abs(math.sin(angle))
     half_width, half_height = (width * cos + height * sin) / 2, (width * sin + height * cos) / 2

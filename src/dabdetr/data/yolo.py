@@ -238,7 +238,7 @@ def _of_darknet(file: Path) -> dict[str, Open]:
         def read(split: str, box_format: Asked | None = None, place: Path = place) -> RecordTable:
             findings = Findings()
             named = _below(file.parent, content.get("names", ""))
-            pairs = _name_list(named, findings) if named else []
+            pairs = name_list(named, findings) if named else []
             images = _listed(place, [file.parent], findings)
             return _read(images, pairs, file, file.parent, split, findings, box_format)
 
@@ -255,7 +255,7 @@ def _below(folder: Path, where: str) -> Path | None:
     return None
 
 
-def _name_list(file: Path, findings: Findings) -> list[tuple[int, str]]:
+def name_list(file: Path, findings: Findings) -> list[tuple[int, str]]:
     """A name a line; some write each class's number before it."""
     lines = [line.strip() for line in read_text(file, findings).rstrip().splitlines()]
     numbered = [re.fullmatch(r"(\d+)\s*[:=,.)\s]\s*(\S.*)", line) for line in lines]
@@ -287,7 +287,7 @@ def _of_folders(root: Path) -> dict[str, Open]:
 
         def read(split: str, box_format: Asked | None = None, name: str = name) -> RecordTable:
             findings = Findings()
-            pairs = _name_list(names, findings) if names else []
+            pairs = name_list(names, findings) if names else []
             place = places[name if name in places else "default"]
             files = listed.get(name) or list(images_below(place))
             return _read(files, pairs, names or place, root, split, findings, box_format)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import logging
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
@@ -143,7 +144,13 @@ def _paths(source: str | Path) -> list[str | Path | Camera]:
     if path.is_dir():
         found = _images_in(path)
         if not found:
-            raise ValueError(f"the folder {path} has no images ({_endings()}) directly in it")
+            below = _below(path)
+            instead = (
+                f"; its folders have: give {below[0].parent} or '{path}/**/*'" if below else ""
+            )
+            raise ValueError(
+                f"the folder {path} has no images ({_endings()}) directly in it{instead}"
+            )
         return [*found]
     if path.exists():
         return [path]
@@ -177,6 +184,25 @@ def _images_in(folder: Path) -> list[Path]:
             "%s: left out %s (%s) in formats that are not decoded; convert to PNG or JPEG",
             *(folder, counted(len(others), "image"), _first(others)),
         )
+    below = _below(folder) if found else []
+    if below:
+        log.warning(
+            "%s: left out %s in its folders (%s); '%s/**/*' takes them",
+            *(folder, counted(len(below), "image or video", "images and videos")),
+            *(below[0].relative_to(folder), folder),
+        )
+    return found
+
+
+def _below(folder: Path) -> list[Path]:
+    """The images and videos in the folders of a folder, none of which is hidden."""
+    every = IMAGE_SUFFIXES | VIDEO_SUFFIXES
+    found: list[Path] = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(each for each in folders if not each.startswith("."))
+        if Path(parent) != folder:
+            paths = (Path(parent, name) for name in sorted(files))
+            found += [path for path in paths if _is_shown(path, every)]
     return found
 
 

@@ -1,0 +1,189 @@
+"""Files of tools that list images with their boxes: one table of forms, and one way to open them.
+
+A form is known by the names of its files and a sign in their heads; its reader gives the boxes as
+``Entry``s. Splits are what the entries say, or else what the names of files and folders say.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+
+from dabdetr.data import json_forms, line_forms
+from dabdetr.data.box_formats import Asked, BoxFormat
+from dabdetr.data.findings import Findings
+from dabdetr.data.listings import Entry, image_folders, table_of
+from dabdetr.data.locate import USUAL, canonical, usual_word
+from dabdetr.data.records import Open, RecordTable
+from dabdetr.data.textfiles import head_of
+
+MOST = 50
+"""Files of a form that are not one for each image or sequence."""
+DEPTH = 4
+"""Folders below the data set's in which files are looked for."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """One form: its files, the sign in their heads, what is read of one, and of which format.
+
+    names  pattern of the file's path from the folder of the data set
+    many   a data set has many such files, one for each image or sequence
+    """
+
+    names: str
+    sign: bytes
+    read: Callable[[Path, Findings], Iterable[Entry]]
+    box_format: BoxFormat
+    many: bool = False
+
+    def knows(self, path: str, file: Path) -> bool:
+        """Whether a file, by its path in the data set, is of this form."""
+        named = re.fullmatch(self.names, path, re.IGNORECASE)
+        return bool(named) and re.search(self.sign, head_of(file), re.DOTALL) is not None
+
+
+LIST = rb"^(\xef\xbb\xbf)?\s*\[\s*\{"
+FORMS: dict[str, Form] = {
+    "CVAT": Form(
+        r"[^/]*\.xml", rb"<annotations[\s>].*<(image|track)[\s>]", line_forms.cvat, "xyxy"
+    ),
+    "CreateML": Form(
+        r"(.*/)?[^/]*\.json", LIST + rb'.*"coordinates"', json_forms.createml, "cxcywh"
+    ),
+    "Label Studio": Form(
+        r"[^/]*\.json",
+        LIST + rb'.*"(rectangle|polygon|brush|ellipse)labels"',
+        json_forms.label_studio,
+        "xywh-percent",
+    ),
+    "BDD100K": Form(
+        r"(.*/)?[^/]*\.json",
+        rb'"(box2d|poly2d)"',
+        json_forms.bdd,
+        "xyxy",
+        many=True,
+    ),
+    "Supervisely": Form(
+        r"(.*/)?ann/[^/]*\.json", rb'"(objects|size)"', json_forms.supervisely, "xyxy", many=True
+    ),
+    "FiftyOne": Form(
+        r"[^/]*\.json",
+        rb'"labels"\s*:\s*\{.*"bounding_box"',
+        json_forms.fiftyone,
+        "xywh-relative",
+    ),
+    "VoTT": Form(
+        r"[^/]*\.json",
+        rb'"boundingBox".*"regions"|"regions".*"boundingBox"',
+        json_forms.vott,
+        "xywh",
+    ),
+    "Hugging Face": Form(
+        r"(.*/)?metadata\.jsonl", rb'"file_name".*"(objects|bbox)"', json_forms.hugging_face, "xywh"
+    ),
+    "NDJSON of Ultralytics": Form(
+        r"[^/]*\.ndjson",
+        rb'"type"\s*:\s*"(dataset|image)"',
+        json_forms.ultralytics,
+        "cxcywh-relative",
+    ),
+    "Labelbox": Form(
+        r"[^/]*\.(nd)?json", rb'"data_row"|"Labeled Data"', json_forms.labelbox, "xywh"
+    ),
+    "SageMaker": Form(
+        r"(.*/)?[^/]*\.(manifest|jsonl?)", rb'"source-ref"', json_forms.sagemaker, "xywh"
+    ),
+    "MOT": Form(
+        r"(.*/)?gt/gt\.txt", rb"^\s*\d+\s*,\s*-?\d+\s*,", line_forms.mot, "xywh", many=True
+    ),
+    "WIDER FACE": Form(
+        r"(.*/)?[^/]*bbx_gt[^/]*\.txt", rb"^\S[^\n]*\.\w+\s*\n\s*\d+\s*\n", line_forms.wider, "xywh"
+    ),
+    "keras-yolo3": Form(
+        r"[^/]*\.txt", rb"^\S[^\n]*\.\w{3,4} \d+,\d+,\d+,\d+,\d+\s", line_forms.keras_yolo, "xyxy"
+    ),
+}
+"""Form → how it is known and read. The first that knows a file is taken."""
+
+
+def find_forms(root: Path) -> dict[str, Open]:
+    """Splits by the files of the first form that has some."""
+    if not root.exists():
+        return {}
+    base = root.parent if root.is_file() else root
+    given = [root] if root.is_file() else list(_files(root, DEPTH))
+    paths = {file: file.relative_to(base).as_posix() for file in given}
+    for form in FORMS.values():
+        named = [f for f in given if re.fullmatch(form.names, paths[f], re.IGNORECASE)]
+        if not any(form.knows(paths[file], file) for file in named[:MOST]):
+            continue
+        files = named if form.many else [f for f in named[:MOST] if form.knows(paths[f], f)]
+        return _by_split(form, base, files)
+    return {}
+
+
+def _files(folder: Path, depth: int) -> Iterator[Path]:
+    """Files that may be of a form, by name, the folder's own first."""
+    inside = sorted(each for each in folder.iterdir() if not each.name.startswith("."))
+    endings = (".xml", ".json", ".jsonl", ".ndjson", ".manifest", ".txt")
+    yield from (file for file in inside if file.suffix.lower() in endings and file.is_file())
+    for each in inside:
+        if depth and each.is_dir():
+            yield from _files(each, depth - 1)
+
+
+def _by_split(form: Form, base: Path, files: list[Path]) -> dict[str, Open]:
+    if len(files) == 1 and (named := _said(form, files[0])):
+        return {name: partial(_open, form, base, files, name) for name in named}
+    parts: dict[str, list[Path]] = {}
+    for file in files:
+        split = _split_of(file, base)
+        own = split if form.many or split not in parts else file.stem
+        parts.setdefault(own, []).append(file)
+    return {name: partial(_open, form, base, some, "") for name, some in parts.items()}
+
+
+def _split_of(file: Path, base: Path) -> str:
+    """The split that the file's name, or that of a folder it is in, has in it."""
+    names = (file.stem, *reversed(file.relative_to(base).parts[:-1]))
+    return next(filter(None, map(usual_word, names)), "default")
+
+
+def _said(form: Form, file: Path) -> list[str]:
+    """Splits that the entries of a file name, where every image has one of the usual."""
+    state = file.stat()
+    named = _splits_in(form, file, state.st_size, state.st_mtime_ns)
+    return list(named) if {canonical(name) for name in named} <= {*USUAL} else []
+
+
+@lru_cache(maxsize=8)
+def _splits_in(form: Form, file: Path, size: int, time: int) -> dict[str, None]:
+    try:
+        return dict.fromkeys(each.split for each in form.read(file, Findings()))
+    except (ValueError, OSError):
+        return {}
+
+
+def _open(
+    form: Form, base: Path, files: list[Path], own: str, split: str, box_format: Asked | None = None
+) -> RecordTable:
+    findings = Findings()
+    folders = [each for file in files[:1] for each in image_folders(file, base, own or split)]
+    entries = (each for each in _entries(form, files, findings) if not own or each.split == own)
+    name = base.resolve().name
+    return table_of(entries, folders, name, split, form.box_format, box_format, findings)
+
+
+def _entries(form: Form, files: list[Path], findings: Findings) -> Iterator[Entry]:
+    """Of all files; one of many that cannot be read is counted, one alone is refused."""
+    for file in files:
+        try:
+            yield from form.read(file, findings)
+        except (ValueError, OSError) as error:
+            if len(files) == 1:
+                raise
+            findings.add("file-unreadable", str(error))

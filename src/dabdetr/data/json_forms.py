@@ -1,0 +1,409 @@
+"""Jsons of tools, and lines of json: the boxes of each as ``Entry``s (see ``forms``)."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import math
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+from dabdetr.data.findings import Findings
+from dabdetr.data.images import IMAGE_SUFFIXES
+from dabdetr.data.listings import Entry
+from dabdetr.data.shapes import around
+from dabdetr.data.textfiles import read_text
+from dabdetr.text import parse_json, shown
+
+MOST_MASK = 64 << 20
+"""Bytes of a packed mask, unpacked."""
+CORNERS = ("x1", "y1", "x2", "y2")
+SIDES = ("left", "top", "width", "height")
+
+
+def _tree(file: Path, findings: Findings) -> Any:
+    return parse_json(read_text(file, findings), str(file))
+
+
+def _rows(file: Path, findings: Findings) -> Iterator[dict[str, Any]]:
+    """The objects of a list, or of a file with a json a line."""
+    text = read_text(file, findings)
+    if text.lstrip().startswith("["):
+        rows = enumerate(parse_json(text, str(file)), 1)
+    else:
+        rows = _parsed_lines(text, file, findings)
+    for number, row in rows:
+        if isinstance(row, dict):
+            yield row
+        else:
+            findings.add("row-unreadable", f"{file}: row {number}: {shown(row)}")
+
+
+def _parsed_lines(text: str, file: Path, findings: Findings) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            yield number, parse_json(line, f"{file}, line {number}")
+        except ValueError as error:
+            findings.add("row-unreadable", str(error))
+
+
+def _objects(given: Any) -> Iterator[dict[str, Any]]:
+    """Those of a list that are mappings."""
+    yield from (
+        (each for each in given or () if isinstance(each, dict)) if isinstance(given, list) else ()
+    )
+
+
+def _mapping(given: Any) -> dict[str, Any]:
+    return given if isinstance(given, dict) else {}
+
+
+def _is_image(name: str) -> bool:
+    return Path(name.strip()).suffix.lower() in IMAGE_SUFFIXES
+
+
+def _size(given: Any) -> tuple[int, int]:
+    """(width, height) of a mapping that has them; (0, 0) where it has not."""
+    sides = [_mapping(given).get(side) for side in ("width", "height")]
+    whole = all(type(side) is int and 0 < side < 1e7 for side in sides)
+    return (sides[0], sides[1]) if whole else (0, 0)  # pyright: ignore[reportReturnType]
+
+
+def createml(file: Path, findings: Findings) -> Iterator[Entry]:
+    """CreateML's list of images, each with labels and coordinates."""
+    for row in _rows(file, findings):
+        image = row.get("image") or row.get("imagefilename") or row.get("filename")
+        if not isinstance(image, str):
+            findings.add("image-unnamed", f"{file}: {shown(row)}")
+            continue
+        yield Entry(image, str(file))
+        boxes = row.get("annotations") or row.get("annotation")
+        for number, box in enumerate(boxes if isinstance(boxes, list) else [], 1):
+            told = f"{file}: annotation {number} of {shown(image)}"
+            given = box if isinstance(box, dict) else {}
+            place = given.get("coordinates")
+            numbers = _four(place if isinstance(place, dict) else {}, ("x", "y", "width", "height"))
+            odd = "" if numbers else "box-unreadable"
+            yield Entry(image, told, str(given.get("label") or "").strip(), numbers, odd=odd)
+
+
+def _four(given: dict[Any, Any], keys: Sequence[Any]) -> list[float] | None:
+    try:
+        return [float(given[key]) for key in keys]
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
+
+
+def label_studio(file: Path, findings: Findings) -> Iterator[Entry]:
+    """Label Studio's own list of tasks, as JSON or JSON-MIN."""
+    for row in _rows(file, findings):
+        told = f"{file}: task {shown(row.get('id'))}"
+        data = row["data"] if isinstance(row.get("data"), dict) else row
+        named = [
+            v for v in data.values() if isinstance(v, str) and _is_image(v.partition("?d=")[2] or v)
+        ]
+        if not named:
+            findings.add("image-unnamed", told)
+            continue
+        yield Entry(named[0], told)
+        made = row.get("annotations") or row.get("completions")
+        made = [
+            each for each in made or [] if isinstance(each, dict) and not each.get("was_cancelled")
+        ]
+        if len(made) > 1:
+            findings.add("annotators", f"{told} has {len(made)}")
+        results = made[-1].get("result") if made else None
+        if results is None:  # JSON-MIN: the values of each control stand by its name
+            lists = [value for value in row.values() if isinstance(value, list)]
+            results = [{"value": each} for some in lists for each in some]
+        for number, result in enumerate(results if isinstance(results, list) else [], 1):
+            value = result.get("value") if isinstance(result, dict) else None
+            if isinstance(value, dict):
+                yield from _region(named[0], f"{told}, region {number}", value)
+
+
+def _region(image: str, told: str, value: dict[str, Any]) -> Iterator[Entry]:
+    """A box of Label Studio's: percents, turned around its upper left corner."""
+    labels = next(
+        (v for k, v in value.items() if k.endswith("labels") and isinstance(v, list)), None
+    )
+    if not labels:
+        return
+    size = _four(value, ("original_width", "original_height"))
+    points = value.get("points")
+    edges, odd = None, ""
+    if isinstance(points, list):
+        edges, odd = around(points), "box-from-shape"
+    elif oval := _four(value, ("x", "y", "radiusX", "radiusY")):
+        x, y, across, down = oval
+        edges, odd = (x - across, y - down, x + across, y + down), "box-from-shape"
+    elif box := _four(value, ("x", "y", "width", "height")):
+        x, y, width, height = box
+        angle = math.radians(float(value.get("rotation") or 0))
+        sides = size or (1.0, 1.0)
+        w, h = width * sides[0], height * sides[1]  # turning is of pixels, not of percents
+        corners = [(0.0, 0.0), (w, 0.0), (w, h), (0.0, h)]
+        turned = [
+            (
+                x + (a * math.cos(angle) - b * math.sin(angle)) / sides[0],
+                y + (a * math.sin(angle) + b * math.cos(angle)) / sides[1],
+            )
+            for a, b in corners
+        ]
+        edges, odd = (
+            (around(turned), "box-rotated") if angle else ((x, y, x + width, y + height), "")
+        )
+    if edges is None:
+        yield Entry(image, told, odd="box-unreadable")
+        return
+    x0, y0, x1, y1 = edges
+    numbers = (x0, y0, x1 - x0, y1 - y0)
+    yield Entry(image, told, str(labels[0]).strip(), numbers, odd=odd)
+
+
+def bdd(file: Path, findings: Findings) -> Iterator[Entry]:
+    """BDD100K's and Scalabel's frames: a list, or one image a file."""
+    tree = _tree(file, findings)
+    frames = tree if isinstance(tree, list) else _mapping(tree).get("frames")
+    if not isinstance(frames, list):
+        findings.add("file-unreadable", f"{file} has no frames")
+        return
+    for row in _objects(frames):
+        name = row.get("name") or _mapping(tree).get("name") or file.stem
+        yield Entry(str(name), str(file))
+        for number, each in enumerate(_objects(row.get("labels") or row.get("objects")), 1):
+            told = f"{file}: label {number} of {shown(name)}"
+            box = _four(_mapping(each.get("box2d")), CORNERS)
+            if box is None and not each.get("box2d"):
+                yield Entry(str(name), told, odd="shape-without-area")
+                continue
+            class_ = str(each.get("category") or "").strip()
+            crowd = bool(_mapping(each.get("attributes")).get("crowd"))
+            yield Entry(str(name), told, class_, box, crowd, odd="" if box else "box-unreadable")
+
+
+def supervisely(file: Path, findings: Findings) -> Iterator[Entry]:
+    """Supervisely's file of an image: ann/NAME.json, beside img/NAME."""
+    tree = _mapping(_tree(file, findings))
+    if not isinstance(tree.get("objects"), list):
+        findings.add("file-unreadable", f"{file} has no list of objects")
+        return
+    image = os.path.abspath(file.parent.parent / "img" / file.name[: -len(".json")])
+    size = _size(tree.get("size"))
+    yield Entry(image, str(file), size=size)
+    for number, each in enumerate(_objects(tree["objects"]), 1):
+        told, kind = f"{file}: object {number}", each.get("geometryType")
+        class_ = str(each.get("classTitle") or "").strip()
+        points = _mapping(each.get("points")).get("exterior")
+        if kind == "bitmap":
+            edges, odd = _around_bitmap(_mapping(each.get("bitmap"))), "box-from-shape"
+        elif kind in ("rectangle", "polygon", None):
+            edges = around(points) if isinstance(points, list) and len(points) > 1 else None
+            odd = "" if kind == "rectangle" else "box-from-shape"
+        else:
+            yield Entry(image, f"{told}, a {shown(kind)}", odd="shape-without-area")
+            continue
+        yield Entry(image, told, class_, edges, odd=odd if edges else "box-unreadable")
+
+
+def _around_bitmap(given: dict[str, Any]) -> tuple[float, float, float, float] | None:
+    """x0, y0, x1, y1 of a mask that is packed as a PNG, placed at its origin."""
+    try:
+        unpacker = zlib.decompressobj()
+        content = unpacker.decompress(base64.b64decode(given["data"]), MOST_MASK)
+        x, y = (float(value) for value in given["origin"])
+        width, height = Image.open(io.BytesIO(content), formats=("PNG",)).size
+    except (KeyError, TypeError, ValueError, binascii.Error, zlib.error, UnidentifiedImageError):
+        return None
+    return x, y, x + width, y + height
+
+
+def fiftyone(file: Path, findings: Findings) -> Iterator[Entry]:
+    """FiftyOne's own list: image → labels, numbers of ``classes`` or names."""
+    tree = _mapping(_tree(file, findings))
+    classes = tree.get("classes")
+    names = classes if isinstance(classes, list) else []
+    for image, labels in _mapping(tree.get("labels")).items():
+        yield Entry(image, str(file))
+        for number, each in enumerate(_objects(labels), 1):
+            told, label = f"{file}: label {number} of {shown(image)}", each.get("label")
+            if type(label) is int and 0 <= label < len(names):
+                label = names[label]
+            box = _numbers(each.get("bounding_box"))
+            class_ = "" if label is None else str(label)
+            yield Entry(image, told, class_, box, odd="" if box else "box-unreadable")
+
+
+def _numbers(given: Any) -> list[float] | None:
+    """Four numbers of a list."""
+    if not isinstance(given, list | tuple) or len(given) != 4:
+        return None
+    return _four(dict(enumerate(given)), range(4))
+
+
+def vott(file: Path, findings: Findings) -> Iterator[Entry]:
+    """VoTT's export of a project, or its file of one image."""
+    tree = _mapping(_tree(file, findings))
+    assets = tree.get("assets")
+    for row in _mapping(assets).values() if isinstance(assets, dict) else [tree]:
+        asset = _mapping(_mapping(row).get("asset"))
+        name = str(asset.get("name") or asset.get("path") or "")
+        if not name:
+            findings.add("image-unnamed", f"{file}: {shown(row)}")
+            continue
+        yield Entry(name, str(file), size=_size(asset.get("size")))
+        for number, each in enumerate(_objects(row.get("regions")), 1):
+            told = f"{file}: region {number} of {shown(name)}"
+            box, tags = _four(_mapping(each.get("boundingBox")), SIDES), each.get("tags")
+            class_ = str(tags[0]) if isinstance(tags, list) and tags else ""
+            odd = "" if each.get("type") in ("RECTANGLE", "SQUARE", None) else "box-from-shape"
+            yield Entry(name, told, class_, box, odd=odd if box else "box-unreadable")
+
+
+def hugging_face(file: Path, findings: Findings) -> Iterator[Entry]:
+    """metadata.jsonl of a folder of images: file_name, and objects with bbox and categories."""
+    for row in _rows(file, findings):
+        name = row.get("file_name")
+        if not isinstance(name, str) or not name:
+            findings.add("image-unnamed", f"{file}: {shown(row)}")
+            continue
+        image = os.path.abspath(file.parent / name)
+        image = image if os.path.isfile(image) else name
+        yield Entry(image, str(file), size=_size(row))
+        for number, (box, class_) in enumerate(_hugging_face_boxes(row.get("objects", row)), 1):
+            told = f"{file}: object {number} of {shown(name)}"
+            four = _numbers(box)
+            label = "" if class_ is None else str(class_)
+            yield Entry(image, told, label, four, odd="" if four else "box-unreadable")
+
+
+CATEGORIES = (
+    "categories",
+    "category",
+    "labels",
+    "label",
+    "category_id",
+    "classes",
+    "class",
+    "name",
+)
+
+
+def _hugging_face_boxes(objects: Any) -> Iterator[tuple[Any, Any]]:
+    """(box, class) of a list of objects, or of lists of boxes and of classes."""
+    if isinstance(objects, list):
+        for each in _objects(objects):
+            yield each.get("bbox", each.get("box")), _first(each, CATEGORIES)
+        return
+    given = _mapping(objects)
+    boxes, classes = _first(given, ("bbox", "bboxes", "boxes")), _first(given, CATEGORIES)
+    boxes = boxes if isinstance(boxes, list) else []
+    classes = classes if isinstance(classes, list) else [classes] * len(boxes)
+    yield from zip(boxes, [*classes, *[None] * len(boxes)][: len(boxes)], strict=True)
+
+
+def _first(given: dict[str, Any], keys: Sequence[str]) -> Any:
+    return next((given[key] for key in keys if key in given), None)
+
+
+def ultralytics(file: Path, findings: Findings) -> Iterator[Entry]:
+    """Ultralytics' NDJSON: class names in the first line, then an image a line."""
+    names: dict[str, Any] = {}
+    for row in _rows(file, findings):
+        if row.get("type") == "dataset" or "class_names" in row:
+            names = {str(n): name for n, name in _mapping(row.get("class_names")).items()}
+            continue
+        image, split = row.get("file"), str(row.get("split") or "")
+        if not isinstance(image, str) or not image:
+            findings.add("image-unnamed", f"{file}: {shown(row)}")
+            continue
+        yield Entry(image, str(file), size=_size(row), split=split)
+        number = 0
+        for form, rows in _mapping(row.get("annotations")).items():
+            for each in rows if isinstance(rows, list) else []:
+                number += 1
+                told = f"{file}: annotation {number} of {shown(image)}"
+                class_, box, odd = _numbered(each, form)
+                label = str(names.get(class_, class_))
+                yield Entry(image, told, label, box, split=split, odd=odd)
+
+
+def _numbered(row: Any, form: str) -> tuple[str, Sequence[float] | None, str]:
+    """Class number, centre and size, and kind of finding, of a row of numbers."""
+    try:
+        class_, *numbers = (float(value) for value in row)
+    except (TypeError, ValueError):
+        return "", None, "box-unreadable"
+    if form in ("boxes", "pose") and len(numbers) > 3:
+        return f"{class_:g}", numbers[:4], ""
+    edges = around(zip(numbers[::2], numbers[1::2], strict=False)) if len(numbers) > 5 else None
+    if edges is None:
+        return f"{class_:g}", None, "box-unreadable"
+    x0, y0, x1, y1 = edges
+    odd = "box-rotated" if form == "obb" else "box-from-shape"
+    return f"{class_:g}", ((x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0), odd
+
+
+def labelbox(file: Path, findings: Findings) -> Iterator[Entry]:
+    """Labelbox's export: of data rows with projects, or the older one with External ID."""
+    for row in _rows(file, findings):
+        data = _mapping(row.get("data_row"))
+        named = (data.get("external_id"), row.get("External ID"), data.get("row_data"))
+        name = next((each for each in (*named, row.get("Labeled Data")) if each), None)
+        if not isinstance(name, str):
+            findings.add("image-unnamed", f"{file}: {shown(row)}")
+            continue
+        yield Entry(name, str(file), size=_size(row.get("media_attributes")))
+        made = [
+            _mapping(each.get("annotations"))
+            for project in _mapping(row.get("projects")).values()
+            for each in _objects(_mapping(project).get("labels"))
+        ] or [_mapping(row.get("Label"))]
+        if len(made) > 1:
+            findings.add("annotators", f"{file}: {shown(name)} has {len(made)}")
+        for number, each in enumerate(_objects(made[-1].get("objects")), 1):
+            told = f"{file}: object {number} of {shown(name)}"
+            class_ = str(each.get("name") or each.get("title") or each.get("value") or "")
+            box = _four(_mapping(each.get("bounding_box") or each.get("bbox")), SIDES)
+            if box is None and isinstance(each.get("polygon"), list):
+                yield _outlined(name, told, class_, each["polygon"])
+                continue
+            lines = [key for key in ("point", "line") if each.get(key)]
+            odd = "shape-without-area" if lines else "box-unreadable"
+            yield Entry(name, told, class_, box, odd="" if box else odd)
+
+
+def _outlined(name: str, told: str, class_: str, points: list[Any]) -> Entry:
+    pairs: list[Any] = [(each.get("x"), each.get("y")) for each in _objects(points)]
+    edges = around(pairs)
+    if edges is None:
+        return Entry(name, told, class_, odd="box-unreadable")
+    x0, y0, x1, y1 = edges
+    return Entry(name, told, class_, (x0, y0, x1 - x0, y1 - y0), odd="box-from-shape")
+
+
+def sagemaker(file: Path, findings: Findings) -> Iterator[Entry]:
+    """SageMaker Ground Truth's manifest: source-ref, and a job's key with annotations."""
+    for row in _rows(file, findings):
+        name = row.get("source-ref")
+        if not isinstance(name, str):
+            findings.add("image-unnamed", f"{file}: {shown(row)}")
+            continue
+        jobs = [key for key, value in row.items() if "annotations" in _mapping(value)]
+        sizes = [each for key in jobs for each in _objects(row[key].get("image_size"))]
+        yield Entry(name, str(file), size=_size(sizes[0] if sizes else None))
+        for job in jobs:
+            known = _mapping(_mapping(row.get(f"{job}-metadata")).get("class-map"))
+            for number, each in enumerate(_objects(row[job]["annotations"]), 1):
+                told, id_ = f"{file}: annotation {number} of {shown(name)}", each.get("class_id")
+                box = _four(each, SIDES)
+                class_ = "" if id_ is None else str(known.get(str(id_), id_))
+                yield Entry(name, told, class_, box, odd="" if box else "box-unreadable")

@@ -1,0 +1,171 @@
+"""Text and XML files of tools: the boxes of each as ``Entry``s (see ``forms``)."""
+
+from __future__ import annotations
+
+import configparser
+import math
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from dabdetr.data.findings import Findings
+from dabdetr.data.listings import Entry
+from dabdetr.data.locate import child, images_below
+from dabdetr.data.shapes import around
+from dabdetr.data.textfiles import read_text
+from dabdetr.data.voc import parse_xml, upright
+from dabdetr.data.yolo import name_list
+from dabdetr.data.yolo_lines import NAMES
+from dabdetr.text import shown
+
+MOT_CLASSES = (
+    *("pedestrian", "person on vehicle", "car", "bicycle", "motorbike", "non motorized vehicle"),
+    *("static person", "distractor", "occluder", "occluder on the ground", "occluder full"),
+    *("reflection", "crowd"),
+)
+"""MOTChallenge's classes, from 1."""
+POINTLESS = ("polyline", "points", "skeleton", "cuboid")
+WIDER_BOX = re.compile(r"\s*-?\d+(\s+-?\d+){3,9}\s*")
+KERAS_BOXES = re.compile(r"(\S.*?)((?:\s+\d+(?:,\d+){4})*)\s*")
+
+
+def cvat(file: Path, findings: Findings) -> Iterator[Entry]:
+    """CVAT for images 1.1, and for video, whose frames are called frame_000000."""
+    tree = parse_xml(file, findings)
+    for image in tree.iter("image"):
+        name, split = image.get("name") or "", image.get("subset") or ""
+        size = _size(image.get("width"), image.get("height"))
+        if not name:
+            findings.add("image-unnamed", f"{file}: image {shown(image.get('id'))}")
+            continue
+        yield Entry(name, str(file), size=size, split=split)
+        for number, each in enumerate(image, 1):
+            if each.tag == "tag":
+                continue
+            told = f"{file}: shape {number} of {shown(name)}"
+            yield _shape(each, name, told, each.get("label") or "", split)
+    for track in tree.iter("track"):
+        for each in track:
+            frame = each.get("frame") or ""
+            if each.get("outside") != "1" and frame.isdecimal():
+                name, told = f"frame_{int(frame):06d}", f"{file}: frame {frame}"
+                yield _shape(each, name, told, track.get("label") or "", "")
+
+
+def _size(width: str | None, height: str | None) -> tuple[int, int]:
+    sides = [side or "" for side in (width, height)]
+    whole = all(side.isdecimal() and 0 < int(side[:9]) < 1e7 for side in sides)
+    return (int(sides[0]), int(sides[1])) if whole else (0, 0)
+
+
+def _shape(each: Any, name: str, told: str, class_: str, split: str) -> Entry:
+    """The entry of a shape of CVAT's."""
+    edges, odd = None, "box-unreadable"
+    if each.tag in POINTLESS:
+        odd = "shape-without-area"
+    elif each.tag == "box" and (box := _attributes(each, ("xtl", "ytl", "xbr", "ybr"))):
+        turned = _attributes(each, ("rotation",)) or [0.0]
+        x0, y0, x1, y1 = box
+        middle = ((x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0)
+        edges = upright(*middle, math.radians(turned[0])) if turned[0] else tuple(box)
+        odd = "box-rotated" if turned[0] else ""
+    elif each.tag == "ellipse" and (oval := _attributes(each, ("cx", "cy", "rx", "ry"))):
+        x, y, across, down = oval
+        edges, odd = (x - across, y - down, x + across, y + down), "box-from-shape"
+    elif each.tag == "mask" and (mask := _attributes(each, ("left", "top", "width", "height"))):
+        x, y, width, height = mask
+        edges, odd = (x, y, x + width, y + height), "box-from-shape"
+    elif each.tag == "polygon":
+        points = [pair.split(",") for pair in (each.get("points") or "").split(";")]
+        edges = around(points) if len(points) > 2 else None  # pyright: ignore[reportArgumentType]
+        odd = "box-from-shape" if edges else odd
+    return Entry(name, told, class_.strip(), edges, split=split, odd=odd)
+
+
+def _attributes(each: Any, names: Sequence[str]) -> list[float] | None:
+    try:
+        return [float(each.get(name)) for name in names]
+    except (TypeError, ValueError):
+        return None
+
+
+def mot(file: Path, findings: Findings) -> Iterator[Entry]:
+    """gt/gt.txt of a sequence: frame, track, x, y, width, height, counts, class, visible."""
+    frames = _frames(file.parent.parent)
+    for path in frames.values():
+        yield Entry(path, str(file))
+    for number, line in enumerate(read_text(file, findings).splitlines(), 1):
+        told = f"{file}, line {number}"
+        values = _numbers(re.split(r"[,\s]+", line.strip().strip(",")))
+        if not line.strip():
+            continue
+        if values is None or len(values) < 6:
+            findings.add("line-unreadable", f"{told}: {shown(line)}")
+            continue
+        path = frames.get(int(values[0]), f"frame {values[0]:g}")
+        class_ = int(values[7]) if len(values) > 7 else -1
+        if len(values) > 6 and values[6] == 0:
+            yield Entry(path, told, odd="region-uncared")
+            continue
+        named = 0 < class_ <= len(MOT_CLASSES)
+        label = MOT_CLASSES[class_ - 1] if named else "object" if class_ < 0 else str(class_)
+        yield Entry(path, told, label, values[2:6])
+
+
+def _frames(sequence: Path) -> dict[int, str]:
+    """Number → path of the frames of a sequence."""
+    settings = configparser.ConfigParser(interpolation=None, strict=False)
+    try:
+        settings.read_string(read_text(sequence / "seqinfo.ini", Findings()))
+        folder = settings.get("Sequence", "imDir", fallback="img1")
+    except (ValueError, OSError, configparser.Error):
+        folder = "img1"
+    places = (child(sequence, name) for name in (folder, "img1", "img", "images"))
+    place = next((each for each in places if each.is_dir()), sequence)
+    stems = ((re.search(r"\d+$", Path(path).stem), path) for path in images_below(place))
+    return {int(found.group()): os.path.abspath(path) for found, path in stems if found}
+
+
+def _numbers(words: Sequence[str]) -> list[float] | None:
+    try:
+        values = [float(word) for word in words]
+    except ValueError:
+        return None
+    return values if all(map(math.isfinite, values)) else None
+
+
+def wider(file: Path, findings: Findings) -> Iterator[Entry]:
+    """WIDER FACE: an image's path, the number of its faces, and a line for each."""
+    image, left = "", 0
+    for number, line in enumerate(map(str.strip, read_text(file, findings).splitlines()), 1):
+        told = f"{file}, line {number}"
+        if line.isdecimal() and image:
+            left = int(line)
+        elif WIDER_BOX.fullmatch(line) and image:
+            if left > 0:  # an image without a face has a line of zeros
+                yield Entry(image, told, "face", [float(word) for word in line.split()[:4]])
+        elif re.search(r"\.\w+$", line):
+            image, left = line, 0
+            yield Entry(image, told)
+        elif line:
+            findings.add("line-unreadable", f"{told}: {shown(line)}")
+
+
+def keras_yolo(file: Path, findings: Findings) -> Iterator[Entry]:
+    """keras-yolo3's list: an image's path, then x0,y0,x1,y1,class for each box."""
+    lists = (file.parent / name for name in NAMES)
+    named = next((each for each in lists if each.is_file()), None)
+    names = dict(name_list(named, findings)) if named else {}
+    for number, line in enumerate(read_text(file, findings).splitlines(), 1):
+        told = f"{file}, line {number}"
+        found = KERAS_BOXES.fullmatch(line.strip())
+        if found is None:
+            if line.strip():
+                findings.add("line-unreadable", f"{told}: {shown(line)}")
+            continue
+        yield Entry(found.group(1), told)
+        for box in found.group(2).split():
+            *numbers, class_ = map(int, box.split(","))
+            yield Entry(found.group(1), told, names.get(class_, str(class_)), numbers)
