@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from dabdetr.data.dataset import DetectionDataset, ImageRecord
+from dabdetr.evaluation.error_report import Why
 from dabdetr.evaluation.errors import diagnose
 from dabdetr.evaluation.evaluate import score
 from dabdetr.evaluation.judged import default_limits
-from dabdetr.evaluation.mending import Why
 from dabdetr.measure import peak_memory_mib
 from dabdetr.report.write import write_report
 from dabdetr.structures import Detections

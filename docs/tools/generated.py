@@ -92,7 +92,7 @@ def race_files() -> dict[str, Path]:
     return {f"race/{path.parent.name}/{path.name}": path for path in found}
 
 
-def looks() -> str:
+def attention() -> str:
     """Where a race's members look: numbers over its test split, then images; one folder deep."""
     parts = []
     for path in sorted((RACES / SHOWN).glob("attention-*.csv")):
@@ -104,7 +104,7 @@ def looks() -> str:
         )
         if not images:
             continue
-        parts.append(f"At {size} pixels, means over seeds:\n\n{_look_table(path)}")
+        parts.append(f"At {size} pixels, means over seeds:\n\n{_attention_table(path)}")
         parts += [f"![Where three members look at {size} pixels](../{place})" for place in images]
     if not parts:
         return (
@@ -118,7 +118,7 @@ LOOKERS = {"detr": "DETR", "conditional": "Conditional DETR", "dab": "DAB-DETR"}
 """Rungs of a race whose images are shown, and their names."""
 
 
-def _look_table(path: Path) -> str:
+def _attention_table(path: Path) -> str:
     """Means over seeds of what a race measured of attention, in the last decoder layer."""
     with path.open() as file:
         rows = list(csv.DictReader(file))
@@ -145,5 +145,5 @@ GENERATORS: dict[str, Callable[..., str]] = {
     "fields": fields,
     "races": races,
     "curves": curves,
-    "looks": looks,
+    "attention": attention,
 }

@@ -12,7 +12,7 @@ import yaml
 from experiments.race.members import LADDER, RUNGS, Rung, rung
 from pydantic import Field, model_validator
 
-from dabdetr.compare.plan import Task, anywhere
+from dabdetr.compare.plan import Task, absolute
 from dabdetr.compare.results import Results
 from dabdetr.config import Config, Section
 from dabdetr.config.root import parse_section
@@ -168,7 +168,7 @@ def config_of(run: Run, settings: Settings) -> Config:
     member = rung(run.rung)
     start = str(body_file(Path(), run.size))
     if settings.start != TAUGHT:
-        start = settings.start if settings.start in WORDS else anywhere(settings.start)
+        start = settings.start if settings.start in WORDS else absolute(settings.start)
     config = common(member, settings, run.size)
     epochs = settings.detr_epochs if member.long else settings.epochs
     return config.override(

@@ -22,7 +22,7 @@ from dabdetr.model.detector import Detector, build
 from dabdetr.structures import Images
 
 WIDTH, HEADS, INNER, CLASSES, QUERIES = 64, 4, 48, 5, 7
-ENCODER, DECODER = 2, 3
+ENCODER, DECODER, PATTERNS = 2, 3, 3
 COMMON = {"backbone": "resnet18", "nheads": HEADS, "dropout": 0.0, "dataset_file": "other"}
 
 
@@ -280,8 +280,15 @@ def dab_state() -> State:
 
 
 def dab(
-    state: State, fine: Tensor, hidden: Tensor, t_height: float, t_width: float
+    state: State,
+    fine: Tensor,
+    hidden: Tensor,
+    t_height: float,
+    t_width: float,
+    first: Tensor | None = None,
+    update: bool = True,
 ) -> tuple[list[Tensor], list[Tensor]]:
+    """``first``: what content begins with [n, width]; anchors are repeated to as many."""
     r, flat = Reference(state), hidden.flatten(1)
     x = F.conv2d(fine, state["input_proj.weight"], state["input_proj.bias"])
     x = x.flatten(2).transpose(1, 2)
@@ -292,8 +299,10 @@ def dab(
         x = r.norm(f"{name}.norm1", x + r.attention(f"{name}.self_attn", place, place, x, flat))
         x = r.norm(f"{name}.norm2", x + r.ffn(name, x))
     memory = r.norm("transformer.encoder.norm", x)
-    anchors = state["refpoint_embed.weight"].sigmoid().expand(len(fine), -1, -1)
-    content, logits, boxes = memory.new_zeros(len(fine), QUERIES, WIDTH), [], []
+    first = torch.zeros(QUERIES, WIDTH) if first is None else first
+    anchors = state["refpoint_embed.weight"].sigmoid().repeat(len(first) // QUERIES, 1)
+    anchors, content = (part.expand(len(fine), -1, -1) for part in (anchors, first))
+    logits, boxes = [], []
     for i in range(DECODER):
         name = f"transformer.decoder.layers.{i}"
         whole = anchor_code(anchors, WIDTH)
@@ -327,7 +336,8 @@ def dab(
         logits.append(r.lin("class_embed", out))
         start = inverse_sigmoid(anchors, 1e-3)
         boxes.append((r.mlp("bbox_embed", out, 3) + start).sigmoid())
-        anchors = (r.mlp("bbox_embed", content, 3) + start).sigmoid()
+        if update:
+            anchors = (r.mlp("bbox_embed", content, 3) + start).sigmoid()
     return logits, boxes
 
 
@@ -365,12 +375,42 @@ def test_dab_detr_with_two_temperatures_and_a_last_norm_of_the_encoder(names: st
     agree(detector, *expected, given)
 
 
+def by_pattern(patterns: Tensor, content: Tensor) -> Tensor:
+    """All anchors with the first pattern, then all with the second … [patterns · n, width]."""
+    return torch.stack([each + pattern for pattern in patterns for each in content])
+
+
+@pytest.mark.parametrize("update", [True, False], ids=["anchors move", "anchors stay"])
+@pytest.mark.parametrize("denoising", [False, True], ids=["DAB", "DN"])
+def test_dab_and_dn_detr_with_patterns_and_two_temperatures(denoising: bool, update: bool) -> None:
+    patterns = draw([("patterns", (PATTERNS, WIDTH))], seed=3)["patterns"]
+    labels = draw([("labels_embed.weight", (CLASSES + 1, WIDTH - 1))], seed=4)
+    state, given = dab_state() | {"transformer.patterns.weight": patterns}, images()
+    content = torch.zeros(QUERIES, WIDTH)
+    args = {"pe_temperatureH": 10, "pe_temperatureW": 30, "pre_norm": True, "iter_update": update}
+    if denoising:  # the unknown label's row, and 0: no query to be denoised
+        state["label_enc.weight"] = labels["labels_embed.weight"]
+        content = torch.cat((state["label_enc.weight"][CLASSES], torch.zeros(1))).expand_as(content)
+        args |= {"scalar": 3, "label_noise_scale": 0.2, "box_noise_scale": 0.4}
+    detector = loaded(state, args | {"num_patterns": PATTERNS})
+    assert detector.config.model.decoder.update_anchors == update
+    assert (detector.config.model.denoising is not None) == denoising
+    first = by_pattern(patterns, content)
+    with torch.no_grad():
+        features = detector.backbone(given)
+        fine, hidden = features.maps[-1], features.paddings[-1]
+        expected = dab(state, fine, hidden, 10.0, 30.0, first, update)
+    assert expected[0][-1].shape[1] == PATTERNS * QUERIES
+    agree(detector, *expected, given)
+
+
 # DAB-Deformable-DETR with several patterns for each anchor
 
-LEVELS, POINTS, PATTERNS = 4, 2, 3
+LEVELS, POINTS = 4, 2
 
 
-def deformable_state() -> State:
+def deformable_state(shared: bool = False) -> State:
+    """``shared``: one head for all layers, whose weights stand in the file once for each."""
     t, shapes = "transformer", [("transformer.level_embed.weight", (LEVELS, WIDTH))]
     channels = (128, 256, 512, 512)
     for level, (n, kernel) in enumerate(zip(channels, (1, 1, 1, 3), strict=True)):
@@ -406,6 +446,9 @@ def deformable_state() -> State:
         for part in ("weight", "bias"):
             name = f"input_proj.{level}.1"
             state[f"{name}.{part}"] = state.pop(f"{name}.norm.{part}")
+    for key in [key for key in state if shared and key.startswith(("class_embed", "bbox_embed"))]:
+        kind, _, rest = key.split(".", 2)
+        state[key] = state[f"{kind}.0.{rest}"]
     return state
 
 
@@ -442,7 +485,9 @@ def sample(
     return r.lin(f"{name}.output_proj", torch.stack(per_level).sum(0))
 
 
-def dab_deformable(state: State, given: Images, maps: list[Tensor], paddings: list[Tensor]) -> Any:
+def dab_deformable(
+    state: State, given: Images, maps: list[Tensor], paddings: list[Tensor], refine: bool
+) -> Any:
     r, planes, hidden = Reference(state), [], [*paddings]
     for level in range(LEVELS):
         source = maps[min(level, 2)]
@@ -482,10 +527,8 @@ def dab_deformable(state: State, given: Images, maps: list[Tensor], paddings: li
         seen = sample(r, f"{name}.self_attn", x + code, references, x, shapes, flat)
         x = r.norm(f"{name}.norm1", x + seen)
         x = r.norm(f"{name}.norm2", x + r.ffn(name, x))
-    rows = []  # all anchors with the first pattern, then all with the second …
-    for pattern in state["patterns_embed.weight"]:
-        rows += [content + pattern for content in state["tgt_embed.weight"]]
-    content = torch.stack(rows).expand(len(x), -1, -1)
+    content = by_pattern(state["patterns_embed.weight"], state["tgt_embed.weight"])
+    content = content.expand(len(x), -1, -1)
     anchors = state["refpoint_embed.weight"].sigmoid().repeat(PATTERNS, 1).expand(len(x), -1, -1)
     logits, boxes = [], []
     for i in range(DECODER):
@@ -501,17 +544,21 @@ def dab_deformable(state: State, given: Images, maps: list[Tensor], paddings: li
         content = r.norm(f"{name}.norm3", content + r.ffn(name, content))
         logits.append(r.lin(f"class_embed.{i}", content))
         moved = r.mlp(f"bbox_embed.{i}", content, 3) + inverse_sigmoid(anchors, 1e-3)
-        anchors = moved.sigmoid()
-        boxes.append(anchors)
+        boxes.append(moved.sigmoid())
+        anchors = boxes[-1] if refine else anchors
     return logits, boxes
 
 
-def test_dab_deformable_detr_with_patterns() -> None:
-    state, given = deformable_state(), images()
-    detector = loaded(state, {"num_patterns": PATTERNS, "num_queries": QUERIES})
+@pytest.mark.parametrize("refine", [True, False], ids=["refined", "anchors stay"])
+def test_dab_deformable_detr_with_patterns(refine: bool) -> None:
+    state, given = deformable_state(shared=not refine), images()
+    # the deformable members have arguments of temperatures and do not read them
+    args = {"with_box_refine": refine, "pe_temperatureH": 20, "pe_temperatureW": 7}
+    detector = loaded(state, {"num_patterns": PATTERNS, "num_queries": QUERIES, **args})
+    assert detector.config.model.decoder.update_anchors == refine
     assert detector.config.model.queries.patterns == PATTERNS  # pyright: ignore
     with torch.no_grad():
         features = detector.backbone(given)
-        expected = dab_deformable(state, given, features.maps, features.paddings)  # pyright: ignore
+        expected = dab_deformable(state, given, features.maps, features.paddings, refine)  # pyright: ignore
     assert expected[0][-1].shape[1] == PATTERNS * QUERIES
     agree(detector, *expected, given)

@@ -102,7 +102,7 @@ def test_reports_of_races_are_one_heading_lower(
 ) -> None:
     monkeypatch.setattr(generated, "RACES", tmp_path)
     assert "No race is kept yet" in generated.races()
-    assert "Not drawn yet" in generated.looks()
+    assert "Not drawn yet" in generated.attention()
     (tmp_path / "small").mkdir()
     report = "# The race\n\n## Claims\n\n![AP](curves.png) [far](https://example.org)\n"
     (tmp_path / "small" / "report.md").write_text(report)
@@ -117,14 +117,14 @@ def test_reports_of_races_are_one_heading_lower(
         "race/small/curves.png",
         "race/small/attention-large-96.png",
     }
-    assert "Not drawn yet" in generated.looks()  # of another race than the one that is shown
+    assert "Not drawn yet" in generated.attention()  # of another race than the one that is shown
     monkeypatch.setattr(generated, "SHOWN", "small")
     measured = "rung,part,inside,centres,width_fit,height_fit\n"
     measured += (
         "dab,position,0.2,1,0.5,-0.1\ndab,position,0.4,2,0.5,-0.2\nno-size,position,1,1,1,1\n"
     )
     (tmp_path / "small" / "attention-96.csv").write_text(measured)
-    looks = generated.looks()
-    assert "](../race/small/attention-large-96.png)" in looks
-    rows = [line for line in looks.splitlines() if line.startswith("| ")]
+    text = generated.attention()
+    assert "](../race/small/attention-large-96.png)" in text
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert rows[2:] == ["| DAB-DETR | position alone | 30 % | 1.50 | 0.50 | −0.15 |"]

@@ -16,9 +16,9 @@ from dabdetr.data.dataset import DetectionDataset
 from dabdetr.data.scenes import Scenes
 from dabdetr.evaluation.attribution import Attribution
 from dabdetr.evaluation.causes import CAUSES, Decoded, Doubt
+from dabdetr.evaluation.error_report import advice
 from dabdetr.evaluation.errors import Diagnosed, diagnose, evaluate_with_errors
 from dabdetr.evaluation.evaluate import batch_order, score
-from dabdetr.evaluation.mending import advice
 from dabdetr.geometry import to_corners
 from dabdetr.inference.opening import torch_runtime
 from dabdetr.inference.postprocess import class_thresholds

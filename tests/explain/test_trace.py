@@ -86,6 +86,13 @@ def test_the_traced_forward_is_the_plain_one(member: tuple[Detector, Trace]) -> 
     assert (traced.layers, traced.queries) == (3, 7)
 
 
+def test_the_former_name_of_attention_is_accepted_with_a_note(
+    member: tuple[Detector, Trace],
+) -> None:
+    with pytest.warns(DeprecationWarning, match="looks is called attention now"):
+        assert member[1].looks is member[1].attention
+
+
 def test_arrays_are_plain(member: tuple[Detector, Trace]) -> None:
     for owner in (member[1], *member[1].attention, *member[1].encoder):
         for each in fields(owner):
@@ -116,7 +123,7 @@ def test_anchors_lead_to_boxes(member: tuple[Detector, Trace]) -> None:
 
 @pytest.mark.parametrize("name", [*DENSE, *SAMPLING])
 @pytest.mark.parametrize("padded", [False, True])
-def test_looks_give_the_output_of_attention(name: str, padded: bool) -> None:
+def test_attention_gives_the_output_of_its_module(name: str, padded: bool) -> None:
     """Weights sum to 1, and with the values they make what each layer's attention gave."""
     model = detector(name)
     traced = trace(model, images(padded), PIXELS)

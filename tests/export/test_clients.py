@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from dabdetr.export.export import export
-from dabdetr.inference.exported import is_exported
+from dabdetr.inference.opening import is_exported
 from dabdetr.predictor import Predictor
 
 CALIBRATED = "inference.calibration=[1.3,-0.2]"

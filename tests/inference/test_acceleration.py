@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dabdetr.inference import acceleration
-from dabdetr.inference.acceleration import AcceleratedModel, autocast, choose, settled
+from dabdetr.inference.acceleration import AcceleratedModel, autocast, choose, inference_copy
 from dabdetr.model.detector import build
 from dabdetr.predictor import Predictor
 from dabdetr.presets import PRESETS
@@ -36,7 +36,7 @@ def detector(preset="dab-detr-nano"):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_settled_weights_answer_as_the_model_does(preset, precision, images):
     model = detector(preset)
-    ready = settled(model, precision)
+    ready = inference_copy(model, precision)
     with torch.no_grad(), autocast(precision, torch.device("cpu")):
         expected, found = model(images), ready(images)
     torch.testing.assert_close(found.logits, expected.logits, rtol=0, atol=1e-5)
@@ -112,7 +112,7 @@ def test_compiled_code_is_called_where_it_won(images):
     with torch.no_grad():
         other.get_parameter("decoder.heads.classes.0.bias").add_(1.0)
     forward = AcceleratedModel(model, compile=True)
-    forward._compiled[images.pixels.shape] = torch.compile(settled(other))
+    forward._compiled[images.pixels.shape] = torch.compile(inference_copy(other))
     with torch.compiler.set_stance("force_eager"):  # it is called all the same
         found = forward(images)
     expected = AcceleratedModel(other)(images)

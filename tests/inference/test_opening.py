@@ -10,8 +10,7 @@ import pytest
 from dabdetr.checkpoints.native import load_model
 from dabdetr.checkpoints.resize import with_layers
 from dabdetr.evaluation.evaluate import evaluate
-from dabdetr.inference.exported import is_exported
-from dabdetr.inference.opening import open_model, torch_runtime
+from dabdetr.inference.opening import is_exported, open_model, torch_runtime
 from dabdetr.inference.torch_runtime import TorchRuntime
 from dabdetr.predictor import Predictor
 

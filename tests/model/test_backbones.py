@@ -82,7 +82,7 @@ def test_settled_convolutions_pad_whole_cells_as_tensorflow_does() -> None:
         before = body(image).maps
         for module in body.modules():
             if isinstance(module, FoldedConv2d):
-                module.settle()
+                module.fold()
         for a, b in zip(before, body(image).maps, strict=True):
             assert torch.allclose(a, b, atol=1e-5 * a.abs().max().item())
 

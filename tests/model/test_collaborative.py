@@ -25,7 +25,7 @@ from dabdetr.model.collaborative.atss import (
     centrality,
 )
 from dabdetr.model.collaborative.faster_rcnn import FasterRCNN
-from dabdetr.model.collaborative.pyramid import IGNORED, NOTHING, Scene, choose, set_scene
+from dabdetr.model.collaborative.pyramid import IGNORED, NOTHING, HeadInputs, choose, head_inputs
 from dabdetr.model.detector import Detector, build
 from dabdetr.model.groups import join
 from dabdetr.presets import derive, preset
@@ -174,19 +174,19 @@ WIDTH = 16
 """Channels of maps that no detector made."""
 
 
-def _scene(height: int, width: int, counts: tuple[int, ...], padding: Any = None) -> Scene:
+def _scene(height: int, width: int, counts: tuple[int, ...], padding: Any = None) -> HeadInputs:
     strides = (8, 16, 32, 64)
     shapes = [(-(-height // s), -(-width // s)) for s in strides]
     maps = [torch.randn(len(counts), WIDTH, *shape) for shape in shapes]
     images = Images(torch.zeros(len(counts), 3, height, width), padding)
-    return set_scene(maps, strides, images, _targets(*counts))
+    return head_inputs(maps, strides, images, _targets(*counts))
 
 
 def test_boxes_are_in_pixels_of_the_unpadded_image() -> None:
     padding = torch.zeros(2, 60, 100, dtype=torch.bool)
     padding[1, :, 50:], padding[1, 30:] = True, True
     targets = Targets(torch.tensor([0, 1]), torch.tensor([[0.5, 0.5, 0.2, 0.4]] * 2), (1, 1))
-    scene = set_scene([], (), Images(torch.zeros(2, 3, 60, 100), padding), targets)
+    scene = head_inputs([], (), Images(torch.zeros(2, 3, 60, 100), padding), targets)
     assert scene.shapes == [(60, 100), (30, 50)]
     assert scene.boxes[0].tolist() == [pytest.approx([40, 18, 60, 42])]
     assert scene.boxes[1].tolist() == [pytest.approx([20, 9, 30, 21])]
@@ -197,7 +197,7 @@ def test_boxes_are_in_pixels_of_the_unpadded_image() -> None:
 def test_boxes_without_extent_are_left_out() -> None:
     boxes = torch.tensor([[0.5, 0.5, 0.0, 0.2], [0.5, 0.5, 0.1, 0.2], [1.0, 1.0, 0.0, 0.0]])
     targets = Targets(torch.tensor([0, 1, 2]), boxes, (3,))
-    scene = set_scene([], (), Images(torch.zeros(1, 3, 60, 100)), targets)
+    scene = head_inputs([], (), Images(torch.zeros(1, 3, 60, 100)), targets)
     assert scene.rows[0].tolist() == [1]
     assert scene.labels(0).tolist() == [1]
 

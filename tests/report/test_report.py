@@ -23,10 +23,10 @@ from dabdetr.evaluation import bootstrap
 from dabdetr.evaluation.against import compare
 from dabdetr.evaluation.breakdown import breakdowns
 from dabdetr.evaluation.curves import class_curve, confusion, pair
+from dabdetr.evaluation.error_report import ErrorReport
 from dabdetr.evaluation.errors import diagnose
 from dabdetr.evaluation.evaluate import columns, score
 from dabdetr.evaluation.judged import default_limits, judge
-from dabdetr.evaluation.mending import Why
 from dabdetr.evaluation.result import Evaluation
 from dabdetr.report.earlier import compare_with, detections_of, read_earlier
 from dabdetr.report.write import write_report
@@ -215,7 +215,7 @@ def test_errors_of_some_images_are_numbered_as_in_the_report(
     limits, places = default_limits(data, found), [2, 3, 11]
     some = Subset(data, places)
     part = score(some, [found.detections[place] for place in places])
-    why = Why.of(some, diagnose(some, part, limits), places=places)
+    why = ErrorReport.of(some, diagnose(some, part, limits), places=places)
     about = {"verb": "train", "model": "m", "data": data.name, "split": data.split}
     tree = write_report(tmp_path, data, found, limits, about, why)
     assert tree["errors"]["images"] == 3

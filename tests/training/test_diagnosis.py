@@ -17,7 +17,7 @@ from dabdetr.checkpoints.native import save_model
 from dabdetr.config import Config, load
 from dabdetr.model.detector import build
 from dabdetr.structures import Predictions, Targets
-from dabdetr.training.diagnosis import Watch, faults
+from dabdetr.training.diagnosis import EpochStatistics, faults
 from dabdetr.training.history import Row
 from dabdetr.training.matching import Assignment
 from dabdetr.training.train import Run
@@ -172,7 +172,7 @@ def test_queries_are_not_dead_where_there_are_few_objects(tiny_config: Config) -
 
 
 def test_matching_is_compared_by_image_and_layer() -> None:
-    watch = Watch()
+    watch = EpochStatistics()
 
     def epoch(first: list[int], second: list[int], counts: tuple[int, int] = (2, 1)) -> None:
         """Queries that two layers take for the objects of images a and b, in this order."""
@@ -195,7 +195,7 @@ def test_matching_is_compared_by_image_and_layer() -> None:
     assert watch.row()["anchors_outside"] == pytest.approx(1 / 5)
     epoch([0, 1, 2], [0, 2, 3])
     assert watch.changed().tolist() == pytest.approx([0, 1 / 3])
-    again = Watch()
+    again = EpochStatistics()
     again.load_state_dict(watch.state_dict())
     assert again.row() == watch.row()
     epoch([4, 3], [4, 3], (1, 1))  # of a there is another number now: only b counts

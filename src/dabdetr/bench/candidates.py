@@ -12,7 +12,7 @@ from statistics import median
 from scipy.optimize import linear_sum_assignment
 
 from dabdetr.export.formats import FORMATS as EXPORTS
-from dabdetr.inference.exported import is_exported
+from dabdetr.inference.opening import is_exported
 from dabdetr.structures import Detections
 from dabdetr.structures.boxes import iou
 

@@ -1,4 +1,4 @@
-"""Another number of queries, or fewer decoder layers, for a model that is trained already."""
+"""Another number of queries, fewer decoder layers or another image size for trained models."""
 
 from __future__ import annotations
 
@@ -29,6 +29,14 @@ def with_queries(detector: Detector, count: int | None = None, init: Init = "kee
         return detector
     changed = copy.deepcopy(detector)
     set_queries(changed, detector.config.model.queries.count if count is None else count, init)
+    return changed
+
+
+def with_image_size(detector: Detector, size: int) -> Detector:
+    """The same weights for images whose shorter side is ``size`` pixels; the longest scales."""
+    changed, image = copy.copy(detector), detector.config.image
+    longest = round(image.max_size * size / image.size)
+    changed.config = changed.config.override([f"image.size={size}", f"image.max_size={longest}"])
     return changed
 
 

@@ -187,6 +187,7 @@ def predict(
     sources = _sources([*(images or []), *(source or [])], tiles)
     items = before.rest(sources) if before else expand(sources)
     attempts(items, stride)  # what is not there is an error before the model is loaded
+    from dabdetr.inference.opening import open_model
     from dabdetr.predictor import Predictor
 
     tell_choices(quiet)
@@ -201,10 +202,9 @@ def predict(
     skipped = _Skipped(skip_unreadable, journal)
     seen = _Seen(keep=as_json or bool(coco or label_studio), lines=as_lines)
     with interruptible(), ExitStack() as stack:
-        predictor = Predictor(
+        runtime = open_model(
             model,
             device=device,
-            batch=batch,
             precision=precision,  # pyright: ignore[reportArgumentType]
             queries=queries,
             queries_init=queries_init,
@@ -212,6 +212,7 @@ def predict(
             image_size=imgsz,
             compile=compile,
         )
+        predictor = Predictor(runtime, batch=batch)
         stream = (
             _tracks(
                 predictor,

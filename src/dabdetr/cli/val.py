@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from dabdetr.data.dataset import DetectionDataset
     from dabdetr.evaluation.against import Comparison
     from dabdetr.evaluation.census import Census
-    from dabdetr.evaluation.mending import Why
+    from dabdetr.evaluation.error_report import ErrorReport
     from dabdetr.evaluation.per_layer import LayerScores
     from dabdetr.evaluation.result import Evaluation
     from dabdetr.inference.runtime import Runtime
@@ -281,11 +281,11 @@ def _of_saved(
 
 def _diagnosed(
     runtime: Runtime, truth: DetectionDataset, nms: float | None, options: dict[str, Any]
-) -> Why:
+) -> ErrorReport:
     """The evaluation and its errors; of an exported file what its detections tell."""
+    from dabdetr.evaluation.error_report import ErrorReport
     from dabdetr.evaluation.errors import diagnose, evaluate_with_errors
     from dabdetr.evaluation.evaluate import evaluate
-    from dabdetr.evaluation.mending import Why
     from dabdetr.inference.exported import Exported
     from dabdetr.inference.postprocess import class_thresholds
 
@@ -297,15 +297,15 @@ def _diagnosed(
 
         live = torch_runtime(runtime)
         found = evaluate_with_errors(live, truth, limits, nms=nms, **options)
-    return Why.of(truth, found, runtime.config)
+    return ErrorReport.of(truth, found, runtime.config)
 
 
-def _why_saved(truth: DetectionDataset, found: Evaluation) -> Why:
+def _why_saved(truth: DetectionDataset, found: Evaluation) -> ErrorReport:
+    from dabdetr.evaluation.error_report import ErrorReport
     from dabdetr.evaluation.errors import diagnose
     from dabdetr.evaluation.judged import default_limits
-    from dabdetr.evaluation.mending import Why
 
-    return Why.of(truth, diagnose(truth, found, default_limits(truth, found)))
+    return ErrorReport.of(truth, diagnose(truth, found, default_limits(truth, found)))
 
 
 def _write_report(
@@ -315,7 +315,7 @@ def _write_report(
     runtime: Runtime | None,
     about: dict[str, Any],
     quiet: bool,
-    why: Why | None,
+    why: ErrorReport | None,
     against: Comparison | None,
     queries: Census | None = None,
 ) -> dict[str, Any]:
@@ -411,7 +411,7 @@ def _census(
     return census(judge(truth, found, limits), slots, layers)
 
 
-def _explained(why: Why, runtime: Runtime | None, folder: Path) -> dict[int, str]:
+def _explained(why: ErrorReport, runtime: Runtime | None, folder: Path) -> dict[int, str]:
     """Explain pages of the gallery's errors, where there is a decoder; their addresses."""
     if runtime is None or all(why.diagnosed.errors[at].query is None for at in why.chosen):
         return {}
@@ -421,7 +421,7 @@ def _explained(why: Why, runtime: Runtime | None, folder: Path) -> dict[int, str
     return write_pages(torch_runtime(runtime), why, folder)
 
 
-def _errors(why: Why | None) -> dict[str, Any]:
+def _errors(why: ErrorReport | None) -> dict[str, Any]:
     """What --json says of errors."""
     return {} if why is None else {"errors": why.summary}
 
@@ -431,7 +431,9 @@ def _against(compared: Comparison | None, truth: DetectionDataset) -> dict[str, 
     return {} if compared is None else {"against": compared.to_dict(truth)}
 
 
-def _advise(why: Why | None, compared: Comparison | None, as_json: bool, quiet: bool) -> None:
+def _advise(
+    why: ErrorReport | None, compared: Comparison | None, as_json: bool, quiet: bool
+) -> None:
     """The comparison, the causes as a table, and what to do."""
     if compared is not None and not as_json:
         say(compared.sentence, quiet)

@@ -90,7 +90,7 @@ class Settings(Section):
             start=self.start,
             workers=self.workers,
         )
-        changes = {"start": anywhere(config.training.start)}  # seen from where a run works
+        changes = {"start": absolute(config.training.start)}  # seen from where a run works
         if config.training.precision == "auto":
             changes["precision"] = self.precision
         training = config.training.model_copy(update=changes)
@@ -102,7 +102,7 @@ class Settings(Section):
         return self.model_copy(update=changes)
 
 
-def anywhere(name: str) -> str:
+def absolute(name: str) -> str:
     """A file or folder by its whole path, as it is found from other folders; all else as is."""
     return str(Path(name).resolve()) if Path(name).exists() else name
 

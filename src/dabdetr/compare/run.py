@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from dabdetr.compare.plan import CONFIGS, RUNS, Settings, Task, anywhere
+from dabdetr.compare.plan import CONFIGS, RUNS, Settings, Task, absolute
 from dabdetr.config import Config, load
 from dabdetr.config.root import parse_section
 from dabdetr.runs import RunFolder, locked
@@ -26,7 +26,7 @@ LOGS = "logs"
 COMMAND = (sys.executable, "-c", "from dabdetr.cli import main; main()", "train")
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
-Tell = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 def check(data: str, split: float | None = None) -> None:
@@ -68,7 +68,7 @@ def train_all(
     folder: Path,
     jobs: int,
     device: str,
-    tell: Tell,
+    tell: Log,
     runs: str = RUNS,
     prepare: Callable[[Sequence[Task]], None] = lambda _: None,
 ) -> list[str]:
@@ -86,7 +86,7 @@ def train_all(
 
 
 def _train(
-    waiting: deque[Task], folder: Path, runs: Path, jobs: int, device: str, tell: Tell
+    waiting: deque[Task], folder: Path, runs: Path, jobs: int, device: str, tell: Log
 ) -> list[str]:
     running: list[tuple[Task, subprocess.Popen[bytes]]] = []
     failed: list[str] = []
@@ -101,7 +101,7 @@ def _train(
                 running.remove((task, process))
                 if process.returncode or not finished(runs / task.name):
                     failed.append(task.name)
-                    tell(f"{task.name} failed: {last_words(folder, task)}")
+                    tell(f"{task.name} failed: {last_line(folder, task)}")
                 else:
                     tell(f"{task.name} finished; {len(waiting) + len(running)} to go")
     finally:
@@ -122,7 +122,7 @@ def _start(task: Task, folder: Path, runs: Path, device: str, jobs: int) -> subp
         shutil.rmtree(run, ignore_errors=True)  # killed before it was to be resumed
         config = folder / LOGS / f"{task.name}.yaml"
         task.config.save(config)
-        what = ["--config", str(config), "--data", anywhere(task.data)]
+        what = ["--config", str(config), "--data", absolute(task.data)]
         what += ["--project", str(run.parent), "--name", run.name]
         what += ["--val-every", str(task.val_every)] if task.val_every else []
         what += ["--split", str(task.split)] if task.split else []
@@ -143,7 +143,7 @@ def _threads(jobs: int) -> int:
     return int(given) if given.isdecimal() else max(1, (os.cpu_count() or 1) // jobs)
 
 
-def last_words(folder: Path, task: Task) -> str:
+def last_line(folder: Path, task: Task) -> str:
     """The last line that the run has printed."""
     log = folder / LOGS / f"{task.name}.txt"
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []

@@ -153,7 +153,7 @@ def is_data(source: str | Path) -> bool:
     """Whether ``open_data`` knows ``source`` as it is; else it may be images without boxes."""
     if _is_scenes(source):
         return True
-    return is_archive(Path(source)) or bool(look(Path(source)))
+    return is_archive(Path(source)) or bool(layouts_in(Path(source)))
 
 
 def _is_scenes(data: str | Path) -> bool:
@@ -174,7 +174,7 @@ def find_data(given: Path) -> Found:
         raise FileNotFoundError(f"there is no data folder {given}; check the path")
     if is_archive(given):
         return find_data(unpacked(given))
-    own = look(given)
+    own = layouts_in(given)
     above = _above(given, own) if given.is_dir() else None
     if above is not None:
         return above
@@ -192,7 +192,7 @@ def find_data(given: Path) -> Found:
     raise ValueError(not_known(given, sought))
 
 
-def look(root: Path) -> dict[str, Open]:
+def layouts_in(root: Path) -> dict[str, Open]:
     """Split → how it is opened; none where ``root`` itself is in no layout."""
     found = next(filter(None, (find(root) for find, _ in LAYOUTS.values())), {})
     if not found and root.is_dir():
@@ -234,7 +234,7 @@ def _above(given: Path, own: dict[str, Open]) -> Found | None:
         if not (part or canonical(name) in USUAL or name == "data"):
             break
         root = root.parent
-        found = look(root)
+        found = layouts_in(root)
         if found and (not own or part or len(found) > 1 >= len(own)):
             best = Found(root, found)
     return best
@@ -246,7 +246,7 @@ def _below(given: Path, depth: int = 3) -> list[Found]:
     for child in sorted(given.iterdir()):
         if not child.is_dir() or child.name.startswith((".", "__MACOSX")):
             continue
-        inside = look(child)
+        inside = layouts_in(child)
         if inside:
             found.append(Found(child, inside))
         elif depth > 1:

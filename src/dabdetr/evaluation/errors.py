@@ -173,7 +173,7 @@ def _self_attention(detector: Any) -> Iterator[list[np.ndarray]]:
     seen: list[np.ndarray] = []
 
     def remember(part: Any, inputs: tuple[Any, ...], _: Any) -> None:
-        seen.append(part.look(*inputs).float().cpu().numpy())
+        seen.append(part.attention_weights(*inputs).float().cpu().numpy())
 
     handle = module.register_forward_hook(remember)
     try:

@@ -229,7 +229,7 @@ def sampling_locations(heads: int = 8, points: int = 4, cells: int = 20) -> Figu
             reference = torch.tensor(anchor[:frame]).view(1, 1, 1, frame)
             query = torch.zeros(1, 1, 4 * heads)
             with torch.no_grad():
-                places, _ = attention.look(query, reference, ((cells, cells),))
+                places, _ = attention.locations_and_weights(query, reference, ((cells, cells),))
             for head, own in enumerate(places[0, 0, :, 0].numpy()):
                 colour = HEADS[head % len(HEADS)]
                 panel.scatter(*own.T, s=6 + 7 * np.arange(points), color=colour)

@@ -7,7 +7,7 @@ from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
-from dabdetr.evaluation.mending import Why
+from dabdetr.evaluation.error_report import ErrorReport
 from dabdetr.explain.explanation import explain
 from dabdetr.explain.page import write_page
 from dabdetr.inference.torch_runtime import TorchRuntime
@@ -17,7 +17,7 @@ FOLDER = "errors"
 """The pages' folder beside a report."""
 
 
-def write_pages(runtime: TorchRuntime, why: Why, folder: Path) -> dict[int, str]:
+def write_pages(runtime: TorchRuntime, why: ErrorReport, folder: Path) -> dict[int, str]:
     """Write ``errors/NNNNNN.html`` beside the report of ``folder`` for the images of its gallery.
 
     The result is each error's address, relative to ``folder``, with its query and layer. Errors

@@ -7,6 +7,7 @@ a copy that shares the weights: the model itself may be at work in other threads
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -59,7 +60,8 @@ class Trace:
 
     @property
     def looks(self) -> tuple[Attention, ...]:
-        """The former name of ``attention``."""
+        """The former name of ``attention``, which goes with the next release."""
+        warnings.warn("looks is called attention now", DeprecationWarning, stacklevel=2)
         return self.attention
 
     @property
@@ -395,12 +397,12 @@ def _sampled(
     assert memory.ratios is not None
     ratios = memory.ratios[:, None, None, :, None]
 
-    def looked(given: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        locations, weights = module.look(given, references, memory.shapes)
+    def sampled(given: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        locations, weights = module.locations_and_weights(given, references, memory.shapes)
         return _array((locations / ratios)[0]), _array(weights[0])
 
-    alone = {name: looked(given) for name, given in parts.items()}
-    return SampledAttention(*looked(query), memory.shapes, alone)
+    alone = {name: sampled(given) for name, given in parts.items()}
+    return SampledAttention(*sampled(query), memory.shapes, alone)
 
 
 def _unmodulated_code(positions: Positions, placed: _Call) -> Tensor | None:

@@ -176,7 +176,7 @@ def program(
     detector = copy.deepcopy(detector)
     for module in detector.modules():
         if isinstance(module, FoldedConv2d):
-            module.settle()
+            module.fold()
     answer = Answer(detector, precision, metadata)
     pixels, padding = example(size)
     sizes = torch.tensor(pixels.shape[2:]).repeat(len(pixels), 1)

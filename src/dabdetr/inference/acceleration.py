@@ -46,7 +46,7 @@ class AcceleratedModel:
     def __init__(
         self, model: Detector, precision: SetPrecision = "fp32", compile: bool = False
     ) -> None:
-        check(precision, compile)
+        check_settings(precision, compile)
         self.model = model
         self.compile = compile
         self.precision: Precision | None = None
@@ -55,12 +55,12 @@ class AcceleratedModel:
         if next(model.parameters()).device.type == "cpu":
             keep_freed_memory()
         if precision != "auto":
-            self._settle(precision)
+            self._use(precision)
 
-    def _settle(self, precision: Precision) -> None:
+    def _use(self, precision: Precision) -> None:
         self.precision = precision
         if precision != "fp32" or self.compile:
-            self._copy = settled(self.model, precision)
+            self._copy = inference_copy(self.model, precision)
 
     @property
     def running(self) -> Detector:
@@ -70,7 +70,7 @@ class AcceleratedModel:
     def __call__(self, images: Images, questions: Questions | None = None) -> Predictions:
         """Predictions without gradients; with questions nothing is compiled."""
         if self.precision is None:
-            self._settle(choose(self.model, images))
+            self._use(choose(self.model, images))
         assert self.precision is not None
         if questions is not None:
             with torch.no_grad(), autocast(self.precision, images.pixels.device):
@@ -90,7 +90,7 @@ class AcceleratedModel:
         if size in self._compiled or len(self._compiled) == MOST_SIZES:
             return
         assert self.precision is not None
-        eager = self._copy = self._copy or settled(self.model, self.precision)
+        eager = self._copy = self._copy or inference_copy(self.model, self.precision)
         self._compiled[size] = None
         if (lacking := no_compiler(images.pixels.device)) is not None:
             log.info("not compiled: %s", lacking)
@@ -118,7 +118,7 @@ class AcceleratedModel:
         )
 
 
-def check(precision: SetPrecision, compile: bool) -> None:
+def check_settings(precision: SetPrecision, compile: bool) -> None:
     """ValueError for an unknown precision, or where ``compile`` is no bool."""
     if precision not in ("auto", "fp32", *NUMBER_TYPES):
         names = ", ".join(("auto", "fp32", *NUMBER_TYPES))
@@ -127,7 +127,7 @@ def check(precision: SetPrecision, compile: bool) -> None:
         raise ValueError(f"compile should be True or False; got {compile!r}")
 
 
-def settled(model: Detector, precision: Precision = "fp32") -> Detector:
+def inference_copy(model: Detector, precision: Precision = "fp32") -> Detector:
     """A copy for inference alone: norms folded for good, weights of products in ``precision``.
 
     Called under ``autocast`` it computes what the model does; autocast alone would convert every
@@ -136,7 +136,7 @@ def settled(model: Detector, precision: Precision = "fp32") -> Detector:
     model = copy.deepcopy(model).eval().requires_grad_(False)
     for part in model.modules():
         if isinstance(part, FoldedConv2d):
-            part.settle()
+            part.fold()
         if precision != "fp32" and type(part) in (Linear, nn.Conv2d, FoldedConv2d, Conv2dSame):
             part.to(NUMBER_TYPES[precision])
     return model.requires_grad_(False)
@@ -147,7 +147,7 @@ def choose(model: Detector, images: Images) -> Precision:
     device = images.pixels.device
     key = model.config.model.model_dump_json(), str(device)
     if key not in _chosen:
-        exact, rough = compare(model, settled(model, "bf16"), images, "bf16")
+        exact, rough = compare(model, inference_copy(model, "bf16"), images, "bf16")
         gain = exact / rough
         name: Precision = "bf16" if gain > _ENOUGH else "fp32"
         sentence = f"computing in {name}: a batch takes {1e3 * rough:.0f} ms in bf16 and "

@@ -28,18 +28,11 @@ from dabdetr.structures import Detections
 from dabdetr.text import parse_json, reason, refuse_exhausted
 
 
-def is_exported(source: str | Path) -> bool:
-    """Whether a path means an exported model: a file by its ending, or a folder by its model."""
-    return _file_of(Path(source)) is not None
-
-
-def _file_of(path: Path) -> Path | None:
-    """The file that an engine reads; that of an exported folder is one of ``IN_FOLDERS``."""
-    if path.is_dir():
-        if (path / "model.safetensors").exists():  # weights, with whatever was made of them
-            return None
-        return next((path / name for name in IN_FOLDERS if (path / name).is_file()), None)
-    return path if path.suffix in ENGINES else None
+def graph_in(folder: Path) -> Path | None:
+    """The file of an exported folder that an engine reads: one of ``IN_FOLDERS``."""
+    if (folder / "model.safetensors").exists():  # weights, with whatever was made of them
+        return None
+    return next((folder / name for name in IN_FOLDERS if (folder / name).is_file()), None)
 
 
 class Exported:
@@ -49,8 +42,10 @@ class Exported:
     """
 
     def __init__(self, path: str | Path, device: str = "auto") -> None:
-        file = _file_of(Path(path))
-        if file is None or not file.is_file():
+        file: Path | None = Path(path)
+        if file.is_dir():
+            file = graph_in(file)
+        if file is None or file.suffix not in ENGINES or not file.is_file():
             raise FileNotFoundError(f"there is no exported model {path}; check the path")
         self.path, self.device = str(file), device
         self._engine = ENGINES[file.suffix](file, device)

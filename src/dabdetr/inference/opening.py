@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from dabdetr.checkpoints.locate import locate
-from dabdetr.inference.exported import Exported, is_exported
-from dabdetr.inference.runtime import Opening, Runtime
+from dabdetr.inference.exported import ENGINES, Exported, graph_in
+from dabdetr.inference.runtime import Opening, Runtime, SetPrecision
 
 if TYPE_CHECKING:
+    import torch
+
     from dabdetr.inference.torch_runtime import TorchRuntime
     from dabdetr.model.detector import Detector
 
@@ -34,9 +36,13 @@ def open_model(source: str | Path | Detector | Runtime, **options: Unpack[Openin
         return Exported(source, str(options.get("device", "auto")))
     if isinstance(source, str | Path):
         locate(source)  # a wrong name is answered before torch is imported
-    from dabdetr.inference.torch_runtime import open_torch
+    return _open_torch(source, **options)  # pyright: ignore[reportArgumentType]
 
-    return open_torch(source, **options)  # pyright: ignore[reportArgumentType]
+
+def is_exported(source: str | Path) -> bool:
+    """Whether a path means an exported model: a file by its ending, or a folder by its graph."""
+    path = Path(source)
+    return graph_in(path) is not None if path.is_dir() else path.suffix in ENGINES
 
 
 def torch_runtime(
@@ -49,6 +55,37 @@ def torch_runtime(
             "an exported file gives its last layer only; give the weights that it was made of"
         )
     return runtime  # pyright: ignore[reportReturnType]
+
+
+def _open_torch(
+    source: str | Path | Detector,
+    *,
+    device: str | torch.device = "auto",
+    precision: SetPrecision = "fp32",
+    queries: int | None = None,
+    queries_init: str = "keep",
+    layers: int | None = None,
+    image_size: int | None = None,
+    compile: bool = False,
+) -> TorchRuntime:
+    """The runtime of weights or of a ``Detector``, changed as the options say (see ``Opening``)."""
+    from dabdetr.checkpoints.native import load_model
+    from dabdetr.checkpoints.resize import with_image_size, with_layers, with_queries
+    from dabdetr.data.layouts import anchors
+    from dabdetr.inference.acceleration import check_settings
+    from dabdetr.inference.device import choose_device
+    from dabdetr.inference.torch_runtime import TorchRuntime
+
+    check_settings(precision, compile)  # before any loading
+    if isinstance(source, str | Path):
+        device = choose_device(device)
+        detector = load_model(source, device=device).model
+    else:
+        detector = source
+    if image_size is not None:
+        detector = with_image_size(detector, image_size)
+    detector = with_layers(with_queries(detector, queries, anchors(queries_init)), layers)
+    return TorchRuntime(detector, device, precision, compile)
 
 
 def _refuse_changes(reason: str, remedy: str, options: Opening) -> None:

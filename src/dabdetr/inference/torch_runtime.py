@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import copy
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dabdetr.checkpoints.native import load_model
-from dabdetr.checkpoints.resize import with_layers, with_queries
 from dabdetr.config import Config
 from dabdetr.data.augmentation import prepare
-from dabdetr.data.layouts import anchors
 from dabdetr.data.loader import pad, unpad
-from dabdetr.inference.acceleration import AcceleratedModel, Forward, check
+from dabdetr.inference.acceleration import AcceleratedModel, Forward
 from dabdetr.inference.device import choose_device, takes_every_core
 from dabdetr.inference.postprocess import detections
 from dabdetr.inference.questions import refuse_unable
@@ -84,38 +79,6 @@ class TorchRuntime:
         _, answers = predictions.groups[0]
         tensors = predictions.logits[-1], predictions.boxes[-1], answers.logits[-1], answers.boxes
         return Outputs(*(each.float().cpu().numpy() for each in tensors))
-
-
-def open_torch(
-    source: str | Path | Detector,
-    *,
-    device: str | torch.device = "auto",
-    precision: SetPrecision = "fp32",
-    queries: int | None = None,
-    queries_init: str = "keep",
-    layers: int | None = None,
-    image_size: int | None = None,
-    compile: bool = False,
-) -> TorchRuntime:
-    """The runtime of weights or of a ``Detector``, changed as the options say (see ``Opening``)."""
-    check(precision, compile)  # before any loading
-    if isinstance(source, Detector):
-        detector = source
-    else:
-        device = choose_device(device)
-        detector = load_model(source, device=device).model
-    if image_size is not None:
-        detector = with_image_size(detector, image_size)
-    detector = with_layers(with_queries(detector, queries, anchors(queries_init)), layers)
-    return TorchRuntime(detector, device, precision, compile)
-
-
-def with_image_size(detector: Detector, size: int) -> Detector:
-    """The same weights for images whose shorter side is ``size`` pixels; the longest scales."""
-    changed, image = copy(detector), detector.config.image
-    longest = round(image.max_size * size / image.size)
-    changed.config = changed.config.override([f"image.size={size}", f"image.max_size={longest}"])
-    return changed
 
 
 def placed(model: Detector, device: str | torch.device) -> tuple[Detector, torch.device]:

@@ -92,7 +92,7 @@ class QuerySelfAttention(AdditiveAttention):
         placed = content + positions.query
         return self.mix(placed, placed, content, attention_mask)
 
-    def look(
+    def attention_weights(
         self,
         content: Float[Tensor, "b q c"],
         positions: QueryPositions,
@@ -141,7 +141,7 @@ class SeparateSelfAttention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         return self.output(attend(query, key, value, attention_mask, dropout))
 
-    def look(
+    def attention_weights(
         self,
         content: Float[Tensor, "b q c"],
         positions: QueryPositions,

@@ -150,10 +150,10 @@ class DeformableAttention(nn.Module):
         if padding is not None:
             values = values.masked_fill(padding.unsqueeze(-1), 0)
         values = values.unflatten(-1, (self.heads, -1))
-        locations, weights = self.look(query, references, shapes)
+        locations, weights = self.locations_and_weights(query, references, shapes)
         return self.output(sample(values, shapes, locations, weights))
 
-    def look(
+    def locations_and_weights(
         self,
         query: Float[Tensor, "b q c"],
         references: Float[Tensor, "b q levels frame"],

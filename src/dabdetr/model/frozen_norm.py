@@ -67,18 +67,18 @@ class FoldedConv2d(nn.Conv2d):
         self.same = isinstance(conv, Conv2dSame)  # TensorFlow's padding, which depends on the size
         self._norm = (norm,)  # in a tuple, so that the norm stays registered at its own place only
         self._folded: tuple[object, Tensor, Tensor] | None = None
-        self._settled = False
+        self._is_folded = False
         norm.folded = True
 
     @torch.no_grad()
-    def settle(self) -> None:
+    def fold(self) -> None:
         """Take the product with the norm as own weights, for good: a graph is traced next."""
         weight, bias = self._fold()
         self.weight, self.bias = nn.Parameter(weight.clone()), nn.Parameter(bias.clone())
-        self._settled = True
+        self._is_folded = True
 
     def _fold(self) -> tuple[Tensor, Tensor]:
-        if self._settled and self.bias is not None:
+        if self._is_folded and self.bias is not None:
             return self.weight, self.bias
         (norm,) = self._norm
         learning = self._learning
@@ -132,7 +132,7 @@ class FoldedConv2d(nn.Conv2d):
         self, input: Float[Tensor, "b c h w"], weight: Tensor, bias: Tensor | None
     ) -> Float[Tensor, "b d y x"]:
         if self.same:
-            if self._settled:
+            if self._is_folded:
                 input = F.pad(input, self._pads())
             else:
                 input = pad_same(input, self.kernel_size, self.stride, self.dilation)  # pyright: ignore

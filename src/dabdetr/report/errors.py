@@ -8,7 +8,7 @@ from itertools import groupby
 
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.evaluation.causes import CAUSES, Error
-from dabdetr.evaluation.mending import Why
+from dabdetr.evaluation.error_report import ErrorReport
 from dabdetr.evaluation.tide import KINDS
 from dabdetr.report.crops import crop
 from dabdetr.report.page import number, table
@@ -18,7 +18,7 @@ BYTES = 1_200_000
 """Of all images of the gallery together, as text."""
 
 
-def error_section(why: Why, links: Mapping[int, str], images: int) -> str:
+def error_section(why: ErrorReport, links: Mapping[int, str], images: int) -> str:
     """HTML; ``links`` are explain pages of the gallery's errors, where they exist.
 
     ``images`` are those of the whole report.

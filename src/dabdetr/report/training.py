@@ -20,7 +20,7 @@ SHEET_BYTES = 700_000
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainingRecord:
     """How a model came about.
 
     rows   one for each epoch, as in results.csv; None: not measured

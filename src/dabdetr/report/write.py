@@ -14,8 +14,8 @@ import numpy as np
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.evaluation.against import Comparison
 from dabdetr.evaluation.census import Census
+from dabdetr.evaluation.error_report import ErrorReport
 from dabdetr.evaluation.judged import judge
-from dabdetr.evaluation.mending import Why
 from dabdetr.evaluation.result import Evaluation
 from dabdetr.files import replacing, write_atomically
 from dabdetr.report.against import against_section
@@ -35,7 +35,7 @@ from dabdetr.report.page import (
     page,
 )
 from dabdetr.report.pairs import pairs, save_pairs
-from dabdetr.report.training import Trained
+from dabdetr.report.training import TrainingRecord
 from dabdetr.text import cells, json_text
 
 if TYPE_CHECKING:
@@ -48,9 +48,9 @@ def write_report(
     found: Evaluation,
     limits: np.ndarray,
     about: dict[str, Any],
-    why: Why | None = None,
+    why: ErrorReport | None = None,
     links: Mapping[int, str] = MappingProxyType({}),
-    trained: Trained | None = None,
+    trained: TrainingRecord | None = None,
     against: Comparison | None = None,
     queries: Census | None = None,
 ) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def write_report(
     return tree
 
 
-def _errors(why: Why, links: Mapping[int, str]) -> dict[str, Any]:
+def _errors(why: ErrorReport, links: Mapping[int, str]) -> dict[str, Any]:
     """Of the report's tree; images are numbered as there."""
     return why.summary | {
         "images": len(why.places),

@@ -1,6 +1,7 @@
 """Live diagnosis: what goes wrong in a training, in one line each, and what to do about it.
 
-``Watch`` collects what steps show, ``faults`` judges a run's record, ``Diagnosis`` tells each once.
+``EpochStatistics`` collects what steps show, ``faults`` judges a run's record, ``Diagnosis`` tells
+each fault once.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ BORDER = 0.005
 """Of the image's side: no object has its centre so near to its border."""
 
 COUNTED = ("used", "norms", "outside", "crowded", "objects")
-"""What ``Watch`` has of an epoch, beside assignments."""
+"""What ``EpochStatistics`` has of an epoch, beside assignments."""
 
 
-class Watch:
+class EpochStatistics:
     """What the steps of an epoch show of gradients, assignments and anchors.
 
     Objects are known by their image and place in it; where another number of them is in sight than

@@ -16,7 +16,7 @@ from dabdetr.inference.device import keep_freed_memory
 from dabdetr.model.detector import Detector
 from dabdetr.training.accumulation import Batch
 from dabdetr.training.activation_checkpointing import checkpoint_activations
-from dabdetr.training.diagnosis import Watch
+from dabdetr.training.diagnosis import EpochStatistics
 from dabdetr.training.distributed import World
 from dabdetr.training.losses import Table, count_objects, detection_loss
 from dabdetr.training.matching import assign
@@ -50,7 +50,7 @@ class TrainingModule(LightningModule):
         self.detector = detector
         self.settings: Config = detector.config
         self.loader = loader
-        self.meter, self.watch = Meter(), Watch()
+        self.meter, self.watch = Meter(), EpochStatistics()
         self.lr = self.settings.training.lr
         self._files: list[str] = []
         self._saved: dict[str, Any] = {}

@@ -15,16 +15,16 @@ import yaml
 from dabdetr.config import Config
 from dabdetr.data.dataset import DetectionDataset, Subset
 from dabdetr.data.views import contact_sheet, evenly, first_batch
+from dabdetr.evaluation.error_report import ErrorReport
 from dabdetr.evaluation.errors import evaluate_with_errors
 from dabdetr.evaluation.judged import judge
-from dabdetr.evaluation.mending import Why
 from dabdetr.evaluation.result import Evaluation
 from dabdetr.explain.gallery import write_pages
 from dabdetr.inference.opening import torch_runtime
 from dabdetr.inference.postprocess import class_thresholds
 from dabdetr.report.earlier import compare_with, read_earlier
 from dabdetr.report.page import PAGE
-from dabdetr.report.training import Trained
+from dabdetr.report.training import TrainingRecord
 from dabdetr.report.write import write_report
 from dabdetr.training.history import Row
 from dabdetr.training.planning import EXPLAINED
@@ -34,7 +34,7 @@ SHOWN = 12
 
 
 @dataclass(frozen=True)
-class Ended:
+class FinishedRun:
     """A finished training of which a report is made.
 
     weights   its best, and ``config`` theirs
@@ -53,7 +53,7 @@ class Ended:
 
 
 def write_run_report(
-    run: Ended, device: torch.device, batch: int, against: str | None = None
+    run: FinishedRun, device: torch.device, batch: int, against: str | None = None
 ) -> str:
     """Write the report of a run into its folder; a line about it.
 
@@ -73,7 +73,7 @@ def write_run_report(
         "config": yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
     }
     limits = class_thresholds(config.inference, val_data.names)
-    trained = Trained(run.rows, _first_batch(train_data, config))
+    trained = TrainingRecord(run.rows, _first_batch(train_data, config))
     lines, compared = [], None
     if against is not None:
         try:
@@ -93,15 +93,15 @@ def write_run_report(
 
 
 def _why(
-    run: Ended, limits: np.ndarray, device: torch.device, batch: int
-) -> tuple[Why, dict[int, str]]:
+    run: FinishedRun, limits: np.ndarray, device: torch.device, batch: int
+) -> tuple[ErrorReport, dict[int, str]]:
     """The causes of errors, and addresses of explain pages by the errors' place among them."""
     data = run.data[1]
     places = evenly(len(data), EXPLAINED)
     some = Subset(data, places)
     runtime = torch_runtime(run.weights, device=device)
     diagnosed = evaluate_with_errors(runtime, some, limits, batch)
-    why = Why.of(some, diagnosed, run.config, places)
+    why = ErrorReport.of(some, diagnosed, run.config, places)
     return why, write_pages(runtime, why, run.folder)
 
 

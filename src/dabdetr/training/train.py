@@ -341,10 +341,13 @@ def _fit(
         line, chosen, found = choose_thresholds(run.weights, val_data, *place)
         say(console, line)
         if sources.report:
-            from dabdetr.training.report import Ended, write_run_report  # draws: takes a second
+            from dabdetr.training.report import (  # draws: takes a second
+                FinishedRun,
+                write_run_report,
+            )
 
             splits, prints = (train_data, val_data), about["data"]["train"]
-            ended = Ended(folder, run.weights, chosen, splits, prints, found, rows)
+            ended = FinishedRun(folder, run.weights, chosen, splits, prints, found, rows)
             say(console, write_run_report(ended, *place, sources.against))
     world.broadcast(None)  # nobody goes on before it is written
     console.print(final_table(folder, rows))

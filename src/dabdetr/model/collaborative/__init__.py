@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dabdetr import config
 from dabdetr.model.collaborative.atss import ATSS
 from dabdetr.model.collaborative.faster_rcnn import FasterRCNN
-from dabdetr.model.collaborative.pyramid import PositiveQueries, maps_of, set_scene
+from dabdetr.model.collaborative.pyramid import PositiveQueries, head_inputs, maps_of
 from dabdetr.structures import HeadSamples, Images, Memory, QueryGroup, Targets
 
 
@@ -47,12 +47,12 @@ class Collaborative(nn.Module):
         """A query group of each head, and what the losses of the heads need."""
         maps = maps_of(memory)
         maps.append(self._one_more(maps[-1]))
-        scene = set_scene(maps, self.strides, images, targets)
+        inputs = head_inputs(maps, self.strides, images, targets)
         groups: list[QueryGroup] = []
         samples: list[HeadSamples] = []
         for name, head in self.heads.items():
-            found = head(scene)
-            groups.append(self.queries[name](scene, found))
+            found = head(inputs)
+            groups.append(self.queries[name](inputs, found))
             samples += found.samples
         return tuple(groups), tuple(samples)
 

@@ -11,7 +11,7 @@ from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import box_iou
 
-from dabdetr.model.collaborative.pyramid import IGNORED, NOTHING, Found, Scene, centres
+from dabdetr.model.collaborative.pyramid import IGNORED, NOTHING, Found, HeadInputs, centres
 from dabdetr.model.heads import PRIOR
 from dabdetr.structures import HeadSamples
 
@@ -45,23 +45,23 @@ class ATSS(nn.Module):
                     nn.init.zeros_(module.bias)
         nn.init.constant_(self.classes.bias, -math.log((1 - PRIOR) / PRIOR))  # pyright: ignore
 
-    def forward(self, scene: Scene) -> Found:
+    def forward(self, inputs: HeadInputs) -> Found:
         """All cells of the images, each with the object it answers for."""
-        levels = scene.anchors(self.generator)
+        levels = inputs.anchors(self.generator)
         anchors = torch.cat(levels)
-        shown = scene.shown(anchors)
+        shown = inputs.shown(anchors)
         rows = torch.stack(
             [
                 _rows(assign_atss(levels, seen, boxes), own).masked_fill(~seen, IGNORED)
-                for seen, boxes, own in zip(shown, scene.boxes, scene.rows, strict=True)
+                for seen, boxes, own in zip(shown, inputs.boxes, inputs.rows, strict=True)
             ]
         )
-        logits, deltas, centerness = self._say(scene.maps)
+        logits, deltas, centerness = self._say(inputs.maps)
         positive = rows >= 0
         image, place = positive.nonzero(as_tuple=True)
         labels = torch.full_like(rows, logits.shape[-1])
-        labels[positive] = scene.targets.labels[rows[positive]]
-        wanted = _corners(scene)[rows[positive]]
+        labels[positive] = inputs.targets.labels[rows[positive]]
+        wanted = _corners(inputs)[rows[positive]]
         samples = HeadSamples(
             "atss",
             logits[shown],
@@ -71,7 +71,7 @@ class ATSS(nn.Module):
             centerness[image, place],
             centrality(anchors[place], wanted),
         )
-        tokens = torch.cat([level.flatten(2).transpose(1, 2) for level in scene.maps], dim=1)
+        tokens = torch.cat([level.flatten(2).transpose(1, 2) for level in inputs.maps], dim=1)
         return Found((samples,), [anchors] * len(rows), list(rows), list(tokens))
 
     def _say(self, maps: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -150,7 +150,7 @@ def _rows(
     return torch.cat((own, own.new_tensor([NOTHING])))[index]
 
 
-def _corners(scene: Scene) -> Float[Tensor, "objects 4"]:
+def _corners(inputs: HeadInputs) -> Float[Tensor, "objects 4"]:
     """Corner boxes in pixels by row of ``Targets``; those left out are 0."""
-    boxes = scene.sizes.new_zeros(len(scene.targets.labels), 4)
-    return boxes.index_copy(0, torch.cat(scene.rows), torch.cat(scene.boxes))
+    boxes = inputs.sizes.new_zeros(len(inputs.targets.labels), 4)
+    return boxes.index_copy(0, torch.cat(inputs.rows), torch.cat(inputs.boxes))

@@ -22,7 +22,7 @@ from torchvision.models.detection.rpn import (
 from torchvision.ops.poolers import LevelMapper, MultiScaleRoIAlign
 
 from dabdetr import config
-from dabdetr.model.collaborative.pyramid import NOTHING, Found, Scene
+from dabdetr.model.collaborative.pyramid import NOTHING, Found, HeadInputs
 from dabdetr.structures import HeadSamples
 
 RATIOS = (0.5, 1.0, 2.0)
@@ -69,25 +69,25 @@ class FasterRCNN(nn.Module):
             detections_per_img=100,
         )
 
-    def forward(self, scene: Scene) -> Found:
+    def forward(self, inputs: HeadInputs) -> Found:
         """Proposals of all images, and regions drawn from them and from the true boxes."""
-        proposals, judged = self._propose(scene)
+        proposals, judged = self._propose(inputs)
         objects = [
-            {"boxes": boxes, "labels": scene.labels(image) + 1}  # torchvision: 0 is nothing
-            for image, boxes in enumerate(scene.boxes)
+            {"boxes": boxes, "labels": inputs.labels(image) + 1}  # torchvision: 0 is nothing
+            for image, boxes in enumerate(inputs.boxes)
         ]
         places, matched, labels, _ = self.roi.select_training_samples(proposals, objects)
-        named = {str(level): m for level, m in enumerate(scene.maps[:-1])}
-        pooled = self.roi.box_roi_pool(named, places, scene.shapes)
+        named = {str(level): m for level, m in enumerate(inputs.maps[:-1])}
+        pooled = self.roi.box_roi_pool(named, places, inputs.shapes)
         logits, deltas = self.roi.box_predictor(self.roi.box_head(pooled))
 
         rows = [
             torch.full_like(label, NOTHING).masked_scatter(label > 0, own[index[label > 0]])
-            for own, index, label in zip(scene.rows, matched, labels, strict=True)
+            for own, index, label in zip(inputs.rows, matched, labels, strict=True)
         ]
         wanted = [
             boxes[index[label > 0]]
-            for boxes, index, label in zip(scene.boxes, matched, labels, strict=True)
+            for boxes, index, label in zip(inputs.boxes, matched, labels, strict=True)
         ]
         label = torch.cat(labels)
         positive = label > 0
@@ -102,24 +102,26 @@ class FasterRCNN(nn.Module):
         shown = pooled.mean((2, 3)).split([len(of_image) for of_image in places])
         return Found((judged, samples), places, rows, list(shown))
 
-    def _propose(self, scene: Scene) -> tuple[list[Float[Tensor, "proposals 4"]], HeadSamples]:
+    def _propose(
+        self, inputs: HeadInputs
+    ) -> tuple[list[Float[Tensor, "proposals 4"]], HeadSamples]:
         """Proposals of every image, and a random choice of anchors with their truth."""
-        batch = len(scene.sizes)
-        anchors = torch.cat(scene.anchors(self.rpn.anchor_generator))  # pyright: ignore
-        levels, moves = self.rpn.head(scene.maps)
+        batch = len(inputs.sizes)
+        anchors = torch.cat(inputs.anchors(self.rpn.anchor_generator))  # pyright: ignore
+        levels, moves = self.rpn.head(inputs.maps)
         counts = [level[0].numel() for level in levels]
         logits, deltas = concat_box_prediction_layers(levels, moves)
         logits, deltas = logits.float(), deltas.float()
         everywhere = anchors.repeat(batch, 1)
         boxes = self.rpn.box_coder.decode_single(deltas.detach(), everywhere)
         proposals, _ = self.rpn.filter_proposals(
-            boxes.unflatten(0, (batch, -1)), logits, scene.shapes, counts
+            boxes.unflatten(0, (batch, -1)), logits, inputs.shapes, counts
         )
 
         labels, matched = self.rpn.assign_targets_to_anchors(
-            [anchors] * batch, [{"boxes": boxes} for boxes in scene.boxes]
+            [anchors] * batch, [{"boxes": boxes} for boxes in inputs.boxes]
         )
-        shown = scene.shown(anchors)
+        shown = inputs.shown(anchors)
         labels = [label.where(seen, -1.0) for label, seen in zip(labels, shown, strict=True)]
         positives, negatives = self.rpn.fg_bg_sampler(labels)
         positive, negative = torch.cat(positives).bool(), torch.cat(negatives).bool()

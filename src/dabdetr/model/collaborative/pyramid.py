@@ -23,7 +23,7 @@ LEAST = 9
 
 
 @dataclass(frozen=True)
-class Scene:
+class HeadInputs:
     """Maps of the encoder, and the objects of every image.
 
     maps     each [batch, width, h, w] float32, fine to coarse
@@ -104,9 +104,9 @@ def sizes_of(images: Images) -> Float[Tensor, "batch 2"]:
     return torch.stack((seen.any(1).sum(1), seen.any(2).sum(1)), dim=-1).clamp(min=1).float()
 
 
-def set_scene(
+def head_inputs(
     maps: list[Tensor], strides: tuple[int, ...], images: Images, targets: Targets
-) -> Scene:
+) -> HeadInputs:
     """The batch in pixels; objects without extent are left out."""
     sizes = sizes_of(images)
     boxes, rows, start = [], [], 0
@@ -116,7 +116,7 @@ def set_scene(
         boxes.append(own[wide])
         rows.append(start + wide.nonzero()[:, 0])
         start += count
-    return Scene(maps, strides, sizes, boxes, rows, targets)
+    return HeadInputs(maps, strides, sizes, boxes, rows, targets)
 
 
 class PositiveQueries(nn.Module):
@@ -133,11 +133,11 @@ class PositiveQueries(nn.Module):
         if features:
             self.feature = nn.Sequential(nn.Linear(width, width), nn.LayerNorm(width))
 
-    def forward(self, scene: Scene, found: Found) -> QueryGroup:
+    def forward(self, inputs: HeadInputs, found: Found) -> QueryGroup:
         """A group that sees itself alone, its pairs those of the head."""
         positives = max(int((rows >= 0).sum()) for rows in found.rows)
         count = min(self.most, max(LEAST, positives))
-        batch, device = len(found.rows), scene.sizes.device
+        batch, device = len(found.rows), inputs.sizes.device
         anchors = torch.full((batch, count, 4), 0.5, device=device)
         features = torch.zeros(batch, count, self.width, device=device)
         rows = torch.full((batch, count), NOTHING, device=device)
@@ -145,7 +145,7 @@ class PositiveQueries(nn.Module):
         for image in range(batch):
             chosen = choose(found.rows[image], count)
             slots = slice(0, len(chosen))
-            anchors[image, slots] = scene.relative(found.places[image][chosen], image)
+            anchors[image, slots] = inputs.relative(found.places[image][chosen], image)
             features[image, slots] = found.features[image][chosen].to(features.dtype)
             rows[image, slots] = found.rows[image][chosen]
             filled[image, slots] = True
@@ -163,7 +163,7 @@ class PositiveQueries(nn.Module):
             query=query,
             target=rows[image, query],
             # Losses are divided by the positives; what should say nothing does not count (SPEC).
-            copies=max(1, len(query)) / max(1, len(scene.targets.labels)),
+            copies=max(1, len(query)) / max(1, len(inputs.targets.labels)),
             supervised=filled,
             sees_matching=False,
         )

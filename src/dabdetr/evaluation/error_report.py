@@ -32,7 +32,7 @@ UNTRAINED = 0.05
 
 
 @dataclass(frozen=True)
-class Why:
+class ErrorReport:
     """What a report says about errors.
 
     data     the images that were looked at: all of the report's, or some
@@ -54,7 +54,7 @@ class Why:
         diagnosed: Diagnosed,
         config: Config | None = None,
         places: Sequence[int] | None = None,
-    ) -> Why:
+    ) -> ErrorReport:
         """Of the errors of ``data``; ``config`` is the model's."""
         places = range(len(data)) if places is None else places
         told = summary(data, diagnosed, config)
