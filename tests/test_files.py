@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from dabdetr.files import (
+    UNPORTABLE,
     RegularFile,
     check_folder_name,
+    plain_name,
     read_regular,
     replacing,
     write_atomically,
@@ -86,3 +88,20 @@ def test_names_of_runs(name: str) -> None:
     with pytest.raises(ValueError, match="one folder name"):
         check_folder_name(name)
     check_folder_name("run 1")
+
+
+@pytest.mark.parametrize(
+    ("text", "without", "name"),
+    [
+        ("a\x1b[2J\u202eb\n", "", "a_[2J_b_"),
+        ("../../x", "", ".._.._x"),
+        ("..\\x\0", "", ".._x_"),
+        ("12:30", "", "12:30"),
+        ("12:30?", UNPORTABLE, "12_30_"),
+        ("\udcff", "", "_"),
+        ("é" * 300, "", "é" * 100),
+        ("", "", ""),
+    ],
+)
+def test_names_of_files_made_from_others(text: str, without: str, name: str) -> None:
+    assert plain_name(text, without) == name

@@ -123,3 +123,10 @@ def test_a_lock_ends_with_its_process_even_where_a_worker_outlives_it(tmp_path: 
                 pass
         finally:
             os.kill(worker, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("name", ["../../x", "..", "a\x1b[2J", "a\nb", ""])
+def test_the_name_of_a_config_leads_nowhere_else(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=r"the config's name.*give --name"):
+        RunFolder(tmp_path / "runs", None, name)
+    assert not list(tmp_path.iterdir())

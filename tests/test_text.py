@@ -17,6 +17,7 @@ from dabdetr.text import (
     counted,
     escape,
     json_text,
+    markdown,
     parse_json,
     parse_yaml,
     printable,
@@ -119,7 +120,22 @@ def test_names_that_are_refused(name: object) -> None:
 
 def test_tables_and_pages_hold_no_control_characters() -> None:
     assert cells(["\x1b[2J\n\u202e", 3, None]) == [r"\x1b[2J\x0a\u202e", 3, None]
+    assert markdown("[a](b)|<b>`\x1b\n") == r"\[a\](b)\|&lt;b&gt;\`\\x1b\\x0a"
     assert escape("<\x1b>\n\u202e\u200f") == "&lt;\\x1b&gt;\n\\u202e\u200f"
+
+
+def test_cells_are_no_formulas_of_spreadsheets() -> None:
+    formulas = [
+        '=HYPERLINK("http://x","y")',
+        "@SUM(1)",
+        "+1+cmd|' /C calc'!A0",
+        "-a",
+        " =1",
+        "\t=1",
+    ]
+    assert cells(formulas) == [f"'{printable(text)}" for text in formulas]
+    others = ["+0.150 ± 0.635", "-1", "+1.5", "a=b", "–", "x@y", "", "7-segment"]
+    assert cells(others) == others
 
 
 def test_values_in_messages_stay_short() -> None:

@@ -145,9 +145,25 @@ def sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def check_folder_name(name: str) -> None:
-    """Raise where a run's ``name`` is none, or leads out of the folder that runs are kept in."""
+UNPORTABLE = ':*?"<>|'
+"""Characters of names that Windows and some archives do not take."""
+MOST_NAME = 200
+"""Bytes of a name that is made from another; systems take 255, of which numbers and endings are."""
+
+
+def plain_name(text: str, without: str = "") -> str:
+    """``text`` as part of the name of a file: no separators, nothing that is not printable.
+
+    These characters and those in ``without`` become ``_``; a text that is too long is cut.
+    """
+    odd = f"/\\{without}"
+    name = "".join("_" if c in odd or not c.isprintable() else c for c in text)
+    return name.encode()[:MOST_NAME].decode(errors="ignore")
+
+
+def check_folder_name(
+    name: str, what: str = "--name", remedy: str = "use --project for folders"
+) -> None:
+    """Raise where ``name`` is no folder's, or leads out of the folder that it is to be in."""
     if Path(name).name != name or name == ".." or printable(name) != name or not name.strip():
-        raise ValueError(
-            f"--name should be one folder name; got {shown(name)}; use --project for folders"
-        )
+        raise ValueError(f"{what} should be one folder name; got {shown(name)}; {remedy}")

@@ -49,6 +49,7 @@ class RunFolder:
         self.path = self.project / (name or verb)
         self.published = False
         self._made: list[Path] = []
+        check_folder_name(verb, "the config's name, which its runs have,", "give --name")
         if name is not None:
             check_folder_name(name)
             if not self._free(self.path):

@@ -40,6 +40,8 @@ _OVERFLOW = re.compile(
     "int too (large|big) to convert",
     re.I,
 )
+# How formulas of spreadsheets begin; signed numbers, as of "+0.150 ± 0.635", are none.
+_FORMULA = re.compile(r"\s*([=@]|[+-](?![\d.]+( ± [\d.]+)?$))")
 # Marks of direction (U+200E, U+200F, U+061C) are part of honest names in Hebrew and Arabic.
 _NO_NAME = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028-\u202e\u2066-\u2069]")
 
@@ -223,9 +225,21 @@ def escape(text: str) -> str:
     return html.escape(_NO_NAME.sub(lambda found: printable(found.group(), lines=True), text))
 
 
+def markdown(text: str) -> str:
+    """The text as Markdown shows it: no HTML, no link, no further cell of a table."""
+    return re.sub(r"([\\`*\[\]|])", r"\\\1", escape(printable(text)))
+
+
 def cells(row: Iterable[Any]) -> list[Any]:
-    """A row of a CSV file, its texts as ``printable`` gives them."""
-    return [printable(value) if isinstance(value, str) else value for value in row]
+    """A row of a CSV file, its texts as ``printable`` gives them.
+
+    A text that a spreadsheet would compute (``=HYPERLINK(…)``) has an apostrophe in front.
+    """
+    return [_cell(value) if isinstance(value, str) else value for value in row]
+
+
+def _cell(text: str) -> str:
+    return f"'{printable(text)}" if _FORMULA.match(text) else printable(text)
 
 
 def json_text(document: Any, indent: int | None = None) -> str:

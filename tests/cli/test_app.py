@@ -277,6 +277,12 @@ def test_names_keep_their_ending_and_never_collide() -> None:
     ]
 
 
+def test_names_of_hostile_sources_are_plain() -> None:
+    sources = ("http://h/a%00%1b[2J.png", "http://h/..%2f..%2fx.png", "b\u202e.jpg", "é" * 127)
+    names = [output.file_name(source, set()) for source in sources]
+    assert names == ["a__[2J.png", "x.png", "b_.jpg", "é" * 100 + ".png"]
+
+
 def test_class_names_are_parted_at_commas_unless_a_name_has_one() -> None:
     known = ["cat", "dog", "bow, arrow"]
     assert class_names(["cat,dog"], known) == ["cat", "dog"]

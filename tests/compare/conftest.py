@@ -22,8 +22,8 @@ def fabricate(tmp_path: Path) -> Fabricate:
         run = tmp_path / RUNS / f"{member}-{seed}"
         run.mkdir(parents=True)
         epochs = epochs or len(aps)
-        changes = [f"name={member}", f"training.seed={seed}", f"training.epochs={epochs}"]
-        preset("dab-detr-nano").override(changes).save(run / "config.yaml")
+        changes = [("name", member), ("training.seed", seed), ("training.epochs", epochs)]
+        preset("dab-detr-nano").changed(changes).save(run / "config.yaml")
         with (run / "results.csv").open("w") as file:
             writer = csv.writer(file)
             writer.writerow(["epoch", "seconds", "AP", "AP50", "APS", "cpu_seconds", "memory_mib"])

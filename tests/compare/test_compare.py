@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 from dabdetr.cli import app
 from dabdetr.compare.plan import RUNS, Settings, plan
 from dabdetr.compare.report import write_report
-from dabdetr.compare.run import begin, finished
+from dabdetr.compare.run import begin, extend, finished
 from dabdetr.config import Config, load
+from dabdetr.runs import locked
 
 
 @pytest.fixture(autouse=True)
@@ -122,3 +123,101 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(words: list[str], sentence
     assert sentence in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not Path("runs").exists()
+
+
+HEADER = b"epoch,seconds,AP,AP50,APS,cpu_seconds,memory_mib\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        HEADER + b"1,60,0.1,0.1,0.1,30,500,9\n",  # a value too many
+        HEADER + b"1\n",
+        HEADER + b"1,60,x,0.1,0.1,30,500\n",
+        HEADER + b"1,inf,0.1,0.1,0.1,30,500\n",
+        HEADER + b"1,60,nan,0.1,0.1,30,500\n",
+        HEADER + b'1,"60\n',
+        HEADER + b"9" * 200_000,
+        b"epoch,AP\n1,0.1\n",
+        b"seconds,AP\n1,0.1\n",
+        b"\xff\xfe\n\x00\n",
+    ],
+)
+def test_a_damaged_record_is_named_and_kept(fabricate: Fabricate, content: bytes) -> None:
+    fabricate("ours", [0.1, 0.2])
+    folder = fabricate("other", [0.1, 0.2])
+    for name in ("ours", "other"):
+        (folder / "configs").mkdir(exist_ok=True)
+        load(folder / RUNS / f"{name}-0" / "config.yaml").save(folder / "configs" / f"{name}.yaml")
+    record = folder / RUNS / "ours-0" / "results.csv"
+    record.write_bytes(content)
+    for verb in ("--report", "--resume"):
+        done = run(verb, folder, code=2)
+        assert f"{record} is no record of a training" in done.stderr
+        assert "put the file back" in done.stderr
+    assert record.read_bytes() == content
+
+
+def test_a_run_that_cannot_go_on_is_kept(fabricate: Fabricate) -> None:
+    folder = fabricate("ours", [0.1], epochs=2)
+    kept = folder / RUNS / "ours-0" / "best.safetensors"
+    kept.write_bytes(b"weights")  # and no checkpoint, which was moved away
+    config = load(folder / RUNS / "ours-0" / "config.yaml")
+    settings = Settings(data="scenes", members=("ours",), seeds=1)
+    extend(folder, settings, {"ours": config})
+    done = run("--resume", folder, "--device", "cpu", code=2)
+    assert "ours-0 exists and is not overwritten" in done.stderr
+    assert kept.read_bytes() == b"weights"
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ("members: [../../victim]", "a member's name should be one folder name"),
+        ("members: [..]", "a member's name should be one folder name"),
+        ('members: ["a\\e[2J"]', r"got 'a\x1b[2J'"),
+        ("members: [a, a]", "members should differ"),
+        ("seeds: 1000000000", "less than or equal to 1000"),
+        ("members: []", "is of a member"),
+    ],
+)
+def test_edited_settings_are_refused(fabricate: Fabricate, changes: str, sentence: str) -> None:
+    folder = fabricate("ours", [0.1])
+    (folder / "compare.yaml").write_text(f"data: scenes\n{changes}\n")
+    for verb in ("--report", "--resume"):
+        done = run(verb, folder, code=2)
+        assert sentence in done.stderr
+        assert "\x1b" not in done.stderr
+
+
+def test_files_of_hostile_names_are_no_members(tiny_config: Config) -> None:
+    tiny_config.save("good.yaml")
+    for name in ("a\x1b[2J.yaml", "a\u202eb.yaml"):
+        tiny_config.save(name)
+        done = run("good.yaml", name, "--data", "scenes", code=2)
+        assert "a member's name should be one folder name" in done.stderr
+        assert not Path("runs").exists()
+
+
+def test_names_are_text_in_every_report(fabricate: Fabricate) -> None:
+    """Neither markup of the terminal, nor formulas of matplotlib, nor Markdown, nor HTML."""
+    evil = r"[$\frac[bold]|<img src=x>"
+    for member in ("ours", evil):
+        folder = fabricate(member, [0.1, 0.2])
+    Settings(data="<b>\x1b[2J", members=("ours", evil)).save(folder)
+    done = run("--report", folder)
+    assert "[bold]" in done.stdout
+    page = (folder / "report.md").read_text()
+    assert "<" not in page
+    assert "\x1b" not in page
+    assert r"\[$\\frac\[bold\]\|&lt;img src=x&gt;" in page
+
+
+def test_a_comparison_that_runs_is_not_added_to(fabricate: Fabricate, tiny_config: Config) -> None:
+    folder = fabricate("ours", [0.1])
+    tiny_config.save("more.yaml")
+    before = (folder / "compare.yaml").read_bytes()
+    with locked(folder):
+        done = run("more.yaml", "--resume", folder, code=2)
+    assert "another process is at work" in done.stderr
+    assert (folder / "compare.yaml").read_bytes() == before

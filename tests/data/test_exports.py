@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dabdetr.data.archive import unpacked
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.data.findings import LONGEST, Findings
 from dabdetr.data.layouts import open_data, open_training, splits
@@ -419,6 +420,20 @@ def test_members_of_a_zip_stay_in_its_folder(tmp_path: Path, name: str, told: st
     file.write_bytes(file.read_bytes().replace(b"@", b"\0"))
     with pytest.raises(ValueError, match=rf"bad\.zip: the member .* {told}"):
         open_data(tmp_path / "bad.zip")
+
+
+def test_the_name_of_a_zip_leads_nowhere_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file called "...zip" has the stem "..", which is the folder of all unpacked zips."""
+    monkeypatch.setenv("DABDETR_CACHE", str(tmp_path / "cache"))
+    for name in ("...zip", "..zip"):
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr("planted/x.txt", "x")
+        folder = unpacked(tmp_path / name)
+        assert folder.name == "data"
+        assert [each.name for each in folder.iterdir()] == ["planted"]
+        assert not list(folder.parent.parent.glob("planted"))
 
 
 def test_zips_that_are_none_or_too_large(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from rich.text import Text
 from dabdetr.bench.candidates import BenchResult, Row
 from dabdetr.files import write_atomically
 from dabdetr.text import counted, json_text
+from dabdetr.text import markdown as as_markdown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -97,7 +98,7 @@ class Grid:
     def markdown(self) -> str:
         """The marked row is bold."""
         lines = [list(self.header), ["---"] + ["---:"] * (len(self.header) - 1)]
-        for number, row in enumerate(self.rows):
+        for number, row in enumerate([[as_markdown(cell) for cell in row] for row in self.rows]):
             lines.append([f"**{cell}**" for cell in row] if number == self.marked else list(row))
         return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -136,10 +137,10 @@ def terminal(bench: BenchResult) -> RenderableType:
 def markdown(bench: BenchResult) -> str:
     """A page with everything that was measured."""
     found = [f"{name} {number}" for name, number in versions().items()]
-    parts = [f"# Which runtime for {bench.plan.model}?", sentence(bench)]
+    parts = [as_markdown(f"# Which runtime for {bench.plan.model}?"), sentence(bench)]
     parts.append("```console\n" + "\n".join(bench.commands(bench.best.candidate)) + "\n```")
     table = grid(bench)
-    parts += [f"## {table.title}", table.markdown()]
+    parts += [as_markdown(f"## {table.title}"), table.markdown()]
     if missing := _missing(bench):
         parts.append("\n".join(f"- {each}" for each in missing))
     parts.append("\n".join(f"- {each}" for each in _remarks(bench)))

@@ -21,7 +21,7 @@ from dabdetr.config import Config
 from dabdetr.files import new_folder
 from dabdetr.model.detector import Detector
 from dabdetr.structures import Images
-from dabdetr.text import reason
+from dabdetr.text import markdown, reason
 
 GAP = 2e-3
 """What boxes (shares of the image) and class probabilities may differ by."""
@@ -229,16 +229,17 @@ def _gap(peer: Any, detector: Detector) -> float:
 def _card(detector: Detector) -> str:
     """The model card of the hub."""
     config = detector.config
-    names = "\n".join(f"- {name}" for name in detector.names)
+    names = "\n".join(f"- {markdown(name)}" for name in detector.names)
+    about = markdown(config.source or "An object detector")
     return f"""---
 library_name: transformers
 pipeline_tag: object-detection
 tags: [object-detection, dabdetr, safetensors]
 ---
 
-# {config.name}
+# {markdown(config.name)}
 
-{config.source or "An object detector"}. Trained with dabdetr and converted for transformers.
+{about}. Trained with dabdetr and converted for transformers.
 
 ```python
 from transformers import pipeline

@@ -30,7 +30,7 @@ def compare(
     ] = None,
     data: DataOption = None,
     seeds: Annotated[
-        int | None, typer.Option(min=1, help="Number of seeds per model; 3 if not given.")
+        int | None, typer.Option(min=1, max=1000, help="Number of seeds per model; 3 if not given.")
     ] = None,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Passes over the images; each model's own if not.")
@@ -166,13 +166,14 @@ def _train(folder: Path, jobs: int, device: str, quiet: bool) -> list[str]:
 
 def _print(document: dict[str, Any]) -> None:
     from rich.table import Table
+    from rich.text import Text
 
     from dabdetr.cli.output import console
 
     rows = document["table"]
     table = Table(*rows[0])
     for row in rows:
-        table.add_row(*row.values())
+        table.add_row(*map(Text, row.values()))
     console().print(table)
     say(f"report: {document['report']}")
 

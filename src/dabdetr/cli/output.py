@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
+from dabdetr.files import plain_name
 from dabdetr.text import json_text, printable
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def tracked(items: Iterable[Item], what: str, quiet: bool) -> Iterator[Item]:
 def file_name(source: str, taken: set[str]) -> str:
     """The source's own name, numbered where it is ``taken``, ending in one of ``DRAWABLE``."""
     path = Path(unquote(urlsplit(source).path) if "://" in source else source)
-    stem, suffix = path.stem or "image", path.suffix
+    stem, suffix = plain_name(path.stem) or "image", path.suffix
     if suffix.lower() not in DRAWABLE:
         suffix = ".png"
     names = (stem + suffix if n == 1 else f"{stem}-{n}{suffix}" for n in itertools.count(1))

@@ -6,7 +6,6 @@ import csv
 import json
 import math
 import os
-import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dabdetr.cli.output import file_name
-from dabdetr.files import unwritable
+from dabdetr.files import UNPORTABLE, plain_name, unwritable
 from dabdetr.text import cells
 
 if TYPE_CHECKING:
@@ -104,7 +103,8 @@ class Saver:
             self._found[stem] = replace(found, image=None)
             data = self.folder / "fiftyone" / "data"
             data.mkdir(parents=True, exist_ok=True)
-            _link(Path(found.source), data / (stem + Path(found.source).suffix))
+            suffix = plain_name(Path(found.source).suffix)
+            _link(Path(found.source), data / (stem + suffix))
 
     def finish(self, names: Sequence[str]) -> None:
         """Write what needs all images."""
@@ -170,7 +170,7 @@ def _save(image: Any, path: Path) -> None:
 
 def folder_name(name: str) -> str:
     """A class name without what file systems do not take."""
-    return re.sub(r'[\x00-\x1f/\\:*?"<>|]', "_", name).strip(". ") or "_"
+    return plain_name(name, UNPORTABLE).strip(". ") or "_"
 
 
 def _link(source: Path, target: Path) -> None:

@@ -48,7 +48,8 @@ def draw_curves(
         panel.set_xlim(left=0)
         panel.set_ylim(bottom=0)
         panel.grid(alpha=0.3)
-    figure.axes[0].legend(fontsize=8)
+    for text in figure.axes[0].legend(fontsize=8).get_texts():
+        text.set_parse_math(False)
     write_figure(path, figure)
 
 

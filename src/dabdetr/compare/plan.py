@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Self
 
 import yaml
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from dabdetr.config import Config, Section, load
 from dabdetr.config.root import parse_section
-from dabdetr.files import read_regular, write_atomically
+from dabdetr.files import check_folder_name, read_regular, write_atomically
 from dabdetr.text import parse_yaml, shown
 from dabdetr.training.options import choose_config
 
@@ -21,6 +21,10 @@ SETTINGS = "compare.yaml"
 CONFIGS = "configs"
 """Folder of the members' configs within a comparison's."""
 RUNS = "runs"
+
+
+MOST_SEEDS = 1000
+"""Of a comparison, whose runs are planned at once."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Settings(Section):
 
     data: str
     members: tuple[str, ...] = ()
-    seeds: int = Field(default=3, ge=1, description="0 … seeds − 1")
+    seeds: int = Field(default=3, ge=1, le=MOST_SEEDS, description="0 … seeds − 1")
     epochs: int | None = Field(default=None, ge=1)
     batch: int | None = Field(default=None, ge=1)
     imgsz: int | None = Field(default=None, ge=16)
@@ -52,6 +56,15 @@ class Settings(Section):
     precision: str = Field(default="auto", description="of members whose config says auto")
     val_every: int | None = Field(default=None, ge=1)
     split: float | None = Field(default=None, gt=0, lt=1)
+
+    @field_validator("members")
+    @classmethod
+    def _names_of_folders(cls, members: tuple[str, ...]) -> tuple[str, ...]:
+        for name in members:
+            _check_member(name)
+        if len(set(members)) < len(members):
+            raise ValueError(f"members should differ; got {shown(members)}")
+        return members
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -77,6 +90,7 @@ class Settings(Section):
         found: dict[str, Config] = {}
         for source in sources:
             name = _free(_name(source), {*self.members, *found})
+            _check_member(name)
             found[name] = self._config(source, name)
         return found
 
@@ -105,6 +119,11 @@ class Settings(Section):
 def absolute(name: str) -> str:
     """A file or folder by its whole path, as it is found from other folders; all else as is."""
     return str(Path(name).resolve()) if Path(name).exists() else name
+
+
+def _check_member(name: str) -> None:
+    """Raise where a member's config and runs cannot have its name."""
+    check_folder_name(name, "a member's name", "rename its file")
 
 
 def _free(stem: str, taken: set[str]) -> str:

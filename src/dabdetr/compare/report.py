@@ -7,10 +7,10 @@ import io
 from pathlib import Path
 from typing import Any
 
-from dabdetr.compare.plan import RUNS, Settings
+from dabdetr.compare.plan import RUNS, SETTINGS, Settings
 from dabdetr.compare.results import Results, Spread
 from dabdetr.files import write_atomically
-from dabdetr.text import cells
+from dabdetr.text import cells, markdown
 
 HEAD = ("member", "seeds", "epochs", "AP", "AP50", "AP small", "gain", "minutes", "memory MiB")
 NOTES = (
@@ -28,6 +28,11 @@ def write_report(folder: Path) -> dict[str, Any]:
     settings = Settings.load(folder)
     results = Results.load(folder / RUNS, settings.members)
     members = [name for name in settings.members if results.of(name)]
+    if not members:
+        raise ValueError(
+            f"no run in {folder / RUNS} is of a member that {folder / SETTINGS} names; their "
+            "config.yaml should have the names"
+        )
     lines = [list(HEAD), *(line(results, name, members[0]) for name in members)]
     draw_curves(folder / "curves.png", results, members)
     text = io.StringIO()
@@ -85,11 +90,11 @@ def _values(results: Results, member: str, first: str) -> dict[str, Any]:
 def _page(settings: Settings, results: Results, lines: list[list[str]]) -> str:
     table = [lines[0], ["---"] * len(HEAD), *lines[1:]]
     parts = [
-        f"# {', '.join(settings.members)} on {settings.data}\n",
-        "".join(f"| {' | '.join(row)} |\n" for row in table),
+        markdown(f"# {', '.join(settings.members)} on {settings.data}") + "\n",
+        "".join(f"| {' | '.join(map(markdown, row))} |\n" for row in table),
         f"{NOTES}\n",
         "![AP against epochs and time](curves.png)\n",
     ]
     if results.unfinished:
-        parts.insert(1, f"Not finished, and left out: {', '.join(results.unfinished)}.\n")
+        parts.insert(1, markdown(f"Not finished, and left out: {', '.join(results.unfinished)}.\n"))
     return "\n".join(parts)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 from scipy.stats import t as student
 
 from dabdetr.config import Config, load
+from dabdetr.files import read_regular
+from dabdetr.text import reason
 
 Point = tuple[float, float]
 
@@ -78,7 +82,7 @@ class Result:
     @property
     def finished(self) -> bool:
         """Whether it had them all."""
-        return bool(self.rows) and self.rows[-1]["epoch"] == self.epochs
+        return bool(self.rows) and (self.rows[-1]["epoch"] or 0) >= self.epochs
 
     @property
     def tokens(self) -> int:
@@ -136,7 +140,7 @@ class Results:
             )
         done, others = [], []
         for run in sorted(path for path in runs.iterdir() if path.is_dir()):
-            result = _read(run)
+            result = read_result(run)
             if result is not None and result.finished:
                 done.append(result)
             elif not run.name.startswith("."):
@@ -173,13 +177,37 @@ class Results:
         return Spread.of(values) if values else None
 
 
-def _read(run: Path) -> Result | None:
-    """None where there is no config or record yet."""
-    if not (run / "config.yaml").is_file() or not (run / "results.csv").is_file():
+CLOCKS = ("epoch", "seconds", "cpu_seconds")
+"""Columns that every row has."""
+FINITE = (*CLOCKS, "AP", "AP50", "APS", "memory_mib")
+"""Columns that means are taken of."""
+
+
+def read_result(run: Path) -> Result | None:
+    """The record in a run folder, None where there is none yet; ValueError where it is damaged."""
+    path = run / "results.csv"
+    if not (run / "config.yaml").is_file() or not path.is_file():
         return None
-    with (run / "results.csv").open() as file:
-        rows = tuple(
-            {key: float(value) if value else None for key, value in row.items()}
-            for row in csv.DictReader(file)
-        )
-    return Result(load(run / "config.yaml"), rows)
+    config = load(run / "config.yaml")
+    try:
+        rows = csv.DictReader(io.StringIO(read_regular(path).decode()), strict=True)
+        return Result(config, tuple(_measured(row, rows.line_num) for row in rows))
+    except (ValueError, csv.Error) as error:
+        raise ValueError(
+            f"{path} is no record of a training ({reason(error)}); put the file back, or remove "
+            f"{run}, which --resume trains again"
+        ) from None
+
+
+def _measured(row: dict[Any, Any], line: int) -> dict[str, float | None]:
+    """The numbers of a row; ValueError for what is none."""
+    if None in row or None in row.values():
+        raise ValueError(f"line {line} has more or fewer values than the header")
+    for name in CLOCKS:
+        if not row.get(name):
+            raise ValueError(f"line {line} has no {name}")
+    values = {name: float(value) if value else None for name, value in row.items()}
+    for name in FINITE:
+        if not math.isfinite(values.get(name) or 0.0):
+            raise ValueError(f"{name} of line {line} is {values[name]}")
+    return values

@@ -5,9 +5,7 @@ A run that fails is reported and leaves the others alone. An interrupt stops all
 
 from __future__ import annotations
 
-import csv
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -16,7 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from dabdetr.compare.plan import CONFIGS, RUNS, Settings, Task, absolute
-from dabdetr.config import Config, load
+from dabdetr.compare.results import read_result
+from dabdetr.config import Config
 from dabdetr.config.root import parse_section
 from dabdetr.runs import RunFolder, locked
 from dabdetr.training.options import Sources
@@ -47,20 +46,18 @@ def begin(
 
 
 def extend(folder: Path, settings: Settings, configs: Mapping[str, Config]) -> None:
-    """Write the settings, and the configs that are new."""
-    (folder / CONFIGS).mkdir(exist_ok=True)
-    for name, config in configs.items():
-        config.save(folder / CONFIGS / f"{name}.yaml")
-    settings.save(folder)
+    """Write the settings, and the configs that are new; ValueError while it is being run."""
+    with locked(folder):
+        (folder / CONFIGS).mkdir(exist_ok=True)
+        for name, config in configs.items():
+            config.save(folder / CONFIGS / f"{name}.yaml")
+        settings.save(folder)
 
 
 def finished(run: Path) -> bool:
     """Whether the record of a run folder reaches its last epoch."""
-    if not (run / "results.csv").is_file() or not (run / "config.yaml").is_file():
-        return False
-    with (run / "results.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    return bool(rows) and int(rows[-1]["epoch"]) >= load(run / "config.yaml").training.epochs
+    result = read_result(run)
+    return result is not None and result.finished
 
 
 def train_all(
@@ -119,7 +116,6 @@ def _start(task: Task, folder: Path, runs: Path, device: str, jobs: int) -> subp
     if begun or (run / "last.ckpt").exists():
         what = ["--resume", str(run)]
     else:
-        shutil.rmtree(run, ignore_errors=True)  # killed before it was to be resumed
         config = folder / LOGS / f"{task.name}.yaml"
         task.config.save(config)
         what = ["--config", str(config), "--data", absolute(task.data)]

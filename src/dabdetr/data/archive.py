@@ -12,6 +12,7 @@ import zlib
 from pathlib import Path
 
 from dabdetr.data.cache import cache_folder
+from dabdetr.files import plain_name
 from dabdetr.text import reason
 
 MOST_FILES = 2_000_000
@@ -34,7 +35,8 @@ def unpacked(path: Path) -> Path:
     state = path.stat()
     key = f"{path.resolve()}|{state.st_size}|{state.st_mtime_ns}"
     folder = cache_folder() / "zips" / hashlib.sha256(key.encode()).hexdigest()[:16]
-    target = folder / path.stem
+    name = plain_name(path.stem).strip(".") or "data"  # "...zip" has the stem ".."
+    target = folder / name
     if target.is_dir():
         return target
     try:
@@ -52,7 +54,7 @@ def unpacked(path: Path) -> Path:
             try:
                 for member in members:  # Windows packs with \\
                     member.filename = member.filename.replace("\\", "/")
-                archive.extractall(temporary / path.stem, members)
+                archive.extractall(temporary / name, members)
                 os.replace(temporary, folder)
             except BaseException:
                 shutil.rmtree(temporary, ignore_errors=True)

@@ -211,7 +211,7 @@ def source_name(file: str) -> str:
     stem = Path(file).stem
     bare = _COPY.sub("", stem)
     for word in ("copy", "kopie", "aug", "augmented", "flip", "hflip", "flipped", "rotated"):
-        bare = re.sub(rf"(?i)[ _-]+{word}([ _-]?\(?\d+\)?)?$", "", bare)
+        bare = re.sub(rf"(?i)(?<![ _-])[ _-]+{word}([ _-]?\(?\d+\)?)?$", "", bare)
     return re.sub(r" \(\d+\)$", "", bare).casefold()
 
 
@@ -260,9 +260,10 @@ def _frames(case: Case) -> Iterator[Found]:
     """Neighbouring numbers of one prefix in two splits, which look alike."""
     numbered: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for place, file in enumerate(case.files):
-        parts = re.fullmatch(r"(.*?)(\d+)", _COPY.sub("", Path(file).stem))
-        if parts and len(parts[2]) < 18:
-            numbered[parts[1].casefold()].append((int(parts[2]), place))
+        stem = _COPY.sub("", Path(file).stem)
+        number = re.search(r"(?<!\d)\d{1,17}$", stem)
+        if number:
+            numbered[stem[: number.start()].casefold()].append((int(number[0]), place))
     flat = case.thumbs.reshape(len(case.thumbs), -1).astype(np.float32)
     for some in numbered.values():
         some.sort()

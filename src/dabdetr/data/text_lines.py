@@ -24,8 +24,9 @@ from dabdetr.data.textfiles import head_of, read_text
 from dabdetr.text import shown
 
 NUMBER = r"-?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?"
-DOTA = re.compile(rf"(?:{NUMBER}[\s,]+){{8}}([^\s,]*[^\W\d][^\s,]*)(?:[\s,]+(\d))?")
-KITTI = re.compile(rf"(\S*[^\W\d]\S*)(?:\s+{NUMBER}){{14,15}}")
+# Possessive: a line of a million letters is read once and not from each of them.
+DOTA = re.compile(rf"(?:{NUMBER}[\s,]++){{8}}(?=[^\s,]*[^\W\d])([^\s,]++)(?:[\s,]++(\d))?")
+KITTI = re.compile(rf"(?=\S*[^\W\d])(\S++)(?:\s++{NUMBER}){{14,15}}")
 VISDRONE = re.compile(r"-?\d+(?:,-?\d+){7},?")
 VISDRONE_CLASSES = (
     *("ignored regions", "pedestrian", "people", "bicycle", "car", "van", "truck", "tricycle"),

@@ -23,7 +23,7 @@ ENCODINGS = {
     "cp1252": "Windows-1252",
 }
 """What is not UTF-8 is taken for one of these; Python's name → what it is called."""
-_WORD = rb"""[^\s,;:"'<>=/]*[\x80-\xff][^\s,;:"'<>=/]*"""
+_WORD = rb"""(?<![^\s,;:"'<>=/])[^\s,;:"'<>=/]*[\x80-\xff][^\s,;:"'<>=/]*"""
 
 
 def read_text(path: str | Path, findings: Findings) -> str:
@@ -47,7 +47,7 @@ def read_text(path: str | Path, findings: Findings) -> str:
 
 def note_encoding(findings: Findings, path: str | Path, text: str, encoding: str) -> None:
     """Count a file that is not UTF-8; its first foreign word shows whether the guess is right."""
-    word = re.search(r"[\w-]*[^\x00-\x7f][\w-]*", text)
+    word = re.search(r"(?<![\w-])[\w-]*[^\x00-\x7f][\w-]*", text)
     shown = f" (“{word.group()[:20]}”)" if word else ""
     findings.add("encoding", f"{path} as {encoding}{shown}")
 

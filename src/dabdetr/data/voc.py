@@ -27,7 +27,7 @@ EDGES = ("xmin", "ymin", "xmax", "ymax")
 ROTATED = ("cx", "cy", "w", "h", "angle")
 BARE = re.compile(rb"&(?!(#\d+|#x[0-9a-fA-F]+|\w+);)")
 """An & that begins no entity."""
-DECLARED = re.compile(rb"""^(<\?xml[^>]*?)\s+encoding\s*=\s*["']([\w.-]+)["']""")
+DECLARED = re.compile(rb"""^(<\?xml[^>]*?)(?<!\s)\s+encoding\s*=\s*["']([\w.-]+)["']""")
 
 
 FOLDERS = ("Annotations", "annotation", "xmls", "xml", "labels")
@@ -121,8 +121,9 @@ def _listed(file: Path) -> list[str]:
     """Names without ending; behind each 1 or −1 may stand, or its annotation file."""
     names = []
     for line in read_text(file, Findings()).splitlines():
-        name = re.sub(r"\s+-?[01]$", "", line.strip()).replace("\\", "/").strip('"')
-        name = re.sub(r"(?i)^(\S.*\.(?:jpe?g|png|bmp|webp|tiff?))\s+\S.*\.xml$", r"\1", name)
+        name = re.sub(r"(?<!\s)\s+-?[01]$", "", line.strip()).replace("\\", "/").strip('"')
+        if name.casefold().endswith(".xml"):
+            name = re.sub(r"(?i)^(\S.*\.(?:jpe?g|png|bmp|webp|tiff?))\s+\S.*$", r"\1", name)
         if name:
             names.append(re.sub(r"(?i)\.(xml|jpe?g|png|bmp|webp|tiff?)$", "", name))
     return [re.sub(r"^.*(JPEGImages|Annotations)/", "", name) for name in names]

@@ -22,7 +22,7 @@ from PIL import Image
 
 from dabdetr.data.dataset import DetectionDataset, ImageRecord
 from dabdetr.data.heads import ImageFile, read_heads
-from dabdetr.files import new_folder
+from dabdetr.files import UNPORTABLE, new_folder, plain_name
 from dabdetr.text import counted, in_any_case, meant
 
 SHARD = 512 << 20
@@ -105,14 +105,10 @@ def _items(data: DetectionDataset, taken: set[str]) -> list[Item]:
     for index, (record, head) in enumerate(zip(records, heads, strict=True)):
         redraw = (head.width, head.height) != (record.width, record.height)
         stem, ending = os.path.splitext(os.path.basename(record.file))
-        stem = _unused(_plain(stem) or f"{data.split}-{index}", taken)
+        stem, ending = plain_name(stem, UNPORTABLE).strip(), plain_name(ending, UNPORTABLE)
+        stem = _unused(stem or f"{data.split}-{index}", taken)
         items.append(Item(data, index, record, stem + (".png" if redraw else ending), redraw))
     return items
-
-
-def _plain(stem: str) -> str:
-    """A name that every system and layout takes."""
-    return "".join("_" if c in '/\\:*?"<>|' or not c.isprintable() else c for c in stem).strip()
 
 
 def _unused(stem: str, taken: set[str]) -> str:

@@ -258,7 +258,7 @@ def _below(folder: Path, where: str) -> Path | None:
 def name_list(file: Path, findings: Findings) -> list[tuple[int, str]]:
     """A name a line; some write each class's number before it."""
     lines = [line.strip() for line in read_text(file, findings).rstrip().splitlines()]
-    numbered = [re.fullmatch(r"(\d+)\s*[:=,.)\s]\s*(\S.*)", line) for line in lines]
+    numbered = [re.fullmatch(r"(\d{1,9})\s*[:=,.)\s]\s*(\S.*)", line) for line in lines]
     if all(each and int(each.group(1)) == at for at, each in enumerate(numbered)):
         lines = [each.group(2) for each in numbered if each]
     return list(enumerate(lines))

@@ -28,7 +28,7 @@ NAMES = (
     *("class_names.txt", "predefined_classes.txt", "class.txt", "classes.names"),
 )
 """Files with a class name a line."""
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?nan|[+-]?inf", re.IGNORECASE)
+NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?|[+-]?nan|[+-]?inf", re.IGNORECASE)
 
 
 COMMA = re.compile(r"[+-]?\d+(,\d+)?")

@@ -119,8 +119,9 @@ def draw_curves(path: Path, rows: Sequence[Row]) -> None:
 def final_table(folder: Path, rows: Sequence[Row]) -> Table:
     """What came out of a run, for a rich console."""
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=f"run {folder}", show_header=False, title_justify="left")
+    table = Table(title=Text(f"run {folder}"), show_header=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column()
     best, last = best_row(rows), rows[-1]
