@@ -166,3 +166,9 @@ def test_folds_are_a_partition_with_every_class_in_each() -> None:
     assert fold(scenes, 3) == parts
     with pytest.raises(ValueError, match="at least 2 folds"):
         fold(scenes, 1)
+
+
+def test_a_single_image_cannot_be_divided() -> None:
+    one = Subset(open_data("scenes:count=4", "train"), [0])
+    with pytest.raises(ValueError, match="has 1 image; a split needs two"):
+        divide(one, 0.5)

@@ -18,6 +18,7 @@ from dabdetr.compare.results import read_result
 from dabdetr.config import Config
 from dabdetr.config.root import parse_section
 from dabdetr.runs import RunFolder, locked
+from dabdetr.text import counted
 from dabdetr.training.options import Sources
 from dabdetr.training.signals import stop_signals
 
@@ -76,7 +77,8 @@ def train_all(
     for name in (runs, LOGS):
         (folder / name).mkdir(parents=True, exist_ok=True)
     todo = [task for task in tasks if not finished(folder / runs / task.name)]
-    tell(f"{len(tasks)} runs, {len(tasks) - len(todo)} of them finished before; in {folder}")
+    before = len(tasks) - len(todo)
+    tell(f"{counted(len(tasks), 'run')}, {before} of them finished before; in {folder}")
     with locked(folder), stop_signals():
         prepare(todo)
         return _train(deque(todo), folder, folder / runs, jobs, device, tell)

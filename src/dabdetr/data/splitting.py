@@ -7,6 +7,7 @@ import numpy as np
 from dabdetr.data.dataset import DetectionDataset, Subset
 from dabdetr.data.findings import Findings
 from dabdetr.data.similar import groups, near_duplicates, thumbnails
+from dabdetr.text import counted
 
 
 def divide(
@@ -56,7 +57,9 @@ def _scenes(data: DetectionDataset, progress: bool) -> tuple[list[list[int]], np
     Kinds: objects of each class, images without an object, images.
     """
     if len(data) < 2:
-        raise ValueError(f"{data.name} {data.split} has {len(data)} images; a split needs two")
+        raise ValueError(
+            f"{data.name} {data.split} has {counted(len(data), 'image')}; a split needs two"
+        )
     records = [data.record(index) for index in range(len(data))]
     pairs = near_duplicates(thumbnails([record.file for record in records], progress))
     members: dict[int, list[int]] = {}

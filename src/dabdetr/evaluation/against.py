@@ -13,6 +13,7 @@ from dabdetr.evaluation import bootstrap
 from dabdetr.evaluation.evaluate import columns
 from dabdetr.evaluation.judged import Judged
 from dabdetr.evaluation.result import Evaluation
+from dabdetr.text import counted
 
 NUMBERS = ("AP", "AP50")
 
@@ -62,7 +63,7 @@ class Comparison:
         verdict = "more than chance" if ap.real else "no more than chance"
         return (
             f"against {self.other}: AP {ap.this:.3f}, {ap.value:+.3f} (95 % of paired resamples: "
-            f"{low:+.3f} to {high:+.3f}), {verdict}; {len(self.won)} objects won, "
+            f"{low:+.3f} to {high:+.3f}), {verdict}; {counted(len(self.won), 'object')} won, "
             f"{len(self.lost)} lost"
         )
 

@@ -24,6 +24,7 @@ from dabdetr.inference.outputs import LEAST, POSTS
 from dabdetr.inference.postprocess import Ranked, class_scores, ranked
 from dabdetr.model.detector import Detector
 from dabdetr.structures.boxes import corners
+from dabdetr.text import counted
 
 BATCHES = (1, 2, 5)
 QUESTIONS = (0, 1, 40)
@@ -93,7 +94,7 @@ class Loss:
         chance = "too few for an error" if np.isnan(self.noise) else f"± {self.noise:.4f}"
         return (
             f"AP {self.file:.4f}, torch {self.torch:.4f}: {self.file - self.torch:+.4f} ({chance}) "
-            f"on the first {self.images} images of {self.data}; {LOST:g} may be lost"
+            f"on the first {counted(self.images, 'image')} of {self.data}; {LOST:g} may be lost"
         )
 
 

@@ -89,7 +89,7 @@ def fit_to_data(config: Config, data: DetectionDataset) -> tuple[Config, list[st
         changes = ["model.queries.per_object=null"]
         if count > queries.count:
             changes.append(f"model.queries.count={count}")
-            lines.append(f"{count} queries: the fullest image has {most} objects")
+            lines.append(f"{count} queries: the fullest image has {counted(most, 'object')}")
         config = config.override(changes)
     if (budget := config.training.images) is not None:
         epochs = min(MOST_EPOCHS, max(1, math.ceil(budget / len(data))))

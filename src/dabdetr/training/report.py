@@ -26,6 +26,7 @@ from dabdetr.report.earlier import compare_with, read_earlier
 from dabdetr.report.page import PAGE
 from dabdetr.report.training import TrainingRecord
 from dabdetr.report.write import write_report
+from dabdetr.text import counted
 from dabdetr.training.history import Row
 from dabdetr.training.planning import EXPLAINED
 
@@ -68,7 +69,7 @@ def write_run_report(
         "model": f"{config.name} ({run.folder.name})",
         "data": val_data.name,
         "split": val_data.split,
-        "trained on": f"{len(train_data)} images, fingerprint {_digest(run.prints)}",
+        "trained on": f"{counted(len(train_data), 'image')}, fingerprint {_digest(run.prints)}",
         "epochs": len(run.rows),
         "config": yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
     }

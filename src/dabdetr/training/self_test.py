@@ -23,6 +23,7 @@ from dabdetr.evaluation.evaluate import evaluate
 from dabdetr.inference.device import choose_device
 from dabdetr.model.detector import Detector, build
 from dabdetr.structures.boxes import iou
+from dabdetr.text import counted
 from dabdetr.training.losses import detection_loss
 from dabdetr.training.optim import freeze, parameter_groups
 
@@ -62,8 +63,8 @@ class SelfTest:
         return not self.stage
 
     def __str__(self) -> str:
-        result = f"self-test: AP50 {self.ap50:.3f} on {self.images} images"
-        result += f" after {self.steps} steps in {self.seconds:.0f} s"
+        result = f"self-test: AP50 {self.ap50:.3f} on {counted(self.images, 'image')}"
+        result += f" after {counted(self.steps, 'step')} in {self.seconds:.0f} s"
         if self.passed:
             return f"{result}: the model learns these data"
         return f"{result}; the stage that fails is {self.stage}: {self.advice}"
@@ -122,14 +123,17 @@ def self_test(
         except ValueError:  # weights that are finite yet, and whose answers are not
             losses[-1], finite = float("nan"), False
             break
-        tell(f"self-test: {len(losses)} steps, loss {losses[-1]:.2f}, AP50 {ap50:.3f}")
+        tell(f"self-test: {counted(len(losses), 'step')}, loss {losses[-1]:.2f}, AP50 {ap50:.3f}")
         if ap50 > ENOUGH:
             break
     spent = time.perf_counter() - started
     ends = float(np.mean(losses[:4])), float(np.mean(losses[-4:]))
     stage, advice = "", ""
     if ap50 <= ENOUGH and finite and len(losses) < least_steps:
-        stage, advice = "optimisation", f"only {len(losses)} steps fit; give it more --seconds"
+        stage, advice = (
+            "optimisation",
+            f"only {counted(len(losses), 'step')} fit; give it more --seconds",
+        )
     elif ap50 <= ENOUGH:
         stage, advice = _failing(detector, some, ends, place)
     return SelfTest(ap50, stage, advice, len(some), len(losses), spent, ends)
