@@ -33,6 +33,7 @@ SHORTER = {
 BEFORE = ("dabdetr demo", "dabdetr train demo/data --epochs 3 --name first")
 """Commands of the README that recipes build on; docs/recipes/index.md names them."""
 ELSEWHERE = (
+    "curl ",
     *("pip install ", ".venv/bin/pip install ", "make ", "git ", "cd ", "source .venv"),
     *(
         "npm install ",

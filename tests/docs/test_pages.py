@@ -37,6 +37,7 @@ NOT_RUN = {
     "docs/recipes/export.md": 2,
     "docs/recipes/long-runs.md": 3,
     "docs/recipes/own-data.md": 1,
+    "docs/recipes/serve.md": 3,
     "docs/recipes/tiles-and-video.md": 1,
     "docs/which-model.md": 1,
 }

@@ -18,6 +18,7 @@ from dabdetr.inference.runtime import Outputs, Runtime
 from dabdetr.structures import Answers, Detections
 from dabdetr.structures.boxes import centres, corners, iou
 from dabdetr.structures.detections import class_labels
+from dabdetr.text import shortened
 
 MOST = 500
 """Questions in one pass of the model; more of them take several."""
@@ -82,14 +83,15 @@ def questions(
     widths and heights in pixels of the anchors tried at each click. Boxes are cut to the image;
     ValueError for what cannot be asked.
     """
-    where = np.asarray(boxes, np.float64)
+    expected = "questions should be boxes [n, 4] (x0 y0 x1 y1) or clicks [n, 2] (x y) in pixels"
+    try:
+        where = np.asarray(boxes, np.float64)
+    except (ValueError, TypeError):
+        raise ValueError(f"{expected}, all of one kind; got {shortened(str(boxes), 80)}") from None
     if where.size == 0:
         where = np.zeros((0, 4))
     if where.ndim != 2 or where.shape[1] not in (2, 4):
-        raise ValueError(
-            "questions should be boxes [n, 4] (x0 y0 x1 y1) or clicks [n, 2] (x y) in pixels; got "
-            f"an array of {list(where.shape)}"
-        )
+        raise ValueError(f"{expected}; got an array of {list(where.shape)}")
     given = [None] * len(where) if labels is None else list(labels)
     if len(given) != len(where):
         raise ValueError(f"labels should be one for each of {len(where)} boxes; got {len(given)}")

@@ -1,0 +1,161 @@
+"""`dabdetr serve`: a model behind HTTP, with a page to try it."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import sys
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dabdetr.cli.options import (
+    Compile,
+    Device,
+    ImageSize,
+    Layers,
+    ModelArgument,
+    ModelOrNone,
+    Queries,
+    QueriesInit,
+    Quiet,
+    SetPrecision,
+    one_of,
+    tell_choices,
+)
+from dabdetr.cli.output import say
+from dabdetr.packages import install_command
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def serve(
+    weights: ModelArgument = None,
+    model: ModelOrNone = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; 0.0.0.0 lets other machines in.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen at; 0 takes a free one.")
+    ] = 8000,
+    name: Annotated[
+        str | None,
+        typer.Option(help="The model's name in answers and addresses; by its file if not given."),
+    ] = None,
+    max_body: Annotated[
+        float, typer.Option(min=0.01, help="Largest body of a request, in MiB.", metavar="MIB")
+    ] = 64,
+    parallel: Annotated[
+        int, typer.Option(min=1, help="Requests that the model works on at the same time.")
+    ] = 1,
+    waiting: Annotated[
+        int, typer.Option(min=0, help="Requests that may wait; more are refused (status 429).")
+    ] = 32,
+    allow_private: Annotated[
+        bool,
+        typer.Option(
+            "--allow-private",
+            help="Also fetch images from addresses of this machine and of private networks.",
+        ),
+    ] = False,
+    imgsz: ImageSize = None,
+    queries: Queries = None,
+    queries_init: QueriesInit = "keep",
+    layers: Layers = None,
+    device: Device = "auto",
+    precision: SetPrecision = "fp32",
+    compile: Compile = False,
+    quiet: Quiet = False,
+) -> None:
+    """Answer requests over HTTP: POST an image to /detect, or open the page at /.
+
+    curl --data-binary @photo.jpg http://127.0.0.1:8000/detect
+
+    /ask takes boxes or clicks; /v2 is KServe's protocol, which Triton's clients use; /metrics is
+    for Prometheus, and /docs describes all routes. Anyone who reaches the address may ask: there is
+    no password. Ctrl-C stops the service after the requests that are being answered.
+    """
+    source = one_of(weights, model, "model")
+    if source is None:
+        raise ValueError("no model was given: dabdetr serve MODEL")
+    called = name if name is not None else _name(source)
+    if not re.fullmatch(r"[\w.-]{1,100}", called):
+        raise ValueError(
+            "--name should be 1 to 100 letters, digits, dots, underscores or hyphens; "
+            f"got {called!r}"
+        )
+    try:
+        import uvicorn
+
+        from dabdetr.serve.app import Settings, make_app
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in (
+            *("fastapi", "uvicorn", "starlette", "multipart", "python_multipart"),
+            "prometheus_client",
+        ):
+            raise
+        raise ModuleNotFoundError(
+            f"serving needs the package {error.name}; type: {install_command('serve')}"
+        ) from None
+    from dabdetr.predictor import Predictor
+
+    tell_choices(quiet)
+    listening = _listen(host, port)
+    with closing(listening):
+        predictor = Predictor(
+            source,
+            device=device,
+            precision=precision,  # pyright: ignore[reportArgumentType]
+            queries=queries,
+            queries_init=queries_init,
+            layers=layers,
+            image_size=imgsz,
+            compile=compile,
+        )
+        app = make_app(predictor, Settings(called, max_body, parallel, waiting, allow_private))
+        place, taken = listening.getsockname()[:2]
+        shown = f"[{place}]" if ":" in place else place
+        say(f"serving {called} at http://{shown}:{taken}; Ctrl-C stops it", quiet)
+        config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
+        _until_stopped(lambda: uvicorn.Server(config).run(sockets=[listening]))
+    say("stopped", quiet)
+
+
+def _name(source: str) -> str:
+    """What a model is called: by its file, or by the run folder around ``best`` and ``last``."""
+    path = Path(source)
+    stem = path.stem if path.suffix in (".safetensors", ".onnx", ".pt2", ".xml") else path.name
+    if stem in ("best", "last", "model") and path.absolute().parent.name:
+        stem = path.absolute().parent.name
+    return re.sub(r"[^\w.-]+", "-", stem).strip("-") or "model"
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A socket that listens at the address; OSError in one sentence where that cannot be."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        return socket.create_server(found[0][4][:2], family=found[0][0])
+    except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise OSError(
+            f"cannot listen at {host}:{port}: {why.lower()}; choose another --port or --host"
+        ) from None
+
+
+def _until_stopped(run: Callable[[], Any]) -> None:
+    """Run a server until Ctrl-C or SIGTERM, which are the ways to end it."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        with suppress(KeyboardInterrupt):
+            run()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    sys.stdout.flush()

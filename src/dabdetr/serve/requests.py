@@ -1,0 +1,154 @@
+"""What a request brings: image files, addresses, boxes; within limits."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from dataclasses import dataclass, field
+from io import BytesIO
+from typing import Any
+
+from fastapi import HTTPException, Request
+from starlette.datastructures import UploadFile
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from dabdetr.inference.downloads import SCHEMES, Limits, fetch
+from dabdetr.text import shortened
+
+HOW = (
+    "send an image file as the body, a form with files called image, or JSON such as "
+    '{"image": "<base64 or an http address>"}'
+)
+
+
+class LimitedBodies:
+    """ASGI middleware that ends a request whose body is larger than ``most`` bytes."""
+
+    def __init__(self, app: ASGIApp, most: int) -> None:
+        self.app, self.most = app, most
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        seen = 0
+
+        async def limited() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > self.most:
+                raise HTTPException(413, f"the body is larger than {self.most / 2**20:g} MiB")
+            return message
+
+        await self.app(scope, limited, send)
+
+
+@dataclass(frozen=True)
+class Question:
+    """One image and what is asked about it, as ``Predictor.ask`` takes it."""
+
+    image: Any
+    name: str
+    boxes: Any
+    labels: Any
+    sizes: Any
+
+
+@dataclass
+class Body:
+    """The body of a request: ``read`` it, then ask for what it holds.
+
+    files   (content, file name) of image files
+    fields  the other fields of a form, or of a JSON object
+    """
+
+    request: Request
+    mib: float
+    allow_private: bool
+    files: list[tuple[bytes, str]] = field(default_factory=list)
+    fields: dict[str, Any] = field(default_factory=dict)
+
+    async def content(self) -> bytes:
+        """The bytes themselves."""
+        return await self.request.body()
+
+    async def read(self) -> Body:
+        """Take the body apart, by its content type; HTTPException where that cannot be done."""
+        kind = self.request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind == "multipart/form-data":
+            most = int(self.mib * 2**20)
+            async with self.request.form(max_part_size=most) as form:
+                for name, value in form.multi_items():
+                    if isinstance(value, UploadFile):
+                        self.files.append((await value.read(), value.filename or ""))
+                    else:
+                        self.fields[name] = value
+        elif kind == "application/json":
+            self.fields = _object(await self.content())
+        elif content := await self.content():
+            self.files.append((content, ""))
+        return self
+
+    def images(self) -> tuple[list[Any], list[str]]:
+        """Images as a ``Predictor`` takes them, and their names; addresses are fetched here."""
+        found = [BytesIO(content) for content, _ in self.files]
+        names = [name for _, name in self.files]
+        given = self.fields.get("images", self.fields.get("image", []))
+        for each in given if isinstance(given, list) else [given]:
+            content, name = self._content(each)
+            found.append(BytesIO(content))
+            names.append(name)
+        if not found:
+            raise ValueError(f"no image came; {HOW}")
+        return found, names
+
+    def questions(self) -> Question:
+        """The image and what is asked about it; ValueError where boxes are missing."""
+        images, names = self.images()
+        if len(images) != 1:
+            raise ValueError(f"a question is about one image; got {len(images)}")
+        boxes, labels, sizes = (self._values(name) for name in ("boxes", "labels", "sizes"))
+        if boxes is None:
+            raise ValueError(
+                "no boxes came; send boxes as [[x0, y0, x1, y1], …] or clicks as [[x, y], …], in "
+                "pixels of the image"
+            )
+        return Question(images[0], names[0], boxes, labels, sizes)
+
+    def _values(self, name: str) -> Any:
+        """A list, which a form has as JSON text."""
+        value = self.fields.get(name)
+        if isinstance(value, str):
+            try:
+                value = json.loads(value)
+            except (ValueError, RecursionError):
+                raise ValueError(f"{name} is no JSON list; got {shortened(value, 60)}") from None
+        if value is not None and not isinstance(value, list):
+            raise ValueError(f"{name} should be a list; got {type(value).__name__}")
+        return value
+
+    def _content(self, given: Any) -> tuple[bytes, str]:
+        """An image's bytes and name, from base64 text, a data address or an http address."""
+        if not isinstance(given, str):
+            raise ValueError(f"an image should be text; got {type(given).__name__}; {HOW}")
+        if given.startswith(SCHEMES):
+            limits = Limits(mib=self.mib, private=self.allow_private)
+            return fetch(given, limits), given
+        text = given.partition(",")[2] if given.startswith("data:") else given
+        try:
+            return base64.b64decode(text, validate=True), ""
+        except (binascii.Error, ValueError):
+            raise ValueError(
+                f"an image is neither base64 nor an http address; got {shortened(given, 40)}"
+            ) from None
+
+
+def _object(content: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError):
+        raise ValueError(f"the body is no JSON; {HOW}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"the body should be a JSON object; got {type(value).__name__}; {HOW}")
+    return value
