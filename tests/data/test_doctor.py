@@ -644,3 +644,23 @@ def test_scenes_are_looked_at_as_well() -> None:
     """Images that are drawn have no files: checks of boxes and classes remain."""
     problems = examine([Scenes("val", count=30)], CONFIG)
     assert {each.kind.name for each in problems if not each.hint} <= {"split-only"}
+
+
+def test_the_log_of_a_mended_copy_names_every_row_that_was_left_out(
+    root: Path, tmp_path: Path
+) -> None:
+    file = root / "annotations" / "instances_train.json"
+    tree = json.loads(file.read_text())
+    first = max(row["id"] for row in tree["annotations"]) + 1
+    image = tree["images"][0]["id"]
+    odd = [{"category_id": 1, "bbox": [5, 5, 0, 9]}] * 7 + [
+        {"category_id": 99, "bbox": [5, 5, 9, 9]}
+    ] * 6
+    for number, row in enumerate(odd):
+        tree["annotations"].append({"id": first + number, "image_id": image, "iscrowd": 0, **row})
+    file.write_text(json.dumps(tree))
+    done = CliRunner().invoke(app, ["doctor", str(root), "--fix", str(tmp_path / "out"), "--json"])
+    log = (tmp_path / "out" / "doctor-log.txt").read_text()
+    assert all(f"annotation {first + number}" in log for number in range(len(odd)))
+    told = [each["examples"] for each in json.loads(done.stdout)["findings"]]
+    assert max(map(len, told)) == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -69,7 +70,10 @@ def doctor(
     from dabdetr.training.options import choose_config
 
     config = choose_config(model, imgsz=imgsz)
-    found = open_splits(data, annotations, images, box_format, strict=False, quiet=quiet)
+    from dabdetr.data.findings import keeping_all
+
+    with keeping_all() if fix else nullcontext():  # the log names every row
+        found = open_splits(data, annotations, images, box_format, strict=False, quiet=quiet)
     from dabdetr.data.doctor import all_kinds, examine
 
     problems = examine(found, config, progress=not quiet)

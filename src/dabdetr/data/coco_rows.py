@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -119,17 +120,17 @@ class Annotations:
         found = np.array([known.get(key(value), -1) for value in values], np.int64)
         pairs = zip(values, found.tolist(), strict=True)
         odd = [row for row, (value, at) in enumerate(pairs) if at >= 0 and type(value) is not int]
-        told = [f"{self.place(row)}, {column} {shown(values[row])}" for row in odd[:3]]
+        told = (f"{self.place(row)}, {column} {shown(values[row])}" for row in odd)
         self.findings.add("id-text", told, len(odd))
         return found
 
-    def _told(self, rows: np.ndarray, column: str) -> tuple[list[str], int]:
+    def _told(self, rows: np.ndarray, column: str) -> tuple[Iterator[str], int]:
         """Examples of rows and how many they are."""
         found = np.flatnonzero(rows)
-        examples = [
+        examples = (
             f"{self.place(row)} has {column} {shown(self.rows[row].get(column))}"
-            for row in found[:3].tolist()
-        ]
+            for row in found.tolist()
+        )
         return examples, len(found)
 
     def _boxes(self) -> tuple[np.ndarray, np.ndarray]:
@@ -168,7 +169,7 @@ class Annotations:
             ("box-from-shape", shapes),
             ("box-unreadable", bad),
         ):
-            told = [f"{self.place(row)}: {shown(given[row])}" for row in odd[:3]]
+            told = (f"{self.place(row)}: {shown(given[row])}" for row in odd)
             self.findings.add(kind, told, len(odd))
         return numbers, found
 
@@ -178,7 +179,7 @@ class Annotations:
             return np.array(given, bool)
         read = [0 if v is None else v if isinstance(v, bool) else whole(v) for v in given]
         odd = [row for row, value in enumerate(read) if value not in (0, 1)]
-        told = [f"{self.place(row)}: {shown(given[row])}" for row in odd[:3]]
+        told = (f"{self.place(row)}: {shown(given[row])}" for row in odd)
         self.findings.add("crowd-odd", told, len(odd))
         return np.array([value == 1 for value in read], bool)
 
@@ -195,7 +196,7 @@ class Annotations:
             for row, (value, ok) in enumerate(zip(given, usable, strict=True))
             if not ok and value is not None and value != 0
         ]
-        told = [f"{self.place(row)}: {shown(given[row])}" for row in odd[:3]]
+        told = (f"{self.place(row)}: {shown(given[row])}" for row in odd)
         self.findings.add("area-odd", told, len(odd))
         pairs = zip(read, usable, strict=True)
         return np.array([v if ok else np.nan for v, ok in pairs], np.float64)

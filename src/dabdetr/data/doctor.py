@@ -55,13 +55,17 @@ Row = tuple[int, int, np.ndarray | None]
 
 @dataclass(frozen=True)
 class Problem:
-    """What one check found in a split, or "all" of them."""
+    """What one check found in a split, or "all" of them.
+
+    ``kept`` are all of reading's examples that were kept (see ``findings.keeping_all``).
+    """
 
     kind: Kind
     split: str
     count: int
     examples: tuple[str, ...]
     rows: tuple[Row, ...] = field(default=(), repr=False)
+    kept: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def hint(self) -> bool:
@@ -177,7 +181,8 @@ def _read(data: Sequence[DetectionDataset]) -> list[Problem]:
     for split, found in told:
         shared = times[found.kind.name, found.count, *found.examples] == len(data) > 1
         where = "all" if shared and found.examples else split
-        problems[Problem(found.kind, where, found.count, tuple(found.examples))] = None
+        examples, kept = tuple(found.examples), tuple(found.kept)
+        problems[Problem(found.kind, where, found.count, examples, (), kept)] = None
     return [*problems]
 
 

@@ -6,9 +6,13 @@ guessed or reinterpreted without that. ``refuse`` turns what was found into one 
 
 from __future__ import annotations
 
+import sys
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +24,18 @@ Action = Literal["skipped", "mended", "kept", "noted"]
 EXAMPLES = 3
 LONGEST = 160
 """Characters of an example."""
+
+_KEPT = ContextVar("examples kept of a kind", default=EXAMPLES)
+
+
+@contextmanager
+def keeping_all() -> Iterator[None]:
+    """Within it every example is kept, as for a log."""
+    token = _KEPT.set(sys.maxsize)
+    try:
+        yield
+    finally:
+        _KEPT.reset(token)
 
 
 @dataclass(frozen=True)
@@ -49,7 +65,12 @@ class Finding:
 
     kind: Kind
     count: int = 0
-    examples: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+
+    @property
+    def examples(self) -> list[str]:
+        """The first ones, for messages."""
+        return self.kept[:EXAMPLES]
 
     def __str__(self) -> str:
         first = f" (first: {self.examples[0]})" if self.examples else ""
@@ -77,21 +98,24 @@ class Findings:
     def add(self, name: str, examples: str | Iterable[str] = (), count: int | None = None) -> None:
         """Count oddities of the kind ``name``; as many as there are examples if not given.
 
-        Nothing is counted for no examples and no count. Of the examples the first are kept.
+        Nothing is counted for no examples and no count. Of the examples the first are kept, or all
+        within ``keeping_all``; no more of them are made than that.
         """
-        given = [examples] if isinstance(examples, str) else list(examples)
-        count = len(given) if count is None else count
+        given = [examples] if isinstance(examples, str) else examples
+        if count is None:
+            given = list(given)
+            count = len(given)
         if not count:
             return
         found = self._found.setdefault(name, Finding(KINDS[name]))
         found.count += count
-        room = EXAMPLES - len(found.examples)
-        found.examples += [shortened(printable(each), LONGEST) for each in given[:room]]
+        room = _KEPT.get() - len(found.kept)
+        found.kept += [shortened(printable(each), LONGEST) for each in islice(given, room)]
 
     def merge(self, other: Findings) -> None:
         """Take what ``other`` found as well."""
         for name, found in other._found.items():
-            self.add(name, found.examples, found.count)
+            self.add(name, found.kept, found.count)
 
     def count(self, name: str) -> int:
         """How often a kind was found."""

@@ -32,7 +32,7 @@ def mended(
     for problem in problems:
         if problem.kind.action in ("skipped", "mended"):
             done = f"{problem.kind.what}: {problem.count:,}, {problem.kind.done} while reading"
-            log += [f"{problem.split}: {done}", *(f"  {each}" for each in problem.examples)]
+            log += [f"{problem.split}: {done}", *(f"  {each}" for each in problem.kept)]
     tables: list[RecordTable] = []
     for number, each in enumerate(data):
         if not isinstance(each, RecordTable):

@@ -203,7 +203,7 @@ class Lines:
             ("id-text", [row for row in named if self.category[row] in table]),
             ("line-unreadable", [row for row in named if self.category[row] not in table]),
         ):
-            told = [f"{self.place(row)}, class {shown(self.category[row])}" for row in rows_[:3]]
+            told = (f"{self.place(row)}, class {shown(self.category[row])}" for row in rows_)
             self.findings.add(kind, told, len(rows_))
         kept: list[int] = []
         unknown: list[int] = []
@@ -218,7 +218,7 @@ class Lines:
                 continue
             kept.append(row)
             boxes.append(_box(form, values))
-        told = [f"{self.place(r)} has class {self.category[r]:g}" for r in unknown[:3]]
+        told = (f"{self.place(r)} has class {self.category[r]:g}" for r in unknown)
         self.findings.add("class-unknown", told, len(unknown))
         if unknown:
             where = self.place(unknown[0])
@@ -244,7 +244,7 @@ class Lines:
                 form, kind = _form(table, declared)
             forms[count] = form
             if kind:
-                self.findings.add(kind, [self.place(row) for row in rows[:3]], len(rows))
+                self.findings.add(kind, (self.place(row) for row in rows), len(rows))
         return forms
 
 
