@@ -247,7 +247,7 @@ ODD = [
     (edit("annotations", 1, "id", value=5), "annotation-id", 1),
     (edit("annotations", 1, "image_id", value="x" * 5000), "image-unknown", 0),
     (edit("annotations", 1, "iscrowd", value=200.0), "crowd-odd", 1),
-    (edit("annotations", 1, "iscrowd", value="yes"), "crowd-odd", 1),
+    (edit("annotations", 1, "iscrowd", value="perhaps"), "crowd-odd", 1),
     (edit("annotations", 1, "area", value="=cmd()"), "area-odd", 1),
     (edit("annotations", 1, "area", value=-4), "area-odd", 1),
     (edit("images", 1, "id", value=900), "image-id-repeated", 1),

@@ -155,6 +155,25 @@ def via_csv(root: Path) -> None:
     text(root / "via.csv", "\n".join(rows), "utf-8-sig")
 
 
+def of_rows(change: Callable[[dict[str, Any]], object]) -> Make:
+    """COCO each of whose annotations is changed."""
+
+    def all_rows(tree: dict[str, Any]) -> None:
+        for row in tree["annotations"]:
+            change(row)
+
+    return lambda root: coco(root, all_rows)
+
+
+def of_categories(key: str) -> Make:
+    """COCO whose classes have their name under another key."""
+
+    def change(tree: dict[str, Any]) -> None:
+        tree["categories"] = [{"id": row["id"], key: row["name"]} for row in tree["categories"]]
+
+    return lambda root: coco(root, change)
+
+
 ODD: dict[str, tuple[Make, str]] = {
     # what is odd → who writes it, and the kinds of findings beside split-only
     "coco: path for file_name": (of_images(path="/data/x/{}".format), "name-cleaned"),
@@ -176,6 +195,15 @@ ODD: dict[str, tuple[Make, str]] = {
             "path: /content/My Drive\ntrain: /content/set/images/train\nnames: [red, blue]"
         ),
         "name-cleaned",
+    ),
+    "coco: a score behind each box": (of_rows(lambda row: row["bbox"].append(0.93)), "box-named"),
+    "coco: each box in a list": (of_rows(lambda row: row.update(bbox=[row["bbox"]])), "box-named"),
+    "coco: iscrowd as text": (of_rows(lambda row: row.update(iscrowd="False")), "crowd-text"),
+    "coco: only supercategories": (of_categories("supercategory"), "class-name-key"),
+    "coco: titles of classes": (of_categories("title"), "class-name-key"),
+    "yolo: keys in capitals": (
+        of_settings("Train: images/train\nNC: 2\nNames: [red, blue]\n"),
+        "",
     ),
     "yolo: Windows' folders": (
         of_settings("train: 'C:\\set\\images\\train'\nnames: [red, blue]\n"),
@@ -381,6 +409,7 @@ def test_regions_without_any_class_are_objects(tmp_path: Path) -> None:
         ("meta.json", '{"classes": [{"title": "a", "shape": "any"}]}', "without the folders ann"),
         ("annotations.xml", "<annotations><meta></meta>", "CVAT's form, without images"),
         ("_annotations.train.jsonl", '{"suffix": "<loc0112> red"}', "PaliGemma's form"),
+        ("instances_train.json.gz", "", "a packed JSON: unpack it"),
         ("a.psd", "", "convert them to PNG or JPEG"),
     ],
 )
@@ -596,3 +625,18 @@ def test_tga_by_its_ending(tmp_path: Path) -> None:
     assert (len(data), data.image(0).shape) == (2, (120, 160, 3))
     (tmp_path / "train" / "a.TGA").write_bytes(b"<html>404</html>")
     assert open_every(tmp_path)[0].findings.count("image-damaged") == 1
+
+
+def test_crowds_that_are_said_in_words(tmp_path: Path) -> None:
+    words = ("true", "FALSE", "yes", "0.0")
+
+    def change(tree: dict[str, Any]) -> None:
+        for row, word in zip(tree["annotations"], words, strict=True):
+            row["iscrowd"] = word
+
+    coco(tmp_path, change)
+    data = open_data(tmp_path)
+    found = np.concatenate([data.record(index).crowd for index in range(2)])
+    assert found.tolist() == [True, False, True, False]
+    assert data.findings.count("crowd-text") == 3
+    assert not data.findings.count("crowd-odd")

@@ -28,6 +28,8 @@ FEDERATED = {"neg_category_ids", "not_exhaustive_category_ids"}
 LISTS = ("images", "annotations", "categories")
 FILE_NAMES = ("file_name", "filename", "path", "file", "coco_url", "url")
 """Keys of an image under which its file may be named, the usual one first."""
+CLASS_NAMES = ("label", "title", "class", "class_name", "category", "supercategory")
+"""Keys of a category under which its name may stand, where it has none."""
 SPLIT_KEYS = ("split", "subset", "set", "phase", "usage")
 """Keys of an image under which it may say its split."""
 SPLIT_KEY = re.compile(rf'"({"|".join(SPLIT_KEYS)})"\s*:\s*"'.encode())
@@ -386,6 +388,10 @@ def _classes(
             findings.add("row-unreadable", f"{file}: category {shown(row.get('id'))}")
             continue
         name = row.get("name") if isinstance(row.get("name"), str) else None
+        keys = (key for key in CLASS_NAMES if isinstance(row.get(key), str) and row[key].strip())
+        if not name and (other := next(keys, None)):
+            row = {**row, "name": row[other]}
+            findings.add("class-name-key", f"{file}: {other} {shown(row[other])}")
         if name in groups and not {id_, name} & used and _is_root(row):
             findings.add("class-grouping", f"{name!r} in {file}")
         else:

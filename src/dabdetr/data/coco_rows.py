@@ -15,6 +15,8 @@ from dabdetr.data.records import Rows, count_shifted
 from dabdetr.data.shapes import around_segmentation
 from dabdetr.text import shown
 
+WORDS = {"true": True, "yes": True, "false": False, "no": False}
+"""What iscrowd is called in words."""
 NAMED = (
     ("x", "y", "width", "height"),
     ("x", "y", "w", "h"),
@@ -177,7 +179,14 @@ class Annotations:
         given = [row.get("iscrowd", 0) for row in self.rows]
         if set(map(type, given)) <= {int} and set(given) <= {0, 1}:
             return np.array(given, bool)
-        read = [0 if v is None else v if isinstance(v, bool) else whole(v) for v in given]
+        worded = [WORDS.get(v.strip().casefold()) if isinstance(v, str) else None for v in given]
+        words = [row for row, value in enumerate(worded) if value is not None]
+        told = (f"{self.place(row)}: {shown(given[row])}" for row in words)
+        self.findings.add("crowd-text", told, len(words))
+        read = [
+            w if w is not None else 0 if v is None else v if isinstance(v, bool) else whole(v)
+            for v, w in zip(given, worded, strict=True)
+        ]
         odd = [row for row, value in enumerate(read) if value not in (0, 1)]
         told = (f"{self.place(row)}: {shown(given[row])}" for row in odd)
         self.findings.add("crowd-odd", told, len(odd))
@@ -212,7 +221,10 @@ def _is_plain(box: Any) -> bool:
 
 
 def _four(box: Any) -> list[float] | None:
-    """x, y, width, height, of text, two points or named numbers as well; None for anything else."""
+    """x, y, width, height, of text, two points or named numbers as well; None for anything else.
+
+    A list around them is looked through; a score behind them is left out.
+    """
     if isinstance(box, str):
         box = re.split(r"[\s,;]+", box.strip(" \t\r\n()[]"))
     if isinstance(box, dict):
@@ -224,6 +236,10 @@ def _four(box: Any) -> list[float] | None:
         return None
     if not isinstance(box, list):
         return None
+    if len(box) == 1 and isinstance(box[0], list):
+        return _four(box[0])
+    if len(box) == 5 and isinstance(box[4], int | float) and 0 <= box[4] <= 1:
+        box = box[:4]
     corners = len(box) == 2 and all(isinstance(each, list) and len(each) == 2 for each in box)
     numbers = [_number(value) for value in (chain.from_iterable(box) if corners else box)]
     if len(numbers) != 4 or None in numbers:

@@ -78,7 +78,7 @@ class Columns:
     def count(self, kind: str, rows: np.ndarray) -> None:
         """Count boxes as ``kind``, the first of them as examples."""
         found = np.flatnonzero(rows)
-        self.findings.add(kind, (self._example(at) for at in found), len(found))
+        self.findings.add(kind, (self._example(at) for at in found.tolist()), len(found))
 
     def _example(self, at: int) -> str:
         numbers = ", ".join(f"{value:g}" for value in self.annotated[at])

@@ -30,6 +30,7 @@ FOREIGN: tuple[tuple[str, bytes, str, str], ...] = (
         "Supervisely's, without the folders ann and img beside it",
         "export the whole project",
     ),
+    (r".*\.json\.(gz|bz2|xz)", b"", "a packed JSON", "unpack it, as with gunzip"),
     (r".*\.jsonl", b"<loc\\d+>", "PaliGemma's form", COCO_OR),
     (r".*\.jsonl", b"", "a list of JSON lines", COCO_OR),
     (r".*\.vott", b"", "VoTT's project", "export it as VoTT JSON, CSV or VOC"),

@@ -21,6 +21,7 @@ from dabdetr.data.yolo_lines import NAMES, LabelFiles, Lines, numbers_of
 from dabdetr.text import parse_yaml, shortened, shown
 
 SETTINGS = (".yaml", ".yml")
+KEYS = ("names", "nc", "path", "kpt_shape")
 
 
 def find_yolo(root: Path) -> dict[str, Open]:
@@ -57,8 +58,9 @@ def _settings(file: Path, findings: Findings, strict: bool = True) -> dict[str, 
         if strict:
             raise
         return {}
+    settings = _plain_keys(settings)
     if isinstance(settings, dict) and "names" in settings:
-        settings["names"] = parse_yaml(text, str(file), as_text=True)["names"]
+        settings["names"] = _plain_keys(parse_yaml(text, str(file), as_text=True))["names"]
     known = isinstance(settings, dict) and bool(_keys(settings))
     named = isinstance(settings, dict) and ("names" in settings or "nc" in settings)
     if strict and not named:
@@ -66,6 +68,16 @@ def _settings(file: Path, findings: Findings, strict: bool = True) -> dict[str, 
     if strict and not known:
         raise ValueError(f"{file} names no images; it should have train: and val: with a folder")
     return settings if known and named else {}
+
+
+def _plain_keys(settings: Any) -> Any:
+    """With the keys of data.yaml in small letters; those of splits stay as they are."""
+    if not isinstance(settings, dict):
+        return settings
+    return {
+        low if isinstance(key, str) and (low := key.casefold().strip()) in KEYS else key: value
+        for key, value in settings.items()
+    }
 
 
 def _of_settings(file: Path, settings: dict[str, Any], said: Findings) -> dict[str, Open]:
