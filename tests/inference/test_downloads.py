@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -17,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from dabdetr.data.layouts import open_data
 from dabdetr.inference.downloads import Limits, fetch, is_public, without_password
 from dabdetr.inference.sources import read_sources
 
@@ -170,6 +173,8 @@ def test_bad_answers_are_one_sentence_in_good_time(server: str, path: str, messa
         "http://2130706433:{port}/good",
         "http://[::1]:{port}/good",
         "http://[::ffff:127.0.0.1]:{port}/good",
+        "http://[::127.0.0.1]:{port}/good",
+        "http://localhost.:{port}/good",
         "http://user:secret@127.0.0.1:{port}/good",
         "http://10.0.0.1/x",
         "http://169.254.169.254/latest/meta-data",
@@ -215,10 +220,146 @@ def test_proxies_are_asked_for_public_places_only(
         ("64:ff9b::7f00:1", False),
         ("2002:7f00:1::", False),
         ("64:ff9b::808:808", True),
+        ("64:ff9b:1::808:808", False),
+        ("::127.0.0.1", False),
+        ("::10.0.0.1", False),
+        ("::8.8.8.8", True),
+        ("::ffff:0:10.0.0.1", False),
+        ("2001:0:808:808::80ff:fffe", False),
+        ("2001:0:7f00:1::f7f7:f7f7", False),
     ],
 )
 def test_what_is_public(address: str, public: bool) -> None:
     assert is_public(address) is public
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("localhost.", "LOCALHOST", "a.localhost.", "localhost%2e", "127.0.0.1.", "127%2e0.0.1"),
+        *("2130706433", "0x7f000001", "0x7f.1", "0177.0.0.1", "127.1", "0", "[::127.0.0.1]"),
+        *("[::ffff:7f00:1]", "\u2460\u2461\u2466.0.0.1", "127\u30020\u30020\u30021", "0xa9fea9fe"),
+    ],
+)
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_proxy_is_not_asked_for_a_private_place_however_it_is_written(
+    server: str, monkeypatch: pytest.MonkeyPatch, scheme: str, host: str
+) -> None:
+    monkeypatch.setenv(f"{scheme}_proxy", server)
+    monkeypatch.setenv("no_proxy", "")
+    with pytest.raises(ValueError, match="private network"):
+        fetch(f"{scheme}://{host}/good")
+    assert Answers.asked == []
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("http://127.0.0.1:1/x", "private network"),
+        ("http://localhost./x", "private network"),
+        ("http://[::10.0.0.1]/x", "private network"),
+        ("http://0x0a000001/x", "private network"),
+        ("ftp://example.org/x", "only http and https"),
+        ("file:///etc/hostname", "neither http nor https"),
+    ],
+)
+def test_a_public_place_leads_to_no_private_one(
+    server: str, monkeypatch: pytest.MonkeyPatch, place: str, message: str
+) -> None:
+    """The proxy answers as a server in the public network would."""
+
+    class Leading(Answers):
+        asked = Answers.asked
+
+        def do_GET(self) -> None:
+            self.asked.append((self.path, None))
+            self.lead(place)
+
+    leading = ThreadingHTTPServer(("127.0.0.1", 0), Leading)
+    threading.Thread(target=leading.serve_forever, args=(0.05,), daemon=True).start()
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{leading.server_port}")
+    monkeypatch.setenv("no_proxy", "")
+    with pytest.raises(ValueError, match=message):
+        fetch("http://public.invalid/x")
+    leading.shutdown()
+    leading.server_close()
+    assert Answers.asked == [("http://public.invalid/x", None)]
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl for a certificate")
+@pytest.mark.parametrize(
+    ("path", "message"), [("file", "neither http nor https"), ("ftp", "only http and https")]
+)
+def test_https_leads_to_no_file(
+    path: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    line = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    line += ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    line += ["-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(line, check=True, capture_output=True)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    Answers.asked = []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    address = f"https://localhost:{server.server_port}"
+    assert fetch(f"{address}/good", HERE) == b"body"
+    with pytest.raises(ValueError, match=message):
+        fetch(f"{address}/{path}", HERE)
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("scheme", ["rtsp", "rtmp"])
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "localhost.", "0x7f.1", "[::127.0.0.1]", "a:p@[::1]"]
+)
+def test_a_private_stream_is_asked_only_where_that_is_allowed(scheme: str, host: str) -> None:
+    pytest.importorskip("av", reason="needs av: pip install 'dabdetr[video]'")
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(0.2)
+        address = f"{scheme}://{host}:{listening.getsockname()[1]}/live"
+        with pytest.raises(ValueError, match=r"private network, .*--allow-private"):
+            list(read_sources(address))
+        with pytest.raises(TimeoutError):
+            listening.accept()
+
+
+def test_a_stream_in_a_private_network_can_be_allowed() -> None:
+    pytest.importorskip("av", reason="needs av: pip install 'dabdetr[video]'")
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        asked: list[bytes] = []
+
+        def answer() -> None:
+            with listening.accept()[0] as connection:
+                asked.append(connection.recv(7))
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        address = f"rtsp://127.0.0.1:{listening.getsockname()[1]}/live"
+        with pytest.raises(ValueError, match="cannot be opened as a video"):
+            list(read_sources(address, allow_private=True))
+        thread.join()
+    assert asked == [b"OPTIONS"]
+
+
+def test_addresses_in_a_json_are_not_fetched(server: str, tmp_path: Path) -> None:
+    urls = dict.fromkeys(("coco_url", "flickr_url", "url", "file_name"), f"{server}/good")
+    image = {"id": 1, "width": 8, "height": 8}
+    box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 4, 4], "area": 16}
+    for keys in (("coco_url", "flickr_url"), ("url",), ("file_name",)):
+        tree = {
+            "images": [image | {key: urls[key] for key in keys}],
+            "annotations": [box],
+            "categories": [{"id": 1, "name": "cat"}],
+        }
+        (tmp_path / "train.json").write_text(json.dumps(tree))
+        with pytest.raises((ValueError, OSError)):
+            open_data(tmp_path, "train").image(0)
+    assert Answers.asked == []
 
 
 def test_a_password_reaches_its_host_and_nobody_else(server: str) -> None:

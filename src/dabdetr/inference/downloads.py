@@ -111,13 +111,47 @@ def _checked(address: str, limits: Limits) -> SplitResult:
         _ = parts.port
     except ValueError:  # which quotes what may be a password
         raise _Refused("its port is no number up to 65535") from None
-    if not limits.private:  # else a proxy would be asked for what is private to it
-        with suppress(ValueError):
-            if not is_public(parts.hostname):
-                raise Private
-        if parts.hostname.rpartition(".")[2] == "localhost":
-            raise Private
+    # else a proxy would be asked for what is private to it
+    if not limits.private and _is_private_name(parts.hostname):
+        raise Private
     return parts
+
+
+def check_stream(address: str, limits: Limits = PUBLIC) -> None:
+    """ValueError where a stream (rtsp, rtmp) is not in the public network, and that is asked for.
+
+    A name that is not found is left to the program that opens the stream.
+    """
+    if limits.private:
+        return
+    try:
+        host = urlsplit(address).hostname or ""
+        if _is_private_name(host):
+            raise Private
+        with suppress(socket.gaierror, UnicodeError):
+            if not all(map(is_public, _resolved(host))):
+                raise Private
+    except (Private, ValueError) as error:
+        raise ValueError(f"{without_password(address)} {_told(error, limits)}") from None
+
+
+def _is_private_name(host: str) -> bool:
+    """Whether a host is a private address in any notation (0x7f.1, 2130706433) or localhost."""
+    host = unquote(host)
+    with suppress(UnicodeError):
+        host = host.encode("idna").decode()
+    host = host.rstrip(".").lower()
+    with suppress(OSError, ValueError):
+        host = socket.inet_ntoa(socket.inet_aton(host))
+    with suppress(ValueError):
+        return not is_public(host)
+    return host.rpartition(".")[2] == "localhost"
+
+
+def _resolved(host: str, port: int | None = None) -> list[str]:
+    """The IP addresses of a host."""
+    found = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)
+    return sorted({str(entry[4][0]) for entry in found})
 
 
 def _plain(parts: SplitResult) -> str:
@@ -230,9 +264,8 @@ class _Network:
     def _open(self, host: str, port: int, timeout: float | None, source: Any) -> socket.socket:
         if self.limits.private or host in self._proxies:
             return socket.create_connection((host, port), timeout, source)
-        found = {entry[4][0] for entry in socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)}
         error: OSError = Private()
-        for address in sorted(map(str, found)):
+        for address in _resolved(host, port):
             if is_public(address):
                 try:
                     return socket.create_connection((address, port), timeout, source)
@@ -245,15 +278,23 @@ def is_public(address: str) -> bool:
     """Whether an IP address belongs to the public network; one inside an IPv6 one counts."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
-        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo or (None, None))[1]
-        if inner is None and ip in _NAT64:
-            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-        if inner is not None:
-            return is_public(str(inner))
+        inner = [*(ip.teredo or ()), *([ip.sixtofour] if ip.sixtofour else [])]
+        if any(ip in network for network in _EMBEDDING):
+            inner.append(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF))
+        if inner:
+            return all(is_public(str(each)) for each in inner)
+        if ip in _LOCAL_NAT64:
+            return False
     return ip.is_global and not ip.is_multicast
 
 
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_EMBEDDING = [
+    ipaddress.IPv6Network(text)
+    for text in ("::/96", "::ffff:0:0/96", "::ffff:0:0:0/96", "64:ff9b::/96")
+]
+"""Compatible, mapped, translated and NAT64 addresses, which end with an IPv4 one."""
+_LOCAL_NAT64 = ipaddress.IPv6Network("64:ff9b:1::/48")
+"""RFC 8215: translated inside a network, as it likes."""
 
 
 class _Http(urllib.request.HTTPHandler):

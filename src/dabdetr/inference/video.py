@@ -14,7 +14,14 @@ from typing import Any
 import numpy as np
 
 from dabdetr.files import open_regular
-from dabdetr.inference.downloads import PUBLIC, SCHEMES, Limits, locate, without_password
+from dabdetr.inference.downloads import (
+    PUBLIC,
+    SCHEMES,
+    Limits,
+    check_stream,
+    locate,
+    without_password,
+)
 from dabdetr.inference.stream import DamagedFrame, SourceImage, Unreadable
 
 VIDEO_SUFFIXES = frozenset(
@@ -178,6 +185,7 @@ def _place(source: str | Path, limits: Limits) -> tuple[str, dict[str, str]]:
     """
     text = str(source)
     if text.startswith(STREAMS):
+        check_stream(text, limits)
         return text, {}
     options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
     if text.startswith(SCHEMES):
