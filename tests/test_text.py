@@ -132,9 +132,15 @@ def test_cells_are_no_formulas_of_spreadsheets() -> None:
         "-a",
         " =1",
         "\t=1",
+        "-1+1",
+        "-1 2\n",
+        "-",
+        "-.",
+        "+1 -2 =3",
     ]
     assert cells(formulas) == [f"'{printable(text)}" for text in formulas]
     others = ["+0.150 ± 0.635", "-1", "+1.5", "a=b", "–", "x@y", "", "7-segment"]
+    others += ["-1.5 2 -3e-05 4", "-1e-05", "-.5", "-inf nan", "+0.2 ± 1e-05"]
     assert cells(others) == others
 
 

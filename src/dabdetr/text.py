@@ -40,8 +40,10 @@ _OVERFLOW = re.compile(
     "int too (large|big) to convert",
     re.I,
 )
-# How formulas of spreadsheets begin; signed numbers, as of "+0.150 ± 0.635", are none.
-_FORMULA = re.compile(r"\s*([=@]|[+-](?![\d.]+( ± [\d.]+)?$))")
+# How formulas of spreadsheets begin; signed numbers, as of "+0.150 ± 0.635" or "-1e-05 2.5 nan"
+# (a box), are none.
+_NUMBER = r"[+-]?(\d[\d.]*(e[+-]?\d+)?|\.\d+|inf|nan)"
+_FORMULA = re.compile(rf"\s*([=@]|(?=[+-])(?!{_NUMBER}( (± )?{_NUMBER})*\Z))")
 # Marks of direction (U+200E, U+200F, U+061C) are part of honest names in Hebrew and Arabic.
 _NO_NAME = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028-\u202e\u2066-\u2069]")
 
