@@ -74,6 +74,39 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     assert_same(run, straight("dense"))
 
 
+def spoil(path: Path, part: str) -> None:
+    """Have NaN or infinities in a checkpoint, whole and sealed."""
+    state = read(path)
+    if part == "lr":
+        state["optimizer_states"][0]["param_groups"][0]["lr"] = float("nan")
+    elif part == "moment":
+        moments = state["optimizer_states"][0]["state"]
+        moments[list(moments)[3]]["exp_avg_sq"].fill_(float("inf"))
+    else:
+        next(each for each in state[part].values() if each.is_floating_point()).fill_(float("nan"))
+    path.unlink()
+    write(path, state)
+
+
+@pytest.mark.parametrize("part", ["moment", "lr", "state_dict", "current_model_state"])
+def test_no_training_goes_on_from_values_that_are_not_finite(
+    folder: Path, part: str, capfd: pytest.CaptureFixture[str], straight: Straight
+) -> None:
+    spoil(folder / "last.ckpt", part)
+    if part == "moment":
+        run = train(resume=folder)
+        said = capfd.readouterr().err
+        assert "holds values that are not finite (optimizer_states[0].state." in said
+        assert "exp_avg_sq); going on from" in said
+        assert_same(run, straight("dense"))
+        return
+    spoil(folder / "previous.ckpt", part)
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(ValueError, match=r"last.ckpt holds values that are not finite .*start a"):
+        train(resume=folder, quiet=True)
+    assert before == {path: path.read_bytes() for path in folder.iterdir()}
+
+
 def test_a_checkpoint_that_is_gone_falls_back_too(folder: Path, straight: Straight) -> None:
     (folder / "last.ckpt").unlink()
     assert_same(train(resume=folder, quiet=True), straight("dense"))

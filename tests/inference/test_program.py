@@ -271,3 +271,26 @@ def test_damaged_archives(saved: Path, tmp_path: Path) -> None:
     refused(path, "nested too deep", flag)
     with pytest.raises(FileNotFoundError):
         Program(tmp_path / "none.pt2")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sound"),
+    [
+        ("conv.weight", float("nan"), False),
+        ("conv.weight", float("inf"), False),
+        ("scale", float("nan"), False),
+        ("scale", float("-inf"), True),  # as masks have it
+    ],
+)
+def test_a_value_that_is_no_number_is_named(
+    name: str, value: float, sound: bool, tmp_path: Path
+) -> None:
+    model = Small().eval()
+    model.state_dict(keep_vars=True).get(name, model.scale).data.view(-1)[1] = value
+    inputs = torch.zeros(1, 3, 12, 16), torch.zeros(1, 12, 16, dtype=torch.bool)
+    torch.export.save(torch.export.export(model, inputs), tmp_path / "m.pt2")
+    if sound:
+        assert Program(tmp_path / "m.pt2").inputs
+        return
+    with pytest.raises(ValueError, match=rf"m\.pt2 holds weights that are not finite: '{name}'"):
+        Program(tmp_path / "m.pt2")

@@ -55,7 +55,7 @@ def read_whole(path: Path) -> bytes:
     return content
 
 
-def not_numbers(path: Path, name: str) -> str:
+def not_numbers(path: str | Path, name: str) -> str:
     """The sentence about a file with NaN among its weights."""
     return (
         f"{path} holds weights that are not finite: {shown(name or 'without a name')}; did its "

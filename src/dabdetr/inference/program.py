@@ -22,6 +22,7 @@ from torch import Tensor
 from torch._ops import OpOverload
 
 from dabdetr.files import open_regular
+from dabdetr.inference.onnx_file import not_numbers
 from dabdetr.text import parse_json, reason, refuse_exhausted, shown
 
 # Of the schema that torch.export writes (torch/_export/serde/schema.py), which is kept stable.
@@ -116,9 +117,12 @@ class Program:
                 asked.append(what["arg"]["as_tensor"]["name"])
             elif kind in ("parameter", "buffer", "tensor_constant"):
                 key = what[f"{kind}_name"]
-                self._fixed[what["arg"]["name"]] = (
-                    weights[key] if key in weights else constants[key]
-                )
+                tensor = weights[key] if key in weights else constants[key]
+                # infinities of other tensors than parameters may be meant, such as in a mask
+                odd = tensor.isfinite().logical_not() if kind == "parameter" else tensor.isnan()
+                if odd.any():
+                    raise ValueError(not_numbers(self.path, key))
+                self._fixed[what["arg"]["name"]] = tensor
             else:
                 raise _Malformed(f"it takes an input of kind {shown(kind)}")
         if any("user_output" not in spec for spec in module["signature"]["output_specs"]):

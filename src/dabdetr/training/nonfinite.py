@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +74,21 @@ def nonfinite_weights(model: nn.Module) -> str:
         return ""
     more = f" and {len(bad) - 1} more weights are" if len(bad) > 1 else " is"
     return f"{bad[0]}{more} not finite"
+
+
+def nonfinite_values(tree: Any, place: str) -> str:
+    """The place of the first number in nested values that is NaN or infinite; "" where none is."""
+    if isinstance(tree, Tensor):
+        return "" if tree.isfinite().all() else place
+    if isinstance(tree, float):
+        return "" if math.isfinite(tree) else place
+    if isinstance(tree, dict):
+        parts = [(f"{place}.{key}", each) for key, each in tree.items()]
+    elif isinstance(tree, list | tuple):
+        parts = [(f"{place}[{index}]", each) for index, each in enumerate(tree)]
+    else:
+        return ""
+    return next(filter(None, (nonfinite_values(each, name) for name, each in parts)), "")
 
 
 def _of_one(

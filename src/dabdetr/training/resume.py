@@ -12,16 +12,21 @@ from dabdetr.config import Config
 from dabdetr.config.root import differences, parse
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.files import sync_folder
-from dabdetr.text import shown
+from dabdetr.text import printable, shortened, shown
 from dabdetr.training.checkpoint_file import CHECKPOINT, PREVIOUS, read
 from dabdetr.training.fingerprint import changes
 from dabdetr.training.history import Row, stops_early
+from dabdetr.training.nonfinite import nonfinite_values
 
 MAY_CHANGE = (
     *("training.epochs", "training.images", "training.workers", "training.checkpoint_minutes"),
     *("training.patience", "name", "source", "published_ap"),
 )
 """Fields of the config that count as they are now; all others must be as they were."""
+
+
+VALUES = ("state_dict", "current_model_state", "optimizer_states")
+"""Parts of a checkpoint that training computes with."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,13 @@ def find_checkpoint(folder: Path) -> Checkpoint | None:
 
 def _described(path: Path, fault: str) -> Checkpoint:
     state = read(path)
+    if not isinstance(state, dict):
+        raise ValueError(f"{path} is not a readable checkpoint")
+    for part in VALUES:
+        if place := nonfinite_values(state.get(part), part):
+            raise ValueError(
+                f"{path} holds values that are not finite ({shortened(printable(place), 80)})"
+            )
     try:
         run = state["run"]
         config = run.get("config")
