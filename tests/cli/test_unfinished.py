@@ -100,7 +100,7 @@ def test_a_signal_keeps_what_is_done(number: signal.Signals) -> None:
     assert "interrupted" in stopped.stderr
     done = len([name for name in files(RUNS / "a") if name.endswith(".png") and "/" not in name])
     assert 3 <= done < COUNT
-    assert f" of {COUNT} images are done and kept in runs/predict/a; not done: " in stopped.stderr
+    assert f" of {COUNT} images done and kept in runs/predict/a; not done: " in stopped.stderr
     assert "dabdetr predict --continue --name a" in stopped.stderr
     assert not Path("found.json").exists()
     ended = go_on("--json", "--name", "a")
@@ -138,7 +138,7 @@ def test_a_bad_image_keeps_those_before_it() -> None:
     assert stopped.exit_code == 1
     assert "error: images/04.png" in stopped.stderr
     assert "--skip-unreadable" in stopped.stderr
-    assert f"4 of {COUNT} images are done and kept in runs/predict/predict-1" in stopped.stderr
+    assert f"4 of {COUNT} images done and kept in runs/predict/predict-1" in stopped.stderr
     assert "not done: images/04.png, images/05.png, images/06.png and 3 more" in stopped.stderr
     assert {path.stem for path in (RUNS / "predict-1").glob("*.png")} == {"00", "01", "02", "03"}
     again = invoke("--continue")

@@ -116,5 +116,5 @@ def test_no_data(tmp_path: Path) -> None:
     (tmp_path / "annotations").mkdir()
     text = '{"images": [{"id": 1, "file_name": "a.png"}], "annotations": [], "categories": [{}]}'
     (tmp_path / "annotations" / "instances_train.json").write_text(text)
-    with pytest.raises(FileNotFoundError, match=r"none of the 1 images .* 'a.png', which does"):
+    with pytest.raises(FileNotFoundError, match=r"none of 1 image .* 'a.png', which does"):
         open_data(tmp_path)

@@ -291,7 +291,7 @@ def test_images_of_every_ending_are_found(yolo: Path) -> None:
         ("names: [a]\ntrain: labels", "there is no image"),
         ("names: [a]\ntrain: nowhere", "'nowhere', which does not exist"),
         (f"names: [a]\ntrain: {'a' * 5000}", "which does not exist"),
-        ("names: [a]\ntrain: bare", r"none of 1 images has a file of boxes; .*bare/x\.txt"),
+        ("names: [a]\ntrain: bare", r"none of 1 image has a file of boxes; .*bare/x\.txt"),
     ],
 )
 def test_bad_data_yaml(yolo: Path, text: str, told: str) -> None:

@@ -191,7 +191,7 @@ def test_answers_as_plain_values_and_as_detections(image: np.ndarray) -> None:
         ([[np.nan, 4]], None, "click 0 is"),
         ([[5, 5, 9, 9]], ["cow"], "does not know the class cow"),
         ([[5, 5, 9, 9]], [3], "does not know the class 3"),
-        ([[5, 5, 9, 9]], [], "one for each of 1 boxes; got 0"),
+        ([[5, 5, 9, 9]], [], "one for each of 1 box; got 0"),
     ],
 )
 def test_what_cannot_be_asked(image: np.ndarray, boxes: Any, labels: Any, message: str) -> None:

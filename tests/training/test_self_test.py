@@ -39,7 +39,7 @@ def table(folder: Path, boxes: list[tuple[float, ...]]) -> RecordTable:
             [(n % 30, n // 30, n % 30 + 9, n // 30 + 9) for n in range(130)],
             "130 objects, the model",
         ),
-        ([(5, 5, 7, 7), (30, 30, 32, 33)], "6 of 6 objects have less than 4 pixels"),
+        ([(5, 5, 7, 7), (30, 30, 32, 33)], "6 of 6 objects with less than 4 pixels"),
     ],
 )
 def test_data_that_cannot_be_learned(

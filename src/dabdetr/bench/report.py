@@ -108,7 +108,8 @@ def sentence(bench: BenchResult) -> str:
     row, reference = bench.best, bench.reference
     what, digits = bench.measure, 1 if bench.data else 0
     if row == reference:
-        bound = f"{100 * bench.plan.drop:g} points of AP"
+        points = f"{100 * bench.plan.drop:g}"
+        bound = f"{points} point{'' if points == '1' else 's'} of AP"
         lost = bound if bench.data else f"{bench.plan.drop:.0%} of its boxes"
         name = reference.candidate.name
         return f"Stay with {name}: nothing that loses at most {lost} is faster here."
@@ -185,7 +186,7 @@ def _missing(bench: BenchResult) -> list[str]:
 def _remarks(bench: BenchResult) -> list[str]:
     """What the columns mean, and what to know of the numbers."""
     times = (
-        f"times are medians of {bench.plan.rounds} rounds over "
+        f"times are medians of {counted(bench.plan.rounds, 'round')} over "
         f"{counted(bench.timed, 'image')}, each round timing everyone in turn; memory is a "
         "process's peak; start is a first start, to the first image's boxes"
     )
@@ -245,7 +246,7 @@ def machine() -> str:
     if about.is_file():
         lines = about.read_text().splitlines()
         name = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), name)
-    return f"{name}, {os.cpu_count()} cores, {platform.system()}"
+    return f"{name}, {counted(os.cpu_count() or 1, 'core')}, {platform.system()}"
 
 
 def versions() -> dict[str, str]:

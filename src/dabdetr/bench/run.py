@@ -40,6 +40,7 @@ from dabdetr.inference.device import choose_device
 from dabdetr.inference.sources import read_sources
 from dabdetr.steps import Steps
 from dabdetr.structures import Detections
+from dabdetr.text import counted
 
 FEW = 50
 """Annotated images below which AP is called rough."""
@@ -143,7 +144,7 @@ def _notes(plan: Plan, data: DetectionDataset | None, judged: int, together: flo
     if data is not None and judged < len(data):
         notes.append(f"AP is of {judged} of the {len(data)} images, from all over the data")
     if data is not None and judged < FEW:
-        notes.append(f"AP on {judged} images is a rough number")
+        notes.append(f"AP on {counted(judged, 'image')} is a rough number")
     if data is None and "openvino" in plan.formats:
         notes.append("int8 took its ranges from the very images that its agreement is of")
     if together < plan.batch:
@@ -272,7 +273,7 @@ class Session:
     def found(self) -> Iterator[tuple[Candidate, list[Detections]]]:
         """What each finds on all images, the reference first."""
         for each in list(self._processes):
-            self.tell(f"looking at {len(self.images)} images with {each.name}", LOOK)
+            self.tell(f"looking at {counted(len(self.images), 'image')} with {each.name}", LOOK)
             path = self.folder / "found.npz"
             with self._trying(each):
                 self._processes[each].ask("detect", images=self.images, to=str(path))

@@ -21,6 +21,7 @@ from dabdetr.presets.published import (
     DN_DAB_DEFORMABLE_DETR_R50,
     DN_DETR_R50,
 )
+from dabdetr.text import counted
 
 Names = tuple[str | None, ...]
 
@@ -117,8 +118,8 @@ def guess_names(logits: int) -> tuple[Names, tuple[str, ...]]:
 def assumed(config: Config, state: State) -> str:
     """What a bare state cannot tell, and was taken to be so."""
     model = config.model
-    parts = [f"{model.heads} heads", "no dilation"]
+    parts = [counted(model.heads, "head"), "no dilation"]
     parts.append(f"position temperature {model.position_temperature:g}")
     if not any(f"queries.{table}" in state for table in ("anchors", "positions", "content")):
-        parts.append(f"{model.queries.count} proposals")
+        parts.append(counted(model.queries.count, "proposal"))
     return f"no settings were read beside the weights: assumed {', '.join(parts)}"

@@ -8,6 +8,7 @@ from typing import Any
 from dabdetr.checkpoints.key_names import State, count
 from dabdetr.config import Config
 from dabdetr.presets.published import derive
+from dabdetr.text import counted
 
 _PROJECTION = r"projection\.project\.\d+\.0\.weight"
 
@@ -134,8 +135,9 @@ def _resnet(state: State) -> str:
     if (blocks, bottleneck) not in known:
         names = [key.removeprefix("backbone.body.") for key in state if key.startswith("backbone.")]
         raise ValueError(
-            f"the backbone of these weights is no ResNet that is known ({blocks} blocks in stage 3;"
-            f" its first tensor is {next(iter(names), 'missing')}); only ResNets are converted"
+            "the backbone of these weights is no ResNet that is known "
+            f"({counted(blocks, 'block')} in stage 3; its first tensor is "
+            f"{next(iter(names), 'missing')}); only ResNets are converted"
         )
     return f"resnet{known[blocks, bottleneck]}"
 

@@ -16,7 +16,7 @@ from dabdetr.checkpoints.reading import listing, read
 from dabdetr.config import Config, parse
 from dabdetr.files import write_atomically
 from dabdetr.model.detector import Detector, build
-from dabdetr.text import parse_json, parse_names
+from dabdetr.text import counted, parse_json, parse_names
 
 OF_PROPOSALS = "queries.classes."
 """The encoder's class head. Where objectness ranks, its first row is that and no class's."""
@@ -43,7 +43,7 @@ class LoadReport:
         if self.source == "none":
             return "starting from random weights"
         kind = self.format.replace("dabdetr 1", "dabdetr format 1")
-        lines = [f"{self.source}: {len(self.loaded)} tensors loaded ({kind})"]
+        lines = [f"{self.source}: {counted(len(self.loaded), 'tensor')} loaded ({kind})"]
         for title in ("missing", "unexpected"):
             if keys := getattr(self, title):
                 lines.append(f"  {len(keys)} {title}: {listing(keys)}")

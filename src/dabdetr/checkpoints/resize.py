@@ -15,6 +15,7 @@ from dabdetr.geometry import inverse_sigmoid
 from dabdetr.model.detector import Detector
 from dabdetr.model.proposals import EncoderQueries
 from dabdetr.model.queries import LearnedQueries
+from dabdetr.text import counted
 
 Init = str | np.ndarray | Tensor
 """Where anchors lie: 'keep', 'grid', or boxes [n, 4] (cxcywh, 0–1) to cluster."""
@@ -92,7 +93,8 @@ def with_layers(detector: Detector, layers: int | None = None) -> Detector:
     there = detector.config.model.decoder.layers
     if not 1 <= layers <= there:
         raise ValueError(
-            f"the model has {there} decoder layers; got {layers}; give a number from 1 to {there}"
+            f"the model has {counted(there, 'decoder layer')}; got {layers}; give a number from "
+            f"1 to {there}"
         )
     changed = copy.deepcopy(detector)
     decoder, heads = changed.decoder, changed.decoder.heads
@@ -204,8 +206,9 @@ def _clusters(
     different = len(boxes.unique(dim=0))
     if different < count:
         raise ValueError(
-            f"{count} anchors were asked of the k-means of {different} different boxes; ask for "
-            "fewer, or for 'keep' or 'grid'"
+            f"{count} anchors were asked of the k-means of "
+            f"{counted(different, 'different box', 'different boxes')}; ask for fewer, or for "
+            "'keep' or 'grid'"
         )
     found = KMeans(count, n_init="auto", random_state=0).fit(boxes.cpu().double().numpy())
     new = inverse_sigmoid(torch.as_tensor(found.cluster_centers_).to(old))

@@ -21,7 +21,7 @@ from dabdetr.config import Config
 from dabdetr.files import new_folder
 from dabdetr.model.detector import Detector
 from dabdetr.structures import Images
-from dabdetr.text import markdown, reason
+from dabdetr.text import counted, markdown, reason
 
 GAP = 2e-3
 """What boxes (shares of the image) and class probabilities may differ by."""
@@ -199,8 +199,8 @@ def _renamed(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor], kind: str
     left = sorted(key for key in kept - used if not key.endswith("num_batches_tracked"))
     if left:
         raise ValueError(
-            f"transformers' {kind} has no place for {left[0]} (of {len(left)} tensors); these "
-            "weights cannot be converted"
+            f"transformers' {kind} has no place for {left[0]} (of "
+            f"{counted(len(left), 'tensor')}); these weights cannot be converted"
         )
     return state
 

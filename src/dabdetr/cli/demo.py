@@ -60,7 +60,7 @@ def demo(
     check_layout(to)
     folder = RunFolder(project, name, "demo")
     scenes = open_data(f"scenes:seed={seed},count={count}", "test")
-    say(f"detecting digits in {count} scenes that the model has never seen …", quiet)
+    say(f"detecting digits in {counted(count, 'scene')} that the model has never seen …", quiet)
     found = evaluate("scenes", scenes, batch=16, device=device, progress=not quiet)
     shown = [each.best_of_query().above(conf) for each in found.detections[:images]]
     with folder:
@@ -170,4 +170,6 @@ def _print_tables(found: Evaluation, shown: list[Detections], scenes: DetectionD
         table.add_row(str(index + 1), " ".join(_truth(scenes, index)) or "none", listed or "none")
     console().print(table)
     console().print(found.table())
-    print(f"AP {found.ap:.3f}, AP50 {found.ap50:.3f} on {found.images} scenes never seen")
+    print(
+        f"AP {found.ap:.3f}, AP50 {found.ap50:.3f} on {counted(found.images, 'scene')} never seen"
+    )

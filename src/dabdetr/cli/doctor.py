@@ -121,7 +121,7 @@ def _fix(
     log += [f"not kept: {each}" for each in lost]
     text = "".join(f"{line}\n" for line in log)
     (out / "doctor-log.txt").write_text(text, encoding="utf-8")
-    say(f"mended copy: {out}, {len(log)} lines in doctor-log.txt", quiet)
+    say(f"mended copy: {out}, {counted(len(log), 'line')} in doctor-log.txt", quiet)
     return {"folder": str(out), "log": log}
 
 

@@ -15,7 +15,7 @@ from dabdetr.checkpoints.locate import locate
 from dabdetr.inference.downloads import without_password
 from dabdetr.inference.sources import Expanded, expand
 from dabdetr.inference.video import is_endless
-from dabdetr.text import parse_json, reason, shortened, shown
+from dabdetr.text import counted, parse_json, reason, shortened, shown
 
 if TYPE_CHECKING:
     from dabdetr.structures import Detections
@@ -192,7 +192,8 @@ class Journal:
         place = "" if folder.parent == Path("runs/predict") else f" --project {folder.parent}"
         unfinished = f"not done: {named}{more}; " if left else ""
         return (
-            f"{self.done} of {len(self.names)} images are done and kept in {folder}; {unfinished}"
+            f"{self.done} of {counted(len(self.names), 'image')} done and kept in {folder}; "
+            f"{unfinished}"
             f"go on with: dabdetr predict --continue{place} --name {folder.name}"
         )
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from dabdetr.data.cache import cache_folder
 from dabdetr.files import plain_name
-from dabdetr.text import reason
+from dabdetr.text import counted, reason
 
 MOST_FILES = 2_000_000
 MOST_BYTES = 100 << 30
@@ -73,8 +73,8 @@ def _checked(archive: zipfile.ZipFile, path: Path, packed: int) -> list[zipfile.
     size = sum(each.file_size for each in members)
     if len(members) > MOST_FILES or size > MOST_BYTES or size > MOST_RATIO * max(packed, 1 << 20):
         raise ValueError(
-            f"{path} would unpack to {len(members):,} files and {size >> 20:,} MiB, which is more "
-            "than a data set of its size needs; unpack it yourself if you trust it"
+            f"{path} would unpack to {counted(len(members), 'file')} and {size >> 20:,} MiB, "
+            "which is more than a data set of its size needs; unpack it yourself if you trust it"
         )
     for each in members:
         parts = each.filename.replace("\\", "/").split("/")

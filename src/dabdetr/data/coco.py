@@ -18,7 +18,7 @@ from dabdetr.data.findings import Findings
 from dabdetr.data.locate import USUAL, YEAR, ImageFolders, canonical, usual_word
 from dabdetr.data.records import Open, RecordTable, Rows, class_table
 from dabdetr.data.textfiles import HEAD, MOST_TEXT, guess, head_of, note_encoding, read_bytes
-from dabdetr.text import parse_json, shown
+from dabdetr.text import counted, parse_json, shown
 
 MANY = 50  # jsons in a folder that are looked at one by one
 DEFAULT = "default"
@@ -324,7 +324,7 @@ def _images(
     if not rows.files:
         searched = ", ".join(str(folder) for folder in folders[:3])
         raise FileNotFoundError(
-            f"none of the {len(listed)} images of {file} is there: "
+            f"none of {counted(len(listed), 'image')} of {file} is there: "
             f"{missing[0] if missing else 'none has a file name'}, which does not exist in "
             f"{searched}; give their folder with --annotations {file} --images FOLDER"
         )

@@ -11,7 +11,7 @@ from dabdetr.data.locate import ImageFolders
 from dabdetr.data.records import Open, RecordTable, Rows, class_table
 from dabdetr.data.shapes import around, around_segmentation
 from dabdetr.data.textfiles import head_of, read_text
-from dabdetr.text import parse_json, shown
+from dabdetr.text import counted, parse_json, shown
 
 
 def find_datumaro(root: Path) -> dict[str, Open]:
@@ -82,8 +82,8 @@ def _open(root: Path, file: Path, split: str, box_format: Asked | None) -> Recor
     findings.add("image-missing", missing)
     if not rows.files:
         raise FileNotFoundError(
-            f"{missing[0] if missing else file}: no image of its {len(items)} items is in "
-            f"{root / 'images'}"
+            f"{missing[0] if missing else file}: no image of its {counted(len(items), 'item')} "
+            f"is in {root / 'images'}"
         )
     rows.place = places.__getitem__
     data = RecordTable(rows, root.resolve().name, split, names, category_ids, box_format)

@@ -331,7 +331,8 @@ def _objects(case: Case) -> Iterator[Found]:
         own = ~record.crowd
         many = int(own.sum())
         if many > queries:
-            note = f"{record.file} has {many} objects, the model {queries} queries"
+            slots = counted(queries, "query", "queries")
+            note = f"{record.file} has {many} objects, the model {slots}"
             yield Found("objects-over-queries", split, note, (split, index, None))
         if many > CROWDED and (most := int(np.bincount(record.labels[own]).max())) > CROWDED:
             note = f"{record.file} has {most} of a class"
@@ -453,7 +454,7 @@ def _splits(case: Case) -> Iterator[Found]:
     for split, records in enumerate(case.records):
         empty = sum(not len(record.labels) for record in records)
         if empty * 2 > len(records):
-            note = f"{case.data[split].split}: {empty} of {len(records)} images"
+            note = f"{case.data[split].split}: {empty} of {counted(len(records), 'image')}"
             yield Found("images-empty", split, note)
         if case.data[split].split == "val" and len(records) < FEW_IMAGES:
             yield Found("val-small", split, counted(len(records), "image"))

@@ -19,7 +19,7 @@ from dabdetr.data.dataset import DetectionDataset, ImageRecord
 from dabdetr.data.findings import Findings
 from dabdetr.data.heads import ImageFile, deep_bits, read_heads
 from dabdetr.data.images import read_image
-from dabdetr.text import check_name, printable
+from dabdetr.text import check_name, counted, printable
 
 Open = Callable[[str, Asked | None], "RecordTable"]
 """Opens a split: what to call it, and the format of its boxes where it is not to be found out."""
@@ -250,7 +250,7 @@ class RecordTable(DetectionDataset):
         keep = ~damaged & draft.fit_sizes(heads)
         if not keep.any():
             raise ValueError(
-                f"none of the {len(self)} images of {self.name} {self.split} can be used: "
+                f"none of {counted(len(self), 'image')} of {self.name} {self.split} can be used: "
                 f"{next(iter(self.findings.of('skipped')))}"
             )
         draft.keep_images(keep)

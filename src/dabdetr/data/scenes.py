@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from dabdetr.data.dataset import DetectionDataset, ImageRecord
+from dabdetr.text import counted
 
 SPLITS = ("train", "val", "test")
 
@@ -83,7 +84,9 @@ class Scenes(DetectionDataset):
         last = self._last
         if last is None or last[0] != index:
             if index < 0 or (not self.endless and index >= self.count):
-                raise IndexError(f"scenes {self.split} has {self.count} scenes; asked for {index}")
+                raise IndexError(
+                    f"scenes {self.split} has {counted(self.count, 'scene')}; asked for {index}"
+                )
             self._last = last = (index, *self._draw(index))
         return last[1], last[2]
 

@@ -226,7 +226,7 @@ def recommend(described: Sequence[Description]) -> Advice:
     reasons = [
         f"nine of ten objects have {LEARNABLE} pixels or more at a shorter side of {wanted:,.0f}; "
         f"images have {own:,.0f}",
-        f"an image has up to {most:,} objects",
+        f"an image has up to {counted(most, 'object')}",
     ]
     tiles = 0
     if wanted > 1.25 * size and own > size:

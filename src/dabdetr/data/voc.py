@@ -21,7 +21,7 @@ from dabdetr.data.locate import USUAL, ImageFolders, canonical, child, folders_i
 from dabdetr.data.records import Open, RecordTable, Rows, named_table
 from dabdetr.data.shapes import around
 from dabdetr.data.textfiles import guess, head_of, note_encoding, read_bytes, read_text
-from dabdetr.text import shown
+from dabdetr.text import counted, shown
 
 EDGES = ("xmin", "ymin", "xmax", "ymax")
 ROTATED = ("cx", "cy", "w", "h", "angle")
@@ -201,9 +201,9 @@ def _open(
     return named_table(rows, names, root.resolve().name, split, box_format, more)
 
 
-def _scenes(files: list[Path], findings: Findings, counted: bool) -> list[_Scene]:
+def _scenes(files: list[Path], findings: Findings, own_split: bool) -> list[_Scene]:
     """The files that can be read; what is odd in them is counted for the split that is opened."""
-    own = findings if counted else Findings()
+    own = findings if own_split else Findings()
     scenes: list[_Scene] = []
     for file in files:
         try:
@@ -213,8 +213,10 @@ def _scenes(files: list[Path], findings: Findings, counted: bool) -> list[_Scene
             continue
         for kind, example in scenes[-1].odd:
             own.add(kind, example)
-    if not scenes and counted:
-        raise ValueError(f"none of {len(files)} annotation files can be read: {next(iter(own))}")
+    if not scenes and own_split:
+        raise ValueError(
+            f"none of {counted(len(files), 'annotation file')} can be read: {next(iter(own))}"
+        )
     return scenes
 
 

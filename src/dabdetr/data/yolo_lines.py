@@ -21,7 +21,7 @@ from dabdetr.data.images import IMAGE_SUFFIXES
 from dabdetr.data.locate import child
 from dabdetr.data.records import Rows, count_shifted
 from dabdetr.data.textfiles import read_text
-from dabdetr.text import shown
+from dabdetr.text import counted, shown
 
 NAMES = (
     *("classes.txt", "obj.names", "names.txt", "labels.txt", "_darknet.labels"),
@@ -101,8 +101,8 @@ class LabelFiles:
             folder, names = label_places(images[0])[0]
             said = [f"; {each}" for each in self.findings if each.kind.name == "label-case"]
             raise ValueError(
-                f"none of {len(images)} images has a file of boxes; the first's should be "
-                f"{folder}/{names[0]}{''.join(said)}"
+                f"none of {counted(len(images), 'image')} has a file of boxes; the first's should "
+                f"be {folder}/{names[0]}{''.join(said)}"
             )
         self.findings.add("label-missing", self.missing)
         for labels, folder in self._mirrored.items():

@@ -151,8 +151,8 @@ def score(
     started = time.perf_counter()
     if len(detections) != len(data) or not len(data):
         raise ValueError(
-            f"expected detections for the {len(data)} images of {data.name} {data.split}, at "
-            f"least one; got {len(detections)}; give one Detections (it may be empty) an image"
+            f"expected detections for {counted(len(data), 'image')} of {data.name} {data.split}, "
+            f"at least one; got {len(detections)}; give one Detections (it may be empty) an image"
         )
     known = {found.names: class_map(found.names, data.names) for found in detections}
     detections = tuple(in_classes(found, known[found.names], data.names) for found in detections)
@@ -197,7 +197,7 @@ def _crowded(data: DetectionDataset, most: int) -> list[str]:
         return []
     return [
         f"up to {max(over)} objects of a class in {counted(len(over), 'image')}: AP counts the "
-        f"{most} best detections"
+        f"{counted(most, 'best detection')}"
         + (" as COCO does" if most == MOST[-1] else "")
         + f"; --max-det {max(over)} counts more"
     ]

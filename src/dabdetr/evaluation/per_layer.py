@@ -73,7 +73,7 @@ class LayerScores:
     def sentence(self) -> str:
         """Whether all layers are needed."""
         if self.enough == len(self.rows):
-            return f"AP improves up to the last of the {len(self.rows)} decoder layers"
+            return f"AP improves up to the last of {counted(len(self.rows), 'decoder layer')}"
         return (
             f"from layer {self.enough} on AP improves by less than {LITTLE}: "
             f"--layers {self.enough} is enough"

@@ -25,6 +25,7 @@ from dabdetr.model.positions import sine_code
 from dabdetr.model.queries import LearnedQueries, initial_anchors
 from dabdetr.structures import Queries, Targets
 from dabdetr.structures.boxes import centres, corners
+from dabdetr.text import counted
 
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
 MARKERS = "os^D"
@@ -135,7 +136,10 @@ def learned_anchors(model: Detector, data: DetectionDataset, most: int = 500) ->
         column[0].invert_yaxis()
         column[0].set(xlabel="centre x", ylabel="centre y")
         column[1].set(xlabel="width", ylabel="height")
-    figure.suptitle(f"{len(after)} anchors over {len(boxes)} boxes (grey)", fontsize=10)
+    figure.suptitle(
+        f"{counted(len(after), 'anchor')} over {counted(len(boxes), 'box', 'boxes')} (grey)",
+        fontsize=10,
+    )
     return figure
 
 
@@ -192,11 +196,14 @@ def noisy_copies(
         _frame(copies, box, "white", "-", 2)
     titles = {"dn": "denoising", "contrastive": "contrastive denoising"}
     copies.set_title(
-        f"{titles[part.kind]}: {len(boxes)} objects, {group.count} copies", fontsize=10
+        f"{titles[part.kind]}: {counted(len(boxes), 'object')}, "
+        f"{counted(group.count, 'copy', 'copies')}",
+        fontsize=10,
     )
     mask.imshow(attention_mask.numpy(), cmap="Greys", vmin=0, vmax=1.4, interpolation="nearest")
     mask.set(xlabel="query attended to", ylabel="attending query")
-    mask.set_title(f"dark: masked; the last {matching} are the matching queries", fontsize=10)
+    last = "is the matching query" if matching == 1 else f"{matching} are the matching queries"
+    mask.set_title(f"dark: masked; the last {last}", fontsize=10)
     return figure
 
 
@@ -270,8 +277,12 @@ def positives(
         if owners:
             many.scatter(*places.T, c=colours, marker=marker, label=f"stride {stride}", **dots)
     count = sum(int((own >= 0).sum()) for own in rows)
-    one.set_title(f"decoder: {len(objects)} queries for {len(objects)} objects", fontsize=10)
-    many.set_title(f"ATSS head: {count} cells for the same objects", fontsize=10)
+    one.set_title(
+        f"decoder: {counted(len(objects), 'query', 'queries')} for "
+        f"{counted(len(objects), 'object')}",
+        fontsize=10,
+    )
+    many.set_title(f"ATSS head: {counted(count, 'cell')} for the same", fontsize=10)
     many.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.02), ncols=len(strides))
     return figure
 

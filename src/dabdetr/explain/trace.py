@@ -123,7 +123,8 @@ class ExplainedImage:
         """The decoder slot behind detection number ``detection`` of ``shown``."""
         if not 0 <= detection < len(self.shown):
             raise ValueError(
-                f"there are {len(self.shown)} detections, counted from 0; got {detection}"
+                f"the image has {counted(len(self.shown), 'detection')}, counted from 0; got "
+                f"{detection}"
             )
         return int(self.shown.queries[detection])
 

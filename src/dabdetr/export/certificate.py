@@ -112,8 +112,9 @@ class Agreement:
 
     def __str__(self) -> str:
         return (
-            f"{self.within:.2%} of {self.count} answers to questions agree as well; largest "
-            f"differences: {self.pixels[0]:.3g} px, score {self.scores[0]:.2g}"
+            f"{self.within:.2%} of {counted(self.count, 'answer')} to questions "
+            f"{'agrees' if self.count == 1 else 'agree'} as well; largest differences: "
+            f"{self.pixels[0]:.3g} px, score {self.scores[0]:.2g}"
         )
 
 
@@ -165,7 +166,8 @@ class Certificate:
     def __str__(self) -> str:
         allowed = self.tolerance
         lines = [
-            f"{self.within:.2%} of {self.detections} detections of {self.images} images agree "
+            f"{self.within:.2%} of {counted(self.detections, 'detection')} of "
+            f"{counted(self.images, 'image')} {'agrees' if self.detections == 1 else 'agree'} "
             f"with torch within {allowed.pixels:g} px and a score of {allowed.score:g} "
             f"({allowed.share:.0%} must)",
             f"largest differences: {self.pixels[0]:.3g} px, score {self.scores[0]:.2g}; median: "

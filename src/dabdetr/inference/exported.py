@@ -25,7 +25,7 @@ from dabdetr.inference.postprocess import Ranked, named, refuse_nonfinite
 from dabdetr.inference.questions import refuse_unable
 from dabdetr.inference.runtime import Outputs, Sizes, threads
 from dabdetr.structures import Detections
-from dabdetr.text import parse_json, reason, refuse_exhausted
+from dabdetr.text import counted, parse_json, reason, refuse_exhausted
 
 
 def graph_in(folder: Path) -> Path | None:
@@ -161,8 +161,9 @@ class Exported:
         if len(shapes) != len(names) or not self._fits(given, shapes):
             gives = " and ".join(str(list(shape)) for shape in shapes)
             raise ValueError(
-                f"{self.path} gives {gives} for {', '.join(names)} of {len(pixels)} images and "
-                f"{len(self.names)} class names; its metadata are of another model: export it again"
+                f"{self.path} gives {gives} for {', '.join(names)} of "
+                f"{counted(len(pixels), 'image')} and {counted(len(self.names), 'class name')}; "
+                "its metadata are of another model: export it again"
             )
         return tuple(outputs)
 

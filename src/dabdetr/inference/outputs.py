@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dabdetr.inference.postprocess import Ranked, ranked
-from dabdetr.text import in_any_case, shown
+from dabdetr.text import counted, in_any_case, shown
 
 if TYPE_CHECKING:
     from dabdetr.inference.metadata import Metadata
@@ -62,7 +62,7 @@ def _best(
     if labels.size and not (labels.min() >= 0 and labels.max() < len(metadata.names)):
         raise ValueError(
             f"the file gives labels from {labels.min()} to {labels.max()} for "
-            f"{len(metadata.names)} class names; export it again"
+            f"{counted(len(metadata.names), 'class name')}; export it again"
         )
     rows = zip(
         boxes.astype(np.float32, copy=False),

@@ -23,7 +23,7 @@ from torch._ops import OpOverload
 
 from dabdetr.files import open_regular
 from dabdetr.inference.onnx_file import not_numbers
-from dabdetr.text import parse_json, reason, refuse_exhausted, shown
+from dabdetr.text import counted, parse_json, reason, refuse_exhausted, shown
 
 # Of the schema that torch.export writes (torch/_export/serde/schema.py), which is kept stable.
 _TYPES = {
@@ -137,7 +137,8 @@ class Program:
         """The outputs; ValueError where the program does not fit the inputs or itself."""
         if len(inputs) != len(self.inputs):
             raise ValueError(
-                f"{self.path} takes {len(self.inputs)} inputs; got {len(inputs)}: export it again"
+                f"{self.path} takes {counted(len(self.inputs), 'input')}; got {len(inputs)}: "
+                "export it again"
             )
         values = self._fixed | dict(zip(self.inputs, inputs, strict=True))
         try:

@@ -18,7 +18,7 @@ from dabdetr.inference.runtime import Outputs, Runtime
 from dabdetr.structures import Answers, Detections
 from dabdetr.structures.boxes import centres, corners, iou
 from dabdetr.structures.detections import class_labels
-from dabdetr.text import shortened
+from dabdetr.text import counted, shortened
 
 MOST = 500
 """Questions in one pass of the model; more of them take several."""
@@ -94,7 +94,10 @@ def questions(
         raise ValueError(f"{expected}; got an array of {list(where.shape)}")
     given = [None] * len(where) if labels is None else list(labels)
     if len(given) != len(where):
-        raise ValueError(f"labels should be one for each of {len(where)} boxes; got {len(given)}")
+        raise ValueError(
+            f"labels should be one for each of {counted(len(where), 'box', 'boxes')}; got "
+            f"{len(given)}"
+        )
     known = [each for each in given if each is not None]
     rows = iter(class_labels(known, names))
     classes = np.array([-1 if each is None else next(rows) for each in given], np.int64)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from dabdetr import config
 from dabdetr.model.backbones import fill_cells
 from dabdetr.structures import Features, Images
-from dabdetr.text import reason, shown
+from dabdetr.text import counted, reason, shown
 
 
 class VitBackbone(nn.Module):
@@ -44,8 +44,8 @@ class VitBackbone(nn.Module):
         for field in ("global_blocks", "freeze_blocks"):
             if getattr(part, field) > depth:
                 raise ValueError(
-                    f"model.backbone.{field} is {getattr(part, field)}, more than the {depth} "
-                    f"blocks of {part.name!r}; lower it"
+                    f"model.backbone.{field} is {getattr(part, field)}, more than the "
+                    f"{counted(depth, 'block')} of {part.name!r}; lower it"
                 )
         spaced = {(i + 1) * depth // part.global_blocks - 1 for i in range(part.global_blocks)}
         self.windows = [None if i in spaced else part.window for i in range(depth)]

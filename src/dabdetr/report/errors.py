@@ -12,7 +12,7 @@ from dabdetr.evaluation.error_report import ErrorReport
 from dabdetr.evaluation.tide import KINDS
 from dabdetr.report.crops import crop
 from dabdetr.report.page import number, table
-from dabdetr.text import escape
+from dabdetr.text import counted, escape
 
 BYTES = 1_200_000
 """Of all images of the gallery together, as text."""
@@ -42,7 +42,7 @@ def error_section(why: ErrorReport, links: Mapping[int, str], images: int) -> st
     some = ""
     if len(data) < images:
         some = (
-            f"<p>Of {len(data)} images, evenly out of all {images}; "
+            f"<p>Of {counted(len(data), 'image')}, evenly out of all {images}; "
             "<code>dabdetr val --errors</code> explains all.</p>"
         )
     return (

@@ -24,7 +24,7 @@ import dabdetr
 from dabdetr.predictor import Predictor
 from dabdetr.serve import kserve
 from dabdetr.serve.requests import Body, LimitedBodies
-from dabdetr.text import printable, shortened
+from dabdetr.text import counted, printable, shortened
 
 log = logging.getLogger("dabdetr")
 
@@ -224,8 +224,11 @@ class Gate:
     async def run(self, work: Callable[[], Made]) -> Made:
         """What ``work`` gives, in a thread; status 429 where too many wait already."""
         if self._inside >= self._most:
+            limit = counted(self._most, "request")
             raise HTTPException(
-                429, f"{self._most} requests are being answered; try again", {"Retry-After": "1"}
+                429,
+                f"at most {limit} at a time, all being answered; try again",
+                {"Retry-After": "1"},
             )
         self._inside += 1
         try:

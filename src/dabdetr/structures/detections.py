@@ -386,7 +386,7 @@ class Results(list[Detections]):
         which = ", ".join(f"{count}× {name}" for name, count in counts.most_common(9))
         which += ", …" if len(counts) > 9 else ""
         objects = counted(counts.total(), "object")
-        return printable(f"{objects} in {len(self)} images" + (which and f": {which}"))
+        return printable(f"{objects} in {counted(len(self), 'image')}" + (which and f": {which}"))
 
     def _repr_png_(self) -> bytes | None:
         """What a notebook shows: the image with its boxes, where it is one image."""

@@ -64,10 +64,10 @@ def start_classes(
         guesses = (x @ weight[rows].T + bias[rows]).argmax(-1)
         known = torch.isin(y, torch.tensor(rows))
         right += float((torch.tensor(rows)[guesses] == y)[known].double().mean())
-    share = right / len(contents)
+    share, objects = right / len(contents), int((labels[0] >= 0).sum())
     return (
         f"class heads of {counted(len(rows), 'new class', 'new classes')} solved from the data: "
-        f"{share:.0%} of {int((labels[0] >= 0).sum())} objects found get the right class"
+        f"the right class for {share:.0%} of {counted(objects, 'object')} found"
     )
 
 

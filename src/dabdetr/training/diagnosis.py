@@ -18,6 +18,7 @@ from torch import Tensor
 
 from dabdetr.config import Config
 from dabdetr.structures import Predictions, Targets
+from dabdetr.text import counted
 from dabdetr.training.history import Row
 from dabdetr.training.matching import Assignment
 
@@ -174,8 +175,9 @@ def faults(
     if training.lr > 2e-3:
         yield (
             "rate",
-            f"the learning rate of {training.lr:g} is high for {training.effective_batch} images "
-            "an update; 1e-4 to 5e-4 is usual: lower --lr",
+            f"the learning rate of {training.lr:g} is high for "
+            f"{counted(training.effective_batch, 'image')} an update; 1e-4 to 5e-4 is usual: "
+            "lower --lr",
         )
 
 

@@ -12,6 +12,7 @@ import torch
 
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.data.scenes import Scenes
+from dabdetr.text import counted
 
 KINDS = ("id", "size", "boxes")
 """What is kept of each image: its id and file name; width and height; boxes with their labels."""
@@ -69,7 +70,7 @@ def _of_images(
         return []
     lost = len(set(before[:, 0].tolist()) - set(now[:, 0].tolist()))
     added = [row for row, known in enumerate(np.isin(now[:, 0], before[:, 0])) if not known]
-    found = [f"{lost} of {len(before)} images of {split} are gone"] if lost else []
+    found = [f"{split} has lost {lost} of {counted(len(before), 'image')}"] if lost else []
     if added:
         found.append(f"{split} has {_counted(added, data)} that were not there")
     if lost or added:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dabdetr.config import Loss
 from dabdetr.structures import Predictions, Targets
+from dabdetr.text import counted
 from dabdetr.training.losses import Table, detection_loss
 
 
@@ -72,7 +73,7 @@ def nonfinite_weights(model: nn.Module) -> str:
     ]
     if not bad:
         return ""
-    more = f" and {len(bad) - 1} more weights are" if len(bad) > 1 else " is"
+    more = f" and {counted(len(bad) - 1, 'more weight')} are" if len(bad) > 1 else " is"
     return f"{bad[0]}{more} not finite"
 
 

@@ -15,7 +15,7 @@ from dabdetr.config import Config, Section, load
 from dabdetr.config.root import parse_section
 from dabdetr.files import read_regular, write_atomically
 from dabdetr.presets import PRESETS
-from dabdetr.text import parse_yaml, shown
+from dabdetr.text import counted, parse_yaml, shown
 
 if TYPE_CHECKING:
     from dabdetr.data.dataset import DetectionDataset
@@ -172,8 +172,8 @@ class Sources(Section):
             refuse({data.split: data.findings for data in (train, val) if data is not None})
         if not any((~train.record(i).crowd).any() for i in range(len(train))):
             raise ValueError(
-                f"{train.name} {train.split} has no annotated object in {len(train)} images "
-                "(crowds do not count); training needs some"
+                f"{train.name} {train.split} has no annotated object in "
+                f"{counted(len(train), 'image')} (crowds do not count); training needs some"
                 + "".join(f"; {each}" for each in train.findings.of("skipped"))
             )
         if val is not None:

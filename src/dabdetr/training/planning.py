@@ -234,7 +234,8 @@ def fit_to_time(
         needed = (validated + update * pace.train) / 60
         raise ValueError(
             f"a training that ends in {duration(seconds)} sees no {counted(update, 'image')} on "
-            f"this machine; give it at least {math.ceil(needed)} minutes, or a smaller --imgsz"
+            f"this machine; give it at least {counted(math.ceil(needed), 'minute')}, or a "
+            "smaller --imgsz"
         )
     epochs = math.ceil(images / train)
     part = math.ceil(images / epochs)

@@ -12,7 +12,7 @@ from dabdetr.config import Config
 from dabdetr.config.root import differences, parse
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.files import sync_folder
-from dabdetr.text import printable, shortened, shown
+from dabdetr.text import counted, printable, shortened, shown
 from dabdetr.training.checkpoint_file import CHECKPOINT, PREVIOUS, read
 from dabdetr.training.fingerprint import changes
 from dabdetr.training.history import Row, stops_early
@@ -158,27 +158,29 @@ def check_resumable(
 
     ``ranks`` is the number of processes that would go on with it.
     """
-    counted = check_config(checkpoint, config, folder)
+    allowed = check_config(checkpoint, config, folder)
     check_data(checkpoint, *data, folder)
     done = len(checkpoint.rows)
     if done >= config.training.epochs:
         raise ValueError(
-            f"the run {folder} has finished its {done} epochs; more of them: --epochs {2 * done} "
-            "beside --resume; a new training from it: "
+            f"the run {folder} has finished its {counted(done, 'epoch')}; more of them: --epochs "
+            f"{2 * done} beside --resume; a new training from it: "
             f"dabdetr train --model {folder / 'last.safetensors'} --data …"
         )
     if stops_early(checkpoint.rows, patience := config.training.patience):
         raise ValueError(
-            f"the run {folder} ended as AP had not risen in {patience} epochs; to go on: "
-            f"--patience {2 * (patience or 1)} beside --resume"
+            f"the run {folder} ended as AP had not risen in "
+            f"{counted(patience or 0, 'epoch')}; to go on: --patience {2 * (patience or 1)} "
+            "beside --resume"
         )
     if checkpoint.mid_epoch and checkpoint.ranks != ranks:
         raise ValueError(
-            f"{checkpoint.path} was written within an epoch by {checkpoint.ranks} processes, and "
-            f"this run has {ranks}; start as many"
+            f"{checkpoint.path} was written within an epoch by "
+            f"{counted(checkpoint.ranks, 'process', 'processes')}, and this run has {ranks}; "
+            "start as many"
         )
     lines = []
     if checkpoint.fault:
         after = f"the one after epoch {done}" + (" and some steps" if checkpoint.mid_epoch else "")
         lines.append(f"{checkpoint.fault}; going on from {after}, {checkpoint.path.name}")
-    return [*lines, *(f"counts from here on: {change}" for change in counted)]
+    return [*lines, *(f"counts from here on: {change}" for change in allowed)]

@@ -170,7 +170,8 @@ def _data_fault(some: Subset, config: Config) -> str:
         record = some.record(index)
         own = record.boxes[~record.crowd]
         if len(own) > queries:
-            return f"{record.file} has {len(own)} objects, the model {queries} queries; raise them"
+            wanted = counted(queries, "query", "queries")
+            return f"{record.file} has {len(own)} objects, the model {wanted}; raise --queries"
         try:
             some.image(index)
         except (ValueError, OSError) as error:
@@ -180,8 +181,8 @@ def _data_fault(some: Subset, config: Config) -> str:
         tiny, every = tiny + int((sides < LEAST).sum()), every + len(own)
     if tiny > (1 - ENOUGH) * every:
         return (
-            f"{tiny} of {every} objects have less than {LEAST:g} pixels in the model's input; "
-            "raise --imgsz, or cut the images into tiles"
+            f"{tiny} of {counted(every, 'object')} with less than {LEAST:g} pixels in the model's "
+            "input; raise --imgsz, or cut the images into tiles"
         )
     return ""
 
@@ -237,7 +238,7 @@ def _failing(
             reached += int((overlap.max(1) >= 0.5).sum())
     if reached < ENOUGH * every:
         return "matching", (
-            f"only {reached} of {every} objects have a query near them; check the boxes "
+            f"only {reached} of {counted(every, 'object')} with a query near; check the boxes "
             "(data view), raise --queries or --imgsz"
         )
     return "data", (

@@ -27,6 +27,7 @@ from dabdetr.evaluation.evaluate import evaluate
 from dabdetr.evaluation.result import Evaluation
 from dabdetr.model.detector import Detector, build
 from dabdetr.runs import RunFolder, locked
+from dabdetr.text import counted
 from dabdetr.training.accumulation import AccumulatedBatches
 from dabdetr.training.checkpoint_file import (
     CHECKPOINT,
@@ -334,7 +335,10 @@ def _fit(
     if val_data is None:
         say(console, "no val split: no report, and nothing tells which epoch was the best")
     if stops_early(rows, training.patience):
-        say(console, f"AP has not risen in {training.patience} epochs: training ends here")
+        say(
+            console,
+            f"AP has not risen in {counted(training.patience or 0, 'epoch')}: training ends here",
+        )
     run = Run(folder, config, tuple(rows))
     if val_data is not None and world.is_main and best_row(rows) is not None:
         place = (world.device, training.batch)

@@ -176,8 +176,9 @@ function start() {
   const count = own;
   $("title").textContent = data.title;
   const many = data.found === 1 ? "1 detection" : `${data.found} detections`;
+  const slots = count === 1 ? "1 query" : `${count} queries`;
   $("summary").textContent =
-    `${data.model}, ${layers} decoder layer${layers > 1 ? "s" : ""}, ${count} queries; ` +
+    `${data.model}, ${layers} decoder layer${layers > 1 ? "s" : ""}, ${slots}; ` +
     `${many} scoring ${data.conf} or more.`;
   if (!data.found) $("list-title").textContent = "Nothing was found; the best queries instead";
   $("image").src = data.image;
