@@ -110,17 +110,18 @@ def test_the_light_install_runs_exported_files(tmp_path: Path) -> None:
         )
         assert done.returncode == code, (line, done.stderr)
         assert said in done.stdout + done.stderr, (line, done.stdout, done.stderr)
-    serving = subprocess.Popen(
+    with subprocess.Popen(
         [place / "bin" / "python", "-m", "dabdetr", "serve", "scenes.onnx", "--port", "0"],
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         text=True,
-    )
-    assert serving.stderr is not None
-    found = re.search(r"http://\S+(?=;)", serving.stderr.readline())
-    assert found
-    image = (tmp_path / "demo" / "images" / "000.png").read_bytes()
-    with urllib.request.urlopen(f"{found[0]}/detect", image) as answer:
-        assert json.load(answer)["images"][0]["detections"]
-    serving.terminate()
-    assert serving.wait(30) == 0
+    ) as serving:
+        assert serving.stderr is not None
+        found = re.search(r"http://\S+(?=;)", serving.stderr.readline())
+        assert found
+        image = (tmp_path / "demo" / "images" / "000.png").read_bytes()
+        with urllib.request.urlopen(f"{found[0]}/detect", image) as answer:
+            assert json.load(answer)["images"][0]["detections"]
+        serving.terminate()
+        serving.communicate(timeout=30)
+    assert serving.returncode == 0
