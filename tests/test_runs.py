@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from dabdetr.cli.output import refuse_to_overwrite
+from dabdetr.files import new_folder
 from dabdetr.runs import RunFolder, locked
 
 
@@ -49,6 +51,22 @@ def test_a_run_folder_that_exists_is_not_touched(tmp_path: Path) -> None:
         RunFolder(tmp_path, "mine", "predict")
     with pytest.raises(ValueError, match="one folder name"):
         RunFolder(tmp_path, "a/b", "predict")
+
+
+@pytest.mark.parametrize("odd", ["a\x1b[2Jb", "a\nb", "a\u202eb", "a\udcffb"])
+def test_names_that_would_reach_a_terminal_are_refused(tmp_path: Path, odd: str) -> None:
+    with pytest.raises(ValueError, match="control characters cannot be part of a name to write"):
+        RunFolder(tmp_path / odd / "runs", None, "predict")
+    with pytest.raises(ValueError, match="control characters"), new_folder(tmp_path / odd):
+        pass
+    with pytest.raises(ValueError, match="control characters"):
+        refuse_to_overwrite(tmp_path / odd)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_name_that_is_too_long_is_an_error_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"--name is longer than 200 bytes: .{60}; shorten it"):
+        RunFolder(tmp_path, "x" * 300, "demo")
 
 
 def test_a_published_folder_outlives_an_error(tmp_path: Path) -> None:
@@ -99,6 +117,8 @@ def test_an_abandoned_folder_is_replaced_unless_it_is_in_use(tmp_path: Path) -> 
 HOLD = """
 import os, sys, time
 from pathlib import Path
+from dabdetr.cli.output import refuse_to_overwrite
+from dabdetr.files import new_folder
 from dabdetr.runs import locked
 with locked(Path(sys.argv[1])):
     worker = os.fork()

@@ -68,6 +68,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
     It is gone after an error. FileExistsError where there is something at ``path`` already.
     """
+    check_place(path)
     if path.exists():
         raise FileExistsError(f"{path} exists and is not overwritten; choose another name")
     if not path.parent.is_dir():
@@ -167,3 +168,14 @@ def check_folder_name(
     """Raise where ``name`` is no folder's, or leads out of the folder that it is to be in."""
     if Path(name).name != name or name == ".." or printable(name) != name or not name.strip():
         raise ValueError(f"{what} should be one folder name; got {shown(name)}; {remedy}")
+    if len(name.encode()) > MOST_NAME:
+        raise ValueError(f"{what} is longer than {MOST_NAME} bytes: {shown(name)}; shorten it")
+
+
+def check_place(path: str | Path) -> None:
+    """Raise where a path to write to has characters that would reach a terminal."""
+    if printable(str(path)) != str(path):
+        raise ValueError(
+            f"control characters cannot be part of a name to write: {shown(str(path))}; "
+            "choose another name"
+        )

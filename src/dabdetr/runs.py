@@ -15,7 +15,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from dabdetr.files import check_folder_name
+from dabdetr.files import check_folder_name, check_place
 
 try:
     import fcntl
@@ -49,6 +49,7 @@ class RunFolder:
         self.path = self.project / (name or verb)
         self.published = False
         self._made: list[Path] = []
+        check_place(project)
         check_folder_name(verb, "the config's name, which its runs have,", "give --name")
         if name is not None:
             check_folder_name(name)

@@ -358,3 +358,10 @@ def test_resuming_what_cannot_be_resumed(coco_folder: Path) -> None:
     for size in (0, 1000, len(whole) // 2, len(whole) - 100):
         checkpoint.write_bytes(whole[:size])
         refused(["train", "--resume", checkpoint.parent], "last.ckpt")
+
+
+@pytest.mark.parametrize("place", ["file/below", "no/such/folder", "a\x1b[2Jb"])
+def test_demo_is_refused_before_any_work(place: str) -> None:
+    Path("file").write_text("precious")
+    refused(["demo", "-o", place, "--quiet"])
+    refused(["demo", "--name", "x" * 300, "--quiet"], "longer than 200 bytes")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dabdetr.cli.options import Device, Json, Name, Project, Quiet
-from dabdetr.cli.output import console, print_json, say
+from dabdetr.cli.output import console, print_json, refuse_to_overwrite, say
 from dabdetr.runs import RunFolder
 from dabdetr.text import counted
 
@@ -59,6 +59,9 @@ def demo(
 
     check_layout(to)
     folder = RunFolder(project, name, "demo")
+    made = not output.exists()
+    if made:
+        refuse_to_overwrite(output)
     scenes = open_data(f"scenes:seed={seed},count={count}", "test")
     say(f"detecting digits in {counted(count, 'scene')} that the model has never seen …", quiet)
     found = evaluate("scenes", scenes, batch=16, device=device, progress=not quiet)
@@ -68,7 +71,6 @@ def demo(
         for index, image in enumerate(drawn):
             image.save(folder.path / f"scene-{index + 1}.png")
         _sheet(drawn).save(folder.path / "overview.png")
-    made = not output.exists()
     if made:
         _write_samples(output, scenes, to, seed)
     if as_json:

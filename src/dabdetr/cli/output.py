@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from dabdetr.files import plain_name
+from dabdetr.files import check_place, plain_name
 from dabdetr.text import json_text, printable
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def refuse_to_overwrite(
     """Raise where ``path`` exists already or has no folder; checked before any work is done."""
     if path is None:
         return
+    check_place(path)
     if path.is_dir() and force:
         raise FileExistsError(f"{path} is a folder and is not overwritten; choose another name")
     if path.is_dir() or (path.exists() and not force):
