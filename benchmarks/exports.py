@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from benchmarks.sides import SMOKE, Side, Workload, load_ours, load_peer, make_w
 from dabdetr.export.formats import OnnxFile, OpenVinoFile
 from dabdetr.inference.exported import Exported
 from dabdetr.inference.metadata import Metadata
+from dabdetr.measure import seconds
 from dabdetr.model.detector import Detector
 
 BARS = {"ONNX Runtime fp32": 1.5, "OpenVINO fp32": 1.8, "OpenVINO bf16": 6.0}
@@ -98,17 +98,16 @@ def race(
         jobs[name] = lambda run=run: run.predict(
             pixels.numpy(), padding, [(work.height, work.width)]
         )
-    seconds: dict[str, list[float]] = {name: [] for name in jobs}
+    every: dict[str, list[float]] = {name: [] for name in jobs}
     for turn in range(rounds + 1):
         for name in sorted(jobs, reverse=bool(turn % 2)):
             jobs[name]()  # wakes the side's threads
-            started = time.perf_counter()
-            jobs[name]()
-            seconds[name] += [time.perf_counter() - started] if turn else []
-    peer = seconds["peer"]
+            took = seconds(jobs[name])
+            every[name] += [took] if turn else []
+    peer = every["peer"]
     return {
         name: {"seconds": each, "ratios": [a / b for a, b in zip(peer, each, strict=True)]}
-        for name, each in seconds.items()
+        for name, each in every.items()
     }
 
 

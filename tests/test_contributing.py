@@ -150,7 +150,7 @@ def toy(name: str) -> None:
             "from dabdetr.cli.app import app\n",
             "from dabdetr.cli import toy\nfrom dabdetr.cli.app import app\n",
         ),
-        ("    *(train.train, ", "    *(toy.toy, train.train, "),
+        ("    train.train,\n", "    toy.toy,\n    train.train,\n"),
     ],
 }
 TOYS = {

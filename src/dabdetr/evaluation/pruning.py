@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from dabdetr.evaluation.per_layer import evaluate_layers
 from dabdetr.evaluation.result import Evaluation
 from dabdetr.inference.postprocess import class_thresholds
 from dabdetr.inference.torch_runtime import TorchRuntime
+from dabdetr.measure import seconds
 from dabdetr.model.detector import Detector
 from dabdetr.model.queries import LearnedQueries
 from dabdetr.text import counted
@@ -162,8 +163,7 @@ def _paces(
     with torch.no_grad():
         for _ in range(TURNS + 2):
             for runtime, images, times in zip(runtimes, pixels, taken, strict=True):
-                started = time.perf_counter()
-                runtime.forward(images).boxes.cpu()
-                times.append(1e3 * (time.perf_counter() - started))
+                forward = partial(runtime.forward, images)
+                times.append(1e3 * seconds(lambda run=forward: run().boxes.cpu()))
     middles = [float(np.median(times[2:])) for times in taken]
     return middles[0], middles[1]

@@ -21,6 +21,7 @@ from torch import nn
 from dabdetr.inference.device import keep_freed_memory
 from dabdetr.inference.runtime import Precision, SetPrecision
 from dabdetr.kernels import Linear
+from dabdetr.measure import seconds
 from dabdetr.model.detector import Detector
 from dabdetr.model.frozen_norm import FoldedConv2d
 from dabdetr.structures import Images, Predictions, Questions
@@ -171,9 +172,7 @@ def compare(
 
 @torch.no_grad()
 def _seconds(forward: Forward, images: Images) -> float:
-    started = time.perf_counter()
-    forward(images).boxes[-1].sum().item()  # until the device is done
-    return time.perf_counter() - started
+    return seconds(lambda: forward(images).boxes[-1].sum().item())  # until the device is done
 
 
 def _packing(precision: Precision) -> AbstractContextManager[Any]:

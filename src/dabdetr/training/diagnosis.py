@@ -165,7 +165,7 @@ def faults(
     if any(row["AP50"] is not None for row in rows) and ap >= LEARNED:
         yield from _gap(rows)
         return
-    yield from _standing(rows, at)
+    yield from _standing(rows)
     if len(rows) >= 10 and (changed := last.get("matching_changed") or 0) > 0.8:
         yield (
             "matching",
@@ -199,7 +199,7 @@ def _rising(rows: Sequence[Row], at: str) -> Iterator[tuple[str, str]]:
         )
 
 
-def _standing(rows: Sequence[Row], at: str) -> Iterator[tuple[str, str]]:
+def _standing(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
     """Terms that do not fall where nothing is detected yet."""
     recent = rows[-5:]
     if len(rows) < 5:

@@ -14,6 +14,7 @@ from dabdetr.config import Config
 from dabdetr.data.loader import pad_to_multiple
 from dabdetr.inference.device import keep_freed_memory
 from dabdetr.model.detector import Detector
+from dabdetr.structures import Predictions
 from dabdetr.training.accumulation import Batch
 from dabdetr.training.activation_checkpointing import checkpoint_activations
 from dabdetr.training.diagnosis import EpochStatistics
@@ -151,19 +152,24 @@ class TrainingModule(LightningModule):
         pairs = assign(predictions, targets, self.settings.loss)
         total, table = detection_loss(predictions, targets, self.settings.loss, pairs, objects)
         if not torch.isfinite(total):
-            place = self._place()
-            inputs = diagnose_inputs(self.detector, batch.images.pixels, targets.names, place)
-            raise NonFiniteLoss(
-                inputs or diagnose_nonfinite(predictions, targets, self.settings.loss, place)
-            )
-        if self.world.size > 1:  # the others wait for every gradient, such as denoising's
-            learning = [p.sum() for p in self.detector.parameters() if p.requires_grad]
-            total = total + 0.0 * torch.stack(learning).sum()
-        if batch.loss_scale:
+            raise NonFiniteLoss(self._why_not_finite(batch, predictions))
+        if batch.loss_scale:  # not a batch of another rank
             self.meter.add(total.detach(), table, len(targets.counts))
             self.watch.add(predictions, targets, pairs)
         self._files += targets.names
-        return total * batch.loss_scale
+        return self._with_every_gradient(total) * batch.loss_scale
+
+    def _why_not_finite(self, batch: Batch, predictions: Predictions) -> str:
+        place, targets = self._place(), batch.targets
+        inputs = diagnose_inputs(self.detector, batch.images.pixels, targets.names, place)
+        return inputs or diagnose_nonfinite(predictions, targets, self.settings.loss, place)
+
+    def _with_every_gradient(self, total: Tensor) -> Tensor:
+        """Of several ranks each waits for the gradient of every weight, such as denoising's."""
+        if self.world.size == 1:
+            return total
+        learning = [p.sum() for p in self.detector.parameters() if p.requires_grad]
+        return total + 0.0 * torch.stack(learning).sum()
 
     def optimizer_step(self, *arguments: Any, **named: Any) -> None:
         """Step, then free the gradients: the next forward pass needs that memory."""
