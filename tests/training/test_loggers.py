@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from pytorch_lightning.loggers import CSVLogger
 
+from dabdetr.training.history import stops_early
 from dabdetr.training.loggers import NAMES, TolerantLogger, check_loggers
 from dabdetr.training.options import Sources
 from dabdetr.training.train import Run, train
@@ -99,6 +100,23 @@ def test_patience_ends_a_run_whose_ap_does_not_rise(
         train(resume=run.folder, quiet=True)
     more = train(resume=run.folder, patience=3, quiet=True)
     assert len(more.rows) > len(run.rows)
+
+
+@pytest.mark.parametrize(
+    ("measured", "stops"),
+    [
+        ({1: 0.1, 3: 0.1}, True),
+        ({1: 0.1, 2: 0.1}, False),
+        ({1: 0.2, 2: 0.1, 3: 0.1}, True),
+        ({1: 0.1, 2: 0.2, 3: 0.1}, False),
+        ({2: 0.1}, False),  # epochs went by, and none of them was measured
+        ({}, False),
+    ],
+)
+def test_only_measured_epochs_end_a_run(measured: dict[int, float], stops: bool) -> None:
+    rows = [{"epoch": float(n), "AP": measured.get(n)} for n in range(1, 8)]
+    assert stops_early(rows, 2) is stops
+    assert not stops_early(rows, None)
 
 
 def test_time_left_and_what_is_next_are_told(

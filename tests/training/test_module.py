@@ -126,10 +126,56 @@ def test_only_what_was_asked_for_is_trained(
     assert {key for key in after if not torch.equal(after[key], before[key])} == changed
 
 
-def test_nothing_left_to_train_is_told(tiny_detector: Detector) -> None:
-    config = tiny_detector.config.override(["training.train_only=[anchors]"])
-    with pytest.raises(ValueError, match=r"\['anchors'\] leaves nothing to train; parts are: back"):
+@pytest.mark.parametrize("change", [
+    "training.train_only=[decoder.heads, anchors]",
+    "training.train_only=['']",
+    "training.lr_factors={decoder.heads: 2, anchors: 0.5}",
+])  # fmt: skip
+def test_names_of_no_parameter_are_told(change: str, tiny_detector: Detector) -> None:
+    config = tiny_detector.config.override([change])
+    with pytest.raises(ValueError, match=r"no parameter's name starts with '.*parts are: backbone"):
         TrainingModule(build(config, tiny_detector.names), lambda _: ())
+
+
+def test_a_name_that_is_nearly_right_is_suggested(tiny_detector: Detector) -> None:
+    config = tiny_detector.config.override(["training.train_only=[decoder.haeds]"])
+    with pytest.raises(ValueError, match=r"'decoder\.haeds'; did you mean decoder\.heads\? parts"):
+        TrainingModule(build(config, tiny_detector.names), lambda _: ())
+
+
+def test_nothing_left_to_train_is_told(tiny_detector: Detector) -> None:
+    parts = ", ".join(f"{name}: 0" for name, _ in tiny_detector.named_children())
+    for changes in (
+        [f"training.lr_factors={{{parts}}}"],
+        ["training.train_only=[backbone]", "training.backbone_lr=0"],
+    ):
+        config = tiny_detector.config.override(changes)
+        with pytest.raises(ValueError, match="leave nothing to train"):
+            TrainingModule(build(config, tiny_detector.names), lambda _: ())
+
+
+def test_rates_by_name(tiny_detector: Detector) -> None:
+    """The longest name counts, 0 freezes, and what no name fits keeps its rate."""
+    factors = "{backbone: 0.5, decoder: 0.25, decoder.heads: 2, queries.content: 0}"
+    config = tiny_detector.config.override([f"training.lr_factors={factors}"])
+    detector = build(config, tiny_detector.names)
+    TrainingModule(detector, lambda _: ())
+    groups = parameter_groups(detector, config.training)
+    names = {id(p): name for name, p in detector.named_parameters()}
+    rates = {names[id(p)]: g["lr"] for g in groups for p in g["params"]}
+    lr, backbone_lr = config.training.lr, config.training.backbone_lr
+    for name, _ in detector.named_parameters():
+        if name.startswith("queries.content"):
+            assert name not in rates
+        elif name.startswith("backbone."):
+            assert rates[name] == 0.5 * backbone_lr
+        elif name.startswith("decoder."):
+            assert rates[name] == lr * (2 if name.startswith("decoder.heads") else 0.25)
+        else:
+            assert rates[name] == lr
+    assert groups[-1]["name"] == "rest"  # its rate is the one in results.csv
+    plain = parameter_groups(tiny_detector, tiny_detector.config.training)
+    assert [group["name"] for group in plain] == ["backbone", "rest"]
 
 
 def test_an_update_is_the_same_in_one_step_or_in_several(

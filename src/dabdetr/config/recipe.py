@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -138,6 +138,11 @@ class Training(Section):
         default=1.0,
         gt=0,
         description="factor of the learning rate for sampling offsets and learned points",
+    )
+    lr_factors: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default={},
+        description="factor of the learning rate of parameters whose names start so, such as "
+        "{backbone: 0.5, decoder.heads: 2}; the longest name counts; 0: frozen",
     )
     train_only: tuple[str, ...] = Field(
         default=(),

@@ -76,12 +76,12 @@ def best_row(rows: Sequence[Row]) -> Row | None:
 
 
 def stops_early(rows: Sequence[Row], patience: int | None) -> bool:
-    """Whether AP has not risen in the last ``patience`` epochs."""
+    """Whether ``patience`` epochs lie between the best AP and the last one that was measured."""
     measured = [row for row in rows if row["AP"] is not None]
     if patience is None or not measured:
         return False
     first = max(measured, key=lambda row: row["AP"] or 0.0)
-    return (rows[-1]["epoch"] or 0) - (first["epoch"] or 0) >= patience
+    return (measured[-1]["epoch"] or 0) - (first["epoch"] or 0) >= patience
 
 
 def draw_curves(path: Path, rows: Sequence[Row]) -> None:

@@ -2,51 +2,81 @@
 
 from __future__ import annotations
 
+import difflib
 import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 
 from dabdetr.config import Training
 from dabdetr.model.detector import Detector
+from dabdetr.text import printable
 
 
 def freeze(detector: Detector, training: Training) -> None:
-    """Take the gradient from what is not to be trained."""
+    """Take the gradient from what is not to be trained. ValueError for names of no parameter."""
+    _check_names(detector, "train_only", training.train_only)
+    _check_names(detector, "lr_factors", training.lr_factors)
     if not training.backbone_lr:
         detector.backbone.requires_grad_(False)
-    if not training.train_only:
-        return
     for name, parameter in detector.named_parameters():
-        if not name.startswith(training.train_only):
+        chosen = name.startswith(training.train_only) if training.train_only else True
+        if not chosen or not _factor(name, training.lr_factors):
             parameter.requires_grad_(False)
     if not any(p.requires_grad for p in detector.parameters()):
         raise ValueError(
-            f"training.train_only {list(training.train_only)} leaves nothing to train; parts are: "
-            f"{', '.join(name for name, _ in detector.named_children())}, and parts of those like "
-            "decoder.heads"
+            f"training.train_only {list(training.train_only)}, training.lr_factors "
+            f"{training.lr_factors} and training.backbone_lr {training.backbone_lr:g} leave nothing "
+            "to train; name other parts or set another rate"
         )
+
+
+def _check_names(detector: Detector, field: str, prefixes: Iterable[str]) -> None:
+    names = [name for name, _ in detector.named_parameters()]
+    for prefix in prefixes:
+        if not prefix or not any(name.startswith(prefix) for name in names):
+            parts = dict.fromkeys(".".join(name.split(".")[:2]) for name in names)
+            near = difflib.get_close_matches(prefix, parts, 1)
+            raise ValueError(
+                f"training.{field}: no parameter's name starts with {printable(prefix)!r}; "
+                + (f"did you mean {near[0]}? " if near else "")
+                + f"parts are: {', '.join(name for name, _ in detector.named_children())}, and parts "
+                "of those like decoder.heads"
+            )
+
+
+def _factor(name: str, factors: Mapping[str, float]) -> float:
+    """That of the longest prefix of a parameter's name; 1 where none fits."""
+    fitting = [prefix for prefix in factors if name.startswith(prefix)]
+    return factors[max(fitting, key=len)] if fitting else 1.0
 
 
 def parameter_groups(detector: Detector, training: Training) -> list[dict[str, Any]]:
     """The backbone, sampling offsets and learned points, and everything else, each at its rate.
 
-    Frozen parameters are in no group. Weight decay applies to all others, norms and biases
-    included (official recipe).
+    Where ``training.lr_factors`` divides one of these, each factor has a group of its own. Frozen
+    parameters are in no group. Weight decay applies to all others, norms and biases included
+    (official recipe).
     """
     rates = {
         "backbone": training.backbone_lr,
         "offsets": training.lr * training.offsets_factor,
         "rest": training.lr,
     }
-    groups: dict[str, list[torch.nn.Parameter]] = {name: [] for name in rates}
+    groups: dict[tuple[str, float], list[torch.nn.Parameter]] = {}
     for name, parameter in detector.named_parameters():
         if parameter.requires_grad:
-            groups[_group(name)].append(parameter)
+            key = (_group(name), _factor(name, training.lr_factors))
+            groups.setdefault(key, []).append(parameter)
+    order = list(rates)  # the last group's rate is the one that is logged
     return [
-        {"name": name, "params": parameters, "lr": rates[name]}
-        for name, parameters in groups.items()
-        if parameters
+        {
+            "name": kind if factor == 1 else f"{kind} × {factor:g}",
+            "params": groups[kind, factor],
+            "lr": rates[kind] * factor,
+        }
+        for kind, factor in sorted(groups, key=lambda key: (order.index(key[0]), key[1] == 1))
     ]
 
 
