@@ -434,3 +434,12 @@ def test_many_long_faults_stay_one_short_message() -> None:
     config = preset("dab-detr-nano")
     with pytest.raises(ValueError, match="has no field 'x'"):
         config.override(["loss={0: 1}", "loss.x.y=1"])
+
+
+def test_classes_may_be_called_by_numbers() -> None:
+    changes = ["loss.class_weights={3: 2, 'a': 1}", "inference.class_conf={7: 0.5}"]
+    config = Config().override(changes)
+    assert config.loss.class_weights == {"3": 2.0, "a": 1.0}
+    assert config.inference.class_conf == {"7": 0.5}
+    with pytest.raises(ValueError, match=r"loss\.class_weights\.a"):
+        Config().override(["loss.class_weights={a: -1}"])

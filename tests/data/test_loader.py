@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,14 @@ from hypothesis import strategies as st
 from dabdetr.config import Augment, Config, Image, Training
 from dabdetr.data.dataset import DetectionDataset, ImageRecord
 from dabdetr.data.layouts import open_data
-from dabdetr.data.loader import pad, pad_to_multiple, plan_epoch, training_loader
+from dabdetr.data.loader import (
+    pad,
+    pad_to_multiple,
+    plan_epoch,
+    repeat_factors,
+    training_examples,
+    training_loader,
+)
 from dabdetr.geometry import to_corners
 
 
@@ -130,6 +139,115 @@ def test_epochs_and_seeds_differ() -> None:
         for epoch in range(3)
     }
     assert len(orders) == 9
+
+
+class Rare(Blank):
+    """Square images of a common class; every tenth has an object of a rare one as well."""
+
+    names, category_ids = ("common", "rare"), (1, 2)
+
+    def record(self, index: int) -> ImageRecord:
+        record = super().record(index)
+        if index % 10:
+            return record
+        return replace(record, labels=np.array([0, 1]), crowd=np.array([False, False]))
+
+
+def test_repeat_factors_by_hand() -> None:
+    """A tenth of the images has the rare class: √(0.4 / 0.1) = 2; the common one is everywhere."""
+    factors = repeat_factors(Rare([(64, 64)] * 20), 0.4)
+    assert factors.tolist() == [2.0 if index % 10 == 0 else 1.0 for index in range(20)]
+    assert repeat_factors(Rare([(64, 64)] * 20), 0.05).tolist() == [1.0] * 20
+    assert repeat_factors(Blank([(64, 64)] * 3), 1.0).tolist() == [1.0] * 3
+
+
+def test_balanced_epochs_draw_rare_classes_more_often() -> None:
+    data, plain = Rare([(64, 64)] * 40), config(4, augment=LIVELY)
+    balanced = plain.override(["training.balance=0.9"])  # factor 3: 120 / 480 of 40 for 4 of them
+    drawn: Counter[int] = Counter()
+    for epoch in range(60):
+        jobs = [job for batch in plan_epoch(data, balanced, 1, epoch) for job in batch]
+        assert len(jobs) == 40
+        drawn.update(job.index for job in jobs)
+        again = [job for job in jobs if job.copy]
+        firsts = {job.index: job.crop for job in jobs if not job.copy}
+        assert {job.index for job in again} <= set(firsts)
+        assert any(job.crop != firsts[job.index] for job in again)
+    rare = sum(drawn[index] for index in range(0, 40, 10)) / sum(drawn.values())
+    assert rare == pytest.approx(12 / 48, abs=0.003)
+    assert len(drawn) == 40  # nobody is never seen
+    everyone = training_examples(data, balanced, 0, range(40))
+    assert len(list(everyone)) == 40
+    evenly = balanced.override(["training.balance=0.1"])  # no class is rarer
+    seen = [job.index for batch in plan_epoch(data, evenly, 1, 0) for job in batch]
+    assert sorted(seen) == list(range(40))
+
+
+def test_class_weights_go_with_the_objects() -> None:
+    data, plain = Rare([(64, 64)] * 20), config(20)
+    weighted = plain.override(["loss.class_weights={rare: 3}"])
+    ((_, targets),) = training_loader(data, weighted, 0, 0)
+    assert targets.weights is not None
+    assert targets.weights.tolist() == [3.0 if label else 1.0 for label in targets.labels.tolist()]
+    assert 3.0 in targets.weights.tolist()
+    ((_, targets),) = training_loader(data, plain, 0, 0)
+    assert targets.weights is None
+    unknown = plain.override(["loss.class_weights={Rare: 3}"])
+    with pytest.raises(ValueError, match="no class 'Rare'; the data's classes are common, rare"):
+        training_loader(data, unknown, 0, 0)
+
+
+def half(image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> Any:
+    """The left half of an image, darkened at random."""
+    image[:] = rng.integers(0, 100)
+    return image[:, : image.shape[1] // 2], boxes + np.array([8, 0, 8, 0]), labels
+
+
+def test_an_own_transform_comes_first_and_repeats_itself() -> None:
+    data = Blank([(64, 96), (64, 64)])
+    plain = config(1)
+    runs = [
+        list(training_loader(data, own, 3, epoch, transform=half))
+        for own in (plain, plain, plain.override(["training.workers=1"]))
+        for epoch in (0, 1)
+    ]
+    assert all(equal(a, b) for a, b in zip(runs[0], runs[2], strict=True))
+    assert all(equal(a, b) for a, b in zip(runs[0], runs[4], strict=True))
+    assert not torch.equal(runs[0][0][0].pixels, runs[1][0][0].pixels)
+    wide = next(b for batches in runs[0:1] for b in batches if b[1].names == ("blank/0",))
+    # 48 wide, the box from 8 to 56 is clipped
+    torch.testing.assert_close(wide[1].boxes, torch.tensor([[28 / 48, 1 / 8, 40 / 48, 1 / 4]]))
+    assert (data.image(0) == 128).all()
+
+
+@pytest.mark.parametrize(
+    ("result", "told"),
+    [
+        (lambda i, b, n: i, "got ndarray"),
+        (lambda i, b, n: (i / 255, b, n), r"uint8 \[height, width, 3\]; got float64"),
+        (lambda i, b, n: (i[..., 0], b, n), r"got uint8 \[64, 64\]"),
+        (lambda i, b, n: (i, b[:, :3], n), r"\[objects, 4\]; got float32 \[1, 3\]"),
+        (lambda i, b, n: (i, b * np.nan, n), "finite numbers"),
+        (lambda i, b, n: (i, b, n + 1), r"one of 0 … 0 for each of 1 boxes; got \[1\]"),
+        (lambda i, b, n: (i, b, n[:0]), "for each of 1 boxes"),
+    ],
+)
+def test_what_a_transform_should_not_return_is_told(result: Any, told: str) -> None:
+    loader = training_loader(
+        Blank([(64, 64)]), config(1), 0, 0, transform=lambda i, b, n, rng: result(i, b, n)
+    )
+    with pytest.raises(ValueError, match=rf"blank/0: the transform should return .*{told}"):
+        list(loader)
+
+
+def test_a_transform_may_leave_nothing() -> None:
+    def gone(image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, rng: Any) -> Any:
+        return image, boxes + 1000, labels
+
+    for transform in (gone, lambda image, boxes, labels, rng: (image, [], [])):
+        ((_, targets),) = training_loader(Blank([(64, 64)]), config(1), 0, 0, transform=transform)
+        assert targets.counts == (0,)
+        assert targets.boxes.shape == (0, 4)
 
 
 def test_batch_mates_are_alike_and_batches_mixed() -> None:

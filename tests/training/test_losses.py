@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -175,10 +177,14 @@ def test_softmax_matching_prefers_the_probable_query() -> None:
     assert assign(predictions, targets, Loss(classification="softmax")).query.tolist() == [1]
 
 
-def one_pair(logits: Tensor, loss: Loss, known: Tensor | None = None) -> Tensor:
+def one_pair(
+    logits: Tensor, loss: Loss, known: Tensor | None = None, weight: float | None = None
+) -> Tensor:
     """The class term of one image with two queries, the first of which has the only object."""
     boxes = torch.tensor([[0.5, 0.5, 0.2, 0.2], [0.2, 0.2, 0.1, 0.1]])
-    targets = Targets(torch.tensor([1]), torch.tensor([[0.5, 0.5, 0.2, 0.4]]), (1,), known=known)
+    weights = None if weight is None else torch.tensor([weight])
+    box = torch.tensor([[0.5, 0.5, 0.2, 0.4]])
+    targets = Targets(torch.tensor([1]), box, (1,), known=known, weights=weights)
     predictions = Predictions(logits[None, None], boxes[None, None], (None,))
     pairs = Assignment(*(torch.tensor([value]) for value in (0, 0, 0, 0)))
     return group_losses(predictions, targets, pairs, loss, 1.0)["loss_ce"][0]
@@ -225,3 +231,34 @@ def test_softmax_leaves_unlabelled_classes_out() -> None:
             / (1 + loss.no_object_weight)
         )
     )
+
+
+def test_class_weights_multiply_the_objects_own_term() -> None:
+    logits = torch.tensor([[2.0, -1.0], [0.5, 0.0]])
+    nothing = focal(logits[[0, 1, 1], [0, 0, 1]], positive=False).sum()
+    expected = 3 * focal(logits[0, 1], positive=True) + nothing
+    torch.testing.assert_close(one_pair(logits, Loss(), weight=3.0), expected)
+    for classification in ("focal", "quality", "mal"):
+        loss = Loss(classification=classification)
+        thrice, once, none = (one_pair(logits, loss, weight=w) for w in (3.0, 1.0, 0.0))
+        assert torch.equal(once, one_pair(logits, loss))
+        torch.testing.assert_close(thrice - none, 3 * (once - none))
+
+
+def test_class_weights_of_softmax_are_torchs() -> None:
+    logits = torch.tensor([[0.3, 0.6, 0.2], [2.1, 0.2, 0.3]])
+    found = one_pair(logits, Loss(classification="softmax"), weight=3.0)
+    expected = torch.nn.functional.cross_entropy(
+        logits, torch.tensor([1, 2]), torch.tensor([1.0, 3.0, 0.1])
+    )
+    torch.testing.assert_close(found, expected)
+
+
+def test_class_weights_do_not_move_boxes_or_pairs() -> None:
+    predictions, targets = case((3, 0, 2), layers=3)
+    heavy = replace(targets, weights=torch.tensor([5.0, 1.0, 1.0, 0.0, 1.0]))
+    pairs, weighted = assign(predictions, targets, Loss()), assign(predictions, heavy, Loss())
+    assert torch.equal(pairs.query, weighted.query)
+    table, of_heavy = (detection_loss(predictions, t, Loss())[1] for t in (targets, heavy))
+    assert table["loss_giou", 2] == of_heavy["loss_giou", 2]
+    assert table["loss_ce", 2] != of_heavy["loss_ce", 2]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -163,3 +164,23 @@ def test_an_interrupt_that_was_lost_is_heard_at_the_next_batch() -> None:
             signal.raise_signal(signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt):
             stop.on_train_batch_start()
+
+
+def darker(image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, rng: np.random.Generator):
+    """An augmentation of one's own."""
+    return (image * rng.uniform(0.5, 1)).astype(np.uint8), boxes, labels
+
+
+def test_a_transform_is_part_of_a_run(tiny_train: Train, tmp_path: Path) -> None:
+    options = {"epochs": 2, "transform": darker, "quiet": True}
+    straight = tiny_train(tmp_path, name="straight", **options)
+    plain = tiny_train(tmp_path, name="plain", epochs=2, quiet=True)
+    assert straight.rows[0]["loss"] != plain.rows[0]["loss"]
+    begun = tiny_train(tmp_path, name="begun", **(options | {"epochs": 1}))
+    with pytest.raises(ValueError, match=r"trained with transform=darker; got None; .*transform=d"):
+        train(resume=begun.folder, epochs=2, quiet=True)
+    with pytest.raises(ValueError, match="trained with transform=None; got darker"):
+        train(resume=plain.folder, epochs=3, transform=darker, quiet=True)
+    more = train(resume=begun.folder, epochs=2, transform=darker, quiet=True)
+    assert len(more.rows) == 2
+    assert more.rows[0]["loss"] == straight.rows[0]["loss"]

@@ -8,6 +8,9 @@ from pydantic import Field, model_validator
 
 from dabdetr.config.base import Section
 
+ClassName = Annotated[str, Field(coerce_numbers_to_str=True)]
+"""Of a class; YAML reads names such as 3 as numbers."""
+
 
 class Image(Section):
     """How an image becomes the network's input."""
@@ -58,6 +61,11 @@ class Loss(Section):
         "softmax: cross-entropy with an additional last logit for no object",
     )
     class_weight: float = Field(default=1.0, ge=0, description="weight of the class loss")
+    class_weights: dict[ClassName, Annotated[float, Field(ge=0)]] = Field(
+        default={},
+        description="weight of single classes' objects in the class loss, by name, such as "
+        "{Platelets: 3}; others: 1",
+    )
     box_weight: float = Field(default=5.0, ge=0, description="weight of the L1 loss of boxes")
     giou_weight: float = Field(
         default=2.0, ge=0, description="weight of the loss 1 − GIoU of boxes"
@@ -123,6 +131,14 @@ class Training(Section):
         default=None,
         ge=1,
         description="number of images per epoch, a different part each time; null: all",
+    )
+    balance: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="class-balanced sampling: images of classes that fewer than this share of the "
+        "images have are drawn more often, others less (repeat factors of LVIS, by the square "
+        "root); null: each image once an epoch",
     )
     batch: int = Field(default=2, ge=1, description="images per step")
     effective_batch: int = Field(
@@ -216,7 +232,7 @@ class Inference(Section):
 
     max_det: int = Field(default=300, ge=1, description="maximum number of detections per image")
     conf: float = Field(default=0.3, ge=0, le=1, description="lowest score shown")
-    class_conf: dict[str, float] = Field(
+    class_conf: dict[ClassName, float] = Field(
         default={}, description="lowest score shown for single classes, by name"
     )
     calibration: tuple[float, float] | None = Field(

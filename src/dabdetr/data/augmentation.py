@@ -6,7 +6,8 @@ state: what is random comes from the numpy generator that is passed in.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -34,6 +35,56 @@ class Example(NamedTuple):
     pixels: Float[Tensor, "3 height width"]
     boxes: Float[Tensor, "objects 4"]
     labels: Int64[Tensor, " objects"]
+
+
+Transform = Callable[
+    [np.ndarray, np.ndarray, np.ndarray, np.random.Generator],
+    tuple[np.ndarray, np.ndarray, np.ndarray],
+]
+"""A user's own augmentation: image (RGB uint8 [height, width, 3]), boxes (float32 [objects, 4],
+x0 y0 x1 y1 in pixels), labels (int64 [objects]) and a random generator → image, boxes, labels."""
+
+
+def transformed(
+    transform: Transform,
+    image: np.ndarray,
+    boxes: np.ndarray,
+    labels: np.ndarray,
+    rng: np.random.Generator,
+    file: str,
+    classes: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What ``transform`` makes of an image; boxes are clipped, and left out where nothing is left.
+
+    ValueError, with the image's ``file``, where it returns anything else than a ``Transform``
+    should.
+    """
+    wrong = f"{file}: the transform should return image, boxes and labels"
+    result: Any = transform(image.copy(), boxes.copy(), labels.copy(), rng)
+    if not isinstance(result, tuple | list) or len(result) != 3:
+        raise ValueError(f"{wrong}; got {type(result).__name__}")
+    image, boxes, labels = (np.asarray(each) for each in result)
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+        raise ValueError(
+            f"{wrong}; the image should be uint8 [height, width, 3]; got {image.dtype} "
+            f"{list(image.shape)}"
+        )
+    if not boxes.size:
+        boxes, labels = np.zeros((0, 4)), np.zeros(0)
+    if boxes.ndim != 2 or boxes.shape[1] != 4 or not np.isfinite(boxes).all():
+        raise ValueError(
+            f"{wrong}; the boxes should be finite numbers [objects, 4]; got {boxes.dtype} "
+            f"{list(boxes.shape)}"
+        )
+    if labels.shape != boxes.shape[:1] or not np.isin(labels, np.arange(classes)).all():
+        raise ValueError(
+            f"{wrong}; the labels should be one of 0 … {classes - 1} for each of {len(boxes)} "
+            f"boxes; got {labels.tolist()[:5]}"
+        )
+    height, width = image.shape[:2]
+    boxes = boxes.clip(0, [width, height, width, height]).astype(np.float32)
+    kept = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    return np.ascontiguousarray(image), boxes[kept], labels[kept].astype(np.int64)
 
 
 def prepare(array: np.ndarray, image: Image) -> Float[Tensor, "3 height width"]:

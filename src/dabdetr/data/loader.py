@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,10 +20,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dabdetr.config import Config
-from dabdetr.data.augmentation import Augmentation, CropShape, Example
+from dabdetr.data.augmentation import Augmentation, CropShape, Example, Transform, transformed
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.geometry import to_centres
 from dabdetr.structures import Images, Targets
+from dabdetr.text import printable
 
 _POOL = 32  # batches' worth of images among which like shapes are sought
 _FAILURES = (ValueError, OSError)
@@ -70,11 +72,16 @@ def unpad(images: Images) -> list[tuple[list[int], Images]]:
 
 @dataclass(frozen=True)
 class Job:
-    """What to make of image ``index``: settled before any worker sees it."""
+    """What to make of image ``index``: settled before any worker sees it.
+
+    ``copy`` counts the same image's earlier jobs of the epoch, which are cropped and changed
+    otherwise.
+    """
 
     index: int
     crop: CropShape
     side: int
+    copy: int = 0
 
 
 def plan_epoch(data: DetectionDataset, config: Config, seed: int, epoch: int) -> list[list[Job]]:
@@ -83,44 +90,85 @@ def plan_epoch(data: DetectionDataset, config: Config, seed: int, epoch: int) ->
     Images are shuffled, and the first ``training.epoch_images`` taken; within pools of ``_POOL``
     batches they are sorted by the shape of their crop and dealt out, and the batches shuffled. A
     batch that is not full comes last. The shorter side is drawn for the batch, not the image, which
-    saves most of the padding.
+    saves most of the padding. With ``training.balance``, images are drawn by their
+    ``repeat_factors``, as many as there are.
     """
     augmentation = _augmentation(data, config)
     rng = np.random.default_rng([seed, epoch])
     size, first = config.training.batch, epoch * len(data) if data.endless else 0
-    order = (rng.permutation(len(data)) + first).tolist()[: config.training.epoch_images]
-    crops = {index: augmentation.draw_crop(_rng(seed, epoch, index, 0)) for index in order}
+    places = rng.permutation(len(data))
+    if config.training.balance is not None:
+        places = _draw(repeat_factors(data, config.training.balance, first), rng)
+    jobs: list[Job] = []
+    drawn: Counter[int] = Counter()
+    for index in (places + first).tolist()[: config.training.epoch_images]:
+        copy = drawn[index]
+        drawn[index] += 1
+        crop = augmentation.draw_crop(_rng(seed, epoch, index, 0, *_further(copy)))
+        jobs.append(Job(index, crop, 0, copy))
 
-    def aspect(index: int) -> float:
-        height, width = data.shape(index)
-        return (height * crops[index].height) / (width * crops[index].width)
+    def aspect(job: Job) -> float:
+        height, width = data.shape(job.index)
+        return (height * job.crop.height) / (width * job.crop.width)
 
-    batches: list[list[int]] = []
-    rest = order[len(order) - len(order) % size :]
-    order = order[: len(order) - len(rest)]
-    for start in range(0, len(order), size * _POOL):
-        pool = sorted(order[start : start + size * _POOL], key=aspect)
+    batches: list[list[Job]] = []
+    rest = jobs[len(jobs) - len(jobs) % size :]
+    jobs = jobs[: len(jobs) - len(rest)]
+    for start in range(0, len(jobs), size * _POOL):
+        pool = sorted(jobs[start : start + size * _POOL], key=aspect)
         batches += [pool[i : i + size] for i in range(0, len(pool), size)]
     mixed = [batches[i] for i in rng.permutation(len(batches))] + ([rest] if rest else [])
     sides = [augmentation.draw_side(rng) for _ in mixed]
     return [
-        [Job(index, crops[index], side) for index in batch]
-        for batch, side in zip(mixed, sides, strict=True)
+        [replace(job, side=side) for job in batch] for batch, side in zip(mixed, sides, strict=True)
     ]
 
 
-def training_loader(
-    data: DetectionDataset, config: Config, seed: int, epoch: int, turn: int = 0, turns: int = 1
-) -> Loader:
-    """Batches (``Images``, ``Targets``) of one epoch; no image is left out, crowds are.
+def repeat_factors(data: DetectionDataset, threshold: float, first: int = 0) -> np.ndarray:
+    """[images] how often each image is drawn, relative to others (Gupta et al. 2019, LVIS).
 
-    Endless data give new images in each epoch. Of ``turns`` processes the one whose ``turn`` it
-    is gets every ``turns``-th batch; where it would have one fewer than others, the first of all.
+    A class that a share f of the images has, below ``threshold``, has the factor √(threshold / f),
+    others 1; an image has the largest of its classes. Crowds do not count.
+    """
+    records = (data.record(first + place) for place in range(len(data)))
+    own = [np.unique(record.labels[~record.crowd]) for record in records]
+    images = np.bincount(np.concatenate([*own, np.zeros(0, int)]), minlength=len(data.names))
+    shares = np.maximum(images, 1) / len(data)
+    of_classes = np.maximum(1.0, np.sqrt(threshold / shares))
+    return np.array([of_classes[labels].max(initial=1.0) for labels in own])
+
+
+def _draw(factors: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """As many places as there are ``factors``, in random order, each about as often as it says.
+
+    A place whose share is 1.3 is drawn once or twice: the shares are laid end to end in random
+    order, and read at distances of 1.
+    """
+    order = rng.permutation(len(factors))
+    ends = np.cumsum(factors[order]) * (len(factors) / factors.sum())
+    drawn = np.searchsorted(ends, np.arange(len(factors)) + rng.random(), side="right")
+    return rng.permutation(order[drawn.clip(max=len(factors) - 1)])
+
+
+def training_loader(
+    data: DetectionDataset,
+    config: Config,
+    seed: int,
+    epoch: int,
+    turn: int = 0,
+    turns: int = 1,
+    transform: Transform | None = None,
+) -> Loader:
+    """Batches (``Images``, ``Targets``) of one epoch; crowds are left out.
+
+    ``transform`` changes an image before the config's augmentation does. Endless data give new
+    images in each epoch. Of ``turns`` processes the one whose ``turn`` it is gets every
+    ``turns``-th batch; where it would have one fewer than others, the first of all.
     """
     whole = plan_epoch(data, config, seed, epoch)
     batches = whole[turn::turns]
     batches += whole[:1] * (math.ceil(len(whole) / turns) - len(batches))
-    source = _Training(data, _augmentation(data, config), epoch, seed)
+    source = _Training(data, config, epoch, seed, transform)
     return Loader(source, batches, _collate_training, config.training.workers)
 
 
@@ -168,19 +216,31 @@ class Loader:
 
 class _Training(Dataset[Any]):
     def __init__(
-        self, data: DetectionDataset, augmentation: Augmentation, epoch: int, seed: int
+        self,
+        data: DetectionDataset,
+        config: Config,
+        epoch: int,
+        seed: int,
+        transform: Transform | None = None,
     ) -> None:
-        self.data, self.augmentation, self.epoch, self.seed = data, augmentation, epoch, seed
+        self.data, self.augmentation = data, _augmentation(data, config)
+        self.epoch, self.seed, self.transform = epoch, seed, transform
+        self.weights = _class_weights(config.loss.class_weights, data.names)
 
-    def __getitem__(self, job: Job) -> tuple[Example, str, np.ndarray] | Exception:
+    def __getitem__(self, job: Job) -> _Item | Exception:
         try:
             record, image = self.data.record(job.index), self.data.image(job.index)
         except _FAILURES as error:
             return error
-        rng = _rng(self.seed, self.epoch, job.index, 1)
         boxes, labels = record.boxes[~record.crowd], record.labels[~record.crowd]
+        if self.transform is not None:
+            rng = _rng(self.seed, self.epoch, job.index, 2, *_further(job.copy))
+            own = (image, boxes, labels, rng, record.file, len(self.data.names))
+            image, boxes, labels = transformed(self.transform, *own)
+        rng = _rng(self.seed, self.epoch, job.index, 1, *_further(job.copy))
         example = self.augmentation(image, boxes, labels, rng, job.crop, job.side)
-        return example, record.file, self._known(record.known)
+        weights = None if self.weights is None else self.weights[example.labels]
+        return _Item(example, record.file, self._known(record.known), weights)
 
     def _known(self, known: tuple[int, ...] | None) -> np.ndarray:
         """[classes] bool: whether the image is labelled for each class."""
@@ -189,24 +249,60 @@ class _Training(Dataset[Any]):
         return row
 
 
+class _Item(NamedTuple):
+    """An example, its file, the classes that it is labelled for, its objects' weights."""
+
+    example: Example
+    file: str
+    known: np.ndarray
+    weights: Tensor | None
+
+
+def _class_weights(given: Mapping[str, float], names: Sequence[str]) -> Tensor | None:
+    """[classes] ``loss.class_weights``, or None where there are none; ValueError: no such class."""
+    if not given:
+        return None
+    for name in given:
+        if name not in names:
+            few = ", ".join(printable(each) for each in names[:10])
+            raise ValueError(
+                f"loss.class_weights: there is no class {printable(name)!r}; the data's classes "
+                f"are {few}{', …' if len(names) > 10 else ''}"
+            )
+    return torch.tensor([given.get(name, 1.0) for name in names])
+
+
+def _further(copy: int) -> tuple[int, ...]:
+    """More of a random generator's key, for an image's further jobs in an epoch."""
+    return (copy,) if copy else ()
+
+
 def training_examples(
-    data: DetectionDataset, config: Config, seed: int, indices: Sequence[int]
+    data: DetectionDataset,
+    config: Config,
+    seed: int,
+    indices: Sequence[int],
+    transform: Transform | None = None,
 ) -> Iterator[Example]:
-    """What the first epoch of a training sees of some images."""
-    jobs = {job.index: job for batch in plan_epoch(data, config, seed, 0) for job in batch}
-    source = _Training(data, _augmentation(data, config), 0, seed)
+    """What the first epoch of a training sees of some images, where it sees them."""
+    plans = [config]
+    if config.training.balance is not None:  # such an epoch may leave an image out
+        plans.insert(0, config.override(["training.balance=null"]))
+    batches = (batch for plan in plans for batch in plan_epoch(data, plan, seed, 0))
+    jobs = {job.index: job for batch in batches for job in batch if not job.copy}
+    source = _Training(data, config, 0, seed, transform)
     for index in indices:
         made = source[jobs[index]]
         if isinstance(made, Exception):
             raise made
-        yield made[0]
+        yield made.example
 
 
 def _collate_training(items: list[Any]) -> tuple[Images, Targets] | Exception:
     failed = next((item for item in items if isinstance(item, Exception)), None)
     if failed is not None:
         return failed
-    examples, names, known = zip(*items, strict=True)
+    examples, names, known, weights = zip(*items, strict=True)
     known = torch.from_numpy(np.stack(known))
     boxes = [_relative(example) for example in examples]
     targets = Targets(
@@ -215,6 +311,7 @@ def _collate_training(items: list[Any]) -> tuple[Images, Targets] | Exception:
         counts=tuple(len(rows) for rows in boxes),
         names=tuple(names),
         known=None if known.all() else known,
+        weights=None if weights[0] is None else torch.cat(weights),
     )
     return pad([example.pixels for example in examples]), targets
 

@@ -20,6 +20,7 @@ from dabdetr.text import counted, escape
 
 if TYPE_CHECKING:
     from dabdetr.config import Config
+    from dabdetr.data.augmentation import Transform
     from dabdetr.data.doctor import Problem
 
 CELL = 320
@@ -66,23 +67,29 @@ def augmented(data: DetectionDataset, count: int, config: Config, seed: int) -> 
     return _as_trained(data, evenly(len(data), count), config, seed)
 
 
-def first_batch(data: DetectionDataset, config: Config, most: int) -> list[View]:
+def first_batch(
+    data: DetectionDataset, config: Config, most: int, transform: Transform | None = None
+) -> list[View]:
     """The first batch of a training as it is seen, ``most`` images of it."""
     from dabdetr.data.loader import plan_epoch  # needs torch
 
     batch = plan_epoch(data, config, config.training.seed, 0)[0]
     indices = [job.index for job in batch[:most]]
-    return _as_trained(data, indices, config, config.training.seed)
+    return _as_trained(data, indices, config, config.training.seed, transform)
 
 
 def _as_trained(
-    data: DetectionDataset, indices: Sequence[int], config: Config, seed: int
+    data: DetectionDataset,
+    indices: Sequence[int],
+    config: Config,
+    seed: int,
+    transform: Transform | None = None,
 ) -> list[View]:
     from dabdetr.data.loader import training_examples  # needs torch
 
     mean, std = (np.array(v, np.float32) * 255 for v in (config.image.mean, config.image.std))
     shown: list[View] = []
-    examples = training_examples(data, config, seed, indices)
+    examples = training_examples(data, config, seed, indices, transform)
     for index, example in zip(indices, examples, strict=True):
         pixels = example.pixels.numpy().transpose(1, 2, 0) * std + mean
         image = (pixels + 0.5).clip(0, 255).astype(np.uint8)

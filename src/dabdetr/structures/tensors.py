@@ -49,6 +49,7 @@ class Targets(_Movable):
     names   what to call each image in a message (its file, mostly)
     known   [batch, classes] bool, False: unlabelled objects of the class may be in the image, so
             that a score for it is no mistake; None: every image is labelled for every class
+    weights [objects] float32, of each object in the class loss; None: 1
     """
 
     labels: Tensor
@@ -56,6 +57,7 @@ class Targets(_Movable):
     counts: tuple[int, ...]
     names: tuple[str, ...] = ()
     known: Tensor | None = None
+    weights: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -118,8 +118,10 @@ def group_losses(
         known = targets.known[:, None]  # [batch, 1, classes]
         supervised = known if supervised is None else known & supervised
     nothing = boxes.new_zeros(len(boxes))
+    weights = None if targets.weights is None else targets.weights[assignment.target]
+    classes = (labels, target_score, loss, objects, supervised, weights)
     return {
-        "loss_ce": class_loss(logits, pairs, labels, target_score, loss, objects, supervised),
+        "loss_ce": class_loss(logits, pairs, *classes),
         "loss_bbox": nothing.index_add(0, assignment.layer, distance) / objects,
         "loss_giou": nothing.index_add(0, assignment.layer, 1 - giou) / objects,
     }
@@ -133,8 +135,11 @@ def class_loss(
     loss: Loss,
     objects: Tensor | float,
     supervised: Bool[Tensor, "*broadcast logits"] | None = None,
+    of_pairs: Float[Tensor, " pairs"] | None = None,
 ) -> Float[Tensor, " layers"]:
     """How wrong the classes are: queries in ``pairs`` should say their label, others nothing.
+
+    ``of_pairs`` are weights: of the error of the label's own logit; under softmax, of the query's.
 
     Softmax: the mean over queries, in which those without an object weigh ``no_object_weight``
     (DETR §3.1). The others are summed over queries and divided by ``objects``. Focal: Lin et al.
@@ -143,7 +148,7 @@ def class_loss(
     an object is and p^γ elsewhere (DEIM §3.2).
     """
     if loss.classification == "softmax":
-        return _softmax_loss(logits, pairs, labels, loss, supervised)
+        return _softmax_loss(logits, pairs, labels, loss, supervised, of_pairs)
     truth = torch.zeros_like(logits)
     truth[(*pairs, labels)] = target_score
     if loss.classification == "focal":
@@ -160,6 +165,10 @@ def class_loss(
         counted = supervised.expand(logits.shape).clone()
         counted[(*pairs, labels)] = True
         errors = errors * counted
+    if of_pairs is not None:
+        factor = torch.ones_like(errors)
+        factor[(*pairs, labels)] = of_pairs
+        errors = errors * factor
     return errors.sum((1, 2, 3)) / objects
 
 
@@ -169,6 +178,7 @@ def _softmax_loss(
     labels: Tensor,
     loss: Loss,
     supervised: Bool[Tensor, "*broadcast logits"] | None,
+    of_pairs: Tensor | None,
 ) -> Float[Tensor, " layers"]:
     nothing = logits.shape[-1] - 1
     wanted = torch.full(logits.shape[:-1], nothing, device=logits.device)
@@ -180,6 +190,8 @@ def _softmax_loss(
         supervised = None
     errors = F.cross_entropy(logits.movedim(-1, 1), wanted, reduction="none")
     weights = torch.where(wanted == nothing, loss.no_object_weight, 1.0)
+    if of_pairs is not None:
+        weights[pairs] = of_pairs
     if supervised is not None:
         weights = weights * supervised[..., 0]
     return (weights * errors).sum((1, 2)) / weights.sum((1, 2))

@@ -105,6 +105,7 @@ def _of_one(
         targets.boxes[rows],
         (targets.counts[image],),
         known=None if targets.known is None else targets.known[image, None],
+        weights=None if targets.weights is None else targets.weights[rows],
     )
     return detection_loss(alone, own, loss, objects=_at_least_one(own.counts))[1]
 

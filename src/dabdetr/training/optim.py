@@ -27,8 +27,8 @@ def freeze(detector: Detector, training: Training) -> None:
     if not any(p.requires_grad for p in detector.parameters()):
         raise ValueError(
             f"training.train_only {list(training.train_only)}, training.lr_factors "
-            f"{training.lr_factors} and training.backbone_lr {training.backbone_lr:g} leave nothing "
-            "to train; name other parts or set another rate"
+            f"{training.lr_factors} and training.backbone_lr {training.backbone_lr:g} leave "
+            "nothing to train; name other parts or set another rate"
         )
 
 
@@ -41,8 +41,8 @@ def _check_names(detector: Detector, field: str, prefixes: Iterable[str]) -> Non
             raise ValueError(
                 f"training.{field}: no parameter's name starts with {printable(prefix)!r}; "
                 + (f"did you mean {near[0]}? " if near else "")
-                + f"parts are: {', '.join(name for name, _ in detector.named_children())}, and parts "
-                "of those like decoder.heads"
+                + f"parts are: {', '.join(name for name, _ in detector.named_children())}, and "
+                "parts of those like decoder.heads"
             )
 
 

@@ -129,6 +129,7 @@ class Sources(Section):
     queries          as asked for; ``queries_init`` says how those of weights become so many
     initial_queries  those of the model that is filled before, see ``with_queries``
     log              loggers by name
+    transform        the name of the user's own augmentation, which comes from Python
     report           whether the run ends with one; ``against`` is what it is compared with
     """
 
@@ -144,6 +145,7 @@ class Sources(Section):
     queries_init: str = "keep"
     initial_queries: int | None = Field(default=None, ge=1)
     log: tuple[str, ...] = ()
+    transform: str | None = None
     report: bool = True
     against: str | None = None
 

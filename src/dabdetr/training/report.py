@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from dabdetr.config import Config
+from dabdetr.data.augmentation import Transform
 from dabdetr.data.dataset import DetectionDataset, Subset
 from dabdetr.data.views import contact_sheet, evenly, first_batch
 from dabdetr.evaluation.error_report import ErrorReport
@@ -42,6 +43,7 @@ class FinishedRun:
     data      both splits; ``prints`` is the fingerprint of the first
     found     what the weights find in the second
     rows      one for each epoch
+    transform  the user's own augmentation
     """
 
     folder: Path
@@ -51,6 +53,7 @@ class FinishedRun:
     prints: dict[str, Any]
     found: Evaluation
     rows: Sequence[Row]
+    transform: Transform | None = None
 
 
 def write_run_report(
@@ -74,7 +77,7 @@ def write_run_report(
         "config": yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
     }
     limits = class_thresholds(config.inference, val_data.names)
-    trained = TrainingRecord(run.rows, _first_batch(train_data, config))
+    trained = TrainingRecord(run.rows, _first_batch(train_data, config, run.transform))
     lines, compared = [], None
     if against is not None:
         try:
@@ -106,9 +109,9 @@ def _why(
     return why, write_pages(runtime, why, run.folder)
 
 
-def _first_batch(data: DetectionDataset, config: Config) -> Any:
+def _first_batch(data: DetectionDataset, config: Config, transform: Transform | None) -> Any:
     try:
-        return contact_sheet(first_batch(data, config, SHOWN))
+        return contact_sheet(first_batch(data, config, SHOWN, transform))
     except (OSError, ValueError):  # gone since it was trained on
         return None
 

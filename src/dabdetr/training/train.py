@@ -19,6 +19,7 @@ from dabdetr.checkpoints.resize import with_queries
 from dabdetr.checkpoints.transfer import initialise
 from dabdetr.config import Config, load
 from dabdetr.config.root import parse_section
+from dabdetr.data.augmentation import Transform
 from dabdetr.data.box_formats import BoxFormat
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.data.layouts import anchors
@@ -64,12 +65,14 @@ SOURCES = "run.yaml"
 
 @dataclass(frozen=True)
 class _Here:
-    """This process: its rank and device, where it prints, what signals asked for, and callbacks."""
+    """This process: its rank and device, where it prints, what signals asked for, and what only
+    Python can give: callbacks and an augmentation."""
 
     world: World
     console: Console
     stop: Stop
     callbacks: tuple[Callback, ...] = ()
+    transform: Transform | None = None
 
 
 def train(
@@ -94,6 +97,7 @@ def train(
     minutes: float | None = None,
     log: Sequence[str] = (),
     callbacks: Sequence[Callback] = (),
+    transform: Transform | None = None,
     report: bool = True,
     against: str | Path | None = None,
     quiet: bool = False,
@@ -108,8 +112,8 @@ def train(
     ``val_every``  epochs between validations; if not given, about twenty in the whole training
     ``resume``     an interrupted run's folder: continues as if it had not been interrupted; only
                    ``device``, ``epochs``, ``patience``, ``workers``, ``log``, ``callbacks`` and
-                   ``quiet`` may be given as well. A ValueError names changes of the config or the
-                   data
+                   ``quiet`` may be given as well, and the run's ``transform`` must be. A ValueError
+                   names changes of the config or the data
     ``queries``    number of queries, and ``queries_init`` how the anchors of weights that had
                    another number become so many: see ``with_queries``
     ``split``      a share of the images to train on, where the data have no split to validate on
@@ -118,6 +122,10 @@ def train(
     ``minutes``    how long the training may take on this machine: its epochs are planned so
     ``log``        loggers by name, see ``loggers.LOGGERS``; one that fails is reported and left out
     ``callbacks``  of pytorch-lightning, called after the run's own
+    ``transform``  your own augmentation, before the config's: a function of image (RGB uint8
+                   [height, width, 3]), boxes ([objects, 4] x0 y0 x1 y1 in pixels), labels and a
+                   numpy random generator, which returns image, boxes and labels. Only the random
+                   generator makes a resumed run repeat a straight one
     ``report``     leave report.html and its parts, made of the last validation, and say what can
                    be done with the weights
     ``against``    a run folder, report or COCO results file that the report compares with
@@ -140,7 +148,7 @@ def train(
             from dabdetr.report.earlier import check_earlier
 
             check_earlier(against)  # what is not there, or no JSON, is an error before all else
-        here = _Here(world, console, stop, tuple(callbacks))
+        here = _Here(world, console, stop, tuple(callbacks), transform)
         if resume is not None:
             return _resume(Path(resume), here, log, options)
         config = choose_config(model, overrides, **options)
@@ -163,6 +171,7 @@ def train(
             "box_format": box_format,
             "queries": queries,
             "queries_init": queries_init,
+            "transform": _name(transform),
             "report": report,
             "against": _text(against),
         }
@@ -210,6 +219,13 @@ def _text(place: str | Path | None) -> str | None:
     return None if place is None else str(place)
 
 
+def _name(transform: Transform | None) -> str | None:
+    """What a run's folder keeps of a function."""
+    return (
+        None if transform is None else getattr(transform, "__qualname__", type(transform).__name__)
+    )
+
+
 def _begin(config: Config, sources: Sources, data: DetectionDataset, here: _Here) -> Detector:
     """The detector as the training starts from it: a function of config, seed and data."""
     if sources.initial_queries is not None:
@@ -251,6 +267,11 @@ def _resume(resume: Path, here: _Here, log: Sequence[str], options: ConfigOption
         sources = Sources.load(folder / SOURCES)
         sources = sources.model_copy(update={"log": tuple(log) or sources.log})
         check_loggers(sources.log)
+        if (name := _name(here.transform)) != sources.transform:
+            raise ValueError(
+                f"the run {folder} was trained with transform={sources.transform}; got {name}; to "
+                f"go on, in Python: train(resume={str(folder)!r}, transform={sources.transform})"
+            )
         data, place = sources.open(), f"{world.device.type} in {config.training.precision}"
         checkpoint = world.broadcast(find_checkpoint(folder) if world.is_main else None)
         if checkpoint is None:
@@ -292,7 +313,7 @@ def _fit(
         return evaluate(model, val_data, device=world.device, batch=training.batch)
 
     def loader(epoch: int) -> AccumulatedBatches:
-        batches = training_loader(train_data, config, training.seed, epoch, *rank)
+        batches = training_loader(train_data, config, training.seed, epoch, *rank, here.transform)
         return AccumulatedBatches(batches, accumulate, *rank, total)
 
     module = TrainingModule(detector, loader, world)
@@ -351,7 +372,9 @@ def _fit(
             )
 
             splits, prints = (train_data, val_data), about["data"]["train"]
-            ended = FinishedRun(folder, run.weights, chosen, splits, prints, found, rows)
+            ended = FinishedRun(
+                folder, run.weights, chosen, splits, prints, found, rows, here.transform
+            )
             say(console, write_run_report(ended, *place, sources.against))
     world.broadcast(None)  # nobody goes on before it is written
     console.print(final_table(folder, rows))
