@@ -68,6 +68,10 @@ def test_the_page_fits_and_is_readable(visit: Any, width: int, scheme: str) -> N
     ink, ground = page.locator("body").evaluate(script)
     bright = lambda colour: sum(map(int, colour[4:-1].split(",")))  # noqa: E731
     assert (bright(ink) < bright(ground)) == (scheme == "light")
+    lines = """e => { const r = document.createRange(); r.selectNodeContents(e);
+        return new Set([...r.getClientRects()].map(each => each.top)).size }"""
+    keys = page.locator("#about td:first-child").all()
+    assert [key.evaluate(lines) for key in keys] == [1] * len(keys)  # no word is broken
     there = [link.inner_text() for link in page.locator("nav a").all()]
     assert there[:2] == ["Numbers", "Errors"]
     assert "Queries" in there
