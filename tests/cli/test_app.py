@@ -60,6 +60,8 @@ def test_retired_options_are_accepted_with_a_note() -> None:
         ("train nodata --amp", "training.precision"),
         ("train nodata --patience 3", "no data folder nodata"),
         ("trian nodata", "Did you mean 'train'?"),
+        ("trian nodata --epochs 3", "Did you mean 'train'?"),
+        ("report --against nothing scenes nodata", "note: report is val here"),
         ("export --model Scenes --format ONXX", "did you mean onnx?"),
         ("data convert scenes:count=1 -o new --to yollo", "did you mean yolo?"),
         ("val Scnes scenes", "did you mean scenes?"),

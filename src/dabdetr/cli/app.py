@@ -35,6 +35,7 @@ VERBS = {
     "fit": "train",
     "infer": "predict",
     "inference": "predict",
+    "report": "val",
     "test": "val",
     "validate": "val",
 }
@@ -106,7 +107,7 @@ ANSWERS = {
     "--ema": "--set training.ema=0.999 keeps averaged weights, --set training.ema=null does not",
     "--exist-ok": "nothing is overwritten; choose another --name",
     "--freeze": "say what is trained instead: --only queries --only decoder.heads; --set "
-    "training.backbone_lr=0 keeps the backbone as it is",
+    "'training.lr_factors={backbone: 0}' keeps parts as they are, by name",
     "--gpus": "--device cuda:1 chooses one; `torchrun --nproc-per-node 4 -m dabdetr train` uses "
     "several",
     "--grad-accum-steps": "--set training.effective_batch=16 says how many images make an update",
@@ -156,6 +157,8 @@ def respelled(arguments: list[str], group: Any = None) -> list[str]:
         print(f"note: {arguments[0]} is {VERBS[verb]} here", file=sys.stderr)
         arguments = [VERBS[verb], *arguments[1:]]
     name, command = _command(arguments, group)
+    if name and command is group:  # no verb: click says so, whatever its options
+        return arguments
     known = {each for parameter in getattr(command, "params", ()) for each in parameter.opts}
     ends = arguments.index("--") if "--" in arguments else len(arguments)
     found = []
