@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import io
 import json
 import zlib
@@ -236,6 +237,298 @@ def wider(root: Path) -> None:
         text(root / "wider_face_split" / f"wider_face_{split}_bbx_gt.txt", lines)
 
 
+def pairs() -> list[tuple[str, tuple[int, int, int, int]]]:
+    return list(zip(CLASSES, BOXES, strict=True))
+
+
+def relative(box: tuple[int, int, int, int]) -> tuple[float, float, float, float]:
+    return box[0] / WIDTH, box[1] / HEIGHT, box[2] / WIDTH, box[3] / HEIGHT
+
+
+def every(root: Path, folder: str = "images") -> list[str]:
+    """The images of a set without splits, drawn."""
+    for name in SPLITS["train"]:
+        image(root / folder / f"{name}.png")
+    return list(SPLITS["train"])
+
+
+def lines(path: Path, rows: list[Any]) -> None:
+    text(path, "".join(f"{json.dumps(row)}\n" for row in rows))
+
+
+def v7(root: Path) -> None:
+    for name in every(root):
+        boxes = [
+            {"name": n, "slot_names": ["0"], "bounding_box": dict(zip("xywh", box, strict=True))}
+            for n, box in pairs()
+        ]
+        slot = {"slot_name": "0", "type": "image", "width": WIDTH, "height": HEIGHT}
+        item = {"name": f"{name}.png", "path": "/", "slots": [slot]}
+        tree = {"version": "2.0", "item": item, "annotations": boxes}
+        dump(root / "releases" / "latest" / "annotations" / f"{name}.json", tree)
+
+
+SIDES = ("left", "top", "width", "height")
+
+
+def scale(root: Path) -> None:
+    boxes = [{"type": "box", "label": n, **dict(zip(SIDES, b, strict=True))} for n, b in pairs()]
+    boxes.append({"type": "line", "label": "red", "vertices": []})
+    tasks = [
+        {
+            "task_id": name,
+            "params": {"attachment": f"https://s3/x/{name}.png?signed=1"},
+            "response": {"annotations": boxes},
+        }
+        for name in every(root)
+    ]
+    dump(root / "tasks.json", tasks)
+
+
+def encord(root: Path) -> None:
+    boxes = [
+        {
+            "name": n,
+            "shape": "bounding_box",
+            "boundingBox": dict(zip("xywh", relative(b), strict=True)),
+        }
+        for n, b in pairs()
+    ]
+    (x, y, w, h) = relative(BOXES[1])
+    points = {"0": {"x": x, "y": y}, "1": {"x": x + w, "y": y + h}, "2": {"x": x, "y": y + h}}
+    boxes[1] = {"name": "blue", "shape": "polygon", "polygon": points}
+    units = [
+        {
+            "data_title": name,
+            "data_units": {
+                "u": {"data_title": f"{name}.png", "labels": {"objects": boxes}, "width": WIDTH,
+                      "height": HEIGHT}
+            },
+        }
+        for name in every(root)
+    ]  # fmt: skip
+    dump(root / "export.json", units)
+
+
+def kili(root: Path) -> None:
+    rows: list[Any] = []
+    for n, box in pairs():
+        x, y, w, h = relative(box)
+        corners = [(x, y + h), (x, y), (x + w, y), (x + w, y + h)]
+        outline = {"normalizedVertices": [{"x": a, "y": b} for a, b in corners]}
+        rows.append({"boundingPoly": [outline], "categories": [{"name": n}], "type": "rectangle"})
+    labels = [{"jsonResponse": {"JOB": {"annotations": some}}} for some in ([], rows)]
+    dump(
+        root / "data.json",
+        [{"externalId": f"{name}.png", "labels": labels} for name in every(root)],
+    )
+
+
+def hasty(root: Path) -> None:
+    boxes = [{"class_name": n, "bbox": box} for n, box in zip(CLASSES, CORNERS, strict=True)]
+    images = [
+        {"image_name": f"{name}.png", "width": WIDTH, "height": HEIGHT, "labels": boxes}
+        for name in every(root)
+    ]
+    classes = [{"class_name": n} for n in CLASSES]
+    dump(root / "export.json", {"label_classes": classes, "images": images})
+
+
+def dataloop(root: Path) -> None:
+    for name in every(root, "items"):
+        boxes = [
+            {"type": "box", "label": n, "coordinates": [{"x": a, "y": b}, {"x": c, "y": d}]}
+            for n, (a, b, c, d) in zip(CLASSES, CORNERS, strict=True)
+        ]
+        boxes.append({"type": "point", "label": "red", "coordinates": {"x": 1, "y": 2}})
+        tree = {"datasetId": "d", "filename": f"/{name}.png", "annotations": boxes}
+        dump(root / "json" / f"{name}.json", tree)
+
+
+def custom_vision(root: Path) -> None:
+    regions = [{"tagName": n, **dict(zip(SIDES, relative(b), strict=True))} for n, b in pairs()]
+    dump(
+        root / "tagged.json",
+        [
+            {"id": "0", "originalImageUri": f"https://x/{name}.png?sv=1", "regions": regions}
+            for name in every(root)
+        ],
+    )
+
+
+def azure(root: Path) -> None:
+    labels: list[Any] = []
+    for n, box in pairs():
+        x, y, w, h = relative(box)
+        labels.append({"label": n, "topX": x, "topY": y, "bottomX": x + w, "bottomY": y + h})
+    details = {"width": f"{WIDTH}px", "height": f"{HEIGHT}px"}
+    for split, names in SPLITS.items():
+        for name in names:
+            image(root / "images" / f"{name}.png")
+        some = [
+            {"image_url": f"azureml://x/{name}.png", "image_details": details, "label": labels}
+            for name in names
+        ]
+        lines(root / f"{split}_annotations.jsonl", some)
+
+
+def vertex(root: Path) -> None:
+    boxes: list[Any] = []
+    for n, box in pairs():
+        x, y, w, h = map(
+            str, (*relative(box)[:2], *(relative(box)[i] + relative(box)[i + 2] for i in (0, 1)))
+        )
+        boxes.append({"displayName": n, "xMin": x, "yMin": y, "xMax": w, "yMax": h})
+    rows: list[Any] = []
+    for split, names in {"training": SPLITS["train"], "validation": SPLITS["val"]}.items():
+        for name in names:
+            image(root / "images" / f"{name}.png")
+            use = {"aiplatform.googleapis.com/ml_use": split}
+            uri = f"gs://b/{name}.png"
+            rows.append({"imageGcsUri": uri, "boundingBoxAnnotations": boxes,
+                         "dataItemResourceLabels": use})  # fmt: skip
+    lines(root / "export.jsonl", rows)
+
+
+def prodigy(root: Path) -> None:
+    spans = [
+        {"label": n, "type": "rect", **dict(zip(("x", "y", "width", "height"), box, strict=True))}
+        for n, box in pairs()
+    ]
+    x0, y0, x1, y1 = CORNERS[1]
+    spans[1] = {"label": "blue", "type": "polygon", "points": [[x0, y0], [x1, y0], [x1, y1]]}
+    rows = [
+        {"image": "data:image/png;base64,AA", "path": f"images/{name}.png", "spans": spans}
+        for name in every(root)
+    ]
+    lines(root / "annotations.jsonl", rows)
+
+
+def crowdhuman(root: Path) -> None:
+    for split, names in SPLITS.items():
+        for name in names:
+            image(root / "Images" / f"{name}.png")
+        boxes = [{"tag": n, "fbox": box, "hbox": (1, 1, 5, 5), "extra": {}} for n, box in pairs()]
+        boxes.append({"tag": "mask", "fbox": (1, 1, 5, 5), "extra": {"ignore": 1}})
+        some = [{"ID": name, "gtboxes": boxes} for name in names]
+        lines(root / f"annotation_{split}.odgt", some)
+
+
+def city(root: Path, folder: str, ending: str, shape: str) -> None:
+    for split, names in SPLITS.items():
+        for name in names:
+            image(root / "leftImg8bit" / split / "ulm" / f"ulm_{name}_leftImg8bit.png")
+            boxes = []
+            for n, (x, y, w, h) in pairs():
+                points = [[x, y], [x + w, y], [x + w, y + h], [x, y + h]]
+                boxes.append({"label": n, shape: points if shape == "polygon" else (x, y, w, h)})
+            tree = {"imgWidth": WIDTH, "imgHeight": HEIGHT, "objects": boxes}
+            dump(root / folder / split / "ulm" / f"ulm_{name}_{ending}.json", tree)
+
+
+def citypersons(root: Path) -> None:
+    city(root, "gtBboxCityPersons", "gtBboxCityPersons", "bbox")
+
+
+def cityscapes(root: Path) -> None:
+    city(root, "gtFine", "gtFine_polygons", "polygon")
+
+
+def xview(root: Path) -> None:
+    features = [
+        {
+            "properties": {
+                "image_id": f"{name}.png",
+                "type_id": n,
+                "bounds_imcoords": ",".join(map(str, box)),
+            }
+        }
+        for name in every(root)
+        for n, box in zip(CLASSES, CORNERS, strict=True)
+    ]
+    dump(root / "xView_train.geojson", {"type": "FeatureCollection", "features": features})
+
+
+def fiftyone_set(root: Path) -> None:
+    samples: list[Any] = []
+    for split, names in {"train": SPLITS["train"], "validation": SPLITS["val"]}.items():
+        for name in names:
+            image(root / "data" / f"{name}.png")
+            boxes = [
+                {"_cls": "Detection", "label": n, "bounding_box": relative(b)} for n, b in pairs()
+            ]
+            samples.append({"filepath": f"data/{name}.png", "tags": [split],
+                            "truth": {"_cls": "Detections", "detections": boxes}})  # fmt: skip
+    dump(root / "metadata.json", {"name": "x", "media_type": "image"})
+    dump(root / "samples.json", {"samples": samples})
+
+
+def label_studio_table(root: Path) -> None:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer)
+    writer.writerow(["annotation_id", "image", "label"])
+    for name in every(root):
+        marks: list[Any] = []
+        for n, box in pairs():
+            x, y, w, h = (100 * share for share in relative(box))
+            marks.append({"x": x, "y": y, "width": w, "height": h, "rectanglelabels": [n]})
+        writer.writerow([1, f"/data/upload/1/0abc1234-{name}.png", json.dumps(marks)])
+    text(root / "project.csv", buffer.getvalue())
+
+
+def makesense(root: Path) -> None:
+    rows = [f"{n},{x},{y},{w},{h},{name}.png,{WIDTH},{HEIGHT}\n" for name in every(root)
+            for n, (x, y, w, h) in pairs()]  # fmt: skip
+    text(root / "labels_my-project.csv", "".join(rows))
+
+
+def keras_roboflow(root: Path) -> None:
+    for split, names in {"train": SPLITS["train"], "valid": SPLITS["val"]}.items():
+        rows = ""
+        for name in names:
+            image(root / split / f"{name}.png")
+            numbers = (f"{','.join(map(str, box))},{n}" for n, box in enumerate(CORNERS))
+            rows += f"{name}.png {' '.join(numbers)}\n"
+        text(root / split / "_annotations.txt", rows)
+        text(root / split / "_classes.txt", "red\nblue\n")
+
+
+def mot_of_ones_own(root: Path) -> None:
+    rows = ""
+    for frame in range(1, 3):
+        image(root / "img1" / f"{frame:06d}.png")
+        for n, (_, (x, y, w, h)) in enumerate(pairs(), 1):
+            rows += f"{frame},{n},{x},{y},{w},{h},1,{n},1.0\n"
+    text(root / "gt" / "gt.txt", rows)
+    text(root / "gt" / "labels.txt", "red\nblue\n")
+
+
+def icdar(root: Path) -> None:
+    for name in every(root):
+        rows = ""
+        for words, (x0, y0, x1, y1) in zip(("Hello, you", "12:30"), CORNERS, strict=True):
+            rows += f"{x0},{y0},{x1},{y0},{x1},{y1},{x0},{y1},{words}\n"
+        text(root / "gt" / f"gt_{name}.txt", f"\ufeff{rows}1,1,9,1,9,9,1,9,###\n")
+
+
+def icdar_of_2013(root: Path) -> None:
+    for name in every(root):
+        rows = "".join(f'{", ".join(map(str, box))}, "Hello"\n' for box in CORNERS)
+        text(root / "gt" / f"gt_{name}.txt", rows)
+
+
+def labelme_xml(root: Path) -> None:
+    for name in every(root, "default"):
+        objects = ""
+        for n, (x0, y0, x1, y1) in zip(CLASSES, CORNERS, strict=True):
+            points = ((x0, y0), (x1, y0), (x1, y1), (x0, y1))
+            outline = "".join(f"<pt><x>{x}</x><y>{y}</y></pt>" for x, y in points)
+            objects += f"<object><name>{n}</name><polygon>{outline}</polygon></object>"
+        objects += f"<imagesize><nrows>{HEIGHT}</nrows><ncols>{WIDTH}</ncols></imagesize>"
+        tree = f"<annotation><filename>{name}.png</filename>{objects}</annotation>"
+        text(root / "default" / f"{name}.xml", tree)
+
+
 FORMS: dict[str, tuple[Make, tuple[str, str], set[str]]] = {
     "CVAT for images": (cvat, CLASSES, {"box-from-shape", "shape-without-area"}),
     "CVAT for video": (cvat_video, CLASSES, {"name-case"}),
@@ -251,9 +544,35 @@ FORMS: dict[str, tuple[Make, tuple[str, str], set[str]]] = {
     "keras-yolo3": (keras_yolo, CLASSES, set()),
     "VisDrone": (visdrone, ("car", "van"), {"region-uncared"}),
     "MOT": (mot, ("car", "bicycle"), {"region-uncared"}),
+    "V7": (v7, CLASSES, set()),
+    "Scale": (scale, CLASSES, {"name-cleaned", "shape-without-area"}),
+    "Encord": (encord, CLASSES, {"box-from-shape"}),
+    "Kili": (kili, CLASSES, set()),
+    "Hasty": (hasty, CLASSES, set()),
+    "Dataloop": (dataloop, CLASSES, {"name-base", "shape-without-area"}),
+    "Custom Vision": (custom_vision, CLASSES, {"name-cleaned"}),
+    "Azure ML": (azure, CLASSES, {"name-cleaned"}),
+    "Vertex AI": (vertex, CLASSES, {"name-cleaned"}),
+    "Prodigy": (prodigy, CLASSES, {"box-from-shape"}),
+    "CrowdHuman": (crowdhuman, CLASSES, {"name-case", "region-uncared"}),
+    "CityPersons": (citypersons, CLASSES, {"name-case"}),
+    "Cityscapes": (cityscapes, CLASSES, {"name-case"}),
+    "xView": (xview, CLASSES, set()),
+    "FiftyOne's data set": (fiftyone_set, CLASSES, set()),
+    "Label Studio's table": (label_studio_table, CLASSES, {"name-case"}),
+    "makesense.ai's table": (makesense, CLASSES, set()),
+    "Roboflow's keras-yolo3": (keras_roboflow, CLASSES, set()),
+    "MOT with classes": (mot_of_ones_own, CLASSES, set()),
+    "ICDAR 2015": (icdar, ("text", "text"), {"region-uncared"}),
+    "ICDAR 2013": (icdar_of_2013, ("text", "text"), set()),
+    "LabelMe's XML": (labelme_xml, CLASSES, {"box-from-shape"}),
     "WIDER FACE": (wider, ("face", "face"), {"name-base"}),
 }
-WHOLE = {"CVAT for video", "FiftyOne", "VoTT", "Labelbox", "SageMaker"}
+WHOLE = {"CVAT for video", "FiftyOne", "VoTT", "Labelbox", "SageMaker"} | {
+    *("V7", "Scale", "Encord", "Kili", "Hasty", "Dataloop", "Custom Vision", "Prodigy", "xView"),
+    *("Label Studio's table", "makesense.ai's table", "MOT with classes", "ICDAR 2015"),
+    *("ICDAR 2013", "LabelMe's XML"),
+}
 
 
 @pytest.mark.parametrize("form", FORMS)

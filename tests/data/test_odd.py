@@ -408,8 +408,12 @@ def test_regions_without_any_class_are_objects(tmp_path: Path) -> None:
         ("train/digits.tfrecord", "", "train/digits.tfrecord is TensorFlow's TFRecord: export"),
         ("meta.json", '{"classes": [{"title": "a", "shape": "any"}]}', "without the folders ann"),
         ("annotations.xml", "<annotations><meta></meta>", "CVAT's form, without images"),
-        ("_annotations.train.jsonl", '{"suffix": "<loc0112> red"}', "PaliGemma's form"),
+        ("_annotations.train.jsonl", '{"suffix": "<loc0112> red"}', "PaliGemma's or"),
         ("instances_train.json.gz", "", "a packed JSON: unpack it"),
+        ("a.jsonl", '{"suffix": "red<loc_112>"}', "or Florence-2's form"),
+        ("train.csv", "image_id,PredictionString\n", "in one cell: write a row for each box"),
+        ("train.csv", "video_id,image_id,annotations\n", "in one cell: write a row for each box"),
+        ("v1.0/object_ann.json", '[{"sample_data_token": "a"}]', "nuImages or nuScenes"),
         ("a.psd", "", "convert them to PNG or JPEG"),
     ],
 )
@@ -464,6 +468,22 @@ def test_the_first_foreign_word_shows_whether_the_encoding_is_right(tmp_path: Pa
         (found,) = (each for each in data.findings if each.kind.name == "encoding")
         assert data.names == (name,)
         assert found.examples == [f"{tmp_path}/classes.txt as {told} (“{name}”)"]
+
+
+def test_a_lone_accented_letter_is_western(tmp_path: Path) -> None:
+    words = ("é", "café", "niño", "ü", "Löwe", "à", "vélo à mañana")
+    assert [guess(f'{{"name": "{word}"}}'.encode("latin-1"))[0][10:-2] for word in words] == [
+        *words
+    ]
+    image(tmp_path / "a.png")
+    tree = {
+        "images": [{"id": 1, "file_name": "a.png"}],
+        "categories": [{"id": 1, "name": "é"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 30, 40]}],
+    }
+    written = json.dumps(tree, ensure_ascii=False).encode("latin-1")
+    (tmp_path / "labels.json").write_bytes(written)
+    assert open_data(tmp_path).names == ("é",)
 
 
 @pytest.mark.parametrize(

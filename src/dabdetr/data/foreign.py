@@ -31,8 +31,20 @@ FOREIGN: tuple[tuple[str, bytes, str, str], ...] = (
         "export the whole project",
     ),
     (r".*\.json\.(gz|bz2|xz)", b"", "a packed JSON", "unpack it, as with gunzip"),
-    (r".*\.jsonl", b"<loc\\d+>", "PaliGemma's form", COCO_OR),
+    (r".*\.jsonl", b"<loc_?\\d+>", "PaliGemma's or Florence-2's form", COCO_OR),
     (r".*\.jsonl", b"", "a list of JSON lines", COCO_OR),
+    (
+        r".*\.(csv|tsv)",
+        rb"^[^\n]*\b(PredictionString|annotations)\b",
+        "a table with all boxes of an image in one cell",
+        f"write a row for each box, with columns such as {TABLE}",
+    ),
+    (
+        r"(object_ann|sample_data)\.json",
+        rb'"(sample_data|calibrated_sensor)_token"',
+        "a table of nuImages or nuScenes, which refers to others",
+        "convert to COCO with its own tools",
+    ),
     (r".*\.vott", b"", "VoTT's project", "export it as VoTT JSON, CSV or VOC"),
     (
         r".*\.json",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 
-from dabdetr.data import json_forms, line_forms
+from dabdetr.data import json_forms, json_keys, line_forms
 from dabdetr.data.box_formats import Asked, BoxFormat
 from dabdetr.data.findings import Findings
 from dabdetr.data.listings import Entry, image_folders, table_of
@@ -22,6 +22,7 @@ from dabdetr.data.textfiles import head_of
 
 MOST = 50
 """Files of a form that are not one for each image or sequence."""
+JSONS = (".json", ".jsonl", ".ndjson", ".odgt", ".geojson")
 DEPTH = 4
 """Folders below the data set's in which files are looked for."""
 
@@ -46,6 +47,11 @@ class Form:
         return bool(named) and re.search(self.sign, head_of(file), re.DOTALL) is not None
 
 
+def _keyed(names: str, sign: bytes, keys: json_keys.Keys, *, many: bool = False) -> Form:
+    """A form whose boxes stand under fixed keys."""
+    return Form(names, sign, json_keys.reader(keys), keys.order, many)
+
+
 LIST = rb"^(\xef\xbb\xbf)?\s*\[\s*\{"
 FORMS: dict[str, Form] = {
     "CVAT": Form(
@@ -55,8 +61,9 @@ FORMS: dict[str, Form] = {
         r"(.*/)?[^/]*\.json", LIST + rb'.*"coordinates"', json_forms.createml, "cxcywh"
     ),
     "Label Studio": Form(
-        r"[^/]*\.json",
-        LIST + rb'.*"(rectangle|polygon|brush|ellipse)labels"',
+        r"[^/]*\.(json|csv)",
+        rb"^(\xef\xbb\xbf)?\s*(\[\s*\{|[\w,]+[\r\n])"
+        rb'.*"(rectangle|polygon|brush|ellipse)labels"',
         json_forms.label_studio,
         "xywh-percent",
     ),
@@ -72,7 +79,7 @@ FORMS: dict[str, Form] = {
     ),
     "FiftyOne": Form(
         r"[^/]*\.json",
-        rb'"labels"\s*:\s*\{.*"bounding_box"',
+        rb'"labels"\s*:\s*\{.*"bounding_box"\s*:\s*\[',
         json_forms.fiftyone,
         "xywh-relative",
     ),
@@ -104,8 +111,40 @@ FORMS: dict[str, Form] = {
         r"(.*/)?[^/]*bbx_gt[^/]*\.txt", rb"^\S[^\n]*\.\w+\s*\n\s*\d+\s*\n", line_forms.wider, "xywh"
     ),
     "keras-yolo3": Form(
-        r"[^/]*\.txt", rb"^\S[^\n]*\.\w{3,4} \d+,\d+,\d+,\d+,\d+\s", line_forms.keras_yolo, "xyxy"
+        r"(.*/)?[^/]*\.txt",
+        rb"^\S[^\n]*\.\w{3,4} \d+,\d+,\d+,\d+,\d+\s",
+        line_forms.keras_yolo,
+        "xyxy",
     ),
+    "V7": _keyed(
+        r"(.*/)?[^/]*\.json",
+        rb'"(slots|original_filename)".*"annotations"|'
+        rb'"annotations".*"slots"',
+        json_keys.V7,
+        many=True,
+    ),
+    "Scale": _keyed(r"[^/]*\.json", rb'"task_id".*"annotations"', json_keys.SCALE),
+    "Encord": _keyed(r"[^/]*\.json", rb'"data_units"', json_keys.ENCORD),
+    "Kili": _keyed(r"[^/]*\.json", rb'"normalizedVertices"', json_keys.KILI),
+    "Hasty": _keyed(r"[^/]*\.json", rb'"label_classes".*"image_name"', json_keys.HASTY),
+    "Dataloop": _keyed(
+        r"(.*/)?[^/]*\.json", rb'"datasetId".*"annotations"', json_keys.DATALOOP, many=True
+    ),
+    "Custom Vision": _keyed(r"[^/]*\.json", rb'"regions".*"tagName"', json_keys.AZURE),
+    "Azure ML": _keyed(r"(.*/)?[^/]*\.jsonl", rb'"image_url".*"topX"', json_keys.AZURE_LINES),
+    "Vertex AI": _keyed(r"(.*/)?[^/]*\.jsonl", rb'"imageGcsUri".*"boundingBox', json_keys.VERTEX),
+    "Prodigy": _keyed(
+        r"(.*/)?[^/]*\.jsonl", rb'"image".*"spans".*"(width|points)"', json_keys.PRODIGY
+    ),
+    "CrowdHuman": _keyed(r"(.*/)?[^/]*\.odgt", rb'"gtboxes"', json_keys.CROWDHUMAN),
+    "CityPersons": _keyed(
+        r"(.*/)?[^/]*_gtBbox\w*\.json", rb'"objects"', json_keys.CITYPERSONS, many=True
+    ),
+    "Cityscapes": _keyed(
+        r"(.*/)?[^/]*_polygons\.json", rb'"objects"', json_keys.CITYSCAPES, many=True
+    ),
+    "xView": _keyed(r"(.*/)?[^/]*\.geojson", rb'"bounds_imcoords"', json_keys.XVIEW),
+    "FiftyOne's data set": _keyed(r"samples\.json", rb'"samples".*"filepath"', json_keys.FIFTYONE),
 }
 """Form → how it is known and read. The first that knows a file is taken."""
 
@@ -129,7 +168,7 @@ def find_forms(root: Path) -> dict[str, Open]:
 def _files(folder: Path, depth: int) -> Iterator[Path]:
     """Files that may be of a form, by name, the folder's own first."""
     inside = sorted(each for each in folder.iterdir() if not each.name.startswith("."))
-    endings = (".xml", ".json", ".jsonl", ".ndjson", ".manifest", ".txt")
+    endings = (".xml", *JSONS, ".manifest", ".txt", ".csv")
     yield from (file for file in inside if file.suffix.lower() in endings and file.is_file())
     for each in inside:
         if depth and each.is_dir():

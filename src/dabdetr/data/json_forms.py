@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import binascii
+import csv
 import io
 import math
 import os
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +34,11 @@ def _tree(file: Path, findings: Findings) -> Any:
 
 
 def _rows(file: Path, findings: Findings) -> Iterator[dict[str, Any]]:
-    """The objects of a list, or of a file with a json a line."""
+    """The objects of a list, of a file with a json a line, or of a table with jsons in cells."""
     text = read_text(file, findings)
-    if text.lstrip().startswith("["):
+    if file.suffix.lower() == ".csv":
+        rows = enumerate(map(_of_cells, csv.DictReader(io.StringIO(text))), 1)
+    elif text.lstrip().startswith("["):
         rows = enumerate(parse_json(text, str(file)), 1)
     else:
         rows = _parsed_lines(text, file, findings)
@@ -43,6 +47,17 @@ def _rows(file: Path, findings: Findings) -> Iterator[dict[str, Any]]:
             yield row
         else:
             findings.add("row-unreadable", f"{file}: row {number}: {shown(row)}")
+
+
+def _of_cells(row: dict[Any, Any]) -> dict[Any, Any]:
+    """A row of a table, its lists parsed; a cell that is cut short stays text."""
+    found: dict[Any, Any] = {}
+    for column, cell in row.items():
+        found[column] = cell
+        if isinstance(cell, str) and cell.startswith("["):
+            with suppress(ValueError):
+                found[column] = parse_json(cell, "cell")
+    return found
 
 
 def _parsed_lines(text: str, file: Path, findings: Findings) -> Iterator[tuple[int, Any]]:

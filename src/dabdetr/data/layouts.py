@@ -39,7 +39,7 @@ Find = Callable[[Path], dict[str, Open]]
 LAYOUTS: dict[str, tuple[Find, str]] = {
     "COCO": (find_coco, "annotations/*.json"),
     "datumaro": (find_datumaro, "annotations/*.json"),
-    "DOTA, KITTI, VisDrone": (find_text_lines, "labelTxt/, label_2/, annotations/*.txt"),
+    "DOTA, KITTI, VisDrone, ICDAR": (find_text_lines, "labelTxt/, label_2/, annotations/*.txt"),
     "YOLO": (find_yolo, "data.yaml, obj.data, images/ and labels/"),
     "VOC": (find_voc, "Annotations/*.xml"),
     "labelme": (find_labelme, "a json for each image"),

@@ -94,6 +94,9 @@ def _attributes(each: Any, names: Sequence[str]) -> list[float] | None:
 def mot(file: Path, findings: Findings) -> Iterator[Entry]:
     """gt/gt.txt of a sequence: frame, track, x, y, width, height, counts, class, visible."""
     frames = _frames(file.parent.parent)
+    own = file.with_name("labels.txt")  # as CVAT and Datumaro write classes of one's own
+    listed = dict(name_list(own, findings)) if own.is_file() else {}
+    names = {n + 1: name for n, name in listed.items()} or dict(enumerate(MOT_CLASSES, 1))
     for path in frames.values():
         yield Entry(path, str(file))
     for number, line in enumerate(read_text(file, findings).splitlines(), 1):
@@ -109,8 +112,7 @@ def mot(file: Path, findings: Findings) -> Iterator[Entry]:
         if len(values) > 6 and values[6] == 0:
             yield Entry(path, told, odd="region-uncared")
             continue
-        named = 0 < class_ <= len(MOT_CLASSES)
-        label = MOT_CLASSES[class_ - 1] if named else "object" if class_ < 0 else str(class_)
+        label = "object" if class_ < 0 else names.get(class_, str(class_))
         yield Entry(path, told, label, values[2:6])
 
 
@@ -168,4 +170,6 @@ def keras_yolo(file: Path, findings: Findings) -> Iterator[Entry]:
         yield Entry(found.group(1), told)
         for box in found.group(2).split():
             *numbers, class_ = map(int, box.split(","))
-            yield Entry(found.group(1), told, names.get(class_, str(class_)), numbers)
+            unnamed = "" if class_ in names else "class-names-missing"
+            label = names.get(class_, str(class_))
+            yield Entry(found.group(1), told, label, numbers, odd=unnamed)

@@ -1,7 +1,7 @@
 """Files that list boxes with the image's name and the class's name in each: tables.
 
 Tables (csv) are known by their head: those of TensorFlow, Open Images, VoTT and others; or, without
-one, keras-retinanet's and Vertex AI's. ``forms`` has the other files.
+one, those of keras-retinanet, Vertex AI and makesense.ai. ``forms`` has the other files.
 """
 
 from __future__ import annotations
@@ -125,6 +125,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "image": (
         *("filename", "file_name", "image", "image_path", "imagepath", "path", "filepath", "file"),
         *("image_id", "imageid", "image_name", "imagename", "img", "img_path", "frame", "img_name"),
+        *("patientid", "patient_id"),
     ),
     "class": (
         *("class", "label", "labelname", "class_name", "classname", "category", "label_name"),
@@ -207,6 +208,12 @@ def _form(file: Path) -> _Form | None:
     ):
         at = {"image": 0, "x0": 1, "y0": 2, "x1": 3, "y1": 4, "class": 5}
         return _Form(separator, at, "xyxy", head=False)
+    if all(
+        len(row) == 8 and _is_image(row[5]) and all(map(_is_number, (*row[1:5], *row[6:])))
+        for row in rows[:-1] or rows
+    ):
+        at = {"class": 0, "x": 1, "y": 2, "w": 3, "h": 4, "image": 5}
+        return _Form(separator, at, "xywh", head=False)
     if all(
         len(row) >= 9 and row[0].strip().casefold() in SETS and _is_image(row[1])
         for row in rows[:-1] or rows

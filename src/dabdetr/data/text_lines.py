@@ -1,9 +1,10 @@
-"""Text files of lines of boxes in pixels, one for each image: DOTA's, KITTI's and VisDrone's.
+"""Text files of lines of boxes in pixels, one for each image: DOTA's, KITTI's, VisDrone's, ICDAR's.
 
 DOTA: ``x1 y1 x2 y2 x3 y3 x4 y4 class difficult``, below a head of imagesource: and gsd:. KITTI:
 ``class truncated occluded alpha x0 y0 x1 y1`` and seven numbers of the object in space. VisDrone:
 ``x,y,width,height,counts,class,truncated,occluded``. A DOTA object that is marked difficult is a
-crowd, as in VOC.
+crowd, as in VOC. ICDAR: ``x1,y1,x2,y2,x3,y3,x4,y4,words`` or ``x0, y0, x1, y1, "words"``, where
+every box is of text, whatever its words are.
 """
 
 from __future__ import annotations
@@ -32,9 +33,13 @@ VISDRONE_CLASSES = (
     *("ignored regions", "pedestrian", "people", "bicycle", "car", "van", "truck", "tricycle"),
     *("awning-tricycle", "bus", "motor", "others"),
 )
-FORMS = (DOTA, KITTI, VISDRONE)
+WORDS = re.compile(
+    rf"({NUMBER}(?:,\s*{NUMBER}){{7}}),(?![-\d.,\s]*$)(?!\S+,\d$)(.*)|"
+    rf'({NUMBER}(?:[,\s]\s*{NUMBER}){{3}})[,\s]\s*(".*")'
+)
+FORMS = (DOTA, KITTI, VISDRONE, WORDS)
 HEADS = re.compile(r"(imagesource|gsd|acquisition dates|image ?source)\s*:", re.IGNORECASE)
-LABELS = re.compile(r"label_?txt.*|label_2|labels?|annotations?|annfiles", re.IGNORECASE)
+LABELS = re.compile(r"label_?txt.*|label_2|labels?|annotations?|annfiles|gt|.*_gt", re.IGNORECASE)
 """Folders of such files."""
 IMAGES = ("images", "image_2", "data", "image", "imgs", "JPEGImages")
 FEW = 20
@@ -65,7 +70,7 @@ def _labels(root: Path) -> Path | None:
 
 def _is_known(folder: Path) -> bool:
     files = (file for file in sorted(folder.rglob("*.txt"))[:FEW])
-    lines = [_first(head_of(file).decode("utf-8", "replace")) for file in files]
+    lines = [_first(head_of(file).decode("utf-8-sig", "replace")) for file in files]
     written = [line for line in lines if line]
     fits = [line for line in written if any(form.fullmatch(line) for form in FORMS)]
     return len(fits) * 2 > len(written)
@@ -84,11 +89,14 @@ def _open(
     images = child(images, own) if child(images, own).is_dir() else images
     files = sorted(labels.rglob("*.txt"))
     stems = {Path(path).stem: path for path in images_below(images)}
+    named = {file: file.stem for file in files}
+    if not stems.keys() & {*named.values()}:  # as ICDAR's: gt_img_1.txt is of img_1.jpg
+        named = {file: file.stem.removeprefix("gt_") for file in files}
     entries = [Entry(os.path.relpath(path, images), path) for path in stems.values()]
-    lacking = [path for stem, path in stems.items() if stem not in {file.stem for file in files}]
+    lacking = [path for stem, path in stems.items() if stem not in {*named.values()}]
     for file in files:
-        path = stems.get(file.stem)
-        name = file.stem if path is None else os.path.relpath(path, images)
+        path = stems.get(named[file])
+        name = named[file] if path is None else os.path.relpath(path, images)
         entries += _entries(file, name, findings)
     findings.add("label-missing", lacking)
     name = root.resolve().name
@@ -104,7 +112,9 @@ def _entries(file: Path, image: str, findings: Findings) -> Iterator[Entry]:
     yield Entry(image, str(file))
     for number, line in enumerate(map(str.strip, lines), 1):
         told = f"{file}, line {number}"
-        if dota := DOTA.fullmatch(line):
+        if words := WORDS.fullmatch(line):
+            yield _worded(image, told, words)
+        elif dota := DOTA.fullmatch(line):
             numbers = [float(word) for word in re.split(r"[\s,]+", line)[:8]]
             edges = around(list(zip(numbers[::2], numbers[1::2], strict=True)))
             upright = len({*numbers[::2]}) == 2 == len({*numbers[1::2]})
@@ -121,6 +131,17 @@ def _entries(file: Path, image: str, findings: Findings) -> Iterator[Entry]:
             yield _visdrone(image, told, [int(word) for word in line.strip(",").split(",")])
         elif line and not HEADS.match(line):
             yield Entry(image, f"{told}: {shown(line)}", odd="line-unreadable")
+
+
+def _worded(image: str, told: str, line: re.Match[str]) -> Entry:
+    """A box of text; words that nobody can read are no box, but are not background either."""
+    turned, words, upright, quoted = line.groups()
+    numbers = [float(number) for number in re.split(r"[,\s]+", turned or upright)]
+    edges = around(list(zip(numbers[::2], numbers[1::2], strict=True)))
+    if (words or quoted).strip(' "') in ("###", "*"):
+        return Entry(image, told, odd="region-uncared")
+    box = len({*numbers[::2]}) == 2 == len({*numbers[1::2]})
+    return Entry(image, told, "text", edges, odd="" if box else "box-rotated")
 
 
 def _visdrone(image: str, told: str, values: list[int]) -> Entry:

@@ -24,6 +24,8 @@ ENCODINGS = {
 }
 """What is not UTF-8 is taken for one of these; Python's name → what it is called."""
 _WORD = rb"""(?<![^\s,;:"'<>=/])[^\s,;:"'<>=/]*[\x80-\xff][^\s,;:"'<>=/]*"""
+_ALONE = re.compile(rb"([\x00-\x7f]|(?<![\x80-\xff])[\xc0-\xd6\xd8-\xf6\xf8-\xff](?![\x80-\xff]))*")
+"""Text whose bytes above 127 all stand alone, as accented letters do among plain ones."""
 
 
 def read_text(path: str | Path, findings: Findings) -> str:
@@ -77,8 +79,11 @@ def guess(content: bytes) -> tuple[str, str]:
     """Text that is not UTF-8, and the encoding it was taken for.
 
     Only words with bytes above 127 are looked at: the rest of a json or an XML file tells nothing.
+    Letters that all stand alone are Western: words of other alphabets have several in a row.
     """
     words = b"\n".join(re.findall(_WORD, content))
+    if _ALONE.fullmatch(words):
+        return content.decode("cp1252", errors="replace"), ENCODINGS["cp1252"]
     found = chardet.detect_all(
         words, ignore_threshold=True, include_encodings=ENCODINGS, compat_names=False
     )

@@ -173,7 +173,9 @@ def _open(
     scenes = {key: _scenes(each, findings, key == name) for key, each in files.items()}
     every = [row for some in scenes.values() for scene in some for row in scene.objects]
     rows, names = Rows(findings, "xyxy"), dict[str, int]()
-    rows.first = float(all(min(numbers[:2]) > 0 for _, numbers, _ in every))
+    shapes = [kind for some in scenes.values() for scene in some for kind, _ in scene.odd]
+    plain = len(every) > shapes.count("box-from-shape")  # points count from 0
+    rows.first = float(plain and all(min(numbers[:2]) > 0 for _, numbers, _ in every))
     places: list[str] = []
     finder = ImageFolders(_image_folders(root), findings)
     missing: list[str] = []

@@ -26,6 +26,7 @@ from dabdetr.text import counted, shown
 NAMES = (
     *("classes.txt", "obj.names", "names.txt", "labels.txt", "_darknet.labels"),
     *("class_names.txt", "predefined_classes.txt", "class.txt", "classes.names"),
+    "_classes.txt",
 )
 """Files with a class name a line."""
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?|[+-]?nan|[+-]?inf", re.IGNORECASE)

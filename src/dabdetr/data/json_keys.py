@@ -1,0 +1,243 @@
+"""Jsons of tools whose boxes stand under fixed keys: where each of them has what (see ``forms``).
+
+A path is keys with dots between; ``*`` takes each value of a mapping or list. Where there are
+several paths, the first under which something stands is taken.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from dabdetr.data.box_formats import BoxFormat
+from dabdetr.data.findings import Findings
+from dabdetr.data.listings import Entry
+from dabdetr.data.shapes import around
+from dabdetr.data.textfiles import read_text
+from dabdetr.text import parse_json, shown
+
+Where = str | tuple[str, ...]
+POINTLESS = re.compile(r"point|.*line|keypoints?|skeleton|tag|class|text|cuboid", re.IGNORECASE)
+"""Kinds of annotations that surround no area."""
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Where a json has what; every path but ``images`` is from a row of its list.
+
+    images  the rows, of a whole file or of each of its lines
+    image   the image's name or address; "" is the name of the file
+    boxes   the rows of boxes of an image; "" is the image's row itself
+    class_  the class, from a row of boxes
+    box     the box, from a row of boxes: a list of four, text of four, or points (with ``order``
+            of corners); with ``sides`` the mapping that holds them
+    sides   names of the four numbers
+    split   the split of the image
+    unlike  path from a row of boxes, and the value there of what is no object but left open
+    """
+
+    order: BoxFormat
+    image: Where
+    boxes: Where
+    class_: Where
+    box: Where = ""
+    sides: Sequence[str] = ()
+    images: Where = ""
+    outline: Where = ("polygon", "points", "vertices", "path")
+    kind: Where = ("type", "shape", "geometryType")
+    size: tuple[Where, Where] = ("width", "height")
+    split: Where = ""
+    unlike: tuple[Where, str] = ("", "")
+
+
+XYWH, LTWH = ("x", "y", "w", "h"), ("left", "top", "width", "height")
+LONG = ("x", "y", "width", "height")
+V7 = Keys(
+    "xywh", ("item.name", "image.original_filename", "image.filename"), "annotations.*", "name",
+    "bounding_box", XYWH, outline=("polygon.path", "polygon.paths"),
+    size=(("item.slots.*.width", "image.width"), ("item.slots.*.height", "image.height")),
+)  # fmt: skip
+SCALE = Keys(
+    "xywh", ("params.attachment", "metadata.filename"), "response.annotations.*", "label", "",
+    LTWH, images="*",
+)  # fmt: skip
+ENCORD = Keys(
+    "xywh-relative", "data_title", "labels.objects.*", ("name", "value"), "boundingBox", XYWH,
+    images=("*.data_units.*", "data_units.*"),
+)  # fmt: skip
+KILI = Keys(
+    "xyxy-relative", ("externalId", "external_id"),
+    ("labels.-1.jsonResponse.*.annotations.*", "latestLabel.jsonResponse.*.annotations.*"),
+    "categories.*.name", "boundingPoly.*.normalizedVertices", images="*",
+)  # fmt: skip
+HASTY = Keys("xyxy", "image_name", "labels.*", "class_name", "bbox", images="images.*")
+DATALOOP = Keys(
+    "xyxy", ("filename", "name"), "annotations.*", "label", "coordinates",
+    size=("metadata.system.width", "metadata.system.height"),
+)  # fmt: skip
+AZURE = Keys(
+    "xywh-relative", ("originalImageUri", "id"), "regions.*", "tagName", "", LTWH, images="*"
+)
+AZURE_LINES = Keys(
+    "xyxy-relative", "image_url", "label.*", "label", "", ("topX", "topY", "bottomX", "bottomY"),
+    images="*",
+)  # fmt: skip
+VERTEX = Keys(
+    "xyxy-relative", "imageGcsUri", "boundingBoxAnnotations.*", "displayName", "",
+    ("xMin", "yMin", "xMax", "yMax"), images="*",
+    split="dataItemResourceLabels.aiplatform\\.googleapis\\.com/ml_use",
+)  # fmt: skip
+PRODIGY = Keys(
+    "xywh", ("path", "meta.file", "image"), "spans.*", "label", "", LONG, images="*"
+)  # fmt: skip
+CROWDHUMAN = Keys(
+    "xywh", "ID", "gtboxes.*", "tag", "fbox", images="*", unlike=("extra.ignore", "1")
+)
+CITYPERSONS = Keys(
+    "xywh", "", "objects.*", "label", "bbox", size=("imgWidth", "imgHeight"),
+    unlike=("label", "ignore"),
+)  # fmt: skip
+CITYSCAPES = Keys(
+    "xyxy", "", "objects.*", "label", "polygon", size=("imgWidth", "imgHeight"),
+)  # fmt: skip
+XVIEW = Keys(
+    "xyxy", "properties.image_id", "", "properties.type_id", "properties.bounds_imcoords",
+    images="features.*", kind="properties.none",
+)  # fmt: skip
+FIFTYONE = Keys(
+    "xywh-relative", "filepath", "*.detections.*", "label", "bounding_box", images="samples.*",
+    split="tags.*", size=("metadata.width", "metadata.height"), kind="none",
+)  # fmt: skip
+CITY_FILE = re.compile(r"_(gtBboxCityPersons|gtFine_polygons|gtCoarse_polygons)$")
+"""What Cityscapes' files have at their end where the images have ``_leftImg8bit``."""
+
+
+def reader(keys: Keys) -> Callable[[Path, Findings], Iterator[Entry]]:
+    """The reader of a form whose boxes stand under ``keys``."""
+    return partial(_read, keys)
+
+
+def _read(keys: Keys, file: Path, findings: Findings) -> Iterator[Entry]:
+    for number, row in enumerate(_every(_tree(file, findings), keys.images), 1):
+        name = _one(row, keys.image) if keys.image else CITY_FILE.sub("_leftImg8bit", file.stem)
+        if not isinstance(row, dict) or not isinstance(name, str) or not name.strip():
+            findings.add("image-unnamed", f"{file}: row {number}")
+            continue
+        name, split = name.partition("?")[0], str(_one(row, keys.split) or "" if keys.split else "")
+        sides = [_whole(_one(row, side)) for side in keys.size]
+        yield Entry(name, str(file), size=(sides[0], sides[1]) if all(sides) else (0, 0),
+                    split=split)  # fmt: skip
+        for count, each in enumerate(_every(row, keys.boxes), 1):
+            place = f"box {count} of {shown(name)}" if keys.boxes else f"row {number}"
+            yield _entry(keys, each, name, f"{file}: {place}", split)
+
+
+def _tree(file: Path, findings: Findings) -> Any:
+    """A whole json, or the list of those that are a line each; a broken line is counted."""
+    text = read_text(file, findings)
+    if file.suffix.lower() in (".json", ".geojson"):
+        return parse_json(text, str(file))
+    rows: list[Any] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        try:
+            rows += [parse_json(line, f"{file}, line {number}")] if line.strip() else []
+        except ValueError as error:
+            findings.add("row-unreadable", str(error))
+    return rows
+
+
+def _entry(keys: Keys, row: Any, name: str, told: str, split: str) -> Entry:
+    class_ = _one(row, keys.class_)
+    label = "" if class_ is None else str(class_).strip()
+    path, value = keys.unlike
+    if path and str(_one(row, path)) == value:
+        return Entry(name, told, split=split, odd="region-uncared")
+    box = _numbers(_one(row, keys.box), keys.sides)
+    odd = ""
+    if box is None:
+        outline = _outline([_one(row, keys.box), _one(row, keys.outline)])
+        box = _as(outline, keys.order) if outline else None
+        odd = "box-from-shape" if box and not _is_upright(_one(row, keys.box)) else ""
+    if box is None:
+        kind = str(_one(row, keys.kind) or "")
+        odd = "shape-without-area" if POINTLESS.fullmatch(kind) else "box-unreadable"
+    return Entry(name, told, label, box, split=split, odd=odd)
+
+
+def _every(tree: Any, path: Where) -> Iterable[Any]:
+    """All that stands under the first of the paths that leads to something."""
+    for each in (path,) if isinstance(path, str) else path:
+        found = [tree]
+        for key in re.split(r"(?<!\\)\.", each) if each else ():
+            found = [inner for outer in found for inner in _step(outer, key.replace("\\", ""))]
+        if found:
+            return found
+    return ()
+
+
+def _step(tree: Any, key: str) -> Iterable[Any]:
+    if key == "*":
+        return tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ()
+    if isinstance(tree, dict):
+        return (tree[key],) if tree.get(key) is not None else ()
+    return tree[-1:] if key == "-1" and isinstance(tree, list) else ()
+
+
+def _one(tree: Any, path: Where) -> Any:
+    return next(iter(_every(tree, path)), None)
+
+
+def _whole(given: Any) -> int:
+    """Pixels of a side, also as text ("640px"); 0 where they are none."""
+    found = re.fullmatch(r"(\d{1,7})(\.0*)?( ?px)?", str(given))
+    return int(found.group(1)) if found else 0
+
+
+def _numbers(given: Any, sides: Sequence[str]) -> list[float] | None:
+    """Four numbers of a mapping with ``sides``, of a list or of text."""
+    if isinstance(given, str):
+        given = given.split(",")
+    try:
+        if sides:
+            return [float(given[side]) for side in sides]
+        four = [float(value) for value in given]
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
+    return four if len(four) == 4 else None
+
+
+def _outline(given: Any) -> tuple[float, float, float, float] | None:
+    """x0, y0, x1, y1 around all points in lists and mappings; None below two."""
+    points = list(_points(given))
+    return around(points) if len(points) > 1 else None
+
+
+def _points(given: Any) -> Iterator[Sequence[Any]]:
+    if isinstance(given, dict):
+        if {"x", "y"} <= given.keys():
+            yield given["x"], given["y"]
+        else:
+            for each in given.values():
+                yield from _points(each)
+    elif isinstance(given, list):
+        if len(given) == 2 and all(isinstance(value, int | float) for value in given):
+            yield given
+        else:
+            for each in given:
+                yield from _points(each)
+
+
+def _as(edges: Sequence[float], order: BoxFormat) -> Sequence[float]:
+    x0, y0, x1, y1 = edges
+    return edges if order.startswith("xyxy") else (x0, y0, x1 - x0, y1 - y0)
+
+
+def _is_upright(given: Any) -> bool:
+    """Whether points are the corners of an upright box: two of them, or all four."""
+    points = list(_points(given))
+    around_ = len({point[0] for point in points}) == 2 == len({point[1] for point in points})
+    return len(points) in (2, 4) and around_
