@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dabdetr.data import layouts
 from dabdetr.data.layouts import open_data, open_every, open_training
 from dabdetr.data.textfiles import guess
 
@@ -566,8 +567,8 @@ def test_images_beside_those_of_a_json_are_counted(tmp_path: Path) -> None:
     (tmp_path / "train" / "b.png").write_bytes(b"damaged")
     (tmp_path / "train" / "e.pcx").touch()
     (tmp_path / "val" / "e.psd").touch()
-    alone = open_data(tmp_path, "val").findings  # one split counts as all together
-    assert (alone.count("image-format"), alone.count("image-unlisted")) == (1, 3)
+    alone = open_data(tmp_path, "val").findings
+    assert (alone.count("image-format"), alone.count("image-unlisted")) == (1, 0)
     assert open_data(tmp_path, "train").findings.count("image-unlisted") == 0
     for train, val in (open_every(tmp_path)[:2], open_training(tmp_path)):
         assert val is not None
@@ -577,6 +578,28 @@ def test_images_beside_those_of_a_json_are_counted(tmp_path: Path) -> None:
         assert val.findings.count("image-unlisted") == 3  # alone.png, and the files a and b
     (found,) = [each for each in val.findings if each.kind.name == "image-unlisted"]
     assert any("alone.png" in each for each in found.examples)
+
+
+def test_one_split_does_not_open_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even where all images lie in one folder: reading the labels of all takes long."""
+    for name in "abc":
+        image(tmp_path / "images" / f"{name}.png")
+        text(tmp_path / "labels" / f"{name}.txt", "0 0.5 0.5 0.2 0.3\n")
+    text(tmp_path / "train.txt", "./images/a.png\n./images/b.png\n")
+    text(tmp_path / "val.txt", "./images/c.png\n")
+    text(tmp_path / "data.yaml", "train: train.txt\nval: val.txt\nnames: [red]\n")
+    opened: list[str] = []
+    read = layouts._open  # pyright: ignore[reportPrivateUsage]
+
+    def told(data: Any, split: str, *others: Any) -> Any:
+        opened.append(split)
+        return read(data, split, *others)
+
+    monkeypatch.setattr(layouts, "_open", told)
+    assert len(open_data(tmp_path, "val", box_format="cxcywh-relative")) == 1
+    assert opened == ["val"]
 
 
 def test_images_in_a_zip_beside_the_json(tmp_path: Path) -> None:

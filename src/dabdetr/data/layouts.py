@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -67,20 +66,21 @@ def open_data(
     Which layout it is, its files tell. A COCO json and its image folder can be given apart;
     ``data`` is then not looked at. ``train`` of a data set that has one split only is that one.
     ``box_format`` says what the four numbers of a box are, where that is not to be found out.
-    What was odd is in the data set's ``findings``.
+    What was odd is in the data set's ``findings``; images that no annotation names only where there
+    is one split, as they may be of the others, which are not opened for that.
     """
     opened = _open(data, split, annotations, images, box_format)
     if not isinstance(opened, RecordTable) or data is None or annotations is not None:
         count_unlisted([opened])
         return opened
-    others = cache(lambda: _others(data, _own(data, split)))
     if box_format is None and opened.doubtful:
 
         def again(split: str, likely: Expected) -> DetectionDataset:
             return _open(data, split, None, None, likely)
 
-        opened = alike((opened, *others()), again)[0]
-    count_unlisted([opened], others)
+        opened = alike((opened, *_others(data, _own(data, split))), again)[0]
+    if len(splits(data)) == 1:
+        count_unlisted([opened])
     return opened
 
 
