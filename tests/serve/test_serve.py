@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import math
 import os
 import re
 import shutil
@@ -298,20 +299,77 @@ def test_kserve_clients_get_boxes_in_json_and_in_binary(service: str, predictor:
         ({"datatype": "UINT8", "shape": [1, 1, 3], "data": [1, 2, 999]}, r"should be 0–255"),
         ({"data": ["%"]}, r"image file in base64; got %"),
         ({"parameters": {"binary_data_size": 99}}, r"99 bytes of image were announced; 0 came"),
+        ({"parameters": {"binary_data_size": -5}}, r"binary_data_size should be a number of b"),
+        ({"parameters": {"binary_data_size": math.inf}}, r"number of bytes; got inf"),
+        ({"shape": [math.inf]}, r"OverflowError"),
+        ({"datatype": "UINT8", "shape": [1, 1, 3], "data": [10**30]}, r"OverflowError"),
+        ({"data": [""] * 200_000}, r"at most 1,000 images are taken at once"),
         ({"outputs": [{"name": "masks"}]}, r"no output 'masks'; there are boxes"),
+        ({"id": math.nan}, r"id should be text; got nan"),
         ({"options": {"conf": "much"}}, r"parameter conf is 'much'"),
         ({"options": {"max_det": True}}, r"parameter max_det is True"),
     ],
 )
 def test_bad_tensors_get_one_sentence(change: dict[str, Any], said: str, service: str) -> None:
     tensor = {"name": "image", "datatype": "BYTES", "shape": [1], "data": ["aGVsbG8="]}
-    whole = {key: change.pop(key) for key in ("inputs", "outputs") if key in change}
+    whole = {key: change.pop(key) for key in ("inputs", "outputs", "id") if key in change}
     options = change.pop("options", {})
     request = {"inputs": [tensor | change], "parameters": options} | whole
     place = f"{service}/v2/models/blood-cells/infer"
     status, answer, _ = ask(place, json.dumps(request).encode())
     assert status == 400
     assert re.search(said, answer["error"])
+
+
+def test_a_request_has_so_many_images_at_most(service: str) -> None:
+    status, answer = as_json(f"{service}/detect", images=[""] * 1001)
+    assert (status, answer["error"]) == (
+        400,
+        "at most 1,000 images are taken at once; send more requests",
+    )
+    head = json.dumps({"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1],
+                                   "parameters": {"binary_data_size": 800_000}}]})  # fmt: skip
+    begun = time.perf_counter()
+    status, answer, _ = ask(
+        f"{service}/v2/models/blood-cells/infer",
+        head.encode() + bytes(800_000),
+        inference_header_content_length=str(len(head)),
+    )
+    assert (status, answer["error"][:21]) == (400, "at most 1,000 images ")
+    assert time.perf_counter() - begun < 2
+
+
+def test_a_body_that_does_not_come_is_given_up(predictor: Predictor) -> None:
+    with running(make_app(predictor, Settings("x", body_seconds=0.5))) as address:
+        place = ("127.0.0.1", int(address.rpartition(":")[2]))
+        for length in (b"Content-Length: 1000", b"Transfer-Encoding: chunked"):
+            with socket.create_connection(place) as slow:
+                slow.settimeout(5)
+                slow.sendall(b"POST /detect HTTP/1.1\r\nHost: x\r\n" + length + b"\r\n\r\n")
+                answer = slow.recv(1000)
+                while b"}" not in answer:
+                    answer += slow.recv(1000)
+            assert answer.startswith(b"HTTP/1.1 408 ")
+            assert b"the body did not come within 0.5 seconds" in answer
+        assert ask(f"{address}/detect", SMEAR.read_bytes())[0] == 200
+
+
+def test_a_client_that_leaves_is_no_fault(
+    predictor: Predictor, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with running(make_app(predictor, Settings("x"))) as address:
+        place = ("127.0.0.1", int(address.rpartition(":")[2]))
+        with socket.create_connection(place) as client:
+            client.sendall(b"POST /detect HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\nabc")
+            time.sleep(0.2)
+        counted = ""
+        for _ in range(50):
+            counted = ask(f"{address}/metrics")[1].decode()
+            if 'route="/detect"' in counted:
+                break
+            time.sleep(0.05)
+    assert 'status="400"' in counted
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_metrics_count_requests_and_images(service: str) -> None:

@@ -116,7 +116,10 @@ def serve(
             image_size=imgsz,
             compile=compile,
         )
-        app = make_app(predictor, Settings(called, max_body, parallel, waiting, allow_private))
+        settings = Settings(
+            called, max_body, parallel=parallel, waiting=waiting, allow_private=allow_private
+        )
+        app = make_app(predictor, settings)
         place, taken = listening.getsockname()[:2]
         shown = f"[{place}]" if ":" in place else place
         say(f"serving {called} at http://{shown}:{taken}; Ctrl-C stops it", quiet)

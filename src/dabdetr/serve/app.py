@@ -18,6 +18,7 @@ from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client import generate_latest as metrics_text
 from starlette.exceptions import HTTPException as AnyHTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import dabdetr
@@ -47,6 +48,7 @@ class Settings:
 
     name           the model's name in answers and in KServe's addresses
     body_mib       size of a request's body, and of an image fetched from an address, at most
+    body_seconds   time that a request's body may take to come
     parallel       requests that the model works on at the same time
     waiting        requests that may wait for that; more are refused with status 429
     allow_private  whether images are fetched from this machine and from private networks
@@ -54,6 +56,7 @@ class Settings:
 
     name: str
     body_mib: float = 64
+    body_seconds: float = 60
     parallel: int = 1
     waiting: int = 32
     allow_private: bool = False
@@ -70,14 +73,16 @@ def make_app(predictor: Predictor, settings: Settings) -> FastAPI:
     """The application; every error's answer is ``{"error": "a sentence"}``.
 
     A damaged image, a box outside of it or an unknown class is status 400; too large a body 413;
-    too many requests 429.
+    too many requests 429; one that does not come 408.
     """
     app = FastAPI(title=settings.name, version=dabdetr.__version__, redoc_url=None)
     gate, counts = Gate(settings.parallel, settings.waiting), Metrics()
     counts.waiting.set_function(lambda: gate.waiting)
-    app.add_middleware(LimitedBodies, most=int(settings.body_mib * 2**20))
+    most = int(settings.body_mib * 2**20)
+    app.add_middleware(LimitedBodies, most=most, seconds=settings.body_seconds)
     app.add_middleware(Measured, metrics=counts)
-    for kind in (AnyHTTPException, RequestValidationError, ValueError, OSError, Exception):
+    known = (AnyHTTPException, RequestValidationError, ClientDisconnect, ValueError, OSError)
+    for kind in (*known, Exception):
         app.add_exception_handler(kind, _answer_to)
 
     def body(request: Request) -> Body:
@@ -286,6 +291,8 @@ async def _answer_to(request: Request, error: Exception) -> JSONResponse:
     elif isinstance(error, RequestValidationError):
         first = error.errors()[0]
         message = f"{'.'.join(str(part) for part in first['loc'][1:])}: {first['msg']}"
+    elif isinstance(error, ClientDisconnect):
+        message = "the body did not come whole"
     elif not isinstance(error, ValueError | OSError):
         status, message = 500, "the service failed; its log says how"
         debug = bool(os.environ.get("DABDETR_DEBUG"))

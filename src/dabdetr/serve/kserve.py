@@ -20,8 +20,9 @@ from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import Response
 
 import dabdetr
+from dabdetr.serve.requests import check_count
 from dabdetr.structures import Detections
-from dabdetr.text import shortened
+from dabdetr.text import shortened, shown
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 """Header that says how many bytes of a body are JSON; binary tensors follow them."""
@@ -35,7 +36,7 @@ OUTPUTS = [
     {"name": "names", "datatype": "BYTES", "shape": [-1]},
 ]
 _MALFORMED = (
-    *(KeyError, TypeError, AttributeError, RecursionError),
+    *(KeyError, TypeError, AttributeError, RecursionError, OverflowError),
     *(json.JSONDecodeError, UnicodeDecodeError),
 )
 _OPTIONS = ("conf", "max_det", "classes", "nms", "multi_label")
@@ -115,6 +116,7 @@ def read_request(content: bytes, header: str | None) -> Asked:
         for tensor in inputs:
             found, rest = _images(tensor, rest)
             images += found
+            check_count(len(images))
         settings = document.get("parameters") or {}
         options = {key: settings[key] for key in _OPTIONS if key in settings}
         every_binary = bool(settings.get("binary_data_output"))
@@ -135,6 +137,8 @@ def read_request(content: bytes, header: str | None) -> Asked:
         ) from None
     if unknown := [each for each in outputs if each not in known]:
         raise ValueError(f"there is no output {unknown[0]!r}; there are {', '.join(known)}")
+    if not isinstance(id_, str | None):
+        raise ValueError(f"id should be text; got {shown(id_)}")
     if not images:
         raise ValueError("no image came: the input image is empty")
     return Asked(id_, images, _checked(options), outputs)
@@ -160,8 +164,10 @@ def _images(tensor: dict[str, Any], rest: bytes) -> tuple[list[Any], bytes]:
     size = (tensor.get("parameters") or {}).get("binary_data_size")
     own = None
     if size is not None:
-        own, rest = rest[: int(size)], rest[int(size) :]
-        if len(own) < int(size):
+        if type(size) is not int or size < 0:
+            raise ValueError(f"binary_data_size should be a number of bytes; got {shown(size)}")
+        own, rest = rest[:size], rest[size:]
+        if len(own) < size:
             raise ValueError(f"{size} bytes of image were announced; {len(own)} came")
     if kind == "BYTES":
         files = _split(own) if own is not None else [_decoded(each) for each in _flat(tensor)]
@@ -187,11 +193,12 @@ def _flat(tensor: dict[str, Any]) -> list[Any]:
     """The elements of ``data``, which may be nested as its shape is."""
     flat, nested = [], [tensor["data"]]
     while nested:
-        each = nested.pop(0)
+        each = nested.pop()
         if isinstance(each, list):
-            nested = each + nested
+            nested += reversed(each)
         else:
             flat.append(each)
+    check_count(len(flat))
     return flat
 
 
@@ -208,6 +215,7 @@ def _split(content: bytes) -> list[bytes]:
     """Elements of a binary BYTES tensor: each four bytes of length, then so many bytes."""
     found, place = [], 0
     while place < len(content):
+        check_count(len(found) + 1)
         (length,) = struct.unpack_from("<I", content.ljust(place + 4, b"\0"), place)
         found.append(content[place + 4 : place + 4 + length])
         if len(found[-1]) < length:

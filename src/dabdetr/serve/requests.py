@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import json
+import time
 from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any
@@ -22,20 +24,38 @@ HOW = (
 )
 
 
-class LimitedBodies:
-    """ASGI middleware that ends a request whose body is larger than ``most`` bytes."""
+MOST_IMAGES = 1000
+"""Images of one request; as many files are taken of a form."""
 
-    def __init__(self, app: ASGIApp, most: int) -> None:
-        self.app, self.most = app, most
+
+def check_count(images: int) -> None:
+    """ValueError where one request has more images than are taken."""
+    if images > MOST_IMAGES:
+        raise ValueError(f"at most {MOST_IMAGES:,} images are taken at once; send more requests")
+
+
+class LimitedBodies:
+    """ASGI middleware that ends a request whose body is larger than ``most`` bytes, or takes
+    longer than ``seconds`` to come."""
+
+    def __init__(self, app: ASGIApp, most: int, seconds: float) -> None:
+        self.app, self.most, self.seconds = app, most, seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        seen = 0
+        seen, whole = 0, False
+        end = time.monotonic() + self.seconds
 
         async def limited() -> Message:
-            nonlocal seen
-            message = await receive()
+            nonlocal seen, whole
+            try:  # what comes after the body is the end of the connection
+                left = None if whole else max(0.0, end - time.monotonic())
+                message = await asyncio.wait_for(receive(), left)
+            except TimeoutError:
+                late = f"the body did not come within {self.seconds:g} seconds"
+                raise HTTPException(408, late, {"Connection": "close"}) from None
+            whole = not message.get("more_body", False)
             seen += len(message.get("body", b""))
             if seen > self.most:
                 raise HTTPException(413, f"the body is larger than {self.most / 2**20:g} MiB")
@@ -95,7 +115,9 @@ class Body:
         found = [BytesIO(content) for content, _ in self.files]
         names = [name for _, name in self.files]
         given = self.fields.get("images", self.fields.get("image", []))
-        for each in given if isinstance(given, list) else [given]:
+        given = given if isinstance(given, list) else [given]
+        check_count(len(found) + len(given))
+        for each in given:
             content, name = self._content(each)
             found.append(BytesIO(content))
             names.append(name)
