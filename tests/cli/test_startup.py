@@ -71,6 +71,10 @@ def run(*line: str, limit: float = 1e9) -> tuple[int, float, set[str], str]:
         ("explain nope.jpg", "there is no file or folder nope.jpg"),
         ("explain --data nope", "there is no data folder nope"),
         ("bench --model nope --data scenes", "there are no weights 'nope'"),
+        ("bench --model scenes --data nope", "there is no data folder nope"),
+        ("export --model scenes --data nope", "there is no data folder nope"),
+        ("prune nope scenes -o x.safetensors", "there are no weights 'nope'"),
+        ("convert nope -o x.safetensors", "there are no weights 'nope'"),
     ],
 )
 def test_mistakes_are_answered_before_anything_heavy_is_imported(line: str, sentence: str) -> None:

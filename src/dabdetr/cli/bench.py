@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dabdetr.cli.options import Device, Json, Model, Quiet, Split
+from dabdetr.cli.options import Device, Json, Model, Quiet, Split, check_folder
 from dabdetr.cli.output import console, print_json, say
 from dabdetr.runs import RunFolder
 
@@ -60,6 +60,7 @@ def bench(
     PyTorch in fp32. The folder gets bench.md, bench.json and bench.png. Runtimes that cannot run
     here are listed with the reason.
     """
+    check_folder(data)
     from dabdetr.bench.candidates import Plan
 
     plan = Plan(

@@ -15,6 +15,7 @@ from dabdetr.cli.options import (
     Queries,
     QueriesInit,
     Quiet,
+    check_folder,
     one_of,
     tell_choices,
 )
@@ -106,6 +107,7 @@ def export(
     check_target(target, chosen_format, force)
     check_top(post, max_det)
     check_opset(opset)
+    check_folder(data)
     from dabdetr.export.export import Uncertified
     from dabdetr.export.export import export as write
     from dabdetr.inference.opening import torch_runtime

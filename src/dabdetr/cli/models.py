@@ -8,7 +8,7 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from dabdetr.cli.options import Json, Output, Quiet, place_of
+from dabdetr.cli.options import Json, Output, Quiet, check_model, place_of
 from dabdetr.cli.output import console, print_json, refuse_to_overwrite, say
 from dabdetr.cli.train import PRESET
 from dabdetr.text import in_any_case
@@ -50,7 +50,10 @@ def models(
 def convert(
     source: Annotated[
         str,
-        typer.Argument(help="Weights of the authors, transformers, detrex, mmdetection or ours."),
+        typer.Argument(
+            help="Weights of the authors, transformers, detrex, mmdetection or ours.",
+            callback=check_model,
+        ),
     ],
     target: Annotated[
         Path | None,

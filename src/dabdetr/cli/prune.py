@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dabdetr.cli.options import Batch, Data, Device, Json, Quiet, Split, check_folder
+from dabdetr.cli.options import Batch, Data, Device, Json, Quiet, Split, check_folder, check_model
 from dabdetr.cli.output import print_json, refuse_to_overwrite, say
 
 
@@ -17,6 +17,7 @@ def prune(
         typer.Argument(
             help="Weights: a file, a run folder, an included model or a name on the hub.",
             show_default=False,
+            callback=check_model,
         ),
     ] = None,
     data: Data = None,
