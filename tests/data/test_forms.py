@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dabdetr.data.layouts import open_data, open_training, splits
+from dabdetr.data.layouts import open_data, open_every, open_training, splits
 
 WIDTH, HEIGHT = 160, 120
 BOXES = ((113, 53, 44, 39), (10, 20, 30, 40))
@@ -621,7 +621,7 @@ def test_odd_rows_of_tools_are_counted(name: str, content: str, kind: str, tmp_p
 def test_one_file_of_many_that_is_cut_short_is_counted(tmp_path: Path) -> None:
     supervisely(tmp_path)
     text(tmp_path / "train" / "ann" / "b.png.json", '{"size": {"height": 1')
-    data = open_data(tmp_path)
+    data = open_every(tmp_path)[0]
     assert data.findings.count("file-unreadable") == 1
     assert data.findings.count("image-unlisted") == 1
     assert splits(tmp_path) == ["train", "val"]
