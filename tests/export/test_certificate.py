@@ -11,7 +11,7 @@ from dabdetr.data.dataset import Subset
 from dabdetr.data.layouts import open_data
 from dabdetr.data.preprocessing import padded
 from dabdetr.evaluation.evaluate import evaluate
-from dabdetr.export.certificate import Loss, certify, compare_ap, paired
+from dabdetr.export.certificate import Loss, batches, certify, compare_ap, paired
 from dabdetr.export.divergence import first_difference
 from dabdetr.export.export import Uncertified, export
 from dabdetr.export.formats import OnnxFile, ProgramFile
@@ -91,6 +91,39 @@ def test_the_sound_file_passes_once_more(detector, exported, images):
     assert proof.shift < 1e-4
 
 
+class Tied:
+    """Torch's answers, but other ones for images that are ``given`` bit for bit.
+
+    As where two proposals score alike, and the last bit decides which comes first.
+    """
+
+    def __init__(self, detector, given):
+        self.answer, self.given = Answer(detector), given
+
+    def __call__(self, pixels, padding):
+        logits, boxes = self.answer(pixels, padding)
+        for row, image in enumerate(pixels):
+            if any(image.shape == each.shape and torch.equal(image, each) for each in self.given):
+                boxes[row] = boxes[row].flip(0)
+        return logits, boxes
+
+
+def test_an_answer_that_hangs_on_rounding_is_compared_beside_it(detector, exported, images):
+    file = Exported(exported.path)
+    every = [torch.from_numpy(image) for batch in batches(file, images) for image in batch[0]]
+    proof = certify(Tied(detector, every[:2]), file, images)
+    assert proof.passed
+    assert proof.tied == sum(
+        any(each.shape == image.shape and torch.equal(each, image) for image in every[:2])
+        for each in every
+    )
+    assert f"proposals score alike in {proof.tied} inputs: compared with torch on pix" in str(proof)
+    assert certify(Answer(detector), file, images).tied == 0
+    most = certify(Tied(detector, every[: len(every) // 2]), file, images)
+    assert not most.passed  # of too many images it is no accident
+    assert most.tied == 0
+
+
 def test_ap_may_fall_by_half_a_point(exported):
     proof = exported.certificate
     for lost, passed in ((-0.1, True), (0.0049, True), (0.0051, False)):
@@ -122,6 +155,17 @@ def test_the_first_node_that_differs_is_named(detector, exported, images, tmp_pa
     found = first_difference(traced, path, named(inputs))
     assert found is not None
     assert "encoder.layers.0.feedforward.expand" in found
+
+
+@pytest.mark.slow
+def test_a_convolution_that_took_in_its_batch_norm_is_not_blamed(
+    detector, exported, images, tmp_path
+):
+    """The values of the merged node are others than torch's, in a sound file too."""
+    traced = OnnxFile(detector, Exported(exported.path).metadata).traced
+    inputs = padded([Exported(exported.path).prepare(images[0])])
+    path = faulty(exported.path, tmp_path / "faulty.onnx", shift)
+    assert "conv" not in str(first_difference(traced, path, named(inputs)))
 
 
 @pytest.mark.slow

@@ -23,7 +23,8 @@ def first_difference(
     """The first node of an exported file whose values are not the traced graph's, and its module.
 
     ``program`` is the graph in float32. Nodes are compared by name, in the order of computing; what
-    a runtime has merged or renamed is passed over, and a node that differs while all that is
+    a runtime has merged or renamed is passed over: also a node whose users are, as a convolution
+    that took in its batch norm gives other values. So is a node that differs while all that is
     computed from it agrees: runtimes hand out some values after their memory was used again. None
     where all agree, and of formats that hand out no values.
     """
@@ -40,8 +41,8 @@ def first_difference(
     }
     wrong = {name for name, share in off.items() if not share <= LIMITS[metadata.precision]}
     for name in off:
-        after = [user for user in expected[name].users if user in off]
-        if name in wrong and (not after or wrong.intersection(after)):
+        users = [user for user in expected[name].users if user != "output"]
+        if name in wrong and (not users or wrong.intersection(users)):
             place = expected[name].module or "the graph"
             return f"{name} in {place} ({off[name]:.2g} of its largest value)"
     return None

@@ -12,8 +12,8 @@ from dabdetr.model.heads import class_head
 from dabdetr.model.positions import ANCHOR_TEMPERATURE, mlp, sine_code
 from dabdetr.structures import Memory, Predictions, Queries
 
-BEHIND = 1000.0
-"""What ranking takes from the logit of a token that a neighbour surpasses."""
+MOST = 80.0
+"""Largest logit, of either sign, that ranking tells from others: e⁸⁰ is a float32."""
 
 SIDE = 0.05
 """Width and height of the finest level's first boxes; each level doubles it."""
@@ -83,16 +83,18 @@ class EncoderQueries(nn.Module):
 def peaks_first(
     scores: Float[Tensor, "b s"], shapes: tuple[tuple[int, int], ...]
 ) -> Float[Tensor, "b s"]:
-    """Scores for ranking: tokens below a neighbour (3×3, same level) come after all others.
+    """Keys for ranking: tokens below a neighbour (3×3, same level) come after all others.
 
-    A logit lies far within ±``BEHIND``, so that the order among each kind stays.
+    A token's key is e^s of its score s, or −e^−s where a neighbour surpasses it: the order among
+    each kind stays, and float32 tells scores apart that differ by 1e-7.
     """
     levels = scores.float().split([height * width for height, width in shapes], dim=1)
     ranked = []
     for level, (height, width) in zip(levels, shapes, strict=True):
         grid = level.unflatten(1, (height, width))[:, None]  # [b, s] → [b, 1, h, w]
         below = grid < F.max_pool2d(grid, 3, stride=1, padding=1)
-        ranked.append((grid - BEHIND * below).flatten(1))
+        held = grid.clamp(-MOST, MOST)
+        ranked.append(torch.where(below, -(-held).exp(), held.exp()).flatten(1))
     return torch.cat(ranked, dim=1)
 
 
