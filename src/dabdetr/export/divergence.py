@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,10 +24,10 @@ def first_difference(
     """The first node of an exported file whose values are not the traced graph's, and its module.
 
     ``program`` is the graph in float32. Nodes are compared by name, in the order of computing; what
-    a runtime has merged or renamed is passed over: also a node whose users are, as a convolution
-    that took in its batch norm gives other values. So is a node that differs while all that is
-    computed from it agrees: runtimes hand out some values after their memory was used again. None
-    where all agree, and of formats that hand out no values.
+    a runtime has merged or renamed is passed over, and a node that differs while the next values
+    that are computed from it agree: a convolution that took in its batch norm gives other values,
+    and runtimes hand out some values after their memory was used again. None where all agree, and
+    of formats that hand out no values.
     """
     expected = _Recorder(program).record(inputs)
     metadata = Exported(path).metadata
@@ -41,11 +42,27 @@ def first_difference(
     }
     wrong = {name for name, share in off.items() if not share <= LIMITS[metadata.precision]}
     for name in off:
-        users = [user for user in expected[name].users if user != "output"]
-        if name in wrong and (not users or wrong.intersection(users)):
+        if name not in wrong:
+            continue
+        after = _next_values(name, expected, off)
+        if not after or wrong.intersection(after):
             place = expected[name].module or "the graph"
             return f"{name} in {place} ({off[name]:.2g} of its largest value)"
     return None
+
+
+def _next_values(name: str, seen: dict[str, _Seen], known: Container[str]) -> set[str]:
+    """The nearest nodes in ``known`` that are computed from a node."""
+    found: set[str] = set()
+    waiting, passed = [*seen[name].users], set[str]()
+    while waiting:
+        user = waiting.pop()
+        if user in known:
+            found.add(user)
+        elif user in seen and user not in passed:
+            passed.add(user)
+            waiting += seen[user].users
+    return found
 
 
 def _off(expected: np.ndarray, found: np.ndarray) -> float:
