@@ -214,7 +214,7 @@ def test_errors_become_sentences(error: BaseException, code: int, sentence: str)
 
 
 def test_a_traceback_only_when_asked_for(tmp_path: Path) -> None:
-    arguments = [*COMMAND, "convert", "nothing", str(tmp_path / "file.bin")]
+    arguments = [*COMMAND, "convert", "scenes", str(tmp_path / "file.bin")]
     plain = subprocess.run(arguments, capture_output=True, text=True)
     assert plain.returncode == 2
     assert plain.stderr.startswith("error: the target should end in .safetensors")

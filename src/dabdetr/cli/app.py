@@ -157,7 +157,7 @@ def respelled(arguments: list[str], group: Any = None) -> list[str]:
         print(f"note: {arguments[0]} is {VERBS[verb]} here", file=sys.stderr)
         arguments = [VERBS[verb], *arguments[1:]]
     name, command = _command(arguments, group)
-    if name and command is group:  # no verb: click says so, whatever its options
+    if name and group is not None and command is group:  # no verb: click says so
         return arguments
     known = {each for parameter in getattr(command, "params", ()) for each in parameter.opts}
     ends = arguments.index("--") if "--" in arguments else len(arguments)
