@@ -11,7 +11,8 @@ from dabdetr.data.dataset import Subset
 from dabdetr.data.layouts import open_data
 from dabdetr.data.preprocessing import padded
 from dabdetr.evaluation.evaluate import evaluate
-from dabdetr.export.certificate import Loss, batches, certify, compare_ap, paired
+from dabdetr.export.ap_loss import Loss, compare_ap
+from dabdetr.export.certificate import batches, certify, paired
 from dabdetr.export.divergence import first_difference
 from dabdetr.export.export import Uncertified, export
 from dabdetr.export.formats import OnnxFile, ProgramFile

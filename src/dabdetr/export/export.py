@@ -17,6 +17,7 @@ import numpy as np
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.data.layouts import is_data, open_data
 from dabdetr.data.preprocessing import padded
+from dabdetr.export.ap_loss import compare_ap
 from dabdetr.export.certificate import (
     BATCHES,
     PLAIN,
@@ -25,7 +26,6 @@ from dabdetr.export.certificate import (
     certify,
     certify_plain,
     comparable,
-    compare_ap,
     questions,
 )
 from dabdetr.export.checks import check_target, check_top
