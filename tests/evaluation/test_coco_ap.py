@@ -283,7 +283,7 @@ def test_classes_that_the_model_lacks_are_an_error():
 
 def test_every_image_needs_its_detections():
     data, detections = random_case(0)
-    with pytest.raises(ValueError, match=r"detections for the 25 images .* got 24"):
+    with pytest.raises(ValueError, match=r"detections for 25 images .* got 24"):
         score(data, detections[:-1])
     with pytest.raises(ValueError, match=r"0 images"):
         score(Made([], ["a"], [1]), [])

@@ -228,7 +228,10 @@ def test_odd_rows_are_left_out_and_told(coco_folder: Path, tmp_path: Path) -> No
         ('[{"image_id": 1, "bbox": [1, 2], "score": 1}]', "a box of four numbers"),
         ('[{"image_id": 1, "bbox": [1, 2, 3, NaN], "score": 1}]', "a box of four numbers"),
         ('[{"image_id": 1, "bbox": [1, 2, 3, 4]}]', "without a score"),
-        ('[{"image_id": 77, "bbox": [1, 2, 3, 4], "score": 1}]', "none of the 1 detections"),
+        (
+            '[{"image_id": 77, "bbox": [1, 2, 3, 4], "score": 1}]',
+            "it has 1 detection, of images that",
+        ),
         ('{"images": [{}]}', "holds no detections"),
         ('{"images": [{"detections": []}]}', "without source and detections"),
         ("[", "not readable JSON"),

@@ -61,9 +61,9 @@ def read_results(path: str | Path, data: DetectionDataset) -> tuple[list[Detecti
     if claims and not len(keep):
         kind = "images" if lost["images"] else "classes"
         raise ValueError(
-            f"none of {counted(len(claims), 'detection')} in {path} belongs to {data.name} "
-            f"{data.split}: all are of {kind} that the data do not have; give the data and the "
-            "split that they were made for"
+            f"{path} fits other data than {data.name} {data.split}: it has "
+            f"{counted(len(claims), 'detection')}, of {kind} that the data do not have; give the "
+            "data and the split that it was made for"
         )
     notes += [
         f"left out: {counted(count, 'detection')} of {kind} that the data do not have"
