@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from dabdetr.data.dataset import DetectionDataset, ImageRecord
-from dabdetr.evaluation.error_report import Why
+from dabdetr.evaluation.error_report import ErrorReport
 from dabdetr.evaluation.errors import diagnose
 from dabdetr.evaluation.evaluate import score
 from dabdetr.evaluation.judged import default_limits
@@ -105,7 +105,7 @@ def main() -> None:
     evaluation = score(data, every)
     limits = default_limits(data, evaluation)
     scored = time.process_time()
-    why = Why.of(data, diagnose(data, evaluation, limits))
+    why = ErrorReport.of(data, diagnose(data, evaluation, limits))
     told = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         about = {"verb": "val", "model": "none", "data": data.name, "split": data.split}

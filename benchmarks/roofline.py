@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.sides import KINDS
 from benchmarks.timing import alternate, typical
-from dabdetr.inference.acceleration import autocast, keep_freed_memory, settled
+from dabdetr.inference.acceleration import autocast, inference_copy, keep_freed_memory
 from dabdetr.kernels import Linear, onednn_wins
 from dabdetr.measure import seconds
 from dabdetr.model.detector import Detector, build
@@ -48,7 +48,7 @@ def found(threads: int = 2, smoke: bool = False) -> dict[str, Any]:
         model = build(preset(name), [str(n) for n in range(91)]).eval()
         count = operations(model, pixels)
         for precision in ("fp32", "bf16"):
-            ready = settled(model, precision)
+            ready = inference_copy(model, precision)
 
             @torch.no_grad()
             def job(ready: Any = ready, precision: Any = precision) -> None:
@@ -84,7 +84,7 @@ def _groups(job: Any) -> dict[str, float]:
 
 def operations(detector: Detector, pixels: torch.Tensor) -> int:
     """Of matrix products and convolutions in one forward pass; a product and a sum are two."""
-    still = settled(detector)
+    still = inference_copy(detector)
     known = {torch.ops.mkldnn._linear_pointwise: _of_linear} if onednn_wins() else {}
     counter = FlopCounterMode(display=False, custom_mapping=known)
     # The counter knows no fused attention on CPUs; the plain one is the same products.

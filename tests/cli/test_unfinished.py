@@ -143,7 +143,7 @@ def test_a_bad_image_keeps_those_before_it() -> None:
     assert {path.stem for path in (RUNS / "predict-1").glob("*.png")} == {"00", "01", "02", "03"}
     again = invoke("--continue")
     assert again.exit_code == 1
-    assert f"4 of {COUNT} images are done" in again.stderr
+    assert f"4 of {COUNT} images done" in again.stderr
     last = invoke("--continue", "--skip-unreadable", "--json")
     assert last.exit_code == 1
     document = json.loads(last.stdout)
@@ -180,7 +180,7 @@ def test_a_full_disk_keeps_those_before_it() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert stopped.exit_code == 1
     assert "runs/predict/a/06.png cannot be written" in stopped.stderr
-    assert f"6 of {COUNT} images are done" in stopped.stderr
+    assert f"6 of {COUNT} images done" in stopped.stderr
     assert not (RUNS / "a" / "06.png").exists()
     go_on()
     assert len(list((RUNS / "a").iterdir())) == COUNT
