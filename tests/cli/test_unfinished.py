@@ -110,11 +110,18 @@ def test_a_signal_keeps_what_is_done(number: signal.Signals) -> None:
     assert Path("found.json").read_bytes() == Path("whole.json").read_bytes()
 
 
+def copy_at_work() -> None:
+    """Copy a run's folder as a kill would leave it: the journal first, as the run goes on."""
+    journal = (RUNS / "a" / "unfinished.jsonl").read_bytes()
+    shutil.copytree(RUNS / "a", "copy")
+    Path("copy/unfinished.jsonl").write_bytes(journal)
+
+
 def test_a_killed_run_goes_on_three_times() -> None:
     """The folder as a kill leaves it: copied at work, with half a line and half an image."""
     begin("images", *OUTPUTS, "--name", "whole", "--quiet")
     for last in (2, 5, 8):
-        watching = when_done(last, lambda: shutil.copytree(RUNS / "a", "copy"))
+        watching = when_done(last, copy_at_work)
         if last == 2:
             begin("images", *OUTPUTS, "--name", "a", "--quiet")
         else:
