@@ -179,3 +179,14 @@ def check_place(path: str | Path) -> None:
             f"control characters cannot be part of a name to write: {shown(str(path))}; "
             "choose another name"
         )
+
+
+def check_writable(folder: Path) -> None:
+    """OSError where ``folder`` cannot be made or written in; asked before any work is done."""
+    folder = folder.absolute()
+    nearest = next(each for each in (folder, *folder.parents) if each.exists())
+    if not nearest.is_dir():
+        raise unwritable(folder, OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)))
+    effective = os.access in os.supports_effective_ids
+    if not os.access(nearest, os.W_OK | os.X_OK, effective_ids=effective):
+        raise unwritable(folder, OSError(errno.EACCES, os.strerror(errno.EACCES)))

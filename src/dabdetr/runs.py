@@ -15,7 +15,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from dabdetr.files import check_folder_name, check_place
+from dabdetr.files import check_folder_name, check_place, unwritable
 
 try:
     import fcntl
@@ -71,10 +71,7 @@ class RunFolder:
             self._made = missing
             self.path = self._hidden()
         except OSError as error:
-            raise OSError(
-                f"the run folder {self.path} cannot be written "
-                f"({(error.strerror or str(error)).lower()}); choose another folder"
-            ) from None
+            raise unwritable(self.path, error) from None
         return self
 
     def _hidden(self) -> Path:

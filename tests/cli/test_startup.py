@@ -29,6 +29,17 @@ print(ascii((code, time.process_time(), sorted(({HEAVY!r} | {LIBRARIES!r}) & set
 """
 
 
+SCENES = "scenes:seed=1,count=4"
+WRITING = (
+    "demo --project ",
+    f"train {SCENES} --project ",
+    f"compare scenes scenes --data {SCENES} --project ",
+    f"audit {SCENES} --model scenes --project ",
+    f"bench --model scenes --data {SCENES} -o ",
+    f"data view {SCENES} --project ",
+)
+
+
 def run(*line: str, limit: float = 1e9) -> tuple[int, float, set[str], str]:
     """Exit code, processor seconds, heavy modules, and what was on stderr.
 
@@ -75,6 +86,7 @@ def run(*line: str, limit: float = 1e9) -> tuple[int, float, set[str], str]:
         ("export --model scenes --data nope", "there is no data folder nope"),
         ("prune nope scenes -o x.safetensors", "there are no weights 'nope'"),
         ("convert nope -o x.safetensors", "there are no weights 'nope'"),
+        *((line + f"{sys.executable}/x", "cannot be written (not a dir") for line in WRITING),
     ],
 )
 def test_mistakes_are_answered_before_anything_heavy_is_imported(line: str, sentence: str) -> None:

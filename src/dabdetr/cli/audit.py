@@ -25,6 +25,7 @@ from dabdetr.cli.options import (
     run_place,
 )
 from dabdetr.cli.output import print_json, refuse_to_overwrite, say, tracked
+from dabdetr.files import check_writable
 from dabdetr.runs import RunFolder, interruptible
 from dabdetr.text import counted, json_text
 
@@ -96,6 +97,7 @@ def audit(
         _write_fixed(found, decisions, output, to, as_json, quiet)
         return
     project, name = run_place(project, name, output)
+    check_writable(project)
     found = open_splits(data, annotations, images, box_format, strict=strict, quiet=quiet)
     if model is None and folds is None:
         raise ValueError(

@@ -9,6 +9,7 @@ import typer
 
 from dabdetr.cli.options import Device, Json, Model, Quiet, Split, check_folder
 from dabdetr.cli.output import console, print_json, say
+from dabdetr.files import check_writable
 from dabdetr.runs import RunFolder
 
 
@@ -61,6 +62,8 @@ def bench(
     here are listed with the reason.
     """
     check_folder(data)
+    project, name = (Path("runs/bench"), None) if output is None else (output.parent, output.name)
+    check_writable(project)
     from dabdetr.bench.candidates import Plan
 
     plan = Plan(
@@ -78,7 +81,6 @@ def bench(
     )
     if scaling:
         say("--scaling is now `python -m benchmarks.growth --model …` of the repository", quiet)
-    project, name = (Path("runs/bench"), None) if output is None else (output.parent, output.name)
     with RunFolder(project, name, "bench") as folder:
         from dabdetr.bench.report import save, terminal, to_dict
         from dabdetr.bench.run import bench as run

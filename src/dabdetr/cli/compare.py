@@ -22,6 +22,7 @@ from dabdetr.cli.options import (
     run_place,
 )
 from dabdetr.cli.output import print_json, say
+from dabdetr.files import check_writable
 
 
 def compare(
@@ -97,6 +98,8 @@ def compare(
             "and --report nothing beside it"
         )
     check_folder(data)
+    if begun is None:
+        check_writable(project)
     if report is not None:
         folder, failed = report, []
     else:

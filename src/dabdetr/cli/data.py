@@ -28,6 +28,7 @@ from dabdetr.cli.options import (
     run_place,
 )
 from dabdetr.cli.output import console, print_json, refuse_to_overwrite, say
+from dabdetr.files import check_writable
 from dabdetr.runs import RunFolder
 
 if TYPE_CHECKING:
@@ -120,6 +121,7 @@ def view(
 ) -> None:
     """Images with their boxes: a contact sheet (contact.png) and a page (index.html)."""
     project, name = run_place(project, name, output)
+    check_writable(project)
     opened = open_split(data, split, annotations, images, box_format, strict=False, quiet=quiet)
     from dabdetr.data.views import augmented, contact_sheet, page, views
 

@@ -9,6 +9,7 @@ import typer
 
 from dabdetr.cli.options import Device, Json, Name, Project, Quiet
 from dabdetr.cli.output import console, print_json, refuse_to_overwrite, say
+from dabdetr.files import check_writable
 from dabdetr.runs import RunFolder
 from dabdetr.text import counted
 
@@ -58,15 +59,16 @@ def demo(
     from dabdetr.evaluation.evaluate import evaluate
 
     check_layout(to)
+    check_writable(project)
     folder = RunFolder(project, name, "demo")
     made = not output.exists()
     if made:
         refuse_to_overwrite(output)
     scenes = open_data(f"scenes:seed={seed},count={count}", "test")
-    say(f"detecting digits in {counted(count, 'scene')} that the model has never seen …", quiet)
-    found = evaluate("scenes", scenes, batch=16, device=device, progress=not quiet)
-    shown = [each.best_of_query().above(conf) for each in found.detections[:images]]
     with folder:
+        say(f"detecting digits in {counted(count, 'scene')} that the model has never seen …", quiet)
+        found = evaluate("scenes", scenes, batch=16, device=device, progress=not quiet)
+        shown = [each.best_of_query().above(conf) for each in found.detections[:images]]
         drawn = [_drawn(scenes.image(index), each) for index, each in enumerate(shown)]
         for index, image in enumerate(drawn):
             image.save(folder.path / f"scene-{index + 1}.png")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from dabdetr.files import check_place, plain_name
+from dabdetr.files import check_place, check_writable, plain_name
 from dabdetr.text import json_text, printable
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def refuse_to_overwrite(
         raise FileExistsError(f"{path} exists and is not overwritten; {remedy}")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} in")
+    check_writable(path.parent)
 
 
 def tracked(items: Iterable[Item], what: str, quiet: bool) -> Iterator[Item]:

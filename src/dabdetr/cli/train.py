@@ -33,6 +33,7 @@ from dabdetr.cli.options import (
     tell_choices,
 )
 from dabdetr.cli.output import print_json
+from dabdetr.files import check_writable
 
 if TYPE_CHECKING:
     from dabdetr.config import Config
@@ -150,6 +151,7 @@ def train(
     if model is not None and config is not None:
         raise ValueError(f"--model {model} and --config {config} were given; give one of them")
     if resume is None:
+        check_writable(project)
         check_data(data, annotations, images)
     else:
         _check_resume(context, resume)
