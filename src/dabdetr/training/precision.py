@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 
 from dabdetr.inference.runtime import Precision
@@ -25,6 +27,7 @@ def choose_precision(setting: str, device: torch.device) -> tuple[Precision, str
     return "fp32", f"the safe choice on {device.type}"
 
 
+@cache  # trainings of one process compute in one precision, however busy the machine becomes
 def bf16_gain(side: int = 512, repeats: int = 7) -> float:
     """How many times as fast this processor multiplies matrices in bf16 as in fp32."""
     with torch.random.fork_rng(devices=[]):
