@@ -25,7 +25,7 @@ __version__ = "0.1.0"
 
 logging.getLogger("dabdetr").addFilter(PrintableFilter())
 
-_HOMES = {
+_MODULES = {
     "Config": "dabdetr.config",
     "Detections": "dabdetr.structures",
     "PRESETS": "dabdetr.presets",
@@ -52,9 +52,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'dabdetr' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

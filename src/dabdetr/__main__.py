@@ -1,4 +1,4 @@
-"""`python -m dabdetr`: the command."""
+"""Runs the command line as ``python -m dabdetr``."""
 
 from dabdetr.cli import main
 

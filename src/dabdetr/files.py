@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, and only regular ones are read."""
+"""Atomic writing of files and folders, reading of regular files only, and checks of names."""
 
 from __future__ import annotations
 
@@ -21,26 +21,28 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM")
-"""What is decoded, by content and whatever the ending, in Pillow's names; TGA, which has no mark,
-by its ending; HEIF where pillow-heif is there. Pillow knows more, some of which start other
-programs."""
+"""Image formats that are decoded, in Pillow's names, recognised by content whatever the ending.
+
+TGA has no signature and is recognised by its ending; HEIF needs pillow-heif. Pillow's other formats
+are left out: some of them start other programs.
+"""
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
-    """Write beside ``path`` and move: a reader sees the old file or the whole new one.
+    """Write a temporary file next to ``path`` and rename it: readers see the old or the new file.
 
-    An OSError says in a sentence that ``path`` cannot be written.
+    OSError with a full sentence where ``path`` cannot be written.
     """
-    with replacing(path) as beside:
-        beside.write_bytes(content)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
 
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A file beside ``path`` to write into, ``.NAME.…``, which then becomes ``path``.
+    """A temporary file ``.NAME.…`` next to ``path`` to write into; it is then renamed to ``path``.
 
-    It is on the disk (fsync) before it is moved, and gone after an error. An OSError says in a
-    sentence that ``path`` cannot be written.
+    It is flushed to the disk (fsync) before it is renamed, and removed after an error. OSError with
+    a full sentence where ``path`` cannot be written.
     """
     path = Path(path)
     try:
@@ -50,9 +52,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
             yield Path(name)
             with open(name, "rb+") as file:
                 os.fsync(file.fileno())
-            umask = os.umask(0)
-            os.umask(umask)
-            os.chmod(name, 0o666 & ~umask)
+            set_default_mode(name, 0o666)
             os.replace(name, path)
         except BaseException:
             Path(name).unlink(missing_ok=True)
@@ -64,9 +64,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A hidden folder beside ``path`` to write into, which then becomes ``path``.
+    """A hidden folder next to ``path`` to write into; it is then renamed to ``path``.
 
-    It is gone after an error. FileExistsError where there is something at ``path`` already.
+    It is removed after an error. FileExistsError where ``path`` exists already.
     """
     check_place(path)
     if path.exists():
@@ -79,9 +79,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         raise unwritable(path, error) from None
     try:
         yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o777 & ~umask)
+        set_default_mode(temporary, 0o777)
         temporary.rename(path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -89,18 +87,28 @@ def new_folder(path: Path) -> Iterator[Path]:
     sync_folder(path.parent)
 
 
+def set_default_mode(path: str | Path, mode: int) -> None:
+    """Set the permissions that a file or folder made with ``mode`` has under the umask.
+
+    Temporary files and folders are made readable for their owner only.
+    """
+    umask = os.umask(0)  # there is no way to read the umask without setting it
+    os.umask(umask)
+    os.chmod(path, mode & ~umask)
+
+
 def unwritable(path: str | Path, error: OSError) -> OSError:
-    """The error in words for the one who gave ``path``, not of what is written beside it."""
+    """An error of the same type that names ``path``, which the user gave, not a temporary file."""
     reason = (error.strerror or str(error)).lower()
     return type(error)(f"{path} cannot be written ({reason}); choose another place")
 
 
 def open_regular(path: str | Path) -> BinaryIO:
-    """A file opened to be read; ValueError for a pipe, a socket or a device, which may never end.
+    """A file opened for reading; ValueError for a pipe, a socket or a device, which may never end.
 
-    Folders and files that are absent raise as ``open`` does. Symbolic links are followed.
+    Folders and missing files raise as ``open`` does. Symbolic links are followed.
     """
-    # Opening a pipe that nobody writes to would wait for ever.
+    # Opening a pipe without a writer would block for ever.
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     mode = os.fstat(handle).st_mode
     if stat.S_ISREG(mode):
@@ -112,19 +120,19 @@ def open_regular(path: str | Path) -> BinaryIO:
 
 
 class RegularFile(io.FileIO):
-    """A file that ends: one of the kernel's, such as /proc/kmsg, may wait for more instead."""
+    """A file whose reads raise ValueError where they would block, as for /proc/kmsg."""
 
     def __init__(self, handle: int, path: str | Path) -> None:
         super().__init__(handle, "rb")
         self.path = path
 
     def readinto(self, buffer: Buffer) -> int:
-        return self._there(super().readinto(buffer))
+        return self._check_data(super().readinto(buffer))
 
     def readall(self) -> bytes:
-        return self._there(super().readall())
+        return self._check_data(super().readall())
 
-    def _there(self, read: T | None) -> T:
+    def _check_data(self, read: T | None) -> T:
         if read is None:
             raise ValueError(f"{self.path} has no end yet; give a finished file")
         return read
@@ -137,7 +145,7 @@ def read_regular(path: str | Path) -> bytes:
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the names in a folder on the disk; where a system cannot do that, nothing happens."""
+    """Flush a folder's entries to the disk (fsync), on systems that can."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -147,15 +155,15 @@ def sync_folder(folder: Path) -> None:
 
 
 UNPORTABLE = ':*?"<>|'
-"""Characters of names that Windows and some archives do not take."""
+"""Characters that Windows and some archives do not allow in file names."""
 MOST_NAME = 200
-"""Bytes of a name that is made from another; systems take 255, of which numbers and endings are."""
+"""Most bytes of a file name; systems allow 255, which leaves room for a number and an ending."""
 
 
 def plain_name(text: str, without: str = "") -> str:
-    """``text`` as part of the name of a file: no separators, nothing that is not printable.
+    """``text`` as part of a file name: path separators and unprintable characters become ``_``.
 
-    These characters and those in ``without`` become ``_``; a text that is too long is cut.
+    So do the characters in ``without``. A name longer than ``MOST_NAME`` bytes is cut.
     """
     odd = f"/\\{without}"
     name = "".join("_" if c in odd or not c.isprintable() else c for c in text)
@@ -165,7 +173,7 @@ def plain_name(text: str, without: str = "") -> str:
 def check_folder_name(
     name: str, what: str = "--name", remedy: str = "use --project for folders"
 ) -> None:
-    """Raise where ``name`` is no folder's, or leads out of the folder that it is to be in."""
+    """ValueError where ``name`` is not a folder name, or leads out of its parent folder."""
     if Path(name).name != name or name == ".." or printable(name) != name or not name.strip():
         raise ValueError(f"{what} should be one folder name; got {shown(name)}; {remedy}")
     if len(name.encode()) > MOST_NAME:
@@ -173,7 +181,7 @@ def check_folder_name(
 
 
 def check_place(path: str | Path) -> None:
-    """Raise where a path to write to has characters that would reach a terminal."""
+    """ValueError where an output path has control characters, which would reach a terminal."""
     if printable(str(path)) != str(path):
         raise ValueError(
             f"control characters cannot be part of a name to write: {shown(str(path))}; "
@@ -182,7 +190,7 @@ def check_place(path: str | Path) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """OSError where ``folder`` cannot be made or written in; asked before any work is done."""
+    """OSError where ``folder`` cannot be created or written in; called before any work is done."""
     folder = folder.absolute()
     nearest = next(each for each in (folder, *folder.parents) if each.exists())
     if not nearest.is_dir():

@@ -1,4 +1,4 @@
-"""Box frames, the inverse sigmoid, and the one place where an anchor moves.
+"""Box formats, IoU, the inverse sigmoid, and the only function that moves anchors.
 
 Boxes inside the model are (centre x, centre y, width, height), 0–1 of the unpadded image.
 """
@@ -10,14 +10,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 SMALLEST_SIDE = 1e-5
-"""Least width or height, 0–1 of the image, that anything is ever divided by."""
+"""Lower bound of a width or height (0–1 of the image) that is used as a divisor."""
 
 
 def inverse_sigmoid(x: Float[Tensor, "*shape"], eps: float = 1e-3) -> Float[Tensor, "*shape"]:
-    """Logits of probabilities; both x and 1 − x are held above ``eps``.
+    """Logits of probabilities; both x and 1 − x are clamped to at least ``eps``.
 
-    The official DAB, DN and DINO code uses 1e-3; Conditional, Deformable and all ports to
-    transformers use 1e-5.
+    The official code of DAB, DN and DINO uses 1e-3; that of Conditional and Deformable DETR and all
+    ports to transformers use 1e-5.
     """
     x = x.clamp(0, 1)
     return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
@@ -30,8 +30,8 @@ def move(
 ) -> Float[Tensor, "*batch 4"]:
     """Boxes after shifting ``anchors`` by ``deltas`` in logit space, in float32 (DAB-DETR §3.2).
 
-    An anchor that is only a point (frame 2) gives its centre; the sides then come from the deltas.
-    Without anchors the deltas are the boxes' own logits (DETR).
+    For point anchors (``frame`` 2) only the centre is shifted: the deltas of width and height are
+    their logits. Without anchors all four deltas are the logits of the box (DETR).
     """
     if anchors is None:
         return deltas.float().sigmoid()
@@ -55,7 +55,7 @@ def to_centres(boxes: Float[Tensor, "*batch 4"]) -> Float[Tensor, "*batch 4"]:
 
 
 def iou(a: Float[Tensor, "*#batch 4"], b: Float[Tensor, "*#batch 4"]) -> Float[Tensor, "*batch"]:
-    """Shared area over joint area of corner boxes, broadcast over leading dimensions."""
+    """IoU of corner boxes, broadcast over leading dimensions."""
     overlap, union = _overlap_and_union(a, b)
     return overlap / union.clamp(min=SMALLEST_SIDE**2)
 
@@ -65,18 +65,18 @@ def generalized_iou(
 ) -> Float[Tensor, "*batch"]:
     """GIoU of corner boxes, broadcast over leading dimensions (Rezatofighi et al. 2019, eq. 3).
 
-    ``eps`` is added to both denominators as in the DAB, DN and DINO code; torchvision has no such
-    term, and for small boxes the difference is seen.
+    ``eps`` is added to both denominators as in the code of DAB, DN and DINO. torchvision adds
+    nothing, which gives visibly different values for small boxes.
     """
     overlap, union = _overlap_and_union(a, b)
-    around = torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
-    hull = around.clamp(min=0).prod(-1)
+    hull_sides = torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
+    hull = hull_sides.clamp(min=0).prod(-1)
     return overlap / (union + eps) - (hull - union) / (hull + eps)
 
 
 def _overlap_and_union(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     area_a = (a[..., 2] - a[..., 0]) * (a[..., 3] - a[..., 1])
     area_b = (b[..., 2] - b[..., 0]) * (b[..., 3] - b[..., 1])
-    shared = torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])
-    overlap = shared.clamp(min=0).prod(-1)
+    sides = torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])
+    overlap = sides.clamp(min=0).prod(-1)
     return overlap, area_a + area_b - overlap

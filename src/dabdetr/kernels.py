@@ -1,4 +1,4 @@
-"""Linear layers, PReLU, attention and sums of rows: the faster form of each, on CPUs above all."""
+"""Faster linear layers, PReLU, attention and weighted sums of rows, mainly for CPUs."""
 
 from __future__ import annotations
 
@@ -14,22 +14,21 @@ from torch.autograd.function import once_differentiable
 
 
 class Linear(nn.Linear):
-    """``nn.Linear``, whose float32 products on CPUs with AVX-512 are made by oneDNN.
+    """``nn.Linear`` that computes float32 products by oneDNN on CPUs with AVX-512.
 
-    torch hands them to MKL, which takes no AVX-512 on processors that are not Intel's. Measured on
-    two AMD cores, 300 to 6,400 rows, 256 to 2,048 wide: 0.19 TFLOP/s by MKL, 0.42 by oneDNN.
-    Lower precisions are oneDNN's anyway; a traced graph is for other runtimes.
+    torch uses MKL for them, which does not use AVX-512 on processors other than Intel's. Measured
+    on two AMD cores, 300 to 6,400 rows, 256 to 2,048 wide: 0.19 TFLOP/s by MKL, 0.42 by oneDNN.
+    torch uses oneDNN for lower precisions anyway; a traced graph is for other runtimes.
     """
 
     def forward(self, input: Float[Tensor, "*shape n"]) -> Float[Tensor, "*shape m"]:
-        if not (self._plain(input) and onednn_wins()):
+        if not (self._eager_float32_on_cpu(input) and onednn_wins()):
             return super().forward(input)
         if torch.is_grad_enabled():
-            return _Product.apply(input, self.weight, self.bias)  # pyright: ignore[reportReturnType]
-        return _product(input, self.weight, self.bias)
+            return _OneDnnLinear.apply(input, self.weight, self.bias)  # pyright: ignore[reportReturnType]
+        return _onednn_linear(input, self.weight, self.bias)
 
-    def _plain(self, input: Tensor) -> bool:
-        """Whether this is an eager product in float32 on the CPU."""
+    def _eager_float32_on_cpu(self, input: Tensor) -> bool:
         return (
             not torch.compiler.is_compiling()
             and input.dtype == self.weight.dtype == torch.float32
@@ -41,20 +40,23 @@ class Linear(nn.Linear):
 
 
 class PReLU(nn.PReLU):
-    """``nn.PReLU`` of one slope, whose gradients on CPUs are made in whole vectors.
+    """``nn.PReLU`` with one slope and vectorised gradients on CPUs.
 
-    torch makes them number by number: 3.7 ms for 2 × 300 × 2,048 in bf16, 0.5 ms here.
+    torch's own are not vectorised: 3.7 ms for 2 × 300 × 2,048 in bf16, 0.5 ms here.
     """
 
     def forward(self, input: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         learning = torch.is_grad_enabled() and not torch.compiler.is_compiling()
         if not (learning and input.device.type == "cpu"):
             return super().forward(input)
-        return _Bend.apply(input, self.weight)  # pyright: ignore[reportReturnType]
+        return _FastPReLU.apply(input, self.weight)  # pyright: ignore[reportReturnType]
 
 
 def use_cpu_kernels(module: nn.Module) -> None:
-    """Make every plain linear layer and PReLU of ``module`` one of these; parameters stay."""
+    """Turn every plain linear layer and PReLU of ``module`` into those of this file, in place.
+
+    Parameters stay the same objects.
+    """
     for part in module.modules():
         if type(part) is nn.Linear:
             part.__class__ = Linear
@@ -64,23 +66,25 @@ def use_cpu_kernels(module: nn.Module) -> None:
 
 @cache
 def onednn_wins() -> bool:
-    """Whether float32 products are made by oneDNN here."""
-    there = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    return there and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    """Whether oneDNN is available and its float32 products are faster on this CPU (AVX-512)."""
+    present = torch.backends.mkldnn.is_available() and hasattr(
+        torch.ops.mkldnn, "_linear_pointwise"
+    )
+    return present and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x · weightᵀ + bias."""
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
-class _Product(torch.autograd.Function):
-    """``_product`` and its gradients, which are such products too."""
+class _OneDnnLinear(torch.autograd.Function):
+    """``_onednn_linear`` and its gradients, which are computed by oneDNN too."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return _product(x, weight, bias)
+        return _onednn_linear(x, weight, bias)
 
     @staticmethod
     @once_differentiable
@@ -89,18 +93,18 @@ class _Product(torch.autograd.Function):
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         rows = grad.reshape(-1, grad.shape[-1])
-        of_x = of_weight = of_bias = None
+        x_grad = weight_grad = bias_grad = None
         if ctx.needs_input_grad[0]:
-            of_x = _product(rows, weight.t(), None).view_as(x)
+            x_grad = _onednn_linear(rows, weight.t(), None).view_as(x)
         if ctx.needs_input_grad[1]:
-            of_weight = _product(rows.t(), x.reshape(-1, x.shape[-1]).t(), None)
+            weight_grad = _onednn_linear(rows.t(), x.reshape(-1, x.shape[-1]).t(), None)
         if ctx.needs_input_grad[2]:
-            of_bias = rows.sum(0)
-        return of_x, of_weight, of_bias
+            bias_grad = rows.sum(0)
+        return x_grad, weight_grad, bias_grad
 
 
-class _Bend(torch.autograd.Function):
-    """x above 0, slope · x below, and its gradients."""
+class _FastPReLU(torch.autograd.Function):
+    """PReLU (x above 0, slope · x below) and its gradients."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, slope: Tensor) -> Tensor:
@@ -113,17 +117,17 @@ class _Bend(torch.autograd.Function):
         ctx: Any, grad: Tensor
     ) -> tuple[Tensor | None, Tensor | None]:
         x, slope = ctx.saved_tensors
-        of_x = of_slope = None
+        x_grad = slope_grad = None
         if ctx.needs_input_grad[0]:
-            of_x = torch.ops.aten.leaky_relu_backward(grad, x, slope.item(), False)
+            x_grad = torch.ops.aten.leaky_relu_backward(grad, x, slope.item(), False)
         if ctx.needs_input_grad[1]:
             total = x.clamp_max(0).mul_(grad).sum(dtype=torch.float32)
-            of_slope = total.to(slope.dtype).reshape(slope.shape)
-        return of_x, of_slope
+            slope_grad = total.to(slope.dtype).reshape(slope.shape)
+        return x_grad, slope_grad
 
 
 AttentionMask = Bool[Tensor, "*broadcast k"] | Float[Tensor, "*broadcast k"] | None
-"""Of the keys for each query: True gets no weight; numbers are added to the logits."""
+"""Mask of the keys for each query: boolean, True gets no weight; float, added to the logits."""
 
 
 def attend(
@@ -136,39 +140,41 @@ def attend(
 ) -> Float[Tensor, "b q c"]:
     """softmax(query · keyᵀ / √d) · value, by torch's fused kernel or by plain matrix products.
 
-    ``exact``: where nothing is learned, the products in float32 at any precision, as fused kernels
-    have them; a training step would take a twentieth longer.
+    ``exact``: without gradients, query · keyᵀ is computed in float32 at any precision, as fused
+    kernels do. With gradients it is not: a training step would take a twentieth longer.
     """
     query, key = query.to(value.dtype), key.to(value.dtype)
     biased = mask is not None and mask.dtype != torch.bool
-    if biased or _products_win(query, key, value):  # a graph of any size takes no bias when fused
+    # the fused kernel takes no bias in a graph of dynamic shape
+    if biased or _products_win(query, key, value):
         exact = exact and value.dtype != torch.float32 and not torch.is_grad_enabled()
         logits = _logits(query, key, exact)  # [b, heads, q, k]
         if mask is not None:
             logits = logits + mask if biased else logits.masked_fill(mask, float("-inf"))
         out = F.dropout(logits.softmax(-1), dropout).to(value.dtype) @ value
     else:
-        seen = None if mask is None else ~mask  # torch's own has True where there is weight
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=seen, dropout_p=dropout)
+        keep = None if mask is None else ~mask  # in torch's convention True means attended
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=keep, dropout_p=dropout)
     return out.transpose(1, 2).flatten(2)  # [b, heads, q, e] → [b, q, heads · e]
 
 
 def _logits(
-    query: Float[Tensor, "b heads q d"], key: Float[Tensor, "b heads k d"], widened: bool
+    query: Float[Tensor, "b heads q d"], key: Float[Tensor, "b heads k d"], in_float32: bool
 ) -> Float[Tensor, "b heads q k"]:
-    """query · keyᵀ / √d, in float32 where ``widened``."""
+    """query · keyᵀ / √d."""
     scale = query.shape[-1] ** -0.5
-    if not widened:
+    if not in_float32:
         return (query * scale) @ key.transpose(-1, -2)
     with torch.autocast(query.device.type, enabled=False):
         return (query.float() * scale) @ key.float().transpose(-1, -2)
 
 
 def _products_win(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    """Whether plain matrix products beat the fused kernel: measured on CPUs.
+    """Whether plain matrix products are faster than the fused kernel, as measured on CPUs.
 
-    The fused kernel takes no bf16 products there and no value of another width; it wins again where
-    the weights outgrow the cache. A traced graph is for any size: there sizes are not asked.
+    On CPUs the fused kernel supports neither bf16 products nor a value that is not as wide as the
+    query; it is still faster where the attention weights outgrow the cache. In a traced graph,
+    which is for any size, the sizes are not read.
     """
     unfit = query.dtype == torch.bfloat16 or query.shape[-1] != value.shape[-1]
     if query.device.type != "cpu" or not unfit or torch.compiler.is_compiling():
@@ -188,7 +194,7 @@ def sum_rows(
 
 
 _CACHED = 2**20
-"""How many numbers to gather at once on a CPU: what its cache holds."""
+"""How many numbers to gather at once on a CPU, so that they fit into its cache."""
 
 
 def _scatter_rows(
@@ -197,10 +203,10 @@ def _scatter_rows(
     shares: Float[Tensor, "n k"],
     values: Float[Tensor, "n d"],
 ) -> Float[Tensor, "{count} d"]:
-    """The transpose of ``sum_rows``: row index[n, k] of the result gets shares[n, k] · values[n].
+    """The transpose of ``sum_rows``: shares[n, k] · values[n] is added to row index[n, k].
 
-    A product with a sparse matrix, which scipy makes six times as fast for all tokens as sorting
-    the index and summing runs of it would be; for a decoder's few queries they are alike.
+    A product with a scipy sparse matrix: for all tokens six times as fast as sorting the index and
+    summing its runs; for the few queries of a decoder equally fast.
     """
     from scipy.sparse import csc_array
 
@@ -211,9 +217,10 @@ def _scatter_rows(
 
 
 class _SumRows(torch.autograd.Function):
-    """``sum_rows`` that never holds all rows it reads.
+    """``sum_rows`` that never gathers all of its rows in memory.
 
-    Autograd of the same kernel takes 1.4 to 1.8 times as long, and gathering all rows 2 to 7 times.
+    torch's own backward of ``embedding_bag`` takes 1.4 to 1.8 times as long, and gathering all rows
+    2 to 7 times.
     """
 
     @staticmethod
@@ -233,12 +240,12 @@ class _SumRows(torch.autograd.Function):
             rows_grad = _scatter_rows(len(rows), index, shares, grad)
         if ctx.needs_input_grad[2]:
             shares_grad = torch.empty_like(shares)
-            few = max(1, _CACHED // (index.shape[1] * rows.shape[1]))
-            buffer = rows.new_empty(few * index.shape[1], rows.shape[1])
-            parts = (x.split(few) for x in (index, grad, shares_grad))
+            chunk = max(1, _CACHED // (index.shape[1] * rows.shape[1]))
+            buffer = rows.new_empty(chunk * index.shape[1], rows.shape[1])
+            parts = (x.split(chunk) for x in (index, grad, shares_grad))
             for part, upstream, result in zip(*parts, strict=True):
-                read = buffer[: part.numel()]
-                torch.index_select(rows, 0, part.flatten(), out=read)
-                products = read.view(*part.shape, -1).mul_(upstream.unsqueeze(1))
+                gathered = buffer[: part.numel()]
+                torch.index_select(rows, 0, part.flatten(), out=gathered)
+                products = gathered.view(*part.shape, -1).mul_(upstream.unsqueeze(1))
                 torch.sum(products, dim=-1, out=result)
         return rows_grad, None, shares_grad

@@ -1,4 +1,4 @@
-"""How long a job takes, and how much memory this process has needed."""
+"""Measuring the time of a call and the peak memory of this process."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def seconds(job: Callable[[], object]) -> float:
 
 
 def peak_memory_mib() -> float | None:
-    """MiB that this process held at most, libraries included; None: the system does not say."""
+    """Peak resident memory of this process in MiB, libraries included; None on Windows."""
     status = Path("/proc/self/status")
-    if status.is_file():  # getrusage would count what the parent held when it forked
+    if status.is_file():  # getrusage would include the memory of the parent at the fork
         line = next(row for row in status.read_text().splitlines() if row.startswith("VmHWM:"))
         return int(line.split()[1]) / 1024
     try:

@@ -1,4 +1,4 @@
-"""Packages that only some verbs need, and the command that installs them."""
+"""Optional packages, and the command that installs them."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ TRAINING = frozenset(
         *("scipy", "sklearn", "timm", "torch", "torchvision"),
     }
 )
-"""Modules that the extra `train` brings."""
+"""Modules that the extra `train` installs."""
 
 
 def install_command(extra: str) -> str:
-    """What to type for an extra, from where this package was installed: an index or a folder."""
+    """The command that installs an extra, from the index or folder dabdetr was installed from."""
     return f"pip install '{_origin()}[{extra}]'"
 
 
 def _origin() -> str:
-    from importlib.metadata import PackageNotFoundError, distribution  # not for every command
+    from importlib.metadata import PackageNotFoundError, distribution  # slow to import
 
     try:
         about = distribution("dabdetr").read_text("direct_url.json")
@@ -31,7 +31,7 @@ def _origin() -> str:
 
 
 def explained(error: ImportError) -> str:
-    """The error's own words, or for a module of the extra `train` what to type."""
+    """The error's message; for a missing module of the extra `train`, what to type instead."""
     module = (error.name or "").partition(".")[0]
     if not isinstance(error, ModuleNotFoundError) or module not in TRAINING:
         return str(error)

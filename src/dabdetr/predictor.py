@@ -1,4 +1,4 @@
-"""Images in, detections out: one at a time or in a stream that never fills the memory."""
+"""``Predictor``: detections, answers and explanations for images, as a stream or a list."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ __all__ = ["Predictor", "open_model"]
 
 
 class DetectOptions(TypedDict, total=False):
-    """The options of a call but ``keep_images``, for type checkers and editors."""
+    """The options of ``Predictor.__call__`` except ``keep_images``, for type checkers."""
 
     conf: float | None
     max_det: int | None
@@ -54,15 +54,17 @@ class DetectOptions(TypedDict, total=False):
 
 
 class Predictor:
-    """A model ready to detect: a file, folder or name of weights, or a ``Detector``.
+    """A model ready to detect, from weights (file, folder or name) or a ``Detector``.
 
-    Or an exported file (``.onnx``, OpenVINO's folder, ``.pt2``): the first two never import torch.
+    An exported file (``.onnx``, OpenVINO's folder, ``.pt2``) opens too; the first two do so without
+    torch.
 
-    ``batch`` images of one prepared size go through the model together; the detections are those
-    of each image alone. The model is put into evaluation mode. ``device``, ``precision`` and
+    ``batch`` images of one prepared size go through the model together; the detections are the same
+    as for each image alone. The model is put into evaluation mode. ``device``, ``precision`` and
     ``changes`` are those of ``open_model``: another number of queries or layers, another image
     size, compiled code (see ``Opening`` and ``ModelChanges``). Choices made by measuring are logged
-    as ``dabdetr``. All but "fp32" uncompiled takes a copy of the weights.
+    by the logger ``dabdetr``. Compiled code and precisions other than "fp32" use a copy of the
+    weights.
 
     >>> for found in Predictor("scenes")("demo/images", conf=0.5):
     ...     print(found)
@@ -95,11 +97,11 @@ class Predictor:
 
     @property
     def config(self) -> Config:
-        """What the model was built and trained with."""
+        """The config that the model was built and trained with."""
         return self.runtime.config
 
     def class_thresholds(self, conf: float | None = None) -> np.ndarray:
-        """[classes]: the lowest score shown of each class; ``conf`` for all where it is given.
+        """Score thresholds [classes]: the config's for each class, or ``conf`` for all classes.
 
         >>> Predictor("scenes").class_thresholds(0.25).tolist()[:2]
         [0.25, 0.25]
@@ -127,18 +129,19 @@ class Predictor:
     ) -> Iterator[Detections]:
         """Detections of every image of ``source`` (see ``read_sources``), in order, as a stream.
 
-        Boxes are cut to their image. ``conf``, ``max_det`` and ``nms`` are the config's if not
-        given; ``nms`` is the IoU from which the lower-scored of two boxes of a class is removed.
-        Each query gives its best class only; with ``multi_label``, all classes that score enough.
-        ``classes`` keeps only those, by name or label. An unreadable image raises a ValueError that
-        names it, unless ``on_error`` says otherwise. Wrong arguments raise here, not at the first
-        image.
-        With ``tiles`` the model also runs on overlapping tiles of large images: of so many pixels,
-        or with True of the model's own image size. ``stride`` N takes every N-th frame of a video.
-        Addresses of private networks are refused without ``allow_private``. With ``bgr``, arrays
-        have their channels in OpenCV's order.
+        Boxes are clipped to their image. The defaults of ``conf``, ``max_det`` and ``nms`` are the
+        config's; ``nms`` is the IoU from which the lower-scored of two boxes of a class is removed.
+        Each query yields its best class only, or with ``multi_label`` every class above its
+        threshold. ``classes`` selects classes by name or label. An unreadable image raises a
+        ValueError that names it, unless ``on_error`` is another value. Wrong arguments raise in
+        this call, not at the first image.
 
-        The next images are read in a thread while the model works on these, where that is faster.
+        With ``tiles`` the model also runs on overlapping tiles of large images; the value is their
+        size in pixels, True the model's image size. ``stride`` N reads every N-th frame of a video.
+        Addresses in private networks are refused without ``allow_private``. ``bgr``: images given
+        as arrays have their channels in OpenCV's order.
+
+        The next images are read in a thread while the model runs, where that is faster.
 
         >>> predictor = Predictor("scenes")
         >>> [len(found) for found in predictor("demo/images", conf=0.5, classes=["2", "6"])][:3]
@@ -151,42 +154,42 @@ class Predictor:
         limits = self.class_thresholds(conf)
         conf, max_det = thresholds(inference, conf, max_det)
         classes = [classes] if isinstance(classes, str | int) else classes
-        self._none_found().above(conf, classes)  # an unknown class is an error now
+        self._empty_detections().above(conf, classes)  # raises for an unknown class
         check_on_error(on_error)
         tiling = self._tiling(tiles)
         images = attempts(source, stride, allow_private, self.config.image.bits, bgr)
         prepared = views(self.runtime, images, tiling)
 
-        def chosen(found: Detections) -> Detections:
+        def select(found: Detections) -> Detections:
             found = found.clipped()
             found = found if multi_label else found.best_of_query()
             return found if nms is None else found.without_overlaps(nms)
 
         return self._stream(
-            prepared, tiling, chosen, limits, max_det, classes, keep_images, on_error
+            prepared, tiling, select, limits, max_det, classes, keep_images, on_error
         )
 
     def predict(
         self, source: Any, keep_images: bool | None = None, **options: Unpack[DetectOptions]
     ) -> Results:
-        """Detections of all images of ``source`` as a list; options as in a call.
+        """Detections of all images of ``source`` as a list; options of ``__call__``.
 
         Images given in memory are kept for ``plot`` unless ``keep_images`` is False. Call the
-        predictor itself where results should not all be in memory.
+        predictor itself where the results do not fit in memory together.
 
         >>> found = Predictor("scenes").predict("demo/images", conf=0.5)
         >>> len(found), found[0].source
         (8, 'demo/images/000.png')
         """
-        kept = self(source, keep_images=keep_images is not False, **options)
+        found = self(source, keep_images=keep_images is not False, **options)
         return Results(
-            each if keep_images or not each.source else replace(each, image=None) for each in kept
+            each if keep_images or not each.source else replace(each, image=None) for each in found
         )
 
     def one(
         self, image: Any, keep_images: bool = False, **options: Unpack[DetectOptions]
     ) -> Detections:
-        """Detections of a single image; options as in a call.
+        """Detections of a single image; options of ``__call__``.
 
         >>> Predictor("scenes").one("demo/images/000.png", conf=0.5)
         1 object in 000.png: 1× 2
@@ -206,14 +209,14 @@ class Predictor:
         sizes: Any = None,
         conf: float | None = None,
     ) -> Answers:
-        """What is at each of ``boxes`` of one image, and where it ends.
+        """Class scores and refined boxes for questions: rough boxes or clicks in one image.
 
-        ``boxes`` are rough ones [n, 4], x0 y0 x1 y1 in pixels, or clicks [n, 2], x y. Each becomes
-        the anchor of a query of its own, which sees what the model finds in the image but no other
-        question. ``labels`` (names or labels, None where one is not known) say what they are
-        thought to hold. A click is tried with several anchors: squares, or ``sizes`` [k, 2] in
-        pixels. ``conf`` is the lowest score of the detections that answers are compared with.
-        ValueError for a box that is not in the image, and for models without denoising.
+        ``boxes`` are rough boxes [n, 4], x0 y0 x1 y1 in pixels, or clicks [n, 2], x y. Each becomes
+        the anchor of its own query, which attends to the model's matching queries but to no other
+        question. ``labels`` are the supposed classes of the objects (names or labels, None where
+        unknown). A click is tried with several anchors: squares, or ``sizes`` [k, 2] in pixels.
+        ``conf`` is the lowest score of the detections that answers are compared with.
+        ValueError for a box outside the image, and for models without denoising.
 
         >>> smear = "demo/images/photos/blood-1.jpg"
         >>> answers = Predictor("blood-cells").ask(smear, [[210, 160, 320, 260]])
@@ -236,10 +239,10 @@ class Predictor:
         on_error: OnError = "raise",
         stride: int = 1,
     ) -> Iterator[Answers]:
-        """``ask`` for every image of ``source``, as a stream; other options as in a call.
+        """``ask`` for every image of ``source``, as a stream; other options as for ``__call__``.
 
-        ``boxes`` and ``labels`` have an entry for each image. They are asked for when the model
-        comes to their batch of images: with a ``batch`` of 1, after the answers before are out. An
+        ``boxes`` and ``labels`` have one entry per image. An entry is read when its batch of images
+        is run: with a ``batch`` of 1, after the answers for the previous image were returned. An
         entry of ``boxes`` may be a function of the image's (height, width) and its name.
 
         >>> smears = ["demo/images/photos/blood-1.jpg", "demo/images/photos/blood-2.jpg"]
@@ -256,33 +259,33 @@ class Predictor:
         prepared = views(self.runtime, attempts(source, stride, bits=self.config.image.bits))
         entries = zip(boxes, repeat(None) if labels is None else labels, strict=False)
 
-        def entry() -> tuple[Any, Any]:
-            found = next(entries, None)
-            if found is None:
+        def next_entry() -> tuple[Any, Any]:
+            entry = next(entries, None)
+            if entry is None:
                 raise ValueError("there are more images than entries of boxes; give one for each")
-            return found
+            return entry
 
         def answer(pixels: Sequence[Any], shapes: Any, names: Sequence[str]) -> list[Answers]:
             asked: list[Asked] = []
             for shape, name in zip(shapes, names, strict=True):
-                where, given = entry()
-                where = where(shape, name) if callable(where) else where
-                asked.append(questions(where, given, shape, self.names, sizes))
+                of_image, supposed = next_entry()
+                of_image = of_image(shape, name) if callable(of_image) else of_image
+                asked.append(questions(of_image, supposed, shape, self.names, sizes))
             return ask(self.runtime, pixels, shapes, names, asked, max_det, limits)
 
-        def passed(name: str, error: Exception) -> None:
+        def skip(name: str, error: Exception) -> None:
             report(Unreadable(name, error), on_error)
-            entry()  # its boxes are passed over too
+            next_entry()  # the entry of the unreadable image
 
-        for each, found in run(answer, prepared, self.batch, passed, self.runtime.prefetches):
+        for each, found in run(answer, prepared, self.batch, skip, self.runtime.prefetches):
             image = each.image
-            about = replace(
+            detections = replace(
                 found.detections,
                 image=image.array if keep_images else None,
                 frame=image.frame,
                 time=image.time,
             )
-            yield replace(found, detections=about)
+            yield replace(found, detections=detections)
 
     def explain(
         self,
@@ -291,10 +294,10 @@ class Predictor:
         max_det: int | None = None,
         pixels: Sequence[tuple[float, float]] = (),
     ) -> Explanation:
-        """One image's detections and how they came about: trace, figures, a page to save.
+        """The detections of one image and how the model computed them: trace, figures, HTML page.
 
-        ``pixels`` (x, y, 0–1 of the image) are those whose encoder attention is wanted. The page of
-        a model that can be asked about boxes also answers clicks and drawn boxes.
+        ``pixels`` (x, y, 0–1 of the image) are the places whose encoder attention is recorded. If
+        the model can be asked about boxes, the page also answers clicks and drawn boxes.
 
         >>> explanation = Predictor("scenes").explain("demo/images/000.png", conf=0.5)
         >>> explanation.detections
@@ -318,7 +321,7 @@ class Predictor:
         self,
         prepared: Iterator[Prepared | Unreadable],
         tiling: Tiling | None,
-        chosen: Callable[[Detections], Detections],
+        select: Callable[[Detections], Detections],
         conf: float | np.ndarray,
         max_det: int,
         classes: Sequence[str | int] | None,
@@ -329,24 +332,25 @@ class Predictor:
             return self.runtime.detect(pixels, sizes, max_det, names)
 
         batch, ahead = max(self.batch, AT_ONCE) if tiling else self.batch, self.runtime.prefetches
-        parts: list[Detections] = []
+        of_views: list[Detections] = []
         for each, found in run(detect, prepared, batch, on_error, ahead):
-            # a part must lose also against a whole object that itself scores too little
-            parts.append(chosen(found).above(conf / 2 if tiling else conf))
-            if len(parts) < len(each.views):
+            # with tiles, half the threshold: the part of an object in a tile is also suppressed by
+            # the whole object where that scores too little to be shown
+            of_views.append(select(found).above(conf / 2 if tiling else conf))
+            if len(of_views) < len(each.views):
                 continue
             image = each.image
             if tiling:
-                parts = [merge(parts, each.views, tiling)[:max_det]]
+                of_views = [merge(of_views, each.views, tiling)[:max_det]]
             yield replace(
-                parts.pop().above(conf, classes),
+                of_views.pop().above(conf, classes),
                 size=image.array.shape[:2],
                 image=image.array if keep_images else None,
                 frame=image.frame,
                 time=image.time,
             )
 
-    def _none_found(self) -> Detections:
+    def _empty_detections(self) -> Detections:
         empty = np.zeros(0, np.int64)
         return Detections(
             np.zeros((0, 4), np.float32), empty.astype(np.float32), empty, empty, self.names, (0, 0)

@@ -1,4 +1,4 @@
-"""Run folders, ``runs/VERB/NAME``: made hidden, published under their name, locked, removed."""
+"""Run folders ``runs/VERB/NAME``: hidden while they are filled, then published; locks on them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from dabdetr.files import check_folder_name, check_place, unwritable
+from dabdetr.files import check_folder_name, check_place, set_default_mode, unwritable
 
 try:
     import fcntl
@@ -23,17 +23,17 @@ except ImportError:  # Windows
     fcntl = None
 
 PATIENCE = 1.0
-"""Seconds in which a killed process's children may still have its lock."""
+"""Seconds to wait for a lock: the children of a killed process may hold it a little longer."""
 
 
 class RunFolder:
     """A new folder under ``project``; inside ``with``, files are written into ``path``.
 
-    It is hidden until ``publish``, which the end of the ``with`` block does at the latest; an
-    error before that removes it. Without a name, folders count ``verb-1``, ``verb-2``, ….
+    It is hidden until ``publish``, which is called at the end of the ``with`` block at the latest;
+    an error before that removes it. Without a name, folders are numbered ``verb-1``, ``verb-2``, ….
 
     remedy     what to do about a name that is taken, for the error
-    abandoned  whether a folder of that name may be replaced, as a killed run left it
+    abandoned  whether an existing folder was left by a killed run and may be replaced
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class RunFolder:
         self.remedy, self.abandoned = remedy, abandoned
         self.path = self.project / (name or verb)
         self.published = False
-        self._made: list[Path] = []
+        self._new_parents: list[Path] = []
         check_place(project)
         check_folder_name(verb, "the config's name, which its runs have,", "give --name")
         if name is not None:
@@ -58,7 +58,7 @@ class RunFolder:
 
     @classmethod
     def existing(cls, path: Path) -> RunFolder:
-        """That of a run that was stopped, to go on with."""
+        """The published folder of a stopped run, to continue it."""
         folder = cls(path.parent, None, path.name)
         folder.path, folder.published = path, True
         return folder
@@ -68,17 +68,17 @@ class RunFolder:
             return self
         missing = [p for p in (self.project, *self.project.parents) if not p.exists()]
         try:
-            self._made = missing
-            self.path = self._hidden()
+            self._new_parents = missing
+            self.path = self._make_hidden()
         except OSError as error:
             raise unwritable(self.path, error) from None
         return self
 
-    def _hidden(self) -> Path:
+    def _make_hidden(self) -> Path:
         self.project.mkdir(parents=True, exist_ok=True)
         try:
             return Path(tempfile.mkdtemp(dir=self.project, prefix=f".{self.verb}-"))
-        except FileNotFoundError:  # another run has just removed the folder, which it had made
+        except FileNotFoundError:  # another run, which had made the project folder, removed it
             self.project.mkdir(parents=True, exist_ok=True)
             return Path(tempfile.mkdtemp(dir=self.project, prefix=f".{self.verb}-"))
 
@@ -89,12 +89,10 @@ class RunFolder:
             self.discard()
 
     def publish(self) -> Path:
-        """Give the folder its name, now; what happens afterwards does not remove it."""
+        """Rename the folder to its final name; errors after this do not remove it."""
         if self.published:
             return self.path
-        umask = os.umask(0)
-        os.umask(umask)
-        self.path.chmod(0o777 & ~umask)
+        set_default_mode(self.path, 0o777)
         names = [self.name] if self.name else (f"{self.verb}-{n}" for n in count(1))
         for name in names:
             target = self.project / name
@@ -104,9 +102,9 @@ class RunFolder:
             try:
                 self.path = self.path.rename(target)
             except OSError as error:
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # somebody was faster
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
-                continue
+                continue  # another process took the name in between
             self.published = True
             return self.path
         raise FileExistsError(
@@ -114,14 +112,14 @@ class RunFolder:
         )
 
     def discard(self) -> None:
-        """Remove the folder, and the folders above it that were made for it and are empty."""
+        """Remove the folder, and those of its parents that were made for it and are empty."""
         shutil.rmtree(self.path, ignore_errors=True)
-        with suppress(OSError):  # a folder that somebody else uses by now stays
-            for folder in self._made:
+        with suppress(OSError):  # a parent that another run uses by now is not empty and stays
+            for folder in self._new_parents:
                 folder.rmdir()
 
     def _free(self, target: Path) -> bool:
-        """Whether nothing is in ``target``, or it was abandoned; ValueError where it is in use."""
+        """Whether ``target`` is absent, empty or abandoned; ValueError where it is in use."""
         if not target.exists() or (target.is_dir() and not any(target.iterdir())):
             return True
         if self.name is None or not self.abandoned(target):
@@ -132,9 +130,9 @@ class RunFolder:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """SIGTERM and SIGHUP raise KeyboardInterrupt, as SIGINT does.
+    """Inside ``with``, SIGTERM and SIGHUP raise KeyboardInterrupt, as SIGINT does.
 
-    Outside the main thread nothing changes, nor for a signal that is ignored (``nohup``).
+    Signals that are ignored (``nohup``) stay ignored; outside the main thread nothing changes.
     """
     before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
@@ -152,9 +150,9 @@ def interruptible() -> Iterator[None]:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a run folder; ValueError where one is in it.
+    """Hold the lock of a run folder; ValueError where another process holds it.
 
-    The lock ends with this process, however that ends. File systems without locks have none.
+    The lock ends with this process, even a killed one. File systems without locks have none.
     """
     handle = _lock(folder)
     try:
@@ -191,7 +189,7 @@ _held: set[int] = set()
 
 
 def _forget_locks() -> None:
-    """In a forked worker, which may outlive its parent for seconds: the lock is not its own."""
+    """Close inherited locks in a forked worker, which may outlive the owner by seconds."""
     for handle in _held:
         os.close(handle)
     _held.clear()

@@ -1,4 +1,4 @@
-"""A bar with the time left for work that is long and silent: on a terminal, never on a pipe."""
+"""A progress bar with the time left for long work of several steps; on terminals only."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Self
 
 
 class Steps:
-    """What is being done, and how long the rest may take; ``total`` is the size of all steps.
+    """A progress bar over named steps; ``total`` is the sum of their sizes.
 
     >>> with Steps(3, shown=False) as steps:
     ...     steps.begin("tracing", 2)
@@ -27,7 +27,7 @@ class Steps:
             self._task = self._bar.add_task("", total=total)
 
     def begin(self, what: str, size: int = 1) -> None:
-        """The step before has ended, and one of this size begins."""
+        """End the current step and begin one named ``what``, of this size."""
         self.done += self._size
         self._size = size
         if self._bar is not None:

@@ -1,7 +1,7 @@
-"""Text of files and of the network: read within bounds, and shown without control characters.
+"""Safe parsing of JSON and YAML; text for messages and pages without control characters.
 
-What a user gives may be damaged or made to harm: nested thousands deep, a few lines that stand for
-gigabytes, names that move the cursor or turn the direction of a line.
+A user's file may be damaged or malicious: nested thousands deep, a few lines of aliases that expand
+to gigabytes, names that move the cursor or reverse the direction of a line.
 """
 
 from __future__ import annotations
@@ -18,38 +18,38 @@ if TYPE_CHECKING:
     import yaml
 
 MOST_YAML = 1 << 20
-"""Characters of a YAML file; every one that this package reads is far shorter."""
+"""Most characters of a YAML file; the files that this package reads are far shorter."""
 MOST_NODES = 100_000
-"""Values in a YAML file, where those of an alias count as often as it is used."""
+"""Most values in a YAML file; those of an alias count each time it is used."""
 MOST_MESSAGE = 480
-"""Characters of a message; the middle of a longer one is left out."""
+"""Most characters of a message; the middle of a longer one is left out."""
 
-# Line and paragraph separators, and what overrides, embeds or isolates a direction of writing.
+# Line and paragraph separators; marks, overrides, embeddings and isolates of writing direction.
 _BIDI = "\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
 _RAW = re.compile(f"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufeff{_BIDI}]")
-# Lines of OpenVINO's errors that tell of its own code.
-_WHERE = re.compile(r"Exception from |Check '.*' failed at |\s*$")
-# As numpy, torch, ONNX Runtime and OpenVINO say it.
+# Lines of OpenVINO's errors that give places in its source code.
+_SOURCE_LINE = re.compile(r"Exception from |Check '.*' failed at |\s*$")
+# Messages of numpy, torch, ONNX Runtime and OpenVINO for exhausted memory.
 _EXHAUSTED = re.compile(
     "(can.?t|cannot|unable to|failed to) allocate|out of memory|bad_alloc|bad allocation",
     re.I,
 )
-# As torch and Python say it of a size that no memory holds; not where a message of ours quotes it.
+# Messages of torch and Python for a size beyond any memory; our own messages may quote these.
 _OVERFLOW = re.compile(
     "storage size calculation overflowed|overflow when unpacking long|index-sized integer|"
     "int too (large|big) to convert",
     re.I,
 )
-# How formulas of spreadsheets begin; signed numbers, as of "+0.150 ± 0.635" or "-1e-05 2.5 nan"
-# (a box), are none.
+# Beginnings of spreadsheet formulas; signed numbers such as "+0.150 ± 0.635" or "-1e-05 2.5 nan"
+# (a box) are not formulas.
 _NUMBER = r"[+-]?(\d[\d.]*(e[+-]?\d+)?|\.\d+|inf|nan)"
 _FORMULA = re.compile(rf"\s*([=@]|(?=[+-])(?!{_NUMBER}( (± )?{_NUMBER})*\Z))")
-# Marks of direction (U+200E, U+200F, U+061C) are part of honest names in Hebrew and Arabic.
+# Without the direction marks U+200E, U+200F, U+061C, which Hebrew and Arabic names need.
 _NO_NAME = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028-\u202e\u2066-\u2069]")
 
 
 def parse_json(content: str | bytes, name: str) -> Any:
-    """The value of a JSON text; ValueError names the file and says where it breaks off."""
+    """The value of a JSON text; ValueError with the file's name and the place of the fault."""
     try:
         return json.loads(content)
     except RecursionError:
@@ -64,12 +64,12 @@ def parse_json(content: str | bytes, name: str) -> Any:
 
 
 def parse_yaml(content: str | bytes, name: str, as_text: bool = False) -> Any:
-    """The value of a YAML text of plain values; ValueError names the file and the line.
+    """The value of a YAML text of plain values; ValueError with the file's name and the line.
 
-    ``as_text`` leaves each value the text that it is: no is "no" and not false.
-    At most ``MOST_NODES`` values come out, however often aliases repeat them.
+    ``as_text`` keeps every scalar a string: no is "no", not False. ValueError for more than
+    ``MOST_NODES`` values, with the values of an alias counted at each use.
     """
-    import yaml  # not for a program that reads none
+    import yaml  # slow to import
 
     if len(content) > MOST_YAML:
         raise ValueError(
@@ -84,42 +84,44 @@ def parse_yaml(content: str | bytes, name: str, as_text: bool = False) -> Any:
         node = loader.get_single_node()
         if node is None:
             return None
-        if _expanded(node, {}) > MOST_NODES:
+        if _count_expanded(node, {}) > MOST_NODES:
             raise ValueError(
                 f"{name} is not readable YAML (its aliases stand for more than {MOST_NODES:,} "
                 "values); write them out"
             )
         return loader.construct_document(node)
     except yaml.YAMLError as error:
-        raise ValueError(f"{name} is not readable YAML{_place(error)}") from None
+        raise ValueError(f"{name} is not readable YAML{_cause_and_place(error)}") from None
     except RecursionError:
         raise ValueError(f"{name} is not readable YAML (nested too deep, or in itself)") from None
     except (AttributeError, LookupError, TypeError, ArithmeticError) as error:
-        # of a scalar that is not of the type its tag says: !!int '', !!timestamp foo
+        # a scalar that does not fit its tag: !!int '', !!timestamp foo
         raise ValueError(f"{name} is not readable YAML (a value does not fit its tag)") from error
     except ValueError as error:
-        said = str(error)
-        if said.startswith(name):
+        if str(error).startswith(name):  # raised above
             raise
         raise ValueError(f"{name} is not readable YAML ({reason(error)})") from None
 
 
-def _expanded(node: Any, known: dict[int, int]) -> int:
-    """Values that a node stands for; RecursionError where it holds itself."""
-    if id(node) in known:
-        if not known[id(node)]:
+def _count_expanded(node: Any, counts: dict[int, int]) -> int:
+    """Number of values in a node with its aliases expanded; RecursionError if it contains itself.
+
+    ``counts`` has the numbers of the nodes counted already by id; 0 while a node is being counted.
+    """
+    if id(node) in counts:
+        if not counts[id(node)]:
             raise RecursionError
-        return known[id(node)]
-    known[id(node)] = 0
+        return counts[id(node)]
+    counts[id(node)] = 0
     parts: list[Any] = [] if node.id == "scalar" else node.value
     if node.id == "mapping":
         parts = [part for pair in node.value for part in pair]
-    known[id(node)] = 1 + sum(_expanded(part, known) for part in parts)
-    return known[id(node)]
+    counts[id(node)] = 1 + sum(_count_expanded(part, counts) for part in parts)
+    return counts[id(node)]
 
 
-def _place(error: yaml.YAMLError) -> str:
-    """Where YAML broke off, and why, if it says so."""
+def _cause_and_place(error: yaml.YAMLError) -> str:
+    """The cause and the line of a YAML error, as far as the error has them."""
     mark = getattr(error, "problem_mark", None)
     where = "" if mark is None else f"; see line {mark.line + 1}, column {mark.column + 1}"
     why = getattr(error, "problem", None) or getattr(error, "reason", None)
@@ -127,20 +129,20 @@ def _place(error: yaml.YAMLError) -> str:
 
 
 def shown(value: Any, most: int = 60) -> str:
-    """A value for a message, as Python writes it, in ``most`` characters at most.
+    """A value for a message, as Python writes it, in at most ``most`` characters.
 
-    A list or mapping that is long or holds others is told by its kind and length: its text may be
-    of any size.
+    For a list or mapping that is long or nested, only its kind and length: its text may be of any
+    size.
     """
     if isinstance(value, list | tuple | dict | set):
         pairs = isinstance(value, dict)
         parts = list(value.values() if pairs else value)[:9]
         if len(parts) > 8 or any(isinstance(part, list | tuple | dict | set) for part in parts):
             return f"{'a mapping' if pairs else 'a list'} of {len(value)}"
-        said = [shown(part, most) for part in parts]
+        texts = [shown(part, most) for part in parts]
         if pairs:
-            said = [f"{shown(key, most)}: {each}" for key, each in zip(value, said, strict=True)]
-        text = ", ".join(said).join("{}" if pairs else "[]")
+            texts = [f"{shown(key, most)}: {each}" for key, each in zip(value, texts, strict=True)]
+        text = ", ".join(texts).join("{}" if pairs else "[]")
     elif isinstance(value, str):
         text = repr(value[: most + 1])
     elif isinstance(value, int) and value.bit_length() > 256:
@@ -151,28 +153,28 @@ def shown(value: Any, most: int = 60) -> str:
 
 
 def in_any_case(name: str, known: Iterable[str]) -> str:
-    """The one of ``known`` that differs from ``name`` in upper and lower case only, else ``name``.
+    """The only name of ``known`` that equals ``name`` apart from upper and lower case.
 
-    ``name`` comes back too where several do.
+    ``name`` itself where it is in ``known``, or where no name or several equal it.
     """
     alike = [each for each in known if each.casefold() == name.casefold()]
     return alike[0] if len(alike) == 1 and name not in known else name
 
 
 def meant(name: str, known: Iterable[str]) -> str:
-    """ "; did you mean X?" where one of ``known`` is like ``name``, else nothing."""
+    """The hint "; did you mean X?" where a name of ``known`` is similar to ``name``, else ""."""
     spelled = {each.casefold(): each for each in known}
     near = difflib.get_close_matches(name.casefold(), spelled, 1)
     return f"; did you mean {spelled[near[0]]}?" if near else ""
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
-    """A number and its noun: "1 image", "2,000 images"; ``plural`` where it is not noun + s."""
+    """A number and its noun: "1 image", "2,000 images"; ``plural`` if it is not noun + s."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 def shortened(text: str, most: int = MOST_MESSAGE) -> str:
-    """The text, its middle left out where it is longer than ``most`` characters."""
+    """The text; where it is longer than ``most`` characters, without its middle."""
     if len(text) <= most:
         return text
     head = (most - 1) * 2 // 3
@@ -180,26 +182,26 @@ def shortened(text: str, most: int = MOST_MESSAGE) -> str:
 
 
 def reason(error: BaseException, most: int = 160) -> str:
-    """The first line that an error of another library says, or its kind, to be told in our own."""
-    lines = [line for line in str(error).strip().splitlines() if not _WHERE.match(line)]
+    """The first line of another library's error, or its type, to quote in a message of ours."""
+    lines = [line for line in str(error).strip().splitlines() if not _SOURCE_LINE.match(line)]
     return shortened(printable((lines or [type(error).__name__])[0]), most)
 
 
 def refuse_exhausted(error: BaseException) -> None:
-    """MemoryError, with the number, where an error of another library says that memory ran out."""
+    """Raise MemoryError, with the size, where another library's error means exhausted memory."""
     found = _EXHAUSTED.search(str(error))
     if not found and not isinstance(error, ValueError):
         found = _OVERFLOW.search(str(error))
     if found or type(error).__name__ == "OutOfMemoryError":
-        wanted = re.search(r"tried to allocate (\S+ ?[KMGT]?i?B?)", str(error))
-        size = wanted.group(1) if wanted else ""
+        request = re.search(r"tried to allocate (\S+ ?[KMGT]?i?B?)", str(error))
+        size = request.group(1) if request else ""
         if size.isdecimal() or size.removesuffix(" ").isdecimal():
             size = f"{int(size) / 2**30:,.1f} GiB"
         raise MemoryError(size or reason(error)) from None
 
 
 class Lines(ValueError):
-    """An error of several lines, each of which is shown whole."""
+    """An error of several lines, each of which is shown in full."""
 
     def __init__(self, *lines: str) -> None:
         super().__init__("\n".join(lines))
@@ -209,7 +211,7 @@ class Lines(ValueError):
 def printable(text: str, lines: bool = False) -> str:
     """The text with control, direction and surrogate characters written as ``\\x1b``, ``\\u202e``.
 
-    ``lines`` keeps ends of lines and tabs: for texts of several lines that are put together here.
+    ``lines`` keeps line ends and tabs, for texts of several lines that this package composes.
     """
 
     def escaped(found: re.Match[str]) -> str:
@@ -223,19 +225,19 @@ def printable(text: str, lines: bool = False) -> str:
 
 
 def escape(text: str) -> str:
-    """The text for HTML, with control characters and overrides of direction written out."""
+    """The text escaped for HTML, its control and direction characters escaped as well."""
     return html.escape(_NO_NAME.sub(lambda found: printable(found.group(), lines=True), text))
 
 
 def markdown(text: str) -> str:
-    """The text as Markdown shows it: no HTML, no link, no further cell of a table."""
+    """The text escaped for Markdown: without HTML, links and separators of table cells."""
     return re.sub(r"([\\`*\[\]|])", r"\\\1", escape(printable(text)))
 
 
 def cells(row: Iterable[Any]) -> list[Any]:
-    """A row of a CSV file, its texts as ``printable`` gives them.
+    """A row of a CSV file, its texts made ``printable``.
 
-    A text that a spreadsheet would compute (``=HYPERLINK(…)``) has an apostrophe in front.
+    Texts that spreadsheets would run as formulas (``=HYPERLINK(…)``) get an apostrophe in front.
     """
     return [_cell(value) if isinstance(value, str) else value for value in row]
 
@@ -245,7 +247,7 @@ def _cell(text: str) -> str:
 
 
 def json_text(document: Any, indent: int | None = None) -> str:
-    """JSON that can be printed: readable beyond ASCII, but for what ``printable`` escapes."""
+    """JSON with readable non-ASCII text, except the characters that ``printable`` escapes."""
     text = json.dumps(document, ensure_ascii=False, indent=indent, allow_nan=False)
     return _RAW.sub(
         lambda found: found.group() if found.group() == "\n" else f"\\u{ord(found.group()):04x}",
@@ -254,10 +256,10 @@ def json_text(document: Any, indent: int | None = None) -> str:
 
 
 def check_name(name: object, what: str) -> str:
-    """``name`` where it is one that can be shown and written; ValueError else.
+    """``name`` if it can be shown and written, else ValueError.
 
     A name is text, not empty, without control and surrogate characters and overrides of the
-    direction of writing; ``what`` says in the error whose it is.
+    direction of writing. ``what`` is the name's description in the error.
     """
     if not isinstance(name, str):
         raise ValueError(f"{what} should be a text; got {shown(name)}")
@@ -271,7 +273,7 @@ def check_name(name: object, what: str) -> str:
 
 
 def parse_names(content: str, what: str) -> tuple[str, ...]:
-    """Different class names out of a JSON list; ValueError says what is wrong with ``what``."""
+    """The class names in a JSON list; ValueError, beginning with ``what``, unless all differ."""
     names = parse_json(content, what)
     if not isinstance(names, list) or not names:
         raise ValueError(f"{what} should be a list of class names; got {shown(names)}")
@@ -284,9 +286,9 @@ def parse_names(content: str, what: str) -> tuple[str, ...]:
 
 
 class PrintableFilter(logging.Filter):
-    """Lets every record through, its message made ``printable``."""
+    """Makes the message of every log record ``printable``; drops no record."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Always true."""
+        """Escape the message; always true."""
         record.msg, record.args = printable(record.getMessage(), lines=True), ()
         return True

@@ -190,7 +190,7 @@ def test_a_file_without_questions_names_the_option(
     plain.metadata = replace(plain.metadata, questions=False)
     with pytest.raises(ValueError, match=r"again with --with-questions$"):
         Predictor(plain).ask(images[0], LARGE)
-    with pytest.raises(ValueError, match=r"anchors are no boxes|without denoising"):
+    with pytest.raises(ValueError, match=r"anchors are not boxes|without denoising"):
         Predictor(exported.path).ask(images[0], LARGE)
 
 

@@ -209,8 +209,8 @@ def test_sizes_of_clicks_are_checked(image: np.ndarray) -> None:
     ("member", "message"),
     [
         ("dab-detr-nano", "trained without denoising"),
-        ("conditional-detr-nano", "its anchors are no boxes"),
-        ("detr-nano", "its anchors are no boxes"),
+        ("conditional-detr-nano", "its anchors are not boxes"),
+        ("detr-nano", "its anchors are not boxes"),
     ],
 )
 def test_members_that_cannot_be_asked(image: np.ndarray, member: str, message: str) -> None:

@@ -1,4 +1,4 @@
-"""The one way to open a model of any kind; torch is imported only for what needs it."""
+"""Opening of models of any kind; torch is imported only for weights and ``Detector``s."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from dabdetr.model.detector import Detector
 
 _UNCHANGED = {"precision": "fp32", "queries_init": "keep", "compile": False}
-"""Options that change nothing at these values, as the others do at None."""
+"""Values of options that change nothing; for the other options it is None."""
 
 
 def open_model(source: str | Path | Detector | Runtime, **options: Unpack[Opening]) -> Runtime:
-    """The runtime of weights (file, run folder, shipped or hub name), a ``Detector``, or an
-    exported file (.onnx, .pt2, OpenVINO's .xml or folder).
+    """The runtime of weights, a ``Detector``, or an exported file.
 
-    A ``Runtime``, or the one behind a ``Predictor``, comes back as it is. ``options`` are described
-    at ``Opening`` and ``ModelChanges``; ValueError where the model cannot be changed any more: of
-    an exported file only the device can be chosen.
+    Weights are a file, a run folder, or a shipped or hub name; an exported file is .onnx, .pt2, or
+    OpenVINO's .xml or folder. A ``Runtime``, or that of a ``Predictor``, is returned unchanged.
+    ``options`` are described at ``Opening`` and ``ModelChanges``; ValueError where the model cannot
+    be changed any more: for an exported file only the device can be chosen.
     """
     opened = getattr(source, "runtime", source)
     if isinstance(opened, Runtime):
@@ -35,12 +35,12 @@ def open_model(source: str | Path | Detector | Runtime, **options: Unpack[Openin
         _refuse_changes(f"{source} is exported", "export the weights again", options)
         return Exported(source, str(options.get("device", "auto")))
     if isinstance(source, str | Path):
-        locate(source)  # a wrong name is answered before torch is imported
+        locate(source)  # a wrong name raises before torch is imported
     return _open_torch(source, **options)  # pyright: ignore[reportArgumentType]
 
 
 def is_exported(source: str | Path) -> bool:
-    """Whether a path means an exported model: a file by its ending, or a folder by its graph."""
+    """Whether a path is an exported model: a file by its ending, or a folder with a graph."""
     path = Path(source)
     return graph_in(path) is not None if path.is_dir() else path.suffix in ENGINES
 
@@ -48,7 +48,7 @@ def is_exported(source: str | Path) -> bool:
 def torch_runtime(
     source: str | Path | Detector | Runtime | Any, **options: Unpack[Opening]
 ) -> TorchRuntime:
-    """As ``open_model``, for what needs the ``Detector`` itself; ValueError for exported files."""
+    """``open_model`` for callers that need the ``Detector``; ValueError for exported files."""
     runtime = open_model(source, **options)
     if isinstance(runtime, Exported):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""From logits and boxes of a decoder layer to ranked boxes in pixels; numpy alone."""
+"""From logits and boxes of a decoder layer to ranked detections in pixels; numpy only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Classifier = Literal["sigmoid", "softmax"]
 
 
 class Ranked(NamedTuple):
-    """What one image's queries found, best first; queries are indices of decoder slots.
+    """The ranked detections of one image, best first; ``queries`` are the indices of the queries.
 
     boxes [found, 4] float32, scores [found] float32, labels and queries [found] int64
     """
@@ -35,20 +35,20 @@ def postprocess(
 ) -> list[Ranked]:
     """The ``max_det`` best pairs of query and class of each image (Deformable DETR's top-k).
 
-    A softmax classifier (DETR) gives each query its best class only; its last logit, "no object",
-    is no class.
+    With a softmax classifier (DETR) only the best class of each query counts, and the last logit is
+    "no object".
 
     ``logits`` [batch, queries, classes] and ``boxes`` [batch, queries, 4], cxcywh, 0–1, are arrays
-    or what numpy makes one of; ``sizes`` are (height, width) of the original images. The result
-    is x0 y0 x1 y1 in their pixels, neither thresholded nor clipped. Where there are fewer pairs
-    than ``max_det``, all come back.
+    or convertible by numpy; ``sizes`` are (height, width) of the original images. Boxes are
+    returned as x0 y0 x1 y1 in pixels of these images, neither thresholded nor clipped. With fewer
+    pairs than ``max_det`` all are returned.
     """
     logits, boxes = np.asarray(logits, np.float32), np.asarray(boxes, np.float32)
     rank = _softmax if classifier == "softmax" else _sigmoid
     found = []
-    for own_logits, placed, (height, width) in zip(logits, boxes, sizes, strict=True):
-        scores, labels, queries = rank(own_logits, max_det)
-        centre, half = placed[queries, :2], placed[queries, 2:] / 2
+    for of_image, normalised, (height, width) in zip(logits, boxes, sizes, strict=True):
+        scores, labels, queries = rank(of_image, max_det)
+        centre, half = normalised[queries, :2], normalised[queries, 2:] / 2
         corners = np.concatenate((centre - half, centre + half), axis=1)
         scale = np.array((width, height, width, height), np.float32)
         found.append(Ranked(corners * scale, scores, labels, queries))
@@ -63,10 +63,7 @@ def ranked(
     classifier: Classifier,
     calibration: tuple[float, float] | None = None,
 ) -> list[Ranked]:
-    """``postprocess`` with calibrated scores; their order stays.
-
-    ``calibration`` is ``inference.calibration``.
-    """
+    """``postprocess`` with scores calibrated by ``inference.calibration``, in the same order."""
     found = postprocess(logits, boxes, sizes, max_det, classifier)
     if calibration is None:
         return found
@@ -74,7 +71,7 @@ def ranked(
 
 
 def refuse_nonfinite(outputs: Sequence[np.ndarray], sources: Sequence[str]) -> None:
-    """ValueError where an output [batch, ...] is not finite; it names the image's source."""
+    """ValueError, with the image's source, where an output [batch, ...] is not finite."""
     for n in range(len(outputs[0])):
         if not all(np.isfinite(each[n]).all() for each in outputs):
             source = sources[n] if n < len(sources) else ""
@@ -94,7 +91,7 @@ def detections(
     sources: Sequence[str] = (),
     calibration: tuple[float, float] | None = None,
 ) -> list[Detections]:
-    """``ranked`` as the structure that users get; ValueError where an answer is not finite."""
+    """``ranked`` as ``Detections``; ValueError where an output is not finite."""
     refuse_nonfinite((logits, boxes), sources)
     found = ranked(logits, boxes, sizes, max_det, classifier, calibration)
     return named(found, names, sizes, sources)
@@ -106,7 +103,7 @@ def named(
     sizes: Sequence[tuple[int, int]],
     sources: Sequence[str] = (),
 ) -> list[Detections]:
-    """Ranked boxes with class names, image sizes and sources."""
+    """Ranked boxes as ``Detections``, with class names, image sizes and sources."""
     sources = sources or [""] * len(sizes)
     return [
         Detections(*each, names, size, source)
@@ -117,18 +114,18 @@ def named(
 def class_scores(
     logits: np.ndarray, classifier: Classifier, calibration: tuple[float, float] | None = None
 ) -> np.ndarray:
-    """[.., classes] float32 scores of logits [.., classes] ("no object" not counted)."""
+    """Scores [.., classes] float32 of logits [.., classes (+ "no object" with softmax)]."""
     logits = np.asarray(logits, np.float32)
     if classifier == "softmax":
-        shares = np.exp(logits - logits.max(-1, keepdims=True))
-        scores = (shares / shares.sum(-1, keepdims=True))[..., :-1]
+        exponentials = np.exp(logits - logits.max(-1, keepdims=True))
+        scores = (exponentials / exponentials.sum(-1, keepdims=True))[..., :-1]
     else:
         scores = np.exp(-np.logaddexp(0, -logits))
     return scores if calibration is None else _calibrated(scores, *calibration)
 
 
 def class_thresholds(inference: Inference, names: Sequence[str]) -> np.ndarray:
-    """[classes]: the lowest score shown of each class, where nobody asks for another."""
+    """The config's score thresholds [classes]."""
     return np.array([inference.class_conf.get(name, inference.conf) for name in names], np.float32)
 
 
@@ -148,33 +145,36 @@ def _is_number(value: Any) -> bool:
 
 
 def _calibrated(scores: np.ndarray, scale: float, shift: float) -> np.ndarray:
-    """σ(scale · logit(score) + shift); 0 and 1 stay."""
+    """σ(scale · logit(score) + shift); scores 0 and 1 are unchanged."""
     with np.errstate(divide="ignore"):
         logits = np.log(scores) - np.log1p(-scores)
     return np.exp(-np.logaddexp(0, -(scale * logits + shift))).astype(scores.dtype)
 
 
 def _sigmoid(logits: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Scores, labels and queries of the best pairs; ranked by logits, which never tie at 1."""
+    """Scores, labels and queries of the best pairs of query and class.
+
+    They are ranked by logits: large ones differ where their scores round to 1.
+    """
     flat = logits.ravel()
-    places = _best(flat, most)
-    queries, labels = np.divmod(places, logits.shape[1])
-    return np.exp(-np.logaddexp(0, -flat[places])), labels, queries
+    indices = _largest(flat, most)
+    queries, labels = np.divmod(indices, logits.shape[1])
+    return np.exp(-np.logaddexp(0, -flat[indices])), labels, queries
 
 
 def _softmax(logits: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Scores, labels and queries of the best queries."""
-    shares = class_scores(logits, "softmax")
-    labels = shares.argmax(1)
-    scores = shares[np.arange(len(shares)), labels]
-    queries = _best(scores, most)
+    of_classes = class_scores(logits, "softmax")
+    labels = of_classes.argmax(1)
+    scores = of_classes[np.arange(len(of_classes)), labels]
+    queries = _largest(scores, most)
     return scores[queries], labels[queries], queries
 
 
-def _best(values: np.ndarray, most: int) -> np.ndarray:
-    """Places of the ``most`` largest values, the largest first; of equal ones the first."""
+def _largest(values: np.ndarray, most: int) -> np.ndarray:
+    """Indices of the ``most`` largest values, the largest first; equal values in their order."""
     if most < len(values):
-        places = np.sort(np.argpartition(values, -most)[-most:])
+        indices = np.sort(np.argpartition(values, -most)[-most:])
     else:
-        places = np.arange(len(values))
-    return places[np.argsort(-values[places], kind="stable")]
+        indices = np.arange(len(values))
+    return indices[np.argsort(-values[indices], kind="stable")]

@@ -1,7 +1,7 @@
-"""Questions: boxes or clicks that a caller gives become queries; and their answers; no torch.
+"""Questions, that is boxes or clicks of a caller that become queries, and their answers; no torch.
 
-The queries see the matching queries, but not one another: a question has the same answer alone or
-among hundreds.
+These queries attend to the matching queries but not to one another: a question gets the same answer
+alone or among hundreds.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from dabdetr.structures.detections import class_labels
 from dabdetr.text import counted, shortened
 
 MOST = 500
-"""Questions in one pass of the model; more of them take several."""
+"""Most questions in one forward pass; more questions take several passes."""
 
 SIDES = (0.06, 0.12, 0.24, 0.48)
-"""Sides of the anchors tried at a click, of the image's geometric mean side."""
+"""Sides of the anchors tried at a click, as shares of the image's geometric mean side."""
 
 SAME = 0.5
-"""IoU from which an answer and a detection are of one object."""
+"""IoU from which an answer and a detection count as the same object."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Asked:
     """The questions about one image.
 
     boxes      [n, 4] float32, x0 y0 x1 y1 in pixels, inside the image
-    labels     [n] int64: the class each is thought to hold; −1: it is not known
-    questions  [n] int64: the number of the caller's box or click
-    clicks     [clicks, 2] float32, x y in pixels; None where boxes were asked
+    labels     [n] int64, supposed class of the object; −1 where unknown
+    questions  [n] int64, number of the caller's box or click
+    clicks     [clicks, 2] float32, x y in pixels; None for questions that are boxes
     """
 
     boxes: np.ndarray
@@ -50,7 +50,7 @@ class Asked:
 
 
 def can_be_asked(config: Config) -> bool:
-    """Whether a model answers questions: its anchors are boxes, and denoising taught it to."""
+    """Whether a model can answer questions: its anchors are boxes, and it learned denoising."""
     return config.model.queries.anchor == "box" and config.model.denoising is not None
 
 
@@ -59,14 +59,14 @@ def refuse_unable(config: Config) -> None:
     model = config.model
     if model.queries.anchor != "box":
         raise ValueError(
-            f"{config.name} cannot be asked about boxes: its anchors are no boxes; take a member "
+            f"{config.name} cannot be asked about boxes: its anchors are not boxes; take a member "
             "with box anchors and denoising, such as dab-lite"
         )
     if model.denoising is None:
         raise ValueError(
             f"{config.name} cannot be asked about boxes: it was trained without denoising, which "
-            "teaches a decoder what to do with a box that is not quite right; take a member with "
-            "it, such as dab-lite"
+            "teaches a decoder to correct rough boxes; take a member with denoising, such as "
+            "dab-lite"
         )
 
 
@@ -77,62 +77,74 @@ def questions(
     names: Sequence[str],
     sizes: Any = None,
 ) -> Asked:
-    """Boxes [n, 4] (x0 y0 x1 y1) or clicks [n, 2] (x y) in pixels of an image of ``size``, checked.
+    """Checked questions: boxes [n, 4] (x0 y0 x1 y1) or clicks [n, 2] (x y) in pixels of an image.
 
-    ``labels`` are classes by name or label, None where one is not known. ``sizes`` [k, 2] are
-    widths and heights in pixels of the anchors tried at each click. Boxes are cut to the image;
-    ValueError for what cannot be asked.
+    ``size`` is the (height, width) of the image. ``labels`` are the supposed classes by name or
+    label, None where unknown. ``sizes`` [k, 2] are widths and heights in pixels of the anchors
+    tried at each click. Boxes are clipped to the image. ValueError for wrong shapes, unknown
+    classes, and boxes or clicks outside the image.
     """
     expected = "questions should be boxes [n, 4] (x0 y0 x1 y1) or clicks [n, 2] (x y) in pixels"
     try:
-        where = np.asarray(boxes, np.float64)
+        places = np.asarray(boxes, np.float64)
     except (ValueError, TypeError):
         raise ValueError(f"{expected}, all of one kind; got {shortened(str(boxes), 80)}") from None
-    if where.size == 0:
-        where = np.zeros((0, 4))
-    if where.ndim != 2 or where.shape[1] not in (2, 4):
-        raise ValueError(f"{expected}; got an array of {list(where.shape)}")
-    given = [None] * len(where) if labels is None else list(labels)
-    if len(given) != len(where):
+    if places.size == 0:
+        places = np.zeros((0, 4))
+    if places.ndim != 2 or places.shape[1] not in (2, 4):
+        raise ValueError(f"{expected}; got an array of {list(places.shape)}")
+    classes = _classes(labels, len(places), names)
+    number = np.arange(len(places))
+    if places.shape[1] == 4:
+        return Asked(_clipped(places, size), classes, number)
+    outside = ~((places >= 0) & (places <= size[::-1])).all(1)
+    _refuse_wrong(places, size, outside, "click", "lies outside")
+    tried = _anchor_sizes(sizes, size)
+    of_click = np.repeat(number, len(tried))
+    anchors = np.concatenate((places[of_click], np.tile(tried, (len(places), 1))), axis=1)
+    clipped = corners(anchors).clip(0, np.tile(size[::-1], 2)).astype(np.float32)
+    return Asked(clipped, classes[of_click], of_click, places.astype(np.float32))
+
+
+def _classes(
+    labels: Sequence[str | int | None] | None, count: int, names: Sequence[str]
+) -> np.ndarray:
+    """[count] int64 labels of classes given by name or label; −1 for None."""
+    supposed = [None] * count if labels is None else list(labels)
+    if len(supposed) != count:
         raise ValueError(
-            f"labels should be one for each of {counted(len(where), 'box', 'boxes')}; got "
-            f"{len(given)}"
+            f"labels should be one for each of {counted(count, 'box', 'boxes')}; got "
+            f"{len(supposed)}"
         )
-    known = [each for each in given if each is not None]
-    rows = iter(class_labels(known, names))
-    classes = np.array([-1 if each is None else next(rows) for each in given], np.int64)
-    number = np.arange(len(where))
-    if where.shape[1] == 4:
-        return Asked(_inside(where, size), classes, number)
-    _check(where, size, ~((where >= 0) & (where <= size[::-1])).all(1), "click", "lies outside")
-    tried = _sizes(sizes, size)
-    each = np.repeat(number, len(tried))
-    placed = np.concatenate((where[each], np.tile(tried, (len(where), 1))), axis=1)
-    inside = corners(placed).clip(0, np.tile(size[::-1], 2))
-    return Asked(inside.astype(np.float32), classes[each], each, where.astype(np.float32))
+    known = iter(class_labels([each for each in supposed if each is not None], names))
+    return np.array([-1 if each is None else next(known) for each in supposed], np.int64)
 
 
-def _inside(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Boxes cut to the image; ValueError for the first that is none."""
-    _check(boxes, size, ~np.isfinite(boxes).all(1), "box", "is not finite")
+def _clipped(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Boxes clipped to the image; ValueError for the first that is not a box inside the image."""
+    _refuse_wrong(boxes, size, ~np.isfinite(boxes).all(1), "box", "is not finite")
     wrong = (boxes[:, 2:] <= boxes[:, :2]).any(1)
-    _check(boxes, size, wrong, "box", "should be x0 y0 x1 y1 with x0 < x1 and y0 < y1")
-    cut = boxes.clip(0, np.tile(size[::-1], 2)).astype(np.float32)
-    _check(boxes, size, (cut[:, 2:] <= cut[:, :2]).any(1), "box", "lies outside")
-    return cut
+    _refuse_wrong(boxes, size, wrong, "box", "should be x0 y0 x1 y1 with x0 < x1 and y0 < y1")
+    clipped = boxes.clip(0, np.tile(size[::-1], 2)).astype(np.float32)
+    outside = (clipped[:, 2:] <= clipped[:, :2]).any(1)
+    _refuse_wrong(boxes, size, outside, "box", "lies outside")
+    return clipped
 
 
-def _check(rows: np.ndarray, size: tuple[int, int], wrong: Any, kind: str, what: str) -> None:
+def _refuse_wrong(
+    rows: np.ndarray, size: tuple[int, int], wrong: Any, kind: str, fault: str
+) -> None:
+    """ValueError for the first row that is ``wrong``."""
     if wrong.any():
-        at = int(wrong.argmax())
+        first = int(wrong.argmax())
         raise ValueError(
-            f"{kind} {at} is {rows[at].tolist()} and {what}; the image is {size[1]}×{size[0]} "
-            "pixels"
+            f"{kind} {first} is {rows[first].tolist()} and {fault}; the image is "
+            f"{size[1]}×{size[0]} pixels"
         )
 
 
-def _sizes(sizes: Any, size: tuple[int, int]) -> np.ndarray:
-    """[k, 2] float64, widths and heights in pixels of the anchors at a click."""
+def _anchor_sizes(sizes: Any, size: tuple[int, int]) -> np.ndarray:
+    """[k, 2] float64, widths and heights in pixels of the anchors tried at a click."""
     if sizes is None:
         sides = np.array(SIDES) * np.sqrt(float(size[0]) * size[1])
         return np.stack((sides, sides), axis=1)
@@ -148,7 +160,8 @@ def _sizes(sizes: Any, size: tuple[int, int]) -> np.ndarray:
 def batched(asked: Sequence[Asked], sizes: Sequence[tuple[int, ...]]) -> tuple[Any, Any]:
     """Boxes [b, most, 4] cxcywh 0–1 float32 and labels [b, most] int64 of a batch of images.
 
-    An image with fewer questions than the most is filled up with the whole image.
+    ``most`` is the largest number of questions of an image; the rows of the other images are filled
+    up with questions about the whole image.
     """
     most = max(map(len, asked))
     boxes = np.tile(np.array((0.5, 0.5, 1, 1), np.float32), (len(asked), most, 1))
@@ -170,26 +183,26 @@ def answers(
     max_det: int,
     conf: float | np.ndarray,
 ) -> list[Answers]:
-    """What each image of a batch answers, with its detections that score at least ``conf``."""
+    """The answers for each image of a batch, with its detections that score at least ``conf``."""
     classifier, calibration = config.classifier, config.inference.calibration
-    plain = (outputs.logits, outputs.boxes)
-    every = detections(*plain, sizes, max_det, names, classifier, sources, calibration)
+    every = detections(
+        outputs.logits, outputs.boxes, sizes, max_det, names, classifier, sources, calibration
+    )
     results = []
-    for row, (own, (height, width), found) in enumerate(zip(asked, sizes, every, strict=True)):
+    for row, (of_image, (height, width), found) in enumerate(zip(asked, sizes, every, strict=True)):
         found = found.clipped().best_of_query().above(conf)
         extent = np.array((width, height, width, height), np.float32)
-        layers = corners(outputs.layers[:, row, : len(own)]) * extent
+        layers = corners(outputs.layers[:, row, : len(of_image)]) * extent
         boxes = layers[-1].clip(0, extent)
-        scores = class_scores(outputs.answers[row, : len(own)], classifier, calibration)
-        result = Answers(
-            own.boxes, boxes, scores, layers, own.questions, _coincides(boxes, found), found
-        )
-        results.append(result if own.clicks is None else _best_first(result, own.clicks))
+        scores = class_scores(outputs.answers[row, : len(of_image)], classifier, calibration)
+        same = _same_detection(boxes, found)
+        result = Answers(of_image.boxes, boxes, scores, layers, of_image.questions, same, found)
+        results.append(result if of_image.clicks is None else _best_first(result, of_image.clicks))
     return results
 
 
-def _coincides(boxes: np.ndarray, found: Detections) -> np.ndarray:
-    """[n] int64: the detection that overlaps each box most if it is the same object; else −1."""
+def _same_detection(boxes: np.ndarray, found: Detections) -> np.ndarray:
+    """[n] int64: the detection that overlaps each box most, or −1 where its IoU is below SAME."""
     if not len(found):
         return np.full(len(boxes), -1, np.int64)
     overlap = iou(boxes[:, None], found.boxes)
@@ -197,10 +210,10 @@ def _coincides(boxes: np.ndarray, found: Detections) -> np.ndarray:
 
 
 def _best_first(answers: Answers, clicks: np.ndarray) -> Answers:
-    """The rows of each click, the best first: those that hold it, then by score."""
-    at = clicks[answers.questions]
-    holds = ((answers.boxes[:, :2] <= at) & (at <= answers.boxes[:, 2:])).all(1)
-    return answers[np.lexsort((-answers.scores, ~holds, answers.questions))]
+    """The answers of each click, best first: boxes that contain the click, then by score."""
+    points = clicks[answers.questions]
+    contains = ((answers.boxes[:, :2] <= points) & (points <= answers.boxes[:, 2:])).all(1)
+    return answers[np.lexsort((-answers.scores, ~contains, answers.questions))]
 
 
 def ask(
@@ -212,7 +225,7 @@ def ask(
     max_det: int,
     conf: float | np.ndarray,
 ) -> list[Answers]:
-    """What a batch of prepared images answers; more than ``MOST`` questions take several passes."""
+    """The answers for a batch of prepared images, in passes of at most ``MOST`` questions."""
     boxes, labels = batched(asked, sizes)
     starts = range(0, max(boxes.shape[1], 1), MOST)
     passes = [

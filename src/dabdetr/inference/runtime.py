@@ -1,4 +1,7 @@
-"""What a ``Predictor`` needs of the model behind it, and the options that open one; no torch."""
+"""``Runtime``, the interface between ``Predictor`` and a model, and the options of opening one.
+
+This file does not import torch.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +20,16 @@ if TYPE_CHECKING:
 
 Precision = Literal["fp32", "bf16", "fp16"]
 SetPrecision = Precision | Literal["auto"]
-"""auto: bf16 where it is measured to be clearly faster, else fp32."""
+"""auto: bf16 where a measurement shows that it is clearly faster, else fp32."""
 Sizes = Sequence[tuple[int, ...]]
 """(height, width) of original images."""
 
 
 class Outputs(NamedTuple):
-    """What a runtime gives for a batch with questions; boxes are cxcywh, 0–1.
+    """A model's outputs for a batch with questions; boxes are cxcywh, 0–1.
 
-    logits   [batch, queries, classes], with ``boxes`` the last layer's for the matching queries
-    boxes    [batch, queries, 4]
+    logits   [batch, queries, classes], of the last layer for the matching queries
+    boxes    [batch, queries, 4], of the last layer for the matching queries
     answers  [batch, n, classes], logits of the last layer for the questions
     layers   [layers, batch, n, 4], boxes after every layer for the questions
     """
@@ -48,22 +51,22 @@ class Runtime(Protocol):
 
     @property
     def config(self) -> Config:
-        """What the model was built and trained with."""
+        """The config that the model was built and trained with."""
         ...
 
     @property
     def prefetches(self) -> bool:
-        """Whether a stream is faster with its images read in a thread beside ``detect``."""
+        """Whether a stream is faster if its images are read in a thread while ``detect`` runs."""
         ...
 
     def prepare(self, image: np.ndarray) -> Any:
-        """RGB uint8 [height, width, 3] as ``detect`` takes it; it has a ``shape``."""
+        """The input of ``detect`` for an image RGB uint8 [height, width, 3]; it has a ``shape``."""
         ...
 
     def detect(
         self, prepared: Sequence[Any], sizes: Sizes, max_det: int, sources: Sequence[str] = ()
     ) -> list[Detections]:
-        """The ``max_det`` best detections of each image, neither thresholded nor cut to it."""
+        """The ``max_det`` best detections of each image, neither thresholded nor clipped to it."""
         ...
 
     def check_questions(self) -> None:
@@ -73,18 +76,18 @@ class Runtime(Protocol):
     def answer(self, prepared: Sequence[Any], boxes: np.ndarray, labels: np.ndarray) -> Outputs:
         """Outputs for the images with boxes [b, n, 4] (cxcywh, 0–1) and labels [b, n] as questions.
 
-        The images are of one prepared size; label −1: the class is not known.
+        The images have one prepared size. Label −1 means an unknown class.
         """
         ...
 
 
 class ModelChanges(TypedDict, total=False):
-    """How a model is changed when it is opened; what is not given stays as it is.
+    """Changes of a model when it is opened; options that are not given change nothing.
 
     queries       number of queries, in a copy of the model
-    queries_init  anchors of another number of queries: keep, grid, or kmeans:DATA, the k-means of
+    queries_init  anchors for another number of queries: keep, grid, or kmeans:DATA, the k-means of
                   the boxes in DATA's train split
-    layers        decoder layers, the first ones
+    layers        number of decoder layers to keep, from the first
     image_size    shorter side of images in pixels; the longest side scales with it
     compile       compile for every size of input: half a minute each, needs a C++ compiler
     """
@@ -100,7 +103,7 @@ class Opening(ModelChanges, total=False):
     """The options of ``open_model``.
 
     device     auto, cpu, cuda, cuda:1 or mps
-    precision  "bf16" is up to three times as fast as "fp32" where the processor has it; "auto"
+    precision  "bf16" is up to three times as fast as "fp32" on processors that support it; "auto"
                measures both on the first images
     """
 
@@ -109,6 +112,6 @@ class Opening(ModelChanges, total=False):
 
 
 def threads() -> int:
-    """How many to compute in: OMP_NUM_THREADS, as for torch; 0: the library decides."""
+    """Number of threads to compute with: OMP_NUM_THREADS, as for torch; 0: the library decides."""
     value = os.environ.get("OMP_NUM_THREADS", "")
     return int(value) if value.isdecimal() else 0

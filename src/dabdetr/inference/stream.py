@@ -1,4 +1,4 @@
-"""The one loop from images to results: prepared ahead of time, in batches, one after the other."""
+"""The loop from images to results that all verbs share: prefetching, views, batches, errors."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 OnError = Literal["raise", "skip"] | Callable[[str, Exception], None]
-"""What an unreadable image does: end the stream, nothing, or call (its name, the error)."""
+"""Handling of an unreadable image: raise its error, skip it, or call (its name, its error)."""
 
 
 class SourceImage(NamedTuple):
-    """RGB uint8 [height, width, 3], and its path or address ("" for one given in memory).
+    """RGB uint8 [height, width, 3], and its path or address ("" for an image given in memory).
 
-    Of a video: the number of the frame, from 0 on, and its time in seconds.
+    For a video also the number of the frame, from 0, and its time in seconds.
     """
 
     array: np.ndarray
@@ -36,24 +36,24 @@ class SourceImage(NamedTuple):
 
 
 class Unreadable(NamedTuple):
-    """Stands in a stream where an image could not be read; the error names it as well."""
+    """Takes the place of an image that could not be read; ``error`` contains the name as well."""
 
     name: str
     error: Exception
 
 
 class DamagedFrame(ValueError):
-    """A frame of a video that cannot be decoded; the ones after it often can."""
+    """A frame of a video that cannot be decoded; the following frames often can."""
 
 
 def check_on_error(on_error: OnError) -> None:
-    """ValueError for what is no ``OnError``."""
+    """ValueError for a value that is not an ``OnError``."""
     if not (on_error in ("raise", "skip") or callable(on_error)):
         raise ValueError(f"on_error should be 'raise', 'skip' or a function; got {on_error!r}")
 
 
 def report(failure: Unreadable, on_error: OnError) -> None:
-    """Treat an unreadable image as ``on_error`` wants."""
+    """Handle an unreadable image as ``on_error`` says: raise, skip or call it."""
     if on_error == "raise":
         raise failure.error from None
     if callable(on_error):
@@ -61,7 +61,7 @@ def report(failure: Unreadable, on_error: OnError) -> None:
 
 
 def readable(items: Iterator[Item | Unreadable], on_error: OnError) -> Iterator[Item]:
-    """The items that could be read; the others are reported in their turn."""
+    """The items that could be read; an unreadable one is reported when its turn comes."""
     for item in items:
         if isinstance(item, Unreadable):
             report(item, on_error)
@@ -70,7 +70,7 @@ def readable(items: Iterator[Item | Unreadable], on_error: OnError) -> Iterator[
 
 
 class Prepared(NamedTuple):
-    """One of the views of an image, and its pixels as the model takes them."""
+    """View ``number`` of an image, and its pixels prepared for the model."""
 
     image: SourceImage
     views: list[View]
@@ -79,7 +79,7 @@ class Prepared(NamedTuple):
 
     @property
     def view(self) -> View:
-        """Where in the image this view lies."""
+        """The corners of this view in the image."""
         return self.views[self.number]
 
 
@@ -90,10 +90,11 @@ def run(
     on_error: OnError = "raise",
     ahead: bool = False,
 ) -> Iterator[tuple[Prepared, Result]]:
-    """Every prepared view with its result, in order: the loop of all verbs.
+    """Every prepared view with its result, in order.
 
-    ``work`` takes batches: prepared pixels of one size, the views' (height, width) in the image and
-    the images' names; mostly it is a ``Runtime.detect``. Views are prepared ``ahead`` in a thread.
+    ``work`` is called with batches: prepared pixels of one size, the (height, width) of the views
+    in their image, and the names of the images; it is usually ``Runtime.detect``. With ``ahead``,
+    views are prepared in a thread.
     """
     prepared = prefetch(prepared, batch + 1) if ahead else prepared
     for group in groups(prepared, batch, on_error):
@@ -106,7 +107,7 @@ def run(
 def views(
     runtime: Runtime, images: Iterable[SourceImage | Unreadable], tiling: Tiling | None = None
 ) -> Iterator[Prepared | Unreadable]:
-    """Every view of every image as the runtime takes it: the whole image, or its tiles as well."""
+    """Every view of every image, prepared for the runtime: its tiles, if any, then the whole."""
     for image in images:
         if isinstance(image, Unreadable):
             yield image
@@ -122,16 +123,16 @@ def views(
 def groups(
     items: Iterator[Prepared | Unreadable], most: int, on_error: OnError
 ) -> Iterator[list[Prepared]]:
-    """Neighbours of one prepared size, ``most`` at once, so that none needs padding.
+    """Batches of up to ``most`` consecutive views of one prepared size, which need no padding.
 
-    What could not be read is reported when all before it has been answered.
+    An unreadable image is reported when the results of all images before it are out.
     """
     group: list[Prepared] = []
     for item in items:
-        unlike = isinstance(item, Unreadable) or (
+        ends_group = isinstance(item, Unreadable) or (
             len(group) == most or (group and group[0].pixels.shape != item.pixels.shape)
         )
-        if group and unlike:
+        if group and ends_group:
             yield group
             group = []
         if isinstance(item, Unreadable):
@@ -143,12 +144,10 @@ def groups(
 
 
 def prefetch(items: Iterator[Item], count: int) -> Generator[Item]:
-    """The same items in the same order, ``count`` of them made in a thread before they are asked
-    for, and never more.
+    """The same items in the same order, up to ``count`` of them made ahead in a thread.
 
-    Nothing is made before the first is asked for. An exception comes out in the place of the item
-    that raised it. Closing this iterator, or leaving it half read, ends the thread.
-
+    The thread starts when the first item is requested. An exception is raised in the place of the
+    item that caused it. Closing this iterator, or dropping it half read, ends the thread.
     """
     made: SimpleQueue[tuple[Item | None, BaseException | None]] = SimpleQueue()
     room, stopped = threading.Semaphore(count), threading.Event()
@@ -161,10 +160,10 @@ def prefetch(items: Iterator[Item], count: int) -> Generator[Item]:
                 if stopped.is_set():
                     return
                 made.put((next(items), None))
-        except BaseException as error:  # of whatever kind: it is raised where the item is missed
+        except BaseException as error:  # of any kind: it is raised again in the consuming thread
             made.put((None, error))
 
-    with _computing_alone(1) as begin:
+    with _single_threaded(1) as begin:
         thread = threading.Thread(target=make, name="dabdetr reading", daemon=True)
         thread.start()
     try:
@@ -176,7 +175,7 @@ def prefetch(items: Iterator[Item], count: int) -> Generator[Item]:
                 raise error
             room.release()
             yield item  # pyright: ignore[reportReturnType]
-            del item  # a frame is large; it should not wait here for the next one
+            del item  # a frame is large; it should not stay in memory until the next one is made
     finally:
         stopped.set()
         room.release()
@@ -186,18 +185,18 @@ def prefetch(items: Iterator[Item], count: int) -> Generator[Item]:
 
 
 MOST_THREADS = 64
-"""That read images; more have nothing to do on any machine, and each takes memory."""
+"""Most threads that read images; more find no work on any machine, and each needs memory."""
 
 
 def in_threads(
     make: Callable[[Item], Result], items: Iterable[Item], workers: int
 ) -> Iterator[Result]:
-    """``make(item)`` for every item, in order; so many threads work a few items ahead."""
+    """``make(item)`` for every item, in order; ``workers`` threads work a few items ahead."""
     waiting: deque[Any] = deque()
     workers = min(workers, MOST_THREADS)
-    with _computing_alone(workers) as begin:
+    with _single_threaded(workers) as begin:
         pool = ThreadPoolExecutor(workers, "dabdetr reading", begin)
-        for _ in range(workers):  # all threads start now, as each waits for the others
+        for _ in range(workers):  # empty jobs start all threads now: each waits for the others
             pool.submit(int)
     try:
         for item in items:
@@ -211,23 +210,23 @@ def in_threads(
 
 
 @contextmanager
-def _computing_alone(threads: int) -> Iterator[Callable[[], None]]:
-    """Inside, so many threads start, and each calls the function given first.
+def _single_threaded(threads: int) -> Iterator[Callable[[], None]]:
+    """Start ``threads`` threads inside ``with`` in which torch uses no further threads.
 
-    What torch computes in them is computed by them alone: with helpers of their own, which wait
-    busily, they would fight with those of the model for the cores (a seventh of the speed on two).
+    Each of them has to call the function that this yields first. torch's own worker threads, which
+    wait busily, would compete with those of the model for the cores: a seventh of the speed on two.
     """
     torch: Any = sys.modules.get("torch")
     before = torch.get_num_threads() if torch else 0
-    begun = threading.Barrier(threads + 1)
+    all_begun = threading.Barrier(threads + 1)
 
     def begin() -> None:
         if torch:
             torch.set_num_threads(1)
-            torch.get_num_threads()  # what a thread asks first takes the number set last, anywhere
-        begun.wait()
+            torch.get_num_threads()  # fixes it: a thread's first call reads the last number set
+        all_begun.wait()
 
     yield begin
-    begun.wait()
+    all_begun.wait()
     if torch:
         torch.set_num_threads(before)  # for threads that start later

@@ -1,4 +1,4 @@
-"""Large images in overlapping tiles, and the detections of all tiles as those of one image."""
+"""Overlapping tiles of large images, and the merging of their detections into the image's own."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from dabdetr.structures import Detections
 from dabdetr.structures.boxes import area, iou, shared_area
 
 AT_ONCE = 8
-"""Tiles that go through the model together, at least."""
+"""Least batch size for tiles."""
 SAME = 0.5
-"""IoU from which two boxes of one class from two views are of one object."""
+"""IoU from which two boxes of one class from two views count as the same object."""
 PART = 0.5
-"""Share of a cut box that lies in a whole one from which it is a part of that object."""
+"""Share of a cut box inside another box from which it counts as a part of that object."""
 
 View = tuple[int, int, int, int]
 """x0 y0 x1 y1 in pixels of the image."""
@@ -24,10 +24,10 @@ View = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Tiling:
-    """Square tiles of ``size`` pixels that share at least ``overlap`` of it with their neighbours.
+    """Square tiles of ``size`` pixels; neighbours share at least the fraction ``overlap`` of it.
 
-    An object no larger than the overlap lies whole in some tile. Larger ones are found in the whole
-    image, which is looked at as well.
+    An object no larger than the overlap is complete in some tile. Larger ones are detected in the
+    whole image, which is a view as well.
     """
 
     size: int
@@ -40,7 +40,7 @@ class Tiling:
             raise ValueError(f"the overlap of tiles should be from 0 to 0.9; got {self.overlap}")
 
     def views(self, height: int, width: int) -> list[View]:
-        """The tiles row by row, all of one size and evenly spread, and then the whole image."""
+        """The tiles row by row, of one size and evenly spaced, and last the whole image."""
         whole = (0, 0, width, height)
         if max(height, width) <= self.size:
             return [whole]
@@ -55,18 +55,18 @@ class Tiling:
 
 
 def merge(found: Sequence[Detections], views: Sequence[View], tiling: Tiling) -> Detections:
-    """The detections of every view of an image as the image's own, each object once; best first.
+    """The detections of all views of an image as those of the image, each object once; best first.
 
-    ``found`` has boxes in pixels of its view; the last view is the whole image. Within one view
-    nothing is merged. A box that ends at an inner border of its view is cut: it is dropped where a
-    whole box covers it, of whatever class, as a part often looks like something else, and joined
-    with the other parts of its object where no view shows this whole.
+    ``found`` has boxes in pixels of its view; the last view is the whole image. Detections of the
+    same view are not merged. A box that ends at an inner border of its view is cut. It is dropped
+    where an uncut box covers it, of any class, as a part often looks like something else; where no
+    view has the object uncut, its parts are joined.
     """
     if len(views) == 1:
         return found[0]
-    parts = [_placed(each, view) for each, view in zip(found, views, strict=True)]
-    parts[-1] = _large(parts[-1], tiling)
-    seen = np.repeat(np.array(views, np.float32), [len(part) for part in parts], axis=0)
+    parts = [_in_image_pixels(each, view) for each, view in zip(found, views, strict=True)]
+    parts[-1] = _larger_than_overlap(parts[-1], tiling)
+    extents = np.repeat(np.array(views, np.float32), [len(part) for part in parts], axis=0)
     every = replace(
         parts[-1],
         boxes=np.concatenate([part.boxes for part in parts]),
@@ -74,76 +74,79 @@ def merge(found: Sequence[Detections], views: Sequence[View], tiling: Tiling) ->
         labels=np.concatenate([part.labels for part in parts]),
         queries=np.concatenate([part.queries for part in parts]),
     )
-    cut = _cut(every.boxes, seen, every.size, tiling)
-    order = np.lexsort((-every.scores, cut))  # whole ones first, and of these the best
-    kept = _Kept(every[order], seen[order], cut[order])
+    cut = _cut_by_view(every.boxes, extents, every.size, tiling)
+    order = np.lexsort((-every.scores, cut))  # uncut boxes first, then by score
+    merger = _Merger(every[order], extents[order], cut[order])
     for index in range(len(order)):
-        kept.consider(index)
-    while kept.settle():
+        merger.consider(index)
+    while merger.reconsider_cut():
         pass
-    return kept.result()
+    return merger.result()
 
 
-def _placed(found: Detections, view: View) -> Detections:
-    """In pixels of the image."""
+def _in_image_pixels(found: Detections, view: View) -> Detections:
     x0, y0 = view[:2]
     return replace(found, boxes=found.boxes + np.array((x0, y0, x0, y0), np.float32))
 
 
-def _large(found: Detections, tiling: Tiling) -> Detections:
-    """Of the whole image's detections those that no tile is sure to show whole."""
+def _larger_than_overlap(found: Detections, tiling: Tiling) -> Detections:
+    """The detections of the whole image that may be cut in every tile."""
     sides = found.boxes[:, 2:] - found.boxes[:, :2]
     return found[sides.max(1, initial=0) > tiling.overlap * tiling.size]
 
 
-def _cut(boxes: np.ndarray, seen: np.ndarray, size: tuple[int, int], tiling: Tiling) -> np.ndarray:
-    """Whether each box ends at a border of its view that is none of the image's."""
+def _cut_by_view(
+    boxes: np.ndarray, extents: np.ndarray, size: tuple[int, int], tiling: Tiling
+) -> np.ndarray:
+    """Whether each box ends at a border of its view that is not a border of the image."""
     near = max(3.0, 0.03 * tiling.size)
     height, width = size
-    inner = np.concatenate((seen[:, :2] > 0, seen[:, 2:] < (width, height)), axis=1)
-    return np.any(inner & (np.abs(boxes - seen) <= near), axis=1)
+    inner = np.concatenate((extents[:, :2] > 0, extents[:, 2:] < (width, height)), axis=1)
+    return np.any(inner & (np.abs(boxes - extents) <= near), axis=1)
 
 
-class _Kept:
-    """What is kept of detections that come whole ones first, best first.
+class _Merger:
+    """Decides which detections to keep; they are considered uncut ones first, then by score.
 
-    found  the detections [n …], cut [n] whether each is, seen [n, 4] the part of the image in
-           which each was found
+    found    n detections
+    extents  [n, 4], the view of each; of joined detections, the extent of their views
+    cut      [n], whether each was cut by its view
     """
 
-    def __init__(self, found: Detections, seen: np.ndarray, cut: np.ndarray) -> None:
-        self.found, self.seen, self.cut = found, seen.copy(), cut
+    def __init__(self, found: Detections, extents: np.ndarray, cut: np.ndarray) -> None:
+        self.found, self.extents, self.cut = found, extents.copy(), cut
         self.boxes = found.boxes.copy()
         self.kept = np.zeros(len(found), bool)
 
     def consider(self, index: int) -> None:
-        """Keep a detection, join it with a kept one, or leave it out."""
-        box, seen, label = self.boxes[index], self.seen[index], self.found.labels[index]
-        other = self.kept & (self.seen != seen).any(1)
-        alike = other & (self.found.labels == label)
+        """Keep a detection, join it with a kept one, or drop it."""
+        box, extent, label = self.boxes[index], self.extents[index], self.found.labels[index]
+        other = self.kept & (self.extents != extent).any(1)
+        same_class = other & (self.found.labels == label)
         if not self.cut[index]:
-            self.kept[index] = not (alike & (iou(self.boxes, box) >= SAME)).any()
+            self.kept[index] = not (same_class & (iou(self.boxes, box) >= SAME)).any()
             return
-        share = _share(self.boxes, box)
+        share = _share_inside(self.boxes, box)
         covers = other & (self.found.scores >= self.found.scores[index] / 2) & (share >= PART)
         if (covers & ~self.cut).any():
             return
-        low, high = np.maximum(self.seen[:, :2], seen[:2]), np.minimum(self.seen[:, 2:], seen[2:])
+        low = np.maximum(self.extents[:, :2], extent[:2])
+        high = np.minimum(self.extents[:, 2:], extent[2:])
         shared = np.concatenate((low, high), axis=1)
-        match = np.maximum(iou(_within(self.boxes, shared), _within(box, shared)), share)
-        match[~(alike & self.cut)] = 0
+        match = np.maximum(iou(_clipped(self.boxes, shared), _clipped(box, shared)), share)
+        match[~(same_class & self.cut)] = 0
         best = int(match.argmax())
         if match[best] < SAME:
             self.kept[index] = not covers.any()
             return
-        for rows, one in ((self.boxes, box), (self.seen, seen)):
+        for rows, part in ((self.boxes, box), (self.extents, extent)):
             rows[best] = (
-                *np.minimum(rows[best, :2], one[:2]),
-                *np.maximum(rows[best, 2:], one[2:]),
+                *np.minimum(rows[best, :2], part[:2]),
+                *np.maximum(rows[best, 2:], part[2:]),
             )
 
-    def settle(self) -> bool:
-        """Look at the cut ones again, as others have grown since; whether one more was left out."""
+    def reconsider_cut(self) -> bool:
+        """Consider the kept cut boxes again, as joined ones have grown; whether one was dropped."""
         before = self.kept.sum()
         for index in np.flatnonzero(self.kept & self.cut):
             self.kept[index] = False
@@ -151,18 +154,18 @@ class _Kept:
         return bool(self.kept.sum() < before)
 
     def result(self) -> Detections:
-        """The kept ones, best first."""
+        """The kept detections, best first."""
         found = replace(self.found, boxes=self.boxes)[self.kept]
         return found[np.argsort(-found.scores, kind="stable")]
 
 
-def _within(boxes: np.ndarray, limits: np.ndarray) -> np.ndarray:
-    """Boxes [n, 4] or one, cut to limits [n, 4]; empty where they do not meet."""
+def _clipped(boxes: np.ndarray, limits: np.ndarray) -> np.ndarray:
+    """Boxes [n, 4] or [4] clipped to limits [n, 4]; empty where they do not overlap."""
     low, high = limits[:, :2], limits[:, 2:]
     boxes = np.broadcast_to(boxes, limits.shape)
     return np.concatenate((boxes[:, :2].clip(low, high), boxes[:, 2:].clip(low, high)), axis=1)
 
 
-def _share(boxes: np.ndarray, part: np.ndarray) -> np.ndarray:
-    """How much of ``part`` lies in each box."""
+def _share_inside(boxes: np.ndarray, part: np.ndarray) -> np.ndarray:
+    """The share of the area of ``part`` that is inside each box."""
     return shared_area(boxes, part) / np.maximum(area(part), 1e-6)
