@@ -1,4 +1,4 @@
-"""Attention: additive (Transformer, DETR), with separate projections, and concatenated."""
+"""Attention layers: additive (Transformer, DETR), separately projected, and concatenated."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def split_heads(x: Float[Tensor, "b n c"], heads: int) -> Float[Tensor, "b heads
 
 
 def padding_mask(padding: Bool[Tensor, "b k"] | None) -> Bool[Tensor, "b 1 1 k"] | None:
-    """Padding as a mask for ``attend``; an image that is all padding sees it all: never NaN."""
+    """Padding as a mask for ``attend``. An image of padding only is not masked: no NaN."""
     if padding is None:
         return None
     return (padding & ~padding.all(-1, keepdim=True))[:, None, None, :]
@@ -28,7 +28,11 @@ def padding_mask(padding: Bool[Tensor, "b k"] | None) -> Bool[Tensor, "b 1 1 k"]
 def shares(
     query: Float[Tensor, "b heads q d"], key: Float[Tensor, "b heads k d"], mask: AttentionMask
 ) -> Float[Tensor, "b q k"]:
-    """Attention itself, mean of heads: what ``attend`` makes of values that tell keys apart."""
+    """Attention weights, averaged over heads.
+
+    They are ``attend``'s outputs for one-hot values, one per key, so masks and kernels are the
+    same.
+    """
     batch, heads, count, _ = key.shape
     apart = torch.eye(count, dtype=query.dtype, device=query.device)
     mixed = attend(query, key, apart.expand(batch, heads, count, count), mask)
@@ -36,7 +40,7 @@ def shares(
 
 
 class AdditiveAttention(nn.Module):
-    """Attention whose queries and keys carry their positions added (Transformer, DETR)."""
+    """Attention that adds positions to queries and keys (Transformer, DETR)."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -48,7 +52,7 @@ class AdditiveAttention(nn.Module):
         self.reset()
 
     def reset(self) -> None:
-        """As torch has it: Xavier of one matrix that does query, key and value, and no bias."""
+        """Initialise as torch does: Xavier over the joint query, key and value matrix; biases 0."""
         for part in (self.query, self.key, self.value):
             nn.init.xavier_uniform_(part.weight, gain=0.5**0.5)
         for part in (self.query, self.key, self.value, self.output):
@@ -61,7 +65,7 @@ class AdditiveAttention(nn.Module):
         values: Float[Tensor, "b k c"],
         mask: AttentionMask,
     ) -> Float[Tensor, "b q c"]:
-        """Content and position are already added in queries and keys, values are content alone."""
+        """Attend. Queries and keys already contain their positions; values are content only."""
         query = split_heads(self.query(placed_queries), self.heads)
         key = split_heads(self.key(placed_keys), self.heads)
         value = split_heads(self.value(values), self.heads)
@@ -70,18 +74,18 @@ class AdditiveAttention(nn.Module):
 
 
 class TokenAttention(AdditiveAttention):
-    """Every token of memory sees every other one (dense encoders)."""
+    """Self-attention among all tokens of memory (dense encoders)."""
 
     def forward(
         self, x: Float[Tensor, "b n c"], positions: Float[Tensor, "#b n c"], memory: Memory
     ) -> Float[Tensor, "b n c"]:
-        """``x`` are the tokens as they now are; ``memory`` tells their padding."""
+        """``x`` are the current tokens; ``memory`` supplies their padding."""
         placed = x + positions
         return self.mix(placed, placed, x, padding_mask(memory.padding))
 
 
 class QuerySelfAttention(AdditiveAttention):
-    """Queries see one another; the positional query is added (DETR, deformable members)."""
+    """Self-attention among queries, with the positional query added (DETR, deformable members)."""
 
     def forward(
         self,
@@ -98,14 +102,14 @@ class QuerySelfAttention(AdditiveAttention):
         positions: QueryPositions,
         attention_mask: AttentionMask,
     ) -> Float[Tensor, "b q q"]:
-        """The share of each query's attention that every other one has, mean of heads."""
+        """Attention of each query (row) to every other one, averaged over heads."""
         placed = content + positions.query
         query, key = (split_heads(p(placed), self.heads) for p in (self.query, self.key))
         return shares(query, key, attention_mask)
 
 
 class AddCrossAttention(AdditiveAttention):
-    """Queries look at memory; positions are added on both sides (DETR)."""
+    """Cross-attention from queries to memory, with positions added on both sides (DETR)."""
 
     def forward(
         self, content: Float[Tensor, "b q c"], positions: QueryPositions, memory: Memory
@@ -115,9 +119,9 @@ class AddCrossAttention(AdditiveAttention):
 
 
 class SeparateSelfAttention(nn.Module):
-    """Queries see one another; content and position are projected apart, then added.
+    """Self-attention among queries; content and position have separate projections.
 
-    Conditional DETR and DAB-DETR decoders.
+    Used by the decoders of Conditional DETR and DAB-DETR.
     """
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
@@ -147,7 +151,7 @@ class SeparateSelfAttention(nn.Module):
         positions: QueryPositions,
         attention_mask: AttentionMask,
     ) -> Float[Tensor, "b q q"]:
-        """The share of each query's attention that every other one has, mean of heads."""
+        """Attention of each query (row) to every other one, averaged over heads."""
         return shares(*self._placed(content, positions), attention_mask)
 
     def _placed(
@@ -159,12 +163,12 @@ class SeparateSelfAttention(nn.Module):
 
 
 class ConcatCrossAttention(nn.Module):
-    """Queries look at memory; in every head content and position stand side by side.
+    """Cross-attention from queries to memory; each head concatenates content and position.
 
-    A head's query is [content, code] and its key [content, position], so that their product is the
-    sum of a content map and a position map (Conditional DETR §3.3, DAB-DETR §3.4).
-    ``add_position`` also adds the positional query and the key's position to the content parts:
-    the first layer needs it, as its content says nothing yet.
+    A head's query is [content, code] and its key [content, position], so their product is the sum
+    of a content map and a position map (Conditional DETR §3.3, DAB-DETR §3.4). ``add_position``
+    also adds the positional query and the key's position to the content parts. The first layer
+    needs it, because its content holds no information yet.
     """
 
     def __init__(self, width: int, heads: int, dropout: float, add_position: bool) -> None:
@@ -191,7 +195,7 @@ class ConcatCrossAttention(nn.Module):
         key = self._side_by_side(key, key_position.expand_as(key))
         value = split_heads(self.value(memory.tokens), self.heads)
         dropout = self.dropout if self.training else 0.0
-        # Position maps are sharp: products so large that bf16 would round them by a tenth.
+        # Products of sharp position maps are so large that bf16 would round them by a tenth.
         mask = padding_mask(memory.padding)
         return self.output(attend(query, key, value, mask, dropout, exact=True))
 
@@ -206,14 +210,14 @@ def residual(
     dropout: nn.Module,
     norm_first: bool,
 ) -> Float[Tensor, "b n c"]:
-    """x + step(x), normalised; with ``norm_first`` the step reads normalised x (pre-norm)."""
+    """x + step(x), normalised; with ``norm_first`` the input of ``step`` is (pre-norm)."""
     if norm_first:
         return x + dropout(step(norm(x)))
     return norm(x + dropout(step(x)))
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with an activation between; PReLU has one learned slope."""
+    """Two linear layers with an activation between them; PReLU has one learned slope."""
 
     def __init__(self, width: int, inner: int, activation: str, dropout: float) -> None:
         super().__init__()

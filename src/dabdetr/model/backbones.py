@@ -1,4 +1,4 @@
-"""Image → maps of a timm network at the strides of the config."""
+"""Image → feature maps of a timm network, at the strides of the config."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from dabdetr.text import reason, shown
 
 
 class TimmBackbone(nn.Module):
-    """A timm network read at the strides of the config.
+    """A timm network with feature maps at the strides of the config.
 
-    ``channels`` and ``strides`` describe the maps it returns.
+    ``channels`` and ``strides`` describe the maps that ``forward`` returns.
     """
 
     def __init__(self, part: config.Backbone) -> None:
@@ -31,7 +31,7 @@ class TimmBackbone(nn.Module):
             self.body, stages = create_body(part)
         except MemoryError:
             raise
-        except Exception as error:  # timm's networks raise many kinds for options that do not fit
+        except Exception as error:  # timm's networks raise many kinds of errors for wrong options
             if part.output_stride != 32 and "output_stride" in str(error):
                 raise ValueError(
                     f"model.backbone.output_stride is {part.output_stride}, and timm cannot dilate "
@@ -50,21 +50,21 @@ class TimmBackbone(nn.Module):
         )
         if part.norm == "frozen":
             freeze_norms(self.body)
-        self._resting = self._freeze(part.freeze_stride)
+        self._frozen_modules = self._freeze(part.freeze_stride)
         self.cell = _cell(self.body, part.output_stride)
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def train(self, mode: bool = True) -> TimmBackbone:
-        """As of every module, but frozen stages rest: their batch statistics stay."""
+        """Set the training mode; frozen stages stay in eval mode, with fixed batch statistics."""
         super().train(mode)
-        for name in self._resting:
+        for name in self._frozen_modules:
             self.body.get_submodule(name).eval()
         return self
 
     def _freeze(self, stride: int) -> list[str]:
-        """Stop training up to the deepest stage of this stride (modules stand in their order).
+        """Freeze all modules up to the deepest stage of this stride (modules are in order).
 
-        The names of the innermost modules there.
+        Returns the names of the innermost frozen modules.
         """
         ends = [s["module"] for s in self.body.feature_info.info if s["reduction"] <= stride]  # pyright: ignore
         if not ends:
@@ -88,14 +88,14 @@ class TimmBackbone(nn.Module):
 
 
 def create_body(part: config.Backbone, **loading: Any) -> tuple[Any, list[dict[str, Any]]]:
-    """The timm feature network cut at the deepest stage of each stride, and those stages.
+    """The timm feature network, cut after the deepest stage of each stride, and those stages.
 
-    ``loading`` are timm's arguments of where weights come from.
+    ``loading`` are timm's arguments about pretrained weights.
     """
     options = dict(part.options)
     if part.output_stride != 32:
         options["output_stride"] = part.output_stride
-    with torch.random.fork_rng(devices=[]):  # looking at the stages must not move the random state
+    with torch.random.fork_rng(devices=[]):  # probing the stages must not change the random state
         whole: Any = timm.create_model(part.name, features_only=True, **options)
         stages = whole.feature_info.info
     strides = [stage["reduction"] for stage in stages]
@@ -107,7 +107,7 @@ def create_body(part: config.Backbone, **loading: Any) -> tuple[Any, list[dict[s
     if any(getattr(m, "strict_img_size", False) for m in whole.modules()):
         options["strict_img_size"] = False
     if any(hasattr(m, "always_partition") for m in whole.modules()):
-        options["always_partition"] = True  # else the last stages of Swin never shift windows
+        options["always_partition"] = True  # otherwise the last stages of Swin never shift windows
     chosen = tuple(len(strides) - 1 - strides[::-1].index(stride) for stride in part.strides)
     body: Any = timm.create_model(
         part.name, features_only=True, out_indices=chosen, **loading, **options
@@ -120,10 +120,10 @@ def create_body(part: config.Backbone, **loading: Any) -> tuple[Any, list[dict[s
 
 
 def _shift_whole_windows(attend: Callable[[Tensor], Tensor], block: Any, x: Tensor) -> Tensor:
-    """Shifted windows of a map that is filled up to whole windows first, as Swin's detectors do.
+    """Pad the map to whole windows before shifting them, as Swin's detectors do.
 
-    timm shifts first and fills up afterwards: its mask then lets the first rows and columns of a
-    image, which the shift brings behind the last ones, see those.
+    timm shifts first and pads afterwards. Its mask then lets the first rows and columns of an
+    image, which the shift moves to the end, attend to the last ones.
     """
     height, width = x.shape[1:3]
     down, right = -height % block.window_size[0], -width % block.window_size[1]
@@ -131,11 +131,11 @@ def _shift_whole_windows(attend: Callable[[Tensor], Tensor], block: Any, x: Tens
 
 
 def _cell(body: nn.Module, stride: int) -> int:
-    """Pixels that an input's sides must be multiples of.
+    """The side lengths of the input must be multiples of this number of pixels.
 
-    TensorFlow's padding depends on the size, and an image's grid would shift with the batch it is
-    in; convolutions whose steps are as long as they are wide (ConvNeXt) would leave out the last
-    pixels of an image. Networks of windows fill up their maps themselves, once patches are whole.
+    TensorFlow's padding depends on the input size, so an image's grid would shift with its batch.
+    Convolutions whose kernel is as large as their stride (ConvNeXt) would drop the last pixels of
+    an image. Window transformers pad their maps themselves, once the patches are whole.
     """
     for module in body.modules():
         if getattr(module, "strict_img_size", None) is False:
@@ -148,18 +148,18 @@ def _cell(body: nn.Module, stride: int) -> int:
 
 
 def _prune(body: nn.Module, last: str) -> None:
-    """Drop the blocks behind the last map (``blocks.4``): some timm networks compute them all."""
+    """Remove the blocks after the last map (``blocks.4``), which some networks would compute."""
     parent, _, index = last.rpartition(".")
     try:
         blocks = body.get_submodule(parent)
-    except AttributeError:  # timm flattened and cut this network itself
+    except AttributeError:  # timm has flattened and cut this network already
         return
     if parent and index.isdigit() and isinstance(blocks, nn.Sequential):
         del blocks[int(index) + 1 :]
 
 
 def fill_cells(images: Images, cell: int) -> tuple[Tensor, Tensor | None]:
-    """Pixels and padding enlarged at the bottom and right to multiples of ``cell``."""
+    """Pad pixels and padding mask at the bottom and right to multiples of ``cell``."""
     pixels, padding = images.pixels, images.padding
     down, right = (-side % cell for side in pixels.shape[-2:])
     if down or right:
@@ -171,7 +171,7 @@ def fill_cells(images: Images, cell: int) -> tuple[Tensor, Tensor | None]:
 
 
 def shrink(padding: Tensor | None, size: torch.Size) -> Tensor | None:
-    """The padding of a map: nearest pixel, as in all published DETR code."""
+    """The padding mask at the size of a map: nearest pixel, as in all published DETR code."""
     if padding is None:
         return None
     return F.interpolate(padding[:, None].float(), size=tuple(size), mode="nearest")[:, 0].bool()

@@ -1,4 +1,4 @@
-"""The loop over decoder layers: attend, read the content, move the anchors."""
+"""The loop over decoder layers: attend, predict from the content, move the anchors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from dabdetr.structures import Memory, Predictions, Queries
 
 
 class DecoderLayer(nn.Module):
-    """Queries attend to one another, then to memory; each step added and normalised."""
+    """Self-attention among queries, cross-attention to memory, feed-forward; with residuals."""
 
     def __init__(self, model: config.Model, index: int) -> None:
         super().__init__()
@@ -49,23 +49,27 @@ class DecoderLayer(nn.Module):
         attention_mask: AttentionMask,
     ) -> Float[Tensor, "b q c"]:
         step = partial(residual, dropout=self.dropout, norm_first=self.norm_first)
-        among = lambda x: self.self_attention(x, positions, attention_mask)  # noqa: E731
-        content = step(content, among, self.self_norm)
-        content = step(
-            content, lambda x: self.cross_attention(x, positions, memory), self.cross_norm
-        )
+
+        def attend_queries(x: Tensor) -> Tensor:
+            return self.self_attention(x, positions, attention_mask)
+
+        def attend_memory(x: Tensor) -> Tensor:
+            return self.cross_attention(x, positions, memory)
+
+        content = step(content, attend_queries, self.self_norm)
+        content = step(content, attend_memory, self.cross_norm)
         return step(content, self.feedforward, self.feedforward_norm)
 
 
 def _attentions(model: config.Model, index: int) -> tuple[nn.Module, nn.Module]:
-    """Self- and cross-attention of layer ``index``; the one place that knows the kinds."""
+    """Self- and cross-attention of layer ``index``. No other place distinguishes the kinds."""
     cross, common = model.decoder.cross_attention, (model.width, model.heads, model.dropout)
     if cross.kind == "concat":
         add_position = index == 0 or cross.position_every_layer
         return SeparateSelfAttention(*common), ConcatCrossAttention(*common, add_position)
     if cross.kind == "add":
         return QuerySelfAttention(*common), AddCrossAttention(*common)
-    assert model.encoder.kind == "deformable"  # the config has seen to it
+    assert model.encoder.kind == "deformable"  # checked by the config
     sampling = QuerySampling(model.width, model.heads, model.encoder.levels, cross.points)
     return QuerySelfAttention(*common), sampling
 
@@ -100,32 +104,33 @@ class Decoder(nn.Module):
         attention_mask: Bool[Tensor, "q q"] | None = None,
         of_groups: int = 0,
     ) -> Predictions:
-        """``attention_mask``, True: the row's query may not attend to the column's.
+        """``attention_mask``, True: the query of the row may not attend to that of the column.
 
-        The first ``of_groups`` queries belong to groups.
+        The first ``of_groups`` queries belong to query groups.
         """
-        anchors = queries.anchors  # what boxes start from: a layer's loss may reach the move before
-        logits, boxes, entered = [], [], []
+        # With look forward twice not detached: the next layer's loss also reaches this move.
+        anchors = queries.anchors
+        logits, boxes, layer_anchors = [], [], []
         for index, layer in enumerate(self.layers):
-            # ``queries`` are what positions are made of: no gradient of a move passes here.
+            # Positions come from detached anchors: no gradient of a move passes here.
             positions = self.positions(queries, memory.ratios, index)
             mask: AttentionMask = attention_mask
             if self.relation is not None:
-                before = entered[-1] if entered else anchors
+                before = layer_anchors[-1] if layer_anchors else anchors
                 mask = self.relation(before, queries.anchors, attention_mask, of_groups)
             content = layer(queries.content, positions, memory, mask)
             normed = self.norm(content)
             logits.append(self.heads.logits(normed, index))
             boxes.append(move(anchors, self.heads.deltas(normed, index), self.anchor_eps))
-            entered.append(anchors)
+            layer_anchors.append(anchors)
             if self.duplicates is not None:
                 logits[-1] = self.duplicates(logits[-1], boxes[-1], of_groups, index)
             queries = replace(queries, content=content)
             if self.update_anchors and index + 1 < len(self.layers):
-                # By the un-normalised content: the released weights expect it.
+                # The released weights expect moves from the content before the norm.
                 deltas = self.heads.deltas(content, index)
                 anchors = move(queries.anchors, deltas, self.anchor_eps)
                 queries = replace(queries, anchors=anchors.detach())
                 if not self.look_forward_twice:
                     anchors = queries.anchors
-        return Predictions(torch.stack(logits), torch.stack(boxes), tuple(entered))
+        return Predictions(torch.stack(logits), torch.stack(boxes), tuple(layer_anchors))

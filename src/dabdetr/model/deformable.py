@@ -46,9 +46,9 @@ def sample(values: Values, shapes: Shapes, locations: Locations, weights: Weight
 
 
 def sample_by_grid(values: Values, shapes: Shapes, locations: Locations, weights: Weights) -> Read:
-    """``sample`` with torch's own kernel, level by level; computes in float32."""
+    """``sample`` with torch's ``grid_sample``, level by level; computes in float32."""
     batch, _, heads, width = values.shape
-    # [batch * heads, levels, points, queries]: queries innermost, as there are most of them.
+    # [batch * heads, levels, points, queries]: queries innermost, as the longest dimension
     grid = (2 * locations.float() - 1).permute(0, 2, 3, 4, 1, 5).flatten(0, 1)
     shares = weights.float().permute(0, 2, 3, 4, 1).flatten(0, 1)
     total = values.new_zeros((batch * heads, width, locations.shape[1]), dtype=torch.float32)
@@ -64,7 +64,7 @@ def sample_by_gather(
 ) -> Read:
     """``sample`` as weighted sums of rows, all levels at once; computes in float32.
 
-    While a graph is traced or exported it is made of elementary operations only.
+    While a graph is traced or exported it consists of elementary operations only.
     """
     batch, tokens, heads, width = values.shape
     index, shares = _corners(tokens, shapes, locations.float(), weights.float())
@@ -75,7 +75,7 @@ def sample_by_gather(
 def _corners(
     tokens: int, shapes: Shapes, locations: Locations, weights: Weights
 ) -> tuple[Int[Tensor, "n k"], Float[Tensor, "n k"]]:
-    """The four cells around every location, and the share of each in the sum.
+    """The four cells around every location, and the weight of each.
 
     Cells are rows of the table [batch · tokens · heads]; n = batch · queries · heads, k = 4 ·
     levels · points.
@@ -84,7 +84,7 @@ def _corners(
     device = locations.device
     starts = [0, *accumulate(h * w for h, w in shapes)][:-1]
     table = torch.tensor([*zip(*shapes, strict=True), starts], dtype=torch.int32, device=device)
-    # Levels and points become one dimension: on CPUs short inner loops are slow.
+    # Levels and points share one dimension: short inner loops are slow on CPUs.
     table = table.repeat_interleave(points, dim=1)
     height, width, _ = table.float()
     x, y = locations.flatten(3, 4).unbind(-1)
@@ -101,17 +101,17 @@ def _corners(
 def _neighbours(
     place: Float[Tensor, "b q heads places"], size: Float[Tensor, " places"]
 ) -> tuple[Int[Tensor, "b q heads 2 places"], Float[Tensor, "b q heads 2 places"]]:
-    """Along one axis: the cells on both sides of a place and their shares, 0 off the map."""
+    """The two cells around a location along one axis, and their weights; 0 outside the map."""
     low = place.detach().floor()
     beyond = place - low
     cells = torch.stack((low, low + 1), dim=3)
-    inside = cells.clamp(min=0).minimum(size - 1).nan_to_num()  # NaN is no index
+    inside = cells.clamp(min=0).minimum(size - 1).nan_to_num()  # NaN cannot be an index
     shares = torch.stack((1 - beyond, beyond), dim=3)
     return inside.int(), shares * (inside == cells)
 
 
 class DeformableAttention(nn.Module):
-    """Each head of a query reads ``points`` places of each level around the query's reference."""
+    """Each head of a query samples ``points`` locations per level around the query's reference."""
 
     def __init__(self, width: int, heads: int, levels: int, points: int) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ class DeformableAttention(nn.Module):
 
     @torch.no_grad()
     def reset(self) -> None:
-        """Every head looks in its own direction, point k + 1 steps away, with equal weights."""
+        """Each head starts in its own direction, with point k at distance k + 1, weights equal."""
         angles = torch.arange(self.heads) * (2 * math.pi / self.heads)
         directions = torch.stack((angles.cos(), angles.sin()), dim=-1)
         directions = directions / directions.abs().amax(-1, keepdim=True)
@@ -145,7 +145,7 @@ class DeformableAttention(nn.Module):
         shapes: Shapes,
         padding: Bool[Tensor, "b s"] | None,
     ) -> Float[Tensor, "b q c"]:
-        """``references`` are points or boxes (frame 2 or 4), 0–1 of each level's padded map."""
+        """``references`` are points or boxes (2 or 4 numbers), 0–1 of each level's padded map."""
         values = self.value(tokens)
         if padding is not None:
             values = values.masked_fill(padding.unsqueeze(-1), 0)
@@ -159,7 +159,7 @@ class DeformableAttention(nn.Module):
         references: Float[Tensor, "b q levels frame"],
         shapes: Shapes,
     ) -> tuple[Locations, Weights]:
-        """Where each head of a query reads, and how much of each place; float32 in any autocast."""
+        """Sampling locations and weights of each head of a query; float32 under any autocast."""
         offsets = self.offsets(query).float().unflatten(-1, (self.heads, -1))
         weights = self.weights(query).float().unflatten(-1, (self.heads, -1)).softmax(-1)
         places = (self.levels, self.points)
@@ -172,33 +172,33 @@ class DeformableAttention(nn.Module):
         offsets: Float[Tensor, "b q heads k"],
         shapes: Shapes,
     ) -> Float[Tensor, "b q heads k"]:
-        """Levels, points and axes are one dimension k: on CPUs short inner loops are slow."""
+        """Levels, points and axes share one dimension k: short inner loops are slow on CPUs."""
 
         def for_all(x: Float[Tensor, "*batch levels 2"]) -> Float[Tensor, "*batch 1 k"]:
             repeated = x.unsqueeze(-2).expand(*x.shape[:-1], self.points, 2)
             return repeated.flatten(-3).unsqueeze(-2)
 
         centre, side = references.tensor_split([2], dim=-1)
-        if side.shape[-1]:  # offsets in half sides: after all points' steps, the border of the box
+        if side.shape[-1]:  # in half sides; the offset of the last point ends at the border
             return for_all(centre) + offsets / self.points * for_all(side) * 0.5
         sizes = torch.tensor(shapes, dtype=torch.float32, device=offsets.device).flip(-1)
         return for_all(centre) + offsets / for_all(sizes)
 
 
 class TokenSampling(DeformableAttention):
-    """Every token reads places around its own cell, on all levels (deformable encoders)."""
+    """Every token samples around its own cell, on all levels (deformable encoders)."""
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, x: Float[Tensor, "b n c"], positions: Float[Tensor, "#b n c"], memory: Memory
     ) -> Float[Tensor, "b n c"]:
-        """``x`` are the tokens as they now are; ``memory`` tells their levels and padding."""
+        """``x`` are the current tokens; ``memory`` supplies their levels and padding."""
         assert memory.ratios is not None
         references = encoder_references(memory.shapes, memory.ratios)
         return super().forward(x + positions, references, x, memory.shapes, memory.padding)
 
 
 class QuerySampling(DeformableAttention):
-    """Every query reads places around its anchor, on all levels (deformable decoders)."""
+    """Every query samples around its anchor, on all levels (deformable decoders)."""
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, content: Float[Tensor, "b q c"], positions: QueryPositions, memory: Memory
@@ -214,9 +214,9 @@ class QuerySampling(DeformableAttention):
 def valid_ratios(
     paddings: list[Tensor | None], batch: int, device: torch.device | str
 ) -> Float[Tensor, "b levels 2"]:
-    """The unpadded share (of the width, of the height) of each level's map; float32.
+    """The unpadded share (of width, of height) of each level's map, float32.
 
-    An image counts as at least one cell, so that nothing is divided by zero.
+    At least one cell counts as unpadded, which avoids division by zero.
     """
     ratios = []
     for padding in paddings:
@@ -231,7 +231,7 @@ def valid_ratios(
 def encoder_references(
     shapes: Shapes, valid_ratios: Float[Tensor, "b levels 2"]
 ) -> Float[Tensor, "b s levels 2"]:
-    """Each token's centre (x, y), the same of the unpadded image, on every level's padded map."""
+    """Each token's centre (x, y) in the unpadded image, relative to every level's padded map."""
     centres = []
     for (h, w), ratio in zip(shapes, valid_ratios.unbind(1), strict=True):
         y, x = (torch.arange(n, device=ratio.device) + 0.5 for n in (h, w))

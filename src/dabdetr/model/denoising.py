@@ -20,7 +20,7 @@ from dabdetr.structures import Queries, QueryGroup, Questions, Targets
 Part = config.Denoising | config.ContrastiveDenoising
 
 COUNTS_OBJECTS = 50
-"""From here on the contrastive ``number`` counts copies in an image; below it, half the groups."""
+"""From this ``number`` on, contrastive denoising counts copies; below it, half the groups."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def draw_noise(copies: int, objects: int, classes: int, device: torch.device) ->
 
 
 def content_width(part: Part | None, width: int) -> int:
-    """Channels of content beside the indicator, which kind "dn" alone has."""
+    """Content channels besides the indicator channel, which only kind "dn" has."""
     return width - (part is not None and part.kind == "dn")
 
 
@@ -74,7 +74,7 @@ class Denoising(nn.Module):
         self.labels = nn.Embedding(classes + 1, content_width(part, width))
 
     def beside_copies(self, queries: Queries) -> Queries:
-        """The matching queries: indicator 0; content "unknown" added where they start from it."""
+        """The matching queries with indicator 0; content "unknown" added if they start from it."""
         content = queries.content
         content = nn.functional.pad(content, (0, self.width - content.shape[-1]))
         if self.unknown:
@@ -85,8 +85,9 @@ class Denoising(nn.Module):
     def forward(self, targets: Targets, noise: Noise | None = None) -> QueryGroup | None:
         """The group of a batch; None where no image has an object.
 
-        Copy after copy, in each a slot for every object of the fullest image, in target order.
-        Slots without an object have content 0 and the anchor (.5, .5, .5, .5).
+        The queries are ordered copy by copy. Each copy has a slot for every object of the fullest
+        image, in target order. Slots without an object have content 0 and the anchor (.5, .5, .5,
+        .5).
         """
         if not len(targets.labels):
             return None
@@ -96,7 +97,7 @@ class Denoising(nn.Module):
         if noise is None:
             noise = draw_noise(copies, objects, self.classes, device)
         image, place = _places(targets, device)
-        number = torch.arange(copies, device=device)[:, None]  # of the copy
+        number = torch.arange(copies, device=device)[:, None]  # within the copy
         slots = (image.expand(copies, -1), number * most + place)
 
         known = self._content(self._noisy_labels(targets.labels, noise), 1.0)
@@ -116,15 +117,15 @@ class Denoising(nn.Module):
             query=slots[1][positive].flatten(),
             target=torch.arange(objects, device=device).repeat(groups),
             copies=groups,
-            # DINO's negatives and padding must say "nothing"; DN-DETR's padding is not asked.
+            # DINO supervises negatives and padding as background; DN-DETR ignores padding.
             supervised=filled if self.part.kind == "dn" else torch.ones_like(filled),
         )
 
     def questions(self, asked: Questions) -> QueryGroup:
-        """A group of one query for each box; each sees the matching queries and itself only.
+        """A group with one query per box. Each attends to the matching queries and to itself only.
 
-        Its content is the row of the class it is thought to hold; the mean of all classes' rows
-        where that is not known.
+        Its content is the table's row of the presumed class, or the mean of all classes' rows where
+        no class was given.
         """
         rows = self.labels.weight
         table = torch.cat((rows, rows[: self.classes].mean(0, keepdim=True)))
@@ -144,41 +145,41 @@ class Denoising(nn.Module):
         )
 
     def _content(self, labels: Int64[Tensor, "*shape"], copy: float) -> Float[Tensor, "*shape c"]:
-        """Rows of the table; with an indicator, whether they stand for a copy."""
+        """Rows of the table; with an indicator, also whether they are copies."""
         return self._marked(self.labels(labels), copy)
 
     def _marked(self, content: Tensor, copy: float) -> Tensor:
-        """Content with the indicator, where there is one."""
+        """Content with the indicator channel, where the kind has one."""
         return nn.functional.pad(content, (0, 1), value=copy) if self.indicator else content
 
     def _noisy_labels(
         self, labels: Int64[Tensor, " objects"], noise: Noise
     ) -> Int64[Tensor, "copies objects"]:
-        """Some classes replaced by random ones, which may be the true one."""
+        """Labels with some classes replaced by random ones, which may equal the true one."""
         return torch.where(noise.chance < self.part.label_noise, noise.labels, labels)
 
     @torch.no_grad()
     def _noisy_anchors(
         self, boxes: Float[Tensor, "objects 4"], noise: Noise
     ) -> Float[Tensor, "copies objects 4"]:
-        """Moved boxes; every number held within 0–1, off the ends by the inverse sigmoid's eps."""
+        """Moved boxes in logit space, each number clamped to 0–1 and kept off the ends by eps."""
         boxes, shift, amount = boxes.float(), noise.shift.float(), self.part.box_noise
         size = boxes[:, 2:]
         if self.part.kind == "dn":
             reach = torch.cat((size / 2, size), dim=-1)
             moved = boxes + shift * reach * amount
         else:
-            # Every other copy is a negative: each edge moves one more half side the same way.
+            # Every other copy is negative: its edges move one more half side the same way.
             far = (torch.arange(len(shift), device=shift.device) % self.signs)[:, None, None]
             shift = torch.copysign(shift.abs() + far, shift)
             reach = torch.cat((size / 2, size / 2), dim=-1)
-            # Edges may change places; the negative side is then held at the least one.
+            # Edges may change places; the side is then clamped to the smallest allowed one.
             moved = to_centres((to_corners(boxes) + shift * reach * amount).clamp(0, 1))
         return inverse_sigmoid(moved, self.eps).sigmoid()
 
 
 def _group_count(part: Part, most: int) -> int:
-    """Groups of a batch whose fullest image has ``most`` objects (the reference's rule)."""
+    """Copies for a batch whose fullest image has ``most`` objects (the reference's rule)."""
     if part.kind == "dn":
         return part.groups
     if part.number < COUNTS_OBJECTS:
@@ -189,7 +190,7 @@ def _group_count(part: Part, most: int) -> int:
 def _places(
     targets: Targets, device: torch.device
 ) -> tuple[Int64[Tensor, " objects"], Int64[Tensor, " objects"]]:
-    """The image of each object, and its place among the objects of that image."""
+    """The image of each object, and its index among the objects of that image."""
     counts = torch.tensor(targets.counts)
     image = torch.arange(len(counts)).repeat_interleave(counts)
     first = counts.cumsum(0) - counts

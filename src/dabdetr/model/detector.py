@@ -32,9 +32,9 @@ from dabdetr.structures import (
 
 
 class Detector(nn.Module):
-    """A member of the family, built from parts.
+    """A member of the family: the skeleton with the parts of its config.
 
-    ``config`` is the value it was built from, ``names`` the class names in label order.
+    ``config`` is the config the detector was built from, ``names`` the class names in label order.
     """
 
     def __init__(
@@ -65,8 +65,11 @@ class Detector(nn.Module):
         targets: Targets | None = None,
         questions: Questions | None = None,
     ) -> Predictions:
-        """Predictions; also those of query groups: of ``targets``, which training needs, or of
-        ``questions``. The matching queries see neither."""
+        """Predictions of the matching queries, and those of query groups.
+
+        ``targets`` (needed in training) add denoising and collaborative groups, ``questions`` a
+        group of boxes to ask about. The matching queries attend to no group.
+        """
         features = self.backbone(images)
         memory = self.encoder(self.projection(features))
         queries = self.queries(memory)
@@ -89,7 +92,7 @@ class Detector(nn.Module):
         targets: Targets | None,
         questions: Questions | None = None,
     ) -> tuple[list[QueryGroup], tuple[HeadSamples, ...]]:
-        """Extra queries at known boxes, and what the heads that find them learn from."""
+        """Query groups at known boxes, and the samples that collaborative heads learn from."""
         groups: list[QueryGroup] = []
         heads: tuple[HeadSamples, ...] = ()
         if questions is not None:
@@ -134,11 +137,11 @@ def build(config: Config, names: Sequence[str]) -> Detector:
         unknown = model.queries.content == "unknown"
         denoising = Denoising(model.denoising, len(names), model.width, model.anchor_eps, unknown)
     decoder = Decoder(model, Heads(model, len(names), softmax=config.classifier == "softmax"))
-    # All but heads, which have their own, and what is no matrix of a product: queries themselves.
+    # Heads initialise themselves; the queries' own parameters are not weight matrices.
     of_queries = [p for name, p in queries.named_children() if name not in ("classes", "boxes")]
     for part in (encoder, decoder.layers, decoder.positions, *of_queries):
         _xavier(part)
-    # Last, so that the same seed gives all other parts the same weights without it.
+    # Last: a seed gives all other parts the same weights with and without collaborative heads.
     collaborative = None if model.collaborative is None else Collaborative(model, len(names))
     detector = Detector(
         config, names, backbone, projection, encoder, queries, decoder, denoising, collaborative
@@ -148,9 +151,9 @@ def build(config: Config, names: Sequence[str]) -> Detector:
 
 
 def _xavier(module: nn.Module) -> None:
-    """Xavier for every matrix; attention outputs start without bias.
+    """Xavier for every matrix; biases of attention outputs are 0.
 
-    Parts that know better have a ``reset`` and keep what it gave them.
+    Afterwards parts with a ``reset`` method apply their own initialisation.
     """
     for name, parameter in module.named_parameters():
         if parameter.dim() > 1:

@@ -1,4 +1,4 @@
-"""From tokens to memory: self-attention over all of them, or sampling around each."""
+"""From tokens to memory: self-attention among all tokens, or deformable attention."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class EncoderLayer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """The same layer again and again; content may scale the position codes (DAB-DETR)."""
+    """A stack of equal layers; content may scale the position codes (DAB-DETR)."""
 
     def __init__(self, model: config.Model) -> None:
         super().__init__()

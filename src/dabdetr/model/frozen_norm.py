@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 class FrozenNorm(nn.Module):
-    """A batch norm that never changes: four buffers, under the names that checkpoints use."""
+    """A batch norm with fixed statistics: four buffers, under the names that checkpoints use."""
 
     weight: Tensor
     bias: Tensor
@@ -23,8 +23,8 @@ class FrozenNorm(nn.Module):
     def __init__(self, channels: int, eps: float, after: nn.Module | None = None) -> None:
         super().__init__()
         self.eps = eps
-        self.folded = False  # the convolution before it already applies it
-        self.after = after or nn.Identity()  # the activation of timm's norm-and-activation layers
+        self.folded = False  # already applied by the convolution before it
+        self.after = after or nn.Identity()  # in timm's norm-and-activation layers
         for name, value in (("weight", 1.0), ("bias", 0.0)):
             self.register_buffer(name, torch.full((channels,), value))
         for name, value in (("running_mean", 0.0), ("running_var", 1.0)):
@@ -43,13 +43,13 @@ class FrozenNorm(nn.Module):
 
 
 class FoldedConv2d(nn.Conv2d):
-    """A convolution that applies the frozen norm behind it: one pass over the map, not three.
+    """A convolution that also applies the frozen norm after it: one pass over the map, not three.
 
-    Its parameters keep their names and values; the product with the norm's scale is remembered in
-    evaluation mode, until that ends, one of them changes or it learns: a fused optimiser changes
-    weights without counting their versions. While it learns and has more weights than
-    its map has numbers (the last stage of a ResNet), the map is scaled instead: a twentieth of a
-    training step, and no copy of the weights.
+    Its parameters keep their names and values. In eval mode the product with the norm's scale is
+    cached until a weight changes or training begins. It is not cached in training: a fused
+    optimiser changes weights without increasing their version counters. While the layer trains and
+    has more weights than its map has elements (the last stage of a ResNet), the map is scaled
+    instead: a twentieth of a training step, and no copy of the weights.
     """
 
     def __init__(self, conv: nn.Conv2d, norm: FrozenNorm) -> None:
@@ -64,15 +64,15 @@ class FoldedConv2d(nn.Conv2d):
             bias=conv.bias is not None,
         )
         self.weight, self.bias = conv.weight, conv.bias
-        self.same = isinstance(conv, Conv2dSame)  # TensorFlow's padding, which depends on the size
-        self._norm = (norm,)  # in a tuple, so that the norm stays registered at its own place only
+        self.same = isinstance(conv, Conv2dSame)  # TensorFlow's padding
+        self._norm = (norm,)  # in a tuple, so that the norm is not registered twice
         self._folded: tuple[object, Tensor, Tensor] | None = None
         self._is_folded = False
         norm.folded = True
 
     @torch.no_grad()
     def fold(self) -> None:
-        """Take the product with the norm as own weights, for good: a graph is traced next."""
+        """Replace the weights by their product with the norm, for good: a graph is traced next."""
         weight, bias = self._fold()
         self.weight, self.bias = nn.Parameter(weight.clone()), nn.Parameter(bias.clone())
         self._is_folded = True
@@ -86,7 +86,7 @@ class FoldedConv2d(nn.Conv2d):
         state = tuple((t.data_ptr(), t._version) for t in sources)
         if not learning and self._folded is not None and self._folded[0] == state:
             return self._folded[1:]
-        # Remembered weights must serve a later backward pass of other layers as well.
+        # Cached weights must also serve a later backward pass of other layers.
         with torch.inference_mode(False):
             scale, shift = norm.scale_and_shift()
             weight = self.weight * scale[:, None, None, None]
@@ -98,9 +98,11 @@ class FoldedConv2d(nn.Conv2d):
         return weight, bias
 
     def _pads(self) -> list[int]:
-        """TensorFlow's padding (left, right, top, bottom) where the stride divides the size.
+        """TensorFlow's padding (left, right, top, bottom) for sides that are multiples of the
+        stride.
 
-        In whole cells it does; a graph of any size cannot ask.
+        Inputs are padded to whole cells, so this holds; an exported graph of any size cannot check
+        it.
         """
         pads: list[int] = []
         axes = zip(self.kernel_size, self.stride, self.dilation, strict=True)
@@ -110,7 +112,7 @@ class FoldedConv2d(nn.Conv2d):
         return pads
 
     def train(self, mode: bool = True) -> FoldedConv2d:
-        """As of every module; cached folds are computed again."""
+        """Set the training mode; the cached product is computed again."""
         self._folded = None
         return super().train(mode)
 
@@ -141,10 +143,10 @@ class FoldedConv2d(nn.Conv2d):
 
 
 def freeze_norms(module: nn.Module) -> None:
-    """Replace every batch norm below ``module`` by a frozen one, folded where a conv precedes it.
+    """Freeze every batch norm below ``module``, folded into the convolution before it.
 
-    timm registers a convolution and the norm that follows it one after the other; a test holds the
-    result against the unfolded network.
+    timm registers a convolution and its norm one after the other; a test compares the result with
+    the unfolded network.
     """
     before: tuple[str, nn.Module] | None = None
     for name, child in list(module.named_children()):
@@ -152,7 +154,7 @@ def freeze_norms(module: nn.Module) -> None:
             act = nn.Sequential(*child.children()) if len(list(child.children())) else None
             frozen = FrozenNorm(child.num_features, child.eps, act)
             frozen.load_state_dict(child.state_dict(), strict=False)
-            if not frozen.weight.any():  # timm starts residual branches at 0; frozen, it would stay
+            if not frozen.weight.any():  # timm's start of residual branches; it would stay 0
                 frozen.weight.fill_(1.0)
             setattr(module, name, frozen)
             if before is not None and _foldable(before[1], child):

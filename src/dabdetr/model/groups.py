@@ -1,8 +1,8 @@
-"""Query groups: extra queries at known boxes; joined, masked, split again.
+"""Query groups: extra queries at known boxes, joined with the matching queries, then split.
 
-In training denoising makes such groups from the targets, collaborative heads from their positives;
-questions are a group of boxes that a caller gives. The decoder runs over one row of queries and a
-mask; it never learns where they came from.
+In training, denoising makes groups from the targets and collaborative heads from their positives.
+Questions are a group of boxes given by the caller. The decoder gets one row of queries and a mask,
+whatever their source.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from dabdetr.structures import Predictions, Queries, QueryGroup
 def join(
     queries: Queries, groups: Sequence[QueryGroup]
 ) -> tuple[Queries, Bool[Tensor, "total total"] | None]:
-    """All queries in one row, the groups' first and in order, the matching ones last; and the mask.
+    """All queries in one row, groups first and in order, matching queries last; and the mask.
 
-    True in the mask: the row's query may not attend to the column's. Matching queries see one
-    another only, so that their predictions are those of a model without groups. A group sees
-    itself, as far as its own ``attention_mask`` lets it, and the matching queries where it may;
-    never another group.
+    True in the mask: the query of the row may not attend to that of the column. Matching queries
+    attend to one another only, so their predictions are those of a model without groups. A group
+    attends to itself as far as its ``attention_mask`` allows, and to the matching queries if
+    ``sees_matching``; never to another group.
     """
     if not groups:
         return queries, None
@@ -44,16 +44,16 @@ def join(
 
 
 def split(predictions: Predictions, sizes: Sequence[int]) -> tuple[list[Predictions], Predictions]:
-    """Predictions of joined queries taken apart: those of each group, and the matching ones.
+    """Split the predictions of joined queries: those of each group, and the matching ones.
 
-    ``sizes`` are the groups' (``QueryGroup.count``), in the order they were joined in.
+    ``sizes`` are the groups' sizes (``QueryGroup.count``), in the order of ``join``.
     """
     of_groups = [_columns(predictions, start, end) for start, end in _spans(sizes)]
     return of_groups, _columns(predictions, sum(sizes), predictions.logits.shape[2])
 
 
 def _columns(predictions: Predictions, start: int, end: int) -> Predictions:
-    """The predictions of some queries only."""
+    """The predictions of the queries ``start`` to ``end``."""
     return replace(
         predictions,
         logits=predictions.logits[:, :, start:end],
@@ -63,5 +63,5 @@ def _columns(predictions: Predictions, start: int, end: int) -> Predictions:
 
 
 def _spans(sizes: Iterable[int]) -> list[tuple[int, int]]:
-    """First and one past the last place of each group in the joined row."""
+    """Start and end of each group in the joined row."""
     return list(pairwise(accumulate(sizes, initial=0)))

@@ -1,4 +1,4 @@
-"""What a query's content says: class logits, and how far the box lies from the anchor."""
+"""Prediction heads: class logits, and the shift of the box from its anchor."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from dabdetr import config
 from dabdetr.model.positions import mlp
 
 PRIOR = 0.01
-"""Probability of each class before training: nearly all queries are no object (focal loss)."""
+"""Initial probability of each class: nearly all queries have no object (focal loss)."""
 
 
 class Heads(nn.Module):
-    """A class head and a box head: one for all decoder layers, or one for each."""
+    """Class and box heads, shared by all decoder layers or one for each."""
 
     def __init__(self, model: config.Model, classes: int, softmax: bool = False) -> None:
-        """``softmax`` adds one logit, the last: no object."""
+        """``softmax`` adds a last logit: no object."""
         super().__init__()
         width, layers = model.width, model.decoder.layers
         self.classes = nn.ModuleList(
@@ -28,7 +28,8 @@ class Heads(nn.Module):
         self.boxes = nn.ModuleList(
             mlp(width, width, width, 4) for _ in range(layers if model.box_head_per_layer else 1)
         )
-        for head in self.boxes if model.queries.anchor is not None else ():  # else all is its own
+        # Without an anchor the head predicts the whole box.
+        for head in self.boxes if model.queries.anchor is not None else ():
             nn.init.zeros_(head[-1].weight)  # pyright: ignore[reportIndexIssue]
             nn.init.zeros_(head[-1].bias)  # pyright: ignore[reportIndexIssue]
         if _start_small(model):
@@ -44,10 +45,10 @@ class Heads(nn.Module):
 
 
 def _start_small(model: config.Model) -> bool:
-    """Learned anchors of deformable members are large: their first boxes shall be a seventh of it.
+    """Whether first boxes start at a seventh of the image: learned anchors of deformable members.
 
-    Not the encoder's proposals, which have their size already; nor where one head moves the boxes
-    of all layers, and would shrink them in each.
+    Proposals of the encoder have their size already. A head shared by all layers that move the box
+    would shrink it in each.
     """
     once = model.box_head_per_layer or not model.decoder.update_anchors
     deformable = model.decoder.cross_attention.kind == "deformable"
@@ -55,7 +56,7 @@ def _start_small(model: config.Model) -> bool:
 
 
 def class_head(width: int, classes: int) -> nn.Linear:
-    """A class head that starts at the prior."""
+    """A class head whose bias gives every class the prior probability."""
     head = nn.Linear(width, classes)
     nn.init.constant_(head.bias, -math.log((1 - PRIOR) / PRIOR))
     return head

@@ -1,6 +1,6 @@
-"""Sine codes of places, and the positional query that an anchor becomes.
+"""Sine codes of positions, and the positional query of an anchor.
 
-Codes are made in float32 whatever the autocast says: at low precision neighbouring places would
+Codes are computed in float32 under any autocast: at lower precision neighbouring positions would
 share a code.
 """
 
@@ -18,7 +18,7 @@ from dabdetr.geometry import SMALLEST_SIDE
 from dabdetr.structures import Queries
 
 ANCHOR_TEMPERATURE = 10000.0
-"""Of anchors' codes; the released weights pair it with a map temperature of 20 (or 10)."""
+"""Of anchors' codes; the released weights combine it with a map temperature of 20 (or 10)."""
 
 
 def sine_code(
@@ -35,7 +35,7 @@ def sine_code(
 def sine_angles(
     values: Float[Tensor, "*shape"], features: int, temperature: float
 ) -> Float[Tensor, "*shape frequencies"]:
-    """Each value at the ``features / 2`` falling frequencies of its sine code, float32."""
+    """Each value times the ``features / 2`` falling frequencies of its sine code, float32."""
     step = torch.arange(features // 2, device=values.device, dtype=torch.float32)
     return values.float()[..., None] / temperature ** (2 * step / features)
 
@@ -49,8 +49,8 @@ def map_code(
 ) -> Float[Tensor, "batch h w width"]:
     """The code of every cell of a map: y features, then x features, of the unpadded image.
 
-    Cells are counted from 1; deformable members add an ``offset`` of −0.5, the cell's middle.
-    ``temperature_width`` is that of the x features, where it is another one.
+    Cells are counted from 1; deformable members add an ``offset`` of −0.5, the centre of the cell.
+    ``temperature_width`` is the temperature of the x features if it differs.
     """
     temperatures = (temperature, temperature if temperature_width is None else temperature_width)
     valid = (~padding).float()
@@ -82,7 +82,7 @@ def mlp(*widths: int) -> nn.Sequential:
 
 @dataclass(frozen=True)
 class QueryPositions:
-    """Where the queries of one decoder layer are.
+    """Positions of the queries of one decoder layer.
 
     query    [batch, queries, width], the positional query: what queries tell one another
     code     [batch, queries, width] float32, y and x features, modulated: where dense attention
@@ -96,12 +96,13 @@ class QueryPositions:
 
 
 class Positions(nn.Module):
-    """Anchors (or a learned positional query) → where the queries of a layer are.
+    """Anchors (or learned positional queries) → positions of the queries of a layer.
 
-    Box anchors make the positional query themselves (DAB-DETR §3.2). ``modulate_position`` lets
-    content scale the code that steers attention (Conditional DETR §3.3), or, where attention is
-    ``deformable``, the positional query (DAB-Deformable). ``modulate_size``
-    widens attention along x for wide anchors and along y for tall ones (DAB-DETR §3.4, eq. 6).
+    The positional query of a box anchor is computed from its code (DAB-DETR §3.2).
+    ``modulate_position`` lets content scale the code that steers dense attention (Conditional DETR
+    §3.3), or, with ``deformable`` attention, the positional query (DAB-Deformable).
+    ``modulate_size`` widens attention along x for wide anchors and along y for tall ones (DAB-DETR
+    §3.4, eq. 6).
     """
 
     def __init__(
@@ -126,12 +127,12 @@ class Positions(nn.Module):
     def forward(
         self, queries: Queries, ratios: Float[Tensor, "batch levels 2"] | None, layer: int
     ) -> QueryPositions:
-        """Positions of ``queries`` as they enter layer number ``layer``."""
+        """Positions of ``queries`` at the input of layer ``layer``."""
         anchors, content = queries.anchors, queries.content
         if anchors is None:
             assert queries.positions is not None
             return QueryPositions(queries.positions)
-        # Deformable members see anchors in the frame of the padded batch.
+        # Deformable members code anchors relative to the padded batch.
         framed = anchors if ratios is None else in_level(anchors, ratios[:, 0])
         code = (
             None if self.deformable and self.to_query is None else anchor_code(framed, self.width)
@@ -152,7 +153,7 @@ class Positions(nn.Module):
     def _scale(self, content: Tensor, layer: int) -> Tensor | None:
         if isinstance(self.scale, nn.Embedding):
             return self.scale.weight[layer]
-        if self.scale is None or layer == 0:  # the first layer's content says nothing yet
+        if self.scale is None or layer == 0:  # the first layer's content holds no information yet
             return None
         return self.scale(content)
 
@@ -167,5 +168,5 @@ class Positions(nn.Module):
 def in_level(
     anchors: Float[Tensor, "batch queries frame"], ratio: Float[Tensor, "batch 2"]
 ) -> Float[Tensor, "batch queries frame"]:
-    """Anchors of the unpadded image, in the frame of a padded map (``ratio`` of it is image)."""
+    """Anchors of the unpadded image, relative to a padded map; ``ratio`` is its unpadded share."""
     return anchors * ratio.repeat(1, anchors.shape[-1] // 2)[:, None]

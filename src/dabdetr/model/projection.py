@@ -14,7 +14,7 @@ from dabdetr.structures import Features, Memory
 
 
 class Projection(nn.Module):
-    """The one map of a dense member as tokens, row by row."""
+    """The single map of a dense member as tokens, row by row."""
 
     def __init__(self, channels: int, model: config.Model) -> None:
         super().__init__()
@@ -32,7 +32,8 @@ class Projection(nn.Module):
 class Pyramid(nn.Module):
     """Several maps as the tokens of all levels, fine to coarse (Deformable DETR, appendix A.4).
 
-    Levels beyond the backbone's maps halve the last map, the first of them from the raw one.
+    Each level beyond the backbone's maps is half the size of the one before; the first of them is
+    made from the backbone's last map before projection.
     """
 
     def __init__(self, channels: list[int], model: config.Model, levels: int) -> None:
@@ -65,7 +66,7 @@ class Pyramid(nn.Module):
 
 
 def _level(channels: int, width: int, kernel: int) -> nn.Sequential:
-    """A convolution (1: as it is, 3: halved) and a group norm."""
+    """A convolution (kernel 1 keeps the size, 3 halves it) and a group norm."""
     stride, padding = (1, 0) if kernel == 1 else (2, 1)
     conv = nn.Conv2d(channels, width, kernel, stride, padding)
     nn.init.xavier_uniform_(conv.weight)
@@ -77,7 +78,7 @@ def _level(channels: int, width: int, kernel: int) -> nn.Sequential:
 def _code(
     model: config.Model, fine: Float[Tensor, "b c h w"], padding: Bool[Tensor, "b h w"] | None
 ) -> Float[Tensor, "#b h w width"]:
-    """Position codes of a map; the same for all images where none is padded."""
+    """Position codes of a map; shared by all images if none is padded."""
     if padding is None:
         padding = torch.zeros((1, *fine.shape[-2:]), dtype=torch.bool, device=fine.device)
     height, width = model.position_temperature, model.position_temperature_width

@@ -1,4 +1,4 @@
-"""Two stages: the encoder proposes boxes, and the best are the queries (Deformable DETR, DINO)."""
+"""Two stages: the encoder proposes boxes, and the best become queries (Deformable DETR, DINO)."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from dabdetr.model.positions import ANCHOR_TEMPERATURE, mlp, sine_code
 from dabdetr.structures import Memory, Predictions, Queries
 
 MOST = 80.0
-"""Largest logit, of either sign, that ranking tells from others: e⁸⁰ is a float32."""
+"""Largest absolute logit that the ranking key keeps distinct: e⁸⁰ fits into float32."""
 
 SIDE = 0.05
-"""Width and height of the finest level's first boxes; each level doubles it."""
+"""Width and height of proposals before refinement on the finest level; doubled per level."""
 
 
 class EncoderQueries(nn.Module):
-    """Every token proposes a box; the best become anchors; content is learned or theirs."""
+    """Every token proposes a box; the best become anchors. Content is learned or the token."""
 
     def __init__(
         self, part: config.EncoderQueries, width: int, content_width: int, classes: int
     ) -> None:
-        """``content_width`` channels of content are given (see ``denoising``)."""
+        """``content_width`` channels of content are learned (see ``denoising``)."""
         super().__init__()
         self.count, self.rank, self.distinct = part.count, part.rank, part.distinct
         self.content_width = content_width
@@ -57,24 +57,24 @@ class EncoderQueries(nn.Module):
         selected = self.boxes(best_tokens).float() + best_first
         anchors = selected.detach().sigmoid()
         content, positions = self._content(selected.detach(), best_tokens.detach())
-        if self.rank == "objectness":  # learns from all tokens, the others from the chosen
-            said, boxes = scores, self.boxes(tokens).float() + first
+        if self.rank == "objectness":  # trains all tokens, other ranks the best
+            logits, boxes = scores, self.boxes(tokens).float() + first
         else:
-            said, boxes = best_scores, selected
+            logits, boxes = best_scores, selected
         any_object = self.rank != "classes"
-        proposals = Predictions(said[None], boxes.sigmoid()[None], (None,), objectness=any_object)
+        proposals = Predictions(logits[None], boxes.sigmoid()[None], (None,), objectness=any_object)
         return Queries(content, anchors, positions, proposals)
 
     def _content(
         self, boxes: Float[Tensor, "b q 4"], tokens: Float[Tensor, "b q c"]
     ) -> tuple[Tensor, Tensor | None]:
-        """Content, and the positional query where it is made of the proposed box."""
+        """Content, and the positional query if it is computed from the proposed box."""
         if self.content is not None:
             return self.content[: boxes.shape[1]].expand(boxes.shape[0], -1, -1), None
         if self.to_query is None:
             return tokens[..., : self.content_width], None
         width = self.project.out_features
-        angles = 2 * torch.pi * boxes.sigmoid()  # in the order x, y, w, h, unlike anchors' codes
+        angles = 2 * torch.pi * boxes.sigmoid()  # order: x, y, w, h, unlike anchors' codes
         code = sine_code(angles, width // 2, ANCHOR_TEMPERATURE).flatten(-2)
         positions, content = self.to_query(code).chunk(2, dim=-1)
         return content, positions
@@ -83,10 +83,10 @@ class EncoderQueries(nn.Module):
 def peaks_first(
     scores: Float[Tensor, "b s"], shapes: tuple[tuple[int, int], ...]
 ) -> Float[Tensor, "b s"]:
-    """Keys for ranking: tokens below a neighbour (3×3, same level) come after all others.
+    """Ranking keys that put tokens below a neighbour (3×3, same level) after all others.
 
-    A token's key is e^s of its score s, or −e^−s where a neighbour surpasses it: the order among
-    each kind stays, and float32 tells scores apart that differ by 1e-7.
+    The key of a score s is e^s, or −e^−s where a neighbour has a higher score. The order within
+    each kind is kept, and float32 separates scores that differ by 1e-7.
     """
     levels = scores.float().split([height * width for height, width in shapes], dim=1)
     ranked = []
@@ -99,7 +99,7 @@ def peaks_first(
 
 
 def _first_boxes(memory: Memory) -> tuple[Float[Tensor, "b s 4"], Bool[Tensor, "b s"]]:
-    """Logits of a box at every token's cell, and whether it counts: not padding, not at the rim."""
+    """Box logits of every token's cell, and whether it counts: not padding, not at the border."""
     assert memory.ratios is not None
     parts = []
     for level, (height, width) in enumerate(memory.shapes):

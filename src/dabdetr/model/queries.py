@@ -1,4 +1,4 @@
-"""Queries that are parameters; those that the encoder proposes are in ``proposals``."""
+"""Learned queries. Queries proposed by the encoder are in ``proposals``."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from dabdetr.structures import Memory, Queries
 
 
 class LearnedQueries(nn.Module):
-    """Each query is parameters: an anchor box in logit space, and its content (DAB-DETR §3.2).
+    """Queries as parameters: an anchor box in logit space, and content (DAB-DETR §3.2).
 
-    Without boxes it is a positional query (DETR), and a point made of that (Conditional DETR §3.3).
-    With patterns every anchor has a query for each pattern, which is added to its content; all
-    anchors with the first pattern come first (Anchor DETR): ``patterns × count`` queries.
+    Other members learn a positional query in place of the box (DETR), or compute a point from it
+    (Conditional DETR §3.3). With patterns, every anchor has one query per pattern, which is added
+    to its content; all anchors with the first pattern come first (Anchor DETR): ``patterns ×
+    count`` queries.
     """
 
     def __init__(self, part: config.LearnedQueries, width: int, content_width: int) -> None:
@@ -32,7 +33,7 @@ class LearnedQueries(nn.Module):
         self.patterns: nn.Parameter | None = None
         if part.anchor != "box":
             self.positions = nn.Parameter(torch.randn(part.count, width))
-        elif part.fixed_centres:  # a buffer: neither gradient nor weight decay moves it
+        elif part.fixed_centres:  # a buffer: no gradient or weight decay changes it
             centres, sizes = initial_anchors(part.count, part.start).split(2, dim=1)
             self.register_buffer("centres", centres.clone())
             self.sizes = nn.Parameter(sizes.clone())
@@ -47,13 +48,13 @@ class LearnedQueries(nn.Module):
             self.patterns = nn.Parameter(torch.randn(part.patterns, pattern_width))
 
     def logits(self) -> Float[Tensor, "count 4"] | None:
-        """Anchors before the sigmoid: x, y, w, h; None where queries are no boxes."""
+        """Anchors before the sigmoid: x, y, w, h; None where queries have no boxes."""
         if self.sizes is None:
             return self.anchors
         return torch.cat((self.get_buffer("centres"), self.sizes), dim=1)
 
     def forward(self, memory: Memory) -> Queries:
-        batch = memory.tokens.shape[0]  # a length would be a fixed number in an exported graph
+        batch = memory.tokens.shape[0]  # ``len()`` would be a constant in an exported graph
         anchors, positions = self._places()
         content = self.content
         if content is None:
@@ -69,7 +70,7 @@ class LearnedQueries(nn.Module):
         )
 
     def _places(self) -> tuple[Tensor | None, Tensor | None]:
-        """Anchors, 0–1 of the image, and learned positional queries; one of them may be None."""
+        """Anchors, 0–1 of the image, and learned positional queries; either may be None."""
         logits = self.logits()
         if logits is not None:
             return logits.float().sigmoid(), None
@@ -81,8 +82,8 @@ class LearnedQueries(nn.Module):
 def initial_anchors(count: int, start: str) -> torch.Tensor:
     """Anchor logits [count, 4]: x, y, w, h.
 
-    'normal': N(0, 1), as released; 'uniform': centres anywhere; 'uniform_small': sizes about 0.2
-    as well, which starts a small data set several epochs ahead.
+    'normal': N(0, 1), as released. 'uniform': centres uniform over the image. 'uniform_small': also
+    sizes of about 0.2, which saves several epochs on small data sets.
     """
     logits = torch.randn(count, 4)
     if start != "normal":

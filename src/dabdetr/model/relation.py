@@ -1,4 +1,4 @@
-"""How the boxes of two queries lie to one another, as a bias of self-attention (Relation-DETR)."""
+"""The relative position of two queries' boxes as a bias of self-attention (Relation-DETR)."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from dabdetr.geometry import SMALLEST_SIDE
 from dabdetr.model.positions import sine_angles
 
 FEATURES = 16
-"""Sine features of each of the four numbers."""
+"""Sine features per number of the relation."""
 
 SCALE = 100.0
-"""Of the numbers before their sine code."""
+"""Factor on the numbers before their sine code."""
 
 
 class BoxRelation(nn.Module):
-    """A number for each pair of queries and head, added to self-attention's logits.
+    """A bias for each pair of queries and head, added to the logits of self-attention.
 
-    One module serves all layers. It is made of the boxes of the layer before (rows) and of this
-    layer (columns), so that a query can tell whether another one has its object already.
+    One module serves all layers. Rows are boxes of the layer before, columns boxes of this layer,
+    so that a query can recognise that another one already has its object.
     """
 
     def __init__(self, heads: int) -> None:
@@ -37,7 +37,7 @@ class BoxRelation(nn.Module):
     ) -> Float[Tensor, "b heads q q"]:
         """The bias; −∞ where ``attention_mask`` is True.
 
-        The first ``of_groups`` queries belong to groups: no bias for pairs with one of them.
+        The first ``of_groups`` queries belong to query groups: pairs with one of them get no bias.
         """
         bias = self._of_pairs(before[:, of_groups:], now[:, of_groups:])
         if attention_mask is None:
@@ -52,8 +52,8 @@ class BoxRelation(nn.Module):
         pairs = angles.shape[:-1]
         angles = angles.flatten(0, -2).t()  # [b, q, k, f] → [f, b·q·k]
         weight, bias = self.project.weight, self.project.bias
-        # In a code sines and cosines alternate; taken apart, it need not be put together. Weights
-        # stand on the left: on CPUs their gradient is then made in a tenth of the time.
+        # Sines and cosines alternate in a code; here they stay apart, and weights follow. Weights
+        # are the left operand: on CPUs their gradient then takes a tenth of the time.
         logits = weight[:, ::2] @ angles.sin() + weight[:, 1::2] @ angles.cos()
         logits = (logits + bias[:, None]).relu()
         return logits.unflatten(1, pairs).transpose(0, 1)  # [heads, b, q, k] → [b, heads, q, k]

@@ -74,7 +74,7 @@ class VitBackbone(nn.Module):
     def patches(
         self, pixels: Float[Tensor, "b 3 y x"], padding: Bool[Tensor, "b h w"] | None
     ) -> Float[Tensor, "b h w c"]:
-        """All patches after the last block and the final norm."""
+        """All patch tokens after the last block and the final norm."""
         body = self.body
         x = body.patch_embed(pixels)
         given = [body.cls_token, body.reg_token]
@@ -90,7 +90,7 @@ class VitBackbone(nn.Module):
         return body.norm(x)
 
     def _positions(self, padding: Tensor | None, x: Tensor) -> Tensor:
-        """The table of positions, stretched over each image's own patches; [b or 1, h, w, c]."""
+        """The position table, resampled to each image's own patches; [b or 1, h, w, c]."""
         height, width = x.shape[1:3]
         if padding is None:
             padding = torch.zeros((1, height, width), dtype=torch.bool, device=x.device)
@@ -111,7 +111,7 @@ def create_vit(part: config.Vit, **loading: Any) -> Any:
         )
     except MemoryError:
         raise
-    except Exception as error:  # timm's networks raise many kinds for options that do not fit
+    except Exception as error:  # timm's networks raise many kinds of errors for wrong options
         raise ValueError(
             f"model.backbone.name {shown(part.name)} with options {shown(part.options)} cannot be "
             f"built by timm as a vision transformer: {reason(error)}"
@@ -130,7 +130,7 @@ def create_vit(part: config.Vit, **loading: Any) -> Any:
             f"model.backbone.strides has {wrong[0]}; patches of {part.name!r} are {patch} pixels "
             f"wide, so choose of {', '.join(f'{s:.0f}' for s in fitting)}"
         )
-    body.fc_norm = nn.Identity()  # of networks that pool before they normalise
+    body.fc_norm = nn.Identity()  # of networks that pool before the norm
     body.reset_classifier(0, "")
     return body
 
@@ -153,7 +153,7 @@ def stretch(cells: int, count: Int[Tensor, " b"], size: int) -> Float[Tensor, "b
 
 
 def _every(padding: Bool[Tensor, "b y x"] | None, stride: int) -> Bool[Tensor, "b h w"] | None:
-    """The padding of a map of this stride: that of each cell's first pixel."""
+    """The padding mask of a map at this stride: that of each cell's first pixel."""
     return None if padding is None else padding[:, ::stride, ::stride]
 
 
@@ -164,10 +164,10 @@ def _attend(
     padding: Bool[Tensor, "b h w"] | None,
     window: int | None,
 ) -> tuple[Float[Tensor, "b p c"], Float[Tensor, "b h w c"]]:
-    """One block over windows that do not see each other, or over all patches.
+    """Run one block over separate windows, or over all patches.
 
-    Every window has its own copy of the prefix (class and register tokens), and of the copies'
-    results the prefix is the mean.
+    Every window has its own copy of the prefix (class and register tokens); the copies are averaged
+    afterwards.
     """
     height, width = x.shape[1:3]
     sides = (window, window) if window and window < max(height, width) else (height, width)
@@ -180,7 +180,7 @@ def _attend(
     if padding is not None:
         away = _windows(F.pad(padding, (0, right, 0, down), value=True)[..., None], sides)[..., 0]
         share = (~away.all(2)).to(x.dtype)
-        # Not every softmax gives a number to who sees nothing (torch does, exports may not).
+        # Some exported softmaxes return NaN for a row without any unmasked key; torch's does not.
         away = away & ~away.all(2, keepdim=True)
         visible = F.pad(~away, (prefix.shape[1], 0), value=True).flatten(0, 1)[:, None, None]
     joined = torch.cat([copies, cells], dim=2)
@@ -194,7 +194,7 @@ def _attend(
 
 
 def _windows(x: Tensor, sides: tuple[int, int]) -> Tensor:
-    """[b, h, w, c] as [b, windows, cells of a window, c]; the sides divide height and width."""
+    """[b, h, w, c] as [b, windows, cells of a window, c]; h and w are multiples of the window."""
     x = x.unflatten(2, (-1, sides[1])).unflatten(1, (-1, sides[0]))
     return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 

@@ -1,7 +1,7 @@
-"""Collaborative heads: classic detectors that help to train encoder and decoder, then go (Co-DETR).
+"""Collaborative heads: classic detectors used in training only (Co-DETR).
 
-They learn from the encoder's maps, which thereby learn to tell objects apart everywhere, and lend
-the decoder their positives as queries whose objects are known.
+They learn from the encoder's maps, which teaches the maps to separate objects everywhere. Their
+positives become decoder queries with known objects.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from dabdetr.structures import HeadSamples, Images, Memory, QueryGroup, Targets
 
 
 class Collaborative(nn.Module):
-    """The encoder's maps and one more → what each head says, and a query group of each."""
+    """Encoder maps, plus one coarser map → the samples and a query group of each head."""
 
     def __init__(self, model: config.Model, classes: int) -> None:
         super().__init__()
         part, encoder, width = model.collaborative, model.encoder, model.width
         assert part is not None
-        assert encoder.kind == "deformable"  # the config has seen to it
+        assert encoder.kind == "deformable"  # checked by the config
         strides = model.backbone.strides
         further = encoder.levels + 1 - len(strides)
         self.strides = (*strides, *(strides[-1] * 2**n for n in range(1, further + 1)))
@@ -44,7 +44,7 @@ class Collaborative(nn.Module):
     def forward(
         self, memory: Memory, images: Images, targets: Targets
     ) -> tuple[tuple[QueryGroup, ...], tuple[HeadSamples, ...]]:
-        """A query group of each head, and what the losses of the heads need."""
+        """Return the query groups of all heads, and the samples for their losses."""
         maps = maps_of(memory)
         maps.append(self._one_more(maps[-1]))
         inputs = head_inputs(maps, self.strides, images, targets)
@@ -57,5 +57,5 @@ class Collaborative(nn.Module):
         return tuple(groups), tuple(samples)
 
     def _one_more(self, last: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c y x"]:
-        """The last map halved; float32 like the others."""
+        """The last map at half the size, in float32 like the others."""
         return self.coarser(last).float()

@@ -1,4 +1,4 @@
-"""ATSS on the encoder's maps: one square anchor a cell; every object picks its own positives."""
+"""ATSS on the encoder's maps: one square anchor per cell, positives chosen for each object."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from dabdetr.structures import HeadSamples
 OCTAVE = 8.0
 """Sides of an anchor, in cells."""
 CANDIDATES = 9
-"""Anchors of each level that an object looks at: those with the nearest centres."""
+"""Candidate anchors of an object per level: those with the nearest centres."""
 INSIDE = 0.01
-"""Pixels by which an anchor's centre must lie inside the object."""
+"""Distance in pixels that an anchor's centre must keep inside the object's edges."""
 
 
 class ATSS(nn.Module):
-    """Class, box and centerness of every cell (Zhang et al. 2020), one convolution deep."""
+    """Class, box and centerness of every cell (Zhang et al. 2020), from one convolution each."""
 
     def __init__(self, width: int, classes: int, strides: tuple[int, ...]) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class ATSS(nn.Module):
         nn.init.constant_(self.classes.bias, -math.log((1 - PRIOR) / PRIOR))  # pyright: ignore
 
     def forward(self, inputs: HeadInputs) -> Found:
-        """All cells of the images, each with the object it answers for."""
+        """Predictions of all cells, each with its assigned object."""
         levels = inputs.anchors(self.generator)
         anchors = torch.cat(levels)
         shown = inputs.shown(anchors)
@@ -56,7 +56,7 @@ class ATSS(nn.Module):
                 for seen, boxes, own in zip(shown, inputs.boxes, inputs.rows, strict=True)
             ]
         )
-        logits, deltas, centerness = self._say(inputs.maps)
+        logits, deltas, centerness = self._predict(inputs.maps)
         positive = rows >= 0
         image, place = positive.nonzero(as_tuple=True)
         labels = torch.full_like(rows, logits.shape[-1])
@@ -74,15 +74,15 @@ class ATSS(nn.Module):
         tokens = torch.cat([level.flatten(2).transpose(1, 2) for level in inputs.maps], dim=1)
         return Found((samples,), [anchors] * len(rows), list(rows), list(tokens))
 
-    def _say(self, maps: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def _predict(self, maps: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Class logits, box deltas and centerness logits of all cells, float32."""
-        said: list[list[Tensor]] = [[], [], []]
+        outputs_by_kind: list[list[Tensor]] = [[], [], []]
         for level, scale in zip(maps, self.scales, strict=True):
             naming, placing = self.naming(level), self.placing(level)
             outputs = self.classes(naming), self.boxes(placing) * scale, self.centerness(placing)
-            for list_, output in zip(said, outputs, strict=True):
+            for list_, output in zip(outputs_by_kind, outputs, strict=True):
                 list_.append(output.float().flatten(2).transpose(1, 2))
-        logits, deltas, centerness = (torch.cat(levels, dim=1) for levels in said)
+        logits, deltas, centerness = (torch.cat(levels, dim=1) for levels in outputs_by_kind)
         return logits, deltas, centerness[..., 0]
 
 
@@ -91,11 +91,12 @@ def assign_atss(
     shown: Bool[Tensor, " places"],
     boxes: Float[Tensor, "objects 4"],
 ) -> Int64[Tensor, " places"]:
-    """The object that each anchor answers for, or NOTHING (Zhang et al. 2020, algorithm 1).
+    """The object assigned to each anchor, or NOTHING (Zhang et al. 2020, algorithm 1).
 
-    An object looks at the nearest anchors of each level. Of these, the ones whose overlap reaches
-    the mean plus the standard deviation of all, and whose centre lies in the object, are its own.
-    An anchor of several objects answers for the one it overlaps most. Only ``shown`` anchors count.
+    Candidates of an object are the nearest anchors of each level. Positive are those whose IoU
+    reaches the mean plus the standard deviation over the candidates, and whose centre lies in the
+    object. An anchor with several objects gets the one with the highest IoU. Only ``shown`` anchors
+    count.
     """
     anchors = torch.cat(levels)
     if not len(boxes):
@@ -123,7 +124,7 @@ def assign_atss(
 def _threshold(
     overlap: Float[Tensor, "objects candidates"], counted: Bool[Tensor, "objects candidates"]
 ) -> Float[Tensor, " objects"]:
-    """Mean plus standard deviation over the counted candidates."""
+    """Mean plus standard deviation over the masked candidates."""
     count = counted.sum(1)
     mean = (overlap * counted).sum(1) / count.clamp(min=1)
     variance = ((overlap - mean[:, None]).square() * counted).sum(1) / (count - 1).clamp(min=1)
@@ -146,11 +147,11 @@ def _convolution(width: int) -> nn.Sequential:
 def _rows(
     index: Int64[Tensor, " places"], own: Int64[Tensor, " objects"]
 ) -> Int64[Tensor, " places"]:
-    """Places among an image's objects → rows of ``Targets``."""
+    """Indices among an image's objects → rows of ``Targets``."""
     return torch.cat((own, own.new_tensor([NOTHING])))[index]
 
 
 def _corners(inputs: HeadInputs) -> Float[Tensor, "objects 4"]:
-    """Corner boxes in pixels by row of ``Targets``; those left out are 0."""
+    """Corner boxes in pixels by row of ``Targets``; 0 for objects that were left out."""
     boxes = inputs.sizes.new_zeros(len(inputs.targets.labels), 4)
     return boxes.index_copy(0, torch.cat(inputs.rows), torch.cat(inputs.boxes))

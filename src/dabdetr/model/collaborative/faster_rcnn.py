@@ -1,6 +1,6 @@
-"""Faster R-CNN on the encoder's maps: proposals, and the classes and boxes of regions.
+"""Faster R-CNN on the encoder's maps: proposals, then classes and boxes of regions.
 
-torchvision's parts do the work; what they learn from is handed to our losses.
+The parts are torchvision's; our losses use the samples that they return.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from dabdetr.structures import HeadSamples
 
 RATIOS = (0.5, 1.0, 2.0)
 OCTAVE, SCALES = 4.0, 3
-"""Anchors are 4 cells wide, and in as many further steps up to twice that."""
+"""Anchor sides in cells: the smallest, and the number of sizes within one doubling."""
 CELLS = 7
-"""Cells of a region on each side."""
+"""Cells of a region along each side."""
 
 
 class FasterRCNN(nn.Module):
-    """Proposals learn what an object is, regions which one and where (Co-DETR §3.2)."""
+    """Proposals learn objectness; regions learn class and box (Co-DETR §3.2)."""
 
     def __init__(
         self, part: config.Collaborative, width: int, classes: int, strides: tuple[int, ...]
     ) -> None:
-        """``strides`` of all maps; regions are not read from the last, which is the extra one."""
+        """``strides`` of all maps; regions are not pooled from the last one, the extra map."""
         super().__init__()
         self.classes = classes
         sizes = tuple(
@@ -70,10 +70,10 @@ class FasterRCNN(nn.Module):
         )
 
     def forward(self, inputs: HeadInputs) -> Found:
-        """Proposals of all images, and regions drawn from them and from the true boxes."""
+        """Proposals of all images, and regions sampled from them and from the true boxes."""
         proposals, judged = self._propose(inputs)
         objects = [
-            {"boxes": boxes, "labels": inputs.labels(image) + 1}  # torchvision: 0 is nothing
+            {"boxes": boxes, "labels": inputs.labels(image) + 1}  # 0 is background
             for image, boxes in enumerate(inputs.boxes)
         ]
         places, matched, labels, _ = self.roi.select_training_samples(proposals, objects)
@@ -94,7 +94,7 @@ class FasterRCNN(nn.Module):
         deltas = deltas.float().unflatten(1, (self.classes + 1, 4))[positive, label[positive]]
         samples = HeadSamples(
             "rcnn",
-            logits.roll(-1, dims=1),  # "nothing" comes last
+            logits.roll(-1, dims=1),  # background is the last class
             torch.where(positive, label - 1, self.classes),
             self.roi.box_coder.decode_single(deltas, torch.cat(places)[positive]),
             torch.cat(wanted),
@@ -105,7 +105,7 @@ class FasterRCNN(nn.Module):
     def _propose(
         self, inputs: HeadInputs
     ) -> tuple[list[Float[Tensor, "proposals 4"]], HeadSamples]:
-        """Proposals of every image, and a random choice of anchors with their truth."""
+        """Proposals of every image, and a random sample of anchors with their targets."""
         batch = len(inputs.sizes)
         anchors = torch.cat(inputs.anchors(self.rpn.anchor_generator))  # pyright: ignore
         levels, moves = self.rpn.head(inputs.maps)
@@ -138,7 +138,7 @@ class FasterRCNN(nn.Module):
 
 
 def _pool(strides: tuple[int, ...]) -> MultiScaleRoIAlign:
-    """Regions from the level that suits their size, whose stride is known, not guessed by size."""
+    """Pool each region from the level of its size. The strides are known, not inferred."""
     assert all(2 * fine == coarse for fine, coarse in pairwise(strides))
     pool = MultiScaleRoIAlign([str(level) for level in range(len(strides))], CELLS, 0)
     pool.scales = [1 / stride for stride in strides]

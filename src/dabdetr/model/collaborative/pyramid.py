@@ -1,4 +1,4 @@
-"""A batch as classic detectors see it: a pyramid of maps, and boxes as corners in pixels."""
+"""A batch in the form of classic detectors: a pyramid of maps, and corner boxes in pixels."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from dabdetr.model.positions import anchor_code
 from dabdetr.structures import HeadSamples, Images, Memory, QueryGroup, Targets
 
 LEAST_SIDE = 0.01
-"""Pixels; an object narrower than that overlaps with nothing and is not asked for."""
+"""Pixels; a narrower object overlaps with no anchor and is not a target."""
 NOTHING, IGNORED = -1, -2
-"""In place of an object's row: the place shows none; the place is not judged."""
+"""In place of an object's row: background; not used in the loss."""
 LEAST = 9
-"""Queries of a group, where there are fewer positives."""
+"""Smallest number of queries of a group, if there are fewer positives."""
 
 
 @dataclass(frozen=True)
@@ -46,17 +46,17 @@ class HeadInputs:
         return [(int(height), int(width)) for width, height in self.sizes.tolist()]
 
     def labels(self, image: int) -> Int64[Tensor, " objects"]:
-        """Classes of an image's objects."""
+        """Class labels of an image's objects."""
         return self.targets.labels[self.rows[image]]
 
     def anchors(self, generator: AnchorGenerator) -> list[Float[Tensor, "places 4"]]:
-        """The anchors of every map, cell by cell; cells count from the corner of the image."""
+        """The anchors of every map, cell by cell, from the image's top left corner."""
         generator.set_cell_anchors(torch.float32, self.sizes.device)
         shapes = [list(level.shape[-2:]) for level in self.maps]
         return generator.grid_anchors(shapes, [[s, s] for s in self.strides])  # pyright: ignore
 
     def shown(self, anchors: Float[Tensor, "places 4"]) -> Bool[Tensor, "batch places"]:
-        """Whether an anchor's centre lies in the image, not in its padding."""
+        """Whether each anchor's centre lies in the image rather than in its padding."""
         return (centres(anchors) < self.sizes[:, None]).all(-1)
 
     def relative(self, boxes: Float[Tensor, "n 4"], image: int) -> Float[Tensor, "n 4"]:
@@ -66,7 +66,7 @@ class HeadInputs:
 
 @dataclass(frozen=True)
 class Found:
-    """What one collaborative head hands on: its samples for the losses, its places for the decoder.
+    """Output of one collaborative head: samples for the losses, places for the decoder.
 
     samples   for the losses, by loss table
     places    of each image: [places, 4] float32, corners in pixels
@@ -81,12 +81,12 @@ class Found:
 
 
 def centres(boxes: Float[Tensor, "n 4"]) -> Float[Tensor, "n 2"]:
-    """Middle points of corner boxes."""
+    """Centres of corner boxes."""
     return (boxes[:, :2] + boxes[:, 2:]) / 2
 
 
 def maps_of(memory: Memory) -> list[Float[Tensor, "b c h w"]]:
-    """Tokens as maps again, fine to coarse."""
+    """Tokens reshaped to maps, fine to coarse."""
     levels = memory.tokens.float().split([h * w for h, w in memory.shapes], dim=1)
     return [
         level.transpose(1, 2).unflatten(2, shape)
@@ -107,7 +107,7 @@ def sizes_of(images: Images) -> Float[Tensor, "batch 2"]:
 def head_inputs(
     maps: list[Tensor], strides: tuple[int, ...], images: Images, targets: Targets
 ) -> HeadInputs:
-    """The batch in pixels; objects without extent are left out."""
+    """The batch in pixels; objects without area are left out."""
     sizes = sizes_of(images)
     boxes, rows, start = [], [], 0
     for size, count in zip(sizes, targets.counts, strict=True):
@@ -120,9 +120,9 @@ def head_inputs(
 
 
 class PositiveQueries(nn.Module):
-    """Places where a head must find objects become queries that must find the same ones.
+    """Places where a head has positives become queries with the same objects.
 
-    Images with fewer positives than others are filled up with places that show nothing.
+    Images with fewer positives than others get additional places without an object.
     """
 
     def __init__(self, name: str, width: int, most: int, features: bool, eps: float) -> None:
@@ -134,7 +134,7 @@ class PositiveQueries(nn.Module):
             self.feature = nn.Sequential(nn.Linear(width, width), nn.LayerNorm(width))
 
     def forward(self, inputs: HeadInputs, found: Found) -> QueryGroup:
-        """A group that sees itself alone, its pairs those of the head."""
+        """A group whose queries attend to one another only, with the head's assignment."""
         positives = max(int((rows >= 0).sum()) for rows in found.rows)
         count = min(self.most, max(LEAST, positives))
         batch, device = len(found.rows), inputs.sizes.device
@@ -162,7 +162,7 @@ class PositiveQueries(nn.Module):
             image=image,
             query=query,
             target=rows[image, query],
-            # Losses are divided by the positives; what should say nothing does not count (SPEC).
+            # Losses are divided by the positives; queries without an object do not count (SPEC).
             copies=max(1, len(query)) / max(1, len(inputs.targets.labels)),
             supervised=filled,
             sees_matching=False,
@@ -170,7 +170,7 @@ class PositiveQueries(nn.Module):
 
 
 def choose(rows: Int64[Tensor, " places"], count: int) -> Int64[Tensor, " chosen"]:
-    """Places of random objects first, then random places without one; ``count`` where possible."""
+    """Up to ``count`` random places: those with objects first, then those without."""
     chosen = _some((rows >= 0).nonzero()[:, 0], count)
     return torch.cat((chosen, _some((rows == NOTHING).nonzero()[:, 0], count - len(chosen))))
 
