@@ -29,11 +29,11 @@ class AccumulatedBatches:
     """One rank's batches of an epoch, grouped into optimizer steps.
 
     A step is ``accumulate`` batches on each of ``world_size`` ranks; rank ``rank`` has every
-    ``world_size``-th of the epoch's ``total`` batches. The last step has what is left. Averaged
-    over ranks, ``objects`` are those of the whole step.
+    ``world_size``-th of the epoch's ``total`` batches. The last step has the remaining ones.
+    ``objects`` is the mean over the whole step, all ranks included.
 
-    Its state is how many batches were given, as Lightning keeps it in checkpoints: a run that was
-    stopped within an epoch goes on with the next step.
+    The state is the number of batches already yielded; Lightning stores it in checkpoints, so a run
+    stopped within an epoch continues with the next step.
     """
 
     def __init__(
@@ -53,11 +53,11 @@ class AccumulatedBatches:
         return len(self.batches)
 
     def state_dict(self) -> dict[str, int]:
-        """Batches of the epoch that were given; 0 at its end, as the next one starts."""
+        """The number of batches already yielded; 0 at the end of the epoch."""
         return {"given": self.given % len(self)}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Begin after the batches that were given, a whole number of steps."""
+        """Continue after the batches already yielded, a whole number of steps."""
         self.given = state["given"]
 
     def __iter__(self) -> Iterator[Batch]:

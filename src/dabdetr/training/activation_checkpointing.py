@@ -12,16 +12,16 @@ from torch.utils.checkpoint import checkpoint
 from dabdetr.model.detector import Detector
 
 CHANGING = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
-"""Layers that learn from the forward pass itself; computed twice they would learn twice."""
+"""Layers whose forward pass changes their statistics; recomputed, they would change twice."""
 
 LISTS = (nn.Sequential, nn.ModuleList)
 
 
 def checkpoint_activations(detector: Detector, parts: Sequence[str]) -> None:
-    """Have the blocks of ``parts`` keep only their inputs, in place; loss and gradients stay.
+    """Let the blocks of ``parts`` keep only their inputs, in place; gradients are unchanged.
 
-    Weights, their names and what is computed without gradients stay as well. Dropout is drawn
-    again as it was. Raises where a block has statistics that the forward pass changes.
+    Weights and their names, and passes without gradients, are unchanged as well; dropout repeats
+    its random numbers. ValueError where a block has statistics that the forward pass changes.
     """
     networks = {
         "backbone": detector.backbone,
@@ -39,7 +39,7 @@ def checkpoint_activations(detector: Detector, parts: Sequence[str]) -> None:
 
 
 def blocks(whole: nn.Module) -> Iterator[nn.Module]:
-    """The repeated blocks of a network: members of a list that are made of parts themselves."""
+    """The repeated blocks of a network: members of a ModuleList that have parts of their own."""
     for child in whole.children():
         compound = next(child.children(), None) is not None and not isinstance(child, LISTS)
         if compound and isinstance(whole, LISTS):

@@ -1,4 +1,4 @@
-"""A checkpoint as a file: sealed with a checksum, written beside its place, the last one kept."""
+"""Checkpoint files: sealed with a checksum, written atomically; the previous one is kept."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from dabdetr.files import open_regular, replacing
 
 CHECKPOINT = "last.ckpt"
 PREVIOUS = "previous.ckpt"
-"""The one before, in case the last one is damaged."""
+"""The checkpoint before the last one, used if the last one is damaged."""
 FILES = (
     *(CHECKPOINT, PREVIOUS, "best.safetensors", "last.safetensors", "results.csv", "curves.png"),
     *("config.yaml", "run.yaml"),
 )
-"""What a run writes into its folder."""
+"""Files that a run writes into its folder."""
 MARK = b"sha256:"
 _SEAL = len(MARK) + 64
-"""Bytes of the seal: the comment at the end of torch's zip archive, which torch reads over."""
+"""Bytes of the seal. It is the comment of torch's zip archive, which torch ignores."""
 
 
 class SealedCheckpointIO(CheckpointIO):
-    """How Lightning writes and reads the checkpoints of a run (see ``write`` and ``read``)."""
+    """Lightning's reading and writing of checkpoints, through ``read`` and ``write``."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
@@ -46,9 +46,9 @@ class SealedCheckpointIO(CheckpointIO):
 
 
 def write(path: Path, checkpoint: dict[str, Any]) -> None:
-    """Write ``path`` whole and sealed; what was there before becomes ``previous.ckpt``.
+    """Write ``path`` atomically and sealed; the file before it becomes ``previous.ckpt``.
 
-    At any moment one of the two is whole, on the disk.
+    At any moment one of the two is complete on the disk.
     """
     previous = path.with_name(PREVIOUS)
     if path.exists() and not (previous.exists() and previous.samefile(path)):
@@ -63,17 +63,17 @@ def write(path: Path, checkpoint: dict[str, Any]) -> None:
         try:
             torch.save(checkpoint, cast(BinaryIO, sink))
         except RuntimeError:
-            if sink.error is not None:  # torch hides it
+            if sink.error is not None:  # torch hides the cause
                 raise sink.error from None
             raise
         _seal(file)
 
 
 def read(path: Path) -> dict[str, Any]:
-    """What ``write`` wrote; ValueError where a byte of the file is another than was written.
+    """Return the checkpoint; ValueError where a byte differs from what was written.
 
-    Files from before there were seals are checked by the archive's own checksums, and given in the
-    form of today.
+    Files from before the seals are checked by the archive's own checksums, and returned in the
+    present form.
     """
     try:
         with open_regular(path) as file:
@@ -92,7 +92,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 class _Sink:
-    """A file that remembers why it could not be written."""
+    """A file that keeps the error of a failed write."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
@@ -110,7 +110,7 @@ class _Sink:
 
 
 def _seal(file: BinaryIO) -> None:
-    """Make the checksum of all bytes before it the comment of a zip archive."""
+    """Store the checksum of all bytes before it as the comment of a zip archive."""
     size = file.seek(-2, os.SEEK_END) + 2
     assert file.read(2) == b"\0\0", "torch's archives have no comment"
     file.seek(-2, os.SEEK_END)
@@ -121,7 +121,7 @@ def _seal(file: BinaryIO) -> None:
 
 
 def _check(file: BinaryIO, path: Path) -> None:
-    """Raise where the content of an archive is not what was written."""
+    """ValueError where the content of an archive differs from what was written."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - _SEAL - 2))
     length, seal = file.read(2), file.read()
@@ -150,7 +150,7 @@ def _digest(file: BinaryIO, size: int) -> bytes:
 
 
 def _of_today(state: Any) -> dict[str, Any]:
-    """A checkpoint as it would be written today: older ones kept the record elsewhere."""
+    """A checkpoint in the present form: older ones stored the record elsewhere."""
     callbacks = state.get("callbacks") if isinstance(state, dict) else None
     if callbacks is None or "run" in state or "RunCheckpointer" not in callbacks:
         return state
@@ -165,7 +165,7 @@ def _of_today(state: Any) -> dict[str, Any]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what a killed process was writing in a run folder: hidden, beside its files."""
+    """Remove hidden temporary files of a killed process from a run folder."""
     for path in folder.glob(".*"):
         if path.is_file() and path.name.startswith(tuple(f".{name}." for name in FILES)):
             with suppress(OSError):

@@ -1,4 +1,4 @@
-"""What a run writes while it is trained: weights, record, curves and checkpoints."""
+"""The files of a run in training: weights, record, curves and checkpoints."""
 
 from __future__ import annotations
 
@@ -27,20 +27,19 @@ from dabdetr.training.module import TrainingModule
 from dabdetr.training.nonfinite import NonFiniteLoss, nonfinite_weights
 
 REDRAW = 60.0
-"""Seconds between drawings of the curves; where epochs are short it would cost too much."""
+"""Least seconds between drawings of the curves, which would dominate short epochs."""
 MEASURED = ("AP", "AP50", "AP75", "APS", "APM", "APL")
-"""What a row holds of an evaluation: overall, then of small, medium and large objects."""
+"""Columns of an evaluation: overall, then small, medium and large objects."""
 
 
 class RunCheckpointer(Callback):
-    """Evaluates after an epoch and writes weights, record, curves, and then the checkpoint.
+    """Evaluates after an epoch; writes weights, record and curves, then the checkpoint.
 
-    Each file is written beside its place and moved; the checkpoint, which holds the whole record,
-    comes last. Another one is written every ``training.checkpoint_minutes`` within an epoch: a stop
-    at any moment loses no more than that.
-
-    ``loading`` gives the share of the epoch's time that went into waiting for images.
-    ``about`` is kept in every checkpoint: the run's config, its classes, what its data were.
+    Each file is written beside its place and moved. The checkpoint, which contains the whole
+    record, comes last. Within an epoch another one is written every
+    ``training.checkpoint_minutes``: a stop at any moment loses no more than that. ``loading``
+    returns the share of the epoch's time spent waiting for images. ``about`` is stored in every
+    checkpoint: the run's config, its classes, and the data fingerprints.
     """
 
     def __init__(
@@ -104,11 +103,11 @@ class RunCheckpointer(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Write a checkpoint within the epoch, between optimizer steps, where it is time."""
+        """Write a checkpoint within the epoch, between optimizer steps, when it is due."""
         assert isinstance(pl_module, TrainingModule)
         self.batches = batch_idx + 1
         if self.batches == trainer.num_training_batches:
-            self.batches = 0  # the epoch's own checkpoint comes next
+            self.batches = 0  # the epoch's own checkpoint follows
         elif self.batches % trainer.accumulate_grad_batches == 0:
             minutes = pl_module.settings.training.checkpoint_minutes
             due = time.monotonic() - self.saved >= 60 * minutes
@@ -137,7 +136,7 @@ class RunCheckpointer(Callback):
         self.save_checkpoint(trainer)
 
     def _write(self, trainer: Trainer, detector: Detector) -> None:
-        """Weights, record and curves as they are after the epoch of the last row."""
+        """Write weights, record and curves of the epoch in the last row."""
         row = self.rows[-1]
         about = {"epoch": f"{row['epoch']:.0f}"}
         if row["AP"] is not None:
@@ -182,7 +181,7 @@ class RunCheckpointer(Callback):
         }
 
     def _measure(self, detector: Detector, row: Row) -> None:
-        """Fill in what evaluation says, where it is this epoch's turn (the last always is)."""
+        """Fill in the evaluation if this epoch has one (the last epoch always has)."""
         epoch, epochs = int(row["epoch"] or 0), detector.config.training.epochs
         if self.measure is None or (epoch % self.every and epoch != epochs):
             return
@@ -195,13 +194,13 @@ class RunCheckpointer(Callback):
         row["memory_mib"] = peak_training_memory_mib(next(detector.parameters()).device)
 
     def save_checkpoint(self, trainer: Trainer) -> None:
-        """Write last.ckpt; the first process writes, the others wait."""
+        """Write last.ckpt; the main rank writes, the others wait."""
         trainer.save_checkpoint(self.path)
         self.saved = time.monotonic()
 
 
 def abandoned(folder: Path) -> bool:
-    """Whether a run was killed before its first checkpoint, and ``folder`` holds nothing else."""
+    """Whether a run was killed before its first checkpoint, and ``folder`` has no other files."""
     if not folder.is_dir():
         return False
     names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}

@@ -1,8 +1,9 @@
-"""Class heads for classes that the weights do not know: solved from the data before the first step.
+"""Class heads for classes that the weights do not have: solved from the data before training.
 
-The decoder already finds objects of any kind. One pass over some training images collects what
-the class heads are given at objects and on background, and ridge regression gives rows that tell
-them apart. Random rows spend the first epochs on that; rows that start alike even longer.
+The decoder of the weights already finds objects of any class. One pass over some training images
+collects the inputs of the class heads at objects and on background, and ridge regression returns
+rows that separate the classes. Random rows would need the first epochs for that, equal rows even
+more.
 """
 
 from __future__ import annotations
@@ -23,29 +24,29 @@ from dabdetr.text import counted
 from dabdetr.training.matching import assign
 
 IMAGES, ENOUGH = 200, 30
-"""Images looked at: until each new class has ``ENOUGH`` objects, but no more than ``IMAGES``."""
+"""Limits of the pass: it ends when each new class has ``ENOUGH`` objects, or after ``IMAGES``."""
 
 NEAR = 0.4
-"""IoU from which a query's box is that of its object; a query below it with all is background."""
+"""IoU from which a query belongs to an object; below it with all objects it is background."""
 
 BACKGROUND = 50
-"""Queries on background taken of an image, of all layers together."""
+"""Background queries taken from an image, over all layers."""
 
 RIDGE = 0.01
-"""Of the regression, in terms of the content's variance, which layer norm keeps near 1."""
+"""Ridge penalty relative to the variance of the content, which layer norm keeps near 1."""
 
 FOUND, ABSENT = 2.0, -4.0
-"""The logits that are asked for."""
+"""Target logits of the regression."""
 
 
 @torch.no_grad()
 def start_classes(
     detector: Detector, data: DetectionDataset, new: Collection[str], device: torch.device
 ) -> str:
-    """Fill the class heads' rows of the classes ``new``; the sentence says what came of it.
+    """Solve the class heads' rows of the classes ``new``; return a sentence about the result.
 
-    Rows of classes without an object in the images stay as they are. The detector is in training
-    mode afterwards; random states stay as they are.
+    Rows of classes without an object in these images stay unchanged. Afterwards the detector is in
+    training mode; random states are unchanged.
     """
     detector.to(device).eval()
     contents, labels = _contents(detector, data, {detector.names.index(name) for name in new})
@@ -74,7 +75,7 @@ def start_classes(
 def ridge(
     contents: Float[Tensor, "n c"], labels: Int64[Tensor, " n"], classes: int
 ) -> tuple[Float[Tensor, "classes c"], Float[Tensor, " classes"]]:
-    """Weights and biases that give ``FOUND`` for a row's label and ``ABSENT`` elsewhere; −1: none.
+    """Weights and biases mapping a row to ``FOUND`` at its label, ``ABSENT`` elsewhere (−1: none).
 
     Minimises the squared error with a penalty of ``RIDGE`` · n on the weights (Hoerl & Kennard).
     """
@@ -92,7 +93,7 @@ def ridge(
 def _contents(
     detector: Detector, data: DetectionDataset, new: Collection[int]
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """What each class head is given at objects and on background, and the labels there (or −1)."""
+    """Inputs of each class head at objects and on background, and their labels (background: −1)."""
     config = detector.config.model_copy(update={"augment": None})
     heads, given = list(detector.decoder.heads.classes), []
     hooks = [h.register_forward_pre_hook(lambda _, x: given.append(x[0])) for h in heads]
@@ -124,10 +125,11 @@ def _contents(
 def _answers(
     detector: Detector, predictions: Predictions, targets: Targets, layer: int, rng: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Image, query and label (−1: background) of what a layer's class head should tell apart."""
+    """Image, query and label (background: −1) of the rows for the regression of one layer."""
     boxes = predictions.boxes[layer]
     of_layer = Predictions(predictions.logits[layer : layer + 1], boxes[None], (None,))
-    by_place = detector.config.loss.model_copy(update={"class_cost": 0.0})  # no class is known yet
+    # The class costs nothing: the heads do not know these classes yet.
+    by_place = detector.config.loss.model_copy(update={"class_cost": 0.0})
     pairs = assign(of_layer, targets, by_place)
     found, wanted = to_corners(boxes.float()), to_corners(targets.boxes.float())
     near = iou(found[pairs.image, pairs.query], wanted[pairs.target]) >= NEAR

@@ -1,7 +1,7 @@
-"""Live diagnosis: what goes wrong in a training, in one line each, and what to do about it.
+"""Live diagnosis: one line for each fault of a training, with what to do about it.
 
-``EpochStatistics`` collects what steps show, ``faults`` judges a run's record, ``Diagnosis`` tells
-each fault once.
+``EpochStatistics`` collects numbers of the steps, ``faults`` judges a run's record, ``Diagnosis``
+prints each fault once.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from dabdetr.training.history import Row
 from dabdetr.training.matching import Assignment
 
 LEARNED = 0.1
-"""AP50 from which a detector is at work, however slowly it gets better."""
+"""AP50 from which a detector works, however slowly it improves."""
 SETTLED = 100
-"""Updates before which no judgement is passed: warm-up, and a head that learns what is rare."""
+"""Updates before the first judgement: warm-up, and heads that learn how rare objects are."""
 BORDER = 0.005
-"""Of the image's side: no object has its centre so near to its border."""
+"""Share of the image's side; no object has its centre so near to the border."""
 
 COUNTED = ("used", "norms", "outside", "crowded", "objects")
-"""What ``EpochStatistics`` has of an epoch, beside assignments."""
+"""Tensors of ``EpochStatistics`` besides the assignments."""
 
 
 class EpochStatistics:
-    """What the steps of an epoch show of gradients, assignments and anchors.
+    """Statistics of an epoch's steps: gradients, assignments and anchors.
 
-    Objects are known by their image and place in it; where another number of them is in sight than
-    in the last epoch, as after a crop, an image is left out. Queries that the encoder proposes have
-    no identity from one image to the next, so of those nothing is said.
+    Objects are identified by their image and index in it. An image whose number of objects differs
+    from the last epoch, as after a crop, is left out. Queries proposed by the encoder have no
+    identity across images, so they have no statistics.
     """
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class EpochStatistics:
         self.reset()
 
     def reset(self) -> None:
-        """Begin an epoch, beside the assignments of the one before."""
+        """Start a new epoch, keeping the assignments of the one before."""
         self.before, self.matched = self.matched, {}
         self.used = torch.zeros(0, dtype=torch.bool)
         self.norms: list[float] = []
@@ -54,7 +54,7 @@ class EpochStatistics:
         self.crowded = self.objects = 0
 
     def add(self, predictions: Predictions, targets: Targets, assignment: Assignment) -> None:
-        """Take in a batch."""
+        """Add a batch."""
         layers, _, queries = predictions.logits.shape[:3]
         self.crowded += sum(count > queries for count in targets.counts)
         anchors = predictions.anchors[-1] if predictions.anchors else None
@@ -76,7 +76,7 @@ class EpochStatistics:
         self.matched.update(zip(names, (part.clone() for part in parts), strict=False))
 
     def changed(self) -> np.ndarray:
-        """[layers] share of objects whose query is another than in the last epoch; maybe empty."""
+        """[layers] share of objects whose query differs from the last epoch; may be empty."""
         pairs = [
             (now, self.before[name])
             for name, now in self.matched.items()
@@ -97,12 +97,12 @@ class EpochStatistics:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain values and few tensors, for checkpoints within an epoch."""
+        """Plain values and a few tensors, for checkpoints within an epoch."""
         own = {name: getattr(self, name) for name in COUNTED}
         return own | {"matched": _packed(self.matched), "before": _packed(self.before)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what another one had seen."""
+        """Restore the state of ``state_dict``."""
         for name in COUNTED:
             setattr(self, name, state.get(name, 0))  # objects: not in older checkpoints
         self.matched, self.before = _unpacked(state["matched"]), _unpacked(state["before"])
@@ -125,10 +125,10 @@ def _unpacked(packed: dict[str, Any]) -> dict[str, Tensor]:
 def faults(
     rows: Sequence[Row], config: Config, crowded: int = 0, objects: int = 0
 ) -> Iterator[tuple[str, str]]:
-    """Name and sentence of everything that looks wrong after the last of ``rows``.
+    """Name and sentence of every fault visible after the last of ``rows``.
 
     ``crowded`` is the number of images with more objects than queries in the last epoch,
-    ``objects`` how many objects it had.
+    ``objects`` its number of objects.
     """
     last = rows[-1]
     training = config.training
@@ -183,7 +183,7 @@ def faults(
 
 def _rising(rows: Sequence[Row], at: str) -> Iterator[tuple[str, str]]:
     losses = [row["loss"] or 0.0 for row in rows]
-    undone = min(losses) + 0.3 * (losses[0] - min(losses))  # of what was learned
+    undone = min(losses) + 0.3 * (losses[0] - min(losses))  # of the learned queries
     if losses[-1] > 1.3 * min(losses) and min(losses[-2:]) > max(undone, 1.2 * min(losses)):
         yield (
             "loss",
@@ -200,7 +200,7 @@ def _rising(rows: Sequence[Row], at: str) -> Iterator[tuple[str, str]]:
 
 
 def _standing(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
-    """Terms that do not fall where nothing is detected yet."""
+    """Loss terms that do not fall although nothing is detected yet."""
     recent = rows[-5:]
     if len(rows) < 5:
         return
@@ -234,7 +234,7 @@ def _gap(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
 
 
 class Diagnosis(Callback):
-    """Tells each fault once, after the epoch that shows it, and times the loading of images."""
+    """Prints each fault once, after the epoch that shows it, and times the loading of images."""
 
     def __init__(self, rows: list[Row], tell: Callable[[str], None]) -> None:
         self.rows, self.tell = rows, tell

@@ -1,4 +1,4 @@
-"""One training in several processes, on one machine or many, as torchrun starts them."""
+"""One training in several processes, on one or more machines, as started by torchrun."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from dabdetr.inference.device import choose_device
 
 T = TypeVar("T")
 TIMEOUT = timedelta(hours=12)
-"""How long the other ranks wait while the main one evaluates and writes."""
+"""How long other ranks wait while the main one evaluates and writes."""
 
 
 @dataclass(frozen=True)
 class World:
-    """The processes of one training, and this one's place among them: ``rank`` of ``size``.
+    """The processes of one training, and the position of this one: ``rank`` of ``size``.
 
     device      this rank's own; rank 0 is the main one, which evaluates, writes and prints
     local_size  processes on this machine
@@ -34,11 +34,11 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the rank that writes."""
+        """Whether this is the rank that evaluates, writes and prints."""
         return self.rank == 0
 
     def broadcast(self, value: T) -> T:
-        """The main rank's ``value``, in all of them."""
+        """The main rank's ``value``, on all ranks."""
         if self.size == 1:
             return value
         box = [value]
@@ -46,7 +46,7 @@ class World:
         return box[0]
 
     def gather(self, value: T) -> list[T]:
-        """The ``value`` of each rank, in their order, in all of them."""
+        """The ``value`` of each rank in order, on all ranks."""
         if self.size == 1:
             return [value]
         box: list[Any] = [None] * self.size
@@ -56,7 +56,7 @@ class World:
 
 @contextmanager
 def init_distributed(device: str | torch.device) -> Iterator[World]:
-    """All processes that torchrun started, able to exchange messages; else this one alone."""
+    """All processes started by torchrun, connected; without torchrun this process alone."""
     place = choose_device(device)
     if not launched():
         yield World(place)
@@ -80,7 +80,7 @@ def launched() -> bool:
 
 
 def silent() -> bool:
-    """Whether another rank prints for this one."""
+    """Whether another rank prints for this process."""
     return launched() and os.environ["RANK"] != "0"
 
 

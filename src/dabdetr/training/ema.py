@@ -1,4 +1,4 @@
-"""EMA: averaged weights, which are evaluated and saved, while the raw ones go on training."""
+"""EMA: averaged weights for evaluation and saving; training continues with the raw ones."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ class MovingAverage(WeightAveraging):
         self.detector.requires_grad_(False)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Nothing: the raw weights stay raw, so that a finished run's checkpoint is like any."""
+        """Do nothing: the raw weights stay, so a finished run's checkpoint has the usual form."""
 
 
 def ema_update(decay: float) -> Callable[[Tensors, Tensors, Any], None]:
-    """What torch's ``AveragedModel`` calls for all tensors of one device and dtype.
+    """The update that torch's ``AveragedModel`` calls for all tensors of one device and dtype.
 
-    Before update n, counted from 1, lies n times the decay min(decay, (1 + n) / (10 + n)): runs of
-    a few hundred steps would otherwise average in their random start. Batch statistics are
-    averaged alike; integers are copied.
+    The decay of update n, counted from 1, is min(decay, (1 + n) / (10 + n)): otherwise runs of a
+    few hundred steps would average in their random start. Batch statistics are averaged too;
+    integers are copied.
     """
 
     @torch.no_grad()

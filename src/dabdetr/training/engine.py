@@ -1,4 +1,4 @@
-"""pytorch-lightning's Trainer as a run uses it, without what it would print."""
+"""pytorch-lightning's Trainer, configured for a run, without its own output."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ ENGINE_PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp
 NOISE = (
     ".*treespec, LeafSpec.*",
     ".*GPU available but not used.*",
-    r"Found \d+ module\(s\) in eval mode",  # frozen stages rest, as they should
+    r"Found \d+ module\(s\) in eval mode",  # frozen stages are in eval mode on purpose
     "Grad strides do not match bucket view strides",  # of 1×1 convolutions in channels_last
 )
-"""Warnings of Lightning, or about it, that mean nothing here."""
+"""Warnings by or about Lightning that do not apply here."""
 
 
 @contextmanager
 def quiet_engine() -> Iterator[None]:
-    """Without pytorch-lightning's banners and the warnings in ``NOISE``."""
+    """Suppress pytorch-lightning's banners and the warnings in ``NOISE``."""
     loggers = [logging.getLogger(n) for n in ("pytorch_lightning", "lightning_fabric")]
     before = [logger.level for logger in loggers]
     with warnings.catch_warnings():
@@ -52,7 +52,7 @@ def make_engine(
     loggers: Sequence[Logger],
     folder: Path,
 ) -> Trainer:
-    """pytorch-lightning's Trainer; what it would write or print is done here."""
+    """pytorch-lightning's Trainer without the output that our callbacks replace."""
     place, many = world.device, world.size > 1
     gpu = place.type == "cuda"
     return Trainer(

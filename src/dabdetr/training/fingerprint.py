@@ -1,4 +1,4 @@
-"""What a run's data were when it began, to notice on resuming that they are others now."""
+"""Fingerprints of a run's data, to detect changes on resuming."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from dabdetr.data.scenes import Scenes
 from dabdetr.text import counted
 
 KINDS = ("id", "size", "boxes")
-"""What is kept of each image: its id and file name; width and height; boxes with their labels."""
+"""Hashed values of each image: id and file name; width and height; boxes with labels."""
 
 
 def fingerprint(data: DetectionDataset) -> dict[str, Any]:
     """Plain values and a tensor [images, 3] of hashes, one for each of ``KINDS``.
 
-    Generated scenes are known by what they are generated from.
+    Generated scenes are identified by their parameters.
     """
     about: dict[str, Any] = {"names": list(data.names)}
     if isinstance(data, Scenes):
@@ -50,7 +50,7 @@ def _hash(*parts: bytes) -> int:
 
 
 def changes(split: str, before: dict[str, Any] | None, data: DetectionDataset | None) -> list[str]:
-    """What is another in a split than it was: nothing, or a few words for each thing."""
+    """The differences of a split from its fingerprint: a few words for each, or nothing."""
     if before is None or data is None:
         gone, new = f"the {split} split is gone", f"there was no {split} split"
         return [gone] if before is not None else [new] if data is not None else []

@@ -1,4 +1,4 @@
-"""What the collaborative heads of training minimise (Co-DETR): losses beside the detector's own."""
+"""Losses of the collaborative heads (Co-DETR), in addition to the detector's own."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HEAD_WEIGHTS = {
 
 
 def head_loss(samples: HeadSamples, loss: Loss, layers: int) -> tuple[Tensor, Table]:
-    """A collaborative head weighs as much as all decoder layers together, times its own weight."""
+    """The weighted loss of a collaborative head, which counts as much as all decoder layers."""
     terms, name = head_terms(samples, loss), samples.name
     weights = HEAD_WEIGHTS[name]
     total = torch.stack([weights[term] * value for term, value in terms.items()]).sum()

@@ -1,4 +1,4 @@
-"""The record of a run, a row for each epoch: results.csv, curves.png and the final table."""
+"""The record of a run, one row per epoch: results.csv, curves.png and the final table."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ query groups, proposals and collaborative heads follow behind these, for members
 
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
-    """All rows under a header line; a value that was not measured stays empty."""
+    """All rows under a header line; values that were not measured are empty."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     further = {name: ".5f" for row in rows for name in row if name not in COLUMNS}
@@ -70,13 +70,13 @@ def _shown(value: float | None, form: str) -> str:
 
 
 def best_row(rows: Sequence[Row]) -> Row | None:
-    """The last epoch of the highest AP; None where no AP was measured."""
+    """The last epoch with the highest AP; None where no AP was measured."""
     measured = [row for row in rows if row["AP"] is not None]
     return max(reversed(measured), key=lambda row: row["AP"] or 0.0) if measured else None
 
 
 def stops_early(rows: Sequence[Row], patience: int | None) -> bool:
-    """Whether ``patience`` epochs lie between the best AP and the last one that was measured."""
+    """Whether the last measured AP is ``patience`` epochs or more after the best one."""
     measured = [row for row in rows if row["AP"] is not None]
     if patience is None or not measured:
         return False
@@ -117,7 +117,7 @@ def draw_curves(path: Path, rows: Sequence[Row]) -> None:
 
 
 def final_table(folder: Path, rows: Sequence[Row]) -> Table:
-    """What came out of a run, for a rich console."""
+    """The final numbers of a run, for a rich console."""
     from rich.table import Table
     from rich.text import Text
 
@@ -139,7 +139,7 @@ def final_table(folder: Path, rows: Sequence[Row]) -> Table:
 
 
 def peak_training_memory_mib(device: torch.device) -> float | None:
-    """Largest memory so far: of the GPU where one is used, else of this process."""
+    """Highest memory so far: of the GPU if one is used, else of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     return peak_memory_mib()

@@ -1,4 +1,4 @@
-"""Loggers by name: where the numbers of every epoch go besides ``results.csv``."""
+"""Loggers by name: destinations of every epoch's numbers besides ``results.csv``."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger, W
 from dabdetr.text import printable
 
 PROJECT = "dabdetr"
-"""What runs are filed under, by loggers that keep those of many folders."""
+"""Project name in loggers that collect runs of many folders."""
 
 
 class TrackioLogger(Logger):
-    """Lightning has none for trackio."""
+    """A Lightning logger for trackio, which Lightning lacks."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ def _wandb(folder: Path) -> Logger:
 
 
 def _mlflow(folder: Path) -> Logger:
-    # without MLFLOW_TRACKING_URI, beside the run's other files
+    # without MLFLOW_TRACKING_URI: next to the run's other files
     return MLFlowLogger(PROJECT, run_name=folder.name, save_dir=str(folder / "mlflow"))
 
 
@@ -64,13 +64,13 @@ LOGGERS: dict[str, tuple[tuple[str, ...], Callable[[Path], Logger]]] = {
     "trackio": (("trackio",), TrackioLogger),
     "wandb": (("wandb",), _wandb),
 }
-"""Name → the packages of which it needs one, and what makes it for a run folder."""
+"""Name → packages, one of which is needed, and the function that creates it for a run folder."""
 NAMES = ("csv", *LOGGERS)
 """``csv`` is results.csv, which every run has."""
 
 
 def check_loggers(names: Sequence[str]) -> None:
-    """Raise for a name that is none, or whose package is not installed."""
+    """ValueError for an unknown name, or one whose package is not installed."""
     for name in names:
         if name not in NAMES:
             raise ValueError(f"there is no logger {printable(name)!r}; use {', '.join(NAMES)}")
@@ -82,9 +82,9 @@ def check_loggers(names: Sequence[str]) -> None:
 
 
 class TolerantLogger(Logger):
-    """A logger that never stops a training: its first error is printed, and it gets no more rows.
+    """A logger that never stops a training: its first error is printed and disables it.
 
-    A network that is down, a full disk or a wrong key of another program costs its curves, no run.
+    A network that is down, a full disk or a wrong key costs the curves of that logger, not the run.
     """
 
     def __init__(self, name: str, make: Callable[[], Logger], tell: Callable[[str], None]) -> None:
@@ -120,7 +120,7 @@ class TolerantLogger(Logger):
     def _do(self, work: Callable[[], object]) -> None:
         try:
             work()
-        except Exception as error:  # other people's code, whatever it raises
+        except Exception as error:  # other people's code may raise anything
             self.inner = None
             words = printable(str(error) or type(error).__name__)[:200]
             self.tell(f"logger {self.called} failed and is left out from here on: {words}")
@@ -129,7 +129,7 @@ class TolerantLogger(Logger):
 def make_loggers(
     names: Sequence[str], folder: Path, tell: Callable[[str], None]
 ) -> list[TolerantLogger]:
-    """One for each name; ``tell`` gets a sentence where one fails."""
+    """A logger for each name; ``tell`` is called with a sentence where one fails."""
     return [
         TolerantLogger(name, lambda make=LOGGERS[name][1]: make(folder), tell)
         for name in dict.fromkeys(names)

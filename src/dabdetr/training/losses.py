@@ -1,6 +1,6 @@
-"""What is minimised: focal, L1 and GIoU losses of every decoder layer, and their weighted sum.
+"""Losses: class, L1 and GIoU terms of every decoder layer, and their weighted sum.
 
-A group of queries gives its losses once it has an assignment, wherever that comes from.
+A query group contributes once its assignment is known, whatever the source of the assignment.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ def detection_loss(
     assignment: Assignment | None = None,
     objects: Tensor | None = None,
 ) -> tuple[Float[Tensor, ""], Table]:
-    """The weighted sum that is minimised, and the table of its terms.
+    """The weighted sum to minimise, and the table of its unweighted terms.
 
-    ``assignment`` is matched here where none is given; ``objects`` is what the losses are divided
-    by (``count_objects``).
+    ``assignment`` is computed by matching if None; the losses are divided by ``objects`` (see
+    ``count_objects``).
     """
     if assignment is None:
         assignment = assign(predictions, targets, loss)
@@ -57,7 +57,7 @@ def detection_loss(
 def _proposal_loss(
     proposals: Predictions, targets: Targets, loss: Loss, objects: Tensor
 ) -> tuple[Tensor, Table]:
-    """The same terms for the encoder's proposals, matched on their own; their layer is −1."""
+    """The same terms for the encoder's proposals, with their own matching; their layer is −1."""
     if proposals.objectness:
         targets = replace(targets, labels=torch.zeros_like(targets.labels), known=None)
     pairs = assign(proposals, targets, loss)
@@ -82,7 +82,7 @@ def _weighted(
 
 
 def _every_layer(group: QueryGroup, layers: int) -> Assignment:
-    """The group's known pairs, the same in every decoder layer."""
+    """The group's known pairs, repeated for every decoder layer."""
     layer = torch.arange(layers, device=group.image.device).repeat_interleave(len(group.image))
     return Assignment(layer, *(x.repeat(layers) for x in (group.image, group.query, group.target)))
 
@@ -97,10 +97,9 @@ def group_losses(
 ) -> dict[str, Float[Tensor, " layers"]]:
     """Each term for all layers of one query group whose assignment is known, in float32.
 
-    Queries without an object should say nothing: they enter the class term only. Without any
-    object the box terms are 0 and still carry a (zero) gradient. Queries that are not
-    ``supervised`` enter nothing; classes that an image is not labelled for enter where an object
-    has them.
+    Queries without an object are background: they count in the class term only. Without any object
+    the box terms are 0 and still have a (zero) gradient. Queries that are not ``supervised`` count
+    nowhere. Classes that an image is not labelled for count only at pairs with an object.
     """
     logits, boxes = predictions.logits.float(), predictions.boxes.float()
     pairs = (assignment.layer, assignment.image, assignment.query)
@@ -137,15 +136,15 @@ def class_loss(
     supervised: Bool[Tensor, "*broadcast logits"] | None = None,
     of_pairs: Float[Tensor, " pairs"] | None = None,
 ) -> Float[Tensor, " layers"]:
-    """How wrong the classes are: queries in ``pairs`` should say their label, others nothing.
+    """The class term: queries in ``pairs`` have the label of their object, all others background.
 
-    ``of_pairs`` are weights: of the error of the label's own logit; under softmax, of the query's.
+    ``of_pairs`` are weights of the pairs: of the label's own logit; under softmax, of the query.
 
     Softmax: the mean over queries, in which those without an object weigh ``no_object_weight``
-    (DETR §3.1). The others are summed over queries and divided by ``objects``. Focal: Lin et al.
-    2017. Quality: likewise, but the label's score should be ``target_score``, the IoU of the box
-    (Li et al. 2020). MAL: binary cross-entropy to a ``target_score`` of IoU^γ, at weight 1 where
-    an object is and p^γ elsewhere (DEIM §3.2).
+    (DETR §3.1). The other kinds are summed over queries and divided by ``objects``. Focal: Lin et
+    al. 2017. Quality: focal with the IoU of the box, ``target_score``, as the label's target (Li et
+    al. 2020). MAL: binary cross-entropy with the target IoU^γ, weighted 1 at pairs and p^γ
+    elsewhere (DEIM §3.2).
     """
     if loss.classification == "softmax":
         return _softmax_loss(logits, pairs, labels, loss, supervised, of_pairs)
@@ -183,8 +182,8 @@ def _softmax_loss(
     nothing = logits.shape[-1] - 1
     wanted = torch.full(logits.shape[:-1], nothing, device=logits.device)
     wanted[pairs] = labels
-    if supervised is not None and supervised.shape[-1] > 1:  # a class that may be there is no error
-        free = F.pad(~supervised, (0, 1)).expand(logits.shape).clone()  # "nothing" always counts
+    if supervised is not None and supervised.shape[-1] > 1:  # unlabelled, not absent
+        free = F.pad(~supervised, (0, 1)).expand(logits.shape).clone()  # "no object" always counts
         free[(*pairs, labels)] = False
         logits = logits.masked_fill(free, float("-inf"))
         supervised = None
@@ -198,7 +197,7 @@ def _softmax_loss(
 
 
 def count_objects(number: float, device: torch.device) -> Float[Tensor, ""]:
-    """What losses are divided by: objects of a batch, averaged over processes, at least 1."""
+    """The divisor of the losses: objects of a batch, averaged over ranks, at least 1."""
     objects = torch.tensor(float(number), device=device)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(objects)

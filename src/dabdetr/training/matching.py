@@ -1,6 +1,6 @@
-"""Which query answers for which object: cost matrix and Hungarian assignment (DETR §3.1).
+"""Matching of queries and objects: cost matrix and Hungarian assignment (DETR §3.1).
 
-All layers and images share one batched cost computation. Costs are formed only between an image's
+All layers and images share one batched cost computation. Costs exist only between an image's
 queries and its own objects, and leave the device in a single transfer.
 """
 
@@ -24,9 +24,9 @@ LOG_EPS = 1e-8
 
 @dataclass(frozen=True)
 class Assignment:
-    """Pairs of a query and an object, as index columns ready for gathering; each int64 [pairs].
+    """Pairs of a query and an object, as index columns; each int64 [pairs].
 
-    ``boxes[layer, image, query]`` of the predictions belongs to row ``target`` of the targets.
+    ``boxes[layer, image, query]`` of the predictions is paired with row ``target`` of the targets.
     """
 
     layer: Tensor
@@ -40,10 +40,10 @@ class Assignment:
 
 @torch.no_grad()
 def assign(predictions: Predictions, targets: Targets, loss: Loss) -> Assignment:
-    """The cheapest one-to-one pairing for every decoder layer and image; never raises.
+    """The cheapest one-to-one pairs for every decoder layer and image; never raises.
 
-    With more objects than queries every query is taken and some objects stay without. NaN and
-    infinite predictions cost more than anything finite.
+    With more objects than queries, every query gets an object and some objects get none. NaN and
+    infinite predictions cost more than any finite ones.
     """
     device = predictions.boxes.device
     costs = _finite(pair_costs(predictions, targets, loss).cpu().numpy())
@@ -79,9 +79,9 @@ def pair_costs(
 
 
 def _class_cost(logits: Float[Tensor, "*pairs"], loss: Loss) -> Float[Tensor, "*pairs"]:
-    """Cost of taking a query for an object of the class whose (log-softmax) logit is given.
+    """Cost of pairing a query with an object of the class whose (log-softmax) logit is given.
 
-    Focal: by how much the loss would change (DAB-DETR); softmax: minus the probability (DETR).
+    Focal: the change of the loss (DAB-DETR); softmax: minus the probability (DETR).
     """
     if loss.classification == "softmax":
         return -logits.exp()
@@ -92,7 +92,7 @@ def _class_cost(logits: Float[Tensor, "*pairs"], loss: Loss) -> Float[Tensor, "*
 
 
 def _finite(costs: np.ndarray) -> np.ndarray:
-    """The same costs, with one value above all finite ones where they were NaN or infinite."""
+    """The costs, with NaN and infinity replaced by one value above all finite ones."""
     finite = np.isfinite(costs)
     if finite.all():
         return costs

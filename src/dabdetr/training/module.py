@@ -34,10 +34,10 @@ CUDA_MULTIPLE = 64
 
 
 class TrainingModule(LightningModule):
-    """A detector, its loss and its optimizer, as pytorch-lightning runs them.
+    """A detector with its loss and optimizer, as a pytorch-lightning module.
 
-    ``loader(epoch)`` gives an epoch's batches, those of this rank. All randomness is a function of
-    the seed, the epoch and the rank, so that a resumed run repeats an uninterrupted one.
+    ``loader(epoch)`` returns this rank's batches of an epoch. All randomness is a function of the
+    seed, the epoch and the rank, so a resumed run repeats an uninterrupted one.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class TrainingModule(LightningModule):
         checkpoint_activations(detector, self.settings.training.recompute)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TrainingModule:
-        """The average's copy: weights only, neither data nor trainer."""
+        """The copy for averaging: weights only, neither data nor trainer."""
         from copy import deepcopy
 
         return TrainingModule(deepcopy(self.detector, memo), lambda _: ())
@@ -106,9 +106,9 @@ class TrainingModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _rate_factor(self, step: int) -> float:
-        """What the learning rates are multiplied by in optimizer step ``step``, counted from 0."""
+        """The factor of the learning rates in optimizer step ``step``, counted from 0."""
         epoch, progress = 0, 0.0
-        if step:  # before the first one, the number of batches is not known yet
+        if step:  # before the first epoch the number of batches is unknown
             gathered, batches = (
                 self.trainer.accumulate_grad_batches,
                 self.trainer.num_training_batches,
@@ -143,7 +143,7 @@ class TrainingModule(LightningModule):
     def _train_mode(self) -> None:
         self.detector.train()
         if not any(p.requires_grad for p in self.detector.backbone.parameters()):
-            self.detector.backbone.eval()  # its batch statistics rest too
+            self.detector.backbone.eval()  # frozen stages keep their batch statistics too
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         targets = batch.targets
@@ -165,7 +165,7 @@ class TrainingModule(LightningModule):
         return inputs or diagnose_nonfinite(predictions, targets, self.settings.loss, place)
 
     def _with_every_gradient(self, total: Tensor) -> Tensor:
-        """Of several ranks each waits for the gradient of every weight, such as denoising's."""
+        """A loss with a (zero) gradient for unused weights, for which the other ranks wait."""
         if self.world.size == 1:
             return total
         learning = [p.sum() for p in self.detector.parameters() if p.requires_grad]
@@ -184,7 +184,7 @@ class TrainingModule(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Scale gradients to the norm ``training.clip``; one that is not finite never steps."""
+        """Scale gradients to the norm ``training.clip``; raise if the norm is not finite."""
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         most = self.settings.training.clip or math.inf
         norm = torch.nn.utils.clip_grad_norm_(parameters, most)
@@ -202,7 +202,7 @@ class TrainingModule(LightningModule):
 
 
 def _random_state(device: torch.device) -> list[Tensor]:
-    """Of torch's generators: the CPU's, and the device's own where it has one."""
+    """The states of torch's generators: the CPU's, and the device's if it has its own."""
     states = [torch.get_rng_state()]
     if device.type == "cuda":
         states.append(torch.cuda.get_rng_state(device))
@@ -220,20 +220,20 @@ def _set_random_state(states: list[Tensor], device: torch.device) -> None:
 
 
 class Meter:
-    """Means over an epoch so far: the loss, and the last layer's terms, weighted by images."""
+    """Running means of an epoch: the loss, and the last layer's terms, weighted by images."""
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Start again from zero."""
         self.images = 0
         self._sums: dict[str, Tensor] = {}
 
     def add(self, total: Tensor, table: Table, images: int) -> None:
-        """Take in one batch; nothing leaves the device."""
+        """Add a batch; nothing leaves the device."""
         last = max(layer for _, layer in table)
-        exact = torch.float32 if total.device.type == "mps" else torch.float64  # MPS has no other
+        exact = torch.float32 if total.device.type == "mps" else torch.float64  # MPS has no float64
         terms = {term: value for (term, layer), value in table.items() if layer in (last, -1)}
         for name, value in ({"loss": total} | terms).items():
             value = value.to(exact) * images
@@ -241,7 +241,7 @@ class Meter:
         self.images += images
 
     def gather(self, world: World) -> None:
-        """Take in what the other ranks have seen."""
+        """Add the sums of the other ranks."""
         own = (self.images, {name: float(value) for name, value in self._sums.items()})
         self.reset()
         for images, sums in world.gather(own):
@@ -252,17 +252,17 @@ class Meter:
                 )
 
     def state_dict(self) -> dict[str, Any]:
-        """What ``load_state_dict`` takes."""
+        """The sums, for ``load_state_dict``."""
         return {"images": self.images, "sums": {n: v.cpu() for n, v in self._sums.items()}}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
-        """Go on from what another one had seen."""
+        """Continue with the sums of ``state_dict``."""
         self.images = state["images"]
         self._sums = {name: value.to(device) for name, value in state["sums"].items()}
 
     def means(self) -> dict[str, float]:
-        """``loss`` (weighted, all layers) and unweighted terms: the last layer's, the encoder's.
+        """``loss`` (weighted, all layers), and unweighted terms of the last layer and the encoder.
 
-        A query group that some batch did not have counts as 0 there.
+        A batch without a query group counts as 0 in that group's terms.
         """
         return {name: float(value) / self.images for name, value in self._sums.items()}

@@ -1,4 +1,4 @@
-"""What to say where a loss, a gradient or a weight is no longer finite."""
+"""Diagnosis of a loss, gradient or weight that is no longer finite."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class NonFiniteLoss(ValueError):
 
 @torch.no_grad()
 def diagnose_inputs(model: nn.Module, pixels: Tensor, names: tuple[str, ...], place: str) -> str:
-    """One sentence on images or weights that were not finite before the step; "": all were."""
+    """A sentence about images or weights that were not finite before the step; "" if all were."""
     begin = f"the loss is not finite in {place}"
     rows = (~pixels.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
     if rows:
@@ -37,9 +37,9 @@ def diagnose_inputs(model: nn.Module, pixels: Tensor, names: tuple[str, ...], pl
 
 @torch.no_grad()
 def diagnose_nonfinite(predictions: Predictions, targets: Targets, loss: Loss, place: str) -> str:
-    """One sentence that says which images, layer and term made the loss not finite.
+    """A sentence that names the images, layer and term of a loss that is not finite.
 
-    Of other terms than the matching queries' (denoising, proposals, heads) it knows no image.
+    Images are named for terms of the matching queries only, not for denoising, proposals or heads.
     """
     guilty, found, start = [], [], 0
     for image, count in enumerate(targets.counts):
@@ -67,7 +67,7 @@ def diagnose_nonfinite(predictions: Predictions, targets: Targets, loss: Loss, p
 
 
 def nonfinite_weights(model: nn.Module) -> str:
-    """The first weight that is NaN or infinite, and how many more are; "" where none is."""
+    """The first weight that is NaN or infinite, and how many more are; "" if none is."""
     bad = [
         n for n, v in model.state_dict().items() if v.is_floating_point() and not v.isfinite().all()
     ]
@@ -78,7 +78,7 @@ def nonfinite_weights(model: nn.Module) -> str:
 
 
 def nonfinite_values(tree: Any, place: str) -> str:
-    """The place of the first number in nested values that is NaN or infinite; "" where none is."""
+    """The path of the first NaN or infinite number in nested values; "" if there is none."""
     if isinstance(tree, Tensor):
         return "" if tree.isfinite().all() else place
     if isinstance(tree, float):
@@ -111,12 +111,12 @@ def _of_one(
 
 
 def _at_least_one(counts: Iterable[int]) -> Tensor:
-    """Objects without asking other processes, which may not be here."""
+    """The number of objects, without asking other ranks, which may not reach this point."""
     return torch.tensor(float(max(1, sum(counts))))
 
 
 def some_images(names: Iterable[str], most: int = 3) -> str:
-    """The first few names, and how many more."""
+    """The first few names, and the number of the others."""
     names = list(names)
     if not names:
         return "unnamed images"

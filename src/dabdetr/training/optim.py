@@ -1,4 +1,4 @@
-"""Which parameters learn, at which learning rate, and how the rates go over a training."""
+"""Trained parameters, their learning rates, and the schedule."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dabdetr.text import printable
 
 
 def freeze(detector: Detector, training: Training) -> None:
-    """Take the gradient from what is not to be trained. ValueError for names of no parameter."""
+    """Turn off the gradients of ``training.freeze``'s parameters. ValueError for unknown names."""
     _check_names(detector, "train_only", training.train_only)
     _check_names(detector, "lr_factors", training.lr_factors)
     if not training.backbone_lr:
@@ -47,15 +47,15 @@ def _check_names(detector: Detector, field: str, prefixes: Iterable[str]) -> Non
 
 
 def _factor(name: str, factors: Mapping[str, float]) -> float:
-    """That of the longest prefix of a parameter's name; 1 where none fits."""
+    """The factor of the longest prefix of a parameter's name; 1 if none matches."""
     fitting = [prefix for prefix in factors if name.startswith(prefix)]
     return factors[max(fitting, key=len)] if fitting else 1.0
 
 
 def parameter_groups(detector: Detector, training: Training) -> list[dict[str, Any]]:
-    """The backbone, sampling offsets and learned points, and everything else, each at its rate.
+    """Groups of parameters: backbone, sampling offsets and learned points, all others.
 
-    Where ``training.lr_factors`` divides one of these, each factor has a group of its own. Frozen
+    Where ``training.lr_factors`` divides a group, each factor has a group of its own. Frozen
     parameters are in no group. Weight decay applies to all others, norms and biases included
     (official recipe).
     """
@@ -69,7 +69,7 @@ def parameter_groups(detector: Detector, training: Training) -> list[dict[str, A
         if parameter.requires_grad:
             key = (_group(name), _factor(name, training.lr_factors))
             groups.setdefault(key, []).append(parameter)
-    order = list(rates)  # the last group's rate is the one that is logged
+    order = list(rates)  # the last group's rate is logged
     return [
         {
             "name": kind if factor == 1 else f"{kind} × {factor:g}",
@@ -87,10 +87,10 @@ def _group(name: str) -> str:
 
 
 def rate_factor(training: Training, progress: float, step: int) -> float:
-    """What the learning rates are multiplied by: a linear warm-up, then the schedule.
+    """The factor of the learning rates: linear warm-up, then the schedule.
 
-    ``progress`` is the share of the training that is done, 0–1; ``step`` counts optimizer steps
-    from 0.
+    ``progress`` is the completed share of the training, 0–1; ``step`` counts optimizer steps from
+    0.
     """
     warm = min(1.0, (step + 1) / training.warmup) if training.warmup else 1.0
     if training.schedule == "step":

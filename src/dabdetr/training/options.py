@@ -1,4 +1,4 @@
-"""What a run is made of: one config out of ``train``'s options, and where images come from."""
+"""The config and the data sources of a run, from the options of ``train``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class ConfigOptions(TypedDict, total=False):
-    """The options of a training that change its config; what is not given stays as it is.
+    """Options of a training that change its config; those not given leave it unchanged.
 
     epochs    passes over the images
     batch     images in a step; steps are gathered to an update
@@ -52,7 +52,7 @@ SETTLED = {
     "image.size": "image.object_size",
     "model.queries.count": "model.queries.per_object",
 }
-"""Fields that a user may set, and the rule for each by which the data would choose it
+"""Fields that a user may set, with the rule that derives each from the data
 (``planning.fit_to_data``): setting the field turns its rule off."""
 
 
@@ -63,8 +63,7 @@ def choose_config(
 ) -> Config:
     """The config that ``model`` names, with ``options`` and then ``overrides`` applied.
 
-    Nothing heavy is imported for presets and config files, so that a wrong name is answered at
-    once.
+    Nothing heavy is imported for presets and config files, so a wrong name is reported at once.
     """
     config = model if isinstance(model, Config) else _named(model)
     given = {name: value for name, value in options.items() if value is not None}
@@ -78,19 +77,19 @@ def choose_config(
     if (imgsz := options.get("imgsz")) is not None:
         changes += resized(config, imgsz)
     settled = {change.split("=")[0] for change in (*changes, *overrides)}
-    if config.model.queries.kind == "learned":  # they have no such field
+    if config.model.queries.kind == "learned":  # no such field in this member
         settled.discard("model.queries.count")
     changes += [f"{field}=null" for given, field in SETTLED.items() if given in settled]
     return config.override([*changes, *overrides])
 
 
 def epochs_between_validations(epochs: int) -> int:
-    """Where it is not asked for: about twenty validations in the whole training."""
+    """The default: about twenty validations in the whole training."""
     return max(1, epochs // 20)
 
 
 def _named(model: str | Path) -> Config:
-    """A preset, a YAML file, or the config inside weights, which are then also the start."""
+    """A preset, a YAML file, or the config inside weights, which then also are the start."""
     text = str(model)
     if text in PRESETS:
         return PRESETS[text]
@@ -102,7 +101,7 @@ def _named(model: str | Path) -> Config:
         locate(text)
         from dabdetr.checkpoints.native import load_model  # needs torch
 
-        # Precision and thresholds in weights are what their run chose; this run chooses its own.
+        # Precision and thresholds in weights were chosen by their own run; this run chooses again.
         config = load_model(text).model.config.override(
             [f"training.start={text}", "training.precision=auto", "inference.calibration=null"]
         )
@@ -114,7 +113,7 @@ def _named(model: str | Path) -> Config:
 
 
 def resized(config: Config, imgsz: int) -> list[str]:
-    """The changes that make ``imgsz`` the shorter side; the longest and augmentation scale too."""
+    """The overrides that make ``imgsz`` the shorter side and scale the other sizes with it."""
     scale = imgsz / config.image.size
     changes = [f"image.size={imgsz}", f"image.max_size={round(config.image.max_size * scale)}"]
     if config.augment is not None and config.augment.sizes:
@@ -157,7 +156,7 @@ class Sources(Section):
         ``strict`` refuses data in which anything is odd (see ``data.findings``).
         """
         from dabdetr.data.findings import refuse
-        from dabdetr.data.layouts import open_training  # not for a wrong name of a model
+        from dabdetr.data.layouts import open_training  # not needed to report a wrong model name
         from dabdetr.evaluation.evaluate import class_map
 
         train, val = open_training(
@@ -179,19 +178,19 @@ class Sources(Section):
                 + "".join(f"; {each}" for each in train.findings.of("skipped"))
             )
         if val is not None:
-            class_map(train.names, val.names)  # classes that do not fit are told before training
+            class_map(train.names, val.names)  # raises where classes do not match
         return train, val
 
     @classmethod
     def load(cls, path: Path) -> Sources:
-        """What ``save`` wrote."""
+        """Read the file of ``save``."""
         tree = parse_yaml(read_regular(path), str(path))
         if not isinstance(tree, dict):
             raise ValueError(f"{path} should hold fields like 'data:'; it holds {shown(tree)}")
         return parse_section(cls, tree, str(path))
 
     def save(self, path: Path) -> None:
-        """Write as YAML, with paths that hold from anywhere (generated scenes have none)."""
+        """Write as YAML, with absolute paths (generated scenes have none)."""
         tree = self.model_dump(mode="json")
         for key in ("data", "annotations", "images", "val_annotations", "val_images"):
             tree[key] = None if tree[key] is None else _anywhere(tree[key])
@@ -201,5 +200,5 @@ class Sources(Section):
 
 
 def _anywhere(place: str) -> str:
-    """A path that holds from any folder; generated scenes have none."""
+    """An absolute path; generated scenes stay as they are."""
     return place if place.partition(":")[0] == "scenes" else str(Path(place).resolve())

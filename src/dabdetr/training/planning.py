@@ -1,4 +1,4 @@
-"""What the data and the machine decide where nobody else does: input size, queries, epochs."""
+"""Settings derived from the data and the machine: input size, queries, epochs."""
 
 from __future__ import annotations
 
@@ -29,30 +29,33 @@ from dabdetr.training.optim import parameter_groups
 from dabdetr.training.options import Sources, epochs_between_validations, resized
 
 PLAIN = ("none", "imagenet")
-"""Starts that are no weights of a detector."""
+"""Starts that are not weights of a detector."""
 
 MOST_EPOCHS = 300
-"""Where ``training.images`` asks for more of them, on little data."""
+"""Limit of the epochs that ``training.images`` sets on small data sets."""
 
 LARGEST = 1.5
-"""How far small objects may raise the input's size, in terms of the preset's."""
+"""Limit of the input size for small objects, relative to the preset's."""
 
 MOST_QUERIES = 300
-"""However crowded the data are."""
+"""Limit of the number of queries for crowded images."""
 
 
 EXPLAINED = 300
-"""Images at most whose errors the report explains; `val --errors` explains those of all."""
+"""Images whose errors the report explains; `val --errors` explains those of all images."""
 
 LOOKED_AT = 2000
-"""Images whose boxes are looked at, evenly chosen."""
+"""Images whose boxes are examined, evenly spaced."""
 
 
 def choose_by_data(
     config: Config, sources: Sources, data: DetectionDataset
 ) -> tuple[Config, Sources, list[str]]:
-    """What ``fit_to_data`` chooses, and its lines. A start from weights is built with the weights'
-    queries: the number changes once they are loaded."""
+    """The settings of ``fit_to_data``, and a line for each.
+
+    A start from weights is built with the number of queries of the weights; it changes after they
+    are loaded.
+    """
     before = config.model.queries.count
     if sources.queries is not None and config.model.queries.kind == "from_encoder":
         config = config.override(["model.queries.per_object=null"])
@@ -65,11 +68,11 @@ def choose_by_data(
 
 
 def fit_to_data(config: Config, data: DetectionDataset) -> tuple[Config, list[str]]:
-    """The config with what the training images decide, and a line for each thing that changed.
+    """The config with settings derived from the training images, and a line for each change.
 
     ``image.object_size`` raises ``image.size``, ``model.queries.per_object`` raises
-    ``model.queries.count``, and ``training.images`` sets ``training.epochs``; where they are null
-    nothing changes. The first two are null in what comes back.
+    ``model.queries.count``, and ``training.images`` sets ``training.epochs``; rules that are null
+    change nothing. The returned config has null for the first two.
     """
     chosen = np.linspace(0, len(data) - 1, min(len(data), LOOKED_AT)).astype(int)
     records = [data.record(int(index)) for index in np.unique(chosen)]
@@ -98,7 +101,7 @@ def fit_to_data(config: Config, data: DetectionDataset) -> tuple[Config, list[st
 
 
 def input_scale(config: Config, height: int, width: int) -> float:
-    """What the sides of an image of ``height`` × ``width`` pixels are multiplied by."""
+    """The scale factor of an image of ``height`` × ``width`` pixels."""
     image = config.image
     return min(image.size / min(height, width), image.max_size / max(height, width))
 
@@ -122,14 +125,14 @@ def _fit_size(config: Config, sides: np.ndarray, wanted: float) -> tuple[Config,
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds on this machine: of an image in training, in validation, and of an epoch's files."""
+    """Seconds on this machine: per image in training and in validation, and per epoch for files."""
 
     train: float
     val: float
     files: float = 0.0
 
     def minutes(self, config: Config, train: int, val: int, every: int) -> float:
-        """Of a whole run over ``train`` images an epoch, validated on ``val`` images."""
+        """Minutes of a run with ``train`` images an epoch, validated on ``val`` images."""
         epochs = config.training.epochs
         images = min(train, config.training.epoch_images or train)
         each = images * self.train + self.files
@@ -138,7 +141,7 @@ class Pace:
 
 
 def at_the_end(val: int) -> int:
-    """Images detected after the last epoch: for thresholds all, for causes of errors some."""
+    """Images detected after the last epoch: all for thresholds, some for causes of errors."""
     return val + min(val, EXPLAINED)
 
 
@@ -150,10 +153,10 @@ def measure_pace(
     folder: Path | None = None,
     patience: float = 20.0,
 ) -> Pace:
-    """Train and validate a copy for a few steps; the detector and all random states stay as is.
+    """Time a few steps of training and validation on a copy, without touching random states.
 
-    After ``patience`` seconds no further step is begun. What it writes into ``folder``, to see how
-    long that takes, is gone again.
+    No step begins after ``patience`` seconds. Files written into ``folder`` to time the disk are
+    removed.
     """
     training, device = detector.config.training, world.device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -176,7 +179,7 @@ def measure_pace(
         if val is not None:
             few = Subset(val, range(min(len(val), 2 * training.batch)))
             started = time.perf_counter()
-            with suppress(ValueError):  # of broken weights: the first step says which
+            with suppress(ValueError):  # of broken weights: the first step reports which
                 evaluate(module.detector, few, device=device, batch=training.batch)
             of_val = (time.perf_counter() - started) / len(few)
     warm = seconds[1:] or seconds
@@ -184,19 +187,20 @@ def measure_pace(
 
 
 def _files(detector: Detector, folder: Path | None) -> float:
-    """Seconds that an epoch's weights and checkpoint take: six times those of the weights alone."""
+    """Seconds to write an epoch's weights and checkpoint: six times those of the weights alone."""
     if folder is None:
         return 0.0
     place, started = folder / ".pace", time.perf_counter()
     try:
         save_model(place, detector)
-        return 6 * (time.perf_counter() - started)  # last, and weights, average, two moments
+        # last.safetensors, and in the checkpoint weights, average and two moments
+        return 6 * (time.perf_counter() - started)
     finally:
         place.unlink(missing_ok=True)
 
 
 def _typical(loader: Loader) -> Loader:
-    """Five of the loader's batches, whose input size is nearest the middle of all sizes."""
+    """Five of the loader's batches with the most typical input size."""
     full = len(loader.batches[0])
     batches = sorted((b for b in loader.batches if len(b) == full), key=lambda b: b[0].side)
     middle = max(0, len(batches) // 2 - 2)
@@ -220,10 +224,10 @@ def _step(module: TrainingModule, images: Images, targets: Targets, device: torc
 def fit_to_time(
     config: Config, pace: Pace, seconds: float, train: int, val: int
 ) -> tuple[Config, int]:
-    """Epochs that end after about so many seconds, and how many epochs lie between validations.
+    """The epochs that fit into ``seconds``, and the epochs between validations.
 
-    An epoch is made shorter, ``training.epoch_images``, until a whole number fits. ValueError where
-    not even one update does.
+    ``training.epoch_images`` shortens the epoch until a whole number fits. ValueError if not even
+    one update fits.
     """
     validation = val * pace.val
     most = min(20, max(1, int(0.15 * seconds / validation))) if validation else 1
@@ -257,8 +261,10 @@ def choose_by_time(
     val_every: int | None,
     world: World,
 ) -> tuple[Config, int, str]:
-    """The config with epochs that end when they should, the epochs between validations, and a line
-    about the plan and how long it takes here. ``ends`` is a time of ``time.monotonic``."""
+    """The config with the planned epochs, the epochs between validations, and a line for it.
+
+    ``ends`` is a time of ``time.monotonic``.
+    """
     (train_data, val_data), config = data, detector.config
     sizes = len(train_data), len(val_data) if val_data else 0
     pace = world.broadcast(measure_pace(detector, train_data, val_data, world, folder))
@@ -273,7 +279,7 @@ def choose_by_time(
 
 
 def tell_plan(config: Config, minutes: float, train: int) -> str:
-    """One line: what the training will do, and how long it takes here."""
+    """One line: the plan of the training, and its estimated time here."""
     training = config.training
     images = min(train, training.epoch_images or train)
     return (
@@ -285,7 +291,7 @@ def tell_plan(config: Config, minutes: float, train: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds, minutes or hours, as a person would say it."""
+    """Seconds, minutes or hours, in the unit a person would choose."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

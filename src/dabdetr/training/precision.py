@@ -1,4 +1,4 @@
-"""Which numbers a training step computes in."""
+"""The number format of a training step."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def choose_precision(setting: str, device: torch.device) -> tuple[Precision, str
 
 @cache  # trainings of one process compute in one precision, however busy the machine becomes
 def bf16_gain(side: int = 512, repeats: int = 7) -> float:
-    """How many times as fast this processor multiplies matrices in bf16 as in fp32."""
+    """Speed of bf16 matrix products on this processor, relative to fp32."""
     with torch.random.fork_rng(devices=[]):
         matrix = torch.randn(side, side)
     return _fastest(matrix, repeats) / _fastest(matrix.bfloat16(), repeats)
 
 
 def _fastest(matrix: torch.Tensor, repeats: int) -> float:
-    """Seconds of the quickest of some squarings, after one to warm up."""
+    """Seconds of the fastest of several matrix squarings, after a warm-up."""
     _ = matrix @ matrix
     return min(seconds(lambda: matrix @ matrix) for _ in range(repeats))

@@ -1,4 +1,4 @@
-"""What a person sees of a running training, on stderr."""
+"""Progress of a training for people, on stderr."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ ESTIMATED = 20
 
 
 class ProgressBar(Callback):
-    """One bar over the whole run with loss, AP and time left; elsewhere a line for each epoch.
+    """One bar over the whole run with loss, AP and time left; without a terminal a line per epoch.
 
-    ``rows`` is the run's record, filled by others before this callback looks at it.
+    ``rows`` is the run's record, filled by callbacks that run before this one.
     """
 
     def __init__(self, console: Console, rows: list[Row]) -> None:
@@ -53,7 +53,7 @@ class ProgressBar(Callback):
         self.task = self.bar.add_task("training", total=None, loss="–", ap="–")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin, perhaps within an epoch."""
+        """Start, perhaps within an epoch."""
         self.first = trainer.global_step
         self.began = 0.0
         self._begin_epoch(trainer)
@@ -105,7 +105,7 @@ class ProgressBar(Callback):
 
 
 def time_left(seconds: float) -> str:
-    """One plain line about the rest of a run."""
+    """One plain line about the time left."""
     minutes = seconds / 60
     words = f"{minutes / 60:.1f} h" if minutes >= 90 else f"{max(1.0, minutes):.0f} min"
     return f"about {words} of training left, validation not counted"
@@ -124,14 +124,14 @@ def epoch_line(row: Row, epochs: int) -> str:
 
 
 def say(console: Console, text: str) -> None:
-    """Print a line as it is: no markup, no wrapping."""
+    """Print a line unchanged: no markup, no wrapping."""
     console.print(text, markup=False, soft_wrap=True)
 
 
 def describe(
     console: Console, data: Iterable[DetectionDataset | None]
 ) -> tuple[dict[str, Any], ...]:
-    """Say what was read of each split, and give it as plain values; scenes have no files."""
+    """Print the counts of each split, and return them as plain values; scenes have no files."""
     files = (each for each in data if each is not None and not isinstance(each, Scenes))
     summaries = [summarise(each) for each in files]
     for summary in summaries:
@@ -147,7 +147,7 @@ def announce(
     val: DetectionDataset | None,
     accumulate: int,
 ) -> None:
-    """Say what is trained on what, and how many images an update takes; ``accumulate``: steps."""
+    """Print the sizes of data and model, and the images per update; ``accumulate``: steps."""
     training = detector.config.training
     learning = sum(p.numel() for p in detector.parameters() if p.requires_grad) / 1e6
     say(
@@ -175,7 +175,7 @@ def announce(
 
 
 def tell_next(console: Console, weights: Path, data: str | None, validated: bool) -> None:
-    """Say what can be done with the weights of a finished run, command by command.
+    """Print the next commands for the weights of a finished run.
 
     ``validated`` is False where the data have no val split of their own, which ``val`` needs.
     """

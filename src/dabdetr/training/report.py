@@ -1,4 +1,4 @@
-"""What a finished training leaves to look at, made of its last validation."""
+"""The report of a finished training, from its last validation."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ from dabdetr.training.history import Row
 from dabdetr.training.planning import EXPLAINED
 
 SHOWN = 12
-"""Images of the first batch."""
+"""Images of the first batch that are drawn."""
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A finished training of which a report is made.
+    """A finished training, for its report.
 
-    weights   its best, and ``config`` theirs
-    data      both splits; ``prints`` is the fingerprint of the first
-    found     what the weights find in the second
-    rows      one for each epoch
+    weights    the best weights, and ``config`` the config in them
+    data       train and val split; ``prints`` is the fingerprint of the train split
+    found      the evaluation of the weights on the val split
+    rows       the record, one row per epoch
     transform  the user's own augmentation
     """
 
@@ -99,7 +99,7 @@ def write_run_report(
 def _why(
     run: FinishedRun, limits: np.ndarray, device: torch.device, batch: int
 ) -> tuple[ErrorReport, dict[int, str]]:
-    """The causes of errors, and addresses of explain pages by the errors' place among them."""
+    """The causes of errors, and the addresses of explain pages by error index."""
     data = run.data[1]
     places = evenly(len(data), EXPLAINED)
     some = Subset(data, places)
@@ -112,12 +112,12 @@ def _why(
 def _first_batch(data: DetectionDataset, config: Config, transform: Transform | None) -> Any:
     try:
         return contact_sheet(first_batch(data, config, SHOWN, transform))
-    except (OSError, ValueError):  # gone since it was trained on
+    except (OSError, ValueError):  # removed since the training
         return None
 
 
 def _digest(prints: dict[str, Any]) -> str:
-    """Sixteen digits for a data set's fingerprint."""
+    """Sixteen digits that identify a data set's fingerprint."""
     known = hashlib.blake2b(digest_size=8)
     for key, value in sorted(prints.items()):
         content = value.numpy().tobytes() if hasattr(value, "numpy") else repr(value).encode()

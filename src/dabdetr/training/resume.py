@@ -1,4 +1,4 @@
-"""How an interrupted run is found again, and what must be as it was for it to go on exactly."""
+"""Resuming an interrupted run: finding its checkpoint, and checking that nothing else changed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAY_CHANGE = (
     *("training.epochs", "training.images", "training.workers", "training.checkpoint_minutes"),
     *("training.patience", "name", "source", "published_ap"),
 )
-"""Fields of the config that count as they are now; all others must be as they were."""
+"""Config fields that may change between; all others must be equal."""
 
 
 VALUES = ("state_dict", "current_model_state", "optimizer_states")
@@ -51,7 +51,7 @@ class Checkpoint:
     fault: str = ""
 
     def restore(self) -> Path:
-        """Put it in the place of a damaged last one, which is lost; its path."""
+        """Put this checkpoint in the place of a damaged last one; return its path."""
         last = self.path.with_name(CHECKPOINT)
         if self.path != last:
             os.replace(self.path, last)
@@ -60,9 +60,9 @@ class Checkpoint:
 
 
 def find_checkpoint(folder: Path) -> Checkpoint | None:
-    """The last whole checkpoint of a run; None where it has none yet.
+    """The last intact checkpoint of a run; None where it has none yet.
 
-    ValueError where none of those that are there is whole.
+    ValueError where checkpoints exist and none is intact.
     """
     last, previous = folder / CHECKPOINT, folder / PREVIOUS
     faults = [] if last.exists() else [f"{last} is gone"]
@@ -105,7 +105,7 @@ def _described(path: Path, fault: str) -> Checkpoint:
 
 
 def check_config(checkpoint: Checkpoint, config: Config, folder: Path) -> list[str]:
-    """Raise where the config of the folder was changed in what a run keeps; what else changed."""
+    """ValueError where a fixed field of the folder's config changed; lines about other changes."""
     if checkpoint.config is None:
         return []
     changed = differences(checkpoint.config, config)
@@ -129,7 +129,7 @@ def check_data(
     val: DetectionDataset | None,
     folder: Path,
 ) -> None:
-    """Raise where the data are others than the run began with."""
+    """ValueError where the data differ from those that the run began with."""
     if checkpoint.names != train.names:
         raise ValueError(f"{folder}: {name_difference(checkpoint.names, train.names)}")
     if checkpoint.data is None:
@@ -154,9 +154,9 @@ def check_resumable(
     folder: Path,
     ranks: int,
 ) -> list[str]:
-    """Raise where the run could not go on exactly; lines about what is not as it was and may be so.
+    """ValueError where the run could not continue exactly; lines about permitted changes.
 
-    ``ranks`` is the number of processes that would go on with it.
+    ``ranks`` is the number of processes that would continue it.
     """
     allowed = check_config(checkpoint, config, folder)
     check_data(checkpoint, *data, folder)

@@ -42,7 +42,7 @@ class Run:
 
     @property
     def report(self) -> Path | None:
-        """The page of its report, where there is one."""
+        """The page of its report, if there is one."""
         page = self.folder / PAGE
         return page if page.exists() else None
 

@@ -1,7 +1,7 @@
-"""Whether a model learns a few of the user's own images by heart: if not, which stage fails.
+"""Whether a model overfits a few of the user's own images, and which stage fails if not.
 
-What cannot learn eight images will not learn all of them. The parts are those of a real training
-(loader, loss, matching, optimizer groups, evaluation), without augmentation and schedule.
+A model that cannot learn eight images will not learn all of them. The parts are those of a real
+training (loader, loss, matching, optimizer groups, evaluation), without augmentation and schedule.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from dabdetr.training.optim import freeze, parameter_groups
 
 IMAGES = 8
 ENOUGH = 0.8
-"""AP50 that has to be passed."""
+"""AP50 to reach."""
 LEAST = 4.0
-"""Root of an object's area in pixels of the input below which it cannot be learned by heart."""
+"""Square root of an object's area in input pixels below which it cannot be learned."""
 FALLEN = 0.7
-"""Share of the first loss below which the loss has fallen."""
+"""Share of the first loss below which the loss counts as falling."""
 LOOKS = 6
 """Evaluations within the time."""
 LEAST_STEPS, PATIENCE = 40, 4
-"""Steps without which nothing is said of the data, and how many times as long they may take."""
+"""Least steps before a verdict about the data, and how many times the time may be exceeded."""
 
 BLIND = (
     "Whether the labels are these images' own it cannot tell, as edges do not lie under the boxes "
@@ -50,7 +50,7 @@ Stage = Literal["", "data", "matching", "optimisation"]
 
 @dataclass(frozen=True)
 class SelfTest:
-    """What came out; ``stage`` is the one that fails, "" for none, and ``advice`` what to change.
+    """The result; ``stage`` is the stage that fails ("" for none), ``advice`` what to change.
 
     What is learned may be wrong all over; ``advice`` then says whether labels fit their images.
 
@@ -99,10 +99,11 @@ def self_test(
     tell: Callable[[str], None] = lambda line: None,
     least_steps: int = LEAST_STEPS,
 ) -> SelfTest:
-    """Train on up to eight images of ``data`` until they are found again, or the time is up.
+    """Train on up to eight images of ``data`` until they are detected, or the time is up.
 
-    On a machine too busy for ``least_steps`` within ``seconds`` they may take four times as long.
-    Deterministic but for when the time is up. ``tell`` is called with a sentence now and then.
+    On a machine too busy for ``least_steps`` within ``seconds``, the time may be four times as
+    long. Deterministic except for the moment at which the time is up. ``tell`` is called with a
+    sentence now and then.
     """
     config = config.override(["augment=null", "training.workers=0"])
     some = _chosen(data)
@@ -128,7 +129,7 @@ def self_test(
             break
         try:
             ap50 = evaluate(detector, some, batch=config.training.batch, device=place).ap50
-        except ValueError:  # weights that are finite yet, and whose answers are not
+        except ValueError:  # finite weights whose predictions are not finite
             losses[-1], finite = float("nan"), False
             break
         tell(f"self-test: {counted(len(losses), 'step')}, loss {losses[-1]:.2f}, AP50 {ap50:.3f}")
@@ -150,19 +151,19 @@ def self_test(
 
 
 def _is_due(share: float, steps: float, time: float) -> bool:
-    """Whether ``share`` of the training is done, by shares of the steps and the time it needs."""
+    """Whether ``share`` of the training is complete, by steps or by time."""
     return time >= share * PATIENCE or min(time, steps) >= share
 
 
 def _chosen(data: DetectionDataset) -> Subset:
-    """Images with objects, evenly out of all; those whose objects are large come first."""
+    """Images with objects, evenly spaced; those with large objects come first."""
     labelled = [index for index in range(len(data)) if (~data.record(index).crowd).any()]
     places = np.linspace(0, len(labelled) - 1, min(IMAGES, len(labelled))).round().astype(int)
     return Subset(data, [labelled[place] for place in np.unique(places)] if labelled else [])
 
 
 def _data_fault(some: Subset, config: Config) -> str:
-    """What makes it impossible to learn these images, or ""."""
+    """A fault of the data that prevents learning these images, or ""."""
     if not len(some):
         return "no image has an object; check that labels were read (data stats)"
     queries, tiny, every = config.model.queries.count, 0, 0
@@ -188,7 +189,7 @@ def _data_fault(some: Subset, config: Config) -> str:
 
 
 def _steps(detector: Detector, some: Subset, config: Config, place: torch.device) -> Any:
-    """The loss of one step after the other, without end."""
+    """The losses of an endless sequence of steps."""
     training = config.training
     freeze(detector, training)
     groups = parameter_groups(detector, training)
@@ -216,7 +217,7 @@ def _is_finite(detector: Detector) -> bool:
 def _failing(
     detector: Detector, some: Subset, losses: tuple[float, float], place: torch.device
 ) -> tuple[Stage, str]:
-    """The stage that keeps the model from learning, and what to change."""
+    """The stage that prevents learning, and what to change."""
     first, last = losses
     if not np.isfinite(last):
         return (

@@ -12,10 +12,10 @@ from pytorch_lightning import Callback
 
 
 class Stop(Callback):
-    """Whether someone asked this process to stop.
+    """Whether this process received a stop signal.
 
     An interrupt raised within a destructor or a callback of the garbage collector is lost, so the
-    next batch looks here as well.
+    next batch checks here as well.
     """
 
     requested = False
@@ -27,11 +27,11 @@ class Stop(Callback):
 
 @contextmanager
 def stop_signals() -> Iterator[Stop]:
-    """SIGINT, SIGTERM and SIGHUP raise KeyboardInterrupt, and leave word that they did.
+    """SIGINT, SIGTERM and SIGHUP raise KeyboardInterrupt and set ``Stop.requested``.
 
-    The word matters: workers die of the same signal, and torch's RuntimeError about that may
-    overtake the interrupt. Outside the main thread nothing changes, nor for a signal that is
-    ignored (``nohup``).
+    The flag matters: workers die of the same signal, and torch's RuntimeError about them may come
+    before the interrupt. Outside the main thread nothing changes, nor for ignored signals
+    (``nohup``).
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():

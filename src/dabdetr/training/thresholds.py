@@ -1,4 +1,4 @@
-"""The thresholds and calibration that a finished training writes into its weights."""
+"""Thresholds and calibration of a finished training, stored in its weights."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from dabdetr.evaluation.result import Evaluation
 def choose_thresholds(
     weights: Path, data: DetectionDataset, device: torch.device, batch: int
 ) -> tuple[str, Config, Evaluation]:
-    """Write the thresholds and calibration that fit ``data`` best into the weights; name them.
+    """Store thresholds and calibration for ``data`` in the weights; return a line about them.
 
-    The weights' config comes back, and what they find with it.
+    Also returns the config of the weights, and their evaluation with it.
     """
     detector, about = load_model(weights).model, read(weights).metadata
     detector.config = detector.config.override(["inference.calibration=null"])

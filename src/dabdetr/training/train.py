@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
 from pytorch_lightning import Callback
@@ -65,8 +65,7 @@ SOURCES = "run.yaml"
 
 @dataclass(frozen=True)
 class _Here:
-    """This process: its rank and device, where it prints, what signals asked for, and what only
-    Python can give: callbacks and an augmentation."""
+    """This process: rank and device, console, stop signals, and arguments that only Python has."""
 
     world: World
     console: Console
@@ -220,14 +219,14 @@ def _text(place: str | Path | None) -> str | None:
 
 
 def _name(transform: Transform | None) -> str | None:
-    """What a run's folder keeps of a function."""
+    """The name of a function, as stored in a run's folder."""
     return (
         None if transform is None else getattr(transform, "__qualname__", type(transform).__name__)
     )
 
 
 def _begin(config: Config, sources: Sources, data: DetectionDataset, here: _Here) -> Detector:
-    """The detector as the training starts from it: a function of config, seed and data."""
+    """The detector at the start of the training: a function of config, seed and data."""
     if sources.initial_queries is not None:
         config = config.override([f"model.queries.count={sources.initial_queries}"])
     torch.manual_seed(config.training.seed)
@@ -242,12 +241,12 @@ def _begin(config: Config, sources: Sources, data: DetectionDataset, here: _Here
 def _in_vain(folder: Path, error: BaseException) -> bool:
     """Whether a run ended so early, or with such data, that nothing in it is worth keeping."""
     bad_input = isinstance(error, ValueError | OSError) and not isinstance(error, NonFiniteLoss)
-    trained = (folder / PREVIOUS).exists()  # the first checkpoint is of the start
+    trained = (folder / PREVIOUS).exists()  # the first checkpoint is that of the start
     return not (folder / CHECKPOINT).exists() or (bad_input and not trained)
 
 
 def _resume(resume: Path, here: _Here, log: Sequence[str], options: ConfigOptions) -> Run:
-    """Go on with a run; what was changed in its config or its data meanwhile is refused."""
+    """Resume a run; changes of its config or its data are refused."""
     folder = resume.parent if resume.name == CHECKPOINT else resume
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no run folder {folder}; was it removed or renamed?")
@@ -263,7 +262,7 @@ def _resume(resume: Path, here: _Here, log: Sequence[str], options: ConfigOption
         config = load(folder / SETTINGS)
         given = {name: options.get(name) for name in ("epochs", "patience", "workers")}
         config = config.override([f"training.{k}={v}" for k, v in given.items() if v is not None])
-        choose_precision(config.training.precision, world.device)  # raises where it cannot
+        choose_precision(config.training.precision, world.device)  # raises if unusable here
         sources = Sources.load(folder / SOURCES)
         sources = sources.model_copy(update={"log": tuple(log) or sources.log})
         check_loggers(sources.log)
@@ -286,7 +285,7 @@ def _resume(resume: Path, here: _Here, log: Sequence[str], options: ConfigOption
             path = checkpoint.restore()
         else:
             path = folder / CHECKPOINT
-        world.broadcast(None)  # nobody reads before it is restored
+        world.broadcast(None)  # no rank reads before it is restored
         say(console, f"resuming {folder} on {place}")
         return _fit(build(config, data[0].names), data, folder, sources, here, path)
 
@@ -337,48 +336,67 @@ def _fit(
         about,
         lambda: diagnosis.loading,
     )
-    own = [c for c in (here.stop, ema, checkpointer, ProgressBar(console, rows), diagnosis) if c]
+    callbacks = (here.stop, ema, checkpointer, ProgressBar(console, rows), diagnosis)
+    callbacks = [*(each for each in callbacks if each is not None), *here.callbacks]
     loggers = make_loggers(sources.log if world.is_main else (), folder, partial(say, console))
     with quiet_engine():
-        engine = make_engine(training, accumulate, world, [*own, *here.callbacks], loggers, folder)
+        engine = make_engine(training, accumulate, world, callbacks, loggers, folder)
         try:
             engine.fit(module, ckpt_path=checkpoint, weights_only=True)
         except NonFiniteLoss as error:
             raise NonFiniteLoss(
                 f"{error} ({checkpointer.path} holds the last good epoch)"
             ) from None
-        except BaseException as error:  # interrupted, the engine exits with SystemExit
+        except BaseException as error:  # after an interrupt the engine raises SystemExit
             if not (here.stop.requested or isinstance(error, KeyboardInterrupt | SystemExit)):
                 raise
             if checkpointer.path.exists():
                 say(console, f"go on with: dabdetr train --resume {folder}")
             raise KeyboardInterrupt from None
+    run = Run(folder, config, tuple(rows))
+    _finish(run, data, sources, here, about["data"]["train"])
+    return run
+
+
+def _finish(
+    run: Run,
+    data: tuple[DetectionDataset, DetectionDataset | None],
+    sources: Sources,
+    here: _Here,
+    train_fingerprint: dict[str, Any],
+) -> None:
+    """After the last epoch: choose thresholds, write the report, print numbers and what is next."""
+    world, console, rows = here.world, here.console, run.rows
+    train_data, val_data = data
+    patience = run.config.training.patience
     if val_data is None:
         say(console, "no val split: no report, and nothing tells which epoch was the best")
-    if stops_early(rows, training.patience):
-        say(
-            console,
-            f"AP has not risen in {counted(training.patience or 0, 'epoch')}: training ends here",
-        )
-    run = Run(folder, config, tuple(rows))
+    if stops_early(rows, patience):
+        say(console, f"AP has not risen in {counted(patience or 0, 'epoch')}: training ends here")
     if val_data is not None and world.is_main and best_row(rows) is not None:
-        place = (world.device, training.batch)
+        place = (world.device, run.config.training.batch)
         line, chosen, found = choose_thresholds(run.weights, val_data, *place)
         say(console, line)
         if sources.report:
-            from dabdetr.training.report import (  # draws: takes a second
+            from dabdetr.training.report import (  # matplotlib takes a second
                 FinishedRun,
                 write_run_report,
             )
 
-            splits, prints = (train_data, val_data), about["data"]["train"]
-            ended = FinishedRun(
-                folder, run.weights, chosen, splits, prints, found, rows, here.transform
+            splits = (train_data, val_data)
+            finished = FinishedRun(
+                run.folder,
+                run.weights,
+                chosen,
+                splits,
+                train_fingerprint,
+                found,
+                rows,
+                here.transform,
             )
-            say(console, write_run_report(ended, *place, sources.against))
-    world.broadcast(None)  # nobody goes on before it is written
-    console.print(final_table(folder, rows))
+            say(console, write_run_report(finished, *place, sources.against))
+    world.broadcast(None)  # no rank continues before it is written
+    console.print(final_table(run.folder, rows))
     if sources.report:
-        own = val_data is not None and sources.split is None
-        tell_next(console, run.weights, sources.data, validated=own)
-    return run
+        validated = val_data is not None and sources.split is None
+        tell_next(console, run.weights, sources.data, validated=validated)
