@@ -227,6 +227,24 @@ def test_errors_of_some_images_are_numbered_as_in_the_report(
     assert "Of 3 images, evenly out of all 16" in (tmp_path / "report.html").read_text()
 
 
+def test_a_perfect_model_has_no_empty_tables(data: Scenes, tmp_path: Path) -> None:
+    right = []
+    for index in range(len(data)):
+        record = data.record(index)
+        boxes, labels, size = record.boxes, record.labels, (record.height, record.width)
+        scores, queries = np.ones(len(boxes), np.float32), np.arange(len(boxes))
+        right.append(Detections(boxes, scores, labels, queries, data.names, size, record.file))
+    found = score(data, right)
+    limits = default_limits(data, found)
+    why = ErrorReport.of(data, diagnose(data, found, limits))
+    about = {"verb": "val", "model": "m", "data": data.name, "split": data.split}
+    assert write_report(tmp_path, data, found, limits, about, why)["errors"]["rows"] == []
+    page = (tmp_path / "report.html").read_text()
+    assert "No errors at the thresholds in use." in page
+    assert "Causes of errors" not in page
+    assert "Gallery" not in page
+
+
 def test_val_leaves_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     line = ["val", "--model", "scenes", "--data", "scenes:count=3", "--json", "--quiet"]

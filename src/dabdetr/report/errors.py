@@ -38,7 +38,6 @@ def error_section(why: ErrorReport, links: Mapping[int, str], images: int) -> st
         cards = "".join(_card(data, errors[at], links.get(at), room) for at in some)
         title = CAUSES[cause].capitalize()
         groups.append(f'<h4>{escape(title)}</h4><div class="crops">{cards}</div>')
-    opens = " An image opens the page of its query, at the layer that matters." if links else ""
     some = ""
     if len(data) < images:
         some = (
@@ -49,14 +48,28 @@ def error_section(why: ErrorReport, links: Mapping[int, str], images: int) -> st
         f'<section id="errors"><h2>Errors</h2>{some}'
         + (f'<ul class="advice">{told}</ul>' if told else "")
         + '<div class="tables"><div><h3>Causes</h3>'
-        + table(("cause", "missed", "false", "AP50 +"), causes, "Causes of errors")
-        + "<p>At the thresholds in use. AP50 +: what mending this cause alone gives back. AP has "
-        "no threshold: objects under it give nothing back.</p></div><div><h3>TIDE</h3>"
+        + (_causes(causes) if causes else "<p>No errors at the thresholds in use.</p>")
+        + "</div><div><h3>TIDE</h3>"
         + table(("kind", "errors", "AP50 +"), kinds, "Kinds of errors as TIDE counts them")
-        + "<p>All detections, whatever they score.</p></div></div>"
-        + "<h3>Gallery</h3><p>White: objects, the missed one bold. Orange: the false detection, or "
-        "the box of the query that tells most; blue: the detection that it doubles."
-        + f"{opens}</p>{''.join(groups)}</section>"
+        + "<p>All detections, whatever their score.</p></div></div>"
+        + (_gallery(groups, linked=bool(links)) if groups else "")
+        + "</section>"
+    )
+
+
+def _causes(rows: list[list[str]]) -> str:
+    return table(("cause", "missed", "false", "AP50 +"), rows, "Causes of errors") + (
+        "<p>At the thresholds in use. AP50 +: the gain if this cause alone is mended. AP has no "
+        "threshold, so objects below it add nothing.</p>"
+    )
+
+
+def _gallery(groups: list[str], linked: bool) -> str:
+    opens = " An image opens the page of its query, at the layer that matters." if linked else ""
+    return (
+        "<h3>Gallery</h3><p>White: objects, the missed one bold. Orange: the false detection, or "
+        "the box of the most telling query; blue: the detection that it duplicates."
+        f"{opens}</p>{''.join(groups)}"
     )
 
 
