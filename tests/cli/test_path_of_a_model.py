@@ -2,36 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
+from types import FrameType
 
 from PIL import Image
+from typer.testing import CliRunner
 
-CODE = """
-import runpy, sys
-from pathlib import Path
+from dabdetr.cli import app
 
-NAME, found = "scenes", []
-
-def note(frame, event, argument):
-    file = frame.f_code.co_filename
-    if event != "call" or "dabdetr" not in file:
-        return
-    names = frame.f_code.co_varnames[: frame.f_code.co_argcount + frame.f_code.co_kwonlyargcount]
-    values = [frame.f_locals.get(name) for name in names]
-    values += [each for value in values if isinstance(value, list) for each in value]
-    if any(Path(each).stem == NAME for each in values if isinstance(each, (str, Path))):
-        found.append(file)
-    if frame.f_code.co_name == "fill":
-        sys.setprofile(None)
-        place = lambda file: Path(file).as_posix().rpartition("/dabdetr/")[2]
-        print("FILES", *dict.fromkeys(map(place, found)))
-
-sys.setprofile(note)
-sys.argv[1:] = ["predict", "--model", NAME, *sys.argv[1:]]
-runpy.run_module("dabdetr", run_name="__main__")
-"""
+NAME = "scenes"
 BEFORE = {"__main__.py", "cli/__init__.py", "cli/options.py"}
 """The entry point, the list of verbs, and where --model is declared."""
 
@@ -39,10 +19,28 @@ BEFORE = {"__main__.py", "cli/__init__.py", "cli/options.py"}
 def test_a_model_s_name_crosses_at_most_ten_files(tmp_path: Path) -> None:
     image = tmp_path / "a.png"
     Image.new("RGB", (60, 40)).save(image)
-    line = [sys.executable, "-c", CODE, str(image), "--no-save", "--quiet"]
-    done = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    said = next(each for each in done.stdout.splitlines() if each.startswith("FILES "))
-    files = BEFORE | set(said.split()[1:])
+    files = set(BEFORE)
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        """Keep the file of a call that is given the name; up to where the weights are put in."""
+        code = frame.f_code
+        if event != "call" or "/dabdetr/" not in Path(code.co_filename).as_posix():
+            return
+        given = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+        values = [frame.f_locals.get(name) for name in given]
+        values += [each for value in values if isinstance(value, list) for each in value]
+        if any(Path(each).stem == NAME for each in values if isinstance(each, str | Path)):
+            files.add(Path(code.co_filename).as_posix().rpartition("/dabdetr/")[2])
+        if code.co_name == "fill":
+            sys.setprofile(None)
+
+    words = ["predict", "--model", NAME, str(image), "--no-save", "--quiet"]
+    sys.setprofile(note)
+    try:
+        done = CliRunner().invoke(app, words)
+        assert sys.getprofile() is None, "no weights were put in"
+    finally:
+        sys.setprofile(None)
+    assert done.exit_code == 0, done.stderr
     assert {"cli/app.py", "inference/opening.py", "checkpoints/native.py"} <= files
     assert len(files) <= 10, sorted(files)

@@ -58,27 +58,15 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def test_train_as_a_process(coco_folder: Path, tmp_path: Path) -> None:
-    done = process("train", "--data", coco_folder, *TINY, "-o", "out/a", "--json", cwd=tmp_path)
-    document = json.loads(done.stdout)
-    folder = tmp_path / "out" / "a"
-    assert Path(document["folder"]).resolve() == folder.resolve()
-    assert document["last"]["epoch"] == 1
-    for file in ("best.safetensors", "last.ckpt", "results.csv", "curves.png", "config.yaml"):
-        assert (folder / file).stat().st_size > 0
-    found = json.loads(run("predict", "--model", folder, coco_folder / "val", "--json").stdout)
-    assert len(found["images"]) == 4
-
-
-def test_an_interrupted_training_goes_on(coco_folder: Path) -> None:
-    options = [*TINY, "--name", "a"]
+def test_an_interrupted_training_goes_on_as_a_process(coco_folder: Path, tmp_path: Path) -> None:
+    options = [*TINY, "-o", "out/a"]
     options[options.index("1")] = "12"  # epochs
     running = subprocess.Popen(
         [*COMMAND, "train", "--data", str(coco_folder), *options],
         stderr=subprocess.PIPE,
         text=True,
     )
-    folder = Path("runs", "train", "a")
+    folder = Path("out", "a")
     while running.poll() is None and not (folder / "last.safetensors").exists():
         time.sleep(0.05)
     running.send_signal(signal.SIGINT)
@@ -87,9 +75,14 @@ def test_an_interrupted_training_goes_on(coco_folder: Path) -> None:
     assert "Traceback" not in stderr
     assert "--resume" in stderr
     assert len((folder / "results.csv").read_text().splitlines()) < 1 + 12
-    document = json.loads(run("train", "--resume", folder, "--json").stdout)
+    document = json.loads(process("train", "--resume", folder, "--json", cwd=tmp_path).stdout)
+    assert Path(document["folder"]).resolve() == folder.resolve()
     assert document["last"]["epoch"] == 12
     assert len((folder / "results.csv").read_text().splitlines()) == 1 + 12
+    for file in ("best.safetensors", "last.ckpt", "results.csv", "curves.png", "config.yaml"):
+        assert (folder / file).stat().st_size > 0
+    found = json.loads(run("predict", "--model", folder, coco_folder / "val", "--json").stdout)
+    assert len(found["images"]) == 4
 
 
 def test_train_takes_a_config_and_files_given_apart(coco_folder: Path, tmp_path: Path) -> None:
@@ -99,7 +92,7 @@ def test_train_takes_a_config_and_files_given_apart(coco_folder: Path, tmp_path:
     config.save("mine.yaml")
     options = [option for option in TINY if option not in ("--model", "dab-detr-nano")]
     options[options.index("model.decoder.layers=2")] = "model.queries.count=5"
-    annotations = coco_folder / "annotations" / "instances_train.json"
+    annotations = _a_box_that_is_cut(coco_folder) / "annotations" / "instances_train.json"
     apart = ("--annotations", annotations, "--images", coco_folder / "train", "--quiet")
     done = run("train", "--config", "mine.yaml", *apart, *options, "--project", "here")
     assert done.stdout == ""
@@ -137,17 +130,24 @@ def test_val_prints_tables(coco_folder: Path, tiny_weights: Path) -> None:
     assert quiet.stdout == ""
 
 
-def test_boxes_that_are_cut_are_told_on_the_way(coco_folder: Path, tiny_weights: Path) -> None:
+def _a_box_that_is_cut(coco_folder: Path) -> Path:
+    """A copy of the data set in which a box of each split reaches past its image."""
     shutil.copytree(coco_folder, "data")
     for path in Path("data", "annotations").iterdir():
         tree = json.loads(path.read_text())
         tree["annotations"][0]["bbox"] = [-9, 5, 20, 20]
         path.write_text(json.dumps(tree))
+    return Path("data")
+
+
+def test_boxes_that_are_cut_are_told_on_the_way(coco_folder: Path, tiny_weights: Path) -> None:
+    """A quiet training is in ``test_train_takes_a_config_and_files_given_apart``."""
+    data = _a_box_that_is_cut(coco_folder)
     said = "boxes that reach past their image: 1, cut to it (first: "
-    for verb in (("val", "--model", tiny_weights), ("train", *TINY)):
-        done = run(*verb, "--data", "data")
-        assert done.stderr.count(said) == (1 if verb[0] == "val" else 2)
-        assert said not in run(*verb, "--data", "data", "--quiet").stderr
+    val = ("val", "--model", tiny_weights, "--data", data)
+    assert run(*val).stderr.count(said) == 1
+    assert run("train", *TINY, "--data", data).stderr.count(said) == 2
+    assert said not in run(*val, "--quiet").stderr
 
 
 def test_val_of_generated_scenes(tiny_weights: Path) -> None:
