@@ -149,14 +149,15 @@ def interruptible() -> Iterator[None]:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[int | None]:
     """Hold the lock of a run folder; ValueError where another process holds it.
 
-    The lock ends with this process, even a killed one. File systems without locks have none.
+    The lock ends with this process, even a killed one, and with processes that were started with
+    the descriptor that this yields. File systems without locks have none.
     """
     handle = _lock(folder)
     try:
-        yield
+        yield handle
     finally:
         if handle is not None:
             _held.discard(handle)

@@ -54,6 +54,7 @@ class Targets:
             "config": self.config,
             "set": self.set,
             "run-yaml": self.run_yaml,
+            "compare": self.compare,
             "safetensors": self.safetensors,
             "checkpoint": self.checkpoint,
             "transformers": self.transformers,
@@ -271,6 +272,39 @@ class Targets:
         path = self.place("run") / "run.yaml"
         path.write_bytes(content)
         return lambda: Sources.load(path), content
+
+    def compare(self, rng: random.Random) -> Case:
+        """A comparison's settings, a member's config, or the record of one of its runs."""
+        from dabdetr.compare.plan import Settings, plan
+        from dabdetr.compare.report import write_report
+        from dabdetr.compare.run import finished
+
+        files = self.once("compare", comparison)
+        folder = self.place("compare")
+        changed = rng.choice(list(files))
+        text = files[changed]
+        if changed.endswith(".csv"):
+            content = text_changed(rng, text, RECORD_WORDS)
+            if rng.random() < 0.5:
+                content = attempt(lambda: _record_changed(rng, text), b"")
+        else:
+            import yaml
+
+            content = attempt(lambda: yaml_bytes(rng, text, yaml.safe_load(text)), b"")
+        for name, each in files.items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content if name == changed else each.encode())
+        reports = rng.random() < (0.5 if changed.endswith(".csv") else 0.2)
+
+        def case() -> None:
+            if reports:
+                write_report(folder)
+            else:  # what --resume reads before it trains
+                for task in plan(Settings.load(folder), folder):
+                    finished(folder / "runs" / task.name)
+
+        return case, changed.encode() + b"\n" + content
 
     # Models
 
@@ -647,6 +681,44 @@ def tiny_config() -> Any:
             *("image.size=32", "image.max_size=48"),
         ]
     )
+
+
+RECORD_WORDS = ("nan", "inf", "-1", "1e308", "1e400", "1e-320", "", "x", "\x00", '"', ",", "1_0")
+
+
+def comparison() -> dict[str, str]:
+    """The files of a finished comparison of two members with two seeds."""
+    import yaml
+
+    settings = {"data": "scenes", "members": ["a", "b"], "seeds": 2, "epochs": 2}
+    files = {"compare.yaml": yaml.safe_dump(settings)}
+    for name, seed in itertools.product("ab", range(2)):
+        changes = {"name": name, "training.seed": seed, "training.epochs": 2}
+        config = tiny_config().changed(changes.items()).model_dump(mode="json")
+        files[f"configs/{name}.yaml"] = files[f"runs/{name}-{seed}/config.yaml"] = yaml.safe_dump(
+            config, sort_keys=False
+        )
+        files[f"runs/{name}-{seed}/results.csv"] = (
+            "epoch,seconds,AP,AP50,APS,cpu_seconds,memory_mib\n"
+            "1,61.5,0.125,0.25,,30.5,500\n2,60.25,0.375,0.5,0.125,30.25,501\n"
+        )
+    return files
+
+
+def _record_changed(rng: random.Random, text: str) -> bytes:
+    """A record with some values, columns or rows changed."""
+    rows = [line.split(",") for line in text.splitlines()]
+    for _ in range(rng.choice((1, 1, 2, 5))):
+        row = rng.choice(rows)
+        kind = rng.randrange(5)
+        at = rng.randrange(len(row))
+        if kind <= 2:
+            row[at] = rng.choice((*RECORD_WORDS, *map(str, VALUES)))
+        elif kind == 3:
+            rows[:] = [[each for place, each in enumerate(row) if place != at] for row in rows]
+        else:
+            rows.append(list(row))
+    return "\n".join(",".join(row) for row in rows).encode("utf-8", "surrogatepass")
 
 
 def _build(config: Any) -> None:

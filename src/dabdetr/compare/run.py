@@ -23,7 +23,7 @@ from dabdetr.training.options import Sources
 from dabdetr.training.signals import stop_signals
 
 LOGS = "logs"
-COMMAND = (sys.executable, "-c", "from dabdetr.cli import main; main()", "train")
+COMMAND = (sys.executable, "-c", "from dabdetr.compare.child import main; main()", "train")
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 Log = Callable[[str], None]
@@ -79,13 +79,19 @@ def train_all(
     todo = [task for task in tasks if not finished(folder / runs / task.name)]
     before = len(tasks) - len(todo)
     tell(f"{counted(len(tasks), 'run')}, {before} of them finished before; in {folder}")
-    with locked(folder), stop_signals():
+    with locked(folder) as lock, stop_signals():
         prepare(todo)
-        return _train(deque(todo), folder, folder / runs, jobs, device, tell)
+        return _train(deque(todo), folder, folder / runs, jobs, device, tell, lock)
 
 
 def _train(
-    waiting: deque[Task], folder: Path, runs: Path, jobs: int, device: str, tell: Log
+    waiting: deque[Task],
+    folder: Path,
+    runs: Path,
+    jobs: int,
+    device: str,
+    tell: Log,
+    lock: int | None,
 ) -> list[str]:
     running: list[tuple[Task, subprocess.Popen[bytes]]] = []
     failed: list[str] = []
@@ -94,10 +100,11 @@ def _train(
             while waiting and len(running) < jobs:
                 task = waiting.popleft()
                 tell(f"{task.name} …")
-                running.append((task, _start(task, folder, runs, device, jobs)))
+                running.append((task, _start(task, folder, runs, device, jobs, lock)))
             time.sleep(0.1)
             for task, process in [pair for pair in running if pair[1].poll() is not None]:
                 running.remove((task, process))
+                process.communicate()  # closes its standard input
                 if process.returncode or not finished(runs / task.name):
                     failed.append(task.name)
                     tell(f"{task.name} failed: {last_line(folder, task)}")
@@ -107,12 +114,17 @@ def _train(
         for _, process in running:  # only where we are interrupted
             process.terminate()
         for _, process in running:
-            process.wait()
+            process.communicate()
     return failed
 
 
-def _start(task: Task, folder: Path, runs: Path, device: str, jobs: int) -> subprocess.Popen[bytes]:
-    """Begin the run, or go on with it, in a process that only we stop."""
+def _start(
+    task: Task, folder: Path, runs: Path, device: str, jobs: int, lock: int | None
+) -> subprocess.Popen[bytes]:
+    """Begin the run, or go on with it, in a process that only we stop, or our end.
+
+    It holds the comparison's ``lock`` too, so that no other one trains the same beside it.
+    """
     folder, run = folder.resolve(), runs.resolve() / task.name  # whatever folder it works in
     begun = (run / "config.yaml").exists() and (run / "run.yaml").exists()
     if begun or (run / "last.ckpt").exists():
@@ -127,8 +139,10 @@ def _start(task: Task, folder: Path, runs: Path, device: str, jobs: int) -> subp
     with (folder / LOGS / f"{task.name}.txt").open("ab") as file:
         return subprocess.Popen(
             [*COMMAND, *what, "--device", device],
+            stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=file,
+            pass_fds=() if lock is None else (lock,),
             env=os.environ | dict.fromkeys(THREADS, str(_threads(jobs))),
             cwd=folder,
             start_new_session=True,
