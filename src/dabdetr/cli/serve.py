@@ -89,12 +89,11 @@ def serve(
             f"got {called!r}"
         )
     try:
-        import uvicorn
-
         from dabdetr.serve.app import Settings, make_app
+        from dabdetr.serve.connections import make_server
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in (
-            *("fastapi", "uvicorn", "starlette", "multipart", "python_multipart"),
+            *("fastapi", "uvicorn", "h11", "starlette", "multipart", "python_multipart"),
             "prometheus_client",
         ):
             raise
@@ -123,8 +122,7 @@ def serve(
         place, taken = listening.getsockname()[:2]
         shown = f"[{place}]" if ":" in place else place
         say(f"serving {called} at http://{shown}:{taken}; Ctrl-C stops it", quiet)
-        config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
-        _until_stopped(lambda: uvicorn.Server(config).run(sockets=[listening]))
+        _until_stopped(lambda: make_server(app).run(sockets=[listening]))
     say("stopped", quiet)
 
 

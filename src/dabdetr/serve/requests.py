@@ -24,6 +24,8 @@ HOW = (
 )
 
 
+AT_ONCE = 8
+"""Bodies of the largest size that may come, or wait to be answered, at the same time."""
 MOST_IMAGES = 1000
 """Images of one request; as many files are taken of a form."""
 
@@ -36,10 +38,11 @@ def check_count(images: int) -> None:
 
 class LimitedBodies:
     """ASGI middleware that ends a request whose body is larger than ``most`` bytes, or takes
-    longer than ``seconds`` to come."""
+    longer than ``seconds`` to come; or where the bodies of all are larger than ``AT_ONCE`` such."""
 
     def __init__(self, app: ASGIApp, most: int, seconds: float) -> None:
         self.app, self.most, self.seconds = app, most, seconds
+        self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -57,11 +60,18 @@ class LimitedBodies:
                 raise HTTPException(408, late, {"Connection": "close"}) from None
             whole = not message.get("more_body", False)
             seen += len(message.get("body", b""))
+            self._held += len(message.get("body", b""))
             if seen > self.most:
                 raise HTTPException(413, f"the body is larger than {self.most / 2**20:g} MiB")
+            if self._held > AT_ONCE * self.most:
+                busy = "the bodies of all requests are larger than may come at a time; try again"
+                raise HTTPException(429, busy, {"Retry-After": "1", "Connection": "close"})
             return message
 
-        await self.app(scope, limited, send)
+        try:
+            await self.app(scope, limited, send)
+        finally:
+            self._held -= seen
 
 
 @dataclass(frozen=True)
