@@ -160,6 +160,12 @@ MOST_NAME = 200
 """Most bytes of a file name; systems allow 255, which leaves room for a number and an ending."""
 
 
+MOST_PART = 255
+"""Most bytes of one name that systems allow."""
+MOST_PATH = 4000
+"""Most bytes of a whole path that systems allow, about."""
+
+
 def plain_name(text: str, without: str = "") -> str:
     """``text`` as part of a file name: path separators and unprintable characters become ``_``.
 
@@ -181,11 +187,17 @@ def check_folder_name(
 
 
 def check_place(path: str | Path) -> None:
-    """ValueError where an output path has control characters, which would reach a terminal."""
+    """ValueError where an output path has control characters, for terminals, or is too long."""
     if printable(str(path)) != str(path):
         raise ValueError(
             f"control characters cannot be part of a name to write: {shown(str(path))}; "
             "choose another name"
+        )
+    long = next((part for part in Path(path).parts if len(part.encode()) > MOST_PART), None)
+    if long is not None or len(str(path).encode()) > MOST_PATH:
+        raise ValueError(
+            f"a place to write may have {MOST_PATH} bytes and each name in it {MOST_PART}; got "
+            f"{shown(long or str(path))}; shorten it"
         )
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dabdetr.cli.options import Device, Json, Model, Quiet, Split, check_folder
+from dabdetr.cli.options import Device, Json, Model, Quiet, Split, check_folder, run_place
 from dabdetr.cli.output import console, print_json, say
 from dabdetr.files import check_writable
 from dabdetr.runs import RunFolder
@@ -61,8 +61,8 @@ def bench(
     PyTorch in fp32. The folder gets bench.md, bench.json and bench.png. Runtimes that cannot run
     here are listed with the reason.
     """
+    project, name = run_place(Path("runs/bench"), None, output)
     check_folder(data)
-    project, name = (Path("runs/bench"), None) if output is None else (output.parent, output.name)
     check_writable(project)
     from dabdetr.bench.candidates import Plan
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dabdetr.files import check_folder_name, check_place
+
 if TYPE_CHECKING:
     from dabdetr.data.dataset import DetectionDataset
 
@@ -158,14 +160,22 @@ def place_of(target: Path | None, output: Path | None, example: str) -> Path:
 
 
 def run_place(project: Path, name: str | None, output: Path | None) -> tuple[Path, str | None]:
-    """The project and the name of a run's folder; ValueError where -o and --name are given."""
-    if output is None:
-        return project, name
+    """The project and the name of a run's folder; ValueError where no folder can have them.
+
+    It is raised where -o and --name are given, too.
+    """
+    what, remedy = "--name", "use --project for folders"
+    if output is not None:
+        if name is not None:
+            raise ValueError(f"-o {output} and --name {name} were given; give one of them")
+        if output.name in ("", ".."):  # of ".", "/"
+            raise ValueError(f"-o should be a new folder; got {output}")
+        project, name = output.parent, output.name
+        what, remedy = "-o", "choose another folder"
+    check_place(project)
     if name is not None:
-        raise ValueError(f"-o {output} and --name {name} were given; give one of them")
-    if not output.name:  # ".", "..", "/"
-        raise ValueError(f"-o should be a new folder; got {output}")
-    return output.parent, output.name
+        check_folder_name(name, what, remedy)
+    return project, name
 
 
 def read_box_format(given: str | None) -> Any:

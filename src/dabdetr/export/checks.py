@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from dabdetr.export.formats import FORMATS, Format
+from dabdetr.files import check_place
 
 
 def check_target(target: Path, format: Format, force: bool) -> None:
     """Raise where the target has a wrong ending, or is there already, or has no folder."""
     from dabdetr.inference.exported import ENGINES, IN_FOLDERS
 
+    check_place(target)
     files = [each.suffix for each in FORMATS.values() if not each.in_folder]
     if not format.in_folder and target.suffix != format.suffix:
         raise ValueError(f"{target} should end in {format.suffix}; choose such a name")
