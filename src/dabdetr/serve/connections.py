@@ -25,7 +25,8 @@ class Connection(H11Protocol):
             self.timeout_keep_alive, self.timeout_keep_alive_handler
         )
         if len(self.connections) > MOST:
-            idle = (each for each in self.connections if each.timeout_keep_alive_task is not None)
+            mine = (each for each in self.connections if isinstance(each, Connection))
+            idle = [each for each in mine if each.timeout_keep_alive_task is not None]
             min(idle, key=lambda each: each.begun).timeout_keep_alive_handler()
 
     def data_received(self, data: bytes) -> None:
