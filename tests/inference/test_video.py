@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
 from fractions import Fraction
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -184,3 +190,87 @@ def test_times_that_come_twice_are_moved_by_the_least_step(tmp_path: Path) -> No
     times = [image.time for image in read_sources(tmp_path / "out.mp4")]
     assert times == pytest.approx([0, 0.5, 0.5, 0.5, 1], abs=1e-4)
     assert times == sorted(set(times))  # pyright: ignore[reportArgumentType]
+
+
+class Parts(SimpleHTTPRequestHandler):
+    """Serves files, and parts of them where that is asked for and ``in_parts`` is set."""
+
+    in_parts = True
+    cut = 0
+
+    def do_GET(self) -> None:
+        content = Path(self.directory, self.path.strip("/").partition("?")[0]).read_bytes()
+        wanted = self.headers.get("Range")
+        if wanted and self.in_parts:
+            start = int(wanted.removeprefix("bytes=").rstrip("-"))
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+            content = content[start:]
+        else:
+            self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        with suppress(ConnectionError):
+            self.wfile.write(content[: len(content) - self.cut])
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of the folder, by a name that only this process knows."""
+    handler = partial(Parts, directory=str(tmp_path))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    known = socket.getaddrinfo
+    monkeypatch.setattr(
+        *(socket, "getaddrinfo"),
+        lambda host, *more: known("127.0.0.1" if host == "video.test" else host, *more),
+    )
+    yield f"http://video.test:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("in_parts", [True, False])
+def test_ffmpeg_looks_up_no_name(
+    served: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_parts: bool
+) -> None:
+    """It would get another answer than the check of private addresses did."""
+    monkeypatch.setattr(Parts, "in_parts", in_parts)
+    path = write(tmp_path / "clip.mp4", TIMES)
+    if not in_parts:
+        path = write_at_the_front(path)
+    here = list(read_sources(path))
+    there = list(read_sources(f"{served}/{path.name}?x=1", allow_private=True))
+    assert len(there) == len(TIMES)
+    for one, other in zip(here, there, strict=True):
+        assert np.array_equal(one.array, other.array)
+    with pytest.raises(ValueError, match="private network"):
+        list(read_sources(f"{served}/{path.name}"))
+
+
+def write_at_the_front(path: Path) -> Path:
+    """The same with its index before its images, as it is streamed."""
+    target = path.with_name("front.mp4")
+    with (
+        av.open(str(path)) as given,
+        av.open(str(target), "w", options={"movflags": "faststart"}) as made,
+    ):
+        stream = made.add_stream_from_template(given.streams.video[0])
+        for packet in given.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                made.mux(packet)
+    return target
+
+
+def test_a_remote_video_that_ends_early_is_told(
+    served: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_at_the_front(write(tmp_path / "clip.mp4", TIMES))
+    monkeypatch.setattr(Parts, "cut", 600)
+    with pytest.raises(DamagedFrame, match=r"ends early .* too early"):
+        list(read_sources(f"{served}/{path.name}", allow_private=True))

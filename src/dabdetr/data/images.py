@@ -52,8 +52,9 @@ _FROM_THE_END = (3, 4, 6, 7)
 _HEIF = re.compile(rb"....ftyp(heic|heix|hevc|hevx|heim|heis|mif1|msf1)", re.DOTALL)
 _AVIF = re.compile(rb"....ftypavi[fs]", re.DOTALL)
 _QUIET = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
-_HUNGRY = ("WEBP", "JPEG2000")
-"""Formats whose decoders hold 17 and 25 bytes a pixel; half as many pixels are taken of them."""
+_HUNGRY = {"WEBP": 2, "JPEG2000": 3}
+"""Formats whose decoders hold 17 and 25 bytes a pixel, where others hold at most 12: so much fewer
+pixels are taken of them."""
 STRIP = 1 << 20
 """Pixels that are converted at a time, so that conversion takes little memory of its own."""
 
@@ -171,7 +172,7 @@ def _open(content: BinaryIO, name: str) -> Image.Image:
             f"{', '.join(FORMATS)}); replace or remove it"
         ) from None
     if Image.MAX_IMAGE_PIXELS is not None:
-        most = Image.MAX_IMAGE_PIXELS // (2 if image.format in _HUNGRY else 1)
+        most = Image.MAX_IMAGE_PIXELS // _HUNGRY.get(image.format or "", 1)
         if image.width * image.height > most:
             raise _bomb(name, most)
     return image

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import base64
 import ipaddress
+import os
 import re
 import socket
 import threading
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import Any
 from urllib.error import HTTPError, URLError
@@ -25,6 +26,8 @@ from dabdetr.text import printable, reason, shortened
 SCHEMES = ("http://", "https://")
 """How addresses that are fetched start."""
 CHUNK = 1 << 16
+AHEAD = 1 << 20
+"""Bytes of a remote file that are read on over rather than asked for anew."""
 
 _START = r"^([a-z][a-z0-9+.-]+:[/\\]+"
 _NO_PORT = r":(?!\d*([/\\?#]|$))"
@@ -57,22 +60,78 @@ def fetch(address: str, limits: Limits = PUBLIC) -> bytes:
         return _body(answer, limits)
 
 
-def locate(address: str, limits: Limits = PUBLIC) -> str:
-    """Where an http(s) address leads in the end, for programs that fetch by themselves."""
-    with _answer(address, limits) as answer:
-        parts = urlsplit(address)
-        user = parts.netloc.rpartition("@")
-        same = urlsplit(answer.url).netloc == user[2]
-        return address if same and user[1] else answer.url
+class RemoteFile:
+    """A file at an http(s) address, read in pieces as a file on the disk is.
+
+    ``limits`` hold for each of its connections, except those on bytes and on the whole time. Where
+    the server sends no parts of files, it can only be read from the start to the end. OSError in
+    one sentence where it cannot be read.
+    """
+
+    def __init__(self, address: str, limits: Limits) -> None:
+        self.address, self.limits = address, replace(limits, seconds=threading.TIMEOUT_MAX)
+        self.place, self.size = 0, 0
+        self._stack = ExitStack()
+        self._connect(0)
+
+    def _connect(self, place: int) -> None:
+        self._stack.close()
+        more = {"Range": f"bytes={place}-"}
+        self._answer = self._stack.enter_context(_answer(self.address, self.limits, more))
+        self.in_parts = self._answer.status == 206
+        if place and not self.in_parts:
+            raise OSError(f"{without_password(self.address)} is sent from its start only")
+        self.place = place
+        self.size = place + (self._answer.length or 0)
+
+    def read(self, count: int) -> bytes:
+        """At most ``count`` bytes; none at the end."""
+        if self._answer.isclosed():
+            return b""
+        try:
+            found = self._answer.read1(count)
+            if not found and self._answer.length:
+                raise _Refused(f"it ended {self._answer.length:,} bytes too early")
+        except Exception as error:  # http.client and ssl raise many kinds
+            name = without_password(self.address)
+            raise OSError(f"{name} {_told(error, self.limits)}") from None
+        self.place += len(found)
+        return found
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to another place; near ahead by reading on."""
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self.place, os.SEEK_END: self.size}[whence]
+        place = start + offset
+        while self.place < place <= self.place + AHEAD and self.read(place - self.place):
+            pass
+        if place < self.size and place != self.place:
+            self._connect(place)
+        return place
+
+    def tell(self) -> int:
+        """Bytes before the next one that is read."""
+        return self.place
+
+    def seekable(self) -> bool:
+        """Whether the server sends parts of the file."""
+        return self.in_parts
+
+    def close(self) -> None:
+        """End the connection."""
+        self._stack.close()
 
 
 @contextmanager
-def _answer(address: str, limits: Limits) -> Iterator[HTTPResponse]:
-    """The answer at an address; what goes wrong until its end is one sentence."""
+def _answer(address: str, limits: Limits, more: Mapping[str, str] = {}) -> Iterator[HTTPResponse]:
+    """The answer at an address to a request with ``more`` headers.
+
+    What goes wrong until its end is one sentence.
+    """
     name = without_password(address)
     try:
         parts = _checked(address, limits)
-        request = urllib.request.Request(_plain(parts), headers={"User-Agent": "dabdetr"})
+        headers = {"User-Agent": "dabdetr", **more}
+        request = urllib.request.Request(_plain(parts), headers=headers)
         if parts.username is not None:
             secret = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
             # not sent on to where a redirect leads

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -18,8 +18,8 @@ from dabdetr.inference.downloads import (
     PUBLIC,
     SCHEMES,
     Limits,
+    RemoteFile,
     check_stream,
-    locate,
     without_password,
 )
 from dabdetr.inference.stream import DamagedFrame, SourceImage, Unreadable
@@ -76,13 +76,13 @@ def frames(
     stamps in seconds; a camera's start at 0.
     """
     name = without_password(str(source))
-    try:
-        container = _open(source, limits)
-    except (ValueError, OSError) as error:
-        yield Unreadable(name, error)
-        return
-    start, rgb = 0.0, _Rgb()
-    with container:
+    with ExitStack() as stack:
+        try:
+            container = stack.enter_context(_opened(source, limits))
+        except (ValueError, OSError) as error:
+            yield Unreadable(name, error)
+            return
+        start, rgb = 0.0, _Rgb()
         for number, frame in enumerate(_decoded(container, name)):
             if isinstance(frame, Unreadable):
                 yield frame
@@ -150,38 +150,43 @@ def _time(frame: Any, number: int, container: Any) -> float:
     return float(number / (container.streams.video[0].average_rate or 25))
 
 
-def _open(source: str | Path | Camera, limits: Limits = PUBLIC) -> Any:
-    """The opened container; one sentence of what is wrong where it cannot be."""
+@contextmanager
+def _opened(source: str | Path | Camera, limits: Limits = PUBLIC) -> Iterator[Any]:
+    """The container, until it is left; one sentence of what is wrong where it cannot be opened."""
     av = require_av()
-    try:
-        if isinstance(source, Camera):
-            file, form = _device(source)
-            container = av.open(file, format=form)
-        else:
-            place, options = _place(source, limits)
-            container = av.open(place, options=options)
-    except (av.error.FFmpegError, OSError, ValueError) as error:
-        if isinstance(source, Camera):
+    with ExitStack() as stack:
+        try:
+            if isinstance(source, Camera):
+                file, form = _device(source)
+                container = av.open(file, format=form)
+            else:
+                place, options = _place(source, limits)
+                if isinstance(place, RemoteFile):
+                    stack.callback(place.close)
+                container = av.open(place, options=options)
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            if isinstance(source, Camera):
+                raise ValueError(
+                    f"there is no camera {int(source)} that can be opened here "
+                    f"({_reason(error)}); plug one in, try another number, or give a video file"
+                ) from None
             raise ValueError(
-                f"there is no camera {int(source)} that can be opened here ({_reason(error)}); "
-                "plug one in, try another number, or give a video file"
+                f"{without_password(str(source))} cannot be opened as a video ({_reason(error)}); "
+                "it may be cut short or no video at all: replace or remove it"
             ) from None
-        raise ValueError(
-            f"{without_password(str(source))} cannot be opened as a video ({_reason(error)}); it "
-            "may be cut short or no video at all: replace or remove it"
-        ) from None
-    if not container.streams.video:
-        container.close()
-        raise ValueError(
-            f"{without_password(str(source))} has no images, only sound; replace or remove it"
-        )
-    return container
+        stack.enter_context(container)
+        if not container.streams.video:
+            raise ValueError(
+                f"{without_password(str(source))} has no images, only sound; replace or remove it"
+            )
+        yield container
 
 
-def _place(source: str | Path, limits: Limits) -> tuple[str, dict[str, str]]:
+def _place(source: str | Path, limits: Limits) -> tuple[str | RemoteFile, dict[str, str]]:
     """What PyAV opens, and by which protocols and in which formats its content may be read.
 
-    Formats that are lists of other places (HLS, concat) would lead it anywhere.
+    Formats that are lists of other places (HLS, concat) would lead it anywhere. Files at addresses
+    are read by us: ffmpeg would look up their names itself, and get other answers than the check.
     """
     text = str(source)
     if text.startswith(STREAMS):
@@ -189,8 +194,7 @@ def _place(source: str | Path, limits: Limits) -> tuple[str, dict[str, str]]:
         return text, {}
     options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
     if text.startswith(SCHEMES):
-        protocols = {"protocol_whitelist": "http,https,tcp,tls,crypto,httpproxy"}
-        return locate(text, limits), options | protocols | {"max_redirects": "0"}
+        return RemoteFile(text, limits), options | {"protocol_whitelist": "none"}
     with open_regular(text) as file:
         if not os.fstat(file.fileno()).st_size:
             raise ValueError(f"{text} is empty (0 bytes); replace or remove it")
@@ -279,7 +283,7 @@ def _clock(source: str) -> tuple[Fraction, Fraction]:
     """Unit of time in seconds and frames a second of a video; usual ones for anything else."""
     unit, rate = _FINEST, Fraction(25)
     if Path(source).is_file():
-        with suppress(ValueError), _open(source) as container:
+        with suppress(ValueError), _opened(source) as container:
             stream = container.streams.video[0]
             unit, rate = stream.time_base or unit, stream.average_rate or rate
     return unit, rate
