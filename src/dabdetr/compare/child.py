@@ -1,4 +1,4 @@
-"""A training of a comparison: `dabdetr train` that stops, resumably, when the comparison is killed.
+"""What makes a training of a comparison stop, resumably, when the comparison is killed.
 
 Its standard input is a pipe that nothing is written to; it closes when the comparison ends.
 """
@@ -10,14 +10,11 @@ import signal
 import threading
 
 
-def main() -> None:
-    """Run the command line."""
-    threading.Thread(target=_stop_with_parent, daemon=True).start()
-    from dabdetr.cli import main as command
-
-    command()
+def stop_with_parent() -> None:
+    """From now on, the end of standard input is a SIGTERM."""
+    threading.Thread(target=_wait, daemon=True).start()
 
 
-def _stop_with_parent() -> None:
+def _wait() -> None:
     os.read(0, 1)
     os.kill(os.getpid(), signal.SIGTERM)

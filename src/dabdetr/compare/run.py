@@ -23,7 +23,12 @@ from dabdetr.training.options import Sources
 from dabdetr.training.signals import stop_signals
 
 LOGS = "logs"
-COMMAND = (sys.executable, "-c", "from dabdetr.compare.child import main; main()", "train")
+COMMAND = (
+    *(sys.executable, "-c"),
+    "from dabdetr.compare.child import stop_with_parent; stop_with_parent(); "
+    "from dabdetr.cli import main; main()",
+    "train",
+)
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 Log = Callable[[str], None]

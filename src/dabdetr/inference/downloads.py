@@ -70,7 +70,7 @@ class RemoteFile:
 
     def __init__(self, address: str, limits: Limits) -> None:
         self.address, self.limits = address, replace(limits, seconds=threading.TIMEOUT_MAX)
-        self.place, self.size = 0, 0
+        self.place, self.size, self._failed = 0, 0, False
         self._stack = ExitStack()
         self._connect(0)
 
@@ -85,14 +85,15 @@ class RemoteFile:
         self.size = place + (self._answer.length or 0)
 
     def read(self, count: int) -> bytes:
-        """At most ``count`` bytes; none at the end."""
-        if self._answer.isclosed():
+        """At most ``count`` bytes; none at the end, and after an error."""
+        if self._failed or self._answer.isclosed():
             return b""
         try:
             found = self._answer.read1(count)
             if not found and self._answer.length:
                 raise _Refused(f"it ended {self._answer.length:,} bytes too early")
         except Exception as error:  # http.client and ssl raise many kinds
+            self._failed = True  # PyAV prints the errors that follow one
             name = without_password(self.address)
             raise OSError(f"{name} {_told(error, self.limits)}") from None
         self.place += len(found)
