@@ -33,7 +33,7 @@ LOOSE = 0.45
 """IoU with its answer up to which a box is certainly loose."""
 EXPLAINED = 0.3
 """IoU with a label from which a detection is no missing one."""
-MISSING = 0.6
+MISSING = 0.5
 """How much a detection without a label weighs beside a label that is contradicted: people leave
 objects out more often than they get a label wrong."""
 NOTHING = 4
