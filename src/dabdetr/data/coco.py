@@ -10,12 +10,22 @@ from typing import Any
 
 import numpy as np
 
-from dabdetr.data.archive import is_archive, unpacked
+from dabdetr.data.archive import unpacked
 from dabdetr.data.box_formats import Asked
 from dabdetr.data.coco_rows import Annotations, key, objects, whole
 from dabdetr.data.columns import FARTHEST
 from dabdetr.data.findings import Findings
-from dabdetr.data.locate import USUAL, YEAR, ImageFolders, canonical, usual_word
+from dabdetr.data.images import IMAGE_SUFFIXES
+from dabdetr.data.locate import (
+    USUAL,
+    YEAR,
+    ImageFolders,
+    canonical,
+    files_in,
+    folders_in,
+    paths_of,
+    usual_word,
+)
 from dabdetr.data.records import Open, RecordTable, Rows, class_table
 from dabdetr.data.textfiles import HEAD, MOST_TEXT, guess, head_of, note_encoding, read_bytes
 from dabdetr.text import counted, parse_json, shown
@@ -72,11 +82,10 @@ def _jsons(root: Path, place: str) -> list[Path]:
     """COCO's jsons in a folder below ``root``; those called instances_… where there are such."""
     files: list[Path] = []
     for folder in [root] if place == "." else sorted(root.glob(place)):
-        if folder.is_dir():
-            here = sorted(folder.glob("*.json"))
-            if len(here) > MANY:  # one for each image, unless some are called otherwise
-                here = [file for file in here if re.search("annotations|instances|coco", file.name)]
-            files += here
+        here = [] if folder.name.startswith(".") else paths_of(folder, ".json")
+        if len(here) > MANY:  # one for each image, unless some are called otherwise
+            here = [file for file in here if re.search("annotations|instances|coco", file.name)]
+        files += here
     named = [file for file in files if file.name.startswith("instances_")]
     return named or [file for file in files if is_coco(file)]
 
@@ -85,7 +94,7 @@ def is_coco(file: Path) -> bool:
     """Whether a json begins as COCO's do; it is not read as a whole."""
     if file.suffix.lower() != ".json" or not file.is_file():
         return False
-    head = head_of(file).lstrip(b"\xef\xbb\xbf \t\r\n")
+    head = head_of(file).lstrip()
     if b'"items"' in head or b'"dm_format_version"' in head or not head.startswith(b"{"):
         return False
     keys = {key for key in LISTS if f'"{key}"'.encode() in head}
@@ -162,18 +171,15 @@ def _image_folders(root: Path, file: Path, own: str) -> list[Path]:
     options += [file.parent / name for name in BESIDE] + [root / name for name in BESIDE]
     split = [option for option in options if full and option.is_dir()]
     whole = [file.parent, root]
-    if file.parent != root and any(file.parent.glob("*.*[gGfFpP]")):
+    if file.parent != root and files_in(file.parent, IMAGE_SUFFIXES):
         split.insert(0, file.parent)
     return list(dict.fromkeys([*split, *whole]))
 
 
 def _called(base: Path, split: str) -> list[Path]:
     """The folders of a folder that are called like a split, in any spelling."""
-    inside = sorted(base.iterdir()) if base.is_dir() else []
     return [
-        each
-        for each in inside
-        if split in (canonical(each.name), usual_word(each.name)) and each.is_dir()
+        each for each in folders_in(base) if split in (canonical(each.name), usual_word(each.name))
     ]
 
 
@@ -339,13 +345,7 @@ def _with_zips(
     if any(look.find(_file_name(row)) for row in listed[:8]):
         return [*folders]
     places = dict.fromkeys((*folders, file.parent, file.parent.parent))
-    zips = [
-        path
-        for place in places
-        if place.is_dir()
-        for path in sorted(place.iterdir())
-        if is_archive(path)
-    ]
+    zips = [path for place in places for path in paths_of(place, ".zip")]
     found = {path: unpacked(path) for path in dict.fromkeys(zips)}
     findings.add("place", [f"{path}: {folder}" for path, folder in found.items()])
     return [*folders, *found.values()]

@@ -12,7 +12,7 @@ import numpy as np
 
 from dabdetr.data.findings import Findings
 from dabdetr.data.records import Rows, count_shifted
-from dabdetr.data.shapes import around_segmentation
+from dabdetr.data.shapes import around_segmentation, rotation_of, turned
 from dabdetr.text import shown
 
 WORDS = {"true": True, "yes": True, "false": False, "no": False}
@@ -100,6 +100,7 @@ class Annotations:
             count_shifted(used, listed, self.findings, str(self.file))  # pyright: ignore
         self.findings.add("image-unknown", *self._told((label >= 0) & (image < 0), "image_id"))
         numbers, found = self._boxes()
+        self._turn(numbers)
         keep = np.flatnonzero((image >= 0) & (label >= 0) & found)
         rows.image, rows.label = image[keep], label[keep]
         rows.numbers = numbers[keep]
@@ -174,6 +175,18 @@ class Annotations:
             told = (f"{self.place(row)}: {shown(given[row])}" for row in odd)
             self.findings.add(kind, told, len(odd))
         return numbers, found
+
+    def _turn(self, numbers: np.ndarray) -> None:
+        """Replace boxes that CVAT's attribute says are turned by those around them."""
+        if not any("attributes" in row for row in self.rows):
+            return
+        angles = np.array([rotation_of(row) for row in self.rows])
+        found = np.flatnonzero(angles)
+        for row, angle in zip(found.tolist(), angles[found].tolist(), strict=True):
+            x, y, width, height = numbers[row].tolist()
+            x0, y0, x1, y1 = turned((x, y, x + width, y + height), angle)
+            numbers[row] = x0, y0, x1 - x0, y1 - y0
+        self.findings.add("box-rotated", map(self.place, found.tolist()), len(found))
 
     def _crowd(self) -> np.ndarray:
         given = [row.get("iscrowd", 0) for row in self.rows]

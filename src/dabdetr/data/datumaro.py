@@ -7,9 +7,9 @@ from typing import Any
 
 from dabdetr.data.box_formats import Asked
 from dabdetr.data.findings import Findings
-from dabdetr.data.locate import ImageFolders
+from dabdetr.data.locate import ImageFolders, child, paths_of
 from dabdetr.data.records import Open, RecordTable, Rows, class_table
-from dabdetr.data.shapes import around, around_segmentation
+from dabdetr.data.shapes import around, around_segmentation, rotation_of, turned
 from dabdetr.data.textfiles import head_of, read_text
 from dabdetr.text import counted, parse_json, shown
 
@@ -17,7 +17,7 @@ from dabdetr.text import counted, parse_json, shown
 def find_datumaro(root: Path) -> dict[str, Open]:
     """Split → how it is opened, by the jsons in annotations/."""
     single = root.is_file()
-    files = [root] if single else sorted((root / "annotations").glob("*.json"))
+    files = [root] if single else paths_of(child(root, "annotations"), ".json")
     found: dict[str, Open] = {}
     for file in files:
         if not _is_datumaro(file):
@@ -114,7 +114,11 @@ def _box(each: Any, told: str, findings: Findings) -> tuple[float, ...] | None:
     if kind == "bbox":
         box = each.get("bbox")
         if isinstance(box, list) and len(box) == 4 and all(_is_number(value) for value in box):
-            return tuple(map(float, box))
+            x, y, width, height = map(float, box)
+            angle = rotation_of(each)
+            findings.add("box-rotated", [told] * bool(angle))
+            x0, y0, x1, y1 = turned((x, y, x + width, y + height), angle)
+            return x0, y0, x1 - x0, y1 - y0
     elif kind == "polygon":
         flat = each.get("points")
         if isinstance(flat, list) and len(flat) > 5:

@@ -52,17 +52,17 @@ def _keyed(names: str, sign: bytes, keys: json_keys.Keys, *, many: bool = False)
     return Form(names, sign, json_keys.reader(keys), keys.order, many)
 
 
-LIST = rb"^(\xef\xbb\xbf)?\s*\[\s*\{"
+LIST = rb"^\s*\[\s*\{"
 FORMS: dict[str, Form] = {
     "CVAT": Form(
         r"[^/]*\.xml", rb"<annotations[\s>].*<(image|track)[\s>]", line_forms.cvat, "xyxy"
     ),
-    "CreateML": Form(
-        r"(.*/)?[^/]*\.json", LIST + rb'.*"coordinates"', json_forms.createml, "cxcywh"
+    "CreateML": _keyed(
+        r"(.*/)?[^/]*\.json", LIST + rb'.*"coordinates"', json_keys.CREATEML, many=True
     ),
     "Label Studio": Form(
         r"[^/]*\.(json|csv)",
-        rb"^(\xef\xbb\xbf)?\s*(\[\s*\{|[\w,]+[\r\n])"
+        rb"^\s*(\[\s*\{|[\w,]+[\r\n])"
         rb'.*"(rectangle|polygon|brush|ellipse)labels"',
         json_forms.label_studio,
         "xywh-percent",
@@ -83,14 +83,14 @@ FORMS: dict[str, Form] = {
         json_forms.fiftyone,
         "xywh-relative",
     ),
-    "VoTT": Form(
-        r"[^/]*\.json",
-        rb'"boundingBox".*"regions"|"regions".*"boundingBox"',
-        json_forms.vott,
-        "xywh",
+    "VoTT": _keyed(
+        r"[^/]*\.json", rb'"boundingBox".*"regions"|"regions".*"boundingBox"', json_keys.VOTT
     ),
     "Hugging Face": Form(
-        r"(.*/)?metadata\.jsonl", rb'"file_name".*"(objects|bbox)"', json_forms.hugging_face, "xywh"
+        r"(.*/)?metadata\.(jsonl|csv)",
+        rb"^(?=.*\bfile_name\b).*\b(objects|bbox)\b.*[\[{]",
+        json_forms.hugging_face,
+        "xywh",
     ),
     "NDJSON of Ultralytics": Form(
         r"[^/]*\.ndjson",
@@ -98,9 +98,7 @@ FORMS: dict[str, Form] = {
         json_forms.ultralytics,
         "cxcywh-relative",
     ),
-    "Labelbox": Form(
-        r"[^/]*\.(nd)?json", rb'"data_row"|"Labeled Data"', json_forms.labelbox, "xywh"
-    ),
+    "Labelbox": _keyed(r"[^/]*\.(nd)?json", rb'"data_row"|"Labeled Data"', json_keys.LABELBOX),
     "SageMaker": Form(
         r"(.*/)?[^/]*\.(manifest|jsonl?)", rb'"source-ref"', json_forms.sagemaker, "xywh"
     ),
@@ -144,6 +142,15 @@ FORMS: dict[str, Form] = {
         r"(.*/)?[^/]*_polygons\.json", rb'"objects"', json_keys.CITYSCAPES, many=True
     ),
     "xView": _keyed(r"(.*/)?[^/]*\.geojson", rb'"bounds_imcoords"', json_keys.XVIEW),
+    "Sloth": _keyed(r"[^/]*\.json", LIST + rb'.*"class"\s*:\s*"image"', json_keys.SLOTH),
+    "SuperAnnotate": _keyed(
+        r"(.*/)?[^/]*(\.\w{3,4}|___objects)\.json",
+        rb'"instances"',
+        json_keys.SUPERANNOTATE,
+        many=True,
+    ),
+    "Dataturks": _keyed(r"[^/]*\.json", rb'"content".*"annotation"', json_keys.DATATURKS),
+    "Mapillary's signs": _keyed(r"(.*/)?[^/]*\.json", rb'"ispano"', json_keys.SIGNS, many=True),
     "FiftyOne's data set": _keyed(r"samples\.json", rb'"samples".*"filepath"', json_keys.FIFTYONE),
 }
 """Form → how it is known and read. The first that knows a file is taken."""
@@ -179,8 +186,10 @@ def _by_split(form: Form, base: Path, files: list[Path]) -> dict[str, Open]:
     if len(files) == 1 and (named := _said(form, files[0])):
         return {name: partial(_open, form, base, files, name) for name in named}
     parts: dict[str, list[Path]] = {}
-    for file in files:
-        split = _split_of(file, base)
+    splits = [_split_of(file, base) for file in files]
+    if form.many and "default" in splits:  # then a word in some names, as of images, tells none
+        splits = [_split_of(file.parent / "_", base) for file in files]
+    for file, split in zip(files, splits, strict=True):
         own = split if form.many or split not in parts else file.stem
         parts.setdefault(own, []).append(file)
     return {name: partial(_open, form, base, some, "") for name, some in parts.items()}

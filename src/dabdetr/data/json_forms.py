@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import base64
 import binascii
-import csv
 import io
 import math
 import os
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +18,8 @@ from dabdetr.data.findings import Findings
 from dabdetr.data.images import IMAGE_SUFFIXES
 from dabdetr.data.listings import Entry
 from dabdetr.data.shapes import around
-from dabdetr.data.textfiles import read_text
-from dabdetr.text import parse_json, shown
+from dabdetr.data.textfiles import read_json
+from dabdetr.text import shown
 
 MOST_MASK = 64 << 20
 """Bytes of a packed mask, unpacked."""
@@ -29,45 +27,14 @@ CORNERS = ("x1", "y1", "x2", "y2")
 SIDES = ("left", "top", "width", "height")
 
 
-def _tree(file: Path, findings: Findings) -> Any:
-    return parse_json(read_text(file, findings), str(file))
-
-
 def _rows(file: Path, findings: Findings) -> Iterator[dict[str, Any]]:
-    """The objects of a list, of a file with a json a line, or of a table with jsons in cells."""
-    text = read_text(file, findings)
-    if file.suffix.lower() == ".csv":
-        rows = enumerate(map(_of_cells, csv.DictReader(io.StringIO(text))), 1)
-    elif text.lstrip().startswith("["):
-        rows = enumerate(parse_json(text, str(file)), 1)
-    else:
-        rows = _parsed_lines(text, file, findings)
-    for number, row in rows:
+    """The objects of a list; what is no object is counted."""
+    tree = read_json(file, findings)
+    for number, row in enumerate(tree if isinstance(tree, list) else [tree], 1):
         if isinstance(row, dict):
             yield row
         else:
             findings.add("row-unreadable", f"{file}: row {number}: {shown(row)}")
-
-
-def _of_cells(row: dict[Any, Any]) -> dict[Any, Any]:
-    """A row of a table, its lists parsed; a cell that is cut short stays text."""
-    found: dict[Any, Any] = {}
-    for column, cell in row.items():
-        found[column] = cell
-        if isinstance(cell, str) and cell.startswith("["):
-            with suppress(ValueError):
-                found[column] = parse_json(cell, "cell")
-    return found
-
-
-def _parsed_lines(text: str, file: Path, findings: Findings) -> Iterator[tuple[int, Any]]:
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            yield number, parse_json(line, f"{file}, line {number}")
-        except ValueError as error:
-            findings.add("row-unreadable", str(error))
 
 
 def _objects(given: Any) -> Iterator[dict[str, Any]]:
@@ -90,24 +57,6 @@ def _size(given: Any) -> tuple[int, int]:
     sides = [_mapping(given).get(side) for side in ("width", "height")]
     whole = all(type(side) is int and 0 < side < 1e7 for side in sides)
     return (sides[0], sides[1]) if whole else (0, 0)  # pyright: ignore[reportReturnType]
-
-
-def createml(file: Path, findings: Findings) -> Iterator[Entry]:
-    """CreateML's list of images, each with labels and coordinates."""
-    for row in _rows(file, findings):
-        image = row.get("image") or row.get("imagefilename") or row.get("filename")
-        if not isinstance(image, str):
-            findings.add("image-unnamed", f"{file}: {shown(row)}")
-            continue
-        yield Entry(image, str(file))
-        boxes = row.get("annotations") or row.get("annotation")
-        for number, box in enumerate(boxes if isinstance(boxes, list) else [], 1):
-            told = f"{file}: annotation {number} of {shown(image)}"
-            given = box if isinstance(box, dict) else {}
-            place = given.get("coordinates")
-            numbers = _four(place if isinstance(place, dict) else {}, ("x", "y", "width", "height"))
-            odd = "" if numbers else "box-unreadable"
-            yield Entry(image, told, str(given.get("label") or "").strip(), numbers, odd=odd)
 
 
 def _four(given: dict[Any, Any], keys: Sequence[Any]) -> list[float] | None:
@@ -186,7 +135,7 @@ def _region(image: str, told: str, value: dict[str, Any]) -> Iterator[Entry]:
 
 def bdd(file: Path, findings: Findings) -> Iterator[Entry]:
     """BDD100K's and Scalabel's frames: a list, or one image a file."""
-    tree = _tree(file, findings)
+    tree = read_json(file, findings)
     frames = tree if isinstance(tree, list) else _mapping(tree).get("frames")
     if not isinstance(frames, list):
         findings.add("file-unreadable", f"{file} has no frames")
@@ -207,7 +156,7 @@ def bdd(file: Path, findings: Findings) -> Iterator[Entry]:
 
 def supervisely(file: Path, findings: Findings) -> Iterator[Entry]:
     """Supervisely's file of an image: ann/NAME.json, beside img/NAME."""
-    tree = _mapping(_tree(file, findings))
+    tree = _mapping(read_json(file, findings))
     if not isinstance(tree.get("objects"), list):
         findings.add("file-unreadable", f"{file} has no list of objects")
         return
@@ -243,7 +192,7 @@ def _around_bitmap(given: dict[str, Any]) -> tuple[float, float, float, float] |
 
 def fiftyone(file: Path, findings: Findings) -> Iterator[Entry]:
     """FiftyOne's own list: image → labels, numbers of ``classes`` or names."""
-    tree = _mapping(_tree(file, findings))
+    tree = _mapping(read_json(file, findings))
     classes = tree.get("classes")
     names = classes if isinstance(classes, list) else []
     for image, labels in _mapping(tree.get("labels")).items():
@@ -262,25 +211,6 @@ def _numbers(given: Any) -> list[float] | None:
     if not isinstance(given, list | tuple) or len(given) != 4:
         return None
     return _four(dict(enumerate(given)), range(4))
-
-
-def vott(file: Path, findings: Findings) -> Iterator[Entry]:
-    """VoTT's export of a project, or its file of one image."""
-    tree = _mapping(_tree(file, findings))
-    assets = tree.get("assets")
-    for row in _mapping(assets).values() if isinstance(assets, dict) else [tree]:
-        asset = _mapping(_mapping(row).get("asset"))
-        name = str(asset.get("name") or asset.get("path") or "")
-        if not name:
-            findings.add("image-unnamed", f"{file}: {shown(row)}")
-            continue
-        yield Entry(name, str(file), size=_size(asset.get("size")))
-        for number, each in enumerate(_objects(row.get("regions")), 1):
-            told = f"{file}: region {number} of {shown(name)}"
-            box, tags = _four(_mapping(each.get("boundingBox")), SIDES), each.get("tags")
-            class_ = str(tags[0]) if isinstance(tags, list) and tags else ""
-            odd = "" if each.get("type") in ("RECTANGLE", "SQUARE", None) else "box-from-shape"
-            yield Entry(name, told, class_, box, odd=odd if box else "box-unreadable")
 
 
 def hugging_face(file: Path, findings: Findings) -> Iterator[Entry]:
@@ -365,44 +295,6 @@ def _numbered(row: Any, form: str) -> tuple[str, Sequence[float] | None, str]:
     x0, y0, x1, y1 = edges
     odd = "box-rotated" if form == "obb" else "box-from-shape"
     return f"{class_:g}", ((x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0), odd
-
-
-def labelbox(file: Path, findings: Findings) -> Iterator[Entry]:
-    """Labelbox's export: of data rows with projects, or the older one with External ID."""
-    for row in _rows(file, findings):
-        data = _mapping(row.get("data_row"))
-        named = (data.get("external_id"), row.get("External ID"), data.get("row_data"))
-        name = next((each for each in (*named, row.get("Labeled Data")) if each), None)
-        if not isinstance(name, str):
-            findings.add("image-unnamed", f"{file}: {shown(row)}")
-            continue
-        yield Entry(name, str(file), size=_size(row.get("media_attributes")))
-        made = [
-            _mapping(each.get("annotations"))
-            for project in _mapping(row.get("projects")).values()
-            for each in _objects(_mapping(project).get("labels"))
-        ] or [_mapping(row.get("Label"))]
-        if len(made) > 1:
-            findings.add("annotators", f"{file}: {shown(name)} has {len(made)}")
-        for number, each in enumerate(_objects(made[-1].get("objects")), 1):
-            told = f"{file}: object {number} of {shown(name)}"
-            class_ = str(each.get("name") or each.get("title") or each.get("value") or "")
-            box = _four(_mapping(each.get("bounding_box") or each.get("bbox")), SIDES)
-            if box is None and isinstance(each.get("polygon"), list):
-                yield _outlined(name, told, class_, each["polygon"])
-                continue
-            lines = [key for key in ("point", "line") if each.get(key)]
-            odd = "shape-without-area" if lines else "box-unreadable"
-            yield Entry(name, told, class_, box, odd="" if box else odd)
-
-
-def _outlined(name: str, told: str, class_: str, points: list[Any]) -> Entry:
-    pairs: list[Any] = [(each.get("x"), each.get("y")) for each in _objects(points)]
-    edges = around(pairs)
-    if edges is None:
-        return Entry(name, told, class_, odd="box-unreadable")
-    x0, y0, x1, y1 = edges
-    return Entry(name, told, class_, (x0, y0, x1 - x0, y1 - y0), odd="box-from-shape")
 
 
 def sagemaker(file: Path, findings: Findings) -> Iterator[Entry]:

@@ -1,15 +1,16 @@
 """Jsons of tools whose boxes stand under fixed keys: where each of them has what (see ``forms``).
 
-A path is keys with dots between; ``*`` takes each value of a mapping or list. Where there are
-several paths, the first under which something stands is taken.
+A path is keys with dots between; ``*`` takes each value of a mapping or list, ``?`` the first that
+leads on. Of several paths the first that is there is taken.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,11 @@ from dabdetr.data.box_formats import BoxFormat
 from dabdetr.data.findings import Findings
 from dabdetr.data.listings import Entry
 from dabdetr.data.shapes import around
-from dabdetr.data.textfiles import read_text
-from dabdetr.text import parse_json, shown
+from dabdetr.data.textfiles import read_json
+from dabdetr.text import shown
 
 Where = str | tuple[str, ...]
-POINTLESS = re.compile(r"point|.*line|keypoints?|skeleton|tag|class|text|cuboid", re.IGNORECASE)
+POINTLESS = re.compile(r".*point|.*line|keypoints?|skeleton|tag|class|text|cuboid", re.IGNORECASE)
 """Kinds of annotations that surround no area."""
 
 
@@ -38,6 +39,7 @@ class Keys:
     sides   names of the four numbers
     split   the split of the image
     unlike  path from a row of boxes, and the value there of what is no object but left open
+    sets    the sets of boxes of an image, of which ``boxes`` takes one
     """
 
     order: BoxFormat
@@ -52,10 +54,12 @@ class Keys:
     size: tuple[Where, Where] = ("width", "height")
     split: Where = ""
     unlike: tuple[Where, str] = ("", "")
+    sets: Where = ()
 
 
 XYWH, LTWH = ("x", "y", "w", "h"), ("left", "top", "width", "height")
 LONG = ("x", "y", "width", "height")
+CORNERS = ("x1", "y1", "x2", "y2")
 V7 = Keys(
     "xywh", ("item.name", "image.original_filename", "image.filename"), "annotations.*", "name",
     "bounding_box", XYWH, outline=("polygon.path", "polygon.paths"),
@@ -109,9 +113,31 @@ XVIEW = Keys(
     images="features.*", kind="properties.none",
 )  # fmt: skip
 FIFTYONE = Keys(
-    "xywh-relative", "filepath", "*.detections.*", "label", "bounding_box", images="samples.*",
-    split="tags.*", size=("metadata.width", "metadata.height"), kind="none",
+    "xywh-relative", "filepath", ("ground_truth.detections.*", "?.detections.*"), "label",
+    "bounding_box", images="samples.*", split="tags.*", kind="none", sets="*.detections",
+    size=("metadata.width", "metadata.height"),
 )  # fmt: skip
+CREATEML = Keys(
+    "cxcywh", ("image", "imagefilename", "filename"), ("annotations.*", "annotation.*"), "label",
+    "coordinates", LONG, images="*",
+)  # fmt: skip
+VOTT = Keys(
+    "xywh", ("asset.name", "asset.path"), "regions.*", "tags.*", "boundingBox", LTWH,
+    images=("assets.*", ""), size=("asset.size.width", "asset.size.height"),
+)  # fmt: skip
+LABELBOX = Keys(
+    "xywh", ("data_row.external_id", "External ID", "data_row.row_data", "Labeled Data"),
+    ("projects.?.labels.-1.annotations.objects.*", "Label.objects.*"), ("name", "title", "value"),
+    ("bounding_box", "bbox"), LTWH, images="*", kind="annotation_kind", sets="projects.*.labels.*",
+    size=("media_attributes.width", "media_attributes.height"),
+)  # fmt: skip
+SLOTH = Keys("xywh", "filename", "annotations.*", "class", "", LONG, images="*")
+SUPERANNOTATE = Keys(
+    "xyxy", "metadata.name", "instances.*", "className", "points", CORNERS,
+    size=("metadata.width", "metadata.height"),
+)  # fmt: skip
+DATATURKS = Keys("xyxy-relative", "content", "annotation.*", "label.*", "points", images="*")
+SIGNS = Keys("xyxy", "", "objects.*", "label", "bbox", ("xmin", "ymin", "xmax", "ymax"))
 CITY_FILE = re.compile(r"_(gtBboxCityPersons|gtFine_polygons|gtCoarse_polygons)$")
 """What Cityscapes' files have at their end where the images have ``_leftImg8bit``."""
 
@@ -122,32 +148,21 @@ def reader(keys: Keys) -> Callable[[Path, Findings], Iterator[Entry]]:
 
 
 def _read(keys: Keys, file: Path, findings: Findings) -> Iterator[Entry]:
-    for number, row in enumerate(_every(_tree(file, findings), keys.images), 1):
+    for number, row in enumerate(_every(read_json(file, findings), keys.images), 1):
         name = _one(row, keys.image) if keys.image else CITY_FILE.sub("_leftImg8bit", file.stem)
         if not isinstance(row, dict) or not isinstance(name, str) or not name.strip():
-            findings.add("image-unnamed", f"{file}: row {number}")
+            kind = "image-unnamed" if isinstance(row, dict) else "row-unreadable"
+            findings.add(kind, f"{file}: row {number}")
             continue
         name, split = name.partition("?")[0], str(_one(row, keys.split) or "" if keys.split else "")
         sides = [_whole(_one(row, side)) for side in keys.size]
         yield Entry(name, str(file), size=(sides[0], sides[1]) if all(sides) else (0, 0),
                     split=split)  # fmt: skip
+        if (many := len(_every(row, keys.sets))) > 1:
+            findings.add("annotators", f"{file}: {shown(name)} has {many}")
         for count, each in enumerate(_every(row, keys.boxes), 1):
             place = f"box {count} of {shown(name)}" if keys.boxes else f"row {number}"
             yield _entry(keys, each, name, f"{file}: {place}", split)
-
-
-def _tree(file: Path, findings: Findings) -> Any:
-    """A whole json, or the list of those that are a line each; a broken line is counted."""
-    text = read_text(file, findings)
-    if file.suffix.lower() in (".json", ".geojson"):
-        return parse_json(text, str(file))
-    rows: list[Any] = []
-    for number, line in enumerate(text.splitlines(), 1):
-        try:
-            rows += [parse_json(line, f"{file}, line {number}")] if line.strip() else []
-        except ValueError as error:
-            findings.add("row-unreadable", str(error))
-    return rows
 
 
 def _entry(keys: Keys, row: Any, name: str, told: str, split: str) -> Entry:
@@ -168,23 +183,33 @@ def _entry(keys: Keys, row: Any, name: str, told: str, split: str) -> Entry:
     return Entry(name, told, label, box, split=split, odd=odd)
 
 
-def _every(tree: Any, path: Where) -> Iterable[Any]:
-    """All that stands under the first of the paths that leads to something."""
-    for each in (path,) if isinstance(path, str) else path:
-        found = [tree]
-        for key in re.split(r"(?<!\\)\.", each) if each else ():
-            found = [inner for outer in found for inner in _step(outer, key.replace("\\", ""))]
-        if found:
-            return found
-    return ()
+def _every(tree: Any, path: Where) -> list[Any]:
+    """All that stands under the first of the paths that is there."""
+    paths = (path,) if isinstance(path, str) else path
+    return next((found for each in paths if (found := _below(tree, _keys(each))) is not None), [])
 
 
-def _step(tree: Any, key: str) -> Iterable[Any]:
-    if key == "*":
-        return tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ()
-    if isinstance(tree, dict):
-        return (tree[key],) if tree.get(key) is not None else ()
-    return tree[-1:] if key == "-1" and isinstance(tree, list) else ()
+@lru_cache
+def _keys(path: str) -> list[str]:
+    return [key.replace("\\", "") for key in re.split(r"(?<!\\)\.", path)] if path else []
+
+
+def _below(tree: Any, keys: Sequence[str]) -> list[Any] | None:
+    """What stands under ``keys``; None where they lead nowhere, which an empty list is not."""
+    if not keys:
+        return [tree]
+    (key, *rest), values = keys, []
+    if key in ("*", "?"):
+        values = [*tree.values()] if isinstance(tree, dict) else tree
+        values = values if isinstance(values, list) else None
+    elif isinstance(tree, dict):
+        values = [tree[key]] if tree.get(key) is not None else []
+    elif key == "-1" and isinstance(tree, list):
+        values = tree[-1:]
+    if not rest and key == "*":
+        return values
+    parts = [part for each in values or () if (part := _below(each, rest)) is not None]
+    return list(chain.from_iterable(parts[:1] if key == "?" else parts)) if parts else None
 
 
 def _one(tree: Any, path: Where) -> Any:

@@ -10,7 +10,14 @@ from typing import Any
 from dabdetr.data.box_formats import Asked
 from dabdetr.data.findings import Findings
 from dabdetr.data.images import IMAGE_SUFFIXES
-from dabdetr.data.locate import USUAL, ImageFolders, canonical, folders_in, images_below
+from dabdetr.data.locate import (
+    USUAL,
+    ImageFolders,
+    canonical,
+    folders_in,
+    images_below,
+    paths_of,
+)
 from dabdetr.data.records import Open, RecordTable, Rows, named_table
 from dabdetr.data.shapes import around
 from dabdetr.data.textfiles import head_of, read_text
@@ -46,7 +53,7 @@ def find_labelme(root: Path) -> dict[str, Open]:
 
 def _split_files(root: Path) -> dict[str, list[Path]]:
     """Jsons of ``root``, or of the folders in it; by split where all folders are called so."""
-    files = _jsons(root)
+    files = paths_of(root, ".json")
     if files:
         return {"default": files}
     folders = folders_in(root)
@@ -54,22 +61,17 @@ def _split_files(root: Path) -> dict[str, list[Path]]:
     if apart:
         return _split_files(apart[0])
     if folders and all(canonical(each.name) in USUAL for each in folders):
-        return {each.name: _jsons(each) for each in folders}
+        return {each.name: paths_of(each, ".json") for each in folders}
     if all(map(_holds_nothing_else, folders)):
-        return {"default": [file for folder in folders for file in _jsons(folder)]}
+        return {"default": [file for folder in folders for file in paths_of(folder, ".json")]}
     return {}
-
-
-def _jsons(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if file.suffix.lower() == ".json")
 
 
 def _holds_nothing_else(folder: Path) -> bool:
     """Whether there are only images and labelme's files in a folder."""
-    files = list(folder.iterdir())
-    jsons = [file for file in files if file.suffix == ".json"]
+    files = [file for file in folder.iterdir() if not file.name.startswith(".")]
     endings = {file.suffix.lower() for file in files} - IMAGE_SUFFIXES - {".json"}
-    return not endings and all(map(_is_labelme, jsons[:3]))
+    return not endings and all(map(_is_labelme, paths_of(folder, ".json")[:3]))
 
 
 def _is_labelme(file: Path) -> bool:

@@ -30,7 +30,7 @@ from dabdetr.data.splitting import divide
 from dabdetr.data.text_lines import find_text_lines
 from dabdetr.data.via import find_via
 from dabdetr.data.voc import find_voc
-from dabdetr.data.yolo import find_yolo
+from dabdetr.data.yolo import find_scattered, find_yolo
 
 Find = Callable[[Path], dict[str, Open]]
 """Splits of a folder or file by their own names; none where it is not in the layout."""
@@ -45,6 +45,7 @@ LAYOUTS: dict[str, tuple[Find, str]] = {
     "VIA": (find_via, "*.json"),
     "table": (find_table, "*.csv"),
     "tools": (find_forms, f"files of {len(FORMS)} others"),
+    "YOLO, scattered": (find_scattered, ""),
 }
 """Layout → its reader, and the files it is known by. The first that finds a split is taken."""
 
@@ -188,7 +189,7 @@ def find_data(given: Path) -> Found:
             f"{given} holds {len(below)} data sets; give one of them: "
             + ", ".join(str(each.root) for each in below[:8])
         )
-    sought = "; ".join(f"{files} ({name})" for name, (_, files) in LAYOUTS.items())
+    sought = "; ".join(f"{files} ({name})" for name, (_, files) in LAYOUTS.items() if files)
     raise ValueError(not_known(given, sought))
 
 

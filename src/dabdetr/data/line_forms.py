@@ -13,9 +13,9 @@ from typing import Any
 from dabdetr.data.findings import Findings
 from dabdetr.data.listings import Entry
 from dabdetr.data.locate import child, images_below
-from dabdetr.data.shapes import around
+from dabdetr.data.shapes import around, turned
 from dabdetr.data.textfiles import read_text
-from dabdetr.data.voc import parse_xml, upright
+from dabdetr.data.voc import parse_xml
 from dabdetr.data.yolo import name_list
 from dabdetr.data.yolo_lines import NAMES
 from dabdetr.text import shown
@@ -66,11 +66,8 @@ def _shape(each: Any, name: str, told: str, class_: str, split: str) -> Entry:
     if each.tag in POINTLESS:
         odd = "shape-without-area"
     elif each.tag == "box" and (box := _attributes(each, ("xtl", "ytl", "xbr", "ybr"))):
-        turned = _attributes(each, ("rotation",)) or [0.0]
-        x0, y0, x1, y1 = box
-        middle = ((x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0)
-        edges = upright(*middle, math.radians(turned[0])) if turned[0] else tuple(box)
-        odd = "box-rotated" if turned[0] else ""
+        angle = (_attributes(each, ("rotation",)) or [0.0])[0]
+        edges, odd = turned(box, angle), "box-rotated" if angle else ""
     elif each.tag == "ellipse" and (oval := _attributes(each, ("cx", "cy", "rx", "ry"))):
         x, y, across, down = oval
         edges, odd = (x - across, y - down, x + across, y + down), "box-from-shape"

@@ -18,7 +18,7 @@ import numpy as np
 from dabdetr.data.box_formats import Asked
 from dabdetr.data.findings import Findings
 from dabdetr.data.images import IMAGE_SUFFIXES
-from dabdetr.data.locate import USUAL, canonical, clean
+from dabdetr.data.locate import USUAL, canonical, clean, paths_of, without_ending
 from dabdetr.data.records import Open, RecordTable
 from dabdetr.data.textfiles import read_text
 from dabdetr.text import parse_json
@@ -37,8 +37,8 @@ def divided(root: Path, found: dict[str, Open]) -> dict[str, Open]:
     if len(found) != 1 or not root.is_dir():
         return found
     whole = next(iter(found.values()))
-    for file in sorted(root.iterdir()):
-        if file.suffix.lower() in ENDINGS and LIST.fullmatch(file.stem) and file.is_file():
+    for file in paths_of(root, *ENDINGS):
+        if LIST.fullmatch(file.stem):
             listed = _read(file)
             if listed:
                 names = dict.fromkeys(listed.values())
@@ -86,11 +86,7 @@ def _split_of(path: str, listed: dict[str, str], bases: dict[str, str]) -> tuple
 
 def _key(name: str) -> str:
     """A listed name as it is compared: without ending and case."""
-    path = "/".join(clean(name))
-    stem, ending = os.path.splitext(path)
-    return (
-        stem if ending.lower() in (*IMAGE_SUFFIXES, ".txt", ".xml", ".json") else path
-    ).casefold()
+    return without_ending("/".join(clean(name))).casefold()
 
 
 def _read(file: Path) -> dict[str, str]:

@@ -18,7 +18,7 @@ from typing import Any
 from dabdetr.data.box_formats import Asked, BoxFormat
 from dabdetr.data.findings import Findings
 from dabdetr.data.images import IMAGE_SUFFIXES
-from dabdetr.data.locate import USUAL, ImageFolders, canonical, child, usual_word
+from dabdetr.data.locate import USUAL, ImageFolders, canonical, child, paths_of, usual_word
 from dabdetr.data.records import Open, RecordTable, Rows, named_table
 from dabdetr.data.textfiles import head_of, read_text
 from dabdetr.text import shown
@@ -170,11 +170,8 @@ def find_table(root: Path) -> dict[str, Open]:
     places = [root, *(child(root, name) for name in ("annotations", "labels", "csv"))]
     files = [root] if root.is_file() else []
     for place in places:
-        if not files and place.is_dir():
-            every = [
-                file for file in sorted(place.iterdir()) if file.suffix.lower() in (".csv", ".tsv")
-            ]
-            files = [file for file in every[:50] if _form(file)]
+        some = (*paths_of(place, ".csv", ".tsv")[:50], *paths_of(place, ".txt")[:50])
+        files = files or [file for file in some if _form(file)]
     files = [file for file in files if _form(file)]
     base = root.parent if root.is_file() else root
     if len(files) == 1 and (splits := _listed_splits(files[0])):
@@ -184,43 +181,53 @@ def find_table(root: Path) -> dict[str, Open]:
 
 def _form(file: Path) -> _Form | None:
     """What the head of a table, or else its first row, shows it to be; None: no list of boxes."""
-    if file.suffix.lower() not in (".csv", ".tsv"):
+    if file.suffix.lower() not in (".csv", ".tsv", ".txt"):
         return None
-    lines = head_of(file).decode("utf-8-sig", "replace").splitlines()[:20]
+    lines = head_of(file).decode("utf-8", "replace").splitlines()[:20]
     lines = [line for line in lines if line.strip()]
     if not lines:
         return None
     separator = max(",;\t", key=lines[0].count)
-    first = next(csv.reader([lines[0]], delimiter=separator), [])
-    names = [re.sub(r"[\s-]+", "_", cell.strip().lstrip("#").casefold()) for cell in first]
+    separator = separator if separator in lines[0] else " "
+    rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=separator)]
+    names = [re.sub(r"[\s-]+", "_", cell.lstrip("#").casefold()) for cell in rows[0]]
     at = {
         column: next(names.index(known) for known in options if known in names)
         for column, options in COLUMNS.items()
         if set(options) & set(names)
     }
     order = next((box for box in ORDERS if at.keys() >= {*box}), None)
-    if "image" in at and order:
+    if "image" in at and order and not any(map(_is_image, rows[0])):
         return _Form(separator, at, ORDERS[order])
-    rows = list(csv.reader(lines, delimiter=separator))
-    if all(
-        len(row) == 6 and _is_image(row[0]) and all(map(_is_number, row[1:5]))
-        for row in rows[:-1] or rows
-    ):
-        at = {"image": 0, "x0": 1, "y0": 2, "x1": 3, "y1": 4, "class": 5}
-        return _Form(separator, at, "xyxy", head=False)
-    if all(
-        len(row) == 8 and _is_image(row[5]) and all(map(_is_number, (*row[1:5], *row[6:])))
-        for row in rows[:-1] or rows
-    ):
-        at = {"class": 0, "x": 1, "y": 2, "w": 3, "h": 4, "image": 5}
-        return _Form(separator, at, "xywh", head=False)
-    if all(
-        len(row) >= 9 and row[0].strip().casefold() in SETS and _is_image(row[1])
-        for row in rows[:-1] or rows
-    ):
+    return _headless(separator, rows[:-1] or rows)
+
+
+def _headless(separator: str, rows: list[list[str]]) -> _Form | None:
+    """The columns of a table without a head, by what stands in them.
+
+    An image's name and four numbers: corners behind it, corner and size before it (makesense.ai).
+    The class is the first other column of words, else the number beyond the four. Vertex AI begins
+    with a split, and leaves two corners of four empty.
+    """
+    width, columns = len(rows[0]), list(zip(*rows, strict=False))
+    image = next((at for at, cells in enumerate(columns) if all(map(_is_image, cells))), None)
+    if image is None or any(len(row) != width for row in rows):
+        return None
+    if width >= 9 and image == 1 and {cell.casefold() for cell in columns[0]} <= {*SETS}:
         at = {"split": 0, "image": 1, "class": 2, "x0": 3, "y0": 4, "x1": 7, "y1": 8}
         return _Form(separator, at, "xyxy", head=False)
-    return None
+    numeric = [at for at in range(width) if any(columns[at]) and all(map(_is_number, columns[at]))]
+    runs = [at for at in numeric if {*range(at, at + 4)} <= {*numeric}]
+    before = image - 4 in runs
+    start = image - 4 if before else next((at for at in runs if at > image), None)
+    if start is None:
+        return None
+    words = (at for at in range(width) if at not in (image, *numeric) and any(columns[at]))
+    class_ = next(words, start - 1 if before else start + 4)
+    keys = ("x", "y", "w", "h") if before else ("x0", "y0", "x1", "y1")
+    at = {"image": image, **{key: start + n for n, key in enumerate(keys)}}
+    at |= {"class": class_} if 0 <= class_ < width else {}
+    return _Form(separator, at, ORDERS[keys], head=False)
 
 
 def _is_image(cell: str) -> bool:

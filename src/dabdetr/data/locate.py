@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from dabdetr.data.findings import Findings
-from dabdetr.data.images import IMAGE_SUFFIXES
+from dabdetr.data.images import IMAGE_SUFFIXES, OTHER_SUFFIXES
 
 MOST_FILES = 2_000_000
 """Files below a folder of images that are looked at."""
@@ -56,8 +56,10 @@ def names_split(name: str) -> bool:
 
 
 def folders_in(root: Path) -> list[Path]:
-    """The folders directly in ``root``, by name."""
-    return sorted(each for each in root.iterdir() if each.is_dir())
+    """The folders directly in ``root``, by name; no hidden ones."""
+    if not root.is_dir():
+        return []
+    return sorted(each for each in root.iterdir() if each.is_dir() and each.name[0] != ".")
 
 
 UPLOADED = re.compile(r"^[0-9a-f]{8}-")
@@ -76,9 +78,7 @@ class ImageFolders:
         self.findings, self.anywhere = findings, anywhere
         self._listings: dict[str, dict[str, bool]] = {}
         self._indexed = False
-        self._bases: dict[str, str | None] = {}
-        self._folded: dict[str, str | None] = {}
-        self._stems: dict[str, str | None] = {}
+        self._names: dict[str, str | None] = {}
         self._stemmed: dict[str, dict[str, str]] = {}
 
     def find(self, name: str) -> str | None:
@@ -86,18 +86,24 @@ class ImageFolders:
         return self._direct(name) or self._by_name(name)
 
     def find_named(self, names: Sequence[str], below: str, stem: str) -> str | None:
-        """An image by one of ``names``; else the one called ``stem`` in the folder ``below``."""
-        for name in names:
-            if path := self._direct(name):
-                return path
+        """An image by one of ``names``, or the one called ``stem`` in the folder ``below``.
+
+        Where these are two images the second is taken: names stay as they were when files are
+        renamed.
+        """
+        named = next(filter(None, map(self._direct, names)), None)
+        if named and folded(without_ending(os.path.basename(named))) == folded(stem):
+            return named
         for folder in self.folders:
             parent = os.path.normpath(os.path.join(folder, below))
-            if (leaf := self._stems_in(parent).get(folded(stem))) is not None:
+            if leaf := self._stems_in(parent).get(folded(stem)):
                 path = os.path.join(parent, leaf)
                 if names:
-                    self.findings.add("name-case", f"{names[-1]} is {path}")
+                    self.findings.add(
+                        "name-other" if named else "name-case", f"{names[-1]} is {path}"
+                    )
                 return path
-        return next(filter(None, map(self._by_name, (*names, stem))), None)
+        return named or next(filter(None, map(self._by_name, (*names, stem))), None)
 
     def _direct(self, name: str) -> str | None:
         """As given, or by as much of the path as there is."""
@@ -124,28 +130,25 @@ class ImageFolders:
         """By base name, or by base name or stem in any case, where one image has it."""
         base = next(reversed(clean(name)), "")
         self._index()
-        bare = UPLOADED.sub("", base)
-        kinds = ("name-base", *("name-case",) * 4)
-        tables = (*self._keys(base), *(self._keys(bare)[1:] if bare != base else ()))
-        for kind, (table, key) in zip(kinds, tables, strict=False):
-            if key in table:
-                path = table[key]
+        for key in (*_spellings(base), *_spellings(UPLOADED.sub("", base))):
+            if key in self._names:
+                path = self._names[key]
                 if path is not None:
+                    kind = "name-base" if os.path.basename(path) == base else "name-case"
                     self.findings.add(kind, f"{name} is {path}")
                 return path
         return None
 
     def _stems_in(self, folder: str) -> dict[str, str]:
-        """Folded stem → name of the images in one folder."""
+        """Folded stem → name of the image in one folder; "" for several."""
         if folder not in self._listings:
             self._listings[folder] = _listing(folder)
         if folder not in self._stemmed:
-            split = [(*os.path.splitext(name), name) for name in self._listings[folder]]
-            self._stemmed[folder] = {
-                folded(stem): name
-                for stem, ending, name in split
-                if ending.lower() in IMAGE_SUFFIXES
-            }
+            stems = self._stemmed[folder] = {}
+            for name in self._listings[folder]:
+                stem, ending = os.path.splitext(name)
+                if ending.lower() in IMAGE_SUFFIXES:  # of several images none is meant
+                    stems[folded(stem)] = "" if folded(stem) in stems else name
         return self._stemmed[folder]
 
     def _is_file(self, folder: str, name: str) -> bool:
@@ -158,26 +161,33 @@ class ImageFolders:
         return self._listings[parent].get(leaf, False)
 
     def _index(self) -> None:
-        """Fill the tables of base names and stems: None where several images have one."""
+        """Fill the table of names: None where several images have one."""
         if self._indexed:
             return
         self._indexed = True
-        for path in self._walk():
-            for table, key in self._keys(os.path.basename(path)):
-                table[key] = None if table.get(key, path) != path else path
+        for path in (
+            path for folder in dict.fromkeys(self.folders) for path in images_below(folder)
+        ):
+            for key in _spellings(os.path.basename(path)):
+                self._names[key] = path if self._names.get(key, path) == path else None
 
-    def _keys(self, base: str) -> tuple[tuple[dict[str, str | None], str], ...]:
-        """The tables, and what a base name is called in each."""
-        stem = os.path.splitext(base)[0]
-        return (self._bases, base), (self._folded, folded(base)), (self._stems, folded(stem))
 
-    def _walk(self) -> Iterator[str]:
-        return (path for folder in dict.fromkeys(self.folders) for path in images_below(folder))
+def _spellings(base: str) -> tuple[str, str, str]:
+    """What an image may be called: as it is, in any case, and without its ending."""
+    return base, folded(base), folded(without_ending(base))
+
+
+def without_ending(name: str) -> str:
+    """A name without the ending of an image or annotation file; "img.v2" has none."""
+    stem, ending = os.path.splitext(name)
+    known = ending.lower() in IMAGE_SUFFIXES | OTHER_SUFFIXES | {".txt", ".xml", ".json"}
+    return stem if known else name
 
 
 def folded(name: str) -> str:
-    """A name without its case, in one of the forms in which accents are written."""
-    return name.casefold() if name.isascii() else unicodedata.normalize("NFC", name).casefold()
+    """A name without its case, with one form of accents, and _ for blanks, as uploads have it."""
+    name = name if name.isascii() else unicodedata.normalize("NFC", name)
+    return name.casefold().replace(" ", "_")
 
 
 def _forms(name: str) -> tuple[str, ...]:
@@ -204,12 +214,25 @@ def child(folder: Path, name: str) -> Path:
     path = folder / name
     if path.is_dir() or not folder.is_dir():
         return path
-    alike = (each for each in sorted(folder.iterdir()) if each.name.casefold() == name.casefold())
-    return next((each for each in alike if each.is_dir()), path)
+    alike = (each for each in folders_in(folder) if each.name.casefold() == name.casefold())
+    return next(alike, path)
 
 
 def images_below(folder: str | Path) -> Iterator[str]:
     """Paths of the images in a folder and the folders in it, by name; hidden ones are left out."""
+    return files_below(folder, IMAGE_SUFFIXES)
+
+
+def paths_of(folder: Path, *endings: str, below: bool = False) -> list[Path]:
+    """Files in a folder, or also ``below`` it, by lower-case ending; no hidden ones.
+
+    Hidden are copies that systems and editors make: ``._name``, ``.ipynb_checkpoints``.
+    """
+    return sorted(map(Path, (files_below if below else files_in)(folder, endings)))
+
+
+def files_below(folder: str | Path, endings: Container[str]) -> Iterator[str]:
+    """Paths of the files in a folder and the folders in it, by name; hidden ones are left out."""
     seen = 0
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(each for each in folders if not each.startswith("."))
@@ -217,7 +240,7 @@ def images_below(folder: str | Path) -> Iterator[str]:
             seen += 1
             if seen > MOST_FILES:
                 raise ValueError(f"{folder} has more than {MOST_FILES:,} files; name a smaller one")
-            if os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES and not file.startswith("."):
+            if os.path.splitext(file)[1].lower() in endings and not file.startswith("."):
                 yield os.path.join(parent, file)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Any
@@ -19,6 +20,28 @@ def around(points: Iterable[Sequence[float]]) -> tuple[float, float, float, floa
         return None
     (x0, y0), (x1, y1) = array.min(0).tolist(), array.max(0).tolist()
     return x0, y0, x1, y1
+
+
+def upright(x: float, y: float, width: float, height: float, angle: float) -> tuple[float, ...]:
+    """The upright box around one that is turned by ``angle`` radians about its centre."""
+    cos, sin = abs(math.cos(angle)), abs(math.sin(angle))
+    half_width, half_height = (width * cos + height * sin) / 2, (width * sin + height * cos) / 2
+    return x - half_width, y - half_height, x + half_width, y + half_height
+
+
+def turned(edges: Sequence[float], degrees: float) -> tuple[float, ...]:
+    """x0, y0, x1, y1 around a box that is turned about its centre; the box itself for 0."""
+    x0, y0, x1, y1 = edges
+    if not degrees:
+        return x0, y0, x1, y1
+    return upright((x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0, math.radians(degrees))
+
+
+def rotation_of(row: dict[str, Any]) -> float:
+    """Degrees by which CVAT's attribute says that a box is turned; its numbers are of before."""
+    attributes = row.get("attributes")
+    angle = attributes.get("rotation") if isinstance(attributes, dict) else None
+    return float(angle) if isinstance(angle, int | float) and math.isfinite(angle) else 0.0
 
 
 def around_segmentation(shape: Any) -> tuple[float, float, float, float] | None:

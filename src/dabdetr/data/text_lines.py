@@ -18,7 +18,15 @@ from pathlib import Path
 from dabdetr.data.box_formats import Asked
 from dabdetr.data.findings import Findings
 from dabdetr.data.listings import Entry, table_of
-from dabdetr.data.locate import USUAL, canonical, child, folders_in, images_below, names_split
+from dabdetr.data.locate import (
+    USUAL,
+    canonical,
+    child,
+    folders_in,
+    images_below,
+    names_split,
+    paths_of,
+)
 from dabdetr.data.records import Open, RecordTable
 from dabdetr.data.shapes import around
 from dabdetr.data.textfiles import head_of, read_text
@@ -69,8 +77,8 @@ def _labels(root: Path) -> Path | None:
 
 
 def _is_known(folder: Path) -> bool:
-    files = (file for file in sorted(folder.rglob("*.txt"))[:FEW])
-    lines = [_first(head_of(file).decode("utf-8-sig", "replace")) for file in files]
+    files = paths_of(folder, ".txt", below=True)[:FEW]
+    lines = [_first(head_of(file).decode("utf-8", "replace")) for file in files]
     written = [line for line in lines if line]
     fits = [line for line in written if any(form.fullmatch(line) for form in FORMS)]
     return len(fits) * 2 > len(written)
@@ -87,7 +95,7 @@ def _open(
     findings = Findings()
     images = next((f for name in IMAGES if (f := child(root, name)).is_dir()), root)
     images = child(images, own) if child(images, own).is_dir() else images
-    files = sorted(labels.rglob("*.txt"))
+    files = paths_of(labels, ".txt", below=True)
     stems = {Path(path).stem: path for path in images_below(images)}
     named = {file: file.stem for file in files}
     if not stems.keys() & {*named.values()}:  # as ICDAR's: gt_img_1.txt is of img_1.jpg

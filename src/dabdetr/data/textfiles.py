@@ -1,14 +1,19 @@
-"""Text files in whatever encoding they were written."""
+"""Text files in whatever encoding they were written, and the jsons in them."""
 
 from __future__ import annotations
 
+import csv
+import io
 import re
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import chardet
 
 from dabdetr.data.findings import Findings
 from dabdetr.files import open_regular, read_regular
+from dabdetr.text import parse_json
 
 HEAD = 1 << 16
 MOST_TEXT = 4 << 30
@@ -47,6 +52,44 @@ def read_text(path: str | Path, findings: Findings) -> str:
         return text
 
 
+def read_json(path: Path, findings: Findings) -> Any:
+    """A whole json; or the list of those that are a line each; or of the rows of a csv.
+
+    A line that is no json is counted. Cells of a csv that hold a json are parsed.
+    """
+    text, ending = read_text(path, findings), path.suffix.lower()
+    if ending == ".csv":
+        return [_of_cells(row) for row in csv.DictReader(io.StringIO(text))]
+    if text.lstrip()[:1] == "[" or (ending in (".json", ".geojson") and not _is_lines(text)):
+        return parse_json(text, str(path))
+    rows: list[Any] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        try:
+            rows += [parse_json(line, f"{path}, line {number}")] if line.strip() else []
+        except ValueError as error:
+            findings.add("row-unreadable", str(error))
+    return rows
+
+
+def _is_lines(text: str) -> bool:
+    """Whether the first of several lines is a whole json."""
+    first, end, _ = text.lstrip().partition("\n")
+    with suppress(ValueError):
+        return bool(end) and isinstance(parse_json(first, "line"), dict)
+    return False
+
+
+def _of_cells(row: dict[Any, Any]) -> dict[Any, Any]:
+    """A row of a table, its jsons parsed; a cell that is cut short stays text."""
+    found: dict[Any, Any] = {}
+    for column, cell in row.items():
+        found[column] = cell
+        if isinstance(cell, str) and cell.startswith(("[", "{")):
+            with suppress(ValueError):
+                found[column] = parse_json(cell, "cell")
+    return found
+
+
 def note_encoding(findings: Findings, path: str | Path, text: str, encoding: str) -> None:
     """Count a file that is not UTF-8; its first foreign word shows whether the guess is right."""
     word = re.search(r"(?<![\w-])[\w-]*[^\x00-\x7f][\w-]*", text)
@@ -67,12 +110,18 @@ def read_bytes(path: str | Path) -> bytes:
 
 
 def head_of(path: Path) -> bytes:
-    """The first bytes of a regular file, by which its form is known; none where it has none."""
+    """The first bytes of a regular file, by which its form is known; none where it has none.
+
+    Without a byte order mark; UTF-16 becomes UTF-8.
+    """
     try:
         with open_regular(path) as file:
-            return file.read(HEAD)
+            head = file.read(HEAD)
     except (OSError, ValueError):
         return b""
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return head.decode("utf-16", "ignore").encode()
+    return head.removeprefix(b"\xef\xbb\xbf")
 
 
 def guess(content: bytes) -> tuple[str, str]:

@@ -11,6 +11,7 @@ from typing import Any
 from dabdetr.data.box_formats import Asked
 from dabdetr.data.findings import Findings
 from dabdetr.data.listings import Entry, table_of
+from dabdetr.data.locate import paths_of
 from dabdetr.data.records import Open, RecordTable
 from dabdetr.data.shapes import around
 from dabdetr.data.textfiles import head_of, read_text
@@ -28,9 +29,7 @@ Region = tuple[str, dict[str, Any], dict[str, Any]]
 
 def find_via(root: Path) -> dict[str, Open]:
     """A split for each file of VIA's, called after it where there are several."""
-    files = (
-        [root] if root.is_file() else [*sorted(root.glob("*.json")), *sorted(root.glob("*.csv"))]
-    )
+    files = [root] if root.is_file() else paths_of(root, ".json") + paths_of(root, ".csv")
     found = [file for file in files[:50] if _is_via(file)]
     opened: dict[str, Open] = {}
     for file in found:

@@ -17,9 +17,17 @@ from xml.etree import ElementTree
 from dabdetr.data.box_formats import Asked
 from dabdetr.data.columns import FARTHEST
 from dabdetr.data.findings import Findings
-from dabdetr.data.locate import USUAL, ImageFolders, canonical, child, folders_in, images_below
+from dabdetr.data.locate import (
+    USUAL,
+    ImageFolders,
+    canonical,
+    child,
+    folders_in,
+    images_below,
+    paths_of,
+)
 from dabdetr.data.records import Open, RecordTable, Rows, named_table
-from dabdetr.data.shapes import around
+from dabdetr.data.shapes import around, turned, upright
 from dabdetr.data.textfiles import guess, head_of, note_encoding, read_bytes, read_text
 from dabdetr.text import counted, shown
 
@@ -53,17 +61,17 @@ def _split_files(root: Path) -> dict[str, list[Path]]:
     if folder is None:
         packed = {each.name: _xml_files(each) for each in folders_in(root)}
         found = {name: files for name, files in packed.items() if files}
-        alone = _xmls(root)
+        alone = paths_of(root, ".xml")
         return ({"default": alone} if _is_voc(alone) else {}) if alone else found
     lists = split_lists(root)
     if not lists:
         folders = {each.name: _xml_files(each) for each in folders_in(folder)}
-        if folders and not _xmls(folder) and all(map(_named_as_split, folders)):
+        if folders and not paths_of(folder, ".xml") and all(map(_named_as_split, folders)):
             return folders
-        every = _xmls(folder, "**/*")
+        every = paths_of(folder, ".xml", below=True)
         return {"default": every} if every else {}
     by_name = {}
-    for file in _xmls(folder, "**/*"):
+    for file in paths_of(folder, ".xml", below=True):
         by_name[file.relative_to(folder).with_suffix("").as_posix()] = file
     by_stem: dict[str, Path | None] = {}
     for file in by_name.values():
@@ -82,7 +90,9 @@ def _annotations(root: Path) -> Path | None:
     """The folder of the XML files by its name; as "Annotations" whatever lies in it."""
     for name in FOLDERS:
         folder = child(root, name)
-        if folder.is_dir() and (name == FOLDERS[0] or _is_voc(_xmls(folder, "**/*")[:3])):
+        if folder.is_dir() and (
+            name == FOLDERS[0] or _is_voc(paths_of(folder, ".xml", below=True))
+        ):
             return folder
     return None
 
@@ -94,7 +104,7 @@ def split_lists(root: Path) -> dict[str, list[str]]:
     """
     sets = child(root, "ImageSets")
     for folder in (child(sets, "Main"), sets, root):
-        files = {each.stem: each for each in _files(folder, ".txt")}
+        files = {each.stem: each for each in paths_of(folder, ".txt")}
         if folder == root:  # train_list.txt
             files = {canonical(name): file for name, file in files.items()} | files
         usual = [name for name in (*USUAL, "trainval") if name in files]
@@ -129,18 +139,9 @@ def _listed(file: Path) -> list[str]:
     return [re.sub(r"^.*(JPEGImages|Annotations)/", "", name) for name in names]
 
 
-def _xmls(folder: Path, pattern: str = "*") -> list[Path]:
-    return _files(folder, ".xml", pattern)
-
-
-def _files(folder: Path, ending: str, pattern: str = "*") -> list[Path]:
-    """Files of a folder with an ending, whatever its case."""
-    return sorted(file for file in folder.glob(pattern) if file.suffix.lower() == ending)
-
-
 def _xml_files(folder: Path) -> list[Path]:
     nested = _named_as_split(folder.name) and _annotations(folder) is None
-    files = _xmls(folder, "**/*" if nested else "*")
+    files = paths_of(folder, ".xml", below=nested)
     return files if _is_voc(files) else []
 
 
@@ -312,7 +313,9 @@ def _box(each: Any, scene: _Scene, told: str) -> tuple[float, ...] | None:
         given = [box.findtext(edge) for edge in EDGES]
         numbers = [_number(text) for text in given]
         if None not in numbers and all(map(math.isfinite, numbers)):  # pyright: ignore
-            return tuple(numbers)  # pyright: ignore[reportReturnType]
+            angle = _rotation(each)
+            scene.odd += [("box-rotated", told)] * bool(angle)
+            return turned(numbers, angle)  # pyright: ignore[reportArgumentType]
         infinite = None not in numbers
         kind = "box-infinite" if infinite else "box-unreadable"
         scene.odd.append((kind, f"{told}: {shown(given)}"))
@@ -329,6 +332,13 @@ def _box(each: Any, scene: _Scene, told: str) -> tuple[float, ...] | None:
     return edges
 
 
+def _rotation(each: Any) -> float:
+    """Degrees by which CVAT's attribute says that a box is turned; its numbers are of before."""
+    rows = each.iter("attribute")
+    given = (row.findtext("value") for row in rows if row.findtext("name") == "rotation")
+    return next(map(_number, given), None) or 0.0
+
+
 def _points(polygon: Any) -> list[tuple[float, float]]:
     """Of <pt><x/><y/></pt> …, or of <x1/><y1/> <x2/><y2/> …"""
     pairs = [(_number(pt.findtext("x")), _number(pt.findtext("y"))) for pt in polygon.iter("pt")]
@@ -339,13 +349,6 @@ def _points(polygon: Any) -> list[tuple[float, float]]:
         )
         number += 1
     return [(x, y) for x, y in pairs if x is not None and y is not None]
-
-
-def upright(x: float, y: float, width: float, height: float, angle: float) -> tuple[float, ...]:
-    """The upright box around one that is turned by ``angle`` radians about its centre."""
-    cos, sin = abs(math.cos(angle)), abs(math.sin(angle))
-    half_width, half_height = (width * cos + height * sin) / 2, (width * sin + height * cos) / 2
-    return x - half_width, y - half_height, x + half_width, y + half_height
 
 
 def _image_folders(root: Path) -> list[Path]:

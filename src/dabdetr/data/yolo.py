@@ -7,17 +7,28 @@ only the names in classes.txt. ``yolo_lines`` reads the text files.
 from __future__ import annotations
 
 import re
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 from dabdetr.data.box_formats import Asked
 from dabdetr.data.findings import Findings
 from dabdetr.data.images import IMAGE_SUFFIXES
-from dabdetr.data.locate import USUAL, ImageFolders, canonical, child, clean, images_below
+from dabdetr.data.locate import (
+    USUAL,
+    ImageFolders,
+    canonical,
+    child,
+    clean,
+    folders_in,
+    images_below,
+    names_split,
+    paths_of,
+)
 from dabdetr.data.records import Open, RecordTable, Rows, class_table
 from dabdetr.data.textfiles import head_of, read_text
 from dabdetr.data.voc import split_lists
-from dabdetr.data.yolo_lines import NAMES, LabelFiles, Lines, numbers_of
+from dabdetr.data.yolo_lines import NAMES, LabelFiles, Lines, label_stem, numbers_of
 from dabdetr.text import parse_yaml, shortened, shown
 
 SETTINGS = (".yaml", ".yml")
@@ -27,14 +38,14 @@ KEYS = ("names", "nc", "path", "kpt_shape")
 def find_yolo(root: Path) -> dict[str, Open]:
     """The splits of a settings file, ``root`` itself or in it; or of folders named images."""
     if root.is_file():
-        if root.suffix in SETTINGS:
+        if root.suffix.lower() in SETTINGS:
             return _of_settings(root, _settings(root, said := Findings()), said)
         return _of_darknet(root) if root.suffix == ".data" else {}
     for file in _candidates(root):
         if file.suffix == ".data":
             return _of_darknet(file)
         said = Findings()
-        settings = _settings(file, said, strict=file.stem == "data")
+        settings = _settings(file, said, strict=file.stem.casefold() == "data")
         if settings:
             return _of_settings(file, settings, said)
     return _of_folders(root)
@@ -42,11 +53,9 @@ def find_yolo(root: Path) -> dict[str, Open]:
 
 def _candidates(root: Path) -> list[Path]:
     """Files that may say where images are, data.yaml first."""
-    if not root.is_dir():
-        return []
-    yamls = [file for suffix in SETTINGS for file in sorted(root.glob(f"*{suffix}"))]
-    first = [file for file in yamls if file.stem in ("data", "dataset")]
-    return [*first, *(file for file in yamls if file not in first), *sorted(root.glob("*.data"))]
+    yamls = paths_of(root, *SETTINGS)
+    first = [file for file in yamls if file.stem.casefold() in ("data", "dataset")]
+    return [*first, *(file for file in yamls if file not in first), *paths_of(root, ".data")]
 
 
 def _settings(file: Path, findings: Findings, strict: bool = True) -> dict[str, Any]:
@@ -93,6 +102,11 @@ def _of_settings(file: Path, settings: dict[str, Any], said: Findings) -> dict[s
             findings = Findings()
             findings.merge(said)
             pairs = _names(settings, file, findings)
+            other = _names_file(file.parent)
+            listed = dict(name_list(other, Findings())) if other else {}
+            unlike = [f"{n}: {name!r}, {listed[n]!r} in {other}" for n, name in pairs
+                      if listed.get(n, name) != name]  # fmt: skip
+            findings.add("class-order", unlike)
             files = _Files(file, settings, findings)
             images = files.images(settings[key])
             absent = [other for other in keys if not files.there(other)]
@@ -178,10 +192,13 @@ class _Files:
         for option in dict.fromkeys((*near, *shorter)):
             for base in self._bases():
                 try:
-                    if option and (base / option).exists():
-                        if option not in near:
-                            self.findings.add("name-cleaned", f"{where} is {base / option}")
-                        return base / option
+                    place = base / option
+                    if option and not place.exists():  # "images" is "Images"
+                        place = reduce(child, Path(option).parts, base)
+                    if option and place.exists():
+                        if option not in near or place != base / option:
+                            self.findings.add("name-cleaned", f"{where} is {place}")
+                        return place
                 except (OSError, ValueError):  # longer than a path can be
                     return None
         return None
@@ -291,7 +308,7 @@ def _of_folders(root: Path) -> dict[str, Open]:
         splits = [name for name in _split_folders(root) if child(root / name, "labels").is_dir()]
         places = {name: root / name for name in splits if names}
         together = [root, *(root / "data",) * bool(names)]
-        labelled = [place for place in together if _labelled(place)]
+        labelled = [place for place in together if _labelled(place, paths_of(place, ".txt"))]
         places = places or dict(zip(("default",), labelled, strict=False))
     listed = _by_lists(root, places["default"]) if "default" in places else {}
     found: dict[str, Open] = {}
@@ -320,32 +337,48 @@ def _by_lists(root: Path, place: Path) -> dict[str, list[str]]:
 
 def _of_another_layout(labels: Path) -> bool:
     """Whether there are files of labels, and none of them is a text file."""
-    endings = {file.suffix.lower() for file in labels.rglob("*") if file.is_file()}
-    return bool(endings) and ".txt" not in endings
+    return bool(paths_of(labels, ".xml", ".json", ".csv", below=True)) and not paths_of(
+        labels, ".txt", below=True
+    )
 
 
 def _split_folders(root: Path) -> list[str]:
     """Folders that are called like splits."""
-    names = sorted(each.name for each in root.iterdir() if each.is_dir())
-    return [name for name in names if canonical(name) in USUAL]
+    return [each.name for each in folders_in(root) if canonical(each.name) in USUAL]
 
 
 def _names_file(root: Path) -> Path | None:
     places = [root, *(child(root, name) for name in ("labels", "images", "train"))]
     for folder in filter(Path.is_dir, places[1:3]):
         places += [folder / name for name in _split_folders(folder)]
+    places += folders_in(root)
     places += [root.parent] if canonical(root.name) in USUAL else []
     files = (place / name for place in places for name in NAMES)
-    other = (file for place in places[:1] for file in sorted(place.glob("*.names")))
+    other = paths_of(root, ".names")
     return next((file for file in (*files, *other) if file.is_file()), None)
 
 
-def _labelled(root: Path) -> bool:
-    """Whether an image of the folder has a label file beside it, with lines of numbers."""
-    texts = {file.stem: file for file in root.glob("*.txt")}
-    if not texts:
+def find_scattered(root: Path) -> dict[str, Open]:
+    """Images and label files anywhere below a folder, as one split; none if folders are splits."""
+
+    def read(split: str, box_format: Asked | None = None) -> RecordTable:
+        findings, names = Findings(), _names_file(root)
+        pairs = name_list(names, findings) if names else []
+        images = list(images_below(root))
+        return _read(images, pairs, names or root, root, split, findings, box_format)
+
+    files = paths_of(root, ".txt", below=True) if root.is_dir() else []
+    folders = {part for file in files for part in file.relative_to(root).parts[:-1]}
+    divided = any(map(names_split, folders))
+    return {"default": read} if files and not divided and _labelled(root, files) else {}
+
+
+def _labelled(root: Path, texts: list[Path]) -> bool:
+    """Whether an image below the folder has one of the files, with lines of numbers."""
+    stems = {label_stem(file): file for file in texts}
+    if not stems:
         return False
-    beside = [texts[stem] for path in images_below(root) if (stem := Path(path).stem) in texts]
+    beside = [stems[stem] for path in images_below(root) if (stem := label_stem(path)) in stems]
     heads = (head_of(file).decode("utf-8", "replace").split("\n")[0] for file in beside[:20])
     return any(len(numbers_of(head.split()) or ()) > 4 for head in heads)
 
@@ -366,9 +399,11 @@ def _read(
     rows = Rows(findings, "cxcywh-relative")
     lines = Lines(findings)
     labels = LabelFiles(findings)
-    for image in images:
+    files = [labels.of(image) for image in images]
+    if not any(files):
+        files = labels.scattered(root, images)
+    for image, found in zip(images, files, strict=True):
         index = rows.add_image(image)
-        found = labels.of(image)
         if found is not None:
             lines.read(found, index)
     labels.report(images)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import numpy as np
 from dabdetr.data.box_formats import SLACK
 from dabdetr.data.findings import Findings
 from dabdetr.data.images import IMAGE_SUFFIXES
-from dabdetr.data.locate import child
+from dabdetr.data.locate import UPLOADED, child, files_below, files_in, folded, images_below
 from dabdetr.data.records import Rows, count_shifted
 from dabdetr.data.textfiles import read_text
 from dabdetr.text import counted, shown
@@ -73,6 +74,21 @@ class LabelFiles:
         self.missing.append(image)
         return None
 
+    def scattered(self, root: Path, images: list[str]) -> list[str | None]:
+        """The label file of each image by its stem, where one file and one image below have it."""
+        texts: dict[str, str | None] = {}
+        for path in files_below(root, (".txt",)):
+            texts[label_stem(path)] = None if label_stem(path) in texts else path
+        stems = Counter(map(label_stem, images_below(root)))
+        found = [
+            texts.get(stem) if stems[stem := label_stem(image)] == 1 else None for image in images
+        ]
+        pairs = list(zip(images, found, strict=True))
+        self.findings.add("name-base", [f"{path} of {image}" for image, path in pairs if path])
+        self.missing = [image for image, path in pairs if path is None]
+        self._users |= {path: image for image, path in pairs if path}
+        return found
+
     def _real(self, folder: str) -> str:
         """A folder whose name, or that of the one it is in, is there in another case."""
         if folder not in self._places:
@@ -85,11 +101,7 @@ class LabelFiles:
     def _listing(self, folder: str) -> dict[str, str]:
         """Folded name → name of the text files in a folder."""
         if folder not in self._folders:
-            try:
-                files = Path(folder).iterdir() if Path(folder).is_dir() else ()
-                names = [file.name for file in files if file.suffix.lower() == ".txt"]
-            except OSError:
-                names = []
+            names = [os.path.basename(path) for path in files_in(folder, (".txt",))]
             table = {name.casefold(): name for name in names}
             self._folders[folder] = (
                 table if len(table) == len(names) else table | {name: name for name in names}
@@ -120,6 +132,11 @@ class LabelFiles:
             self.findings.add(
                 "label-unused", [f"{labels}/{name}" for name in sorted(alone - {*NAMES})]
             )
+
+
+def label_stem(path: str | Path) -> str:
+    """What an image and its label file have in common: the name without ending, case and blanks."""
+    return folded(UPLOADED.sub("", os.path.splitext(os.path.basename(path))[0]))
 
 
 def label_places(image: str) -> list[tuple[str, list[str]]]:
