@@ -169,7 +169,7 @@ def test_only_an_export_is_overwritten(detector: Any, tmp_path: Path) -> None:
     assert precious.read_text() == "kept"
 
 
-@pytest.mark.parametrize("opset", [21, 25])
+@pytest.mark.parametrize("opset", [pytest.param(21, marks=pytest.mark.slow), 25])
 def test_an_opset_of_choice(opset: int, detector: Any, tmp_path: Path) -> None:
     import onnx
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import traceback
@@ -181,3 +182,26 @@ def straight(begin: Begin, tmp_path_factory: pytest.TempPathFactory) -> Callable
         return made[member]
 
     return of
+
+
+@pytest.fixture(scope="session")
+def stopped(begin: Begin, coco_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``data`` and ``run`` of a run that was killed in the second epoch. Do not write into it."""
+    place = tmp_path_factory.mktemp("stopped")
+    shutil.copytree(coco_folder, place / "data")
+
+    def work() -> None:
+        kill_at_step(7)
+        begin("dense", place, data=place / "data")
+
+    assert in_child(work) < 0
+    return place
+
+
+def copy_of(stopped: Path, place: Path) -> Path:
+    """``stopped`` in another place, moved as a whole."""
+    shutil.copytree(stopped, place)
+    text = (place / "run" / "run.yaml").read_text()
+    assert str(stopped) in text
+    (place / "run" / "run.yaml").write_text(text.replace(str(stopped), str(place)))
+    return place

@@ -9,35 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.faults.conftest import Begin, assert_same, in_child, kill_at_step
+from tests.faults.conftest import assert_same, copy_of
 
 from dabdetr.config import load
 from dabdetr.training.train import Run, train
 
 Document = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def stopped(begin: Begin, coco_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``data`` and ``run`` of a run that was killed in the second epoch. Do not write into it."""
-    place = tmp_path_factory.mktemp("stopped")
-    shutil.copytree(coco_folder, place / "data")
-
-    def work() -> None:
-        kill_at_step(7)
-        begin("dense", place, data=place / "data")
-
-    assert in_child(work) < 0
-    return place
+Straight = Callable[[str], Run]
 
 
 @pytest.fixture
 def place(stopped: Path, tmp_path: Path) -> Path:
-    """A copy of it, moved as a whole."""
-    copy = shutil.copytree(stopped, tmp_path / "copy")
-    text = (copy / "run" / "run.yaml").read_text()
-    (copy / "run" / "run.yaml").write_text(text.replace(str(stopped), str(copy)))
-    return copy
+    return copy_of(stopped, tmp_path / "copy")
 
 
 def edit(place: Path, change: Callable[[Document], object], split: str = "train") -> None:
@@ -125,9 +108,7 @@ def test_a_changed_config_is_refused(place: Path, assignment: str, said: str) ->
     assert len(str(told.value)) < 500 + 3 * len(str(path))
 
 
-def test_what_may_change_counts(
-    place: Path, begin: Begin, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_what_may_change_counts(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = place / "run" / "config.yaml"
     load(path).override(["training.epochs=3", "training.checkpoint_minutes=5"]).save(path)
     run = train(resume=place / "run", workers=1)
@@ -137,9 +118,6 @@ def test_what_may_change_counts(
     assert len(run.rows) == 3
 
 
-def test_nothing_changed_goes_on_from_anywhere(
-    place: Path, begin: Begin, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_nothing_changed_goes_on_from_anywhere(place: Path, straight: Straight) -> None:
     """Paths are not the data: a folder that was moved with them is the same run."""
-    whole: Run = begin("dense", tmp_path_factory.mktemp("whole"))
-    assert_same(train(resume=place / "run", quiet=True), whole)
+    assert_same(train(resume=place / "run", quiet=True), straight("dense"))

@@ -19,23 +19,10 @@ from dabdetr.training.train import Run, train
 Straight = Callable[[str], Run]
 
 
-@pytest.fixture(scope="module")
-def stopped(begin: Begin, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that was killed in the second epoch. Do not write into it."""
-    project = tmp_path_factory.mktemp("stopped")
-
-    def work() -> None:
-        kill_at_step(7)
-        begin("dense", project)
-
-    assert in_child(work) < 0
-    return project / "run"
-
-
 @pytest.fixture
 def folder(stopped: Path, tmp_path: Path) -> Path:
-    """A copy of it."""
-    return shutil.copytree(stopped, tmp_path / "run")
+    """A copy of a run that was killed in the second epoch."""
+    return shutil.copytree(stopped / "run", tmp_path / "run")
 
 
 def flip(path: Path, place: int, mask: int = 1) -> None:
@@ -107,8 +94,13 @@ def test_no_training_goes_on_from_values_that_are_not_finite(
     assert before == {path: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_a_checkpoint_that_is_gone_falls_back_too(folder: Path, straight: Straight) -> None:
+def test_a_killed_process_may_leave_half_a_file_and_no_last_checkpoint(
+    folder: Path, straight: Straight
+) -> None:
+    """The checkpoint before is gone on from, and what was half written is removed."""
     (folder / "last.ckpt").unlink()
+    (folder / ".last.ckpt.abcd").write_bytes(b"half")
+    (folder / ".results.csv.efgh").write_bytes(b"")
     assert_same(train(resume=folder, quiet=True), straight("dense"))
 
 
@@ -120,12 +112,6 @@ def test_where_both_are_damaged_nothing_is_changed(folder: Path) -> None:
         train(resume=folder, quiet=True)
     assert "\n" not in str(told.value)
     assert before == {path: path.read_bytes() for path in folder.iterdir()}
-
-
-def test_what_a_killed_process_was_writing_is_removed(folder: Path, straight: Straight) -> None:
-    (folder / ".last.ckpt.abcd").write_bytes(b"half")
-    (folder / ".results.csv.efgh").write_bytes(b"")
-    assert_same(train(resume=folder, quiet=True), straight("dense"))
 
 
 def test_a_folder_without_a_checkpoint_is_begun_or_taken_over(

@@ -97,6 +97,7 @@ def test_a_run_is_compared_with_an_earlier_one(
     assert read["numbers"]["AP"]["this"] == pytest.approx(run.ap, abs=1e-5)
     assert read["numbers"]["AP"]["other"] == pytest.approx(first.ap, abs=1e-3)
     assert f"against {first.folder}: AP" in capsys.readouterr().err
+    assert run.rows[0]["loss"] != first.rows[0]["loss"]  # as the seed is another
     with pytest.raises(FileNotFoundError, match="to compare with"):
         tiny_train(tmp_path, epochs=1, quiet=True, against=tmp_path / "none")
 
@@ -147,11 +148,15 @@ def test_saved_weights_are_the_averaged_ones(short_run: Run) -> None:
     assert any(not torch.equal(saved[key], raw[f"detector.{key}"]) for key in statistics)
 
 
-def test_without_averaging_raw_weights_are_saved(tiny_train: Train, tmp_path: Path) -> None:
+def test_without_averaging_raw_weights_are_saved(
+    tiny_train: Train, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     run = tiny_train(tmp_path, "training.ema=null", epochs=1, quiet=True)
     saved = load_file(run.folder / "last.safetensors")
     state = torch.load(run.folder / "last.ckpt", weights_only=True)["state_dict"]
     assert all(torch.equal(value, state[f"detector.{key}"]) for key, value in saved.items())
+    printed = capfd.readouterr()
+    assert printed.err == printed.out == ""  # it was a quiet run
 
 
 def test_terminal_output(
@@ -180,12 +185,6 @@ def test_updates_are_told_as_they_are(
     printed = capfd.readouterr().err
     assert "an update after 4 images, in steps of 2 (3 set)\n" in printed
     assert "warmup" not in printed
-
-
-def test_quiet(tiny_train: Train, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    tiny_train(tmp_path, epochs=1, quiet=True)
-    printed = capfd.readouterr()
-    assert printed.err == printed.out == ""
 
 
 def test_progress_bar(
