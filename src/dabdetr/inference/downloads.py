@@ -27,7 +27,7 @@ SCHEMES = ("http://", "https://")
 """How addresses that are fetched start."""
 CHUNK = 1 << 16
 AHEAD = 1 << 20
-"""Bytes of a remote file that are read on over rather than asked for anew."""
+"""Bytes of a remote file that are read over, not requested again."""
 
 _START = r"^([a-z][a-z0-9+.-]+:[/\\]+"
 _NO_PORT = r":(?!\d*([/\\?#]|$))"
