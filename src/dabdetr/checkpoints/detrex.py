@@ -1,8 +1,8 @@
-"""detrex: names of its modules and of detectron2's ResNets.
+"""Checkpoints of detrex: the names of its modules and of detectron2's ResNets.
 
-The heads of attention, dilation and the number of proposals cannot be read from a state; images
-are RGB with ImageNet's mean and deviation, as here. Its dense decoders do not hide padding; ours
-do, and agree with them on an image alone.
+The number of attention heads, dilation and the number of proposals cannot be inferred from a state.
+Images are RGB with ImageNet's mean and standard deviation, as here. detrex's dense decoders do not
+mask padding and ours do: they agree on single images.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from dabdetr.checkpoints.foreign import Foreign, assumed, guess_names, member_of
+from dabdetr.checkpoints.foreign import Foreign, assumed, guess_names, known_member
 from dabdetr.checkpoints.infer_config import class_logits, config_of
 from dabdetr.checkpoints.key_names import State, Table, count, rename, to_ours
 from dabdetr.presets.published import CONDITIONAL_DETR_R50, DINO_R50_4SCALE
@@ -21,7 +21,7 @@ from dabdetr.presets.published import CONDITIONAL_DETR_R50, DINO_R50_4SCALE
 _ENCODER = r"^(transformer\.encoder\.layers\.\d+)"
 _DECODER = r"^(transformer\.decoder\.layers\.\d+)"
 
-# Layers as mmcv builds them, too: lists of attentions, norms and feed-forward networks.
+# Layers of detrex and mmcv: lists of attentions, norms and feed-forward networks.
 LAYERS: Table = (
     (_ENCODER + r"\.attentions\.0\.(?:attn\.)?", r"\1.self_attn."),
     (_DECODER + r"\.attentions\.0\.attn\.", r"\1.self_attn."),
@@ -40,11 +40,11 @@ LAYERS: Table = (
     (_DECODER + r"\.norms\.2\.", r"\1.norm3."),
     (r"\.ffns?(?:\.0)?\.layers\.0\.0\.", ".linear1."),
     (r"\.ffns?(?:\.0)?\.layers\.1\.", ".linear2."),
-    # The activation is registered twice, as such and among the layers.
+    # The activation is registered twice, by name and in the list of layers.
     (r"\.ffns?(?:\.0)?\.(?:layers\.0\.1|activat(?:ion|e))\.", ".activation."),
     (r"^transformer\.level_embeds$", "transformer.level_embed"),
 )
-# Cross-attention of deformable members has projections of the same name as that of dense ones.
+# The cross-attention of deformable and dense members has projections of the same names.
 SAMPLING: Table = ((_DECODER + r"\.attentions\.1\.", r"\1.cross_attn."),)
 _DENSE: Table = ((_DECODER + r"\.attentions\.1\.value_proj\.", r"\1.ca_v_proj."),)
 
@@ -58,7 +58,7 @@ _BACKBONE: Table = (
     (r"^(backbone\.0\..*)\.conv(\d)\.norm\.", r"\1.bn\2."),
     (r"^(backbone\.0\..*)\.shortcut\.norm\.", r"\1.downsample.1."),
     (r"^(backbone\.0\..*)\.shortcut\.", r"\1.downsample.0."),
-    (r"^backbone\.(?!0\.)", "backbone.0.body."),  # no ResNet: refused later, by its names
+    (r"^backbone\.(?!0\.)", "backbone.0.body."),  # not a ResNet: refused later, with its names
 )
 _REST: Table = (
     (r"^transformer\.decoder\.post_norm_layer\.", "transformer.decoder.norm."),
@@ -84,7 +84,7 @@ def detrex_to_official(state: Mapping[str, Tensor]) -> State:
 
 
 def neck(state: Mapping[str, Tensor], norm: str) -> Table:
-    """Projections of a channel mapper; those beyond the backbone's maps stand in a second list."""
+    """The table for a channel mapper; projections of additional levels are in a second list."""
     maps = count(state, "neck.convs.")
     extra: Table = tuple(
         (rf"^neck\.extra_convs\.{index}\.", f"neck.convs.{maps + index}.")
@@ -98,7 +98,7 @@ def neck(state: Mapping[str, Tensor], norm: str) -> Table:
 
 
 def last_heads_propose(layers: int) -> Table:
-    """The heads behind those of all layers are the encoder's, as DINO calls them."""
+    """The table for DINO: the heads after those of all decoder layers are the encoder's."""
     return (
         (
             rf"^(?:transformer\.decoder\.)?class_embed\.{layers}\.",
@@ -112,7 +112,7 @@ def last_heads_propose(layers: int) -> Table:
 
 
 def with_unknown(official: State) -> State:
-    """A row for "unknown" in a label table that has none: contrastive denoising never reads it."""
+    """The state with a row for "unknown" in its label table; contrastive denoising never reads it."""
     labels = official.get("label_enc.weight")
     heads = [value for key, value in official.items() if re.search(r"class_embed\..*bias$", key)]
     if labels is None or not heads or len(labels) != len(heads[0]):
@@ -123,19 +123,18 @@ def with_unknown(official: State) -> State:
 def from_detrex(state: Mapping[str, Tensor]) -> Foreign:
     """A state of detrex (``checkpoint["model"]``)."""
     official = with_unknown(detrex_to_official(state))
-    member = member_of(official)
-    assert member is not None, "the caller has recognised the keys"
+    member, preset = known_member(official)
     ours = to_ours(official)
-    dino = member[1] is DINO_R50_4SCALE
+    dino = preset is DINO_R50_4SCALE
     config = config_of(
         ours,
-        member[1],
-        f"{member[1].name.removesuffix('-r50')}-detrex",
+        preset,
+        f"{preset.name.removesuffix('-r50')}-detrex",
         temperatures=(10000.0, 10000.0) if dino else None,  # its configs, unlike the authors'
         offset=-0.5 if dino else None,
         anchor_eps=1e-3,  # in all members
-        max_det=300 if member[1] is CONDITIONAL_DETR_R50 else None,
+        max_det=300 if preset is CONDITIONAL_DETR_R50 else None,
     )
     names, notes = guess_names(class_logits(ours, config))
     notes = (assumed(config, ours), *notes)
-    return Foreign(f"detrex {member[0]}", config, ours, names, notes)
+    return Foreign(f"detrex {member}", config, ours, names, notes)

@@ -1,4 +1,4 @@
-"""What a checkpoint of another implementation gives: its member, its state, its classes."""
+"""``Foreign``, a checkpoint of another implementation in our terms; its member and its classes."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ Names = tuple[str | None, ...]
 
 @dataclass(frozen=True)
 class Foreign:
-    """A checkpoint of another implementation, in our words.
+    """A checkpoint of another implementation with our config and key names.
 
     ``names`` has one entry for each class logit; None marks an id without a class.
-    ``notes`` say what was assumed.
+    ``notes`` are sentences on what was assumed.
     """
 
     format: str
@@ -41,6 +41,7 @@ class Foreign:
     notes: tuple[str, ...] = ()
 
 
+# Two parts whose keys (in the authors' names) mark a member, its name, its preset; the first fits.
 _MEMBERS: tuple[tuple[str, str, str, Config], ...] = (
     ("sampling_offsets", "transformer.enc_out_class_embed", "DINO", DINO_R50_4SCALE),
     (
@@ -65,26 +66,33 @@ _MEMBERS: tuple[tuple[str, str, str, Config], ...] = (
 )
 
 
-# What a key tells of members that the skeleton does not have.
+# Part of a key that marks a member which the skeleton does not have, and that member's name.
 _REFUSED = ((".lvl_attn.", "DN-DETR with a deformable encoder and a dense decoder over levels"),)
 
 
 def member_of(official: Mapping[str, Tensor]) -> tuple[str, Config] | None:
-    """Name and preset; None where no member has such keys, an error where one is known but lacks.
+    """Name and preset of the member with these keys, in the authors' names; None if unknown.
 
-    A member is refused in one sentence that names the key it was known by.
+    ValueError, with the key, for a member that is known but not supported.
     """
     for key in official:
-        for part, what in _REFUSED:
+        for part, name in _REFUSED:
             if part in key:
                 raise ValueError(
-                    f"these are weights of {what} ({key}), which this project does not have; "
+                    f"these are weights of {name} ({key}), which this project does not have; "
                     "choose weights of another member"
                 )
     for part, queries, name, preset in _MEMBERS:
         if f"{queries}.weight" in official and any(f"{part}." in key for key in official):
             return name, preset
     return None
+
+
+def known_member(official: Mapping[str, Tensor]) -> tuple[str, Config]:
+    """``member_of`` for keys that ``recognise`` has accepted."""
+    member = member_of(official)
+    assert member is not None, "the caller has recognised the keys"
+    return member
 
 
 _COCO = (
@@ -103,12 +111,17 @@ COCO_IDS = tuple(None if name == "-" else name for name in _COCO.split(","))
 
 
 def guess_names(logits: int) -> tuple[Names, tuple[str, ...]]:
-    """Class names for a file that has none, and what to say of the guess."""
+    """Class names for a file that has none, and a note on the guess."""
     if logits == len(COCO_IDS):
         return COCO_IDS, ()
     coco = tuple(name for name in COCO_IDS if name)
     if logits == len(coco):
         return coco, ("the file has no class names: 80 classes are taken to be those of COCO",)
+    return placeholder_names(logits)
+
+
+def placeholder_names(logits: int) -> tuple[Names, tuple[str, ...]]:
+    """The names "class 0", "class 1", …, and a note on them."""
     names = tuple(f"class {index}" for index in range(logits))
     return names, (
         f"the file has no class names: they are called 'class 0' to 'class {logits - 1}'",
@@ -116,10 +129,10 @@ def guess_names(logits: int) -> tuple[Names, tuple[str, ...]]:
 
 
 def assumed(config: Config, state: State) -> str:
-    """What a bare state cannot tell, and was taken to be so."""
+    """A note on the values of the config that cannot be inferred from a state without settings."""
     model = config.model
     parts = [counted(model.heads, "head"), "no dilation"]
     parts.append(f"position temperature {model.position_temperature:g}")
     if not any(f"queries.{table}" in state for table in ("anchors", "positions", "content")):
         parts.append(counted(model.queries.count, "proposal"))
-    return f"no settings were read beside the weights: assumed {', '.join(parts)}"
+    return f"the weights came without settings: assumed {', '.join(parts)}"

@@ -1,8 +1,8 @@
 """Checkpoints of other implementations → our config, parameter names and class names.
 
-Each format has a table from its names to the authors'; from there one table leads to ours. Shapes
-tell most of the config; what they cannot tell (attention heads, temperature, dilation) comes from
-the settings that were saved along, if any.
+Each format has a table from its names to those of the authors' releases; one further table leads
+from there to ours. Most of the config is inferred from shapes. Values that shapes do not show
+(attention heads, temperature, dilation) come from the settings in the file, if any.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 Keys = Mapping[str, Tensor]
-# Name, whether keys are of it, and the way to the authors' names; the first that fits.
+# Name, test of the keys, conversion to the authors' names; the first format whose test passes.
 _FORMATS: tuple[tuple[str, Callable[[Keys], bool], Callable[[Keys], Keys]], ...] = (
     ("transformers", is_transformers, transformers_to_official),
     ("mmdetection", is_mmdetection, mmdetection_to_official),
@@ -46,9 +46,9 @@ _FORMATS: tuple[tuple[str, Callable[[Keys], bool], Callable[[Keys], Keys]], ...]
 
 
 def recognise(state: Keys) -> str | None:
-    """Which implementation wrote these keys ('official DAB-DETR'); None where none that we know.
+    """The implementation and member with these keys ('official DAB-DETR'); None if unknown.
 
-    A member that is known and not supported is an error.
+    ValueError for a member that is known but not supported.
     """
     for name, fits, to_official in _FORMATS:
         if fits(state):

@@ -1,4 +1,4 @@
-"""What the shapes of a state (in our names) tell of its config."""
+"""Inference of a config from the shapes of a state (in our names)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,12 @@ def config_of(
     max_det: int | None = None,
     fixed_centres: bool = False,
 ) -> Config:
-    """The member's preset, changed by what shapes tell and by what is known besides."""
+    """The member's preset with the values that shapes show and those that are given.
+
+    ``dilated``: the backbone's last stage has stride 16. ``update``: anchors are updated in every
+    layer. ``offset``, ``anchor_eps`` and ``temperatures`` (height, width) are of the position code
+    and the anchors. None keeps the preset's value or infers it.
+    """
     model, cross = preset.model, preset.model.decoder.cross_attention
     try:
         first = state["encoder.layers.0.feedforward.expand.weight"]
@@ -42,7 +47,7 @@ def config_of(
         "backbone__name": backbone or _resnet(state),
         "encoder__layers": count(state, "encoder.layers."),
         "encoder__norm": "encoder.norm.weight" in state,
-        # One switch of DETR makes both; the other members have it too, and their layers ignore it.
+        # DETR's code has one switch for both; the layers of the other members ignore it.
         "norm_first": "encoder.norm.weight" in state and cross.kind == "add",
         "queries__count": _queries(state, preset),
         "decoder__layers": count(state, "decoder.layers."),
@@ -52,43 +57,39 @@ def config_of(
         "activation": activation or ("prelu" if prelu else "relu"),
         "box_head_per_layer": count(state, "decoder.heads.boxes.") > 1,
         "class_head_per_layer": count(state, "decoder.heads.classes.") > 1,
-        **_maps(state, model.encoder.kind == "deformable", 16 if dilated else 32, heads),
+        **_feature_maps(state, model.encoder.kind == "deformable", 16 if dilated else 32, heads),
     }
     if model.queries.anchor == "box" and model.encoder.kind == "dense":
         changes |= _dab(state, width) | {"queries__fixed_centres": fixed_centres}
     if "queries.patterns" in state:
         changes["queries__patterns"] = len(state["queries.patterns"])
-    if update is None and model.encoder.kind == "deformable":  # heads differ where anchors move
+    if update is None and model.encoder.kind == "deformable":  # one box head per layer if updated
         update = model.decoder.update_anchors or changes["box_head_per_layer"]
     if update is not None and model.queries.anchor is not None:
         twice = update and model.decoder.look_forward_twice
         changes |= {"decoder__update_anchors": update, "decoder__look_forward_twice": twice}
-    told = {
-        "dropout": dropout,
-        "position_offset": offset,
-        "anchor_eps": anchor_eps,
-    }
+    given = {"dropout": dropout, "position_offset": offset, "anchor_eps": anchor_eps}
     if temperatures is not None:
-        height, width = temperatures
-        told["position_temperature"] = height
-        told["position_temperature_width"] = width if width != height else None
-    changes |= {key: value for key, value in told.items() if value is not None}
-    further: dict[str, Any] = {f"model__{key}": value for key, value in changes.items()}
+        along_height, along_width = temperatures
+        given["position_temperature"] = along_height
+        given["position_temperature_width"] = along_width if along_width != along_height else None
+    changes |= {key: value for key, value in given.items() if value is not None}
+    paths: dict[str, Any] = {f"model__{key}": value for key, value in changes.items()}
     if max_det is not None:
-        further["inference__max_det"] = max_det
-    return derive(preset, name, "loaded weights", **further)
+        paths["inference__max_det"] = max_det
+    return derive(preset, name, "loaded weights", **paths)
 
 
 def _queries(state: State, preset: Config) -> int:
-    """How many queries; two stages may have no table of them."""
+    """The number of queries; the preset's for two-stage members without a table of queries."""
     for key in ("queries.anchors", "queries.positions", "queries.content"):
         if key in state:
             return len(state[key])
     return preset.model.queries.count
 
 
-def _maps(state: State, deformable: bool, stride: int, heads: int) -> dict[str, Any]:
-    """The backbone's maps that are read, and the levels and points made of them."""
+def _feature_maps(state: State, deformable: bool, stride: int, heads: int) -> dict[str, Any]:
+    """Strides of the backbone's feature maps, and the encoder's levels and sampling points."""
     if not deformable:
         return {"backbone__output_stride": stride, "backbone__strides": (stride,)}
     projections = [state[k] for k in state if re.fullmatch(_PROJECTION, k)]
@@ -102,7 +103,7 @@ def _maps(state: State, deformable: bool, stride: int, heads: int) -> dict[str, 
 
 
 def _dab(state: State, width: int) -> dict[str, Any]:
-    """The switches of dense DAB-DETR, from the parts that are there."""
+    """The switches of dense DAB-DETR, from the keys that are present."""
     scale = state.get("decoder.positions.scale.2.weight")
     modulate = "content" if scale is None or len(scale) == width else "scalar"
     return {
@@ -118,7 +119,7 @@ def _dab(state: State, width: int) -> dict[str, Any]:
 
 
 def _points(state: State, heads: int, levels: int) -> dict[str, Any]:
-    """Sampling points for each head and level."""
+    """Sampling points per head and level."""
     encoder = len(state["encoder.layers.0.attention.weights.bias"])
     decoder = len(state["decoder.layers.0.cross_attention.weights.bias"])
     return {
@@ -128,7 +129,7 @@ def _points(state: State, heads: int, levels: int) -> dict[str, Any]:
 
 
 def _resnet(state: State) -> str:
-    """The ResNet that has as many blocks in its third stage."""
+    """The name of the ResNet, from its blocks in stage 3 and their kind."""
     blocks = count(state, "backbone.body.layer3.")
     bottleneck = "backbone.body.layer1.0.conv3.weight" in state
     known = {(2, False): 18, (6, False): 34, (6, True): 50, (23, True): 101, (36, True): 152}
@@ -143,6 +144,6 @@ def _resnet(state: State) -> str:
 
 
 def class_logits(state: State, config: Config) -> int:
-    """Class logits that stand for an id: softmax members have one more for no object."""
+    """The number of class logits, without the one for "no object" of softmax members."""
     softmax = config.classifier == "softmax"
     return len(state["decoder.heads.classes.0.bias"]) - softmax

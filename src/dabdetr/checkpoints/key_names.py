@@ -1,6 +1,6 @@
-"""Parameter names: those of the authors' releases → ours, one key at a time.
+"""Parameter names of the authors' releases → ours, one key at a time.
 
-Other implementations are brought to the authors' names first.
+The names of other implementations are converted to those of the authors first.
 """
 
 from __future__ import annotations
@@ -11,10 +11,8 @@ from collections.abc import Iterable, Mapping
 from torch import Tensor
 
 State = dict[str, Tensor]
-
-
 Table = tuple[tuple[str, str], ...]
-
+"""Pairs of a pattern and its replacement, applied in this order."""
 
 _DENSE: Table = (
     (r"^(decoder\.layers\.\d+)\.norm1\.", r"\1.self_norm."),
@@ -90,7 +88,7 @@ _COMMON: Table = (
 
 
 def to_ours(official: Mapping[str, Tensor]) -> State:
-    """Official names → ours: projections split, aliases of shared heads dropped."""
+    """The state under our names, with projections split and copies of shared heads dropped."""
     table = official_table(official)
     state: State = {}
     for key, value in split_attention(official).items():
@@ -104,12 +102,12 @@ def to_ours(official: Mapping[str, Tensor]) -> State:
 
 
 def official_table(state: Iterable[str]) -> Table:
-    """The names that a release of the authors of ``state``'s member needs."""
+    """The table from the authors' names to ours for the member with these keys."""
     keys = set(state)
     kind = _DEFORMABLE if any(".sampling_offsets." in key for key in keys) else _DENSE
     points = _POINTS if "query_embed.weight" in keys else ()
     layers = len({k.split(".")[3] for k in keys if k.startswith("transformer.decoder.layers.")})
-    proposals: Table = (  # two-stage Deformable: the encoder's heads stand behind the last layer's
+    proposals: Table = (  # two-stage Deformable: the encoder's heads come after the decoder's
         (rf"^(?:decoder\.)?class_embed\.{layers}\.", "queries.classes."),
         (rf"^(?:decoder\.)?bbox_embed\.{layers}\.layers\.", "queries.boxes.mlp."),
     )
@@ -117,15 +115,15 @@ def official_table(state: Iterable[str]) -> Table:
 
 
 def rename(key: str, table: Table) -> str:
-    """One key through a table."""
+    """The key after all replacements of the table."""
     for pattern, replacement in table:
         key = re.sub(pattern, replacement, key)
-    # An MLP is linear, ReLU, linear … in one sequence: its n-th linear layer has index 2n.
+    # An MLP is a sequence of linear, ReLU, linear …: its n-th linear layer has index 2n.
     return re.sub(r"\.mlp\.(\d+)\.", lambda m: f".{2 * int(m[1])}.", key)
 
 
 def split_attention(state: Mapping[str, Tensor]) -> State:
-    """Packed query-key-value projections as three."""
+    """The state with each packed query-key-value projection split into three."""
     out: State = {}
     for key, value in state.items():
         head, found, tail = key.rpartition("in_proj_")
@@ -138,7 +136,7 @@ def split_attention(state: Mapping[str, Tensor]) -> State:
 
 
 def _unshare(state: State, prefix: str) -> None:
-    """Keep one head where those of all layers are the same."""
+    """Keep only the first head if the heads of all layers are equal."""
     tails = [key.removeprefix(f"{prefix}0.") for key in state if key.startswith(f"{prefix}0.")]
     layers = count(state, prefix)
     for index in range(1, layers):
@@ -150,6 +148,6 @@ def _unshare(state: State, prefix: str) -> None:
 
 
 def count(state: Mapping[str, Tensor], prefix: str) -> int:
-    """How many numbered parts stand behind ``prefix``."""
+    """The number of different numbers that follow ``prefix`` in the keys."""
     found = {key.removeprefix(prefix).split(".")[0] for key in state if key.startswith(prefix)}
     return len(found)

@@ -1,4 +1,4 @@
-"""Where weights lie. Nothing heavy is imported, so that a wrong name is answered at once."""
+"""Finding weights by name. Nothing heavy is imported, so that a wrong name fails at once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _OURS = (".pth", ".pt", ".ckpt", ".safetensors")
 
 
 class Published(NamedTuple):
-    """Weights on the Hugging Face hub, trained on COCO's 80 classes; ``ap`` is their authors'."""
+    """Weights on the Hugging Face hub, trained on COCO's 80 classes; ``ap`` as published."""
 
     repository: str
     megabytes: int
@@ -31,30 +31,30 @@ PUBLISHED = {
 
 
 def repository(source: str) -> str:
-    """The hub's repository that a short name stands for; another name is one itself."""
+    """The hub repository of a short name; any other name is returned as it is."""
     name = in_any_case(source, PUBLISHED)
     return PUBLISHED[name].repository if name in PUBLISHED else source
 
 
 def shipped() -> dict[str, Path]:
-    """Name → file of the trained models inside the package."""
+    """Name → file of the trained models in the package."""
     folder = Path(str(resources.files("dabdetr"))) / "weights"
     return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
 
 
 def locate(source: str | Path) -> Path | None:
-    """The file or folder that ``source`` means; None: a hub name, to be downloaded.
+    """The file or folder of ``source``; None for a hub name, which has to be downloaded.
 
-    A hub name is ``org/repo`` or one of ``PUBLISHED``. An error says where ``source`` is none of
-    them; whether it holds weights is not looked at.
+    A hub name is ``org/repo`` or a name in ``PUBLISHED``. FileNotFoundError for any other name;
+    the content is not checked.
     """
     path, name = Path(source), str(source)
     if not path.exists():
         name = in_any_case(name, [*shipped(), *PUBLISHED])
     if path.is_file() and path.suffix == ".ckpt":
         raise ValueError(
-            f"{path} is what --resume needs; give the run's folder {path.parent}, or its "
-            "best.safetensors"
+            f"{path} is the checkpoint of a training, for --resume; give the run's folder "
+            f"{path.parent}, or its best.safetensors"
         )
     if path.is_file() and not path.stat().st_size:
         raise ValueError(f"{path} is empty (0 bytes): it was cut short; give the whole file")
@@ -73,9 +73,9 @@ def locate(source: str | Path) -> Path | None:
             f"{name} is a preset, which has no weights of its own; train it, or give trained "
             "weights: a run's folder, or published ones such as dab-detr-resnet-50"
         )
-    like = meant(name, [*shipped(), *PUBLISHED])
+    hint = meant(name, [*shipped(), *PUBLISHED])
     raise FileNotFoundError(
         f"there are no weights {name!r}: it is no file or folder, no hub name like "
         f"org/repo, and the package ships only: {', '.join(shipped()) or 'nothing'}"
-        f"{like or '; `dabdetr models` lists published weights'}"
+        f"{hint or '; `dabdetr models` lists published weights'}"
     )

@@ -1,7 +1,7 @@
-"""mmdetection 3: names of its DETR, Conditional, Deformable, DAB and DINO models, and of Co-DINO.
+"""Checkpoints of mmdetection 3: its DETR, Conditional, Deformable, DAB, DINO and Co-DINO models.
 
-Images are turned to RGB and normalised with ImageNet's mean and deviation, as here. A
-checkpoint keeps its config as text, which is not read, and its class names, which are.
+Images are converted to RGB and normalised with ImageNet's mean and standard deviation, as here. A
+checkpoint contains its class names, which are read, and its config as text, which is not.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dabdetr.checkpoints.detrex import LAYERS, SAMPLING, last_heads_propose, neck, with_unknown
-from dabdetr.checkpoints.foreign import Foreign, Names, assumed, guess_names, member_of
+from dabdetr.checkpoints.foreign import Foreign, Names, assumed, guess_names, known_member
 from dabdetr.checkpoints.infer_config import class_logits, config_of
 from dabdetr.checkpoints.key_names import State, Table, count, rename, to_ours
 from dabdetr.presets.published import DAB_DETR_R50, DINO_R50_4SCALE
@@ -80,7 +80,7 @@ def _is_co_dino(state: Mapping[str, Tensor]) -> bool:
 
 
 def mmdetection_to_official(state: Mapping[str, Tensor]) -> State:
-    """The same tensors under the authors' names; auxiliary heads dropped."""
+    """The same tensors under the authors' names, without auxiliary heads."""
     if _is_co_dino(state):
         kept = {key: value for key, value in state.items() if not key.startswith(_AUXILIARY)}
         state = {rename(key, _CO_DINO): value for key, value in kept.items()}
@@ -88,7 +88,7 @@ def mmdetection_to_official(state: Mapping[str, Tensor]) -> State:
     if "memory_trans_fc.weight" in state and "pos_trans_fc.weight" not in state:  # DINO
         table = (*table, *last_heads_propose(count(state, "decoder.layers.")))
     official = {rename(key, table): value for key, value in state.items()}
-    for key, value in list(official.items()):  # no bias before a norm
+    for key, value in list(official.items()):  # mmdetection has no bias before a norm: zeros
         bias = key.replace(".0.weight", ".0.bias")
         if key.startswith("input_proj.") and key.endswith(".0.weight") and bias not in official:
             official[bias] = torch.zeros(len(value))
@@ -96,28 +96,27 @@ def mmdetection_to_official(state: Mapping[str, Tensor]) -> State:
 
 
 def _neck_and_queries(state: Mapping[str, Tensor]) -> Table:
-    """One table of queries and one kind of projection mean different things in each member."""
-    places = "query_embed."
+    """The table for projections and for query_embedding, whose meaning depends on the member."""
+    queries = "query_embed."
     if "level_embed" in state:
         if "memory_trans_fc.weight" in state:
-            places = "transformer.tgt_embed."
-        return ((r"^query_embedding\.", places), *neck(state, "gn"))
+            queries = "transformer.tgt_embed."
+        return ((r"^query_embedding\.", queries), *neck(state, "gn"))
     if "encoder.query_scale.layers.0.weight" in state:
-        places = "refpoint_embed."
-    return ((r"^query_embedding\.", places), (r"^neck\.convs\.0\.conv\.", "input_proj."))
+        queries = "refpoint_embed."
+    return ((r"^query_embedding\.", queries), (r"^neck\.convs\.0\.conv\.", "input_proj."))
 
 
 def from_mmdetection(state: Mapping[str, Tensor], meta: Mapping[str, Any] | None) -> Foreign:
-    """A checkpoint's ``state_dict``, and its ``meta`` where there is one."""
+    """A checkpoint's ``state_dict``, and its ``meta`` if it has one."""
     official = with_unknown(mmdetection_to_official(state))
-    member = member_of(official)
-    assert member is not None, "the caller has recognised the keys"
+    member, preset = known_member(official)
     ours = to_ours(official)
-    mixed = member[1] in (DAB_DETR_R50, DINO_R50_4SCALE)
+    mixed = preset in (DAB_DETR_R50, DINO_R50_4SCALE)
     config = config_of(
         ours,
-        member[1],
-        f"{member[1].name.removesuffix('-r50')}-mmdetection",
+        preset,
+        f"{preset.name.removesuffix('-r50')}-mmdetection",
         anchor_eps=1e-3 if mixed else 1e-5,
     )
     notes = [assumed(config, ours)]
@@ -126,14 +125,14 @@ def from_mmdetection(state: Mapping[str, Tensor], meta: Mapping[str, Any] | None
     elif mixed:
         notes.append(_EPS_NOTE)
     names, guessed = _names(meta or {}, class_logits(ours, config))
-    kind = "Co-DINO" if _is_co_dino(state) else member[0]
+    kind = "Co-DINO" if _is_co_dino(state) else member
     return Foreign(f"mmdetection {kind}", config, ours, names, (*notes, *guessed))
 
 
 def _names(meta: Mapping[str, Any], logits: int) -> tuple[Names, tuple[str, ...]]:
-    """Class names of the data set that the checkpoint remembers."""
-    about = {str(key).lower(): value for key, value in (meta.get("dataset_meta") or meta).items()}
-    given = about.get("classes")
-    if given is not None and len(given) == logits:
-        return tuple(str(name) for name in given), ()
+    """Class names from the checkpoint's dataset metadata, or guessed, with notes on the guess."""
+    dataset = {str(key).lower(): value for key, value in (meta.get("dataset_meta") or meta).items()}
+    classes = dataset.get("classes")
+    if classes is not None and len(classes) == logits:
+        return tuple(str(name) for name in classes), ()
     return guess_names(logits)

@@ -1,4 +1,4 @@
-"""Save and load weights: a safetensors file whose metadata hold the config and the class names."""
+"""Saving and loading of weights: safetensors with config and class names in the metadata."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from dabdetr.model.detector import Detector, build
 from dabdetr.text import counted, parse_json, parse_names
 
 OF_PROPOSALS = "queries.classes."
-"""The encoder's class head. Where objectness ranks, its first row is that and no class's."""
+"""Prefix of the encoder's class head; if objectness ranks proposals, its first row is that."""
 TRAINING_ONLY = "collaborative."
-"""Heads that predictions do not need; no file holds them."""
+"""Prefix of the heads that only training needs; they are not saved."""
 UNCOUNTED = "num_batches_tracked"
-"""Of batch norms; no published file needs it."""
+"""A buffer of batch norms that is neither saved nor expected in a file."""
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What happened to every tensor of a load; ``new_classes``: those whose head is initialised."""
+    """What happened to every tensor of a load; ``new_classes`` have newly initialised head rows."""
 
     source: str
     format: str
@@ -69,11 +69,11 @@ def save_model(
     dtype: torch.dtype = torch.float32,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write weights, config and class names as one safetensors file; the old file stays until then.
+    """Write weights, config and class names as one safetensors file, atomically.
 
-    ``dtype`` float16 halves the file; loading gives float32 again; ValueError names weights that
-    it cannot hold. Collaborative heads, which
-    training alone needs, are left out, and so is the folder of the weights it started from.
+    ``dtype`` float16 halves the file, and loading returns float32 again; ValueError lists weights
+    that are too large for it. Collaborative heads, which only training needs, are left out, and so
+    is the folder of the weights that training started from.
 
     >>> from dabdetr import PRESETS, Predictor, build, save_model
     >>> save_model("new.safetensors", build(PRESETS["dab-detr-nano"], ["cat", "dog"]))
@@ -81,22 +81,22 @@ def save_model(
     ('cat', 'dog')
     """
     state, start = _portable(detector, dtype), Path(detector.config.training.start)
-    if dtype != torch.float32 and (large := _not_finite(state)):
+    if dtype != torch.float32 and (large := _non_finite(state)):
         raise ValueError(
             f"{listing(large, 3)}: float16 holds no numbers that large; save in float32"
         )
     changes = [f"training.start={start.name}"] if start.is_absolute() else []
-    about = {
+    metadata = {
         **(metadata or {}),
         "format": "dabdetr 1",
         "config": detector.config.override(changes).model_dump_json(),
         "names": json.dumps(detector.names),
     }
-    write_atomically(path, save(state, about))
+    write_atomically(path, save(state, metadata))
 
 
 def save_backbone(path: str | Path, detector: Detector) -> None:
-    """Write the backbone alone, as a start for ``initialise``."""
+    """Write the weights of the backbone only, for ``initialise`` to start from."""
     state = _portable(detector, torch.float32)
     backbone = {key: value for key, value in state.items() if key.startswith("backbone.")}
     write_atomically(path, save(backbone, {"format": "dabdetr 1 backbone"}))
@@ -111,8 +111,8 @@ def load_model(
     """A detector in evaluation mode from a file, folder, shipped name or hub name ``org/repo``.
 
     Every tensor must fit: a mismatch is an error that lists the keys. ``names``, where given, must
-    be the class names of the weights, in any order of labels. ``overrides`` are config assignments
-    for what a foreign file does not tell (``model.position_temperature=10``).
+    be the class names of the weights, in any order. ``overrides`` are config assignments for values
+    that cannot be inferred from a foreign file (``model.position_temperature=10``).
 
     >>> from dabdetr import load_model
     >>> loaded = load_model("scenes")
@@ -140,16 +140,16 @@ def load_model(
     report = fill(detector, state, str(source), checkpoint.format, notes)
     if report.missing or report.unexpected:
         wrong = {"missing": report.missing, "unexpected": report.unexpected}
-        said = [f"{len(k)} {title} ({listing(k, 3)})" for title, k in wrong.items() if k]
+        parts = [f"{len(k)} {title} ({listing(k, 3)})" for title, k in wrong.items() if k]
         raise ValueError(
-            f"the tensors of {source} do not fit its config: {', '.join(said)}; give the whole "
+            f"the tensors of {source} do not fit its config: {', '.join(parts)}; give the whole "
             "file, and leave out --set of what the file settles"
         )
     return Loaded(detector.eval().to(device), report)
 
 
 def described(metadata: Mapping[str, str], source: str) -> tuple[Config, tuple[str, ...]]:
-    """The config and the class names that a file of ours holds; ValueError names the file."""
+    """The config and the class names in the metadata of a dabdetr file; ValueError names it."""
     for key in ("config", "names"):
         if key not in metadata:
             raise ValueError(f"the metadata of {source} have no {key}; it is damaged: train again")
@@ -159,7 +159,7 @@ def described(metadata: Mapping[str, str], source: str) -> tuple[Config, tuple[s
 
 
 def name_difference(model: Iterable[str], data: Iterable[str]) -> str:
-    """One sentence on class names that do not fit, either way."""
+    """A sentence that lists the class names that only the model or only the data have."""
     model, data = list(model), list(data)
     parts = []
     if lacking := [name for name in data if name not in model]:
@@ -178,7 +178,7 @@ def _portable(detector: Detector, dtype: torch.dtype) -> State:
     }
 
 
-def _not_finite(state: Mapping[str, Tensor]) -> list[str]:
+def _non_finite(state: Mapping[str, Tensor]) -> list[str]:
     return [key for key, value in state.items() if not value.isfinite().all()]
 
 
@@ -190,9 +190,9 @@ def fill(
     notes: tuple[str, ...] = (),
     partial: bool = False,
 ) -> LoadReport:
-    """Copy what fits by name and shape; ``partial`` leaves the rest as initialised.
+    """Copy the tensors that fit by name and shape; ``partial``: the others stay as initialised.
 
-    ValueError names weights that are not finite.
+    ValueError lists weights that are not finite.
     """
     own = {k: v for k, v in detector.state_dict().items() if not k.endswith(UNCOUNTED)}
     given = {k: v for k, v in state.items() if not k.endswith(UNCOUNTED)}
@@ -200,7 +200,7 @@ def fill(
     wrong = {k: f"{k} {tuple(given[k].shape)} for {tuple(own[k].shape)}" for k in own
              if k in given and given[k].shape != own[k].shape}  # fmt: skip
     loaded = tuple(k for k in own if k in given and k not in wrong)
-    if broken := _not_finite({key: given[key] for key in loaded}):
+    if broken := _non_finite({key: given[key] for key in loaded}):
         raise ValueError(
             f"{source} holds weights that are not finite: {listing(broken, 3)}; did its training "
             "diverge? take another checkpoint"
@@ -208,15 +208,14 @@ def fill(
     with torch.no_grad():
         for key in loaded:
             own[key].copy_(given[key])
-    absent = tuple(k for k in own if k not in given)
+    lacking = (*(k for k in own if k not in given), *wrong.values())
     unexpected = tuple(k for k in given if k not in own)
-    if partial:
-        return LoadReport(source, format, loaded, (*absent, *wrong.values()), (), unexpected, notes)
-    return LoadReport(source, format, loaded, (), (*absent, *wrong.values()), unexpected, notes)
+    reinitialised, missing = (lacking, ()) if partial else ((), lacking)
+    return LoadReport(source, format, loaded, reinitialised, missing, unexpected, notes)
 
 
 def anchors_as_in(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state ``given``, its anchors parted in centres and sizes, or joined, as ``own``'s are."""
+    """The state ``given`` with its anchors split into centres and sizes, or joined, as in ``own``."""
     whole, parts = "queries.anchors", ("queries.centres", "queries.sizes")
     rest = {key: value for key, value in given.items() if key not in (whole, *parts)}
     if whole in given and parts[0] in own:
@@ -227,7 +226,7 @@ def anchors_as_in(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dic
 
 
 def ranks_by_objectness(config: Config) -> bool:
-    """Whether the first logit of the encoder's class head says "object" of any class."""
+    """Whether the first logit of the encoder's class head is objectness, by which tokens rank."""
     queries = config.model.queries
     return queries.kind == "from_encoder" and queries.rank != "classes"
 
@@ -240,7 +239,7 @@ def by_class(key: str, config: Config) -> bool:
 
 
 def rows_of_names(state: State, names: Sequence[str | None], config: Config) -> State:
-    """Class head rows of real classes only (COCO: 80 of 91)."""
+    """The state with the rows of real classes only in tensors by class (COCO: 80 of 91)."""
     keep = [index for index, name in enumerate(names) if name is not None]
     kept = dict(state)
     for key, value in state.items():

@@ -1,7 +1,7 @@
-"""Read weights of any source into our names: a file, a folder, a shipped name, a hub name.
+"""Reading of weights from a file, a folder, a shipped name or a hub name into our key names.
 
-Nothing is unpickled but the authors' own files, and of those only tensors and one argument
-namespace.
+Only ``.pth`` files of other implementations are unpickled, and of those only tensors, plain values
+and an argument namespace.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ HUB_SECONDS = 20
 
 @dataclass
 class Checkpoint:
-    """A file in our words: the state, and what is needed to build its model (if it says)."""
+    """A state under our key names, and the metadata or foreign config to build its model from."""
 
     format: str
     state: State
@@ -50,7 +50,7 @@ class Checkpoint:
 
 
 def read(source: str | Path) -> Checkpoint:
-    """Any supported weights; raises one sentence where the source is none of them."""
+    """The checkpoint of any supported weights; ValueError or OSError for any other source."""
     path = locate(source)
     if path is None:
         return _read_folder(download(repository(str(source)), ["config.json", "*.safetensors"]))
@@ -74,7 +74,7 @@ def _read_safetensors(path: Path) -> Checkpoint:
 
 
 def _read_folder(path: Path) -> Checkpoint:
-    for name in ("best.safetensors", "last.safetensors"):  # a run of ours
+    for name in ("best.safetensors", "last.safetensors"):  # a run folder
         if (path / name).is_file():
             return _read_safetensors(path / name)
     state: State = {}
@@ -93,8 +93,8 @@ def _read_folder(path: Path) -> Checkpoint:
     return _foreign(path, state, {})
 
 
-def _foreign(path: Path, state: State, beside: Mapping[str, Any]) -> Checkpoint:
-    """A state of another implementation; ``beside`` is what else its file holds."""
+def _foreign(path: Path, state: State, content: Mapping[str, Any]) -> Checkpoint:
+    """A state of another implementation; ``content`` has its metadata: ``meta`` or ``args``."""
     kind = recognise(state)
     if kind is None:
         raise ValueError(
@@ -103,14 +103,16 @@ def _foreign(path: Path, state: State, beside: Mapping[str, Any]) -> Checkpoint:
     if kind.startswith("transformers"):
         settings = (path if path.is_dir() else path.parent) / "config.json"
         if not settings.is_file():
-            raise FileNotFoundError(f"{path} is of transformers and needs config.json beside it")
+            raise FileNotFoundError(
+                f"{path} has weights of transformers, which need config.json next to them"
+            )
         foreign = from_transformers(state, _settings(settings))
     elif kind.startswith("mmdetection"):
-        foreign = from_mmdetection(state, beside.get("meta"))
+        foreign = from_mmdetection(state, content.get("meta"))
     elif kind.startswith("detrex"):
         foreign = from_detrex(state)
     else:
-        args = beside.get("args")
+        args = content.get("args")
         foreign = from_official(state, None if args is None else vars(args))
     return Checkpoint(foreign.format, foreign.state, foreign)
 
@@ -134,7 +136,7 @@ def _read_pickle(path: Path) -> Checkpoint:
         raise ValueError(
             f"{path} is of no known format; it holds {listing([str(k) for k in state][:5])}"
         )
-    return _foreign(path, state, content if state is not content else {})
+    return _foreign(path, state, {} if state is content else content)
 
 
 def _unreadable(path: Path) -> str:
@@ -154,9 +156,9 @@ def _unpickle(path: Path) -> dict[str, Any]:
 
 
 def download(name: str, files: Sequence[str]) -> Path:
-    """The cached folder of a hub repository; downloaded where it is not there yet.
+    """The cached folder of a hub repository, downloaded if it is not cached.
 
-    At most ``MOST_HUB_GIB`` are fetched; a hub that does not answer is given up.
+    ValueError above ``MOST_HUB_GIB``; FileNotFoundError where it is neither cached nor downloaded.
     """
     from huggingface_hub import HfApi, snapshot_download
 
@@ -166,7 +168,7 @@ def download(name: str, files: Sequence[str]) -> Path:
         version = about.sha
         wanted = [f for f in about.siblings or () if any(fnmatch(f.rfilename, w) for w in files)]
         size = sum(file.size or 0 for file in wanted) / 2**30
-    except Exception as error:  # of many kinds; what is in the cache is there without the hub
+    except Exception as error:  # of many kinds; without the hub, the cache is still tried
         size, failure = 0.0, error
     if size > MOST_HUB_GIB:
         raise ValueError(
@@ -194,6 +196,6 @@ def download(name: str, files: Sequence[str]) -> Path:
 
 
 def listing(items: Sequence[str], most: int = 12) -> str:
-    """Items with commas, the tail counted."""
+    """Up to ``most`` items, separated by commas, and the number of further items."""
     text = ", ".join(shortened(str(item), 90) for item in items[:most])
     return text + (f" and {len(items) - most} more" if len(items) > most else "")

@@ -1,4 +1,4 @@
-"""Another number of queries, fewer decoder layers or another image size for trained models."""
+"""Changing the number of queries, decoder layers or the image size of trained models."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from dabdetr.model.queries import LearnedQueries
 from dabdetr.text import counted
 
 Init = str | np.ndarray | Tensor
-"""Where anchors lie: 'keep', 'grid', or boxes [n, 4] (cxcywh, 0–1) to cluster."""
+"""Choice of new anchors: 'keep', 'grid', or boxes [n, 4] (cxcywh, 0–1) to cluster."""
 
 
 def with_queries(detector: Detector, count: int | None = None, init: Init = "keep") -> Detector:
-    """A copy with ``count`` queries, or the detector itself where nothing is to change.
+    """A copy with ``count`` queries, or the detector itself if nothing changes.
 
-    ``init`` is as in ``set_queries``.
+    ``init`` is that of ``set_queries``.
     """
     if count is None and isinstance(init, str) and init == "keep":
         return detector
@@ -34,7 +34,10 @@ def with_queries(detector: Detector, count: int | None = None, init: Init = "kee
 
 
 def with_image_size(detector: Detector, size: int) -> Detector:
-    """The same weights for images whose shorter side is ``size`` pixels; the longest scales."""
+    """The same weights for images whose shorter side is ``size`` pixels.
+
+    The limit of the longer side is scaled by the same factor.
+    """
     changed, image = copy.copy(detector), detector.config.image
     longest = round(image.max_size * size / image.size)
     changed.config = changed.config.override([f"image.size={size}", f"image.max_size={longest}"])
@@ -44,8 +47,9 @@ def with_image_size(detector: Detector, size: int) -> Detector:
 def set_queries(detector: Detector, count: int, init: Init = "keep") -> None:
     """Change the number of queries of trained weights; the config changes with it.
 
-    ``init``: 'keep' thins out or fills the gaps, 'grid', or boxes [n, 4] (cxcywh, 0–1) whose
-    k-means are the anchors. Raises where queries are no boxes.
+    ``init``: 'keep' drops anchors or adds some in the gaps, 'grid' puts them on a grid, and for
+    boxes [n, 4] (cxcywh, 0–1) the anchors are their k-means. ValueError where queries are not
+    anchor boxes.
     """
     if isinstance(init, str) and init not in ("keep", "grid"):
         raise ValueError(f"anchors come by 'keep', 'grid' or boxes to cluster; got {init!r}")
@@ -59,7 +63,7 @@ def set_queries(detector: Detector, count: int, init: Init = "keep") -> None:
 
 @torch.no_grad()
 def with_only(detector: Detector, rows: Sequence[int]) -> Detector:
-    """A copy with the learned anchors ``rows`` only, in their order; with patterns, all of each.
+    """A copy with the learned anchors ``rows`` only, in their order, each with all its patterns.
 
     ValueError where queries are proposals of the encoder.
     """
@@ -67,8 +71,8 @@ def with_only(detector: Detector, rows: Sequence[int]) -> Detector:
     queries = changed.queries
     if not isinstance(queries, LearnedQueries):
         raise ValueError(
-            "the encoder proposes the queries of this model: their number can change "
-            "(--queries), which they are cannot"
+            "the encoder proposes the queries of this model: their number can be changed "
+            "(--queries), but none can be picked"
         )
     kept = torch.as_tensor(sorted(rows), dtype=torch.long)
     for name in ("anchors", "sizes", "positions", "content"):
@@ -86,15 +90,16 @@ def with_only(detector: Detector, rows: Sequence[int]) -> Detector:
 def with_layers(detector: Detector, layers: int | None = None) -> Detector:
     """A copy that ends after its first ``layers`` decoder layers, or the detector itself if None.
 
-    It predicts what those layers of the whole detector do, and can be saved like any other.
+    Its predictions equal those of the same layers of the whole detector. It can be saved like any
+    detector.
     """
     if layers is None:
         return detector
-    there = detector.config.model.decoder.layers
-    if not 1 <= layers <= there:
+    available = detector.config.model.decoder.layers
+    if not 1 <= layers <= available:
         raise ValueError(
-            f"the model has {counted(there, 'decoder layer')}; got {layers}; give a number from "
-            f"1 to {there}"
+            f"the model has {counted(available, 'decoder layer')}; got {layers}; give a number "
+            f"from 1 to {available}"
         )
     changed = copy.deepcopy(detector)
     decoder, heads = changed.decoder, changed.decoder.heads
@@ -110,27 +115,27 @@ def with_layers(detector: Detector, layers: int | None = None) -> Detector:
 
 @torch.no_grad()
 def _resize_anchors(queries: LearnedQueries, count: int, init: Init) -> None:
-    """Give learned queries ``count`` anchors; a new one takes the content of an old one near it.
+    """Set ``count`` anchors of learned queries; a new one gets the content of an old one near it.
 
-    'keep': of too many, those closest to others go; too few are joined by more in the widest
-    gaps, of median size. 'grid': centres in even rows, median size. Boxes: their k-means, as large
-    on average as the old anchors: the decoder tells sizes by anchors it knows, and finds next to
-    nothing from smaller ones.
+    'keep': the anchors closest to others are dropped, or anchors of median size are added in the
+    widest gaps. 'grid': centres in even rows, median size. Boxes: their k-means, scaled to the mean
+    size of the old anchors: the decoder predicts sizes relative to the anchors of its training, and
+    detects almost nothing from smaller ones.
     """
     old = queries.logits()
     if old is None:
         raise ValueError(
-            "the number of queries can change where each is an anchor box; these are learned "
-            "positional queries: train again with model.queries.count, or take a DAB member"
+            "the number of queries can be changed only where each is an anchor box; these are "
+            "learned positional queries: train again with model.queries.count, or take a DAB member"
         )
     if not isinstance(init, str):
         new = _clusters(old, torch.as_tensor(init, dtype=torch.float32), count)
         source = _nearest(new, old)
     elif init == "grid":
-        new = _sized(_grid(count), old)
+        new = _with_median_size(_grid(count), old)
         source = _nearest(new, old)
     else:
-        new, source = _kept(old, count)
+        new, source = _thinned_or_filled(old, count)
     if queries.content is not None:
         queries.content = nn.Parameter(queries.content[source])
     if queries.sizes is None:
@@ -142,11 +147,11 @@ def _resize_anchors(queries: LearnedQueries, count: int, init: Init) -> None:
 
 
 def _resize_proposals(queries: EncoderQueries, count: int, init: Init) -> None:
-    """Take the best ``count`` tokens as queries; rows of learned content repeat if too few."""
+    """Use the best ``count`` tokens as queries; rows of learned content repeat if too few."""
     if not (isinstance(init, str) and init == "keep"):
         raise ValueError(
-            "the encoder proposes the anchors of this model: their number can change, where "
-            "they are cannot; leave the initialisation of queries at 'keep'"
+            "the encoder proposes the anchors of this model: their number can be changed, their "
+            "places cannot; leave the initialisation of queries at 'keep'"
         )
     if queries.content is not None:
         rows = torch.arange(count, device=queries.content.device) % len(queries.content)
@@ -154,8 +159,10 @@ def _resize_proposals(queries: EncoderQueries, count: int, init: Init) -> None:
     queries.count = count
 
 
-def _kept(old: Float[Tensor, "old 4"], count: int) -> tuple[Tensor, Int64[Tensor, " count"]]:
-    """Old anchors' logits, thinned out or joined by more; and the old query behind each."""
+def _thinned_or_filled(
+    old: Float[Tensor, "old 4"], count: int
+) -> tuple[Tensor, Int64[Tensor, " count"]]:
+    """Logits of the old anchors, fewer or with further ones; and the old query for each."""
     centres = old[:, :2].sigmoid()
     kept, apart = torch.arange(len(old), device=old.device), torch.cdist(centres, centres)
     apart.fill_diagonal_(torch.inf)
@@ -164,12 +171,12 @@ def _kept(old: Float[Tensor, "old 4"], count: int) -> tuple[Tensor, Int64[Tensor
         kept = torch.cat((kept[:closest], kept[closest + 1 :]))
     if len(kept) == count:
         return old[kept], kept
-    added = _sized(_gaps(centres, count - len(old)), old)
+    added = _with_median_size(_gaps(centres, count - len(old)), old)
     return torch.cat((old, added)), torch.cat((kept, _nearest(added, old)))
 
 
 def _gaps(centres: Float[Tensor, "old 2"], count: int) -> Float[Tensor, "count 2"]:
-    """Places far from ``centres`` and from one another: the farthest first, one by one."""
+    """Points far from ``centres`` and from one another, chosen one by one, the farthest first."""
     places = _grid(16 * (len(centres) + count)).to(centres)
     apart, chosen = torch.cdist(places, centres).min(1).values, []
     for _ in range(count):
@@ -179,7 +186,7 @@ def _gaps(centres: Float[Tensor, "old 2"], count: int) -> Float[Tensor, "count 2
 
 
 def _grid(count: int) -> Float[Tensor, "count 2"]:
-    """Centres in rows, as many rows as places in a row, nearly."""
+    """Points 0–1 in about as many rows as points per row."""
     rows = max(1, round(count**0.5))
     widths = [count // rows + (row < count % rows) for row in range(rows)]
     return torch.tensor(
@@ -191,8 +198,10 @@ def _grid(count: int) -> Float[Tensor, "count 2"]:
     )
 
 
-def _sized(centres: Float[Tensor, "n 2"], old: Float[Tensor, "old 4"]) -> Float[Tensor, "n 4"]:
-    """Logits of boxes at ``centres``, of the old ones' median size."""
+def _with_median_size(
+    centres: Float[Tensor, "n 2"], old: Float[Tensor, "old 4"]
+) -> Float[Tensor, "n 4"]:
+    """Logits of boxes at ``centres`` with the median size of the old anchors."""
     sizes = old[:, 2:].median(0).values.expand(len(centres), 2)
     return torch.cat((inverse_sigmoid(centres.to(old)), sizes), dim=1)
 
@@ -200,7 +209,7 @@ def _sized(centres: Float[Tensor, "n 2"], old: Float[Tensor, "old 4"]) -> Float[
 def _clusters(
     old: Float[Tensor, "old 4"], boxes: Float[Tensor, "boxes 4"], count: int
 ) -> Float[Tensor, "count 4"]:
-    """Logits of the k-means of ``boxes``, as large on average as the old anchors."""
+    """Logits of the k-means of ``boxes``, scaled to the mean size of the old anchors."""
     from sklearn.cluster import KMeans
 
     different = len(boxes.unique(dim=0))
@@ -217,7 +226,7 @@ def _clusters(
 
 
 def _nearest(new: Float[Tensor, "new 4"], old: Float[Tensor, "old 4"]) -> Int64[Tensor, " new"]:
-    """An old query near each new anchor; all old ones serve equally often, or nearly."""
+    """An old query near each new anchor; all old queries are used almost equally often."""
     times = -(-len(new) // len(old))
     cost = torch.cdist(new[:, :2].sigmoid(), old[:, :2].sigmoid()).repeat(1, times)
     column = linear_sum_assignment(cost.double().cpu().numpy())[1]

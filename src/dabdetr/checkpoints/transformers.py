@@ -1,4 +1,4 @@
-"""Hugging Face: names of transformers 4 and 5, and the config.json beside the weights."""
+"""Checkpoints of Hugging Face transformers 4 and 5, and their config.json."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dabdetr.checkpoints.foreign import Foreign, member_of
+from dabdetr.checkpoints.foreign import Foreign, known_member
 from dabdetr.checkpoints.infer_config import class_logits, config_of
 from dabdetr.checkpoints.key_names import State, Table, rename, to_ours
 from dabdetr.presets.published import derive
@@ -69,10 +69,9 @@ def transformers_to_official(state: Mapping[str, Tensor]) -> State:
 
 
 def from_transformers(state: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Foreign:
-    """A Hugging Face model for object detection and its config.json."""
+    """The state of a model for object detection and its config.json."""
     official = transformers_to_official(state)
-    member = member_of(official)
-    assert member is not None, "the caller has recognised the keys"
+    member, preset = known_member(official)
     scale = settings.get("sine_position_embedding_scale")
     if scale is not None and not math.isclose(scale, 2 * math.pi):
         raise ValueError(f"sine_position_embedding_scale {scale} is not supported, only 2π")
@@ -81,8 +80,8 @@ def from_transformers(state: Mapping[str, Tensor], settings: Mapping[str, Any]) 
     height = settings.get("temperature_height")
     config = config_of(
         ours,
-        member[1],
-        f"{member[1].name.removesuffix('-r50')}-transformers",
+        preset,
+        f"{preset.name.removesuffix('-r50')}-transformers",
         backbone=backbone.get("backbone") or settings.get("backbone") or "resnet50",
         dilated=bool(settings.get("dilation")) or backbone.get("output_stride") == 16,
         heads=settings.get("encoder_attention_heads", 8),
@@ -95,11 +94,11 @@ def from_transformers(state: Mapping[str, Tensor], settings: Mapping[str, Any]) 
         update=settings.get("with_box_refine"),
         fixed_centres=bool(settings.get("random_refpoints_xy")),
     )
-    if member[1].model.queries.kind == "from_encoder":
+    if preset.model.queries.kind == "from_encoder":
         count = settings.get("two_stage_num_proposals", 300)
         config = derive(config, config.name, config.source, model__queries__count=count)
     logits = class_logits(ours, config)
     labels = {int(key): name for key, name in (settings.get("id2label") or {}).items()}
     names = tuple(labels.get(i, f"LABEL_{i}") for i in range(logits))
     real = tuple(None if name in ("N/A", "no object") else name for name in names)
-    return Foreign(f"transformers {member[0]}", config, ours, real)
+    return Foreign(f"transformers {member}", config, ours, real)
