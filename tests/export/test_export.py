@@ -201,10 +201,10 @@ def test_what_is_no_export_is_told(exported, tmp_path):
     model = onnx.load(exported.path)
     del model.metadata_props[:]
     onnx.save(model, tmp_path / "bare.onnx")
-    with pytest.raises(ValueError, match="is no export of dabdetr"):
+    with pytest.raises(ValueError, match="is not an export of dabdetr"):
         Predictor(tmp_path / "bare.onnx")
     (tmp_path / "broken.onnx").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match="is no ONNX file, or is cut short"):
+    with pytest.raises(ValueError, match="is not an ONNX file, or is cut short"):
         Predictor(tmp_path / "broken.onnx")
     with pytest.raises(FileNotFoundError, match="no exported model"):
         Predictor(tmp_path / "none.onnx")

@@ -83,7 +83,7 @@ def test_whole_files_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"not protobuf", b"\x3a\xff\xff\xff\xff\x0f", b"\xff" * 30])
 def test_what_is_no_onnx_file(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "x.onnx").write_bytes(content)
-    with pytest.raises(ValueError, match="is no ONNX file, or is cut short"):
+    with pytest.raises(ValueError, match="is not an ONNX file, or is cut short"):
         read_whole(tmp_path / "x.onnx")
 
 

@@ -169,7 +169,7 @@ def test_generators_are_read_as_they_are_asked_for(array):
     [
         ("nowhere/x.png", "no file or folder .*x.png; check the path"),
         ("nowhere/*.png", "no image or video matches the pattern nowhere/"),
-        ("s3://me:secret@bucket/x.png", r"^s3://bucket/x.png is no address that is read"),
+        ("s3://me:secret@bucket/x.png", r"^s3://bucket/x.png is an address of an unknown kind"),
         (["nowhere.png"], "no file or folder nowhere.png"),
         ([], "an empty list was given"),
         (7.5, "expected as a path.* got float"),

@@ -112,7 +112,7 @@ def last_heads_propose(layers: int) -> Table:
 
 
 def with_unknown(official: State) -> State:
-    """The state with a row for "unknown" in its label table; contrastive denoising never reads it."""
+    """The state with a label row for "unknown", which contrastive denoising never reads."""
     labels = official.get("label_enc.weight")
     heads = [value for key, value in official.items() if re.search(r"class_embed\..*bias$", key)]
     if labels is None or not heads or len(labels) != len(heads[0]):

@@ -215,7 +215,7 @@ def fill(
 
 
 def anchors_as_in(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state ``given`` with its anchors split into centres and sizes, or joined, as in ``own``."""
+    """The state ``given`` with anchors split into centres and sizes, or joined, as in ``own``."""
     whole, parts = "queries.anchors", ("queries.centres", "queries.sizes")
     rest = {key: value for key, value in given.items() if key not in (whole, *parts)}
     if whole in given and parts[0] in own:

@@ -1,4 +1,4 @@
-"""How much AP an exported file loses beside torch, on annotated images."""
+"""The AP that an exported file loses compared with torch, on annotated images."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from dabdetr.model.detector import Detector
 from dabdetr.text import counted
 
 LOST = 0.005
-"""AP (0–1) that an exported file may lose, in any precision."""
+"""Largest allowed loss of AP (0–1), in any precision."""
 EVALUATED = 200
-"""Images that AP is measured on, at most: the first of the data."""
+"""Most images that AP is measured on: the first of the data."""
 PARTS = 10
-"""Parts of the data that are left out in turn, to see how much AP hangs on the images."""
+"""Parts of the images that are left out in turn to estimate the error of the difference."""
 
 
 @dataclass(frozen=True)
 class Loss:
-    """COCO's AP of torch (float32) and of the file, every detection counted.
+    """COCO's AP of torch (float32) and of the file, over all detections.
 
     noise  standard error of the difference, from leaving out each tenth of the images in turn;
            NaN where there are fewer than 10
@@ -41,14 +41,14 @@ class Loss:
         return self.torch - self.file <= LOST
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
+        """A dictionary for JSON."""
         noise = None if np.isnan(self.noise) else self.noise
         return asdict(self) | {"noise": noise, "allowed": LOST}
 
     def __str__(self) -> str:
-        chance = "too few for an error" if np.isnan(self.noise) else f"± {self.noise:.4f}"
+        error = "too few for an error" if np.isnan(self.noise) else f"± {self.noise:.4f}"
         return (
-            f"AP {self.file:.4f}, torch {self.torch:.4f}: {self.file - self.torch:+.4f} ({chance}) "
+            f"AP {self.file:.4f}, torch {self.torch:.4f}: {self.file - self.torch:+.4f} ({error}) "
             f"on the first {counted(self.images, 'image')} of {self.data}; {LOST:g} may be lost"
         )
 
@@ -56,17 +56,17 @@ class Loss:
 def compare_ap(
     detector: Detector, path: Path, data: DetectionDataset, progress: bool = False
 ) -> Loss:
-    """Measure both sides on the first ``EVALUATED`` images of ``data``."""
-    part = Subset(data, range(min(EVALUATED, len(data))))
-    live = evaluate(detector, part, progress=progress)
-    exported = evaluate(path, part, progress=progress)
+    """Evaluate the detector and the file on the first ``EVALUATED`` images of ``data``."""
+    subset = Subset(data, range(min(EVALUATED, len(data))))
+    of_torch = evaluate(detector, subset, progress=progress)
+    of_file = evaluate(path, subset, progress=progress)
     gaps = []
-    for turn in range(PARTS if len(part) >= PARTS else 0):
-        kept = [n for n in range(len(part)) if n % PARTS != turn]
-        sides = (
-            score(Subset(part, kept), [found.detections[n] for n in kept]).ap
-            for found in (live, exported)
+    for left_out in range(PARTS if len(subset) >= PARTS else 0):
+        kept = [n for n in range(len(subset)) if n % PARTS != left_out]
+        torch_ap, file_ap = (
+            score(Subset(subset, kept), [found.detections[n] for n in kept]).ap
+            for found in (of_torch, of_file)
         )
-        gaps.append(next(sides) - next(sides))
+        gaps.append(torch_ap - file_ap)
     noise = float(np.sqrt((PARTS - 1) * np.var(gaps))) if gaps else float("nan")
-    return Loss(live.ap, exported.ap, f"{data.name} {data.split}", len(part), noise)
+    return Loss(of_torch.ap, of_file.ap, f"{data.name} {data.split}", len(subset), noise)

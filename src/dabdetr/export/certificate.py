@@ -1,4 +1,4 @@
-"""Proof that an exported file detects what torch detects, on real images, and with which AP."""
+"""Certificates: comparison of an exported file's detections and answers with torch's on images."""
 
 from __future__ import annotations
 
@@ -30,24 +30,25 @@ QUESTIONS = (0, 1, 40)
 PLAIN = 2
 """Batches that are compared with a client without options."""
 SMALLER = 0.75
-"""The second size at which files for any size are tried, of the first."""
+"""Second image size for files of any size, as a share of the model's size."""
 COMPARED = 100
-"""Torch's best detections of an image: each needs its like in the exported file's answer."""
+"""Best detections of torch per image that need a match in the exported file's."""
 NOISE = 1e-5
-"""By how much normalised pixels are changed to see whether torch's own answer hangs on rounding."""
+"""Largest change of normalised pixels in the test whether rounding decides torch's own output."""
 DRAWS = 8
-"""How often that is tried for an image."""
+"""Random changes of an image's pixels in that test."""
 MOST_TIED = 0.25
-"""Share of the images up to which it is tried at all."""
-_FAR = 1e4  # pixels that stand for an answer that is no number, or for none
+"""Share of images that differ up to which that test is made."""
+_FAR = 1e4  # pixels; the difference for outputs that are not finite, and for missing matches
 
 
 class Tolerance(NamedTuple):
-    """What an exported file may be off by.
+    """Largest allowed differences of an exported file.
 
-    pixels, score  of the input, of one detection
-    share          of the detections that must keep to both
-    shift          pixels that all boxes together may lie to one side: rounding goes either way
+    pixels  of a side of a box, in pixels of the input
+    score   of a detection
+    share   least share of detections within both
+    shift   median difference of all boxes in one direction, in pixels: rounding has none
     """
 
     pixels: float
@@ -66,9 +67,9 @@ TOLERANCES = {
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far the answers to questions lie from torch's; terms as in ``Certificate``.
+    """Differences between the file's answers to questions and torch's, as in ``Certificate``.
 
-    pixels are of the boxes after every layer, scores of every class
+    ``pixels`` are of the boxes after every layer, ``scores`` of every class.
     """
 
     count: int
@@ -86,19 +87,19 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Certificate:
-    """How far an exported file's detections lie from torch's (float32).
+    """Differences between an exported file's detections and torch's (float32).
 
-    detections  compared, over all ``batches``, ``sizes`` (height, width) and images
-    within      share of them inside the tolerances
-    pixels      largest and median distance of a box's side, in pixels of the input
-    scores      largest and median difference
-    shift       pixels by which one side of all boxes lies off, at most: the median with its sign
-    plain       the same of a client without options, where its default may not be ``precision``
-    questions   how far its answers to questions lie off, where it takes questions
-    ap          AP of torch and of the file, where the data are annotated
-    diverges    the first node of the graph whose values differ, where the file failed
-    tied        images that agree with torch on pixels changed by up to ``NOISE`` only: where two
-                proposals score alike, rounding decides which comes first
+    detections  number compared, over all ``batches``, ``sizes`` (height, width) and images
+    within      share of them within the tolerances
+    pixels      largest and median difference of a side of a box, in pixels of the input
+    scores      largest and median difference of scores
+    shift       largest over the four sides of |median signed difference|, in pixels
+    plain       differences of a client without options, if its default may be another precision
+    questions   differences of the answers to questions, if the file takes questions
+    ap          AP of torch and of the file, if the data are annotated
+    diverges    the first node of the graph whose values differ, if the file failed
+    tied        images that agree with torch only on pixels changed by up to ``NOISE``: where two
+                proposals have almost equal scores, rounding decides which ranks first
     """
 
     precision: str
@@ -120,28 +121,30 @@ class Certificate:
 
     @property
     def passed(self) -> bool:
-        """Whether enough detections and answers agree, none is no number, boxes lie true, and AP
-        is kept."""
-        alike = self.within >= self.tolerance.share and self.shift <= self.tolerance.shift
+        """Whether outputs are finite, and differences, shift and loss of AP are allowed."""
+        agrees = self.within >= self.tolerance.share and self.shift <= self.tolerance.shift
         if self.questions is not None:
-            alike &= self.questions.within >= self.tolerance.share
-        return self.finite and alike and (self.ap is None or self.ap.passed)
+            agrees &= self.questions.within >= self.tolerance.share
+        return self.finite and agrees and (self.ap is None or self.ap.passed)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
-        own = {"passed": self.passed, "ap": None if self.ap is None else self.ap.to_dict()}
-        return asdict(self) | {"tolerance": self.tolerance._asdict()} | own
+        """A dictionary for JSON."""
+        return asdict(self) | {
+            "tolerance": self.tolerance._asdict(),
+            "passed": self.passed,
+            "ap": None if self.ap is None else self.ap.to_dict(),
+        }
 
     def __str__(self) -> str:
-        allowed = self.tolerance
+        limits = self.tolerance
         lines = [
             f"{self.within:.2%} of {counted(self.detections, 'detection')} of "
             f"{counted(self.images, 'image')} {'agrees' if self.detections == 1 else 'agree'} "
-            f"with torch within {allowed.pixels:g} px and a score of {allowed.score:g} "
-            f"({allowed.share:.0%} must)",
+            f"with torch within {limits.pixels:g} px and a score of {limits.score:g} "
+            f"({limits.share:.0%} must)",
             f"largest differences: {self.pixels[0]:.3g} px, score {self.scores[0]:.2g}; median: "
             f"{self.pixels[1]:.2g} px, {self.scores[1]:.2g}; all together {self.shift:.2g} px to "
-            f"one side ({allowed.shift:g} allowed)",
+            f"one side ({limits.shift:g} allowed)",
         ]
         if self.tied:
             lines.append(
@@ -169,38 +172,39 @@ def certify(
 ) -> Certificate:
     """Compare detections in batches of 1, 2 and 5 at two sizes (one where it is fixed).
 
-    Where the file takes questions, there are none, one and 40 about each of their images, and their
-    answers are compared as well. ``reference`` is of ``comparable(exported.metadata)``;
-    ``begins`` hears of every batch.
+    If the file takes questions, the images of these batches get none, one and 40 each, and the
+    answers are compared as well. ``reference`` is made for ``comparable(exported.metadata)``;
+    ``begins`` is called at every batch with a description.
     """
     gaps: list[np.ndarray] = []
     answers: list[np.ndarray] = []
-    unlike: list[_Unlike] = []
+    differing: list[_Differing] = []
     sizes: set[tuple[int, int]] = set()
     finite, tolerance = True, TOLERANCES[exported.metadata.precision]
     for batch in batches(exported, images):
         begins("comparing with torch")
         sizes.add(batch[0].shape[2:])
-        off = _gaps(reference, exported, *batch)
-        for row, (pairs, found) in enumerate(zip(off.detections, off.found, strict=True)):
+        of_batch = _gaps(reference, exported, *batch)
+        for row, (pairs, found) in enumerate(zip(of_batch.detections, of_batch.found, strict=True)):
             if _agreement(pairs, tolerance)[1] < tolerance.share:
-                unlike.append(_Unlike(len(gaps), batch, row, found))
+                differing.append(_Differing(len(gaps), batch, row, found))
             gaps.append(pairs)
-        answers.append(off.answers)
-        finite &= off.finite
+        answers.append(of_batch.answers)
+        finite &= of_batch.finite
     tied = 0
-    if len(unlike) <= MOST_TIED * len(gaps):
-        for each in unlike:
-            again = _beside_noise(reference, exported.metadata, each)
-            if again is not None:
-                gaps[each.number], tied = again, tied + 1
-    proof = _summary(exported.metadata.precision, len(images), sizes, np.concatenate(gaps), finite)
-    proof = replace(proof, tied=tied)
-    if not exported.metadata.questions:
-        return proof
-    return replace(
-        proof, questions=Agreement(*_agreement(np.concatenate(answers), proof.tolerance))
+    if len(differing) <= MOST_TIED * len(gaps):
+        for image in differing:
+            pairs = _gaps_with_noise(reference, exported.metadata, image)
+            if pairs is not None:
+                gaps[image.number], tied = pairs, tied + 1
+    certificate = _summary(
+        exported.metadata.precision, len(images), sizes, np.concatenate(gaps), finite
     )
+    certificate = replace(certificate, tied=tied)
+    if not exported.metadata.questions:
+        return certificate
+    agreement = Agreement(*_agreement(np.concatenate(answers), tolerance))
+    return replace(certificate, questions=agreement)
 
 
 def certify_plain(
@@ -210,28 +214,31 @@ def certify_plain(
     traced: torch.export.ExportedProgram,
     measured: bool,
 ) -> Plain:
-    """Compare with a client without options: OpenVINO's (``measured``), else ``traced`` in bf16."""
+    """Compare a client without options with torch.
+
+    The client is OpenVINO where ``measured``; else it is emulated by ``traced`` rounded to bf16.
+    """
     path, metadata = Path(exported.path), exported.metadata
     client = exported.over(without_options(path, metadata) if measured else rounded(traced))
     gaps: list[np.ndarray] = []
     for batch in islice(batches(exported, images), PLAIN):
         gaps += _gaps(reference, client, *batch).detections
-    off = np.abs(np.concatenate(gaps))
-    return Plain(float(off[:, :4].max()), float(off[:, 4].max()), measured)
+    sizes = np.abs(np.concatenate(gaps))
+    return Plain(float(sizes[:, :4].max()), float(sizes[:, 4].max()), measured)
 
 
 def comparable(metadata: Metadata) -> Metadata:
-    """The metadata of what a file with these is compared with: all that torch has to say."""
+    """Metadata of torch's reference for a file: float32, any size, outputs of all queries."""
     return replace(metadata, precision="fp32", size=None, padding=True, post="none", top=None)
 
 
 class _Gaps(NamedTuple):
-    """How far a batch is off.
+    """Differences between the file and torch in a batch.
 
-    detections  of each image, as ``paired`` gives it
+    detections  result of ``paired`` for each image
     found       the file's detections of each image
     answers     [images × questions, 5], in the form of ``paired``
-    finite      whether all that the file gives is
+    finite      whether all outputs of the file are finite
     """
 
     detections: list[np.ndarray]
@@ -240,8 +247,8 @@ class _Gaps(NamedTuple):
     finite: bool
 
 
-class _Unlike(NamedTuple):
-    """An image whose detections differ: its number, its batch, its row there, the file's answer."""
+class _Differing(NamedTuple):
+    """An image whose detections differ: its number, batch and row, and the file's detections."""
 
     number: int
     batch: Batch
@@ -249,40 +256,39 @@ class _Unlike(NamedTuple):
     found: Ranked
 
 
-def _beside_noise(reference: Answer, metadata: Metadata, unlike: _Unlike) -> np.ndarray | None:
-    """How far the file is off torch's answer to pixels that differ by up to ``NOISE``.
+def _gaps_with_noise(reference: Answer, metadata: Metadata, image: _Differing) -> np.ndarray | None:
+    """``paired`` of the file and torch's output for pixels that are changed by up to ``NOISE``.
 
-    None where it agrees with none of ``DRAWS`` such answers: then it is not rounding.
+    None if the file agrees with none of ``DRAWS`` such outputs: the cause is not rounding.
     """
-    pixels, padding, asked = unlike.batch
+    pixels, padding, asked = image.batch
     frames, tolerance = [_frame(each) for each in padding], TOLERANCES[metadata.precision]
     rng = np.random.default_rng(0)
     for _ in range(DRAWS):
         changed = pixels + rng.uniform(-NOISE, NOISE, pixels.shape).astype(np.float32)
-        truth = _answer_of(reference, changed, padding, asked)
-        expected = _expected(truth, frames, metadata)[unlike.row]
-        pairs = paired(expected, unlike.found)
+        truth = _torch_outputs(reference, changed, padding, asked)
+        expected = _expected(truth, frames, metadata)[image.row]
+        pairs = paired(expected, image.found)
         if _agreement(pairs, tolerance)[1] >= tolerance.share:
             return pairs
     return None
 
 
-def _answer_of(
+def _torch_outputs(
     reference: Answer,
     pixels: np.ndarray,
     padding: np.ndarray,
     asked: tuple[np.ndarray, np.ndarray] | None,
 ) -> list[np.ndarray]:
-    """All that torch gives for a batch."""
     with torch.no_grad():
-        given = map(torch.from_numpy, (pixels, padding, *(asked or ())))
-        return [each.numpy() for each in reference(*given)]
+        inputs = map(torch.from_numpy, (pixels, padding, *(asked or ())))
+        return [each.numpy() for each in reference(*inputs)]
 
 
 def _expected(
     truth: Sequence[np.ndarray], frames: Sequence[tuple[int, int]], metadata: Metadata
 ) -> list[Ranked]:
-    """Torch's detections of every image, as far as the file is to give them."""
+    """Torch's detections of every image that the file should have as well."""
     every = ranked(
         *truth[:2],
         sizes=frames,
@@ -300,8 +306,8 @@ def _gaps(
     padding: np.ndarray,
     asked: tuple[np.ndarray, np.ndarray] | None,
 ) -> _Gaps:
-    """Torch's answer for a batch beside the file's."""
-    truth = _answer_of(reference, pixels, padding, asked)
+    """The differences between the file's outputs and torch's for a batch."""
+    truth = _torch_outputs(reference, pixels, padding, asked)
     frames = [_frame(each) for each in padding]
     answer = exported.predict(pixels, padding, frames, asked)
     finite = all(bool(np.isfinite(part).all()) for part in answer)
@@ -311,39 +317,40 @@ def _gaps(
     pairs = [paired(a, b) for a, b in zip(expected, found, strict=True)]
     answers = np.zeros((0, 5))
     if asked is not None:
-        answers = _off(truth[2:], known[-2:], frames, exported.config)
+        answers = _answer_gaps(truth[2:], known[-2:], frames, exported.config)
     return _Gaps(pairs, found, answers, finite)
 
 
-def _off(
+def _answer_gaps(
     expected: Sequence[np.ndarray],
     found: Sequence[np.ndarray],
     frames: Sequence[tuple[int, int]],
     config: Config,
 ) -> np.ndarray:
-    """[images × questions, 5]: how far answers are off, in the form of ``paired``.
+    """[images × questions, 5]: differences of answers, in the form of ``paired``.
 
-    Of the boxes after every layer, and of the classes, those that are farthest off.
+    For each question the largest over the boxes of all layers, and over the scores of all classes.
     """
     calibration = config.inference.calibration
     scores = [class_scores(each[0], config.classifier, calibration) for each in (expected, found)]
     boxes = [corners(each[1]) for each in (expected, found)]
     extents = np.array([(width, height, width, height) for height, width in frames])
     sides = (boxes[1] - boxes[0]) * extents[:, None, None]  # [b, layers, questions, 4]
-    off = (_farthest(sides, 1), _farthest(scores[1] - scores[0], 2)[..., None])
-    return np.concatenate(off, axis=2).reshape(-1, 5)
+    largest = (_largest_signed(sides, 1), _largest_signed(scores[1] - scores[0], 2)[..., None])
+    return np.concatenate(largest, axis=2).reshape(-1, 5)
 
 
-def _farthest(off: np.ndarray, axis: int) -> np.ndarray:
-    """The number that is largest with either sign, along an axis."""
-    return np.take_along_axis(off, np.abs(off).argmax(axis, keepdims=True), axis).squeeze(axis)
+def _largest_signed(values: np.ndarray, axis: int) -> np.ndarray:
+    """The value of largest magnitude along an axis, with its sign."""
+    indices = np.abs(values).argmax(axis, keepdims=True)
+    return np.take_along_axis(values, indices, axis).squeeze(axis)
 
 
 def _promised(expected: Ranked, metadata: Metadata) -> Ranked:
-    """Torch's best detections of an image, as far as the file is to give them.
+    """Torch's best detections of an image that the file should have as well.
 
-    Where the file ranks them itself and gives fewer than are compared, those near its last rank may
-    as well be just behind it, within the tolerance.
+    Where the file ranks detections itself and outputs fewer than are compared, those whose scores
+    are within the tolerance of its last one may be missing.
     """
     if POSTS[metadata.post].single:
         firsts = np.unique(expected.queries, return_index=True)[1]
@@ -382,11 +389,13 @@ def _summary(
 def _agreement(
     gaps: np.ndarray, tolerance: Tolerance
 ) -> tuple[int, float, tuple[float, float], tuple[float, float]]:
-    """How many ``gaps`` there are, the share within the tolerance, and how far pixels and scores
-    are off: largest and median."""
-    off = np.stack((np.abs(gaps[:, :4]).max(1), np.abs(gaps[:, 4])), axis=1)
-    within = (off <= (tolerance.pixels, tolerance.score)).all(1)
-    largest, median = off.max(0).tolist(), np.median(off, axis=0).tolist()
+    """The number of ``gaps``, the share within the tolerance, and (largest, median) differences.
+
+    These are of pixels, and then of scores.
+    """
+    sizes = np.stack((np.abs(gaps[:, :4]).max(1), np.abs(gaps[:, 4])), axis=1)
+    within = (sizes <= (tolerance.pixels, tolerance.score)).all(1)
+    largest, median = sizes.max(0).tolist(), np.median(sizes, axis=0).tolist()
     return (
         len(gaps),
         float(within.mean()),
@@ -396,13 +405,13 @@ def _agreement(
 
 
 Batch = tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray] | None]
-"""Pixels, padding, and boxes and labels of questions where they are compared."""
+"""Pixels, padding, and (boxes, labels) of questions; None without questions."""
 
 
 def questions(metadata: Metadata, images: int, count: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """Boxes [images, count, 4] and labels [images, count] to ask; None where none are taken.
+    """Random boxes [images, count, 4] and labels [images, count]; None without questions.
 
-    All over the image, of all sizes; every other class is not known.
+    Every second label is −1 (unknown).
     """
     if not metadata.questions:
         return None
@@ -415,42 +424,39 @@ def questions(metadata: Metadata, images: int, count: int) -> tuple[np.ndarray, 
 
 
 def batches(exported: Exported, images: Sequence[np.ndarray]) -> Iterator[Batch]:
-    """Every batch that is compared; images take turns."""
-    turn = 0
-    settings = exported.config.image
+    """All batches that are compared; they use the images in turn."""
+    metadata, settings = exported.metadata, exported.config.image
     size = max(round(settings.size * SMALLER), 16)
-    most = max(round(settings.max_size * SMALLER), size)
-    less = exported.config.override([f"image.size={size}", f"image.max_size={most}"])
-    lesser = replace(exported.metadata, config=less)
-    for small in (False, True) if exported.metadata.size is None else (False,):
+    longest = max(round(settings.max_size * SMALLER), size)
+    config = exported.config.override([f"image.size={size}", f"image.max_size={longest}"])
+    smaller = replace(metadata, config=config)
+    used = 0
+    for of_size in (metadata, smaller) if metadata.size is None else (metadata,):
         for count, number in zip(BATCHES, QUESTIONS, strict=True):
-            chosen = [images[(turn + n) % len(images)] for n in range(count)]
-            turn += count
-            if small:
-                ready = [prepare_for(lesser, image) for image in chosen]
-            else:
-                ready = [exported.prepare(image) for image in chosen]
-            asked = questions(exported.metadata, count, number)
-            yield *padded(ready, exported.metadata.size), asked
+            chosen = [images[(used + n) % len(images)] for n in range(count)]
+            used += count
+            prepared = [prepare_for(of_size, image) for image in chosen]
+            yield *padded(prepared, metadata.size), questions(metadata, count, number)
 
 
 def paired(expected: Ranked, found: Ranked) -> np.ndarray:
-    """[expected, 5]: how far each side (x0 y0 x1 y1) and the score of its like is off, with signs.
+    """[expected, 5]: signed differences of the sides (x0 y0 x1 y1) and the score of each match.
 
-    Likes are of one class and one to one; so that boxes and scores are at least cost together.
+    Detections of one class are matched one to one with the least total difference of boxes and
+    scores.
     """
     gaps = np.full((len(expected.scores), 5), (_FAR, _FAR, _FAR, _FAR, 1.0))
     for label in np.unique(expected.labels):
         rows = np.flatnonzero(expected.labels == label)
         columns = np.flatnonzero(found.labels == label)
         sides = found.boxes[columns] - expected.boxes[rows, None]
-        off = found.scores[columns] - expected.scores[rows, None]
-        cost = np.abs(sides).max(-1, initial=0) + 100 * np.abs(off)
+        scores = found.scores[columns] - expected.scores[rows, None]
+        cost = np.abs(sides).max(-1, initial=0) + 100 * np.abs(scores)
         row, column = linear_sum_assignment(cost)
-        gaps[rows[row], :4], gaps[rows[row], 4] = sides[row, column], off[row, column]
+        gaps[rows[row], :4], gaps[rows[row], 4] = sides[row, column], scores[row, column]
     return gaps
 
 
 def _frame(padding: np.ndarray) -> tuple[int, int]:
-    """(height, width) of what is no padding."""
+    """(height, width) of the part that is not padding."""
     return int((~padding).any(1).sum()), int((~padding).any(0).sum())

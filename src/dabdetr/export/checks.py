@@ -1,4 +1,4 @@
-"""What an export is asked for, checked before a model is opened."""
+"""Checks of an export's options before a model is opened."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dabdetr.files import check_place
 
 
 def check_target(target: Path, format: Format, force: bool) -> None:
-    """Raise where the target has a wrong ending, or is there already, or has no folder."""
+    """ValueError or OSError where the target has a wrong ending, exists, or has no folder."""
     from dabdetr.inference.exported import ENGINES, IN_FOLDERS
 
     check_place(target)
@@ -22,10 +22,10 @@ def check_target(target: Path, format: Format, force: bool) -> None:
             f"name such as {target.stem}{format.suffix}"
         )
     if target.exists() and target.is_dir() != format.in_folder:
-        there, wanted = ("file", "folder") if format.in_folder else ("folder", "file")
+        existing, needed = ("file", "folder") if format.in_folder else ("folder", "file")
         raise FileExistsError(
-            f"{target} is a {there} and is not overwritten, as {format.title}'s export is a "
-            f"{wanted}; choose another name"
+            f"{target} is a {existing} and is not overwritten, as {format.title}'s export is a "
+            f"{needed}; choose another name"
         )
     known = any((target / graph).exists() for graph in IN_FOLDERS)
     if target.is_dir() and not known and any(target.iterdir()):
@@ -41,7 +41,7 @@ def check_target(target: Path, format: Format, force: bool) -> None:
 
 
 def check_top(post: str, max_det: int | None) -> None:
-    """Raise where a number of boxes is given that the graph cannot give."""
+    """ValueError where ``max_det`` is given for a graph that does not rank, or is below 1."""
     if max_det is None:
         return
     from dabdetr.inference.outputs import check_post

@@ -1,7 +1,7 @@
-"""The formats that models are exported to, in one table; each writes a traced graph as a file.
+"""The formats that models are exported to, in one table, and the writers of their files.
 
-A new one takes a row and a writer here, and what runs it in ``dabdetr.inference.exported``. Torch
-and the packages of formats are imported only to write.
+A new format needs a row and a writer here, and an engine in ``dabdetr.inference.exported``. torch
+and the packages of the formats are imported only for writing.
 """
 
 from __future__ import annotations
@@ -30,25 +30,28 @@ if TYPE_CHECKING:
     Batch = dict[str, np.ndarray]
     """The graph's inputs, by name."""
     Calibration = Callable[[], Iterator[Batch]] | None
-    """Batches that int8 takes its ranges from; None in other precisions."""
+    """Returns the batches that the ranges of int8 are measured on; None in other precisions."""
 
 HALVED = ("Conv", "Gemm", "MatMul")
-"""What ONNX computes in half precision: the rest, positions and boxes above all, needs more."""
+"""ONNX operators computed in half precision; those of positions and boxes need full precision."""
 KEPT = ("projection", "encoder", "queries", "decoder")
-"""What int8 leaves as it is: all but the backbone. Its convolutions gain, and the rest, many small
-products whose inputs and outputs would be converted back and forth, does not."""
+"""Parts of the detector that int8 leaves unchanged: all but the backbone.
+
+The backbone's convolutions gain speed. The other parts do not: their many small products would need
+conversions back and forth.
+"""
 
 
 MAX_BATCH = 8
-"""Images that Triton puts into one batch, at most."""
+"""Most images in one batch of Triton."""
 OPSETS = range(18, 26)
-"""Versions of ONNX's operators that torch's translation comes in."""
+"""Versions of ONNX's operators that torch can export."""
 
 
 class File(Protocol):
     """A graph of one format, ready to be written.
 
-    ``traced`` is torch's graph, whose node names it shares as far as its runtime kept them.
+    ``traced`` is torch's graph; nodes of the file have the same names unless they were merged.
     """
 
     metadata: Metadata
@@ -79,7 +82,7 @@ class OnnxFile:
         self._check = onnx.checker.check_model
 
     def write(self, path: Path, metadata: Metadata) -> None:
-        """Write the one file, weights inside."""
+        """Write one file that contains the weights."""
         self._write(with_defaults(self.proto, metadata), path, metadata)
 
     def _write(self, proto: Any, path: Path, metadata: Metadata) -> None:
@@ -91,7 +94,7 @@ class OnnxFile:
 
 
 class TransformersJsFile(OnnxFile):
-    """A folder that transformers.js opens as a model of RT-DETR, whose reading the graph fits."""
+    """A folder that transformers.js opens as an RT-DETR model, whose outputs the graph imitates."""
 
     def write(self, path: Path, metadata: Metadata) -> None:
         """Write the folder: the graph and two files of settings."""
@@ -117,22 +120,22 @@ class TransformersJsFile(OnnxFile):
 
 
 class TritonFile(OnnxFile):
-    """A model of Triton's repository: the graph, every input required, and what it takes."""
+    """A model folder for Triton's repository: the graph, all inputs required, and its config."""
 
     def write(self, path: Path, metadata: Metadata) -> None:
-        """Write the folder; its name is the model's."""
+        """Write the folder, whose name is the model's name in Triton."""
         (path / "1").mkdir(parents=True, exist_ok=True)
         self._write(self.proto, path / "1" / "model.onnx", metadata)
         sides = {"input": self.proto.graph.input, "output": self.proto.graph.output}
         lines = ['platform: "onnxruntime_onnx"', f"max_batch_size: {MAX_BATCH}"]
         for side, values in sides.items():
-            lines += [f"{side} [", ",\n".join(_of_triton(value) for value in values), "]"]
+            lines += [f"{side} [", ",\n".join(_triton_entry(value) for value in values), "]"]
         lines += ["dynamic_batching { }", ""]
         (path / "config.pbtxt").write_text("\n".join(lines))
 
 
-def _of_triton(value: Any) -> str:
-    """An input or output as Triton describes it: its axes but the batch's, -1 for free ones."""
+def _triton_entry(value: Any) -> str:
+    """An input or output in Triton's config: its axes without the batch's, -1 for free ones."""
     tensor = value.type.tensor_type
     kind = {1: "TYPE_FP32", 7: "TYPE_INT64", 9: "TYPE_BOOL"}[tensor.elem_type]
     axes = ", ".join(str(-1 if d.dim_param else d.dim_value) for d in tensor.shape.dim[1:])
@@ -140,9 +143,9 @@ def _of_triton(value: Any) -> str:
 
 
 def to_onnx(traced: torch.export.ExportedProgram, metadata: Metadata) -> Any:
-    """The traced graph as ONNX, in the opset of ``metadata.versions`` where that is given.
+    """The traced graph as ONNX, in the opset of ``metadata.versions`` if it has one.
 
-    Axes of free length are named: batch, height, width, questions.
+    Axes of free length are named batch, height, width, questions.
     """
     import torch
 
@@ -168,7 +171,7 @@ def to_onnx(traced: torch.export.ExportedProgram, metadata: Metadata) -> Any:
 
 
 def check_opset(opset: int | None) -> dict[str, str]:
-    """The entry of ``Metadata.versions`` that asks for it; ValueError where there is none such."""
+    """The entry of ``Metadata.versions`` for an opset; ValueError for one that is not supported."""
     if opset is None:
         return {}
     if opset not in OPSETS:
@@ -179,12 +182,12 @@ def check_opset(opset: int | None) -> dict[str, str]:
 
 
 def opset_of(proto: Any) -> int:
-    """The version of ONNX's operators that a graph uses."""
+    """The version of ONNX's operators in a graph."""
     return next(each.version for each in proto.opset_import if not each.domain)
 
 
 def name_axes(proto: Any) -> None:
-    """Give the free axes of pixels and questions their names, wherever their symbols stand."""
+    """Replace the symbols of the free axes of pixels and questions by names, in the whole graph."""
     inputs = {each.name: each.type.tensor_type.shape.dim for each in proto.graph.input}
     pixels = proto.graph.input[0].type.tensor_type.shape.dim
     axes = list(zip(pixels, ("batch", "channel", "height", "width"), strict=True))
@@ -198,9 +201,9 @@ def name_axes(proto: Any) -> None:
 
 
 def fold_casts(proto: Any) -> None:
-    """Write casts "to the type of another value" as casts to that type.
+    """Replace ``CastLike`` by ``Cast``, which more runtimes support.
 
-    Not every runtime has them (the browser's folds no constants through them).
+    The browser's runtime does not fold constants through ``CastLike``.
     """
     from onnx.shape_inference import infer_shapes
 
@@ -217,10 +220,10 @@ def fold_casts(proto: Any) -> None:
 
 
 def with_defaults(proto: Any, metadata: Metadata) -> Any:
-    """A copy whose inputs but the pixels can be left out: no padding, sizes of the input, no
-    questions.
+    """A copy in which all inputs except the pixels are optional.
 
-    Their defaults are of one image, and are repeated for the batch.
+    The defaults are no padding, boxes in pixels of the input, and no questions. They are stored for
+    one image and repeated for the batch.
     """
     import numpy as np
     from onnx import ModelProto, helper, numpy_helper
@@ -231,7 +234,7 @@ def with_defaults(proto: Any, metadata: Metadata) -> Any:
     defaults = {
         "padding": (np.zeros((1, *(metadata.size or (1, 1))), bool), (0, 2, 3), ()),
         "sizes": (np.zeros((1, 2), np.int64), (0,), (2,)),
-        # 1 beside the batch's axis: as many as there are.
+        # 1 on the axis of questions: Expand keeps as many as there are
         "questions": (np.zeros((1, 0, 4), np.float32), (0,), (1, 4)),
         "question_labels": (np.zeros((1, 0), np.int64), (0,), (1,)),
     }
@@ -261,7 +264,7 @@ def with_defaults(proto: Any, metadata: Metadata) -> Any:
 
 
 def halved(proto: Any) -> Any:
-    """The graph with matrix products and convolutions, and their weights, in float16."""
+    """The graph with matrix products, convolutions and their weights in float16."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
     from onnxruntime.transformers.onnx_model import OnnxModel
 
@@ -272,13 +275,13 @@ def halved(proto: Any) -> Any:
         half = convert_float_to_float16(
             proto, keep_io_types=True, op_block_list=sorted(kinds - set(HALVED))
         )
-    sorted_model = OnnxModel(half)  # the casts were put last, behind those who need them
+    sorted_model = OnnxModel(half)  # the casts were appended after the nodes that use them
     sorted_model.topological_sort()
     return sorted_model.model
 
 
 class OpenVinoFile:
-    """A model of OpenVINO, made from ONNX; a folder of ``model.xml`` and ``model.bin``."""
+    """A model of OpenVINO, converted from ONNX: a folder with ``model.xml`` and ``model.bin``."""
 
     def __init__(
         self,
@@ -287,7 +290,7 @@ class OpenVinoFile:
         calibration: Calibration = None,
         kept: Sequence[str] = KEPT,
     ) -> None:
-        """``onnx`` in float32; ``calibration`` and ``kept`` parts are int8's."""
+        """``onnx`` is in float32; ``calibration`` and ``kept`` (parts) are used for int8."""
         openvino = need("openvino")
         self.traced = onnx.traced
         self.half = metadata.precision == "fp16"
@@ -313,9 +316,10 @@ class OpenVinoFile:
 
 
 def keep_precision(xml: Path) -> None:
-    """Mark every operation of OpenVINO's file as one that is computed in the precision it has.
+    """Mark every operation of an OpenVINO file to be computed in its own precision.
 
-    OpenVINO computes the others in bf16 on processors that have it, unless its client says not to.
+    OpenVINO computes operations without the mark in bf16 on processors that have it, unless its
+    client sets an option.
     """
     from xml.etree import ElementTree
 
@@ -339,7 +343,7 @@ def _openvino(detector: Detector, metadata: Metadata, calibration: Calibration) 
 
 
 def inside(proto: Any, parts: Sequence[str]) -> list[str]:
-    """Names of an ONNX graph's nodes that come from these parts of the detector."""
+    """Names of the nodes of an ONNX graph that belong to these parts of the detector."""
     names: list[str] = []
     for node in proto.graph.node:
         scopes = next((p.value for p in node.metadata_props if p.key.endswith("name_scopes")), "")
@@ -353,27 +357,27 @@ def quantised(
 ) -> Any:
     """The model of OpenVINO with matrix products and convolutions in int8 (NNCF).
 
-    Ranges come from the ``calibration`` batches; nodes of the names ``kept`` stay as they are.
+    Ranges are measured on the ``calibration`` batches; the nodes named ``kept`` are not changed.
     """
     from dabdetr.export.tracing import quiet
 
     nncf = need("nncf")
     logging.getLogger("nncf").setLevel(logging.ERROR)  # it lists hundreds of nodes on stdout
-    there = {op.get_friendly_name() for op in model.get_ops()}
+    present = {op.get_friendly_name() for op in model.get_ops()}
     inputs = list(calibration())
-    with quiet(), redirect_stdout(io.StringIO()):  # bars that know no terminal
+    with quiet(), redirect_stdout(io.StringIO()):  # progress bars, even without a terminal
         return nncf.quantize(
             model,
             nncf.Dataset(inputs),
             model_type=nncf.ModelType.TRANSFORMER,
             subset_size=len(inputs),
             preset=nncf.QuantizationPreset.MIXED,
-            ignored_scope=nncf.IgnoredScope(names=[n for n in kept if n in there]),
+            ignored_scope=nncf.IgnoredScope(names=[n for n in kept if n in present]),
         )
 
 
 class ProgramFile:
-    """A program of torch.export; running it needs torch but none of this package."""
+    """A program of torch.export, which runs with torch alone."""
 
     def __init__(
         self, detector: Detector, metadata: Metadata, calibration: Calibration = None
@@ -386,7 +390,7 @@ class ProgramFile:
         self.metadata = replace(metadata, versions=versions())
 
     def write(self, path: Path, metadata: Metadata) -> None:
-        """Write the one file."""
+        """Write one file."""
         import torch
 
         from dabdetr.export.tracing import quiet
@@ -397,15 +401,14 @@ class ProgramFile:
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """Of this package, torch and ``packages``."""
+    """The versions of dabdetr, torch and ``packages``."""
     from importlib.metadata import version
 
-    own = {name: version(name) for name in ("dabdetr", "torch")}
-    return own | {name: version(name) for name in packages}
+    return {name: version(name) for name in ("dabdetr", "torch", *packages)}
 
 
 def need(package: str) -> Any:
-    """The package, imported; an ImportError gives the command that installs it."""
+    """The imported package; ImportError with the command that installs it."""
     try:
         return import_unreported(package)
     except ImportError:
@@ -416,16 +419,16 @@ def need(package: str) -> Any:
 
 @dataclass(frozen=True)
 class Format:
-    """What is known of a format.
+    """A format of exported models.
 
-    title       the runtime, as people call it
-    suffix      ending of its file, or of its folder
+    title       usual name of the runtime
+    suffix      ending of the file or folder
     in_folder   whether it is a folder
-    precisions  what it computes in, as far as we export it
-    timed       those that the bench compares on a CPU
+    precisions  precisions that can be exported
+    timed       precisions that the bench compares on a CPU
     make        detector, metadata and calibration → the graph, ready to be written
-    post        the kind of answer, where its readers know one only; they take images of one size,
-                without padding
+    post        kind of outputs, if readers of the format know only one; they take images of one
+                size, without padding
     """
 
     title: str
@@ -438,7 +441,7 @@ class Format:
 
 
 def check_format(format: str, precision: str) -> Format:
-    """The format, in any case, where it has the precision; ValueError lists what there is."""
+    """The format of a name (in any case); ValueError lists the formats and their precisions."""
     format = in_any_case(format, FORMATS)
     if format not in FORMATS or precision not in FORMATS[format].precisions:
         known = "; ".join(f"{name}: {', '.join(f.precisions)}" for name, f in FORMATS.items())
@@ -471,7 +474,7 @@ FORMATS = {
         suffix=".pt2",
         in_folder=False,
         precisions=("fp32", "bf16", "fp16"),
-        timed=(),  # slower than the detector it is of
+        timed=(),  # slower than the detector itself
         make=ProgramFile,
     ),
     "transformers-js": Format(

@@ -1,4 +1,4 @@
-"""What a client of OpenVINO's own, without options, gets from a file that is to compute in fp32."""
+"""Results of OpenVINO's own client, without options, for a file meant to be computed in float32."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Plain:
-    """How far a client's detections may lie from torch's (float32).
+    """Largest differences between the detections of a client without options and torch's (float32).
 
-    pixels, score  largest differences
-    measured       whether OpenVINO computed them here, on a processor with bf16; else torch did,
-                   with every value of the graph rounded to bf16: as if no mark in the file counted
+    measured  whether OpenVINO computed them on this processor, which has bf16; else torch emulated
+              them with every value of the graph rounded to bf16, as if the file's marks were
+              ignored
     """
 
     pixels: float
@@ -44,18 +44,18 @@ class Plain:
 
 
 def is_exact(metadata: Metadata) -> bool:
-    """Whether a file is OpenVINO's and to compute in float32, which its default may not."""
+    """Whether a file is for OpenVINO in float32, whose default precision may be another."""
     return metadata.runtime == "openvino" and "f32" in precision_hint(metadata.precision).values()
 
 
 def has_bf16() -> bool:
-    """Whether OpenVINO computes in bf16 on this processor by itself."""
+    """Whether OpenVINO computes in bf16 by default on this processor."""
     core = import_unreported("openvino").Core()
     return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def without_options(path: Path, metadata: Metadata) -> Compute:
-    """The file ``path`` (.xml) as a client without options computes it."""
+    """The function that computes the file ``path`` (.xml) as a client without options does."""
     core = import_unreported("openvino").Core()
     model = core.compile_model(path, "CPU")
     outputs = list(metadata.outputs)
@@ -68,7 +68,7 @@ def without_options(path: Path, metadata: Metadata) -> Compute:
 
 
 def rounded(traced: torch.export.ExportedProgram) -> Compute:
-    """The traced graph with every float32 value of it, weights too, rounded to bf16."""
+    """The function that computes the traced graph with all float32 values rounded to bf16."""
     graph = _Rounding(runnable(traced))
 
     def compute(*inputs: np.ndarray) -> Sequence[np.ndarray]:
@@ -79,7 +79,7 @@ def rounded(traced: torch.export.ExportedProgram) -> Compute:
 
 
 class _Rounding(torch.fx.Interpreter):
-    """Runs a graph; what a node gives is rounded."""
+    """Runs a graph and rounds the float32 value of every node to bf16."""
 
     def run_node(self, n: torch.fx.Node) -> Any:
         value = super().run_node(n)

@@ -1,4 +1,4 @@
-"""A detector as a graph of the last layer's answer: what every format is made of."""
+"""Tracing of a detector to a graph of its last layer's outputs, from which all formats are made."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from dabdetr.model.frozen_norm import FoldedConv2d
 from dabdetr.structures import Images, Questions
 
 EXAMPLE = (3, 96, 128)
-"""Batch, height and width that a graph of any size is traced with; no two alike."""
+"""Batch, height and width that a graph of any size is traced with; all different."""
 ASKED = 7
-"""Questions of each image that a graph is traced with."""
+"""Questions per image that a graph is traced with."""
 
 
 class Answer(nn.Module):
     """Pixels and padding → logits and boxes of the last decoder layer, in float32.
 
-    Inputs of any size are filled up to whole cells of the backbone first. ``metadata`` says what
-    else goes in and comes out (``Metadata.inputs``, ``Metadata.outputs``), where not these.
+    Inputs are first padded to whole cells of the backbone. With ``metadata``, the inputs and
+    outputs are ``Metadata.inputs`` and ``Metadata.outputs`` instead.
     """
 
     def __init__(
@@ -56,10 +56,10 @@ class Answer(nn.Module):
             padding = pixels.new_zeros(pixels[:, 0].shape, dtype=torch.bool)
         else:
             for one, other in zip(padding.shape, pixels[:, 0].shape, strict=True):
-                torch._check(one == other)  # else a graph of any size takes them for different ones
-        filled, mask = self._filled(pixels, padding)
+                torch._check(one == other)  # else tracing makes them different free sizes
+        padded, mask = self._padded(pixels, padding)
         with autocast(self.precision, pixels.device):
-            predictions = self.detector(Images(filled, mask), questions=_questions(given))
+            predictions = self.detector(Images(padded, mask), questions=_questions(given))
         logits, boxes = predictions.logits[-1].float(), predictions.boxes[-1].float()
         if predictions.groups:
             _, answers = predictions.groups[0]
@@ -71,16 +71,16 @@ class Answer(nn.Module):
         if sizes is None:
             return self.post(self.detector.config, logits, boxes)
         torch._check(sizes.shape[0] == pixels.shape[0])
-        own = torch.stack(((~padding[:, :, 0]).sum(1), (~padding[:, 0]).sum(1)), dim=1)
-        sizes = torch.where(sizes > 0, sizes, own)
+        unpadded = torch.stack(((~padding[:, :, 0]).sum(1), (~padding[:, 0]).sum(1)), dim=1)
+        sizes = torch.where(sizes > 0, sizes, unpadded)
         return self.post(self.detector.config, logits, boxes, sizes, self.top)
 
-    def _filled(self, pixels: Tensor, padding: Tensor) -> tuple[Tensor, Tensor]:
-        """Both filled up to whole cells, which the model itself cannot ask for in a graph."""
+    def _padded(self, pixels: Tensor, padding: Tensor) -> tuple[Tensor, Tensor]:
+        """Both padded to whole cells of the backbone; a model cannot check this inside a graph."""
         if self.cell <= 1:
             return pixels, padding
         height, width = pixels.shape[-2:]
-        # Of numbers above 0 only: ONNX rounds quotients to 0, not down.
+        # without negative numbers: ONNX rounds quotients towards 0, not down
         wanted = ((side + self.cell - 1) // self.cell * self.cell for side in (height, width))
         down, right = (whole - side for whole, side in zip(wanted, (height, width), strict=True))
         return F.pad(pixels, (0, right, 0, down)), F.pad(padding, (0, right, 0, down), value=True)
@@ -91,69 +91,70 @@ def _questions(given: dict[str, Tensor]) -> Questions | None:
     if "questions" not in given:
         return None
     asked = Questions(given["questions"], given["question_labels"])
-    for own, other in zip(asked.labels.shape, asked.boxes.shape[:2], strict=True):
-        torch._check(own == other)
+    for one, other in zip(asked.labels.shape, asked.boxes.shape[:2], strict=True):
+        torch._check(one == other)
     torch._check(asked.boxes.shape[0] == given["pixels"].shape[0])
     return asked
 
 
-def _best(
+def _ranked_boxes(
     config: Config, logits: Tensor, boxes: Tensor, sizes: Tensor, top: int
 ) -> tuple[Tensor, ...]:
-    """``inference.postprocess.ranked`` as a graph: boxes, scores, labels and queries.
+    """``inference.postprocess.ranked`` as a graph: the ``top`` boxes, scores, labels and queries.
 
-    ``sizes`` [b, 2] are heights and widths of the images; ``top`` is how many come out.
+    ``sizes`` [b, 2] are heights and widths of the images in pixels.
     """
     if config.classifier == "softmax":
-        shares, labels = logits.softmax(-1)[..., :-1].max(-1)  # [b, queries]
-        scores, queries = shares.topk(top, dim=1)
+        of_queries, labels = logits.softmax(-1)[..., :-1].max(-1)  # [b, queries]
+        scores, queries = of_queries.topk(top, dim=1)
         labels = labels.gather(1, queries)
         ranks = scores.logit()
     else:
-        # By logits, which never tie at 1 as scores do.
-        ranks, places = logits.flatten(1).topk(top, dim=1)
-        queries, labels = places // logits.shape[2], places % logits.shape[2]
+        # ranked by logits: large ones differ where their scores round to 1
+        ranks, indices = logits.flatten(1).topk(top, dim=1)
+        queries, labels = indices // logits.shape[2], indices % logits.shape[2]
         scores = ranks.sigmoid()
     if config.inference.calibration is not None:
         scale, shift = config.inference.calibration
         scores = (scale * ranks + shift).sigmoid()
-    placed = boxes.gather(1, queries[..., None].expand(-1, -1, 4))
-    centre, half = placed[..., :2], placed[..., 2:] / 2
+    top_boxes = boxes.gather(1, queries[..., None].expand(-1, -1, 4))
+    centre, half = top_boxes[..., :2], top_boxes[..., 2:] / 2
     corners = torch.cat((centre - half, centre + half), dim=-1)
     sides = sizes.flip(1).repeat(1, 2)[:, None].to(corners.dtype)  # width, height, width, height
     return corners * sides, scores, labels, queries
 
 
-def _largest(config: Config, logits: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits whose softmax is each query's best class with its score, for clients that read it so.
+def _softmax_logits(config: Config, logits: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits whose softmax is the score of each query's best class, for clients that use softmax.
 
-    Its logit is ln p; ``DUMMIES`` more classes share the rest, so that p is what softmax gives
-    whatever the classifier. All other classes are out of reach.
+    With score p, the logit of that class is ln p, ``DUMMIES`` further classes share the rest
+    1 − p, and those of all other classes are very low: softmax gives p for either classifier.
     """
     if config.classifier == "softmax":
-        shares, labels = logits.softmax(-1)[..., :-1].max(-1)  # [b, queries]
-        best, classes = shares.logit(), logits.shape[2] - 1
+        scores, labels = logits.softmax(-1)[..., :-1].max(-1)  # [b, queries]
+        best, classes = scores.logit(), logits.shape[2] - 1
     else:
         best, labels = logits.max(-1)
         classes = logits.shape[2]
     if config.inference.calibration is not None:
         scale, shift = config.inference.calibration
         best = scale * best + shift
-    own = torch.arange(classes, device=logits.device) == labels[..., None]
+    is_best = torch.arange(classes, device=logits.device) == labels[..., None]
     score, rest = F.logsigmoid(best)[..., None], F.logsigmoid(-best)[..., None] - log(DUMMIES)
-    return torch.cat((torch.where(own, score, -80.0), rest.expand(-1, -1, DUMMIES)), -1), boxes
+    return torch.cat((torch.where(is_best, score, -80.0), rest.expand(-1, -1, DUMMIES)), -1), boxes
 
 
 _POSTS: dict[str, Callable[..., tuple[Tensor, ...]] | None] = {
     "none": None,
-    "boxes": _best,
-    "pipeline": _largest,
+    "boxes": _ranked_boxes,
+    "pipeline": _softmax_logits,
 }
-"""As ``inference.outputs.POSTS``: config, logits, boxes and, where they go in, sizes and top."""
+"""The graph of each kind of ``inference.outputs.POSTS``; it takes config, logits, boxes, and where
+``sizes`` is an input also sizes and ``Metadata.top``."""
 
 
 def example(size: tuple[int, int] | None = None) -> tuple[Tensor, Tensor]:
-    """Inputs to trace with; some of the second image is padding."""
+    """Pixels and padding to trace with; a quarter of the second image is padding."""
     batch, height, width = EXAMPLE if size is None else (EXAMPLE[0], *size)
     pixels = torch.zeros(batch, 3, height, width)
     padding = torch.zeros(batch, height, width, dtype=torch.bool)
@@ -167,7 +168,7 @@ def program(
     size: tuple[int, int] | None = None,
     metadata: Metadata | None = None,
 ) -> torch.export.ExportedProgram:
-    """The traced graph, for any batch and any size, or for the ``size`` (height, width) alone."""
+    """The traced graph for any batch, and for any size or only ``size`` (height, width)."""
     if size is None and any(hasattr(module, "shift_size") for module in detector.modules()):
         raise ValueError(
             "a backbone whose windows are shifted (Swin) can only be exported for a fixed size; "
@@ -200,7 +201,7 @@ def program(
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the warnings of tracing and translating, about which users can do nothing."""
+    """Suppress the warnings of tracing and conversion, about which users can do nothing."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

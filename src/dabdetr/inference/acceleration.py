@@ -1,6 +1,6 @@
-"""A detector's forward pass as fast as this machine allows: weights made ready, code compiled.
+"""Faster forward passes of a detector: lower precision, folded norms, compiled code.
 
-What pays is found by measuring, and logged in one sentence.
+Choices are made by measuring and logged in one sentence.
 """
 
 from __future__ import annotations
@@ -28,20 +28,22 @@ from dabdetr.structures import Images, Predictions, Questions
 
 NUMBER_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _ENOUGH = 1.15
-"""How many times as fast as float32 a lower precision must be to be chosen."""
+"""Speed of a lower precision relative to float32 from which it is chosen."""
 MOST_SIZES = 8
-"""Input sizes that are compiled for; torch keeps no more."""
+"""Most input sizes to compile for; torch keeps no more."""
 
 log = logging.getLogger("dabdetr")
 _chosen: dict[tuple[str, str], tuple[Precision, str]] = {}
+"""(model config, device) → chosen precision and the sentence about it."""
 Forward = Callable[[Images], Predictions]
 
 
 class AcceleratedModel:
-    """Calls a detector in evaluation mode, in a precision, compiled where that is asked for.
+    """Calls a detector in evaluation mode in a given precision, compiled if ``compile``.
 
-    With fp32 and nothing compiled it is the detector itself, and sees its weights change. All else
-    works on a copy of the weights as they are. ``precision`` "auto" is settled by the first images.
+    In fp32 without compilation the detector itself is called, so that later changes of its weights
+    count. Otherwise a copy with its present weights is called. ``precision`` "auto" is decided on
+    the first images.
     """
 
     def __init__(
@@ -65,11 +67,11 @@ class AcceleratedModel:
 
     @property
     def running(self) -> Detector:
-        """The detector that is called: the one given, or the copy that is not compiled."""
+        """The detector that is called without compilation: the given one, or its copy."""
         return self.model if self._copy is None else self._copy
 
     def __call__(self, images: Images, questions: Questions | None = None) -> Predictions:
-        """Predictions without gradients; with questions nothing is compiled."""
+        """Predictions without gradients; calls with questions are not compiled."""
         if self.precision is None:
             self._use(choose(self.model, images))
         assert self.precision is not None
@@ -77,7 +79,7 @@ class AcceleratedModel:
             with torch.no_grad(), autocast(self.precision, images.pixels.device):
                 return self.running(images, questions=questions)
         if self.compile:
-            self._add(images)
+            self._compile_for(images)
         with torch.no_grad(), autocast(self.precision, images.pixels.device):
             return self._forward(images.pixels.shape)(images)
 
@@ -85,8 +87,8 @@ class AcceleratedModel:
         compiled = self._compiled.get(size)
         return self.running if compiled is None else compiled
 
-    def _add(self, images: Images) -> None:
-        """Compile for inputs of this size, once; keep it if it is the faster way."""
+    def _compile_for(self, images: Images) -> None:
+        """Compile for inputs of this size, once, and keep the compiled code if it is faster."""
         size = images.pixels.shape
         if size in self._compiled or len(self._compiled) == MOST_SIZES:
             return
@@ -101,7 +103,7 @@ class AcceleratedModel:
         with autocast(self.precision, images.pixels.device), _packing(self.precision):
             try:
                 _seconds(compiled, images)
-            except Exception as error:  # of the compiler's many kinds: the way without it is there
+            except Exception as error:  # of many kinds; the model runs without compilation
                 log.info("not compiled: %s", (str(error).strip().splitlines() or ["?"])[0])
                 return
             took = time.perf_counter() - started
@@ -120,7 +122,7 @@ class AcceleratedModel:
 
 
 def check_settings(precision: SetPrecision, compile: bool) -> None:
-    """ValueError for an unknown precision, or where ``compile`` is no bool."""
+    """ValueError for an unknown precision, or where ``compile`` is not a bool."""
     if precision not in ("auto", "fp32", *NUMBER_TYPES):
         names = ", ".join(("auto", "fp32", *NUMBER_TYPES))
         raise ValueError(f"there is no precision {precision!r}; use {names}")
@@ -129,10 +131,10 @@ def check_settings(precision: SetPrecision, compile: bool) -> None:
 
 
 def inference_copy(model: Detector, precision: Precision = "fp32") -> Detector:
-    """A copy for inference alone: norms folded for good, weights of products in ``precision``.
+    """A copy for inference only: norms are folded, weights of products are in ``precision``.
 
-    Called under ``autocast`` it computes what the model does; autocast alone would convert every
-    weight again in every call.
+    Under ``autocast`` it computes the same as the model, for which autocast converts every weight
+    again in every call.
     """
     model = copy.deepcopy(model).eval().requires_grad_(False)
     for part in model.modules():
@@ -144,15 +146,14 @@ def inference_copy(model: Detector, precision: Precision = "fp32") -> Detector:
 
 
 def choose(model: Detector, images: Images) -> Precision:
-    """fp32, or bf16 where these images take clearly less time in it; remembered in this process."""
+    """bf16 if it is clearly faster on these images, else fp32; measured once per process."""
     device = images.pixels.device
     key = model.config.model.model_dump_json(), str(device)
     if key not in _chosen:
-        exact, rough = compare(model, inference_copy(model, "bf16"), images, "bf16")
-        gain = exact / rough
-        name: Precision = "bf16" if gain > _ENOUGH else "fp32"
-        sentence = f"computing in {name}: a batch takes {1e3 * rough:.0f} ms in bf16 and "
-        _chosen[key] = name, sentence + f"{1e3 * exact:.0f} ms in fp32"
+        fp32, bf16 = compare(model, inference_copy(model, "bf16"), images, "bf16")
+        name: Precision = "bf16" if fp32 / bf16 > _ENOUGH else "fp32"
+        sentence = f"computing in {name}: a batch takes {1e3 * bf16:.0f} ms in bf16 and "
+        _chosen[key] = name, sentence + f"{1e3 * fp32:.0f} ms in fp32"
     log.info(_chosen[key][1])
     return _chosen[key][0]
 
@@ -160,7 +161,7 @@ def choose(model: Detector, images: Images) -> Precision:
 def compare(
     a: Forward, b: Forward, images: Images, precision: Precision | None = None, rounds: int = 3
 ) -> tuple[float, float]:
-    """Seconds of both, the median of rounds in turn; ``b`` is called in ``precision`` if given."""
+    """Median seconds of ``a`` and ``b``, called in turn; ``b`` in ``precision`` if given."""
     times: list[tuple[float, float]] = []
     for _ in range(rounds + 1):
         first = _seconds(a, images)
@@ -172,14 +173,15 @@ def compare(
 
 @torch.no_grad()
 def _seconds(forward: Forward, images: Images) -> float:
-    return seconds(lambda: forward(images).boxes[-1].sum().item())  # until the device is done
+    return seconds(lambda: forward(images).boxes[-1].sum().item())  # item() waits for the device
 
 
 def _packing(precision: Precision) -> AbstractContextManager[Any]:
-    """Where code compiled in low precision keeps its weights in the order that its kernels read.
+    """In low precision, a context in which compiled code stores weights in its kernels' layout.
 
-    A tenth faster, for a second copy of the weights; in float32 the order is right as it is. As an
-    option of ``torch.compile`` it would come too late: the weights are inputs of the graph by then.
+    It is a tenth faster and needs a second copy of the weights; in float32 the layout is right
+    already. As an option of ``torch.compile`` it has no effect: weights are inputs of the graph
+    by then.
     """
     from torch._inductor import config
 
@@ -187,7 +189,7 @@ def _packing(precision: Precision) -> AbstractContextManager[Any]:
 
 
 def no_compiler(device: torch.device) -> str | None:
-    """Why nothing can be compiled for this device, if so."""
+    """The reason why code cannot be compiled for this device; None if it can."""
     if device.type != "cpu":
         return None
     from torch._inductor import config

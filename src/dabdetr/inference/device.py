@@ -1,4 +1,4 @@
-"""Where a model runs, and what becomes of its memory there."""
+"""Choice of the device, and settings of its cores and memory."""
 
 from __future__ import annotations
 
@@ -12,60 +12,60 @@ from dabdetr.data.loader import processors
 
 
 def choose_device(name: str | torch.device = "auto") -> torch.device:
-    """The device called ``name`` if it is there; ``"auto"`` prefers cuda, then mps, then cpu.
+    """The device ``name``; ``"auto"`` prefers cuda, then mps, then cpu. ValueError if absent.
 
-    A number is that of a GPU of CUDA.
+    A number is that of a CUDA GPU.
     """
-    there = _available()
+    available = _available()
     if str(name) == "auto":
-        return torch.device(there[0])
+        return torch.device(available[0])
     if str(name).isdecimal():  # as other tools number GPUs
         name = f"cuda:{name}"
     try:
         device = torch.device(name)
     except RuntimeError:
         device = None
-    wanted = "" if device is None else device.type
+    kind = "" if device is None else device.type
     index = 0 if device is None or device.index is None else device.index
-    if device is None or wanted not in there or index >= _count(wanted):
-        raise ValueError(f"there is no device {str(name)!r} here; use auto or {_listed(there)}")
+    if device is None or kind not in available or index >= _count(kind):
+        raise ValueError(f"there is no device {str(name)!r} here; use auto or {_listed(available)}")
     return device
 
 
 def _available() -> list[str]:
-    there = [("cuda", torch.cuda.is_available()), ("mps", torch.backends.mps.is_available())]
-    return [name for name, present in there if present] + ["cpu"]
+    gpus = [("cuda", torch.cuda.is_available()), ("mps", torch.backends.mps.is_available())]
+    return [name for name, present in gpus if present] + ["cpu"]
 
 
 def _count(kind: str) -> int:
     return torch.cuda.device_count() if kind == "cuda" else 1
 
 
-def _listed(there: list[str]) -> str:
-    every = [f"cuda:{n}" for n in range(_count("cuda"))] if "cuda" in there else []
-    return ", ".join([*there, *every])
+def _listed(available: list[str]) -> str:
+    numbered = [f"cuda:{n}" for n in range(_count("cuda"))] if "cuda" in available else []
+    return ", ".join([*available, *numbered])
 
 
 def takes_every_core(kind: str) -> bool:
-    """Whether torch computes on the CPU in as many threads as there are cores for this process.
+    """Whether torch computes on the CPU with as many threads as this process has cores.
 
-    They wait for one another busily at every step, so that a thread beside them costs more than it
-    does: of two cores, half of a small model's speed and a tenth of a large one's.
+    These threads wait busily for one another at every step, so that a further thread costs more
+    than it gains: on two cores, half of a small model's speed and a tenth of a large one's.
     """
     return kind == "cpu" and torch.get_num_threads() >= processors()
 
 
 @cache
 def keep_freed_memory() -> None:
-    """Let the process keep what it frees: maps of one call are those of the next.
+    """Make glibc keep freed memory: the feature maps of one call reuse the memory of the last.
 
-    glibc hands large blocks back to the system at once, and gets them again page by page: a tenth
-    of the time of detecting at 640×480, a seventh at 1066×800; of a training step in bf16 a
-    thirtieth and a fourteenth. The price: memory once used stays taken.
+    By default glibc returns large blocks to the system at once and gets new ones page by page. That
+    is a tenth of the time of detection at 640×480 and a seventh at 1066×800, and of a training step
+    in bf16 a thirtieth and a fourteenth. The cost: the process never returns memory.
     """
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
         if mallopt is not None:
-            trim_threshold, mmap_threshold = -1, -3  # glibc's names of them
+            trim_threshold, mmap_threshold = -1, -3  # glibc's numbers for them
             mallopt(trim_threshold, 2**31 - 1)
             mallopt(mmap_threshold, 2**30)

@@ -1,4 +1,4 @@
-"""Exported files at work, in ONNX Runtime, OpenVINO or torch; torch is imported for .pt2 alone."""
+"""Running of exported files in ONNX Runtime, OpenVINO or torch, which is imported only for .pt2."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from dabdetr.text import counted, parse_json, reason, refuse_exhausted
 
 
 def graph_in(folder: Path) -> Path | None:
-    """The file of an exported folder that an engine reads: one of ``IN_FOLDERS``."""
-    if (folder / "model.safetensors").exists():  # weights, with whatever was made of them
+    """The graph in an exported folder (one of ``IN_FOLDERS``); None where there is none."""
+    if (folder / "model.safetensors").exists():  # a folder of weights, which may also have a graph
         return None
     return next((folder / name for name in IN_FOLDERS if (folder / name).is_file()), None)
 
 
 class Exported:
-    """An exported file: Pillow and numpy before and after, its own runtime between.
+    """The runtime of an exported file: pre- and postprocessing in numpy, the graph in its engine.
 
-    ``metadata`` is what the file holds beside the graph.
+    ``metadata`` are those in the file.
     """
 
     def __init__(self, path: str | Path, device: str = "auto") -> None:
@@ -54,11 +54,11 @@ class Exported:
         self._run_graph: Callable[..., Sequence[np.ndarray]] = self._engine
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled, it is its file, which is opened again: for process pools."""
+        """Pickle the path only; the file is opened again in the other process."""
         return Exported, (os.path.abspath(self.path), self.device)
 
     def over(self, compute: Callable[..., Sequence[np.ndarray]]) -> Exported:
-        """The same, with the graph's outputs ``compute``d from its inputs by something else."""
+        """A copy that calls ``compute`` in place of its engine: the graph's inputs → outputs."""
         other = copy.copy(self)
         other._run_graph = compute
         return other
@@ -70,16 +70,16 @@ class Exported:
 
     @property
     def config(self) -> Config:
-        """What the model was built and trained with."""
+        """The config that the model was built and trained with."""
         return self.metadata.config
 
     @property
     def prefetches(self) -> bool:
-        """Whether a stream is faster with its images read in a thread beside ``detect``."""
+        """Whether a stream is faster if its images are read in a thread while ``detect`` runs."""
         return self._engine.prefetches
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
-        """[3, height, width] float32; as large as it fits in where the input's size is fixed."""
+        """[3, height, width] float32; where the input's size is fixed, the largest that fits."""
         return prepare_for(self.metadata, image)
 
     def detect(
@@ -98,12 +98,12 @@ class Exported:
     def rank(
         self, outputs: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]], max_det: int
     ) -> list[Ranked]:
-        """The ``max_det`` best of what ``predict`` gave for images of these ``sizes``."""
+        """The ``max_det`` best detections in ``outputs`` of ``predict`` for images of ``sizes``."""
         post = POSTS[self.metadata.post]
         return post.read(self.metadata, outputs[: len(post.outputs)], sizes, max_det)
 
     def check_questions(self) -> None:
-        """ValueError where the model cannot be asked about boxes, or its graph takes none."""
+        """ValueError where the model cannot be asked, or the graph has no input for questions."""
         refuse_unable(self.config)
         if not self.metadata.questions:
             raise ValueError(
@@ -117,9 +117,9 @@ class Exported:
         """Outputs for images of one size with questions."""
         self.check_questions()
         pixels, padding = padded(prepared, self.metadata.size)
-        unmeasured = [(0, 0)] * len(prepared)
-        *plain, answers, layers = self.predict(pixels, padding, unmeasured, (boxes, labels))
-        return Outputs(plain[0], plain[1], answers, layers.swapaxes(0, 1))
+        no_sizes = [(0, 0)] * len(prepared)
+        logits, matching, answers, layers = self.predict(pixels, padding, no_sizes, (boxes, labels))
+        return Outputs(logits, matching, answers, layers.swapaxes(0, 1))
 
     def predict(
         self,
@@ -128,10 +128,10 @@ class Exported:
         sizes: Sequence[tuple[int, int]],
         asked: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> tuple[np.ndarray, ...]:
-        """The graph's outputs for a batch of images that measured ``sizes`` (height, width).
+        """The graph's outputs for a batch of images; ``sizes`` are their original (height, width).
 
         ``asked`` are boxes and labels of questions (see ``as_inputs``). A graph without the input
-        ``padding`` is given images of several sizes one by one.
+        ``padding`` is run on images of several sizes one by one.
         """
         given = as_inputs(self.metadata, pixels, padding, sizes, asked)
         if self.metadata.padding or not padding.any():
@@ -150,7 +150,7 @@ class Exported:
             outputs = self._run_graph(*given.values())
         except MemoryError:
             raise
-        except Exception as error:  # of many kinds: the graph does not fit the input, or itself
+        except Exception as error:  # of many kinds: a graph that is wrong, or for other inputs
             refuse_exhausted(error)
             raise ValueError(
                 f"{self.path} cannot compute an input of {list(pixels.shape)} ({reason(error)}); "
@@ -159,24 +159,24 @@ class Exported:
         shapes = [each.shape for each in outputs]
         names = self.metadata.outputs
         if len(shapes) != len(names) or not self._fits(given, shapes):
-            gives = " and ".join(str(list(shape)) for shape in shapes)
+            found = " and ".join(str(list(shape)) for shape in shapes)
             raise ValueError(
-                f"{self.path} gives {gives} for {', '.join(names)} of "
+                f"{self.path} gives {found} for {', '.join(names)} of "
                 f"{counted(len(pixels), 'image')} and {counted(len(self.names), 'class name')}; "
                 "its metadata are of another model: export it again"
             )
         return tuple(outputs)
 
     def _fits(self, given: Mapping[str, np.ndarray], shapes: Sequence[tuple[int, ...]]) -> bool:
-        """Whether outputs of these shapes are of the model that the metadata are of."""
-        plain = len(shapes) - len(ANSWERS) if self.metadata.questions else len(shapes)
+        """Whether outputs of these shapes agree with the metadata."""
+        detecting = len(shapes) - len(ANSWERS) if self.metadata.questions else len(shapes)
         images = len(given[self.metadata.inputs["pixels"]])
-        if not POSTS[self.metadata.post].fits(self.metadata, images, shapes[:plain]):
+        if not POSTS[self.metadata.post].fits(self.metadata, images, shapes[:detecting]):
             return False
         if not self.metadata.questions:
             return True
         asked = given[self.metadata.inputs["questions"]].shape[1]
-        return fits_questions(self.metadata, (images, asked), shapes[plain:])
+        return fits_questions(self.metadata, (images, asked), shapes[detecting:])
 
 
 def as_inputs(
@@ -186,11 +186,10 @@ def as_inputs(
     sizes: Sequence[tuple[int, int]] | None = None,
     asked: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
-    """What a graph with these ``metadata`` takes, by name and in its order.
+    """The inputs of a graph with these ``metadata``, by name and in its order.
 
-    ``sizes`` are (height, width) of the original images; boxes are in pixels of the prepared ones
-    where they are not given. ``asked`` are boxes [b, n, 4] (cxcywh, 0–1) and labels [b, n] of
-    questions; none where they are not given.
+    ``sizes`` are (height, width) of the original images; without them boxes are in pixels of the
+    prepared images. ``asked`` are boxes [b, n, 4] (cxcywh, 0–1) and labels [b, n] of questions.
     """
     count = len(pixels)
     boxes, labels = (np.zeros((count, 0, 4)), np.zeros((count, 0))) if asked is None else asked
@@ -213,16 +212,16 @@ def prepare_for(metadata: Metadata, image: np.ndarray) -> np.ndarray:
         size = input_size(height, width, settings)
     elif metadata.padding:
         size = fitted_size(height, width, metadata.size)
-    else:  # stretched: nothing tells the graph where an image would end
+    else:  # stretched, as this graph has no input for padding
         size = metadata.size
     return prepare_array(image, size, settings)
 
 
 class Engine(Protocol):
-    """A runtime with one file loaded.
+    """A file loaded by the library that runs it.
 
-    ``strings`` are the file's metadata; ``start`` is given them, read, before the first call.
-    ``prefetches`` is as in ``Runtime``.
+    ``strings`` are the file's metadata; ``start`` is called with the parsed ones before the first
+    call. ``prefetches`` is that of ``Runtime``.
     """
 
     def __init__(self, path: Path, device: str) -> None: ...
@@ -248,7 +247,7 @@ def _missing(package: str, path: Path) -> ImportError:
 
 
 class _Onnx:
-    """A session of ONNX Runtime; on CUDA where that is asked for, or there and not refused."""
+    """A session of ONNX Runtime; on CUDA for the device "cuda", and for "auto" if available."""
 
     prefetches = True
 
@@ -257,26 +256,26 @@ class _Onnx:
             import onnxruntime
         except ImportError:
             raise _missing("onnxruntime", path) from None
-        cuda, there = "CUDAExecutionProvider", onnxruntime.get_available_providers()
-        if device not in ("auto", "cpu", "cuda") or (device == "cuda" and cuda not in there):
+        cuda, available = "CUDAExecutionProvider", onnxruntime.get_available_providers()
+        if device not in ("auto", "cpu", "cuda") or (device == "cuda" and cuda not in available):
             raise ValueError(f"ONNX Runtime has no device {device!r} here; use auto or cpu")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads()
         options.log_severity_level = 3  # errors only
-        providers = [cuda] if cuda in there and device != "cpu" else []
+        providers = [cuda] if cuda in available and device != "cpu" else []
         content = read_whole(path)
         try:
             self.session = onnxruntime.InferenceSession(
                 content, options, [*providers, "CPUExecutionProvider"]
             )
-        except Exception as error:  # of a class of its own for every kind of failure
+        except Exception as error:  # each kind of failure has its own class
             raise ValueError(
                 f"{path} cannot be loaded by ONNX Runtime ({reason(error)}); export it again"
             ) from None
         self.strings = self.session.get_modelmeta().custom_metadata_map
 
     def start(self, metadata: Metadata) -> None:
-        """Note what goes in and out."""
+        """Set the names of inputs and outputs."""
         self.inputs, self.outputs = tuple(metadata.inputs.values()), tuple(metadata.outputs)
 
     def __call__(self, *inputs: np.ndarray) -> Sequence[np.ndarray]:
@@ -284,7 +283,7 @@ class _Onnx:
 
 
 def _floats(constant: Any) -> np.ndarray:
-    """The numbers of a constant of OpenVINO; none where its type has no NaN, or numpy lacks it."""
+    """The values of an OpenVINO constant; empty for types without NaN or unknown to numpy."""
     kind = constant.get_element_type()
     if not kind.is_real() or kind.get_type_name() not in ("f16", "f32", "f64"):
         return np.empty(0)
@@ -305,7 +304,9 @@ class _OpenVino:
             raise ValueError(f"exports for OpenVINO run on the CPU; got device {device!r}")
         with open_regular(path) as file:
             if not file.read(64).lstrip().startswith(b"<"):
-                raise ValueError(f"{path} is no model of OpenVINO, which is XML; export it again")
+                raise ValueError(
+                    f"{path} is not a model of OpenVINO, which is XML; export it again"
+                )
         self.core = openvino.Core()
         try:
             self.model = self.core.read_model(path)
@@ -316,13 +317,12 @@ class _OpenVino:
         for constant in self.model.get_ops():
             if constant.get_type_name() == "Constant" and np.isnan(_floats(constant)).any():
                 raise ValueError(not_numbers(path, constant.get_friendly_name()))
-        about = ["dabdetr", "card"]
-        has = self.model.has_rt_info(about)
-        text = self.model.get_rt_info(about).astype(str) if has else "{}"
+        key = ["dabdetr", "card"]
+        text = self.model.get_rt_info(key).astype(str) if self.model.has_rt_info(key) else "{}"
         self.strings = parse_json(text, f"metadata of {path}")
 
     def start(self, metadata: Metadata) -> None:
-        """Note what to compile for."""
+        """Set the options, inputs and outputs to compile for."""
         self.options = precision_hint(metadata.precision)
         if threads():
             self.options["INFERENCE_NUM_THREADS"] = str(threads())
@@ -334,7 +334,7 @@ class _OpenVino:
 
     @contextmanager
     def _request(self, shapes: Sequence[tuple[int, ...]]) -> Iterator[Any]:
-        """What computes one answer at a time: OpenVINO's own is one for all threads."""
+        """An inference request that no other thread uses; the default one is shared by all."""
         key = shapes[0] if self.size is not None and shapes[0][0] == 1 else None
         with self.lock:
             idle, compiled = self.idle[key], self._compiled_for(key, shapes)
@@ -350,10 +350,10 @@ class _OpenVino:
             model = self.model
             if key is not None:
                 model = model.clone()
-                wanted = dict(zip(self.inputs, map(list, shapes), strict=True))
-                for name in self.free.intersection(wanted):
-                    wanted[name][1] = -1
-                model.reshape(wanted)
+                fixed = dict(zip(self.inputs, map(list, shapes), strict=True))
+                for name in self.free.intersection(fixed):
+                    fixed[name][1] = -1
+                model.reshape(fixed)
             self.compiled[key] = self.core.compile_model(model, "CPU", self.options)
         return self.compiled[key]
 
@@ -364,7 +364,7 @@ class _OpenVino:
 
 
 class _Program:
-    """A program of torch.export; torch is imported for it, but not to load it."""
+    """A program of torch.export, loaded by ``dabdetr.inference.program`` and not by torch."""
 
     def __init__(self, path: Path, device: str) -> None:
         from dabdetr.inference.program import Program
@@ -383,7 +383,7 @@ class _Program:
         return not takes_every_core("cpu")
 
     def start(self, metadata: Metadata) -> None:
-        """Nothing is left to do."""
+        """Does nothing: a program needs no metadata."""
 
     def __call__(self, *inputs: np.ndarray) -> Sequence[np.ndarray]:
         import torch
@@ -394,15 +394,15 @@ class _Program:
 def runnable(program: Any) -> Any:
     """The module of an exported program of torch, for any batch and size.
 
-    Without the guards that newer versions of torch take from the example's batch and strides: they
-    turn away a single image.
+    The guards that newer versions of torch derive from the example's batch and strides are left
+    out: they reject a single image.
     """
     guarded = "check_guards" in inspect.signature(program.module).parameters
     return program.module(check_guards=False) if guarded else program.module()
 
 
 ENGINES: dict[str, type[Engine]] = {".onnx": _Onnx, ".xml": _OpenVino, ".pt2": _Program}
-"""Ending of a file → what runs it."""
+"""Ending of a file → its engine."""
 
 IN_FOLDERS = ("model.xml", "onnx/model.onnx", "1/model.onnx")
-"""Where the graph of an exported folder is: of OpenVINO, of transformers.js, of Triton."""
+"""Places of the graph in exported folders of OpenVINO, transformers.js and Triton."""

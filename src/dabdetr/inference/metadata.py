@@ -14,9 +14,9 @@ from dabdetr.inference.outputs import ANSWERS, POSTS, QUESTIONS
 from dabdetr.text import parse_json, parse_names, shown
 
 FORMAT = "dabdetr export 1"
-"""Marks our metadata; other files have no such entry."""
+"""The value of "format" that marks metadata of dabdetr."""
 MOST_SIDE = 1 << 16
-"""Pixels of a side that a file may ask for."""
+"""Largest side of a fixed input in pixels."""
 INPUTS = {
     "pixels": "[batch, 3, height, width] float32: the images, as preprocessing says",
     "padding": "[batch, height, width] bool, true where a smaller image of the batch is filled up "
@@ -29,22 +29,22 @@ INPUTS = {
     "question_labels": "[batch, questions] int64: the class each is thought to hold, index into "
     "names; -1: not known; in ONNX it can be left out together with questions",
 }
-"""In this package's words → what an input of a graph is."""
+"""Input of a graph, by its name in this package → its description in the file."""
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """What an exported file holds beside its graph.
+    """The metadata of an exported file.
 
-    runtime      the name of its format (``dabdetr.export.formats``)
-    precision    what it computes in
+    runtime      name of its format (``dabdetr.export.formats``)
+    precision    precision that it computes in
     size         (height, width) of the input where that is fixed; None: any
-    padding      whether the graph takes a mask of padding
-    post         the kind of answer (``dabdetr.inference.outputs.POSTS``)
-    top          detections an image that the graph gives; None: all queries
-    questions    whether boxes can be asked about: the graph takes them and gives their answers
-    versions     package → version, of those that made it; ``opset`` for ONNX
-    certificate  how far its detections lie from torch's (see ``dabdetr.export.certificate``)
+    padding      whether the graph has an input for the padding mask
+    post         kind of outputs (``dabdetr.inference.outputs.POSTS``)
+    top          number of detections per image that the graph outputs; None: all queries
+    questions    whether the graph has inputs for boxes that are asked about, and their answers
+    versions     package → version, of the packages that made it; ``opset`` for ONNX
+    certificate  differences of its detections from torch's (see ``dabdetr.export.certificate``)
     """
 
     runtime: str
@@ -66,19 +66,19 @@ class Metadata:
 
     @property
     def inputs(self) -> dict[str, str]:
-        """What goes in, in this order, in this package's words → name in the file."""
-        takes = POSTS[self.post].inputs
-        plain = {key: name for key, name in takes.items() if key != "padding" or self.padding}
-        return plain | QUESTIONS if self.questions else plain
+        """Inputs in the graph's order: name in this package → name in the file."""
+        possible = POSTS[self.post].inputs
+        inputs = {key: name for key, name in possible.items() if key != "padding" or self.padding}
+        return inputs | QUESTIONS if self.questions else inputs
 
     @property
     def outputs(self) -> dict[str, str]:
-        """What comes out, in this order: name → what it is, in words."""
-        plain = POSTS[self.post].outputs
-        return plain | ANSWERS if self.questions else plain
+        """Outputs in the graph's order: name → description."""
+        outputs = POSTS[self.post].outputs
+        return outputs | ANSWERS if self.questions else outputs
 
     def to_strings(self) -> dict[str, str]:
-        """One string a key: text, or JSON where it is more than that."""
+        """One string per key: text, or JSON for other values."""
         values = {
             "names": self.names,
             "preprocessing": preprocessing(self),
@@ -106,49 +106,49 @@ class Metadata:
 
     @classmethod
     def from_strings(cls, values: Mapping[str, str], origin: str) -> Metadata:
-        """What ``to_strings`` wrote; ``origin`` names the file in errors."""
+        """The metadata that ``to_strings`` wrote; ``origin`` names the file in errors."""
         if not isinstance(values, Mapping) or values.get("format") != FORMAT:
             raise ValueError(
-                f"{origin} is no export of dabdetr (its metadata have no format {FORMAT!r}); make "
-                "one with dabdetr export"
+                f"{origin} is not an export of dabdetr (its metadata have no format {FORMAT!r}); "
+                "make one with dabdetr export"
             )
-        given = {key: _string(values, key, origin) for key in _KEYS}
-        what = {key: f"{key} in the metadata of {origin}" for key in _KEYS}
-        read = {
-            key: parse_json(given[key], what[key])
+        texts = {key: _string(values, key, origin) for key in _KEYS}
+        label = {key: f"{key} in the metadata of {origin}" for key in _KEYS}
+        parsed = {
+            key: parse_json(texts[key], label[key])
             for key in ("config", "size", "padding", "top", "questions", "versions", "certificate")
         }
         for key in ("versions", "certificate"):
-            if not isinstance(read[key], dict) and not (key == "certificate" and read[key] is None):
-                raise ValueError(f"{what[key]} should be a mapping; got {shown(read[key])}")
-        if given["post"] not in POSTS:
+            value = parsed[key]
+            if not isinstance(value, dict) and not (key == "certificate" and value is None):
+                raise ValueError(f"{label[key]} should be a mapping; got {shown(value)}")
+        if texts["post"] not in POSTS:
             raise ValueError(
-                f"{what['post']} should be one of {', '.join(POSTS)}; got {shown(given['post'])}"
+                f"{label['post']} should be one of {', '.join(POSTS)}; got {shown(texts['post'])}"
             )
         for key in ("padding", "questions"):
-            if not isinstance(read[key], bool):
-                raise ValueError(f"{what[key]} should be true or false; got {shown(read[key])}")
-        if read["top"] is not None and (type(read["top"]) is not int or read["top"] < 1):
-            raise ValueError(
-                f"{what['top']} should be null or at least 1; got {shown(read['top'])}"
-            )
+            if not isinstance(parsed[key], bool):
+                raise ValueError(f"{label[key]} should be true or false; got {shown(parsed[key])}")
+        top = parsed["top"]
+        if top is not None and (type(top) is not int or top < 1):
+            raise ValueError(f"{label['top']} should be null or at least 1; got {shown(top)}")
         return cls(
-            runtime=given["runtime"],
-            names=parse_names(given["names"], what["names"]),
-            config=parse(read["config"], f"{origin} (its config)"),
-            precision=given["precision"],
-            size=_size(read["size"], what["size"]),
-            padding=read["padding"],
-            post=given["post"],
-            top=read["top"],
-            questions=read["questions"],
-            versions=read["versions"],
-            certificate=read["certificate"],
+            runtime=texts["runtime"],
+            names=parse_names(texts["names"], label["names"]),
+            config=parse(parsed["config"], f"{origin} (its config)"),
+            precision=texts["precision"],
+            size=_size(parsed["size"], label["size"]),
+            padding=parsed["padding"],
+            post=texts["post"],
+            top=top,
+            questions=parsed["questions"],
+            versions=parsed["versions"],
+            certificate=parsed["certificate"],
         )
 
 
 def preprocessing(metadata: Metadata) -> dict[str, Any]:
-    """From an image to the input, in numbers, and in words for those who have the file alone."""
+    """Preprocessing as numbers, and as steps in words for readers who have only the file."""
     image = metadata.config.image
     steps = ["decode to 8-bit RGB, turned upright as its EXIF orientation says"]
     least, most = min(SHORTEST, image.size), image.max_size
@@ -189,7 +189,7 @@ def preprocessing(metadata: Metadata) -> dict[str, Any]:
 
 
 def reading(metadata: Metadata) -> list[str]:
-    """From the outputs to detections, in words for those who have the file alone."""
+    """Postprocessing as steps in words, for readers who have only the file."""
     inference = metadata.config.inference
     steps = list(_READING[metadata.post, metadata.classifier])
     if inference.calibration is not None and metadata.post == "none":
@@ -212,13 +212,13 @@ def reading(metadata: Metadata) -> list[str]:
     return [*steps, "cut boxes to the image"]
 
 
-_LARGEST = (
-    "each query's class is that of its largest logit, unless it is none of names, and its score "
-    "softmax over the last axis of logits",
+_SOFTMAX_LOGITS = (
+    "each query's class is that of its largest logit, and its score softmax over the last axis of "
+    "logits; a query whose class is none of names found nothing",
     "boxes: x0 = (cx - w / 2) * W, y0 = (cy - h / 2) * H, x1 = (cx + w / 2) * W, "
     "y1 = (cy + h / 2) * H, with W and H the width and height of the original image",
 )
-_INSIDE = ("boxes, scores and labels are ranked, best first, and calibrated",)
+_RANKED_BOXES = ("boxes, scores and labels are ranked, best first, and calibrated",)
 _READING = {
     ("none", "sigmoid"): (
         "score of query q for class c = 1 / (1 + exp(-logits[q, c])); each pair of query and class "
@@ -228,21 +228,21 @@ _READING = {
         "softmax over the last axis of logits; its last entry means no object and is left out; "
         "each query is one candidate: its best class with boxes[q]",
     ),
-    ("boxes", "sigmoid"): _INSIDE,
-    ("boxes", "softmax"): _INSIDE,
-    ("pipeline", "sigmoid"): _LARGEST,
-    ("pipeline", "softmax"): _LARGEST,
+    ("boxes", "sigmoid"): _RANKED_BOXES,
+    ("boxes", "softmax"): _RANKED_BOXES,
+    ("pipeline", "sigmoid"): _SOFTMAX_LOGITS,
+    ("pipeline", "softmax"): _SOFTMAX_LOGITS,
 }
-_EARLIER = {"padding": "true", "post": "none", "top": "null", "questions": "false"}
-"""What files say that were written before there was a choice."""
+_DEFAULTS = {"padding": "true", "post": "none", "top": "null", "questions": "false"}
+"""Values for keys that files of earlier versions do not have."""
 _KEYS = (
     *("runtime", "names", "config", "precision", "size", "versions", "certificate"),
-    *_EARLIER,
+    *_DEFAULTS,
 )
 
 
 def _string(values: Mapping[str, str], key: str, origin: str) -> str:
-    text = values.get(key, _EARLIER.get(key))
+    text = values.get(key, _DEFAULTS.get(key))
     if not isinstance(text, str):
         raise ValueError(f"the metadata of {origin} have no {key}; export the model again")
     return text

@@ -1,7 +1,7 @@
-"""Where an ONNX file keeps its weights, found without the package onnx.
+"""Check of the tensors in an ONNX file, without the package onnx.
 
-A file may name others that hold its tensors, anywhere on the disk. Exports of this package never
-do, and how far a runtime follows such names depends on its version.
+A file may name other files, anywhere on the disk, that contain its tensors. Exports of this package
+never do, and whether a runtime reads such files depends on its version.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from dabdetr.files import read_regular
 from dabdetr.text import shown
 
-# Message → number of a field → the message in it (onnx.proto3, whose numbers never change).
+# Message → number of a field → message in that field (onnx.proto3, whose numbers never change).
 _FIELDS: dict[str, dict[int, str]] = {
     "model": {7: "graph", 20: "training", 25: "function"},
     "training": {1: "graph", 2: "graph"},
@@ -29,12 +29,11 @@ _EXTERNAL_DATA, _DATA_LOCATION = 13, 14
 _TYPE, _FLOATS, _NAME, _RAW, _DOUBLES = 2, 4, 8, 9, 10
 _FLOAT_TYPES = {1: "<f4", 10: "<f2", 11: "<f8"}
 MOST_DEPTH = 64
-"""Graphs inside graphs."""
+"""Most graphs nested in one another."""
 
 
 def read_whole(path: Path) -> bytes:
-    """The content of an ONNX file that holds all its tensors; ValueError where it names others, or
-    where a weight is not a number."""
+    """The content of an ONNX file; ValueError where tensors are in other files, or contain NaN."""
     content = read_regular(path)
     outside, broken = False, None
     try:
@@ -44,7 +43,7 @@ def read_whole(path: Path) -> bytes:
             if broken is None and _has_nan(parts):
                 broken = bytes(parts.get(_NAME, b"")).decode(errors="replace")  # pyright: ignore
     except (IndexError, RecursionError):
-        raise ValueError(f"{path} is no ONNX file, or is cut short; export it again") from None
+        raise ValueError(f"{path} is not an ONNX file, or is cut short; export it again") from None
     if outside:
         raise ValueError(
             f"{path} names other files that hold its weights, and no export of dabdetr does; "
@@ -56,7 +55,7 @@ def read_whole(path: Path) -> bytes:
 
 
 def not_numbers(path: str | Path, name: str) -> str:
-    """The sentence about a file with NaN among its weights."""
+    """The message for a file with NaN in the weights ``name``."""
     return (
         f"{path} holds weights that are not finite: {shown(name or 'without a name')}; did its "
         "training diverge? Export it again from weights that are sound"
@@ -64,7 +63,7 @@ def not_numbers(path: str | Path, name: str) -> str:
 
 
 def _has_nan(parts: Mapping[int, int | memoryview]) -> bool:
-    """Whether a tensor's fields hold NaN. Infinities may be meant, such as in a mask."""
+    """Whether a tensor contains NaN. Infinities are allowed: masks have them."""
     kind = _FLOAT_TYPES.get(parts.get(_TYPE, 0))  # pyright: ignore
     for number, dtype in ((_RAW, kind), (_FLOATS, "<f4"), (_DOUBLES, "<f8")):
         values = parts.get(number)
@@ -77,7 +76,7 @@ def _has_nan(parts: Mapping[int, int | memoryview]) -> bool:
 
 
 def _tensors(message: memoryview, kind: str, depth: int = 0) -> Iterator[memoryview]:
-    """Every tensor in the message."""
+    """All tensors in a message."""
     if depth > MOST_DEPTH:
         raise RecursionError
     if kind == "tensor":
@@ -90,32 +89,32 @@ def _tensors(message: memoryview, kind: str, depth: int = 0) -> Iterator[memoryv
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Number and value of each field of a protobuf message; IndexError where it is none."""
-    at = 0
-    while at < len(message):
-        key, at = _varint(message, at)
+    """Number and value of each field of a protobuf message; IndexError where it is malformed."""
+    offset = 0
+    while offset < len(message):
+        key, offset = _varint(message, offset)
         number, wire = key >> 3, key & 7
         if wire == 0:
-            value, at = _varint(message, at)
+            value, offset = _varint(message, offset)
             yield number, value
             continue
         if wire not in (1, 2, 5):
             raise IndexError
         size = {1: 8, 5: 4}.get(wire)
         if size is None:
-            size, at = _varint(message, at)
-        if at + size > len(message):
+            size, offset = _varint(message, offset)
+        if offset + size > len(message):
             raise IndexError
-        yield number, message[at : at + size]
-        at += size
+        yield number, message[offset : offset + size]
+        offset += size
 
 
-def _varint(message: memoryview, at: int) -> tuple[int, int]:
-    """A number of seven bits a byte, and where the next field begins."""
+def _varint(message: memoryview, offset: int) -> tuple[int, int]:
+    """An integer stored in seven bits per byte, and the offset after it."""
     value = 0
-    for place in range(10):
-        byte = message[at + place]
-        value |= (byte & 127) << 7 * place
+    for index in range(10):
+        byte = message[offset + index]
+        value |= (byte & 127) << 7 * index
         if byte < 128:
-            return value, at + place + 1
+            return value, offset + index + 1
     raise IndexError

@@ -1,4 +1,4 @@
-"""What is particular to OpenVINO's packages: how they are imported, and the precision they take."""
+"""Import of OpenVINO's packages without telemetry, and OpenVINO's option for the precision."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _REPORTER = "openvino_telemetry"
 
 
 def import_unreported(package: str) -> Any:
-    """Import ``openvino`` or ``nncf`` without sending word of it; ImportError where it is missing.
+    """Import ``openvino`` or ``nncf`` without telemetry; ImportError where it is missing.
 
-    Both report each import to their makers, from a forked process, if they find the package
-    ``openvino_telemetry``. It is out of reach for the time of the import only.
+    Both report every import over the network, from a forked process, if they find the package
+    ``openvino_telemetry``. It is hidden during the import.
     """
     before = sys.modules.get(_REPORTER)
     sys.modules[_REPORTER] = None  # pyright: ignore[reportArgumentType]: import then fails
@@ -26,8 +26,8 @@ def import_unreported(package: str) -> Any:
 
 
 def precision_hint(precision: str) -> dict[str, str]:
-    """OpenVINO's option for a precision of ours; alone it computes in bf16 wherever it can.
+    """OpenVINO's option for a precision; without it OpenVINO computes in bf16 where it can.
 
-    What is not in int8 is in bf16 there: both are for processors that have both.
+    The parts of an int8 model that are not in int8 are in bf16: it is for processors with both.
     """
     return {"INFERENCE_PRECISION_HINT": "bf16" if precision in ("bf16", "int8") else "f32"}

@@ -1,4 +1,4 @@
-"""What the graph of an exported file takes and gives, and how its answer is read; numpy alone."""
+"""Inputs and outputs of the graph of an exported file, and reading of the outputs; numpy only."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ Shapes = Sequence[tuple[int, ...]]
 Frames = Sequence[tuple[int, int]]
 """(height, width) of original images."""
 DUMMIES = 50
-"""Classes that stand for no object, together, where a client takes the largest of a softmax."""
+"""Number of classes that together mean "no object", for clients that use the best softmax class."""
 LEAST = 1 / (DUMMIES + 1)
-"""Score up to which a dummy class is the largest."""
+"""Score up to which such a dummy class is the best."""
 
 
 @dataclass(frozen=True)
 class Post:
-    """One kind of answer; the graph that gives it is made in ``dabdetr.export.tracing``.
+    """A kind of outputs; its graph is made in ``dabdetr.export.tracing``.
 
-    inputs   names of what goes in, in this order, in ``dabdetr``'s words → name in the file
-    outputs  name → what it is, in words
-    fits     metadata, images and the outputs' shapes → whether they are of one model
-    read     metadata, outputs, sizes of the images and ``max_det`` → what each image holds
-    single   whether a query gives its best class only, and none below ``LEAST``
+    inputs   in the graph's order, name in ``dabdetr`` → name in the file
+    outputs  in the graph's order, name → description
+    fits     metadata, number of images and the outputs' shapes → whether they agree
+    read     metadata, outputs, sizes of the images and ``max_det`` → detections of each image
+    single   whether a query yields its best class only, and only above ``LEAST``
     """
 
     inputs: dict[str, str]
@@ -41,7 +41,7 @@ class Post:
     single: bool = False
 
 
-def _every_query(
+def _read_queries(
     metadata: Metadata, outputs: Sequence[np.ndarray], sizes: Frames, max_det: int
 ) -> list[Ranked]:
     logits, boxes = outputs
@@ -49,13 +49,13 @@ def _every_query(
     return ranked(logits, boxes, sizes, max_det, metadata.classifier, calibration)
 
 
-def _is_every_query(metadata: Metadata, images: int, shapes: Shapes) -> bool:
+def _fits_queries(metadata: Metadata, images: int, shapes: Shapes) -> bool:
     logits, boxes = shapes
     classes = len(metadata.names) + (metadata.classifier == "softmax")
     return len(logits) == 3 and logits[::2] == (images, classes) and boxes == (*logits[:2], 4)
 
 
-def _best(
+def _read_boxes(
     metadata: Metadata, outputs: Sequence[np.ndarray], sizes: Frames, max_det: int
 ) -> list[Ranked]:
     boxes, scores, labels, queries = (each[:, :max_det] for each in outputs)
@@ -74,26 +74,28 @@ def _best(
     return [Ranked(*row) for row in rows]
 
 
-def _is_best(metadata: Metadata, images: int, shapes: Shapes) -> bool:
+def _fits_boxes(metadata: Metadata, images: int, shapes: Shapes) -> bool:
     boxes, *others = shapes
     return len(boxes) == 3 and boxes[::2] == (images, 4) and set(others) == {boxes[:2]}
 
 
-def _largest(
+def _read_softmax(
     metadata: Metadata, outputs: Sequence[np.ndarray], sizes: Frames, max_det: int
 ) -> list[Ranked]:
-    """As transformers.js reads it: the largest logit's class and its share, if it is no dummy."""
-    calculated = []
+    """The class of the largest logit and its softmax score, unless it is a dummy class.
+
+    transformers.js reads outputs in the same way.
+    """
+    of_images = []
     for logits, boxes, size in zip(*outputs, sizes, strict=True):
-        labels = logits.argmax(1)
-        own = labels < len(metadata.names)
+        is_class = logits.argmax(1) < len(metadata.names)
         (found,) = ranked(logits[None], boxes[None], [size], len(logits), "softmax")
-        rows = [row for row in range(len(found.queries)) if own[found.queries[row]]]
-        calculated.append(Ranked(*(each[rows][:max_det] for each in found)))
-    return calculated
+        rows = np.flatnonzero(is_class[found.queries])
+        of_images.append(Ranked(*(each[rows][:max_det] for each in found)))
+    return of_images
 
 
-def _is_largest(metadata: Metadata, images: int, shapes: Shapes) -> bool:
+def _fits_softmax(metadata: Metadata, images: int, shapes: Shapes) -> bool:
     logits, boxes = shapes
     classes = len(metadata.names) + DUMMIES
     return len(logits) == 3 and logits[::2] == (images, classes) and boxes == (*logits[:2], 4)
@@ -103,17 +105,17 @@ QUESTIONS = {
     "questions": "questions",
     "question_labels": "question_labels",
 }
-"""What else goes into a graph that takes questions, as ``Post.inputs``."""
+"""Further inputs of a graph with questions, in the form of ``Post.inputs``."""
 ANSWERS = {
     "answers": "[batch, questions, classes] float32, logits of the last layer",
     "answer_boxes": "[batch, layers, questions, 4] float32: each question's box after every "
     "decoder layer, in the form of boxes; the last one is the answer",
 }
-"""What else comes out of it, as ``Post.outputs``."""
+"""Its further outputs, in the form of ``Post.outputs``."""
 
 
 def fits_questions(metadata: Metadata, asked: tuple[int, int], shapes: Shapes) -> bool:
-    """Whether ``ANSWERS`` of these shapes are to (images, questions), and of one model."""
+    """Whether ``ANSWERS`` of these shapes agree with (images, questions) and the metadata."""
     logits, boxes = shapes
     layers = metadata.config.model.decoder.layers
     classes = len(metadata.names) + (metadata.classifier == "softmax")
@@ -122,7 +124,7 @@ def fits_questions(metadata: Metadata, asked: tuple[int, int], shapes: Shapes) -
 
 
 CHOICES = ("none", "boxes")
-"""Kinds of answers that users choose from; the others are of a format."""
+"""Kinds of outputs that users can choose; the others belong to a format."""
 POSTS = {
     "none": Post(
         inputs={"pixels": "pixels", "padding": "padding"},
@@ -131,8 +133,8 @@ POSTS = {
             "boxes": "[batch, queries, 4] float32: centre x, centre y, width, height as shares "
             "(0-1) of the resized image without its padding",
         },
-        fits=_is_every_query,
-        read=_every_query,
+        fits=_fits_queries,
+        read=_read_queries,
     ),
     "boxes": Post(
         inputs={"pixels": "pixels", "padding": "padding", "sizes": "sizes"},
@@ -143,8 +145,8 @@ POSTS = {
             "labels": "[batch, detections] int64, index into names",
             "queries": "[batch, detections] int64, the decoder's query that found it",
         },
-        fits=_is_best,
-        read=_best,
+        fits=_fits_boxes,
+        read=_read_boxes,
     ),
     "pipeline": Post(
         inputs={"pixels": "pixel_values"},
@@ -154,16 +156,16 @@ POSTS = {
             "pred_boxes": "[batch, queries, 4] float32: centre x, centre y, width, height as "
             "shares (0-1) of the image",
         },
-        fits=_is_largest,
-        read=_largest,
+        fits=_fits_softmax,
+        read=_read_softmax,
         single=True,
     ),
 }
-"""Name, as of ``export --post`` → the kind of answer."""
+"""Name, as for ``export --post`` → kind of outputs."""
 
 
 def check_post(post: str) -> str:
-    """The name of a kind of answer, in any case; ValueError lists what there is."""
+    """The name of a kind of outputs, from a name in any case; ValueError lists the kinds."""
     name = in_any_case(post, CHOICES)
     if name not in CHOICES:
         raise ValueError(f"post should be one of {', '.join(CHOICES)}; got {shown(post)}")

@@ -1,9 +1,9 @@
-"""Programs of torch.export, computed without torch's own loader.
+"""Programs of torch.export, loaded and run without torch's own loader.
 
-``torch.export.load`` unpickles parts of the file and evaluates expressions and names that stand in
-it, so that a file can run any code. Here a ``.pt2`` archive is what it should be: tensors, and a
-list of operators with their arguments. Only operators in a list are called, nothing is unpickled
-but tensors (``weights_only``), and nothing is evaluated.
+``torch.export.load`` unpickles parts of the file and evaluates expressions and names in it, so that
+a file can run any code. This loader reads only tensors and a list of operators with their
+arguments. It calls only operators that it knows, unpickles only tensors (``weights_only``), and
+evaluates nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dabdetr.files import open_regular
 from dabdetr.inference.onnx_file import not_numbers
 from dabdetr.text import counted, parse_json, reason, refuse_exhausted, shown
 
-# Of the schema that torch.export writes (torch/_export/serde/schema.py), which is kept stable.
+# Numbers in the schema of torch.export (torch/_export/serde/schema.py), which is kept stable.
 _TYPES = {
     **{1: torch.uint8, 2: torch.int8, 3: torch.int16, 4: torch.int32, 5: torch.int64},
     **{6: torch.float16, 7: torch.float32, 8: torch.float64, 12: torch.bool, 13: torch.bfloat16},
@@ -51,10 +51,10 @@ _NUMBERS: dict[str, Callable[..., Any]] = {
     **{f"torch.sym_{name}": getattr(torch, f"sym_{name}") for name in ("max", "min", "not")},
     **{f"torch.sym_{name}": getattr(torch, f"sym_{name}") for name in ("int", "float", "ite")},
 }
-"""Operators of sizes: Python's, of plain numbers."""
+"""Operators on sizes, which are Python numbers."""
 MOST_NUMBER = 2**63
-# Beside ATen's core operators, those that the layers of torch and timm call, made of core ones.
-# None of them reads or writes a file, or takes text but the name of a mode.
+# Operators of ATen besides its core ones that the layers of torch and timm call. None of them reads
+# or writes a file, or takes text other than the name of a mode.
 _LAYERS = """
 absolute adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool2d add_ addcdiv addcmul addmv
 affine_grid_generator all alpha_dropout __and__ arange _assert_scalar _assert_tensor_metadata
@@ -85,9 +85,9 @@ _LAYER_NAMES = frozenset(_LAYERS.split())
 
 
 class Program:
-    """The operators of a ``.pt2`` file, ready to be computed, and the texts it carries.
+    """The program in a ``.pt2`` file, ready to run, and the texts in the file.
 
-    ValueError says why where it holds anything but tensors and known operators.
+    ValueError, with the reason, where the file contains anything but tensors and known operators.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -110,27 +110,27 @@ class Program:
         module = tree["graph_module"]
         weights, constants = archive.tensors("weights"), archive.tensors("constants")
         self._fixed: dict[str, Tensor] = {}
-        asked: list[str] = []
+        inputs: list[str] = []
         for spec in module["signature"]["input_specs"]:
-            ((kind, what),) = spec.items()
+            ((kind, entry),) = spec.items()
             if kind == "user_input":
-                asked.append(what["arg"]["as_tensor"]["name"])
+                inputs.append(entry["arg"]["as_tensor"]["name"])
             elif kind in ("parameter", "buffer", "tensor_constant"):
-                key = what[f"{kind}_name"]
+                key = entry[f"{kind}_name"]
                 tensor = weights[key] if key in weights else constants[key]
-                # infinities of other tensors than parameters may be meant, such as in a mask
-                odd = tensor.isfinite().logical_not() if kind == "parameter" else tensor.isnan()
-                if odd.any():
+                # buffers and constants may contain infinity: masks have it
+                wrong = tensor.isfinite().logical_not() if kind == "parameter" else tensor.isnan()
+                if wrong.any():
                     raise ValueError(not_numbers(self.path, key))
-                self._fixed[what["arg"]["name"]] = tensor
+                self._fixed[entry["arg"]["name"]] = tensor
             else:
                 raise _Malformed(f"it takes an input of kind {shown(kind)}")
         if any("user_output" not in spec for spec in module["signature"]["output_specs"]):
             raise _Malformed("it changes its own weights")
         graph = _Graph(module["graph"])
-        if not asked or not graph.outputs:
+        if not inputs or not graph.outputs:
             raise _Malformed("it should take pixels, and give logits and boxes or the best of them")
-        self.inputs, self._graph = tuple(asked), graph
+        self.inputs, self._graph = tuple(inputs), graph
         self.texts = archive.texts()
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -156,66 +156,66 @@ class Program:
 
 
 class _Malformed(Exception):
-    """What a file has that no honest one has."""
+    """The file has something that no program of torch.export has."""
 
 
 class _Archive:
-    """The entries of a ``.pt2`` file, of this version of torch or of one since 2.6."""
+    """The entries of a ``.pt2`` file written by torch 2.6 or later."""
 
     def __init__(self, archive: zipfile.ZipFile) -> None:
         self._archive = archive
-        self._places: dict[str, zipfile.ZipInfo] = {}
+        self._entries: dict[str, zipfile.ZipInfo] = {}
         for entry in archive.infolist():
             if entry.compress_type != zipfile.ZIP_STORED:
-                raise _Malformed("its entries are compressed, as torch writes none")
-            self._places[entry.filename] = entry
-            self._places.setdefault(entry.filename.partition("/")[2], entry)
+                raise _Malformed("its entries are compressed, which torch never does")
+            self._entries[entry.filename] = entry
+            self._entries.setdefault(entry.filename.partition("/")[2], entry)
 
     def graph(self) -> bytes:
-        """The json of the graph."""
+        """The JSON of the graph."""
         for name in ("models/model.json", "serialized_exported_program.json"):
-            if name in self._places:
+            if name in self._entries:
                 return self._content(name)
         raise _Malformed("it holds no program")
 
     def texts(self) -> dict[str, str]:
-        """What was written beside the program."""
+        """The additional text files of the archive, by name."""
         found: dict[str, str] = {}
-        for name in self._places:
+        for name in self._entries:
             folder, _, file = name.rpartition("/")
             if folder in ("extra", "extra_files"):
                 found[file] = self._content(name).decode()
         return found
 
     def tensors(self, kind: str) -> dict[str, Tensor]:
-        """Name → tensor of the ``weights`` or the ``constants``."""
+        """Name → tensor, for ``kind`` weights or constants."""
         table = f"data/{kind}/model_{kind}_config.json"
-        if table not in self._places:
-            before = "state_dict" if kind == "weights" else "constants"
-            for name in (f"data/{kind}/model.pt", f"serialized_{before}.json"):
-                if name in self._places:
+        if table not in self._entries:
+            earlier = "state_dict" if kind == "weights" else "constants"
+            for name in (f"data/{kind}/model.pt", f"serialized_{earlier}.json"):
+                if name in self._entries:
                     return _unpickled(self._content(name))
             raise _Malformed(f"it holds no {kind}")
         rows = parse_json(self._content(table), table)["config"]
         return {key: self._tensor(kind, row) for key, row in rows.items()}
 
     def _tensor(self, kind: str, row: Mapping[str, Any]) -> Tensor:
-        place, about = row["path_name"], row["tensor_meta"]
-        if row["use_pickle"] or not place.startswith(("weight_", "tensor_")):
-            raise _Malformed(f"{shown(place)} of its {kind} is pickled, which could run any code")
-        dtype = _TYPES[about["dtype"]]
-        sizes, strides = _integers(about["sizes"]), _integers(about["strides"])
+        name, meta = row["path_name"], row["tensor_meta"]
+        if row["use_pickle"] or not name.startswith(("weight_", "tensor_")):
+            raise _Malformed(f"{shown(name)} of its {kind} is pickled, which could run any code")
+        dtype = _TYPES[meta["dtype"]]
+        sizes, strides = _integers(meta["sizes"]), _integers(meta["strides"])
         if 0 in sizes:
             return torch.zeros(sizes, dtype=dtype)
-        content = bytearray(self._content(f"data/{kind}/{place}"))
-        offset = _integers([about["storage_offset"]])[0]
-        try:  # as_strided refuses what reaches beyond the content
+        content = bytearray(self._content(f"data/{kind}/{name}"))
+        offset = _integers([meta["storage_offset"]])[0]
+        try:  # as_strided raises where sizes reach beyond the content
             return torch.frombuffer(content, dtype=dtype).as_strided(sizes, strides, offset)
         except (ValueError, RuntimeError) as error:
-            raise _Malformed(f"{shown(place)} is no such tensor: {reason(error)}") from None
+            raise _Malformed(f"{shown(name)} is no such tensor: {reason(error)}") from None
 
     def _content(self, name: str) -> bytes:
-        return self._archive.read(self._places[name])
+        return self._archive.read(self._entries[name])
 
 
 def _integers(values: Sequence[Any]) -> list[int]:
@@ -223,7 +223,7 @@ def _integers(values: Sequence[Any]) -> list[int]:
 
 
 def _unpickled(content: bytes) -> dict[str, Tensor]:
-    """Tensors, as torch before 2.9 wrote them."""
+    """Tensors in the form that torch before 2.9 wrote."""
     try:
         tensors = torch.load(BytesIO(content), map_location="cpu", weights_only=True)
     except Exception:  # torch raises many kinds
@@ -235,14 +235,14 @@ def _unpickled(content: bytes) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class _Value:
-    """Stands among arguments for the value of this name."""
+    """A reference to a named value, as an argument or an output."""
 
     name: str
 
 
 @dataclass
 class _Step:
-    """A call; ``frees`` are values that no later step needs."""
+    """A call; ``frees`` are the names of values that no later step needs."""
 
     call: Callable[..., Any]
     arguments: list[Any]
@@ -252,7 +252,7 @@ class _Step:
 
 
 class _Graph:
-    """Steps in the order of the file; each names what it takes, and what it gives."""
+    """The steps of a program, in the order of the file; calling it runs them."""
 
     def __init__(self, tree: Mapping[str, Any]) -> None:
         self.inputs = [_argument(each).name for each in tree["inputs"]]
@@ -268,22 +268,22 @@ class _Graph:
 
     def __call__(self, values: dict[str, Any]) -> list[Any]:
         for step in self.steps:
-            arguments = [_filled(each, values) for each in step.arguments]
-            keywords = {key: _filled(each, values) for key, each in step.keywords.items()}
-            _keep(step.outputs, step.call(*arguments, **keywords), values)
+            arguments = [_resolved(each, values) for each in step.arguments]
+            keywords = {key: _resolved(each, values) for key, each in step.keywords.items()}
+            _store(step.outputs, step.call(*arguments, **keywords), values)
             for name in step.frees:
                 del values[name]
-        return [_filled(each, values) for each in self.outputs]
+        return [_resolved(each, values) for each in self.outputs]
 
 
 def _names(parts: Sequence[Any]) -> set[str]:
-    """Of all values among arguments or outputs."""
+    """The names of all values in arguments or outputs."""
     nested = [each for part in parts for each in (part if isinstance(part, list) else [part])]
     return {each.name for each in nested if isinstance(each, _Value)}
 
 
-def _filled(part: Any, values: Mapping[str, Any]) -> Any:
-    """The argument with values in the place of their names."""
+def _resolved(part: Any, values: Mapping[str, Any]) -> Any:
+    """The argument with references replaced by their values."""
     if isinstance(part, _Value):
         return values[part.name]
     if isinstance(part, list):
@@ -291,10 +291,10 @@ def _filled(part: Any, values: Mapping[str, Any]) -> Any:
     return part
 
 
-def _keep(outputs: list[Any], given: Any, values: dict[str, Any]) -> None:
-    """Store what a step gave: one value, or a row of values, of which any may be a list."""
-    rows = [] if not outputs else [given] if len(outputs) == 1 else given
-    for output, value in zip(outputs, rows, strict=True):
+def _store(outputs: list[Any], result: Any, values: dict[str, Any]) -> None:
+    """Store the result of a step: one value, or several, each of which may be a list."""
+    results = [] if not outputs else [result] if len(outputs) == 1 else result
+    for output, value in zip(outputs, results, strict=True):
         if isinstance(output, list):
             values.update((o.name, v) for o, v in zip(output, value, strict=True))
         elif output is not None:
@@ -310,7 +310,7 @@ def _step(node: Mapping[str, Any]) -> _Step:
     call = _operator(node["target"])
     step = _Step(call, [], {}, outputs)
     for each in node["inputs"]:
-        # torch before 2.7 names every argument, and does not say that it does
+        # torch before 2.7 names every argument but does not set "kind"
         if isinstance(call, OpOverload) and each.get("kind") != _POSITIONAL:
             step.keywords[each["name"]] = _argument(each["arg"])
         else:
@@ -319,7 +319,7 @@ def _step(node: Mapping[str, Any]) -> _Step:
 
 
 def _operator(target: str) -> Callable[..., Any]:
-    """What a name stands for, where it is one of those that are known."""
+    """The operator of a name, if it is a known one."""
     if target in _NUMBERS:
         return _bounded(_NUMBERS[target])
     space, _, rest = target.partition("aten.")
@@ -332,7 +332,7 @@ def _operator(target: str) -> Callable[..., Any]:
 
 
 def _bounded(call: Callable[..., Any]) -> Callable[..., Any]:
-    """``call`` for numbers that stay numbers of 64 bits: a few products could fill the memory."""
+    """``call`` with results limited to 64 bits: a few products could fill the memory."""
 
     def number(*values: Any) -> Any:
         result = call(*values)
@@ -346,20 +346,20 @@ def _bounded(call: Callable[..., Any]) -> Callable[..., Any]:
 def _autocast(
     device: Any, dtype: Any, enabled: Any, cache: Any, body: Mapping[str, Any]
 ) -> Callable[..., Any]:
-    """A graph of its own that is computed in another precision."""
+    """The call of a nested graph under autocast."""
     graph = _Graph(body["as_graph"]["graph"])
 
     def call(*operands: Any) -> Any:
         values = dict(zip(graph.inputs, operands, strict=True))
         with torch.autocast("cpu", dtype, bool(enabled), bool(cache)):
-            found = graph(values)
-        return found[0] if len(found) == 1 else found
+            outputs = graph(values)
+        return outputs[0] if len(outputs) == 1 else outputs
 
     return call
 
 
 def _argument(tree: Mapping[str, Any]) -> Any:
-    """A constant, a ``_Value``, or a list of these; every tensor is on the CPU."""
+    """A constant, a ``_Value``, or a list of these; every device is the CPU."""
     ((kind, value),) = tree.items()
     match kind:
         case "as_none":

@@ -1,4 +1,4 @@
-"""Images from wherever they come, one after the other."""
+"""Reading of images from paths, folders, patterns, addresses, videos, cameras and memory."""
 
 from __future__ import annotations
 
@@ -32,18 +32,19 @@ def read_sources(
     bits: int | None = None,
     bgr: bool = False,
 ) -> Iterator[SourceImage]:
-    """The images that ``source`` means, read only as they are asked for.
+    """The images of ``source``, each read when it is requested.
 
-    A path; a folder (its own images and videos by name, not those of subfolders; other files are
-    skipped; those that need a package to be read are logged); a pattern such as ``"day*/*.jpg"``
-    or ``"all/**/*.png"``; an http(s) address; a video (every ``stride``-th frame), or a camera by
-    its number (0 is the first); a PIL image; the bytes of a file, an open one or an upload; "-" for
-    standard input; an array as ``read_image`` takes it (RGB, or with ``bgr`` BGR as OpenCV has it);
-    a tensor
-    [channels, height, width] of uint8 or floats 0–1; or a list, tuple or generator of these. What
-    the paths of a list mean is found out at once: a wrong one is an error before any work.
-    Addresses of this machine and of private networks are asked only with ``allow_private``.
-    ``bits`` is how many of the 16 of deep images are used (see ``read_image``).
+    A source is a path; a folder (its images and videos in the order of their names, without
+    subfolders; other files are skipped, and those that need a further package are logged); a
+    pattern such as ``"day*/*.jpg"`` or ``"all/**/*.png"``; an http(s) address; a video (every
+    ``stride``-th frame), or a camera by its number (0 is the first); a PIL image; the bytes of a
+    file, an open file or an upload; "-" for standard input; an array as for ``read_image`` (RGB, or
+    with ``bgr`` BGR as in OpenCV); a tensor [channels, height, width] of uint8 or floats 0–1; or a
+    list, tuple or generator of these.
+
+    The paths in a list are checked at once: a wrong one raises before any work. Addresses of this
+    machine and of private networks are refused without ``allow_private``. ``bits`` is the number of
+    bits that 16-bit images use (see ``read_image``).
     """
     check_on_error(on_error)
     return readable(attempts(source, stride, allow_private, bits, bgr), on_error)
@@ -56,12 +57,12 @@ def attempts(
     bits: int | None = None,
     bgr: bool = False,
 ) -> Iterator[SourceImage | Unreadable]:
-    """The same, where what cannot be read stands in its place as ``Unreadable``."""
+    """``read_sources`` with an ``Unreadable`` in the place of every image that cannot be read."""
     if stride < 1:
         raise ValueError(f"stride should be at least 1; got {stride}")
     items = expand(source)
     if isinstance(items, list) and any(is_video(item) for item, _ in items):
-        require_av()  # what is missing is an error now
+        require_av()  # raises now if the package is missing
     return _read(items, stride, Limits(private=allow_private), bits, bgr)
 
 
@@ -76,24 +77,24 @@ def _read(
             image = SourceImage(_array(item, limits, bits, bgr), name)
         except (ValueError, OSError) as error:
             label = name or f"image {number}"
-            named = error if name and name in str(error) else _named(error, label)
+            named = error if name and name in str(error) else _with_name(error, label)
             yield Unreadable(label, named)
             continue
         yield image
-        del image  # an array may be large; it should not wait here for the next one
+        del image  # it may be large and should not stay in memory until the next one is read
 
 
-def _named(error: Exception, name: str) -> Exception:
+def _with_name(error: Exception, name: str) -> Exception:
     kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
     return kind(f"{name}: {error}")
 
 
 class Expanded(list[tuple[Any, str]]):
-    """Single images and videos, not yet read, with their names: what ``expand`` gives of a list."""
+    """The result of ``expand`` for a list: single images and videos, not yet read, with names."""
 
 
 def expand(source: Any) -> Iterable[tuple[Any, str]]:
-    """Single images and videos, not yet read, with their names; a generator's as they come."""
+    """Single images and videos, not yet read, with their names; lazily for a generator."""
     if isinstance(source, Expanded):
         return source
     if isinstance(source, str) and source == "-":
@@ -122,7 +123,7 @@ def expand(source: Any) -> Iterable[tuple[Any, str]]:
 
 
 def _content(file: Any) -> bytes:
-    """What an open file holds from where it stands; an upload's file is inside it."""
+    """The rest of an open file or of an upload, whose attribute ``file`` is the open file."""
     content = getattr(file, "file", file).read()
     if not isinstance(content, bytes | bytearray):
         raise ValueError("an open file is expected in binary mode; open it with 'rb'")
@@ -135,7 +136,7 @@ def _paths(source: str | Path) -> list[str | Path | Camera]:
         return [text]
     if "://" in text:
         raise ValueError(
-            f"{without_password(text)} is no address that is read; give one that begins with "
+            f"{without_password(text)} is an address of an unknown kind; give one that begins with "
             f"{', '.join((*SCHEMES, *STREAMS))}, or download the file and give its path"
         )
     path = Path(source)
@@ -144,19 +145,15 @@ def _paths(source: str | Path) -> list[str | Path | Camera]:
     if path.is_dir():
         found = _images_in(path)
         if not found:
-            below = _below(path)
-            instead = (
-                f"; its folders have: give {below[0].parent} or '{path}/**/*'" if below else ""
-            )
-            raise ValueError(
-                f"the folder {path} has no images ({_endings()}) directly in it{instead}"
-            )
+            below = _in_subfolders(path)
+            hint = f"; its folders have: give {below[0].parent} or '{path}/**/*'" if below else ""
+            raise ValueError(f"the folder {path} has no images ({_endings()}) directly in it{hint}")
         return [*found]
     if path.exists():
         return [path]
     if glob.has_magic(text):
         matches = map(Path, sorted(glob.glob(text, recursive=True)))
-        found = [match for match in matches if _is_shown(match, IMAGE_SUFFIXES | VIDEO_SUFFIXES)]
+        found = [match for match in matches if _is_visible(match, IMAGE_SUFFIXES | VIDEO_SUFFIXES)]
         if not found:
             raise FileNotFoundError(
                 f"no image or video matches the pattern {without_password(text)}; check the folder "
@@ -167,9 +164,9 @@ def _paths(source: str | Path) -> list[str | Path | Camera]:
 
 
 def _images_in(folder: Path) -> list[Path]:
-    """The images and videos directly in a folder; those that need a package are logged."""
-    every = IMAGE_SUFFIXES | VIDEO_SUFFIXES
-    found = [child for child in sorted(folder.iterdir()) if _is_shown(child, every)]
+    """The images and videos directly in a folder; what is left out is logged."""
+    suffixes = IMAGE_SUFFIXES | VIDEO_SUFFIXES
+    found = [child for child in sorted(folder.iterdir()) if _is_visible(child, suffixes)]
     for kind, package in (("HEIC image", "pillow-heif"), ("video", "av")):
         lacking = [path for path in found if _missing(path) == package]
         if lacking and len(lacking) < len(found):
@@ -178,13 +175,13 @@ def _images_in(folder: Path) -> list[Path]:
                 *(folder, counted(len(lacking), kind), _first(lacking), package),
             )
             found = [path for path in found if path not in lacking]
-    others = [child for child in sorted(folder.iterdir()) if _is_shown(child, OTHER_SUFFIXES)]
+    others = [child for child in sorted(folder.iterdir()) if _is_visible(child, OTHER_SUFFIXES)]
     if others and found:
         log.warning(
             "%s: left out %s (%s) in formats that are not decoded; convert to PNG or JPEG",
             *(folder, counted(len(others), "image"), _first(others)),
         )
-    below = _below(folder) if found else []
+    below = _in_subfolders(folder) if found else []
     if below:
         log.warning(
             "%s: left out %s in its folders (%s); '%s/**/*' takes them",
@@ -194,20 +191,20 @@ def _images_in(folder: Path) -> list[Path]:
     return found
 
 
-def _below(folder: Path) -> list[Path]:
-    """The images and videos in the folders of a folder, none of which is hidden."""
-    every = IMAGE_SUFFIXES | VIDEO_SUFFIXES
+def _in_subfolders(folder: Path) -> list[Path]:
+    """The images and videos in the subfolders of a folder that are not hidden."""
+    suffixes = IMAGE_SUFFIXES | VIDEO_SUFFIXES
     found: list[Path] = []
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(each for each in folders if not each.startswith("."))
         if Path(parent) != folder:
             paths = (Path(parent, name) for name in sorted(files))
-            found += [path for path in paths if _is_shown(path, every)]
+            found += [path for path in paths if _is_visible(path, suffixes)]
     return found
 
 
 def _missing(path: Path) -> str | None:
-    """The package that is needed to read a file and is not installed."""
+    """The package that a file needs to be read, if it is not installed."""
     if is_video(path):
         return None if find_spec("av") else "av"
     return "pillow-heif" if needs_package(path) else None
@@ -217,7 +214,7 @@ def _first(paths: list[Path], most: int = 3) -> str:
     return ", ".join(path.name for path in paths[:most]) + ", …" * (len(paths) > most)
 
 
-def _is_shown(path: Path, suffixes: frozenset[str]) -> bool:
+def _is_visible(path: Path, suffixes: frozenset[str]) -> bool:
     hidden = path.name.startswith(".")
     return path.suffix.lower() in suffixes and not hidden and path.is_file()
 
@@ -237,7 +234,7 @@ def _array(item: Any, limits: Limits, bits: int | None, bgr: bool) -> np.ndarray
 
 
 def _is_tensor(item: Any) -> bool:
-    """Whether ``item`` is a torch tensor; torch itself is not imported for it."""
+    """Whether ``item`` is a torch tensor, found out without importing torch."""
     return hasattr(item, "detach") and hasattr(item, "permute")
 
 

@@ -1,4 +1,4 @@
-"""Detectors of torch at work: what ``Predictor`` and ``evaluate`` run where nothing is exported."""
+"""``TorchRuntime``, the runtime of a ``Detector``, and detection in a batch."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class TorchRuntime:
         precision: SetPrecision = "fp32",
         compile: bool = False,
     ) -> None:
-        self.model, self.device = placed(model, device)
+        self.model, self.device = on_device(model, device)
         self.forward = AcceleratedModel(self.model, precision, compile)
 
     @property
     def precision(self) -> Precision:
-        """What the model computes in; fp32 until "auto" has seen an image."""
+        """The precision of the model; fp32 before "auto" has measured the first images."""
         return self.forward.precision or "fp32"
 
     @property
@@ -45,16 +45,16 @@ class TorchRuntime:
 
     @property
     def config(self) -> Config:
-        """What the model was built and trained with."""
+        """The config that the model was built and trained with."""
         return self.model.config
 
     @property
     def prefetches(self) -> bool:
-        """Not where torch takes every core."""
+        """False where torch uses every core."""
         return not takes_every_core(self.device.type)
 
     def prepare(self, image: np.ndarray) -> Tensor:
-        """The image as the model takes it."""
+        """The image as an input of the model."""
         return prepare(image, self.config.image)
 
     def detect(
@@ -81,8 +81,8 @@ class TorchRuntime:
         return Outputs(*(each.float().cpu().numpy() for each in tensors))
 
 
-def placed(model: Detector, device: str | torch.device) -> tuple[Detector, torch.device]:
-    """The model on its device; it stays where it is unless another is asked for."""
+def on_device(model: Detector, device: str | torch.device) -> tuple[Detector, torch.device]:
+    """The model on ``device``, and the device; with "auto" the model is not moved."""
     if str(device) == "auto":
         return model, next(model.parameters()).device
     chosen = choose_device(device)
@@ -97,17 +97,17 @@ def detect_batch(
     sources: Sequence[str] = (),
     forward: Forward | None = None,
 ) -> list[Detections]:
-    """The ``max_det`` best detections of each image, neither thresholded nor cut to the image.
+    """The ``max_det`` best detections of each image, neither thresholded nor clipped to the image.
 
-    ``sizes`` are (height, width) of the original images. The model should be in evaluation mode
-    and on the device of ``images``; ``forward`` calls it, where it is not called as it is. Padding
-    changes nothing: images of different sizes go through the model one size after the other, as a
-    backbone sees across their borders.
+    ``sizes`` are (height, width) of the original images. The model has to be in evaluation mode and
+    on the device of ``images``; ``forward`` is called in its place if given. Padding has no
+    influence: as a backbone's convolutions cross the borders of images, images of different sizes
+    go through the model in separate batches.
     """
     sources = sources or [""] * len(sizes)
     found: dict[int, Detections] = {}
     for rows, alike in unpad(images):
-        # not inference_mode: what modules remember for the next call must serve in training as well
+        # not inference_mode: tensors that modules cache are used in training later
         with torch.no_grad():
             predictions = (forward or model)(alike)
         names = [sources[row] for row in rows]
@@ -124,17 +124,16 @@ def to_detections(
     sources: Sequence[str] = (),
     layer: int = -1,
 ) -> list[Detections]:
-    """What decoder layer ``layer`` (0 is the first, −1 the last) found in each image of a batch.
+    """The detections of decoder layer ``layer`` (0 is the first, −1 the last) in each image.
 
-    As many as ``detect_batch`` gives, in the same form; ValueError where an answer is not finite.
+    Number and form are those of ``detect_batch``. ValueError where an output is not finite.
     """
     logits, boxes = predictions.logits[layer], predictions.boxes[layer]
     logits, boxes = (part.detach().float().cpu().numpy() for part in (logits, boxes))
-    plain = [(int(size[0]), int(size[1])) for size in sizes]
     return detections(
         logits,
         boxes,
-        plain,
+        [(int(size[0]), int(size[1])) for size in sizes],
         max_det,
         names=model.names,
         classifier=model.config.classifier,
