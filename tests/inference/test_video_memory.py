@@ -10,7 +10,7 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from dabdetr.cli.predict import _Seen
+from dabdetr.cli.predict import _Summary
 from dabdetr.cli.saving import Saver
 from dabdetr.inference.video import VideoWriter
 from dabdetr.predictor import Predictor
@@ -28,7 +28,7 @@ def _memory() -> float:
 
 def _grown(found: Iterator[Detections], saver: Saver, start: int) -> tuple[int, float]:
     """Frames that came, and how much the memory grew after the first ``start`` of them."""
-    seen, most, least, count = _Seen(keep=False, lines=False), 0.0, 0.0, 0
+    seen, most, least, count = _Summary(keep=False, lines=False), 0.0, 0.0, 0
     for each in found:
         count += 1
         saver.add(each)

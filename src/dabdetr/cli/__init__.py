@@ -1,4 +1,4 @@
-"""The command line: `dabdetr VERB`, one function each; what is heavy is imported inside them."""
+"""The command line `dabdetr VERB`: one function per verb, with heavy imports inside."""
 
 from dabdetr.cli import (
     audit,
@@ -38,7 +38,7 @@ for _verb in (
 ):
     app.command()(_verb)
 app.add_typer(data.data, name="data")
-_FREE = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-app.command(hidden=True, context_settings=_FREE)(compare.ladder)
+_PASS_ALL_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+app.command(hidden=True, context_settings=_PASS_ALL_ON)(compare.ladder)
 
 main = app

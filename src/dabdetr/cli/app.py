@@ -1,4 +1,4 @@
-"""The command `dabdetr`: its group of verbs, and the one place where errors become sentences.
+"""The command `dabdetr`: its group of verbs, and messages and exit codes of errors.
 
 Exit codes: 0 fine; 1 findings; 2 usage or input; 3 cannot run here; 70 a fault of dabdetr itself;
 130 interrupted.
@@ -24,7 +24,7 @@ RETIRED = {
     "demo": {"--pictures": "--images"},
     "export": {"--pictures": "--images"},
 }
-"""Verb → old spelling of an option → the one of today; old ones are accepted for one release."""
+"""Verb → earlier name of an option → present name; earlier names are accepted for one release."""
 
 VERBS = {
     "benchmark": "bench",
@@ -92,7 +92,7 @@ ELSEWHERE = {
     "--vid-stride": "--stride",
     "--weights": "--model",
 }
-"""Options of other tools → ours, of which the first that the verb has is taken."""
+"""Options of other tools → our options; the first that the verb has is used."""
 
 ANSWERS = {
     "--accumulate": "--set training.effective_batch=16 says how many images make an update",
@@ -140,16 +140,17 @@ ANSWERS = {
     "val --conf": "AP takes all scores; the report has the best threshold of each class, and "
     "--calibrate FILE writes weights with them",
 }
-"""Options of other tools that have no counterpart, in any verb or in one → what to do instead."""
+"""Options of other tools without a counterpart, in all verbs or in one → what to do instead."""
 
 ARGUMENTS = {"--data", "--images", "--model", "--source"}
-"""Options that are arguments in the verbs without them."""
+"""Options for which some verbs have an argument instead."""
 
 
 def respelled(arguments: list[str], group: Any = None) -> list[str]:
-    """The command line with verbs and options of old versions and other tools under our names.
+    """The command line with verbs and options of earlier versions and other tools replaced by ours.
 
-    A note names each. ``group`` holds the verbs; ValueError answers what has no counterpart.
+    A note is printed for each. ``group`` has the verbs. ValueError, with what to do instead, for
+    options without a counterpart.
     """
     verbs = getattr(group, "commands", {})
     verb = normalised(arguments[0]) if arguments else ""
@@ -157,44 +158,47 @@ def respelled(arguments: list[str], group: Any = None) -> list[str]:
         print(f"note: {arguments[0]} is {VERBS[verb]} here", file=sys.stderr)
         arguments = [VERBS[verb], *arguments[1:]]
     name, command = _command(arguments, group)
-    if name and group is not None and command is group:  # no verb: click says so
+    if name and group is not None and command is group:  # an unknown verb: click reports it
         return arguments
     known = {each for parameter in getattr(command, "params", ()) for each in parameter.opts}
     ends = arguments.index("--") if "--" in arguments else len(arguments)
-    found = []
-    for place, argument in enumerate(arguments):
+    replaced = []
+    for index, argument in enumerate(arguments):
         option, equals, value = argument.partition("=")
         spelled = normalised(option)
-        if place < ends and option.startswith("--"):
+        if index < ends and option.startswith("--"):
             current = RETIRED.get(name, {}).get(spelled)
             if current is not None:
                 print(f"note: {option} is called {current} now", file=sys.stderr)
                 argument = current + equals + value
             elif known and spelled not in known:
-                current = _ours(spelled, known)
+                current = _our_option(spelled, known)
                 if current is None:
                     _refuse(spelled, option, command, group)
                 else:
                     print(f"note: {option} is {current} here", file=sys.stderr)
                     argument = current + equals + value
-        elif place < ends and argument == "-o" and known and "-o" not in known:
+        elif index < ends and argument == "-o" and known and "-o" not in known:
             _refuse("--output", option, command, group)
-        elif place < ends and equals and known and not found[-1].startswith("-"):
-            current = _ours(f"--{spelled}", known)
+        elif index < ends and equals and known and not replaced[-1].startswith("-"):
+            current = _our_option(f"--{spelled}", known)
             if current is not None and option.isidentifier() and not os.path.exists(argument):
                 raise ValueError(f"{argument} is {current} {value} here: options begin with --")
-        found.append(argument)
-    return found
+        replaced.append(argument)
+    return replaced
 
 
-def _ours(spelled: str, known: set[str]) -> str | None:
-    """What another tool's option is called here, where the verb has it."""
+def _our_option(spelled: str, known: set[str]) -> str | None:
+    """Our name of another tool's option, if the verb has it."""
     candidates = ELSEWHERE.get(spelled, spelled).split()
     return next((each for each in candidates if each.partition("=")[0] in known), None)
 
 
 def _refuse(spelled: str, option: str, command: Any, group: Any) -> None:
-    """ValueError for an option that this verb does not have, where it is known what is meant."""
+    """ValueError, with what to use instead, for an option that the verb does not have.
+
+    Returns for options of which nothing is known; click reports those.
+    """
     name = _verb_name(command, group)
     meant = [*ELSEWHERE.get(spelled, "").split(), spelled]
     meant = [each.partition("=")[0] for each in meant]
@@ -205,21 +209,21 @@ def _refuse(spelled: str, option: str, command: Any, group: Any) -> None:
     if takes_arguments and ARGUMENTS.intersection(meant):
         usage = " ".join(command.collect_usage_pieces(typer.Context(command)))
         raise ValueError(f"there is no option {option} in {name}: type dabdetr {name} {usage}")
-    having = [
+    other_verbs = [
         verb
         for verb, each in sorted(group.commands.items())
         if not each.hidden
         and any(option in parameter.opts for parameter in each.params for option in meant)
     ]
-    if having:
+    if other_verbs:
         raise ValueError(
-            f"there is no option {option} in {name}, but in {', '.join(having)}; "
+            f"there is no option {option} in {name}, but in {', '.join(other_verbs)}; "
             f"`dabdetr {name} --help` lists those that there are"
         )
 
 
 def _verb_name(command: Any, group: Any) -> str:
-    """As it is typed: train, or data stats."""
+    """The verb as a user types it: train, or data stats."""
     for name, each in group.commands.items():
         if each is command:
             return name
@@ -229,7 +233,10 @@ def _verb_name(command: Any, group: Any) -> str:
 
 
 def _command(arguments: list[str], group: Any) -> tuple[str, Any]:
-    """The verb's name, and its command where ``group`` has it (that of `data stats` is stats)."""
+    """The first word, and the innermost command that the words name (for `data stats`, stats).
+
+    The command is ``group`` where the first word is no verb of it.
+    """
     names = [normalised(each) for each in arguments if not each.startswith("-")]
     command = group
     for name in names:
@@ -241,19 +248,19 @@ def _command(arguments: list[str], group: Any) -> tuple[str, Any]:
 
 
 def normalised(token: str) -> str:
-    """The name of a verb or an option in any case, with underscores or hyphens."""
+    """A verb or an option in lower case and with hyphens for underscores."""
     return token.lower().replace("_", "-") if len(token) > 2 else token
 
 
 class Unfinished(Exception):
-    """What a verb has done before it was stopped and keeps; the cause says what stopped it."""
+    """A verb was stopped by the cause and keeps its results, which the message describes."""
 
 
 class _Verbs(TyperGroup):
-    """Runs a verb; what it raises becomes one sentence on stderr and an exit code."""
+    """Runs a verb; its errors become one sentence on stderr and an exit code."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """As always, with the spellings of old versions and other tools replaced."""
+        """Parse the command line after replacing names of earlier versions and other tools."""
         try:
             args = respelled(args, self)
         except ValueError as error:
@@ -263,13 +270,13 @@ class _Verbs(TyperGroup):
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the verb that ``ctx`` names."""
+        """Run the verb of ``ctx``."""
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()
             return result
         except (Exception, KeyboardInterrupt) as error:
-            # Usage errors and exits are typer's own; it prints and exits with 2 itself.
+            # typer prints its usage errors itself, and exits with 2
             if type(error).__module__.startswith(("typer", "click")) or os.environ.get(DEBUG):
                 raise
             code, message = _explain(error)
@@ -281,9 +288,9 @@ class _Verbs(TyperGroup):
 
 
 def _show_help(ctx: Any, arguments: list[str]) -> None:
-    """Print the help of the verb that is asked for it, and end.
+    """If the command line has --help, print the help of its verb and exit.
 
-    typer would load pydantic first, to read options: a quarter of the time that help takes.
+    typer would first import pydantic to parse the options, a quarter of the time of this command.
     """
     ends = arguments.index("--") if "--" in arguments else len(arguments)
     if not {"-h", "--help"} & set(arguments[:ends]):
@@ -293,9 +300,9 @@ def _show_help(ctx: Any, arguments: list[str]) -> None:
         if verbs is None or name.startswith("-"):
             break
         if normalised(name) not in verbs:
-            return  # typer says which are there
+            return  # an unknown verb: typer reports it
         verb = verbs[normalised(name)]
-        if verb.context_settings.get("help_option_names") == []:  # it passes all arguments on
+        if verb.context_settings.get("help_option_names") == []:  # passes its arguments on
             return
         ctx = typer.Context(verb, parent=ctx, info_name=name)
     typer.echo(ctx.get_help())
@@ -303,7 +310,7 @@ def _show_help(ctx: Any, arguments: list[str]) -> None:
 
 
 def _explain(error: BaseException) -> tuple[int, str]:
-    """Exit code and sentence."""
+    """Exit code and message of an error."""
     if isinstance(error, Unfinished):
         assert error.__cause__ is not None
         code, message = _explain(error.__cause__)
@@ -312,9 +319,9 @@ def _explain(error: BaseException) -> tuple[int, str]:
     message = "\n".join(shortened(printable(line)) for line in lines)
     if isinstance(error, KeyboardInterrupt):
         return 130, "interrupted"
-    if isinstance(error, BrokenPipeError):  # such as `dabdetr … | head`: nobody reads on
+    if isinstance(error, BrokenPipeError):  # the reader has ended, as in `dabdetr … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 1, ""  # as rich does
+        return 1, ""  # like rich
     if isinstance(error, ImportError):
         return 3, printable(explained(error))
     try:

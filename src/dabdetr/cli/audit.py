@@ -1,4 +1,4 @@
-"""`dabdetr audit`: labels that a model doubts, ranked, with a page; and a mended copy."""
+"""`dabdetr audit`: a ranking of probably wrong labels with a page, and a corrected copy."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from dabdetr.evaluation.suspicions import Suspicion
 
 SHOWN = 200
-"""Suspicions on the page."""
+"""Most suspicions on the page."""
 WEAK = 0.5
-"""Suspicion below which most labels are right."""
+"""Suspicion below which most of the labels are right."""
 
 
 def audit(
@@ -92,7 +92,7 @@ def audit(
         refuse_to_overwrite(output)
         from dabdetr.asking.decisions import read_decisions
 
-        decisions = read_decisions(fix)  # answered before the data are read
+        decisions = read_decisions(fix)  # before the data are read, so that errors come at once
         found = open_splits(data, annotations, images, box_format, strict=strict, quiet=quiet)
         _write_fixed(found, decisions, output, to, as_json, quiet)
         return
@@ -106,8 +106,8 @@ def audit(
         )
     chosen = [each for each in found if split in (None, each.split)]
     if not chosen:
-        there = ", ".join(each.split for each in found)
-        raise ValueError(f"there is no split {split!r}; choose one of: {there}")
+        splits = ", ".join(each.split for each in found)
+        raise ValueError(f"there is no split {split!r}; choose one of: {splits}")
     from dabdetr.asking.audit import audit as suspect
     from dabdetr.asking.audit import ranked
     from dabdetr.predictor import Predictor
@@ -141,13 +141,13 @@ def audit(
 
 
 def _strength(every: list[Suspicion]) -> str:
-    """How many suspicions are worth a look, and that the others are weak."""
+    """A sentence with the numbers of strong and weak suspicions."""
     strong = sum(each.suspicion >= WEAK for each in every)
     weak = len(every) - strong
-    told = f"{counted(strong, 'suspicion')} of {WEAK} or more"
-    if not weak:
-        return told
-    return f"{told}; the other {weak} are weak: most such labels are right"
+    sentence = f"{counted(strong, 'suspicion')} of {WEAK} or more"
+    return (
+        f"{sentence}; the other {weak} are weak: most such labels are right" if weak else sentence
+    )
 
 
 def _write_fixed(
@@ -158,7 +158,7 @@ def _write_fixed(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """A copy of the data with the accepted decisions."""
+    """Write a copy of the data that is corrected by the accepted decisions."""
     from dabdetr.asking.decisions import mended
     from dabdetr.data.writing import write_data
 
@@ -172,19 +172,18 @@ def _write_fixed(
 
 
 def _page(splits: dict[str, Any], every: list[Suspicion], rows: list[dict[str, Any]]) -> str:
-    """The most suspicious labels with a box to tick each, and a button that saves decisions."""
+    """The page with the most suspicious labels, a checkbox for each, and a button to save them."""
     from dabdetr.asking.page import Card, around, page
     from dabdetr.evaluation.suspicions import KINDS
 
-    cards, last = [], (None, None, None)
+    cards, key, image = [], None, None
     for number, each in enumerate(every[:SHOWN]):
-        if last[:2] != (each.split, each.image):
-            last = (each.split, each.image, splits[each.split].image(each.image))
-        image = last[2]
+        if key != (each.split, each.image):
+            key, image = (each.split, each.image), splits[each.split].image(each.image)
         assert image is not None
         before = [] if each.box is None else [each.box]
         after = [] if each.mend in ("remove", "class") else [each.answer]
-        what = {
+        change = {
             "class": f"{each.name} → {each.answer_name}",
             "box": f"{each.name}, moved",
             "remove": f"{each.name}, removed",
@@ -196,7 +195,7 @@ def _page(splits: dict[str, Any], every: list[Suspicion], rows: list[dict[str, A
                 around([*before, each.answer], image),
                 before,
                 after,
-                f"{number + 1}. {KINDS[each.kind]}: {what}"
+                f"{number + 1}. {KINDS[each.kind]}: {change}"
                 + (" (weak)" if each.suspicion < WEAK else ""),
                 f"{each.split}/{Path(each.file).name}; suspicion {each.suspicion:.2f}, the "
                 f"model's answer is {each.answer_name} {each.score:.2f}",

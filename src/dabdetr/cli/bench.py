@@ -1,4 +1,4 @@
-"""`dabdetr bench`: a model in every runtime and precision on this machine, and which to use."""
+"""`dabdetr bench`: speed and AP of a model in every runtime and precision, and a recommendation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`dabdetr compare`: models trained on the same data with the same seeds, in one table."""
+"""`dabdetr compare`: training of several models on the same data and seeds, in one table."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def compare(
         named = ", ".join([*(["data"] if data else []), *given])
         raise ValueError(
             f"a comparison that was begun keeps its {named}; --resume takes models and --seeds, "
-            "and --report nothing beside it"
+            "and --report takes no other option"
         )
     check_folder(data)
     if begun is None:
@@ -128,10 +128,10 @@ def _begin(
     models: list[str],
     seeds: int | None,
 ) -> Path:
-    """A new comparison's folder, once its models and data are known to be good."""
+    """The folder of a new comparison, made after its models and data were checked."""
     from dabdetr.compare.plan import Settings
 
-    configs = Settings(data=data, **given).configs(models)  # a wrong name is answered at once
+    configs = Settings(data=data, **given).configs(models)  # a wrong name raises before torch loads
     from dabdetr.compare.run import begin, check
     from dabdetr.inference.device import choose_device
     from dabdetr.training.precision import choose_precision
@@ -144,7 +144,7 @@ def _begin(
 
 
 def _extend(folder: Path, models: list[str], seeds: int | None) -> Path:
-    """A comparison that was begun, with more models or another number of seeds."""
+    """Add models or seeds to the comparison in ``folder``."""
     from dabdetr.compare.plan import Settings
     from dabdetr.compare.run import extend
 
@@ -155,7 +155,7 @@ def _extend(folder: Path, models: list[str], seeds: int | None) -> Path:
 
 
 def _train(folder: Path, jobs: int, device: str, quiet: bool) -> list[str]:
-    """Train what is not finished of a comparison; the names of runs that failed."""
+    """Run the unfinished trainings of a comparison; returns the names of runs that failed."""
     from dabdetr.compare.plan import Settings, plan
     from dabdetr.compare.run import train_all
 
@@ -182,7 +182,7 @@ def _print(document: dict[str, Any]) -> None:
 
 
 def ladder(context: typer.Context) -> None:
-    """The race of the family, which is `python -m experiments.race` of the repository now."""
+    """The race of the family; it is now `python -m experiments.race` of the repository."""
     import dabdetr
 
     root = Path(dabdetr.__file__).parents[2]

@@ -1,4 +1,4 @@
-"""`dabdetr data …`: what annotated images hold, how they look, other layouts and splits of them."""
+"""`dabdetr data …`: statistics, views, conversion and splitting of annotated images."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ def split(
 
 
 def _write(found: list[Any], out: Path, layout: str, as_json: bool, quiet: bool) -> None:
-    """Write splits, and tell what they hold."""
+    """Write the splits in a layout, and print their counts."""
     from dabdetr.data.statistics import summarise
     from dabdetr.data.writing import write_data
 

@@ -1,4 +1,4 @@
-"""`dabdetr demo`: the shipped model at work on scenes that it has never seen."""
+"""`dabdetr demo`: detection with the shipped model in scenes that it has never seen."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from dabdetr.structures import Detections
 
 SEED = 2022
-"""Of the demo's scenes; their digits are those of the test split, which no training sees."""
+"""Seed of the demo's scenes; their digits are of the test split, which no training uses."""
 
 ENLARGED = 3
-"""Times that a drawn scene is larger than the model's image."""
+"""Scale of a drawn scene relative to the model's image."""
 
 LABELLED = {"train": 8, "val": 4}
-"""Images of each split of the labelled data that the demo leaves behind."""
+"""Images in each split of the labelled data that the demo writes."""
 
 
 def demo(
@@ -61,19 +61,19 @@ def demo(
     check_layout(to)
     check_writable(project)
     folder = RunFolder(project, name, "demo")
-    made = not output.exists()
-    if made:
+    new = not output.exists()
+    if new:
         refuse_to_overwrite(output)
     scenes = open_data(f"scenes:seed={seed},count={count}", "test")
     with folder:
         say(f"detecting digits in {counted(count, 'scene')} that the model has never seen …", quiet)
         found = evaluate("scenes", scenes, batch=16, device=device, progress=not quiet)
         shown = [each.best_of_query().above(conf) for each in found.detections[:images]]
-        drawn = [_drawn(scenes.image(index), each) for index, each in enumerate(shown)]
+        drawn = [_with_boxes(scenes.image(index), each) for index, each in enumerate(shown)]
         for index, image in enumerate(drawn):
             image.save(folder.path / f"scene-{index + 1}.png")
-        _sheet(drawn).save(folder.path / "overview.png")
-    if made:
+        _contact_sheet(drawn).save(folder.path / "overview.png")
+    if new:
         _write_samples(output, scenes, to, seed)
     if as_json:
         print_json(_document(found, shown, folder.path, scenes) | {"samples": str(output)})
@@ -83,14 +83,14 @@ def demo(
     total = counted(sum(LABELLED.values()), "labelled image")
     say(
         f"to try things on: {output}/images and {output}/data ({total})"
-        if made
+        if new
         else f"{output} exists and is kept as it is; remove it, and it is made again",
         quiet,
     )
 
 
 def _write_samples(folder: Path, scenes: DetectionDataset, layout: str, seed: int) -> None:
-    """Images, photographs, a large image, a video and labelled data, in a new folder."""
+    """Write images, photographs, a large image, a video and labelled data into a new folder."""
     import shutil
     from importlib import resources
 
@@ -100,22 +100,22 @@ def _write_samples(folder: Path, scenes: DetectionDataset, layout: str, seed: in
     from dabdetr.data.writing import write_data
     from dabdetr.files import new_folder
 
-    with new_folder(folder) as made:
-        (made / "images" / "photos").mkdir(parents=True)
+    with new_folder(folder) as samples:
+        (samples / "images" / "photos").mkdir(parents=True)
         images = [Image.fromarray(scenes.image(index)) for index in range(min(8, len(scenes)))]
         for index, image in enumerate(images):
-            image.save(made / "images" / f"{index:03}.png")
+            image.save(samples / "images" / f"{index:03}.png")
         for photo in sorted(Path(str(resources.files("dabdetr") / "photos")).iterdir()):
-            shutil.copy(photo, made / "images" / "photos")
-        _sheet(images).save(made / "large.png")
-        _write_clip(made / "clip.mp4", images[0])
+            shutil.copy(photo, samples / "images" / "photos")
+        _contact_sheet(images).save(samples / "large.png")
+        _write_clip(samples / "clip.mp4", images[0])
         parts = {split: f"scenes:seed={seed},count={count}" for split, count in LABELLED.items()}
         labelled = [open_data(text, split) for split, text in parts.items()]
-        write_data(labelled, made / "data", layout)
+        write_data(labelled, samples / "data", layout)
 
 
 def _write_clip(path: Path, image: Image, frames: int = 20) -> None:
-    """A second and a third in which the scene moves to the left, where PyAV is installed."""
+    """Write a video of 1.3 seconds in which the scene moves to the left, if PyAV is installed."""
     import numpy as np
 
     from dabdetr.inference.video import VideoWriter
@@ -130,8 +130,8 @@ def _write_clip(path: Path, image: Image, frames: int = 20) -> None:
             writer.add(np.roll(pixels, -2 * number, axis=1), number / 15)
 
 
-def _drawn(image: Any, found: Detections) -> Image:
-    """The scene enlarged, with its detections."""
+def _with_boxes(image: Any, found: Detections) -> Image:
+    """The enlarged scene with its detections."""
     from dataclasses import replace
 
     from PIL import Image
@@ -141,8 +141,8 @@ def _drawn(image: Any, found: Detections) -> Image:
     return replace(found, boxes=found.boxes * ENLARGED, size=large.size[::-1]).plot(large)
 
 
-def _sheet(drawn: list[Image], columns: int = 4) -> Image:
-    """All images, which are of one size, side by side."""
+def _contact_sheet(drawn: list[Image], columns: int = 4) -> Image:
+    """One image of all images, which have the same size, in rows."""
     from PIL import Image
 
     width, height = drawn[0].size

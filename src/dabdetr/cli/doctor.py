@@ -1,4 +1,4 @@
-"""`dabdetr doctor`: what is wrong with a data set, what that does to training, how to mend it."""
+"""`dabdetr doctor`: errors in a data set, their effect on training, and their repair."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def doctor(
 def _fix(
     found: Sequence[Any], problems: Sequence[Problem], out: Path, layout: str, quiet: bool
 ) -> dict[str, Any]:
-    """Write the mended copy; a log lies in it."""
+    """Write the repaired copy with a log of the changes."""
     from dabdetr.data.mending import mended
     from dabdetr.data.writing import write_data
 
@@ -130,18 +130,18 @@ def _print(problems: Sequence[Problem], checks: int) -> None:
     from rich.text import Text
 
     for hints, title in ((False, "findings"), (True, "hints")):
-        some = [each for each in problems if each.hint == hints]
-        if not some:
+        of_kind = [each for each in problems if each.hint == hints]
+        if not of_kind:
             continue
         table = Table("check", "split", title=title, show_lines=True)
         table.add_column("count", justify="right")
         table.add_column("what it does to training")
         table.add_column("how to mend it")
-        for each in some:
-            about = Text(f"{each.kind.name}: {each.kind.what}", overflow="fold")
-            about.append("".join(f"\n  {example}" for example in each.examples), "dim")
+        for each in of_kind:
+            check = Text(f"{each.kind.name}: {each.kind.what}", overflow="fold")
+            check.append("".join(f"\n  {example}" for example in each.examples), "dim")
             cells = (each.split, f"{each.count:,}", each.kind.effect, each.kind.remedy)
-            table.add_row(about, *map(Text, cells))
+            table.add_row(check, *map(Text, cells))
         console().print(table)
     faults = sum(not each.hint for each in problems)
     result = counted(faults, "finding") if faults else "nothing is wrong"

@@ -1,4 +1,4 @@
-"""`dabdetr explain`: pages that show where a model looked and how its boxes came about."""
+"""`dabdetr explain`: pages that show attention, anchors and boxes of a model layer by layer."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def explain(
     if source:
         from dabdetr.inference.sources import attempts
 
-        attempts(source)  # what is not there is an error before the model is loaded
+        attempts(source)  # a missing file raises before the model is loaded
     from dabdetr.data.layouts import open_data
     from dabdetr.explain.explanation import explain as explained
     from dabdetr.inference.opening import torch_runtime
@@ -102,7 +102,7 @@ def explain(
     if truth is None:
         found = explained(runtime, source, conf, max_det, on_error=pass_over, ask=True)
     else:
-        found = _of_data(runtime, truth, count, conf, max_det, pass_over)
+        found = _explain_data(runtime, truth, count, conf, max_det, pass_over)
     named = (replace(each, trace=replace(each.trace, model=model)) for each in found)
     written = _write(tracked(named, "images", quiet), output, model, force)
     for reason in skipped:
@@ -116,7 +116,7 @@ def explain(
         raise typer.Exit(1)
 
 
-def _of_data(
+def _explain_data(
     runtime: TorchRuntime,
     data: DetectionDataset,
     count: int,
@@ -124,7 +124,7 @@ def _of_data(
     max_det: int | None,
     on_error: Callable[[str, Exception], None],
 ) -> Iterator[Explanation]:
-    """Explanations of the data's first ``count`` images, with the objects that are there."""
+    """Explanations of the first ``count`` images of the data, with their labelled objects."""
     from dabdetr.evaluation.evaluate import class_map
     from dabdetr.explain.explanation import explain as explained
 
@@ -146,7 +146,10 @@ def _of_data(
 def _write(
     stream: Iterator[Explanation], output: Path, model: str, force: bool
 ) -> list[dict[str, object]]:
-    """One image as ``output`` itself, several as its index; what was written, for each."""
+    """Write one image's page as ``output``, or several with ``output`` as their index.
+
+    Returns a dictionary for JSON for each page.
+    """
     from dabdetr.explain.page import write_page
 
     first, second = next(stream, None), next(stream, None)
@@ -161,7 +164,7 @@ def _write(
 def _write_pages(
     stream: Iterator[Explanation], output: Path, model: str, force: bool
 ) -> list[dict[str, object]]:
-    """Pages in a folder, which they enter when all are done, and the index of them."""
+    """Write pages and then their index; they are moved to their folder when all are done."""
     from dabdetr.explain.page import entry, is_page, write_index, write_page
     from dabdetr.files import unwritable
 
@@ -169,11 +172,11 @@ def _write_pages(
     if folder.exists() and not (force and folder.is_dir()):
         raise FileExistsError(f"{folder} exists and is not overwritten; choose another name")
     try:
-        place = tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{folder.name}-")
+        temporary = tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{folder.name}-")
     except OSError as error:
         raise unwritable(folder, error) from None
     entries, written, taken, before = [], [], set(), []
-    with place as unfinished:
+    with temporary as unfinished:
         named = ((each, f"{file_name(each.detections.source, taken)}.html") for each in stream)
         for (each, page), after in _with_next(named):
             links = [("all images", f"../{quote(output.name)}"), *before]
@@ -194,6 +197,6 @@ def _write_pages(
 
 
 def _with_next(items: Iterator[Item]) -> Iterator[tuple[Item, Item | None]]:
-    """Every item, with the one after it; None after the last."""
-    one, other = itertools.tee(items)
-    return itertools.zip_longest(one, itertools.islice(other, 1, None))
+    """Every item and its successor; None for the last."""
+    current, following = itertools.tee(items)
+    return itertools.zip_longest(current, itertools.islice(following, 1, None))

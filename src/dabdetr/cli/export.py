@@ -1,4 +1,4 @@
-"""`dabdetr export`: weights as a file of ONNX, OpenVINO or torch, with the proof that it agrees."""
+"""`dabdetr export`: a model as a file for ONNX Runtime, OpenVINO or torch, with a certificate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`dabdetr models` lists what there is; `dabdetr convert` brings weights into the own format."""
+"""`dabdetr models`, a list of models, and `dabdetr convert`, conversion of weights."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def models(
         }
         for each in first
     ]
-    weights = [_described(path) for path in shipped().values()]
+    weights = [_description(path) for path in shipped().values()]
     if as_json:
         print_json({"presets": presets, "weights": weights})
         return
@@ -108,8 +108,8 @@ def convert(
     loaded = load_model(source, overrides=assignments or [])
     dtype = torch.float16 if half else torch.float32
     ours = loaded.report.format.startswith("dabdetr")
-    about = {} if ours else {"converted_from": loaded.report.format}
-    save_model(target, loaded.model, dtype, about)
+    metadata = {} if ours else {"converted_from": loaded.report.format}
+    save_model(target, loaded.model, dtype, metadata)
     if as_json:
         print_json(_report(loaded.report, target))
         return
@@ -154,23 +154,26 @@ def _report(report: Any, target: Path) -> dict[str, Any]:
     }
 
 
-def _described(path: Path) -> dict[str, Any]:
-    """Size, class names and the notes in the file's head, which is JSON after eight bytes."""
+def _description(path: Path) -> dict[str, Any]:
+    """Size and metadata of a safetensors file, read from its head without the tensors.
+
+    The head is JSON after eight bytes with its length.
+    """
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        about = json.loads(file.read(length)).get("__metadata__", {})
-    config = json.loads(about.pop("config", "{}"))
+        metadata = json.loads(file.read(length)).get("__metadata__", {})
+    config = json.loads(metadata.pop("config", "{}"))
     return {
         "name": path.stem,
         "preset": config.get("name"),
         "megabytes": round(path.stat().st_size / 1e6, 1),
-        "classes": json.loads(about.pop("names", "[]")),
-        "about": {key: value for key, value in about.items() if key != "format"},
+        "classes": json.loads(metadata.pop("names", "[]")),
+        "about": {key: value for key, value in metadata.items() if key != "format"},
     }
 
 
 class Row(NamedTuple):
-    """A recommended model; what is not measured or published is empty."""
+    """A recommended model; values that are not measured or published are empty."""
 
     name: str
     millions: str
@@ -195,7 +198,7 @@ RECOMMENDED = (
     Row("dino-r50-4scale", "47.0", "230", "7500", "49.0 COCO", "train: the best AP with ResNet-50"),
     Row("dab-detr-nano", "0.9", "", "", "", "learn: a model to read and change"),
 )
-"""At most twelve. GFLOPs and milliseconds as measured by us, see ``models``' last line."""
+"""At most twelve models; the last line of ``models`` says how their numbers were measured."""
 
 
 def _print_recommended() -> None:

@@ -1,4 +1,4 @@
-"""Options that several verbs share, and how they are read."""
+"""Options that several verbs share, and functions that check and read them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def check_model(source: str | None) -> str | None:
-    """Raise where weights are named that are not there, before anything heavy is imported."""
+    """``source``, if it names weights; else raises, before anything heavy is imported."""
     from dabdetr.checkpoints.locate import locate
 
     if source is not None:
@@ -145,14 +145,14 @@ RunOutput = Annotated[
 
 
 def one_of(argument: Any, option: Any, name: str) -> Any:
-    """What was given as an argument or as the option ``--name``; ValueError where it is both."""
+    """The value given as an argument or as the option ``--name``; ValueError if both are given."""
     if argument is not None and option is not None:
         raise ValueError(f"{argument} and --{name} {option} were given; give one of them")
     return option if argument is None else argument
 
 
 def place_of(target: Path | None, output: Path | None, example: str) -> Path:
-    """Where to write, given as an argument or with -o; ValueError where it is neither or both."""
+    """The output path, given as an argument or with -o; ValueError unless exactly one is given."""
     place = one_of(target, output, "output")
     if place is None:
         raise ValueError(f"no place to write was given: dabdetr {example}")
@@ -160,9 +160,9 @@ def place_of(target: Path | None, output: Path | None, example: str) -> Path:
 
 
 def run_place(project: Path, name: str | None, output: Path | None) -> tuple[Path, str | None]:
-    """The project and the name of a run's folder; ValueError where no folder can have them.
+    """The project and the name of a run's folder.
 
-    It is raised where -o and --name are given, too.
+    ValueError where they are not valid names of folders, or if -o and --name are both given.
     """
     what, remedy = "--name", "use --project for folders"
     if output is not None:
@@ -179,7 +179,7 @@ def run_place(project: Path, name: str | None, output: Path | None) -> tuple[Pat
 
 
 def read_box_format(given: str | None) -> Any:
-    """The format where it is one; ValueError names those that there are."""
+    """The box format; ValueError lists the known ones for any other name."""
     from typing import get_args
 
     from dabdetr.data.box_formats import BoxFormat
@@ -191,9 +191,9 @@ def read_box_format(given: str | None) -> Any:
 
 
 def check_data(data: str | None, annotations: Path | None, images: Path | None) -> None:
-    """Raise where no data was given, or two at a time, or they are not there."""
-    apart = [("--annotations", annotations), ("--images", images)]
-    given = [option for option, value in apart if value is not None]
+    """Raise where no data were given, or two sources of data, or the folder does not exist."""
+    separate = [("--annotations", annotations), ("--images", images)]
+    given = [option for option, value in separate if value is not None]
     if data is None and not given:
         raise ValueError("no data was given; give --data FOLDER or --data scenes")
     if data is not None and given:
@@ -205,7 +205,7 @@ def check_data(data: str | None, annotations: Path | None, images: Path | None) 
 
 
 def check_folder(data: str | None) -> None:
-    """Raise where there is no such data; nothing heavy is imported for it."""
+    """FileNotFoundError where ``data`` does not exist, before anything heavy is imported."""
     if data is not None and data.partition(":")[0] != "scenes" and not Path(data).exists():
         raise FileNotFoundError(f"there is no data folder {data}; check the path")
 
@@ -219,7 +219,7 @@ def open_splits(
     strict: bool,
     quiet: bool,
 ) -> list[DetectionDataset]:
-    """All splits of the data that a command line names."""
+    """All splits of the data of a command line."""
     check_data(data, annotations, images)
     from dabdetr.data.findings import refuse
     from dabdetr.data.layouts import open_every
@@ -241,7 +241,7 @@ def open_split(
     strict: bool,
     quiet: bool,
 ) -> DetectionDataset:
-    """One split of the data that a command line names, its images checked."""
+    """One split of the data of a command line, with checked images."""
     check_data(data, annotations, images)
     from dabdetr.data.findings import refuse
     from dabdetr.data.layouts import open_data
@@ -254,25 +254,34 @@ def open_split(
 
 
 def tell_choices(quiet: bool) -> None:
-    """Let the user see what is chosen by measuring, a sentence each."""
+    """Print what dabdetr logs, such as choices made by measuring, on stderr unless ``quiet``."""
     import logging
     import os
 
     from dabdetr.cli.output import say
 
-    class Said(logging.Handler):
+    class Printer(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             say(record.getMessage(), quiet)
 
-    if quiet:  # of the hub's downloads, whose bars are for terminals only as well
+    if quiet:
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     logger = logging.getLogger("dabdetr")
     logger.setLevel(logging.INFO)
-    logger.handlers = [Said()]
+    logger.handlers = [Printer()]
+
+
+def given_options(context: typer.Context) -> dict[str, Any]:
+    """The parameters that were given on the command line, without defaults."""
+    return {
+        key: value
+        for key, value in context.params.items()
+        if getattr(context.get_parameter_source(key), "name", "") == "COMMANDLINE"
+    }
 
 
 def class_names(values: Iterable[str], known: Sequence[str]) -> list[str] | None:
-    """Names given one by one or with commas between; a name that has a comma stays whole."""
+    """Names given one by one or separated by commas; a known name with a comma is not split."""
     names = [
         name.strip()
         for value in values

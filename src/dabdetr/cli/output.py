@@ -1,4 +1,4 @@
-"""What verbs print: one JSON document, or tables and lines for people."""
+"""Output of verbs: one JSON document, or tables and lines for people; names of written files."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 
 DRAWABLE = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-"""Endings that drawn images keep; others become .png."""
+"""Endings that drawn images keep; any other becomes .png."""
 
 
 def print_json(document: dict[str, Any]) -> None:
-    """The one document that ``--json`` promises, on stdout."""
+    """Print the document of ``--json`` on stdout."""
     sys.stdout.write(json_text(document, indent=1) + "\n")
 
 
 def console() -> Console:
-    """Where tables go: stdout, wide enough for paths where it is no terminal."""
+    """The console for tables: stdout; 120 columns wide where it is not a terminal."""
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else 120, highlight=False)
 
 
 def say(message: str, quiet: bool = False) -> None:
-    """A line for people, on stderr."""
+    """Print a line for people on stderr."""
     if not quiet:
         print(printable(message, lines=True), file=sys.stderr)
 
@@ -42,7 +42,7 @@ def say(message: str, quiet: bool = False) -> None:
 def refuse_to_overwrite(
     path: Path | None, remedy: str = "choose another name", force: bool = False
 ) -> None:
-    """Raise where ``path`` exists already or has no folder; checked before any work is done."""
+    """OSError where ``path`` exists or cannot be written; called before any work is done."""
     if path is None:
         return
     check_place(path)
@@ -56,7 +56,7 @@ def refuse_to_overwrite(
 
 
 def tracked(items: Iterable[Item], what: str, quiet: bool) -> Iterator[Item]:
-    """The same items; on a terminal, stderr shows how many went by and how fast."""
+    """The same items; on a terminal, stderr shows their number and the time."""
     from rich.console import Console
     from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
@@ -67,7 +67,7 @@ def tracked(items: Iterable[Item], what: str, quiet: bool) -> Iterator[Item]:
 
 
 def file_name(source: str, taken: set[str]) -> str:
-    """The source's own name, numbered where it is ``taken``, ending in one of ``DRAWABLE``."""
+    """The file name of a source, numbered if ``taken``, with an ending in ``DRAWABLE``."""
     path = Path(unquote(urlsplit(source).path) if "://" in source else source)
     stem, suffix = plain_name(path.stem) or "image", path.suffix
     if suffix.lower() not in DRAWABLE:

@@ -1,4 +1,4 @@
-"""`dabdetr predict`: images and videos in; a table, drawings, JSON or a COCO results file out."""
+"""`dabdetr predict`: detection in images and videos, with tables, drawings and files of results."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ from dabdetr.cli.options import (
     SetPrecision,
     SkipUnreadable,
     class_names,
+    given_options,
     run_place,
     tell_choices,
 )
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
     from dabdetr.structures import Detections
 
 MOST_ROWS = 200
-"""Detections that the table shows."""
+"""Most detections in the printed table."""
 
 
 def predict(
@@ -167,7 +168,8 @@ def predict(
         stopped = unfinished.find(project, name)
         with locked(stopped):
             ctx.obj = unfinished.Journal.read(stopped)
-            return predict(ctx, **ctx.obj.options_for(stopped, _given(ctx), ctx.params.keys()))
+            given = given_options(ctx)
+            return predict(ctx, **ctx.obj.options_for(stopped, given, ctx.params.keys()))
     if model is None:
         raise ValueError("no model was given: dabdetr predict --model MODEL IMAGE …")
     if as_json and as_lines:
@@ -186,7 +188,7 @@ def predict(
     before = ctx.obj if isinstance(ctx.obj, unfinished.Journal) else None
     sources = _sources([*(images or []), *(source or [])], tiles)
     items = before.rest(sources) if before else expand(sources)
-    attempts(items, stride)  # what is not there is an error before the model is loaded
+    attempts(items, stride)  # a missing file raises before the model is loaded
     from dabdetr.inference.opening import open_model
     from dabdetr.predictor import Predictor
 
@@ -200,7 +202,7 @@ def predict(
         folder = RunFolder(project, name if needed else None, "predict")
     journal = before or unfinished.new_journal(items, ctx.params)
     skipped = _Skipped(skip_unreadable, journal)
-    seen = _Seen(keep=as_json or bool(coco or label_studio), lines=as_lines)
+    summary = _Summary(keep=as_json or bool(coco or label_studio), lines=as_lines)
     with interruptible(), ExitStack() as stack:
         runtime = open_model(
             model,
@@ -214,7 +216,7 @@ def predict(
         )
         predictor = Predictor(runtime, batch=batch)
         stream = (
-            _tracks(
+            _track(
                 predictor,
                 items,
                 conf=conf,
@@ -238,18 +240,18 @@ def predict(
                 allow_private=allow_private,
             )
         )
-        kept = stack.enter_context(_kept(folder, needed, journal, seen, model))
+        opened = stack.enter_context(_run_folder(folder, needed, journal, summary, model))
         results = tracked(stream, "images", quiet)
-        first = [*islice(results, 1)]  # an error before any result leaves nothing
-        if kept:
-            kept.publish()
+        first = [*islice(results, 1)]  # after an error before the first result, no folder is left
+        if opened:
+            opened.publish()
         saver = Saver(folder.path, **wanted) if needed else None
         with closing(saver) if saver else nullcontext(), _ended_by_ctrl_c(sources):
             for found in before.again(folder.path, predictor.names) if before else ():
                 if isinstance(found, str):
                     skipped.reasons.append(found)
                     continue
-                seen.add(found)
+                summary.add(found)
                 if saver:
                     saver.add(found)
             for found in chain(first, results):
@@ -257,44 +259,34 @@ def predict(
                     saver.add(found)
                 if journal:
                     journal.add(found)
-                seen.add(found)
+                summary.add(found)
         if saver:
             saver.finish(predictor.names)
         if coco:
-            _write_coco(coco, seen.kept)
+            _write_coco(coco, summary.kept)
         if label_studio:
-            _write_label_studio(label_studio, seen.kept, model)
-        _report(seen, skipped, model, folder if needed else None, as_json, quiet)
+            _write_label_studio(label_studio, summary.kept, model)
+        _report(summary, skipped, model, folder if needed else None, as_json, quiet)
         sys.stdout.flush()
     if skipped.reasons:
         raise typer.Exit(1)
 
 
-def _tracks(predictor: Predictor, source: Any, **options: Any) -> Iterator[Detections]:
+def _track(predictor: Predictor, source: Any, **options: Any) -> Iterator[Detections]:
     """Detections of videos with their tracks."""
     from dabdetr.asking.track import track
 
     return track(predictor, source, **options)
 
 
-def _given(ctx: typer.Context) -> dict[str, Any]:
-    """Parameters that stand on the command line."""
-    source = ctx.get_parameter_source
-    return {
-        key: value
-        for key, value in ctx.params.items()
-        if getattr(source(key), "name", "") == "COMMANDLINE"
-    }
-
-
 @contextmanager
-def _kept(
-    folder: RunFolder, needed: bool, journal: Journal | None, seen: _Seen, model: str
+def _run_folder(
+    folder: RunFolder, needed: bool, journal: Journal | None, summary: _Summary, model: str
 ) -> Iterator[RunFolder | None]:
-    """The run's folder with its journal; once it is published, an error leaves both there.
+    """The run's folder with its journal; an error after its publication leaves both there.
 
-    Where only the journal would lie in it, it is removed at the end, and none where it cannot be
-    made.
+    Unless ``needed``, the folder is only for the journal: it is removed at the end, and None is
+    yielded where it cannot be made.
     """
     from dabdetr.cli import unfinished
 
@@ -316,11 +308,12 @@ def _kept(
             yield folder
         except (Exception, KeyboardInterrupt) as error:
             if not needed and not resumed and isinstance(error, BrokenPipeError):
-                folder.discard()  # nobody reads on, as in `dabdetr predict --jsonl | head`
+                folder.discard()  # the reader has ended, as in `dabdetr predict --jsonl | head`
             elif folder.published and journal:
                 raise Unfinished(journal.state(folder.path)) from error
             elif folder.published:
-                done = f"{counted(seen.images, 'image')} {'is' if seen.images == 1 else 'are'}"
+                verb = "is" if summary.images == 1 else "are"
+                done = f"{counted(summary.images, 'image')} {verb}"
                 raise Unfinished(f"{done} done and kept in {folder.path}") from error
             raise
         if journal:
@@ -347,7 +340,7 @@ def _sources(sources: list[str], tiles: bool) -> list[str | bytes]:
 
 @contextmanager
 def _ended_by_ctrl_c(sources: list[str | bytes]) -> Iterator[None]:
-    """Ctrl-C is how a camera ends: what it gave is kept."""
+    """If a source is a camera, Ctrl-C ends the recording and its results are kept."""
     from dabdetr.inference.video import is_endless
 
     try:
@@ -358,19 +351,19 @@ def _ended_by_ctrl_c(sources: list[str | bytes]) -> Iterator[None]:
 
 
 class _Skipped:
-    """Collects why images were skipped; raises unless skipping was asked for.
+    """Collects the reasons for skipped images and frames.
 
-    A damaged frame does not end a video, even where an unreadable image would.
+    Damaged frames of a video are always skipped; unreadable images raise unless ``skip_images``.
     """
 
-    def __init__(self, images_too: bool, journal: Journal | None) -> None:
-        self.images_too, self.journal = images_too, journal
+    def __init__(self, skip_images: bool, journal: Journal | None) -> None:
+        self.skip_images, self.journal = skip_images, journal
         self.reasons: list[str] = []
 
     def __call__(self, label: str, error: Exception) -> None:
         from dabdetr.inference.stream import DamagedFrame
 
-        if not (self.images_too or isinstance(error, DamagedFrame)):
+        if not (self.skip_images or isinstance(error, DamagedFrame)):
             if isinstance(error, ValueError | OSError):
                 raise type(error)(f"{error}; --skip-unreadable passes over such images") from None
             raise error
@@ -379,8 +372,12 @@ class _Skipped:
             self.journal.skip(label, str(error), isinstance(error, DamagedFrame))
 
 
-class _Seen:
-    """What the end of the run reports: counts, the first rows of a table; all where it is kept."""
+class _Summary:
+    """The results for the end of the run: counts, the first rows of the table, or all of them.
+
+    keep   whether all detections are kept, in ``kept``
+    lines  whether a JSON line is printed for each image
+    """
 
     def __init__(self, keep: bool, lines: bool) -> None:
         self.keep, self.lines = keep, lines
@@ -389,7 +386,7 @@ class _Seen:
         self.images = self.objects = 0
 
     def add(self, found: Detections) -> None:
-        """Count one image; its pixels are not kept."""
+        """Add the detections of one image, without its pixels."""
         self.images += 1
         self.objects += len(found)
         if self.keep:
@@ -398,23 +395,28 @@ class _Seen:
             sys.stdout.write(json_text(found.to_dict()) + "\n")
             sys.stdout.flush()
         if room := MOST_ROWS - len(self.rows):
-            place = Path(found.source).name
-            place += "" if found.frame is None else f" #{found.frame}"
-            self.rows += [(place, row) for row in found[:room].to_dict()["detections"]]
+            name = Path(found.source).name
+            name += "" if found.frame is None else f" #{found.frame}"
+            self.rows += [(name, row) for row in found[:room].to_dict()["detections"]]
 
 
 def _report(
-    seen: _Seen, skipped: _Skipped, model: str, folder: RunFolder | None, as_json: bool, quiet: bool
+    summary: _Summary,
+    skipped: _Skipped,
+    model: str,
+    folder: RunFolder | None,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
     for reason in skipped.reasons:
         say(f"skipped: {printable(reason)}")
     if as_json:
-        where = str(folder.path) if folder else None
-        results = [each.to_dict() for each in seen.kept]
-        print_json({"model": model, "folder": where, "skipped": skipped.reasons, "images": results})
-    elif not (quiet or seen.lines):
-        _print_table(seen)
-    if folder and seen.images:
+        path = str(folder.path) if folder else None
+        results = [each.to_dict() for each in summary.kept]
+        print_json({"model": model, "folder": path, "skipped": skipped.reasons, "images": results})
+    elif not (quiet or summary.lines):
+        _print_table(summary)
+    if folder and summary.images:
         say(f"results: {folder.path}", quiet)
 
 
@@ -426,7 +428,7 @@ def _write_coco(path: Path, found: list[Detections]) -> None:
     ids = [int(stem) for stem in stems] if numbered else range(1, len(found) + 1)
     rows: list[dict[str, Any]] = []
     for image_id, each in zip(ids, found, strict=True):
-        origin = {"file_name": each.source}  # by which they fit data whose ids are others
+        origin = {"file_name": each.source}  # matches images whose ids in the data are others
         for row in each.to_coco(image_id):
             rows.append(row | origin | {"category_name": each.names[row["category_id"] - 1]})
     write_atomically(path, json.dumps(rows).encode())
@@ -439,18 +441,18 @@ def _write_label_studio(path: Path, found: list[Detections], model: str) -> None
     write_atomically(path, json_text(tasks, indent=1).encode())
 
 
-def _print_table(seen: _Seen) -> None:
+def _print_table(summary: _Summary) -> None:
     from rich.table import Table
     from rich.text import Text
 
     table = Table("image", "object")
     for column in ("score", "x0", "y0", "x1", "y1"):
         table.add_column(column, justify="right")
-    for place, row in seen.rows:
+    for name, row in summary.rows:
         numbers = (f"{row['score']:.2f}", *(f"{side:.0f}" for side in row["box"]))
-        table.add_row(Text(printable(place), overflow="fold"), Text(row["name"]), *numbers)
-    if seen.rows:
+        table.add_row(Text(printable(name), overflow="fold"), Text(row["name"]), *numbers)
+    if summary.rows:
         console().print(table)
-    cut = seen.objects > MOST_ROWS
+    cut = summary.objects > MOST_ROWS
     more = f"; the table shows {MOST_ROWS}, --json gives all" if cut else ""
-    print(f"{counted(seen.objects, 'object')} in {counted(seen.images, 'image')}{more}")
+    print(f"{counted(summary.objects, 'object')} in {counted(summary.images, 'image')}{more}")

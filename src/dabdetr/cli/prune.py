@@ -1,4 +1,4 @@
-"""`dabdetr prune`: fewer queries and layers, as far as AP allows it."""
+"""`dabdetr prune`: removal of queries and decoder layers that AP does not need."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def prune(
     check_folder(data)
     from dabdetr.data.layouts import open_data
 
-    truth = open_data(data, split)  # what is not there is answered before torch is imported
+    truth = open_data(data, split)  # missing data raise before torch is imported
     import json
 
     from dabdetr.checkpoints.native import load_model, save_model

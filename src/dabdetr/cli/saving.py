@@ -1,4 +1,4 @@
-"""What `dabdetr predict` leaves in its folder: drawings, objects cut out, labels and tables."""
+"""Writing of `dabdetr predict`'s files: drawings, crops of objects, labels and tables."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ if TYPE_CHECKING:
     from dabdetr.structures import Detections
 
 QUALITY = 95
-"""Of JPEGs."""
+"""Quality of JPEGs, 0–100."""
 
 
 class Saver:
-    """Writes into ``folder`` as detections come; after ``close`` every file in it is whole.
+    """Writes detections into ``folder`` one image at a time; ``close`` completes all files.
 
-    ``draw``: images and videos with boxes, under the names of their sources. ``crops``: each
-    object alone, as ``crops/CLASS/IMAGE-RANK``. ``txt``: YOLO's lines with scores, as
-    ``labels/IMAGE.txt``. ``table``: all objects, in ``predictions.csv``. ``fiftyone``: a folder
-    that FiftyOne opens as FiftyOneImageDetectionDataset; its images are links to the sources
-    where the file system has them, and copies elsewhere.
+    draw      images and videos with boxes, under the names of their sources
+    crops     each object cut out, as ``crops/CLASS/IMAGE-RANK``
+    txt       YOLO lines with scores, as ``labels/IMAGE.txt``
+    table     all objects, in ``predictions.csv``
+    fiftyone  a folder that FiftyOne opens as FiftyOneImageDetectionDataset; its images are hard
+              links to the sources, or copies where the file system has no hard links
     """
 
     def __init__(
@@ -56,13 +57,13 @@ class Saver:
         self._taken: set[str] = set()
         self._name = ""
         self._video: Any = None
-        self._shown: tuple[str, int] = ("", -1)
+        self._last: tuple[str, int] = ("", -1)  # source and number of the last frame
 
     def add(self, found: Detections) -> None:
-        """Write what is wanted of one image or frame.
+        """Write the files of one image or frame.
 
-        Where ``found`` does not hold it, the image was drawn and cut out before: only tables and
-        labels are written, again.
+        If ``found`` has no image, drawings and crops were written before the run was stopped: only
+        tables and labels are written again.
         """
         import numpy as np
 
@@ -70,13 +71,13 @@ class Saver:
             self._end_video()
             self._name = file_name(found.source, self._taken)
         else:
-            self._follow(found)
+            self._continue_video(found)
         if self.draw and found.image is not None and found.frame is None:
             _save(found.plot(), self.folder / self._name)
         elif self.draw and found.image is not None:
             self._video.add(np.asarray(found.plot()), found.time)
         if self.crops and found.image is not None:
-            self._cut_out(found)
+            self._write_crops(found)
         if self._table:
             from dabdetr.structures.formats import rows
 
@@ -87,10 +88,10 @@ class Saver:
             with (self.folder / Path(self._name).with_suffix(".mot.txt")).open("a") as file:
                 file.write(mot_lines(found))
         if self.txt or self.fiftyone:
-            self._label(found)
+            self._write_labels(found)
 
-    def _label(self, found: Detections) -> None:
-        """Labels under the image's name, numbered where two images differ in their ending only."""
+    def _write_labels(self, found: Detections) -> None:
+        """Write labels under the image's name, numbered if two images differ only in the ending."""
         stem = Path(self._name).stem + ("" if found.frame is None else f"_{found.frame}")
         stem = Path(file_name(f"{stem}.png", self._stems)).stem
         if self.txt:
@@ -107,7 +108,7 @@ class Saver:
             _link(Path(found.source), data / (stem + suffix))
 
     def finish(self, names: Sequence[str]) -> None:
-        """Write what needs all images."""
+        """Write the files that need all images."""
         if self.fiftyone:
             from dabdetr.structures.formats import fiftyone_labels
 
@@ -115,9 +116,9 @@ class Saver:
             labels = fiftyone_labels(names, self._found)
             (self.folder / "fiftyone" / "labels.json").write_text(json.dumps(labels, indent=1))
 
-    def _follow(self, found: Detections) -> None:
-        """Begin another video where ``found`` does not go on with the last one."""
-        source, before = self._shown
+    def _continue_video(self, found: Detections) -> None:
+        """Begin another video unless ``found`` is a later frame of the last one."""
+        source, before = self._last
         assert found.frame is not None
         if found.source != source or found.frame <= before:
             self._end_video()
@@ -127,9 +128,9 @@ class Saver:
                 from dabdetr.inference.video import VideoWriter
 
                 self._video = VideoWriter(self.folder / self._name, found.source)
-        self._shown = (found.source, found.frame)
+        self._last = (found.source, found.frame)
 
-    def _cut_out(self, found: Detections) -> None:
+    def _write_crops(self, found: Detections) -> None:
         from PIL import Image
 
         assert found.image is not None
@@ -146,19 +147,19 @@ class Saver:
                 _save(Image.fromarray(crop), folder / f"{stem}-{rank}{suffix}")
 
     def close(self) -> None:
-        """Finish the video and the table that are being written."""
+        """Finish the current video and the table."""
         self._end_video()
         if self._table:
             self._file.close()
 
     def _end_video(self) -> None:
-        video, self._video, self._shown = self._video, None, ("", -1)
+        video, self._video, self._last = self._video, None, ("", -1)
         if video is not None:
             video.close()
 
 
 def _save(image: Any, path: Path) -> None:
-    """Write an image; none that is cut short stays behind."""
+    """Write an image; after an error the incomplete file is removed."""
     try:
         image.save(path, quality=QUALITY)
     except BaseException as error:
@@ -169,15 +170,15 @@ def _save(image: Any, path: Path) -> None:
 
 
 def folder_name(name: str) -> str:
-    """A class name without what file systems do not take."""
+    """A class name without characters that file systems do not allow."""
     return plain_name(name, UNPORTABLE).strip(". ") or "_"
 
 
 def _link(source: Path, target: Path) -> None:
-    """A second name of a file, or a copy where the file system has no such names."""
+    """Make ``target`` a hard link to ``source``, or a copy where hard links are not possible."""
     if not source.is_file():
-        raise ValueError(f"--fiftyone takes image files; {source} is none")
-    target.unlink(missing_ok=True)  # of a prediction that was interrupted
+        raise ValueError(f"--fiftyone takes image files; {source} is not a file")
+    target.unlink(missing_ok=True)  # left by an interrupted run
     try:
         os.link(source, target)
     except OSError:

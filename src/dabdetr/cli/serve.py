@@ -1,4 +1,4 @@
-"""`dabdetr serve`: a model behind HTTP, with a page to try it."""
+"""`dabdetr serve`: a model as an HTTP service, with a page to try it."""
 
 from __future__ import annotations
 
@@ -82,11 +82,11 @@ def serve(
     source = one_of(weights, model, "model")
     if source is None:
         raise ValueError("no model was given: dabdetr serve MODEL")
-    called = name if name is not None else _name(source)
-    if not re.fullmatch(r"[\w.-]{1,100}", called):
+    service = name if name is not None else _default_name(source)
+    if not re.fullmatch(r"[\w.-]{1,100}", service):
         raise ValueError(
             "--name should be 1 to 100 letters, digits, dots, underscores or hyphens; "
-            f"got {called!r}"
+            f"got {service!r}"
         )
     try:
         from dabdetr.serve.app import Settings, make_app
@@ -116,18 +116,18 @@ def serve(
             compile=compile,
         )
         settings = Settings(
-            called, max_body, parallel=parallel, waiting=waiting, allow_private=allow_private
+            service, max_body, parallel=parallel, waiting=waiting, allow_private=allow_private
         )
         app = make_app(predictor, settings)
-        place, taken = listening.getsockname()[:2]
-        shown = f"[{place}]" if ":" in place else place
-        say(f"serving {called} at http://{shown}:{taken}; Ctrl-C stops it", quiet)
+        address, number = listening.getsockname()[:2]
+        bracketed = f"[{address}]" if ":" in address else address
+        say(f"serving {service} at http://{bracketed}:{number}; Ctrl-C stops it", quiet)
         _until_stopped(lambda: make_server(app).run(sockets=[listening]))
     say("stopped", quiet)
 
 
-def _name(source: str) -> str:
-    """What a model is called: by its file, or by the run folder around ``best`` and ``last``."""
+def _default_name(source: str) -> str:
+    """The name of the model's file; of the run folder for the files ``best`` and ``last``."""
     path = Path(source)
     stem = path.stem if path.suffix in (".safetensors", ".onnx", ".pt2", ".xml") else path.name
     if stem in ("best", "last", "model") and path.absolute().parent.name:
@@ -136,7 +136,7 @@ def _name(source: str) -> str:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A socket that listens at the address; OSError in one sentence where that cannot be."""
+    """A socket that listens at the address; OSError, with what to change, where it cannot."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         return socket.create_server(found[0][4][:2], family=found[0][0])
@@ -148,7 +148,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _until_stopped(run: Callable[[], Any]) -> None:
-    """Run a server until Ctrl-C or SIGTERM, which are the ways to end it."""
+    """Run a server until Ctrl-C or SIGTERM, without an error."""
 
     def stop(number: int, frame: Any) -> None:
         raise KeyboardInterrupt

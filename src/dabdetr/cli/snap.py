@@ -1,4 +1,4 @@
-"""`dabdetr snap`: rough boxes or clicks in; tight and named boxes out, and a list of changes."""
+"""`dabdetr snap`: rough boxes or clicks made tight and given classes, with a list of changes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from dabdetr.data.dataset import DetectionDataset
 
 SHOWN = 60
-"""Images on the page."""
+"""Most images on the page."""
 
 
 def snap(
@@ -81,10 +81,10 @@ def snap(
     by_split: list[list[Snap]] = []
     for each in found:
         rows = snap_boxes(each, predictor, conf, rename, clicks)
-        by_split.append([row for some in tracked(rows, "images", quiet) for row in some])
+        by_split.append([row for of_image in tracked(rows, "images", quiet) for row in of_image])
     used = {row.name_after for rows in by_split for row in rows}
-    own = found[0].names
-    names = (*own, *(name for name in predictor.names if name in used and name not in own))
+    before = found[0].names
+    names = (*before, *(name for name in predictor.names if name in used and name not in before))
     pairs = list(zip(found, by_split, strict=True))
     changed: list[DetectionDataset] = [snapped(each, rows, names) for each, rows in pairs]
     for line in write_data(changed, out, to):
@@ -101,7 +101,7 @@ def snap(
 
 
 def _write_lists(folder: Path, rows: list[Snap]) -> None:
-    """changes.json and changes.csv."""
+    """Write changes.json and changes.csv."""
     folder.mkdir()
     plain = [row.to_dict() for row in rows]
     (folder / "changes.json").write_text(json_text(plain, indent=1), encoding="utf-8")
@@ -118,7 +118,7 @@ def _write_lists(folder: Path, rows: list[Snap]) -> None:
 
 
 def _page(pairs: list[tuple[Any, list[Snap]]], model: str) -> str:
-    """Images with their boxes before and after, those that change most first."""
+    """The page of images with their boxes before and after, ordered by the amount of change."""
     from dabdetr.asking.page import Card, page, whole
 
     images: list[tuple[float, Any, int, list[Snap]]] = []
@@ -126,9 +126,10 @@ def _page(pairs: list[tuple[Any, list[Snap]]], model: str) -> str:
         by_image: dict[int, list[Snap]] = {}
         for row in rows:
             by_image.setdefault(row.image, []).append(row)
-        for index, some in by_image.items():
-            change = sum((1 - row.moved) + (row.name_after != row.name_before) for row in some)
-            images.append((change if any(row.taken for row in some) else -1, data, index, some))
+        for index, of_image in by_image.items():
+            change = sum((1 - row.moved) + (row.name_after != row.name_before) for row in of_image)
+            changed = any(row.taken for row in of_image)
+            images.append((change if changed else -1, data, index, of_image))
     images.sort(key=lambda each: -each[0])
     cards = []
     for _, data, index, rows in images[:SHOWN]:

@@ -1,4 +1,4 @@
-"""`dabdetr train`: boxes in, a run folder with weights, curves and numbers out."""
+"""`dabdetr train`: training on labelled images; a run folder with weights, curves and results."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from dabdetr.cli.options import (
     TrainShare,
     WorkersOrNone,
     check_data,
+    given_options,
     one_of,
     read_box_format,
     run_place,
@@ -39,8 +40,8 @@ if TYPE_CHECKING:
     from dabdetr.config import Config
 
 PRESET = "dab-lite"
-BESIDE_RESUME = {"resume", "device", "epochs", "patience", "workers", "log", "as_json", "quiet"}
-"""What a resumed run looks at; all else is the run's own."""
+WITH_RESUME = {"resume", "device", "epochs", "patience", "workers", "log", "as_json", "quiet"}
+"""Parameters that may be given with --resume; the others are those of the run."""
 
 
 def train(
@@ -155,7 +156,7 @@ def train(
         check_data(data, annotations, images)
     else:
         _check_resume(context, resume)
-    # a wrong name is answered before torch is imported, which takes seconds
+    # a wrong name raises before torch is imported, which takes seconds
     from dabdetr.training.options import ConfigOptions, choose_config
 
     chosen: str | Config = PRESET
@@ -205,12 +206,9 @@ def read_minutes(text: str) -> float:
 
 
 def _check_resume(context: typer.Context, folder: Path) -> None:
-    """Raise where there is no such run, or options were given that it would not look at."""
-    ignored = [
-        parameter.opts[0]
-        for parameter in context.command.params
-        if parameter.name not in BESIDE_RESUME and _given(context, str(parameter.name))
-    ]
+    """ValueError for options that a resumed run ignores, FileNotFoundError for a missing run."""
+    given = given_options(context).keys() - WITH_RESUME
+    ignored = [each.opts[0] for each in context.command.params if each.name in given]
     if ignored:
         raise ValueError(
             f"--resume goes on with the run's own settings; leave out {', '.join(ignored)}; "
@@ -218,8 +216,3 @@ def _check_resume(context: typer.Context, folder: Path) -> None:
         )
     if not folder.exists():
         raise FileNotFoundError(f"there is no run to resume in {folder}; check the path")
-
-
-def _given(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"

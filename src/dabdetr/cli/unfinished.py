@@ -1,4 +1,4 @@
-"""What a run of `dabdetr predict` has finished, so that one that was stopped can go on."""
+"""The journal of a run of `dabdetr predict`, from which a stopped run can be continued."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from dabdetr.structures import Detections
 
 FILE = "unfinished.jsonl"
-"""Lies in the folder of a run until all of its images are done."""
+"""Name of the journal; it is in the run's folder until all of its images are done."""
 FREE = {
     *("batch", "device", "allow_private", "skip_unreadable", "coco", "label_studio"),
     *("as_json", "as_lines", "quiet", "project", "name", "output", "go_on"),
 }
-"""Options that may be others when a run goes on: they do not change what is found, or only where it
-is written once more."""
+"""Options that may differ when a run is continued: they do not change the detections, or only name
+further places to write them to."""
 _MODELS = (".safetensors", ".pth", ".pt", ".bin", ".json", ".onnx", ".xml", ".pt2")
 _PATHS = ("coco", "label_studio", "project")
 _ARRAYS = (
@@ -39,16 +39,16 @@ _ARRAYS = (
 
 
 def plain(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of the command as they are noted: as JSON has them, without passwords."""
-    noted = {key: str(each) if isinstance(each, Path) else each for key, each in options.items()}
+    """The command's options as JSON values without passwords, as they are in the journal."""
+    values = {key: str(each) if isinstance(each, Path) else each for key, each in options.items()}
     for key in ("images", "source"):
-        if noted.get(key):
-            noted[key] = [without_password(each) for each in noted[key]]
-    return noted
+        if values.get(key):
+            values[key] = [without_password(each) for each in values[key]]
+    return values
 
 
 def find(project: Path, name: str | None) -> Path:
-    """The folder of the run that was stopped: that of ``name``, or the newest of ``project``."""
+    """The folder of the stopped run called ``name``, or of the newest one in ``project``."""
     if name is not None:
         if not (project / name).is_dir():
             raise FileNotFoundError(f"there is no run {project / name} to go on with")
@@ -62,7 +62,7 @@ def find(project: Path, name: str | None) -> Path:
 
 
 def new_journal(items: Iterable[tuple[Any, str]], options: Mapping[str, Any]) -> Journal | None:
-    """The journal of a new run; none where it could not go on: of a camera, of standard input."""
+    """The journal of a new run; None for cameras and standard input, which cannot be continued."""
     items = list(items)
     if any(isinstance(item, bytes) or is_endless(item) for item, _ in items):
         return None
@@ -76,7 +76,7 @@ def _is_address(item: Any) -> bool:
 
 
 def model_stamp(model: str) -> list[list[Any]]:
-    """Sizes and times of the files that ``model`` means."""
+    """Names, sizes and times of the model's files; empty for a hub name."""
     path = locate(model)
     if path is None:
         return []
@@ -86,15 +86,15 @@ def model_stamp(model: str) -> list[list[Any]]:
 
 
 class Journal:
-    """The images of a run, and the detections of those that are done, a line each in a file.
+    """A file with the images of a run, and a line for each image or frame that is done.
 
     Nothing is written before ``start``.
 
     places   paths and addresses of all images and videos, in order
-    names    the same as ``Detections.source`` has them
-    options  of the command, by parameter
-    secret   whether an address had a password, which is not noted
-    done     how many of them are done; of a video, all frames
+    names    the same without passwords, as in ``Detections.source``
+    options  the command's options, by parameter
+    secret   whether an address had a password, which is not written
+    done     number of images and videos that are done, videos with all their frames
     """
 
     def __init__(self, places: Sequence[str], options: Mapping[str, Any], secret: bool) -> None:
@@ -102,21 +102,21 @@ class Journal:
         self.names = [without_password(place) for place in places]
         self.done = 0
         self.model: Any = None
-        self._before = 0  # bytes of the file that were there when the run goes on
-        self._begun = 0
-        self._frame = -1
+        self._before = 0  # bytes of the file before this continuation of the run
+        self._begun = 0  # number of images and videos that were begun
+        self._frame = -1  # number of the last frame of the current video
         self._file: BinaryIO | None = None
 
     @classmethod
     def read(cls, folder: Path) -> Journal:
-        """That of a run that was stopped; what follows its last finished image is cut off."""
+        """The journal of a stopped run; lines of an image that is not finished are removed."""
         file = folder / FILE
         journal, end, begins, last = None, 0, 0, (-1, False)
         try:
             with file.open("rb") as lines:
                 for number, line in enumerate(lines, 1):
                     if not line.endswith(b"\n"):
-                        break  # the process was killed while it wrote
+                        break  # the process was killed while writing
                     row = parse_json(line, f"line {number} of {file}")
                     if journal is None:
                         journal = cls(row["images"], row["options"], row["secret"])
@@ -138,9 +138,10 @@ class Journal:
     def options_for(
         self, folder: Path, given: Mapping[str, Any], known: Set[str]
     ) -> dict[str, Any]:
-        """The options to go on with: the run's own, and of those ``given`` now the ``FREE`` ones.
+        """The options for continuing: those of the run, and those in ``FREE`` that are given now.
 
-        ValueError where another is given and differs, or options are not those ``known`` today.
+        ValueError where another option is given and differs, or where the run has other options
+        than those that are ``known`` in this version.
         """
         if self.options.keys() != known:
             raise ValueError(f"the run {folder} was begun by another version; begin a new one")
@@ -162,17 +163,21 @@ class Journal:
         return options | place | {"go_on": False}
 
     def rest(self, sources: Sequence[Any]) -> Expanded:
-        """What is not done yet; only where there are passwords do ``sources`` matter."""
+        """The images and videos that are not done; ``sources`` are read only for passwords."""
         if not self.secret:
-            left = list(zip(self.places, self.names, strict=True))[self.done :]
-            return Expanded((at if _is_address(at) else Path(at), name) for at, name in left)
+            pairs = list(zip(self.places, self.names, strict=True))[self.done :]
+            return Expanded(
+                (each if _is_address(each) else Path(each), name) for each, name in pairs
+            )
         items = list(expand(sources))
         if [name for _, name in items] != self.names:
-            raise ValueError("the images are others than those that the run was begun with")
+            raise ValueError(
+                "the images differ from those that the run was begun with; give the same ones"
+            )
         return Expanded(items[self.done :])
 
     def start(self, folder: Path, model: str) -> None:
-        """Write into ``folder`` from now on; ValueError where the model's files have changed."""
+        """Open the journal in ``folder`` for writing; ValueError if the model's files changed."""
         new, stamp = not (folder / FILE).exists(), model_stamp(model)
         self._file = (folder / FILE).open("ab")
         if new:
@@ -185,43 +190,43 @@ class Journal:
             )
 
     def state(self, folder: Path) -> str:
-        """How many images are done, which are not, and how to go on."""
-        left = self.names[self.done :]
-        named = ", ".join(shortened(name, 60) for name in left[:3])
-        more = f" and {len(left) - 3} more" if len(left) > 3 else ""
-        place = "" if folder.parent == Path("runs/predict") else f" --project {folder.parent}"
-        unfinished = f"not done: {named}{more}; " if left else ""
+        """A sentence with the images that are done and not done, and the command to continue."""
+        rest = self.names[self.done :]
+        listed = ", ".join(shortened(name, 60) for name in rest[:3])
+        more = f" and {len(rest) - 3} more" if len(rest) > 3 else ""
+        project = "" if folder.parent == Path("runs/predict") else f" --project {folder.parent}"
+        unfinished = f"not done: {listed}{more}; " if rest else ""
         return (
             f"{self.done} of {counted(len(self.names), 'image')} done and kept in {folder}; "
             f"{unfinished}"
-            f"go on with: dabdetr predict --continue{place} --name {folder.name}"
+            f"go on with: dabdetr predict --continue{project} --name {folder.name}"
         )
 
     def add(self, found: Detections) -> None:
-        """Note an image or a frame."""
+        """Write the detections of an image or a frame."""
         number = -1 if found.frame is None else found.frame
-        if not (self._goes_on(found.source) and number > self._frame):
+        if not (self._continues(found.source) and number > self._frame):
             self._begin(found.source)
         self._frame = number
         arrays = {key: getattr(found, key).tolist() for key, *_ in _ARRAYS}
         rest = {"size": found.size, "frame": found.frame, "time": found.time}
-        self._note({"found": arrays | rest}, ongoing=found.frame is not None)
+        self._write_done({"found": arrays | rest}, ongoing=found.frame is not None)
 
     def skip(self, name: str, reason: str, ongoing: bool) -> None:
-        """Note an image that is skipped; ``ongoing``: a frame of a video that has others."""
-        if not ongoing or not self._goes_on(name):
+        """Write the reason for a skipped image, or with ``ongoing`` for a frame of a video."""
+        if not ongoing or not self._continues(name):
             self._begin(name)
             self._frame = -1
-        self._note({"skipped": reason}, ongoing)
+        self._write_done({"skipped": reason}, ongoing)
 
     def again(self, folder: Path, names: tuple[str, ...]) -> Iterator[Detections | str]:
-        """What was finished before: detections, or why an image was skipped."""
+        """The earlier results of the run: detections, or the reason why an image was skipped."""
         with (folder / FILE).open("rb") as lines:
             head = lines.readline()
-            left = self._before - len(head)
-            while left > 0:
+            remaining = self._before - len(head)
+            while remaining > 0:
                 line = lines.readline()
-                left -= len(line)
+                remaining -= len(line)
                 try:
                     yield self._found(json.loads(line), names)
                 except (LookupError, TypeError, ValueError) as error:
@@ -246,20 +251,20 @@ class Journal:
         )
 
     def close(self) -> None:
-        """Write no more."""
+        """Close the file."""
         if self._file is not None:
-            with suppress(OSError):  # a full disk, which was told of when it was written to
+            with suppress(OSError):  # a full disk, which was reported when writing failed
                 self._file.close()
 
-    def _goes_on(self, name: str) -> bool:
-        """Whether ``name`` may be the video that is being read."""
+    def _continues(self, name: str) -> bool:
+        """Whether ``name`` may be the current video."""
         return self.done < self._begun and self.names[self._begun - 1] == name
 
     def _begin(self, name: str) -> None:
-        """Go to the next image of that name; videos between had no frames."""
+        """Make the next entry called ``name`` current; entries before it were empty videos."""
         self._begun = self.names.index(name, self._begun) + 1
 
-    def _note(self, row: Mapping[str, Any], ongoing: bool) -> None:
+    def _write_done(self, row: Mapping[str, Any], ongoing: bool) -> None:
         self._write({"image": self._begun - 1, "ongoing": ongoing, **row})
         self.done = self._begun - ongoing
 

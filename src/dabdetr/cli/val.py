@@ -1,4 +1,4 @@
-"""`dabdetr val`: COCO's numbers for a model on a data set."""
+"""`dabdetr val`: evaluation of a model or of saved detections on labelled images."""
 
 from __future__ import annotations
 
@@ -145,27 +145,20 @@ def val(
     refuse_to_overwrite(plot)
     refuse_to_overwrite(calibrate)
     if per_layer:
-        last = {"coco": coco, "calibrate": calibrate, "against": against, "census": census}
-        last["errors"] = errors
-        if given := [f"--{name}" for name, value in last.items() if value]:
+        of_last = {"coco": coco, "calibrate": calibrate, "against": against, "census": census}
+        of_last["errors"] = errors
+        if given := [f"--{name}" for name, value in of_last.items() if value]:
             raise ValueError(
                 f"--per-layer evaluates every layer, {given[0]} the last one; leave out either"
             )
     if per_layer and (precision, compile) != ("fp32", False):
         raise ValueError("--per-layer evaluates in fp32; leave out --precision and --compile")
     if predictions:
-        saved = {"per-layer": per_layer, "calibrate": calibrate, "queries": queries}
-        saved |= {"layers": layers, "imgsz": imgsz, "coco": coco, "census": census}
-        if unused := [f"--{name}" for name, value in saved.items() if value]:
+        of_model = {"per-layer": per_layer, "calibrate": calibrate, "queries": queries}
+        of_model |= {"layers": layers, "imgsz": imgsz, "coco": coco, "census": census}
+        if unused := [f"--{name}" for name, value in of_model.items() if value]:
             raise ValueError(f"--predictions runs no model; leave out {', '.join(unused)}")
-        if not predictions.exists():
-            raise FileNotFoundError(f"there is no results file {predictions}; check the path")
-        if predictions.is_dir():
-            inside = predictions / "detections.json"
-            name = str(inside) if inside.is_file() else "what predict --coco wrote"
-            raise IsADirectoryError(
-                f"{predictions} is a folder; --predictions takes a file of detections: {name}"
-            )
+        _check_file_of_detections(predictions)
     if plot and not per_layer:
         raise ValueError("--plot shows curves over layers; give --per-layer as well")
     if plot and plot.suffix.lower() not in (".png", ".svg"):
@@ -173,7 +166,7 @@ def val(
     if against:
         from dabdetr.report.earlier import check_earlier
 
-        check_earlier(against)  # what is not there, or no JSON, is an error before all else
+        check_earlier(against)  # a missing or damaged file raises before any work
     tell_choices(quiet)
     truth = open_split(data, split, annotations, images, box_format, strict=strict, quiet=quiet)
     from dabdetr.data.statistics import summarise
@@ -181,25 +174,25 @@ def val(
     from dabdetr.inference.opening import open_model, torch_runtime
     from dabdetr.runs import RunFolder
 
-    earlier = _earlier(against, truth)  # what cannot be compared: an error before the evaluation
-    read = summarise(truth)
+    earlier = _earlier(against, truth)  # raises before the evaluation if it cannot be compared
+    summary = summarise(truth)
     about = {
         "model": model or str(predictions),
         "data": truth.name,
         "split": truth.split,
-        "read": read.to_dict(),
+        "read": summary.to_dict(),
     }
-    folder = RunFolder(project, name, "val")  # a name that is taken is an error before all else
+    folder = RunFolder(project, name, "val")  # raises before the evaluation if the name is taken
     if model is None:
-        for line in read.lines():
+        for line in summary.lines():
             say(line, quiet)
-        found = _of_saved(predictions, truth, max_det, nms)
-        why = _why_saved(truth, found) if errors else None
+        found = _evaluate_saved(predictions, truth, max_det, nms)
+        errors_found = _diagnose_saved(truth, found) if errors else None
         compared = _compared(earlier, truth, found, None)
-        written = _write_report(folder, truth, found, None, about, quiet, why, compared)
-        more = {**written, **_errors(why), **_against(compared, truth)}
+        written = _write_report(folder, truth, found, None, about, quiet, errors_found, compared)
+        more = {**written, **_errors(errors_found), **_against(compared, truth)}
         _report(found, about, as_json, quiet, more)
-        _advise(why, compared, as_json, quiet)
+        _advise(errors_found, compared, as_json, quiet)
         return
     runtime = open_model(
         model,
@@ -211,8 +204,8 @@ def val(
         image_size=imgsz,
         compile=compile,
     )
-    class_map(runtime.names, truth.names)  # classes that do not fit are an error before all else
-    for line in read.lines():
+    class_map(runtime.names, truth.names)  # raises before the evaluation if classes do not fit
+    for line in summary.lines():
         say(line, quiet)
     if calibrate:
         detector = torch_runtime(runtime).model
@@ -223,37 +216,32 @@ def val(
 
         found = evaluate_layers(torch_runtime(runtime), truth, **options)
         _report(found, about, as_json, quiet)
-        if plot:  # last, so that numbers are printed where it fails
+        if plot:  # last, so that the numbers are printed even if it fails
             found.plot(plot)
             say(f"curves: {plot}", quiet)
         return
-    why = None
+    errors_found = None
     if errors:
-        why = _diagnosed(runtime, truth, nms, options)
-        found = why.diagnosed.evaluation
+        errors_found = _diagnose(runtime, truth, nms, options)
+        found = errors_found.diagnosed.evaluation
     else:
         found = evaluate(runtime, truth, nms=nms, **options)
     compared = _compared(earlier, truth, found, runtime)
-    counted = _census(runtime, truth, found, options) if census else None
-    written = _write_report(folder, truth, found, runtime, about, quiet, why, compared, counted)
+    queries_found = _census(runtime, truth, found, options) if census else None
+    written = _write_report(
+        folder, truth, found, runtime, about, quiet, errors_found, compared, queries_found
+    )
     if coco:
         found.save_results(coco)
         say(f"detections: {coco}", quiet)
-    more: dict[str, Any] = {**written, **_errors(why), **_against(compared, truth)}
+    more: dict[str, Any] = {**written, **_errors(errors_found), **_against(compared, truth)}
     if calibrate:
-        from dabdetr.checkpoints.native import save_model
-        from dabdetr.evaluation.operating_point import with_operating_point
-
-        detector = torch_runtime(runtime).model
-        chosen = with_operating_point(detector.config, truth, found)
-        detector.config = chosen.config
-        save_model(calibrate, detector)
-        say(f"{chosen}\nweights: {calibrate}", quiet)
+        _write_calibrated(calibrate, runtime, truth, found, quiet)
     if nms is None:
         gain = suppression_gain(truth, found)
         more["nms_gain"] = {"iou": SUPPRESSION, "AP50": round(gain, 5)}
     _report(found, about, as_json, quiet, more)
-    _advise(why, compared, as_json, quiet)
+    _advise(errors_found, compared, as_json, quiet)
     if gain := more.get("nms_gain"):
         say(
             f"non-maximum suppression (--nms {gain['iou']}) would add {gain['AP50']:+.3f} AP50",
@@ -261,10 +249,37 @@ def val(
         )
 
 
-def _of_saved(
+def _check_file_of_detections(path: Path) -> None:
+    """OSError where ``path`` is missing or a folder."""
+    if not path.exists():
+        raise FileNotFoundError(f"there is no results file {path}; check the path")
+    if path.is_dir():
+        inside = path / "detections.json"
+        expected = str(inside) if inside.is_file() else "what predict --coco wrote"
+        raise IsADirectoryError(
+            f"{path} is a folder; --predictions takes a file of detections: {expected}"
+        )
+
+
+def _write_calibrated(
+    path: Path, runtime: Runtime, truth: DetectionDataset, found: Evaluation, quiet: bool
+) -> None:
+    """Write the weights with the thresholds and the calibration that fit ``truth`` best."""
+    from dabdetr.checkpoints.native import save_model
+    from dabdetr.evaluation.operating_point import with_operating_point
+    from dabdetr.inference.opening import torch_runtime
+
+    detector = torch_runtime(runtime).model
+    chosen = with_operating_point(detector.config, truth, found)
+    detector.config = chosen.config
+    save_model(path, detector)
+    say(f"{chosen}\nweights: {path}", quiet)
+
+
+def _evaluate_saved(
     path: Path | None, truth: DetectionDataset, max_det: int | None, nms: float | None
 ) -> Evaluation:
-    """The numbers of a results file."""
+    """The evaluation of the detections in a results file."""
     from dabdetr.evaluation.coco_ap import MOST
     from dabdetr.evaluation.evaluate import score
     from dabdetr.evaluation.saved import read_results
@@ -279,10 +294,10 @@ def _of_saved(
     return replace(result, notes=(*notes, *result.notes))
 
 
-def _diagnosed(
+def _diagnose(
     runtime: Runtime, truth: DetectionDataset, nms: float | None, options: dict[str, Any]
 ) -> ErrorReport:
-    """The evaluation and its errors; of an exported file what its detections tell."""
+    """The evaluation and its errors; for an exported file only causes visible in detections."""
     from dabdetr.evaluation.error_report import ErrorReport
     from dabdetr.evaluation.errors import diagnose, evaluate_with_errors
     from dabdetr.evaluation.evaluate import evaluate
@@ -295,12 +310,11 @@ def _diagnosed(
     else:
         from dabdetr.inference.opening import torch_runtime
 
-        live = torch_runtime(runtime)
-        found = evaluate_with_errors(live, truth, limits, nms=nms, **options)
+        found = evaluate_with_errors(torch_runtime(runtime), truth, limits, nms=nms, **options)
     return ErrorReport.of(truth, found, runtime.config)
 
 
-def _why_saved(truth: DetectionDataset, found: Evaluation) -> ErrorReport:
+def _diagnose_saved(truth: DetectionDataset, found: Evaluation) -> ErrorReport:
     from dabdetr.evaluation.error_report import ErrorReport
     from dabdetr.evaluation.errors import diagnose
     from dabdetr.evaluation.judged import default_limits
@@ -315,13 +329,14 @@ def _write_report(
     runtime: Runtime | None,
     about: dict[str, Any],
     quiet: bool,
-    why: ErrorReport | None,
+    errors: ErrorReport | None,
     against: Comparison | None,
     queries: Census | None = None,
 ) -> dict[str, Any]:
-    """Write the report into ``folder``; what --json says of it, and of queries where it counts.
+    """Write the report into ``folder``; returns its entries of the JSON document.
 
-    ``report`` is the page's path, or None where it cannot be written.
+    These are ``report``, the path of the page (None if it cannot be written), and with a census
+    ``queries``.
     """
     import yaml
 
@@ -336,14 +351,14 @@ def _write_report(
         known["config"] = yaml.safe_dump(config, sort_keys=False)
     try:
         with folder as run:
-            links = {} if why is None else _explained(why, runtime, run.path)
+            links = {} if errors is None else _explain_pages(errors, runtime, run.path)
             tree = write_report(
                 run.path,
                 truth,
                 found,
                 limits,
                 {"verb": "val", **known},
-                why,
+                errors,
                 links,
                 against=against,
                 queries=queries,
@@ -362,7 +377,7 @@ def _write_report(
 
 
 def _limits(truth: DetectionDataset, found: Evaluation, runtime: Runtime | None) -> np.ndarray:
-    """[classes] the model's thresholds, or without a model that of the best F1."""
+    """Score thresholds [classes]: the model's, or without a model those of the best F1."""
     from dabdetr.evaluation.judged import default_limits
     from dabdetr.inference.postprocess import class_thresholds
 
@@ -394,7 +409,7 @@ def _compared(
 def _census(
     runtime: Runtime, truth: DetectionDataset, found: Evaluation, options: dict[str, Any]
 ) -> Census:
-    """What each query finds, and where there is a decoder, what changes from layer to layer."""
+    """What each query finds; unless the model is exported, also changes from layer to layer."""
     from dabdetr.evaluation.census import census
     from dabdetr.evaluation.judged import Judged, judge
     from dabdetr.inference.exported import Exported
@@ -411,35 +426,39 @@ def _census(
     return census(judge(truth, found, limits), slots, layers)
 
 
-def _explained(why: ErrorReport, runtime: Runtime | None, folder: Path) -> dict[int, str]:
-    """Explain pages of the gallery's errors, where there is a decoder; their addresses."""
-    if runtime is None or all(why.diagnosed.errors[at].query is None for at in why.chosen):
+def _explain_pages(errors: ErrorReport, runtime: Runtime | None, folder: Path) -> dict[int, str]:
+    """Write the explain pages of the errors in the gallery; returns the address of each error's.
+
+    Without a model, or where no error has a query, there are none.
+    """
+    diagnosed = errors.diagnosed.errors
+    if runtime is None or all(diagnosed[index].query is None for index in errors.chosen):
         return {}
     from dabdetr.explain.gallery import write_pages
     from dabdetr.inference.opening import torch_runtime
 
-    return write_pages(torch_runtime(runtime), why, folder)
+    return write_pages(torch_runtime(runtime), errors, folder)
 
 
-def _errors(why: ErrorReport | None) -> dict[str, Any]:
-    """What --json says of errors."""
-    return {} if why is None else {"errors": why.summary}
+def _errors(errors: ErrorReport | None) -> dict[str, Any]:
+    """The entry for errors in the JSON document."""
+    return {} if errors is None else {"errors": errors.summary}
 
 
 def _against(compared: Comparison | None, truth: DetectionDataset) -> dict[str, Any]:
-    """What --json says of the comparison."""
+    """The entry for the comparison in the JSON document."""
     return {} if compared is None else {"against": compared.to_dict(truth)}
 
 
 def _advise(
-    why: ErrorReport | None, compared: Comparison | None, as_json: bool, quiet: bool
+    errors: ErrorReport | None, compared: Comparison | None, as_json: bool, quiet: bool
 ) -> None:
-    """The comparison, the causes as a table, and what to do."""
+    """Print the comparison, the causes of errors as a table, and advice."""
     if compared is not None and not as_json:
         say(compared.sentence, quiet)
-    if why is None or quiet or as_json:
+    if errors is None or quiet or as_json:
         return
-    if not why.summary["causes"]:
+    if not errors.summary["causes"]:
         say("no errors: every object is found, and every detection shown is right")
         return
     from rich.table import Table
@@ -447,11 +466,11 @@ def _advise(
     table = Table(title="errors")
     for column in ("cause", "missed", "false", "AP50 +"):
         table.add_column(column, justify="left" if column == "cause" else "right")
-    for row in why.summary["causes"]:
+    for row in errors.summary["causes"]:
         gain = f"{row['AP50']:.3f}"
         table.add_row(row["words"], str(row["missed"]), str(row["false"]), gain)
     console().print(table)
-    for sentence in why.summary["advice"]:
+    for sentence in errors.summary["advice"]:
         say(f"advice: {sentence}")
 
 
