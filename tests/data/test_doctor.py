@@ -546,6 +546,19 @@ def test_what_can_be_mended_is_gone_from_the_copy(
     assert set(after) <= set(before)
 
 
+def test_a_box_in_two_spellings_of_a_class_is_one_box_in_the_copy(root: Path) -> None:
+    class_names("bolt", "nut", "Bolt ")(root)
+    rows(category_id=1)(root)
+    add_row(category_id=3)(root)
+    data = open_every(root)
+    tables, log = mended(data, examine(data, CONFIG))
+    assert (
+        sum(len(each.labels) for each in tables)
+        == sum(len(each.record(index).labels) for each in data for index in range(len(each))) - 1
+    )
+    assert sum("(box-duplicate)" in line for line in log) == 1
+
+
 def test_a_mended_copy_keeps_the_rest(root: Path) -> None:
     add_row()(root)
     data = open_every(root)

@@ -34,11 +34,12 @@ def mended(
             done = f"{problem.kind.what}: {problem.count:,}, {problem.kind.done} while reading"
             log += [f"{problem.split}: {done}", *(f"  {each}" for each in problem.kept)]
     tables: list[RecordTable] = []
-    for number, each in enumerate(data):
+    for each in data:
         if not isinstance(each, RecordTable):
             raise ValueError(f"{each.name} is drawn, not read from files; there is nothing to mend")
-        tables.append(_mended_split(each, number, problems, log))
-    return _with_plain_names(tables, log), log
+        tables.append(each.selected(np.ones(len(each), bool), np.ones(len(each.labels), bool)))
+    _merge_names(tables, log)  # first: it makes two boxes of two spellings duplicates
+    return [_mended_split(each, n, problems, log) for n, each in enumerate(tables)], log
 
 
 def _mended_split(
@@ -89,7 +90,7 @@ def _merged(table: RecordTable, images: np.ndarray, log: list[str]) -> RecordTab
     return table if (place == np.arange(len(table))).all() else table.moved(place)
 
 
-def _with_plain_names(tables: list[RecordTable], log: list[str]) -> list[RecordTable]:
+def _merge_names(tables: list[RecordTable], log: list[str]) -> None:
     """One spelling for each class, the commonest; without classes that no split has a box of."""
     names = tables[0].names
     counts = np.zeros(len(names), np.int64)
@@ -105,7 +106,7 @@ def _with_plain_names(tables: list[RecordTable], log: list[str]) -> list[RecordT
         if best not in kept:
             log.append(f"class {names[best]!r} left out, as it has no box")
     if not kept or len(kept) == len(names):
-        return tables
+        return
     target = {label: kept.index(best) for best in kept for label in chosen[best]}
     for table in tables:
         table.labels = np.array([target[label] for label in table.labels.tolist()], np.int64)
@@ -115,4 +116,3 @@ def _with_plain_names(tables: list[RecordTable], log: list[str]) -> list[RecordT
         ]
         table.category_ids = tuple(table.category_ids[best] for best in kept)
         table.names = tuple(names[best] for best in kept)
-    return tables
