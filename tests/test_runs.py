@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -150,3 +151,11 @@ def test_the_name_of_a_config_leads_nowhere_else(tmp_path: Path, name: str) -> N
     with pytest.raises(ValueError, match=r"the config's name.*give --name"):
         RunFolder(tmp_path / "runs", None, name)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_hidden_folder_that_is_removed_is_named(tmp_path: Path) -> None:
+    with (
+        pytest.raises(OSError, match=r"\.val-.* cannot be written \(no such file or directory\)"),
+        RunFolder(tmp_path, None, "val") as folder,
+    ):
+        shutil.rmtree(folder.path)

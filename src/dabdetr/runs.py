@@ -92,7 +92,10 @@ class RunFolder:
         """Rename the folder to its final name; errors after this do not remove it."""
         if self.published:
             return self.path
-        set_default_mode(self.path, 0o777)
+        try:
+            set_default_mode(self.path, 0o777)
+        except OSError as error:
+            raise unwritable(self.path, error) from None
         names = [self.name] if self.name else (f"{self.verb}-{n}" for n in count(1))
         for name in names:
             target = self.project / name

@@ -117,6 +117,21 @@ def copy_at_work() -> None:
     Path("copy/unfinished.jsonl").write_bytes(journal)
 
 
+def test_a_folder_that_is_removed_at_work_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    save = Image.Image.save
+
+    def remove_and_save(image: Image.Image, path: Path, **options: object) -> None:
+        if Path(path).name == "03.png":
+            shutil.rmtree(RUNS / "a")
+        save(image, path, **options)
+
+    monkeypatch.setattr(Image.Image, "save", remove_and_save)
+    done = begin("images", "--name", "a", "--quiet")
+    assert done.exit_code == 1
+    assert "the run folder runs/predict/a was removed; nothing of this run is kept" in done.stderr
+    assert "go on with" not in done.stderr
+
+
 def test_a_killed_run_goes_on_three_times() -> None:
     """The folder as a kill leaves it: copied at work, with half a line and half an image."""
     begin("images", *OUTPUTS, "--name", "whole", "--quiet")

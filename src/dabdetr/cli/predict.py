@@ -307,6 +307,9 @@ def _run_folder(
         try:
             yield folder
         except (Exception, KeyboardInterrupt) as error:
+            if folder.published and not folder.path.is_dir():
+                gone = f"the run folder {folder.path} was removed; nothing of this run is kept"
+                raise Unfinished(gone) from error
             if not needed and not resumed and isinstance(error, BrokenPipeError):
                 folder.discard()  # the reader has ended, as in `dabdetr predict --jsonl | head`
             elif folder.published and journal:
