@@ -400,7 +400,7 @@ def _read(
     lines = Lines(findings)
     labels = LabelFiles(findings)
     files = [labels.of(image) for image in images]
-    if not any(files):
+    if not any(files) and not findings.count("label-case"):
         files = labels.scattered(root, images)
     for image, found in zip(images, files, strict=True):
         index = rows.add_image(image)
