@@ -59,6 +59,8 @@ from dabdetr.training.run import Run
 from dabdetr.training.signals import Stop, stop_signals
 from dabdetr.training.thresholds import choose_thresholds
 
+Splits = tuple[DetectionDataset, DetectionDataset | None]
+"""The data to train on, and to validate on if there are any."""
 SETTINGS = "config.yaml"
 SOURCES = "run.yaml"
 
@@ -146,7 +148,7 @@ def train(
         if against is not None:
             from dabdetr.report.earlier import check_earlier
 
-            check_earlier(against)  # what is not there, or no JSON, is an error before all else
+            check_earlier(against)  # a missing or damaged file: an error before the training
         here = _Here(world, console, stop, tuple(callbacks), transform)
         if resume is not None:
             return _resume(Path(resume), here, log, options)
@@ -175,27 +177,19 @@ def train(
             "against": _text(against),
         }
         sources = parse_section(Sources, given, "train")
-        splits_open = sources.open(strict, progress=not console.quiet)
-        if against is not None:
-            if splits_open[1] is None:
-                raise ValueError(
-                    "--against compares on a val split, which the data do not have; add --split"
-                )
-            from dabdetr.report.earlier import read_earlier
-
-            read_earlier(against, splits_open[1])  # of other images: an error before the training
-        described = describe(console, splits_open)
-        if config.image.bits is None and splits_open[0].bits:
-            config = config.override([f"image.bits={splits_open[0].bits}"])
-        config, sources, lines = choose_by_data(config, sources, splits_open[0])
+        splits = _open(sources, strict, console)
+        described = describe(console, splits)
+        if config.image.bits is None and splits[0].bits:
+            config = config.override([f"image.bits={splits[0].bits}"])
+        config, sources, lines = choose_by_data(config, sources, splits[0])
         for line in lines:
             say(console, line)
         with run or nullcontext(), locked(run.path) if run else nullcontext():
-            detector = _begin(config, sources, splits_open[0], here)
+            detector = _begin(config, sources, splits[0], here)
             ends = None if minutes is None else started + 60 * minutes
             place = run.path if run else None
             detector.config, every, plan = choose_by_time(
-                detector, splits_open, place, ends, val_every, world
+                detector, splits, place, ends, val_every, world
             )
             say(console, plan)
             sources = sources.model_copy(update={"val_every": every, "log": tuple(log)})
@@ -206,12 +200,25 @@ def train(
             folder = world.broadcast(run.path if run else Path())
             say(console, f"{world.device.type} in {precision} ({reason}); run folder {folder}")
             try:
-                found = _fit(detector, splits_open, folder, sources, here)
-                return replace(found, data=described)
+                return replace(_fit(detector, splits, folder, sources, here), data=described)
             except BaseException as error:
                 if run is not None and _in_vain(folder, error):
                     run.discard()
                 raise
+
+
+def _open(sources: Sources, strict: bool, console: Console) -> Splits:
+    """The data, and an error before the training where ``against`` was run on other images."""
+    splits = sources.open(strict, progress=not console.quiet)
+    if sources.against is not None:
+        if splits[1] is None:
+            raise ValueError(
+                "--against compares on a val split, which the data do not have; add --split"
+            )
+        from dabdetr.report.earlier import read_earlier
+
+        read_earlier(sources.against, splits[1])
+    return splits
 
 
 def _text(place: str | Path | None) -> str | None:
@@ -292,7 +299,7 @@ def _resume(resume: Path, here: _Here, log: Sequence[str], options: ConfigOption
 
 def _fit(
     detector: Detector,
-    data: tuple[DetectionDataset, DetectionDataset | None],
+    data: Splits,
     folder: Path,
     sources: Sources,
     here: _Here,
@@ -360,7 +367,7 @@ def _fit(
 
 def _finish(
     run: Run,
-    data: tuple[DetectionDataset, DetectionDataset | None],
+    data: Splits,
     sources: Sources,
     here: _Here,
     train_fingerprint: dict[str, Any],
