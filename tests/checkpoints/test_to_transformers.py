@@ -122,7 +122,11 @@ def test_the_folder_is_read_back(member: tuple[Detector, Path]) -> None:
     [
         ("dab-lite", (), "no class for dab-lite"),
         ("dino-nano", (), "no class for dino-nano"),
-        ("dab-detr-nano", ("model.backbone.options={layers: [1, 1, 1, 1]}",), "has options"),
+        (
+            "dab-detr-nano",
+            ("model.backbone.options={layers: [1, 1, 1, 1]}",),
+            "has further options",
+        ),
         ("dab-detr-nano", ("model.queries.content=learned",), "no place for queries.content"),
         ("detr-nano", ("model.position_temperature=20",), "computes something else"),
     ],

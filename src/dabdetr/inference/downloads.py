@@ -1,7 +1,7 @@
 """Files fetched over http and https, within limits on bytes, time, redirects and addresses.
 
-Whoever gives an address, or answers at it, may mean harm: an endless body, a byte a second, a way
-to the inside of a private network. A password in an address goes to its host and nowhere else.
+An address or the server behind it may be malicious: an endless body, a byte per second, access to a
+private network. A password in an address is sent only to the host of that address.
 """
 
 from __future__ import annotations
@@ -24,22 +24,25 @@ from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 from dabdetr.text import printable, reason, shortened
 
 SCHEMES = ("http://", "https://")
-"""How addresses that are fetched start."""
+"""Beginnings of addresses that are fetched."""
 CHUNK = 1 << 16
 AHEAD = 1 << 20
-"""Bytes of a remote file that are read over, not requested again."""
+"""Most bytes of a remote file that are read and skipped instead of a new request."""
 
 _START = r"^([a-z][a-z0-9+.-]+:[/\\]+"
 _NO_PORT = r":(?!\d*([/\\?#]|$))"
-# What stands before the last @ of a host; or before any @, where a password is left unquoted.
+# The login before the last @ of a host, or before any @ if a password is not quoted.
 _LOGIN = re.compile(rf"{_START})([^/\\?#]*@|(?!\[)[^/\\?#@:]*{_NO_PORT}[^@]*@)", re.I)
-# A password whose @ is lost looks like a port.
+# A password without its @ looks like a port.
 _PORT = re.compile(rf"{_START}[^/\\?#:\[]*){_NO_PORT}[^/\\?#]*", re.I)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one file may cost. ``private`` addresses are this machine's and those of local nets."""
+    """Limits of one download; ``private``: addresses of this machine and of local networks too.
+
+    ``seconds`` is for the whole download, ``silence`` for one wait for data.
+    """
 
     mib: float = 64
     seconds: float = 60
@@ -52,20 +55,20 @@ PUBLIC = Limits()
 
 
 def fetch(address: str, limits: Limits = PUBLIC) -> bytes:
-    """The body at an http(s) address; a ValueError of one sentence where there is none.
+    """The body at an http(s) address; ValueError, with what to do, where it cannot be fetched.
 
-    Proxies are those of the environment, as urllib takes them.
+    Proxies are those of the environment, as for urllib.
     """
     with _answer(address, limits) as answer:
         return _body(answer, limits)
 
 
 class RemoteFile:
-    """A file at an http(s) address, read in pieces as a file on the disk is.
+    """A file at an http(s) address with the methods of an open file.
 
-    ``limits`` hold for each of its connections, except those on bytes and on the whole time. Where
-    the server sends no parts of files, it can only be read from the start to the end. OSError in
-    one sentence where it cannot be read.
+    ``limits`` apply to each of its connections, except those on bytes and on the whole time. If the
+    server does not send parts of files, it can only be read from the start to the end. OSError,
+    with what to do, where it cannot be read.
     """
 
     def __init__(self, address: str, limits: Limits) -> None:
@@ -95,12 +98,12 @@ class RemoteFile:
         except Exception as error:  # http.client and ssl raise many kinds
             self._failed = True  # PyAV prints the errors that follow one
             name = without_password(self.address)
-            raise OSError(f"{name} {_told(error, self.limits)}") from None
+            raise OSError(f"{name} {_reason_and_remedy(error, self.limits)}") from None
         self.place += len(found)
         return found
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go to another place; near ahead by reading on."""
+        """Move to another place; to one that is less than ``AHEAD`` bytes ahead by reading on."""
         start = {os.SEEK_SET: 0, os.SEEK_CUR: self.place, os.SEEK_END: self.size}[whence]
         place = start + offset
         while self.place < place <= self.place + AHEAD and self.read(place - self.place):
@@ -110,7 +113,7 @@ class RemoteFile:
         return place
 
     def tell(self) -> int:
-        """Bytes before the next one that is read."""
+        """The number of bytes before the next one that is read."""
         return self.place
 
     def seekable(self) -> bool:
@@ -118,15 +121,15 @@ class RemoteFile:
         return self.in_parts
 
     def close(self) -> None:
-        """End the connection."""
+        """Close the connection."""
         self._stack.close()
 
 
 @contextmanager
 def _answer(address: str, limits: Limits, more: Mapping[str, str] = {}) -> Iterator[HTTPResponse]:
-    """The answer at an address to a request with ``more`` headers.
+    """The response at an address to a request with ``more`` headers.
 
-    What goes wrong until its end is one sentence.
+    Any error until the end of the ``with`` block becomes a ValueError of one sentence.
     """
     name = without_password(address)
     try:
@@ -135,7 +138,7 @@ def _answer(address: str, limits: Limits, more: Mapping[str, str] = {}) -> Itera
         request = urllib.request.Request(_plain(parts), headers=headers)
         if parts.username is not None:
             secret = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
-            # not sent on to where a redirect leads
+            # not sent to the target of a redirect
             request.add_unredirected_header(
                 "Authorization", f"Basic {base64.b64encode(secret).decode()}"
             )
@@ -143,44 +146,44 @@ def _answer(address: str, limits: Limits, more: Mapping[str, str] = {}) -> Itera
         with network.deadline(), network.opener().open(request, timeout=limits.silence) as answer:
             yield answer
     except Exception as error:  # urllib, http.client and ssl raise many kinds
-        raise ValueError(f"{name} {_told(error, limits)}") from None
+        raise ValueError(f"{name} {_reason_and_remedy(error, limits)}") from None
 
 
 def without_password(address: str) -> str:
-    """The address as it may be shown: without user and password, control characters escaped.
+    """The address for messages: without user and password, control characters escaped.
 
-    Those of an address that is written wrongly are left out too.
+    They are also removed from addresses that are written wrongly.
     """
     return printable(_PORT.sub(r"\1:…", _LOGIN.sub(r"\1", address)))
 
 
 class Private(OSError):
-    """A connection that would leave the public network."""
+    """A connection to an address outside the public network was refused."""
 
 
 class _Refused(OSError):
-    """What is not fetched, in words for the one who asked."""
+    """The download is refused; the message is the reason for the user."""
 
 
 def _checked(address: str, limits: Limits) -> SplitResult:
-    """The parts of an address that may be fetched."""
+    """The parts of an address; ``_Refused`` or ``Private`` if it may not be fetched."""
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise _Refused("only http and https addresses are fetched")
     try:
         _ = parts.port
-    except ValueError:  # which quotes what may be a password
+    except ValueError:  # its message may quote a password
         raise _Refused("its port is no number up to 65535") from None
-    # else a proxy would be asked for what is private to it
+    # checked by name as well: a proxy would fetch what is private to itself
     if not limits.private and _is_private_name(parts.hostname):
         raise Private
     return parts
 
 
 def check_stream(address: str, limits: Limits = PUBLIC) -> None:
-    """ValueError where a stream (rtsp, rtmp) is not in the public network, and that is asked for.
+    """ValueError for a stream (rtsp, rtmp) outside the public network, unless ``limits.private``.
 
-    A name that is not found is left to the program that opens the stream.
+    A name that cannot be resolved is left to the program that opens the stream.
     """
     if limits.private:
         return
@@ -192,7 +195,9 @@ def check_stream(address: str, limits: Limits = PUBLIC) -> None:
             if not all(map(is_public, _resolved(host))):
                 raise Private
     except (Private, ValueError) as error:
-        raise ValueError(f"{without_password(address)} {_told(error, limits)}") from None
+        raise ValueError(
+            f"{without_password(address)} {_reason_and_remedy(error, limits)}"
+        ) from None
 
 
 def _is_private_name(host: str) -> bool:
@@ -235,8 +240,8 @@ def _body(answer: HTTPResponse, limits: Limits) -> bytes:
     return b"".join(chunks)
 
 
-def _told(error: Exception, limits: Limits) -> str:
-    """What is wrong with an address, and what to do."""
+def _reason_and_remedy(error: Exception, limits: Limits) -> str:
+    """The second half of a message: what is wrong with an address, and what to do."""
     cause = error.reason if isinstance(error, URLError) else error
     if isinstance(cause, Private):
         return (
@@ -262,19 +267,19 @@ def _told(error: Exception, limits: Limits) -> str:
 
 
 class _Network:
-    """Connections of one fetch: to allowed addresses only, and closed when the time is over."""
+    """The connections of one download: to allowed addresses only, and closed at the deadline."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self._over = False
-        self._sockets: list[socket.socket] = []  # copies: urllib lets go of its own
+        self._sockets: list[socket.socket] = []  # duplicates: urllib closes its own
         self._proxies = {
             urlsplit(address if "//" in address else f"//{address}").hostname
             for address in urllib.request.getproxies().values()
         }
 
     def opener(self) -> urllib.request.OpenerDirector:
-        """What opens http and https addresses, and nothing else (urllib's own knows file:)."""
+        """An opener for http and https only; the default one of urllib also opens file:."""
         opener = urllib.request.OpenerDirector()
         for handler in (
             urllib.request.ProxyHandler(),
@@ -289,7 +294,7 @@ class _Network:
 
     @contextmanager
     def deadline(self) -> Iterator[None]:
-        """Inside, ``limits.seconds`` at most: connections are then shut, whatever they wait for."""
+        """Shut all connections ``limits.seconds`` after the beginning of the ``with`` block."""
         timer = threading.Timer(self.limits.seconds, self._end)
         timer.daemon = True
         timer.start()
@@ -299,7 +304,7 @@ class _Network:
             timer.cancel()
             for each in self._sockets:
                 each.close()
-            if self._over:  # a connection that was shut looks like the end of the body
+            if self._over:  # else a connection that was shut would look like the end of the body
                 raise TimeoutError
 
     def _end(self) -> None:
@@ -309,7 +314,7 @@ class _Network:
                 each.shutdown(socket.SHUT_RDWR)
 
     def connection(self, kind: type[HTTPConnection], host: str, **options: Any) -> HTTPConnection:
-        """A connection whose address is looked at when the host's name is known."""
+        """A connection whose IP address is checked after the host name is resolved."""
         made: Any = kind(host, **options)
         made._create_connection = self._connect
         return made
@@ -335,7 +340,7 @@ class _Network:
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address belongs to the public network; one inside an IPv6 one counts."""
+    """Whether an IP address is public; an IPv4 address embedded in an IPv6 one is checked too."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         inner = [*(ip.teredo or ()), *([ip.sixtofour] if ip.sixtofour else [])]
@@ -352,9 +357,9 @@ _EMBEDDING = [
     ipaddress.IPv6Network(text)
     for text in ("::/96", "::ffff:0:0/96", "::ffff:0:0:0/96", "64:ff9b::/96")
 ]
-"""Compatible, mapped, translated and NAT64 addresses, which end with an IPv4 one."""
+"""Compatible, mapped, translated and NAT64 addresses, which end with an IPv4 address."""
 _LOCAL_NAT64 = ipaddress.IPv6Network("64:ff9b:1::/48")
-"""RFC 8215: translated inside a network, as it likes."""
+"""RFC 8215: prefixes for translation inside a local network."""
 
 
 class _Http(urllib.request.HTTPHandler):
@@ -382,7 +387,7 @@ class _Https(urllib.request.HTTPSHandler):
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows a few, to http and https only."""
+    """Follows at most ``limits.redirects`` redirects, to http and https only."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -391,7 +396,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(
         self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
-        fp.close()  # else urllib reads a body that may have no end
+        fp.close()  # else urllib would read the body, which may be endless
         self._count += 1
         if self._count > self.limits.redirects:
             raise _Refused(f"it leads on more than {self.limits.redirects} times")

@@ -1,4 +1,4 @@
-"""Frames of a video or a camera, and videos of drawn frames (needs PyAV)."""
+"""Reading of frames from videos and cameras, and writing of videos (needs PyAV)."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ VIDEO_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".wmv"}
     | {".flv", ".3gp", ".ogv"}
 )
-"""Lower-case endings that mean a video."""
+"""Lower-case endings of videos."""
 STREAMS = ("rtsp://", "rtmp://")
-"""How addresses of endless videos start."""
+"""Beginnings of the addresses of endless videos."""
 
 _FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,avi,matroska,webm,mpeg,mpegts,mpegtsraw,mpegvideo,asf,flv,ogg,h264,"
     "hevc,av1,ivf,wtv,mxf,gxf,dv,m4v,mjpeg,vc1,rm,nut"
 )
-"""ffmpeg's formats that hold a video themselves."""
-_FINEST = Fraction(1, 90_000)  # the usual unit of time in videos, in seconds
+"""ffmpeg's formats that contain a video and do not refer to other files."""
+_TIME_UNIT = Fraction(1, 90_000)  # the usual unit of time in videos, in seconds
 
 
 class Camera(int):
-    """A camera of this machine by its number; 0 is the first."""
+    """The number of a camera of this machine; 0 is the first."""
 
     def __str__(self) -> str:
         return f"camera {int(self)}"
 
 
 def is_video(source: object) -> bool:
-    """Whether a path or an address means a video, by its ending; or a camera."""
+    """Whether a source is a camera, or a path or address of a video, by its ending."""
     if isinstance(source, Camera):
         return True
     if not isinstance(source, str | Path):
@@ -60,7 +60,7 @@ def is_video(source: object) -> bool:
 
 
 def is_endless(source: object) -> bool:
-    """Whether a source is a camera or an address that has no end of its own."""
+    """Whether a source is a camera or the address of an endless stream."""
     text = str(source)
     number = text.isdecimal() and not Path(text).exists()
     return isinstance(source, Camera) or number or text.startswith(STREAMS)
@@ -69,11 +69,11 @@ def is_endless(source: object) -> bool:
 def frames(
     source: str | Path | Camera, stride: int = 1, limits: Limits = PUBLIC
 ) -> Iterator[SourceImage | Unreadable]:
-    """Every ``stride``-th frame, turned as the video says, with its number and time.
+    """Every ``stride``-th frame, rotated as the video's metadata say, with its number and time.
 
-    One frame is held at a time. Damaged frames count, so that numbers stay what they are; they
-    come as ``Unreadable`` with a ``DamagedFrame``, also those between. Times are the video's own
-    stamps in seconds; a camera's start at 0.
+    One frame is in memory at a time. Every damaged frame is yielded as ``Unreadable`` with a
+    ``DamagedFrame``, and is counted in the numbers of frames. Times are the video's time stamps in
+    seconds; those of a camera start at 0.
     """
     name = without_password(str(source))
     with ExitStack() as stack:
@@ -88,13 +88,13 @@ def frames(
                 yield frame
             elif number % stride == 0:
                 time = _time(frame, number, container)
-                if number == 0 and isinstance(source, Camera):  # its clock started long ago
+                if number == 0 and isinstance(source, Camera):  # its stamps do not start at 0
                     start = time
                 yield SourceImage(rgb(frame), name, number, time - start)
 
 
 def _decoded(container: Any, name: str) -> Iterator[Any]:
-    """Frames as PyAV gives them; ``Unreadable`` for each that is damaged."""
+    """The frames of PyAV, with ``Unreadable`` in the place of each damaged one."""
     from av.error import FFmpegError
 
     stream = container.streams.video[0]
@@ -127,9 +127,9 @@ def _reason(error: Exception) -> str:
 
 
 class _Rgb:
-    """Frames as RGB uint8 [height, width, 3] as they are shown: phones film lying and say so.
+    """Converts frames to RGB uint8 [height, width, 3], rotated as the frame's metadata say.
 
-    The converter is kept: making one for each frame, as PyAV does alone, takes milliseconds.
+    One converter is used for all frames: PyAV makes one for each, which takes milliseconds.
     """
 
     def __init__(self) -> None:
@@ -144,7 +144,7 @@ class _Rgb:
 
 
 def _time(frame: Any, number: int, container: Any) -> float:
-    """Seconds; where a video has no stamps, from its rate."""
+    """The time of a frame in seconds; computed from the frame rate for videos without stamps."""
     if frame.time is not None:
         return float(frame.time)
     return float(number / (container.streams.video[0].average_rate or 25))
@@ -152,7 +152,7 @@ def _time(frame: Any, number: int, container: Any) -> float:
 
 @contextmanager
 def _opened(source: str | Path | Camera, limits: Limits = PUBLIC) -> Iterator[Any]:
-    """The container, until it is left; one sentence of what is wrong where it cannot be opened."""
+    """The opened container; ValueError, with the reason, where it cannot be opened."""
     av = require_av()
     with ExitStack() as stack:
         try:
@@ -183,10 +183,11 @@ def _opened(source: str | Path | Camera, limits: Limits = PUBLIC) -> Iterator[An
 
 
 def _place(source: str | Path, limits: Limits) -> tuple[str | RemoteFile, dict[str, str]]:
-    """What PyAV opens, and by which protocols and in which formats its content may be read.
+    """The path, address or file for PyAV, and options that limit its protocols and formats.
 
-    Formats that are lists of other places (HLS, concat) would lead it anywhere. Files at addresses
-    are read by us: ffmpeg would look up their names itself, and get other answers than the check.
+    Formats that list other places (HLS, concat) are not allowed: they could read any file. Files at
+    addresses are opened here: ffmpeg would resolve their host names again, and might get other IP
+    addresses than those that were checked.
     """
     text = str(source)
     if text.startswith(STREAMS):
@@ -202,7 +203,7 @@ def _place(source: str | Path, limits: Limits) -> tuple[str | RemoteFile, dict[s
 
 
 def _device(camera: Camera) -> tuple[str, str]:
-    """What ffmpeg calls a camera on this system, and the input that reads it."""
+    """ffmpeg's name of a camera on this system, and the input format that reads it."""
     if sys.platform == "darwin":
         return str(int(camera)), "avfoundation"
     if sys.platform == "win32":
@@ -222,9 +223,9 @@ def require_av() -> Any:
 
 
 class VideoWriter:
-    """An H.264 video (mp4) of frames that keep their time stamps.
+    """Writes an H.264 video (mp4) of frames with their time stamps.
 
-    ``like`` is the video that they come from: its unit of time and its rate are taken over.
+    ``like`` is the video that they come from: its time unit and frame rate are used.
     """
 
     def __init__(self, path: Path, like: str) -> None:
@@ -238,10 +239,10 @@ class VideoWriter:
                 "index (pip install --force-reinstall av) or predict with --no-save"
             )
         self._container = av.open(str(path), "w")
-        self._converter = av.video.reformatter.VideoReformatter()  # one for all: it takes long
+        self._converter = av.video.reformatter.VideoReformatter()  # slow to make: one for all
 
     def add(self, image: np.ndarray, time: float) -> None:
-        """One RGB frame, shown from ``time`` (seconds) on; an odd side loses its last pixel."""
+        """Add an RGB frame shown from ``time`` (seconds); an odd side loses its last pixel."""
         av = require_av()
         height, width = (max(side - side % 2, 2) for side in image.shape[:2])
         if self._stream is None:
@@ -249,7 +250,7 @@ class VideoWriter:
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image[:height, :width]), "rgb24")
         size = self._stream.width, self._stream.height
         frame = self._converter.reformat(frame, *size, "yuv420p")
-        # encoders take no stamp twice, which broken videos have
+        # encoders refuse equal stamps, which broken videos have
         self._last = max(round(Fraction(time) / self._unit), self._last + 1)
         frame.pts, frame.time_base = self._last, self._unit
         self._container.mux(self._stream.encode(frame))
@@ -262,7 +263,7 @@ class VideoWriter:
         return stream
 
     def close(self) -> None:
-        """Write what is left; afterwards the file is whole."""
+        """Write the last frames and complete the file."""
         with self._container:
             if self._stream is not None:
                 self._container.mux(self._stream.encode(None))
@@ -280,8 +281,8 @@ class VideoWriter:
 
 
 def _clock(source: str) -> tuple[Fraction, Fraction]:
-    """Unit of time in seconds and frames a second of a video; usual ones for anything else."""
-    unit, rate = _FINEST, Fraction(25)
+    """Time unit in seconds and frames per second of a video; usual values for other sources."""
+    unit, rate = _TIME_UNIT, Fraction(25)
     if Path(source).is_file():
         with suppress(ValueError), _opened(source) as container:
             stream = container.streams.video[0]

@@ -1,1 +1,1 @@
-"""A model behind HTTP: routes of its own, KServe's protocol, and a page to try it."""
+"""An HTTP service for a model: its own routes, KServe's protocol, and a page to try it."""

@@ -37,14 +37,14 @@ PAGE_HEADERS = {
     "Cache-Control": "no-cache",
 }
 MESSAGE = 500
-"""Characters of an error's sentence at most."""
+"""Most characters of an error's message."""
 
 Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a service allows.
+    """The settings of a service.
 
     name           the model's name in answers and in KServe's addresses
     body_mib       size of a request's body, and of an image fetched from an address, at most
@@ -176,7 +176,7 @@ def make_app(predictor: Predictor, settings: Settings) -> FastAPI:
 
 
 def about(predictor: Predictor, name: str) -> dict[str, Any]:
-    """What ``GET /model`` answers."""
+    """The answer of ``GET /model``."""
     config = predictor.config
     try:
         predictor.runtime.check_questions()
@@ -196,12 +196,12 @@ def about(predictor: Predictor, name: str) -> dict[str, Any]:
 
 
 def _named(classes: Sequence[str], names: Sequence[str]) -> list[str | int]:
-    """Names as they are; what is no name, and a number, is a label."""
+    """Class names unchanged; numbers that are not a class name as labels."""
     return [int(each) if each not in names and each.isdecimal() else each for each in classes]
 
 
 def _body_of(fields: str) -> dict[str, Any]:
-    """What OpenAPI says of a body that is read by hand."""
+    """The OpenAPI description of a body that FastAPI does not parse."""
     kinds = {
         "image/*": {"type": "string", "format": "binary"},
         "multipart/form-data": {"type": "object", "description": f"files and fields: {fields}"},
@@ -227,7 +227,7 @@ class Gate:
         return max(0, self._inside - self._parallel)
 
     async def run(self, work: Callable[[], Made]) -> Made:
-        """What ``work`` gives, in a thread; status 429 where too many wait already."""
+        """The result of ``work``, run in a thread; status 429 where too many requests wait."""
         if self._inside >= self._most:
             limit = counted(self._most, "request")
             raise HTTPException(
@@ -282,7 +282,7 @@ class Measured:
 
 
 async def _answer_to(request: Request, error: Exception) -> JSONResponse:
-    """An error as JSON; what is no fault of the request is logged and said in a few words."""
+    """An error as JSON; an internal error is logged and answered without details."""
     status, headers, message = 400, None, str(error)
     if isinstance(error, AnyHTTPException):
         status, headers, message = error.status_code, error.headers, str(error.detail)

@@ -1,4 +1,4 @@
-"""Connections of the service, which uvicorn leaves without limits: slow heads, and how many."""
+"""Limits on the connections of the service, which uvicorn does not have: number and slow heads."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 SECONDS = 10
-"""Within which a request's head comes whole; a connection may be idle as long."""
+"""Most seconds for the head of a request, and for an idle connection."""
 MOST = 500
-"""Connections at the same time; of more, the oldest that waits for a request is closed."""
+"""Most connections at a time; above it the oldest one that waits for a request is closed."""
 
 
 class Connection(H11Protocol):
@@ -30,7 +30,7 @@ class Connection(H11Protocol):
             min(idle, key=lambda each: each.begun).timeout_keep_alive_handler()
 
     def data_received(self, data: bytes) -> None:
-        # uvicorn ends the wait at the first byte; here it goes on until the head is whole
+        # uvicorn stops its timer at the first byte; here it runs until the head is complete
         wait, self.timeout_keep_alive_task = self.timeout_keep_alive_task, None
         super().data_received(data)
         if wait is None:
@@ -42,13 +42,13 @@ class Connection(H11Protocol):
 
 
 def make_server(app: ASGIApp, seconds: int = SECONDS) -> uvicorn.Server:
-    """uvicorn around an application, with limits on connections."""
+    """A uvicorn server for an application, with limits on connections."""
     config = uvicorn.Config(
         app,
         http=Connection,
         ws="none",
         timeout_keep_alive=seconds,
-        log_level="error",  # a request that is no HTTP is answered, not logged
+        log_level="error",  # requests that are not HTTP are answered but not logged
         access_log=False,
         server_header=False,
     )

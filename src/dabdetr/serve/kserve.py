@@ -1,4 +1,4 @@
-"""KServe's inference protocol, version 2, as Triton's and KServe's clients speak it.
+"""KServe's inference protocol, version 2, for the clients of Triton and KServe.
 
 Source: https://kserve.github.io/website/docs/concepts/architecture/data-plane/v2-protocol and
 Triton's extension for binary tensors.
@@ -25,7 +25,7 @@ from dabdetr.structures import Detections
 from dabdetr.text import shortened, shown
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
-"""Header that says how many bytes of a body are JSON; binary tensors follow them."""
+"""Header with the number of bytes of JSON in a body; binary tensors follow them."""
 VERSION = "1"
 INPUTS = [{"name": "image", "datatype": "BYTES", "shape": [-1]}]
 OUTPUTS = [
@@ -48,7 +48,7 @@ class Asked:
 
     images   image files, or arrays [height, width, 3] of uint8
     options  of the call of a ``Predictor``
-    outputs  names of the outputs that are wanted, each with whether it is wanted in binary
+    outputs  name of each requested output → whether it is requested in binary form
     """
 
     id: str | None
@@ -58,7 +58,7 @@ class Asked:
 
 
 def add_routes(app: FastAPI, name: str, infer: Callable[[Request], Awaitable[Response]]) -> None:
-    """The protocol's addresses for the model ``name``."""
+    """Add the protocol's routes for the model ``name``."""
 
     @app.get("/v2")
     def server() -> dict[str, Any]:
@@ -103,7 +103,7 @@ def add_routes(app: FastAPI, name: str, infer: Callable[[Request], Awaitable[Res
 
 
 def read_request(content: bytes, header: str | None) -> Asked:
-    """The request in a body; ``header`` is what HEADER_LENGTH says. ValueError where it is odd."""
+    """The request in a body; ``header`` is the value of HEADER_LENGTH. ValueError if malformed."""
     length = len(content)
     if header is not None:
         if not header.isdecimal() or int(header) > length:
@@ -157,7 +157,7 @@ def _checked(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _images(tensor: dict[str, Any], rest: bytes) -> tuple[list[Any], bytes]:
-    """The images of one input, and what of the binary part is not its own."""
+    """The images of one input, and the rest of the binary part after its data."""
     name, kind, shape = tensor["name"], tensor["datatype"], [int(n) for n in tensor["shape"]]
     if name != "image":
         raise ValueError(f"there is no input {name!r}; there is image")
@@ -190,7 +190,7 @@ def _images(tensor: dict[str, Any], rest: bytes) -> tuple[list[Any], bytes]:
 
 
 def _flat(tensor: dict[str, Any]) -> list[Any]:
-    """The elements of ``data``, which may be nested as its shape is."""
+    """The elements of ``data``, which may be nested lists."""
     flat, nested = [], [tensor["data"]]
     while nested:
         each = nested.pop()
@@ -212,7 +212,7 @@ def _decoded(text: Any) -> bytes:
 
 
 def _split(content: bytes) -> list[bytes]:
-    """Elements of a binary BYTES tensor: each four bytes of length, then so many bytes."""
+    """The elements of a binary BYTES tensor: four bytes with the length, then the content."""
     found, place = [], 0
     while place < len(content):
         check_count(len(found) + 1)
@@ -227,7 +227,7 @@ def _split(content: bytes) -> list[bytes]:
 def write_answer(
     asked: Asked, found: Sequence[Detections], name: str
 ) -> tuple[bytes, dict[str, str]]:
-    """The body of the answer and its headers; rows of all images stand one below the other."""
+    """The body of the answer and its headers; the rows of all images are concatenated."""
     counts = [len(each) for each in found]
     columns: dict[str, Any] = {
         "boxes": np.concatenate([each.boxes for each in found]).astype(np.float32),

@@ -1,4 +1,4 @@
-"""What a request brings: image files, addresses, boxes; within limits."""
+"""Reading of request bodies within limits: image files, addresses, boxes."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ HOW = (
 AT_ONCE = 8
 """Bodies of the largest size that may come, or wait to be answered, at the same time."""
 MOST_IMAGES = 1000
-"""Images of one request; as many files are taken of a form."""
+"""Most images of one request, and most files of a form."""
 
 
 def check_count(images: int) -> None:
-    """ValueError where one request has more images than are taken."""
+    """ValueError for a request with more than ``MOST_IMAGES`` images."""
     if images > MOST_IMAGES:
         raise ValueError(f"at most {MOST_IMAGES:,} images are taken at once; send more requests")
 
@@ -76,7 +76,7 @@ class LimitedBodies:
 
 @dataclass(frozen=True)
 class Question:
-    """One image and what is asked about it, as ``Predictor.ask`` takes it."""
+    """One image and the questions about it, as arguments of ``Predictor.ask``."""
 
     image: Any
     name: str
@@ -87,7 +87,7 @@ class Question:
 
 @dataclass
 class Body:
-    """The body of a request: ``read`` it, then ask for what it holds.
+    """The body of a request: call ``read`` first, then ``images`` or ``questions``.
 
     files   (content, file name) of image files
     fields  the other fields of a form, or of a JSON object
@@ -100,11 +100,11 @@ class Body:
     fields: dict[str, Any] = field(default_factory=dict)
 
     async def content(self) -> bytes:
-        """The bytes themselves."""
+        """The raw bytes."""
         return await self.request.body()
 
     async def read(self) -> Body:
-        """Take the body apart, by its content type; HTTPException where that cannot be done."""
+        """Parse the body by its content type; HTTPException where that fails."""
         kind = self.request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind == "multipart/form-data":
             most = int(self.mib * 2**20)
@@ -121,7 +121,7 @@ class Body:
         return self
 
     def images(self) -> tuple[list[Any], list[str]]:
-        """Images as a ``Predictor`` takes them, and their names; addresses are fetched here."""
+        """The images for a ``Predictor`` and their names; addresses are fetched here."""
         found = [BytesIO(content) for content, _ in self.files]
         names = [name for _, name in self.files]
         given = self.fields.get("images", self.fields.get("image", []))
@@ -136,7 +136,7 @@ class Body:
         return found, names
 
     def questions(self) -> Question:
-        """The image and what is asked about it; ValueError where boxes are missing."""
+        """The image and the questions about it; ValueError where boxes are missing."""
         images, names = self.images()
         if len(images) != 1:
             raise ValueError(f"a question is about one image; got {len(images)}")
@@ -149,7 +149,7 @@ class Body:
         return Question(images[0], names[0], boxes, labels, sizes)
 
     def _values(self, name: str) -> Any:
-        """A list, which a form has as JSON text."""
+        """The list in a field; in a form it is JSON text."""
         value = self.fields.get(name)
         if isinstance(value, str):
             try:
