@@ -154,8 +154,13 @@ def test_the_name_of_a_config_leads_nowhere_else(tmp_path: Path, name: str) -> N
 
 
 def test_a_hidden_folder_that_is_removed_is_named(tmp_path: Path) -> None:
-    with (
-        pytest.raises(OSError, match=r"\.val-.* cannot be written \(no such file or directory\)"),
-        RunFolder(tmp_path, None, "val") as folder,
-    ):
-        shutil.rmtree(folder.path)
+    def work(*, write: bool) -> None:
+        with RunFolder(tmp_path, None, "val") as folder:
+            shutil.rmtree(folder.path)
+            if write:
+                (folder.path / "report.html").write_text("")
+
+    with pytest.raises(OSError, match=r"\.val-.* cannot be written \(no such file or directory\)"):
+        work(write=False)
+    with pytest.raises(OSError, match=r"\.val-.* was removed while it was written; begin again"):
+        work(write=True)

@@ -82,11 +82,18 @@ class RunFolder:
             self.project.mkdir(parents=True, exist_ok=True)
             return Path(tempfile.mkdtemp(dir=self.project, prefix=f".{self.verb}-"))
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: object
+    ) -> None:
         if kind is None:
             self.publish()
         elif not self.published:
+            removed = isinstance(error, OSError) and not self.path.exists()
             self.discard()
+            if removed:
+                raise OSError(
+                    f"{self.path} was removed while it was written; begin again"
+                ) from None
 
     def publish(self) -> Path:
         """Rename the folder to its final name; errors after this do not remove it."""
