@@ -85,7 +85,16 @@ def test_transformers_js_gives_our_boxes(
         np.testing.assert_allclose(np.clip(corners, 0, limits), np.floor(box), atol=1)
 
 
-@pytest.mark.parametrize("options", [{}, {"post": "boxes", "padding": False, "size": (96, 128)}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"post": "boxes"},
+        pytest.param({}, marks=pytest.mark.slow),
+        pytest.param(
+            {"post": "boxes", "padding": False, "size": (96, 128)}, marks=pytest.mark.slow
+        ),
+    ],
+)
 def test_a_folder_for_triton(options: dict[str, Any], detector: Any, tmp_path: Path) -> None:
     """Its settings name what the graph takes and gives, all of it, without the batch."""
     import onnx

@@ -146,16 +146,22 @@ def test_without_padding(
         np.testing.assert_allclose(b.scores, a.scores, atol=5e-3)
 
 
-def test_without_padding_a_fixed_size_is_stretched_to(
-    detector: Any, images: list[np.ndarray], tmp_path: Path
+@pytest.mark.parametrize("opset", [pytest.param(21, marks=pytest.mark.slow), 25])
+def test_a_fixed_size_without_padding_in_an_opset_of_choice(
+    opset: int, detector: Any, images: list[np.ndarray], tmp_path: Path
 ) -> None:
-    made = export(detector, tmp_path / "a.onnx", size=(96, 128), padding=False)
+    import onnx
+
+    made = export(detector, tmp_path / "a.onnx", size=(96, 128), padding=False, opset=opset)
     exported = Exported(made.path)
     assert exported.prepare(images[2]).shape == (3, 96, 128)
     steps = json.loads(exported.metadata.to_strings()["preprocessing"])["steps"]
     assert "resize: stretch to height 96 and width 128" in steps
     found = list(Predictor(made.path)(images[:3], **EVERYTHING))
     assert [each.size for each in found] == [image.shape[:2] for image in images[:3]]
+    versions = {each.version for each in onnx.load(made.path).opset_import if not each.domain}
+    assert versions == {opset}
+    assert exported.metadata.versions["opset"] == str(opset)
 
 
 @pytest.mark.slow
@@ -167,15 +173,6 @@ def test_only_an_export_is_overwritten(detector: Any, tmp_path: Path) -> None:
         with pytest.raises(FileExistsError, match="photographs holds no export"):
             export(detector, precious.parent, format=format, force=True)
     assert precious.read_text() == "kept"
-
-
-@pytest.mark.parametrize("opset", [pytest.param(21, marks=pytest.mark.slow), 25])
-def test_an_opset_of_choice(opset: int, detector: Any, tmp_path: Path) -> None:
-    import onnx
-
-    path = export(detector, tmp_path / "a.onnx", opset=opset).path
-    assert {each.version for each in onnx.load(path).opset_import if not each.domain} == {opset}
-    assert Exported(path).metadata.versions["opset"] == str(opset)
 
 
 @pytest.mark.parametrize(
