@@ -271,7 +271,7 @@ def test_classes_beyond_the_data_are_dropped_and_said():
     ]
     ours = score(data, more)
     assert ours.numbers == score(data, detections).numbers
-    assert ours.notes == ("the data does not name the class cow: such detections were left out",)
+    assert ours.notes == ("the data set lacks the class cow, whose detections were left out",)
     assert "cow" in rendered(ours)
     assert ours.detections[0].names == data.names
 

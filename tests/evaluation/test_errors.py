@@ -176,7 +176,7 @@ PLANTED: dict[str, Change] = {
 
 ADVICE = {
     "no_query": "more queries (--queries)",
-    "left": "had a query that left",
+    "left": "had a query that moved away",
     "loose": "train longer, at a larger --imgsz",
     "wrong_class": "have the wrong class, first of all",
     "under_threshold": "right but under the threshold",
@@ -196,7 +196,7 @@ def test_advice_for_small_objects_and_for_too_little_training(
         data, score(data, [each[:0] for each in plain.evaluation.detections]), limits
     )
     (only,) = advice(data, nothing, runtime.config)
-    assert only == "AP50 is 0.000: the model finds next to nothing yet; train longer"
+    assert only == "AP50 is 0.000: the model finds almost nothing yet; train longer"
 
 
 @pytest.mark.parametrize("cause", list(PLANTED))

@@ -79,7 +79,7 @@ def test_wrong_classes_are_told_before_any_image_is_read(scenes):
 def test_more_classes_than_the_data_have(scenes):
     ours = evaluate(make((*DIGITS, "x")), scenes)
     assert set(ours.per_class) == set(DIGITS)
-    assert "does not name the class x" in ours.notes[0]
+    assert "the data set lacks the class x," in ours.notes[0]
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -91,8 +91,8 @@ def test_rows_that_do_not_belong_are_told(coco_folder: Path, tmp_path: Path) -> 
     file.write_text(json.dumps([*rows, rows[0] | {"image_id": 999}, rows[0] | {"category_id": -5}]))
     _, notes = read_results(file, data)
     assert notes == [
-        "left out: 1 detection of images that the data do not have",
-        "left out: 1 detection of classes that the data do not have",
+        "left out: 1 detection of images that the data set lacks",
+        "left out: 1 detection of classes that the data set lacks",
     ]
     assert val("--predictions", file, "--data", coco_folder).exit_code == 0
     file.write_text("[]")

@@ -224,7 +224,7 @@ def test_errors_of_some_images_are_numbered_as_in_the_report(
         count = sum(row["image"] == place for row in rows)
         assert count == (tree["images"][place]["missed"] if place in places else 0)
     assert sum(tree["images"][place]["missed"] for place in places) > 3
-    assert "Of 3 images, evenly out of all 16" in (tmp_path / "report.html").read_text()
+    assert "in 3 images, spaced evenly among all 16" in (tmp_path / "report.html").read_text()
 
 
 def test_a_perfect_model_has_no_empty_tables(data: Scenes, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""One evaluation against another on the same images: objects won and lost, or only chance?"""
+"""One evaluation compared with another on the same images: objects won and lost, and chance."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ NUMBERS = ("AP", "AP50")
 
 @dataclass(frozen=True)
 class Difference:
-    """A number of this evaluation and of the other, 0–1; ``interval`` holds 95 % of resamples."""
+    """A number of this evaluation and of the other one, 0–1.
+
+    ``interval`` contains the difference in 95 % of the resamples.
+    """
 
     this: float
     other: float
@@ -28,25 +31,25 @@ class Difference:
 
     @property
     def value(self) -> float:
-        """This less the other."""
+        """This number minus the other."""
         return self.this - self.other
 
     @property
     def real(self) -> bool:
-        """Whether the difference is more than chance: no zero in the interval."""
+        """Whether the difference is more than chance: the interval does not contain 0."""
         low, high = self.interval
         return low > 0 or high < 0
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """This evaluation against another one.
+    """This evaluation compared with another one.
 
-    other   what the other is called
+    other    name of the other one
     numbers  AP and AP50
-    won, lost  objects that only this one finds, or only the other: image and row among its objects,
-               crowds left out
-    false   false detections of this one, and of the other
+    won      objects that only this one finds: image and row among its objects, without crowds
+    lost     objects that only the other one finds
+    false    number of false detections of this one and of the other
     """
 
     other: str
@@ -57,7 +60,7 @@ class Comparison:
 
     @property
     def sentence(self) -> str:
-        """What came out."""
+        """The result in one sentence."""
         ap = self.numbers["AP"]
         low, high = ap.interval
         verdict = "more than chance" if ap.real else "no more than chance"
@@ -114,18 +117,19 @@ def compare(
     other_judged: Sequence[Judged],
     name: str,
 ) -> Comparison:
-    """Both on the images of ``data``; ``judged`` at the thresholds of each.
+    """The comparison of ``this`` with ``other`` on ``data``, each judged at its own thresholds.
 
-    Images are resampled for both alike, so that what is hard for both is no difference.
+    Both use the same resamples of the images, so images that are hard for both do not widen the
+    interval of the difference.
     """
     weights = bootstrap.resamples(len(data))
     values = [_resampled(data, each, weights) for each in (this, other)]
     numbers = {}
     for each in NUMBERS:
-        rows = [of[each] for of in values]
+        rows = [numbers_of[each] for numbers_of in values]
         interval = bootstrap.interval(rows[0] - rows[1]) or [0.0, 0.0]
-        here, there = (max(0.0, found.numbers[each]) for found in (this, other))
-        numbers[each] = Difference(here, there, (interval[0], interval[1]))
+        sides = [max(0.0, found.numbers[each]) for found in (this, other)]
+        numbers[each] = Difference(sides[0], sides[1], (interval[0], interval[1]))
     won, lost = [], []
     for index, (mine, theirs) in enumerate(zip(judged, other_judged, strict=True)):
         won += [(index, int(at)) for at in np.flatnonzero(mine.caught & ~theirs.caught)]
@@ -137,7 +141,7 @@ def compare(
 def _resampled(
     data: DetectionDataset, found: Evaluation, weights: np.ndarray
 ) -> dict[str, np.ndarray]:
-    truth, boxes, places = columns(data, found.detections)
-    matched = bootstrap.match(truth, boxes, len(data), len(places), found.most)
+    truth, boxes, labels = columns(data, found.detections)
+    matched = bootstrap.match(truth, boxes, len(data), len(labels), found.most)
     ap = bootstrap.average_precision(matched, weights)
     return {"AP": bootstrap.class_means(ap), "AP50": bootstrap.class_means(ap[..., :1])}

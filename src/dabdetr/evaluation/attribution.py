@@ -1,6 +1,6 @@
-"""Why an object was missed or a detection is false, read from boxes and scores of every layer.
+"""The cause of each missed object and false detection, from boxes and scores of every layer.
 
-Numpy alone: the layers may be a decoder's, or one layer that is made of detections.
+Without torch: the layers are a decoder's, or one layer made from detections.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from dabdetr.evaluation.operating_point import LOWEST
 from dabdetr.structures.boxes import iou
 
 NEAR = 0.1
-"""IoU from which a box is a loose one of an object (TIDE's bound of the background)."""
+"""IoU from which a box is a loose box of an object (TIDE's bound of the background)."""
 EXPLAINED = 0.3
 """IoU with a found object from which a second detection of its class is a double of the first."""
 DOUBT = 0.5
-"""Suspicion from which a label is taken to be wrong."""
+"""Suspicion from which a label counts as wrong."""
 SURE = 0.5
-"""Score from which a detection without an object says that a label is missing, if the layer before
+"""Score from which a detection without an object suggests a missing label, if the layer before
 the last would have shown it too."""
 
 
 class Attribution:
     """The causes of one image's errors.
 
-    ``judged`` are its detections and objects; ``limits`` [classes] the thresholds that detections
-    were shown from; ``doubts`` what the model says against labels, by the object's row.
+    ``judged`` are the image's detections and objects; ``limits`` [classes] the thresholds of shown
+    detections; ``doubts`` the labels that the model contradicts, by the object's row.
     """
 
     def __init__(
@@ -56,12 +56,12 @@ class Attribution:
         self.free = np.flatnonzero(~taken)
 
     def errors(self) -> list[Error]:
-        """All of the image: missed objects first."""
+        """All errors of the image, missed objects first."""
         missed = [self._missed(int(at)) for at in np.flatnonzero(~self.judged.caught)]
-        blamed = {error.object: error for error in missed}
+        missed_by_object = {error.object: error for error in missed}
         right = np.zeros(len(self.judged.found), bool)
         right[self.judged.of_object[self.judged.caught]] = True
-        false = [self._false(int(at), blamed) for at in np.flatnonzero(~right)]
+        false = [self._false(int(at), missed_by_object) for at in np.flatnonzero(~right)]
         return [*missed, *false]
 
     # Missed objects
@@ -82,73 +82,77 @@ class Attribution:
         free = self.free
         near = free[overlap[-1, free] >= OVERLAP]
         paired = int(judged.of_object[at])
-        if paired >= 0:  # shown, with another class
+        if paired >= 0:  # shown as another class
             near = np.array([self.row_of[int(judged.found.queries[paired])]])
         if len(near):
-            return self._near(base, near, overlap)
-        loose = self._loose_one(at)
+            return self._right_box(base, near, overlap)
+        loose = self._loose_detection(at)
         loose = self._loose_query(at, overlap) if loose is None else loose
         if loose is not None:
-            return self._told(base, loose, overlap, "loose", decoded.layers)
+            return self._with_cause(base, loose, overlap, "loose", decoded.layers)
         if not decoded.whole:
-            return self._phantom(replace(base, cause="not_found", why="no detection is near"))
-        came = [layer for layer in range(decoded.layers) if (overlap[layer, free] >= OVERLAP).any()]
-        if came:
-            return self._phantom(self._left(base, came[-1], overlap))
-        return self._phantom(self._no_query(base, overlap))
+            return self._label_on_nothing(
+                replace(base, cause="not_found", why="no detection is near")
+            )
+        layers_near = [
+            layer for layer in range(decoded.layers) if (overlap[layer, free] >= OVERLAP).any()
+        ]
+        if layers_near:
+            return self._label_on_nothing(self._query_left(base, layers_near[-1], overlap))
+        return self._label_on_nothing(self._no_query(base, overlap))
 
-    def _near(self, base: Error, near: np.ndarray, overlap: np.ndarray) -> Error:
-        """A box is right after the last layer: its class or its score is not."""
+    def _right_box(self, base: Error, near: np.ndarray, overlap: np.ndarray) -> Error:
+        """The error for a right box after the last layer, whose class or score is wrong."""
         scores, label = self.decoded.scores, base.label
         assert label is not None
         best = int(near[np.lexsort((-overlap[-1, near], -scores[-1, near, label]))[0]])
         found = int(scores[-1, best].argmax())
         if found != label:
-            # the class as which most is seen there: what a reader sees as the mistake
+            # report the class with the highest score there, as the reader of an image would
             strongest = int(near[scores[-1, near].max(1).argmax()])
             best, found = strongest, int(scores[-1, strongest].argmax())
         if found == label:
-            return self._told(base, best, overlap, "under_threshold", self.decoded.layers)
-        since = self._since(best, found)
-        error = self._told(base, best, overlap, "wrong_class", since, found)
+            return self._with_cause(base, best, overlap, "under_threshold", self.decoded.layers)
+        layer = self._first_layer_of_class(best, found)
+        error = self._with_cause(base, best, overlap, "wrong_class", layer, found)
         return self._class_doubt(error, best, found, overlap)
 
-    def _since(self, row: int, found: int) -> int:
-        """The layer, from 1 on, from which on the query has had this class."""
+    def _first_layer_of_class(self, row: int, found: int) -> int:
+        """The layer, counted from 1, from which on the query has this class."""
         classes = self.decoded.scores[:, row].argmax(1)
         other = np.flatnonzero(classes != found)
         return int(other[-1]) + 2 if len(other) else 1
 
     def _class_doubt(self, error: Error, row: int, found: int, overlap: np.ndarray) -> Error:
-        """The label's fault where every layer contradicts it, and the question about it too."""
+        """``error`` as a wrong label, if every layer and the answer about its box contradict it."""
         scores, label = self.decoded.scores, error.label
-        own, other = scores[:, row, label], scores[:, row, found]
-        there = overlap[:, row] >= OVERLAP
-        suspicion = float(other[-1] - own[-1])
+        labelled, predicted = scores[:, row, label], scores[:, row, found]
+        near = overlap[:, row] >= OVERLAP
+        suspicion = float(predicted[-1] - labelled[-1])
         if self.doubts is not None:
             doubt = self.doubts.get(error.object or 0)
             suspicion = doubt.suspicion if doubt and doubt.kind == "class" else 0.0
-        shown = other[-1] >= self.limits[found]
-        if not shown or suspicion < DOUBT or (there & (own > other)).any():
+        shown = predicted[-1] >= self.limits[found]
+        if not shown or suspicion < DOUBT or (near & (labelled > predicted)).any():
             return error
-        why = f"{error.why}; no layer sees {self.names[label or 0]} there: the label looks wrong"
+        why = f"{error.why}; no layer prefers {self.names[label or 0]}: the label looks wrong"
         return replace(error, cause="label", why=why, otherwise=error)
 
-    def _phantom(self, error: Error) -> Error:
-        """The label's fault where the model, asked about the box, finds nothing in it."""
+    def _label_on_nothing(self, error: Error) -> Error:
+        """``error`` as a wrong label, if the model, asked about the box, finds nothing in it."""
         doubt = (self.doubts or {}).get(error.object or 0)
         if doubt is None or doubt.kind not in ("phantom", "double") or doubt.suspicion < DOUBT:
             return error
-        what = (
+        reason = (
             "a better label covers the same object"
             if doubt.kind == "double"
             else "asked about its box, the model finds nothing there"
         )
-        why = f"{error.why}; {what}: the label looks wrong"
+        why = f"{error.why}; {reason}: the label looks wrong"
         return replace(error, cause="label", why=why, otherwise=error)
 
-    def _loose_one(self, at: int) -> int | None:
-        """The query of a false detection of the object's class that overlaps it most of all."""
+    def _loose_detection(self, at: int) -> int | None:
+        """The query of the false detection of the object's class that overlaps it most."""
         judged, best, most = self.judged, None, 0.0
         for row in np.flatnonzero(judged.of_found < 0):
             if judged.found.labels[row] != judged.labels[at]:
@@ -160,25 +164,26 @@ class Attribution:
         return best
 
     def _loose_query(self, at: int, overlap: np.ndarray) -> int | None:
-        """The query that sees the object's class and overlaps it most, if it is not far away."""
+        """The query with the object's class that overlaps it most, by at least ``EXPLAINED``."""
         scores, label = self.decoded.scores[-1], self.judged.labels[at]
-        able = (scores.argmax(1) == label) & (scores[:, label] >= LOWEST)
-        rows = self.free[able[self.free] & (overlap[-1, self.free] >= EXPLAINED)]
+        same_class = (scores.argmax(1) == label) & (scores[:, label] >= LOWEST)
+        rows = self.free[same_class[self.free] & (overlap[-1, self.free] >= EXPLAINED)]
         if not len(rows):
             return None
         best = int(rows[overlap[-1, rows].argmax()])
-        own = iou(self.decoded.boxes[-1, best], self.judged.boxes)
-        return best if own.argmax() == at else None
+        shared = iou(self.decoded.boxes[-1, best], self.judged.boxes)
+        return best if shared.argmax() == at else None
 
-    def _left(self, base: Error, layer: int, overlap: np.ndarray) -> Error:
-        """A query had the box after ``layer`` (from 0 on) and none has it after the last."""
+    def _query_left(self, base: Error, layer: int, overlap: np.ndarray) -> Error:
+        """The error if a query had the box after ``layer`` (from 0) and none after the last."""
         rows = self.free[overlap[layer, self.free] >= OVERLAP]
         label = base.label
         assert label is not None
         row = int(rows[self.decoded.scores[layer, rows, label].argmax()])
-        return self._told(base, row, overlap, "left", layer + 2)
+        return self._with_cause(base, row, overlap, "left", layer + 2)
 
     def _no_query(self, base: Error, overlap: np.ndarray) -> Error:
+        """The error if no query was near after any layer, with the nearest one."""
         best = overlap[:, self.free].max(1, initial=0)
         layer = int(best.argmax())
         if best[layer] > 0:
@@ -188,10 +193,10 @@ class Attribution:
             middles = self.decoded.boxes[-1].reshape(-1, 2, 2).mean(1)
             layer = self.decoded.layers - 1
             row = int(np.linalg.norm(middles - centre, axis=1).argmin())
-        return self._told(base, row, overlap, "no_query", layer + 1)
+        return self._with_cause(base, row, overlap, "no_query", layer + 1)
 
     def _anchor_away(self, box: Sequence[float]) -> str:
-        """How far the nearest anchor starts."""
+        """A clause with the distance of the nearest first anchor; empty without anchors."""
         start = self.decoded.start
         if start is None or not len(start):
             return ""
@@ -203,7 +208,7 @@ class Attribution:
             text += f", the best one with IoU {iou(start, np.array(box)).max():.2f}"
         return text
 
-    def _told(
+    def _with_cause(
         self,
         error: Error,
         row: int,
@@ -212,7 +217,7 @@ class Attribution:
         layer: int,
         found: int | None = None,
     ) -> Error:
-        """The error with its cause, and the query that shows it."""
+        """``error`` with its cause, a sentence, and the query and layer that show it."""
         decoded, names = self.decoded, self.names
         label = error.label
         assert label is not None
@@ -221,25 +226,25 @@ class Attribution:
         limit = float(self.limits[label])
         query = f"query {slot}" if decoded.whole else "a detection"
         if cause == "no_query":
-            at = f"query {slot} after layer {layer}"
-            why = f"the nearest box has IoU {shared[layer - 1]:.2f} ({at})"
+            why = f"the nearest box has IoU {shared[layer - 1]:.2f} "
+            why += f"(query {slot} after layer {layer})"
             why += self._anchor_away(error.box)
         elif cause == "left":
             why = f"{query} had IoU {shared[layer - 2]:.2f} after layer {layer - 1}; layer {layer}"
             why += f" moved it away (IoU {shared[layer - 1]:.2f})"
         elif cause == "wrong_class":
             assert found is not None
-            own = float(decoded.scores[-1, row, label])
-            why = f"{query} fits (IoU {shared[-1]:.2f}) and says {names[found]} {score:.2f}, "
-            why += f"{names[label]} {own:.2f}"
+            label_score = float(decoded.scores[-1, row, label])
+            why = f"{query} fits (IoU {shared[-1]:.2f}) and predicts {names[found]} {score:.2f}, "
+            why += f"{names[label]} {label_score:.2f}"
             if decoded.whole and decoded.layers > 1:
                 why += f", since layer {layer}"
         elif cause == "loose":
-            why = f"{query} says {names[label]} {score:.2f} with IoU {shared[-1]:.2f}"
+            why = f"{query} predicts {names[label]} {score:.2f} with IoU {shared[-1]:.2f}"
         else:
-            why = f"{query} fits (IoU {shared[-1]:.2f}) and says {names[label]} {score:.2f}: "
+            why = f"{query} fits (IoU {shared[-1]:.2f}) and predicts {names[label]} {score:.2f}: "
             if score >= limit:
-                why += "left out by suppression or the number of detections"
+                why += "left out by suppression or by the limit on detections"
             else:
                 why += f"the threshold is {limit:.2f}" + self._faded(row, label, overlap, limit)
         return replace(
@@ -255,7 +260,7 @@ class Attribution:
         )
 
     def _faded(self, row: int, label: int, overlap: np.ndarray, limit: float) -> str:
-        """Whether a layer before the last would have shown it."""
+        """A clause with the last layer that would have shown the object; empty if none would."""
         good = (self.decoded.scores[:, row, label] >= limit) & (overlap[:, row] >= OVERLAP)
         if not good.any():
             return ""
@@ -265,7 +270,7 @@ class Attribution:
 
     # False detections
 
-    def _false(self, at: int, blamed: Mapping[int | None, Error]) -> Error:
+    def _false(self, at: int, missed_by_object: Mapping[int | None, Error]) -> Error:
         judged, decoded = self.judged, self.decoded
         found, box = judged.found, judged.found.boxes[at]
         label, score, slot = int(found.labels[at]), float(found.scores[at]), int(found.queries[at])
@@ -276,7 +281,7 @@ class Attribution:
             "background",
             self.index,
             tuple(map(float, box)),
-            f"{name} {score:.2f} where no object is",
+            f"{name} {score:.2f} where there is no object",
             detection=at,
             query=slot if decoded.whole else None,
             layer=decoded.layers if decoded.whole else None,
@@ -285,33 +290,34 @@ class Attribution:
         )
         pair = int(judged.of_found[at])
         if pair >= 0:  # an object of another class
-            return self._of_pair(base, pair, blamed.get(pair))
-        over = int(np.where(judged.labels == label, shared, -1).argmax()) if len(shared) else -1
-        if over >= 0 and judged.labels[over] != label:
-            over = -1
-        covered = int(shared.argmax()) if len(shared) else -1
-        double = self._double(at, over, shared)
+            return self._of_pair(base, pair, missed_by_object.get(pair))
+        # the object of the same class, and the one of any class, that the box overlaps most
+        same = int(np.where(judged.labels == label, shared, -1).argmax()) if len(shared) else -1
+        if same >= 0 and judged.labels[same] != label:
+            same = -1
+        nearest = int(shared.argmax()) if len(shared) else -1
+        double = self._double(at, same, shared)
         if double is not None:
-            return self._doubling(base, at, double)
-        if over >= 0 and shared[over] >= NEAR and not judged.caught[over]:
+            return self._as_double(base, at, double)
+        if same >= 0 and shared[same] >= NEAR and not judged.caught[same]:
             return self._with_object(
-                base, over, "loose", f"{name} {score:.2f} with IoU {shared[over]:.2f}"
+                base, same, "loose", f"{name} {score:.2f} with IoU {shared[same]:.2f}"
             )
-        if covered >= 0 and shared[covered] >= OVERLAP:
-            other = self.names[int(judged.labels[covered])]
-            why = f"{name} {score:.2f} on an object that is {other}"
-            return self._with_object(base, covered, "wrong_class", why)
-        if covered >= 0 and shared[covered] >= EXPLAINED:
-            other = self.names[int(judged.labels[covered])]
-            why = f"{name} {score:.2f} with IoU {shared[covered]:.2f} on an object that is {other}"
-            return self._with_object(base, covered, "loose", why)
-        if score >= SURE and self._seen_before(base):
-            why = f"{name} {score:.2f} where no label is: one may be missing"
+        if nearest >= 0 and shared[nearest] >= OVERLAP:
+            other = self.names[int(judged.labels[nearest])]
+            why = f"{name} {score:.2f} on an object of class {other}"
+            return self._with_object(base, nearest, "wrong_class", why)
+        if nearest >= 0 and shared[nearest] >= EXPLAINED:
+            other = self.names[int(judged.labels[nearest])]
+            why = f"{name} {score:.2f} with IoU {shared[nearest]:.2f} on an object of class {other}"
+            return self._with_object(base, nearest, "loose", why)
+        if score >= SURE and self._shown_before(base):
+            why = f"{name} {score:.2f} where there is no label: one may be missing"
             return replace(base, cause="label", why=why, otherwise=base)
         return base
 
-    def _seen_before(self, error: Error) -> bool:
-        """Whether the query was at this place before the last layer, with a score that is shown."""
+    def _shown_before(self, error: Error) -> bool:
+        """Whether the layer before the last would have shown this detection too."""
         if error.query is None or self.decoded.layers == 1:
             return True
         row, label = self.row_of[error.query], error.found or 0
@@ -320,10 +326,10 @@ class Attribution:
         return bool(shared >= OVERLAP and score >= self.limits[label])
 
     def _of_pair(self, base: Error, pair: int, missed: Error | None) -> Error:
-        """A detection that has an object of another class: as its object says."""
+        """The error for a detection on an object of another class, with the object's cause."""
         true = self.names[int(self.judged.labels[pair])]
         name = self.names[base.found or 0]
-        why = f"{name} {base.score or 0:.2f} on an object that is {true}"
+        why = f"{name} {base.score or 0:.2f} on an object of class {true}"
         error = self._with_object(base, pair, "wrong_class", why)
         if missed is None or missed.cause not in ("wrong_class", "label"):
             return error
@@ -340,25 +346,25 @@ class Attribution:
         label = int(self.judged.labels[at])
         return replace(base, cause=cause, why=why, object=at, label=label, overlap=overlap)
 
-    def _double(self, at: int, over: int, shared: np.ndarray) -> int | None:
-        """The detection of the same class and object that scores more."""
+    def _double(self, at: int, same: int, shared: np.ndarray) -> int | None:
+        """The better detection of the object ``same``, or another of the class on the same box."""
         judged, found = self.judged, self.judged.found
-        if over >= 0 and judged.caught[over] and shared[over] >= EXPLAINED:
-            return int(judged.of_object[over])
+        if same >= 0 and judged.caught[same] and shared[same] >= EXPLAINED:
+            return int(judged.of_object[same])
         better = (found.scores > found.scores[at]) & (found.labels == found.labels[at])
         overlap = np.where(better, iou(found.boxes[at], found.boxes), 0)
         best = int(overlap.argmax()) if len(overlap) else -1
         return best if best >= 0 and overlap[best] >= OVERLAP else None
 
-    def _doubling(self, base: Error, at: int, other: int) -> Error:
+    def _as_double(self, base: Error, at: int, other: int) -> Error:
         judged, decoded, found = self.judged, self.decoded, self.judged.found
         shared = float(iou(found.boxes[at], found.boxes[other]))
         why = f"IoU {shared:.2f} with a detection of {found.scores[other]:.2f}"
         slot, layer = int(found.queries[other]), base.layer
         if decoded.whole:
             both = (self.row_of[int(found.queries[at])], self.row_of[slot])
-            way = iou(*(decoded.boxes[:, row] for row in both))
-            apart = np.flatnonzero(way < OVERLAP)
+            by_layer = iou(*(decoded.boxes[:, row] for row in both))
+            apart = np.flatnonzero(by_layer < OVERLAP)
             layer = int(apart[-1]) + 2 if len(apart) else 1
             layer = min(layer, decoded.layers)
             why += f": queries {base.query} and {slot}, one box since layer {layer}"
@@ -375,10 +381,10 @@ class Attribution:
 
 
 def settled(errors: Sequence[Error], judged: Sequence[Judged], classes: int) -> list[Error]:
-    """The errors of all images; where the model errs by habit, labels are not to blame.
+    """The errors of all images; labels are not blamed in classes that the model often gets wrong.
 
-    A label is suspected only while most objects of its class are found, and a missing one only
-    while most detections that are so sure of this class are right.
+    A label counts as wrong only if at least half of the objects of its class are found, and as
+    missing only if at least half of the detections of the class from ``SURE`` on are right.
     """
     right, objects, sure = (np.zeros(classes) for _ in range(3))
     for each in judged:
@@ -390,11 +396,12 @@ def settled(errors: Sequence[Error], judged: Sequence[Judged], classes: int) -> 
         error.found for error in errors if error.cause == "label" and error.object is None
     )
 
-    def fair(error: Error) -> bool:
+    def label_blamed(error: Error) -> bool:
         if error.object is None:
             return error.found is not None and sure[error.found] >= missing[error.found]
         return error.label is not None and 2 * right[error.label] >= objects[error.label]
 
     return [
-        error if error.otherwise is None or fair(error) else error.otherwise for error in errors
+        error if error.otherwise is None or label_blamed(error) else error.otherwise
+        for error in errors
     ]

@@ -1,7 +1,7 @@
-"""How far AP would move with other images of the same kind: the bootstrap over images.
+"""How far AP varies between samples of similar images: the bootstrap over images.
 
-A resample draws as many images as there are, with repetition. Detections are matched once: an image
-that is drawn twice counts twice, so that a resample is a weight for each image.
+A resample draws as many images as there are, with replacement. Detections are matched once; an
+image that is drawn twice counts twice, so a resample is a weight for each image.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from dabdetr.evaluation.coco_ap import RECALLS, THRESHOLDS, Boxes, right_at_ever
 RESAMPLES = 200
 LEVEL = 0.95
 CELLS = 4_000_000
-"""Detections times resamples that are computed at a time."""
+"""The most cells (detections times resamples) computed at a time."""
 
 
 @dataclass(frozen=True)
 class Matched:
-    """Detections of all images with what is right at each threshold, best first.
+    """Detections of all images in falling order of score, matched at each threshold.
 
     image, label  [found] int64
     right, dropped  [found, threshold] bool; dropped: counts neither way
-    objects  [images, classes] how many there are, crowds left out
+    objects  [images, classes] number of objects, without crowds
     """
 
     image: np.ndarray
@@ -35,11 +35,11 @@ class Matched:
 
 
 def match(truth: Boxes, found: Boxes, images: int, classes: int, most: int = 100) -> Matched:
-    """Matched as for AP, with the ``most`` best detections of a class in an image."""
-    # as in coco_ap: by image and class first, so that equal scores keep COCO's order
+    """Detections matched as for AP: the ``most`` best of a class in an image."""
+    # by image and class first, as in coco_ap, so that equal scores keep COCO's order
     found = found[np.lexsort((-found.score, found.image * classes + found.label))]
-    own = found.image * classes + found.label
-    found = found[np.arange(len(own)) - np.searchsorted(own, own) < most]
+    group = found.image * classes + found.label
+    found = found[np.arange(len(group)) - np.searchsorted(group, group) < most]
     found = found[np.argsort(-found.score, kind="stable")]
     right, dropped = right_at_every(truth, found, classes)
     objects = np.zeros((images, classes), np.int64)
@@ -49,13 +49,13 @@ def match(truth: Boxes, found: Boxes, images: int, classes: int, most: int = 100
 
 
 def resamples(images: int, count: int = RESAMPLES, seed: int = 0) -> np.ndarray:
-    """[count, images] how often each image is drawn."""
+    """[count, images] the number of times that each image is drawn."""
     shares = np.full(images, 1 / images)
     return np.random.default_rng(seed).multinomial(images, shares, size=count)
 
 
 def average_precision(matched: Matched, weights: np.ndarray) -> np.ndarray:
-    """AP [resamples, classes, threshold] with images weighted; NaN where there is no object."""
+    """AP [resamples, classes, threshold] with weighted images; NaN without objects."""
     classes = matched.objects.shape[1]
     precision = np.full((len(weights), classes, len(THRESHOLDS)), np.nan, np.float32)
     order = np.argsort(matched.label, kind="stable")
@@ -70,27 +70,27 @@ def average_precision(matched: Matched, weights: np.ndarray) -> np.ndarray:
 
 
 def _of_class(matched: Matched, rows: np.ndarray, weights: np.ndarray, label: int) -> np.ndarray:
-    """[resamples, threshold]"""
+    """AP [resamples, threshold] of a class, whose detections are ``rows``."""
     objects = weights @ matched.objects[:, label]
     found = np.zeros((len(weights), len(THRESHOLDS)), np.float32)
-    own = weights[:, matched.image[rows]].astype(np.int32)
-    counted = own.cumsum(1, dtype=np.int32)
+    times = weights[:, matched.image[rows]].astype(np.int32)
+    counted = times.cumsum(1, dtype=np.int32)
     right, dropped = matched.right[rows], matched.dropped[rows]
     needed = _needed(objects)
     for limit in range(len(THRESHOLDS)):
         hits = np.flatnonzero(right[:, limit])
         if not len(hits):
             continue
-        shown, gone = counted[:, hits], np.flatnonzero(dropped[:, limit])
-        if len(gone):
+        shown, dropped_rows = counted[:, hits], np.flatnonzero(dropped[:, limit])
+        if len(dropped_rows):
             left_out = np.concatenate(
-                (np.zeros((len(weights), 1), np.int32), own[:, gone].cumsum(1)), axis=1
+                (np.zeros((len(weights), 1), np.int32), times[:, dropped_rows].cumsum(1)), axis=1
             )
-            shown = shown - left_out[:, np.searchsorted(gone, hits)]
-        number = own[:, hits].cumsum(1)
+            shown = shown - left_out[:, np.searchsorted(dropped_rows, hits)]
+        number = times[:, hits].cumsum(1)
         precision = number / np.maximum(shown, 1)
         highest = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-        # one search for all resamples: numbers of right detections, moved apart
+        # one search for all resamples: their counts are offset into disjoint ranges
         moved = np.arange(len(weights))[:, None] * (int(objects.max()) + 2)
         wanted = np.searchsorted((number + moved).ravel(), (needed + moved).ravel())
         ends = np.arange(1, len(weights) + 1).repeat(len(RECALLS)) * len(hits)
@@ -101,7 +101,7 @@ def _of_class(matched: Matched, rows: np.ndarray, weights: np.ndarray, label: in
 
 
 def _needed(objects: np.ndarray) -> np.ndarray:
-    """[resamples, recalls] how many right detections reach each recall, rounded as COCO does."""
+    """[resamples, recalls] the number of right detections for each recall, rounded as in COCO."""
     total = np.maximum(objects, 1)[:, None]
     number = np.ceil(RECALLS * total).astype(np.int64)
     number -= (number - 1) / total >= RECALLS
@@ -109,7 +109,7 @@ def _needed(objects: np.ndarray) -> np.ndarray:
 
 
 def interval(values: np.ndarray) -> list[float] | None:
-    """The middle ``LEVEL`` of resampled values; None where there are none."""
+    """The bounds of the middle ``LEVEL`` of resampled values; None if there are none."""
     values = values[np.isfinite(values)]
     if not len(values):
         return None
@@ -118,7 +118,7 @@ def interval(values: np.ndarray) -> list[float] | None:
 
 
 def class_means(values: np.ndarray) -> np.ndarray:
-    """AP [resamples, classes, threshold] → mean over classes that have objects; [resamples]."""
+    """The mean [resamples] of AP [resamples, classes, threshold] over classes with objects."""
     known = np.isfinite(values[:, :, 0])
     total = np.where(known[:, :, None], values, 0).mean(2).sum(1)
     counts = known.sum(1)

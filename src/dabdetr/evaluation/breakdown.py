@@ -1,4 +1,4 @@
-"""AP50 of objects by what they are like: size, shape, and how many there are in their image."""
+"""AP50 of objects by their size, their aspect ratio and the number of objects in their image."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ CROWDING = np.array([1, 2, 4, 8, 16, 32, np.inf])
 def breakdowns(
     truth: Boxes, found: Boxes, classes: int, most: int = MOST[-1]
 ) -> dict[str, list[dict[str, Any]]]:
-    """Rows of ``size``, ``aspect`` and ``objects``: edges of the bin, objects, AP50.
+    """Rows of ``size``, ``aspect`` and ``objects``: the bin's bounds, number of objects and AP50.
 
-    As COCO does for areas: objects of other bins count neither way, nor do detections that are
-    matched to them or, unmatched, lie in another bin themselves.
+    As for COCO's areas, objects of other bins count neither way, nor do detections matched to them,
+    nor unmatched detections that are in another bin themselves.
     """
     aspects = [box.boxes[:, 2] / np.maximum(box.boxes[:, 3], 1e-9) for box in (truth, found)]
     kept = truth.image[~truth.crowd]
@@ -35,9 +35,9 @@ def breakdowns(
     }
     limit = THRESHOLDS[:1]
     rows: dict[str, list[dict[str, Any]]] = {}
-    for name, (edges, of, of_found) in columns.items():
-        bins = _occupied(edges, of[~truth.crowd])
-        outside = (_outside(of, bins), _outside(of_found, bins))
+    for name, (edges, truth_values, found_values) in columns.items():
+        bins = _occupied(edges, truth_values[~truth.crowd])
+        outside = (_outside(truth_values, bins), _outside(found_values, bins))
         precision, _ = precision_and_recall(truth, found, classes, (most,), outside, limit)
         rows[name] = [
             {
@@ -52,17 +52,17 @@ def breakdowns(
 
 
 def _occupied(edges: np.ndarray, values: np.ndarray) -> list[tuple[float, float]]:
-    """Bins that hold an object; at least one, so that there is a column."""
+    """Bins that contain an object; the first one if none does."""
     pairs = list(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))
     return [p for p in pairs if ((values >= p[0]) & (values < p[1])).any()] or pairs[:1]
 
 
 def _outside(values: np.ndarray, bins: list[tuple[float, float]]) -> np.ndarray:
-    """[n, bins] bool."""
+    """[n, bins] bool: outside each bin."""
     return np.stack([(values < low) | (values >= high) for low, high in bins], axis=1)
 
 
 def _mean(values: np.ndarray) -> float | None:
-    """Over what is defined; None where nothing is."""
+    """Mean of the defined values; None if there are none."""
     values = values[values > -1]
     return float(values.mean()) if values.size else None

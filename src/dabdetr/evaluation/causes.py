@@ -1,4 +1,4 @@
-"""Errors with their causes, and the boxes and scores of layers from which they are read."""
+"""Errors with their causes, and the boxes and scores of each layer that the causes follow from."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dabdetr.structures import Detections
 CAUSES = {
     "no_query": "no query came near",
     "left": "a query came and left",
-    "not_found": "not found (exported files and saved detections do not tell more)",
+    "not_found": "not found (the cause is known for weights only, not for exported files)",
     "wrong_class": "right box, wrong class",
     "under_threshold": "right but under the threshold",
     "loose": "right place, loose box",
@@ -21,7 +21,7 @@ CAUSES = {
     "background": "nothing is there",
     "label": "the label looks wrong or is missing",
 }
-"""Cause → what it says; the order of tables."""
+"""Cause → its description, in the order of tables."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,11 +29,11 @@ class Decoded:
     """Boxes and scores of an image's queries after each layer.
 
     boxes    [layers, queries, 4] float32, corners in pixels of the image
-    scores   [layers, queries, classes], 0–1, in the data's classes
-    slots    [queries] the decoder's number of each query
-    start    [queries, 4] corners or [queries, 2] points in pixels: the first anchors; None: there
-             are none
-    whole    every query of every layer is there; False: made of detections
+    scores   [layers, queries, classes], 0–1, in the data set's classes
+    slots    [queries] the decoder slot of each query
+    start    [queries, 4] corners or [queries, 2] points in pixels: the first anchors; None for
+             members without anchors
+    whole    True: every query of every layer is included; False: made from detections
     """
 
     boxes: np.ndarray
@@ -49,10 +49,10 @@ class Decoded:
 
 
 def of_detections(found: Detections) -> Decoded:
-    """The last layer, as far as detections tell of it; a score that is not known is 0."""
-    slots, first, of = np.unique(found.queries, return_index=True, return_inverse=True)
+    """The last layer as far as detections contain it; a score that is unknown is 0."""
+    slots, first, row = np.unique(found.queries, return_index=True, return_inverse=True)
     scores = np.zeros((len(slots), len(found.names)), np.float32)
-    scores[of, found.labels] = found.scores
+    scores[row, found.labels] = found.scores
     return Decoded(found.boxes[first][None], scores[None], slots, whole=False)
 
 
@@ -66,28 +66,28 @@ class Doubt:
 
 @dataclass(frozen=True)
 class Error:
-    """A missed object or a false detection, and why.
+    """A missed object or a false detection, and its cause.
 
-    side      what is wrong
-    cause     of ``CAUSES``
+    side      whether an object was missed or a detection is false
+    cause     a key of ``CAUSES``
     image     index of the image
-    object    row among the image's objects, crowds left out: the one missed, or the one that the
-              detection would be; None: there is none
-    detection  row among the image's shown detections, of a false one
+    object    row among the image's objects, without crowds: the missed one, or the one that the
+              false detection belongs to; None: it belongs to none
+    detection  row of a false detection among the image's shown detections
     label     class of that object
-    box       corners in pixels, of the object missed or of the detection
-    query     decoder slot that tells most; None where no decoder is known
-    layer     where to look at it, counted from 1; 0: its anchor
-    found     the class it was taken for
-    score     of that class, or where it was the right one, of the label
+    box       corners in pixels, of the missed object or of the false detection
+    query     decoder slot that shows the cause best; None without a decoder
+    layer     decoder layer that shows the cause, counted from 1; 0: the anchor
+    found     the class that the object was taken for
+    score     of ``found``, or of ``label`` if ``found`` is None
     shown     that query's box after ``layer``, corners in pixels
     overlap   IoU of the query with the object after each layer
-    other     the query whose detection it doubles
+    other     the query whose detection this one duplicates
     doubles   that detection's box, corners in pixels
-    attention  share of the query's attention in the last layer's self-attention that goes to
-              ``other``, mean of heads
+    attention  share of the query's attention that falls on ``other`` in the last layer's
+              self-attention, mean over heads
     why       a sentence
-    otherwise  what it is where labels are not to blame
+    otherwise  the error to report instead if the label is found to be right
     """
 
     side: Literal["missed", "false"]
@@ -111,15 +111,15 @@ class Error:
 
     def to_dict(self, names: Sequence[str]) -> dict[str, Any]:
         """Plain values with the classes' names."""
-        called = lambda label: None if label is None else names[label]  # noqa: E731
+        name = lambda label: None if label is None else names[label]  # noqa: E731
         rounded = lambda value: None if value is None else round(float(value), 4)  # noqa: E731
         return {
             "side": self.side,
             "cause": self.cause,
             "image": self.image,
             "object": self.object,
-            "name": called(self.label),
-            "found_as": called(self.found),
+            "name": name(self.label),
+            "found_as": name(self.found),
             "score": rounded(self.score),
             "box": [round(float(edge), 1) for edge in self.box],
             "query": self.query,

@@ -1,4 +1,4 @@
-"""What each query of a decoder finds over a data set, and which find nothing; no torch."""
+"""The detections of each decoder query over a data set, and the queries without any; no torch."""
 
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ OVERLAP = 0.5
 class QueryUse:
     """One query's shown detections.
 
-    query   decoder slot
-    count   detections; ``right`` of them are an object of their class
-    classes  detections of each class [classes]
-    centre  mean x, y, 0–1 of the image; ``spread`` is their standard deviation
-    size    median side (root of the area), 0–1 of the image's
+    query    decoder slot
+    count    number of detections
+    right    number of detections that are an object of their class
+    classes  [classes] number of detections of each class
+    centre   mean x and y of the boxes' centres, 0–1 of the image
+    spread   standard deviation of x and y
+    size     median side (root of the area), 0–1 of the image
     """
 
     query: int
@@ -38,21 +40,23 @@ class QueryUse:
 
     @property
     def entropy(self) -> float:
-        """Of its classes, in bits; 0: always the same."""
+        """Entropy of its classes in bits; 0: always the same class."""
         share = self.classes[self.classes > 0] / max(self.count, 1)
         return float(-(share * np.log2(share)).sum()) + 0.0
 
 
 @dataclass(frozen=True)
 class LayerUse:
-    """All queries' detections as they are after one decoder layer.
+    """All queries' shown detections after one decoder layer.
 
     layer    counted from 1
-    queries  that find something
-    count    detections shown; ``right`` of them are an object of their class
-    entropy  of a query's classes in bits, mean over detections; 0: each query finds one class only
-    spread   of a query's centres, 0–1 of the image: root of both variances, mean over detections
-    duplicates  second detections of one object and class
+    queries  number of queries that find something
+    count    number of detections
+    right    number of detections that are an object of their class
+    entropy  entropy of a query's classes in bits, mean over detections; 0: one class for each query
+    spread   standard deviation of a query's centres (root of the summed variances), 0–1 of the
+             image, mean over detections
+    duplicates  number of further detections of the same object and class
     """
 
     layer: int
@@ -66,11 +70,14 @@ class LayerUse:
 
 @dataclass(frozen=True)
 class Census:
-    """Every query that finds something, the busiest first.
+    """The detections of all queries.
 
+    used     queries that find something, those with the most detections first
     idle     queries that find nothing
-    doubles  pairs of queries that find one object together, how often, the most frequent first
-    layers   the same in sums after each decoder layer; empty where no decoder is known
+    doubles  two queries that find the same objects, and how often; the most frequent pair first
+    names    class names
+    images   number of images
+    layers   totals after each decoder layer; empty without a decoder
     """
 
     used: list[QueryUse]
@@ -82,9 +89,11 @@ class Census:
 
     @property
     def sentence(self) -> str:
-        """What came out."""
+        """The result in one sentence."""
         queries = len(self.used) + len(self.idle)
-        pairs = f"; {counted(len(self.doubles), 'pair')} double one another" if self.doubles else ""
+        pairs = (
+            f"; {counted(len(self.doubles), 'pair')} find the same object" if self.doubles else ""
+        )
         return (
             f"{len(self.used)} of {counted(queries, 'query', 'queries')} find something in "
             f"{counted(self.images, 'image')}, {len(self.idle)} find nothing{pairs}"
@@ -122,21 +131,21 @@ class Census:
 def census(
     judged: Sequence[Judged], queries: int, layers: Sequence[Sequence[Judged]] = ()
 ) -> Census:
-    """Of shown detections of all images; ``queries`` is how many slots the decoder has.
+    """The census of the shown detections of all images; ``queries`` is the number of decoder slots.
 
-    ``layers`` are the same images judged by what they are after each decoder layer.
+    ``layers`` are the same images judged after each decoder layer.
     """
     used, doubles = _uses(judged)
-    seen = {use.query for use in used}
-    idle = [query for query in range(queries) if query not in seen]
-    common = [(*pair, count) for pair, count in doubles.most_common()]
+    busy = {use.query for use in used}
+    idle = [query for query in range(queries) if query not in busy]
+    pairs = [(*pair, count) for pair, count in doubles.most_common()]
     names = judged[-1].found.names if judged else ()
-    by_layer = tuple(_after(at + 1, each) for at, each in enumerate(layers))
-    return Census(used, idle, common, names, len(judged), by_layer)
+    by_layer = tuple(_layer_use(at + 1, each) for at, each in enumerate(layers))
+    return Census(used, idle, pairs, names, len(judged), by_layer)
 
 
 def _uses(judged: Sequence[Judged]) -> tuple[list[QueryUse], Counter[tuple[int, int]]]:
-    """Every query that finds something, the busiest first, and how often pairs double."""
+    """The queries that find something, the busiest first, and counts of pairs on one object."""
     columns: list[np.ndarray] = [np.zeros((0, 6))]
     doubles: Counter[tuple[int, int]] = Counter()
     names: tuple[str, ...] = ()
@@ -158,7 +167,7 @@ def _uses(judged: Sequence[Judged]) -> tuple[list[QueryUse], Counter[tuple[int, 
     return used, doubles
 
 
-def _after(layer: int, judged: Sequence[Judged]) -> LayerUse:
+def _layer_use(layer: int, judged: Sequence[Judged]) -> LayerUse:
     used, doubles = _uses(judged)
     counts = np.array([use.count for use in used])
     count = int(counts.sum())
@@ -178,6 +187,7 @@ def _after(layer: int, judged: Sequence[Judged]) -> LayerUse:
 
 
 def _use(query: float, rows: np.ndarray, classes: int) -> QueryUse:
+    """The use of a query; ``rows`` hold query, label, right, centre x, centre y and side."""
     centre, spread = rows[:, 3:5].mean(0).tolist(), rows[:, 3:5].std(0).tolist()
     return QueryUse(
         int(query),

@@ -10,15 +10,16 @@ from dabdetr.evaluation.operating_point import BINS, LOWEST, calibration_error
 from dabdetr.structures.boxes import iou
 
 POINTS = 201
-"""Points of a drawn curve at most."""
+"""The most points of a drawn curve."""
 OVERLAP = 0.5
+"""IoU from which a box is that of an object."""
 
 
 @dataclass(frozen=True)
 class ClassCurve:
-    """A class's precision, recall and F1 against the lowest score shown, scores falling.
+    """A class's precision, recall and F1 against the threshold, in falling order of scores.
 
-    best  the row with the highest F1; None where nothing is right at any score
+    best  the row with the highest F1; None if no detection is right
     """
 
     scores: np.ndarray
@@ -28,13 +29,13 @@ class ClassCurve:
     best: int | None
 
     def thinned(self, points: int = POINTS) -> dict[str, list[float]]:
-        """Plain values of ``points`` rows about, the best one among them."""
+        """Plain values of about ``points`` rows, including the best one."""
         if not len(self.scores):
             rows = np.zeros(0, np.int64)
-        else:  # half of them evenly in recall, half in score: each curve has its own axis
-            ways = (self.recall, -self.scores)
-            even = [np.linspace(way[0], way[-1], points // 2) for way in ways]
-            found = [np.searchsorted(way, at) for way, at in zip(ways, even, strict=True)]
+        else:  # half spaced evenly in recall, half in score, as one plot has each as its axis
+            axes = (self.recall, -self.scores)
+            even = [np.linspace(axis[0], axis[-1], points // 2) for axis in axes]
+            found = [np.searchsorted(axis, at) for axis, at in zip(axes, even, strict=True)]
             best = [] if self.best is None else [self.best]
             rows = np.unique(np.concatenate((*found, [0, len(self.scores) - 1], best)))
             rows = rows.astype(np.int64).clip(0, len(self.scores) - 1)
@@ -43,12 +44,12 @@ class ClassCurve:
 
 
 def class_curve(score: np.ndarray, right: np.ndarray, objects: int) -> ClassCurve:
-    """Of the counted detections of a class; ``right`` [n] bool."""
+    """The curve of a class from its counted detections; ``right`` [n] bool."""
     order = np.argsort(-score, kind="stable")
     score, hits = score[order], right[order].cumsum()
     shown = np.arange(1, len(score) + 1)
-    apart = np.append(score[:-1] != score[1:], True)[: len(score)]  # equal scores come together
-    score, hits, shown = score[apart], hits[apart], shown[apart]
+    last = np.append(score[:-1] != score[1:], True)[: len(score)]  # one row for equal scores
+    score, hits, shown = score[last], hits[last], shown[last]
     precision, recall = hits / np.maximum(shown, 1), hits / max(objects, 1)
     f1 = 2 * hits / np.maximum(shown + objects, 1)
     best = int(f1.argmax()) if len(f1) and f1.max() > 0 else None
@@ -57,7 +58,7 @@ def class_curve(score: np.ndarray, right: np.ndarray, objects: int) -> ClassCurv
 
 @dataclass(frozen=True)
 class Calibrated:
-    """How often detections are right by their score: bins that hold equally many of them."""
+    """How often detections are right, by score: bins of equally many detections."""
 
     score: list[float]
     precision: list[float]
@@ -66,7 +67,7 @@ class Calibrated:
 
 
 def reliability(score: np.ndarray, right: np.ndarray) -> Calibrated:
-    """Of counted detections from a score of ``LOWEST`` on; the error is ECE over ``BINS`` bins."""
+    """For counted detections with a score of at least ``LOWEST``; ECE over ``BINS`` bins."""
     rows = score >= LOWEST
     score, right = score[rows], right[rows]
     order = np.argsort(score, kind="stable")
@@ -82,10 +83,10 @@ def reliability(score: np.ndarray, right: np.ndarray) -> Calibrated:
 def pair(
     found: np.ndarray, objects: np.ndarray, same: np.ndarray, overlap: float = OVERLAP
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The object of each detection and the detection of each object, one for one; −1: none.
+    """The object paired with each detection and the detection paired with each object; −1: none.
 
-    Corner boxes [n, 4] and [m, 4]; ``same`` [n, m]: of one class. Pairs above ``overlap`` are taken
-    from the largest IoU down, those of one class before all others.
+    Corner boxes [n, 4] and [m, 4]; ``same`` [n, m]: of one class. Pairs with an IoU above
+    ``overlap`` are taken in falling order of IoU, those of one class before all others.
     """
     of_found, of_object = np.full(len(found), -1), np.full(len(objects), -1)
     if len(found) and len(objects):
@@ -99,9 +100,9 @@ def pair(
 
 
 def confusion(pairs: list[tuple[np.ndarray, np.ndarray]], classes: int) -> np.ndarray:
-    """[classes + 1, classes + 1] counts, rows true classes, columns found ones; last: background.
+    """[classes + 1, classes + 1] counts: rows are true classes, columns found ones.
 
-    ``pairs`` are true and found labels, one array each an image; ``classes`` is the background.
+    ``pairs`` holds the true and the found labels of each image; label ``classes`` is background.
     """
     matrix = np.zeros((classes + 1, classes + 1), np.int64)
     for true, found in pairs:

@@ -1,4 +1,4 @@
-"""Causes of errors counted: what mending each would give back, and what to do about it."""
+"""Counts of the causes of errors, the AP50 that fixing each would gain, and advice."""
 
 from __future__ import annotations
 
@@ -22,23 +22,24 @@ if TYPE_CHECKING:
     from dabdetr.config import Config
 
 SHOWN = 24
-"""Errors in a gallery."""
+"""The most errors in a gallery."""
 WORTH = 0.1
-"""Share of misses or of false detections from which there is advice about a cause, if there are
-``LEAST`` of them."""
+"""Share of the misses or of the false detections from which a cause gets advice."""
 LEAST = 3
+"""The fewest errors of a cause that get advice."""
 UNTRAINED = 0.05
-"""AP50 below which causes tell of too little training only."""
+"""AP50 below which the only advice is to train longer."""
 
 
 @dataclass(frozen=True)
 class ErrorReport:
-    """What a report says about errors.
+    """The errors of a report, summed up.
 
-    data     the images that were looked at: all of the report's, or some
-    places   the index of each of them among the report's
-    summary  of ``summary``
-    chosen   the gallery's errors, by their place among all
+    data       the images that errors were attributed in: all of the report's, or some
+    places     the index of each of these images among the report's
+    diagnosed  the errors
+    summary    the result of ``summary``
+    chosen     indices of the errors in the gallery
     """
 
     data: DetectionDataset
@@ -55,10 +56,10 @@ class ErrorReport:
         config: Config | None = None,
         places: Sequence[int] | None = None,
     ) -> ErrorReport:
-        """Of the errors of ``data``; ``config`` is the model's."""
+        """The report on ``diagnosed``, the errors on ``data``; ``config`` is the model's."""
         places = range(len(data)) if places is None else places
-        told = summary(data, diagnosed, config)
-        return cls(data, places, diagnosed, told, gallery(diagnosed.errors))
+        summed_up = summary(data, diagnosed, config)
+        return cls(data, places, diagnosed, summed_up, gallery(diagnosed.errors))
 
 
 def summary(
@@ -66,9 +67,9 @@ def summary(
 ) -> dict[str, Any]:
     """Plain values: ``causes`` and ``tide`` as rows, ``advice``, and every error as ``rows``.
 
-    AP50 of a cause is what is gained where its false detections are right or gone and its missed
-    objects are found or not counted, as TIDE does; AP has no threshold, so that objects under it
-    give nothing back. ``config`` is the model's, for advice about its input.
+    AP50 of a cause is the gain if its false detections were right or removed, and its missed
+    objects found or not counted, as in TIDE. AP does not depend on the threshold, so objects under
+    it gain nothing. ``config`` is the model's, for advice about its input.
     """
     points = tide_points(data, diagnosed.evaluation.detections)
     counts, gains = points.counts(), points.gains()
@@ -84,7 +85,8 @@ def summary(
 
 
 def _causes(points: Points, diagnosed: Diagnosed) -> list[dict[str, Any]]:
-    places = {
+    """Rows of the causes that occur: description, counts and the gain of AP50."""
+    points_at = {
         (image, row): at
         for at, (image, row) in enumerate(
             zip(points.image.tolist(), points.row.tolist(), strict=True)
@@ -94,17 +96,19 @@ def _causes(points: Points, diagnosed: Diagnosed) -> list[dict[str, Any]]:
     shown = _rows_of_shown(diagnosed)
     before, rows = points.ap50, []
     for cause, words in CAUSES.items():
-        own = [error for error in diagnosed.errors if error.cause == cause]
-        if not own:
+        errors = [error for error in diagnosed.errors if error.cause == cause]
+        if not errors:
             continue
         wrong, lost = np.zeros(len(points.label), bool), np.zeros(len(points.true), bool)
-        for error in own:
+        for error in errors:
             if error.side == "missed":
                 assert error.object is not None
                 lost[first[error.image] + error.object] = True
-            elif (at := places.get((error.image, shown[error.image][error.detection]))) is not None:
+                continue
+            at = points_at.get((error.image, shown[error.image][error.detection]))
+            if at is not None:
                 wrong[at] = True
-        sides = Counter(error.side for error in own)
+        sides = Counter(error.side for error in errors)
         gain = points.mended(wrong & (points.kind >= 0), lost & ~points.taken) - before
         rows.append(
             {
@@ -119,7 +123,7 @@ def _causes(points: Points, diagnosed: Diagnosed) -> list[dict[str, Any]]:
 
 
 def _rows_of_shown(diagnosed: Diagnosed) -> list[dict[int | None, int]]:
-    """For every image, the row among all its detections of each one that is shown."""
+    """For every image: row among the shown detections → row among all its detections."""
     every = []
     for found, judged in zip(diagnosed.evaluation.detections, diagnosed.judged, strict=True):
         pairs = zip(found.queries.tolist(), found.labels.tolist(), strict=True)
@@ -130,11 +134,14 @@ def _rows_of_shown(diagnosed: Diagnosed) -> list[dict[int | None, int]]:
 
 
 def gallery(errors: Sequence[Error], most: int = SHOWN) -> list[int]:
-    """Errors to look at: of every cause in turn, the frequent ones first; at most two an image."""
+    """Indices of at most ``most`` errors, from every cause in turn, the most frequent cause first.
+
+    At most two of an image, unless there are too few images.
+    """
     waiting: dict[str, list[int]] = defaultdict(list)
     for at, error in enumerate(errors):
         paired = error.side == "false" and error.object is not None and error.cause != "double"
-        if not paired:  # its object tells the same
+        if not paired:  # the missed object of the pair shows the same error
             waiting[error.cause].append(at)
     order = sorted(waiting, key=lambda cause: -len(waiting[cause]))
     chosen: list[int] = []
@@ -159,25 +166,24 @@ def gallery(errors: Sequence[Error], most: int = SHOWN) -> list[int]:
 def advice(data: DetectionDataset, diagnosed: Diagnosed, config: Config | None) -> list[str]:
     """What to do, one sentence each, the largest share first."""
     if diagnosed.errors and (ap50 := diagnosed.evaluation.ap50) < UNTRAINED:
-        return [f"AP50 is {max(ap50, 0):.3f}: the model finds next to nothing yet; train longer"]
+        return [f"AP50 is {max(ap50, 0):.3f}: the model finds almost nothing yet; train longer"]
     missed = [error for error in diagnosed.errors if error.side == "missed"]
     false = [error for error in diagnosed.errors if error.side == "false"]
     of_missed = Counter(error.cause for error in missed)
     of_false = Counter(error.cause for error in false)
-    told: list[tuple[float, str]] = []
+    shares: list[tuple[float, str]] = []
 
     def add(count: int, total: int, sentence: str) -> None:
         if count >= LEAST and count / total >= WORTH:
-            told.append((count / total, f"{count / total:.0%} of the {sentence}"))
+            shares.append((count / total, f"{count / total:.0%} of the {sentence}"))
 
     if config is not None:
         small, size = _small(data, missed, config)
         stride = min(config.model.backbone.strides)
         where = f"misses are smaller than one cell at stride {stride}: "
         add(small, len(missed), where + f"--imgsz {size}, or --tiles for large images")
-    rescued = of_missed["under_threshold"]
     add(
-        rescued,
+        of_missed["under_threshold"],
         len(missed),
         "misses are right but under the threshold: " + _threshold(data, diagnosed),
     )
@@ -185,13 +191,13 @@ def advice(data: DetectionDataset, diagnosed: Diagnosed, config: Config | None) 
         of_missed["no_query"],
         len(missed),
         "misses had no query near them: more queries (--queries), or more training images with "
-        "objects at such places and of such sizes",
+        "objects of these sizes at these places",
     )
     lost = Counter(error.layer for error in missed if error.cause == "left")
     if lost:
         layer, count = lost.most_common(1)[0]
-        where = f"{count} of them by layer {layer}: val --per-layer shows whether it helps at all"
-        add(of_missed["left"], len(missed), f"misses had a query that left, {where}")
+        where = f"{count} of them in layer {layer}: val --per-layer shows whether the layer helps"
+        add(of_missed["left"], len(missed), f"misses had a query that moved away, {where}")
     pairs = Counter((error.label, error.found) for error in missed if error.cause == "wrong_class")
     if pairs:
         (label, found), count = pairs.most_common(1)[0]
@@ -215,13 +221,16 @@ def advice(data: DetectionDataset, diagnosed: Diagnosed, config: Config | None) 
     add(
         labels,
         len(missed) + len(false),
-        "errors may be the labels' fault: dabdetr audit ranks all labels",
+        "errors may be wrong or missing labels: dabdetr audit ranks all labels",
     )
-    return [sentence for _, sentence in sorted(told, key=lambda each: -each[0])]
+    return [sentence for _, sentence in sorted(shares, key=lambda each: -each[0])]
 
 
 def _small(data: DetectionDataset, missed: Sequence[Error], config: Config) -> tuple[int, int]:
-    """Missed objects smaller than a cell of the finest map, and the input size that mends most."""
+    """The number of missed objects smaller than a cell of the finest map, and a better input size.
+
+    At that size half of these objects are at least one cell wide; at most four times the config's.
+    """
     stride, sides = min(config.model.backbone.strides), []
     for error in missed:
         height, width = data.shape(error.image)
@@ -236,12 +245,12 @@ def _small(data: DetectionDataset, missed: Sequence[Error], config: Config) -> t
 
 
 def _threshold(data: DetectionDataset, diagnosed: Diagnosed) -> str:
-    """Whether another threshold would be better."""
+    """A clause about a lower threshold that fits this split better."""
     truth, found, labels = columns(data, diagnosed.evaluation.detections)
     best, _ = operating_points(truth, found, len(labels))
     limit = float(np.median(diagnosed.limits))
     if best is None or best.conf > limit:
-        return "a lower one would show more false detections than it finds objects"
+        return "a lower one would add more false detections than objects found"
     return (
         f"{best.conf:.2f} fits this split best, with F1 {best.f1:.3f} (precision "
         f"{best.precision:.2f}, recall {best.recall:.2f}); --conf {best.conf:.2f}, or val "

@@ -1,4 +1,4 @@
-"""An evaluation that also tells why: each query's boxes and scores are read in the same pass."""
+"""An evaluation with the causes of errors, from each query's boxes and scores in the same pass."""
 
 from __future__ import annotations
 
@@ -27,14 +27,16 @@ from dabdetr.structures import Answers, Detections
 from dabdetr.structures.boxes import corners
 
 if TYPE_CHECKING:
+    from dabdetr.config import Config
     from dabdetr.inference.torch_runtime import TorchRuntime
+    from dabdetr.structures import Predictions
 
 
 @dataclass(frozen=True)
 class Diagnosed:
-    """An evaluation with the cause of every missed and every false object.
+    """An evaluation with the cause of every missed object and every false detection.
 
-    ``limits`` [classes] are the thresholds that ``judged`` detections are shown from.
+    ``limits`` [classes] are the thresholds of the detections in ``judged``.
     """
 
     evaluation: Evaluation
@@ -44,12 +46,12 @@ class Diagnosed:
 
 
 def diagnose(data: DetectionDataset, found: Evaluation, limits: np.ndarray) -> Diagnosed:
-    """Of detections alone: what takes a decoder is not told."""
+    """Causes from detections alone, without those that need decoder layers."""
     judged = judge(data, found, limits)
     errors = [
         error
-        for index, (each, own) in enumerate(zip(found.detections, judged, strict=True))
-        for error in Attribution(index, own, of_detections(each), limits).errors()
+        for index, (each, pairs) in enumerate(zip(found.detections, judged, strict=True))
+        for error in Attribution(index, pairs, of_detections(each), limits).errors()
     ]
     return Diagnosed(found, judged, settled(errors, judged, len(data.names)), limits)
 
@@ -64,10 +66,10 @@ def evaluate_with_errors(
     workers: int = 0,
     progress: bool = False,
 ) -> Diagnosed:
-    """``evaluate`` of a detector whose decoder is read in the same pass.
+    """``evaluate``, with causes of errors from the decoder's layers in the same pass.
 
-    ``limits`` [classes of the data] are the thresholds that detections are shown from. Members
-    that can be asked about boxes are asked about all objects beside.
+    ``limits`` [classes of the data] are the thresholds of shown detections. Members that can answer
+    questions about boxes are asked about every object as well.
     """
     import torch
 
@@ -90,43 +92,29 @@ def evaluate_with_errors(
     ) -> list[tuple[Detections, list[Error]]]:
         indices = [next(order) for _ in prepared]
         asked = _questions(data, indices) if can_be_asked(config) else None
-        images, questions = pad(prepared).to(runtime.device), None
-        if asked is not None:
-            questions = _tensors(asked, sizes).to(runtime.device)
+        questions = None if asked is None else _tensors(asked, sizes).to(runtime.device)
         with _self_attention(runtime.forward.running) as attention:
-            predictions = runtime.forward(images, questions)
-        every = to_detections(detector, predictions, sizes, most, names)
-        plain = [(int(size[0]), int(size[1])) for size in sizes]
+            predictions = runtime.forward(pad(prepared).to(runtime.device), questions)
+        plain_sizes = [(int(size[0]), int(size[1])) for size in sizes]
         answered: list[Answers] | None = None
         if asked is not None:
             group = predictions.groups[0][1]
             parts = (predictions.logits[-1], predictions.boxes[-1], group.logits[-1], group.boxes)
             outputs = Outputs(*(part.float().cpu().numpy() for part in parts))
-            told = (plain, config, runtime.names, names, most, LOWEST)
-            answered = answers(outputs, asked, *told)
-        logits = predictions.logits.float().cpu().numpy()
-        scores = class_scores(logits, config.classifier, config.inference.calibration)
-        boxes = predictions.boxes.float().cpu().numpy()
-        first = predictions.anchors[0]
-        start = None if first is None else first.float().cpu().numpy()
-        results = []
-        for at, (index, found, (height, width)) in enumerate(
-            zip(indices, every, plain, strict=True)
-        ):
-            found = found if nms is None else found.without_overlaps(nms)
-            extent = np.array((width, height, width, height), np.float32)
-            decoded = Decoded(
-                corners(boxes[:, at]) * extent,
-                scores[:, at][:, :, columns],
-                np.arange(boxes.shape[2]),
-                None if start is None else _start(start[at], extent),
+            answered = answers(
+                outputs, asked, plain_sizes, config, runtime.names, names, most, LOWEST
             )
+        detections = to_detections(detector, predictions, sizes, most, names)
+        layers = _decoded(predictions, config, columns, plain_sizes)
+        results = []
+        for at, (index, found, decoded) in enumerate(zip(indices, detections, layers, strict=True)):
+            found = found if nms is None else found.without_overlaps(nms)
             judged = judge_image(data.record(index), in_classes(found, labels, data.names), limits)
             against = None if answered is None else doubts(data, index, answered[at])
             errors = Attribution(index, judged, decoded, limits, against).errors()
-            if attention:  # the queries of groups stand first
-                own = attention[0][at, -boxes.shape[2] :, -boxes.shape[2] :]
-                errors = _with_attention(errors, own)
+            if attention:  # the queries of groups come first
+                queries = len(decoded.slots)
+                errors = _with_attention(errors, attention[0][at, -queries:, -queries:])
             results.append((found, errors))
         return results
 
@@ -137,16 +125,46 @@ def evaluate_with_errors(
     evaluation = score(data, [found for found, _ in ordered], max(MOST[-1], max_det or 0))
     evaluation = replace(evaluation, seconds=time.perf_counter() - started)
     judged = judge(data, evaluation, limits)
-    errors = [error for _, own in ordered for error in own]
+    errors = [error for _, of_image in ordered for error in of_image]
     return Diagnosed(evaluation, judged, settled(errors, judged, len(data.names)), limits)
 
 
+def _decoded(
+    predictions: Predictions,
+    config: Config,
+    columns: np.ndarray,
+    sizes: Sequence[tuple[int, int]],
+) -> list[Decoded]:
+    """Each image's boxes and scores of every layer; ``columns`` are the data's classes, in order.
+
+    ``sizes`` are the heights and widths of the images in pixels.
+    """
+    logits = predictions.logits.float().cpu().numpy()
+    scores = class_scores(logits, config.classifier, config.inference.calibration)
+    boxes = predictions.boxes.float().cpu().numpy()
+    first = predictions.anchors[0]
+    start = None if first is None else first.float().cpu().numpy()
+    layers = []
+    for at, (height, width) in enumerate(sizes):
+        extent = np.array((width, height, width, height), np.float32)
+        layers.append(
+            Decoded(
+                corners(boxes[:, at]) * extent,
+                scores[:, at][:, :, columns],
+                np.arange(boxes.shape[2]),
+                None if start is None else _start(start[at], extent),
+            )
+        )
+    return layers
+
+
 def _start(anchors: np.ndarray, extent: np.ndarray) -> np.ndarray:
+    """First anchors in pixels: corners of boxes, or points."""
     return corners(anchors) * extent if anchors.shape[1] == 4 else anchors * extent[:2]
 
 
 def _questions(data: DetectionDataset, indices: Sequence[int]) -> list[Asked] | None:
-    """Every image's objects as questions; None where a batch has too many of them, or none."""
+    """Every image's objects as questions; None if a batch has none, or an image has too many."""
     asked = []
     for index in indices:
         record = data.record(index)
@@ -168,27 +186,30 @@ def _tensors(asked: Sequence[Asked], sizes: Sizes) -> Any:
 
 @contextmanager
 def _self_attention(detector: Any) -> Iterator[list[np.ndarray]]:
-    """What the last layer's self-attention gave, [images, queries, queries], once it has run."""
+    """A list that receives the last layer's self-attention weights when it runs.
+
+    [images, queries, queries] for each call.
+    """
     module = detector.decoder.layers[-1].self_attention
-    seen: list[np.ndarray] = []
+    weights: list[np.ndarray] = []
 
-    def remember(part: Any, inputs: tuple[Any, ...], _: Any) -> None:
-        seen.append(part.attention_weights(*inputs).float().cpu().numpy())
+    def record(module: Any, inputs: tuple[Any, ...], _: Any) -> None:
+        weights.append(module.attention_weights(*inputs).float().cpu().numpy())
 
-    handle = module.register_forward_hook(remember)
+    handle = module.register_forward_hook(record)
     try:
-        yield seen
+        yield weights
     finally:
         handle.remove()
 
 
 def _with_attention(errors: Sequence[Error], attention: np.ndarray) -> list[Error]:
-    """Doubles with how much one query attends to the other; [queries, queries]."""
-    told = []
+    """``errors``, doubles with how much one query attends to the other; [queries, queries]."""
+    completed = []
     for error in errors:
         if error.other is not None and error.query is not None:
             share = float(attention[error.query, error.other])
             why = f"{error.why}; {share:.0%} of its self-attention in the last layer"
             error = replace(error, attention=share, why=why)
-        told.append(error)
-    return told
+        completed.append(error)
+    return completed

@@ -1,4 +1,4 @@
-"""Average precision and recall as COCO defines them; torch only where weights are run."""
+"""Average precision and recall as COCO defines them; torch is imported only to run weights."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def evaluate(
     nms: float | None = None,
     **changes: Unpack[ModelChanges],
 ) -> Evaluation:
-    """COCO's numbers of a model (or file, folder, name of weights) on a split of a data set.
+    """COCO's numbers of a model (or a file, folder or name of weights) on a split of a data set.
 
-    Of an exported file as well, without torch: .onnx or OpenVINO's folder.
-    Every detection counts, down to the lowest score; ``max_det`` an image are kept, by default as
-    many as the config says. More than 100 of a class count for AP only where ``max_det`` says so.
-    ``nms``, or the config's, is the IoU from which the lesser of two
-    boxes of a class is left out. Classes are compared by name, which is checked before any image is
-    read. A model in training mode is in it again afterwards. ``device``, ``precision`` and
+    An exported file (.onnx or OpenVINO's folder) is evaluated without torch.
+    Detections of all scores count. At most ``max_det`` an image are kept; the default is the
+    config's. More than 100 of a class count for AP only if ``max_det`` is above 100. Of two boxes
+    of one class whose IoU is at least ``nms`` (the default is the config's), the one with the lower
+    score is removed. Classes are matched by name; ValueError before any image is read if one is
+    missing. A model in training mode is returned to it afterwards. ``device``, ``precision`` and
     ``changes`` are those of ``open_model``; ``workers`` threads read the images.
 
     >>> from dabdetr import evaluate
@@ -70,7 +70,6 @@ def evaluate(
     runtime = open_model(model, device=device, precision=precision, **changes)
     class_map(runtime.names, data.names)
     most = runtime.config.inference.max_det if max_det is None else max_det
-
     nms = runtime.config.inference.nms if nms is None else nms
 
     def detect(pixels: Sequence[Any], sizes: Sizes, names: Sequence[str]) -> list[Detections]:
@@ -89,13 +88,13 @@ def evaluate(
 
 
 SUPPRESSION = 0.7
-"""IoU at which it is measured what non-maximum suppression would add."""
+"""IoU of the non-maximum suppression whose gain is measured."""
 
 
 def suppression_gain(data: DetectionDataset, found: Evaluation) -> float:
-    """AP50 that suppression at ``SUPPRESSION`` would add to ``found``, the numbers of ``data``.
+    """AP50 that non-maximum suppression at ``SUPPRESSION`` would add to ``found`` on ``data``.
 
-    A detector that finds each object once gains nothing.
+    0 for a detector that finds each object once.
     """
     kept = [each.without_overlaps(SUPPRESSION) for each in found.detections]
     return score(data, kept, found.most).ap50 - found.ap50
@@ -111,8 +110,8 @@ def run_on(
 ) -> Iterator[tuple[int, Result]]:
     """The index of every image of a data set and the result of ``work`` (see ``stream.run``).
 
-    Images of one input size go one after the other, so that batches are full, and not in the data's
-    order; on a terminal ``progress`` is shown under that name.
+    Images are sorted by input size, so that batches are full; results come in that order, not in
+    the data set's. ``progress`` is the title of the progress bar on a terminal; None: no bar.
     """
     image = runtime.config.image
     data.bits = image.bits  # as in training
@@ -142,11 +141,11 @@ def batch_order(data: DetectionDataset, image: Image) -> list[int]:
 def score(
     data: DetectionDataset, detections: Sequence[Detections], most: int = MOST[-1]
 ) -> Evaluation:
-    """COCO's numbers for the ``detections`` of every image of ``data``, in its order.
+    """COCO's numbers for ``detections``, one item for each image of ``data`` in its order.
 
-    Classes are compared by name. Crowds are ignored as in COCO: what lies on them counts neither
+    Classes are matched by name. Crowds are ignored as in COCO: detections on them count neither
     way. Objects are small, medium or large by the annotations' areas. Of a class in an image the
-    ``most`` best detections count for AP; AR100 is always of 100.
+    ``most`` best detections count for AP; AR100 always counts 100.
     """
     started = time.perf_counter()
     if len(detections) != len(data) or not len(data):
@@ -157,13 +156,13 @@ def score(
     known = {found.names: class_map(found.names, data.names) for found in detections}
     detections = tuple(in_classes(found, known[found.names], data.names) for found in detections)
     numbers, per_class = _measured(data, detections, most)
-    notes = [note for names in known if (note := _left_out(names, data.names))]
+    notes = [note for names in known if (note := _extra_classes(names, data.names))]
     return Evaluation(
         numbers,
         per_class,
         images=len(data),
         seconds=time.perf_counter() - started,
-        notes=(*notes, *_crowded(data, most)),
+        notes=(*notes, *_too_many_objects(data, most)),
         most=most,
         detections=detections,
         image_ids=tuple(data.record(index).image_id for index in range(len(data))),
@@ -181,15 +180,16 @@ def class_map(names: Sequence[str], data_names: Sequence[str]) -> np.ndarray:
     return np.array([places.get(name, -1) for name in names], dtype=np.int64)
 
 
-def _left_out(names: Sequence[str], data_names: Sequence[str]) -> str:
-    surplus = [name for name in names if name not in data_names]
-    if not surplus:
+def _extra_classes(names: Sequence[str], data_names: Sequence[str]) -> str:
+    """A note if the model has classes that the data set lacks; else an empty string."""
+    extra = [name for name in names if name not in data_names]
+    if not extra:
         return ""
-    return f"the data does not name {_some(surplus)}: such detections were left out"
+    return f"the data set lacks {_listed(extra)}, whose detections were left out"
 
 
-def _crowded(data: DetectionDataset, most: int) -> list[str]:
-    """A note where images have more objects of a class than detections count."""
+def _too_many_objects(data: DetectionDataset, most: int) -> list[str]:
+    """A note if images have more objects of a class than detections count."""
     labels = (record.labels[~record.crowd] for record in map(data.record, range(len(data))))
     counts = [int(np.bincount(each).max()) for each in labels if len(each)]
     over = [count for count in counts if count > most]
@@ -203,14 +203,14 @@ def _crowded(data: DetectionDataset, most: int) -> list[str]:
     ]
 
 
-def _some(names: Sequence[str], most: int = 8) -> str:
+def _listed(names: Sequence[str], most: int = 8) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     noun = "the class" if len(names) == 1 else f"the {len(names)} classes"
     return f"{noun} {', '.join(names[:most])}{more}"
 
 
 def in_classes(found: Detections, labels: np.ndarray, names: Sequence[str]) -> Detections:
-    """With labels counting in ``names``; those that have none there are dropped."""
+    """``found`` in the classes ``names``: ``labels`` maps its labels; −1 drops a detection."""
     mapped = replace(found, labels=labels[found.labels], names=tuple(names))
     return mapped[mapped.labels >= 0]
 
@@ -218,10 +218,10 @@ def in_classes(found: Detections, labels: np.ndarray, names: Sequence[str]) -> D
 def columns(
     data: DetectionDataset, detections: Sequence[Detections]
 ) -> tuple[Boxes, Boxes, np.ndarray]:
-    """Objects of ``data`` and ``detections`` of all its images, and how their labels count.
+    """The objects of ``data`` and the ``detections`` of all its images as columns, and a label map.
 
-    The last is [classes]: what each of the data's labels is in the first two, which count classes
-    and images in the order of the data set's own ids, as COCO's tools do.
+    Both number classes and images in the order of the data set's own ids, as COCO's tools do. The
+    map [classes] holds the number of each of the data set's labels in the columns.
     """
     records = [data.record(index) for index in range(len(data))]
     places = np.argsort([record.image_id for record in records]).argsort()
@@ -248,7 +248,7 @@ def columns(
 def _measured(
     data: DetectionDataset, detections: Sequence[Detections], most: int
 ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """The twelve numbers, and those of each class; labels of ``detections`` count as the data's."""
+    """COCO's twelve numbers, and those of each class; ``detections`` have the data set's labels."""
     truth, found, labels = columns(data, detections)
     precision, recall = precision_and_recall(truth, found, len(labels), (*MOST, most))
     objects = np.bincount(truth.label[~truth.crowd], minlength=len(labels))
@@ -269,11 +269,11 @@ def _measured(
 
 
 def _joined(columns: list[np.ndarray]) -> np.ndarray:
-    """One column of all; empty ones do not settle its type."""
+    """The columns concatenated; empty ones are skipped, as their type may differ."""
     return np.concatenate([column for column in columns if len(column)] or columns[:1])
 
 
 def _mean(values: np.ndarray) -> float:
-    """Over what is defined; −1 where nothing is."""
+    """Mean of the defined values; −1 (undefined) if there are none."""
     values = values[values > -1]
     return float(values.mean()) if values.size else -1.0

@@ -1,10 +1,10 @@
-"""Where to cut scores, and what a score is worth: chosen on a validation split.
+"""Thresholds and a calibration of scores, chosen on a validation split.
 
-The threshold becomes the model's own ``inference.conf``; a class with enough objects has one of its
-own. F1 is flat around its highest value: of the thresholds within ``FLAT`` of it, the one whose
-precision and recall are nearest to one another is taken. A logistic curve over the logit of the
-score (Platt 1999) makes scores say how often a detection is right. Neither changes the order of
-detections, and so neither changes AP.
+The threshold is written to ``inference.conf``; a class with enough objects gets its own. F1 is flat
+around its maximum: of the thresholds whose F1 is within ``FLAT`` of it, the one whose precision and
+recall are closest to each other is chosen. A logistic curve over the logit of the score (Platt
+1999) turns scores into the probability that a detection is right. Neither changes the order of
+detections, so neither changes AP.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from dabdetr.evaluation.evaluate import columns
 from dabdetr.evaluation.result import Evaluation
 
 ENOUGH = 30
-"""Objects from which on a class has its own threshold."""
+"""The fewest objects for which a class gets its own threshold."""
 
 FLAT = 0.01
-"""A difference of F1 that a few hundred objects cannot tell from chance."""
+"""A difference of F1 that a few hundred objects cannot distinguish from chance."""
 
 LOWEST = 0.05
-"""Scores below it are no detections that anybody looks at: calibration leaves them out."""
+"""Calibration leaves out detections with lower scores, as they are never shown."""
 
 BINS = 10
 
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """A threshold and what it gives: of all classes together, or of one.
+    """A threshold ``conf``, and precision, recall and F1 there at IoU 0.5.
 
-    ``precision``, ``recall`` and ``f1`` are at ``conf``, with IoU 0.5.
+    Of all classes together or of one class.
     """
 
     conf: float
@@ -46,10 +46,10 @@ class OperatingPoint:
 
 @dataclass(frozen=True)
 class Calibration:
-    """p = σ(scale · logit(score) + shift) is how often a detection of that score is right.
+    """p = σ(scale · logit(score) + shift): the probability that a detection of a score is right.
 
-    ``error`` is the expected calibration error of ``BINS`` equally filled bins after it, ``before``
-    without it.
+    ``error`` and ``before`` are the expected calibration errors over ``BINS`` equally filled bins,
+    with and without the calibration.
     """
 
     scale: float
@@ -58,20 +58,20 @@ class Calibration:
     before: float
 
     def of(self, score: np.ndarray) -> np.ndarray:
-        """What scores become."""
+        """Calibrated scores."""
         return 1 / (1 + np.exp(-(self.scale * _logit(score) + self.shift)))
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """A config with thresholds and calibration, and how good they are on the split."""
+    """A config with thresholds and calibration, and their quality on the split."""
 
     config: Config
     point: OperatingPoint
     calibration: Calibration | None
 
     def calibrated(self, found: Evaluation) -> Evaluation:
-        """``found``, made without calibration, with scores as the config's calibration has them."""
+        """``found``, made without calibration, with calibrated scores."""
         if self.calibration is None:
             return found
         curve = self.calibration
@@ -94,11 +94,11 @@ class Chosen:
 def with_operating_point(config: Config, data: DetectionDataset, found: Evaluation) -> Chosen:
     """``config`` with thresholds and calibration chosen on the detections of a validation split.
 
-    ``found`` holds scores as the model gives them, without calibration. ValueError where the split
-    has fewer than ``ENOUGH`` objects, or nothing is right at any score.
+    ``found`` has the model's scores without calibration. ValueError if the split has fewer than
+    ``ENOUGH`` objects, or no detection is right.
     """
     truth, boxes, labels = columns(data, found.detections)
-    whole, own = operating_points(truth, boxes, len(labels))
+    whole, by_class = operating_points(truth, boxes, len(labels))
     objects = int((~truth.crowd).sum())
     if objects < ENOUGH:
         raise ValueError(
@@ -112,14 +112,16 @@ def with_operating_point(config: Config, data: DetectionDataset, found: Evaluati
         )
     curve = calibrate(truth, boxes, len(labels))
 
-    def shown(score: float) -> float:
+    def calibrated(score: float) -> float:
         return round(score if curve is None else float(curve.of(np.array([score]))[0]), 4)
 
     names = {int(place): name for place, name in zip(labels, data.names, strict=True)}
     inference = config.inference.model_copy(
         update={
-            "conf": shown(whole.conf),
-            "class_conf": {names[label]: shown(point.conf) for label, point in own.items()},
+            "conf": calibrated(whole.conf),
+            "class_conf": {
+                names[label]: calibrated(point.conf) for label, point in by_class.items()
+            },
             "calibration": None if curve is None else (curve.scale, curve.shift),
         }
     )
@@ -129,31 +131,34 @@ def with_operating_point(config: Config, data: DetectionDataset, found: Evaluati
 def operating_points(
     truth: Boxes, found: Boxes, classes: int
 ) -> tuple[OperatingPoint | None, dict[int, OperatingPoint]]:
-    """The best threshold of all classes, and of each class with ``ENOUGH`` objects by its label.
+    """The best threshold for all classes, and by label for each class with ``ENOUGH`` objects.
 
-    None where nothing is right at any score.
+    None, and no entry for a class, if no detection is right.
     """
     right, counted = right_at(truth, found, classes)
     objects = np.bincount(truth.label[~truth.crowd], minlength=classes)
     whole = _best(found.score[counted], right[counted], int(objects.sum()))
-    own: dict[int, OperatingPoint] = {}
+    by_class: dict[int, OperatingPoint] = {}
     for label in np.flatnonzero(objects >= ENOUGH):
         rows = counted & (found.label == label)
         point = _best(found.score[rows], right[rows], int(objects[label]))
         if point is not None:
-            own[int(label)] = point
-    return whole, own
+            by_class[int(label)] = point
+    return whole, by_class
 
 
 def _best(score: np.ndarray, right: np.ndarray, objects: int) -> OperatingPoint | None:
-    """The most balanced of the cuts with the highest F1, halfway between the scores beside it."""
+    """The most balanced of the thresholds with about the highest F1.
+
+    The threshold is halfway between the last score above it and the first one below.
+    """
     order = np.argsort(-score, kind="stable")
     score, hits = score[order], right[order].cumsum()
     if not len(hits) or not hits[-1]:
         return None
     shown = np.arange(1, len(hits) + 1)
     f1 = 2 * hits / (shown + objects)
-    f1[:-1][score[:-1] == score[1:]] = -1.0  # equal scores cannot be parted
+    f1[:-1][score[:-1] == score[1:]] = -1.0  # no threshold separates equal scores
     imbalance = np.abs(hits / shown - hits / objects)
     imbalance[f1 < f1.max() - FLAT] = np.inf
     at = int(np.lexsort((-f1, imbalance))[0])
@@ -163,7 +168,7 @@ def _best(score: np.ndarray, right: np.ndarray, objects: int) -> OperatingPoint 
 
 
 def calibrate(truth: Boxes, found: Boxes, classes: int) -> Calibration | None:
-    """The curve that fits best; None where all detections are right, or none is."""
+    """The curve that fits best; None if all detections are right, none is, or the curve falls."""
     from sklearn.linear_model import LogisticRegression
 
     right, counted = right_at(truth, found, classes)
@@ -172,16 +177,17 @@ def calibrate(truth: Boxes, found: Boxes, classes: int) -> Calibration | None:
     if not len(right) or right.all() or not right.any():
         return None
     logit = _logit(score)[:, None]
-    curve = LogisticRegression(C=1.0).fit(logit, right)  # the penalty bounds it where all is clear
+    # the penalty keeps the slope finite where scores separate right from wrong
+    curve = LogisticRegression(C=1.0).fit(logit, right)
     scale, shift = float(curve.coef_[0, 0]), float(curve.intercept_[0])
-    if scale <= 0:  # scores that say nothing: a falling curve would turn their order round
+    if scale <= 0:  # a falling curve would reverse the order of detections
         return None
     curve = Calibration(scale, shift, 0.0, calibration_error(score, right))
     return replace(curve, error=calibration_error(curve.of(score), right))
 
 
 def calibration_error(score: np.ndarray, right: np.ndarray) -> float:
-    """Mean distance of score and precision over equally filled bins, weighted by their size."""
+    """Mean distance of score and precision over equally filled bins, weighted by bin size."""
     order = np.argsort(score, kind="stable")
     parts = np.array_split(order, min(BINS, max(1, len(order))))
     gaps = [abs(score[p].mean() - right[p].mean()) * len(p) for p in parts if len(p)]

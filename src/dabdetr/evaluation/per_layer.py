@@ -1,4 +1,4 @@
-"""How good a model already is after each of its decoder layers."""
+"""The accuracy of a model after each of its decoder layers."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ if TYPE_CHECKING:
     from rich.console import Group
 
 LITTLE = 0.005
-"""AP that is no improvement."""
+"""A gain of AP below this is no improvement."""
 
 
 @dataclass(frozen=True)
 class LayerScore:
-    """What a decoder layer's own predictions are worth; COCO's −1 where there are no objects.
+    """The accuracy of a decoder layer's own predictions; COCO's −1 if there are no objects.
 
     layer   counted from 1
-    AP, AP50, recall  of its detections; recall is COCO's AR with 100 detections an image
-    iou     mean over all objects, crowds left out, of the IoU with the query that fits the object
-            best after the last layer (one for one): the same queries in every row. NaN: no objects
-    shift   mean of how far these queries' edges moved in this layer, in pixels of the image; NaN
-            where there was no box before: in the first layer of members without anchor boxes
+    AP, AP50, recall  of the layer's detections; recall is COCO's AR with 100 detections an image
+    iou     mean IoU over all objects, without crowds, of the object and the query matched to it one
+            for one after the last layer: the same queries in every row. NaN: no objects
+    shift   mean shift of the edges of these queries' boxes in this layer, in pixels of the image;
+            NaN in the first layer of members without anchor boxes, as there is no box before it
     """
 
     layer: int
@@ -80,7 +80,7 @@ class LayerScores:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON; null where there is no such number."""
+        """Plain values, ready for JSON; null for numbers that are undefined."""
         rows = [
             {k: None if math.isnan(v) or v < 0 else v for k, v in asdict(row).items()}
             for row in self.rows
@@ -88,7 +88,7 @@ class LayerScores:
         return {"layers": rows, "enough": self.enough, "images": self.images}
 
     def table(self) -> Group:
-        """For a rich console."""
+        """A rich renderable: a row for each layer, then the sentence."""
         from rich.console import Group
         from rich.table import Table
 
@@ -103,7 +103,7 @@ class LayerScores:
         return Group(table, self.sentence)
 
     def plot(self, path: str | Path) -> None:
-        """Write curves over layers as PNG or SVG, as the path ends."""
+        """Write curves over layers as PNG or SVG, by the suffix of ``path``; else ValueError."""
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
@@ -121,7 +121,7 @@ class LayerScores:
             known = [math.nan if value < 0 else value for value in values]
             left.plot(layers, known, style, label="mean IoU" if name == "iou" else name)
         if self.rows[-1].AP >= 0:
-            enough = f"enough: later AP < {LITTLE} better"
+            enough = f"enough: AP rises by less than {LITTLE}"
             left.axvline(self.enough, color="grey", linewidth=0.8, label=enough)
         left.legend(fontsize=8)
         left.set(ylabel="AP, AP50, recall and IoU, 0–1", ylim=(0, 1.02))
@@ -142,10 +142,10 @@ def evaluate_layers(
     workers: int = 0,
     progress: bool = False,
 ) -> LayerScores:
-    """COCO's numbers, IoU and the way that boxes move, for the predictions of every layer.
+    """COCO's numbers, IoU and box shifts for the predictions of every layer, in one pass.
 
-    One pass over the images: a layer's predictions are those of a model that ends there. A model
-    in training mode is in it again afterwards.
+    A layer's predictions are those of a model that ends there. A model in training mode is returned
+    to it afterwards.
     """
     runtime = torch_runtime(model)
     depth = runtime.config.model.decoder.layers
@@ -178,10 +178,10 @@ def run_layers(
     workers: int = 0,
     progress: bool = False,
 ) -> Iterator[tuple[int, list[Detections], torch.Tensor]]:
-    """Of each image its index, its detections after every decoder layer, and their boxes.
+    """Each image's index, its detections after every decoder layer, and the boxes of its queries.
 
     Boxes are corners [1 + layers, queries, 4], 0–1: the first anchors, then every layer. A model
-    in training mode is in it again afterwards.
+    in training mode is returned to it afterwards.
     """
     detector = runtime.model
     class_map(detector.names, data.names)
@@ -214,25 +214,25 @@ def run_layers(
 def judged_by_layer(
     runtime: TorchRuntime, data: DetectionDataset, limits: np.ndarray, **options: Any
 ) -> list[list[Judged]]:
-    """What is shown after each decoder layer from the thresholds ``limits`` on: a list for each.
+    """For each decoder layer, its detections above the thresholds ``limits``, paired with objects.
 
-    ``limits`` [classes of the data]; ``options`` are those of ``run_layers``. A list holds all
-    images in the order of their batches.
+    ``limits`` [classes of the data]; ``options`` are those of ``run_layers``. A layer's list holds
+    all images in the order of their batches.
     """
     labels = class_map(runtime.names, data.names)
     depth = runtime.config.model.decoder.layers
     judged: list[list[Judged]] = [[] for _ in range(depth)]
     for index, layers, _ in run_layers(runtime, data, **options):
         record = data.record(index)
-        for own, found in zip(judged, layers, strict=True):
-            own.append(judge_image(record, in_classes(found, labels, data.names), limits))
+        for of_layer, found in zip(judged, layers, strict=True):
+            of_layer.append(judge_image(record, in_classes(found, labels, data.names), limits))
     return judged
 
 
 def _boxes(predictions: Predictions, at: int) -> torch.Tensor:
     """[1 + layers, queries, 4] corners, 0–1, of image ``at``: its first anchors, then every layer.
 
-    Members without anchor boxes have NaN there.
+    Members without anchor boxes have NaN for the anchors.
     """
     boxes = to_corners(predictions.boxes[:, at].float().cpu())
     anchors = predictions.anchors[0]
@@ -243,7 +243,7 @@ def _boxes(predictions: Predictions, at: int) -> torch.Tensor:
 
 
 def _moved(boxes: torch.Tensor, record: ImageRecord) -> np.ndarray:
-    """IoU and shift [objects, 2, layers] of the queries that end nearest to an image's objects."""
+    """IoU and shift [objects, 2, layers] of the queries matched to objects after the last layer."""
     objects = torch.from_numpy(record.boxes[~record.crowd])
     boxes = boxes * torch.tensor([record.width, record.height] * 2, dtype=torch.float32)
     queries, rows, _ = matched(boxes[-1], objects)
@@ -256,9 +256,9 @@ def _moved(boxes: torch.Tensor, record: ImageRecord) -> np.ndarray:
 def matched(
     boxes: torch.Tensor, objects: torch.Tensor
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Queries, the objects they fit best, one for one, and their IoU.
+    """Rows of the queries and of the objects matched to them one for one, and their IoU.
 
-    Both are corner boxes [n, 4] of the same unit; the sum of all IoUs is greatest.
+    Both are corner boxes [n, 4] of one unit; the matching maximises the sum of IoUs.
     """
     overlaps = box_iou(boxes, objects).nan_to_num().numpy()  # NaN: two boxes without area
     queries, rows = linear_sum_assignment(overlaps, maximize=True)
@@ -266,7 +266,7 @@ def matched(
 
 
 def _means(moved: np.ndarray) -> np.ndarray:
-    """Means over objects [2, layers]; NaN where there is nothing."""
+    """Means over objects [2, layers]; NaN where no value is defined."""
     means = np.full(moved.shape[1:], np.nan)
     for place in np.ndindex(*means.shape):
         values = moved[(slice(None), *place)]

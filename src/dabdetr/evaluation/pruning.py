@@ -1,4 +1,4 @@
-"""Fewer queries and layers for trained weights, as far as AP allows it."""
+"""Removal of queries and layers from trained weights, as far as AP allows it."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from dabdetr.text import counted
 WITHIN = 0.001
 """AP (0–1) that may be lost: 0.1 points."""
 TURNS = 15
-"""Passes that are timed of each model, in turn."""
+"""Timed forward passes of each model; the two models alternate."""
 
 
 @dataclass(frozen=True)
 class Pruned:
-    """A smaller detector, and the certificate of what it costs and gains.
+    """A smaller detector, and the AP that it loses and the time that it gains.
 
-    comparison  of the pruned one with the whole one, on ``images`` of the data
-    queries, layers  before and after
-    milliseconds  of one image, before and after: medians of turns
+    comparison  of the pruned model with the whole one, on ``images`` images of the data
+    queries, layers  number before and after
+    milliseconds  median time of one image before and after
     """
 
     detector: Detector
@@ -54,7 +54,7 @@ class Pruned:
 
     @property
     def sentence(self) -> str:
-        """What came out."""
+        """The result in one sentence."""
         before, after = self.milliseconds
         ap = self.comparison.numbers["AP"]
         low, high = ap.interval
@@ -65,7 +65,7 @@ class Pruned:
         )
 
     def certificate(self) -> dict[str, Any]:
-        """Plain values: what was kept and what it was measured on."""
+        """Plain values: the sizes before and after, and the measurements."""
         ap = self.comparison.numbers["AP"]
         return {
             "queries": list(self.queries),
@@ -87,12 +87,11 @@ def prune(
     device: str = "auto",
     tell: Callable[[str], None] = lambda _: None,
 ) -> Pruned:
-    """The fewest layers, then the fewest queries, with which AP on ``data`` is not below that of
-    ``detector`` by more than ``within``.
+    """``detector`` with the fewest layers, then the fewest queries, for a loss of ``within`` AP.
 
-    Learned queries go in the order of how seldom they are right about an object; where the encoder
-    proposes queries, those that it ranks last. What is chosen on these images is measured on them:
-    another split tells how it does elsewhere.
+    Learned queries are removed in the order of their right detections, weighted by score, the least
+    useful first; of queries proposed by the encoder, those that it ranks last. AP is measured on
+    the same images that the choice is made on; evaluate on another split for an unbiased number.
     """
     detector.eval()
     options = {"batch": batch, "device": device}
@@ -109,7 +108,7 @@ def prune(
             tell(f"{counted(enough, 'layer')}: AP {result.ap:.4f}")
     order = _order(best, found, data)
     low, high, layered = 1, best.config.model.queries.count, best
-    while low < high:  # the fewest that still do
+    while low < high:  # bisection for the fewest queries that keep AP
         count = (low + high) // 2
         smaller = _with(layered, order, count)
         result = evaluate(smaller, data, **options)
@@ -130,40 +129,41 @@ def prune(
         len(data),
         (before.queries.count, after.queries.count),
         (before.decoder.layers, after.decoder.layers),
-        _paces(detector, best, data, device),
+        _times(detector, best, data, device),
     )
 
 
 def _order(detector: Detector, found: Evaluation, data: DetectionDataset) -> np.ndarray | None:
-    """Anchors, the most useful first; None where queries are the encoder's proposals."""
+    """Learned queries, the most useful first; None if queries are the encoder's proposals."""
     if not isinstance(detector.queries, LearnedQueries):
         return None
     count = detector.config.model.queries.count
-    worth = np.zeros(count)
+    usefulness = np.zeros(count)
     limits = np.zeros(len(data.names), np.float32)
     for each in judge(data, found, limits):
         rows = each.of_object[each.caught]
-        np.add.at(worth, each.found.queries[rows] % count, each.found.scores[rows])
-    return np.argsort(-worth, kind="stable")
+        np.add.at(usefulness, each.found.queries[rows] % count, each.found.scores[rows])
+    return np.argsort(-usefulness, kind="stable")
 
 
 def _with(detector: Detector, order: np.ndarray | None, count: int) -> Detector:
+    """``detector`` with ``count`` queries: the first of ``order``, or of the proposals."""
     if order is None:
         return with_queries(detector, count)
     return with_only(detector, order[:count].tolist())
 
 
-def _paces(
+def _times(
     before: Detector, after: Detector, data: DetectionDataset, device: str
 ) -> tuple[float, float]:
-    """Milliseconds of the first image, medians of turns one after the other."""
+    """Median milliseconds of the first image for both models, measured in alternation."""
     runtimes = [TorchRuntime(each, device) for each in (before, after)]
     pixels = [pad([each.prepare(data.image(0))]).to(each.device) for each in runtimes]
-    taken: tuple[list[float], list[float]] = ([], [])
+    times: tuple[list[float], list[float]] = ([], [])
     with torch.no_grad():
         for _ in range(TURNS + 2):
-            for runtime, images, times in zip(runtimes, pixels, taken, strict=True):
+            for runtime, images, of_model in zip(runtimes, pixels, times, strict=True):
                 forward = partial(runtime.forward, images)
-                times.append(1e3 * seconds(lambda run=forward: run().boxes.cpu()))
-    middles = [float(np.median(times[2:])) for times in taken]
-    return middles[0], middles[1]
+                of_model.append(1e3 * seconds(lambda run=forward: run().boxes.cpu()))
+    medians = [float(np.median(of_model[2:])) for of_model in times]
+    return medians[0], medians[1]

@@ -1,4 +1,4 @@
-"""The result of an evaluation: COCO's numbers, per class as well, as tables and as JSON."""
+"""The result of an evaluation: COCO's numbers, overall and per class, as tables and as JSON."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ _RECALLS = ("1 an image", "10 an image", "100 an image", "small", "medium", "lar
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How well detections fit a data set; a number is −1 where there are no such objects.
+    """How well detections fit a data set; −1 for a number whose objects the data set lacks.
 
-    numbers     the twelve of COCO by name, 0–1
-    per_class   class name → AP, AP50, AR100 and how many objects (crowds are not counted)
-    images      images evaluated
-    seconds     time taken, prediction included where there was one
-    notes       what a reader of the numbers should know, one sentence each
-    most        detections of a class in an image that count for AP
-    detections  of every image in the data's order, labels counting in the data's classes
+    numbers     COCO's twelve numbers by name, 0–1
+    per_class   class name → AP, AP50, AR100 and the number of objects (crowds are not counted)
+    images      number of images evaluated
+    seconds     duration, including prediction if the model was run
+    notes       caveats about the numbers, one sentence each
+    most        the number of best detections of a class in an image that count for AP
+    detections  one item for each image in the data set's order, with the data set's labels
     """
 
     numbers: dict[str, float]
@@ -64,7 +64,7 @@ class Evaluation:
         return self.numbers["AP75"]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON; null stands where there are no such objects."""
+        """Plain values, ready for JSON; null in place of −1."""
         return {
             "numbers": _nulls(self.numbers),
             "per_class": {name: _nulls(row) for name, row in self.per_class.items()},
@@ -82,11 +82,11 @@ class Evaluation:
         ]
 
     def save_results(self, path: str | Path) -> None:
-        """Write ``to_coco()`` as JSON, the form that COCO's tools and servers read."""
+        """Write ``to_coco()`` as JSON, the format that COCO's tools and servers read."""
         write_atomically(path, json.dumps(self.to_coco()).encode())
 
     def table(self) -> Group:
-        """For a rich console: the twelve numbers, then the classes, notes at the end."""
+        """A rich renderable: the twelve numbers, then the classes, then the notes."""
         from rich.console import Group
         from rich.table import Table
         from rich.text import Text
@@ -95,8 +95,8 @@ class Evaluation:
         overall = Table(title=f"{counted(self.images, 'image')} in {self.seconds:.1f} s")
         for column in ("AP", "of", "AR", "with"):
             overall.add_column(column, justify="right" if column in ("AP", "AR") else "left")
-        for ap, what, ar, which in zip(names[:6], _OBJECTS, names[6:], _RECALLS, strict=True):
-            overall.add_row(shown(numbers[ap]), what, shown(numbers[ar]), which)
+        for ap, objects, ar, limit in zip(names[:6], _OBJECTS, names[6:], _RECALLS, strict=True):
+            overall.add_row(shown(numbers[ap]), objects, shown(numbers[ar]), limit)
         parts: list[Any] = [overall]
         if len(self.per_class) > 1:
             parts.append(self._class_table())
@@ -116,7 +116,7 @@ class Evaluation:
 
 
 def shown(number: float) -> str:
-    """Three digits; a dash for COCO's −1, which means that there are no such objects."""
+    """The number with three digits; a dash for COCO's −1, which means that no objects apply."""
     return "–" if number < 0 else f"{number:.3f}"
 
 

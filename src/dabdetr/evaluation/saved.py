@@ -1,4 +1,4 @@
-"""Detections from a saved results file: back to numbers without a model, and without torch."""
+"""Detections from a saved results file, to be evaluated without a model and without torch."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from dabdetr.structures.boxes import iou
 from dabdetr.text import counted, parse_json
 
 LISTS = ("annotations", "predictions", "detections", "results")
-"""What other tools call the list of detections, where it stands in an object."""
+"""Keys of the list of detections in the files of other tools that write an object."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A detection as a file says it: its image and class by id, or by name where it has one."""
+    """A detection as in the file: its image and class by id, and by name if the file has names."""
 
     image: Any
     file: str | None
@@ -37,13 +37,12 @@ class Claim:
 
 
 def read_results(path: str | Path, data: DetectionDataset) -> tuple[list[Detections], list[str]]:
-    """Detections for every image of ``data``, and notes of what was left out or mended.
+    """Detections for every image of ``data``, and notes of what was left out or converted.
 
-    ``path`` is a COCO results file (a list of image_id, category_id, bbox, score) in the data's own
-    ids, or what ``dabdetr predict`` wrote with ``--coco`` or printed with ``--json``: its images
-    and classes are known by their names, as its ids are not the data's. Ids may as well be the
-    images' file names, or the numbers of these. ValueError where it is neither, or no row belongs
-    to an image of the data.
+    ``path`` is a COCO results file (a list of image_id, category_id, bbox, score) with the data
+    set's ids, or a file that ``dabdetr predict`` wrote with ``--coco`` or printed with ``--json``,
+    whose images and classes are matched by name. Image ids may also be file names, or the numbers
+    in them. ValueError if the file is neither, or no row belongs to an image of the data set.
     """
     tree = parse_json(read_bytes(path), str(path))
     printed = isinstance(tree, dict) and any(map(_is_printed, _list(tree.get("images"))))
@@ -54,19 +53,19 @@ def read_results(path: str | Path, data: DetectionDataset) -> tuple[list[Detecti
         raise ValueError(f"{path} has no row that is a detection: all are rows {next(iter(odd))}")
     image, note = _images(claims, data)
     notes += note
-    label, note = _classes(claims, data)
+    label, note = _labels(claims, data)
     notes += note
     keep = np.flatnonzero((image >= 0) & (label >= 0))
     lost = {"images": int((image < 0).sum()), "classes": int(((image >= 0) & (label < 0)).sum())}
     if claims and not len(keep):
         kind = "images" if lost["images"] else "classes"
         raise ValueError(
-            f"{path} fits other data than {data.name} {data.split}: it has "
-            f"{counted(len(claims), 'detection')}, of {kind} that the data do not have; give the "
+            f"{path} does not belong to {data.name} {data.split}: all of its "
+            f"{counted(len(claims), 'detection')} are of {kind} that the data set lacks; give the "
             "data and the split that it was made for"
         )
     notes += [
-        f"left out: {counted(count, 'detection')} of {kind} that the data do not have"
+        f"left out: {counted(count, 'detection')} of {kind} that the data set lacks"
         for kind, count in lost.items()
         if count
     ]
@@ -75,8 +74,8 @@ def read_results(path: str | Path, data: DetectionDataset) -> tuple[list[Detecti
     rows: dict[int, list[tuple[float, int, np.ndarray]]] = defaultdict(list)
     for claim, index, number, box in zip(kept, image[keep], label[keep], corners, strict=True):
         rows[int(index)].append((claim.score, int(number), box))
-    if claims and (none := len(data) - len(rows)):
-        note.append(f"{none} of {counted(len(data), 'image')} have no detection")
+    if claims and (empty := len(data) - len(rows)):
+        note.append(f"{empty} of {counted(len(data), 'image')} have no detection")
     return [_detections(data, index, rows[index]) for index in range(len(data))], notes + note
 
 
@@ -89,20 +88,20 @@ def _is_printed(image: Any) -> bool:
 
 
 def _printed(images: list[Any], odd: Counter[str]) -> list[Claim]:
-    """What ``predict --json`` prints; boxes are corners."""
+    """Detections as printed by ``predict --json``, with corner boxes; ``odd`` counts bad rows."""
     claims: list[Claim] = []
     for image in images:
         if not _is_printed(image) or not isinstance(source := image.get("source"), str):
             odd["of images without source and detections"] += 1
             continue
         for row in image["detections"]:
-            given = row if isinstance(row, dict) else {}
-            _add(claims, odd, given, given.get("box"), file=source, name=given.get("name"))
+            values = row if isinstance(row, dict) else {}
+            _add(claims, odd, values, values.get("box"), file=source, name=values.get("name"))
     return claims
 
 
 def _coco(tree: Any, path: str | Path, odd: Counter[str]) -> list[Claim]:
-    """COCO's results; of an object with images and categories these name what the ids mean."""
+    """COCO's results; in an object, its images and categories give file and class names."""
     files: dict[Any, Any] = {}
     names: dict[Any, Any] = {}
     if isinstance(tree, dict):
@@ -118,16 +117,17 @@ def _coco(tree: Any, path: str | Path, odd: Counter[str]) -> list[Claim]:
         )
     claims: list[Claim] = []
     for row in tree:
-        given = row if isinstance(row, dict) else {}
-        file = given.get("file_name", files.get(key(given.get("image_id"))))
-        name = given.get("category_name", names.get(key(given.get("category_id"))))
-        _add(claims, odd, given, given.get("bbox"), file=file, name=name)
+        values = row if isinstance(row, dict) else {}
+        file = values.get("file_name", files.get(key(values.get("image_id"))))
+        name = values.get("category_name", names.get(key(values.get("category_id"))))
+        _add(claims, odd, values, values.get("bbox"), file=file, name=name)
     return claims
 
 
 def _add(
     claims: list[Claim], odd: Counter[str], row: Mapping[str, Any], box: Any, file: Any, name: Any
 ) -> None:
+    """Append the row's claim, or count in ``odd`` why it has none."""
     numbers = [_number(value) for value in box] if isinstance(box, list) else []
     score = _number(row.get("score"))
     if not row:
@@ -143,7 +143,7 @@ def _add(
 
 
 def _number(value: Any) -> float | None:
-    """The number that a value is, or writes as text."""
+    """A number, or the number in a text; None for any other value."""
     if isinstance(value, str):
         try:
             value = float(value)
@@ -153,15 +153,16 @@ def _number(value: Any) -> float | None:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value of a JSON document is a number that pixels and scores can be."""
+    """Whether a JSON value is a finite number small enough for pixels and scores."""
     plain = isinstance(value, int | float) and not isinstance(value, bool)
     return plain and abs(value) < 1e12 and math.isfinite(value)
 
 
 def _images(claims: Sequence[Claim], data: DetectionDataset) -> tuple[np.ndarray, list[str]]:
-    """[n] the index of the image of each claim, -1 for none.
+    """[n] the index of the image of each claim, −1 for none; and a note on how ids were read.
 
-    Names come first. Ids are the data's; the files' names, or numbers, where more of them fit.
+    File names take precedence. Ids are read as the data set's, as the numbers in file names, or as
+    file names, whichever matches most claims.
     """
     records = [data.record(index) for index in range(len(data))]
     files = [record.file for record in records]
@@ -184,18 +185,18 @@ def _images(claims: Sequence[Claim], data: DetectionDataset) -> tuple[np.ndarray
         ("names of files", _unique(stems) | base),
     ]
     best, note = np.full(len(rest), -1, np.int64), ""
-    for told, table in readings:
-        by_text = told.startswith("names")
+    for reading, table in readings:
+        by_text = reading.startswith("names")
         ids = (claims[row].image if by_text else key(claims[row].image) for row in rest)
-        own = np.array([table.get(id_, -1) if _hashable(id_) else -1 for id_ in ids], np.int64)
-        if (own >= 0).sum() > (best >= 0).sum():
-            best, note = own, told
+        index = np.array([table.get(id_, -1) if _hashable(id_) else -1 for id_ in ids], np.int64)
+        if (index >= 0).sum() > (best >= 0).sum():
+            best, note = index, reading
     found[rest] = best
     return found, [f"image ids are read as {note}"] if note else []
 
 
 def _unique(keys: Sequence[Hashable]) -> dict[Any, int]:
-    """Key → place, of those that occur once."""
+    """Key → place, for keys that occur once."""
     times = Counter(keys)
     return {each: place for place, each in enumerate(keys) if times[each] == 1 and each is not None}
 
@@ -204,10 +205,11 @@ def _hashable(value: Any) -> bool:
     return isinstance(value, int | str)
 
 
-def _classes(claims: Sequence[Claim], data: DetectionDataset) -> tuple[np.ndarray, list[str]]:
-    """[n] the label of each claim, -1 for none.
+def _labels(claims: Sequence[Claim], data: DetectionDataset) -> tuple[np.ndarray, list[str]]:
+    """[n] the label of each claim, −1 for none; and a note on how ids were read.
 
-    Names come first. Ids are the data's; where not all fit, places in the list of classes, if so.
+    Class names take precedence. Ids are the data set's; if some are not, and all are places in the
+    list of classes, counted from 0 or 1, they are read as such.
     """
     named = {name: label for label, name in enumerate(data.names)}
     ids = [whole(claim.category) if claim.name is None else None for claim in claims]
@@ -229,9 +231,9 @@ def _classes(claims: Sequence[Claim], data: DetectionDataset) -> tuple[np.ndarra
 def _corners(
     claims: Sequence[Claim], image: np.ndarray, data: DetectionDataset, printed: bool
 ) -> tuple[np.ndarray, list[str]]:
-    """[n, 4] corners in pixels, whatever the format of the file.
+    """[n, 4] corners in pixels, whatever the file's box format; and a note on a conversion.
 
-    Another order of the numbers is taken where it puts far more of the boxes on objects.
+    A format other than xywh is assumed if it puts far more of the boxes on objects.
     """
     numbers = np.array([claim.box for claim in claims], np.float64).reshape(-1, 4)
     if printed:
@@ -255,13 +257,14 @@ def _corners(
 
 
 def _edges(numbers: np.ndarray, frames: np.ndarray, format: str) -> np.ndarray:
+    """[n, 4] corners in pixels of boxes in ``format``."""
     boxes = to_pixels(numbers, frames, format)  # pyright: ignore[reportArgumentType]
     boxes[:, 2:] += boxes[:, :2]
     return boxes
 
 
 def _best(claims: Sequence[Claim], image: np.ndarray, data: DetectionDataset) -> np.ndarray:
-    """The rows of the best detections, of each image as many as it has objects."""
+    """Rows of the best detections: as many of each image as it has objects."""
     order = np.lexsort((-np.array([claim.score for claim in claims]), image))
     starts = np.searchsorted(image[order], np.arange(len(data)))
     objects = np.array([len(data.record(index).labels) for index in range(len(data))])
@@ -270,12 +273,12 @@ def _best(claims: Sequence[Claim], image: np.ndarray, data: DetectionDataset) ->
 
 
 def _agreement(boxes: np.ndarray, image: np.ndarray, data: DetectionDataset) -> float:
-    """Share of boxes that lie on an object of their image (IoU 0.5 and more)."""
+    """Share of boxes that overlap an object of their image with IoU 0.5 or more."""
     order = np.argsort(image, kind="stable")
     hits = 0
     for rows in np.split(order, np.flatnonzero(np.diff(image[order])) + 1) if len(order) else []:
-        own = data.record(int(image[rows[0]])).boxes.astype(np.float64)
-        hits += int((iou(boxes[rows, None], own[None]).max(1) >= 0.5).sum())
+        objects = data.record(int(image[rows[0]])).boxes.astype(np.float64)
+        hits += int((iou(boxes[rows, None], objects[None]).max(1) >= 0.5).sum())
     return hits / max(len(boxes), 1)
 
 

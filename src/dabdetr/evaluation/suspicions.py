@@ -1,6 +1,6 @@
-"""Suspicions about an image's labels: what a model answers about each box, against its label.
+"""Suspicions about an image's labels, from a model's answer about the box of each label.
 
-A label that the answer contradicts is a suspicion, and so is a detection that no label explains.
+A label that the answer contradicts is suspicious, and so is a detection that no label explains.
 """
 
 from __future__ import annotations
@@ -23,34 +23,35 @@ KINDS = {
     "phantom": "a label on nothing",
     "double": "a second label of one object",
 }
-"""Kind of suspicion → what it says."""
+"""Kind of suspicion → its description."""
 
 SAME = 0.5
 """IoU from which two boxes are of one object."""
 TIGHT = 0.75
-"""IoU with its answer from which a box is not suspected of being loose."""
+"""IoU of box and answer from which a box is not loose."""
 LOOSE = 0.45
-"""IoU with its answer up to which a box is certainly loose."""
+"""IoU of box and answer up to which a box is certainly loose."""
 EXPLAINED = 0.3
-"""IoU with a label from which a detection is no missing one."""
+"""IoU with a label from which a detection is not a missing label."""
 MISSING = 0.5
-"""How much a detection without a label weighs beside a label that is contradicted: people leave
-objects out more often than they get a label wrong."""
+"""Weight of a detection without a label relative to a contradicted label: people leave objects out
+more often than they get a label wrong."""
 NOTHING = 4
-"""How sharply the suspicion of a label on nothing falls with the score of the answer."""
+"""Exponent by which the suspicion of a label on nothing falls with the answer's score."""
 
 
 @dataclass(frozen=True)
 class Suspicion:
-    """What may be wrong in an image, and how it would be mended.
+    """A possible fault in an image's labels, and its correction.
 
-    suspicion  0–1, how sure the model is of it
+    kind       a key of ``KINDS``
+    suspicion  0–1, the model's confidence in the fault
     image      index in its split
-    row        of the image's record; None where a label is missing
-    box        x0 y0 x1 y1 in pixels, as labelled; None where it is missing
-    name       the class as labelled
-    answer     the box that the model gives, with ``answer_name`` and ``score``
-    mend       what ``--fix`` does: "box", "class", "remove" or "add"
+    row        row of the label in the image's record; None if the label is missing
+    box        x0 y0 x1 y1 in pixels, as labelled; None if the label is missing
+    name       class as labelled
+    answer     the model's box, with ``answer_name`` and ``score``
+    mend       the correction by ``--fix``: "box", "class", "remove" or "add"
     """
 
     kind: str
@@ -78,14 +79,14 @@ def of_image(
     answers: Answers,
     usual: np.ndarray | None = None,
 ) -> list[Suspicion]:
-    """The suspicions of one image; ``answers`` to its boxes, crowds left out.
+    """The suspicions of one image; ``answers`` are the model's to its boxes without crowds.
 
-    ``usual`` are the image's ``habits``; scores where they are not known.
+    ``usual`` are the image's ``habits``; the default is the detections' scores.
     """
     rows = np.flatnonzero(~record.crowd)
     boxes = record.boxes[rows]
-    own = label_map(data, answers.names)[record.labels[rows]]
-    about = {"split": data.split, "file": record.file, "image": index}
+    labels = label_map(data, answers.names)[record.labels[rows]]
+    location = {"split": data.split, "file": record.file, "image": index}
     found: list[Suspicion] = []
 
     def add(kind: str, suspicion: float, at: int | None, answer: Any, mend: str) -> None:
@@ -101,7 +102,7 @@ def of_image(
                 answer_name=answers.names[int(label)],
                 score=round(float(score), 4),
                 mend=mend,
-                **about,
+                **location,
             )
         )
 
@@ -110,25 +111,24 @@ def of_image(
     for at in range(len(rows)):
         answer = (answers.boxes[at], answers.labels[at], answers.scores[at])
         score, label = float(answers.scores[at]), int(answers.labels[at])
-        given = float(answers.class_scores[at, own[at]]) if own[at] >= 0 else score
-        # Where the answer left for an object of another label, the box itself holds nothing.
+        label_score = float(answers.class_scores[at, labels[at]]) if labels[at] >= 0 else score
+        # If the answer moved to the object of another label, there is nothing in the box itself.
         others = np.delete(boxes, at, axis=0)
-        taken = bool(iou(others, answers.boxes[at]).max(initial=0) >= SAME > overlap[at])
-        if (
-            not taken and overlap[at] >= EXPLAINED
-        ):  # a bad box may lower the score of an object that is found without it
-            score = max(score, _near(answers.boxes[at], answers))
-            given = max(given, _near(answers.boxes[at], answers, own[at]))
-        here = score * min(1.0, overlap[at] / SAME) if taken else score
+        moved = bool(iou(others, answers.boxes[at]).max(initial=0) >= SAME > overlap[at])
+        # A bad box may lower the answer's score for an object that is detected without a question.
+        if not moved and overlap[at] >= EXPLAINED:
+            score = max(score, _detected(answers.boxes[at], answers))
+            label_score = max(label_score, _detected(answers.boxes[at], answers, labels[at]))
+        score_in_box = score * min(1.0, overlap[at] / SAME) if moved else score
         if at in doubles:
             add("double", doubles[at], at, answer, "remove")
             continue
         kinds = {
-            "class": (score - given) * min(1.0, overlap[at] / SAME),
+            "class": (score - label_score) * min(1.0, overlap[at] / SAME),
             "loose": 0.0
-            if taken
-            else given**0.5 * np.clip((TIGHT - overlap[at]) / (TIGHT - LOOSE), 0, 1),
-            "phantom": (1 - here) ** NOTHING * (1 - _near(boxes[at], answers)),
+            if moved
+            else label_score**0.5 * np.clip((TIGHT - overlap[at]) / (TIGHT - LOOSE), 0, 1),
+            "phantom": (1 - score_in_box) ** NOTHING * (1 - _detected(boxes[at], answers)),
         }
         kind = max(kinds, key=lambda name: kinds[name])
         mend = {"class": "class", "loose": "box", "phantom": "remove"}[kind]
@@ -143,13 +143,13 @@ def of_image(
             (iou(answers.boxes, box) * (overlap > EXPLAINED)).max(initial=0),
             iou(record.boxes[record.crowd], box).max(initial=0),
         )
-        if explained < EXPLAINED and _judged(record, data, answers.names[int(label)]):
+        if explained < EXPLAINED and _fully_labelled(record, data, answers.names[int(label)]):
             add("missing", MISSING * chance, None, (box, label, score), "add")
     return found
 
 
 def _doubles(boxes: np.ndarray, overlap: np.ndarray) -> dict[int, float]:
-    """Boxes that a better one of the same image covers, and how much they share."""
+    """Rows of boxes that a better one of the image covers, and their IoU with it."""
     pairs = iou(boxes[:, None], boxes)
     found: dict[int, float] = {}
     for at, other in zip(*np.nonzero(np.triu(pairs >= TIGHT, 1)), strict=True):
@@ -158,8 +158,8 @@ def _doubles(boxes: np.ndarray, overlap: np.ndarray) -> dict[int, float]:
     return found
 
 
-def _near(box: np.ndarray, answers: Answers, label: int | None = None) -> float:
-    """The score of the best detection, of one class or any, that is of the box's object."""
+def _detected(box: np.ndarray, answers: Answers, label: int | None = None) -> float:
+    """The score of the best detection of the box's object, of one class or of any; 0: none."""
     detections = answers.detections
     same = iou(box, detections.boxes) >= SAME
     if label is not None:
@@ -167,15 +167,15 @@ def _near(box: np.ndarray, answers: Answers, label: int | None = None) -> float:
     return float(detections.scores[same].max(initial=0))
 
 
-def _judged(record: ImageRecord, data: DetectionDataset, name: str) -> bool:
-    """Whether all objects of the class are labelled in this image, as far as the data tell."""
+def _fully_labelled(record: ImageRecord, data: DetectionDataset, name: str) -> bool:
+    """Whether the data set claims to label all objects of the class in this image."""
     if name not in data.names:
         return False
     return record.known is None or data.names.index(name) in record.known
 
 
 def doubts(data: DetectionDataset, index: int, answers: Answers) -> dict[int, Doubt]:
-    """The suspicion against each label that ``audit`` has, by its row without crowds."""
+    """The suspicion that ``audit`` reports for each label, by its row without crowds."""
     record = data.record(index)
     place = {int(row): at for at, row in enumerate(np.flatnonzero(~record.crowd))}
     return {
@@ -186,35 +186,35 @@ def doubts(data: DetectionDataset, index: int, answers: Answers) -> dict[int, Do
 
 
 def label_map(data: DetectionDataset, names: Sequence[str]) -> np.ndarray:
-    """[classes of the data] the model's label of the class of the same name; −1: it has none."""
+    """[classes of the data] the model's label of the class of the same name; −1: none."""
     return np.array([names.index(each) if each in names else -1 for each in data.names], np.int64)
 
 
 def rounded(box: np.ndarray) -> tuple[float, ...]:
-    """Corners to hundredths of a pixel, as plain numbers."""
+    """Corners rounded to hundredths of a pixel, as plain numbers."""
     return tuple(box.astype(float).round(2).tolist())
 
 
 def habits(records: Sequence[ImageRecord], answered: Sequence[Answers]) -> list[np.ndarray]:
-    """How likely each image's detections have a label, by what is usual in these very data.
+    """For each image, the probability that its detections have a label, as fitted to these data.
 
-    A logistic fit to the detection's score, and to the share of the image's other detections that
-    have one: where half of the objects were never labelled, one more is no surprise.
+    A logistic fit to the detection's score and to the share of the image's other detections that
+    have a label: in an image with many unlabelled objects, one more is less suspicious.
     """
     inputs, labelled = [], []
     for record, answers in zip(records, answered, strict=True):
         found = answers.detections
-        has = iou(record.boxes[:, None], found.boxes).max(0, initial=0) >= SAME
+        has_label = iou(record.boxes[:, None], found.boxes).max(0, initial=0) >= SAME
         score = found.scores.astype(np.float64)
         others = score.sum() - score
-        share = ((score * has).sum() - score * has + 0.5) / (others + 1)
+        share = ((score * has_label).sum() - score * has_label + 0.5) / (others + 1)
         inputs.append(np.stack((_logit(score), _logit(share), np.ones(len(score))), axis=1))
-        labelled.append(has)
+        labelled.append(has_label)
     if not inputs:
         return []
     x, y = np.concatenate(inputs), np.concatenate(labelled)
     weights = np.zeros(x.shape[1])
-    for _ in range(20):  # Newton's steps, held by a unit prior
+    for _ in range(20):  # Newton's steps with a unit Gaussian prior on the weights
         chance = 1 / (1 + np.exp(-x @ weights))
         slope = (x * (chance * (1 - chance))[:, None]).T @ x + np.eye(len(weights))
         weights = weights + np.linalg.solve(slope, x.T @ (y - chance) - weights)

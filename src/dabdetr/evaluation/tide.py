@@ -1,7 +1,7 @@
-"""What each kind of error costs, as TIDE counts it (Bolya et al. 2020): AP50 gained by mending it.
+"""The cost of each kind of error as in TIDE (Bolya et al. 2020): AP50 gained by fixing it alone.
 
-All detections count, whatever they score, the 100 best of an image; an error is mended while all
-others stay. Numbers are those of the authors' ``tidecv``.
+The 100 best detections of an image count, without a threshold. Numbers equal those of the authors'
+``tidecv``.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ KINDS = {
     "background": "nothing there",
     "missed": "object that no detection comes near",
 }
-"""TIDE's six kinds and what each means."""
+"""TIDE's six kinds of errors → description."""
 MATCHED, NEAR, MOST = 0.5, 0.1, 100
-"""IoU from which a detection is right; IoU up to which nothing is there; detections an image."""
+"""IoU from which a detection is right; IoU up to which it is background; detections an image."""
 _RECALLS = np.arange(101) / 100
 _RIGHT, _IGNORED = -1, -2
 
 
 @dataclass(frozen=True)
 class Points:
-    """Detections and objects of all images, as TIDE judges them.
+    """Detections and objects of all images, as judged by TIDE.
 
     image, row  [found] the image's index, and the detection's row in its ``Detections``
     label, score  [found]
-    kind        [found] place in ``KINDS``; -1: right
-    ignored     [found] bool: lies on a crowd, counts neither way
-    claims      [found] the object that it would be with another class or box; -1: none
+    kind        [found] place in ``KINDS``; −1: right
+    ignored     [found] bool: on a crowd, counts neither way
+    claims      [found] the object that it would match with another class or box; −1: none
     true        [objects] labels
-    object_image  [objects] the image's index; objects stand in the records' order, without crowds
-    taken       [objects] bool: a detection is right about it
+    object_image  [objects] the image's index; objects are in the records' order, without crowds
+    taken       [objects] bool: matched by a right detection
     classes     number of classes
     """
 
@@ -59,25 +59,25 @@ class Points:
 
     @property
     def ap50(self) -> float:
-        """Of the detections as they are; mean over classes that have objects or detections."""
+        """AP50 of the unchanged detections; mean over classes that have objects or detections."""
         none = np.zeros(len(self.true), bool)
         return self.mended(np.zeros(len(self.label), bool), none)
 
     @property
     def missed(self) -> np.ndarray:
-        """[objects] bool: neither taken nor claimed."""
+        """[objects] bool: neither ``taken`` nor in ``claims``."""
         claimed = np.zeros(len(self.true), bool)
         claimed[self.claims[self.claims >= 0]] = True
         return ~(self.taken | claimed)
 
     def counts(self) -> dict[str, int]:
-        """Errors of each kind."""
+        """The number of errors of each kind."""
         count = np.bincount(self.kind[self.kind >= 0], minlength=len(KINDS))
         count[-1] = self.missed.sum()
         return dict(zip(KINDS, count.tolist(), strict=True))
 
     def gains(self) -> dict[str, float]:
-        """AP50 that mending each kind would add, 0–1."""
+        """AP50 that fixing each kind would add, 0–1."""
         before, none = self.ap50, np.zeros(len(self.true), bool)
         gained = {}
         for at, name in enumerate(KINDS):
@@ -86,16 +86,17 @@ class Points:
         return gained
 
     def mended(self, rows: np.ndarray, objects: np.ndarray) -> float:
-        """AP50 with some errors mended.
+        """AP50 with some errors fixed.
 
-        Of detections ``rows`` [found] bool the best that claims an object, which no other has, is
-        right; all others go. Objects [objects] bool that are not there to be found are not counted.
+        Of the detections in ``rows`` [found] bool, the best one that claims a free object becomes
+        right, and the others are removed. Of ``objects`` [objects] bool, those that are still not
+        found are not counted.
         """
         keep = ~rows & ~self.ignored
         right, label = keep & (self.kind == _RIGHT), self.label.copy()
         claims = np.where(self.claims >= 0, self.claims, len(self.true))
         taken = np.append(self.taken, True)
-        # the best of all that claim an object, whether it is mended or not
+        # the best of all detections that claim an object, whether or not it is in ``rows``
         claiming = np.flatnonzero(~taken[claims])
         claiming = claiming[np.lexsort((claiming, -self.score[claiming], claims[claiming]))]
         _, first = np.unique(claims[claiming], return_index=True)
@@ -105,14 +106,14 @@ class Points:
         found[self.claims[best]] = True
         right[best] = keep[best] = True
         label[best] = self.true[self.claims[best]]
-        left = np.bincount(self.true[~objects | found], minlength=self.classes)
-        return _mean_ap(label[keep], self.score[keep], right[keep], left)
+        totals = np.bincount(self.true[~objects | found], minlength=self.classes)
+        return _mean_ap(label[keep], self.score[keep], right[keep], totals)
 
 
 def tide_points(data: DetectionDataset, detections: Sequence[Detections]) -> Points:
-    """Every image's detections (labels counting in the data's classes) and objects, judged."""
+    """Every image's detections (with the data set's labels) and objects, judged."""
     parts: list[tuple[np.ndarray, ...]] = []
-    true, object_image, taken, before = [], [], [], 0
+    true, object_image, taken, objects_before = [], [], [], 0
     for index, each in enumerate(detections):
         record = data.record(index)
         real = ~record.crowd
@@ -122,20 +123,20 @@ def tide_points(data: DetectionDataset, detections: Sequence[Detections]) -> Poi
         kind, claims, used = _judged(found, boxes, labels)
         crowds = _edges(record.annotated[record.crowd]), record.labels[record.crowd]
         ignored = (kind != _RIGHT) & _on_crowd(found, *crowds)
-        claims = np.where(claims >= 0, claims + before, -1)
+        claims = np.where(claims >= 0, claims + objects_before, -1)
         image = np.full(len(rows), index)
         parts.append((image, rows, found.labels, found.scores, kind, ignored, claims))
         true.append(labels)
         object_image.append(np.full(len(labels), index))
         taken.append(used)
-        before += len(labels)
+        objects_before += len(labels)
     columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
     objects = [np.concatenate(each) for each in (true, object_image, taken)]
     return Points(*columns, *objects, classes=len(data.names))
 
 
 def _edges(boxes: np.ndarray) -> np.ndarray:
-    """x, y, width, height → edges, float64."""
+    """x, y, width, height → edges, as float64."""
     boxes = boxes.reshape(-1, 4).astype(float)
     return np.concatenate((boxes[:, :2], boxes[:, :2] + boxes[:, 2:]), axis=1)
 
@@ -151,25 +152,25 @@ def _judged(
         return kind, claims, used
     shared = iou(found.boxes.astype(float)[:, None], boxes)
     same = found.labels[:, None] == labels
-    own, other = shared * same, shared * ~same
-    free = own.copy()
-    for row in np.flatnonzero(own.max(1) >= MATCHED):
+    of_same, of_other = shared * same, shared * ~same
+    free = of_same.copy()
+    for row in np.flatnonzero(of_same.max(1) >= MATCHED):
         best = int(free[row].argmax())
         if free[row, best] >= MATCHED:
             kind[row], used[best] = _RIGHT, True
             free[:, best] = 0
-    most, own_most, other_most = shared.max(1), own.max(1), other.max(1)
+    best_same = of_same.max(1)
     tests = [
-        ("box", (own_most >= NEAR) & (own_most <= MATCHED)),
-        ("class", other_most >= MATCHED),
-        ("duplicate", (own * used).max(1) >= MATCHED),
-        ("background", most <= NEAR),
+        ("box", (best_same >= NEAR) & (best_same <= MATCHED)),
+        ("class", of_other.max(1) >= MATCHED),
+        ("duplicate", (of_same * used).max(1) >= MATCHED),
+        ("background", shared.max(1) <= NEAR),
     ]
     wrong = kind != _RIGHT
     kind[wrong] = np.select(
         [test[wrong] for _, test in tests], [names.index(name) for name, _ in tests], 2
     )
-    for name, overlap in (("box", own), ("class", other)):
+    for name, overlap in (("box", of_same), ("class", of_other)):
         rows = kind == names.index(name)
         at = overlap[rows].argmax(1)
         claims[rows] = np.where(used[at], -1, at)
@@ -184,6 +185,7 @@ def _on_crowd(found: Detections, crowds: np.ndarray, labels: np.ndarray) -> np.n
 
 
 def _mean_ap(label: np.ndarray, score: np.ndarray, right: np.ndarray, objects: np.ndarray) -> float:
+    """Mean AP over classes with objects or detections; ``objects`` [classes] are their counts."""
     order = np.lexsort((-score, label))
     label, right = label[order], right[order]
     starts = np.searchsorted(label, np.arange(len(objects) + 1))

@@ -1,1 +1,1 @@
-"""What a run leaves to look at: numbers as JSON and CSV, figures as PNG, one page of all."""
+"""A run's report: numbers as JSON and CSV, figures as PNG, and all of it as one page."""

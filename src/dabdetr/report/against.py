@@ -1,4 +1,4 @@
-"""The part of a report that compares with another one: numbers, and objects won and lost."""
+"""A report's comparison with another one: numbers, and objects won and lost."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from dabdetr.data.dataset import DetectionDataset
 from dabdetr.evaluation.against import Comparison
 from dabdetr.report.crops import crop
 from dabdetr.report.page import number, table
+from dabdetr.report.pairs import base_name
 from dabdetr.text import escape
 
 SHOWN = 12
-"""Objects of each kind in the page."""
+"""The most objects shown as won, and as lost."""
 BYTES = 400_000
-"""Of all their images together, as text."""
+"""The most characters of all their images."""
 
 
 def against_section(data: DetectionDataset, against: Comparison, plain: Mapping[str, Any]) -> str:
-    """HTML; ``plain`` is ``against.to_dict``."""
+    """The section's HTML; ``plain`` is ``against.to_dict(data)``."""
     numbers = [
         [
             name,
@@ -38,9 +39,9 @@ def against_section(data: DetectionDataset, against: Comparison, plain: Mapping[
     parts = [
         '<section id="against"><h2>Comparison</h2>',
         f"<p>{escape(against.sentence.replace('against', 'Against', 1))}. False detections: "
-        f"{against.false[0]} here, {against.false[1]} there.</p>",
+        f"{against.false[0]} in this one, {against.false[1]} in the other.</p>",
         table(head, numbers, "Numbers of both"),
-        "<p>The images are resampled for both alike; thresholds are those of each.</p>",
+        "<p>Both use the same resamples of the images, and each its own thresholds.</p>",
         table(("class", "won", "lost"), classes, "Objects won and lost") if classes else "",
     ]
     room = BYTES // (2 * SHOWN)
@@ -52,10 +53,6 @@ def against_section(data: DetectionDataset, against: Comparison, plain: Mapping[
 
 
 def _card(data: DetectionDataset, row: Mapping[str, Any], room: int) -> str:
-    try:
-        shown = crop(data, row["image"], row["box"], {"missed": row["box"]}, room)
-    except (OSError, ValueError):  # gone since it was evaluated
-        shown = "<p>The image cannot be read.</p>"
-    name = row["file"].replace("\\", "/").rsplit("/", 1)[-1]
-    text = f"<b>{escape(row['name'])}</b> <small>{escape(name)}</small>"
-    return f"<figure>{shown}<figcaption>{text}</figcaption></figure>"
+    image = crop(data, row["image"], row["box"], {"missed": row["box"]}, room)
+    text = f"<b>{escape(row['name'])}</b> <small>{escape(base_name(row['file']))}</small>"
+    return f"<figure>{image}<figcaption>{text}</figcaption></figure>"

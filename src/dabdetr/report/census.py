@@ -1,4 +1,4 @@
-"""The part of a report about queries: where each fires, how often, and which never do."""
+"""A report's section on queries: where and how often each finds objects, and which never do."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SHOWN = 30
-"""Queries in the page's table."""
+"""The most queries in the page's table."""
 
 
 def census_figures(census: Census) -> Iterator[tuple[str, str, Figure]]:
@@ -28,7 +28,7 @@ def census_figures(census: Census) -> Iterator[tuple[str, str, Figure]]:
     axis.scatter(*points.T, s=areas, facecolors=INK + "66", edgecolors=INK, linewidths=1.2)
     yield (
         "query_places",
-        "Where each query finds things, on average; area: how often.",
+        "Mean centre of each query's detections; area: their number.",
         figure,
     )
     figure, axis = panel(2.8, xlabel="queries, the busiest first", ylabel="detections")
@@ -38,11 +38,11 @@ def census_figures(census: Census) -> Iterator[tuple[str, str, Figure]]:
         width=1.0,
         color=INK,
     )
-    yield "query_counts", "How often each query finds something.", figure
+    yield "query_counts", "Detections of each query.", figure
 
 
 def census_section(census: Census, drawn: str) -> str:
-    """HTML; ``drawn`` are the figures."""
+    """The section's HTML; ``drawn`` is that of the figures."""
     rows = [
         [
             str(row["query"]),
@@ -58,7 +58,7 @@ def census_section(census: Census, drawn: str) -> str:
     head = ("query", "found", "right", "classes", "entropy (bits)", "centre", "size")
     idle = ", ".join(map(str, census.idle)) or "none"
     pairs = [[f"{one} and {other}", str(count)] for one, other, count in census.doubles[:10]]
-    more = table(("pair", "one object"), pairs, "Queries that double") if pairs else ""
+    doubles = table(("pair", "same object"), pairs, "Queries that double") if pairs else ""
     rows_by_layer = [
         [
             str(use.layer),
@@ -75,13 +75,13 @@ def census_section(census: Census, drawn: str) -> str:
     by_layer = ""
     if rows_by_layer:
         by_layer = (
-            "<h3>Layer by layer</h3><p>What would be shown after each decoder layer. Entropy and "
-            "spread fall where queries specialise: in classes, and in places (deviation of a "
-            "query's centres, 0–1 of the image).</p>" + table(titles, rows_by_layer, "By layer")
+            "<h3>Layer by layer</h3><p>The detections after each decoder layer. Entropy falls when "
+            "queries specialise in classes, spread (deviation of a query's centres, 0–1 of the "
+            "image) when they specialise in places.</p>" + table(titles, rows_by_layer, "By layer")
         )
     return (
         f'<section id="queries"><h2>Queries</h2><p>{census.sentence}.</p>'
         f'<div class="grid">{drawn}</div>{table(head, rows, "What queries find")}'
         f"<p>Never: {idle}. <code>dabdetr prune</code> removes queries that are not needed.</p>"
-        f"{more}{by_layer}</section>"
+        f"{doubles}{by_layer}</section>"
     )

@@ -1,4 +1,4 @@
-"""Everything that a report says, as plain values: the page, figures and tables are made of it."""
+"""The whole content of a report as plain values, from which page, figures and tables are made."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from dabdetr.text import counted
 
 PACKAGES = ("dabdetr", "torch", "torchvision", "timm", "numpy", "onnxruntime", "openvino")
 WORST, BEST = 24, 12
-"""Images that the page shows."""
+"""The most images that the page shows as worst and as best."""
 
 
 def contents(
@@ -35,12 +35,12 @@ def contents(
     about: dict[str, Any],
     judged: list[Judged] | None = None,
 ) -> dict[str, Any]:
-    """The report's tree; ``about`` says what was run and stands first in it."""
+    """The report's tree; ``about`` describes the model and the run, and comes first."""
     judged = judge(data, found, limits) if judged is None else judged
-    truth, boxes, places = columns(data, found.detections)
-    intervals = _intervals(truth, boxes, len(data), places, found.most)
-    curves, calibration = _curves(data, truth, boxes, places)
-    tree = {
+    truth, boxes, class_rows = columns(data, found.detections)
+    intervals = _intervals(truth, boxes, len(data), class_rows, found.most)
+    curves, calibration = _curves(data, truth, boxes, class_rows)
+    return {
         "about": {**about, **environment(data)},
         "numbers": found.to_dict()["numbers"] | {"interval": intervals[0]},
         "notes": list(found.notes),
@@ -48,10 +48,9 @@ def contents(
         "curves": curves,
         "confusion": _confusion(data, judged),
         "calibration": calibration,
-        "breakdown": breakdowns(truth, boxes, len(places), found.most),
+        "breakdown": breakdowns(truth, boxes, len(class_rows), found.most),
         **_images(data, judged),
     }
-    return tree
 
 
 def environment(data: DetectionDataset) -> dict[str, Any]:
@@ -70,7 +69,7 @@ def environment(data: DetectionDataset) -> dict[str, Any]:
 
 
 def fingerprint(data: DetectionDataset) -> str:
-    """Sixteen digits that change with the images' ids and sizes, the objects and the classes."""
+    """A hash of the images' ids and sizes, the objects and the classes; sixteen hex digits."""
     digest = hashlib.blake2b("\n".join(data.names).encode(), digest_size=8)
     for index in range(len(data)):
         record = data.record(index)
@@ -81,20 +80,21 @@ def fingerprint(data: DetectionDataset) -> str:
 
 
 def _versions() -> dict[str, str]:
-    known = {}
+    """The versions of the installed ``PACKAGES``."""
+    versions = {}
     for name in PACKAGES:
         try:
-            known[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return known
+    return versions
 
 
 def _intervals(
-    truth: Boxes, found: Boxes, images: int, places: np.ndarray, most: int
+    truth: Boxes, found: Boxes, images: int, class_rows: np.ndarray, most: int
 ) -> tuple[dict[str, Any], list[list[float] | None]]:
-    """Of AP and AP50 over all classes, and of each class's AP, in the data's own order."""
-    matched = bootstrap.match(truth, found, images, len(places), most)
+    """The intervals of AP and AP50 over all classes, and of each class's AP in the data's order."""
+    matched = bootstrap.match(truth, found, images, len(class_rows), most)
     values = bootstrap.average_precision(matched, bootstrap.resamples(images))
     whole = {
         "AP": bootstrap.interval(bootstrap.class_means(values)),
@@ -102,24 +102,24 @@ def _intervals(
         "level": bootstrap.LEVEL,
         "resamples": bootstrap.RESAMPLES,
     }
-    return whole, [bootstrap.interval(values[:, place].mean(-1)) for place in places]
+    return whole, [bootstrap.interval(values[:, place].mean(-1)) for place in class_rows]
 
 
 def _curves(
-    data: DetectionDataset, truth: Boxes, found: Boxes, places: np.ndarray
+    data: DetectionDataset, truth: Boxes, found: Boxes, class_rows: np.ndarray
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    right, counted = right_at(truth, found, len(places))
+    """Each class's curves with its best point, and the calibration of all scores."""
+    right, counted = right_at(truth, found, len(class_rows))
     curves = {}
-    for name, place in zip(data.names, places, strict=True):
-        rows = counted & (found.label == place)
-        objects = int(((truth.label == place) & ~truth.crowd).sum())
+    for name, label in zip(data.names, class_rows, strict=True):
+        rows = counted & (found.label == label)
+        objects = int(((truth.label == label) & ~truth.crowd).sum())
         curve = class_curve(found.score[rows], right[rows], objects)
-        best = None if curve.best is None else curve.best
         point = None
-        if best is not None:
-            columns_ = (curve.scores, curve.precision, curve.recall, curve.f1)
+        if curve.best is not None:
+            values = (curve.scores, curve.precision, curve.recall, curve.f1)
             keys = ("threshold", "precision", "recall", "f1")
-            point = {key: float(of[best]) for key, of in zip(keys, columns_, strict=True)}
+            point = {key: float(each[curve.best]) for key, each in zip(keys, values, strict=True)}
         curves[name] = {**curve.thinned(), "best": point}
     return curves, asdict(reliability(found.score[counted], right[counted]))
 
@@ -149,20 +149,20 @@ def _per_class(
 
 
 def _confusion(data: DetectionDataset, judged: list[Judged]) -> dict[str, Any]:
-    """Rows are true classes, columns found ones; the last of each is the background."""
-    nothing, pairs = len(data.names), []
+    """The confusion matrix: rows are true classes, columns found ones; background is the last."""
+    background, pairs = len(data.names), []
     for each in judged:
         hit = each.of_object >= 0
         pairs.append((each.labels[hit], each.found.labels[each.of_object[hit]]))
-        lost, loose = each.labels[~hit], each.found.labels[each.of_found < 0]
-        pairs.append((lost, np.full(len(lost), nothing)))
-        pairs.append((np.full(len(loose), nothing), loose))
-    matrix = confusion(pairs, nothing)
+        missed, unpaired = each.labels[~hit], each.found.labels[each.of_found < 0]
+        pairs.append((missed, np.full(len(missed), background)))
+        pairs.append((np.full(len(unpaired), background), unpaired))
+    matrix = confusion(pairs, background)
     return {"names": [*data.names, "background"], "matrix": matrix.tolist()}
 
 
 def _images(data: DetectionDataset, judged: list[Judged]) -> dict[str, Any]:
-    """Every image's counts and objects, and which ones the page shows as worst and best."""
+    """Every image's counts and objects, and the images that the page shows as worst and best."""
     rows, objects = [], []
     for index, each in enumerate(judged):
         record = data.record(index)
@@ -176,16 +176,16 @@ def _images(data: DetectionDataset, judged: list[Judged]) -> dict[str, Any]:
                 "false": each.false,
             }
         )
-        for label, box, of, caught in zip(
+        for label, box, detection, caught in zip(
             each.labels.tolist(), each.boxes, each.of_object, each.caught, strict=True
         ):
-            score = round(float(each.found.scores[of]), 4) if caught else None
+            score = round(float(each.found.scores[detection]), 4) if caught else None
             name = data.names[label]
             corners = [round(float(edge), 1) for edge in box]
             objects.append({"image": index, "name": name, "box": corners, "score": score})
     order = sorted(range(len(rows)), key=lambda at: -(rows[at]["missed"] + rows[at]["false"]))
     worst = [at for at in order if rows[at]["missed"] + rows[at]["false"]][:WORST]
     rest = [at for at in order if at not in set(worst)]
-    # best: the fewest errors, and of those the most objects
+    # best: the fewest errors; of equals, the most objects
     rest.sort(key=lambda at: (rows[at]["missed"] + rows[at]["false"], -rows[at]["objects"]))
     return {"images": rows, "objects": objects, "worst": worst, "best": rest[:BEST]}

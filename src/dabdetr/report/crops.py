@@ -1,4 +1,4 @@
-"""The part of an image around a box, with boxes over it, for a report's page."""
+"""Crops of images around a box, with boxes drawn over them, for a report's page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dabdetr.report.page import data_address
 from dabdetr.structures.boxes import iou
 
 SIDE = 240
-"""Longer side in pixels."""
+"""Longer side of a crop in pixels."""
 
 
 def crop(
@@ -22,12 +22,15 @@ def crop(
     drawn: Mapping[str, Sequence[float]],
     room: int,
 ) -> str:
-    """SVG of image ``index`` around ``box``, of about ``room`` characters.
+    """SVG of image ``index`` around ``box``, of about ``room`` characters; a note if unreadable.
 
-    ``drawn`` are boxes by their class in the style sheet, the uppermost last; all boxes are corners
-    in pixels. Labelled objects are drawn below them. Raises as ``data.image`` does.
+    ``drawn`` maps CSS classes to boxes in drawing order, above the labelled objects. All boxes are
+    corners in pixels.
     """
-    pixels, record = data.image(index), data.record(index)
+    try:
+        pixels, record = data.image(index), data.record(index)
+    except (OSError, ValueError):  # removed or changed after the evaluation
+        return "<p>The image cannot be read.</p>"
     edges = np.array([box, *drawn.values()], float)
     low, high = edges[:, :2].min(0), edges[:, 2:].max(0)
     limit = np.array(pixels.shape[1::-1], float)

@@ -1,4 +1,4 @@
-"""An earlier report, or saved detections of any detector, to compare with."""
+"""Reading of an earlier report, or of any detector's saved detections, to compare with."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ NUMBERS, DETECTIONS = "report.json", "detections.json"
 
 
 def detections_of(place: str | Path) -> Path:
-    """The detections of a run folder, of one of a report's files, or ``place`` itself.
+    """The detections file of a run folder, of one of a report's files, or ``place`` itself.
 
-    FileNotFoundError where there are none.
+    FileNotFoundError if there is none.
     """
     path = Path(place)
     folder = path.parent if path.name in (PAGE, NUMBERS) else path
@@ -44,16 +44,17 @@ def detections_of(place: str | Path) -> Path:
 
 
 def check_earlier(place: str | Path) -> None:
-    """Raise where ``place`` has nothing to compare with, or it is no JSON; of any data."""
+    """Raise if ``place`` has no detections, or they are not JSON; they may be of any data set."""
     path = detections_of(place)
     parse_json(read_bytes(path), str(path))
 
 
 @dataclass(frozen=True)
 class Earlier:
-    """What is compared with: detections for every image of some data.
+    """The detections to compare with, one item for each image of the data set.
 
-    limits  [classes] thresholds of the report; None: of other detections, whose best F1 gives them
+    name    name in the comparison
+    limits  [classes] thresholds of the earlier report; None: those with the best F1 are used
     """
 
     name: str
@@ -62,7 +63,7 @@ class Earlier:
 
 
 def read_earlier(place: str | Path, data: DetectionDataset) -> Earlier:
-    """What ``place`` holds; ValueError where that is of other images than ``data``."""
+    """The detections at ``place``; ValueError if they are of other images than ``data``."""
     path = detections_of(place)
     detections, _ = read_results(path, data)
     limits = _limits(path.with_name(NUMBERS), data) if path.name == DETECTIONS else None
@@ -73,14 +74,14 @@ def read_earlier(place: str | Path, data: DetectionDataset) -> Earlier:
 def compare_with(
     earlier: Earlier, data: DetectionDataset, found: Evaluation, judged: Sequence[Judged]
 ) -> Comparison:
-    """``found`` against what was read of the same data."""
+    """``found`` compared with the earlier detections on the same data."""
     other = score(data, earlier.detections, found.most)
     limits = default_limits(data, other) if earlier.limits is None else earlier.limits
     return compare(data, found, judged, other, judge(data, other, limits), earlier.name)
 
 
 def _limits(path: Path, data: DetectionDataset) -> np.ndarray | None:
-    """The thresholds of a report of the same data; None where there is no such file."""
+    """The thresholds [classes] of a report on the same data; None if there is no such file."""
     if not path.is_file():
         return None
     tree = parse_json(read_bytes(path), str(path))
@@ -88,7 +89,7 @@ def _limits(path: Path, data: DetectionDataset) -> np.ndarray | None:
         print_, rows = tree["about"]["fingerprint"], tree["per_class"]
         limits = {row["name"]: float(row["threshold"]) for row in rows}
     except (TypeError, LookupError, ValueError):
-        raise ValueError(f"{path} is no report of dabdetr; give another one") from None
+        raise ValueError(f"{path} is not a report of dabdetr; give another one") from None
     if print_ != fingerprint(data) or set(limits) != set(data.names):
         raise ValueError(
             f"the report in {path.parent} is of other images, labels or classes than {data.name} "

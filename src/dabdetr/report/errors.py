@@ -1,4 +1,4 @@
-"""The part of a report that says why: causes, what mending them gives, advice, a gallery."""
+"""A report's section on errors: causes, the AP50 that fixing them gains, advice, a gallery."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from dabdetr.report.page import number, table
 from dabdetr.text import counted, escape
 
 BYTES = 1_200_000
-"""Of all images of the gallery together, as text."""
+"""The most characters of all images of the gallery."""
 
 
 def error_section(why: ErrorReport, links: Mapping[int, str], images: int) -> str:
-    """HTML; ``links`` are explain pages of the gallery's errors, where they exist.
+    """The section's HTML; ``links`` maps errors of the gallery to their explain pages.
 
-    ``images`` are those of the whole report.
+    ``images`` is the number of images of the whole report.
     """
     data, summary, chosen = why.data, why.summary, why.chosen
     causes = [
@@ -31,22 +31,22 @@ def error_section(why: ErrorReport, links: Mapping[int, str], images: int) -> st
     kinds = [
         [KINDS[row["kind"]], str(row["count"]), number(row["AP50"])] for row in summary["tide"]
     ]
-    told = "".join(f"<li>{_marked(sentence)}.</li>" for sentence in summary["advice"])
+    advice = "".join(f"<li>{_marked(sentence)}.</li>" for sentence in summary["advice"])
     errors, room = why.diagnosed.errors, BYTES // max(len(chosen), 1)
     groups = []
-    for cause, some in groupby(chosen, lambda at: errors[at].cause):
-        cards = "".join(_card(data, errors[at], links.get(at), room) for at in some)
+    for cause, indices in groupby(chosen, lambda at: errors[at].cause):
+        cards = "".join(_card(data, errors[at], links.get(at), room) for at in indices)
         title = CAUSES[cause].capitalize()
         groups.append(f'<h4>{escape(title)}</h4><div class="crops">{cards}</div>')
-    some = ""
+    subset = ""
     if len(data) < images:
-        some = (
-            f"<p>Of {counted(len(data), 'image')}, evenly out of all {images}; "
-            "<code>dabdetr val --errors</code> explains all.</p>"
+        subset = (
+            f"<p>Errors in {counted(len(data), 'image')}, spaced evenly among all {images}; "
+            "<code>dabdetr val --errors</code> covers all.</p>"
         )
     return (
-        f'<section id="errors"><h2>Errors</h2>{some}'
-        + (f'<ul class="advice">{told}</ul>' if told else "")
+        f'<section id="errors"><h2>Errors</h2>{subset}'
+        + (f'<ul class="advice">{advice}</ul>' if advice else "")
         + '<div class="tables"><div><h3>Causes</h3>'
         + (_causes(causes) if causes else "<p>No errors at the thresholds in use.</p>")
         + "</div><div><h3>TIDE</h3>"
@@ -58,23 +58,24 @@ def error_section(why: ErrorReport, links: Mapping[int, str], images: int) -> st
 
 
 def _causes(rows: list[list[str]]) -> str:
+    """The table of causes with its explanation."""
     return table(("cause", "missed", "false", "AP50 +"), rows, "Causes of errors") + (
-        "<p>At the thresholds in use. AP50 +: the gain if this cause alone is mended. AP has no "
-        "threshold, so objects below it add nothing.</p>"
+        "<p>At the thresholds in use. AP50 +: the gain from fixing this cause alone. AP does not "
+        "depend on the threshold: objects under it gain nothing.</p>"
     )
 
 
 def _gallery(groups: list[str], linked: bool) -> str:
-    opens = " An image opens the page of its query, at the layer that matters." if linked else ""
+    opens = " A click on an image opens the page of its query at the layer shown." if linked else ""
     return (
         "<h3>Gallery</h3><p>White: objects, the missed one bold. Orange: the false detection, or "
-        "the box of the most telling query; blue: the detection that it duplicates."
+        "the box of the query that shows the cause; blue: the detection that it duplicates."
         f"{opens}</p>{''.join(groups)}"
     )
 
 
 def _marked(sentence: str) -> str:
-    """Escaped, with options of the command line as code."""
+    """The sentence as HTML, with options of the command line as code."""
     return re.sub(r"(--[a-z-]+(?: [0-9.]+)?)", r"<code>\1</code>", escape(sentence))
 
 
@@ -85,18 +86,14 @@ def _card(data: DetectionDataset, error: Error, link: str | None, room: int) -> 
     else:
         title = f"{names[error.found or 0]} false"
     text = f"<figcaption><b>{escape(title)}</b> <small>{escape(error.why)}.</small></figcaption>"
-    try:
-        shown = crop(data, error.image, error.box, _drawn(error), room)
-    except (OSError, ValueError):  # gone since it was evaluated
-        shown = "<p>The image cannot be read.</p>"
-    body = shown + text
+    body = crop(data, error.image, error.box, _drawn(error), room) + text
     if link is not None:
         body = f'<a href="{escape(link)}">{body}</a>'
     return f'<figure class="error" data-cause="{error.cause}">{body}</figure>'
 
 
 def _drawn(error: Error) -> dict[str, Sequence[float]]:
-    """Boxes by what they are, the uppermost last."""
+    """The boxes of an error by their CSS class, in drawing order."""
     boxes: dict[str, Sequence[float]] = {}
     if error.doubles is not None:
         boxes["doubles"] = error.doubles

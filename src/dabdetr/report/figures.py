@@ -1,4 +1,4 @@
-"""The figures of a report, one idea each: PNG beside the page, SVG in it."""
+"""The figures of a report, as PNG files and as SVG in the page."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SIDE = (4.7, 3.5)
-"""Inches; at a phone's width letters keep their size."""
+"""Width and height in inches; small, so that font_size are legible at a phone's width."""
 INK = "#2e8bc9"
-"""Seen on white and on dark ground alike."""
+"""A colour that is visible on white and on dark background."""
 MOST_CLASSES = 20
-"""Classes that a figure names: those with the most objects."""
+"""The most classes in a figure: those with the most objects."""
 STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "dabdetr", "font.size": 9}
 
 
 def can_draw() -> bool:
-    """Whether matplotlib is installed, which the light installation does without."""
+    """Whether matplotlib is installed; the light installation lacks it."""
     return find_spec("matplotlib") is not None
 
 
@@ -36,20 +36,20 @@ def _style() -> AbstractContextManager[None]:
 
 
 def figures(tree: dict[str, Any]) -> Iterator[tuple[str, str, Figure]]:
-    """Name, caption and figure of each; one at a time, as they take memory."""
+    """Name, caption and figure of each figure, made one at a time to save memory."""
     with _style():
         yield "classes", "AP of each class; lines: 95 % of resamples of the images.", _classes(tree)
         yield "precision_recall", "Precision against recall at IoU 0.5.", _precision_recall(tree)
         yield "f1", "F1 against the threshold; the dot is the best one.", _f1(tree)
         yield (
             "confusion",
-            "Objects (rows) and what they were found as (columns), at the model's thresholds.",
+            "Objects (rows) by the class found (columns), at the model's thresholds.",
             _confusion(tree),
         )
         error = tree["calibration"]["error"]
         yield (
             "calibration",
-            f"How often detections of a score are right; expected error {error:.3f}.",
+            f"Share of right detections by score; expected calibration error {error:.3f}.",
             _calibration(tree),
         )
         titles = {
@@ -62,7 +62,7 @@ def figures(tree: dict[str, Any]) -> Iterator[tuple[str, str, Figure]]:
 
 
 def png(figure: Figure) -> bytes:
-    """On white."""
+    """The figure as PNG on white."""
     content = io.BytesIO()
     with _style():
         figure.savefig(content, format="png", dpi=130, facecolor="white")
@@ -70,7 +70,7 @@ def png(figure: Figure) -> bytes:
 
 
 def svg(figure: Figure) -> str:
-    """Without a ground, its black in the colour of the page's text."""
+    """The figure as SVG without a background, with black replaced by the page's text colour."""
     content = io.StringIO()
     with _style():
         figure.savefig(content, format="svg", transparent=True, metadata={"Date": None})
@@ -80,7 +80,7 @@ def svg(figure: Figure) -> str:
 
 
 def panel(height: float = SIDE[1], **labels: Any) -> tuple[Figure, Any]:
-    """A figure with one plain axis; ``labels`` are what ``Axes.set`` takes."""
+    """A figure with one plain axis; ``labels`` are passed to ``Axes.set``."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -93,6 +93,7 @@ def panel(height: float = SIDE[1], **labels: Any) -> tuple[Figure, Any]:
 
 
 def _shown(tree: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of the ``MOST_CLASSES`` classes with the most objects."""
     rows = [row for row in tree["per_class"] if row["objects"]]
     return sorted(rows, key=lambda row: -row["objects"])[:MOST_CLASSES]
 
@@ -103,7 +104,7 @@ def _ink(tree: dict[str, Any], name: str) -> tuple[float, ...]:
 
 
 def _plain(text: str, most: int = 18) -> str:
-    """Short, without the sign that matplotlib takes for formulas."""
+    """The text shortened, with $ escaped, which matplotlib would read as a formula."""
     return (text if len(text) <= most else text[: most - 1] + "…").replace("$", r"\$")
 
 
@@ -154,12 +155,12 @@ def _confusion(tree: dict[str, Any]) -> Figure:
     figure, axis = panel(side, xlabel="found as", ylabel="object")
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     axis.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    letters = 8 if len(shown) <= 10 else 5
+    font_size = 8 if len(shown) <= 10 else 5
     for (row, column), count in np.ndenumerate(matrix):
         if count:
             ink = "#fefefe" if shares[row, column] > 0.5 else "#101418"
             axis.text(
-                column, row, str(count), ha="center", va="center", color=ink, fontsize=letters
+                column, row, str(count), ha="center", va="center", color=ink, fontsize=font_size
             )
     short = [_plain(names[at], 12) for at in shown]
     axis.set_xticks(range(len(shown)), short, rotation=0 if len(shown) <= 4 else 90)
@@ -184,7 +185,7 @@ def _breakdown(tree: dict[str, Any], name: str) -> Figure:
     for at, row in enumerate(rows):
         axis.text(at, values[at] + 0.02, str(row["objects"]), ha="center", fontsize=8)
     axis.set_xticks(range(len(rows)), [_bin(row) for row in rows], fontsize=8)
-    axis.set_xlabel("numbers above the bars: objects")
+    axis.set_xlabel("numbers above the bars: number of objects")
     return figure
 
 

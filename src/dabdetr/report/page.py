@@ -1,4 +1,4 @@
-"""The report as one HTML file: no network, any width, light and dark."""
+"""The report as one HTML file, without network access, for any width, light and dark."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from dabdetr.report.pairs import Pair
 from dabdetr.text import counted, escape
 
 PAGE = "report.html"
-"""Its file in a run's folder."""
+"""The page's file in a run's folder."""
 
 IMAGE_BYTES = 5_000_000
-"""Of all images in a page together, as text; the rest of the page is far below 3 MB."""
+"""The most characters of all images in a page; the rest of the page is far below 3 MB."""
 QUALITY = 80
 CONTENTS = {
     "numbers": "Numbers",
@@ -31,11 +31,11 @@ CONTENTS = {
     "best": "Best images",
     "about": "About",
 }
-"""Anchors of the page's parts in their order, and the words that lead there."""
+"""HTML id → title of each section in the page's table of contents, in order."""
 
 
 def page(tree: dict[str, Any], sections: Mapping[str, str]) -> str:
-    """The page of a report; ``sections`` are HTML by their anchor, empty where there is none."""
+    """The page of a report; ``sections`` maps ids of ``CONTENTS`` to HTML, empty for no section."""
     about = tree["about"]
     title = f"{about['model']} on {about['data']}, {about['split']}"
     parts = [(at, sections[at]) for at in CONTENTS if sections.get(at)]
@@ -54,23 +54,23 @@ def page(tree: dict[str, Any], sections: Mapping[str, str]) -> str:
 
 
 def curve_section(drawn: Sequence[tuple[str, str, str]]) -> str:
-    """``drawn`` are name, caption and SVG of figures."""
+    """The figures' section; ``drawn`` holds name, caption and SVG of each."""
     grid = figure_grid(drawn) or "<p>Not drawn: this needs the package matplotlib.</p>"
     return f'<section id="curves"><h2>Curves</h2><div class="grid">{grid}</div></section>'
 
 
 def figure_grid(drawn: Sequence[tuple[str, str, str]]) -> str:
-    """Figures with captions that a click enlarges."""
+    """Figures with captions; a click enlarges a figure."""
     return "".join(_figure(*each) for each in drawn)
 
 
 def number_section(tree: dict[str, Any]) -> str:
-    """The main numbers."""
+    """COCO's numbers with their intervals, totals, and notes."""
     numbers = tree["numbers"]
     cards = []
     for name, words in (("AP", "IoU 0.50–0.95"), ("AP50", "IoU 0.50"), ("AP75", "IoU 0.75")):
-        between = numbers["interval"].get(name)
-        text = f"{between[0]:.3f}–{between[1]:.3f}" if between else ""
+        interval = numbers["interval"].get(name)
+        text = f"{interval[0]:.3f}–{interval[1]:.3f}" if interval else ""
         cards.append(_card(name, numbers[name], words, text))
     for name, words in (("APS", "small"), ("APM", "medium"), ("APL", "large"), ("AR100", "recall")):
         cards.append(_card(name, numbers[name], words, ""))
@@ -80,7 +80,7 @@ def number_section(tree: dict[str, Any]) -> str:
     line = (
         f"{counted(objects, 'object')} in {counted(len(tree['images']), 'image')}: {missed} missed "
         f"and {counted(false, 'false detection')} at the thresholds of the table below. "
-        f"Intervals hold {numbers['interval']['level']:.0%} of "
+        f"Intervals contain {numbers['interval']['level']:.0%} of "
         f"{numbers['interval']['resamples']} resamples of the images."
     )
     notes = "".join(f"<p>Note: {escape(note)}.</p>" for note in tree["notes"])
@@ -90,15 +90,15 @@ def number_section(tree: dict[str, Any]) -> str:
     )
 
 
-def _card(name: str, value: float | None, words: str, between: str) -> str:
+def _card(name: str, value: float | None, words: str, interval: str) -> str:
     return (
         f"<div><b>{name}</b><strong>{number(value)}</strong><small>{words}</small>"
-        f"<small>{between}</small></div>"
+        f"<small>{interval}</small></div>"
     )
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """For people; a dash where there is none."""
+    """The value rounded to ``digits``; a dash for None."""
     return "–" if value is None else f"{value:.{digits}f}"
 
 
@@ -111,7 +111,7 @@ def _figure(name: str, caption: str, drawing: str) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], label: str) -> str:
-    """A table that scrolls by itself where the page is narrow."""
+    """An HTML table that scrolls within a narrow page; ``label`` is its accessible name."""
     heads = "".join(f'<th scope="col">{escape(each)}</th>' for each in head)
     body = "".join(
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
@@ -123,17 +123,17 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], label: str) -> str
 
 
 def class_section(tree: dict[str, Any]) -> str:
-    """A row for each class."""
+    """The table of classes."""
     head = ("class", "AP", "95 %", "AP50", "AR100", "objects", "threshold", "best", "F1 there")
     rows = []
     for row in tree["per_class"]:
-        between = row["interval"]
+        interval = row["interval"]
         values = [number(row[key]) for key in ("AP50", "AR100")]
         rows.append(
             [
                 row["name"],
                 number(row["AP"]),
-                f"{between[0]:.2f}–{between[1]:.2f}" if between else "–",
+                f"{interval[0]:.2f}–{interval[1]:.2f}" if interval else "–",
                 *values,
                 str(int(row["objects"] or 0)),
                 number(row["threshold"], 2),
@@ -143,23 +143,23 @@ def class_section(tree: dict[str, Any]) -> str:
         )
     return (
         f'<section id="classes"><h2>Classes</h2>{table(head, rows, "Numbers of each class")}'
-        "<p>Threshold: what the model uses. Best: the threshold with the highest F1 on these "
+        "<p>Threshold: the one that the model uses. Best: the one with the highest F1 on these "
         "images; <code>dabdetr val --calibrate</code> writes weights that use it.</p></section>"
     )
 
 
 def about_section(tree: dict[str, Any]) -> str:
-    """What was run on what."""
+    """The model, the data, the command and the versions."""
     about = dict(tree["about"])
     config = about.pop("config", None)
     rows = [[key, _words(value)] for key, value in about.items() if value not in (None, {}, [])]
-    shown = (
+    details = (
         ""
         if config is None
         else f"<details><summary>Config</summary><pre>{escape(config)}</pre></details>"
     )
     run = table(("", ""), rows, "What was run")
-    return f'<section id="about"><h2>About</h2>{run}{shown}</section>'
+    return f'<section id="about"><h2>About</h2>{run}{details}</section>'
 
 
 def _words(value: Any) -> str:
@@ -169,17 +169,17 @@ def _words(value: Any) -> str:
 
 
 def image_sections(pairs: Sequence[Pair]) -> dict[str, str]:
-    """The worst and the best images, truth beside prediction."""
+    """The worst and the best images by section id, with labels and detections side by side."""
     room = IMAGE_BYTES // max(1, 2 * len(pairs))
     parts: dict[str, str] = {}
     for name, title, rule in (
-        ("worst", "Worst images", "The most missed objects and false detections."),
-        ("best", "Best images", "The fewest errors, and of those the most objects."),
+        ("worst", "Worst images", "Those with the most missed objects and false detections."),
+        ("best", "Best images", "Those with the fewest errors; of equals, with the most objects."),
     ):
         body = "".join(_pair(each, room) for each in pairs if each.group == name) or "<p>None.</p>"
         parts[name] = (
-            f'<section id="{name}"><h2>{title}</h2><p>{rule} Left the truth, right what was '
-            f'found.</p><div class="pairs">{body}</div></section>'
+            f'<section id="{name}"><h2>{title}</h2><p>{rule} Left: the labels; right: the '
+            f'detections.</p><div class="pairs">{body}</div></section>'
         )
     return parts
 
@@ -190,8 +190,8 @@ def _pair(pair: Pair, room: int) -> str:
         return f"<figure><figcaption>{escape(row['file'])} cannot be read</figcaption></figure>"
     panels = "".join(
         f'<img class="zoomable" tabindex="0" role="button" '
-        f'alt="{what} of {escape(pair.name)}" src="{data_address(each, room)}">'
-        for what, each in (("truth", pair.truth), ("detections", pair.found))
+        f'alt="{kind} of {escape(pair.name)}" src="{data_address(each, room)}">'
+        for kind, each in (("labels", pair.truth), ("detections", pair.found))
     )
     line = f"{counted(row['objects'], 'object')}, {row['missed']} missed, {row['false']} false"
     return (
@@ -201,7 +201,7 @@ def _pair(pair: Pair, room: int) -> str:
 
 
 def data_address(image: Image.Image, room: int = 1 << 20) -> str:
-    """A JPEG of ``room`` characters at most, coarser where it must be."""
+    """A data URL of the image as JPEG, at the best quality that fits into ``room`` characters."""
     text = ""
     for quality in (QUALITY, 60, 40, 20, 5):
         stream = io.BytesIO()

@@ -1,4 +1,4 @@
-"""The worst and the best images of a report: truth beside prediction, drawn."""
+"""Drawings of a report's worst and best images, with labels and detections side by side."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ LONGEST = 560
 """Longer side of a drawn image in pixels."""
 
 FOLDER = "pairs"
-"""Where a run's folder has them as PNG."""
+"""The subfolder of a run's folder for the drawings as PNG."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One image drawn twice.
+    """An image drawn twice.
 
-    group  worst or best
-    rank   from 1 on in its group
-    row    the image's row of the report
-    truth, found  drawn with the labelled objects, and with the detections; None where the image is
-           gone since it was evaluated
+    group  "worst" or "best"
+    rank   place in the group, counted from 1
+    row    the image's row in the report
+    truth  drawn with the labelled objects; None if the image can no longer be read
+    found  drawn with the detections
     """
 
     group: str
@@ -44,8 +44,8 @@ class Pair:
 
     @property
     def name(self) -> str:
-        """The file's last part."""
-        return self.row["file"].replace("\\", "/").rsplit("/", 1)[-1]
+        """The file name without its folder."""
+        return base_name(self.row["file"])
 
     def save(self, folder: Path) -> None:
         """Write both side by side, as PNG named by group, rank and image."""
@@ -69,12 +69,17 @@ def pairs(data: DetectionDataset, tree: dict[str, Any], judged: Sequence[Judged]
             yield _pair(data, Pair(group, rank, tree["images"][at]), at, judged[at])
 
 
-def save_pairs(folder: Path, some: Sequence[Pair]) -> None:
-    """Write them into a folder of their own; those of an earlier report are gone."""
+def base_name(file: str) -> str:
+    """The last part of a path with / or \\."""
+    return file.replace("\\", "/").rsplit("/", 1)[-1]
+
+
+def save_pairs(folder: Path, drawn: Sequence[Pair]) -> None:
+    """Write the pairs into ``FOLDER`` of ``folder``, in place of those of an earlier report."""
     shutil.rmtree(folder / FOLDER, ignore_errors=True)
-    if some:
+    if drawn:
         (folder / FOLDER).mkdir(parents=True)
-    for each in some:
+    for each in drawn:
         each.save(folder / FOLDER)
 
 
@@ -92,7 +97,7 @@ def _pair(data: DetectionDataset, pair: Pair, index: int, judged: Judged) -> Pai
 
 
 def reduced(pixels: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray]:
-    """The image with sides of ``longest`` at most, and [4] by how much boxes shrink."""
+    """The image reduced to sides of at most ``longest``, and [4] the factors for its boxes."""
     height, width = pixels.shape[:2]
     scale = min(1.0, longest / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))

@@ -1,4 +1,4 @@
-"""The part of a report that only a training has: its curves, and the first batch as it was seen."""
+"""A report's section on training: curves, and the first batch."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SHEET_BYTES = 700_000
-"""Of the first batch in a page, as text."""
+"""The most characters of the first batch's image in a page."""
 
 
 @dataclass(frozen=True)
 class TrainingRecord:
-    """How a model came about.
+    """The record of a training.
 
-    rows   one for each epoch, as in results.csv; None: not measured
-    batch  the first batch with its labels drawn in; None where its images cannot be read
+    rows   a row for each epoch, as in results.csv; None: not measured
+    batch  the first batch with its labels drawn in; None if its images cannot be read
     """
 
     rows: Sequence[Mapping[str, float | None]]
@@ -54,7 +54,7 @@ class TrainingRecord:
             yield name, caption, figure
 
     def png(self) -> bytes | None:
-        """The first batch as a file."""
+        """The first batch as a PNG file's content."""
         if self.batch is None:
             return None
         content = io.BytesIO()
@@ -62,8 +62,8 @@ class TrainingRecord:
         return content.getvalue()
 
     def section(self, drawn: str) -> str:
-        """HTML; ``drawn`` are the figures."""
-        batch = "<p>Its images cannot be read any more.</p>"
+        """The section's HTML; ``drawn`` is that of the figures."""
+        batch = "<p>Its images can no longer be read.</p>"
         if self.batch is not None:
             batch = (
                 '<img class="zoomable sheet" tabindex="0" role="button" alt="First batch with its '

@@ -1,4 +1,4 @@
-"""A report's files in a run's folder."""
+"""Writing of a report's files into a run's folder."""
 
 from __future__ import annotations
 
@@ -57,11 +57,10 @@ def write_report(
     """Write report.html, report.json, detections.json, CSV of each table, and PNG of each figure
     and of the worst and best images (``pairs``).
 
-    Without matplotlib there are no figures. ``limits`` [classes] are the thresholds from which on
-    a detection is shown. What was written as report.json comes back. ``why`` adds the causes of
-    errors; ``links`` are addresses of explain pages by the errors' place among all. ``trained``
-    adds how the model came about, ``against`` the objects won and lost, ``queries`` what each query
-    finds.
+    Returns the content of report.json. Without matplotlib there are no figures. ``limits``
+    [classes] are the thresholds of shown detections. ``why`` adds the causes of errors, ``links``
+    the addresses of explain pages by the errors' indices, ``trained`` the curves of the training,
+    ``against`` the objects won and lost, and ``queries`` the detections of each query.
     """
     judged = judge(data, found, limits)
     tree = contents(data, found, limits, about, judged)
@@ -75,10 +74,10 @@ def write_report(
         training = trained.section(figure_grid(_drawn(folder, trained.figures())))
         if (batch := trained.png()) is not None:
             write_atomically(folder / "first_batch.png", batch)
-    counted = ""
+    census = ""
     if queries is not None:
         tree["queries"] = queries.to_dict()
-        counted = census_section(queries, figure_grid(_drawn(folder, census_figures(queries))))
+        census = census_section(queries, figure_grid(_drawn(folder, census_figures(queries))))
     compared = ""
     if against is not None:
         tree["against"] = against.to_dict(data)
@@ -95,7 +94,7 @@ def write_report(
         "errors": errors,
         "training": training,
         "curves": curve_section(drawn),
-        "queries": counted,
+        "queries": census,
         "classes": class_section(tree),
         **image_sections(shown),
         "about": about_section(tree),
@@ -106,7 +105,7 @@ def write_report(
 
 
 def _errors(why: ErrorReport, links: Mapping[int, str]) -> dict[str, Any]:
-    """Of the report's tree; images are numbered as there."""
+    """The errors in the report's tree, with images numbered as there."""
     return why.summary | {
         "images": len(why.places),
         "rows": [row | {"image": why.places[row["image"]]} for row in why.summary["rows"]],
@@ -114,19 +113,19 @@ def _errors(why: ErrorReport, links: Mapping[int, str]) -> dict[str, Any]:
     }
 
 
-def _drawn(folder: Path, some: Iterable[tuple[str, str, Figure]]) -> list[tuple[str, str, str]]:
-    """Name, caption and SVG of each figure, which is written as PNG; none without matplotlib."""
+def _drawn(folder: Path, figures: Iterable[tuple[str, str, Figure]]) -> list[tuple[str, str, str]]:
+    """Write each figure as PNG; its name, caption and SVG. Nothing without matplotlib."""
     if not can_draw():
         return []
     drawn = []
-    for name, caption, figure in some:
+    for name, caption, figure in figures:
         write_atomically(folder / f"{name}.png", png(figure))
         drawn.append((name, caption, svg(figure)))
     return drawn
 
 
 def tables(tree: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """The report's tables by the name of their CSV."""
+    """The report's tables by the name of their CSV file."""
     names = tree["confusion"]["names"]
     confusion = [
         {"object": name, **dict(zip(names, row, strict=True))}
@@ -168,7 +167,7 @@ def tables(tree: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
 
 
 def _flat(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """With lists as numbers apart by spaces, as a table's cell."""
+    """The rows with lists joined by spaces, to be cells of a table."""
     return [
         {k: " ".join(map(str, v)) if isinstance(v, list) else v for k, v in row.items()}
         for row in rows
@@ -176,7 +175,7 @@ def _flat(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def save_detections(path: Path, found: Evaluation) -> None:
-    """All detections as COCO results, an image at a time; which give the numbers again."""
+    """Write all detections as COCO results, precise enough to reproduce the numbers."""
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write("[")
         first = True
