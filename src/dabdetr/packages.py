@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
+from contextlib import suppress
 from urllib.parse import unquote, urlsplit
 
 TRAINING = frozenset(
@@ -28,6 +30,17 @@ def _origin() -> str:
         about = None
     place = urlsplit(json.loads(about)["url"]) if about else None
     return "dabdetr" if place is None or place.scheme != "file" else unquote(place.path)
+
+
+def installed_versions(packages: Iterable[str]) -> dict[str, str]:
+    """The versions of those ``packages`` that are installed."""
+    from importlib.metadata import PackageNotFoundError, version  # not for every command
+
+    versions = {}
+    for package in packages:
+        with suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return versions
 
 
 def explained(error: ImportError) -> str:

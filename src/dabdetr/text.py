@@ -48,6 +48,16 @@ _FORMULA = re.compile(rf"\s*([=@]|(?=[+-])(?!{_NUMBER}( (± )?{_NUMBER})*\Z))")
 _NO_NAME = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028-\u202e\u2066-\u2069]")
 
 
+def fill_template(template: str, **parts: str) -> str:
+    """The template with each ``{{name}}`` replaced by its part; parts are not searched again."""
+    first, *pieces = template.split("{{")
+    filled = [first]
+    for piece in pieces:
+        name, _, rest = piece.partition("}}")
+        filled += [parts[name], rest]
+    return "".join(filled)
+
+
 def parse_json(content: str | bytes, name: str) -> Any:
     """The value of a JSON text; ValueError with the file's name and the place of the fault."""
     try:

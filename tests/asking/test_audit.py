@@ -123,11 +123,11 @@ def test_decisions_mend_what_they_name_and_nothing_else(
     ("change", "message"),
     [
         ({"split": "test"}, "about the split 'test'"),
-        ({"image": 9}, "image 9 is not among 1"),
-        ({"box": [1, 2, 3, 4]}, "has changed since"),
-        ({"mend": "burn"}, "not one that audit wrote"),
-        ({"row": 99}, "not one that audit wrote"),
-        ({"answer": None, "mend": "box"}, "not one that audit wrote"),
+        ({"image": 9}, "about image 9 of val, which has 1 image: give"),
+        ({"box": [1, 2, 3, 4]}, "has changed; audit it again"),
+        ({"mend": "burn"}, "the form that audit writes"),
+        ({"row": 99}, "the form that audit writes"),
+        ({"answer": None, "mend": "box"}, "the form that audit writes"),
     ],
 )
 def test_decisions_that_do_not_fit(

@@ -242,7 +242,7 @@ def test_attention_is_seen_and_switched_off(visit: Any, scene: Explanation) -> N
         assert lit(page) > 100
         tops.add(page.locator("#top").inner_text())
     assert len(tops) == 4
-    assert "content asks for" in page.locator("#caption").inner_text()
+    assert "the content gives w_ref × h_ref" in page.locator("#caption").inner_text()
     page.locator("#head").select_option("2")
     assert "head 2" in page.locator("#caption").inner_text()
     page.locator("#parts label:has([value=none])").click()

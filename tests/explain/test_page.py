@@ -189,7 +189,7 @@ def test_what_content_alone_does_not_say_is_said() -> None:
     for assignments, words in (([], [True, False, False]), ([every], [True, True, True])):
         found = random_member("dab-detr-nano", *assignments).explain(noise(64, 64))
         caveats = page_data(found)["attention"]["caveats"]
-        assert ["content alone knows places" in caveat for caveat in caveats] == words
+        assert ["content alone depends on positions" in caveat for caveat in caveats] == words
     mixed = page_data(random_member("detr-nano").explain(noise(64, 64)))["attention"]["caveats"]
     assert all("in neither part" in caveat for caveat in mixed)
 

@@ -175,7 +175,7 @@ def test_parts_add_up() -> None:
     assert first.added
     assert first.parts == ("all", "content", "position")
     with pytest.raises(
-        ValueError, match="no part 'unmodulated' here; there are: all, content, pos"
+        ValueError, match="no part 'unmodulated' here; give one of all, content, pos"
     ):
         first.logits(part="unmodulated")
 
@@ -211,7 +211,7 @@ def test_size_modulation_is_the_ratio_of_reference_to_anchor() -> None:
         ("detr-nano", 3, False, ["no anchors", "no size modulation"]),
         ("conditional-detr-nano", 3, False, ["points", "does not move", "no size modulation"]),
         ("dab-detr-nano", 4, True, []),
-        ("dab-deformable-detr-nano", 3, False, ["The anchor's own size takes the place of w_ref"]),
+        ("dab-deformable-detr-nano", 3, False, ["The anchor's own size replaces w_ref"]),
         ("dino-nano", 3, False, ["units of its width and height"]),
         ("deformable-detr-nano", 3, False, ["points", "units of cells"]),
     ],

@@ -1,1 +1,1 @@
-"""What questions are good for: rough boxes made tight, labels audited, objects followed."""
+"""Uses of questions: snapping rough boxes, auditing labels, tracking objects."""

@@ -1,4 +1,4 @@
-"""Suspicions about labels, ranked: each box is asked, and what the model finds is looked for."""
+"""Ranked suspicions about labels, from the model's answer about each box and its detections."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from dabdetr.evaluation.suspicions import Suspicion, habits, of_image
 from dabdetr.predictor import Predictor
 
 FOUND = 0.05
-"""Lowest score of detections that are looked at."""
+"""The threshold of detections that may be missing labels."""
 
 
 def audit(data: DetectionDataset, predictor: Predictor) -> Iterator[list[Suspicion]]:
-    """The suspicions of every image, in order of images."""
+    """The suspicions of every image, in the order of images."""
     records = [data.record(index) for index in range(len(data))]
     boxes = [record.boxes[~record.crowd] for record in records]
     images = (data.image(index) for index in range(len(data)))
@@ -24,5 +24,5 @@ def audit(data: DetectionDataset, predictor: Predictor) -> Iterator[list[Suspici
 
 
 def ranked(suspicions: Sequence[Suspicion]) -> list[Suspicion]:
-    """The most suspicious first."""
+    """``suspicions`` in falling order of suspicion."""
     return sorted(suspicions, key=lambda each: -each.suspicion)

@@ -1,4 +1,4 @@
-"""A data set with other boxes in some of its images; its images and all else stay."""
+"""A data set with edited boxes in some of its images; everything else is unchanged."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from dabdetr.structures.boxes import area
 
 @dataclass(frozen=True)
 class Edit:
-    """One box of one image as it shall be.
+    """The edit of a box.
 
-    row    of the image's record; None: a box that was not there
-    box    x0 y0 x1 y1 in pixels; None: the box is removed
-    label  in the changed data set's names; None: it stays
+    row    row of the box in the image's record; None: a new box
+    box    x0 y0 x1 y1 in pixels after the edit; None: the box is removed
+    label  in the edited data set's names; None: unchanged
     """
 
     row: int | None
@@ -26,7 +26,7 @@ class Edit:
 
 
 class Changed(DetectionDataset):
-    """``data`` with ``edits`` of images by their index; ``names`` may have further classes."""
+    """``data`` with ``edits`` by image index; ``names`` may add classes after those of ``data``."""
 
     def __init__(
         self,
@@ -38,20 +38,20 @@ class Changed(DetectionDataset):
         self.name, self.split = data.name, data.split
         self.names = data.names if names is None else tuple(names)
         assert self.names[: len(data.names)] == tuple(data.names)
-        more = len(self.names) - len(data.names)
+        added = len(self.names) - len(data.names)
         first = max(data.category_ids, default=0) + 1
-        self.category_ids = (*data.category_ids, *range(first, first + more))
+        self.category_ids = (*data.category_ids, *range(first, first + added))
         self.mirrors, self.findings, self.bits = data.mirrors, data.findings, data.bits
 
     def __len__(self) -> int:
         return len(self.data)
 
     def image(self, index: int) -> np.ndarray:
-        """As it was."""
+        """The unchanged image."""
         return self.data.image(index)
 
     def shape(self, index: int) -> tuple[int, int]:
-        """As it was."""
+        """The unchanged (height, width)."""
         return self.data.shape(index)
 
     def record(self, index: int) -> ImageRecord:
@@ -61,13 +61,13 @@ class Changed(DetectionDataset):
             return record
         boxes, labels = record.boxes.copy(), record.labels.copy()
         areas, annotated = record.areas.copy(), record.annotated.copy()
-        gone: list[int] = []
+        removed: list[int] = []
         added: list[Edit] = []
         for edit in self.edits[index]:
             if edit.row is None:
                 added.append(edit)
             elif edit.box is None:
-                gone.append(edit.row)
+                removed.append(edit.row)
             else:
                 if edit.label is not None:
                     labels[edit.row] = edit.label
@@ -75,7 +75,7 @@ class Changed(DetectionDataset):
                     boxes[edit.row] = edit.box
                     areas[edit.row] = area(np.asarray(edit.box, np.float64))
                     annotated[edit.row] = _as_annotated(edit.box)
-        keep = np.delete(np.arange(len(boxes)), gone)
+        keep = np.delete(np.arange(len(boxes)), removed)
         new = np.array([each.box for each in added], np.float32).reshape(-1, 4)
         rows = np.array([_as_annotated(box) for box in new]).reshape(-1, 4)
         return replace(
@@ -91,6 +91,6 @@ class Changed(DetectionDataset):
 
 
 def _as_annotated(box: Sequence[float] | np.ndarray) -> np.ndarray:
-    """x y width height."""
+    """The box as x, y, width, height."""
     x0, y0, x1, y1 = np.asarray(box, np.float64)
     return np.array((x0, y0, x1 - x0, y1 - y0))

@@ -1,4 +1,4 @@
-"""Suspicions that a person has accepted, read back and carried out in a copy of the data."""
+"""Decisions on suspicions: read from decisions.json, and applied to a copy of the data."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from dabdetr.data.dataset import DetectionDataset, ImageRecord
 from dabdetr.evaluation.saved import is_number
 from dabdetr.evaluation.suspicions import rounded
 from dabdetr.files import read_regular
-from dabdetr.text import parse_json, shown
+from dabdetr.text import counted, parse_json, shown
 
 MENDS = ("box", "class", "remove", "add")
-"""What can be done about a suspicion."""
+"""The possible corrections of a suspicion."""
 
 
 def read_decisions(path: str | Path) -> list[dict[str, Any]]:
-    """The rows of a decisions.json; ValueError where ``path`` is not one that audit wrote."""
+    """The rows of a decisions.json; ValueError if it does not have the form that audit writes."""
     tree = parse_json(read_regular(path), str(path))
     if not isinstance(tree, list) or not tree:
         raise ValueError(
@@ -31,14 +31,14 @@ def read_decisions(path: str | Path) -> list[dict[str, Any]]:
         wrong = _wrong(row)
         if wrong is not None:
             raise ValueError(
-                f"{path} is no decisions.json of audit: {wrong} of row {number} is not as audit "
-                "writes it"
+                f"{path} is not a decisions.json of audit: {wrong} of row {number} does not have "
+                "the form that audit writes"
             )
     return tree
 
 
 def _wrong(row: Any) -> str | None:
-    """The first entry that is missing or is not what audit writes; None where all are."""
+    """The name of the first entry that is missing or invalid; None if there is none."""
     if not isinstance(row, dict):
         return "all"
     return next((name for name, fits in _ENTRIES.items() if not fits(row.get(name, row))), None)
@@ -71,19 +71,22 @@ _ENTRIES: dict[str, Callable[[Any], bool]] = {
     "score": is_number,
     "mend": lambda value: value in MENDS,
 }
-"""Entry of a row → whether a value fits it."""
+"""Entry of a row → whether a value is valid for it."""
 
 
 def mended(
     splits: Sequence[DetectionDataset], decisions: Sequence[Mapping[str, Any]]
 ) -> list[DetectionDataset]:
-    """The splits with the decisions that are accepted; ValueError for one that does not fit."""
+    """The splits with the accepted decisions applied; ValueError for one that does not fit them."""
     changed: list[DetectionDataset] = []
     accepted = [each for each in decisions if each.get("accept") is True]
     known = {each.split for each in splits}
     for each in accepted:
         if each.get("split") not in known:
-            raise ValueError(f"a decision is about the split {each.get('split')!r}, which is not")
+            raise ValueError(
+                f"a decision is about the split {each.get('split')!r}; the data has "
+                f"{', '.join(sorted(known))}: give the data that was audited"
+            )
     for data in splits:
         edits: dict[int, list[Edit]] = {}
         for each in accepted:
@@ -95,11 +98,14 @@ def mended(
 
 
 def _edit(data: DetectionDataset, decision: Mapping[str, Any]) -> tuple[int, Edit]:
-    """The image and the edit that a decision means."""
+    """The image's index and the edit of a decision."""
     try:
         index, row, mend = decision["image"], decision["row"], decision["mend"]
         if not 0 <= index < len(data):
-            raise ValueError(f"image {index} is not among {len(data)} of {data.split}")
+            raise ValueError(
+                f"a decision is about image {index} of {data.split}, which has "
+                f"{counted(len(data), 'image')}: give the data that was audited"
+            )
         record = data.record(index)
         if row is not None:
             _check(record, row, decision["box"])
@@ -115,15 +121,15 @@ def _edit(data: DetectionDataset, decision: Mapping[str, Any]) -> tuple[int, Edi
         return index, edits[mend]()
     except (KeyError, TypeError, IndexError) as error:
         raise ValueError(
-            f"a decision is not one that audit wrote ({type(error).__name__}: {error}); it needs "
-            "split, image, row, box, answer, answer_name and mend"
+            f"a decision does not have the form that audit writes ({type(error).__name__}: "
+            f"{error}); it needs split, image, row, box, answer, answer_name and mend"
         ) from None
 
 
 def _check(record: ImageRecord, row: int, box: Sequence[float]) -> None:
-    """ValueError where the box is not what it was when the data set was audited."""
+    """ValueError if the box has changed since the audit."""
     if not np.allclose(record.boxes[row], box, atol=0.01):
         raise ValueError(
-            f"box {row} of {record.file} is {rounded(record.boxes[row])} and was {list(box)}: the "
-            "data set has changed since; audit it again"
+            f"box {row} of {record.file} is {rounded(record.boxes[row])}, and was {list(box)} at "
+            "the audit: the data set has changed; audit it again"
         )

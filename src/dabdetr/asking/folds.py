@@ -1,6 +1,6 @@
-"""An audit in which no image is judged by a model that was trained on it.
+"""An audit in which every image is judged by a model that was not trained on it.
 
-The images are divided into folds. For each of them a model is trained on the others, briefly.
+The images are divided into folds. For each fold a model is trained briefly on the others.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ def audit_out_of_fold(
     device: Any = "auto",
     **options: Any,
 ) -> Iterator[list[Suspicion]]:
-    """The suspicions of every image, fold by fold; ``count`` models are trained for them.
+    """The suspicions of every image, fold by fold; ``count`` models are trained.
 
-    ``folder`` holds each fold's images and run while it is needed. ``options`` are those of
-    ``train``, such as ``epochs``. The held-out fold chooses the epoch and calibrates the scores,
-    and is in no gradient.
+    A fold's images and run are in a temporary folder within ``folder``. ``options`` are those of
+    ``train``, such as ``epochs``. The held-out fold is used to choose the epoch and to calibrate
+    scores, but not for gradients. ValueError if ``model`` is not a preset or a config file.
     """
     if str(model) not in PRESETS and Path(model).suffix not in (".yaml", ".yml"):
         raise ValueError(
-            "folds are judged by models that are trained for it, of a preset or a config file; "
-            f"{model} may have been trained on these very labels"
+            "an audit by folds trains new models, from a preset or a config file; the weights "
+            f"{model} may have been trained on these labels"
         )
     images = Joined(splits)
-    for number, held in enumerate(fold(images, count, seed), start=1):
-        out = set(held)
-        rest = Subset(images, [index for index in range(len(images)) if index not in out])
-        judged = Subset(images, held)
+    for number, held_out in enumerate(fold(images, count, seed), start=1):
+        excluded = set(held_out)
+        rest = Subset(images, [index for index in range(len(images)) if index not in excluded])
+        judged = Subset(images, held_out)
         rest.split, judged.split = "train", "val"
         with TemporaryDirectory(prefix=f"fold-{number}-", dir=folder) as place:
             data = Path(place) / "data"
@@ -54,8 +54,8 @@ def audit_out_of_fold(
                 data, model, project=place, name="run", device=device, report=False, **options
             )
             predictor = Predictor(run.weights, device=device)
-            for number_of_split, split in enumerate(splits):
-                own = [images.at(index) for index in held]
-                indices = [index for number, index in own if number == number_of_split]
+            places = [images.at(index) for index in held_out]  # (split, index within it)
+            for at, split in enumerate(splits):
+                indices = [index for of_split, index in places if of_split == at]
                 for found in audit(Subset(split, indices), predictor):
                     yield [replace(each, image=indices[each.image]) for each in found]

@@ -1,28 +1,26 @@
-"""A page of images with boxes before and after: one HTML file with everything in it."""
+"""A page of images with their boxes before and after, as one self-contained HTML file."""
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
 import numpy as np
-from PIL import Image
 
-from dabdetr.text import escape
+from dabdetr.structures.drawing import data_url
+from dabdetr.text import escape, fill_template
 
 LONGEST = 640
-"""Longer side in pixels of an image in the page, at most."""
+"""The longest side in pixels of an image in the page."""
 
 
 @dataclass(frozen=True)
 class Card:
     """An image, or the part of it around a box, with boxes in pixels of the whole image.
 
-    frame   x0 y0 x1 y1, the part that is shown
-    mark    HTML that stands before the title, such as a checkbox
+    frame   x0 y0 x1 y1 of the part that is shown
+    mark    HTML in front of the title, such as a checkbox
     """
 
     image: np.ndarray
@@ -39,27 +37,27 @@ class Card:
         width, height = x1 - x0, y1 - y0
         boxes = "".join(
             _rectangle(box, kind, x0, y0)
-            for kind, some in (("before", self.before), ("after", self.after))
-            for box in some
+            for kind, boxes_of_kind in (("before", self.before), ("after", self.after))
+            for box in boxes_of_kind
         )
+        url = data_url(self.image[y0:y1, x0:x1], LONGEST, quality=80)
         return (
             f'<figure><svg viewBox="0 0 {width} {height}" role="img">'
-            f'<image href="{_address(self.image[y0:y1, x0:x1])}" width="{width}" '
-            f'height="{height}"/>{boxes}</svg><figcaption><label>{self.mark}'
-            f"<b>{escape(self.title)}</b></label><small>{escape(self.text)}</small></figcaption>"
-            "</figure>"
+            f'<image href="{url}" width="{width}" height="{height}"/>{boxes}</svg>'
+            f"<figcaption><label>{self.mark}<b>{escape(self.title)}</b></label>"
+            f"<small>{escape(self.text)}</small></figcaption></figure>"
         )
 
 
 def whole(image: np.ndarray) -> tuple[int, int, int, int]:
-    """The frame of all of the image."""
+    """The frame of the whole image."""
     return 0, 0, image.shape[1], image.shape[0]
 
 
 def around(
     boxes: Sequence[Sequence[float]], image: np.ndarray, margin: float = 0.6
 ) -> tuple[int, int, int, int]:
-    """A frame that holds the boxes, and what is near them."""
+    """A frame that contains the boxes and their surroundings."""
     corners = np.array(boxes, float)
     low, high = corners[:, :2].min(0), corners[:, 2:].max(0)
     wide = np.maximum((high - low) * margin, 24)
@@ -76,22 +74,17 @@ def page(
     controls: str = "",
     script: str = "",
 ) -> str:
-    """The page; ``lead`` is text, ``controls`` and ``script`` HTML; cards are ``width`` wide."""
+    """The page; ``lead`` is text, ``controls`` and ``script`` HTML; cards are ``width`` px wide."""
     template = (files("dabdetr.asking") / "static" / "page.html").read_text(encoding="utf-8")
-    parts = {
-        "title": escape(title),
-        "lead": f"<p>{escape(lead)}</p>",
-        "width": str(width),
-        "controls": controls,
-        "cards": "\n".join(card.html() for card in cards),
-        "script": script,
-    }
-    first, *pieces = template.split("{{")
-    filled = [first]
-    for piece in pieces:
-        name, _, rest = piece.partition("}}")
-        filled += [parts[name], rest]
-    return "".join(filled)
+    return fill_template(
+        template,
+        title=escape(title),
+        lead=f"<p>{escape(lead)}</p>",
+        width=str(width),
+        controls=controls,
+        cards="\n".join(card.html() for card in cards),
+        script=script,
+    )
 
 
 def _rectangle(box: Sequence[float], kind: str, x0: int, y0: int) -> str:
@@ -100,10 +93,3 @@ def _rectangle(box: Sequence[float], kind: str, x0: int, y0: int) -> str:
         f'<rect class="{kind}" x="{left - x0:.1f}" y="{top - y0:.1f}" '
         f'width="{right - left:.1f}" height="{bottom - top:.1f}"/>'
     )
-
-
-def _address(image: np.ndarray) -> str:
-    reduced, stream = Image.fromarray(image), io.BytesIO()
-    reduced.thumbnail((LONGEST, LONGEST))
-    reduced.save(stream, "jpeg", quality=80)
-    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"

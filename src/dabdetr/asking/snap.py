@@ -1,4 +1,4 @@
-"""Rough boxes made tight and named: each box of a data set is asked; sure answers are taken."""
+"""Snapping: each box of a data set is replaced by the model's answer about it, if that is sure."""
 
 from __future__ import annotations
 
@@ -21,14 +21,16 @@ SAME = 0.8
 
 @dataclass(frozen=True)
 class Snap:
-    """What one box became.
+    """A box and the model's answer about it.
 
-    image        index in its split, with ``row`` the box in the image's record
-    before       x0 y0 x1 y1 in pixels, with ``name_before`` its class
-    after        the answer's, whether taken or not, with ``name`` the answer's class
-    score        of the answer
+    image        index in its split
+    row          row of the box in the image's record
+    before       x0 y0 x1 y1 in pixels, as labelled; ``name_before`` is its class
+    after        the answer's box, whether taken or not
+    name_after   class after snapping
+    name, score  class and score of the answer
     moved        IoU of both boxes
-    taken        whether the data set is changed
+    taken        whether the answer replaces the box
     """
 
     split: str
@@ -56,13 +58,12 @@ def snap(
     rename: bool = False,
     clicks: bool = False,
 ) -> Iterator[list[Snap]]:
-    """Every box of every image, asked; a list for each image, in order.
+    """The model's answer about every box; a list for each image, in order.
 
-    An answer is taken where it scores at least ``conf`` (the model's own thresholds if not given)
-    and is of the box's class. A class that the model does not know is named by the answer; one that
-    it knows only with ``rename``. Where several boxes of an image have the same answer, the one
-    that is nearest to it takes it, and the others stay. With ``clicks`` a box counts for its
-    centre alone.
+    An answer is taken if it scores at least ``conf`` (by default the model's thresholds) and has
+    the box's class. A box of a class that the model lacks gets the answer's class; any other box
+    only with ``rename``. If several boxes of an image have the same answer, only the nearest one
+    takes it. With ``clicks`` the centre of a box is asked about instead of the box.
     """
     known = label_map(data, predictor.names)
     limits = predictor.class_thresholds(conf)
@@ -70,9 +71,9 @@ def snap(
     def entries() -> Iterator[tuple[Any, Any]]:
         for index in range(len(data)):
             record = data.record(index)
-            boxes, own = record.boxes[~record.crowd], known[record.labels[~record.crowd]]
-            given = [None if rename or label < 0 else int(label) for label in own]
-            yield ((boxes[:, :2] + boxes[:, 2:]) / 2 if clicks else boxes), given
+            boxes, labels = record.boxes[~record.crowd], known[record.labels[~record.crowd]]
+            classes = [None if rename or label < 0 else int(label) for label in labels]
+            yield ((boxes[:, :2] + boxes[:, 2:]) / 2 if clicks else boxes), classes
 
     boxes, labels = zip(*entries(), strict=True) if len(data) else ((), ())
     images = (data.image(index) for index in range(len(data)))
@@ -88,15 +89,16 @@ def _of_image(
     limits: np.ndarray,
     rename: bool,
 ) -> list[Snap]:
-    record, found = data.record(index), []
-    first = _nearest(answers)
+    record, snaps = data.record(index), []
+    nearest = _nearest(answers)
     for answer, row in enumerate(np.flatnonzero(~record.crowd).tolist()):
         label, score = int(answers.labels[answer]), float(answers.scores[answer])
-        own, before = int(record.labels[row]), record.boxes[row]
-        free = rename or known[own] < 0
-        taken = first[answer] and score >= limits[label] and (free or label == known[own])
+        own_label, before = int(record.labels[row]), record.boxes[row]
+        renamed = rename or known[own_label] < 0
+        fits = renamed or label == known[own_label]
+        taken = nearest[answer] and score >= limits[label] and fits
         name = answers.names[label]
-        found.append(
+        snaps.append(
             Snap(
                 split=data.split,
                 file=record.file,
@@ -104,19 +106,19 @@ def _of_image(
                 row=row,
                 before=rounded(before),
                 after=rounded(answers.boxes[answer]),
-                name_before=data.names[own],
-                name_after=name if taken and free else data.names[own],
+                name_before=data.names[own_label],
+                name_after=name if taken and renamed else data.names[own_label],
                 name=name,
                 score=round(score, 4),
                 moved=round(float(iou(before, answers.boxes[answer])), 4),
                 taken=bool(taken),
             )
         )
-    return found
+    return snaps
 
 
 def _nearest(answers: Answers) -> np.ndarray:
-    """[n] bool: no other question has the same answer, or this one is the nearest to it."""
+    """[n] bool: of all questions with the same answer, this one is the nearest to it."""
     same = (iou(answers.boxes[:, None], answers.boxes) >= SAME) & (
         answers.labels[:, None] == answers.labels
     )
@@ -125,7 +127,7 @@ def _nearest(answers: Answers) -> np.ndarray:
 
 
 def snapped(data: DetectionDataset, snaps: list[Snap], names: tuple[str, ...]) -> Changed:
-    """``data`` with the boxes and classes that were taken; ``names`` are those of all splits."""
+    """``data`` with the taken boxes and classes; ``names`` are the classes of all splits."""
     edits: dict[int, list[Edit]] = {}
     for each in snaps:
         if each.taken:

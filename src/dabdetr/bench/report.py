@@ -6,7 +6,6 @@ import os
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from rich.text import Text
 
 from dabdetr.bench.candidates import BenchResult, Row
 from dabdetr.files import write_atomically
+from dabdetr.packages import installed_versions
 from dabdetr.text import counted, json_text
 from dabdetr.text import markdown as as_markdown
 
@@ -250,11 +250,5 @@ def machine() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that compute, where they are installed."""
-    found = {"Python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+    """The versions of Python and of the installed ``PACKAGES``."""
+    return {"Python": platform.python_version()} | installed_versions(PACKAGES)

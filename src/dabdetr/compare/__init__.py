@@ -1,1 +1,1 @@
-"""``dabdetr compare``: models trained on the same data with the same seeds, in one table."""
+"""``dabdetr compare``: training of several models on the same data and seeds, and their results."""

@@ -1,4 +1,4 @@
-"""AP of members against epochs and time; bars are a deviation over seeds."""
+"""Plots of members' AP against epochs and time; error bars are one deviation over seeds."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ PANELS = (
     ("cpu_seconds", "minutes of training, of a processor", 60),
 )
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999933")
-"""Okabe and Ito's colours, which colour-blind people can tell apart; further curves are dashed."""
+"""Okabe and Ito's colours, distinct for colour-blind people; further curves are dashed."""
 DASHES = ("-", "--", ":")
 BARS = 10
-"""Error bars along a curve, about."""
+"""The approximate number of error bars along a curve."""
 
 
 def draw_curves(
@@ -30,7 +30,10 @@ def draw_curves(
     size: int | None = None,
     titles: Mapping[str, str] | None = None,
 ) -> None:
-    """AP of each member over epochs, clock and processor time; ``titles`` are for the legend."""
+    """Plot AP of each member over epochs, clock time and processor time.
+
+    ``titles`` maps members to their names in the legend.
+    """
     figure = new_figure(16, 4.8)
     for panel, (over, label, unit) in zip(figure.subplots(1, 3), PANELS, strict=True):
         for number, member in enumerate(members):
@@ -56,7 +59,7 @@ def draw_curves(
 def _mean_curve(
     results: Results, member: str, size: int | None, over: str
 ) -> list[tuple[float, Spread]]:
-    """Mean over the seeds of x and AP, at every epoch that all of them have measured."""
+    """Means of x and AP over seeds, at every epoch that was measured for all of them."""
     runs = results.of(member, size)
     columns: list[dict[float, tuple[float, float]]] = []
     for run in runs:
@@ -73,6 +76,7 @@ def _mean_curve(
 
 
 def write_figure(path: Path, figure: Any) -> None:
+    """Write a matplotlib figure as PNG."""
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=100)
     write_atomically(path, image.getvalue())

@@ -1,4 +1,4 @@
-"""What a comparison is to run: its settings, kept as compare.yaml, and the runs they mean."""
+"""The plan of a comparison: its settings, stored as compare.yaml, and the runs that follow."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from dabdetr.training.options import choose_config
 
 SETTINGS = "compare.yaml"
 CONFIGS = "configs"
-"""Folder of the members' configs within a comparison's."""
+"""The subfolder of the members' configs."""
 RUNS = "runs"
-
+"""The subfolder of the run folders."""
 
 MOST_SEEDS = 1000
-"""Of a comparison, whose runs are planned at once."""
+"""The most seeds of a comparison, as all its runs are planned at once."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """One training of a comparison: the name of its run folder, and what `train` is given."""
+    """One training of a comparison: the name of its run folder, and the arguments of `train`."""
 
     name: str
     config: Config
@@ -39,9 +39,9 @@ class Task:
 
 
 class Settings(Section):
-    """What all runs of a comparison share, and its members, whose configs lie in ``CONFIGS``.
+    """The settings shared by all runs of a comparison, and its members.
 
-    What is None is each member's own.
+    The members' configs are in the folder ``CONFIGS``. For None, each member's config applies.
     """
 
     data: str
@@ -59,7 +59,7 @@ class Settings(Section):
 
     @field_validator("members")
     @classmethod
-    def _names_of_folders(cls, members: tuple[str, ...]) -> tuple[str, ...]:
+    def _valid_members(cls, members: tuple[str, ...]) -> tuple[str, ...]:
         for name in members:
             _check_member(name)
         if len(set(members)) < len(members):
@@ -68,7 +68,7 @@ class Settings(Section):
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Those of a comparison that was begun."""
+        """Read the settings of an existing comparison."""
         path = folder / SETTINGS
         if not path.is_file():
             raise FileNotFoundError(f"there is no comparison in {folder}: expected {SETTINGS}")
@@ -78,21 +78,21 @@ class Settings(Section):
         return parse_section(cls, tree, str(path))
 
     def save(self, folder: Path) -> None:
-        """Write as YAML."""
+        """Write the settings as YAML."""
         text = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
         write_atomically(folder / SETTINGS, text.encode())
 
     def configs(self, sources: Iterable[str]) -> dict[str, Config]:
-        """The config of each preset, config file or weights, by the name that tables call it.
+        """The config of each source (a preset, config file or weights) by its name in tables.
 
-        Names that are members already, or come twice, are numbered.
+        A name that is taken by a member or an earlier source is numbered.
         """
-        found: dict[str, Config] = {}
+        configs: dict[str, Config] = {}
         for source in sources:
-            name = _free(_name(source), {*self.members, *found})
+            name = _unused(_name(source), {*self.members, *configs})
             _check_member(name)
-            found[name] = self._config(source, name)
-        return found
+            configs[name] = self._config(source, name)
+        return configs
 
     def _config(self, source: str, name: str) -> Config:
         config = choose_config(
@@ -104,35 +104,35 @@ class Settings(Section):
             start=self.start,
             workers=self.workers,
         )
-        changes = {"start": absolute(config.training.start)}  # seen from where a run works
+        changes = {"start": absolute(config.training.start)}  # runs have another working folder
         if config.training.precision == "auto":
             changes["precision"] = self.precision
         training = config.training.model_copy(update=changes)
         return config.model_copy(update={"name": name, "training": training})
 
     def extended(self, names: Iterable[str], seeds: int | None = None) -> Self:
-        """With more members and another number of seeds; what was run stays comparable to them."""
+        """The settings with more members or another number of seeds; earlier runs stay comparable."""
         changes = {"members": (*self.members, *names), "seeds": seeds or self.seeds}
         return self.model_copy(update=changes)
 
 
 def absolute(name: str) -> str:
-    """A file or folder by its whole path, as it is found from other folders; all else as is."""
+    """The absolute path of an existing file or folder; any other name unchanged."""
     return str(Path(name).resolve()) if Path(name).exists() else name
 
 
 def _check_member(name: str) -> None:
-    """Raise where a member's config and runs cannot have its name."""
+    """Raise ValueError for a name that a member's config file and run folders cannot have."""
     check_folder_name(name, "a member's name", "rename its file")
 
 
-def _free(stem: str, taken: set[str]) -> str:
+def _unused(stem: str, taken: set[str]) -> str:
     names = (stem if number == 1 else f"{stem}-{number}" for number in count(1))
     return next(name for name in names if name not in taken)
 
 
 def _name(source: str) -> str:
-    """Of a file its stem, but of a run's weights the run's."""
+    """A member's name: the stem of its file, or the name of the run for a run's weights."""
     path = Path(source)
     if path.stem in ("best", "last") and path.parent.name:
         return path.resolve().parent.name
@@ -140,7 +140,7 @@ def _name(source: str) -> str:
 
 
 def plan(settings: Settings, folder: Path) -> list[Task]:
-    """All runs, one seed of every member before the next: what a stopped one has is of use."""
+    """All runs, seed by seed, so that a stopped comparison has the same seeds of all members."""
     configs = {name: load(folder / CONFIGS / f"{name}.yaml") for name in settings.members}
     return [
         Task(

@@ -1,4 +1,4 @@
-"""What a comparison says: one table, its curves, and a page of both."""
+"""The report of a comparison: a table, curves, and a page of both."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ from dabdetr.text import cells, markdown
 HEAD = ("member", "seeds", "epochs", "AP", "AP50", "AP small", "gain", "minutes", "memory MiB")
 NOTES = (
     "AP, AP50 and AP of small objects are those after the last epoch, mean ± standard deviation "
-    "over seeds. Gain: AP above the first member's with the same seed, mean ± half of its 95 % "
-    "interval (Student's t) where there are two seeds or more. Minutes are of training, validation "
-    "left out."
+    "over seeds. Gain: AP minus that of the first member with the same seed, mean ± half of its "
+    "95 % interval (Student's t) for two seeds or more. Minutes are of training without validation."
 )
 
 
 def write_report(folder: Path) -> dict[str, Any]:
-    """Write report.md, table.csv and curves.png into a comparison's folder; plain values of it."""
+    """Write report.md, table.csv and curves.png into a comparison's folder; return plain values."""
     from dabdetr.compare.curves import draw_curves
 
     settings = Settings.load(folder)
@@ -30,8 +29,8 @@ def write_report(folder: Path) -> dict[str, Any]:
     members = [name for name in settings.members if results.of(name)]
     if not members:
         raise ValueError(
-            f"no run in {folder / RUNS} is of a member that {folder / SETTINGS} names; their "
-            "config.yaml should have the names"
+            f"no run in {folder / RUNS} is of a member named in {folder / SETTINGS}: the name in "
+            "each run's config.yaml should be a member's"
         )
     lines = [list(HEAD), *(line(results, name, members[0]) for name in members)]
     draw_curves(folder / "curves.png", results, members)
@@ -49,13 +48,13 @@ def write_report(folder: Path) -> dict[str, Any]:
 
 
 def line(results: Results, member: str, first: str) -> list[str]:
-    """A member's cells under ``HEAD``."""
+    """A member's row of the table with the columns ``HEAD``."""
     runs = results.of(member)
     ends = [results.ends(member, column=column) for column in ("AP", "AP50", "APS")]
     gain = None if member == first else results.differences(member, first)
     minutes = Spread.of([run.curve("seconds", "seconds")[-1][0] / 60 for run in runs])
     memory = [run.rows[-1].get("memory_mib") for run in runs]
-    held = [value for value in memory if value is not None]
+    known_memory = [value for value in memory if value is not None]
     return [
         member,
         str(len(runs)),
@@ -63,7 +62,7 @@ def line(results: Results, member: str, first: str) -> list[str]:
         *("–" if end is None else end.shown() for end in ends),
         "–" if gain is None else _signed(gain),
         minutes.shown(1),
-        f"{max(held):.0f}" if held else "–",
+        f"{max(known_memory):.0f}" if known_memory else "–",
     ]
 
 

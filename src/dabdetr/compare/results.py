@@ -1,4 +1,4 @@
-"""What runs recorded, read from their folders alone: curves, and means over seeds."""
+"""Results of runs, read from their folders: curves, and means over seeds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean over seeds, and the standard deviation of a single one; ``None`` of fewer than two."""
+    """Mean over seeds, and the standard deviation of a single seed; None for fewer than two."""
 
     mean: float
     deviation: float | None
@@ -31,7 +31,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Of at least one value."""
+        """The spread of at least one value."""
         several = len(values) > 1
         deviation = statistics.stdev(values) if several else None
         return cls(statistics.fmean(values), deviation, len(values))
@@ -43,7 +43,7 @@ class Spread:
 
     @property
     def margin(self) -> float:
-        """Half of the mean's 95 % interval: 4.3 standard errors of three seeds, 2.8 of five."""
+        """Half of the mean's 95 % interval: 4.3 standard errors for three seeds, 2.8 for five."""
         return float(student.ppf(0.975, self.count - 1)) * (self.error or 0.0)
 
     def shown(self, digits: int = 3) -> str:
@@ -54,45 +54,45 @@ class Spread:
 
 @dataclass(frozen=True)
 class Result:
-    """One run's record: ``rows`` as in results.csv, a value that was not measured ``None``."""
+    """One run's record; ``rows`` as in results.csv, with None for values not measured."""
 
     config: Config
     rows: tuple[dict[str, float | None], ...]
 
     @property
     def member(self) -> str:
-        """Which of the compared models it is a run of."""
+        """Name of the compared model."""
         return self.config.name
 
     @property
     def size(self) -> int:
-        """Longer side of its images in pixels."""
+        """Longer side of the input images in pixels."""
         return self.config.image.max_size
 
     @property
     def seed(self) -> int:
-        """Of its weights and images."""
+        """Seed of the weights and of the images' order and augmentation."""
         return self.config.training.seed
 
     @property
     def epochs(self) -> int:
-        """Those it was to have."""
+        """Number of planned epochs."""
         return self.config.training.epochs
 
     @property
     def finished(self) -> bool:
-        """Whether it had them all."""
+        """Whether all epochs have run."""
         return bool(self.rows) and (self.rows[-1]["epoch"] or 0) >= self.epochs
 
     @property
     def tokens(self) -> int:
-        """Of a square image, on the finest map."""
+        """Number of tokens of a square image on the finest map."""
         return (self.size // self.config.model.backbone.strides[0]) ** 2
 
     def curve(self, column: str = "AP", over: str = "epoch") -> list[Point]:
-        """(x, value) wherever the column was measured.
+        """(x, value) for each epoch with a value in the column.
 
-        ``over``  "epoch"; or "seconds" or "cpu_seconds" of training so far, validation left out
+        ``over`` is x: "epoch", or "seconds" or "cpu_seconds" of training so far without validation.
         """
         if over == "epoch":
             xs: Iterable[float] = (row["epoch"] or 0.0 for row in self.rows)
@@ -102,17 +102,17 @@ class Result:
         return [(x, y) for x, y in pairs if y is not None]
 
     def at(self, epoch: float, column: str = "AP") -> float | None:
-        """The last value measured up to ``epoch``."""
+        """The last value up to ``epoch``; None if there is none."""
         values = [y for x, y in self.curve(column) if x <= epoch]
         return values[-1] if values else None
 
     def end(self, column: str = "AP") -> float | None:
-        """The last value of all."""
+        """The last value; None if there is none."""
         return self.at(math.inf, column)
 
 
 def epochs_to(curve: Sequence[Point], level: float) -> float | None:
-    """Where the curve first is at ``level``, on straight lines from (0, 0); None: nowhere."""
+    """The x at which the curve first reaches ``level``, interpolated from (0, 0); None: never."""
     x0, y0 = 0.0, 0.0
     for x, y in curve:
         if y >= level:
@@ -123,54 +123,54 @@ def epochs_to(curve: Sequence[Point], level: float) -> float | None:
 
 @dataclass(frozen=True)
 class Results:
-    """All finished runs of a comparison; those that are not, by name."""
+    """All finished runs of a comparison, and the names of the unfinished ones."""
 
     finished: tuple[Result, ...]
     unfinished: tuple[str, ...]
 
     @classmethod
     def load(cls, runs: Path, order: Sequence[str] = ()) -> Results:
-        """Read the run folders in ``runs``; ValueError where none is finished.
+        """Read the run folders in ``runs``; ValueError if no run is finished.
 
-        Members are in ``order``, others after them.
+        Members are sorted as in ``order``, others follow.
         """
         if not runs.is_dir():
             raise FileNotFoundError(
-                f"there is nothing compared in {runs.parent}: expected {runs.name}/ in it"
+                f"there is no comparison in {runs.parent}: expected {runs.name}/ in it"
             )
-        done, others = [], []
+        done, unfinished = [], []
         for run in sorted(path for path in runs.iterdir() if path.is_dir()):
             result = read_result(run)
             if result is not None and result.finished:
                 done.append(result)
             elif not run.name.startswith("."):
-                others.append(run.name)
+                unfinished.append(run.name)
         if not done:
-            raise ValueError(f"no run in {runs} is finished; there is nothing to report")
+            raise ValueError(f"no run in {runs} is finished, so there is nothing to report yet")
         place = {name: index for index, name in enumerate(order)}
         done.sort(key=lambda r: (r.size, place.get(r.member, len(place)), r.member, r.seed))
-        return cls(tuple(done), tuple(others))
+        return cls(tuple(done), tuple(unfinished))
 
     @property
     def sizes(self) -> list[int]:
-        """Longer sides of images, small to large."""
+        """Longer sides of the input images in rising order."""
         return sorted({result.size for result in self.finished})
 
     def members(self, size: int | None = None) -> list[str]:
-        """Those with a finished run (at ``size``), in their order."""
+        """The members with a finished run (at ``size``), in order."""
         return list(dict.fromkeys(r.member for r in self.finished if size in (None, r.size)))
 
     def of(self, member: str, size: int | None = None) -> list[Result]:
-        """One for each seed."""
+        """The member's finished runs (at ``size``), one for each seed."""
         return [r for r in self.finished if r.member == member and size in (None, r.size)]
 
     def ends(self, member: str, size: int | None = None, column: str = "AP") -> Spread | None:
-        """The last value of every seed; None where it was not measured."""
+        """The spread of the last values over seeds; None if no run measured any."""
         values = [v for r in self.of(member, size) if (v := r.end(column)) is not None]
         return Spread.of(values) if values else None
 
     def differences(self, one: str, other: str, column: str = "AP") -> Spread | None:
-        """Last values of ``one`` minus those of ``other`` with the same seed."""
+        """The spread of last values of ``one`` minus those of ``other`` with the same seed."""
         ends = [{r.seed: r.end(column) for r in self.of(member)} for member in (one, other)]
         pairs = [(ends[0][seed], ends[1][seed]) for seed in ends[0] if seed in ends[1]]
         values = [a - b for a, b in pairs if a is not None and b is not None]
@@ -178,13 +178,13 @@ class Results:
 
 
 CLOCKS = ("epoch", "seconds", "cpu_seconds")
-"""Columns that every row has."""
+"""Columns that must have a value in every row."""
 FINITE = (*CLOCKS, "AP", "AP50", "APS", "memory_mib")
-"""Columns that means are taken of."""
+"""Columns whose values must be finite, as means are taken of them."""
 
 
 def read_result(run: Path) -> Result | None:
-    """The record in a run folder, None where there is none yet; ValueError where it is damaged."""
+    """The record in a run folder; None if there is none yet, ValueError if it is damaged."""
     path = run / "results.csv"
     if not (run / "config.yaml").is_file() or not path.is_file():
         return None
@@ -194,13 +194,13 @@ def read_result(run: Path) -> Result | None:
         return Result(config, tuple(_measured(row, rows.line_num) for row in rows))
     except (ValueError, csv.Error) as error:
         raise ValueError(
-            f"{path} is no record of a training ({reason(error)}); put the file back, or remove "
-            f"{run}, which --resume trains again"
+            f"{path} is not a valid record of a training ({reason(error)}); restore the file, or "
+            f"remove {run}, so that --resume trains it again"
         ) from None
 
 
 def _measured(row: dict[Any, Any], line: int) -> dict[str, float | None]:
-    """The numbers of a row; ValueError for what is none."""
+    """The numbers of a row; ValueError if one is missing or invalid."""
     if None in row or None in row.values():
         raise ValueError(f"line {line} has more or fewer values than the header")
     for name in CLOCKS:

@@ -1,6 +1,7 @@
-"""Train what is planned: each run a process and a normal run folder, resumed if it was begun.
+"""Training of the planned runs, each in its own process and normal run folder, resumed if begun.
 
-A run that fails is reported and leaves the others alone. An interrupt stops all, resumably.
+A failed run is reported and does not affect the others. An interrupt stops all; they can be
+resumed.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ Log = Callable[[str], None]
 
 
 def check(data: str, split: float | None = None) -> None:
-    """Raise for data that the members cannot be compared on."""
+    """Raise for data without a val split, on which members are compared."""
     if parse_section(Sources, {"data": data, "split": split}, "compare").open()[1] is None:
         raise ValueError(f"{data} has no val split, and members are compared on it; add --split")
 
@@ -43,16 +44,16 @@ def check(data: str, split: float | None = None) -> None:
 def begin(
     project: Path, name: str | None, settings: Settings, configs: Mapping[str, Config]
 ) -> Path:
-    """A new folder for a comparison, with its settings and its members' configs."""
-    again = f"dabdetr compare --resume {project / str(name)}"
-    remedy = f"choose another --name, or go on with it: {again}"
+    """Create a comparison's folder with its settings and its members' configs."""
+    resume = f"dabdetr compare --resume {project / str(name)}"
+    remedy = f"choose another --name, or go on with it: {resume}"
     with RunFolder(project, name, "compare", remedy) as folder:
         extend(folder.path, settings, configs)
     return folder.path
 
 
 def extend(folder: Path, settings: Settings, configs: Mapping[str, Config]) -> None:
-    """Write the settings, and the configs that are new; ValueError while it is being run."""
+    """Write the settings and new configs; ValueError while the comparison is running."""
     with locked(folder):
         (folder / CONFIGS).mkdir(exist_ok=True)
         for name, config in configs.items():
@@ -61,7 +62,7 @@ def extend(folder: Path, settings: Settings, configs: Mapping[str, Config]) -> N
 
 
 def finished(run: Path) -> bool:
-    """Whether the record of a run folder reaches its last epoch."""
+    """Whether the record in a run folder reaches the last epoch."""
     result = read_result(run)
     return result is not None and result.finished
 
@@ -75,9 +76,10 @@ def train_all(
     runs: str = RUNS,
     prepare: Callable[[Sequence[Task]], None] = lambda _: None,
 ) -> list[str]:
-    """Do what is not finished of ``tasks``, ``jobs`` at a time; the names of those that failed.
+    """Run the unfinished ``tasks``, ``jobs`` at a time; return the names of those that failed.
 
-    Runs go into the folder ``runs`` of ``folder``. ``prepare`` sees first what is still to do.
+    Run folders are in the subfolder ``runs`` of ``folder``. ``prepare`` is called with the
+    unfinished tasks before the first one starts.
     """
     for name in (runs, LOGS):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -116,7 +118,7 @@ def _train(
                 else:
                     tell(f"{task.name} finished; {len(waiting) + len(running)} to go")
     finally:
-        for _, process in running:  # only where we are interrupted
+        for _, process in running:  # only after an interrupt or an error
             process.terminate()
         for _, process in running:
             process.communicate()
@@ -126,24 +128,24 @@ def _train(
 def _start(
     task: Task, folder: Path, runs: Path, device: str, jobs: int, lock: int | None
 ) -> subprocess.Popen[bytes]:
-    """Begin the run, or go on with it, in a process that only we stop, or our end.
+    """Start or resume the run in a process of its own session, which ends when this one does.
 
-    It holds the comparison's ``lock`` too, so that no other one trains the same beside it.
+    The process also holds the comparison's ``lock``, so that no other comparison trains the run.
     """
-    folder, run = folder.resolve(), runs.resolve() / task.name  # whatever folder it works in
+    folder, run = folder.resolve(), runs.resolve() / task.name  # the process works in ``folder``
     begun = (run / "config.yaml").exists() and (run / "run.yaml").exists()
     if begun or (run / "last.ckpt").exists():
-        what = ["--resume", str(run)]
+        arguments = ["--resume", str(run)]
     else:
         config = folder / LOGS / f"{task.name}.yaml"
         task.config.save(config)
-        what = ["--config", str(config), "--data", absolute(task.data)]
-        what += ["--project", str(run.parent), "--name", run.name]
-        what += ["--val-every", str(task.val_every)] if task.val_every else []
-        what += ["--split", str(task.split)] if task.split else []
+        arguments = ["--config", str(config), "--data", absolute(task.data)]
+        arguments += ["--project", str(run.parent), "--name", run.name]
+        arguments += ["--val-every", str(task.val_every)] if task.val_every else []
+        arguments += ["--split", str(task.split)] if task.split else []
     with (folder / LOGS / f"{task.name}.txt").open("ab") as file:
         return subprocess.Popen(
-            [*COMMAND, *what, "--device", device],
+            [*COMMAND, *arguments, "--device", device],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=file,
@@ -155,13 +157,13 @@ def _start(
 
 
 def _threads(jobs: int) -> int:
-    """Of each process, where several share the processors."""
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    return int(given) if given.isdecimal() else max(1, (os.cpu_count() or 1) // jobs)
+    """Threads of each process: OMP_NUM_THREADS if set, or an equal share of the processors."""
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    return int(threads) if threads.isdecimal() else max(1, (os.cpu_count() or 1) // jobs)
 
 
 def last_line(folder: Path, task: Task) -> str:
-    """The last line that the run has printed."""
+    """The last line in the run's log."""
     log = folder / LOGS / f"{task.name}.txt"
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
     return next((line for line in reversed(lines) if line.strip()), "it printed nothing")

@@ -1,1 +1,1 @@
-"""Why a query found what it found: numbers first (trace), then figures and a page."""
+"""Explanations of detections: the trace of every layer as numbers, then figures and a page."""

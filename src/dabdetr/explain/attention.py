@@ -11,15 +11,15 @@ import numpy as np
 from scipy import ndimage
 
 PARTS = ("all", "content", "position", "unmodulated")
-"""What a map is made of: all of it; content alone; position alone as the layer used it; position
-before the anchor's width and height modulated it."""
+"""The products that a map is made from: all; content alone; position alone as used by the layer;
+position before modulation by the anchor's width and height."""
 
 RETIRED_PARTS = {"unsized": "unmodulated"}
-"""Former names, which are still accepted."""
+"""Former names of parts, still accepted."""
 
 
 class _Maps(ABC):
-    """What a map of each head gives."""
+    """Attention from which a map of each head can be computed."""
 
     @abstractmethod
     def maps(self, query: int, part: str = "all") -> np.ndarray:
@@ -33,20 +33,20 @@ class _Maps(ABC):
 
 @dataclass(frozen=True, eq=False)
 class DenseAttention(_Maps):
-    """Attention over every token of one map, kept as what each head multiplies.
+    """Attention over every token of one map, stored as the queries and keys of each head.
 
     query_content   [queries, heads, d]
-    query_position  [queries, heads, d] as used: modulated by content and size where the member is
-    query_unmodulated   the same before size modulation; None where size modulates nothing
+    query_position  [queries, heads, d] as used: modulated by content and size if the member does so
+    query_unmodulated   the same before size modulation; None without size modulation
     key_content     [tokens, heads, d], tokens row by row
     key_position    [tokens, heads, d]
     added           True: content and position are added before they are multiplied (DETR,
-                    encoders), so that products of the one with the other are in ``all`` but in
-                    neither part; False: they stand side by side, and ``all`` is the sum of both
-    placed          True: the member adds positions to what it calls content as well (first layer of
-                    Conditional DETR and DAB-DETR), so that ``content`` knows places too
-    shape           (height, width) of the map, which is spread over the whole image
-    padding         [tokens] bool, True = padding; None where nothing is padded
+                    encoders), so the mixed products are in ``all`` but in neither part;
+                    False: they are concatenated, and ``all`` is the sum of both parts
+    placed          True: the member adds positions to the content as well (first layer of
+                    Conditional DETR and DAB-DETR), so ``content`` depends on positions too
+    shape           (height, width) of the map, which covers the whole image
+    padding         [tokens] bool, True = padding; None without padding
     """
 
     query_content: np.ndarray
@@ -66,26 +66,29 @@ class DenseAttention(_Maps):
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Those of ``PARTS`` that there are."""
+        """The available parts of ``PARTS``."""
         return PARTS if self.query_unmodulated is not None else PARTS[:-1]
 
     @property
     def caveat(self) -> str:
-        """What the split into content and position leaves out; empty where it is complete."""
+        """A sentence if the split into content and position is not clean; otherwise empty."""
         if self.added:
             return (
-                "Content and position are added before they are multiplied here: products of the "
-                "one with the other are in the whole attention, but in neither part."
+                "Content and position are added before they are multiplied here: the mixed "
+                "products are in the whole attention, but in neither part."
             )
         if self.placed:
             return (
-                "In this layer the member adds positions to content as well: content alone knows "
-                "places too."
+                "In this layer the member adds positions to content as well, so content alone "
+                "depends on positions too."
             )
         return ""
 
     def logits(self, queries: Any = slice(None), part: str = "all") -> np.ndarray:
-        """What softmax sees [queries, heads, tokens]; ``queries`` is a slice or an index array."""
+        """The input of softmax [queries, heads, tokens]; ``queries`` is a slice or an index array.
+
+        ValueError for a part that is not in ``parts``.
+        """
         part = RETIRED_PARTS.get(part, part)
         content, position = self.query_content[queries], self.query_position[queries]
         width = content.shape[-1] if self.added else content.shape[-1] + position.shape[-1]
@@ -100,11 +103,11 @@ class DenseAttention(_Maps):
         elif part == "all":
             product = _product(content, self.key_content) + _product(position, self.key_position)
         else:
-            raise ValueError(f"there is no part {part!r} here; there are: {', '.join(self.parts)}")
+            raise ValueError(f"there is no part {part!r} here; give one of {', '.join(self.parts)}")
         return product / np.sqrt(np.float32(width))
 
     def weights(self, queries: Any = slice(None), part: str = "all") -> np.ndarray:
-        """Softmax of ``logits`` [queries, heads, tokens]; sums to 1, padding has 0."""
+        """Softmax of ``logits`` [queries, heads, tokens]; sums to 1, and is 0 for padding."""
         logits = self.logits(queries, part)
         if self.padding is not None and not self.padding.all():
             logits = np.where(self.padding, -np.inf, logits)
@@ -116,8 +119,8 @@ class DenseAttention(_Maps):
         weights = self.weights([query], part)[0].reshape(-1, *self.shape)
         if self.padding is None or self.padding.all():
             return weights
-        seen = ~self.padding.reshape(self.shape)
-        return weights[:, : seen.any(1).sum(), : seen.any(0).sum()]
+        valid = ~self.padding.reshape(self.shape)
+        return weights[:, : valid.any(1).sum(), : valid.any(0).sum()]
 
 
 def _product(queries: np.ndarray, keys: np.ndarray) -> np.ndarray:
@@ -129,11 +132,11 @@ def _product(queries: np.ndarray, keys: np.ndarray) -> np.ndarray:
 class SampledAttention(_Maps):
     """Deformable attention: sampling locations on each level, and their weights.
 
-    locations  [queries, heads, levels, points, 2] x, y, 0–1 of the unpadded image; some lie outside
+    locations  [queries, heads, levels, points, 2] x, y, 0–1 of the unpadded image; some are outside
     weights    [queries, heads, levels, points], sum to 1 over levels and points
     shapes     (height, width) of each level
-    alone      the locations and weights that a part of ``PARTS`` would choose by itself, around the
-               same anchors; empty where there is no such split
+    alone      part of ``PARTS`` → the locations and weights from that part alone, around the same
+               anchors; empty if attention is not split into parts
     """
 
     locations: np.ndarray
@@ -148,28 +151,31 @@ class SampledAttention(_Maps):
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Those of ``PARTS`` that there are."""
+        """The available parts of ``PARTS``."""
         return ("all", *self.alone)
 
     @property
     def caveat(self) -> str:
-        """What the split into content and position leaves out; empty where there is none."""
+        """A sentence on how exact the split into content and position is; empty without a split."""
         if not self.alone:
             return ""
-        return "Steps of both parts add up, but for the layer's constant; weights do not."
+        return "The parts' offsets add up, except for the layer's bias; their weights do not."
 
     def chosen(self, query: int, part: str = "all") -> tuple[np.ndarray, np.ndarray]:
-        """Locations [heads, levels, points, 2] and weights [heads, levels, points] of a part."""
+        """Locations [heads, levels, points, 2] and weights [heads, levels, points] of a part.
+
+        ValueError for a part that is not in ``parts``.
+        """
         if part not in self.parts:
-            there = ", ".join(self.parts)
-            raise ValueError(f"sampled attention has no part {part!r} here; there is: {there}")
+            known = ", ".join(self.parts)
+            raise ValueError(f"sampled attention has no part {part!r} here; give one of {known}")
         locations, weights = self.alone.get(part, (self.locations, self.weights))
         return locations[query], weights[query]
 
     def maps(self, query: int, part: str = "all") -> np.ndarray:
-        """Weights spread over the cells of the finest level [heads, height, width].
+        """Weights distributed over the cells of the finest level [heads, height, width].
 
-        What lies outside of the image is lost, so that a map may sum to less than 1.
+        Weights outside the image are dropped, so a map may sum to less than 1.
         """
         locations, weights = self.chosen(query, part)
         height, width = self.shapes[0]
@@ -190,9 +196,9 @@ Attention = DenseAttention | SampledAttention
 
 
 def share_inside(weights: np.ndarray, box: np.ndarray) -> float:
-    """Share of a map [height, width] that lies in ``box`` (x0 y0 x1 y1, 0–1).
+    """Share of a map [height, width] inside ``box`` (x0 y0 x1 y1, 0–1).
 
-    A cell that the box covers in part counts for that part.
+    A partly covered cell counts in proportion.
     """
     height, width = weights.shape
     across = _covered(width, box[0], box[2])
@@ -208,14 +214,14 @@ def _covered(cells: int, low: float, high: float) -> np.ndarray:
 
 
 def centres(weights: np.ndarray, least: float = 0.5) -> int:
-    """Peaks of a map that are higher than their neighbours and ``least`` of the highest or more."""
+    """The number of local maxima of a map that reach at least ``least`` of the highest one."""
     peaks = (weights == ndimage.maximum_filter(weights, 3)) & (weights >= least * weights.max())
     _, count = ndimage.label(peaks, np.ones((3, 3)))  # pyright: ignore[reportGeneralTypeIssues]
     return int(count)
 
 
 def extent(weights: np.ndarray) -> tuple[float, float]:
-    """Width and height, 0–1, of the middle half of a map: far outliers do not count."""
+    """Width and height, 0–1, of the middle half of a map's weight; outliers have no influence."""
     return _middle_half(weights.sum(0)), _middle_half(weights.sum(1))
 
 

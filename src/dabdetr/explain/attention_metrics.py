@@ -1,4 +1,4 @@
-"""How concentrated attention is on the object found: three numbers, over a whole data set."""
+"""Metrics of how concentrated attention is on the object found, over a data set."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ from dabdetr.structures.boxes import corners
 
 @dataclass(frozen=True)
 class Concentration:
-    """Attention of the queries that found an object, against the object's box.
+    """Attention of the queries that found an object, compared with the object's box.
 
     model    the member's name
-    part     what was measured: one of ``PARTS``
-    layer    of which decoder layer, counted from 1
-    objects  in the data, without crowds
-    found    of these, with a query whose last box has IoU ``least_iou`` or more; means are of them
-    inside   share of the weight that lies inside the object's box
-    by_chance  share of the image that the box covers: ``inside`` of even attention
-    centres  peaks of a head's map that are at least half as high as its highest
-    width_fit, height_fit  correlation of the map's extent with the box's side, of logarithms: 1
-             where maps are as wide as their objects, 0 where size makes no difference
+    part     the part of attention measured: one of ``PARTS``
+    layer    the decoder layer, counted from 1
+    objects  number of objects in the data, without crowds
+    found    number of objects with a query whose last box has IoU ``least_iou`` or more; the
+             following are means over these
+    inside   share of the weight inside the object's box
+    by_chance  share of the image that the box covers: ``inside`` for uniform attention
+    centres  number of peaks of a head's map that are at least half as high as its highest one
+    width_fit, height_fit  correlation of the logarithms of the map's extent and the box's side: 1
+             if maps are as wide as their objects, 0 if size makes no difference
     """
 
     model: str
@@ -58,9 +59,10 @@ def measure(
     least_iou: float = 0.5,
     most: int | None = None,
 ) -> Concentration:
-    """Numbers of decoder layer ``layer`` (0 is the first, −1 the last) over the images of
-    ``data``, or the first ``most`` of them; NaN where nothing was found. ``model`` is a
-    ``Detector``, weights, or a ``Predictor`` of either.
+    """The metrics of decoder layer ``layer`` (0 is the first, −1 the last) on ``data``.
+
+    On the first ``most`` images if given. NaN if no object was found. ``model`` is a ``Detector``,
+    weights, or a ``Predictor`` of either.
     """
     runtime = torch_runtime(model)
     rows, objects, depth = [], 0, 0
@@ -70,11 +72,12 @@ def measure(
         objects += len(boxes)
         if not len(boxes):
             continue
-        (one,) = explain(runtime, data.image(index))
-        depth = range(one.trace.layers)[layer] + 1
+        (explanation,) = explain(runtime, data.image(index))
+        trace = explanation.trace
+        depth = range(trace.layers)[layer] + 1
         scale = np.array([record.width, record.height] * 2, np.float32)
-        for query, box in finders(one.trace.boxes[-1], boxes / scale, least_iou):
-            rows.append(_row(one.trace.attention[layer].maps(query, part), box))
+        for query, box in finders(trace.boxes[-1], boxes / scale, least_iou):
+            rows.append(_row(trace.attention[layer].maps(query, part), box))
     table = np.array(rows, np.float64).reshape(-1, 7)
     inside, chance, peaks, *sides = table.T
     return Concentration(
@@ -94,9 +97,10 @@ def measure(
 def finders(
     predicted: np.ndarray, objects: np.ndarray, least_iou: float
 ) -> list[tuple[int, np.ndarray]]:
-    """The query that found each object, one for one, and the object's box.
+    """The query matched to each object that was found, and the object's box.
 
-    ``predicted`` [queries, 4] cxcywh, ``objects`` [n, 4] x0 y0 x1 y1 in the same unit.
+    ``predicted`` [queries, 4] cxcywh, ``objects`` [n, 4] x0 y0 x1 y1 in the same unit; the matching
+    is one for one.
     """
     queries, rows, overlaps = matched(*map(torch.from_numpy, (corners(predicted), objects)))
     good = overlaps >= least_iou
@@ -104,12 +108,12 @@ def finders(
 
 
 def _row(maps: np.ndarray, box: np.ndarray) -> list[float]:
-    """inside, by chance, centres, and extent beside side along x and y."""
+    """inside, by_chance, centres, then the map's extent and the box's side along x and along y."""
     mean, (x0, y0, x1, y1) = maps.mean(0), box
-    wide, tall = extent(mean)
+    width, height = extent(mean)
     area = (x1 - x0) * (y1 - y0)
-    many = float(np.mean([centres(each) for each in maps]))
-    return [share_inside(mean, box), area, many, wide, x1 - x0, tall, y1 - y0]
+    peaks = float(np.mean([centres(each) for each in maps]))
+    return [share_inside(mean, box), area, peaks, width, x1 - x0, height, y1 - y0]
 
 
 def _mean(values: np.ndarray) -> float:
@@ -117,6 +121,7 @@ def _mean(values: np.ndarray) -> float:
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Of the logarithms; NaN if it is undefined."""
     a, b = np.log(a.clip(1e-6)), np.log(b.clip(1e-6))
     if len(a) < 2 or not a.std() or not b.std():
         return float("nan")

@@ -42,10 +42,10 @@ ANCHORS = {
 def code_similarity(
     temperatures: Sequence[float] = (10000, 1000, 100, 20, 5), width: int = 256
 ) -> Figure:
-    """Dot product of two sine codes against their distance, of 1 where they are the same place.
+    """Dot product of two sine codes against their distance, relative to that at distance 0.
 
-    The higher the temperature, the broader the hill (DAB-DETR §3.3); ``width`` is the model's,
-    half of which codes an axis.
+    The higher the temperature, the broader the peak (DAB-DETR §3.3). Half of the model's ``width``
+    encodes an axis.
     """
     figure = new_figure(6, 3.8)
     panel: Any = figure.subplots()
@@ -54,14 +54,15 @@ def code_similarity(
         values = similarity(distance, temperature, width // 2)
         colour, style = COLOURS[index % len(COLOURS)], STYLES[index % len(STYLES)]
         panel.plot(distance, values, style, color=colour, label=f"temperature {temperature:g}")
-    panel.set(xlabel="distance, of the image's side", ylabel="dot product, of its maximum")
+    panel.set(xlabel="distance / image side", ylabel="dot product / its maximum")
     panel.grid(alpha=0.3)
     panel.legend(fontsize=8)
     return figure
 
 
 def similarity(distance: np.ndarray, temperature: float, features: int) -> np.ndarray:
-    """Code · code of two places ``distance`` apart (1: the image's side), of its maximum."""
+    """Dot product of the codes of two places ``distance`` apart (1: the image's side), over its
+    maximum."""
     angles = torch.from_numpy(2 * math.pi * np.concatenate(([0.0], distance)))
     codes = sine_code(angles, features, float(temperature)).numpy()
     return codes[1:] @ codes[0] / (features / 2)
@@ -77,7 +78,7 @@ def position_map(
     """Softmax of the position product [cells, cells] around ``anchor`` (cxcywh, 0–1).
 
     With a ``reference`` side, the x product is scaled by reference / w and the y product by
-    reference / h (DAB-DETR eq. 6); without, size does not count.
+    reference / h (DAB-DETR eq. 6); without it, the anchor's size has no effect.
     """
     x, y, w, h = anchor
     centres = (np.arange(cells) + 0.5) / cells
@@ -90,7 +91,7 @@ def position_map(
 
 
 def position_maps(temperature: float = 20, reference: float = 0.3) -> Figure:
-    """Position attention of wide, tall, small and large anchors: without size, and with it."""
+    """Position attention of wide, tall, small and large anchors, without and with their size."""
     figure = new_figure(2.3 * len(ANCHORS) + 0.5, 5.2)
     panels = figure.subplots(2, len(ANCHORS))
     for row, side, title in zip(
@@ -109,17 +110,17 @@ def position_maps(temperature: float = 20, reference: float = 0.3) -> Figure:
 
 
 def learned_anchors(model: Detector, data: DetectionDataset, most: int = 500) -> Figure:
-    """Anchors before and after training over the boxes that were learned from.
+    """Anchors before and after training, over the training boxes.
 
-    Above: centres; below: widths and heights. Those before training are drawn again, as the config
-    starts them.
+    Above: centres; below: widths and heights. Initial anchors are sampled again from the config's
+    seed.
     """
     after = anchors_of(model)
-    part = model.config.model.queries
-    assert part.kind == "learned"
+    queries = model.config.model.queries
+    assert queries.kind == "learned"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(model.config.training.seed)
-        before = initial_anchors(len(after), part.start).sigmoid().numpy()
+        before = initial_anchors(len(after), queries.start).sigmoid().numpy()
     boxes = boxes_of(data, most)
     figure = new_figure(6.6, 6.6)
     panels = figure.subplots(2, 2)
@@ -144,18 +145,18 @@ def learned_anchors(model: Detector, data: DetectionDataset, most: int = 500) ->
 
 
 def anchors_of(model: Detector) -> np.ndarray:
-    """Learned anchors [queries, 4] cxcywh, 0–1; ValueError where a member has none."""
+    """Learned anchors [queries, 4] cxcywh, 0–1; ValueError for members without them."""
     logits = model.queries.logits() if isinstance(model.queries, LearnedQueries) else None
     if logits is None:
         raise ValueError(
-            f"{model.config.name} has no learned anchor boxes to show; take a member with "
+            f"{model.config.name} has no learned anchor boxes to show; use a member with "
             "queries of kind 'learned' and anchor 'box'"
         )
     return logits.detach().float().sigmoid().cpu().numpy()
 
 
 def boxes_of(data: DetectionDataset, most: int) -> np.ndarray:
-    """Objects of the first ``most`` images [n, 4] cxcywh, 0–1; crowds are left out."""
+    """Objects of the first ``most`` images [n, 4] cxcywh, 0–1, without crowds."""
     rows: list[np.ndarray] = [np.zeros((0, 4), np.float32)]
     for index in range(min(most, len(data))):
         record = data.record(index)
@@ -173,11 +174,11 @@ def noisy_copies(
     matching: int = 20,
     seed: int = 0,
 ) -> Figure:
-    """The copies that denoising makes of ``boxes`` (x0 y0 x1 y1, pixels), and their attention mask.
+    """Noisy copies of ``boxes`` (x0 y0 x1 y1, pixels) made for denoising, and their attention mask.
 
     White: the objects; colours: their copies, a colour for each group; dotted: negative copies,
-    which stand for no object. A dark cell of the mask keeps the row's query from attending to the
-    column's; the ``matching`` queries come last.
+    which are to be predicted as no object. At a dark cell of the mask, the row's query cannot
+    attend to the column's. The ``matching`` queries come last.
     """
     group = _group(image, boxes, part, seed)
     blank = torch.zeros(1, matching, group.content.shape[-1])
@@ -216,16 +217,16 @@ def _group(image: np.ndarray, boxes: np.ndarray, part: Any, seed: int) -> Any:
         torch.manual_seed(seed)
         group = denoising.Denoising(part, classes=1, width=8)(targets)
     if group is None:
-        raise ValueError("denoising copies objects, and there are none; give at least one box")
+        raise ValueError("denoising needs objects to copy; give at least one box")
     return group
 
 
 def sampling_locations(heads: int = 8, points: int = 4, cells: int = 20) -> Figure:
-    """Where untrained deformable attention reads, around points (above) and boxes (below).
+    """Sampling locations of untrained deformable attention around points (above) and boxes (below).
 
-    A colour for each head, a larger mark for each further place of it. Around a point offsets count
-    in cells of the map, of which there are ``cells`` on each side; around a box in its half sides,
-    so that attention reaches as far as the box is large (Deformable DETR §4.1).
+    Each head has a colour; its further locations have larger marks. Offsets from a point are in
+    cells of the map, which has ``cells`` on each side; offsets from a box are in half its sides, so
+    attention reaches as far as the box is large (Deformable DETR §4.1).
     """
     attention = DeformableAttention(4 * heads, heads, 1, points)
     figure = new_figure(2.3 * len(ANCHORS) + 0.5, 5.2)
@@ -236,10 +237,10 @@ def sampling_locations(heads: int = 8, points: int = 4, cells: int = 20) -> Figu
             reference = torch.tensor(anchor[:frame]).view(1, 1, 1, frame)
             query = torch.zeros(1, 1, 4 * heads)
             with torch.no_grad():
-                places, _ = attention.locations_and_weights(query, reference, ((cells, cells),))
-            for head, own in enumerate(places[0, 0, :, 0].numpy()):
+                locations, _ = attention.locations_and_weights(query, reference, ((cells, cells),))
+            for head, of_head in enumerate(locations[0, 0, :, 0].numpy()):
                 colour = HEADS[head % len(HEADS)]
-                panel.scatter(*own.T, s=6 + 7 * np.arange(points), color=colour)
+                panel.scatter(*of_head.T, s=6 + 7 * np.arange(points), color=colour)
             _frame(panel, corners(np.array(anchor)), "0.4", "-", 1.2)
             panel.set(xlim=(0, 1), ylim=(1, 0), xticks=[], yticks=[], aspect="equal")
             panel.set_title(f"{name} anchor", fontsize=9)
@@ -249,10 +250,10 @@ def sampling_locations(heads: int = 8, points: int = 4, cells: int = 20) -> Figu
 def positives(
     image: np.ndarray, boxes: np.ndarray, strides: tuple[int, ...] = (8, 16, 32)
 ) -> Figure:
-    """What learns from each of ``boxes`` (x0 y0 x1 y1, pixels): one query, or many cells of ATSS.
+    """The positives of each of ``boxes`` (x0 y0 x1 y1, pixels): one query, or many cells by ATSS.
 
     Left: the decoder's assignment, one query for one object. Right: the cells of the encoder's maps
-    that a collaborative head makes answer for it (Co-DETR §3.2), a mark for each stride.
+    that a collaborative head assigns to it (Co-DETR §3.2), with a mark for each stride.
     """
     height, width = image.shape[:2]
     objects = torch.as_tensor(np.asarray(boxes, np.float32).reshape(-1, 4))
@@ -260,8 +261,8 @@ def positives(
     generator.set_cell_anchors(torch.float32, torch.device("cpu"))
     shapes = [[-(-height // s), -(-width // s)] for s in strides]
     levels = generator.grid_anchors(shapes, [[s, s] for s in strides])  # pyright: ignore
-    shown = torch.ones(sum(map(len, levels)), dtype=torch.bool)
-    rows = assign_atss(levels, shown, objects).split([len(level) for level in levels])
+    valid = torch.ones(sum(map(len, levels)), dtype=torch.bool)
+    assigned = assign_atss(levels, valid, objects).split([len(level) for level in levels])
     figure = new_figure(8.4, 4.9)
     one, many = figure.subplots(1, 2)
     for panel in (one, many):
@@ -271,12 +272,12 @@ def positives(
     dots = {"s": 36, "edgecolors": "white", "linewidths": 0.7}
     for number, (x, y) in enumerate(centres_of(objects).tolist()):
         one.scatter(x, y, color=COLOURS[number % len(COLOURS)], **dots)
-    for level, own, marker, stride in zip(levels, rows, MARKERS, strides, strict=False):
-        places, owners = centres_of(level[own >= 0]).numpy(), own[own >= 0].tolist()
-        colours = [COLOURS[number % len(COLOURS)] for number in owners]
-        if owners:
-            many.scatter(*places.T, c=colours, marker=marker, label=f"stride {stride}", **dots)
-    count = sum(int((own >= 0).sum()) for own in rows)
+    for level, owner, marker, stride in zip(levels, assigned, MARKERS, strides, strict=False):
+        cells, numbers = centres_of(level[owner >= 0]).numpy(), owner[owner >= 0].tolist()
+        colours = [COLOURS[number % len(COLOURS)] for number in numbers]
+        if numbers:
+            many.scatter(*cells.T, c=colours, marker=marker, label=f"stride {stride}", **dots)
+    count = sum(int((owner >= 0).sum()) for owner in assigned)
     one.set_title(
         f"decoder: {counted(len(objects), 'query', 'queries')} for "
         f"{counted(len(objects), 'object')}",
@@ -288,7 +289,7 @@ def positives(
 
 
 def _frame(panel: Any, box: Any, colour: str, style: str, width: float) -> None:
-    """A box x0 y0 x1 y1."""
+    """Draw a box x0 y0 x1 y1."""
     x0, y0, x1, y1 = map(float, box)
     line = {"fill": False, "edgecolor": colour, "linestyle": style, "linewidth": width}
     panel.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, **line))

@@ -1,4 +1,4 @@
-"""One image explained: what was found in it, the trace of how, and ways to show it."""
+"""Explanations of images: detections, the trace of every layer, and figures and pages of both."""
 
 from __future__ import annotations
 
@@ -26,35 +26,35 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CANDIDATES = 5
-"""Queries shown where nothing was found."""
+"""The number of best queries shown if nothing was found."""
 
 PLACES = 48
-"""About as many places of an image are asked in advance, each with a few sizes of boxes."""
+"""The approximate number of places that are asked about in advance, each with a few box sizes."""
 
 
 class Explanation(ExplainedImage):
-    """What a model found in one image, and why; with figures, and a page to save."""
+    """One image's detections and their trace, with figures and a page to save."""
 
     def save(self, path: str | Path) -> None:
-        """Write the page: one file, opened in any browser, no network."""
+        """Write the page: one file for any browser, without network access."""
         from dabdetr.explain.page import write_page
 
         write_page(self, Path(path))
 
     def story(self, detection: int = 0) -> Figure:
-        """One detection's way: anchor, the box after each layer, score and IoU."""
+        """One detection through the layers: anchor, the box after each layer, score and IoU."""
         from dabdetr.explain import figures
 
         return figures.story(self, self.query(detection), int(self.shown.labels[detection]))
 
     def attention(self, detection: int = 0, part: str | None = None) -> Figure:
-        """Where the detection's query looked in each layer: all parts, or the one given."""
+        """Attention of the detection's query in each layer: all parts, or ``part``."""
         from dabdetr.explain import figures
 
         return figures.attention(self, self.query(detection), part)
 
     def animation(self, path: str | Path) -> None:
-        """Write the boxes' way from layer to layer as GIF."""
+        """Write the boxes' motion from layer to layer as a GIF."""
         from dabdetr.explain import figures
 
         figures.animation(self, path)
@@ -80,11 +80,11 @@ def explain(
 ) -> Iterator[Explanation]:
     """An explanation of every image of ``source`` (see ``read_sources``), as a stream.
 
-    ``model`` is a ``Detector``, weights, or a ``Predictor`` of either; what is found is what the
-    predictor finds. ``conf`` and ``max_det`` are the config's if not given; ``pixels`` as in
-    ``trace``; ``on_error`` says what an unreadable image does. With ``ask``, models that can be
-    asked about boxes are asked about a grid of them, which the page answers clicks with. Wrong
-    arguments raise here, not at the first image.
+    ``model`` is a ``Detector``, weights, or a ``Predictor`` of either; the detections are those of
+    the predictor. ``conf`` and ``max_det`` default to the config's; ``pixels`` as in ``trace``;
+    ``on_error`` as in ``Predictor``. With ``ask``, models that can answer questions are asked about
+    a grid of boxes, so that the page can answer clicks. Invalid arguments raise here, not at the
+    first image.
     """
     runtime = torch_runtime(model)
     conf, max_det = thresholds(runtime.config.inference, conf, max_det)
@@ -100,22 +100,31 @@ def explain(
     ) -> list[tuple[Trace, Trace | None, Detections]]:
         images = pad(prepared).to(runtime.device)
         with autocast(runtime.precision, runtime.device):
-            seen = trace(detector, images, pixels)
+            queries_trace = trace(detector, images, pixels)
             grid = question_grid((sizes[0][0], sizes[0][1])).to(runtime.device) if asks else None
             asked = None if grid is None else trace(detector, images, questions=grid)
-        return [(seen, asked, to_detections(detector, seen.predictions, sizes, max_det, names)[0])]
+        return [
+            (
+                queries_trace,
+                asked,
+                to_detections(detector, queries_trace.predictions, sizes, max_det, names)[0],
+            )
+        ]
 
     prepared = views(runtime, attempts(source, bits=runtime.config.image.bits))
     results = run(traced, prepared, on_error=on_error, ahead=runtime.prefetches)
     return (
-        _explanation(each.image.array, seen, asked, found.clipped(), conf)
-        for each, (seen, asked, found) in results
+        _explanation(each.image.array, queries_trace, asked, found.clipped(), conf)
+        for each, (queries_trace, asked, found) in results
     )
 
 
 def question_grid(size: tuple[int, int]) -> Questions:
-    """Questions about boxes all over an image of ``size`` (height, width): at the centres of about
-    ``PLACES`` cells that are nearly square, one of each of the sides that a click is tried with."""
+    """A grid of questions over an image of ``size`` (height, width).
+
+    At the centre of each of about ``PLACES`` nearly square cells, a box of each size that a click
+    is tried with.
+    """
     height, width = size
     rows = min(PLACES, max(1, round((PLACES * height / width) ** 0.5)))
     columns = max(1, round(PLACES / rows))
@@ -126,14 +135,14 @@ def question_grid(size: tuple[int, int]) -> Questions:
 
 
 def _explanation(
-    image: np.ndarray, seen: Trace, asked: Trace | None, found: Detections, conf: float
+    image: np.ndarray, queries_trace: Trace, asked: Trace | None, found: Detections, conf: float
 ) -> Explanation:
     found = found.best_of_query()
     return Explanation(
         image=image,
         detections=found.above(conf),
         candidates=found[:CANDIDATES],
-        trace=seen,
+        trace=queries_trace,
         conf=conf,
         asked=asked,
     )

@@ -1,6 +1,6 @@
-"""Figures of explanations: one detection's story, attention over layers, members side by side.
+"""Figures of explanations: a detection through the layers, attention, members side by side.
 
-Each function gives a matplotlib figure that ``save`` writes as PNG, SVG or PDF; notebooks show it.
+Each function returns a matplotlib figure, which ``save`` writes as PNG, SVG or PDF.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ PLACES = {
     "content": "by content alone",
     "position": "by position alone",
 }
-"""What sampled attention has instead."""
+"""``TITLES`` for sampled attention."""
 MARKERS = "os^D"
 
 
 def save(figure: Figure, path: str | Path, dpi: int = 120) -> None:
-    """Write as PNG, SVG or PDF, as the path ends."""
+    """Write the figure as PNG, SVG or PDF, by the suffix of ``path``; ValueError for others."""
     path, content = Path(path), io.BytesIO()
     kind = path.suffix.lower().removeprefix(".")
     if kind not in ("png", "svg", "pdf"):
@@ -58,9 +58,10 @@ def save(figure: Figure, path: str | Path, dpi: int = 120) -> None:
 
 
 def story(explanation: ExplainedImage, query: int, label: int | None = None) -> Figure:
-    """Anchor → box after each layer, and score (with known objects, IoU too) over layers.
+    """The anchor and the box after each layer, and the score over layers.
 
-    The score is that of class ``label``, or of the query's best class after the last layer.
+    The score is that of class ``label``, by default the query's best class after the last layer.
+    With labelled objects, the IoU over layers is drawn as well.
     """
     trace, figure = explanation.trace, new_figure(9, 4.2)
     image, curve = figure.subplots(1, 2, width_ratios=(1.2, 1))
@@ -82,11 +83,11 @@ def story(explanation: ExplainedImage, query: int, label: int | None = None) -> 
     label = int(trace.scores[-1, query].argmax()) if label is None else label
     layers = np.arange(1, trace.layers + 1)
     curve.plot(layers, trace.scores[:, query, label], marker="o", color="#0072b2", label="score")
-    overlaps, real = explanation.iou_with_truth(query), explanation.truth_of(query)
+    overlaps, nearest = explanation.iou_with_truth(query), explanation.truth_of(query)
     if overlaps is not None and explanation.truth is not None:
-        there = int(explanation.truth.labels[real])
-        other = there != label and overlaps[-1] > 0
-        title = f"IoU with truth, which is {trace.names[there]}" if other else "IoU with truth"
+        true_label = int(explanation.truth.labels[nearest])
+        differs = true_label != label and overlaps[-1] > 0
+        title = f"IoU with truth, {trace.names[true_label]}" if differs else "IoU with truth"
         curve.plot(layers, overlaps, marker="s", ls="--", color="#d55e00", label=title)
     curve.set(xlabel="decoder layer", ylim=(0, 1.02), xticks=layers)
     curve.grid(alpha=0.3)
@@ -97,7 +98,7 @@ def story(explanation: ExplainedImage, query: int, label: int | None = None) -> 
 
 
 def attention(explanation: ExplainedImage, query: int, part: str | None = None) -> Figure:
-    """Attention of ``query``: a column for each layer, a row for each part (or the one given)."""
+    """Attention of ``query``: a column for each layer, a row for each part (or for ``part``)."""
     trace = explanation.trace
     parts = trace.attention[0].parts if part is None else (part,)
     maps = isinstance(trace.attention[0], DenseAttention)
@@ -121,9 +122,9 @@ def attention(explanation: ExplainedImage, query: int, part: str | None = None) 
 
 
 def questions(answers: Answers, image: Any = None) -> Figure:
-    """The box or click of each question, the box after every layer, and what the answer is.
+    """The box or click of each question, the box after every layer, and the answer.
 
-    ``image`` is one as ``Detections.plot`` takes it, where the answers kept none.
+    ``image`` (as for ``Detections.plot``) is needed if the answers contain none.
     """
     shown = answers.detections.image if image is None else as_array(image)
     if shown is None:
@@ -151,7 +152,7 @@ def questions(answers: Answers, image: Any = None) -> Figure:
 
 
 def encoder_attention(explanation: ExplainedImage, pixel: int = 0) -> Figure:
-    """Attention of the encoder's token at pixel number ``pixel``, in each of its layers."""
+    """Attention of the encoder's token at the pixel with index ``pixel``, in each encoder layer."""
     trace = explanation.trace
     if not trace.encoder:
         raise ValueError("no encoder attention was recorded; explain with pixels=[(x, y)], 0–1")
@@ -170,11 +171,11 @@ def encoder_attention(explanation: ExplainedImage, pixel: int = 0) -> Figure:
 def comparison(
     explanations: Sequence[ExplainedImage], box: Any, titles: Sequence[str] = (), layer: int = -1
 ) -> Figure:
-    """Members side by side on one object (``box``: x0 y0 x1 y1 in pixels): a column for each.
+    """Members side by side on one object (``box``: x0 y0 x1 y1 in pixels), a column for each.
 
-    Rows: position alone and whole attention of the query whose last box fits best, the mean of its
+    Rows: position alone and whole attention of the query whose last box fits best, as mean over
     heads, with the share inside the box and the number of centres. DETR, Conditional DETR and
-    DAB-DETR in this order make the three columns of the papers' figures.
+    DAB-DETR in this order reproduce the columns of the papers' figures.
     """
     titles = titles or [each.trace.model for each in explanations]
     rows = ("position", "all")
@@ -193,8 +194,8 @@ def comparison(
             _frame_in(panel, corner, "white")
             maps = attn.maps(query, part)
             inside = share_inside(maps.mean(0), unit)
-            many = np.mean([centres(head) for head in maps])
-            panel.set_xlabel(f"{inside:.0%} inside, {many:.1f} centres a head", fontsize=8)
+            peaks = np.mean([centres(head) for head in maps])
+            panel.set_xlabel(f"{inside:.0%} inside, {peaks:.1f} centres a head", fontsize=8)
         column[0].set_title(f"{title} (IoU {overlaps[query]:.2f})", fontsize=10, parse_math=False)
     for row, part in zip(panels, rows, strict=True):
         row[0].set_ylabel(TITLES[part], fontsize=9)
@@ -202,7 +203,10 @@ def comparison(
 
 
 def animation(explanation: ExplainedImage, path: str | Path, between: int = 5) -> None:
-    """The detections' boxes moving from their anchors through all layers, as a GIF that loops."""
+    """Write a looping GIF of the detections' boxes moving from their anchors through all layers.
+
+    ``between`` frames lead from each stage to the next. ValueError for a path that is not .gif.
+    """
     path = Path(path)
     if path.suffix.lower() != ".gif":
         raise ValueError(f"an animation's name should end in .gif; got {path}")
@@ -230,7 +234,7 @@ def animation(explanation: ExplainedImage, path: str | Path, between: int = 5) -
 def _frame(
     explanation: ExplainedImage, boxes: np.ndarray, scores: np.ndarray | None
 ) -> Image.Image:
-    """The image, 480 pixels long, with boxes as they then are; anchors have no scores."""
+    """The image, 480 pixels long, with ``boxes`` cxcywh, 0–1; anchors have no ``scores``."""
     image, shown = Image.fromarray(explanation.image), explanation.shown
     scale = 480 / max(image.size)
     width, height = (max(1, round(side * scale)) for side in image.size)
@@ -246,7 +250,7 @@ def _frame(
 
 
 def _palette(frame: Image.Image, colours: Sequence[tuple[int, int, int]]) -> Image.Image:
-    """256 colours for all frames: the classes' own, which never change, and the frame's best."""
+    """256 colours for all frames: those of the classes exactly, and the best for ``frame``."""
     free = 256 - len(colours)
     values = frame.quantize(free).getpalette() or []
     holder = Image.new("P", (1, 1))
@@ -255,14 +259,14 @@ def _palette(frame: Image.Image, colours: Sequence[tuple[int, int, int]]) -> Ima
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of the given inches, outside of pyplot's registry."""
+    """An empty figure of the given size in inches, which pyplot does not keep alive."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
 def show_image(panel: Any, image: np.ndarray) -> None:
-    """An image without axes."""
+    """Show an image without axes."""
     panel.imshow(image, extent=(0, image.shape[1], image.shape[0], 0))
     panel.set(xticks=[], yticks=[], xlim=(0, image.shape[1]), ylim=(image.shape[0], 0))
 
@@ -270,7 +274,7 @@ def show_image(panel: Any, image: np.ndarray) -> None:
 def _show_attention(
     panel: Any, explanation: ExplainedImage, attn: Attention, query: int, part: str
 ) -> None:
-    """The image, and over it a map or sampling locations; heads together."""
+    """Show the image with a map (mean over heads) or the sampling locations of all heads."""
     show_image(panel, explanation.image)
     height, width = explanation.size
     if isinstance(attn, DenseAttention):
@@ -288,13 +292,13 @@ def _show_attention(
 
 
 def _level_marks(attn: SampledAttention) -> list[tuple[str, Any]]:
-    """Form and colour of each level's sampling locations."""
+    """Marker and colour of each level's sampling locations."""
     colours = colormaps["cividis"](np.linspace(1, 0.2, len(attn.shapes)))
     return [(MARKERS[level % len(MARKERS)], shade) for level, shade in enumerate(colours)]
 
 
 def _level_legend(figure: Figure, attn: Attention) -> None:
-    """The legend of sampling locations, below all panels; nothing where there are maps."""
+    """Add the legend of sampling locations below all panels; none for dense attention."""
     if isinstance(attn, DenseAttention):
         return
     common: dict[str, Any] = {"linestyle": "", "markeredgecolor": "black"}
@@ -302,7 +306,7 @@ def _level_legend(figure: Figure, attn: Attention) -> None:
         Line2D([], [], marker=form, color=shade, label=f"{height} × {width} cells", **common)
         for (form, shade), (height, width) in zip(_level_marks(attn), attn.shapes, strict=True)
     ]
-    title = "levels; larger marks weigh more"
+    title = "levels; larger marks: larger weights"
     below = {"loc": "outside lower center", "ncols": len(handles), "title": title}
     figure.legend(handles=handles, fontsize=8, title_fontsize=8, **below)
 
@@ -315,7 +319,7 @@ def _place(
     style: str,
     label: str | None = None,
 ) -> None:
-    """A box, or a cross where there is only a point."""
+    """Draw a box, or a cross for a point."""
     place = explanation.in_pixels(place)
     if len(place) == 2:
         panel.plot(*place, "+", color=colour, markersize=10, label=label)
@@ -332,5 +336,5 @@ def _frame_in(
 
 
 def _title(figure: Figure, text: str) -> None:
-    """Above all panels; a name with $ in it is no formula."""
+    """Add a title above all panels; $ in a name does not start a formula."""
     figure.suptitle(text, fontsize=10, parse_math=False)

@@ -1,4 +1,4 @@
-"""Explain pages of chosen errors, one for each image, that open at a query and a layer."""
+"""Explain pages of a report's errors, one for each image, with links to a query and a layer."""
 
 from __future__ import annotations
 
@@ -14,41 +14,44 @@ from dabdetr.inference.torch_runtime import TorchRuntime
 from dabdetr.report.page import PAGE
 
 FOLDER = "errors"
-"""The pages' folder beside a report."""
+"""The subfolder of the pages in a report's folder."""
 
 
 def write_pages(runtime: TorchRuntime, why: ErrorReport, folder: Path) -> dict[int, str]:
-    """Write ``errors/NNNNNN.html`` beside the report of ``folder`` for the images of its gallery.
+    """Write ``errors/NNNNNN.html`` in ``folder`` for the images of the report's gallery.
 
-    The result is each error's address, relative to ``folder``, with its query and layer. Errors
-    without a query have no page, nor have images that cannot be read. Pages of an earlier report
-    go.
+    Returns each error's address relative to ``folder``, with its query and layer. Errors without a
+    query and images that cannot be read have no page. Pages of an earlier report are deleted.
     """
-    data, errors, own_folder = why.data, why.diagnosed.errors, folder / FOLDER
+    data, errors, pages = why.data, why.diagnosed.errors, folder / FOLDER
     of_image: dict[int, list[int]] = defaultdict(list)
     for at in why.chosen:
         if errors[at].query is not None:
             of_image[errors[at].image].append(at)
-    if own_folder.is_dir():
-        shutil.rmtree(own_folder)
+    if pages.is_dir():
+        shutil.rmtree(pages)
     if of_image:
-        own_folder.mkdir()
+        pages.mkdir()
     labels = [runtime.names.index(name) for name in data.names]
     addresses: dict[int, str] = {}
-    for index, own in of_image.items():
+    for index, indices in of_image.items():
         record, name = data.record(index), f"{why.places[index]:06d}.html"
         try:
-            (seen,) = explain(runtime, data.image(index))
+            (explanation,) = explain(runtime, data.image(index))
         except (OSError, ValueError):
             continue
         real = ~record.crowd
         objects = [labels[label] for label in record.labels[real]]
-        seen = replace(seen, detections=replace(seen.detections, source=record.file))
-        seen = seen.with_truth(record.boxes[real], objects)
-        queries = {q for at in own for q in (errors[at].query, errors[at].other) if q is not None}
-        back = ("← report", f"../{PAGE}#errors")
-        write_page(seen, own_folder / name, [back], sorted(queries))
-        for at in own:
+        explanation = replace(
+            explanation, detections=replace(explanation.detections, source=record.file)
+        )
+        explanation = explanation.with_truth(record.boxes[real], objects)
+        queries = {
+            q for at in indices for q in (errors[at].query, errors[at].other) if q is not None
+        }
+        link = ("← report", f"../{PAGE}#errors")
+        write_page(explanation, pages / name, [link], sorted(queries))
+        for at in indices:
             place = f"query={errors[at].query}&layer={errors[at].layer}"
             addresses[at] = f"{FOLDER}/{name}#{place}"
     return addresses

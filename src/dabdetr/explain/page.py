@@ -1,9 +1,8 @@
-"""A page that explains one image: one HTML file with everything in it, and an index of pages."""
+"""A page that explains one image as one self-contained HTML file, and an index of pages."""
 
 from __future__ import annotations
 
 import base64
-import io
 import json
 from collections.abc import Sequence
 from importlib.resources import files
@@ -11,35 +10,34 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from dabdetr.explain.attention import Attention, DenseAttention
 from dabdetr.explain.trace import ExplainedImage
 from dabdetr.files import write_atomically
 from dabdetr.structures.boxes import centres
-from dabdetr.structures.drawing import colour
-from dabdetr.text import counted, escape
+from dabdetr.structures.drawing import colour, data_url
+from dabdetr.text import counted, escape, fill_template
 
 LONGEST = 1600
-"""Longer side of the embedded image in pixels at most."""
+"""The longest side of the embedded image in pixels."""
 
 THUMBNAIL = 240
 """Longer side in pixels of the images in an index."""
 
 MAP_BYTES = 4_200_000
-"""Attention maps in a page at most (a third more as text); the best queries come first."""
+"""The most bytes of attention maps in a page (a third more as text); best queries come first."""
 
 MOST_QUERIES = 40
-"""Queries whose attention a page keeps at most where fewer were found."""
+"""The most queries whose attention a page contains, unless there are more detections."""
 
 SCRIPTS = ("stage.js", "story.js", "input.js", "page.js")
-"""One after the other, the page's script: the last begins."""
+"""The parts of the page's script in order; the last one starts it."""
 
 MADE = '<meta name="generator" content="dabdetr explain">'
-"""Marks our pages; it is in the template."""
+"""A line of the template by which a page is recognised."""
 
 TOP = 3
-"""Classes listed of every query."""
+"""The number of classes listed for every query."""
 
 
 def page(
@@ -47,16 +45,16 @@ def page(
     links: Sequence[tuple[str, str]] = (),
     queries: Sequence[int] | None = None,
 ) -> str:
-    """The page as text; ``links`` are words and addresses of pages beside it.
+    """The page as text; ``links`` are words and addresses of further pages.
 
-    Of ``queries``, beside those of detections, attention is kept; if not given, of the best ones.
-    An address that ends in ``#query=12&layer=3`` opens it at that query and layer.
+    The page contains the attention of the detections' queries and of ``queries``, by default the
+    best ones. An address that ends in ``#query=12&layer=3`` opens it at that query and layer.
     """
-    shown = "\n".join(f'<a href="{escape(to)}">{escape(words)}</a>' for words, to in links)
-    return _fill(
-        "page.html",
+    anchors = "\n".join(f'<a href="{escape(to)}">{escape(words)}</a>' for words, to in links)
+    return fill_template(
+        _asset("page.html"),
         title=escape(_title(explanation)),
-        links=f"<nav>\n{shown}\n</nav>" if links else "",
+        links=f"<nav>\n{anchors}\n</nav>" if links else "",
         style=_asset("page.css"),
         data=_embedded(page_data(explanation, queries)),
         script="\n".join(map(_asset, SCRIPTS)),
@@ -69,31 +67,30 @@ def write_page(
     links: Sequence[tuple[str, str]] = (),
     queries: Sequence[int] | None = None,
 ) -> None:
-    """Write ``page`` to ``path``, whole or not at all."""
+    """Write ``page`` to ``path``, atomically."""
     write_atomically(path, page(explanation, links, queries).encode())
 
 
 def is_page(path: Path) -> bool:
-    """Whether the file is such a page."""
+    """Whether the file is a page written by ``write_page``."""
     with path.open("rb") as file:
         return MADE.encode() in file.read(1000)
 
 
 def write_index(path: Path, model: str, entries: Sequence[dict[str, str]]) -> None:
-    """A page of links; an entry has ``href``, ``title``, ``text`` and ``thumbnail``."""
+    """Write a page of links; an entry has ``href``, ``title``, ``text`` and ``thumbnail``."""
     rows = "\n".join(
         f'<li><a href="{escape(e["href"])}"><img src="{e["thumbnail"]}" alt="">'
         f"<b>{escape(e['title'])}</b> {escape(e['text'])}</a></li>"
         for e in entries
     )
     title = escape(f"{model}: {counted(len(entries), 'image')} explained")
-    write_atomically(
-        path, _fill("index.html", title=title, style=_asset("page.css"), rows=rows).encode()
-    )
+    text = fill_template(_asset("index.html"), title=title, style=_asset("page.css"), rows=rows)
+    write_atomically(path, text.encode())
 
 
 def entry(explanation: ExplainedImage, href: str) -> dict[str, str]:
-    """What ``write_index`` needs to know of a page at ``href``."""
+    """The entry for ``write_index`` of a page at ``href``."""
     found = explanation.detections
     counts = dict.fromkeys(found.names, 0)
     for label in found.labels:
@@ -103,19 +100,19 @@ def entry(explanation: ExplainedImage, href: str) -> dict[str, str]:
         "href": href,
         "title": Path(found.source).name or "image",
         "text": listed,
-        "thumbnail": _image(explanation.image, THUMBNAIL, "jpeg"),
+        "thumbnail": data_url(explanation.image, THUMBNAIL),
     }
 
 
 def page_data(explanation: ExplainedImage, queries: Sequence[int] | None = None) -> dict[str, Any]:
-    """What the page's script reads: plain lists, boxes 0–1, images and maps as base64."""
+    """The data for the page's script: plain lists, boxes 0–1, images and maps as base64."""
     trace, shown = explanation.trace, explanation.shown
     asked = explanation.asked
-    rows = [trace] if asked is None else [trace, asked]  # questions follow the model's own queries
-    boxes = np.concatenate([each.boxes for each in rows], axis=1)
-    scores = np.concatenate([each.scores for each in rows], axis=1)
-    anchors = [each.anchors for each in rows if each.anchors is not None]
-    sizes = [each.reference_sizes for each in rows if each.reference_sizes is not None]
+    traces = [trace] if asked is None else [trace, asked]  # questions follow the model's queries
+    boxes = np.concatenate([each.boxes for each in traces], axis=1)
+    scores = np.concatenate([each.scores for each in traces], axis=1)
+    anchors = [each.anchors for each in traces if each.anchors is not None]
+    sizes = [each.reference_sizes for each in traces if each.reference_sizes is not None]
     best = np.argsort(-scores, axis=-1)[..., :TOP]
     of_found = trace.scores[:, shown.queries, shown.labels].T  # [detections, layers]
     truth = explanation.truth
@@ -125,7 +122,7 @@ def page_data(explanation: ExplainedImage, queries: Sequence[int] | None = None)
         "names": list(trace.names),
         "colours": ["#" + bytes(colour(label)).hex() for label in range(len(trace.names))],
         "size": list(explanation.size),
-        "image": _image(
+        "image": data_url(
             explanation.image, LONGEST, "png" if max(explanation.size) <= 320 else "jpeg"
         ),
         "conf": explanation.conf,
@@ -155,7 +152,7 @@ def page_data(explanation: ExplainedImage, queries: Sequence[int] | None = None)
 
 
 def _truth(explanation: ExplainedImage) -> list[dict[str, Any]]:
-    """Objects as boxes cxcywh 0–1 with their label."""
+    """The labelled objects as boxes cxcywh, 0–1, with their label."""
     assert explanation.truth is not None
     height, width = explanation.size
     edges = explanation.truth.boxes / np.array([width, height, width, height], np.float32)
@@ -164,10 +161,10 @@ def _truth(explanation: ExplainedImage) -> list[dict[str, Any]]:
 
 
 def _attention(explanation: ExplainedImage, queries: Sequence[int] | None) -> dict[str, Any]:
-    """Attention of the detections' queries, then of the next best ones, as far as there is room;
-    or of ``queries``, then of the detections'.
+    """The attention of the detections' queries, then of the next best ones; or of ``queries``, then
+    of the detections'; as many as fit.
 
-    DenseAttention: first the mean of heads for all of them, then heads by themselves for the best.
+    Dense attention: the mean over heads for all of them, and single heads for the best ones.
     """
     layers = explanation.trace.attention
     final = explanation.trace.scores[-1].max(-1)
@@ -186,31 +183,37 @@ def _attention(explanation: ExplainedImage, queries: Sequence[int] | None) -> di
     asked = () if explanation.asked is None else explanation.asked.attention
     numbers = range(explanation.asked.queries if explanation.asked else 0)
     if not isinstance(first, DenseAttention):
-        kept = {str(query): _locations(layers, query) for query in order}
-        kept |= {
+        by_query = {str(query): _locations(layers, query) for query in order}
+        by_query |= {
             str(explanation.trace.queries + query): _locations(asked, query, ("all",), 3)
             for query in numbers
         }
         shape = list(first.weights.shape[1:])  # heads, levels, points
         levels = [list(cells) for cells in first.shapes]
-        return {"kind": "locations", "shape": shape, "levels": levels, **common, "queries": kept}
+        return {
+            "kind": "locations",
+            "shape": shape,
+            "levels": levels,
+            **common,
+            "queries": by_query,
+        }
     shape = list(first.maps(0).shape[1:])
     mean = len(layers) * len(first.parts) * shape[0] * shape[1]
     order = order[: max(1, MAP_BYTES // mean)]
     by_head = max(0, MAP_BYTES - len(order) * mean) // (first.heads * mean)
-    kept = {str(query): _maps(layers, query, at < by_head) for at, query in enumerate(order)}
+    by_query = {str(query): _maps(layers, query, at < by_head) for at, query in enumerate(order)}
     if len(numbers) * len(layers) * shape[0] * shape[1] <= MAP_BYTES // 2:
-        kept |= {
+        by_query |= {
             str(explanation.trace.queries + query): _maps(asked, query, False, ("all",))
             for query in numbers
         }
-    return {"kind": "maps", "shape": shape, **common, "queries": kept}
+    return {"kind": "maps", "shape": shape, **common, "queries": by_query}
 
 
 def _maps(
     layers: Sequence[Attention], query: int, by_head: bool, parts: Sequence[str] | None = None
 ) -> dict[str, Any]:
-    """[layers, parts, mean and heads, cells] as bytes, each map's greatest weight being 255."""
+    """[layers, parts, mean and heads, cells] as bytes; the largest weight of each map is 255."""
     blocks, tops = [], []
     for layer in layers:
         for part in parts or layer.parts:
@@ -227,7 +230,7 @@ def _maps(
 def _locations(
     layers: Sequence[Attention], query: int, parts: Sequence[str] | None = None, digits: int = 4
 ) -> dict[str, Any]:
-    """Of each layer and part, x, y and weight of each location: heads, levels, points."""
+    """For each layer and part, x, y and weight of each location: heads, levels, points."""
     rows = []
     for layer in layers:
         assert not isinstance(layer, DenseAttention)
@@ -237,14 +240,6 @@ def _locations(
             rows.append(_rounded(row, digits))
     heads, parts = layers[0].heads, list(parts or layers[0].parts)
     return {"heads": heads, "parts": parts, "rows": rows}
-
-
-def _image(image: np.ndarray, longest: int, kind: str) -> str:
-    """A data address of the image, made smaller where a side is longer than ``longest``."""
-    reduced, stream = Image.fromarray(image), io.BytesIO()
-    reduced.thumbnail((longest, longest))
-    reduced.save(stream, kind, **({} if kind == "png" else {"quality": 85}))
-    return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 
 def _rounded(values: np.ndarray, digits: int = 4) -> list[Any]:
@@ -257,20 +252,10 @@ def _title(explanation: ExplainedImage) -> str:
 
 
 def _embedded(data: dict[str, Any]) -> str:
-    """JSON that no text in it can end: a class may be called ``</script>``."""
+    """JSON that is safe within a script element: a class may be called ``</script>``."""
     text = json.dumps(data, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def _asset(name: str) -> str:
     return (files("dabdetr.explain") / "static" / name).read_text(encoding="utf-8")
-
-
-def _fill(template: str, **parts: str) -> str:
-    """A template with each ``{{name}}`` replaced once; what is put in is not looked at again."""
-    pieces = _asset(template).split("{{")
-    filled = [pieces[0]]
-    for piece in pieces[1:]:
-        name, _, rest = piece.partition("}}")
-        filled += [parts[name], rest]
-    return "".join(filled)

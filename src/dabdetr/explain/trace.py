@@ -1,7 +1,7 @@
 """Inputs and outputs of every layer for one image, as plain arrays.
 
-The model runs as it always does; hooks read the inputs and outputs of its parts. They are hooks of
-a copy that shares the weights: the model itself may be at work in other threads.
+Hooks record the inputs and outputs of the model's parts during a normal call. The hooks are on a
+copy of the model that shares its weights, so that other threads can use the model at the same time.
 """
 
 from __future__ import annotations
@@ -34,16 +34,17 @@ class Trace:
 
     model      the member's name
     names      class names
-    anchors    what enters each layer: [queries, 4] cxcywh, or [queries, 2] where it is a point;
-               None for members without anchors. The first are the initial anchors.
-    boxes      [layers, queries, 4] cxcywh, what leaves each layer
-    scores     [layers, queries, classes], 0–1, calibrated as those of detections
-    reference_sizes  [layers, queries, 2] width and height that content asks for (size modulation
-               compares them with the anchor's); None where size modulates nothing
-    attention      cross-attention of each decoder layer
+    anchors    input anchors of each layer: [queries, 4] cxcywh, or [queries, 2] points; None for
+               members without anchors. The first are the initial anchors.
+    boxes      [layers, queries, 4] cxcywh, output boxes of each layer
+    scores     [layers, queries, classes], 0–1, calibrated like those of detections
+    reference_sizes  [layers, queries, 2] width and height computed from the content, w_ref and
+               h_ref, which size modulation divides by the anchor's; None without size modulation
+    attention  cross-attention of each decoder layer
     pixels     [pixels, 2] x, y, 0–1 of the unpadded image: those given to ``trace``
     encoder    self-attention of each encoder layer; its queries are ``pixels``
-    absent     a sentence for each thing that this member does not have
+    absent     a sentence for each thing that this member lacks
+    predictions  the model's output
     """
 
     model: str
@@ -60,24 +61,24 @@ class Trace:
 
     @property
     def looks(self) -> tuple[Attention, ...]:
-        """The former name of ``attention``, which goes with the next release."""
+        """The former name of ``attention``, which the next release removes."""
         warnings.warn("looks is called attention now", DeprecationWarning, stacklevel=2)
         return self.attention
 
     @property
     def layers(self) -> int:
-        """Decoder layers."""
+        """Number of decoder layers."""
         return len(self.boxes)
 
     @property
     def queries(self) -> int:
-        """Slots of the decoder."""
+        """Number of queries."""
         return self.boxes.shape[1]
 
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """The objects that are really there.
+    """The labelled objects of an image.
 
     boxes   [n, 4] x0 y0 x1 y1 in pixels of the image
     labels  [n] index into the model's class names
@@ -89,15 +90,15 @@ class Truth:
 
 @dataclass(frozen=True, eq=False)
 class ExplainedImage:
-    """One image with what a model found in it, and the trace of how.
+    """One image with its detections, and the trace of every layer.
 
     image       RGB [height, width, 3] uint8
-    detections  scoring at least ``conf``, best first, cut to the image
-    candidates  the best queries' detections, whatever they score: shown where nothing was found
+    detections  detections with a score of at least ``conf``, best first, clipped to the image
+    candidates  the best queries' detections of any score, shown if there are no ``detections``
     trace       every layer's anchors, boxes, scores and attention
-    conf        lowest score of ``detections``
-    truth       the objects that are there, where they are known
-    asked       of the same image, a trace whose queries are questions: boxes on a grid, so that a
+    conf        the threshold of ``detections``
+    truth       the labelled objects; None if they are unknown
+    asked       a second trace of the image, whose queries are questions: boxes on a grid, so that a
                 page without a model can answer clicks; None for members that cannot be asked
     """
 
@@ -111,7 +112,7 @@ class ExplainedImage:
 
     @property
     def shown(self) -> Detections:
-        """``detections``, or where there is none, ``candidates``."""
+        """``detections``, or ``candidates`` if there are none."""
         return self.detections if len(self.detections) else self.candidates
 
     @property
@@ -120,7 +121,7 @@ class ExplainedImage:
         return self.image.shape[0], self.image.shape[1]
 
     def query(self, detection: int = 0) -> int:
-        """The decoder slot behind detection number ``detection`` of ``shown``."""
+        """The decoder slot of detection number ``detection`` of ``shown``."""
         if not 0 <= detection < len(self.shown):
             raise ValueError(
                 f"the image has {counted(len(self.shown), 'detection')}, counted from 0; got "
@@ -134,13 +135,13 @@ class ExplainedImage:
         return boxes * np.tile([width, height], boxes.shape[-1] // 2).astype(np.float32)
 
     def with_truth(self, boxes: Any, labels: Any) -> Self:
-        """The same with the objects that are there: x0 y0 x1 y1 in pixels, and class indices."""
+        """The explanation with labelled objects: x0 y0 x1 y1 in pixels, and class indices."""
         boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
         labels = np.asarray(labels, np.int64).reshape(-1)
         classes = len(self.trace.names)
         if len(boxes) != len(labels) or not ((labels >= 0) & (labels < classes)).all():
             raise ValueError(
-                f"the truth should be as many labels from 0 to {classes - 1} as boxes; got "
+                f"the truth should have one label from 0 to {classes - 1} for each box; got "
                 f"{counted(len(boxes), 'box', 'boxes')} and the labels {labels.tolist()}"
             )
         wrong = np.flatnonzero(~(boxes[:, 2:] > boxes[:, :2]).all(1))
@@ -152,16 +153,16 @@ class ExplainedImage:
         return replace(self, truth=Truth(boxes, labels))
 
     def truth_of(self, query: int) -> int | None:
-        """Which known object the query's last box fits best; None where no object is known."""
+        """The labelled object that the query's last box overlaps most; None if there is none."""
         if self.truth is None or not len(self.truth.boxes):
             return None
         last = corners(self.in_pixels(self.trace.boxes[-1:, query]))
         return int(iou(last, self.truth.boxes).argmax())
 
     def iou_with_truth(self, query: int) -> np.ndarray | None:
-        """IoU [layers] of the query's boxes with the object that its last box fits best.
+        """IoU [layers] of the query's boxes with the object that its last box overlaps most.
 
-        None where no object is known.
+        None without labelled objects.
         """
         best = self.truth_of(query)
         if self.truth is None or best is None:
@@ -176,25 +177,25 @@ def trace(
     pixels: Sequence[tuple[float, float]] = (),
     questions: Questions | None = None,
 ) -> Trace:
-    """Run ``model`` on one image and record it; ``predictions`` are those of a plain call.
+    """Run ``model`` on one image and record every layer; ``predictions`` are those of a plain call.
 
-    For every one of ``pixels`` (x, y, 0–1 of the image) encoder attention is recorded too; of
-    deformable members, that of the finest level's token. Of ``questions``, the trace's queries are
-    the questions alone. The model should be in evaluation mode.
+    Encoder attention is recorded for each of ``pixels`` (x, y, 0–1 of the image); in deformable
+    members for the token of the finest level. With ``questions``, the trace's queries are the
+    questions only. The model should be in evaluation mode.
     """
     if len(images.pixels) != 1:
-        raise ValueError(f"a trace is of one image; got a batch of {len(images.pixels)}")
-    wanted = np.asarray(pixels, np.float32).reshape(-1, 2)
-    if not ((wanted >= 0) & (wanted <= 1)).all():
+        raise ValueError(f"a trace needs one image; got a batch of {len(images.pixels)}")
+    points = np.asarray(pixels, np.float32).reshape(-1, 2)
+    if not ((points >= 0) & (points <= 1)).all():
         raise ValueError(f"pixels should be x, y from 0 to 1 of the image; got {list(pixels)}")
     model = _with_own_hooks(model)
     decoder, positions = model.decoder, model.decoder.positions
-    encoding = [layer.attention for layer in model.encoder.layers] if len(wanted) else []
-    crossing = [layer.cross_attention for layer in decoder.layers]
-    calls = _recorded(*encoding, *crossing, positions)
+    encoder_attention = [layer.attention for layer in model.encoder.layers] if len(points) else []
+    cross_attention = [layer.cross_attention for layer in decoder.layers]
+    calls = _recorded(*encoder_attention, *cross_attention, positions)
     with torch.no_grad():
         predictions, chosen = model(images, questions=questions), slice(None)
-        if questions is not None:  # groups come first in the decoder's row of queries
+        if questions is not None:  # groups come first among the decoder's queries
             chosen = slice(questions.boxes.shape[1])
             predictions = predictions.groups[0][1]
         sizes = [call.output[0, chosen].sigmoid() for call in calls.get(positions.size, [])]
@@ -211,10 +212,10 @@ def trace(
             reference_sizes=_array(torch.stack(sizes)) if sizes else None,
             attention=tuple(
                 _of_queries(module, calls, positions, placed, chosen)
-                for module, placed in zip(crossing, calls[positions], strict=True)
+                for module, placed in zip(cross_attention, calls[positions], strict=True)
             ),
-            pixels=wanted,
-            encoder=tuple(_of_tokens(module, calls, wanted) for module in encoding),
+            pixels=points,
+            encoder=tuple(_of_tokens(module, calls, points) for module in encoder_attention),
             absent=absences(model),
             predictions=predictions,
         )
@@ -222,39 +223,39 @@ def trace(
 
 def absences(model: Detector) -> tuple[str, ...]:
     """A sentence for each thing that can be explained in other members but not in this one."""
-    part, cross = model.config.model, model.config.model.decoder.cross_attention
+    config, cross = model.config.model, model.config.model.decoder.cross_attention
     name, absent = model.config.name, []
-    if part.queries.anchor is None:
+    if config.queries.anchor is None:
         absent.append(
-            f"{name} has no anchors: a query is a learned vector without a place, and its way "
+            f"{name} has no anchors: a query is a learned vector without a place, so its path "
             "begins with the box of the first layer."
         )
-    elif part.queries.anchor == "point":
+    elif config.queries.anchor == "point":
         absent.append(
             f"{name} starts from points: its first anchors have a place but no width and height."
         )
-    if part.queries.anchor is not None and not part.decoder.update_anchors:
+    if config.queries.anchor is not None and not config.decoder.update_anchors:
         absent.append(f"{name} does not move its anchors: every layer starts from the same ones.")
     if cross.kind == "deformable":
-        boxed = part.queries.anchor == "box"
+        boxed = config.queries.anchor == "box"
         absent.append(
-            f"{name} reads a few places of each level instead of weighing all of them: the centre "
-            "of the anchor, and from there steps in units of "
-            + ("its width and height. " if boxed else "cells (of a box, its width and height). ")
-            + "The sum of content and position chooses steps and weights; each part alone shows "
-            "what it would choose by itself. "
+            f"{name} samples a few locations of each level instead of weighting all of them: the "
+            "anchor's centre plus offsets in units of "
+            + ("its width and height. " if boxed else "cells (for a box, its width and height). ")
+            + "The sum of content and position determines offsets and weights; each part alone "
+            "shows those that it would yield by itself. "
             + (
-                "The anchor's own size takes the place of w_ref and h_ref."
+                "The anchor's own size replaces w_ref and h_ref."
                 if boxed
                 else "A point has no size that could modulate attention."
             )
         )
     elif cross.kind == "add" or not cross.modulate_size:
-        absent.append(f"{name} has no size modulation: nothing to compare with and without it.")
+        absent.append(f"{name} has no size modulation, so there is no map without it.")
     return tuple(absent)
 
 
-# What the hooks read
+# Recording by hooks
 
 
 class _Call(NamedTuple):
@@ -266,43 +267,45 @@ _Calls = dict[Any, list[_Call]]
 
 
 def _with_own_hooks(model: Detector) -> Detector:
-    """The same weights in modules whose hooks are their own; the backbone is shared as it is."""
+    """A copy of the model with its own hooks and the same weights; the backbone is not copied."""
     copies: dict[nn.Module, nn.Module] = {}
 
     def copied(module: nn.Module) -> nn.Module:
         if module not in copies:
-            own = copies[module] = copy.copy(module)
-            own._forward_hooks = module._forward_hooks.copy()
-            own._modules = {
+            shallow = copies[module] = copy.copy(module)
+            shallow._forward_hooks = module._forward_hooks.copy()
+            shallow._modules = {
                 name: child and copied(child) for name, child in module._modules.items()
             }
         return copies[module]
 
-    own = copy.copy(model)
-    own._modules = {
+    shallow = copy.copy(model)
+    shallow._modules = {
         name: child if child is None or name == "backbone" else copied(child)
         for name, child in model._modules.items()
     }
-    return own
+    return shallow
 
 
 def _recorded(*parts: Any) -> _Calls:
-    """Inputs and outputs of ``parts`` and all modules below them, from now on, call after call."""
+    """A record of all further calls of ``parts`` and their submodules, in order of the calls."""
     calls: _Calls = {}
 
-    def remember(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+    def record(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         calls.setdefault(module, []).append(_Call(inputs, output))
 
     for module in {module for part in parts for module in part.modules()}:
-        module.register_forward_hook(remember)
+        module.register_forward_hook(record)
     return calls
 
 
 def _of_queries(
     module: Any, calls: _Calls, positions: Positions, placed: _Call, chosen: slice
 ) -> Attention:
-    """Cross-attention of the ``chosen`` queries in one decoder layer; ``placed`` is the call that
-    gave their positions."""
+    """Cross-attention of the ``chosen`` queries in one decoder layer.
+
+    ``placed`` is the recorded call of ``positions`` for this layer.
+    """
     (call,) = calls[module]
     content, position, memory = call.inputs
     if isinstance(module, DeformableAttention):
@@ -313,13 +316,13 @@ def _of_queries(
         return _sampled(module, query, references, memory, parts)
     if isinstance(module, ConcatCrossAttention):
         code = _unmodulated_code(positions, placed)
-        return _side_by_side(module, calls, code, memory, chosen)
+        return _concatenated(module, calls, code, memory, chosen)
     assert isinstance(module, AdditiveAttention)
     return _added(module, calls, content, memory.tokens, memory, chosen)
 
 
 def _of_tokens(module: Any, calls: _Calls, pixels: np.ndarray) -> Attention:
-    """Self-attention of one encoder layer, of the tokens in which ``pixels`` lie."""
+    """Self-attention of one encoder layer, for the tokens that contain ``pixels``."""
     (call,) = calls[module]
     x, positions, memory = call.inputs
     chosen = _tokens_at(pixels, memory)
@@ -329,24 +332,24 @@ def _of_tokens(module: Any, calls: _Calls, pixels: np.ndarray) -> Attention:
     return _added(module, calls, x, x, memory, chosen)
 
 
-def _side_by_side(
+def _concatenated(
     module: ConcatCrossAttention,
     calls: _Calls,
     unmodulated: Tensor | None,
     memory: Memory,
     chosen: slice,
 ) -> DenseAttention:
-    """Conditional DETR's attention: what its projections gave."""
+    """Conditional DETR's attention, from the recorded outputs of its projections."""
 
-    def given(projection: nn.Module) -> Tensor:
+    def output(projection: nn.Module) -> Tensor:
         return calls[projection][0].output
 
-    query, key, key_position = (given(p) for p in (module.query, module.key, module.key_position))
+    query, key, key_position = (output(p) for p in (module.query, module.key, module.key_position))
     if module.query_position is not None:
-        query, key = query + given(module.query_position), key + key_position
+        query, key = query + output(module.query_position), key + key_position
     return DenseAttention(
         query_content=_by_head(query[:, chosen], module.heads),
-        query_position=_by_head(given(module.query_code)[:, chosen], module.heads),
+        query_position=_by_head(output(module.query_code)[:, chosen], module.heads),
         query_unmodulated=None
         if unmodulated is None
         else _by_head(module.query_code(unmodulated[:, chosen]), module.heads),
@@ -366,7 +369,7 @@ def _added(
     memory: Memory,
     chosen: Any = slice(None),
 ) -> DenseAttention:
-    """Plain attention: projections are linear, so position is the whole less content."""
+    """Plain attention: projections are linear, so position is the whole minus content."""
     heads, (whole_query, whole_key) = (
         module.heads,
         (calls[p][0].output for p in (module.query, module.key)),
@@ -393,21 +396,21 @@ def _sampled(
 ) -> SampledAttention:
     """Sampling locations of one layer, moved from each level's padded map to the image's frame.
 
-    ``parts`` sum to ``query``; each is what the layer would be given without the other.
+    ``parts`` are content and position, whose sum is ``query``; each is also sampled alone.
     """
     assert memory.ratios is not None
     ratios = memory.ratios[:, None, None, :, None]
 
-    def sampled(given: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        locations, weights = module.locations_and_weights(given, references, memory.shapes)
+    def sampled(queries: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        locations, weights = module.locations_and_weights(queries, references, memory.shapes)
         return _array((locations / ratios)[0]), _array(weights[0])
 
-    alone = {name: sampled(given) for name, given in parts.items()}
+    alone = {name: sampled(part) for name, part in parts.items()}
     return SampledAttention(*sampled(query), memory.shapes, alone)
 
 
 def _unmodulated_code(positions: Positions, placed: _Call) -> Tensor | None:
-    """The code before size modulation: the same part called again, without its size."""
+    """The positional code without size modulation, from a second call of ``positions``."""
     if positions.size is None:
         return None
     plain = copy.copy(positions)
@@ -416,12 +419,12 @@ def _unmodulated_code(positions: Positions, placed: _Call) -> Tensor | None:
 
 
 def _tokens_at(pixels: np.ndarray, memory: Memory) -> list[int]:
-    """The token of the first level's map in which each pixel lies."""
+    """The token of the finest level that contains each pixel."""
     height, width = memory.shapes[0]
     share = np.ones(2)
     if memory.padding is not None:
-        seen = ~_array(memory.padding[0, : height * width]).astype(bool).reshape(height, width)
-        share = np.array([seen.any(0).mean(), seen.any(1).mean()])
+        valid = ~_array(memory.padding[0, : height * width]).astype(bool).reshape(height, width)
+        share = np.array([valid.any(0).mean(), valid.any(1).mean()])
     sizes = np.array([width, height]) * share
     columns, rows = np.minimum((pixels * sizes).astype(int), sizes.round().astype(int) - 1).T
     return (rows * width + columns).tolist()
@@ -433,8 +436,8 @@ def _map(memory: Memory) -> dict[str, Any]:
 
 
 def _anchors(predictions: Predictions) -> tuple[np.ndarray, ...] | None:
-    entered = [anchors for anchors in predictions.anchors if anchors is not None]
-    return tuple(_array(anchors[0]) for anchors in entered) or None
+    by_layer = [anchors for anchors in predictions.anchors if anchors is not None]
+    return tuple(_array(anchors[0]) for anchors in by_layer) or None
 
 
 def _by_head(x: Tensor, heads: int) -> np.ndarray:

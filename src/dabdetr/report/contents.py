@@ -8,7 +8,6 @@ import platform
 import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from dabdetr.evaluation.curves import class_curve, confusion, reliability
 from dabdetr.evaluation.evaluate import columns
 from dabdetr.evaluation.judged import Judged, judge
 from dabdetr.evaluation.result import Evaluation
+from dabdetr.packages import installed_versions
 from dabdetr.text import counted
 
 PACKAGES = ("dabdetr", "torch", "torchvision", "timm", "numpy", "onnxruntime", "openvino")
@@ -61,7 +61,7 @@ def environment(data: DetectionDataset) -> dict[str, Any]:
         "images": len(data),
         "objects": sum(int((~record.crowd).sum()) for record in records),
         "fingerprint": fingerprint(data),
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": {"python": platform.python_version(), **installed_versions(PACKAGES)},
         "machine": f"{platform.system()} {platform.machine()}, {processors}",
         "command": " ".join(["dabdetr", *sys.argv[1:]]) if "dabdetr" in sys.argv[0] else None,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -77,17 +77,6 @@ def fingerprint(data: DetectionDataset) -> str:
         digest.update(size.encode() + record.boxes.astype("<f4").tobytes())
         digest.update(record.labels.astype("<i8").tobytes() + record.crowd.tobytes())
     return digest.hexdigest()
-
-
-def _versions() -> dict[str, str]:
-    """The versions of the installed ``PACKAGES``."""
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return versions
 
 
 def _intervals(

@@ -1,21 +1,22 @@
-"""Boxes, class names and scores drawn into an image."""
+"""Drawing of boxes, class names and scores into an image, and images as arrays and data URLs."""
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from dabdetr.files import FORMATS
 
-# Wong (Nature Methods 2011), told apart under every common colour blindness; then paler and deeper
-# shades of the same hues for data of many classes.
+# Wong's hues (Nature Methods 2011), distinct under every common colour blindness; paler and deeper
+# shades of them follow for data sets of many classes.
 _HUES = (
     *((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167)),
     *((86, 180, 233), (213, 94, 0), (240, 228, 66)),
@@ -39,10 +40,10 @@ def draw(
 ) -> Image.Image:
     """A copy of ``image`` (RGB uint8 [height, width, 3]) with every box [n, 4] drawn in.
 
-    Boxes are x0 y0 x1 y1 in pixels; ``labels`` index ``names``. Lines and letters grow with the
-    image. The best boxes lie on top, and their labels are placed first: above the box where there
-    is room, else at another corner, always inside. Not ``scored``, scores are ranks only and are
-    not written.
+    Boxes are x0 y0 x1 y1 in pixels; ``labels`` index ``names``. Line width and letter size grow
+    with the image. The best boxes are drawn on top, and their labels are placed first: above the
+    box if there is room, otherwise at another corner, always within the image. With ``scored``
+    False, scores give the order only and are not written.
     """
     canvas = Image.fromarray(image)
     pen = ImageDraw.Draw(canvas)
@@ -63,6 +64,19 @@ def draw(
     for label in placed[::-1]:
         _write(pen, label, font)
     return canvas
+
+
+def data_url(
+    image: np.ndarray, longest: int, kind: Literal["jpeg", "png"] = "jpeg", quality: int = 85
+) -> str:
+    """A data URL of the image, reduced to sides of at most ``longest`` pixels.
+
+    ``quality`` is that of a JPEG.
+    """
+    reduced, stream = Image.fromarray(image), BytesIO()
+    reduced.thumbnail((longest, longest))
+    reduced.save(stream, kind, **({} if kind == "png" else {"quality": quality}))
+    return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 
 def as_array(image: Any) -> np.ndarray:
@@ -96,7 +110,7 @@ def colour(label: int) -> tuple[int, int, int]:
 def _outline(
     pen: ImageDraw.ImageDraw, box: np.ndarray, ink: tuple[int, int, int], width: int
 ) -> None:
-    """A frame of ``width`` within a thin line that parts it from a ground of its own colour."""
+    """A frame of ``width``, with a thin inner line for contrast on a background of its colour."""
     x0, y0, x1, y1 = (int(v) for v in np.rint(box))
     x1, y1 = max(x1 - 1, x0), max(y1 - 1, y0)
     edge = _contrast(ink)
@@ -108,7 +122,7 @@ def _outline(
 def _text(
     name: str, score: float | None, font: ImageFont.FreeTypeFont, size: tuple[int, int]
 ) -> str | None:
-    """Name and score, shortened where the image is small; None where nothing fits."""
+    """Name and score, shortened for a small image; None if nothing fits."""
     name = "".join(c if c.isprintable() else " " for c in name)
     number = "" if score is None else f" {score:.2f}"
     for text in (name + number, _shortened(name) + number, _shortened(name, 3)):
@@ -137,7 +151,7 @@ def _free_place(
 def _places(
     box: np.ndarray, extent: tuple[int, int], size: tuple[int, int], width: int
 ) -> np.ndarray:
-    """Where a label may stand [places, 4], the best first; each is moved into the image."""
+    """Possible places of a label [places, 4], the best first; each is moved into the image."""
     (x0, y0, x1, y1), (w, h) = box.tolist(), extent
     outside = [(x0, y0 - h), (x1 - w, y0 - h), (x0, y1), (x1 - w, y1), (x1, y0), (x0 - w, y0)]
     left, right, top, bottom = x0 + width, x1 - w - width, y0 + width, y1 - h - width
@@ -149,7 +163,7 @@ def _places(
 
 
 def _overlap(places: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Pixels of each place [places, 4] that lie on others [others, 4], summed over these."""
+    """Overlap in px² of each place [places, 4] with ``others`` [others, 4], summed over others."""
     low = np.maximum(places[:, None, :2], others[None, :, :2])
     high = np.minimum(places[:, None, 2:], others[None, :, 2:])
     return (high - low).clip(min=0).prod(-1).sum(-1)
@@ -185,15 +199,15 @@ def _contrast(ink: tuple[int, int, int]) -> tuple[int, int, int]:
 
 
 def _letter_size(width: int, height: int) -> int:
-    """Readable when the image fills a screen; never taller than a third of a tiny image."""
+    """A size that is readable when the image fills a screen; at most a third of a tiny image."""
     return max(4, min(round(0.008 * (width + height) + 5), min(width, height) // 3))
 
 
 @lru_cache(maxsize=16)
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which comes with matplotlib and has Greek, Cyrillic, Arabic letters and more.
+    """DejaVu Sans, part of matplotlib, with Greek, Cyrillic and Arabic letters among others.
 
-    Without matplotlib Pillow's own font, whose letters are Latin.
+    Without matplotlib, Pillow's default font, which has Latin letters only.
     """
     if find_spec("matplotlib") is None:
         found = ImageFont.load_default(size)

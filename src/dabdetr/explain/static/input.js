@@ -1,9 +1,9 @@
 // Pointer and keyboard.
 
-const NEAR = 14; // pixels of the screen within which a query's centre is meant
+const NEAR = 14; // screen pixels within which a click selects a query's centre
 
-// What a click would pick: of the detections' boxes there the smallest, and after a click at the
-// same place the next larger one; outside of them, or with Shift, the query whose centre is near.
+// The choice that a click would select: the smallest of the detections' boxes there, and after a
+// click at the same place the next larger one; outside of them, or with Shift, the nearest query.
 function choiceAt(event) {
   const frame = $("stage").getBoundingClientRect();
   const at = [(event.clientX - frame.left) / frame.width, (event.clientY - frame.top) / frame.height];
@@ -14,13 +14,13 @@ function choiceAt(event) {
   return inside[again ? (inside.findIndex((c) => c.detection === state.picked.detection) + 1) % inside.length : 0];
 }
 
-// Detections whose boxes hold a place of the image, the smallest first; a line belongs to its box.
+// Detections whose boxes contain a place of the image, the smallest first; else those within 4 px.
 function boxesAt(at) {
   const area = ({ query }) => {
     const [, , w = 0, h = 0] = placeAt(query, state.layer);
     return w * h;
   };
-  const holding = (reach) =>
+  const containing = (reach) =>
     data.detections
       .map(({ query }, detection) => ({ query, detection }))
       .filter(({ query }) => {
@@ -29,8 +29,8 @@ function boxesAt(at) {
         return at[0] >= x0 - dx && at[0] <= x1 + dx && at[1] >= y0 - dy && at[1] <= y1 + dy;
       })
       .sort((a, b) => area(a) - area(b));
-  const strictly = holding(0);
-  return strictly.length ? strictly : holding(4);
+  const exact = containing(0);
+  return exact.length ? exact : containing(4);
 }
 
 function nearest(at) {
@@ -42,10 +42,10 @@ function nearest(at) {
   return best === null ? null : choiceOf(best);
 }
 
-// Questions: with "Ask" on, a click or a drawn box picks the nearest question of the grid.
+// Questions: with "Ask" on, a click or a drawn box selects the nearest question of the grid.
 
-const LEAST = 6; // pixels of the screen that a drawn box measures at least; less is a click
-let drag = null; // where a drawn box began, 0–1
+const LEAST = 6; // the smallest side of a drawn box in screen pixels; less is a click
+let drag = null; // the first corner of the box being drawn, 0–1
 
 function placeOf(event) {
   const frame = $("stage").getBoundingClientRect();
@@ -59,7 +59,7 @@ function beginBox(event) {
   $("stage").setPointerCapture(event.pointerId);
 }
 
-// What was drawn so far: a box cxcywh, or x, y where it is too small to be one.
+// The drawing so far: a box cxcywh, or x, y if it is too small.
 function drawn(event) {
   const [a, b] = [drag, placeOf(event)];
   const [w, h] = [Math.abs(a[0] - b[0]), Math.abs(a[1] - b[1])];
@@ -80,8 +80,8 @@ function endBox(event) {
   pick({ query: nearestQuestion(state.asked), detection: null });
 }
 
-// Of a box, the question that overlaps it most. Of a click, one at the nearest place of the grid:
-// first those whose answer holds the click, then by score, as when a model is asked in Python.
+// For a box, the question that overlaps it most. For a click, one at the nearest place of the grid:
+// first those whose answer contains the click, then by score, as in `Predictor.ask`.
 function nearestQuestion(asked) {
   const all = Array.from({ length: data.questions }, (_, i) => own + i);
   const away = (query) => distance(placeAt(query, 0), asked);
@@ -93,7 +93,7 @@ function nearestQuestion(asked) {
     const [x0, y0, x1, y1] = corners(placeAt(query, layers));
     return x0 <= asked[0] && asked[0] <= x1 && y0 <= asked[1] && asked[1] <= y1;
   };
-  // Boxes at the border are cut, and their centres moved: those of the four nearest places count.
+  // Boxes at the border are clipped, which moves their centres: the four nearest places count.
   const near = all.sort((a, b) => away(a) - away(b)).slice(0, 16);
   return near.reduce((a, b) => (holds(b) - holds(a) || score(b, layers) - score(a, layers)) > 0 ? b : a);
 }

@@ -1,10 +1,10 @@
-// What is chosen, and what follows from it.
+// The state of the page, drawing from it, and setup.
 
 const state = {
   picked: data.detections.length ? { query: data.detections[0].query, detection: 0 } : choiceOf(0),
   hovered: null,
-  clicked: null, // where the last click was, on the screen
-  asked: null, // the click or box that was asked about: x, y or cxcywh, 0–1
+  clicked: null, // screen position of the last click
+  asked: null, // the click or box of the question: x, y or cxcywh, 0–1
   layer: layers,
   part: "all",
   head: 0,
@@ -13,7 +13,7 @@ const PART_NAMES = {
   all: "whole", content: "content", position: "position", unmodulated: "position without size", none: "off",
 };
 const checked = (id) => $(id).checked;
-// How many heads are kept for a query by themselves: of places all, of maps those of the best ones.
+// The number of single heads stored for a query: all for locations; for maps, only of the best queries.
 const headsOf = (query) => data.attention.queries[query]?.heads ?? 0;
 const headShown = (query) => (headsOf(query) ? state.head : 0);
 
@@ -180,7 +180,7 @@ function start() {
   $("summary").textContent =
     `${data.model}, ${layers} decoder layer${layers > 1 ? "s" : ""}, ${slots}; ` +
     `${many} scoring ${data.conf} or more.`;
-  if (!data.found) $("list-title").textContent = "Nothing was found; the best queries instead";
+  if (!data.found) $("list-title").textContent = "Nothing was found: best queries";
   $("image").src = data.image;
   $("image").style.imageRendering = Math.max(width, height) <= 48 ? "pixelated" : "auto";
   $("truth-field").hidden = !data.truth;
@@ -246,19 +246,19 @@ function fillChoices() {
 
 function fillNotes() {
   const notes = [
-    "Pick a detection in the image or the list; move the slider to see its box after every layer.",
-    "A click picks the smallest box below it, another one at the same place the next larger. Outside of boxes, or with Shift, it picks the query whose centre is near.",
+    "Select a detection in the image or the list; move the slider to see its box after every layer.",
+    "A click selects the smallest box at that place, a second click the next larger one. Outside of boxes, or with Shift, it selects the query with the nearest centre.",
   ];
   if (data.anchors) {
-    notes.push("Dashed: the anchor that enters the layer. Thick: the box that leaves it. Dots on the white line: centres from the start (black) to the last layer.");
-  } else notes.push("Thick: the box that leaves the layer. Dots on the white line: its centres, layer by layer.");
+    notes.push("Dashed: the layer's input anchor. Thick: its output box. Dots on the white line: centres from the start (black) to the last layer.");
+  } else notes.push("Thick: the layer's output box. Dots on the white line: its centres, layer by layer.");
   if (data.attention.parts.includes("position")) {
-    notes.push("“Whole” is the attention as it is. “Content” and “position” show where each would look by itself.");
+    notes.push("“Whole” is the attention that the model uses. “Content” and “position” are the attention from each of them alone.");
   }
   if (data.questions) {
-    notes.push(`With “Ask”, a click or a drawn box is a question: the answer shown is that of the nearest of ${data.questions} boxes that the model was asked about when the page was made. A question sees the model's own queries; they do not see it.`);
+    notes.push(`With “Ask”, a click or a drawn box is a question: the answer shown is that of the nearest of ${data.questions} boxes that the model was asked about when the page was made. A question attends to the model's own queries; they do not attend to it.`);
   }
-  if (data.truth) notes.push("Dotted: the objects that are really there. “≠” and red: the class found is another one than that of the object there.");
+  if (data.truth) notes.push("Dotted: the labelled objects. “≠” and red: the class found differs from the object's label.");
   notes.push(...data.absent);
   for (const note of notes) {
     const item = document.createElement("li");

@@ -1,4 +1,4 @@
-// Numbers of a query, and how they are drawn. Boxes are cxcywh, 0–1 of the image.
+// Access to the data of queries, and drawing of boxes and attention. Boxes are cxcywh, 0–1.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
@@ -6,14 +6,14 @@ const [height, width] = data.size;
 const layers = data.boxes.length;
 const own = data.boxes[0].length - data.questions; // the model's queries; questions come after them
 const isQuestion = (query) => query >= own;
-const first = data.anchors ? 0 : 1; // the slider's least value: 0 shows the initial anchors
+const first = data.anchors ? 0 : 1; // the slider's minimum: 0 shows the initial anchors
 
-// Layer 0 is the start: the anchor that enters layer 1. A point has two numbers.
+// Layer 0 is the start: the input anchor of layer 1. A point has two numbers.
 const placeAt = (query, layer) => (layer ? data.boxes[layer - 1] : data.anchors[0])[query];
 const enters = (query, layer) => (data.anchors && layer ? data.anchors[layer - 1][query] : null);
 const label = (query, layer) => data.labels[Math.max(layer, 1) - 1][query][0];
 const score = (query, layer) => data.scores[Math.max(layer, 1) - 1][query][0];
-// A choice is a query, and which detection of it (null: none); a query may be found as two classes.
+// A choice is a query and the index of its detection (null: none); a query may have two detections.
 const choiceOf = (query) => {
   const at = data.detections.findIndex((d) => d.query === query);
   return { query, detection: at < 0 ? null : at };
@@ -64,7 +64,7 @@ function shape(parent, kind, attributes) {
   return element;
 }
 
-// A box, or a cross where there is only a point; a dark line below parts it from any ground.
+// A box, or a cross for a point; a dark line below gives contrast on any background.
 function outline(parent, place, colour, size, more = {}) {
   const [x0, y0, x1, y1] = pixels(corners(place));
   const r = 7 * unit;
@@ -100,7 +100,7 @@ const COLOURS = Array.from({ length: 256 }, (_, i) => {
   return STOPS[k].map((v, c) => Math.round(v + (STOPS[k + 1][c] - v) * (at - k)));
 });
 
-// What is kept of a query's attention, if it has that part.
+// The stored attention of a query, or null if the page lacks it or this part.
 function keptOf(query, part) {
   const kept = data.attention.queries[query];
   return kept?.parts.includes(part) ? kept : null;
@@ -154,7 +154,7 @@ function drawPlaces(canvas, kept, layer, part, head) {
   pen.globalAlpha = 1;
 }
 
-// One item for each level: its mark, and how many cells it has.
+// One list item for each level: its mark and its number of cells.
 function levelKey() {
   return data.attention.levels.map(([rows, columns], level) => {
     const item = document.createElement("li");
@@ -172,7 +172,7 @@ function levelKey() {
   });
 }
 
-// Levels differ in form as well as colour: circle, square, triangle, diamond, again.
+// Levels differ in shape as well as colour: circle, square, triangle, diamond, repeated.
 function mark(pen, level, x, y, r) {
   const corners = [0, 4, 3, 4][level % 4];
   if (!corners) return pen.arc(x, y, r, 0, 2 * Math.PI);

@@ -1,4 +1,4 @@
-// What is said of the picked query: the line below the image, its story, its numbers.
+// Texts about the selected query: the caption below the image, its story, its table of numbers.
 
 function caption(map) {
   const { layer, part } = state;
@@ -7,40 +7,40 @@ function caption(map) {
   const together = data.attention.kind === "maps" ? "mean of all heads" : "all heads";
   const whose = head ? `head ${head}` : together;
   let text = "";
-  if (layer < 1) text = "Before the first layer a query has its anchor only; attention begins with layer 1.";
+  if (layer < 1) text = "Before layer 1 a query has only its anchor; attention begins with layer 1.";
   else if (isQuestion(query) && part !== "none" && !keptOf(query, part)) {
-    text = "Of questions the page keeps the whole attention of all heads, where there is room for it.";
+    text = "For questions, the page keeps the whole attention over all heads only, if there is room.";
   } else if (!data.attention.queries[query]) {
-    text = "Attention is kept for the best queries only; this one has boxes and numbers alone.";
+    text = "The page keeps attention for the best queries only; for this one it has boxes and numbers.";
   } else if (data.attention.kind === "locations" && part !== "none") {
     const chosen = {
-      all: "reads",
-      content: "would read if content alone chose them",
-      position: "would read if the anchor's position alone chose them",
+      all: "samples",
+      content: "would sample if content alone chose them",
+      position: "would sample if the anchor's position alone chose them",
     }[part];
-    text = `Places that ${nameOf(query)} ${chosen}, layer ${layer}, ${whose}; larger marks weigh more. `;
+    text = `Locations that ${nameOf(query)} ${chosen}, layer ${layer}, ${whose}; larger marks have larger weights. `;
     text += "Levels from fine to coarse:";
   } else if (map) {
     text = `${isQuestion(query) ? "Question" : `Query ${query}`}, layer ${layer}, ${whose}: `;
     text += {
-      all: "where it looks.",
-      content: "where content alone would look.",
-      position: "where position alone would look.",
-      unmodulated: "where position would look if the anchor's width and height did not count.",
+      all: "its attention.",
+      content: "attention from content alone.",
+      position: "attention from position alone.",
+      unmodulated: "attention from position alone, without the anchor's width and height.",
     }[part];
     const ref = data.references && data.references[layer - 1][query];
     if (ref && (part === "position" || part === "unmodulated")) {
       const anchor = pixels(enters(query, layer)).map(Math.round);
-      const wish = pixels(ref).map(Math.round);
-      const ratio = (k) => (wish[k] / Math.max(anchor[k + 2], 1)).toFixed(2);
-      text += ` The anchor is w × h = ${anchor[2]} × ${anchor[3]} px; content asks for w_ref × h_ref = ${wish[0]} × ${wish[1]} px.`;
-      text += ` Size modulation weights what x says by w_ref / w = ${ratio(0)}, what y says by h_ref / h = ${ratio(1)}: less looks wider.`;
+      const size = pixels(ref).map(Math.round);
+      const ratio = (k) => (size[k] / Math.max(anchor[k + 2], 1)).toFixed(2);
+      text += ` The anchor is w × h = ${anchor[2]} × ${anchor[3]} px; the content gives w_ref × h_ref = ${size[0]} × ${size[1]} px.`;
+      text += ` Size modulation scales the x product by w_ref / w = ${ratio(0)} and the y product by h_ref / h = ${ratio(1)}; a smaller factor makes attention wider.`;
     }
   }
   $("caption").textContent = text;
 }
 
-// What the picked query's attention lacks: heads by themselves, or a clean split in this layer.
+// Notes on the selected query's attention: no single heads, or no clean split in this layer.
 function tellLimits() {
   const { query } = state.picked;
   const lines = [];
@@ -52,7 +52,7 @@ function tellLimits() {
   $("limits").textContent = lines.join(" ");
 }
 
-// Class and score in a layer; for a detection of another class than the layer's best, that one too.
+// Class and score in a layer; if the layer's best class is another one, that one too.
 function said(choice, layer) {
   if (!layer) return "anchor";
   const best = label(choice.query, layer);
@@ -90,13 +90,13 @@ function tell() {
 
 const nameOf = (query) => (isQuestion(query) ? "a question" : `query ${query}`);
 
-// What the answer to a question means.
+// A text on the answer to a question.
 function tellAnswer(query, end) {
   const [, , w, h] = pixels(placeAt(query, 0)).map(Math.round);
   let text = `The box asked about there is ${w} × ${h} px. `;
   const same = data.found ? data.detections.findIndex((d) => iou(placeAt(d.query, layers), end) >= 0.5) : -1;
   if (same >= 0) text += `Its answer coincides with detection ${same + 1}, which scores ${data.detections[same].score.toFixed(2)}.`;
-  else if (score(query, layers) < data.conf) text += `Its score is below ${data.conf}: nothing is there, says the model.`;
+  else if (score(query, layers) < data.conf) text += `Its score is below ${data.conf}: the model predicts nothing there.`;
   else text += "No detection coincides with its answer.";
   return text;
 }
@@ -108,13 +108,13 @@ function tellTruth(last, end) {
   const differs = truth && truth.label !== last;
   $("real").textContent = truth
     ? `The truth there is “${name(truth.label)}”${differs ? " ≠ " + `“${name(last)}”` : ""}.`
-    : "No object of the truth lies there.";
+    : "There is no labelled object there.";
   $("real").classList.toggle("differs", !truth || differs);
 }
 
 function tabulate(choice, end) {
   const { query } = choice;
-  const truth = data.truth && nearestTruth(end); // null: none there
+  const truth = data.truth && nearestTruth(end); // null: none overlaps
   const titles = ["layer", "score", "best class", "centre x,\u00a0y", "size", "moved", "IoU¹"];
   if (truth) titles.push("IoU²");
   const table = $("numbers");
@@ -130,7 +130,7 @@ function tabulate(choice, end) {
     if (truth) values.push(w ? iou(box, truth.box).toFixed(2) : "");
     const row = cells("td", values);
     row.children[2].className = "name";
-    row.children[3].className = "place"; // on narrow screens it may break, and large sizes too
+    row.children[3].className = "place"; // allows a line break on narrow screens
     if (Math.max(width, height) > 999) row.children[4].className = "place";
     row.children[2].title = values[2];
     if (truth && k) row.children[2].classList.toggle("differs", label(query, k) !== truth.label);
@@ -141,7 +141,7 @@ function tabulate(choice, end) {
   table.tBodies[0].replaceChildren(...rows);
   $("legend").textContent =
     `Score of ${found(choice) ? `“${name(found(choice).label)}”` : "the best class"}. Centre x, y, ` +
-    "width, height and the way moved in pixels. ¹ with the last box" + (truth ? " ² with the truth" : "");
+    "width, height and the distance moved in pixels. ¹ with the last box" + (truth ? " ² with the truth" : "");
 }
 
 function cells(kind, values) {
@@ -154,7 +154,7 @@ function cells(kind, values) {
   return row;
 }
 
-// The object that a box overlaps most; null where it overlaps none.
+// The labelled object that a box overlaps most; null if it overlaps none.
 function nearestTruth(box) {
   const best = (a, b) => (iou(b.box, box) > (a ? iou(a.box, box) : 0) ? b : a);
   return data.truth.reduce(best, null);
