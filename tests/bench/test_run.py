@@ -31,7 +31,7 @@ def test_one_that_fails_is_told_and_the_others_go_on(
     with Session(plan, "cpu", images, tmp_path, lambda what, _: heard.append(what)) as session:
         session.start([REFERENCE, wrong, compiled])
         timed = session.run()
-        session.remember()
+        session.collect_remarks()
         memory = session.memory()
         (candidate, found), *others = session.found()
     assert set(session.absent) == {wrong, compiled}

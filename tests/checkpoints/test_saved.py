@@ -188,7 +188,7 @@ def test_old_paths_are_taken_by_set(
 
 
 def test_old_paths_that_contradict_new_ones_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"has taken the place of model\.classifier"):
+    with pytest.raises(ValueError, match=r"has replaced model\.classifier"):
         preset("detr-nano").override(["model.classifier=softmax", "loss.classification=focal"])
 
 

@@ -153,8 +153,8 @@ def test_a_damaged_record_is_named_and_kept(fabricate: Fabricate, content: bytes
     record.write_bytes(content)
     for verb in ("--report", "--resume"):
         done = run(verb, folder, code=2)
-        assert f"{record} is no record of a training" in done.stderr
-        assert "put the file back" in done.stderr
+        assert f"{record} is not a valid record of a training" in done.stderr
+        assert "restore the file" in done.stderr
     assert record.read_bytes() == content
 
 

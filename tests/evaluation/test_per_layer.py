@@ -153,7 +153,7 @@ def test_the_plot_says_what_its_lines_are(tmp_path: Path) -> None:
     unknown = replace(row(2, 0.2), recall=-1)
     LayerScores((row(1, 0.1), unknown), 1).plot(tmp_path / "a.svg")
     text = (tmp_path / "a.svg").read_text()
-    for words in ("enough: later AP", "AP, AP50, recall and IoU"):
+    for words in ("enough: AP rises by less", "AP, AP50, recall and IoU"):
         assert words in text
     LayerScores((row(1, -1),), 1).plot(tmp_path / "none.svg")
     assert "enough" not in (tmp_path / "none.svg").read_text()

@@ -68,7 +68,7 @@ def test_truth(scene: Explanation) -> None:
     assert overlap.shape == (3,)
     assert overlap[-1] > 0.7
     assert Predictor.explain(Predictor("scenes"), scene.image).iou_with_truth(0) is None
-    with pytest.raises(ValueError, match="as many labels from 0 to 9 as boxes; got 1 box"):
+    with pytest.raises(ValueError, match="one label from 0 to 9 for each box; got 1 box"):
         scene.with_truth([[0, 0, 1, 1]], [10])
     with pytest.raises(ValueError, match=r"x0 < x1 and y0 < y1; box 1 is \[5.0, 0.0, 5.0, 1.0\]"):
         scene.with_truth([[0, 0, 1, 1], [5, 0, 5, 1]], [1, 1])

@@ -298,7 +298,7 @@ def test_one_layer_and_no_encoder() -> None:
 
 def test_wrong_requests() -> None:
     model = detector("dab-detr-nano")
-    with pytest.raises(ValueError, match="of one image; got a batch of 2"):
+    with pytest.raises(ValueError, match="needs one image; got a batch of 2"):
         trace(model, Images(torch.zeros(2, 3, 64, 64)))
     with pytest.raises(ValueError, match="from 0 to 1 of the image"):
         trace(model, images(False), [(10, 20)])

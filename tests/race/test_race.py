@@ -174,7 +174,7 @@ def test_a_run_that_fails_leaves_the_others(copy: dict) -> None:
         (["--set", "model.heads=5"], "not a multiple of model.heads 5"),
         (["--set", "training.seed=5"], "is for --seeds to say"),
         (["--resume", "nowhere"], "there is no ladder in nowhere"),
-        (["--report", "nowhere"], "there is nothing compared in nowhere"),
+        (["--report", "nowhere"], "there is no comparison in nowhere"),
         (["--report", "nowhere", "--epochs", "3"], "--report trains nothing"),
         (["--short", "--sizes", "64"], "--short has rungs and a size of its own"),
         (["--epochs", "9", "--detr-epochs", "3"], "detr_epochs is 3, fewer than the 9 epochs"),

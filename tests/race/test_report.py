@@ -309,7 +309,7 @@ def test_seeds_that_do_not_get_there_are_told(fabricate: Fabricate) -> None:
 
 
 def test_nothing_to_report(tmp_path: Path, fabricate: Fabricate) -> None:
-    with pytest.raises(FileNotFoundError, match=r"there is nothing compared in .*expected race/"):
+    with pytest.raises(FileNotFoundError, match=r"there is no comparison in .*expected race/"):
         write_report(tmp_path / "elsewhere")
     folder = fabricate("dab", straight(0.6, 3))
     with pytest.raises(ValueError, match=r"no run in .* is finished"):

@@ -1,4 +1,4 @@
-"""What competes in a bench, what was measured of each candidate, and which of them to use."""
+"""The candidates of a bench, their measurements, and the choice of the best one."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from dabdetr.structures.boxes import iou
 
 _EXPORTED = {name: each for name, each in EXPORTS.items() if each.timed}
 FORMATS = {"torch": "PyTorch"} | {name: each.title for name, each in _EXPORTED.items()}
-"""What --formats calls them, and what people do."""
+"""Name for --formats → title."""
 PRECISIONS = {"torch": ("fp32", "bf16")} | {name: each.timed for name, each in _EXPORTED.items()}
-"""What is timed on a CPU."""
+"""Format → the precisions that are timed on a CPU."""
 AP_DROP = 0.5
-"""Points of AP that may be lost where the user does not say."""
+"""Points of AP that may be lost by default."""
 DISAGREEMENT = 0.02
-"""Share of the boxes that may differ where no boxes are annotated."""
+"""Share of the boxes that may differ if there are no annotations."""
 SAME_BOX = 0.9
 """IoU from which two boxes of a class are the same."""
 NOISE = 0.03
-"""Share of the time that is no difference: of candidates so close, the more faithful is best."""
+"""Relative difference of time that is noise: of such candidates the most accurate is best."""
 
 
 @dataclass(frozen=True)
@@ -41,17 +41,17 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """For tables."""
+        """Name in tables."""
         ending = ", compiled" if self.compiled else ""
         return f"{FORMATS[self.format]} {self.precision}{ending}"
 
     @property
     def key(self) -> str:
-        """For names of files."""
+        """Name within file names."""
         return f"{self.format}-{self.precision}" + ("-compiled" if self.compiled else "")
 
     def export_options(self, model: str, calibration: str) -> list[str]:
-        """The words after ``dabdetr`` that make its file; empty where weights are enough."""
+        """The arguments of ``dabdetr`` that export its file; empty if it runs the weights."""
         if self.format == "torch":
             return []
         precision = {
@@ -63,40 +63,40 @@ class Candidate:
         return ["export", "--model", model, "--format", self.format, *precision]
 
     def commands(self, model: str, calibration: str) -> list[str]:
-        """What to type to have it: the making of its file, if any, and the use of it."""
+        """The commands to export its file, if it needs one, and to use it."""
         use = ["dabdetr", "predict", "--model"]
         if self.format == "torch":
             options = ["--precision", self.precision] if self.precision != "fp32" else []
             options += ["--compile"] if self.compiled else []
             return [shlex.join([*use, model, *options, "IMAGES"])]
         file = f"{Path(model).stem}-{self.precision}{EXPORTS[self.format].suffix}"
-        make = ["dabdetr", *self.export_options(model, calibration), "--output", file]
-        return [shlex.join(make), shlex.join([*use, file, "IMAGES"])]
+        export = ["dabdetr", *self.export_options(model, calibration), "--output", file]
+        return [shlex.join(export), shlex.join([*use, file, "IMAGES"])]
 
 
 REFERENCE = Candidate("torch", "fp32")
-"""What the others are compared with; it always competes."""
+"""The candidate that the others are compared with; it always takes part."""
 
 
 def candidates(formats: Sequence[str], device: str = "cpu") -> list[Candidate]:
-    """Those of the ``formats``, the reference first, on a kind of ``device`` (cpu, cuda, mps)."""
-    found = [Candidate(each, kind) for each in FORMATS for kind in PRECISIONS[each]]
+    """The candidates of the ``formats``, reference first; ``device`` is a type: cpu, cuda, mps."""
+    every = [Candidate(each, kind) for each in FORMATS for kind in PRECISIONS[each]]
     if device != "cpu":
-        found.append(Candidate("torch", "fp16"))
-    found += [Candidate("torch", kind, compiled=True) for kind in PRECISIONS["torch"]]
-    chosen = [each for each in found if each.format in formats and each != REFERENCE]
+        every.append(Candidate("torch", "fp16"))
+    every += [Candidate("torch", kind, compiled=True) for kind in PRECISIONS["torch"]]
+    chosen = [each for each in every if each.format in formats and each != REFERENCE]
     return [REFERENCE, *sorted(chosen, key=lambda each: list(FORMATS).index(each.format))]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The user's choices; ValueError where they contradict each other.
+    """The user's choices; ValueError if they contradict each other.
 
-    data, source  annotated images, or others: one of the two
+    data, source  annotated images, or images without annotations: one of the two
     max_ap_drop   points of 100 that the best candidate may lose; for annotated images only
-    formats       see ``candidates``; the reference, torch fp32, always competes
-    images      how many AP, or else agreement with the reference, is measured on, at most
-    threads       to compute in; None: as many as each runtime likes
+    formats       see ``candidates``; the reference, torch fp32, always takes part
+    images        the most images for AP, or for agreement with the reference
+    threads       number of threads; None: each runtime's default
     """
 
     model: str
@@ -136,35 +136,36 @@ class Plan:
 
     @property
     def drop(self) -> float:
-        """How much lower than the reference's a quality may be, 0–1."""
+        """How much lower than the reference's the quality may be, 0–1."""
         if self.data is None:
             return DISAGREEMENT
         return (AP_DROP if self.max_ap_drop is None else self.max_ap_drop) / 100
 
     @property
     def calibration(self) -> str:
-        """Where int8 takes its ranges from."""
+        """The images from which int8 ranges are calibrated."""
         return str(self.data or self.source)
 
     def environment(self, folder: Path) -> dict[str, str]:
-        """That of every candidate.
+        """The environment variables of every candidate's process.
 
-        With a cache of its own, so that start-up is what torch.compile takes at a first start.
+        They set an empty compiler cache, so that start-up includes torch.compile's first
+        compilation.
         """
-        told = {"TORCHINDUCTOR_CACHE_DIR": str(folder / "compiled")}
+        variables = {"TORCHINDUCTOR_CACHE_DIR": str(folder / "compiled")}
         if self.threads is not None:
-            told["OMP_NUM_THREADS"] = str(self.threads)
-        return dict(os.environ) | told
+            variables["OMP_NUM_THREADS"] = str(self.threads)
+        return dict(os.environ) | variables
 
 
 @dataclass(frozen=True)
 class Row:
-    """One candidate's measures.
+    """One candidate's measurements.
 
-    turns    seconds an image in each round: prepared pixels to boxes, and file to boxes
+    turns    seconds per image in each round: prepared pixels to boxes, and file to boxes
     start    seconds from the start of a process to the boxes of its first image
-    memory_mib  that the process held at most, libraries included; None: the system does not say
-    file_mib    of its file or files
+    memory_mib  peak of the process, libraries included; None: the system does not report it
+    file_mib    size of its file or files
     quality  AP on annotated data, otherwise agreement with the reference; 0–1
     """
 
@@ -177,28 +178,30 @@ class Row:
 
     @property
     def model(self) -> float:
-        """Seconds an image, prepared pixels to boxes: the median of all rounds."""
+        """Seconds per image, prepared pixels to boxes: the median of all rounds."""
         return median(model for model, _ in self.turns)
 
     @property
     def whole(self) -> float:
-        """Seconds an image, file to boxes: the median of all rounds."""
+        """Seconds per image, file to boxes: the median of all rounds."""
         return median(whole for _, whole in self.turns)
 
     def gain(self, reference: Row) -> float:
-        """How many times as fast as the reference in the same round, file to boxes; median."""
+        """Speed relative to the reference in the same round, file to boxes; median of rounds."""
         pairs = zip(reference.turns, self.turns, strict=True)
-        return median(theirs[1] / own[1] for theirs, own in pairs)
+        return median(theirs[1] / ours[1] for theirs, ours in pairs)
 
 
 @dataclass(frozen=True)
 class BenchResult:
-    """What a bench found: rows of candidates that came to the end, reasons of those that did not.
+    """The result of a bench.
 
-    rows    the fastest first
-    absent  each with its reason, a sentence
-    timed   images in a turn; ``judged``: images that AP or agreement is of
-    data    name and split of annotated data; "" where quality is agreement
+    rows    the candidates that finished, the fastest first
+    absent  the candidates that did not, each with the reason as a sentence
+    timed   number of images in a turn
+    judged  number of images for AP or agreement
+    data    name and split of annotated data; "" if quality is agreement
+    notes   caveats about the numbers
     """
 
     plan: Plan
@@ -212,7 +215,7 @@ class BenchResult:
 
     @property
     def best(self) -> Row:
-        """The one to use."""
+        """The row of the candidate to use."""
         return best(self.rows, self.plan.drop)
 
     @property
@@ -222,11 +225,11 @@ class BenchResult:
 
     @property
     def measure(self) -> str:
-        """What quality is."""
+        """The measure of quality."""
         return "AP" if self.data else "agreement"
 
     def commands(self, candidate: Candidate) -> list[str]:
-        """What to type to have and use a candidate."""
+        """The commands to export and use a candidate."""
         return candidate.commands(self.plan.model, self.plan.calibration)
 
 
@@ -236,9 +239,9 @@ def reference_of(rows: Sequence[Row]) -> Row:
 
 
 def best(rows: Sequence[Row], drop: float) -> Row:
-    """The fastest, file to boxes, whose quality is at most ``drop`` below the reference's.
+    """The fastest row, file to boxes, whose quality is at most ``drop`` below the reference's.
 
-    Of those as fast as it but for noise, the one of the highest quality. The reference itself
+    Of the rows within ``NOISE`` of the fastest, the one with the highest quality. The reference
     always qualifies.
     """
     floor = reference_of(rows).quality - drop - 1e-9
@@ -249,20 +252,20 @@ def best(rows: Sequence[Row], drop: float) -> Row:
 
 
 def agreement(reference: Sequence[Detections], found: Sequence[Detections], conf: float) -> float:
-    """Of all boxes that either side shows at ``conf``, the share that the other shows as well.
+    """Share of the boxes from ``conf`` on, of both sides, that the other side has as well.
 
-    Boxes go one to one, by class and IoU. Where neither side shows any, 1.
+    Boxes are matched one for one, by class and IoU. 1 if there are none.
     """
-    shown = alike = 0
+    shown = same = 0
     for one, other in zip(reference, found, strict=True):
         one, other = one.above(conf), other.above(conf)
         shown += len(one) + len(other)
-        alike += 2 * _pairs(one, other)
-    return alike / shown if shown else 1.0
+        same += 2 * _pairs(one, other)
+    return same / shown if shown else 1.0
 
 
 def _pairs(one: Detections, other: Detections) -> int:
-    """Boxes of one image that are the same on both sides."""
+    """The number of boxes of an image that are the same on both sides."""
     same = (iou(one.boxes[:, None], other.boxes) >= SAME_BOX) & (
         one.labels[:, None] == other.labels
     )

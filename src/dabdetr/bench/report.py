@@ -1,4 +1,4 @@
-"""A bench result, shown and written: tables for the terminal, a page, a figure, a JSON document."""
+"""Output of a bench result: tables for the terminal, a page, a figure and a JSON document."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 PACKAGES = ("dabdetr", "torch", "timm", "onnxruntime", "openvino", "nncf")
 COLOURS = {"torch": "#D55E00", "onnx": "#0072B2", "openvino": "#009E73"}
-"""Okabe and Ito's colours, which colour-blind people can tell apart."""
+"""Okabe and Ito's colours, distinct for colour-blind people."""
 MARKERS = {"fp32": "o", "bf16": "s", "fp16": "D", "int8": "^"}
 
 
@@ -39,7 +39,7 @@ def save(bench: BenchResult, folder: Path) -> None:
 
 
 def to_dict(bench: BenchResult) -> dict[str, Any]:
-    """Plain values, ready for JSON; seconds are an image's, medians of all rounds."""
+    """Plain values, ready for JSON; seconds are per image, medians of all rounds."""
     return {
         "plan": asdict(bench.plan),
         "device": bench.device,
@@ -78,7 +78,10 @@ def _row(bench: BenchResult, row: Row) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table as strings; the first column is of words, the others of numbers."""
+    """A table as strings: words in the first column, numbers in the others.
+
+    marked  index of the highlighted row
+    """
 
     title: str
     header: Sequence[str]
@@ -86,7 +89,7 @@ class Grid:
     marked: int | None = None
 
     def rich(self) -> Table:
-        """For a terminal; the marked row stands out."""
+        """The table for a terminal; the marked row is highlighted."""
         table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
         for number, name in enumerate(self.header):
             table.add_column(name, justify="right" if number else "left", no_wrap=number == 0)
@@ -96,7 +99,7 @@ class Grid:
         return table
 
     def markdown(self) -> str:
-        """The marked row is bold."""
+        """The table as Markdown; the marked row is bold."""
         lines = [list(self.header), ["---"] + ["---:"] * (len(self.header) - 1)]
         for number, row in enumerate([[as_markdown(cell) for cell in row] for row in self.rows]):
             lines.append([f"**{cell}**" for cell in row] if number == self.marked else list(row))
@@ -104,16 +107,16 @@ class Grid:
 
 
 def sentence(bench: BenchResult) -> str:
-    """Which candidate to use, and why."""
+    """Advice on which candidate to use, and why."""
     row, reference = bench.best, bench.reference
-    what, digits = bench.measure, 1 if bench.data else 0
+    digits = 1 if bench.data else 0
     if row == reference:
         points = f"{100 * bench.plan.drop:g}"
         bound = f"{points} point{'' if points == '1' else 's'} of AP"
         lost = bound if bench.data else f"{bench.plan.drop:.0%} of its boxes"
         name = reference.candidate.name
         return f"Stay with {name}: nothing that loses at most {lost} is faster here."
-    quality = f"{what} {100 * row.quality:.{digits}f}"
+    quality = f"{bench.measure} {100 * row.quality:.{digits}f}"
     quality += f" for {100 * reference.quality:.{digits}f}" if bench.data else " %"
     return (
         f"Use {row.candidate.name}: {1 / row.whole:.{_digits(1 / row.whole)}f} images a second "
@@ -123,7 +126,7 @@ def sentence(bench: BenchResult) -> str:
 
 
 def terminal(bench: BenchResult) -> RenderableType:
-    """Tables, what is missing and why, what to know, and the advice with its commands."""
+    """The table, missing candidates with reasons, remarks, and the advice with its commands."""
     table = grid(bench)
     parts: list[RenderableType] = [Text(f"\n{table.title}", style="italic"), table.rich()]
     parts += [Text(line, style="dim") for line in (*_missing(bench), *_remarks(bench))]
@@ -136,8 +139,8 @@ def terminal(bench: BenchResult) -> RenderableType:
 
 
 def markdown(bench: BenchResult) -> str:
-    """A page with everything that was measured."""
-    found = [f"{name} {number}" for name, number in versions().items()]
+    """A page with all measurements."""
+    packages = [f"{name} {number}" for name, number in versions().items()]
     parts = [as_markdown(f"# Which runtime for {bench.plan.model}?"), sentence(bench)]
     parts.append("```console\n" + "\n".join(bench.commands(bench.best.candidate)) + "\n```")
     table = grid(bench)
@@ -146,22 +149,22 @@ def markdown(bench: BenchResult) -> str:
         parts.append("\n".join(f"- {each}" for each in missing))
     parts.append("\n".join(f"- {each}" for each in _remarks(bench)))
     parts.append("![speed and quality](bench.png)")
-    parts.append(f"{machine()}. {', '.join(found)}.")
+    parts.append(f"{machine()}. {', '.join(packages)}.")
     return "\n\n".join(parts) + "\n"
 
 
 def grid(bench: BenchResult) -> Grid:
-    """The candidates, the fastest first."""
+    """The table of candidates, the fastest first."""
     labels = ", ".join(filter(None, (bench.data, counted(bench.judged, "image"))))
-    of = f"on {bench.device}, {labels}"
-    of += f", {bench.plan.batch} at a time" if bench.plan.batch > 1 else ""
+    where = f"on {bench.device}, {labels}"
+    where += f", {bench.plan.batch} at a time" if bench.plan.batch > 1 else ""
     quality = "AP" if bench.data else "same boxes"
     header = (
         *("", "model ms", "file to boxes ms", "per second", "× fp32", quality),
         *("start s", "memory MiB", "file MiB"),
     )
     rows = [_cells(bench, row) for row in bench.rows]
-    return Grid(f"{bench.plan.model} {of}", header, rows, bench.rows.index(bench.best))
+    return Grid(f"{bench.plan.model} {where}", header, rows, bench.rows.index(bench.best))
 
 
 def _cells(bench: BenchResult, row: Row) -> tuple[str, ...]:
@@ -184,18 +187,18 @@ def _missing(bench: BenchResult) -> list[str]:
 
 
 def _remarks(bench: BenchResult) -> list[str]:
-    """What the columns mean, and what to know of the numbers."""
+    """The meaning of the columns, and caveats about the numbers."""
     times = (
         f"times are medians of {counted(bench.plan.rounds, 'round')} over "
-        f"{counted(bench.timed, 'image')}, each round timing everyone in turn; memory is a "
+        f"{counted(bench.timed, 'image')}, each round timing all candidates in turn; memory is a "
         "process's peak; start is a first start, to the first image's boxes"
     )
-    what = (
+    quality = (
         "AP is COCO's, times 100"
         if bench.data
-        else "same boxes: of all that either side shows, those that both show, at IoU 0.9"
+        else "same boxes: share of either side's boxes that the other has too, at IoU 0.9"
     )
-    return [times, what, *bench.notes]
+    return [times, quality, *bench.notes]
 
 
 def _digits(value: float) -> int:
@@ -203,23 +206,23 @@ def _digits(value: float) -> int:
 
 
 def _number(value: float | None) -> str:
-    """Three digits or so; a dash for what is not known."""
+    """The value with about three digits; a dash for None."""
     return "–" if value is None else f"{value:,.{_digits(value)}f}"
 
 
 def speeds(bench: BenchResult) -> Figure:
-    """Quality against images a second; what is below the line loses too much."""
+    """Quality against images per second; candidates below the line lose too much."""
     from dabdetr.explain.figures import new_figure
 
     figure = new_figure(8.4, 4.4)
     panel, best = figure.subplots(), bench.best
     for row in bench.rows:
-        who = row.candidate
-        colour, x = COLOURS[who.format], 1 / row.whole
+        candidate = row.candidate
+        colour, x = COLOURS[candidate.format], 1 / row.whole
         panel.scatter(
-            x, 100 * row.quality, s=80, marker=MARKERS[who.precision],
-            facecolor="none" if who.compiled else colour, edgecolor=colour, linewidth=1.6,
-            label=f"{who.name}  {x:.3g}/s", zorder=3,
+            x, 100 * row.quality, s=80, marker=MARKERS[candidate.precision],
+            facecolor="none" if candidate.compiled else colour, edgecolor=colour, linewidth=1.6,
+            label=f"{candidate.name}  {x:.3g}/s", zorder=3,
         )  # fmt: skip
         if row == best:
             panel.scatter(x, 100 * row.quality, s=330, facecolor="none", edgecolor="black", lw=1)
@@ -240,11 +243,11 @@ def speeds(bench: BenchResult) -> Figure:
 
 
 def machine() -> str:
-    """Processor, cores and system."""
+    """Processor, number of cores and system."""
     name = platform.processor() or platform.machine()
-    about = Path("/proc/cpuinfo")
-    if about.is_file():
-        lines = about.read_text().splitlines()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        lines = cpuinfo.read_text().splitlines()
         name = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), name)
     return f"{name}, {counted(os.cpu_count() or 1, 'core')}, {platform.system()}"
 

@@ -1,6 +1,6 @@
-"""The bench from end to end: images, exports, rounds in which every candidate is timed, quality.
+"""The bench: images, exports, rounds in which every candidate is timed, and quality.
 
-A candidate that fails drops out with its reason; the others go on.
+A candidate that fails is left out with its reason; the others go on.
 """
 
 from __future__ import annotations
@@ -43,42 +43,42 @@ from dabdetr.structures import Detections
 from dabdetr.text import counted
 
 FEW = 50
-"""Annotated images below which AP is called rough."""
+"""Number of annotated images below which AP is called rough."""
 TURN = 1.0
-"""Seconds that the reference's turn should take: so many images are timed, as far as given."""
-EXPORT, START, LOOK = 10, 4, 6
-"""Time of a candidate's export, start and detections, in its turns of a round."""
+"""Duration of the reference's turn in seconds, from which the number of timed images follows."""
+EXPORT, START, DETECT = 10, 4, 6
+"""Steps of progress for a candidate's export, start and detections; a turn is one step."""
 SHOWN = 8
-"""Images that the certificates of exports look at."""
+"""The most images for the certificates of exports."""
 
 
 def bench(plan: Plan, progress: bool = False) -> BenchResult:
-    """Time a model in every runtime and precision, as ``plan`` says.
+    """Time a model in every runtime and precision of ``plan``.
 
     ``progress`` shows a bar on a terminal.
     """
-    place = choose_device(plan.device)
+    device = choose_device(plan.device)
     data = None if plan.data is None else open_data(plan.data, plan.split)
     detector = load_model(plan.model).model
     if data is not None:
         class_map(detector.names, data.names)
-    every = candidates(plan.formats, place.type)
+    every = candidates(plan.formats, device.type)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         files, truth = _images(plan, data, folder)
-        total = len(every) * (EXPORT + START + plan.rounds + 1 + LOOK)
+        total = len(every) * (EXPORT + START + plan.rounds + 1 + DETECT)
         with (
             Steps(total, progress) as steps,
-            Session(plan, str(place), files, folder, steps.begin) as session,
+            Session(plan, str(device), files, folder, steps.begin) as session,
         ):
             session.export(every)
             session.start(every)
             timed = session.run()
-            session.remember()
+            session.collect_remarks()
             rows = _rows(session, truth, detector.config.inference.conf)
     return BenchResult(
         plan,
-        device=str(place),
+        device=str(device),
         rows=tuple(rows),
         absent=tuple((each, session.absent[each]) for each in every if each in session.absent),
         timed=len(timed),
@@ -91,7 +91,7 @@ def bench(plan: Plan, progress: bool = False) -> BenchResult:
 def _images(
     plan: Plan, data: DetectionDataset | None, folder: Path
 ) -> tuple[list[str], DetectionDataset | None]:
-    """Files to look at, and what is true of them."""
+    """The image files, and their annotations if there are any."""
     folder = folder / "images"
     folder.mkdir()
     if data is None:
@@ -105,7 +105,7 @@ def _images(
 
 
 def _rows(session: Session, truth: DetectionDataset | None, conf: float) -> list[Row]:
-    """What is known of all that came to the end, the fastest first."""
+    """The rows of all candidates that finished, the fastest first."""
     memory, rows = session.memory(), []
     reference: list[Detections] = []
     for candidate, found in session.found():
@@ -118,13 +118,13 @@ def _rows(session: Session, truth: DetectionDataset | None, conf: float) -> list
 
 
 def _remarks(session: Session) -> list[str]:
-    """What candidates in the table said of themselves."""
-    there = [each for each in session.remarks if each not in session.absent]
-    return [f"{each.name}: {said}" for each in there for said in session.remarks[each]]
+    """The log messages of the candidates in the table."""
+    active = [each for each in session.remarks if each not in session.absent]
+    return [f"{each.name}: {remark}" for each in active for remark in session.remarks[each]]
 
 
 def _weights(model: str) -> Path | None:
-    """The file of weights, where it is plain which one that is."""
+    """The file of the weights; None if it cannot be told from the name."""
     path = Path(model)
     options = (path, path / "best.safetensors", path / "model.safetensors", shipped().get(model))
     return next((each for each in options if each is not None and each.is_file()), None)
@@ -139,30 +139,30 @@ def _size_mib(path: Path | None) -> float | None:
 
 
 def _notes(plan: Plan, data: DetectionDataset | None, judged: int, together: float) -> list[str]:
-    """What a reader of the numbers should know."""
+    """Caveats about the numbers."""
     notes = []
     if data is not None and judged < len(data):
-        notes.append(f"AP is of {judged} of the {len(data)} images, from all over the data")
+        notes.append(f"AP is of {judged} of the {len(data)} images, spaced evenly")
     if data is not None and judged < FEW:
         notes.append(f"AP on {counted(judged, 'image')} is a rough number")
     if data is None and "openvino" in plan.formats:
-        notes.append("int8 took its ranges from the very images that its agreement is of")
+        notes.append("int8 was calibrated on the same images that its agreement is measured on")
     if together < plan.batch:
         notes.append(
-            f"batches held {together:.1f} images on average: only those of one size go together"
+            f"batches had {together:.1f} images on average: only images of one size share a batch"
         )
     return notes
 
 
 class Session:
-    """The candidates that still run, and what is known of them.
+    """The candidates' processes and measurements.
 
-    files     the exported file of each that needs one
-    starts    seconds from the start of a process to the boxes of its first image
-    turns     see ``Row``
-    absent    candidate → why it does not compete (any more)
-    batches   of model input in a turn
-    remarks   candidate → what it said of itself
+    files     candidate → its exported file, if it needs one
+    starts    candidate → seconds from the start of its process to the boxes of its first image
+    turns     candidate → see ``Row``
+    absent    candidate → the reason why it is left out
+    batches   number of batches in a turn
+    remarks   candidate → its log messages
     """
 
     def __init__(
@@ -185,7 +185,7 @@ class Session:
         self._processes: dict[Candidate, Process] = {}
 
     def export(self, candidates: Sequence[Candidate]) -> None:
-        """Make the files that candidates need."""
+        """Export the files that the candidates need."""
         shown = self.folder / "shown"
         shown.mkdir()
         for number, image in enumerate(spread(self.images, SHOWN)):
@@ -201,7 +201,7 @@ class Session:
                 self.files[each] = path
 
     def start(self, candidates: Sequence[Candidate]) -> None:
-        """Open a process for each that has not failed."""
+        """Start a process for each candidate that has not failed."""
         for each in candidates:
             if each.compiled and (reason := no_compiler(torch.device(self.device))):
                 self.absent[each] = reason
@@ -222,20 +222,20 @@ class Session:
                 self.starts[each] = time.perf_counter() - started
 
     def _options(self, candidate: Candidate) -> dict[str, Any]:
-        """Of its ``Predictor``."""
+        """The options of the candidate's ``Predictor``."""
         if candidate in self.files:
             return {"device": "cpu" if self.device == "cpu" else "auto"}
         options: dict[str, Any] = {"device": self.device, "precision": candidate.precision}
         return options | ({"compile": True} if candidate.compiled else {})
 
     def run(self) -> list[str]:
-        """Rounds in which each takes one turn, who is first changing; the images looked at."""
+        """Run rounds with a turn of each candidate, in rotating order; return the timed images."""
         chosen = spread(self.images, self._count())
         for each in list(self._processes):
             with self._trying(each):
                 self.batches = self._processes[each].ask("gather", images=chosen)
                 self.turns[each] = []
-        for number in range(self.plan.rounds + 1):  # the first is for warming up
+        for number in range(self.plan.rounds + 1):  # round 0 is a warm-up
             self.tell(f"round {number} of {self.plan.rounds}", len(self._processes))
             order = list(self._processes)
             first = number % len(order)
@@ -246,34 +246,34 @@ class Session:
         return chosen
 
     def _count(self) -> int:
-        """How many images fill the reference's turn: whole batches."""
+        """The number of images, in whole batches, for a reference's turn of ``TURN`` seconds."""
         batch, process = self.plan.batch, self._processes[REFERENCE]
         process.ask("gather", images=spread(self.images, batch))
         process.ask("turn")
         batches = math.ceil(TURN / (sum(process.ask("turn")) * batch))
         return max(min(batches, len(self.images) // batch), 1) * batch
 
-    def remember(self) -> None:
-        """Keep each candidate's remarks; one that should be compiled and is not has failed."""
+    def collect_remarks(self) -> None:
+        """Collect the candidates' log messages; one whose compilation was refused has failed."""
         for each in list(self._processes):
             with self._trying(each):
                 self.remarks[each] = self._processes[each].ask("remarks")
-                refused = [said for said in self.remarks[each] if said.startswith("not compiled")]
+                refused = [text for text in self.remarks[each] if text.startswith("not compiled")]
                 if refused:
                     raise Failed(refused[0])
 
     def memory(self) -> dict[Candidate, float | None]:
-        """MiB that each process has held at most until now."""
-        found = {}
+        """Peak memory of each process so far, in MiB."""
+        peaks = {}
         for each in list(self._processes):
             with self._trying(each):
-                found[each] = self._processes[each].ask("memory_mib")
-        return found
+                peaks[each] = self._processes[each].ask("memory_mib")
+        return peaks
 
     def found(self) -> Iterator[tuple[Candidate, list[Detections]]]:
-        """What each finds on all images, the reference first."""
+        """Each candidate's detections on all images, the reference first."""
         for each in list(self._processes):
-            self.tell(f"looking at {counted(len(self.images), 'image')} with {each.name}", LOOK)
+            self.tell(f"detecting in {counted(len(self.images), 'image')} with {each.name}", DETECT)
             path = self.folder / "found.npz"
             with self._trying(each):
                 self._processes[each].ask("detect", images=self.images, to=str(path))
@@ -281,7 +281,7 @@ class Session:
 
     @contextmanager
     def _trying(self, candidate: Candidate) -> Iterator[None]:
-        """Where ``Failed`` is raised inside, the candidate is out."""
+        """A context in which ``Failed`` leaves the candidate out; ValueError for the reference."""
         try:
             yield
         except Failed as error:
@@ -300,9 +300,9 @@ class Session:
 
 
 def of_data(data: DetectionDataset, most: int, folder: Path) -> tuple[list[str], Subset]:
-    """Files of ``most`` images from all over the data, and the part of the data they are.
+    """Files of at most ``most`` images, spaced evenly, and the subset of the data with them.
 
-    Images that are no files, as generated ones, are written into the ``folder``.
+    Images that are not files, such as generated ones, are written into ``folder``.
     """
     part = Subset(data, spread(range(len(data)), most))
     files = []
@@ -313,18 +313,18 @@ def of_data(data: DetectionDataset, most: int, folder: Path) -> tuple[list[str],
 
 
 def of_source(source: str | Path, most: int, folder: Path) -> list[str]:
-    """Files of the first ``most`` images of a source; frames are written into the ``folder``."""
+    """Files of the first ``most`` images of a source; video frames are written into ``folder``."""
     files = []
     for number, each in enumerate(islice(read_sources(source), most)):
-        whole = each.frame is None and Path(each.name).is_file()
-        files.append(each.name if whole else _write(each.array, folder, number))
+        is_file = each.frame is None and Path(each.name).is_file()
+        files.append(each.name if is_file else _write(each.array, folder, number))
     if not files:
-        raise ValueError(f"there is no image in {source}; give some to time and to compare on")
+        raise ValueError(f"active is no image in {source}; give some to time and to compare on")
     return files
 
 
 def spread(items: Sequence, count: int) -> list:
-    """At most ``count`` of the items, from all over them, in their order."""
+    """At most ``count`` of the items, spaced evenly, in their order."""
     places = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
     return [items[place] for place in places]
 

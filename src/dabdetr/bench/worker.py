@@ -1,8 +1,8 @@
-"""Candidates in processes of their own, so that memory and start-up are their own: both ends.
+"""Both ends of a candidate's own process, in which its memory and start-up are measured.
 
-``Process`` is the parent's end of two pipes. At the other one ``python -m dabdetr.bench.worker``
-answers requests, JSON lines on stdin, with JSON lines on stdout. Nothing here imports torch, as
-the exported files need none.
+``Process`` is the parent's end. At the other end, ``python -m dabdetr.bench.worker`` reads requests
+as JSON lines from stdin and writes answers as JSON lines to stdout. This module does not import
+torch, as exported files do not need it.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ from dabdetr.measure import peak_memory_mib, seconds
 from dabdetr.structures import Detections
 
 PARTS = ("boxes", "scores", "labels", "queries")
-"""Arrays of detections that a worker writes, of all images in one."""
+"""Arrays of detections that a worker writes, concatenated over images."""
 COMMAND = (sys.executable, "-c", "from dabdetr.cli import main; main()")
-"""``dabdetr`` itself, of this interpreter."""
+"""The command ``dabdetr`` in this interpreter."""
 
 
 class Worker:
-    """The requests, one method each; what they return must be JSON."""
+    """The requests as methods; their results must be JSON values."""
 
     def __init__(self) -> None:
-        self._said = _Sentences()
+        self._logged = _LoggedMessages()
         log = logging.getLogger("dabdetr")
         log.setLevel(logging.INFO)
-        log.addHandler(self._said)
+        log.addHandler(self._logged)
 
     def open(self, model: str, batch: int, image: str, options: dict[str, Any]) -> None:
-        """Load the model and look at one image."""
+        """Load the model and detect in one image."""
         from dabdetr.predictor import Predictor
 
         self.predictor = Predictor(model, batch=batch, **options)
         self.predictor.one(image)
 
     def gather(self, images: Sequence[str]) -> int:
-        """Prepare what every turn looks at: batches of the model's input; how many they are."""
+        """Prepare the batches of model input for every turn; return their number."""
         from dabdetr.inference.sources import read_sources
         from dabdetr.inference.stream import groups, views
 
@@ -58,7 +58,7 @@ class Worker:
         return len(self.batches)
 
     def turn(self) -> tuple[float, float]:
-        """Seconds an image: prepared pixels to boxes, and file to boxes."""
+        """Seconds per image: prepared pixels to boxes, and file to boxes."""
         runtime, most = self.predictor.runtime, self.predictor.config.inference.max_det
 
         def compute() -> None:
@@ -72,15 +72,15 @@ class Worker:
         return seconds(compute) / len(self.images), seconds(stream) / len(self.images)
 
     def remarks(self) -> list[str]:
-        """What was logged, each sentence once: what was compiled, and whether that paid."""
-        return list(dict.fromkeys(self._said.sentences))
+        """The logged messages without repetitions, such as those about compilation."""
+        return list(dict.fromkeys(self._logged.messages))
 
     def memory_mib(self) -> float | None:
-        """The peak of this process."""
+        """Peak memory of this process in MiB; None if the system does not report it."""
         return peak_memory_mib()
 
     def detect(self, images: Sequence[str], to: str) -> None:
-        """Write every detection of the images, down to the lowest score, as ``to`` (.npz)."""
+        """Write all detections of the images, of any score, to the file ``to`` (.npz)."""
         found = list(self.predictor(list(images), conf=0.0))
         arrays = {part: np.concatenate([getattr(each, part) for each in found]) for part in PARTS}
         arrays["counts"] = np.array([len(each) for each in found])
@@ -89,46 +89,46 @@ class Worker:
         np.savez(to, allow_pickle=False, **arrays)
 
 
-class _Sentences(logging.Handler):
-    """Keeps what is logged."""
+class _LoggedMessages(logging.Handler):
+    """A log handler that collects messages."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.sentences: list[str] = []
+        self.messages: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep one."""
-        self.sentences.append(record.getMessage())
+        """Append the record's message."""
+        self.messages.append(record.getMessage())
 
 
 def serve(worker: Any) -> None:
     """Answer requests, which name a method of ``worker`` and its arguments, until stdin ends."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # redirects what libraries print to stderr
     for line in sys.stdin:
         request = json.loads(line)
         try:
-            said = {"answer": getattr(worker, request.pop("request"))(**request)}
-        except Exception as error:  # of whatever kind: the parent tells it, others go on
-            said = {"error": sentence(error)}
-        answers.write(json.dumps(said) + "\n")
+            reply = {"answer": getattr(worker, request.pop("request"))(**request)}
+        except Exception as error:  # any error: the parent reports it, other candidates go on
+            reply = {"error": sentence(error)}
+        answers.write(json.dumps(reply) + "\n")
         answers.flush()
 
 
 def sentence(error: BaseException) -> str:
-    """The first line that an error says, or its kind."""
+    """The first line of an error's message, or the error's type if it has none."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
 
 class Failed(Exception):
-    """A candidate cannot go on; the message is a sentence for users."""
+    """A candidate has failed; the message is a sentence for users."""
 
 
 class Process:
-    """A process that serves a ``Worker``; it ends with the ``with`` block.
+    """A process that serves a ``Worker``, and ends with the ``with`` block.
 
-    ``module`` is run with ``arguments``, and calls ``serve``.
+    It runs ``module``, which calls ``serve``, with ``arguments``.
     """
 
     def __init__(
@@ -137,18 +137,18 @@ class Process:
         module: str = "dabdetr.bench.worker",
         arguments: Sequence[str] = (),
     ) -> None:
-        self._said: Any = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self._stderr: Any = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self._process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._said,
+            stderr=self._stderr,
             text=True,
             env=environment,
         )
 
     def ask(self, request: str, **details: Any) -> Any:
-        """What the worker's method of that name returns; ``Failed`` where it raises or dies."""
+        """The result of the worker's method ``request``; ``Failed`` if it raises or dies."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
@@ -158,16 +158,16 @@ class Process:
         except BrokenPipeError:
             line = ""
         if not line:
-            raise Failed(self._end())
-        said = json.loads(line)
-        if "error" in said:
-            raise Failed(said["error"])
-        return said["answer"]
+            raise Failed(self._exit_reason())
+        reply = json.loads(line)
+        if "error" in reply:
+            raise Failed(reply["error"])
+        return reply["answer"]
 
-    def _end(self) -> str:
+    def _exit_reason(self) -> str:
         code = self._process.wait()
-        self._said.seek(0)
-        last = (self._said.read().strip().splitlines() or ["it said nothing"])[-1]
+        self._stderr.seek(0)
+        last = (self._stderr.read().strip().splitlines() or ["it printed nothing"])[-1]
         if code < 0:
             why = "; memory may have run out" if code == -9 else ""
             return f"its process was ended by signal {-code}{why}"
@@ -177,7 +177,7 @@ class Process:
         """End the process."""
         self._process.kill()
         self._process.communicate()
-        self._said.close()
+        self._stderr.close()
 
     def __enter__(self) -> Process:
         return self
@@ -189,13 +189,13 @@ class Process:
 def run_export(
     options: Sequence[str], output: Path, shown: Path, environment: Mapping[str, str]
 ) -> None:
-    """Run ``dabdetr export`` with these options; ``Failed`` says why there is no file.
+    """Run ``dabdetr export`` with ``options``; ``Failed`` with the reason if it fails.
 
-    Its certificate looks at the images in the folder ``shown``.
+    The certificate uses the images in the folder ``shown``.
     """
     command = [*COMMAND, *options, "--output", str(output), "--images", str(shown), "--quiet"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    if done.returncode == 1:  # not certified, which is a finding and told on stdout
+    if done.returncode == 1:  # not certified: a finding, reported on stdout
         raise Failed(": ".join(done.stdout.splitlines()[:2]))
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"])[-1]
@@ -203,12 +203,12 @@ def run_export(
 
 
 def read_found(path: Path, files: Sequence[str]) -> list[Detections]:
-    """The detections that a worker wrote, one for each of the files."""
-    with np.load(path) as told:
-        names = tuple(told["names"].tolist())
-        ends = np.cumsum(told["counts"])[:-1]
-        boxes, scores, labels, queries = (np.split(told[part], ends) for part in PARTS)
-        sizes = [(int(height), int(width)) for height, width in told["sizes"]]
+    """The detections that a worker wrote, one item for each of the files."""
+    with np.load(path) as arrays:
+        names = tuple(arrays["names"].tolist())
+        ends = np.cumsum(arrays["counts"])[:-1]
+        boxes, scores, labels, queries = (np.split(arrays[part], ends) for part in PARTS)
+        sizes = [(int(height), int(width)) for height, width in arrays["sizes"]]
     return [
         Detections(*(boxes[n], scores[n], labels[n], queries[n]), names, sizes[n], file)
         for n, file in enumerate(files)

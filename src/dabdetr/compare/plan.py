@@ -111,7 +111,7 @@ class Settings(Section):
         return config.model_copy(update={"name": name, "training": training})
 
     def extended(self, names: Iterable[str], seeds: int | None = None) -> Self:
-        """The settings with more members or another number of seeds; earlier runs stay comparable."""
+        """The settings with more members or another number of seeds; finished runs remain valid."""
         changes = {"members": (*self.members, *names), "seeds": seeds or self.seeds}
         return self.model_copy(update=changes)
 

@@ -1,6 +1,6 @@
-"""Every choice of a detector and its training, as frozen pydantic models; load, override, save.
+"""All settings of a detector and its training, as frozen pydantic models; load, override, save.
 
-A part that is absent is ``None``; contradictions raise and name both fields.
+An absent part is ``None``; contradictions raise ValueError with the names of both fields.
 """
 
 from dabdetr.config.base import Section

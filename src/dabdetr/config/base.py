@@ -1,4 +1,4 @@
-"""What all configuration is made of."""
+"""The base class of all configuration sections."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from pydantic_core import PydanticCustomError
 from dabdetr.text import shortened, shown
 
 OF_SECTION = "of_section"
-"""Type of errors about a section as a whole, whose sentences go on from its name."""
+"""Type of errors about a whole section; their sentences continue after the section's name."""
 LARGEST = 2**62
-"""Largest whole number: larger ones are none of torch's sizes and seeds."""
+"""The largest whole number: torch takes no larger sizes or seeds."""
 
 
 class Section(BaseModel):
     """Base of all configuration: immutable, and unknown fields are errors.
 
-    Where a field may be absent, the word none says so as null does.
+    For a field that may be null, the word none means null as well.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
-    def _known(cls, tree: Any) -> Any:
+    def _known_fields(cls, tree: Any) -> Any:
         if not isinstance(tree, dict):
             return tree
         for key in tree:
@@ -37,7 +37,7 @@ class Section(BaseModel):
         return {key: None if cls._absent(key, value) else value for key, value in tree.items()}
 
     @model_validator(mode="after")
-    def _possible(self) -> Self:
+    def _within_largest(self) -> Self:
         for key in type(self).model_fields:
             value = getattr(self, key)
             for number in value if isinstance(value, tuple) else (value,):
@@ -54,7 +54,7 @@ class Section(BaseModel):
 
 
 def kinds(default: str, *others: str) -> Discriminator:
-    """How a union of parts tells them apart: by ``kind``, ``default`` where none is given."""
+    """The discriminator of a union of parts: their ``kind``, or ``default`` if it is missing."""
 
     def kind(value: Any) -> Any:
         if isinstance(value, dict):

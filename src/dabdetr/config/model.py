@@ -1,6 +1,6 @@
-"""What is computed: the choices of the backbone, encoder, queries, decoder and query groups.
+"""Settings of the model: backbone, encoder, queries, decoder and query groups.
 
-A part that is absent is ``None``; contradictions between parts raise and name both fields.
+An absent part is ``None``; contradictions between parts raise ValueError and name both fields.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dabdetr.config.parts import (
 
 
 class Model(Section):
-    """What is computed: backbone → encoder → queries → decoder."""
+    """The model: backbone → encoder → queries → decoder."""
 
     backbone: BackboneKind = Field(
         default=Backbone(), description="network from the image to feature maps"
@@ -79,7 +79,7 @@ class Model(Section):
     )
 
     @model_validator(mode="after")
-    def _widths(self) -> Self:
+    def _width_divides(self) -> Self:
         if self.width % self.heads:
             raise ValueError(
                 f"model.width {self.width} is not a multiple of model.heads {self.heads}"

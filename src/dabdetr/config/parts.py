@@ -1,4 +1,4 @@
-"""The parts of a model and the kinds of each; contradictions raise and name both fields."""
+"""Settings of a model's parts, one class for each kind; contradictions name both fields."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from dabdetr.config.base import Section, kinds
 from dabdetr.text import shown
 
 _LOADING = frozenset({"checkpoint_path", "cache_dir", "features_only", "out_indices"})
-"""Arguments of timm's create_model that are not the network's."""
+"""Arguments of timm's create_model that are not passed to the network."""
 MOST_LAYERS = 1000
-"""Modules are made one by one: more than this is a mistake, and would take hours."""
+"""More layers than this are taken for a mistake, as building them would take hours."""
 
 
 class Backbone(Section):
-    """An image network of timm, read at some of its strides."""
+    """An image network of timm, with feature maps at some of its strides."""
 
     kind: Literal["timm"] = "timm"
     name: str = Field(default="resnet50", description="name of a timm model")
@@ -95,7 +95,10 @@ class Vit(Section):
 
 
 def _check_timm(name: str, options: dict[str, Any]) -> None:
-    """Refuse what has timm load files, or ask the hub: a config is data, and weights say of it."""
+    """ValueError for names and options by which timm would load files or query the hub.
+
+    A config comes from untrusted weights files, so it must not cause downloads or reads.
+    """
     if not re.fullmatch(r"[\w.-]+", name):
         raise ValueError(
             f"model.backbone.name should be a name of timm's own, without address or folder; got "
@@ -143,7 +146,7 @@ class DenseEncoder(Section):
 
 
 class DeformableEncoder(Section):
-    """Every token samples a few places of every level (Deformable DETR §4.1)."""
+    """Self-attention that samples a few locations of every level (Deformable DETR §4.1)."""
 
     kind: Literal["deformable"] = "deformable"
     layers: int = Field(
@@ -175,7 +178,7 @@ class AddAttention(Section):
 
 
 class ConcatAttention(Section):
-    """Cross-attention whose heads see content and position side by side (Conditional DETR)."""
+    """Cross-attention with content and position concatenated in each head (Conditional DETR)."""
 
     kind: Literal["concat"] = "concat"
     modulate_size: bool = Field(
@@ -188,7 +191,7 @@ class ConcatAttention(Section):
 
 
 class DeformableAttention(Section):
-    """Cross-attention that samples a few places around the anchor (Deformable DETR §4.1)."""
+    """Cross-attention that samples a few locations around the anchor (Deformable DETR §4.1)."""
 
     kind: Literal["deformable"] = "deformable"
     points: int = Field(default=4, ge=1, description="sampling points per head and level")
@@ -207,7 +210,7 @@ EncoderKind = Annotated[
 
 
 class LearnedQueries(Section):
-    """Queries that are parameters: an anchor each (or a plain positional query), and content."""
+    """Queries that are parameters: content, and an anchor or a plain positional query."""
 
     kind: Literal["learned"] = "learned"
     count: int = Field(
@@ -241,7 +244,7 @@ class LearnedQueries(Section):
     )
 
     @model_validator(mode="after")
-    def _boxes(self) -> Self:
+    def _fixed_centres_need_boxes(self) -> Self:
         if self.fixed_centres and self.anchor != "box":
             raise ValueError(
                 f"model.queries.fixed_centres is true and model.queries.anchor is {self.anchor!r}: "
@@ -250,7 +253,7 @@ class LearnedQueries(Section):
         return self
 
     @model_validator(mode="after")
-    def _one_content(self) -> Self:
+    def _patterns_need_boxes(self) -> Self:
         if self.patterns and self.anchor != "box":
             raise ValueError(
                 f"model.queries.patterns is {self.patterns} and model.queries.anchor is "
@@ -260,7 +263,7 @@ class LearnedQueries(Section):
 
 
 class EncoderQueries(Section):
-    """Queries that the encoder proposes: its best tokens, each with a box (two-stage)."""
+    """Queries from the encoder's best tokens, each with a proposed box (two-stage)."""
 
     kind: Literal["from_encoder"] = "from_encoder"
     count: int = Field(default=900, ge=1, description="number of proposals that become queries")
@@ -295,7 +298,7 @@ class EncoderQueries(Section):
 
     @property
     def patterns(self) -> int:
-        """Proposals are asked once each."""
+        """Each proposal is one query, so there are no patterns."""
         return 0
 
 
@@ -306,7 +309,7 @@ QueriesKind = Annotated[
 
 
 class Decoder(Section):
-    """The loop over decoder layers."""
+    """The decoder layers."""
 
     layers: int = Field(
         default=6,
@@ -341,7 +344,7 @@ class Decoder(Section):
     )
 
     @model_validator(mode="after")
-    def _update(self) -> Self:
+    def _look_forward_fits(self) -> Self:
         if self.look_forward_twice and not self.update_anchors:
             raise ValueError(
                 "model.decoder.look_forward_twice is true, model.decoder.update_anchors is false: "
@@ -352,7 +355,7 @@ class Decoder(Section):
 
 
 class Denoising(Section):
-    """Noisy copies of the objects as further queries in training (DN-DETR)."""
+    """Denoising: noisy copies of the objects as additional queries in training (DN-DETR)."""
 
     kind: Literal["dn"] = "dn"
     groups: int = Field(default=5, ge=1, description="number of noisy copies of every object")
@@ -368,7 +371,7 @@ class Denoising(Section):
 
 
 class ContrastiveDenoising(Section):
-    """Near copies of the objects to restore and farther ones to reject, in training (DINO)."""
+    """Contrastive denoising: near copies of objects to restore, far ones to reject (DINO)."""
 
     kind: Literal["contrastive"] = "contrastive"
     number: int = Field(
@@ -401,7 +404,7 @@ DenoisingKind = Annotated[
 class Collaborative(Section):
     """Heads of classic detectors on the encoder's maps, in training only (Co-DETR).
 
-    Each finds positives of its own; they teach the encoder, and the decoder as further queries.
+    Each head trains the encoder, and its positives are additional queries of the decoder.
     """
 
     heads: tuple[Literal["rcnn", "atss"], ...] = Field(
@@ -420,7 +423,7 @@ class Collaborative(Section):
     )
 
     @model_validator(mode="after")
-    def _some_heads(self) -> Self:
+    def _heads_differ(self) -> Self:
         if not self.heads or len(set(self.heads)) != len(self.heads):
             raise ValueError(
                 f"model.collaborative.heads must name at least one, none twice; got {self.heads}; "

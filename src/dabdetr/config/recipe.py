@@ -1,4 +1,4 @@
-"""How images are prepared, what is learned from them, and how the model is trained and asked."""
+"""Settings of image preparation, augmentation, losses, training and inference."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pydantic import Field, model_validator
 from dabdetr.config.base import Section
 
 ClassName = Annotated[str, Field(coerce_numbers_to_str=True)]
-"""Of a class; YAML reads names such as 3 as numbers."""
+"""Name of a class; a number, as YAML reads the name 3, is converted to text."""
 
 
 class Image(Section):
-    """How an image becomes the network's input."""
+    """Preparation of an image as the network's input."""
 
     size: int = Field(default=800, ge=16, description="shorter side in pixels")
     max_size: int = Field(default=1333, ge=16, description="maximum of the longer side in pixels")
@@ -40,7 +40,7 @@ class Image(Section):
     )
 
     @model_validator(mode="after")
-    def _sides(self) -> Self:
+    def _max_size_fits(self) -> Self:
         if self.max_size < self.size:
             raise ValueError(
                 f"image.max_size {self.max_size} is below image.size {self.size}; raise it"
@@ -52,7 +52,7 @@ Classification = Literal["focal", "quality", "mal", "softmax"]
 
 
 class Loss(Section):
-    """Weights of the loss terms and of the assignment's costs (DAB-DETR: 1, 5, 2 and 2, 5, 2)."""
+    """Weights of the loss terms and of the matching costs (DAB-DETR: 1, 5, 2 and 2, 5, 2)."""
 
     classification: Classification = Field(
         default="focal",
@@ -118,7 +118,7 @@ class Augment(Section):
 
 
 class Training(Section):
-    """How long, how fast, from where."""
+    """Duration, optimizer, learning rates, initial weights and checkpoints of a training."""
 
     epochs: int = Field(default=50, ge=1, description="passes over the images")
     images: int | None = Field(
@@ -228,7 +228,7 @@ class Training(Section):
 
 
 class Inference(Section):
-    """From predictions to detections."""
+    """Thresholds and limits in the step from predictions to detections."""
 
     max_det: int = Field(default=300, ge=1, description="maximum number of detections per image")
     conf: float = Field(default=0.3, ge=0, le=1, description="lowest score shown")

@@ -1,4 +1,4 @@
-"""The whole config of a member: read, changed by path, written."""
+"""The whole config of a member: reading, changes by path, and writing."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Config(Section):
 
     @property
     def classifier(self) -> Literal["sigmoid", "softmax"]:
-        """What makes scores of class logits; softmax has one logit more, the last: no object."""
+        """The function from class logits to scores; softmax has one more logit, no object."""
         return "softmax" if self.loss.classification == "softmax" else "sigmoid"
 
     def override(self, assignments: Iterable[str]) -> Config:
@@ -72,7 +72,7 @@ class Config(Section):
         return self.changed([_assignment(text) for text in assignments])
 
     def changed(self, changes: Iterable[tuple[str, Any]]) -> Config:
-        """A copy with values put at dotted paths, one after another; retired paths come last.
+        """A copy with values set at dotted paths, in order; retired paths are applied last.
 
         >>> from dabdetr import PRESETS
         >>> PRESETS["dab-lite"].changed([("model.queries.count", 40)]).model.queries.count
@@ -80,18 +80,19 @@ class Config(Section):
         """
         tree = self.model_dump(mode="json")
         changes = list(changes)
-        now = [(path, value) for path, value in changes if path not in RETIRED]
-        for path, value in now:
+        current = [(path, value) for path, value in changes if path not in RETIRED]
+        for path, value in current:
             node, field = _place(tree, path)
             node[field] = _copied(value)
-        asked = {path for path, _ in now}
+        set_paths = {path for path, _ in current}
         for path, value in changes:
             if path in RETIRED:
-                _move(tree, path, value, firm=not asked.isdisjoint(_lineage(RETIRED[path].to)))
+                also_set = not set_paths.isdisjoint(_lineage(RETIRED[path].to))
+                _move(tree, path, value, refuse_other=also_set)
         return parse(tree, "config")
 
     def save(self, path: str | Path) -> None:
-        """Write as YAML: to a temporary name first, then moved.
+        """Write the config as YAML, atomically.
 
         >>> from dabdetr import PRESETS
         >>> PRESETS["dab-lite"].save("dab-lite.yaml")
@@ -102,11 +103,12 @@ class Config(Section):
 
 @dataclass(frozen=True)
 class Moved:
-    """Where the value of a retired field is kept now.
+    """The successor of a retired field.
 
-    ``means`` maps its values to those of the field ``to`` that agree with it; the first is what it
-    becomes. Without ``means`` a value means itself. In a section of another ``kind`` it had no
-    effect, and is dropped.
+    ``to`` is the path of the successor. ``means`` maps a value of the retired field to the values
+    of the successor that agree with it, of which the first replaces it; without ``means`` the value
+    is the same. In a section of another ``kind`` than given the retired field had no effect, and is
+    dropped.
     """
 
     to: str
@@ -129,13 +131,13 @@ RETIRED = {
         kind="from_encoder",
     ),
 }
-"""Fields that older files and commands use, by path."""
+"""Path of a field in older files and commands → its successor."""
 
 
 def modernise(tree: dict[str, Any]) -> dict[str, Any]:
-    """The tree of a config with the values of retired fields where they are kept now.
+    """The tree of a config with the values of retired fields moved to their successors.
 
-    ValueError where a file holds the old field and the new one, and they disagree.
+    ValueError if a retired field and its successor are both given and disagree.
     """
     for path in RETIRED:
         *parents, field = path.split(".")
@@ -143,42 +145,42 @@ def modernise(tree: dict[str, Any]) -> dict[str, Any]:
         if isinstance(section, dict) and field in section:
             tree = _copied(tree)
             value = _below(tree, parents).pop(field)
-            _move(tree, path, value, firm=True)
+            _move(tree, path, value, refuse_other=True)
     return tree
 
 
-def _move(tree: dict[str, Any], path: str, value: Any, firm: bool) -> None:
-    """Put the value of the retired ``path`` in its new place; ``firm``: what is there stays."""
+def _move(tree: dict[str, Any], path: str, value: Any, refuse_other: bool) -> None:
+    """Set the successor of the retired ``path``; ``refuse_other``: ValueError if it disagrees."""
     moved = RETIRED[path]
     *parents, field = moved.to.split(".")
     section: Any = tree
     for parent in parents:
         section = section.setdefault(parent, {}) if isinstance(section, dict) else None
     if not isinstance(section, dict) or moved.kind not in (None, section.get("kind")):
-        return  # no such section is refused later, a section of another kind has no such field
+        return  # a missing section is refused later; one of another kind never had the field
     if moved.means is not None and (not isinstance(value, str) or value not in moved.means):
         known = ", ".join(moved.means)
         raise ValueError(f"{path} (now {moved.to}) must be one of: {known}; got {shown(value)}")
     agreeing = (value,) if moved.means is None else moved.means[value]
     if section.get(field) in agreeing:
         return
-    if firm and field in section:
+    if refuse_other and field in section:
         raise ValueError(
             f"{path} is {shown(value)} and {moved.to} is {shown(section[field])}: "
-            f"{moved.to} has taken the place of {path}; give it alone"
+            f"{moved.to} has replaced {path}; give only {moved.to}"
         )
     section[field] = agreeing[0]
 
 
 def _copied(tree: Any) -> Any:
-    """The same tree of new dicts; sections become dicts too."""
+    """A deep copy of the tree's dicts; sections become dicts too."""
     if isinstance(tree, BaseModel):
         return tree.model_dump()
     return {key: _copied(value) for key, value in tree.items()} if isinstance(tree, dict) else tree
 
 
 def _below(tree: Any, keys: Iterable[str]) -> Any:
-    """What stands behind the keys, or None."""
+    """The value at the nested keys, or None."""
     for key in keys:
         tree = tree.get(key) if isinstance(tree, dict) else None
     return tree
@@ -191,7 +193,7 @@ def _lineage(path: str) -> set[str]:
 
 
 def _assignment(text: str) -> tuple[str, Any]:
-    """Path and value of ``path=value``; YAML, with 1e-4 read as a number (YAML 1.1 wants a dot)."""
+    """Path and value of ``path=value``; YAML, but 1e-4 is a number (YAML 1.1 requires a dot)."""
     path, equals, value = text.partition("=")
     if not equals:
         raise ValueError(f"--set expects path=value; got {shown(text)}")
@@ -203,7 +205,7 @@ def _assignment(text: str) -> tuple[str, Any]:
 
 
 def _place(tree: dict[str, Any], path: str) -> tuple[dict[str, Any], str]:
-    """The section that holds the field at a dotted path, and the field's name."""
+    """The section that contains the field at a dotted path, and the field's name."""
     node: Any = tree
     *parents, field = path.split(".")
     for depth, key in enumerate((*parents, field)):
@@ -217,11 +219,11 @@ def _place(tree: dict[str, Any], path: str) -> tuple[dict[str, Any], str]:
 
 
 MOST_FAULTS = 3
-"""Of a config, in one message."""
+"""The most faults of a config in one message."""
 
 
 def load(path: str | Path) -> Config:
-    """Read a YAML config; missing fields take their defaults, unknown fields are errors."""
+    """Read a YAML config; missing fields have their defaults, unknown fields are errors."""
     tree = parse_yaml(read_regular(path), str(path))
     if not isinstance(tree, dict):
         raise ValueError(f"{path} should hold fields like 'model:' and 'training:'; it does not")
@@ -229,12 +231,12 @@ def load(path: str | Path) -> Config:
 
 
 def parse(tree: dict[str, Any], origin: str) -> Config:
-    """A config from plain values; every error names its field once, in one sentence."""
+    """A config from plain values; ValueError with a sentence for each faulty field."""
     return parse_section(Config, tree, origin)
 
 
 def parse_section(section: type[Part], tree: dict[str, Any], origin: str) -> Part:
-    """Any section from plain values; errors are as ``parse`` has them."""
+    """Any section from plain values; errors as in ``parse``."""
     try:
         return section.model_validate(tree)
     except ValidationError as error:
@@ -252,13 +254,13 @@ def _fault(problem: ErrorDetails, tree: dict[str, Any]) -> str:
     where = _path(problem["loc"], tree)
     if problem["type"] == OF_SECTION:
         return f"{where} {problem['msg']}"
-    given = problem["input"]
-    got = "" if isinstance(given, dict | BaseModel) else f" (got {shown(given)})"
+    value = problem["input"]
+    got = "" if isinstance(value, dict | BaseModel) else f" (got {shown(value)})"
     return f"{where}: {problem['msg']}{got}"
 
 
 def _path(place: Iterable[int | str], tree: Any) -> str:
-    """Fields that lead to a fault in ``tree``; pydantic puts kinds of parts between them."""
+    """The dotted path of a fault in ``tree``, without the kinds that pydantic inserts into it."""
     path = []
     for step in place:
         if isinstance(step, int):
@@ -282,7 +284,7 @@ def differences(one: Config, other: Config) -> dict[str, tuple[Any, Any]]:
 
 
 def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted path and value of everything in a tree that is no part itself."""
+    """Dotted path and value of every leaf of a tree."""
     if not isinstance(tree, dict) or not tree:
         yield path, tree
         return

@@ -18,7 +18,7 @@ PRESETS: dict[str, Config] = {
 
 
 def preset(name: str) -> Config:
-    """The preset called ``name``; an unknown name lists those there are."""
+    """The preset called ``name``; ValueError with the known names for an unknown one."""
     if name not in PRESETS:
         raise ValueError(f"there is no preset {name!r}; there are: {', '.join(PRESETS)}")
     return PRESETS[name]

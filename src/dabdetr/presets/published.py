@@ -1,6 +1,6 @@
-"""Members as their papers published them: what released weights fit, and the recipe behind them.
+"""Members as published in their papers: configs of the released weights, with their recipes.
 
-A member is never a copy of code: it is what differs from ``DAB_DETR_R50``.
+Each member is defined by its differences from ``DAB_DETR_R50`` or from another member.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dabdetr.config import Augment, Config, Image, Loss, Model, Training
 
 
 def derive(base: Config, name: str, source: str = "", **changes: Any) -> Config:
-    """``base`` with some fields changed by dotted path, double underscores standing for dots.
+    """``base`` with fields changed by dotted path; a double underscore stands for a dot.
 
     ``derive(DAB_DETR_R50, "mine", model__queries__count=100)``
     """
@@ -38,7 +38,7 @@ DAB_DETR_R50_P3 = derive(
     DAB_DETR_R50, "dab-detr-r50-p3", published_ap=42.6, model__queries__patterns=3
 )
 
-# The released weights of this one member were trained with temperature 10 (not in their state).
+# The released weights of this member were trained with temperature 10 (not in their state dict).
 DAB_DETR_R50_DC5 = derive(
     DAB_DETR_R50,
     "dab-detr-r50-dc5",
@@ -49,7 +49,7 @@ DAB_DETR_R50_DC5 = derive(
 
 DAB_DETR_R50_DC5_P3 = derive(DAB_DETR_R50_P3, "dab-detr-r50-dc5-p3", published_ap=45.7, **_DC5)
 
-# The paper fixes the centres; its code meant to, and trained them: the AP is of trained ones.
+# The paper fixes the centres, but its code trains them by mistake: the AP is of trained centres.
 DAB_DETR_R50_DC5_FIXXY = derive(
     DAB_DETR_R50,
     "dab-detr-r50-dc5-fixxy",
@@ -200,7 +200,7 @@ DAB_DEFORMABLE_DETR_R50 = derive(
     training__offsets_factor=1.0,
 )
 
-# The authors' own two-stage variant does not run; this is detrex's, which published the AP.
+# The authors' two-stage variant does not run; this is detrex's, which the AP is of.
 DAB_DEFORMABLE_DETR_R50_TWO_STAGE = derive(
     DAB_DEFORMABLE_DETR_R50,
     "dab-deformable-detr-r50-two-stage",
@@ -262,8 +262,8 @@ DINO_R50_5SCALE = derive(
     model__encoder__levels=5,
 )
 
-# The published member makes positional queries of its proposals' codes, once; these follow the
-# anchors, as DAB-DETR's do.
+# The published member computes positional queries once, from the proposals' codes; here they follow
+# the anchors, as in DAB-DETR.
 CO_DAB_DEFORMABLE_R50 = derive(
     DAB_DEFORMABLE_DETR_R50,
     "co-dab-deformable-r50",
@@ -282,7 +282,7 @@ CO_DAB_DEFORMABLE_R50 = derive(
     training__drop=11 / 12,
 )
 
-# The published AP also has soft-NMS behind the model, which is not here.
+# The published AP includes soft-NMS after the model, which this package lacks.
 CO_DINO_R50 = derive(
     DINO_R50_5SCALE,
     "co-dino-r50",

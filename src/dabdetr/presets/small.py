@@ -1,4 +1,4 @@
-"""DINO on other backbones; members for little data and no GPU; the family at teaching size."""
+"""DINO with other backbones, members for small data without a GPU, and the family in small."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dabdetr.config import (
 )
 from dabdetr.presets.published import DINO_R50_4SCALE, DINO_R50_5SCALE, derive
 
-# DINO on other backbones than a ResNet: Swin as published; ConvNeXt and a plain ViT, ours.
+# DINO with backbones other than a ResNet: Swin as published; ConvNeXt and a plain ViT are ours.
 _SWIN_L = {
     "name": "swin_large_patch4_window12_384.ms_in22k",
     "strides": (8, 16, 32),
@@ -63,8 +63,8 @@ VIT_DINO_S = derive(
     },
 )
 
-# Small members start better than the released recipe does (uniform small anchors, learned content,
-# class weight 2): most of the slow start of DAB-DETR on little data lies there.
+# Unlike the released recipe, small members start with small, uniformly placed anchors, learned
+# content and class weight 2, which avoids most of DAB-DETR's slow start on little data.
 _SMALL = Config(
     name="small",
     model=Model(
@@ -100,9 +100,9 @@ DAB_DETR_LITE0 = derive(
     image__std=(0.5, 0.5, 0.5),
 )
 
-# What a user without a GPU gets: sized for two cores. The parts were chosen on blood cells from
-# ImageNet weights (docs/results.md): after five epochs AP50 is 0.73 with the encoder's proposals,
-# relation and MAL, and 0.83 with duplicate removal as well.
+# The default without a GPU, sized for two cores. Its parts were chosen on blood cells from ImageNet
+# weights (docs/results.md): after five epochs AP50 is 0.73 with the encoder's proposals, relation
+# and MAL, and 0.83 with duplicate removal as well.
 DAB_LITE = derive(
     DAB_DETR_LITE0,
     "dab-lite",
@@ -179,7 +179,7 @@ DAB_DETR_NANO = derive(
     inference__max_det=100,
 )
 
-# The family at teaching size: the same body, width, depth and queries; one part differs.
+# The family in small: all have the same backbone, width, depth and queries; one part differs.
 _SMALL_SOURCE = " at teaching size, alike to dab-detr-nano but for its own parts; ours"
 
 DETR_NANO = derive(

@@ -1,6 +1,6 @@
-"""What travels between the parts: images, targets, features, queries, predictions, detections.
+"""Data structures shared by all parts: images, targets, features, queries, predictions, detections.
 
-Torch is never imported here, so that ``Detections`` also serve where torch is not installed.
+Torch is not imported here, so that ``Detections`` work without it.
 """
 
 from dabdetr.structures.answers import Answers

@@ -1,4 +1,4 @@
-"""Answers of a model about boxes that it was asked about, as arrays; no torch."""
+"""Answers of a model to questions about boxes, as numpy arrays without torch."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from dabdetr.structures.detections import Detections
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model says about boxes or clicks in one image, in the order they were asked.
+    """The answers about boxes or clicks in one image, in the order of the questions.
 
-    A box has one row. A click has a row for each anchor that was tried there, the best first.
+    A box has one row. A click has a row for each anchor tried there, the best first.
 
-    asked         [n, 4] float32, x0 y0 x1 y1 in pixels of the image: where each query started
-    boxes         [n, 4] float32: where the object ends, cut to the image
+    asked         [n, 4] float32, x0 y0 x1 y1 in pixels of the image: the anchor of each query
+    boxes         [n, 4] float32: the predicted boxes, clipped to the image
     class_scores  [n, classes] float32, 0–1
-    layers        [layers, n, 4] float32: the boxes after every decoder layer, not cut
-    questions     [n] int64: which of the boxes or clicks the row answers
+    layers        [layers, n, 4] float32: the boxes after every decoder layer, not clipped
+    questions     [n] int64: index of the box or click that the row answers
     found         [n] int64: the row of ``detections`` that the answer coincides with; −1: none
-    detections    what the model found in the image unasked, in the same pass
+    detections    the model's detections in the image, from the same pass
     """
 
     asked: np.ndarray
@@ -50,17 +50,17 @@ class Answers:
 
     @property
     def labels(self) -> np.ndarray:
-        """[n] int64: the class that scores most."""
+        """[n] int64: the class with the highest score."""
         return self.class_scores.argmax(1)
 
     @property
     def scores(self) -> np.ndarray:
-        """[n] float32: how much that class scores; little where nothing is there."""
+        """[n] float32: the score of that class; low if there is no object."""
         return self.class_scores.max(1, initial=0)
 
     @property
     def moved(self) -> np.ndarray:
-        """[n] float32: IoU of the answer with the box that was asked; 1: it has not moved."""
+        """[n] float32: IoU of the answer with the box asked about; 1: it has not moved."""
         return iou(self.asked, self.boxes)
 
     @property
@@ -69,11 +69,11 @@ class Answers:
         return self.detections.names
 
     def best(self) -> Answers:
-        """One row for each question: the first."""
+        """The first row of each question, which is the best."""
         return self[np.unique(self.questions, return_index=True)[1]]
 
     def to_detections(self) -> Detections:
-        """The best answers as objects, best first; ``queries`` are the numbers of the questions."""
+        """The best answers as detections, best first; ``queries`` are the questions' indices."""
         best = self.best()
         best = best[np.argsort(-best.scores, kind="stable")]
         return replace(

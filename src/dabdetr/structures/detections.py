@@ -1,4 +1,4 @@
-"""Objects found in an image, as arrays: what users get, with torch or without it."""
+"""Objects found in an image, as numpy arrays without torch."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from dabdetr.text import counted, in_any_case, meant, printable
 class Detections:
     """Objects found in one image, best first.
 
-        boxes    [n, 4] float32, x0 y0 x1 y1 in pixels of the original image
-        scores   [n] float32, 0–1
-        labels   [n] int64, index into ``names``
-        queries  [n] int64, the decoder slot that found it
-        names    class names of the model
-        size     (height, width) of the image
-        source   where the image came from: a path, or "" for an image given in memory
-        image    the image itself as RGB [height, width, 3] uint8, where it was kept
-        frame    of a video, the number of the frame, from 0 on
-        time     of a video, when the frame is shown, in seconds
-    tracks   [n] int64, the number of each object that is followed through a video, or None
+    boxes    [n, 4] float32, x0 y0 x1 y1 in pixels of the original image
+    scores   [n] float32, 0–1
+    labels   [n] int64, index into ``names``
+    queries  [n] int64, the decoder slot that found the object
+    names    class names of the model
+    size     (height, width) of the image
+    source   path of the image, or "" for an image given in memory
+    image    the image as RGB [height, width, 3] uint8, if it was kept
+    frame    for a video, the number of the frame, counted from 0
+    time     for a video, the time of the frame in seconds
+    tracks   [n] int64, the number of each object that is tracked through a video, or None
 
-        Two are equal, and have one hash, where everything but ``image`` is.
+    Two are equal, and have the same hash, if everything but ``image`` is equal.
 
-        >>> from dabdetr import Predictor
-        >>> found = Predictor("scenes").predict("demo/images/000.png", conf=0.5)[0]
-        >>> found.names[found.labels[0]], found.boxes[0].round().tolist()
-        ('2', [108.0, 71.0, 122.0, 91.0])
-        >>> len(found["2", 0.9]) <= len(found["2"]) <= len(found)
-        True
+    >>> from dabdetr import Predictor
+    >>> found = Predictor("scenes").predict("demo/images/000.png", conf=0.5)[0]
+    >>> found.names[found.labels[0]], found.boxes[0].round().tolist()
+    ('2', [108.0, 71.0, 122.0, 91.0])
+    >>> len(found["2", 0.9]) <= len(found["2"]) <= len(found)
+    True
     """
 
     boxes: np.ndarray
@@ -75,13 +75,14 @@ class Detections:
     def __repr__(self) -> str:
         """One line: "7 objects in 000.png: 2× 3, 5× 4"."""
         counts = Counter(self.names[label] for label in self.labels)
-        place = Path(self.source).name or "an image"
-        place += "" if self.frame is None else f" #{self.frame}"
-        which = ", ".join(f"{count}× {name}" for name, count in counts.most_common())
-        return printable(f"{counted(len(self), 'object')} in {place}" + (which and f": {which}"))
+        image = Path(self.source).name or "an image"
+        image += "" if self.frame is None else f" #{self.frame}"
+        classes = ", ".join(f"{count}× {name}" for name, count in counts.most_common())
+        objects = counted(len(self), "object")
+        return printable(f"{objects} in {image}" + (classes and f": {classes}"))
 
     def _repr_png_(self) -> bytes | None:
-        """What a notebook shows: the image with its boxes, where the image is there."""
+        """The image with its boxes for a notebook; None if the image is not available."""
         from io import BytesIO
 
         shown = self._image(None)
@@ -92,8 +93,8 @@ class Detections:
         return buffer.getvalue()
 
     def __getitem__(self, index: Any) -> Detections:
-        """A subset: by slice, index array or boolean mask; by the name of a class or a list of
-        names, a least score (float), or both as a tuple; see ``above`` for labels.
+        """A subset: by slice, index array or boolean mask; by a class name or a list of names, by a
+        threshold (float), or by both as a tuple. ``above`` takes labels as well.
         """
         if _are_names(index):
             return self.above(0, [index] if isinstance(index, str) else index)
@@ -113,15 +114,16 @@ class Detections:
         )
 
     def __contains__(self, name: object) -> bool:
-        """Whether an object of the class ``name`` is among them."""
+        """Whether there is an object of the class ``name``."""
         return isinstance(name, str) and len(self[name]) > 0
 
     def above(
         self, conf: float | np.ndarray, classes: Sequence[str | int] | None = None
     ) -> Detections:
-        """Those that score at least ``conf``; of ``classes`` only, names or labels, where given.
+        """The detections with a score of at least ``conf``, and of ``classes`` if given.
 
-        An array is a threshold for each class, in label order.
+        An array of thresholds has one for each class, in label order. Classes are names or labels;
+        ValueError for unknown ones.
 
         >>> from dabdetr import Predictor
         >>> found = Predictor("scenes").one("demo/images/000.png", conf=0.5)
@@ -135,7 +137,7 @@ class Detections:
         return self[keep]
 
     def best_of_query(self) -> Detections:
-        """Every query with its best class only.
+        """The detections with the best class of each query.
 
         >>> from dabdetr import Predictor
         >>> found = Predictor("scenes").one("demo/images/000.png", conf=0.05, multi_label=True)
@@ -146,9 +148,9 @@ class Detections:
         return self[np.sort(first)]
 
     def without_overlaps(self, overlap: float) -> Detections:
-        """Without those whose IoU with a better one of their class is above ``overlap``.
+        """The detections whose IoU with every better one of their class is at most ``overlap``.
 
-        Non-maximum suppression, from the best detection down.
+        Non-maximum suppression, in falling order of score.
 
         >>> from dabdetr import Predictor
         >>> found = Predictor("scenes").one("demo/images/000.png", conf=0.5)
@@ -159,15 +161,15 @@ class Detections:
         for label in np.unique(self.labels):
             rows = np.flatnonzero(self.labels == label)  # best first
             pairs = iou(self.boxes[rows][:, None], self.boxes[rows])
-            gone = np.zeros(len(rows), bool)
+            suppressed = np.zeros(len(rows), bool)
             for at in range(len(rows)):
-                if not gone[at]:
-                    gone[at + 1 :] |= pairs[at, at + 1 :] > overlap
-            keep[rows[~gone]] = True
+                if not suppressed[at]:
+                    suppressed[at + 1 :] |= pairs[at, at + 1 :] > overlap
+            keep[rows[~suppressed]] = True
         return self[keep]
 
     def clipped(self) -> Detections:
-        """Boxes cut to the image.
+        """The detections with boxes clipped to the image.
 
         >>> from dabdetr import Predictor
         >>> found = Predictor("scenes").one("demo/images/000.png", conf=0.5)
@@ -219,7 +221,7 @@ class Detections:
     ) -> list[dict[str, Any]]:
         """Rows of a COCO results file: boxes as x, y, width, height in pixels.
 
-        ``category_ids[label]`` is the data set's own id; without it labels count from 1.
+        ``category_ids[label]`` is the data set's id of a class; by default label + 1.
 
         >>> from dabdetr import Predictor
         >>> found = Predictor("scenes").one("demo/images/000.png", conf=0.5)
@@ -242,7 +244,7 @@ class Detections:
     def to_yolo(self, scores: bool = False) -> str:
         """Lines of a YOLO label file: label, centre, width, height, 0–1 of the image.
 
-        With ``scores`` a sixth column; files of labels to train on have none.
+        ``scores`` adds a sixth column, which label files for training do not have.
 
         >>> from dabdetr import Predictor
         >>> found = Predictor("scenes").one("demo/images/000.png", conf=0.5)
@@ -278,9 +280,9 @@ class Detections:
         to_name: str = "image",
         version: str = "dabdetr",
     ) -> dict[str, Any]:
-        """A task for Label Studio's import, with these as predictions to be corrected.
+        """A task for import into Label Studio, with the detections as predictions to correct.
 
-        ``image`` is where Label Studio finds the image, its source if not given; ``from_name`` and
+        ``image`` is the image's address for Label Studio, by default its source; ``from_name`` and
         ``to_name`` are the names in the project's labelling config.
 
         >>> from dabdetr import Predictor
@@ -293,7 +295,7 @@ class Detections:
         return label_studio_task(self, image, from_name, to_name, version)
 
     def to_cvat(self) -> str:
-        """XML for CVAT's upload of annotations, "CVAT for images 1.1", of this image.
+        """XML of this image for CVAT's upload of annotations ("CVAT for images 1.1").
 
         >>> from dabdetr import Predictor
         >>> found = Predictor("scenes").one("demo/images/000.png", conf=0.5)
@@ -320,10 +322,11 @@ class Detections:
         )
 
     def plot(self, image: Any = None) -> Any:
-        """The image (PIL) with boxes drawn in; ``image`` where none was kept.
+        """The image (PIL) with boxes drawn in.
 
-        ``image`` is an array as in ``image`` above, a PIL image, a path or the bytes of a file.
-        Without one, the file at ``source`` is read again, but not a video's frame.
+        ``image`` is an array as in the field ``image``, a PIL image, a path or the bytes of a file;
+        by default the field, or the file at ``source``, which is read again (but no video frame).
+        ValueError if there is no image.
 
         >>> from dabdetr import Predictor
         >>> found = Predictor("scenes").one("demo/images/000.png", conf=0.5)
@@ -336,16 +339,16 @@ class Detections:
         if shown is None:
             raise ValueError("plot needs the image: pass it, or predict with keep_images=True")
         labels, names = self.labels, self.names
-        if self.tracks is not None:  # a colour for each object, and its number beside its class
+        if self.tracks is not None:  # a colour for each object, and its number after its class
             pairs = zip(self.tracks.tolist(), labels.tolist(), strict=True)
             labels = self.tracks
             names = {number: f"{self.names[label]} {number}" for number, label in pairs}
         return draw(as_array(shown), self.boxes, self.scores, labels, names)
 
     def save(self, path: str | Path, image: Any = None) -> Path:
-        """Write what the ending of ``path`` says: the drawn image, .json, .txt (YOLO) or .csv.
+        """Write the drawn image, .json, .txt (YOLO) or .csv, by the suffix of ``path``.
 
-        Returns the path. ``image`` is that of ``plot``.
+        Returns the path. ``image`` is that of ``plot``. ValueError for other suffixes.
 
         >>> from dabdetr import Predictor
         >>> found = Predictor("scenes").one("demo/images/000.png", conf=0.5)
@@ -362,17 +365,17 @@ class Detections:
         """Open the drawn image in the system's viewer."""
         self.plot(image).show()
 
-    def _image(self, given: Any) -> Any:
-        """The image to draw into: given, kept, or the file at ``source``; None without one."""
-        if given is not None:
-            return given
+    def _image(self, image: Any) -> Any:
+        """The image to draw into: ``image``, the field, or the file at ``source``; else None."""
+        if image is not None:
+            return image
         if self.image is not None:
             return self.image
         return self.source if self.frame is None and Path(self.source).is_file() else None
 
 
 class Results(list[Detections]):
-    """Detections of several images, in order: a list that shows itself in one line.
+    """A list of detections of several images, whose ``repr`` is one line.
 
     >>> from dabdetr import Predictor
     >>> Predictor("scenes").predict("demo/images/000.png", conf=0.5)
@@ -383,13 +386,13 @@ class Results(list[Detections]):
         if len(self) == 1:
             return repr(self[0])
         counts = Counter(each.names[label] for each in self for label in each.labels)
-        which = ", ".join(f"{count}× {name}" for name, count in counts.most_common(9))
-        which += ", …" if len(counts) > 9 else ""
-        objects = counted(counts.total(), "object")
-        return printable(f"{objects} in {counted(len(self), 'image')}" + (which and f": {which}"))
+        classes = ", ".join(f"{count}× {name}" for name, count in counts.most_common(9))
+        classes += ", …" if len(counts) > 9 else ""
+        objects, images = counted(counts.total(), "object"), counted(len(self), "image")
+        return printable(f"{objects} in {images}" + (classes and f": {classes}"))
 
     def _repr_png_(self) -> bytes | None:
-        """What a notebook shows: the image with its boxes, where it is one image."""
+        """The image with its boxes for a notebook, if it is a single image."""
         return self[0]._repr_png_() if len(self) == 1 else None
 
 
@@ -400,7 +403,7 @@ def _are_names(value: Any) -> bool:
 
 
 def class_labels(classes: Sequence[str | int], names: Sequence[str]) -> list[int]:
-    """Labels of classes given by name, in any case, or label; ValueError for others."""
+    """Labels of ``classes``, which are names in any case or labels; ValueError for unknown ones."""
     spelled = [in_any_case(each, names) if isinstance(each, str) else each for each in classes]
     unknown = [
         each

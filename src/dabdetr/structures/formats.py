@@ -1,4 +1,4 @@
-"""Detections in the forms that labelling tools and tables take."""
+"""Detections in the formats of labelling tools and tables."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from dabdetr.structures.detections import Detections
 
 COLUMNS = ("source", "frame", "name", "label", "score", "x0", "y0", "x1", "y1", "query")
-"""Of a table of detections; boxes in pixels of the original image."""
+"""Columns of a table of detections; boxes are in pixels of the original image."""
 _CONTROL = dict.fromkeys(range(32), " ") | dict.fromkeys((0xFFFE, 0xFFFF), " ")
 
 
 def yolo_lines(found: Detections, scores: bool = False) -> str:
-    """A line for each object: label, centre, width and height as 0–1 of the image, then its score.
+    """A line for each object: label, centre, width and height, 0–1 of the image, then its score.
 
-    Of each box the part inside the image; six digits, as YOLO's tools write them.
+    Boxes are clipped to the image; six digits, as YOLO's tools write them.
     """
     height, width = found.size
     boxes = found.clipped().boxes.astype(float) / (width, height, width, height)
@@ -41,7 +41,7 @@ def yolo_lines(found: Detections, scores: bool = False) -> str:
 
 
 def rows(found: Detections) -> list[tuple[Any, ...]]:
-    """A tuple for each object, by ``COLUMNS``."""
+    """A tuple for each object, with the columns ``COLUMNS``."""
     return [
         (found.source, found.frame, found.names[label], int(label), float(score), *box, int(query))
         for box, score, label, query in zip(
@@ -55,7 +55,7 @@ def rows(found: Detections) -> list[tuple[Any, ...]]:
 
 
 def file_content(found: Detections, path: Path, image: Any) -> bytes:
-    """What ``Detections.save`` writes into ``path``; ValueError for an unknown ending."""
+    """The content of the file that ``Detections.save`` writes; ValueError for an unknown suffix."""
     ending = path.suffix.lower()
     if ending == ".json":
         return (json_text(found.to_dict(), indent=1) + "\n").encode()
@@ -78,7 +78,7 @@ def file_content(found: Detections, path: Path, image: Any) -> bytes:
 def label_studio_task(
     found: Detections, image: str | None, from_name: str, to_name: str, version: str
 ) -> dict[str, Any]:
-    """One task of Label Studio with predictions: boxes in percent of the image."""
+    """A task of Label Studio with predictions; boxes are in percent of the image."""
     height, width = found.size
     percent = found.clipped().boxes.astype(float) / (width, height, width, height) * 100
     result = []
@@ -113,7 +113,7 @@ def label_studio_task(
 
 
 def cvat_document(every: Iterable[Detections]) -> str:
-    """XML in CVAT's form "CVAT for images 1.1", of images in their order."""
+    """XML in CVAT's format "CVAT for images 1.1", with the images in order."""
     root = ElementTree.Element("annotations")
     ElementTree.SubElement(root, "version").text = "1.1"
     for number, found in enumerate(every):
@@ -137,7 +137,7 @@ def cvat_document(every: Iterable[Detections]) -> str:
 
 
 def _xml_text(text: str) -> str:
-    """Without the characters that XML 1.0 cannot hold."""
+    """The text without characters that XML 1.0 does not allow."""
     return text.translate(_CONTROL).encode("utf-8", "replace").decode()
 
 

@@ -1,4 +1,4 @@
-"""Batches of tensors on their way through the model: from images to predictions."""
+"""Batches of tensors that the model takes, passes on and returns."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 class _Movable:
-    """Adds ``to``: the same structure with every tensor on another device or of another type."""
+    """Adds ``to``, which moves every tensor of a structure to another device."""
 
     def to(self, device: torch.device | str) -> Any:
-        """Copy with all tensors moved to ``device``."""
+        """A copy with all tensors on ``device``."""
         moved = {f.name: _move(getattr(self, f.name), device) for f in fields(self)}  # pyright: ignore[reportArgumentType]
         return replace(self, **moved)  # pyright: ignore[reportArgumentType, reportCallIssue]
 
@@ -32,7 +32,7 @@ class Images(_Movable):
     """A batch of images, normalised and padded at the bottom and right.
 
     pixels   [batch, 3, height, width] float32
-    padding  [batch, height, width] bool, True = padding; None where nothing is padded
+    padding  [batch, height, width] bool, True = padding; None without padding
     """
 
     pixels: Tensor
@@ -41,15 +41,15 @@ class Images(_Movable):
 
 @dataclass(frozen=True)
 class Targets(_Movable):
-    """The objects of a batch, image after image in one table.
+    """The objects of all images of a batch, in the order of images.
 
     labels  [objects] int64, 0 … classes − 1
     boxes   [objects, 4] float32, cxcywh, 0–1 of the unpadded image
-    counts  objects of each image; their sum is ``objects``
-    names   what to call each image in a message (its file, mostly)
-    known   [batch, classes] bool, False: unlabelled objects of the class may be in the image, so
-            that a score for it is no mistake; None: every image is labelled for every class
-    weights [objects] float32, of each object in the class loss; None: 1
+    counts  number of objects of each image; their sum is ``objects``
+    names   name of each image in messages, usually its file
+    known   [batch, classes] bool, False: the image may contain unlabelled objects of the class, so
+            scores for it have no loss; None: every image is labelled for every class
+    weights [objects] float32, weight of each object in the class loss; None: 1
     """
 
     labels: Tensor
@@ -62,11 +62,11 @@ class Targets(_Movable):
 
 @dataclass(frozen=True)
 class Features(_Movable):
-    """Maps of the backbone, fine to coarse.
+    """Feature maps of the backbone, fine to coarse.
 
     maps      each [batch, channels, height, width]
-    paddings  each [batch, height, width] bool, True = padding; or None where nothing is padded
-    padding   that of the pixels, as the backbone filled them up
+    paddings  each [batch, height, width] bool, True = padding; or None without padding
+    padding   mask of the pixels after the backbone's own padding
     """
 
     maps: list[Tensor]
@@ -76,14 +76,14 @@ class Features(_Movable):
 
 @dataclass(frozen=True)
 class Memory(_Movable):
-    """Tokens that decoder layers look at: the encoder's output.
+    """The encoder's output: the tokens that decoder layers attend to.
 
     tokens     [batch, tokens, width]
-    positions  [batch or 1, tokens, width] float32, their position codes
-    padding    [batch, tokens] bool, True = padding; None where nothing is padded
+    positions  [batch or 1, tokens, width] float32, the tokens' position codes
+    padding    [batch, tokens] bool, True = padding; None without padding
     shapes     (height, width) of each level
-    ratios     [batch, levels, 2] float32, unpadded share of each level's width and height; None
-               where nothing samples
+    ratios     [batch, levels, 2] float32, valid ratios: the unpadded share of each level's width
+               and height; None without deformable attention
     """
 
     tokens: Tensor
@@ -95,13 +95,13 @@ class Memory(_Movable):
 
 @dataclass(frozen=True)
 class Queries(_Movable):
-    """Slots of the decoder before its first layer.
+    """The decoder's queries before its first layer.
 
     content    [batch, queries, width]
-    anchors    [batch, queries, 4] float32, cxcywh, 0–1 of the unpadded image; [.., 2] where anchors
-               are points; None where there are none
-    positions  [batch, queries, width], the positional query where it is learned as such
-    proposals  predictions of the encoder's tokens, where queries come from them
+    anchors    [batch, queries, 4] float32, cxcywh, 0–1 of the unpadded image; [.., 2] for points;
+               None without anchors
+    positions  [batch, queries, width], the positional query if it is learned itself
+    proposals  predictions of the encoder's tokens, if queries are chosen from them
     """
 
     content: Tensor
@@ -112,10 +112,10 @@ class Queries(_Movable):
 
 @dataclass(frozen=True)
 class Questions(_Movable):
-    """Boxes that a model is asked about: each becomes the anchor of a query of its own.
+    """Boxes that a model is asked about; each is the anchor of its own query.
 
     boxes   [batch, n, 4] float32, cxcywh, 0–1 of the unpadded image
-    labels  [batch, n] int64: the class that the box is thought to hold; −1: it is not known
+    labels  [batch, n] int64: the expected class of the box; −1: unknown
     """
 
     boxes: Tensor
@@ -124,19 +124,19 @@ class Questions(_Movable):
 
 @dataclass(frozen=True)
 class QueryGroup(_Movable):
-    """Extra queries of one origin, and in training the objects that some of them must find.
+    """Extra queries of one origin, and in training the objects assigned to some of them.
 
-    name        what the losses call it
+    name        name in the losses
     content     [batch, n, width]
     anchors     [batch, n, 4] float32, cxcywh, 0–1 of the unpadded image
     attention_mask  [n, n] bool, True: the row's query may not attend to the column's
-    image       [pairs] int64, with the next two: ``query`` of ``image`` must find row ``target``
+    image       [pairs] int64; with the next two, object ``target`` is assigned to ``query``
     query       [pairs] int64, 0 … n − 1
     target      [pairs] int64, row of ``Targets``
-    copies      queries for each object, on average: losses are divided by objects × copies
-    supervised  [batch, n] bool; of the queries without an object, True: it must predict "no
-                object", False: it has no loss (padding). Queries of pairs are always True.
-    sees_matching  whether the group's queries see the matching ones, or themselves only
+    copies      mean number of queries for each object: losses are divided by objects × copies
+    supervised  [batch, n] bool; for queries without an object, True: the target is "no object",
+                False: no loss (padding). Always True for queries of pairs.
+    sees_matching  whether the group's queries attend to the matching queries as well
     """
 
     name: str
@@ -152,22 +152,22 @@ class QueryGroup(_Movable):
 
     @property
     def count(self) -> int:
-        """Queries in each image; while a graph is traced it may be a symbol, as no ``len`` can."""
+        """Number of queries in each image; a symbol during tracing, which ``len`` cannot return."""
         return self.attention_mask.shape[0]
 
 
 @dataclass(frozen=True)
 class HeadSamples(_Movable):
-    """Predictions of a collaborative head for the samples it learns from, and their targets.
+    """Predictions of a collaborative head for its training samples, and their targets.
 
     name        "rpn", "rcnn" or "atss"
-    logits      [samples, classes]; rpn: one class, object; rcnn: one more, the last: nothing
-    labels      [samples] int64, 0 … classes − 1; the number of classes: nothing
-    found       [positives, 4] float32, boxes of the samples with an object, corners in pixels;
-                rpn: how far the object lies from the anchor, in the box coder's units
-    wanted      [positives, 4] float32, the true ones
-    centerness  [positives] logits of how central a sample lies in its object; None but for atss
-    central     [positives] float32, how central it does, 0–1; None but for atss
+    logits      [samples, classes]; rpn: one class, object; rcnn: one more, the last: no object
+    labels      [samples] int64, 0 … classes − 1; the number of classes: no object
+    found       [positives, 4] float32, predicted boxes of the samples with an object, corners in
+                pixels; rpn: offsets from the anchor in the box coder's units
+    wanted      [positives, 4] float32, the targets of ``found``
+    centerness  [positives] logits of the sample's centerness within its object; atss only
+    central     [positives] float32, the targets of ``centerness``, 0–1; atss only
     """
 
     name: str
@@ -181,16 +181,16 @@ class HeadSamples(_Movable):
 
 @dataclass(frozen=True)
 class Predictions(_Movable):
-    """What every decoder layer predicts for every query; the last layer is the result.
+    """The predictions of every decoder layer for every query; the last layer is the result.
 
-    logits   [layers, batch, queries, classes]; one more, "no object", where softmax classifies
+    logits   [layers, batch, queries, classes]; with softmax one more, the last: no object
     boxes    [layers, batch, queries, 4] float32, cxcywh, 0–1 of the unpadded image
-    anchors  what *enters* each layer: [batch, queries, 4] float32 boxes or [.., 2] points, or None
-    groups   each query group with the predictions of its own queries; outside of training there is
-             only that of questions
-    proposals  of two-stage members: predictions of the encoder's tokens, as those of one layer
+    anchors  the *input* of each layer: [batch, queries, 4] float32 boxes or [.., 2] points, or None
+    groups   each query group with the predictions of its queries; outside training only that of
+             questions
+    proposals  for two-stage members: predictions of the encoder's tokens, in the form of one layer
     heads    in training, the samples of each collaborative head
-    objectness  of proposals: the first logit is "an object", of whatever class
+    objectness  for proposals: the first logit is "object", for all classes
     """
 
     logits: Tensor
