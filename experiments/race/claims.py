@@ -12,7 +12,7 @@ from typing import Any
 
 from experiments.race.members import DETRS
 
-from dabdetr.compare.results import Result, Results, Spread, epochs_to
+from dabdetr.compare.results import Point, Result, Results, Spread
 
 HOLDS, FAILS, FEW = "holds", "does not hold", "not enough runs"
 SEEDS = 3
@@ -193,6 +193,16 @@ class Speedup:
         # A seed that never got there has only a bound: it can deny the claim, not grant it.
         verdict = judge(self.ratios, TENTH)
         return FEW if verdict == HOLDS else verdict
+
+
+def epochs_to(curve: Sequence[Point], level: float) -> float | None:
+    """The x at which the curve first reaches ``level``, interpolated from (0, 0); None: never."""
+    x0, y0 = 0.0, 0.0
+    for x, y in curve:
+        if y >= level:
+            return x0 + (x - x0) * (level - y0) / (y - y0) if y > y0 else x
+        x0, y0 = x, y
+    return None
 
 
 def speedup(results: Results, size: int, rung: str) -> Speedup | None:

@@ -9,13 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from experiments.race.attention import images, look, table
-from experiments.race.claims import Verdict, best_detr, order, rise, speedup, verdicts
+from experiments.race.claims import (
+    Verdict,
+    best_detr,
+    epochs_to,
+    order,
+    rise,
+    speedup,
+    verdicts,
+)
 from experiments.race.members import DETRS, LADDER, RUNGS, TITLES, differing, title, unfair
 from experiments.race.plan import load_results
 
-from dabdetr.compare.curves import COLOURS, draw_curves, write_figure
-from dabdetr.compare.results import Results, Spread, epochs_to
-from dabdetr.explain.figures import new_figure
+from dabdetr.compare.curves import COLOURS, draw_curves
+from dabdetr.compare.results import Results, Spread
+from dabdetr.explain.figures import new_figure, save
 from dabdetr.files import write_atomically
 
 LEVELS = tuple(level / 10 for level in range(1, 10))
@@ -205,7 +213,7 @@ def draw_ratios(path: Path, results: Results, rungs: Sequence[str]) -> None:
         bounds[0].set_label("at most: not every seed got there")
     if panel.get_legend_handles_labels()[0]:
         panel.legend(fontsize=8)
-    write_figure(path, figure)
+    save(figure, path, dpi=100)
 
 
 def _rates(results: Results) -> list[str]:

@@ -15,6 +15,7 @@ from experiments.race.claims import (
     HOLDS,
     Verdict,
     best_detr,
+    epochs_to,
     in_short_order,
     judge,
     order,
@@ -27,7 +28,7 @@ from experiments.race.report import write_report
 from PIL import Image
 from tests.race.conftest import ROOT, Fabricate, straight
 
-from dabdetr.compare.results import Results, Spread, epochs_to
+from dabdetr.compare.results import Results, Spread
 
 
 def test_epochs_to_a_level() -> None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from dabdetr.compare.results import Results, Spread
-from dabdetr.explain.figures import new_figure
-from dabdetr.files import write_atomically
+from dabdetr.explain.figures import new_figure, save
 
 PANELS = (
     ("epoch", "epochs", 1),
@@ -53,7 +50,7 @@ def draw_curves(
         panel.grid(alpha=0.3)
     for text in figure.axes[0].legend(fontsize=8).get_texts():
         text.set_parse_math(False)
-    write_figure(path, figure)
+    save(figure, path, dpi=100)
 
 
 def _mean_curve(
@@ -73,10 +70,3 @@ def _mean_curve(
         )
         for epoch in shared
     ]
-
-
-def write_figure(path: Path, figure: Any) -> None:
-    """Write a matplotlib figure as PNG."""
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=100)
-    write_atomically(path, image.getvalue())

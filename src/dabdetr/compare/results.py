@@ -111,16 +111,6 @@ class Result:
         return self.at(math.inf, column)
 
 
-def epochs_to(curve: Sequence[Point], level: float) -> float | None:
-    """The x at which the curve first reaches ``level``, interpolated from (0, 0); None: never."""
-    x0, y0 = 0.0, 0.0
-    for x, y in curve:
-        if y >= level:
-            return x0 + (x - x0) * (level - y0) / (y - y0) if y > y0 else x
-        x0, y0 = x, y
-    return None
-
-
 @dataclass(frozen=True)
 class Results:
     """All finished runs of a comparison, and the names of the unfinished ones."""

@@ -114,7 +114,7 @@ def _train(
                 process.communicate()  # closes its standard input
                 if process.returncode or not finished(runs / task.name):
                     failed.append(task.name)
-                    tell(f"{task.name} failed: {last_line(folder, task)}")
+                    tell(f"{task.name} failed: {_last_line(folder, task)}")
                 else:
                     tell(f"{task.name} finished; {len(waiting) + len(running)} to go")
     finally:
@@ -162,7 +162,7 @@ def _threads(jobs: int) -> int:
     return int(threads) if threads.isdecimal() else max(1, (os.cpu_count() or 1) // jobs)
 
 
-def last_line(folder: Path, task: Task) -> str:
+def _last_line(folder: Path, task: Task) -> str:
     """The last line in the run's log."""
     log = folder / LOGS / f"{task.name}.txt"
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
