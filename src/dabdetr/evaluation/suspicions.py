@@ -5,7 +5,7 @@ A label that the answer contradicts is suspicious, and so is a detection that no
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,6 +25,15 @@ KINDS = {
 }
 """Kind of suspicion → its description."""
 
+MENDS = {
+    "class": "class",
+    "loose": "box",
+    "missing": "add",
+    "phantom": "remove",
+    "double": "remove",
+}
+"""Kind of suspicion → its correction by ``--fix``."""
+
 SAME = 0.5
 """IoU from which two boxes are of one object."""
 TIGHT = 0.75
@@ -40,6 +49,10 @@ NOTHING = 4
 """Exponent by which the suspicion of a label on nothing falls with the answer's score."""
 
 
+_Found = tuple[str, float, int | None, tuple[np.ndarray, Any, Any]]
+"""Kind, suspicion, row of the label, and the answer's box, label and score."""
+
+
 @dataclass(frozen=True)
 class Suspicion:
     """A possible fault in an image's labels, and its correction.
@@ -51,7 +64,7 @@ class Suspicion:
     box        x0 y0 x1 y1 in pixels, as labelled; None if the label is missing
     name       class as labelled
     answer     the model's box, with ``answer_name`` and ``score``
-    mend       the correction by ``--fix``: "box", "class", "remove" or "add"
+    mend       a value of ``MENDS``
     """
 
     kind: str
@@ -86,31 +99,39 @@ def of_image(
     rows = np.flatnonzero(~record.crowd)
     boxes = record.boxes[rows]
     labels = label_map(data, answers.names)[record.labels[rows]]
-    location = {"split": data.split, "file": record.file, "image": index}
-    found: list[Suspicion] = []
-
-    def add(kind: str, suspicion: float, at: int | None, answer: Any, mend: str) -> None:
-        box, label, score = answer
-        found.append(
-            Suspicion(
-                kind=kind,
-                suspicion=round(float(suspicion), 4),
-                row=None if at is None else int(rows[at]),
-                box=None if at is None else rounded(boxes[at]),
-                name=None if at is None else data.names[record.labels[rows[at]]],
-                answer=rounded(box),
-                answer_name=answers.names[int(label)],
-                score=round(float(score), 4),
-                mend=mend,
-                **location,
-            )
+    found = [
+        *_of_labels(boxes, labels, answers),
+        *_of_detections(boxes, record, answers, data, usual),
+    ]
+    return [
+        Suspicion(
+            kind=kind,
+            suspicion=round(float(suspicion), 4),
+            split=data.split,
+            file=record.file,
+            image=index,
+            row=None if at is None else int(rows[at]),
+            box=None if at is None else rounded(boxes[at]),
+            name=None if at is None else data.names[record.labels[rows[at]]],
+            answer=rounded(box),
+            answer_name=answers.names[int(label)],
+            score=round(float(score), 4),
+            mend=MENDS[kind],
         )
+        for kind, suspicion, at, (box, label, score) in found
+    ]
 
+
+def _of_labels(boxes: np.ndarray, labels: np.ndarray, answers: Answers) -> Iterator[_Found]:
+    """The strongest suspicion against each label; ``labels`` are the model's, −1: it lacks it."""
     overlap = iou(boxes, answers.boxes)
     doubles = _doubles(boxes, overlap)
-    for at in range(len(rows)):
+    for at in range(len(boxes)):
         answer = (answers.boxes[at], answers.labels[at], answers.scores[at])
-        score, label = float(answers.scores[at]), int(answers.labels[at])
+        if at in doubles:
+            yield "double", doubles[at], at, answer
+            continue
+        score = float(answers.scores[at])
         label_score = float(answers.class_scores[at, labels[at]]) if labels[at] >= 0 else score
         # If the answer moved to the object of another label, there is nothing in the box itself.
         others = np.delete(boxes, at, axis=0)
@@ -120,20 +141,26 @@ def of_image(
             score = max(score, _detected(answers.boxes[at], answers))
             label_score = max(label_score, _detected(answers.boxes[at], answers, labels[at]))
         score_in_box = score * min(1.0, overlap[at] / SAME) if moved else score
-        if at in doubles:
-            add("double", doubles[at], at, answer, "remove")
-            continue
+        looseness = np.clip((TIGHT - overlap[at]) / (TIGHT - LOOSE), 0, 1)
         kinds = {
             "class": (score - label_score) * min(1.0, overlap[at] / SAME),
-            "loose": 0.0
-            if moved
-            else label_score**0.5 * np.clip((TIGHT - overlap[at]) / (TIGHT - LOOSE), 0, 1),
+            "loose": 0.0 if moved else label_score**0.5 * looseness,
             "phantom": (1 - score_in_box) ** NOTHING * (1 - _detected(boxes[at], answers)),
         }
         kind = max(kinds, key=lambda name: kinds[name])
-        mend = {"class": "class", "loose": "box", "phantom": "remove"}[kind]
-        add(kind, kinds[kind], at, answer, mend)
+        yield kind, kinds[kind], at, answer
+
+
+def _of_detections(
+    boxes: np.ndarray,
+    record: ImageRecord,
+    answers: Answers,
+    data: DetectionDataset,
+    usual: np.ndarray | None,
+) -> Iterator[_Found]:
+    """A missing label for each detection that no label explains."""
     detections = answers.detections
+    overlap = iou(boxes, answers.boxes)
     usual = detections.scores if usual is None else usual
     for box, label, score, chance in zip(
         detections.boxes, detections.labels, detections.scores, usual, strict=True
@@ -144,8 +171,7 @@ def of_image(
             iou(record.boxes[record.crowd], box).max(initial=0),
         )
         if explained < EXPLAINED and _fully_labelled(record, data, answers.names[int(label)]):
-            add("missing", MISSING * chance, None, (box, label, score), "add")
-    return found
+            yield "missing", MISSING * chance, None, (box, label, score)
 
 
 def _doubles(boxes: np.ndarray, overlap: np.ndarray) -> dict[int, float]:
