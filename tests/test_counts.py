@@ -22,7 +22,7 @@ from dabdetr.checkpoints.infer_config import _resnet
 from dabdetr.checkpoints.native import LoadReport
 from dabdetr.data.dataset import ImageRecord, Subset
 from dabdetr.data.layouts import open_data
-from dabdetr.evaluation.evaluate import _crowded, score
+from dabdetr.evaluation.evaluate import _too_many_objects, score
 from dabdetr.evaluation.per_layer import LayerScore, LayerScores
 from dabdetr.explain.concepts import noisy_copies
 from dabdetr.export.certificate import Agreement, Certificate, Tolerance
@@ -127,7 +127,7 @@ def certificate(detections: int) -> str:
         (lambda: assumed(ONE_HEAD, {}), "assumed 1 head,"),
         (lambda: raised(lambda: _resnet({"backbone.body.layer3.0.a": torch.ones(1)})), "1 block "),
         (lambda: raised(lambda: score(ONE, [])), "for 1 image of scenes"),
-        (lambda: "".join(_crowded(OneClass(ONE, [0]), 1)), "counts the 1 best detection;"),
+        (lambda: "".join(_too_many_objects(OneClass(ONE, [0]), 1)), "counts the 1 best detection;"),
         (lambda: LayerScores((LayerScore(1, 0.5, 0.5, 0.5, 0.5, 0.5),), 1).sentence, "1 decoder l"),
         (copies, "1 object, 5 copies"),
         (copies, "the last is the matching query"),
