@@ -60,8 +60,8 @@ def read_results(path: str | Path, data: DetectionDataset) -> tuple[list[Detecti
     if claims and not len(keep):
         kind = "images" if lost["images"] else "classes"
         raise ValueError(
-            f"{path} does not belong to {data.name} {data.split}: all of its "
-            f"{counted(len(claims), 'detection')} are of {kind} that the data set lacks; give the "
+            f"{path} does not belong to {data.name} {data.split}: it has "
+            f"{counted(len(claims), 'detection')}, of {kind} that the data set lacks; give the "
             "data and the split that it was made for"
         )
     notes += [
