@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from dabdetr.data.layouts import open_data, splits
+from dabdetr.data.writing import write_data
 
 BOXES = ((113, 53, 44, 39), (10, 20, 30, 40))
 CORNERS = [[x, y, x + w, y + h] for x, y, w, h in BOXES]
@@ -329,3 +330,14 @@ def test_label_files_of_another_split_are_not_taken(tmp_path: Path) -> None:
     text(tmp_path / "classes.txt", "\n".join(CLASSES))
     with pytest.raises(ValueError, match="none of 2 images has a file of boxes"):
         open_data(tmp_path, "val")
+
+
+@pytest.mark.parametrize("split", ["default", "my_export"])
+def test_a_split_of_any_name_is_read_back(split: str, tmp_path: Path) -> None:
+    turned_in_coco(tmp_path / "a")
+    data = open_data(tmp_path / "a")
+    data.split = split
+    write_data([data], tmp_path / "b", "yolo")
+    again = open_data(tmp_path / "b")
+    assert splits(tmp_path / "b") == [split]
+    assert sum(len(again.record(index).boxes) for index in range(len(again))) == 2

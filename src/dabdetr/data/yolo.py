@@ -123,6 +123,7 @@ def _keys(settings: dict[str, Any]) -> list[str]:
     """The names of splits in any spelling, and others that name a list of images."""
     named = [key for key, value in settings.items() if isinstance(key, str) and value]
     lists = [key for key in named if str(settings[key]).endswith(".txt") and key != "path"]
+    lists += [key for key in named if str(settings[key]).startswith("images/") and key != "path"]
     return [key for key in named if canonical(key) in USUAL or key in lists]
 
 
