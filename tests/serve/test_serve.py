@@ -488,9 +488,9 @@ def test_an_exported_file_is_served_without_torch() -> None:
     ],
 )
 def test_the_name_comes_from_the_file(source: str, name: str) -> None:
-    from dabdetr.cli.serve import _name
+    from dabdetr.cli.serve import _default_name
 
-    assert _name(source) == name
+    assert _default_name(source) == name
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
