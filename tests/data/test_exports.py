@@ -451,6 +451,13 @@ def test_zips_that_are_none_or_too_large(tmp_path: Path) -> None:
     (tmp_path / "none.zip").write_bytes(b"PK\x03\x04 none")
     with pytest.raises(ValueError, match=r"none\.zip is not a readable zip"):
         open_data(tmp_path / "none.zip")
+    with zipfile.ZipFile(tmp_path / "moved.zip", "w") as archive:
+        archive.writestr("train/a.txt", "a")
+    content = bytearray((tmp_path / "moved.zip").read_bytes())
+    content[-6] += 9  # the list of members is said to begin later, so members begin before the file
+    (tmp_path / "moved.zip").write_bytes(content)
+    with pytest.raises(ValueError, match=r"moved\.zip is not a readable zip"):
+        open_data(tmp_path / "moved.zip", "train")
 
 
 def test_what_is_not_recognised_is_answered_with_what_lies_there(

@@ -206,6 +206,8 @@ def _judged(error: BaseException, memory_may_end: bool) -> Fault | str:
     raw = str(error)
     if len(raw) >= 500:
         return Fault("long message", place, f"{len(raw)} characters: {raw[:200]}")
+    if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+        return Fault("message that names no file", place, raw)
     if not raw.strip():
         return Fault("empty message", place, type(error).__name__)
     return "refused"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -60,7 +61,9 @@ def unpacked(path: Path) -> Path:
                 shutil.rmtree(temporary, ignore_errors=True)
                 if not target.is_dir():  # another process may have been first
                     raise
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # of a place before the file
+            raise
         raise ValueError(
             f"{path} is not a readable zip ({reason(error)}); is it cut short?"
         ) from None
