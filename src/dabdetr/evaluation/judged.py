@@ -77,4 +77,5 @@ def default_limits(data: DetectionDataset, found: Evaluation) -> np.ndarray:
 
 def _on_crowd(boxes: np.ndarray, crowds: np.ndarray) -> np.ndarray:
     """[n] bool: half of the box or more lies on a crowd."""
-    return (shared_area(boxes[:, None], crowds) >= area(boxes)[:, None] / 2).any(1)
+    half = area(boxes)[:, None] / 2
+    return np.any(shared_area(boxes[:, None], crowds) >= half, axis=1)
