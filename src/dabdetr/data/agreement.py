@@ -1,4 +1,4 @@
-"""What the splits of one data set agree on: classes, the format of boxes, and who has an image."""
+"""Consistency between the splits of one data set: classes, box format, and shared images."""
 
 from __future__ import annotations
 
@@ -13,87 +13,88 @@ from dabdetr.data.records import RecordTable
 
 
 def unite(splits: Sequence[DetectionDataset]) -> None:
-    """Give all splits the classes of all, in the order of the first; what one lacks is counted.
+    """Set the classes of every split to the union of all splits, in the order of the first split.
 
-    Each keeps its own ids of the classes that it has.
+    Classes that a split lacks are counted in its findings. A split keeps its own category ids.
     """
     tables = [each for each in splits if isinstance(each, RecordTable)]
     names = list(dict.fromkeys(name for each in tables for name in each.names))
     if all(list(each.names) == names for each in tables):
         return
-    every = {id_ for each in tables for id_ in each.category_ids}
+    all_ids = {id_ for each in tables for id_ in each.category_ids}
     ids: dict[str, int] = {}
-    for each in tables:  # the first id of a class is its id in splits without it, where it is free
+    for each in tables:  # a split without the class uses its first id, if free
         for name, id_ in zip(each.names, each.category_ids, strict=True):
             ids.setdefault(name, id_)
     for each in tables:
-        own = dict(zip(each.names, each.category_ids, strict=True))
-        lacking = sorted(set(names) - set(own))
+        own_ids = dict(zip(each.names, each.category_ids, strict=True))
+        missing = sorted(set(names) - set(own_ids))
         where = f"{each.name} {each.split}"
-        each.findings.add("class-split", [f"{name!r} is not in {where}" for name in lacking])
-        free = (number for number in range(max(every) + 1, 1 << 62))
-        used = set(own.values())
-        for name in lacking:
-            own[name] = ids[name] if ids[name] not in used else next(free)
-            used.add(own[name])
-        each.with_names(names, [own[name] for name in names])
+        each.findings.add("class-split", [f"{name!r} is not in {where}" for name in missing])
+        free = (number for number in range(max(all_ids) + 1, 1 << 62))
+        used = set(own_ids.values())
+        for name in missing:
+            own_ids[name] = ids[name] if ids[name] not in used else next(free)
+            used.add(own_ids[name])
+        each.with_names(names, [own_ids[name] for name in names])
 
 
 def alike(
     splits: Sequence[DetectionDataset], again: Callable[[str, Expected], DetectionDataset]
 ) -> list[DetectionDataset]:
-    """The splits; opened ``again`` where only another one shows that boxes are of another format.
+    """The splits, reopened by ``again`` with the box format that other splits show.
 
-    Of two formats that other splits show none is likelier, unless only one has more than a few
-    boxes.
+    A split shows a format if its boxes fit another format than that of the layout. Where splits
+    show different formats, those with at least ``FEW`` boxes decide; if these differ too, no split
+    is reopened.
     """
     tables = [each for each in splits if isinstance(each, RecordTable)]
     showing = [each for each in tables if each.box_format != each.layout_format]
     large = [each for each in showing if len(each.labels) >= FEW]
-    told: set[BoxFormat] = {each.box_format for each in large or showing}
-    if len(told) != 1:
+    formats: set[BoxFormat] = {each.box_format for each in large or showing}
+    if len(formats) != 1:
         return list(splits)
-    likely = Expected(told.pop())
+    likely = Expected(formats.pop())
     small = [each for each in showing if each not in large and each.box_format != likely.box_format]
-    plain = [each for each in tables if each not in showing or each in small]
-    return [again(each.split, likely) if each in plain else each for each in splits]
+    uncertain = [each for each in tables if each not in showing or each in small]
+    return [again(each.split, likely) if each in uncertain else each for each in splits]
 
 
 def count_shared(splits: Sequence[DetectionDataset]) -> None:
-    """Count in each split the images that one before it has as well."""
+    """Count in each split the images that an earlier split also contains."""
     first: dict[str, str] = {}
     for data in splits:
         if isinstance(data, RecordTable):
-            twice = [
+            shared = [
                 file for file in data.files if first.setdefault(file, data.split) != data.split
             ]
-            data.findings.add("split-shared", [f"{file}, in {first[file]}" for file in twice])
+            data.findings.add("split-shared", [f"{file}, in {first[file]}" for file in shared])
 
 
 def count_unlisted(
     splits: Sequence[DetectionDataset], others: Callable[[], Iterable[RecordTable]] = tuple
 ) -> None:
-    """Count images beside those of the splits that no split has.
+    """Count images that lie in the image folders of the splits but belong to no split.
 
-    ``others`` opens the rest of the splits; it is called only where some image may be theirs.
+    ``others`` opens the remaining splits; it is called only if such images exist.
     """
     tables = [each for each in splits if isinstance(each, RecordTable)]
     listed = {file for each in tables for file in each.files}
-    alone = {
+    unclaimed = {
         id(each): [file for file in beside(each, IMAGE_SUFFIXES) if file not in listed]
         for each in tables
     }
-    if not any(alone.values()):
+    if not any(unclaimed.values()):
         return
-    real = {os.path.realpath(file) for each in (*tables, *others()) for file in each.files}
+    counted = {os.path.realpath(file) for each in (*tables, *others()) for file in each.files}
     for data in tables:
-        unlisted = [file for file in alone[id(data)] if os.path.realpath(file) not in real]
-        real.update(map(os.path.realpath, unlisted))  # once, not for every split
-        if not data.findings.count("image-unlisted"):  # else its reader has counted them
+        unlisted = [file for file in unclaimed[id(data)] if os.path.realpath(file) not in counted]
+        counted.update(map(os.path.realpath, unlisted))  # once, not in every split
+        if not data.findings.count("image-unlisted"):  # or its reader has counted them
             data.findings.add("image-unlisted", unlisted)
 
 
 def beside(data: RecordTable, endings: Container[str]) -> list[str]:
-    """Files with such an ending in the folders that hold images of a split."""
+    """Files with one of ``endings`` in the folders that contain images of a split."""
     folders = dict.fromkeys(os.path.dirname(file) for file in data.files)
     return [file for folder in folders for file in files_in(folder, endings)]

@@ -1,4 +1,4 @@
-"""Data sets in a zip: unpacked once, into the cache, within bounds."""
+"""Data sets in a zip: unpacked once into the cache, within limits on size and number of files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dabdetr.text import counted, reason
 MOST_FILES = 2_000_000
 MOST_BYTES = 100 << 30
 MOST_RATIO = 200
-"""Bytes that a byte of the zip may stand for, over all of it; images hardly shrink."""
+"""Largest ratio of unpacked to packed bytes of a whole zip; images are hardly compressible."""
 
 
 def is_archive(path: Path) -> bool:
@@ -28,10 +28,10 @@ def is_archive(path: Path) -> bool:
 
 
 def unpacked(path: Path) -> Path:
-    """The folder with the content of a zip, which is unpacked where it is not already.
+    """The folder with the content of a zip; the zip is unpacked if the cache does not have it yet.
 
-    Members that would lie outside of the folder, links and encrypted ones are refused, as is a zip
-    that is far larger unpacked than packed; ValueError says which.
+    ValueError for members that lead out of the folder, links, encrypted members, and a zip that is
+    far larger unpacked than packed.
     """
     state = path.stat()
     key = f"{path.resolve()}|{state.st_size}|{state.st_mtime_ns}"
@@ -53,13 +53,13 @@ def unpacked(path: Path) -> Path:
                 )
             temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".unpacking-"))
             try:
-                for member in members:  # Windows packs with \\
+                for member in members:  # some Windows tools write \\ as the separator
                     member.filename = member.filename.replace("\\", "/")
                 archive.extractall(temporary / name, members)
                 os.replace(temporary, folder)
             except BaseException:
                 shutil.rmtree(temporary, ignore_errors=True)
-                if not target.is_dir():  # another process may have been first
+                if not target.is_dir():  # another process may have unpacked it first
                     raise
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError) as error:
         if isinstance(error, OSError) and error.errno != errno.EINVAL:  # of a place before the file
@@ -71,7 +71,7 @@ def unpacked(path: Path) -> Path:
 
 
 def _checked(archive: zipfile.ZipFile, path: Path, packed: int) -> list[zipfile.ZipInfo]:
-    """The members to unpack, all of them harmless."""
+    """The members to unpack; ValueError for a member or a size that is not safe."""
     members = [each for each in archive.infolist() if not each.filename.endswith("/")]
     size = sum(each.file_size for each in members)
     if len(members) > MOST_FILES or size > MOST_BYTES or size > MOST_RATIO * max(packed, 1 << 20):

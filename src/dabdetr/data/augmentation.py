@@ -1,7 +1,7 @@
 """From an image to the network's input: size, random changes, normalisation.
 
 Boxes move with the pixels (``torchvision.tv_tensors``). Nothing here touches torch's own random
-state: what is random comes from the numpy generator that is passed in.
+state: all random numbers come from the numpy generator that is passed in.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from torchvision.transforms.v2 import functional as change
 from dabdetr.config import Augment, Image
 from dabdetr.data.preprocessing import input_size
 
-_TRIES = 10  # places tried for a crop before it is given up
-_SLIVER = (0.1, 0.01)  # left of a box, of the crop: a box below both is dropped
+_TRIES = 10  # positions tried for a crop before the whole image is used
+_SLIVER = (0.1, 0.01)  # remaining share of the box, share of the crop: below both, dropped
 _JITTER = 0.4  # largest change of brightness, contrast and saturation
 
 
@@ -54,10 +54,10 @@ def transformed(
     file: str,
     classes: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What ``transform`` makes of an image; boxes are clipped, and left out where nothing is left.
+    """The image, boxes and labels that ``transform`` returns; boxes are clipped to the image.
 
-    ValueError, with the image's ``file``, where it returns anything else than a ``Transform``
-    should.
+    Boxes without area after clipping are dropped. ValueError, naming the image's ``file``, if the
+    result is not that of a ``Transform``.
     """
     wrong = f"{file}: the transform should return image, boxes and labels"
     result: Any = transform(image.copy(), boxes.copy(), labels.copy(), rng)
@@ -83,38 +83,38 @@ def transformed(
         )
     height, width = image.shape[:2]
     boxes = boxes.clip(0, [width, height, width, height]).astype(np.float32)
-    kept = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-    return np.ascontiguousarray(image), boxes[kept], labels[kept].astype(np.int64)
+    inside = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    return np.ascontiguousarray(image), boxes[inside], labels[inside].astype(np.int64)
 
 
 def prepare(array: np.ndarray, image: Image) -> Float[Tensor, "3 height width"]:
-    """The input for RGB uint8 [height, width, 3], as evaluation and prediction use it."""
+    """The model input for an RGB uint8 [height, width, 3] image in evaluation and prediction."""
     pixels = _tensor(array)
     size = input_size(array.shape[0], array.shape[1], image)
     return _normalise(_resize(pixels, size), image)
 
 
 class CropShape(NamedTuple):
-    """Height and width of a crop as shares of the image's; (1, 1) leaves it whole."""
+    """Height and width of a crop as shares of the image's; (1, 1) is no crop."""
 
     height: float
     width: float
 
 
 class Augmentation:
-    """Random flip, crop, resize and colour of training images; ``None`` only resizes."""
+    """Random flip, crop, resize and colour of training images; ``augment=None`` only resizes."""
 
     def __init__(self, augment: Augment | None, image: Image) -> None:
         self.augment, self.image = augment, image
 
     def draw_crop(self, rng: np.random.Generator) -> CropShape:
-        """The shape of a crop; drawn ahead, so that alike shapes can be put into one batch."""
+        """The shape of a crop; drawn in advance so that a batch can group similar shapes."""
         if self.augment is None or rng.random() >= self.augment.crop:
             return CropShape(1.0, 1.0)
         return CropShape(*rng.uniform(*self.augment.crop_scale, 2).tolist())
 
     def draw_side(self, rng: np.random.Generator) -> int:
-        """The shorter side, one for the whole batch."""
+        """The shorter side in pixels, the same for the whole batch."""
         if self.augment is None or not self.augment.sizes:
             return self.image.size
         return int(rng.choice(self.augment.sizes))
@@ -128,7 +128,7 @@ class Augmentation:
         crop: CropShape | None = None,
         side: int | None = None,
     ) -> Example:
-        """``image`` is RGB uint8, ``boxes`` [n, 4] are x0 y0 x1 y1 in its pixels."""
+        """The augmented example; ``image`` is RGB uint8, ``boxes`` [n, 4] x0 y0 x1 y1 in pixels."""
         crop = self.draw_crop(rng) if crop is None else crop
         side = self.draw_side(rng) if side is None else side
         pixels, classes = _tensor(image), torch.from_numpy(np.array(labels, dtype=np.int64))
@@ -144,7 +144,7 @@ class Augmentation:
                 pixels, objects = change.horizontal_flip(pixels), change.horizontal_flip(objects)
             if rng.random() < self.augment.colour:
                 pixels = _recolour(pixels, rng)
-        objects = change.clamp_bounding_boxes(objects)  # scaling rounds to just outside
+        objects = change.clamp_bounding_boxes(objects)  # scaling may round to just outside
         return Example(_normalise(pixels, self.image), objects.as_subclass(Tensor), classes)
 
 
@@ -155,23 +155,24 @@ def _crop(
     shape: CropShape,
     rng: np.random.Generator,
 ) -> tuple[Tensor, tv_tensors.BoundingBoxes, Tensor]:
-    """A random place for the crop; the whole image if no place tried keeps an object.
+    """Crop at a random position; the whole image if no tried position keeps an object.
 
-    An object stays if a tenth of its box is left, or what is left covers a hundredth of the crop.
+    An object is kept if a tenth of its box is inside the crop, or if the part inside covers a
+    hundredth of the crop.
     """
     full_height, full_width = pixels.shape[-2:]
     height = min(full_height, max(1, round(full_height * shape.height)))
     width = min(full_width, max(1, round(full_width * shape.width)))
-    whole = _areas(objects)
+    full = _areas(objects)
     for _ in range(_TRIES):
         top = int(rng.integers(full_height - height + 1))
         left = int(rng.integers(full_width - width + 1))
         moved = change.crop(objects, top, left, height, width)
-        rest = _areas(moved)
-        keep = (rest >= _SLIVER[0] * whole) | (rest >= _SLIVER[1] * height * width)
+        inside = _areas(moved)
+        keep = (inside >= _SLIVER[0] * full) | (inside >= _SLIVER[1] * height * width)
         if keep.any() or not len(objects):
-            kept = _objects(moved.as_subclass(Tensor)[keep], (height, width))
-            return pixels[:, top : top + height, left : left + width], kept, labels[keep]
+            cropped = _objects(moved.as_subclass(Tensor)[keep], (height, width))
+            return pixels[:, top : top + height, left : left + width], cropped, labels[keep]
     return pixels, objects, labels
 
 
@@ -194,13 +195,13 @@ def _recolour(pixels: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def _tensor(image: np.ndarray) -> Tensor:
-    """[3, height, width] uint8; memory is shared where it may be written to."""
+    """[3, height, width] uint8; shares memory with ``image`` if that is writeable."""
     image = image if image.flags.writeable else image.copy()
     return torch.from_numpy(image).permute(2, 0, 1)
 
 
 def _resize(pixels: Tensor, size: tuple[int, int]) -> Tensor:
-    """uint8 → uint8, antialiased; the fast path of torch for bytes."""
+    """uint8 → uint8, antialiased; torch has a fast path for uint8."""
     if tuple(pixels.shape[-2:]) == size:
         return pixels
     return change.resize(pixels, list(size), antialias=True)

@@ -1,4 +1,4 @@
-"""What the four numbers of a box are: told over a whole split, and brought to pixels."""
+"""Box formats: recognised over all boxes of a split, and converted to pixels."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ BoxFormat = Literal[
     "xyxy-swapped",
     "cxcywh-swapped",
 ]
-"""What the four numbers of a box are; relative ones are 0–1 of the image, percent 0–100.
+"""Meaning of the four numbers of a box; relative: 0–1 of the image; percent: 0–100 of it.
 
-Swapped ones are x as a share of the height, and y as one of the width.
+Swapped: x relative to the image's height, and y relative to its width.
 """
 PLAIN = ("xywh", "xyxy", "cxcywh")
 TRANSPOSED: dict[str, tuple[str, list[int]]] = {
@@ -42,36 +42,36 @@ TRANSPOSED: dict[str, tuple[str, list[int]]] = {
     "xyhw": ("xywh", [0, 1, 3, 2]),
     "cxcyhw": ("cxcywh", [0, 1, 3, 2]),
 }
-"""Orders with x and y, or width and height, in each other's place → the plain one, and where its
-numbers stand."""
+"""Orders with x and y, or width and height, exchanged → the plain order, and the column of each
+of its numbers."""
 
 
 class Expected(NamedTuple):
-    """The format of another split, which the boxes of this one have unless they show otherwise."""
+    """The format of another split, used as the default when the format of a split is recognised."""
 
     box_format: BoxFormat
 
 
 Asked = BoxFormat | Expected
-"""A format that a person gave, which is not doubted, or one that is likely."""
+"""A format that the user set, which is used unchecked, or a default taken from another split."""
 
 SLACK = 0.02
-"""How far beyond 0–1 of an image a box may reach that was only rounded."""
+"""How far beyond 0–1 of an image a relative box may reach because of rounding."""
 TELLING = 3
-"""Boxes that at least are needed to tell that their numbers stand in another order."""
+"""Fewest boxes from which another order of the numbers is recognised."""
 MANY = 1000
-"""Boxes of which some show it if their numbers stand in another order."""
+"""Number of boxes among which some do not fit if the order of the numbers is wrong."""
 FEW = 10
-"""Boxes below which another split with more of them tells better."""
+"""Number of boxes below which a larger split is the better evidence of the format."""
 SMALLEST = 16
-"""Pixels of an image's side, above which a box of one pixel is no object."""
+"""Side of an image in pixels above which a box of one pixel is not an object."""
 PERCENT = 100 * (1 + SLACK)
 FULL, SPREAD = 75.0, 12.0
-"""Percents fill 0–100: how far boxes reach then, and how their centres are spread, in x and y."""
+"""Least reach of boxes in percent, and least standard deviation of their centres, in x and y."""
 
 
 def changed_kind(said: BoxFormat, found: BoxFormat) -> str:
-    """The kind of finding for boxes of another format than the layout's."""
+    """The kind of finding for boxes whose format ``found`` differs from ``said``, the layout's."""
     order, _, unit = found.partition("-")
     if is_transposed(found):
         return "box-transposed"
@@ -81,7 +81,7 @@ def changed_kind(said: BoxFormat, found: BoxFormat) -> str:
 
 
 def is_transposed(found: BoxFormat) -> bool:
-    """Whether x and y, or width and height, stand in each other's place."""
+    """Whether x and y, or width and height, are exchanged."""
     order, _, unit = found.partition("-")
     return order in TRANSPOSED or unit == "swapped"
 
@@ -90,8 +90,8 @@ def to_pixels(numbers: np.ndarray, frames: np.ndarray, box_format: BoxFormat) ->
     """[n, 4] x, y, width, height in pixels; ``frames`` [n, 2] are the widths and heights."""
     order, _, unit = box_format.partition("-")
     if order in TRANSPOSED:
-        order, places = TRANSPOSED[order]
-        numbers = numbers[:, places]
+        order, columns = TRANSPOSED[order]
+        numbers = numbers[:, columns]
     scale = {"": 1.0, "relative": frames, "percent": frames / 100, "swapped": frames[:, ::-1]}[unit]
     first, second = numbers[:, :2] * scale, numbers[:, 2:] * scale
     if order == "xyxy":
@@ -102,12 +102,12 @@ def to_pixels(numbers: np.ndarray, frames: np.ndarray, box_format: BoxFormat) ->
 
 
 def tell_format(numbers: np.ndarray, frames: np.ndarray, said: BoxFormat) -> BoxFormat:
-    """What the numbers of a whole split are: as ``said``, unless only another format fits them.
+    """The box format of a whole split: ``said``, unless only another format fits the numbers.
 
-    Units first: numbers none of which exceeds 1, in images of many pixels, are shares of it; shares
-    most of which exceed 1 are pixels; percents see ``percents``. Then the order: another one is
-    taken where a good part of the boxes reaches out of its image as ``said``, and every box fits as
-    that other; last come those of ``TRANSPOSED`` and shares of the other side.
+    The unit is decided first: numbers up to 1 in images of many pixels are relative; relative
+    numbers of which most exceed 1 are pixels; for percent see ``percents``. Then the order: another
+    order is used if many boxes reach out of their images in the order of ``said`` and (almost) all
+    boxes fit in the other. The orders of ``TRANSPOSED`` and the unit "swapped" are tried last.
     """
     if not len(numbers):
         return said
@@ -118,8 +118,8 @@ def tell_format(numbers: np.ndarray, frames: np.ndarray, said: BoxFormat) -> Box
     def fitting(order: str, least: float = 0, suffix: str = suffix) -> np.ndarray:
         return _fitting(numbers, frames, order + suffix, least)
 
-    # Boxes that are empty or drawn backwards are mended one by one, and tell nothing here.
-    # But where many are drawn backwards, the last two numbers may be sizes.
+    # Boxes that are empty or have swapped corners are mended one by one and are no evidence here.
+    # But if many corners are swapped, the last two numbers may be sizes.
     astray = 1 - fitting(order, -np.inf).mean()
     if order == "xyxy" and len(numbers) >= FEW:
         astray = max(astray, np.any(numbers[:, 2:] < numbers[:, :2], axis=1).mean() - 0.2)
@@ -139,29 +139,30 @@ def tell_format(numbers: np.ndarray, frames: np.ndarray, said: BoxFormat) -> Box
 def _fitting(
     numbers: np.ndarray, frames: np.ndarray, box_format: str, least: float = 0
 ) -> np.ndarray:
-    """[n] bool: boxes that lie in their images, with sides above ``least``."""
+    """[n] bool: boxes inside their images whose sides exceed ``least``."""
     boxes = to_pixels(numbers, frames, box_format)  # pyright: ignore[reportArgumentType]
     slack = SLACK * frames if "-" in box_format else np.ones_like(frames)
-    one, other = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
-    low, high = np.minimum(one, other), np.maximum(one, other)
+    first, second = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
+    low, high = np.minimum(first, second), np.maximum(first, second)
     return np.all((low >= -slack) & (high <= frames + slack) & (boxes[:, 2:] > least), axis=1)
 
 
 def mixed(numbers: np.ndarray, frames: np.ndarray, found: BoxFormat) -> np.ndarray:
-    """[n] bool: boxes that fit only as two corners, where as many fit only as corner and size."""
+    """[n] bool: boxes that fit only as two corners, in a split where others fit only as xywh."""
     none = np.zeros(len(numbers), bool)
     if found not in ("xywh", "xywh-relative") or not len(numbers):
         return none
     sizes = _fitting(numbers, frames, found)
     corners = _fitting(numbers, frames, found.replace("xywh", "xyxy"))
-    odd, own = corners & ~sizes, sizes & ~corners
-    return odd if odd.sum() >= max(TELLING, 0.05 * len(numbers)) and own.sum() >= TELLING else none
+    only_corners, only_sizes = corners & ~sizes, sizes & ~corners
+    many = only_corners.sum() >= max(TELLING, 0.05 * len(numbers))
+    return only_corners if many and only_sizes.sum() >= TELLING else none
 
 
 def doubtful(numbers: np.ndarray, frames: np.ndarray, found: BoxFormat) -> bool:
     """Whether the boxes fit another format as well as the one ``found``.
 
-    Many boxes are never in doubt: they would show another format.
+    More than ``MANY`` boxes are never doubtful: another format would have shown.
     """
     if len(numbers) > MANY:
         return False
@@ -170,7 +171,7 @@ def doubtful(numbers: np.ndarray, frames: np.ndarray, found: BoxFormat) -> bool:
 
 
 def _tell_unit(numbers: np.ndarray, frames: np.ndarray, said: BoxFormat) -> str:
-    """ "relative", "percent" or, for pixels, ""."""
+    """The unit: "relative", "percent", "swapped" or, for pixels, ""."""
     unit = said.partition("-")[2]
     if unit == "swapped":
         return unit
@@ -190,34 +191,34 @@ def _tell_unit(numbers: np.ndarray, frames: np.ndarray, said: BoxFormat) -> str:
 def percents(
     numbers: np.ndarray, frames: np.ndarray, said: BoxFormat
 ) -> Literal["no", "likely", "sure"]:
-    """Whether numbers, all of them up to 100 in larger images, are percents of the image.
+    """Whether numbers that all are at most 100, in larger images, are percent of the image.
 
-    They are where boxes fill 0–100 and it were a great chance that no box in pixels reached
-    further: the product over boxes of 100 / width and 100 / height. Fractions, and a layout that
-    has no pixels, make it likelier.
+    They are if boxes fill 0–100, and if boxes in pixels would be unlikely to end there: this
+    probability is the product over boxes of 100 / width and 100 / height. Fractional numbers, or a
+    layout without pixels, require less evidence.
     """
     few = len(numbers) < TELLING
-    corners = None if few else _of_percents(numbers, said.partition("-")[0])
+    corners = None if few else _percent_corners(numbers, said.partition("-")[0])
     if corners is None:
         return "no"
     _, rows = np.unique(numbers.round(3), axis=0, return_index=True)
     low, high = corners[rows, :2], corners[rows, 2:]
-    own = to_pixels(numbers[rows], frames[rows], said.partition("-")[0])  # pyright: ignore[reportArgumentType]
-    reach = max(100.0, float((own[:, :2] + own[:, 2:]).max()))  # of pixels in the order as said
+    boxes = to_pixels(numbers[rows], frames[rows], said.partition("-")[0])  # pyright: ignore[reportArgumentType]
+    reach = max(100.0, float((boxes[:, :2] + boxes[:, 2:]).max()))  # pixels, in the order ``said``
     chance = float(np.log10(np.minimum(1, reach / frames[rows])).sum())
     full = bool((high.max(0) >= FULL).all())
     spread = bool((((low + high) / 2).std(0) >= SPREAD).all())
     fractions = float((numbers != np.round(numbers)).mean()) > 0.5
-    other = said.endswith("-relative")  # pixels would be as wrong
-    least = -3 if other or fractions else -9
-    if chance <= least and full and spread and (other or fractions or len(rows) >= 10):
+    no_pixels = said.endswith("-relative")  # pixels would differ from the layout as well
+    least = -3 if no_pixels or fractions else -9
+    if chance <= least and full and spread and (no_pixels or fractions or len(rows) >= 10):
         return "sure"
-    perhaps = -1 if other or (fractions and full) else -1.5
+    perhaps = -1 if no_pixels or (fractions and full) else -1.5
     return "likely" if chance <= perhaps and (full or fractions) else "no"
 
 
-def _of_percents(numbers: np.ndarray, said: str) -> np.ndarray | None:
-    """[n, 4] corners 0–100 in the order as ``said``, or another that fits; None where none does."""
+def _percent_corners(numbers: np.ndarray, said: str) -> np.ndarray | None:
+    """[n, 4] corners 0–100 in the order ``said``, or in another that fits; None if none fits."""
     hundred = np.full((len(numbers), 2), 100.0)
     for order in (said, *(each for each in PLAIN if each != said)):
         boxes = to_pixels(numbers, hundred, f"{order}-percent")  # pyright: ignore[reportArgumentType]
@@ -229,10 +230,10 @@ def _of_percents(numbers: np.ndarray, said: str) -> np.ndarray | None:
 
 
 def other_units(numbers: np.ndarray, frames: np.ndarray, unit: str) -> np.ndarray:
-    """[n] bool: boxes that cannot be of the split's ``unit``, and can be of another.
+    """[n] bool: boxes that cannot have the split's ``unit`` and can have another.
 
-    Among pixels those within the first pixel of a larger image, which are 0–1 of it; among 0–1 of
-    the image those that reach far beyond it, and are pixels in it.
+    If the unit is pixels: boxes within the first pixel of a larger image, which are relative. If
+    it is relative: boxes that reach far beyond 1 and lie in the image as pixels.
     """
     if unit == "":
         small = np.all((numbers >= -SLACK) & (numbers <= 1 + SLACK), axis=1)

@@ -1,4 +1,4 @@
-"""What was seen of files, kept between runs by path, size and time; made again where it is lost."""
+"""Results computed from files, cached between runs by path, size and time; lost ones are remade."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 CACHE = "DABDETR_CACHE"
-"""Environment variable: the folder for what is kept; ``~/.cache/dabdetr`` if not set."""
-_FAILURES = (sqlite3.Error, OSError, RuntimeError)  # a cache that cannot be used is none
+"""Environment variable with the cache folder; ``~/.cache/dabdetr`` if not set."""
+_FAILURES = (sqlite3.Error, OSError, RuntimeError)  # without a usable cache nothing is cached
 
 Key = tuple[str, int, int]
 
 
 def cache_folder() -> Path:
-    """Where things are kept that can be made again."""
+    """The folder of the cache; everything in it can be made again."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get(CACHE) or Path(home) / "dabdetr")
 
 
 def file_key(path: str) -> Key:
-    """Path, bytes and time of a file; zeros where there is none, or its name is no Unicode.
+    """Absolute path, size in bytes and modification time of a file.
 
-    SQLite takes no such names.
+    Size and time are 0 if the file does not exist, or if its name is not valid Unicode, which
+    SQLite refuses.
     """
     try:
         path.encode()
@@ -35,23 +36,23 @@ def file_key(path: str) -> Key:
 
 
 def recall(kind: str, keys: Iterable[Key]) -> dict[Key, bytes]:
-    """What is kept of these files under ``kind``, of their present state only."""
-    asked = {key[0]: key for key in keys if key[1]}
+    """The cached contents of ``kind`` for files that have not changed since."""
+    requested = {key[0]: key for key in keys if key[1]}
     found: dict[Key, bytes] = {}
     with suppress(*_FAILURES), closing(_database(kind)) as database:
-        paths = list(asked)
+        paths = list(requested)
         for start in range(0, len(paths), 500):
-            some = paths[start : start + 500]
-            marks = ",".join("?" * len(some))
+            chunk = paths[start : start + 500]
+            marks = ",".join("?" * len(chunk))
             query = f"SELECT path, size, time, content FROM files WHERE path IN ({marks})"
-            for path, size, time, content in database.execute(query, some):
-                if asked[path] == (path, size, time):
+            for path, size, time, content in database.execute(query, chunk):
+                if requested[path] == (path, size, time):
                     found[path, size, time] = content
     return found
 
 
 def keep(kind: str, contents: Mapping[Key, bytes]) -> None:
-    """Keep what was seen; files that are not there are left out."""
+    """Cache the contents; files that do not exist are left out."""
     rows = [(*key, content) for key, content in contents.items() if key[1]]
     if rows:
         with suppress(*_FAILURES), closing(_database(kind)) as database:

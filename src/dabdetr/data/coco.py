@@ -1,4 +1,4 @@
-"""COCO's json, in the places where tools put it."""
+"""Reader of COCO jsons, in the folder structures that common tools write."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ from dabdetr.data.records import Open, RecordTable, Rows, class_table
 from dabdetr.data.textfiles import HEAD, MOST_TEXT, guess, head_of, note_encoding, read_bytes
 from dabdetr.text import counted, parse_json, shown
 
-MANY = 50  # jsons in a folder that are looked at one by one
+MANY = 50  # most jsons in a folder that are inspected one by one
 DEFAULT = "default"
-"""What a split without a name is called."""
+"""Name of a split whose file names give none."""
 FEDERATED = {"neg_category_ids", "not_exhaustive_category_ids"}
-"""LVIS's lists of an image: classes that are known to be absent; classes labelled in part."""
+"""Keys of an LVIS image: classes known to be absent; classes of which not all are labelled."""
 LISTS = ("images", "annotations", "categories")
 FILE_NAMES = ("file_name", "filename", "path", "file", "coco_url", "url")
-"""Keys of an image under which its file may be named, the usual one first."""
+"""Keys of an image that may contain its file name, the usual one first."""
 CLASS_NAMES = ("label", "title", "class", "class_name", "category", "supercategory")
-"""Keys of a category under which its name may stand, where it has none."""
+"""Keys of a category that may contain its name if it has no ``name``."""
 SPLIT_KEYS = ("split", "subset", "set", "phase", "usage")
-"""Keys of an image under which it may say its split."""
+"""Keys of an image that may contain its split."""
 SPLIT_KEY = re.compile(rf'"({"|".join(SPLIT_KEYS)})"\s*:\s*"'.encode())
 AFFIXES = re.compile(
     r"^(instances_|person_keypoints_|image_info_|panoptic_|_?annotations?[._-]?)"
@@ -50,11 +50,11 @@ AFFIXES = re.compile(
 )
 PLACES = ("annotations", "Annotations", ".", "*", "annotations/*", "Annotations/*")
 BESIDE = ("images", "data", "JPEGImages", "imgs")
-"""Names of image folders beside a json, where no folder has the split's name."""
+"""Names of image folders next to a json, used if no folder has the split's name."""
 
 
 def find_coco(root: Path) -> dict[str, Open]:
-    """Split → how it is opened: jsons in annotations/, in ``root``, or in folders of splits."""
+    """Split → its opener, for jsons in annotations/, in ``root``, or in a folder for each split."""
     if root.is_file():
         name, folder = _split_of(root) or DEFAULT, root.parent
         folder = folder.parent if folder.name.casefold() == "annotations" else folder
@@ -79,11 +79,11 @@ def find_coco(root: Path) -> dict[str, Open]:
 
 
 def _jsons(root: Path, place: str) -> list[Path]:
-    """COCO's jsons in a folder below ``root``; those called instances_… where there are such."""
+    """COCO jsons in a folder below ``root``; only those named instances_… if there are any."""
     files: list[Path] = []
     for folder in [root] if place == "." else sorted(root.glob(place)):
         here = [] if folder.name.startswith(".") else paths_of(folder, ".json")
-        if len(here) > MANY:  # one for each image, unless some are called otherwise
+        if len(here) > MANY:  # probably one per image: keep only those with a COCO name
             here = [file for file in here if re.search("annotations|instances|coco", file.name)]
         files += here
     named = [file for file in files if file.name.startswith("instances_")]
@@ -91,7 +91,7 @@ def _jsons(root: Path, place: str) -> list[Path]:
 
 
 def is_coco(file: Path) -> bool:
-    """Whether a json begins as COCO's do; it is not read as a whole."""
+    """Whether a json looks like COCO's; only its head is read."""
     if file.suffix.lower() != ".json" or not file.is_file():
         return False
     head = head_of(file).lstrip()
@@ -104,7 +104,7 @@ def is_coco(file: Path) -> bool:
 
 
 def _split_of(file: Path) -> str:
-    """The split that a json or its folder is named after; "" where it has no name of its own."""
+    """The split in the name of a json or folder; "" for a name without a split."""
     if file.suffix != ".json":
         return file.name
     previous, name = None, file.stem
@@ -114,7 +114,7 @@ def _split_of(file: Path) -> str:
 
 
 def _listed_splits(file: Path) -> list[str]:
-    """The splits that the images of a json say themselves, where each says one of the usual."""
+    """The splits under ``SPLIT_KEYS`` of a json's images, if every image has a usual split."""
     state = file.stat()
     return _splits_in(file, state.st_size, state.st_mtime_ns)
 
@@ -133,25 +133,27 @@ def _splits_in(file: Path, size: int, time: int) -> list[str]:
 
 
 def _split_in(row: dict[str, Any]) -> str:
-    """The split that the row of an image says; "" where it says none."""
+    """The split under ``SPLIT_KEYS`` of an image row; "" if it has none."""
     return next((row[key] for key in SPLIT_KEYS if isinstance(row.get(key), str)), "")
 
 
-def _only(tree: dict[str, Any], own: str) -> None:
-    """Leave the images of one split, and the annotations that are of no other's."""
+def _keep_split(tree: dict[str, Any], wanted: str) -> None:
+    """Remove the images of other splits, and their annotations, from ``tree``."""
     rows = [row for row in tree["images"] if isinstance(row, dict)]
-    tree["images"] = [row for row in rows if _split_in(row) == own]
-    others = {key(row.get("id")) for row in rows} - {key(row.get("id")) for row in tree["images"]}
-    given = tree["annotations"]
+    tree["images"] = [row for row in rows if _split_in(row) == wanted]
+    removed = {key(row.get("id")) for row in rows} - {key(row.get("id")) for row in tree["images"]}
+    annotations = tree["annotations"]
     tree["annotations"] = [
-        row for row in given if not (isinstance(row, dict) and key(row.get("image_id")) in others)
+        row
+        for row in annotations
+        if not (isinstance(row, dict) and key(row.get("image_id")) in removed)
     ]
 
 
-def _opener(file: Path, root: Path, own: str, only: str | None = None) -> Open:
+def _opener(file: Path, root: Path, name: str, only: str | None = None) -> Open:
     def read(split: str, box_format: Asked | None = None) -> RecordTable:
         folders = [
-            *_image_folders(root, file, own),
+            *_image_folders(root, file, name),
             *([file.parent] if file.parent != root else []),
         ]
         return read_coco(file, folders, root.resolve().name, split, box_format, only)
@@ -159,15 +161,17 @@ def _opener(file: Path, root: Path, own: str, only: str | None = None) -> Open:
     return read
 
 
-def _image_folders(root: Path, file: Path, own: str) -> list[Path]:
-    """Where the images of a json of the split ``own`` may lie, the most likely place first."""
+def _image_folders(root: Path, file: Path, name: str) -> list[Path]:
+    """Folders that may contain the images of a json of the split ``name``, likeliest first."""
     full = _stem(file)
     short = YEAR.sub("", full)
     options = [root / full, root / "images" / full, root / short, root / "images" / short]
     options += [root / f"{full}2017", root / "images" / f"{full}2017"]
-    usual = canonical(own) if canonical(own) in USUAL else usual_word(own)
+    usual = canonical(name) if canonical(name) in USUAL else usual_word(name)
     if usual:
-        options += [each for base in (root, root / "images") for each in _called(base, usual)]
+        options += [
+            each for base in (root, root / "images") for each in _folders_of_split(base, usual)
+        ]
     options += [file.parent / name for name in BESIDE] + [root / name for name in BESIDE]
     split = [option for option in options if full and option.is_dir()]
     whole = [file.parent, root]
@@ -176,8 +180,8 @@ def _image_folders(root: Path, file: Path, own: str) -> list[Path]:
     return list(dict.fromkeys([*split, *whole]))
 
 
-def _called(base: Path, split: str) -> list[Path]:
-    """The folders of a folder that are called like a split, in any spelling."""
+def _folders_of_split(base: Path, split: str) -> list[Path]:
+    """The folders in ``base`` that are named after a split, in any spelling."""
     return [
         each for each in folders_in(base) if split in (canonical(each.name), usual_word(each.name))
     ]
@@ -195,17 +199,17 @@ def read_coco(
     box_format: Asked | None = None,
     only: str | None = None,
 ) -> RecordTable:
-    """Read a COCO json whose images lie below one of the folders ``images``.
+    """Read a COCO json whose images are in or below one of the folders ``images``.
 
-    ``only`` takes the images whose own rows say that split.
-    ValueError or FileNotFoundError where nothing can be read at all; what is odd in single rows is
-    in ``findings``.
+    ``only`` selects the images whose rows name that split (``SPLIT_KEYS``).
+    ValueError or FileNotFoundError if nothing can be read; faults of single rows are counted in the
+    data set's ``findings``.
     """
     folders = [images] if isinstance(images, Path) else list(images)
     findings = Findings()
     tree = _load(annotations, findings)
     if only is not None:
-        _only(tree, only)
+        _keep_split(tree, only)
         findings.add("split-listed", f"{annotations}: {only}", len(tree["images"]))
     if not any(folder.is_dir() for folder in folders):
         raise FileNotFoundError(f"there is no image folder {folders[0]} for {annotations}")
@@ -216,7 +220,7 @@ def read_coco(
     places = _images(tree["images"], rows, folders, annotations)
     category_ids, names, labels = _classes(categories, tree["annotations"], findings, annotations)
     Annotations(tree["annotations"], annotations, findings).fill(rows, places, labels)
-    _judged(tree["images"], rows, places, labels)
+    _set_known_classes(tree["images"], rows, places, labels)
     del tree
     return RecordTable(rows, name or annotations.stem, split, names, category_ids, box_format)
 
@@ -245,7 +249,7 @@ def _load(file: Path, findings: Findings) -> dict[str, Any]:
 
 
 def _segments(given: list[Any]) -> list[Any]:
-    """The rows of annotations; those of COCO's panoptic json hold an image's in segments_info."""
+    """The annotation rows; a row of a COCO panoptic json contains those of an image."""
     if not any(isinstance(row, dict) and "segments_info" in row for row in given[:1]):
         return given
     rows = (row for row in given if isinstance(row, dict))
@@ -258,9 +262,9 @@ def _segments(given: list[Any]) -> list[Any]:
 
 
 def _categories(given: Any, annotations: list[Any], findings: Findings, file: Path) -> Any:
-    """A list of ids and names, of a list of names or a mapping as well.
+    """The categories as a list of ids and names, also from a list of names or a mapping.
 
-    Names in a list are numbered from 1 where some row has a class of their count and none of 0.
+    A list of names is numbered from 0; from 1 if an annotation has the last number and none has 0.
     """
     if given in ([], None, {}):
         return _unnamed(annotations, findings, file)
@@ -278,7 +282,7 @@ def _categories(given: Any, annotations: list[Any], findings: Findings, file: Pa
 
 
 def _unnamed(annotations: Any, findings: Findings, file: Path) -> list[dict[str, Any]]:
-    """Categories of a json without a list of them: those that are used, called by their ids."""
+    """Categories of a json that lists none: the ids in its annotations, also used as names."""
     given = annotations if isinstance(annotations, list) else []
     ids = {whole(row.get("category_id")) for row in given if isinstance(row, dict)} - {None}
     findings.add("class-names-missing", f"{file} lists no categories", len(ids))
@@ -288,7 +292,7 @@ def _unnamed(annotations: Any, findings: Findings, file: Path) -> list[dict[str,
 def _images(
     given: list[Any], rows: Rows, folders: Sequence[Path], file: Path
 ) -> dict[int | str, int]:
-    """Fill in the images; id → index. Those that are not there are left out."""
+    """Add the images to ``rows``; id → index. Images whose file is missing are left out."""
     findings = rows.findings
     listed = objects(given, findings, file)
     if not listed:
@@ -296,7 +300,7 @@ def _images(
     folders = _with_zips(folders, listed, file, findings)
     finder = ImageFolders(folders, findings)
     keys = [key(row.get("id")) for row in listed]
-    if all(each is None for each in keys):  # rows then mean an image by its file
+    if all(each is None for each in keys):  # annotations then refer to file names
         keys = [_file_name(row) or None for row in listed]
     odd = [f"{file}: {row.get('id')!r:.40}" for row in listed if type(row.get("id")) is not int]
     findings.add("id-text", odd)
@@ -304,25 +308,25 @@ def _images(
     if numbered:
         findings.add("id-numbered", f"{file}: {keys[0]!r} is 1", len(keys))
     places: dict[int | str, int] = {}
-    seen: dict[str, str] = {}
+    first_rows: dict[str, str] = {}
     missing: list[str] = []
     for number, (id_, row) in enumerate(zip(keys, listed, strict=True), 1):
-        named = _file_name(row)
-        told = f"{file}: image {shown(row.get('id'))}"
-        if not named:
-            findings.add("image-unnamed", told)
+        file_name = _file_name(row)
+        place = f"{file}: image {shown(row.get('id'))}"
+        if not file_name:
+            findings.add("image-unnamed", place)
             continue
         if id_ in places:
-            findings.add("image-id-repeated", f"{told}, {shown(named)}")
+            findings.add("image-id-repeated", f"{place}, {shown(file_name)}")
             continue
-        path = finder.find(named)
+        path = finder.find(file_name)
         if path is None:
-            missing.append(f"{told} names {shown(named)}")
+            missing.append(f"{place} names {shown(file_name)}")
             continue
-        if path in seen:
-            findings.add("image-twice", f"{path}, {told} and {seen[path]}")
-        seen[path] = f"image {shown(row.get('id'))}"
-        size = _size(row, findings, told)
+        if path in first_rows:
+            findings.add("image-twice", f"{path}, {place} and {first_rows[path]}")
+        first_rows[path] = f"image {shown(row.get('id'))}"
+        size = _size(row, findings, place)
         index = rows.add_image(path, size, number if numbered else id_)  # pyright: ignore
         if id_ is not None:
             places[id_] = index
@@ -340,19 +344,19 @@ def _images(
 def _with_zips(
     folders: Sequence[Path], listed: Sequence[dict[str, Any]], file: Path, findings: Findings
 ) -> list[Path]:
-    """``folders``; with the zips beside them or the json, where no image lies in them."""
-    look = ImageFolders(folders, Findings())
-    if any(look.find(_file_name(row)) for row in listed[:8]):
+    """``folders``, plus the unpacked zips next to them or the json if they contain no images."""
+    finder = ImageFolders(folders, Findings())
+    if any(finder.find(_file_name(row)) for row in listed[:8]):
         return [*folders]
     places = dict.fromkeys((*folders, file.parent, file.parent.parent))
     zips = [path for place in places for path in paths_of(place, ".zip")]
-    found = {path: unpacked(path) for path in dict.fromkeys(zips)}
-    findings.add("place", [f"{path}: {folder}" for path, folder in found.items()])
-    return [*folders, *found.values()]
+    opened = {path: unpacked(path) for path in dict.fromkeys(zips)}
+    findings.add("place", [f"{path}: {folder}" for path, folder in opened.items()])
+    return [*folders, *opened.values()]
 
 
 def _file_name(row: dict[str, Any]) -> str:
-    """The name of an image's file, by whichever key has one; "" where none has."""
+    """The file name of an image, under the first of ``FILE_NAMES`` that has one; "" if none has."""
     for name in FILE_NAMES:
         value = row.get(name)
         if isinstance(value, str | int) and not isinstance(value, bool) and str(value).strip():
@@ -360,14 +364,14 @@ def _file_name(row: dict[str, Any]) -> str:
     return ""
 
 
-def _size(row: dict[str, Any], findings: Findings, told: str) -> tuple[int, int]:
-    """(width, height); (0, 0) where the image itself is to be looked at."""
+def _size(row: dict[str, Any], findings: Findings, place: str) -> tuple[int, int]:
+    """(width, height); (0, 0) if it has to be read from the image file."""
     sides = row.get("width"), row.get("height")
     if None in sides:
         return 0, 0
     width, height = (whole(side) for side in sides)
     if width is None or height is None or not (0 < width < FARTHEST and 0 < height < FARTHEST):
-        findings.add("size-odd", f"{told} has {shown(sides[0])} and {shown(sides[1])}")
+        findings.add("size-odd", f"{place} has {shown(sides[0])} and {shown(sides[1])}")
         return 0, 0
     return width, height
 
@@ -375,9 +379,9 @@ def _size(row: dict[str, Any], findings: Findings, told: str) -> tuple[int, int]
 def _classes(
     categories: list[dict[str, Any]], annotations: list[Any], findings: Findings, file: Path
 ) -> tuple[tuple[int, ...], tuple[str, ...], dict[Any, int]]:
-    """Ids, names, and key of an id → label, in the order of the ids.
+    """Category ids and names in the order of the ids, and id (as ``key``) or name → label.
 
-    A class without a box that is only there to group all others (Roboflow's) is left out.
+    A category without boxes that only groups the others (as Roboflow writes) is left out.
     """
     used = {key(row.get("category_id")) for row in annotations if isinstance(row, dict)}
     groups = {group for row in categories if isinstance(group := row.get("supercategory"), str)}
@@ -396,16 +400,17 @@ def _classes(
             findings.add("class-grouping", f"{name!r} in {file}")
         else:
             ids.append((id_, row))
-    if not all(isinstance(id_, int) for id_, _ in ids):  # ids as text count from 1
-        texts = {id_: number for number, (id_, _) in enumerate(ids, 1)}
+    if not all(isinstance(id_, int) for id_, _ in ids):  # text ids are numbered from 1
+        numbers = {id_: number for number, (id_, _) in enumerate(ids, 1)}
         findings.add("id-text", f"{file}: category {ids[0][0]!r} is 1", len(ids))
     else:
-        texts = {id_: id_ for id_, _ in ids}
-    pairs = [(int(texts[id_]), row.get("name")) for id_, row in ids]
+        numbers = {id_: id_ for id_, _ in ids}
+    pairs = [(int(numbers[id_]), row.get("name")) for id_, row in ids]
     pairs.sort(key=lambda pair: pair[0])
     category_ids, names, labels = class_table(pairs, findings)
-    by_name = {name: label for label, name in enumerate(names)}  # some write names for ids
-    return category_ids, names, by_name | {id_: labels[int(texts[id_])] for id_, _ in ids}
+    # Some tools write names as category_id.
+    by_name = {name: label for label, name in enumerate(names)}
+    return category_ids, names, by_name | {id_: labels[int(numbers[id_])] for id_, _ in ids}
 
 
 def _is_root(row: dict[str, Any]) -> bool:
@@ -414,27 +419,28 @@ def _is_root(row: dict[str, Any]) -> bool:
     )
 
 
-def _judged(
+def _set_known_classes(
     given: list[Any], rows: Rows, places: dict[int | str, int], labels: dict[Any, int]
 ) -> None:
-    """LVIS: the classes that were looked for in an image; else what is not labelled is unknown.
+    """LVIS: set the classes that are labelled exhaustively in each image; others are unknown.
 
-    Those that are labelled in it, or known to be absent, less those that are labelled in part.
+    These are the classes with an annotation in the image and those known to be absent, minus those
+    labelled in part.
     """
-    own: dict[int, set[int]] = {}
+    annotated: dict[int, set[int]] = {}
     for row in given:
         if not isinstance(row, dict) or not row.keys() & FEDERATED:
             continue
         index = places.get(key(row.get("id")))  # pyright: ignore[reportArgumentType]
         if index is None:
             continue
-        if not own:
+        if not annotated:
             for at, label in zip(np.asarray(rows.image), np.asarray(rows.label), strict=True):
-                own.setdefault(int(at), set()).add(int(label))
-            own[-1] = set()
-        judged = own.get(index, set()) | _labels(row.get("neg_category_ids"), labels)
+                annotated.setdefault(int(at), set()).add(int(label))
+            annotated[-1] = set()
+        known = annotated.get(index, set()) | _labels(row.get("neg_category_ids"), labels)
         partial = _labels(row.get("not_exhaustive_category_ids"), labels)
-        rows.known[index] = tuple(sorted(judged - partial))
+        rows.known[index] = tuple(sorted(known - partial))
 
 
 def _labels(ids: Any, labels: dict[Any, int]) -> set[int]:
