@@ -1,4 +1,4 @@
-"""The rows of a COCO json's annotations by columns, and the values in them as tools write them."""
+"""Annotation rows of a COCO json as columns, with the variants of values that tools write."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from dabdetr.data.shapes import around_segmentation, rotation_of, turned
 from dabdetr.text import shown
 
 WORDS = {"true": True, "yes": True, "false": False, "no": False}
-"""What iscrowd is called in words."""
+"""Values of iscrowd as text."""
 NAMED = (
     ("x", "y", "width", "height"),
     ("x", "y", "w", "h"),
     ("xmin", "ymin", "xmax", "ymax"),
     ("x1", "y1", "x2", "y2"),
 )
-"""What the numbers of a box are called where they have names; the last are two corners."""
+"""Names of the numbers of a box given as a mapping; the last two entries are corners."""
 
 
 def objects(rows: list[Any], findings: Findings, file: Path) -> list[dict[str, Any]]:
@@ -36,7 +36,7 @@ def objects(rows: list[Any], findings: Findings, file: Path) -> list[dict[str, A
 
 
 def whole(value: Any) -> int | None:
-    """The integer that a number or text means; None where it means none."""
+    """The integer value of a number or text; None if it has none."""
     if isinstance(value, bool):
         return None
     if isinstance(value, str):
@@ -48,7 +48,7 @@ def whole(value: Any) -> int | None:
 
 
 def _number(value: Any) -> float | None:
-    """The number that a value means, if it means one."""
+    """The value of a number or text as float; None if it has none."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
     try:
@@ -58,7 +58,7 @@ def _number(value: Any) -> float | None:
 
 
 def key(value: Any) -> int | str | None:
-    """An id as it is compared: an integer where it means one, else its text."""
+    """An id in the form used for comparison: an integer if possible, otherwise its text."""
     if type(value) is int:
         return value if abs(value) < 2**63 else str(value)
     number = whole(value)
@@ -70,7 +70,7 @@ def key(value: Any) -> int | str | None:
 
 
 class Annotations:
-    """The rows of ``annotations`` by columns."""
+    """The rows of ``annotations``, converted to columns."""
 
     def __init__(self, given: list[Any], file: Path, findings: Findings) -> None:
         self.file, self.findings = file, findings
@@ -83,52 +83,52 @@ class Annotations:
             self.findings.add("annotation-id", self.place(0), again)
 
     def place(self, row: int) -> str:
-        """Where a row stands."""
+        """File and annotation id (or position in the list) of a row, for messages."""
         id_ = self.rows[row].get("id")
         return f"{self.file}: annotation " + (
             f"{row + 1} of the list" if id_ is None else shown(id_)
         )
 
     def fill(self, rows: Rows, places: dict[int | str, int], labels: dict[Any, int]) -> None:
-        """Put the usable rows into ``rows``."""
-        image = self._looked_up("image_id", places)
-        label = self._looked_up("category_id", labels)
-        self.findings.add("class-unknown", *self._told(label < 0, "category_id"))
+        """Write the usable rows to ``rows``."""
+        image = self._indices("image_id", places)
+        label = self._indices("category_id", labels)
+        self.findings.add("class-unknown", *self._examples(label < 0, "category_id"))
         if (label < 0).any():
             used = {whole(row.get("category_id")) for row in self.rows} - {None}
             listed = {id_ for id_ in labels if isinstance(id_, int)}
             count_shifted(used, listed, self.findings, str(self.file))  # pyright: ignore
-        self.findings.add("image-unknown", *self._told((label >= 0) & (image < 0), "image_id"))
+        self.findings.add("image-unknown", *self._examples((label >= 0) & (image < 0), "image_id"))
         numbers, found = self._boxes()
-        self._turn(numbers)
+        self._mend_rotated(numbers)
         keep = np.flatnonzero((image >= 0) & (label >= 0) & found)
         rows.image, rows.label = image[keep], label[keep]
         rows.numbers = numbers[keep]
         rows.crowd, rows.areas = self._crowd()[keep], self._areas()[keep]
-        told = [self.rows[at].get("id") for at in keep.tolist()]
+        ids = [self.rows[at].get("id") for at in keep.tolist()]
         file = self.file
 
         def place(row: int) -> str:
-            id_ = told[row]
+            id_ = ids[row]
             number = f"{int(keep[row]) + 1} of the list" if id_ is None else shown(id_)
             return f"{file}: annotation {number}"
 
         rows.place = place
 
-    def _looked_up(self, column: str, known: dict[Any, int]) -> np.ndarray:
-        """Index of each row's id; −1 where it is not known."""
+    def _indices(self, column: str, known: dict[Any, int]) -> np.ndarray:
+        """Index of each row's id in ``known``; −1 if it is not there."""
         values: list[Any] = [row.get(column) for row in self.rows]
         if set(map(type, values)) <= {int} and max(map(abs, values), default=0) < 2**63:
             return np.array([known.get(value, -1) for value in values], np.int64)
         found = np.array([known.get(key(value), -1) for value in values], np.int64)
         pairs = zip(values, found.tolist(), strict=True)
         odd = [row for row, (value, at) in enumerate(pairs) if at >= 0 and type(value) is not int]
-        told = (f"{self.place(row)}, {column} {shown(values[row])}" for row in odd)
-        self.findings.add("id-text", told, len(odd))
+        examples = (f"{self.place(row)}, {column} {shown(values[row])}" for row in odd)
+        self.findings.add("id-text", examples, len(odd))
         return found
 
-    def _told(self, rows: np.ndarray, column: str) -> tuple[Iterator[str], int]:
-        """Examples of rows and how many they are."""
+    def _examples(self, rows: np.ndarray, column: str) -> tuple[Iterator[str], int]:
+        """Examples of the rows where ``rows`` is true, and the number of these rows."""
         found = np.flatnonzero(rows)
         examples = (
             f"{self.place(row)} has {column} {shown(self.rows[row].get(column))}"
@@ -137,7 +137,7 @@ class Annotations:
         return examples, len(found)
 
     def _boxes(self) -> tuple[np.ndarray, np.ndarray]:
-        """[n, 4] numbers, and [n] bool: whether there are any."""
+        """[n, 4] numbers of the boxes, and [n] bool: whether the row has a readable box."""
         given: list[Any] = [row.get("bbox") for row in self.rows]
         plain = all(type(box) is list and len(box) == 4 for box in given)
         if plain and set(map(type, chain.from_iterable(given))) <= {int, float}:
@@ -172,12 +172,12 @@ class Annotations:
             ("box-from-shape", shapes),
             ("box-unreadable", bad),
         ):
-            told = (f"{self.place(row)}: {shown(given[row])}" for row in odd)
-            self.findings.add(kind, told, len(odd))
+            examples = (f"{self.place(row)}: {shown(given[row])}" for row in odd)
+            self.findings.add(kind, examples, len(odd))
         return numbers, found
 
-    def _turn(self, numbers: np.ndarray) -> None:
-        """Replace boxes that CVAT's attribute says are turned by those around them."""
+    def _mend_rotated(self, numbers: np.ndarray) -> None:
+        """Replace boxes that CVAT's attribute marks as rotated by upright boxes around them."""
         if not any("attributes" in row for row in self.rows):
             return
         angles = np.array([rotation_of(row) for row in self.rows])
@@ -194,19 +194,19 @@ class Annotations:
             return np.array(given, bool)
         worded = [WORDS.get(v.strip().casefold()) if isinstance(v, str) else None for v in given]
         words = [row for row, value in enumerate(worded) if value is not None]
-        told = (f"{self.place(row)}: {shown(given[row])}" for row in words)
-        self.findings.add("crowd-text", told, len(words))
+        examples = (f"{self.place(row)}: {shown(given[row])}" for row in words)
+        self.findings.add("crowd-text", examples, len(words))
         read = [
             w if w is not None else 0 if v is None else v if isinstance(v, bool) else whole(v)
             for v, w in zip(given, worded, strict=True)
         ]
         odd = [row for row, value in enumerate(read) if value not in (0, 1)]
-        told = (f"{self.place(row)}: {shown(given[row])}" for row in odd)
-        self.findings.add("crowd-odd", told, len(odd))
+        examples = (f"{self.place(row)}: {shown(given[row])}" for row in odd)
+        self.findings.add("crowd-odd", examples, len(odd))
         return np.array([value == 1 for value in read], bool)
 
     def _areas(self) -> np.ndarray:
-        """NaN where there is none to be used."""
+        """[n] areas in square pixels; NaN if a row has no usable one."""
         given = [row.get("area") for row in self.rows]
         if set(map(type, given)) <= {int, float}:
             read: list[Any] = given
@@ -218,8 +218,8 @@ class Annotations:
             for row, (value, ok) in enumerate(zip(given, usable, strict=True))
             if not ok and value is not None and value != 0
         ]
-        told = (f"{self.place(row)}: {shown(given[row])}" for row in odd)
-        self.findings.add("area-odd", told, len(odd))
+        examples = (f"{self.place(row)}: {shown(given[row])}" for row in odd)
+        self.findings.add("area-odd", examples, len(odd))
         pairs = zip(read, usable, strict=True)
         return np.array([v if ok else np.nan for v, ok in pairs], np.float64)
 
@@ -234,9 +234,9 @@ def _is_plain(box: Any) -> bool:
 
 
 def _four(box: Any) -> list[float] | None:
-    """x, y, width, height, of text, two points or named numbers as well; None for anything else.
+    """x, y, width, height, also from text, two points or named numbers; None for anything else.
 
-    A list around them is looked through; a score behind them is left out.
+    A list around the box is ignored, as is a score after the four numbers.
     """
     if isinstance(box, str):
         box = re.split(r"[\s,;]+", box.strip(" \t\r\n()[]"))

@@ -1,4 +1,4 @@
-"""Boxes of a split while they are mended: units and orders, sizes of images, edges."""
+"""Boxes of a split while they are mended: units, orders, image sizes and edges."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ from dabdetr.data.findings import Findings
 from dabdetr.data.heads import ImageFile, read_heads
 
 FARTHEST = 1e7
-"""Pixels from the corner of an image beyond which a number is nonsense."""
+"""Largest plausible coordinate in pixels."""
 SAME_SHAPE = 0.02
-"""Relative difference of the two scales of an image that is only rounding."""
+"""Relative difference of the x and y scales of an image up to which they count as equal."""
 
 
 @dataclass
 class Columns:
-    """The boxes of a split while they are mended; what is odd in them goes to ``findings``.
+    """The boxes of a split while they are mended; faults are counted in ``findings``.
 
-    files      path of each image, with its id, its size as the annotations say, and the labels that
-               were judged in it
+    files      path of each image; ``ids``, ``sizes`` (width, height as annotated) and ``known``
+               (labels of the classes annotated exhaustively, see ``ImageRecord``) are per image too
     image      index into ``files`` of each box
-    annotated  [boxes, 4], of ``box_format``; x, y, width, height in pixels once they are settled
-    place      row, as the boxes were at first → where the box stands, for messages
-    first      what the first pixel is called in ``annotated``
-    boxes      [boxes, 4] x0 y0 x1 y1, once they are settled
-    doubtful   whether the boxes may as well be of another format
+    annotated  [boxes, 4] in ``box_format``; x, y, width, height in pixels after ``settle``
+    place      row of a box in the original order → file and row, for messages
+    first      coordinate of the first pixel in ``annotated``
+    boxes      [boxes, 4] x0 y0 x1 y1 in pixels, after ``settle``
+    doubtful   whether the boxes fit another format as well
     """
 
     findings: Findings
@@ -65,7 +65,7 @@ class Columns:
         self.doubtful = False
 
     def keep(self, rows: np.ndarray, kind: str = "") -> None:
-        """Only those boxes; the others are counted as ``kind``."""
+        """Keep the boxes where ``rows`` is true; count the others as ``kind``."""
         if rows.all():
             return
         if kind:
@@ -76,7 +76,7 @@ class Columns:
             self.boxes = self.boxes[rows]
 
     def count(self, kind: str, rows: np.ndarray) -> None:
-        """Count boxes as ``kind``, the first of them as examples."""
+        """Count the boxes where ``rows`` is true as ``kind``, the first ones as examples."""
         found = np.flatnonzero(rows)
         self.findings.add(kind, (self._example(at) for at in found.tolist()), len(found))
 
@@ -85,7 +85,7 @@ class Columns:
         return f"{self.place(int(self.row[at]))}: [{numbers}]"
 
     def keep_images(self, keep: np.ndarray) -> None:
-        """Only those images, and their boxes."""
+        """Keep the images where ``keep`` is true, and their boxes."""
         if keep.all():
             return
         self.keep(keep[self.image])
@@ -96,7 +96,7 @@ class Columns:
         self.ids, self.sizes = self.ids[keep], self.sizes[keep]
 
     def complete_sizes(self) -> None:
-        """Take from the images what sizes the annotations do not have."""
+        """Read missing sizes from the image files; damaged images are dropped and counted."""
         lacking = np.flatnonzero((self.sizes <= 0).any(1) | (self.sizes > FARTHEST).any(1))
         if not len(lacking):
             return
@@ -109,16 +109,16 @@ class Columns:
         self.keep_images(keep)
 
     def settle(self, asked: Asked | None) -> None:
-        """Boxes in pixels with an area inside their images; ``annotated`` is x, y, w, h."""
+        """Convert boxes to pixels and cut them; ``annotated`` becomes x, y, width, height."""
         finite = np.all(np.abs(self.annotated) <= FARTHEST, axis=1)  # NaN is not
         self.keep(finite, "box-infinite")
         said = self.box_format
         if asked is None or isinstance(asked, Expected):
-            self._tell(asked.box_format if asked else said)
+            self._find_format(asked.box_format if asked else said)
         else:
             self.box_format = asked
         unit = self.box_format.partition("-")[2]
-        other = self._unlike(unit, isinstance(asked, str))
+        other = self._of_other_unit(unit, isinstance(asked, str))
         if unit:
             reach = np.abs(self.annotated / (100 if unit == "percent" else 1) - 0.5).max(
                 1, initial=0
@@ -127,11 +127,11 @@ class Columns:
             keep = (reach <= 1.5 * longest) | other
             self.keep(keep, "box-beyond")
             other = other[keep]
-        own = to_pixels(self._from_first(unit), self._frames(), self.box_format)
+        converted = to_pixels(self._from_first(unit), self._frames(), self.box_format)
         order = self.box_format.partition("-")[0]
         changed: BoxFormat = order if unit else f"{order}-relative"  # pyright: ignore
         self.annotated = np.where(
-            other[:, None], to_pixels(self.annotated, self._frames(), changed), own
+            other[:, None], to_pixels(self.annotated, self._frames(), changed), converted
         )
         self.areas = np.where(other | (self.box_format != said), np.nan, self.areas)
         self._order_corners()
@@ -140,12 +140,12 @@ class Columns:
             large = self._frames().min(1) > SMALLEST
             self.count("box-first-pixel", np.all(self.boxes <= 1, axis=1) & large)
 
-    def _tell(self, said: BoxFormat) -> None:
-        """Find the format over all boxes; count what is another than the layout's, or may be."""
+    def _find_format(self, said: BoxFormat) -> None:
+        """Recognise the box format over all boxes; count a certain or likely other format."""
         layout, frames = self.box_format, self._frames()
         self.box_format = tell_format(self.annotated, frames, said)
         order = self.box_format.partition("-")[0] != said.partition("-")[0]
-        if (order or is_transposed(self.box_format)) and self._turn_sizes():
+        if (order or is_transposed(self.box_format)) and self._swap_sizes():
             frames = self._frames()
             self.box_format = tell_format(self.annotated, frames, said)
         self.doubtful = doubtful(self.annotated, frames, self.box_format)
@@ -156,26 +156,26 @@ class Columns:
             self.count("box-percent-perhaps", every)
         self.count("box-mixed", mixed(self.annotated, frames, self.box_format))
 
-    def _turn_sizes(self) -> bool:
-        """Whether it is the images whose width and height are swapped, mostly; mended then."""
+    def _swap_sizes(self) -> bool:
+        """Mend annotated sizes with swapped sides if most are so; return whether they are."""
         heads = read_heads(self.files)
-        own = np.array([(h.width, h.height) for h in heads], np.int64).reshape(-1, 2)
+        actual = np.array([(h.width, h.height) for h in heads], np.int64).reshape(-1, 2)
         stored = np.array([(h.stored_width, h.stored_height) for h in heads], np.int64)
-        other = np.any(self.sizes != own, axis=1) & np.any(self.sizes != stored, axis=1)
-        turned = other & np.all(self.sizes == own[:, ::-1], axis=1)
+        other = np.any(self.sizes != actual, axis=1) & np.any(self.sizes != stored, axis=1)
+        turned = other & np.all(self.sizes == actual[:, ::-1], axis=1)
         if turned.mean() <= 0.5:
             return False
-        told = [
-            f"{self.files[i]} is {own[i, 0]}x{own[i, 1]}, said to be "
+        examples = [
+            f"{self.files[i]} is {actual[i, 0]}x{actual[i, 1]}, said to be "
             f"{self.sizes[i, 0]}x{self.sizes[i, 1]}"
             for i in np.flatnonzero(turned)
         ]
-        self.findings.add("size-taken", told)
-        self.sizes[turned] = own[turned]
+        self.findings.add("size-taken", examples)
+        self.sizes[turned] = actual[turned]
         return True
 
-    def _unlike(self, unit: str, certain: bool) -> np.ndarray:
-        """[boxes] bool: those of images all of whose boxes are of another unit, to be mended."""
+    def _of_other_unit(self, unit: str, certain: bool) -> np.ndarray:
+        """[boxes] bool: boxes to mend, in images whose boxes all have another unit."""
         other = other_units(self.annotated, self._frames(), unit)
         count = np.bincount(self.image, minlength=len(self.files))
         alone = (np.bincount(self.image, other, len(self.files)) == count)[self.image]
@@ -184,17 +184,22 @@ class Columns:
         return mended
 
     def _from_first(self, unit: str) -> np.ndarray:
-        """Numbers counted from 0, of pixels that are counted from ``first``.
+        """``annotated`` with pixel coordinates counted from 0 instead of from ``first``.
 
-        Of corners the smaller one is a pixel's near edge, of whichever was drawn first.
+        ``first`` is subtracted from the smaller corner only, in whichever order the two are given:
+        the larger one names the last pixel, whose far edge has that coordinate.
         """
         numbers = self.annotated.copy()
         if unit:
             return numbers
-        one, other = numbers[:, :2], numbers[:, 2:]
-        near = one <= other if self.box_format in ("xyxy", "yxyx") else np.ones_like(one, bool)
-        one -= self.first * near
-        other -= self.first * ~near
+        corner, opposite = numbers[:, :2], numbers[:, 2:]
+        near = (
+            corner <= opposite
+            if self.box_format in ("xyxy", "yxyx")
+            else np.ones_like(corner, bool)
+        )
+        corner -= self.first * near
+        opposite -= self.first * ~near
         return numbers
 
     def _frames(self) -> np.ndarray:
@@ -210,15 +215,16 @@ class Columns:
             self.annotated[:, 2:] = np.abs(sides)
 
     def cut(self, again: bool = False) -> None:
-        """Corners cut to the image; without what has no area, or none inside.
+        """Cut boxes to their images; drop those without area, or without area inside.
 
-        A box within one pixel beside the image (coordinates that count from 1) is moved in.
+        A box that lies outside by at most one pixel (coordinates counted from 1) is moved inside.
+        ``again``: the boxes were cut before; moved and cut boxes are not counted twice.
         """
         if not again:
             low = self.annotated[:, :2].astype(np.float32)
             high = (self.annotated[:, :2] + self.annotated[:, 2:]).astype(np.float32)
             self.keep(np.all(high > low, axis=1), "box-empty")
-            self._mistrust_sizes()
+            self._check_sizes()
         sizes = self._frames()
         low, high = self.annotated[:, :2], self.annotated[:, :2] + self.annotated[:, 2:]
         shift = np.where(low >= sizes, -1.0, np.where(high <= 0, 1.0, 0.0))
@@ -230,13 +236,13 @@ class Columns:
             past = np.any((low < -1) | (high > sizes + 1), axis=1)
             self.count("box-cut", inside & past)
         self.keep(inside, "box-outside")
-        own = self.annotated[:, 2:].prod(1)
-        self.areas = np.where(self.areas > 0, self.areas, own)
+        full_areas = self.annotated[:, 2:].prod(1)
+        self.areas = np.where(self.areas > 0, self.areas, full_areas)
 
-    def _mistrust_sizes(self) -> None:
-        """Read the sizes of the images whose boxes lie outside the size in the annotations.
+    def _check_sizes(self) -> None:
+        """Compare the annotated sizes of images with boxes outside to those of the image files.
 
-        Where they only reach past it, the size is mended if width and height are swapped.
+        If boxes only reach past the edge, the size is mended only if width and height are swapped.
         """
         low, high = self.annotated[:, :2], self.annotated[:, :2] + self.annotated[:, 2:]
         sizes = self._frames()
@@ -253,49 +259,49 @@ class Columns:
         self.fit_sizes(heads)
 
     def fit_sizes(self, heads: Sequence[ImageFile]) -> np.ndarray:
-        """Bring sizes and boxes to what the images are; [images] bool, which can be kept.
+        """Adapt sizes and boxes to the image files; [images] bool: images that can be kept.
 
-        Heads without a size are skipped. An image that has the size only before it is turned
-        is read unturned. Boxes of an image of the same shape are scaled with it, unless all boxes
-        of such images fit them as they are.
+        Heads without a size are skipped. An image that has the annotated size only before its EXIF
+        rotation is read unrotated. If an image has another size but the same aspect ratio, its
+        boxes are scaled; they are not if the boxes of all these images fit unscaled.
         """
-        own = np.array([(h.width, h.height) for h in heads], np.int64).reshape(-1, 2)
+        actual = np.array([(h.width, h.height) for h in heads], np.int64).reshape(-1, 2)
         stored = np.array([(h.stored_width, h.stored_height) for h in heads], np.int64)
         stored = stored.reshape(-1, 2)
-        known = np.all(own > 0, axis=1)
-        wrong = known & np.any(self.sizes != own, axis=1) & np.any(self.sizes != stored, axis=1)
+        known = np.all(actual > 0, axis=1)
+        wrong = known & np.any(self.sizes != actual, axis=1) & np.any(self.sizes != stored, axis=1)
         if not wrong.any():
             return np.ones(len(known), bool)
-        scale = own / np.maximum(self.sizes, 1)
+        scale = actual / np.maximum(self.sizes, 1)
         alike = np.abs(scale[:, 0] / np.maximum(scale[:, 1], 1e-9) - 1) <= SAME_SHAPE
         alike &= np.all(self.sizes > 0, axis=1)
-        fits = self._fitting(own)
+        fits = self._fitting(actual)
         scaled = wrong & alike
         rows = scaled[self.image]
         if fits[scaled].all() and rows.sum() >= 4 * TELLING:
-            scaled[:] = False  # the numbers are of the images; only the sizes are not
+            scaled[:] = False  # the boxes belong to the images; only the sizes are wrong
         taken = wrong & ~scaled & fits
         lost = wrong & ~scaled & ~fits
 
-        def told(images: np.ndarray) -> list[str]:
+        def examples(images: np.ndarray) -> list[str]:
             return [
-                f"{self.files[i]} is {own[i, 0]}x{own[i, 1]}, said to be "
+                f"{self.files[i]} is {actual[i, 0]}x{actual[i, 1]}, said to be "
                 f"{self.sizes[i, 0]}x{self.sizes[i, 1]}"
                 for i in np.flatnonzero(images)
             ]
 
-        self.findings.add("size-scaled", told(scaled))
-        self.findings.add("size-taken", told(taken))
-        self.findings.add("image-size-other", told(lost))
+        self.findings.add("size-scaled", examples(scaled))
+        self.findings.add("size-taken", examples(taken))
+        self.findings.add("image-size-other", examples(lost))
         factor = np.where(scaled[:, None], scale, 1.0)[self.image]
         self.annotated = self.annotated * np.tile(factor, 2)
         self.areas = self.areas * factor.prod(1)
         right = scaled | taken
-        self.sizes[right] = own[right]
+        self.sizes[right] = actual[right]
         return ~lost
 
-    def _fitting(self, own: np.ndarray) -> np.ndarray:
-        """[images] bool: whether all boxes of an image lie in it, if it has its ``own`` size."""
+    def _fitting(self, actual: np.ndarray) -> np.ndarray:
+        """[images] bool: whether all boxes of an image lie inside its ``actual`` size."""
         high = self.annotated[:, :2] + self.annotated[:, 2:]
-        past = np.any((high > own[self.image] + 1) | (self.annotated[:, :2] < -1), axis=1)
-        return np.bincount(self.image, past, minlength=len(own)) == 0
+        past = np.any((high > actual[self.image] + 1) | (self.annotated[:, :2] < -1), axis=1)
+        return np.bincount(self.image, past, minlength=len(actual)) == 0

@@ -1,6 +1,6 @@
 """Annotated images on disk as records: boxes in pixels, labels 0 … n−1, class names.
 
-The names are the identity of the classes; the ids of the file stay here (``category_ids``).
+Class names are the identity of the classes; a file's class ids stay here (``category_ids``).
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from dabdetr.data.findings import Findings
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """What is known of one image without reading it.
+    """Path, size and objects of one image, available without decoding it.
 
     file            path, or another name for messages
     width, height   pixels of the image as ``DetectionDataset.image`` returns it
     boxes           [n, 4] float32, x0 y0 x1 y1 in pixels, inside the image
     labels          [n] int64, index into the data's ``names``
-    crowd           [n] bool: a region of uncounted objects; not for training, ignored in AP
-    areas           [n] float64, pixels: the file's own ``area`` where it has one
-    annotated       [n, 4] float64, x y width height as the file has them, not cut to the image
+    crowd           [n] bool: region of uncounted objects; not trained on, ignored in AP
+    areas           [n] float64, square pixels: ``area`` in the file, or width · height
+    annotated       [n, 4] float64, x y width height in pixels, not cut to the image
     known           labels of the classes whose objects are all annotated in this image; None: all
-                    classes (LVIS calls data federated where it is not so)
+                    classes (a data set where these are not all is called federated in LVIS)
     """
 
     image_id: int
@@ -46,11 +46,11 @@ class ImageRecord:
 class DetectionDataset(ABC):
     """A split of annotated images.
 
-    ``category_ids[label]`` is the data set's own id of ``names[label]``. Where ``endless`` is true,
-    ``record`` and ``image`` take any index from 0 on, and ``len`` is what one epoch sees.
-    Where ``mirrors`` is false, images are never flipped: a mirrored one would be wrong.
-    ``findings`` counts what was odd in the files (see ``findings``). ``bits`` is how many of the 16
-    of deep images are used; what ``image`` gives is scaled by that.
+    ``category_ids[label]`` is the data set's own id of ``names[label]``. If ``endless`` is true,
+    ``record`` and ``image`` accept any index from 0, and ``len`` is the length of an epoch.
+    If ``mirrors`` is false, images are never flipped: a mirrored image would be wrong.
+    ``findings`` counts the faults of the files (see ``findings``). ``bits`` is the number of bits
+    that 16-bit images use; ``image`` scales their values by it.
     """
 
     name: str
@@ -71,7 +71,7 @@ class DetectionDataset(ABC):
 
     @abstractmethod
     def image(self, index: int) -> np.ndarray:
-        """RGB uint8 [height, width, 3] in which the record's boxes lie."""
+        """RGB uint8 [height, width, 3] of image ``index``; the record's boxes are in its pixels."""
 
     def shape(self, index: int) -> tuple[int, int]:
         """(height, width) of image ``index``, without reading it."""
@@ -79,7 +79,7 @@ class DetectionDataset(ABC):
         return record.height, record.width
 
     def checked(self, progress: bool = False) -> DetectionDataset:
-        """The data set without images that cannot be read; their heads are looked at."""
+        """The data set without unreadable images, found by reading the heads of the files."""
         return self
 
 
@@ -97,16 +97,16 @@ class Subset(DetectionDataset):
         return len(self.indices)
 
     def record(self, index: int) -> ImageRecord:
-        """As of the whole."""
+        """As in the whole data set."""
         return self.data.record(self.indices[index])
 
     def image(self, index: int) -> np.ndarray:
-        """As of the whole."""
+        """As in the whole data set."""
         self.data.bits = self.bits
         return self.data.image(self.indices[index])
 
     def shape(self, index: int) -> tuple[int, int]:
-        """As of the whole."""
+        """As in the whole data set."""
         return self.data.shape(self.indices[index])
 
 
@@ -129,17 +129,17 @@ class Joined(DetectionDataset):
         return number, index - self._starts[number]
 
     def record(self, index: int) -> ImageRecord:
-        """As of its split."""
+        """As in its split."""
         number, index = self.at(index)
         return self.splits[number].record(index)
 
     def image(self, index: int) -> np.ndarray:
-        """As of its split."""
+        """As in its split."""
         number, index = self.at(index)
         self.splits[number].bits = self.bits
         return self.splits[number].image(index)
 
     def shape(self, index: int) -> tuple[int, int]:
-        """As of its split."""
+        """As in its split."""
         number, index = self.at(index)
         return self.splits[number].shape(index)

@@ -15,7 +15,7 @@ from dabdetr.text import counted, parse_json, shown
 
 
 def find_datumaro(root: Path) -> dict[str, Open]:
-    """Split → how it is opened, by the jsons in annotations/."""
+    """Split → its opener, one for each json in annotations/."""
     single = root.is_file()
     files = [root] if single else paths_of(child(root, "annotations"), ".json")
     found: dict[str, Open] = {}
@@ -56,29 +56,31 @@ def _open(root: Path, file: Path, split: str, box_format: Asked | None) -> Recor
         if not isinstance(item, dict):
             findings.add("row-unreadable", f"{file}: {shown(item)}")
             continue
-        given = item.get("image")
-        image = given if isinstance(given, dict) else {}
+        entry = item.get("image")
+        image = entry if isinstance(entry, dict) else {}
         id_ = str(item.get("id", ""))
-        named = [path] if isinstance(path := image.get("path"), str) and path else []
+        image_paths = [path] if isinstance(path := image.get("path"), str) and path else []
         below, _, stem = id_.rpartition("/")
-        found = finder.find_named(named, below, stem)
+        found = finder.find_named(image_paths, below, stem)
         if found is None:
-            missing.append(f"{file}: item {shown(id_)} has no image {shown((named or [id_])[0])}")
+            missing.append(
+                f"{file}: item {shown(id_)} has no image {shown((image_paths or [id_])[0])}"
+            )
             continue
         index = rows.add_image(found, _size(image))
         annotations = item.get("annotations")
         for number, each in enumerate(annotations if isinstance(annotations, list) else [], 1):
-            told = f"{file}: item {shown(id_)}, annotation {number}"
-            box = _box(each, told, findings)
+            place = f"{file}: item {shown(id_)}, annotation {number}"
+            box = _box(each, place, findings)
             if box is None:
                 continue
             label = labels.get(each.get("label_id"))  # pyright: ignore[reportArgumentType]
             if label is None:
-                findings.add("class-unknown", f"{told} has label_id {shown(each.get('label_id'))}")
+                findings.add("class-unknown", f"{place} has label_id {shown(each.get('label_id'))}")
                 continue
             crowd = bool((each.get("attributes") or {}).get("is_crowd"))
             rows.add_box(index, label, box, crowd)
-            places.append(told)
+            places.append(place)
     findings.add("image-missing", missing)
     if not rows.files:
         raise FileNotFoundError(
@@ -105,8 +107,8 @@ def _size(image: dict[str, Any]) -> tuple[int, int]:
     return 0, 0
 
 
-def _box(each: Any, told: str, findings: Findings) -> tuple[float, ...] | None:
-    """x, y, width, height; None for captions, labels and what has no area."""
+def _box(each: Any, place: str, findings: Findings) -> tuple[float, ...] | None:
+    """x, y, width, height; None for captions, labels and shapes without area."""
     kind = each.get("type") if isinstance(each, dict) else None
     if kind in ("label", "caption", "cuboid_3d", None):
         return None
@@ -116,7 +118,7 @@ def _box(each: Any, told: str, findings: Findings) -> tuple[float, ...] | None:
         if isinstance(box, list) and len(box) == 4 and all(_is_number(value) for value in box):
             x, y, width, height = map(float, box)
             angle = rotation_of(each)
-            findings.add("box-rotated", [told] * bool(angle))
+            findings.add("box-rotated", [place] * bool(angle))
             x0, y0, x1, y1 = turned((x, y, x + width, y + height), angle)
             return x0, y0, x1 - x0, y1 - y0
     elif kind == "polygon":
@@ -126,12 +128,12 @@ def _box(each: Any, told: str, findings: Findings) -> tuple[float, ...] | None:
     elif kind == "mask":
         edges = around_segmentation(each.get("rle"))
     elif kind in ("points", "polyline"):
-        findings.add("shape-without-area", f"{told}, {kind}")
+        findings.add("shape-without-area", f"{place}, {kind}")
         return None
     if edges is None:
-        findings.add("box-unreadable", told)
+        findings.add("box-unreadable", place)
         return None
-    findings.add("box-from-shape", told)
+    findings.add("box-from-shape", place)
     x0, y0, x1, y1 = edges
     return x0, y0, x1 - x0, y1 - y0
 

@@ -1,7 +1,7 @@
-"""What is wrong with a data set: the readers' findings, and checks over all images and splits.
+"""Problems of a data set: the readers' findings, and checks over all images and splits.
 
-A check is a function that gives ``Found``s, and its kind in kinds.toml. Reading itself leaves out
-and mends (see ``findings``); what is found here is in the data as they are trained on.
+A check is a function that yields ``Found``s of a kind in kinds.toml. The readers leave out and mend
+faulty rows (see ``findings``); the checks examine the data that remain, as used for training.
 """
 
 from __future__ import annotations
@@ -28,36 +28,36 @@ from dabdetr.structures.boxes import iou
 from dabdetr.text import counted, printable, shortened
 
 SAME_BOX = 0.95
-"""IoU above which two boxes are of one object."""
+"""IoU above which two boxes are taken for one object."""
 THIN_BOX, THIN_IMAGE = 25.0, 8.0
-"""Longer side over the shorter one."""
+"""Ratio of the longer side to the shorter one."""
 TINY, TINY_SHARE = 6.0, 0.1
-"""Root of an object's area in pixels of the model's input, and the share of objects below it."""
+"""Square root of an object's area in pixels of the model's input; share of objects below it."""
 OFTEN = 0.1
-"""Share of a split's boxes that only another convention explains."""
+"""Share of a split's boxes that do not fit, above which another convention is likely."""
 TEMPLATE = 0.5
-"""Share of a split's images that have one and the same box."""
+"""Share of a split's images that contain the same box."""
 FEW_BOXES, FEW_IMAGES = 10, 10
 SECONDS = 2.0
-"""Between two photos that are of one moment."""
+"""Longest time between two photos of the same moment."""
 SEQUENCE = 0.9
-"""Correlation of the grey copies of neighbouring frames."""
+"""Least correlation of the grey thumbnails of neighbouring frames."""
 FEW_FRAMES = 3
-"""Pairs of such frames that tell of a divided video."""
+"""Fewest pairs of such frames that indicate a video divided between splits."""
 DARK = 12.0
 CROWDED = 100
-"""Objects of a class that COCO's AP counts in an image."""
+"""Most objects of a class in an image that COCO's AP counts."""
 
 
 Row = tuple[int, int, np.ndarray | None]
-"""Split, image and the boxes that are meant (None: all): what to look at."""
+"""Split, image, and the boxes concerned (None: all)."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What one check found in a split, or "all" of them.
+    """The result of one check in a split, or in "all" splits.
 
-    ``kept`` are all of reading's examples that were kept (see ``findings.keeping_all``).
+    ``kept`` has all examples that the reader kept (see ``findings.keeping_all``).
     """
 
     kind: Kind
@@ -69,7 +69,7 @@ class Problem:
 
     @property
     def hint(self) -> bool:
-        """Whether it is no fault."""
+        """Whether the problem is only a hint, not a fault."""
         return self.kind.hint
 
     def to_dict(self) -> dict[str, Any]:
@@ -90,7 +90,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Found:
-    """One oddity: its kind, an example in words, and what to look at. ``split`` None is all."""
+    """One fault: name of its kind, an example as text, and the rows. ``split`` None: all splits."""
 
     name: str
     split: int | None
@@ -100,7 +100,7 @@ class Found:
 
 
 class Case:
-    """The splits of a data set, and what checks look at; looked at once."""
+    """The splits of a data set, and the input of the checks, each computed once."""
 
     def __init__(
         self, data: Sequence[DetectionDataset], config: Config, progress: bool = False
@@ -113,36 +113,36 @@ class Case:
         self.names = data[0].names
 
     def record(self, place: tuple[int, int]) -> ImageRecord:
-        """Of a split and an index in it."""
+        """The record at ``place``: number of the split, and index in it."""
         return self.records[place[0]][place[1]]
 
     def split(self, name: str) -> int | None:
-        """The number of a split."""
+        """The number of the split called ``name``; None if there is none."""
         return next((n for n, each in enumerate(self.data) if each.split == name), None)
 
     @cached_property
     def files(self) -> list[str]:
-        """Of all images, in the order of ``images``."""
+        """Paths of all images, in the order of ``images``."""
         return [self.record(place).file for place in self.images]
 
     @cached_property
     def heads(self) -> list[ImageFile]:
-        """What the files' heads say."""
+        """The heads of all image files, in the order of ``images``."""
         return read_heads(self.files)
 
     @cached_property
     def thumbs(self) -> np.ndarray:
-        """Small grey copies; see ``similar``."""
+        """Small grey copies of all images (see ``similar``)."""
         return thumbnails(self.files, self.progress)
 
     @cached_property
     def read(self) -> np.ndarray:
-        """[images] bool: those whose file could be looked at."""
+        """[images] bool: whether the head of the file could be read."""
         return np.array([not head.error for head in self.heads], bool)
 
     @cached_property
     def counts(self) -> np.ndarray:
-        """[splits, classes] boxes, without crowds."""
+        """[splits, classes] number of boxes, without crowds."""
         table = np.zeros((len(self.data), len(self.names)), np.int64)
         for split, _, record in self.every():
             labels = record.labels[~record.crowd]
@@ -158,27 +158,27 @@ class Case:
 def examine(
     data: Sequence[DetectionDataset], config: Config, progress: bool = False
 ) -> list[Problem]:
-    """All that is wrong with the splits of a data set, for a model of ``config``; faults first."""
+    """The problems of the splits of a data set, for a model of ``config``; faults before hints."""
     case = Case(data, config, progress)
-    problems = _read(data)
+    problems = _reading_problems(data)
     grouped: dict[tuple[str, int | None], list[Found]] = defaultdict(list)
     for check in _CHECKS:
         for found in check(case):
             grouped[found.name, found.split].append(found)
-    for (name, split), some in grouped.items():
-        texts = (shortened(printable(each.example), LONGEST) for each in some[:EXAMPLES])
-        rows = tuple(row for each in some for row in (each.row, each.twin) if row is not None)
+    for (name, split), group in grouped.items():
+        texts = (shortened(printable(each.example), LONGEST) for each in group[:EXAMPLES])
+        rows = tuple(row for each in group for row in (each.row, each.twin) if row is not None)
         where = "all" if split is None else data[split].split
-        problems.append(Problem(all_kinds()[name], where, len(some), tuple(texts), rows))
+        problems.append(Problem(all_kinds()[name], where, len(group), tuple(texts), rows))
     return sorted(problems, key=lambda each: each.hint)
 
 
-def _read(data: Sequence[DetectionDataset]) -> list[Problem]:
-    """What reading found; what is the same in all splits, as of a file of all, is one problem."""
-    told = [(each.split, found) for each in data for found in each.findings]
-    times = Counter((found.kind.name, found.count, *found.examples) for _, found in told)
+def _reading_problems(data: Sequence[DetectionDataset]) -> list[Problem]:
+    """The readers' findings; a finding that is equal in all splits is one problem."""
+    found_by_split = [(each.split, found) for each in data for found in each.findings]
+    times = Counter((found.kind.name, found.count, *found.examples) for _, found in found_by_split)
     problems: dict[Problem, None] = {}
-    for split, found in told:
+    for split, found in found_by_split:
         shared = times[found.kind.name, found.count, *found.examples] == len(data) > 1
         where = "all" if shared and found.examples else split
         examples, kept = tuple(found.examples), tuple(found.kept)
@@ -187,7 +187,7 @@ def _read(data: Sequence[DetectionDataset]) -> list[Problem]:
 
 
 def all_kinds() -> dict[str, Kind]:
-    """Every check there is, by name."""
+    """All kinds of findings and checks, by name."""
     return KINDS | CHECKS
 
 
@@ -198,7 +198,10 @@ def _similar(case: Case) -> Iterator[Found]:
 
 
 def _pair(case: Case, across: str, within: str | None, one: int, other: int) -> Iterator[Found]:
-    """A finding on the later one of two images that belong together."""
+    """A finding on the later of two images that are related.
+
+    ``across`` is its kind if they are in two splits, ``within`` if in one (None: no finding).
+    """
     one, other = sorted((one, other))
     first, second = case.images[one], case.images[other]
     example = f"{case.files[other]} and {case.files[one]}"
@@ -212,7 +215,7 @@ _COPY = re.compile(r"(?i)([._-](jpe?g|png))?\.rf\.[\w]{6,}$")
 
 
 def source_name(file: str) -> str:
-    """The name of the image that a file was made from: without an exporter's hash and the like."""
+    """Name of the image that a file was made from: without exporters' hashes, "copy" etc."""
     stem = Path(file).stem
     bare = _COPY.sub("", stem)
     for word in ("copy", "kopie", "aug", "augmented", "flip", "hflip", "flipped", "rotated"):
@@ -226,21 +229,21 @@ def _same_names(case: Case) -> Iterator[Found]:
         other = known.setdefault(name := source_name(file), place)
         if case.images[other][0] == case.images[place][0]:
             continue
-        # Bare numbers start again in every split; but a copy's name beside its source's tells.
+        # Bare numbers restart in every split; but a copy's name and its source's are evidence.
         copies = [Path(each).stem.casefold() != name for each in (file, case.files[other])]
         if re.search(r"[^\W\d_]", name) or copies[0] != copies[1]:
             yield from _pair(case, "name-splits", None, other, place)
 
 
-def _taken(path: str) -> float | None:
-    """When a photo was taken, in seconds; None where it does not say."""
+def _capture_time(path: str) -> float | None:
+    """Capture time of a photo in seconds, with months of 31 days; None if unknown."""
     try:
         with opened_image(path) as (image, _):
             exif = image.getexif()
             inner = exif.get_ifd(0x8769)
             text = str(inner.get(0x9003) or exif.get(0x0132) or "")
             fraction = str(inner.get(0x9291) or "0").strip()
-    except Exception:  # of many kinds, as of decoders
+    except Exception:  # decoders raise many kinds
         return None
     numbers = re.fullmatch(r"(\d{4}):(\d\d):(\d\d) (\d\d):(\d\d):(\d\d)\0?", text.strip())
     if numbers is None or not int(numbers[1]):
@@ -252,9 +255,9 @@ def _taken(path: str) -> float | None:
 
 
 def _same_time(case: Case) -> Iterator[Found]:
-    times = each_file(_taken, case.files, case.progress)
+    times = each_file(_capture_time, case.files, case.progress)
     timed = sorted((time, place) for place, time in enumerate(times) if time is not None)
-    if len({time for time, _ in timed}) < 2:  # one time for all is that of an export
+    if len({time for time, _ in timed}) < 2:  # the same time for all is that of an export
         return
     for (one, first), (other, second) in pairwise(timed):
         if other - one <= SECONDS:
@@ -262,7 +265,7 @@ def _same_time(case: Case) -> Iterator[Found]:
 
 
 def _frames(case: Case) -> Iterator[Found]:
-    """Neighbouring numbers of one prefix in two splits, which look alike."""
+    """Similar images in two splits whose file names have a common prefix and adjacent numbers."""
     numbered: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for place, file in enumerate(case.files):
         stem = _COPY.sub("", Path(file).stem)
@@ -270,17 +273,17 @@ def _frames(case: Case) -> Iterator[Found]:
         if number:
             numbered[stem[: number.start()].casefold()].append((int(number[0]), place))
     flat = case.thumbs.reshape(len(case.thumbs), -1).astype(np.float32)
-    for some in numbered.values():
-        some.sort()
+    for sequence in numbered.values():
+        sequence.sort()
         found: list[tuple[int, int]] = []
-        for (one, first), (other, second) in pairwise(some):
+        for (one, first), (other, second) in pairwise(sequence):
             if other - one > 1 or case.images[first][0] == case.images[second][0]:
                 continue
             a, b = (flat[place] - flat[place].mean() for place in (first, second))
             size = float(np.linalg.norm(a) * np.linalg.norm(b))
             if size > 4 * SIDE * SIDE and float(a @ b) / size >= SEQUENCE:
                 found.append((first, second))
-        if len(found) >= FEW_FRAMES:  # the end of one run may look like the start of another
+        if len(found) >= FEW_FRAMES:  # the end of one video may look like the start of another
             for first, second in found:
                 yield from _pair(case, "sequence-splits", None, first, second)
 
@@ -290,27 +293,27 @@ def _class_counts(case: Case) -> Iterator[Found]:
     if train is None:
         return
     for label, name in enumerate(case.names):
-        own = int(case.counts[train, label])
-        others = int(case.counts[:, label].sum()) - own
-        boxes, elsewhere = (counted(number, "box", "boxes") for number in (own, others))
-        if not own and others:
+        in_train = int(case.counts[train, label])
+        outside = int(case.counts[:, label].sum()) - in_train
+        boxes, elsewhere = (counted(number, "box", "boxes") for number in (in_train, outside))
+        if not in_train and outside:
             yield Found(
                 "class-untrained",
                 None,
                 f"{name!r}, {elsewhere} in other splits",
             )
-        elif not own:
+        elif not in_train:
             yield Found("class-empty", None, f"{name!r}")
-        elif own < FEW_BOXES:
+        elif in_train < FEW_BOXES:
             yield Found("class-few", train, f"{name!r}, {boxes}")
-        if own and val is not None and not case.counts[val, label]:
+        if in_train and val is not None and not case.counts[val, label]:
             yield Found("class-unmeasured", None, f"{name!r}, {boxes} in train")
 
 
 def plain_name(name: str) -> str:
-    """A class name without what is easily mistaken: case, blanks, hyphens, underscores.
+    """A class name without case, blanks, hyphens and underscores, which are easily confused.
 
-    What tells "x-" from "x", "a" from "A" and "1-2" from "12" stays.
+    The difference between "x-" and "x", "a" and "A", "1-2" and "12" is kept.
     """
     bare = re.sub(r"(?<=[^\W_])[\s_\-]+(?=[^\W\d_])|(?<=[^\W\d_])[\s_\-]+(?=\d)", "", name.strip())
     return bare.casefold() if len(bare) > 1 else bare
@@ -342,22 +345,22 @@ def _objects(case: Case) -> Iterator[Found]:
         sides = sides * height / record.height
         for row in np.flatnonzero(own & (sides < TINY)).tolist():
             note = f"{record.file}: {_box(record, row)} is {sides[row]:.1f} pixels there"
-            tiny[split].append(Found("objects-tiny", split, note, (split, index, _only(row))))
-    for split, some in tiny.items():
-        if len(some) >= TINY_SHARE * case.counts[split].sum():
-            yield from some
+            tiny[split].append(Found("objects-tiny", split, note, (split, index, _one_row(row))))
+    for split, small in tiny.items():
+        if len(small) >= TINY_SHARE * case.counts[split].sum():
+            yield from small
 
 
 def _box(record: ImageRecord, row: int) -> str:
     return "[" + ", ".join(f"{value:g}" for value in record.boxes[row].round(2)) + "]"
 
 
-def _only(row: int) -> np.ndarray:
+def _one_row(row: int) -> np.ndarray:
     return np.array([row])
 
 
 def same_boxes(record: ImageRecord) -> Iterator[tuple[int, int]]:
-    """Pairs of boxes of an image that lie on one another; crowds are left out."""
+    """Pairs of boxes of an image that coincide (``SAME_BOX``); crowds are left out."""
     rows = np.flatnonzero(~record.crowd)
     boxes = record.boxes[rows].astype(np.float64)
     if len(rows) < 2:
@@ -389,18 +392,18 @@ def _boxes(case: Case) -> Iterator[Found]:
         for name, rows in (("box-thin", thin), ("box-whole", whole)):
             for row in np.flatnonzero(rows).tolist():
                 note = f"{record.file}: {_box(record, row)}"
-                yield Found(name, split, note, (split, index, _only(row)))
+                yield Found(name, split, note, (split, index, _one_row(row)))
 
 
 def _cut_off(record: ImageRecord, sides: np.ndarray) -> np.ndarray:
-    """[boxes] bool: those that lie along the edge of the image, which leaves slips of objects."""
+    """[boxes] bool: boxes whose thin side touches an edge of the image: objects cut off there."""
     frame = np.array([record.width, record.height])
     at_edge = (record.boxes[:, :2] <= 1) | (record.boxes[:, 2:] >= frame - 1)
     return np.take_along_axis(at_edge, sides.argmin(1, keepdims=True), 1)[:, 0]
 
 
 def _templates(case: Case) -> Iterator[Found]:
-    """One box in most images of a split; such that fill the image are another matter."""
+    """The same box in most images of a split; boxes that fill the image are not counted."""
     for split, records in enumerate(case.records):
         seen: dict[tuple[float, ...], list[tuple[int, int]]] = defaultdict(list)
         for index, record in enumerate(records):
@@ -413,7 +416,7 @@ def _templates(case: Case) -> Iterator[Found]:
                 numbers = ", ".join(f"{value:g}" for value in box)
                 for index, row in places:
                     note = f"{records[index].file}: [{numbers}]"
-                    yield Found("box-template", split, note, (split, index, _only(row)))
+                    yield Found("box-template", split, note, (split, index, _one_row(row)))
 
 
 def _convention(case: Case) -> Iterator[Found]:

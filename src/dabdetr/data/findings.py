@@ -1,7 +1,7 @@
-"""What was odd in a data set: counted by kind, with examples, and what was done about it.
+"""Faults of a data set: counted by kind, with examples and the action taken.
 
-Readers are tolerant: an odd row is left out or mended, and counted here. Nothing is dropped,
-guessed or reinterpreted without that. ``refuse`` turns what was found into one error.
+Readers are tolerant: a faulty row is left out or mended, and counted here. Nothing is dropped,
+guessed or reinterpreted without being counted. ``refuse`` turns the findings into one error.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from typing import Any, Literal
 from dabdetr.text import Lines, printable, shortened
 
 Action = Literal["skipped", "mended", "kept", "noted"]
-"""Left out; read as something else; read as it is although it is likely wrong; harmless."""
+"""Left out; read as something else; read unchanged although likely wrong; harmless."""
 
 EXAMPLES = 3
 LONGEST = 160
-"""Characters of an example."""
+"""Most characters of an example."""
 
 _KEPT = ContextVar("examples kept of a kind", default=EXAMPLES)
 
 
 @contextmanager
 def keeping_all() -> Iterator[None]:
-    """Within it every example is kept, as for a log."""
+    """Context within which every example is kept, for a log."""
     token = _KEPT.set(sys.maxsize)
     try:
         yield
@@ -40,7 +40,7 @@ def keeping_all() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of oddity; kinds.toml says what the fields mean."""
+    """One kind of finding; kinds.toml explains the fields."""
 
     name: str
     action: Action
@@ -56,12 +56,12 @@ KINDS, CHECKS = (
     {name: Kind(name, **row) for name, row in _TABLES[table].items()}
     for table in ("reading", "checks")
 )
-"""Kinds that the readers find, and those that only the doctor's checks find, by name."""
+"""Kinds found by the readers, and kinds found only by the doctor's checks, by name."""
 
 
 @dataclass
 class Finding:
-    """How often a kind was found, and where first."""
+    """The number of findings of a kind, and the first examples."""
 
     kind: Kind
     count: int = 0
@@ -69,7 +69,7 @@ class Finding:
 
     @property
     def examples(self) -> list[str]:
-        """The first ones, for messages."""
+        """The first examples, for messages."""
         return self.kept[:EXAMPLES]
 
     def __str__(self) -> str:
@@ -90,16 +90,16 @@ class Finding:
 
 
 class Findings:
-    """Findings by kind, in the order in which they were first met."""
+    """Findings by kind, in the order of the first occurrence."""
 
     def __init__(self) -> None:
         self._found: dict[str, Finding] = {}
 
     def add(self, name: str, examples: str | Iterable[str] = (), count: int | None = None) -> None:
-        """Count oddities of the kind ``name``; as many as there are examples if not given.
+        """Add ``count`` findings of the kind ``name``; by default as many as there are examples.
 
-        Nothing is counted for no examples and no count. Of the examples the first are kept, or all
-        within ``keeping_all``; no more of them are made than that.
+        Does nothing if there are none. The first examples are kept, or all within ``keeping_all``;
+        with a ``count``, the iterable is consumed no further.
         """
         given = [examples] if isinstance(examples, str) else examples
         if count is None:
@@ -113,12 +113,12 @@ class Findings:
         found.kept += [shortened(printable(each), LONGEST) for each in islice(given, room)]
 
     def merge(self, other: Findings) -> None:
-        """Take what ``other`` found as well."""
+        """Add the findings of ``other``."""
         for name, found in other._found.items():
             self.add(name, found.kept, found.count)
 
     def count(self, name: str) -> int:
-        """How often a kind was found."""
+        """The number of findings of a kind."""
         return self._found[name].count if name in self._found else 0
 
     def __iter__(self) -> Any:
@@ -128,7 +128,7 @@ class Findings:
         return len(self._found)
 
     def of(self, *actions: Action) -> list[Finding]:
-        """Those about which one of ``actions`` was done."""
+        """The findings whose action is one of ``actions``."""
         return [found for found in self if found.kind.action in actions]
 
     def to_dict(self) -> list[dict[str, Any]]:
@@ -137,7 +137,7 @@ class Findings:
 
 
 def refuse(found: dict[str, Findings]) -> None:
-    """Raise ValueError with all that was left out, mended or is likely wrong, by split."""
+    """Raise ValueError listing all that was left out, mended or is likely wrong, by split."""
     faults = [
         f"{split}: {each}"
         for split, findings in found.items()

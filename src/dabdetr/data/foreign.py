@@ -1,4 +1,4 @@
-"""What a path holds that is in no layout that is read: what it is, and what would open it."""
+"""Advice for a path that is in no supported layout: which format it has, and how to use it."""
 
 from __future__ import annotations
 
@@ -53,24 +53,24 @@ FOREIGN: tuple[tuple[str, bytes, str, str], ...] = (
         "export as COCO or YOLO instead",
     ),
 )
-"""Name, what its head has, whose form that is, and what to do: forms that are known, not read."""
+"""File name, pattern in its head, format, and advice: formats recognised but not read."""
 
 
 def not_known(given: Path, sought: str) -> str:
-    """What was looked for, what lies there, and what would open it."""
+    """The message for an unknown path: the files searched for, its content, and advice."""
     if given.is_file() and given.name.lower().endswith(ARCHIVES):
         return f"{given} is packed in a form that is not read.{UNPACK}"
     if given.is_file():
         return (
             f"{given} is a file that is no data set; give a folder, a data.yaml, a COCO json, or a "
-            f"zip of these.{_foreign(given.parent, [given.name])}"
+            f"zip of these.{_known_format(given.parent, [given.name])}"
         )
     return shortened(
-        f"{given} has no annotations that are known. Looked for: {sought}. {_lies_there(given)}"
+        f"{given} has no annotations that are known. Looked for: {sought}. {_content(given)}"
     )
 
 
-def _lies_there(folder: Path) -> str:
+def _content(folder: Path) -> str:
     names = sorted(each.name + "/" * each.is_dir() for each in folder.iterdir())
     if not names:
         return "The folder is empty."
@@ -79,10 +79,10 @@ def _lies_there(folder: Path) -> str:
 
 
 def _advice(folder: Path, names: Sequence[str]) -> str:
-    """What would open the files that lie there."""
+    """Advice on how to open the files ``names`` in ``folder``."""
     jsons = [name for name in names if name.endswith(".json")]
     json_ = next(iter(jsons), None)
-    if foreign := _foreign(folder, jsons or names):
+    if foreign := _known_format(folder, jsons or names):
         return foreign
     archive = next((name for name in names if name.lower().endswith(ARCHIVES)), None)
     table = next((name for name in names if name.lower().endswith((".csv", ".tsv"))), None)
@@ -101,8 +101,8 @@ def _advice(folder: Path, names: Sequence[str]) -> str:
     return ""
 
 
-def _foreign(folder: Path, names: Sequence[str]) -> str:
-    """What a file there, or in a folder there, is, where its form is known and not read."""
+def _known_format(folder: Path, names: Sequence[str]) -> str:
+    """Format and advice for a file of ``FOREIGN`` in ``folder`` or the folders in it; or ""."""
     below = [f"{name}{file.name}" for name in names[:20] if name.endswith("/")
              for file in sorted((folder / name).iterdir())[:20]]  # fmt: skip
     for pattern, sign, form, way in FOREIGN:
