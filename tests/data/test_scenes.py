@@ -51,7 +51,7 @@ def test_digits_of_the_splits_are_disjoint() -> None:
     rng = np.random.default_rng(0)
     for split in SPLITS:
         for _ in range(500):
-            row, label = module._any_glyph(rng, split)
+            row, label = module._random_glyph(rng, split)
             assert label == digits[row]
             drawn[split].add(row)
         assert drawn[split] <= set(rows[split].tolist())

@@ -147,7 +147,7 @@ def canvas(side: int, places: list[tuple[int, int]], seed: int) -> tuple[np.ndar
     ground, brightness = scenes._ground(rng, side)
     boxes = []
     for x, y in places:
-        row, digit = scenes._any_glyph(rng, "test")
+        row, digit = scenes._random_glyph(rng, "test")
         ink, (left, upper, right, lower) = scenes._warp(rng, row, rng.uniform(20, 34))
         w, h = right - left, lower - upper
         x0, y0 = x - w // 2, y - h // 2

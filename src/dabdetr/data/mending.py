@@ -1,8 +1,8 @@
-"""A mended copy of a data set: what a doctor's checks found and can be mended without a person.
+"""A mended copy of a data set: repairs the doctor's findings that need no person to decide.
 
-Reading has mended rows already. Here go: copies across splits (out of train), boxes that lie on
-one another, boxes of the wrong unit, images that show nothing, images listed twice, class names
-that are spelt in two ways, classes without a box.
+The readers have already mended single rows. This module removes copies of an image in other splits
+(from train), duplicate boxes, boxes in the wrong unit, images without contrast, repeated listings
+of an image, second spellings of a class name, and classes without a box.
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ from dabdetr.data.doctor import Problem, plain_name, same_boxes
 from dabdetr.data.records import RecordTable
 
 LEAKS = ("similar-splits", "name-splits", "time-splits", "sequence-splits")
-"""Checks whose images leave train."""
+"""Checks whose images are removed from train."""
 CUT = 1e-3
-"""Pixels by which a box was cut or moved that is written as it is used."""
+"""Pixels that the used box must differ from the annotated one to be written in its place."""
 
 
 def mended(
     data: Sequence[DetectionDataset], problems: Sequence[Problem]
 ) -> tuple[list[RecordTable], list[str]]:
-    """The splits without what can be mended, and a log: a line for each thing done.
+    """Mended copies of the splits, and a log with one line for each change.
 
-    Splits in which nothing would be left stay as they are.
+    No images are removed from a split that would be empty without them. Raises ValueError for
+    generated data, which has no files to mend.
     """
     log: list[str] = []
     for problem in problems:
@@ -38,7 +39,7 @@ def mended(
         if not isinstance(each, RecordTable):
             raise ValueError(f"{each.name} is drawn, not read from files; there is nothing to mend")
         tables.append(each.selected(np.ones(len(each), bool), np.ones(len(each.labels), bool)))
-    _merge_names(tables, log)  # first: it makes two boxes of two spellings duplicates
+    _merge_names(tables, log)  # first: boxes of two spellings of a class can become duplicates
     return [_mended_split(each, n, problems, log) for n, each in enumerate(tables)], log
 
 
@@ -48,50 +49,53 @@ def _mended_split(
     images = np.ones(len(table), bool)
     for name in (*LEAKS, "image-plain"):
         rows = (row for problem in problems if problem.kind.name == name for row in problem.rows)
-        leaving = {index for split, index, _ in rows if split == number}
+        removed_images = {index for split, index, _ in rows if split == number}
         if name in LEAKS and table.split != "train":
-            leaving = set()
-        if images.sum() - len(leaving) < 1:
+            removed_images = set()
+        if images.sum() - len(removed_images) < 1:
             continue
-        for index in sorted(leaving):
+        for index in sorted(removed_images):
             log.append(f"{table.split}: {table.files[index]} left out ({name})")
             images[index] = False
-    merged = _merged(table, images, log)
+    merged = _merge_repeated_images(table, images, log)
     boxes = np.ones(len(merged.labels), bool)
     for index in range(len(merged)):
         record, start = merged.record(index), int(merged.starts[index])
-        gone: dict[int, str] = {}
+        removed_boxes: dict[int, str] = {}
         for one, other in same_boxes(record):
-            if record.labels[one] == record.labels[other] and one not in gone:
-                gone[other] = "box-duplicate"
+            if record.labels[one] == record.labels[other] and one not in removed_boxes:
+                removed_boxes[other] = "box-duplicate"
         small = (record.boxes <= 1).all(1) & (min(record.width, record.height) > 16)
-        gone |= dict.fromkeys(np.flatnonzero(small).tolist(), "box-first-pixel")
-        for row, name in sorted(gone.items()):
+        removed_boxes |= dict.fromkeys(np.flatnonzero(small).tolist(), "box-first-pixel")
+        for row, name in sorted(removed_boxes.items()):
             box = ", ".join(f"{value:g}" for value in record.boxes[row])
             log.append(f"{table.split}: {record.file}: box [{box}] left out ({name})")
             boxes[start + row] = False
     result = merged.selected(images, boxes)
-    own = result.boxes.astype(np.float64)
-    own[:, 2:] -= own[:, :2]
-    cut = np.abs(own - result.annotated).max(1, initial=0) > CUT
-    result.annotated = np.where(cut[:, None], own, result.annotated)
+    xywh = result.boxes.astype(np.float64)
+    xywh[:, 2:] -= xywh[:, :2]
+    cut = np.abs(xywh - result.annotated).max(1, initial=0) > CUT
+    result.annotated = np.where(cut[:, None], xywh, result.annotated)
     return result
 
 
-def _merged(table: RecordTable, images: np.ndarray, log: list[str]) -> RecordTable:
-    """With the boxes of images that are listed twice at the first of them."""
+def _merge_repeated_images(table: RecordTable, images: np.ndarray, log: list[str]) -> RecordTable:
+    """The table with all boxes of a repeatedly listed file at its first row.
+
+    The other rows of the file are set to False in ``images`` [n].
+    """
     first: dict[str, int] = {}
-    place = np.arange(len(table))
+    target = np.arange(len(table))
     for index, file in enumerate(table.files):
-        place[index] = first.setdefault(file, index)
-        if place[index] != index:
+        target[index] = first.setdefault(file, index)
+        if target[index] != index:
             log.append(f"{table.split}: {file} is listed twice; its boxes are together now")
             images[index] = False
-    return table if (place == np.arange(len(table))).all() else table.moved(place)
+    return table if (target == np.arange(len(table))).all() else table.moved(target)
 
 
 def _merge_names(tables: list[RecordTable], log: list[str]) -> None:
-    """One spelling for each class, the commonest; without classes that no split has a box of."""
+    """Keep the commonest spelling of each class, and drop classes without a box in any split."""
     names = tables[0].names
     counts = np.zeros(len(names), np.int64)
     for table in tables:

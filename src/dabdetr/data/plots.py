@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 INKS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9")
-"""Of the splits (Wong's colours, told apart under every common colour blindness)."""
+"""Colours of the splits (Wong's palette, distinguishable with every common colour blindness)."""
 MOST_BARS = 30
-"""Classes that the figure names."""
+"""Classes shown in the figure at most."""
 BINS = 30
 
 
 def table(described: Sequence[Description]) -> Table:
-    """Quantiles of sizes, shapes, objects an image and brightness of every split."""
+    """Quantiles of size, shape, objects per image and brightness for every split."""
     from rich.table import Table
 
     heads = ["least", "5 %", "median", "95 %", "most"]
@@ -34,13 +34,13 @@ def table(described: Sequence[Description]) -> Table:
             values = each.columns()[name]
             quantiles = np.quantile(values, QUANTILES) if len(values) else []
             texts = [f"{value:,.3g}" if value < 100 else f"{value:,.0f}" for value in quantiles]
-            place = [each.split] if len(described) > 1 else []
-            shown.add_row("" if row else name, *place, *(texts or ["–"] * len(heads)))
+            split_cell = [each.split] if len(described) > 1 else []
+            shown.add_row("" if row else name, *split_cell, *(texts or ["–"] * len(heads)))
     return shown
 
 
 def plot(described: Sequence[Description], path: Path) -> None:
-    """One figure of six panels, .png or .svg."""
+    """Write one figure of six panels to ``path``, a .png or .svg file."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -94,15 +94,15 @@ def _histogram(
 
 
 def _plain_ticks(axis: Any, low: float, high: float) -> None:
-    """1, 2, 5, 10 … of the range, as few as can be read."""
+    """Set the ticks of a logarithmic axis to 1, 2, 5, 10 …; for wide ranges to powers of 10."""
     from matplotlib.ticker import FixedLocator, NullLocator
 
     powers = [10.0**n for n in range(-4, 7)]
     steps = (1, 2, 5) if high / low < 100 else (1,)
-    places = [p * step for p in powers for step in steps if low / 1.1 <= p * step <= high * 1.1]
-    axis.xaxis.set_major_locator(FixedLocator(places))
+    ticks = [p * step for p in powers for step in steps if low / 1.1 <= p * step <= high * 1.1]
+    axis.xaxis.set_major_locator(FixedLocator(ticks))
     axis.xaxis.set_minor_locator(NullLocator())
-    axis.set_xticks(places, [f"{place:g}" for place in places])
+    axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
 
 
 def _classes(axis: Any, described: Sequence[Description]) -> None:
@@ -116,13 +116,13 @@ def _classes(axis: Any, described: Sequence[Description]) -> None:
         axis.barh(range(len(shown)), counts, left=left, color=ink, alpha=0.8)
         left += counts
     short = [name if len(name) <= 18 else name[:17] + "…" for name in shown]
-    axis.set_yticks(range(len(shown)), [_plain(name) for name in short])
+    axis.set_yticks(range(len(shown)), [_escape_mathtext(name) for name in short])
     axis.tick_params(axis="y", labelsize=max(5, min(9, 180 // max(len(shown), 1))))
     axis.invert_yaxis()
     more = f", the first {MOST_BARS} of {len(names)}" if len(names) > MOST_BARS else ""
     axis.set(xlabel=f"boxes of each class{more}")
 
 
-def _plain(text: str) -> str:
-    """Without the signs that matplotlib takes for formulas."""
+def _escape_mathtext(text: str) -> str:
+    """The text with dollar signs escaped, which matplotlib would read as formulas."""
     return text.replace("$", r"\$")

@@ -1,4 +1,4 @@
-"""The size of the network's input, and an image brought to it without torch."""
+"""The size of the network's input, and the resizing of images to it without torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image as PillowImage
 from dabdetr.config import Image
 
 SHORTEST = 32
-"""Least side of an input; a thin strip is stretched to it, as boxes are relative anyway."""
+"""Least side of an input in pixels; thin strips are stretched to it (boxes are relative)."""
 
 
 def input_size(
@@ -18,9 +18,9 @@ def input_size(
 ) -> tuple[int, int]:
     """(height, width) of the input for an image of this size.
 
-    The shorter side becomes ``shorter`` (``image.size`` if not given) unless the longer one would
-    pass ``image.max_size``, which grows in proportion where ``shorter`` is above ``image.size``.
-    That bound leaves ``SHORTEST`` to the shorter side: a more extreme image is stretched.
+    The shorter side becomes ``shorter`` (default ``image.size``), or less where the longer side
+    would exceed ``image.max_size``; that bound grows in proportion where ``shorter`` is above
+    ``image.size``. The shorter side is never below ``SHORTEST``: more extreme images are stretched.
     """
     side = image.size if shorter is None else shorter
     longest = max(image.max_size, round(image.max_size * side / image.size))
@@ -35,17 +35,17 @@ def input_size(
 
 
 def fitted_size(height: int, width: int, frame: tuple[int, int]) -> tuple[int, int]:
-    """(height, width) of an image as large as ``frame`` (height, width) holds it whole."""
+    """The largest (height, width) of the same aspect ratio that fits ``frame`` (height, width)."""
     scale = min(frame[0] / height, frame[1] / width)
     sides = (round(side * scale) for side in (height, width))
     return tuple(min(max(side, 1), most) for side, most in zip(sides, frame, strict=True))  # pyright: ignore[reportReturnType]
 
 
 def prepare_array(array: np.ndarray, size: tuple[int, int], image: Image) -> np.ndarray:
-    """[3, height, width] float32 of RGB uint8 [height, width, 3]: resized, then normalised.
+    """RGB uint8 [height, width, 3] resized, then normalised: float32 [3, height, width].
 
-    The resize is Pillow's; that of ``augment.prepare`` rounds its weights to fewer bits and differs
-    by one grey level at most.
+    Resizes with Pillow; ``augmentation.prepare`` rounds its weights to fewer bits and differs by
+    one grey level at most.
     """
     if array.shape[:2] != size:
         large = PillowImage.fromarray(array)
@@ -59,9 +59,10 @@ def prepare_array(array: np.ndarray, size: tuple[int, int], image: Image) -> np.
 def padded(
     prepared: Sequence[np.ndarray], frame: tuple[int, int] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One array of all images and their padding (True), at the bottom and right.
+    """One batch of images [n, 3, height, width], and its padding mask [n, height, width] (True).
 
-    As large as ``frame`` (height, width), or as the largest of them needs.
+    Images are padded at the bottom and right to ``frame`` (height, width), or else to the largest
+    height and width among them.
     """
     height, width = frame or (max(each.shape[axis] for each in prepared) for axis in (1, 2))
     pixels = np.zeros((len(prepared), 3, height, width), np.float32)

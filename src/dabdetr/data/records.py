@@ -1,7 +1,7 @@
-"""Boxes of a split as columns: what every reader fills, what is mended in it, and the data set.
+"""Boxes of a split as columns: the rows that every reader fills, and the data set made of them.
 
-``Rows`` takes what a file says, ``RecordTable`` is strict: every box of it has an area inside its
-image. What could not be taken over as it was is in ``findings``.
+``Rows`` accepts whatever a file contains; ``RecordTable`` is strict: each of its boxes has an area
+inside its image. Rows that were changed or skipped are counted in ``findings``.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from dabdetr.data.images import read_image
 from dabdetr.text import check_name, counted, printable
 
 Open = Callable[[str, Asked | None], "RecordTable"]
-"""Opens a split: what to call it, and the format of its boxes where it is not to be found out."""
+"""Opens a split; takes its name, and the format of its boxes (None: infer it)."""
 
 
 def class_table(
     pairs: Iterable[tuple[int, Any]], findings: Findings
 ) -> tuple[tuple[int, ...], tuple[str, ...], dict[int, int]]:
-    """Ids and names by label, and id → label; classes of one name become one."""
+    """Category ids and names, both in label order, and id → label; classes of equal name merge."""
     labels: dict[int, int] = {}
     names: dict[str, int] = {}
     for id_, given in pairs:
@@ -48,11 +48,11 @@ def class_table(
     return tuple(first[label] for label in range(len(names))), tuple(names), labels
 
 
-def count_shifted(used: set[int], listed: set[int], findings: Findings, told: str) -> None:
-    """Count class numbers some of which are not listed, and all of which are, one further on."""
+def count_shifted(used: set[int], listed: set[int], findings: Findings, location: str) -> None:
+    """Count used class numbers that are not all listed, but would be if shifted by one."""
     for step in (1, -1):
         if used - listed and {number - step for number in used} <= listed:
-            findings.add("class-shifted", f"{told}: {min(used)} to {max(used)}", len(used))
+            findings.add("class-shifted", f"{location}: {min(used)} to {max(used)}", len(used))
 
 
 def named_table(
@@ -63,29 +63,36 @@ def named_table(
     box_format: Asked | None,
     more: Iterable[str] = (),
 ) -> RecordTable:
-    """The data set of rows whose labels are ``names``' values; classes go by their names' order.
+    """The checked data set of ``rows``, with its classes sorted by name.
 
-    ``more`` are classes of other splits. The images' heads are looked at.
+    names  class name → label in ``rows``
+    more   names of classes in other splits
     """
     ordered = sorted({*names, *more})
-    category_ids, known, labels = class_table(enumerate(ordered), rows.findings)
-    place = {names.get(each, -1): labels[number] for number, each in enumerate(ordered)}
-    rows.label = [place[int(label)] for label in rows.label]
-    return RecordTable(rows, name, split, known, category_ids, box_format).checked()
+    category_ids, class_names, labels = class_table(enumerate(ordered), rows.findings)
+    new_label = {names.get(each, -1): labels[number] for number, each in enumerate(ordered)}
+    rows.label = [new_label[int(label)] for label in rows.label]
+    return RecordTable(rows, name, split, class_names, category_ids, box_format).checked()
 
 
 class Rows:
     """Images and boxes of one split as a reader finds them.
 
-    files     path of each image
-    ids       its id
-    sizes     (width, height) that the annotations say; (0, 0) where they do not
-    known     labels that were judged in it; None: all
-    numbers   four for each box, of ``box_format``
-    first     what the first pixel is called in them; VOC counts from 1
-    image     index into ``files`` of each box; ``label`` into the classes
-    areas     its area as the file says; NaN where it does not
-    place     row → where the box stands, for messages
+    Of each image:
+    files     path
+    ids       image id
+    sizes     (width, height) in the annotations; (0, 0) where they have none
+    known     labels whose presence was annotated; None: all
+
+    Of each box:
+    image     index into ``files``
+    label     index into the classes
+    numbers   four in ``box_format``, flat
+    crowd     whether the box is of a crowd
+    areas     area in the file; NaN where it has none
+
+    first     number of the first pixel in ``numbers``: 0, or 1 as in VOC
+    place     row → location of the box in the files, for messages
     """
 
     def __init__(self, findings: Findings, box_format: BoxFormat) -> None:
@@ -104,7 +111,7 @@ class Rows:
         self.place: Callable[[int], str] = str
 
     def add_image(self, file: str, size: tuple[int, int] = (0, 0), id_: int | None = None) -> int:
-        """One image more; its index."""
+        """Append an image and return its index."""
         self.files.append(file)
         self.sizes.append(size)
         self.ids.append(len(self.ids) if id_ is None else id_)
@@ -119,7 +126,7 @@ class Rows:
         crowd: bool = False,
         area: float = float("nan"),
     ) -> None:
-        """One box more."""
+        """Append a box of the image at index ``image``; its four ``numbers`` in ``box_format``."""
         self.image.append(image)  # pyright: ignore
         self.label.append(label)  # pyright: ignore
         self.numbers.extend(numbers)  # pyright: ignore
@@ -130,9 +137,9 @@ class Rows:
 class RecordTable(DetectionDataset):
     """A split as flat arrays; see ``DetectionDataset``.
 
-    box_format     what the numbers in the files were found to be
-    layout_format  what they should be in the layout
-    doubtful       whether they may as well be of another format
+    box_format     box format found in the files
+    layout_format  box format that the layout prescribes
+    doubtful       whether the boxes fit another format equally well
     """
 
     def __init__(
@@ -168,10 +175,10 @@ class RecordTable(DetectionDataset):
         draft.settle(box_format)
         self.box_format: BoxFormat = draft.box_format
         self.doubtful = draft.doubtful
-        self._take(draft)
+        self._store(draft)
 
     def _columns(self, image: np.ndarray, findings: Findings) -> Columns:
-        """To be mended again; ``image`` says of which image each box is."""
+        """The table as columns that can be mended again; ``image`` [rows]: image of each box."""
         return Columns(
             findings=findings,
             box_format=self.box_format,
@@ -188,7 +195,7 @@ class RecordTable(DetectionDataset):
             boxes=self.boxes,
         )
 
-    def _take(self, draft: Columns) -> None:
+    def _store(self, draft: Columns) -> None:
         order = np.argsort(draft.image, kind="stable")
         self.files, self.sizes = draft.files, draft.sizes
         self.image_ids, self.known = draft.ids, draft.known
@@ -201,7 +208,7 @@ class RecordTable(DetectionDataset):
         return len(self.files)
 
     def record(self, index: int) -> ImageRecord:
-        """Objects of image ``index``, without reading it."""
+        """Objects of image ``index``; the image file is not read."""
         index = range(len(self))[index]
         rows = slice(self.starts[index], self.starts[index + 1])
         width, height = self.sizes[index].tolist()
@@ -224,19 +231,20 @@ class RecordTable(DetectionDataset):
         return height, width
 
     def image(self, index: int) -> np.ndarray:
-        """RGB uint8 [height, width, 3]; turned as EXIF says where the annotations' size is so."""
+        """RGB uint8 [height, width, 3]; rotated by EXIF where the annotated size includes that."""
         index = range(len(self))[index]
         width, height = self.sizes[index].tolist()
         return read_image(self.files[index], size=(width, height), bits=self.bits)
 
     def counts(self) -> np.ndarray:
-        """[n] boxes of each image, crowds among them."""
+        """[n] boxes of each image, crowds included."""
         return np.diff(self.starts)
 
     def checked(self, progress: bool = False) -> RecordTable:
-        """Without the images that cannot be read, and with the sizes that the others really have.
+        """This table without unreadable images, and with the actual sizes of all others.
 
-        Reads heads only, in parallel (see ``heads``); what differs is in ``findings``.
+        Reads only the files' headers, in parallel (see ``heads``); differences are counted in
+        ``findings``. Raises ValueError if no image is left. A second call does nothing.
         """
         if self._checked:
             return self
@@ -244,7 +252,7 @@ class RecordTable(DetectionDataset):
         heads = read_heads(self.files, progress)
         damaged = np.array([bool(head.error) for head in heads], bool)
         self.findings.add("image-damaged", [head.error for head in heads if head.error])
-        self._note(heads, progress)
+        self._note_frames_and_depth(heads, progress)
         image = np.repeat(np.arange(len(self)), self.counts())
         draft = self._columns(image, self.findings)
         keep = ~damaged & draft.fit_sizes(heads)
@@ -255,44 +263,44 @@ class RecordTable(DetectionDataset):
             )
         draft.keep_images(keep)
         draft.cut(again=True)
-        self._take(draft)
+        self._store(draft)
         return self
 
-    def _note(self, heads: Sequence[ImageFile], progress: bool) -> None:
-        """What is no fault, and yet to be known, of the images; the range of deep ones."""
+    def _note_frames_and_depth(self, heads: Sequence[ImageFile], progress: bool) -> None:
+        """Count files of several frames and of more than 8 bits; set ``bits`` for the latter."""
         pages = [f for f, head in zip(self.files, heads, strict=True) if head.frames > 1]
         self.findings.add("frames", pages)
         deep = [f for f, head in zip(self.files, heads, strict=True) if head.deep]
         if not deep:
             return
         self.bits = deep_bits(deep, progress)
-        told = f", {self.bits} of 16 bits used" if self.bits else ""
-        self.findings.add("deep", [f"{file}{told}" for file in deep])
+        bits_used = f", {self.bits} of 16 bits used" if self.bits else ""
+        self.findings.add("deep", [f"{file}{bits_used}" for file in deep])
 
     def selected(self, images: np.ndarray, boxes: np.ndarray) -> RecordTable:
-        """A copy with some images [n] bool and some boxes [rows] bool; its findings are empty."""
+        """A copy of only the True ``images`` [n] and ``boxes`` [rows]; its findings are empty."""
         table, image = copy(self), np.repeat(np.arange(len(self)), self.counts())
         table.findings = Findings()
         draft = table._columns(image, table.findings)
         draft.keep(boxes)
         draft.keep_images(images)
-        table._take(draft)
+        table._store(draft)
         return table
 
-    def moved(self, place: np.ndarray) -> RecordTable:
-        """A copy with the boxes of each image at the image that ``place`` [n] says."""
+    def moved(self, target: np.ndarray) -> RecordTable:
+        """A copy in which the boxes of image i belong to image ``target[i]``, ``target`` [n]."""
         table = copy(self)
-        image = place[np.repeat(np.arange(len(self)), self.counts())]
+        image = target[np.repeat(np.arange(len(self)), self.counts())]
         draft = table._columns(image, table.findings)
-        table._take(draft)
+        table._store(draft)
         return table
 
     def with_names(self, names: Sequence[str], category_ids: Sequence[int]) -> RecordTable:
-        """With labels that count in ``names``, which has all of its own."""
-        places = np.array([names.index(name) for name in self.names], np.int64)
-        self.labels = places[self.labels] if len(places) else self.labels
+        """This table, with labels changed in place to indices into ``names``, a superset of its."""
+        new_labels = np.array([names.index(name) for name in self.names], np.int64)
+        self.labels = new_labels[self.labels] if len(new_labels) else self.labels
         self.known = [
-            None if labels is None else tuple(int(places[label]) for label in labels)
+            None if labels is None else tuple(int(new_labels[label]) for label in labels)
             for labels in self.known
         ]
         self.names, self.category_ids = tuple(names), tuple(category_ids)

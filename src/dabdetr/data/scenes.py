@@ -1,7 +1,7 @@
 """Generated scenes of real handwritten digits: endless, seeded, nothing to download.
 
 The digits are the 1,797 of scikit-learn's ``load_digits`` (8x8, UCI optdigits). They are split
-once, before anything else: what ``val`` or ``test`` shows is in no ``train`` scene.
+once, before scenes are drawn: no digit of ``val`` or ``test`` is in a ``train`` scene.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ SPLITS = ("train", "val", "test")
 _COUNTS = {"train": 2000, "val": 200, "test": 200}
 _HELD_OUT = 250  # digits kept for val, and as many for test
 _EMPTY = 0.05  # share of scenes without a digit
-_LARGEST = 0.45  # side of a digit, of the canvas
+_LARGEST = 0.45  # side of a digit, as a share of the canvas
 _SMALLEST = 0.1
 _TILT = math.radians(20)
-_COVERED = 0.3  # of the smaller box, at most
-_CONTRAST = 75  # least difference of brightness between ink and ground, of 255
+_COVERED = 0.3  # share of the smaller box that another may cover at most
+_CONTRAST = 75  # least difference in brightness between digit and background, of 255
 _INK = 96  # alpha from which a pixel belongs to the digit, of 255
-_LEVELS = (24, 48, 96)  # sides in which a digit's outline is kept
+_LEVELS = (24, 48, 96)  # sides in pixels at which the outline of a digit is cached
 _LUMA = np.array([0.299, 0.587, 0.114])
 
 
@@ -34,8 +34,8 @@ class Scenes(DetectionDataset):
     """Scenes as a function of (seed, split, index): the same bytes in every process.
 
     size     side of the square canvas in pixels
-    objects  digits in a scene at most; about one scene in twenty has none
-    count    scenes of an epoch; ``train`` goes on beyond it without end
+    objects  most digits in a scene; about one scene in twenty has none
+    count    scenes of an epoch; ``train`` continues beyond it without end
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Scenes(DetectionDataset):
         self.names = tuple("0123456789")
         self.category_ids = tuple(range(1, 11))
         self.endless = split == "train"
-        self.mirrors = False  # a mirrored digit is no digit
+        self.mirrors = False  # a mirrored digit is not a digit
         self.size, self.objects, self.count, self.seed = size, objects, count, seed
         self._last: tuple[int, np.ndarray, ImageRecord] | None = None
 
@@ -68,7 +68,7 @@ class Scenes(DetectionDataset):
         return self.count
 
     def record(self, index: int) -> ImageRecord:
-        """Digits of scene ``index``."""
+        """The digits of scene ``index`` as an annotated record."""
         return self._scene(index)[1]
 
     def image(self, index: int) -> np.ndarray:
@@ -80,7 +80,7 @@ class Scenes(DetectionDataset):
         return self.size, self.size
 
     def _scene(self, index: int) -> tuple[np.ndarray, ImageRecord]:
-        """The scene, kept until another is asked for: image and record come in pairs."""
+        """Image and record of a scene; the last one is cached, as both are requested in turn."""
         last = self._last
         if last is None or last[0] != index:
             if index < 0 or (not self.endless and index >= self.count):
@@ -98,15 +98,15 @@ class Scenes(DetectionDataset):
         boxes: list[tuple[int, int, int, int]] = []
         labels: list[int] = []
         for _ in range(wanted):
-            glyph, label = _any_glyph(rng, self.split)
+            glyph, label = _random_glyph(rng, self.split)
             smallest = max(12.0, _SMALLEST * self.size)
             top = max(smallest, largest * self.size)
             ink, (left, upper, right, lower) = _warp(rng, glyph, rng.uniform(smallest, top))
-            place = _free_place(rng, self.size, right - left, lower - upper, boxes)
-            if place is None:
+            corner = _free_corner(rng, self.size, right - left, lower - upper, boxes)
+            if corner is None:
                 continue
-            _paint(canvas, ink, place[0] - left, place[1] - upper, _colour(rng, brightness))
-            boxes.append((*place, place[0] + right - left, place[1] + lower - upper))
+            _paint(canvas, ink, corner[0] - left, corner[1] - upper, _colour(rng, brightness))
+            boxes.append((*corner, corner[0] + right - left, corner[1] + lower - upper))
             labels.append(label)
         image = canvas.clip(0, 255).astype(np.uint8)
         return image, self._record(index, boxes, labels)
@@ -128,7 +128,10 @@ class Scenes(DetectionDataset):
 
 
 def parse_scenes(text: str, split: str) -> Scenes:
-    """Scenes from ``scenes`` or ``scenes:size=160,objects=6,count=500,seed=1``."""
+    """Scenes from ``scenes`` or ``scenes:size=160,objects=6,count=500,seed=1``.
+
+    Raises ValueError for an unknown option or a value that is not a whole number.
+    """
     options: dict[str, int] = {}
     for part in filter(None, text.partition(":")[2].split(",")):
         key, _, value = part.partition("=")
@@ -143,7 +146,7 @@ def parse_scenes(text: str, split: str) -> Scenes:
 
 @cache
 def _digits() -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-    """Images [1797, 8, 8] 0–255, their digits, and the rows that each split may use."""
+    """Images [1797, 8, 8] 0–255, their digits [1797], and split → rows that it may use."""
     from sklearn.datasets import load_digits
 
     images, digits = (np.asarray(each) for each in load_digits(return_X_y=True))
@@ -153,7 +156,8 @@ def _digits() -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
     return images, digits.astype(int), {**held, "train": order[2 * _HELD_OUT :]}
 
 
-def _any_glyph(rng: np.random.Generator, split: str) -> tuple[int, int]:
+def _random_glyph(rng: np.random.Generator, split: str) -> tuple[int, int]:
+    """Row and digit of a random image of the split."""
     _, digits, rows = _digits()
     row = int(rng.choice(rows[split]))
     return row, int(digits[row])
@@ -161,7 +165,7 @@ def _any_glyph(rng: np.random.Generator, split: str) -> tuple[int, int]:
 
 @cache
 def _outline(row: int, level: int) -> Image.Image:
-    """A digit's ink as smooth alpha, ``_LEVELS[level]`` pixels wide with a margin of 1/10."""
+    """The strokes of a digit as smooth alpha, ``_LEVELS[level]`` pixels wide, 1/10 of it margin."""
     side = _LEVELS[level]
     margin = side // 10
     full = (side - 2 * margin) * 10 // 8
@@ -176,11 +180,11 @@ def _outline(row: int, level: int) -> Image.Image:
 def _warp(
     rng: np.random.Generator, row: int, size: float
 ) -> tuple[np.ndarray, tuple[int, int, int, int]]:
-    """Alpha of a digit about ``size`` pixels tall, tilted, stretched; and its tight box."""
+    """Alpha of a digit about ``size`` pixels tall, tilted and stretched; its tight box (xyxy)."""
     level = next((i for i, side in enumerate(_LEVELS) if side >= size), len(_LEVELS) - 1)
     outline = _outline(row, level)
     angle, stretch = rng.uniform(-_TILT, _TILT), rng.uniform(0.8, 1.25)
-    scale = outline.width * 0.8 / size  # the ink of most digits spans 8 of 10 cells
+    scale = outline.width * 0.8 / size  # the strokes of most digits span 8 of 10 cells
     side = math.ceil(size * 1.7)
     cos, sin, middle = math.cos(angle) * scale, math.sin(angle) * scale, outline.width / 2
     a, b, d, e = cos / stretch, sin / stretch, -sin, cos
@@ -196,14 +200,14 @@ def _warp(
     return ink, (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
 
 
-def _free_place(
+def _free_corner(
     rng: np.random.Generator,
     size: int,
     width: int,
     height: int,
     boxes: list[tuple[int, int, int, int]],
 ) -> tuple[int, int] | None:
-    """A corner at which the box hides no other by more than ``_COVERED``; None if none is found."""
+    """Upper left corner of a box that covers no other by over ``_COVERED``; None if not found."""
     if width > size or height > size:
         return None
     for _ in range(20):
@@ -220,7 +224,7 @@ def _free_place(
 
 
 def _paint(canvas: np.ndarray, ink: np.ndarray, x: int, y: int, colour: np.ndarray) -> None:
-    """Lay ``ink`` with its corner at (x, y), which may lie outside, over the canvas."""
+    """Blend ``ink`` (alpha) in ``colour`` into the canvas, its corner at (x, y), maybe outside."""
     height, width = canvas.shape[:2]
     top, left = max(0, -y), max(0, -x)
     alpha = ink[top : height - y, left : width - x, None].astype(np.float32) / 255
@@ -230,7 +234,7 @@ def _paint(canvas: np.ndarray, ink: np.ndarray, x: int, y: int, colour: np.ndarr
 
 
 def _colour(rng: np.random.Generator, ground: float) -> np.ndarray:
-    """A colour whose brightness differs from the ground's by ``_CONTRAST`` or more."""
+    """A colour whose brightness differs from the background's by ``_CONTRAST`` or more."""
     below, above = max(0.0, ground - _CONTRAST), max(0.0, 255 - ground - _CONTRAST)
     draw = rng.uniform(0, below + above)
     brightness = draw if draw < below else ground + _CONTRAST + draw - below
@@ -244,7 +248,7 @@ def _tinted(rng: np.random.Generator, brightness: float, strength: float) -> np.
 
 
 def _ground(rng: np.random.Generator, size: int) -> tuple[np.ndarray, float]:
-    """Textured ground [size, size, 3] float32, and its mean brightness."""
+    """Textured background [size, size, 3] float32, and its mean brightness."""
     brightness = rng.uniform(25, 230)
     base = _tinted(rng, brightness, 45)
     cells = int(rng.integers(2, 9))
@@ -265,7 +269,7 @@ def _ground(rng: np.random.Generator, size: int) -> tuple[np.ndarray, float]:
 
 
 def _scribble(rng: np.random.Generator, image: Image.Image, base: np.ndarray) -> None:
-    """Distractors: a few faint lines, arcs and blots, in colours near the ground's."""
+    """Draw distractors: a few faint lines, arcs and blots in colours near the background's."""
     pen, size = ImageDraw.Draw(image), image.width
     for kind in rng.integers(0, 3, rng.integers(0, 6)):
         colour = tuple(int(v) for v in (base + rng.uniform(-32, 32, 3)).clip(0, 255))

@@ -11,7 +11,7 @@ import numpy as np
 
 
 def around(points: Iterable[Sequence[float]]) -> tuple[float, float, float, float] | None:
-    """x0, y0, x1, y1 around points (x, y); None where they are none, or no numbers."""
+    """x0, y0, x1, y1 around points (x, y); None without points or if a value is not finite."""
     try:
         array = np.array([point[:2] for point in points], np.float64)
     except (TypeError, ValueError, OverflowError):
@@ -23,14 +23,14 @@ def around(points: Iterable[Sequence[float]]) -> tuple[float, float, float, floa
 
 
 def upright(x: float, y: float, width: float, height: float, angle: float) -> tuple[float, ...]:
-    """The upright box around one that is turned by ``angle`` radians about its centre."""
+    """x0, y0, x1, y1 around a box (centre, size) that is rotated by ``angle`` radians."""
     cos, sin = abs(math.cos(angle)), abs(math.sin(angle))
     half_width, half_height = (width * cos + height * sin) / 2, (width * sin + height * cos) / 2
     return x - half_width, y - half_height, x + half_width, y + half_height
 
 
 def turned(edges: Sequence[float], degrees: float) -> tuple[float, ...]:
-    """x0, y0, x1, y1 around a box that is turned about its centre; the box itself for 0."""
+    """x0, y0, x1, y1 around a box that is rotated about its centre; the box itself for 0."""
     x0, y0, x1, y1 = edges
     if not degrees:
         return x0, y0, x1, y1
@@ -38,14 +38,14 @@ def turned(edges: Sequence[float], degrees: float) -> tuple[float, ...]:
 
 
 def rotation_of(row: dict[str, Any]) -> float:
-    """Degrees by which CVAT's attribute says that a box is turned; its numbers are of before."""
+    """Degrees in CVAT's ``rotation`` attribute, 0 without one; the box is given before rotation."""
     attributes = row.get("attributes")
     angle = attributes.get("rotation") if isinstance(attributes, dict) else None
     return float(angle) if isinstance(angle, int | float) and math.isfinite(angle) else 0.0
 
 
 def around_segmentation(shape: Any) -> tuple[float, float, float, float] | None:
-    """x0, y0, x1, y1 around COCO's ``segmentation``: polygons, or a run-length mask."""
+    """x0, y0, x1, y1 around COCO's ``segmentation`` (polygons or a run-length mask), or None."""
     if isinstance(shape, dict):
         return _around_runs(shape)
     if not isinstance(shape, list) or not shape:
@@ -58,30 +58,30 @@ def around_segmentation(shape: Any) -> tuple[float, float, float, float] | None:
 
 
 def _around_runs(mask: dict[str, Any]) -> tuple[float, float, float, float] | None:
-    """Of a mask by columns: lengths of runs of 0 and 1 in turn, or COCO's text of them."""
+    """x0, y0, x1, y1 around a column-major mask: alternating runs of 0 and 1, or COCO's string."""
     counts, size = mask.get("counts"), mask.get("size")
     try:
         height, width = (int(side) for side in size)  # pyright: ignore[reportOptionalIterable]
-        runs = _unpacked(counts) if isinstance(counts, str) else [int(n) for n in counts]  # pyright: ignore[reportOptionalIterable]
+        runs = _decode_runs(counts) if isinstance(counts, str) else [int(n) for n in counts]  # pyright: ignore[reportOptionalIterable]
     except (TypeError, ValueError, OverflowError):
         return None
     ends = np.cumsum(np.array(runs, np.float64))
     if not len(runs) or min(runs) < 0 or ends[-1] != height * width or height <= 0:
         return None
     ends = ends.astype(np.int64)
-    first, last = ends[0:-1:2], ends[1::2] - 1  # the runs of 1: where each starts and ends
+    first, last = ends[0:-1:2], ends[1::2] - 1  # first and last pixel of each run of 1
     first, last = first[last >= first], last[last >= first]
     if not len(first):
         return None
     x0, x1 = int(first.min()) // height, int(last.max()) // height + 1
-    whole = (last // height > first // height).any()  # over a column's end: all rows
-    y0 = 0 if whole else int((first % height).min())
-    y1 = height if whole else int((last % height).max()) + 1
+    all_rows = (last // height > first // height).any()  # a run continues in the next column
+    y0 = 0 if all_rows else int((first % height).min())
+    y1 = height if all_rows else int((last % height).max()) + 1
     return float(x0), float(y0), float(x1), float(y1)
 
 
-def _unpacked(text: str) -> list[int]:
-    """Run lengths from COCO's text: six bits a character, low ones first, as differences."""
+def _decode_runs(text: str) -> list[int]:
+    """Run lengths from COCO's string: six bits per character, low bits first, delta-coded."""
     runs: list[int] = []
     value = shift = 0
     for character in text:

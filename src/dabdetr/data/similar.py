@@ -1,4 +1,4 @@
-"""Images that show the same: found by small grey copies, whatever their size and compression."""
+"""Near-duplicate images, found by small grey copies whatever their size and compression."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from dabdetr.data.images import opened_image
 
 KIND = "thumbnails-2"
 SIDE = 32
-"""Of a grey copy."""
+"""Side of a grey copy in pixels."""
 ALIKE = 0.95
-"""Least correlation of the grey copies of two images that show the same."""
+"""Least correlation between the grey copies of near-duplicates."""
 DETAILS_ALIKE = 0.9
-"""The same without what is broad, light and shadow: different scenes on one ground lie below 0.8,
-copies of any size, brightness and compression above 0.94."""
+"""Least correlation after the blurred copy (light and shadow) is subtracted: different scenes with
+the same background have less than 0.8; copies of any size, brightness and compression over 0.94."""
 CHANGED = 0.4
-"""Most that one of 64 places may differ: an object more or less is not the same image."""
+"""Largest difference in any of 64 cells, in standard deviations: an added object is no copy."""
 BLUR = 5
-"""Side of the neighbourhood whose mean is what is broad."""
+"""Side in pixels of the neighbourhood whose mean is the blurred copy."""
 CLOSE_BITS = 48
-"""Of 256 signs of neighbouring differences, those in which such images may differ."""
+"""Most of the 256 signs of neighbouring differences in which near-duplicates differ."""
 ROWS = 512
 
 
 def thumbnails(paths: Sequence[str], progress: bool = False) -> np.ndarray:
-    """[n, 32, 32] uint8, grey; zeros where a file cannot be read. Kept between runs."""
+    """[n, 32, 32] uint8, grey; zeros for a file that cannot be read. Cached between runs."""
     keys = [file_key(path) for path in paths]
     known = recall(KIND, keys)
     unknown = [index for index, key in enumerate(keys) if key not in known]
@@ -49,12 +49,12 @@ def _thumbnail(path: str) -> bytes:
                 return _deep_thumbnail(np.asarray(image, np.float32))
             grey = image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
             return grey.tobytes()
-    except Exception:  # of many kinds, as of decoders
+    except Exception:  # decoders raise exceptions of many kinds
         return bytes(SIDE * SIDE)
 
 
 def _deep_thumbnail(values: np.ndarray) -> bytes:
-    """Of more than 8 bits: scaled by the image's own highest value."""
+    """Thumbnail of values with more than 8 bits, scaled by the image's highest value."""
     values = np.nan_to_num(values, posinf=0, neginf=0).clip(0)
     scaled = Image.fromarray(values * (255 / max(float(values.max()), 1e-6)))
     small = scaled.resize((SIDE, SIDE), Image.Resampling.BOX)
@@ -62,10 +62,10 @@ def _deep_thumbnail(values: np.ndarray) -> bytes:
 
 
 def near_duplicates(thumbs: np.ndarray) -> np.ndarray:
-    """[pairs, 2] indices, the lower first, of images that show the same.
+    """[pairs, 2] indices of near-duplicates, the lower index first; ``thumbs`` [n, 32, 32].
 
-    Candidates have nearly the same signs of differences between neighbours (of copies of 16x16
-    pixels); the grey copies of the two then have to agree. Images without contrast have no twin.
+    Candidates have nearly the same signs of differences between neighbours in copies of 16x16
+    pixels; then their grey copies must correlate. Images without contrast are in no pair.
     """
     if len(thumbs) < 2:
         return np.zeros((0, 2), np.int64)
@@ -74,10 +74,10 @@ def near_duplicates(thumbs: np.ndarray) -> np.ndarray:
     bits = _signs(values)
     pairs: list[np.ndarray] = []
     for start in range(0, len(bits), ROWS):
-        some = bits[start : start + ROWS]
-        # Of ±1 vectors the product tells in how many places they differ.
-        far = (bits.shape[1] - some @ bits[start:].T) / 2
-        one, other = np.nonzero(far <= CLOSE_BITS)
+        block = bits[start : start + ROWS]
+        # The dot product of ±1 vectors gives their Hamming distance.
+        distance = (bits.shape[1] - block @ bits[start:].T) / 2
+        one, other = np.nonzero(distance <= CLOSE_BITS)
         one, other = one + start, other + start
         later = (other > one) & ~plain[one] & ~plain[other]
         pairs.append(np.stack((one[later], other[later]), 1))
@@ -100,16 +100,16 @@ def _agreement(values: np.ndarray, pairs: np.ndarray) -> np.ndarray:
 
 
 def _largest_change(values: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """[pairs] in standard deviations of an image: how far the places differ that differ most."""
+    """[pairs] largest difference among 8x8 cells, in standard deviations of the image."""
     centred = values - values.mean((1, 2), keepdims=True)
     centred /= np.maximum(values.std((1, 2), keepdims=True), 1)
-    places = centred.reshape(len(values), SIDE // 4, 4, SIDE // 4, 4).mean((2, 4))
-    changes = (np.abs(places[one] - places[other]).max() for one, other in pairs)
+    cells = centred.reshape(len(values), SIDE // 4, 4, SIDE // 4, 4).mean((2, 4))
+    changes = (np.abs(cells[one] - cells[other]).max() for one, other in pairs)
     return np.fromiter(changes, np.float32, len(pairs))
 
 
 def _signs(values: np.ndarray) -> np.ndarray:
-    """[n, 256] float32 of ±1: whether each of 16x16 cells is brighter than its right neighbour."""
+    """[n, 256] float32 of ±1: +1 where one of 16x16 cells is brighter than its right neighbour."""
     half = values.reshape(len(values), 16, 2, 16, 2).mean((2, 4))
     right = np.roll(half, -1, axis=2)
     return np.where(half > right, 1, -1).reshape(len(values), -1).astype(np.float32)
@@ -128,7 +128,7 @@ def _blurred(values: np.ndarray) -> np.ndarray:
 
 
 def groups(pairs: np.ndarray, count: int) -> np.ndarray:
-    """[count] the lowest index of the images that each is linked to by pairs, itself included."""
+    """[count] lowest index in the connected component of each image; ``pairs`` [n, 2] are edges."""
     first = np.arange(count)
     while True:
         lowest = first[pairs].min(1, initial=count)

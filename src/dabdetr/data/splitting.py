@@ -1,4 +1,4 @@
-"""One split into several: by a seed, each class in all, images that show the same together."""
+"""Dividing one split into several: seeded, stratified by class, near-duplicates kept together."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from dabdetr.text import counted
 def divide(
     data: DetectionDataset, share: float, seed: int = 0, progress: bool = False
 ) -> tuple[Subset, Subset]:
-    """A share of the images to train on, and the others; each in the data's order.
+    """Train and val splits: ``share`` (0–1) of the images, and the rest; each in the data's order.
 
-    Stratified: rare classes are dealt out first, so that each has about its share on both sides;
-    images without boxes too. Near-duplicates stay together (see ``similar``). The same seed gives
-    the same split of the same images.
+    Stratified: rare classes are distributed first, so that each class, and the images without
+    boxes, have about the same share on both sides. Near-duplicates stay together (see
+    ``similar``). The same seed gives the same split of the same images. Raises ValueError for a
+    share outside 0–1 and for fewer than two different images.
     """
     if not 0 < share < 1:
         raise ValueError(f"a split is a share of images to train on, 0–1, such as 0.8; got {share}")
-    rows, counts = _scenes(data, progress)
+    rows, counts = _count_groups(data, progress)
     held = _held_out(counts, 1 - share, seed)
     val = sorted(i for row, indices in enumerate(rows) if held[row] for i in indices)
-    out = set(val)
-    train = [index for index in range(len(data)) if index not in out]
+    in_val = set(val)
+    train = [index for index in range(len(data)) if index not in in_val]
     first, second = Subset(data, train), Subset(data, val)
     first.split, second.split, second.findings = "train", "val", Findings()
     return first, second
@@ -34,25 +35,26 @@ def divide(
 def fold(
     data: DetectionDataset, count: int, seed: int = 0, progress: bool = False
 ) -> list[list[int]]:
-    """The images in ``count`` parts of about one size, as indices; each image is in one of them.
+    """Indices of the images in ``count`` folds of about equal size; each image is in one fold.
 
-    Stratified and with near-duplicates together, as ``divide`` does it.
+    Stratified and with near-duplicates together, as in ``divide``. Raises ValueError for fewer
+    than two folds and for fewer different images than folds.
     """
     if count < 2:
         raise ValueError(f"images are divided into at least 2 folds; got {count}")
-    rows, counts = _scenes(data, progress)
+    rows, counts = _count_groups(data, progress)
     if len(rows) < count:
         raise ValueError(f"{count} folds need as many images that differ; there are {len(rows)}")
-    left, parts = np.arange(len(rows)), []
+    remaining, parts = np.arange(len(rows)), []
     for folds_left in range(count, 1, -1):
-        held = _held_out(counts[left], 1 / folds_left, seed)
-        parts.append(left[held])
-        left = left[~held]
-    return [sorted(i for row in part for i in rows[row]) for part in (*parts, left)]
+        held = _held_out(counts[remaining], 1 / folds_left, seed)
+        parts.append(remaining[held])
+        remaining = remaining[~held]
+    return [sorted(i for row in part for i in rows[row]) for part in (*parts, remaining)]
 
 
-def _scenes(data: DetectionDataset, progress: bool) -> tuple[list[list[int]], np.ndarray]:
-    """Groups of images that show the same, and [groups, kinds] what they hold.
+def _count_groups(data: DetectionDataset, progress: bool) -> tuple[list[list[int]], np.ndarray]:
+    """Groups of near-duplicates as image indices, and [groups, kinds] counts of their contents.
 
     Kinds: objects of each class, images without an object, images.
     """
@@ -80,11 +82,11 @@ def _scenes(data: DetectionDataset, progress: bool) -> tuple[list[list[int]], np
 
 
 def _held_out(counts: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """[groups] bool: which groups are held out; ``counts`` [groups, kinds] is what they hold.
+    """[groups] bool: which groups are held out, by their ``counts`` [groups, kinds].
 
-    Iterative stratification: of the kind with the fewest objects left, the groups go one by one to
-    the side that lacks most of that kind, and of equals to the one that lacks images. A side that
-    has its images gets no more.
+    Iterative stratification: starting with the rarest kind, its groups are assigned one by one to
+    the side that lacks most of that kind, or in a tie to the one that lacks more images. A side
+    that has its share of images is assigned no more.
     """
     rng = np.random.default_rng(seed)
     wanted = np.stack((counts.sum(0) * (1 - share), counts.sum(0) * share))
@@ -102,7 +104,7 @@ def _held_out(counts: np.ndarray, share: float, seed: int) -> np.ndarray:
             side[row] = best
             wanted[best] -= counts[row]
     held = side == 1
-    if not held.any() or held.all():  # so few images that rounding left one side empty
+    if not held.any() or held.all():  # with few images, rounding can leave one side empty
         held[:] = False
         held[order[0]] = True
     return held

@@ -1,4 +1,4 @@
-"""What a split holds: counts of images and boxes, and what was odd in its files."""
+"""Statistics of a split: counts, findings, sizes and shapes, and the settings they recommend."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from dabdetr.data.similar import thumbnails
 from dabdetr.text import counted, printable, shortened
 
 MOST_CLASSES = 12
-"""Classes that a line names."""
+"""Most classes that the line of counts names."""
 
 
 @dataclass(frozen=True)
 class Summary:
     """Counts of one split.
 
+    empty       images without boxes
     unlabelled  images without a label file, where the layout has one for each
-    boxes       boxes to learn; crowds are counted apart
-    classes     class → its boxes
+    boxes       boxes without crowds
+    classes     class → number of its boxes
     """
 
     split: str
@@ -36,7 +37,7 @@ class Summary:
     findings: Findings = field(repr=False)
 
     def lines(self) -> list[str]:
-        """For people: one of counts, and one for each kind of finding."""
+        """Readable text: a line of counts, and a line for each kind of finding."""
         odd = [f"{self.empty:,} without boxes"]
         odd += [f"{self.unlabelled:,} without a label file"] if self.unlabelled else []
         crowds = f" and {counted(self.crowds, 'crowd')}" if self.crowds else ""
@@ -68,7 +69,7 @@ class Summary:
 
 
 def summarise(data: DetectionDataset) -> Summary:
-    """The counts of a split; no image is read."""
+    """The counts of a split; no image file is read."""
     counts = np.zeros(len(data.names), np.int64)
     empty = crowds = 0
     for index in range(len(data)):
@@ -94,15 +95,16 @@ QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
 
 @dataclass(frozen=True)
 class Description:
-    """How large and how many, of one split; arrays have an entry an image or a box.
+    """Sizes, shapes and brightness in one split; arrays have one entry per image or per box.
 
     widths, heights  [images] pixels
     objects          [images] boxes of each image, without crowds
     sides            [boxes] square root of the area in pixels
-    shares           [boxes] the same as a share of its image's
+    shares           [boxes] square root of the box's share of the image area, 0–1
     aspects          [boxes] width / height
     shorter          [boxes] shorter side of its image, pixels
-    brightness       [images] mean grey level 0–255; NaN where there is no file
+    brightness       [images] mean grey level 0–255; NaN for a file that cannot be read
+    classes          class → number of its boxes, without crowds
     """
 
     split: str
@@ -117,7 +119,7 @@ class Description:
     classes: dict[str, int]
 
     def columns(self) -> dict[str, np.ndarray]:
-        """What is summed up by quantiles, by what it is called."""
+        """Readable name → the values that are summarised by quantiles."""
         return {
             "image width": self.widths,
             "image height": self.heights,
@@ -130,7 +132,7 @@ class Description:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """Quantiles of each column, ready for JSON; null where there is nothing."""
+        """Quantiles of each column, ready for JSON; null for a column without values."""
         most, least = max(self.classes.values(), default=0), min(self.classes.values(), default=0)
         return {
             "quantiles": list(QUANTILES),
@@ -145,15 +147,15 @@ class Description:
 
 
 def describe(data: DetectionDataset, progress: bool = False) -> Description:
-    """Sizes, shapes and brightness of a split; images are looked at as small grey copies."""
+    """Sizes, shapes and brightness of a split; brightness comes from the images' thumbnails."""
     records = [data.record(index) for index in range(len(data))]
     keep = [~record.crowd for record in records]
-    boxes = [record.boxes[own] for record, own in zip(records, keep, strict=True)]
+    boxes = [record.boxes[rows] for record, rows in zip(records, keep, strict=True)]
     counts = np.array([len(each) for each in boxes], np.int64)
     frames = np.array([(r.width, r.height) for r in records], np.float64).reshape(-1, 2)
     edges = np.concatenate(boxes).astype(np.float64)
     sides = edges[:, 2:] - edges[:, :2]
-    own = np.repeat(frames, counts, axis=0)
+    frame_of_box = np.repeat(frames, counts, axis=0)
     files = [record.file for record in records]
     grey = thumbnails(files, progress).reshape(len(files), -1).astype(np.float64)
     brightness = np.where(grey.any(1), grey.mean(1), np.nan)
@@ -165,26 +167,31 @@ def describe(data: DetectionDataset, progress: bool = False) -> Description:
         heights=frames[:, 1],
         objects=counts,
         sides=np.sqrt(sides.prod(1)),
-        shares=np.sqrt((sides / own).prod(1)),
+        shares=np.sqrt((sides / frame_of_box).prod(1)),
         aspects=sides[:, 0] / sides[:, 1],
-        shorter=own.min(1),
+        shorter=frame_of_box.min(1),
         brightness=brightness,
         classes=dict(zip(data.names, tallied, strict=True)),
     )
 
 
 SIZES = (256, 320, 416, 512, 640, 800, 1024, 1280)
-"""Shorter sides that are recommended."""
+"""Shorter sides of the input that can be recommended, pixels."""
 QUERY_COUNTS = (100, 200, 300, 600, 900, 1500)
 LEARNABLE = 32
 """Pixels that an object should have in the model's input: four cells of stride 8."""
 SMALL_SHARE = 0.1
-"""Share of the objects that may stay below that."""
+"""Share of the objects that may have less than ``LEARNABLE`` pixels."""
 
 
 @dataclass(frozen=True)
 class Advice:
-    """What fits a data set, and why; ``tiles`` is a side in pixels, 0 for none."""
+    """Recommended settings for a data set, and the reasons.
+
+    size     shorter side of the input in pixels
+    queries  number of queries
+    tiles    side of the tiles in pixels; 0 for no tiling
+    """
 
     size: int
     queries: int
@@ -192,7 +199,7 @@ class Advice:
     reasons: tuple[str, ...]
 
     def lines(self) -> list[str]:
-        """For people."""
+        """Readable text: the recommended options, and a line for each reason."""
         options = f"--imgsz {self.size} --queries {self.queries}"
         tiles = f"; predict --tile-size {self.tiles}" if self.tiles else ""
         return [f"recommended: {options}{tiles}", *(f"  {reason}" for reason in self.reasons)]
@@ -208,29 +215,29 @@ class Advice:
 
 
 def recommend(described: Sequence[Description]) -> Advice:
-    """Input size, queries and tiles, by the smallest objects and the fullest image.
+    """Input size, queries and tiles for the smallest objects and for the image with most objects.
 
-    The input size is the least at which nine of ten objects have ``LEARNABLE`` pixels, at most that
-    of the images; where even the largest is too small, tiles of the images are looked at.
+    The input size is the smallest at which nine of ten objects have ``LEARNABLE`` pixels, and at
+    most the size of the images. Where even the largest size is too small, tiling is recommended.
     """
     sides = np.concatenate([each.sides for each in described])
     shorter = np.concatenate([each.shorter for each in described])
     images = np.concatenate([np.minimum(each.widths, each.heights) for each in described])
     most = int(max(each.objects.max(initial=0) for each in described))
-    own = float(np.median(images))
+    image_side = float(np.median(images))
     wanted = float(np.quantile(LEARNABLE * shorter / sides, 1 - SMALL_SHARE)) if len(sides) else 0
     fitting = [size for size in SIZES if size >= wanted]
-    largest = next((size for size in SIZES if size >= own), SIZES[-1])
+    largest = next((size for size in SIZES if size >= image_side), SIZES[-1])
     size = min(fitting[0] if fitting else SIZES[-1], max(largest, SIZES[0]))
     queries = next((count for count in QUERY_COUNTS if count >= 1.5 * most), 2 * most)
     reasons = [
         f"nine of ten objects have {LEARNABLE} pixels or more at a shorter side of {wanted:,.0f}; "
-        f"images have {own:,.0f}",
+        f"images have {image_side:,.0f}",
         f"an image has up to {counted(most, 'object')}",
     ]
     tiles = 0
-    if wanted > 1.25 * size and own > size:
-        tiles = int(min(own, size * own / wanted) // 32 * 32) or 32
+    if wanted > 1.25 * size and image_side > size:
+        tiles = int(min(image_side, size * image_side / wanted) // 32 * 32) or 32
         reasons.append(f"at {size} too many objects are smaller: tiles of {tiles} pixels show them")
     elif wanted > 1.25 * size:
         reasons.append("objects are small in the images themselves: larger images would help")

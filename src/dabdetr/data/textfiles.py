@@ -1,4 +1,4 @@
-"""Text files in whatever encoding they were written, and the jsons in them."""
+"""Reading text files of any encoding, and JSON from them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from dabdetr.files import open_regular, read_regular
 from dabdetr.text import parse_json
 
 HEAD = 1 << 16
+"""Bytes by which the form of a file is recognised."""
 MOST_TEXT = 4 << 30
-"""Bytes of one annotation file."""
+"""Most bytes of one annotation file."""
 
 ENCODINGS = {
     "gb18030": "GB 18030",
@@ -27,16 +28,19 @@ ENCODINGS = {
     "cp1251": "Windows-1251",
     "cp1252": "Windows-1252",
 }
-"""What is not UTF-8 is taken for one of these; Python's name → what it is called."""
-_WORD = rb"""(?<![^\s,;:"'<>=/])[^\s,;:"'<>=/]*[\x80-\xff][^\s,;:"'<>=/]*"""
-_ALONE = re.compile(rb"([\x00-\x7f]|(?<![\x80-\xff])[\xc0-\xd6\xd8-\xf6\xf8-\xff](?![\x80-\xff]))*")
-"""Text whose bytes above 127 all stand alone, as accented letters do among plain ones."""
+"""Encodings that are tried for text that is not UTF-8: Python's name → common name."""
+_FOREIGN_WORD = rb"""(?<![^\s,;:"'<>=/])[^\s,;:"'<>=/]*[\x80-\xff][^\s,;:"'<>=/]*"""
+_ISOLATED = re.compile(
+    rb"([\x00-\x7f]|(?<![\x80-\xff])[\xc0-\xd6\xd8-\xf6\xf8-\xff](?![\x80-\xff]))*"
+)
+"""Matches text whose bytes above 127 are isolated, like accented letters among plain ones."""
 
 
 def read_text(path: str | Path, findings: Findings) -> str:
-    """The text of a file; ValueError or OSError name it. A byte order mark is left out.
+    """The text of a file, without a byte order mark.
 
-    What is not UTF-8 is read in the one of ``ENCODINGS`` that its foreign words tell, and counted.
+    Text that is not UTF-8 is decoded as the one of ``ENCODINGS`` that fits its non-ASCII words, and
+    counted. Raises ValueError or OSError with the path in the message.
     """
     content = read_bytes(path)
     for mark, encoding in ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16")):
@@ -53,14 +57,14 @@ def read_text(path: str | Path, findings: Findings) -> str:
 
 
 def read_json(path: Path, findings: Findings) -> Any:
-    """A whole json; or the list of those that are a line each; or of the rows of a csv.
+    """The JSON of a file, or the list of its lines (JSON Lines) or of its rows (CSV).
 
-    A line that is no json is counted. Cells of a csv that hold a json are parsed.
+    A line that is not JSON is counted. CSV cells that contain JSON are parsed.
     """
     text, ending = read_text(path, findings), path.suffix.lower()
     if ending == ".csv":
-        return [_of_cells(row) for row in csv.DictReader(io.StringIO(text))]
-    if text.lstrip()[:1] == "[" or (ending in (".json", ".geojson") and not _is_lines(text)):
+        return [_parse_cells(row) for row in csv.DictReader(io.StringIO(text))]
+    if text.lstrip()[:1] == "[" or (ending in (".json", ".geojson") and not _is_json_lines(text)):
         return parse_json(text, str(path))
     rows: list[Any] = []
     for number, line in enumerate(text.splitlines(), 1):
@@ -71,16 +75,16 @@ def read_json(path: Path, findings: Findings) -> Any:
     return rows
 
 
-def _is_lines(text: str) -> bool:
-    """Whether the first of several lines is a whole json."""
+def _is_json_lines(text: str) -> bool:
+    """Whether the first of several lines is a complete JSON object."""
     first, end, _ = text.lstrip().partition("\n")
     with suppress(ValueError):
         return bool(end) and isinstance(parse_json(first, "line"), dict)
     return False
 
 
-def _of_cells(row: dict[Any, Any]) -> dict[Any, Any]:
-    """A row of a table, its jsons parsed; a cell that is cut short stays text."""
+def _parse_cells(row: dict[Any, Any]) -> dict[Any, Any]:
+    """A row of a table with its JSON cells parsed; a truncated cell stays text."""
     found: dict[Any, Any] = {}
     for column, cell in row.items():
         found[column] = cell
@@ -91,14 +95,14 @@ def _of_cells(row: dict[Any, Any]) -> dict[Any, Any]:
 
 
 def note_encoding(findings: Findings, path: str | Path, text: str, encoding: str) -> None:
-    """Count a file that is not UTF-8; its first foreign word shows whether the guess is right."""
+    """Count a file that is not UTF-8, with its first non-ASCII word, so that users can check it."""
     word = re.search(r"(?<![\w-])[\w-]*[^\x00-\x7f][\w-]*", text)
     shown = f" (“{word.group()[:20]}”)" if word else ""
     findings.add("encoding", f"{path} as {encoding}{shown}")
 
 
 def read_bytes(path: str | Path) -> bytes:
-    """The content of a regular file; ValueError or FileNotFoundError name it."""
+    """The content of a regular file; ValueError or FileNotFoundError with the path otherwise."""
     try:
         if Path(path).stat().st_size > MOST_TEXT:
             raise ValueError(f"{path} has more than {MOST_TEXT >> 30} GiB; divide it")
@@ -110,9 +114,9 @@ def read_bytes(path: str | Path) -> bytes:
 
 
 def head_of(path: Path) -> bytes:
-    """The first bytes of a regular file, by which its form is known; none where it has none.
+    """The first ``HEAD`` bytes of a regular file, by which its form is recognised.
 
-    Without a byte order mark; UTF-16 becomes UTF-8.
+    UTF-16 is converted to UTF-8, and a byte order mark removed. Empty if the file cannot be read.
     """
     try:
         with open_regular(path) as file:
@@ -125,13 +129,13 @@ def head_of(path: Path) -> bytes:
 
 
 def guess(content: bytes) -> tuple[str, str]:
-    """Text that is not UTF-8, and the encoding it was taken for.
+    """Text decoded from bytes that are not UTF-8, and the common name of the guessed encoding.
 
-    Only words with bytes above 127 are looked at: the rest of a json or an XML file tells nothing.
-    Letters that all stand alone are Western: words of other alphabets have several in a row.
+    Only words with bytes above 127 count: the rest of a JSON or XML file is no evidence. If all
+    such letters are isolated, the text is Western: words of other alphabets have several in a row.
     """
-    words = b"\n".join(re.findall(_WORD, content))
-    if _ALONE.fullmatch(words):
+    words = b"\n".join(re.findall(_FOREIGN_WORD, content))
+    if _ISOLATED.fullmatch(words):
         return content.decode("cp1252", errors="replace"), ENCODINGS["cp1252"]
     found = chardet.detect_all(
         words, ignore_threshold=True, include_encodings=ENCODINGS, compat_names=False
