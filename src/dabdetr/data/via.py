@@ -18,17 +18,17 @@ from dabdetr.data.textfiles import head_of, read_text
 from dabdetr.text import parse_json, shown
 
 CLASS_KEYS = ("class", "label", "name", "type", "category", "object")
-"""Attributes that hold the class where a region has several, in any case."""
+"""Attributes that can hold the class where a region has several; letter case is ignored."""
 POLYGON = 7
 KINDS = {1: "point", 2: "rect", 3: "circle", 4: "ellipse", 5: "line", 6: "polyline", 7: "polygon"}
-"""VIA 3's numbers for shapes."""
+"""VIA 3's numbers of shapes."""
 SHAPES = {2: ("x", "y", "width", "height"), 3: ("cx", "cy", "r"), 4: ("cx", "cy", "rx", "ry")}
 Region = tuple[str, dict[str, Any], dict[str, Any]]
-"""File name, shape and attributes."""
+"""File name, shape and attributes; an empty shape only lists the image."""
 
 
 def find_via(root: Path) -> dict[str, Open]:
-    """A split for each file of VIA's, called after it where there are several."""
+    """One split for each VIA file; it has the file's name where there are several files."""
     files = [root] if root.is_file() else paths_of(root, ".json") + paths_of(root, ".csv")
     found = [file for file in files[:50] if _is_via(file)]
     opened: dict[str, Open] = {}
@@ -47,8 +47,8 @@ def _is_via(file: Path) -> bool:
         return b"region_shape_attributes" in head
     if file.suffix.lower() != ".json":
         return False
-    third = b'"metadata"' in head and b'"fname"' in head
-    return b'"_via_' in head or third or (b'"regions"' in head and b'"filename"' in head)
+    via3 = b'"metadata"' in head and b'"fname"' in head
+    return b'"_via_' in head or via3 or (b'"regions"' in head and b'"filename"' in head)
 
 
 def _open(file: Path, split: str, box_format: Asked | None) -> RecordTable:
@@ -60,22 +60,26 @@ def _open(file: Path, split: str, box_format: Asked | None) -> RecordTable:
 
 def _entries(file: Path, findings: Findings) -> Iterator[Entry]:
     for number, (named, shape, attributes) in enumerate(_regions(file, findings), 1):
-        told = f"{file}: region {number} of {shown(named)}"
-        edges, odd, told = _edges(shape, told) if shape else (None, "", told)
-        yield Entry(named, told, _class(attributes), edges, odd=odd)
+        location = f"{file}: region {number} of {shown(named)}"
+        edges, odd, location = _edges(shape, location) if shape else (None, "", location)
+        yield Entry(named, location, _class(attributes), edges, odd=odd)
 
 
 def _regions(file: Path, findings: Findings) -> Iterator[Region]:
-    """Regions, and an empty shape for each image without one."""
+    """All regions, and an empty shape for each image, so that images without regions are listed."""
     text = read_text(file, findings)
     if file.suffix.lower() == ".csv":
         for row in csv.DictReader(io.StringIO(text.removeprefix("#"))):
-            shape = _parsed(row.get("region_shape_attributes"), file)
-            yield row.get("filename") or "", shape, _parsed(row.get("region_attributes"), file)
+            shape = _parse_mapping(row.get("region_shape_attributes"), file)
+            yield (
+                row.get("filename") or "",
+                shape,
+                _parse_mapping(row.get("region_attributes"), file),
+            )
         return
     tree = parse_json(text, str(file))
     if isinstance(tree, dict) and isinstance(tree.get("metadata"), dict):
-        yield from _of_third(tree, file, findings)
+        yield from _via3_regions(tree, file, findings)
         return
     if isinstance(tree, dict) and isinstance(tree.get("_via_img_metadata"), dict):
         tree = tree["_via_img_metadata"]
@@ -95,16 +99,16 @@ def _regions(file: Path, findings: Findings) -> Iterator[Region]:
             yield image["filename"], shape, attributes if isinstance(attributes, dict) else {}
 
 
-def _of_third(tree: dict[str, Any], file: Path, findings: Findings) -> Iterator[Region]:
-    """VIA 3: regions by views of files; a shape is a number for its kind, and coordinates."""
-    files, views, known = (_inside(tree.get(key)) for key in ("file", "view", "attribute"))
+def _via3_regions(tree: dict[str, Any], file: Path, findings: Findings) -> Iterator[Region]:
+    """VIA 3: regions refer to views of files; a shape is the number of its kind and coordinates."""
+    files, views, declared = (_mappings_of(tree.get(key)) for key in ("file", "view", "attribute"))
     names: dict[str, str] = {}
     for number, view in views.items():
         ids = view.get("fid_list") or [None]
         names[number] = str(files.get(str(ids[0]), {}).get("fname") or "")
         if names[number]:
             yield names[number], {}, {}
-    for row in _inside(tree.get("metadata")).values():
+    for row in _mappings_of(tree.get("metadata")).values():
         named, numbers = names.get(str(row.get("vid")), ""), row.get("xy")
         if not named or not isinstance(numbers, list) or not numbers:
             findings.add("row-unreadable", f"{file}: {shown(row)}")
@@ -115,61 +119,61 @@ def _of_third(tree: dict[str, Any], file: Path, findings: Findings) -> Iterator[
         if kind == POLYGON:
             shape |= {"all_points_x": points[::2], "all_points_y": points[1::2]}
         attributes = {
-            str(known.get(id_, {}).get("aname") or id_): _inside_options(known.get(id_), value)
+            str(declared.get(id_, {}).get("aname") or id_): _option_text(declared.get(id_), value)
             for id_, value in (row.get("av") or {}).items()
         }
         yield named, shape, attributes
 
 
-def _inside(given: Any) -> dict[str, dict[str, Any]]:
-    """Those of a mapping's values that are mappings."""
+def _mappings_of(given: Any) -> dict[str, dict[str, Any]]:
+    """The entries of a mapping whose values are mappings; empty for anything else."""
     pairs = given.items() if isinstance(given, dict) else ()
     return {str(key): value for key, value in pairs if isinstance(value, dict)}
 
 
-def _inside_options(attribute: dict[str, Any] | None, value: Any) -> Any:
-    """The text of an option that was chosen, else the value itself."""
+def _option_text(attribute: dict[str, Any] | None, value: Any) -> Any:
+    """The text of the chosen option; the value itself where the attribute has no options."""
     options = (attribute or {}).get("options")
     return options.get(str(value), value) if isinstance(options, dict) else value
 
 
-def _parsed(text: str | None, file: Path) -> dict[str, Any]:
+def _parse_mapping(text: str | None, file: Path) -> dict[str, Any]:
     value = parse_json(text or "{}", str(file))
     return value if isinstance(value, dict) else {}
 
 
 def _class(attributes: dict[str, Any]) -> str:
-    """The class among a region's attributes: the only one, or the one that is called so."""
-    given = {key.casefold(): value for key, value in attributes.items()}
-    value = next((given[key] for key in CLASS_KEYS if key in given), None)
+    """The class in a region's attributes: that of the first of ``CLASS_KEYS``, or any value."""
+    by_key = {key.casefold(): value for key, value in attributes.items()}
+    value = next((by_key[key] for key in CLASS_KEYS if key in by_key), None)
     if value is None:
-        value = next(iter(given.values()), "")
+        value = next(iter(by_key.values()), "")
     if isinstance(value, dict):  # checkboxes: {"red": true}
         value = next((key for key, chosen in value.items() if chosen), "")
     return str(value).strip()
 
 
 def _edges(
-    shape: dict[str, Any], told: str
+    shape: dict[str, Any], location: str
 ) -> tuple[tuple[float, float, float, float] | None, str, str]:
-    """x0, y0, x1, y1 of a region, the kind of finding to count it as, and its message.
+    """x0, y0, x1, y1 of a region, the kind of finding to count it as, and the finding's text.
 
-    None where it has no area or lacks numbers.
+    None instead of edges if the shape has no area or lacks numbers.
     """
     kind = shape.get("name")
     try:
         if kind == "rect":
             x, y, width, height = (float(shape[key]) for key in ("x", "y", "width", "height"))
-            return (x, y, x + width, y + height), "", told
+            return (x, y, x + width, y + height), "", location
         if kind in ("circle", "ellipse"):
             x, y = float(shape["cx"]), float(shape["cy"])
             across = float(shape["r" if kind == "circle" else "rx"])
             down = across if kind == "circle" else float(shape["ry"])
-            return (x - across, y - down, x + across, y + down), "box-from-shape", told
+            return (x - across, y - down, x + across, y + down), "box-from-shape", location
         if kind == "polygon":
             points = zip(shape["all_points_x"], shape["all_points_y"], strict=True)
             edges = around(points)
-            return edges, "box-from-shape" if edges else "box-unreadable", told
+            return edges, "box-from-shape" if edges else "box-unreadable", location
     except (KeyError, TypeError, ValueError, OverflowError):
-        return None, "box-unreadable", f"{told}: {shown(shape)}"
-    return None, "shape-without-area", f"{told}, a {shown(kind)}"
+        return None, "box-unreadable", f"{location}: {shown(shape)}"
+    return None, "shape-without-area", f"{location}, a {shown(kind)}"

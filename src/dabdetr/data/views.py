@@ -1,4 +1,4 @@
-"""Images with their boxes to look at: a contact sheet and a page that is one HTML file."""
+"""Showing images with their boxes: a contact sheet, and a page that is one HTML file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 CELL = 320
 """Side of a cell of the contact sheet in pixels."""
 LONGEST = 720
-"""Longer side of an image in the page."""
+"""Longer side of an image on the page in pixels."""
 GAP, GROUND = 6, (32, 34, 38)
 
 
@@ -34,7 +34,8 @@ GAP, GROUND = 6, (32, 34, 38)
 class View:
     """An image RGB uint8 [height, width, 3] and boxes [n, 4] x0 y0 x1 y1 in its pixels.
 
-    marked  [n] bool: the boxes that a page points out; None: all alike
+    labels  [n] indices into ``names``
+    marked  [n] bool: boxes that the page emphasises; None: all look alike
     """
 
     name: str
@@ -46,12 +47,12 @@ class View:
 
 
 def evenly(total: int, count: int) -> list[int]:
-    """``count`` indices evenly out of ``total``, the first and the last among them."""
+    """``count`` evenly spaced indices out of ``total``, including the first and the last."""
     return np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int)).tolist()
 
 
 def views(data: DetectionDataset, count: int) -> list[View]:
-    """Images evenly out of a split as they are; those that cannot be decoded are left out."""
+    """Views of ``count`` images, evenly spaced in a split, without augmentation."""
     return [view_of(data, index) for index in evenly(len(data), count)]
 
 
@@ -63,14 +64,14 @@ def view_of(data: DetectionDataset, index: int, marked: np.ndarray | None = None
 
 
 def augmented(data: DetectionDataset, count: int, config: Config, seed: int) -> list[View]:
-    """The same as training sees them: cropped, resized, flipped and recoloured by the config."""
+    """Views of the same images as in training: cropped, resized, flipped, recoloured by config."""
     return _as_trained(data, evenly(len(data), count), config, seed)
 
 
 def first_batch(
     data: DetectionDataset, config: Config, most: int, transform: Transform | None = None
 ) -> list[View]:
-    """The first batch of a training as it is seen, ``most`` images of it."""
+    """Views of the first ``most`` images in the first batch of a training, with augmentation."""
     from dabdetr.data.loader import plan_epoch  # needs torch
 
     batch = plan_epoch(data, config, config.training.seed, 0)[0]
@@ -100,7 +101,7 @@ def _as_trained(
 
 
 def contact_sheet(shown: Sequence[View]) -> Image.Image:
-    """All images with boxes drawn in, side by side."""
+    """One image with all views side by side, boxes drawn in."""
     columns = math.ceil(math.sqrt(len(shown) * 4 / 3))
     rows = math.ceil(len(shown) / columns)
     cell = min(CELL, max((max(view.image.shape[:2]) for view in shown), default=CELL))
@@ -117,7 +118,7 @@ def contact_sheet(shown: Sequence[View]) -> Image.Image:
 
 
 def scaled(view: View, longest: int) -> tuple[np.ndarray, np.ndarray]:
-    """The image so that it fits ``longest`` pixels, and its boxes; small ones are not enlarged."""
+    """Image and boxes, reduced to ``longest`` pixels; smaller images are not enlarged."""
     height, width = view.image.shape[:2]
     scale = min(1.0, longest / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -126,14 +127,17 @@ def scaled(view: View, longest: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw_labels(image: np.ndarray, boxes: np.ndarray, view: View) -> Image.Image:
-    """A copy with boxes and class names drawn in; larger boxes lie below smaller ones."""
+    """A copy with boxes and class names drawn in; smaller boxes are drawn over larger ones."""
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
     order = np.argsort(np.argsort(-areas, kind="stable"), kind="stable")
     return draw(image, boxes, order.astype(np.float64), view.labels, view.names, scored=False)
 
 
 def page(title: str, shown: Sequence[View], total: int) -> str:
-    """One HTML file with everything in it: images, boxes that can be hidden, class names."""
+    """One self-contained HTML file: images, boxes that can be hidden, class names.
+
+    ``total`` is the number of images in the split.
+    """
     counts: dict[int, int] = {}
     for view in shown:
         for label in view.labels.tolist():
@@ -153,7 +157,7 @@ def page(title: str, shown: Sequence[View], total: int) -> str:
 
 
 def html(title: str, summary: str, body: str) -> str:
-    """A page of ours around ``body``."""
+    """A complete HTML page around ``body``, with the project's style and script."""
     folder = files("dabdetr.data") / "static"
     style, script = (
         (folder / name).read_text(encoding="utf-8") for name in ("page.css", "page.js")
@@ -168,7 +172,7 @@ def html(title: str, summary: str, body: str) -> str:
 
 
 def figure(view: View, caption: str = "") -> str:
-    """An image and its boxes as SVG over it."""
+    """An HTML figure: the image, and its boxes as SVG over it."""
     image, boxes = scaled(view, LONGEST)
     height, width = image.shape[:2]
     buffer = io.BytesIO()
@@ -187,10 +191,10 @@ def figure(view: View, caption: str = "") -> str:
 
 def _rectangles(view: View, boxes: np.ndarray) -> Iterable[str]:
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
-    for at in np.argsort(-areas, kind="stable").tolist():
-        x0, y0, x1, y1 = boxes[at].tolist()
-        label = int(view.labels[at])
-        faint = view.marked is not None and not view.marked[at]
+    for row in np.argsort(-areas, kind="stable").tolist():
+        x0, y0, x1, y1 = boxes[row].tolist()
+        label = int(view.labels[row])
+        faint = view.marked is not None and not view.marked[row]
         yield (
             f'<rect data-label="{label}"{" class=faint" if faint else ""} x="{x0:.1f}" '
             f'y="{y0:.1f}" width="{max(x1 - x0, 1):.1f}" height="{max(y1 - y0, 1):.1f}" '
@@ -199,18 +203,18 @@ def _rectangles(view: View, boxes: np.ndarray) -> Iterable[str]:
 
 
 def ink(label: int) -> str:
-    """The class's colour for CSS."""
+    """The colour of a class for CSS: #rrggbb."""
     return "#{:02x}{:02x}{:02x}".format(*colour(label))
 
 
 THUMBS = 4
-"""Images that the page of a doctor's checks shows of each."""
+"""Images that the doctor's page shows for each finding at most."""
 
 
 def problems_page(
     data: Sequence[DetectionDataset], problems: Sequence[Problem], checks: int
 ) -> str:
-    """A page of what a doctor's checks found: in words, and the images that are meant."""
+    """An HTML page of the doctor's findings: their descriptions, and the images concerned."""
     faults = sum(not each.hint for each in problems)
     summary = f"{checks} checks, {counted(faults, 'finding')}, "
     summary += f"{counted(len(problems) - faults, 'hint')}; "
@@ -232,7 +236,7 @@ def _problem(data: Sequence[DetectionDataset], problem: Problem) -> str:
         marked = None if boxes is None else np.isin(np.arange(count), boxes)
         try:
             view = view_of(data[split], index, marked)
-        except (ValueError, OSError):  # the file has gone since
+        except (ValueError, OSError):  # the file was removed after the check
             continue
         shown.append(figure(view, f"{data[split].split}/{view.name}"))
     severity = "hint" if problem.hint else "finding"

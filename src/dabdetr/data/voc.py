@@ -1,8 +1,8 @@
-"""VOC's layout: an XML file for each image, in Annotations/ or beside the images.
+"""VOC's layout: an XML file for each image, in Annotations/ or next to the images.
 
-Its boxes are xmin, ymin, xmax, ymax of the pixels within, counted from 1 as VOC does; where some
-number in the data is 0, they are taken as edges counted from 0, as other tools write them. Objects
-marked difficult are not for training and are ignored in AP, as in VOC's own evaluation.
+Boxes are xmin, ymin, xmax, ymax of the pixels inside, counted from 1 as in VOC. If any number in
+the data is 0, they are read as edges counted from 0, as other tools write them. Objects marked
+difficult are not used in training and are ignored in AP, as in VOC's own evaluation.
 """
 
 from __future__ import annotations
@@ -34,17 +34,20 @@ from dabdetr.text import counted, shown
 EDGES = ("xmin", "ymin", "xmax", "ymax")
 ROTATED = ("cx", "cy", "w", "h", "angle")
 BARE = re.compile(rb"&(?!(#\d+|#x[0-9a-fA-F]+|\w+);)")
-"""An & that begins no entity."""
+"""An & that does not begin an entity."""
 DECLARED = re.compile(rb"""^(<\?xml[^>]*?)(?<!\s)\s+encoding\s*=\s*["']([\w.-]+)["']""")
+"""The declaration of an encoding."""
 
 
 FOLDERS = ("Annotations", "annotation", "xmls", "xml", "labels")
-"""What the folder of the XML files is called."""
+"""Names of the folder of the XML files."""
 
 
 def find_voc(root: Path) -> dict[str, Open]:
-    """The splits of ``root``: those that ImageSets lists; else folders of XML files, each a split;
-    else all as one. None where there is no XML file."""
+    """The splits of ``root``; empty without XML files.
+
+    They are the splits that ImageSets lists, else the folders of XML files, else one split of all.
+    """
     files = _split_files(root) if root.is_dir() else {}
     found: dict[str, Open] = {}
     for name in (name for name in files if files[name]):
@@ -57,7 +60,7 @@ def find_voc(root: Path) -> dict[str, Open]:
 
 
 def _split_files(root: Path) -> dict[str, list[Path]]:
-    folder = _annotations(root)
+    folder = _annotation_folder(root)
     if folder is None:
         packed = {each.name: _xml_files(each) for each in folders_in(root)}
         found = {name: files for name, files in packed.items() if files}
@@ -80,14 +83,14 @@ def _split_files(root: Path) -> dict[str, list[Path]]:
     for name, listed in lists.items():
         paths = [by_name.get(each) or by_stem.get(Path(each).name) for each in listed]
         absent = [folder / f"{each}.xml" for each, p in zip(listed, paths, strict=True) if not p]
-        # A file that lacks is told when its split is opened; VOC keeps all files of test to itself.
+        # Absent files are reported when the split is opened; VOC itself publishes none of test.
         found[name] = [path for path in paths if path is not None]
         found[name] += absent if found[name] else []
     return found
 
 
-def _annotations(root: Path) -> Path | None:
-    """The folder of the XML files by its name; as "Annotations" whatever lies in it."""
+def _annotation_folder(root: Path) -> Path | None:
+    """The folder of XML files in ``root``, None without one; "Annotations" whatever it contains."""
     for name in FOLDERS:
         folder = child(root, name)
         if folder.is_dir() and (
@@ -98,9 +101,9 @@ def _annotations(root: Path) -> Path | None:
 
 
 def split_lists(root: Path) -> dict[str, list[str]]:
-    """Split → the names of its images, by SPLIT.txt in ImageSets/Main, ImageSets or ``root``.
+    """Split → the names of its images, from SPLIT.txt in ImageSets/Main, ImageSets or ``root``.
 
-    Lists of single classes (cat_train.txt) name the images of a split together.
+    Lists of single classes (cat_train.txt) are joined to one list for each split.
     """
     sets = child(root, "ImageSets")
     for folder in (child(sets, "Main"), sets, root):
@@ -113,13 +116,13 @@ def split_lists(root: Path) -> dict[str, list[str]]:
             return {name: _listed(files[name]) for name in named}
         if folder == root:
             continue
-        of_classes: dict[str, dict[str, None]] = {}
+        joined: dict[str, dict[str, None]] = {}
         for name in files:
             found = re.search(r"_(train|val|trainval|test)$", name)
             key = found.group(1) if found else name
-            of_classes.setdefault(key, {}).update(dict.fromkeys(_listed(files[name])))
-        if of_classes:
-            return {name: list(listed) for name, listed in of_classes.items()}
+            joined.setdefault(key, {}).update(dict.fromkeys(_listed(files[name])))
+        if joined:
+            return {name: list(listed) for name, listed in joined.items()}
     return {}
 
 
@@ -128,7 +131,7 @@ def _named_as_split(name: str) -> bool:
 
 
 def _listed(file: Path) -> list[str]:
-    """Names without ending; behind each 1 or −1 may stand, or its annotation file."""
+    """Names without extension; each may be followed by 1, 0 or −1, or by its annotation file."""
     names = []
     for line in read_text(file, Findings()).splitlines():
         name = re.sub(r"(?<!\s)\s+-?[01]$", "", line.strip()).replace("\\", "/").strip('"')
@@ -140,27 +143,30 @@ def _listed(file: Path) -> list[str]:
 
 
 def _xml_files(folder: Path) -> list[Path]:
-    nested = _named_as_split(folder.name) and _annotations(folder) is None
+    nested = _named_as_split(folder.name) and _annotation_folder(folder) is None
     files = paths_of(folder, ".xml", below=nested)
     return files if _is_voc(files) else []
 
 
 def _is_voc(files: list[Path]) -> bool:
-    """Whether the first files begin as VOC's do."""
+    """Whether one of the first files begins like VOC's."""
     heads = [head_of(file) for file in files[:3]]
     return any(re.search(rb"<annotation[\s>]|<object>", head) for head in heads)
 
 
 @dataclass
-class _Scene:
-    """What an XML file says: its image, size, and rows of class, four numbers, difficult."""
+class _Annotation:
+    """Content of an XML file: name of its image, (width, height), and its objects.
+
+    objects  class, four numbers, difficult
+    odd      kind of finding and example
+    """
 
     file: Path
-    named: str = ""
+    image_name: str = ""
     size: tuple[int, int] = (0, 0)
     objects: list[tuple[str, tuple[float, ...], bool]] = field(default_factory=list)
     odd: list[tuple[str, str]] = field(default_factory=list)
-    """Kinds of findings and examples."""
 
 
 def _open(
@@ -171,29 +177,30 @@ def _open(
     box_format: Asked | None,
 ) -> RecordTable:
     findings = Findings()
-    scenes = {key: _scenes(each, findings, key == name) for key, each in files.items()}
-    every = [row for some in scenes.values() for scene in some for row in scene.objects]
+    of_split = {key: _annotations_in(each, findings, key == name) for key, each in files.items()}
+    annotations = [each for group in of_split.values() for each in group]
+    every = [row for each in annotations for row in each.objects]
     rows, names = Rows(findings, "xyxy"), dict[str, int]()
-    shapes = [kind for some in scenes.values() for scene in some for kind, _ in scene.odd]
-    plain = len(every) > shapes.count("box-from-shape")  # points count from 0
-    rows.first = float(plain and all(min(numbers[:2]) > 0 for _, numbers, _ in every))
+    kinds = [kind for each in annotations for kind, _ in each.odd]
+    has_boxes = len(every) > kinds.count("box-from-shape")  # polygon points count from 0
+    rows.first = float(has_boxes and all(min(numbers[:2]) > 0 for _, numbers, _ in every))
     places: list[str] = []
     finder = ImageFolders(_image_folders(root), findings)
     missing: list[str] = []
-    for scene in scenes[name]:
-        path = _image(scene, finder, root)
+    for each in of_split[name]:
+        path = _image(each, finder, root)
         if path is None:
-            missing.append(f"{scene.file} has no image {shown(scene.named or scene.file.stem)}")
+            missing.append(f"{each.file} has no image {shown(each.image_name or each.file.stem)}")
             continue
-        index = rows.add_image(path, scene.size)
-        for order, (class_, numbers, difficult) in enumerate(scene.objects, 1):
+        index = rows.add_image(path, each.size)
+        for order, (class_, numbers, difficult) in enumerate(each.objects, 1):
             rows.add_box(index, names.setdefault(class_, len(names)), numbers, difficult)
-            places.append(f"{scene.file}: object {order}")
+            places.append(f"{each.file}: object {order}")
     findings.add("image-missing", missing)
     findings.add("split-missing", [f"ImageSets lists {key}" for key in files if not files[key]])
     if len(files) == 1 and not split_lists(root):
-        alone = {path for folder in finder.folders for path in images_below(folder)}
-        findings.add("image-unlisted", sorted(alone - {*rows.files}))
+        all_images = {path for folder in finder.folders for path in images_below(folder)}
+        findings.add("image-unlisted", sorted(all_images - {*rows.files}))
     if not rows.files:
         raise FileNotFoundError(
             f"{missing[0] if missing else root} in {_image_folders(root)[0]}; add the images, or "
@@ -204,55 +211,59 @@ def _open(
     return named_table(rows, names, root.resolve().name, split, box_format, more)
 
 
-def _scenes(files: list[Path], findings: Findings, own_split: bool) -> list[_Scene]:
-    """The files that can be read; what is odd in them is counted for the split that is opened."""
-    own = findings if own_split else Findings()
-    scenes: list[_Scene] = []
+def _annotations_in(files: list[Path], findings: Findings, opened: bool) -> list[_Annotation]:
+    """The readable files; their findings are counted only if the split is the ``opened`` one."""
+    counted_in = findings if opened else Findings()
+    annotations: list[_Annotation] = []
     for file in files:
         try:
-            scenes.append(_read(file, own))
+            annotations.append(_read(file, counted_in))
         except (ValueError, OSError) as error:
-            own.add("file-unreadable", str(error))
+            counted_in.add("file-unreadable", str(error))
             continue
-        for kind, example in scenes[-1].odd:
-            own.add(kind, example)
-    if not scenes and own_split:
+        for kind, example in annotations[-1].odd:
+            counted_in.add(kind, example)
+    if not annotations and opened:
         raise ValueError(
-            f"none of {counted(len(files), 'annotation file')} can be read: {next(iter(own))}"
+            f"none of {counted(len(files), 'annotation file')} can be read: "
+            f"{next(iter(counted_in))}"
         )
-    return scenes
+    return annotations
 
 
-def _read(file: Path, findings: Findings) -> _Scene:
+def _read(file: Path, findings: Findings) -> _Annotation:
     tree = parse_xml(file, findings)
-    scene = _Scene(file, _filename(tree), _size(tree))
+    annotation = _Annotation(file, _filename(tree), _size(tree))
     for number, each in enumerate(tree.iter("object"), 1):
-        told = f"{file}: object {number}"
+        location = f"{file}: object {number}"
         name = " ".join((each.findtext("name") or "").split())
-        edges = _box(each, scene, told)
+        edges = _box(each, annotation, location)
         if not name:
-            scene.odd.append(("class-unknown", f"{told} has no name"))
+            annotation.odd.append(("class-unknown", f"{location} has no name"))
         elif edges is not None:
             difficult = (each.findtext("difficult") or "0").strip() == "1"
-            scene.objects.append((name, edges, difficult))
-    return scene
+            annotation.objects.append((name, edges, difficult))
+    return annotation
 
 
 def parse_xml(file: Path, findings: Findings) -> Any:
-    """The root of an XML file in any encoding; none that defines entities is read."""
+    """The root element of an XML file in any encoding, with tags in lower case.
+
+    Raises ValueError for a file that is not XML or that defines entities (a security risk).
+    """
     content = read_bytes(file)
     if b"<!ENTITY" in content:
         raise ValueError(f"{file} defines XML entities, which no annotation needs; remove them")
     content = content.lstrip(b" \t\r\n")
     try:
-        return _plain(ElementTree.fromstring(content))
+        return _lower_case_tags(ElementTree.fromstring(content))
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         declared = DECLARED.match(content.lstrip(b"\xef\xbb\xbf"))
         try:
             text, encoding = _decoded(content, declared.group(2).decode() if declared else "")
             plain = DECLARED.sub(rb"\1", text.encode())
             bare = BARE.sub(b"&amp;", plain)
-            tree = _plain(ElementTree.fromstring(bare))
+            tree = _lower_case_tags(ElementTree.fromstring(bare))
         except (ElementTree.ParseError, ValueError, LookupError):
             raise ValueError(
                 f"{file} is not readable XML ({error}); replace or remove it"
@@ -263,8 +274,8 @@ def parse_xml(file: Path, findings: Findings) -> Any:
         return tree
 
 
-def _plain(tree: Any) -> Any:
-    """With tags in small letters and without namespaces."""
+def _lower_case_tags(tree: Any) -> Any:
+    """The tree with tags changed in place to lower case without namespaces."""
     for each in tree.iter():
         if isinstance(each.tag, str):
             each.tag = each.tag.rpartition("}")[2].casefold()
@@ -272,7 +283,7 @@ def _plain(tree: Any) -> Any:
 
 
 def _decoded(content: bytes, encoding: str) -> tuple[str, str]:
-    """Text by what the file declares, where that is so, or by its bytes."""
+    """Text and name of its encoding: the declared one if it can be right, else by the bytes."""
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         return content.decode("utf-16"), "UTF-16"
     if encoding and not (encoding.lower().startswith("utf") and b"\0" not in content):
@@ -291,7 +302,7 @@ def _filename(tree: Any) -> str:
 
 
 def _size(tree: Any) -> tuple[int, int]:
-    """(width, height) as declared; (0, 0) where they are not, as in many files."""
+    """(width, height) as declared; (0, 0) without a valid declaration, which many files lack."""
     sides = []
     for side in ("width", "height"):
         value = _number(tree.findtext(f"size/{side}"))
@@ -306,41 +317,43 @@ def _number(text: str | None) -> float | None:
         return None
 
 
-def _box(each: Any, scene: _Scene, told: str) -> tuple[float, ...] | None:
-    """xmin, ymin, xmax, ymax of an object; of a rotated box or polygon those around it."""
+def _box(each: Any, annotation: _Annotation, location: str) -> tuple[float, ...] | None:
+    """xmin, ymin, xmax, ymax of an object, or around its rotated box or polygon.
+
+    None if they cannot be read. Findings are added to ``annotation.odd`` with ``location`` as text.
+    """
     box, rotated = each.find("bndbox"), each.find("robndbox")
     if box is not None:
         given = [box.findtext(edge) for edge in EDGES]
         numbers = [_number(text) for text in given]
         if None not in numbers and all(map(math.isfinite, numbers)):  # pyright: ignore
             angle = _rotation(each)
-            scene.odd += [("box-rotated", told)] * bool(angle)
+            annotation.odd += [("box-rotated", location)] * bool(angle)
             return turned(numbers, angle)  # pyright: ignore[reportArgumentType]
-        infinite = None not in numbers
-        kind = "box-infinite" if infinite else "box-unreadable"
-        scene.odd.append((kind, f"{told}: {shown(given)}"))
+        kind = "box-infinite" if None not in numbers else "box-unreadable"
+        annotation.odd.append((kind, f"{location}: {shown(given)}"))
         return None
     if rotated is not None:
         numbers = [_number(rotated.findtext(each)) for each in ROTATED]
         if None not in numbers and all(map(math.isfinite, numbers)):  # pyright: ignore
-            scene.odd.append(("box-rotated", told))
+            annotation.odd.append(("box-rotated", location))
             return upright(*numbers)  # pyright: ignore[reportArgumentType]
     polygon = each.find("polygon")
     points = _points(polygon) if polygon is not None else []
     edges = around(points) if len(points) > 2 else None
-    scene.odd.append(("box-from-shape" if edges else "box-unreadable", told))
+    annotation.odd.append(("box-from-shape" if edges else "box-unreadable", location))
     return edges
 
 
 def _rotation(each: Any) -> float:
-    """Degrees by which CVAT's attribute says that a box is turned; its numbers are of before."""
+    """Degrees in CVAT's ``rotation`` attribute, 0 without one; the box is given before rotation."""
     rows = each.iter("attribute")
     given = (row.findtext("value") for row in rows if row.findtext("name") == "rotation")
     return next(map(_number, given), None) or 0.0
 
 
 def _points(polygon: Any) -> list[tuple[float, float]]:
-    """Of <pt><x/><y/></pt> …, or of <x1/><y1/> <x2/><y2/> …"""
+    """Points (x, y) from <pt><x/><y/></pt> …, or from <x1/><y1/> <x2/><y2/> …"""
     pairs = [(_number(pt.findtext("x")), _number(pt.findtext("y"))) for pt in polygon.iter("pt")]
     number = 1
     while polygon.find(f"x{number}") is not None:
@@ -357,17 +370,17 @@ def _image_folders(root: Path) -> list[Path]:
     return list(dict.fromkeys(folder for folder in folders if folder.is_dir()))
 
 
-def _image(scene: _Scene, finder: ImageFolders, root: Path) -> str | None:
-    """The image that a file names, or one of the file's own name, in the same subfolder first."""
-    names = [scene.named] if scene.named else []
-    below = _subfolder(scene.file, root)
+def _image(annotation: _Annotation, finder: ImageFolders, root: Path) -> str | None:
+    """The image that the file names, or one with the file's stem; same subfolder first."""
+    names = [annotation.image_name] if annotation.image_name else []
+    below = _subfolder(annotation.file, root)
     if below and names:
         names.insert(0, f"{below}/{Path(names[0].replace(chr(92), '/')).name}")
-    return finder.find_named(names, below, scene.file.stem)
+    return finder.find_named(names, below, annotation.file.stem)
 
 
 def _subfolder(file: Path, root: Path) -> str:
-    """The folders between Annotations, or else ``root``, and the file."""
+    """The folders between Annotations (or else ``root``) and the file, joined by /."""
     parts = file.parent.relative_to(root).parts
     folded = [part.casefold() for part in parts]
     if parts and folded[0] in map(str.casefold, FOLDERS):

@@ -1,7 +1,7 @@
-"""Data sets written in the usual layouts: what is read back is what was written.
+"""Writing data sets in the usual layouts, so that reading them back returns the same data.
 
-A layout that cannot hold something (crowds in YOLO, classes without a box in VOC) says so. A new
-layout takes a function here and a line in ``WRITERS``.
+What a layout cannot represent (crowds in YOLO, classes without a box in VOC) is reported. A new
+layout needs a function here and a line in ``WRITERS``.
 """
 
 from __future__ import annotations
@@ -26,16 +26,17 @@ from dabdetr.files import UNPORTABLE, new_folder, plain_name
 from dabdetr.text import counted, in_any_case, meant
 
 SHARD = 512 << 20
-"""Bytes of images in a WebDataset shard, about."""
+"""Approximate bytes of images in a WebDataset shard."""
 SHARD_IMAGES = 10_000
+"""Most images in a shard."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """One image to be written: its file's name in the new data set, and where its bytes are.
+    """One image to be written, and the name of its file in the new data set.
 
-    redraw  the file does not hold the image as its boxes want it (it would be turned, or there is
-            none): its pixels are written
+    redraw  whether to write decoded pixels, because the file cannot be copied: its size is not that
+            of the record (EXIF rotation), or the image is generated and has no file
     """
 
     data: DetectionDataset
@@ -46,11 +47,11 @@ class Item:
 
     @property
     def stem(self) -> str:
-        """Name without ending; no other image of the data set has it."""
+        """Name without extension; unique in the data set."""
         return os.path.splitext(self.name)[0]
 
     def content(self) -> bytes:
-        """The bytes of the image file."""
+        """The bytes of the image file to be written; PNG for a redrawn image."""
         if not self.redraw:
             return Path(self.record.file).read_bytes()
         buffer = io.BytesIO()
@@ -58,7 +59,7 @@ class Item:
         return buffer.getvalue()
 
     def put(self, folder: Path) -> None:
-        """Write the image into a folder."""
+        """Write the image file into ``folder``."""
         if self.redraw:
             (folder / self.name).write_bytes(self.content())
         else:
@@ -66,26 +67,26 @@ class Item:
 
 
 Write = Callable[[Path, str, Sequence[Item]], list[str]]
-"""Writes a split; what could not be kept, a sentence each."""
+"""Writes a split into a folder; returns a description of each thing that was lost."""
 
 
 def write_data(data: Sequence[DetectionDataset], out: Path, layout: str) -> list[str]:
-    """Write splits as one data set into the new folder ``out``; what could not be kept, in words.
+    """Write splits as one data set into the new folder ``out``; return descriptions of all losses.
 
-    ``layout`` is one of ``WRITERS``. The folder appears when all is done.
+    ``layout`` is one of ``WRITERS``, else ValueError. The folder appears when all is written.
     """
     layout = check_layout(layout)
     with new_folder(out) as folder:
         taken: set[str] = set()
         items = {each.split: _items(each, taken) for each in data}
         write, finish = WRITERS[layout]
-        lost = [each for split, some in items.items() for each in write(folder, split, some)]
+        lost = [each for split, rows in items.items() for each in write(folder, split, rows)]
         finish(folder, data)
     return lost
 
 
 def check_layout(name: str) -> str:
-    """The layout of that name, in any case; ValueError where it cannot be written."""
+    """The key of ``WRITERS`` that ``name`` means in any letter case; else ValueError."""
     layout = in_any_case(name, WRITERS)
     if layout not in WRITERS:
         raise ValueError(
@@ -95,12 +96,15 @@ def check_layout(name: str) -> str:
 
 
 def _items(data: DetectionDataset, taken: set[str]) -> list[Item]:
-    """The images of a split under names whose stems occur once in the whole data set."""
+    """The images of a split under names whose stems are unique in the whole data set.
+
+    ``taken`` collects the stems of all splits.
+    """
     records = [data.record(index) for index in range(len(data))]
     files = [record.file for record in records]
-    there = [os.path.isfile(file) for file in files]
-    seen = iter(read_heads([file for file, is_there in zip(files, there, strict=True) if is_there]))
-    heads = [next(seen) if is_there else ImageFile() for is_there in there]
+    exists = [os.path.isfile(file) for file in files]
+    found = iter(read_heads([file for file, has in zip(files, exists, strict=True) if has]))
+    heads = [next(found) if has else ImageFile() for has in exists]
     items: list[Item] = []
     for index, (record, head) in enumerate(zip(records, heads, strict=True)):
         redraw = (head.width, head.height) != (record.width, record.height)
@@ -121,7 +125,7 @@ def _unused(stem: str, taken: set[str]) -> str:
 
 
 def _write_coco(root: Path, split: str, items: Sequence[Item]) -> list[str]:
-    """annotations/instances_SPLIT.json and the images in a folder of the split's name."""
+    """Write annotations/instances_SPLIT.json, and the images into the folder SPLIT."""
     (root / split).mkdir()
     (root / "annotations").mkdir(exist_ok=True)
     data = items[0].data
@@ -133,9 +137,9 @@ def _write_coco(root: Path, split: str, items: Sequence[Item]) -> list[str]:
         size = {"width": record.width, "height": record.height}
         images.append({"id": record.image_id, "file_name": item.name, **size})
         if record.known is not None:
-            judged, own = set(record.known), set(record.labels.tolist())
-            ids = [data.category_ids[label] for label in sorted(judged - own)]
-            partial = [data.category_ids[label] for label in sorted(own - judged)]
+            judged, present = set(record.known), set(record.labels.tolist())
+            ids = [data.category_ids[label] for label in sorted(judged - present)]
+            partial = [data.category_ids[label] for label in sorted(present - judged)]
             images[-1] |= {"neg_category_ids": ids, "not_exhaustive_category_ids": partial}
         for box, label, crowd, area in zip(
             record.annotated.tolist(),
@@ -157,11 +161,11 @@ def _write_coco(root: Path, split: str, items: Sequence[Item]) -> list[str]:
 
 
 def _write_yolo(root: Path, split: str, items: Sequence[Item]) -> list[str]:
-    """images/SPLIT and labels/SPLIT; the classes are in data.yaml."""
+    """Write images/SPLIT and labels/SPLIT; ``_finish_yolo`` writes the classes to data.yaml."""
     images, labels = root / "images" / split, root / "labels" / split
     for folder in (images, labels):
         folder.mkdir(parents=True)
-    crowds = twice = 0
+    crowds = duplicates = 0
     for item in items:
         item.put(images)
         record = item.record
@@ -171,11 +175,13 @@ def _write_yolo(root: Path, split: str, items: Sequence[Item]) -> list[str]:
         pairs = zip(record.labels[~record.crowd].tolist(), rows.tolist(), strict=True)
         lines = [" ".join(map(repr, (label, *row))) for label, row in pairs]
         crowds += int(record.crowd.sum())
-        twice += len(lines) - len(set(lines))
+        duplicates += len(lines) - len(set(lines))
         text = "".join(f"{line}\n" for line in dict.fromkeys(lines))
         (labels / f"{item.stem}.txt").write_text(text)
     lost = [f"{counted(crowds, 'crowd')}, which YOLO's layout has no place for"] if crowds else []
-    return lost + ([f"{counted(twice, 'box', 'boxes')} a second time in an image"] if twice else [])
+    if duplicates:
+        lost.append(f"{counted(duplicates, 'box', 'boxes')} a second time in an image")
+    return lost
 
 
 def _finish_yolo(root: Path, data: Sequence[DetectionDataset]) -> None:
@@ -186,7 +192,10 @@ def _finish_yolo(root: Path, data: Sequence[DetectionDataset]) -> None:
 
 
 def _write_voc(root: Path, split: str, items: Sequence[Item]) -> list[str]:
-    """JPEGImages, Annotations, ImageSets/Main/SPLIT.txt; pixels count from 1, decimals are kept."""
+    """Write JPEGImages, Annotations and ImageSets/Main/SPLIT.txt.
+
+    Pixels are counted from 1; decimals are kept.
+    """
     for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     thin = 0
@@ -228,7 +237,7 @@ def _add_object(
 
 
 def _write_shards(root: Path, split: str, items: Sequence[Item]) -> list[str]:
-    """SPLIT-000000.tar …: KEY.jpg (or another ending) and KEY.json beside one another."""
+    """Write SPLIT-000000.tar …, with KEY.jpg (or another extension) and KEY.json for each image."""
     shard = number = size = count = 0
     archive: Any = None
     try:
@@ -251,7 +260,7 @@ def _write_shards(root: Path, split: str, items: Sequence[Item]) -> list[str]:
 
 
 def sample(item: Item) -> dict[str, Any]:
-    """What a shard's json says of an image: boxes are x0, y0, x1, y1 in pixels."""
+    """The JSON object of an image in a shard; boxes are x0, y0, x1, y1 in pixels."""
     record = item.record
     return {
         "image_id": record.image_id,
@@ -267,7 +276,7 @@ def sample(item: Item) -> dict[str, Any]:
 
 
 def _add_member(archive: tarfile.TarFile, name: str, content: bytes) -> None:
-    """A member without owner and time, so that the same data give the same bytes."""
+    """Add a member without owner and time, so that the same data give the same bytes."""
     member = tarfile.TarInfo(name)
     member.size = len(content)
     archive.addfile(member, io.BytesIO(content))
@@ -279,14 +288,15 @@ def _finish_shards(root: Path, data: Sequence[DetectionDataset]) -> None:
     (root / "classes.json").write_text(json.dumps(tree, ensure_ascii=False, indent=1))
 
 
-def _nothing(root: Path, data: Sequence[DetectionDataset]) -> None:
-    """All is in the splits' own files."""
+def _finish_nothing(root: Path, data: Sequence[DetectionDataset]) -> None:
+    """Does nothing: the files of the splits are complete."""
 
 
 Finish = Callable[[Path, Sequence[DetectionDataset]], None]
+"""Writes the files that all splits share."""
 WRITERS: dict[str, tuple[Write, Finish]] = {
-    "coco": (_write_coco, _nothing),
+    "coco": (_write_coco, _finish_nothing),
     "yolo": (_write_yolo, _finish_yolo),
-    "voc": (_write_voc, _nothing),
+    "voc": (_write_voc, _finish_nothing),
     "webdataset": (_write_shards, _finish_shards),
 }
