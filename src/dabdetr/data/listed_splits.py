@@ -1,7 +1,7 @@
-"""A list beside the data that says of which split each image is: split.csv, splits.json, split.txt.
+"""Files that list the split of each image: split.csv, splits.json, split.txt.
 
 A row names an image and a split, in any order and among other columns; or the columns, or the keys
-of a json, are the splits. It divides a data set that has no splits of its own.
+of a JSON object, are the splits. Such a file divides a data set that has only one split.
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ LIST = re.compile(
     re.IGNORECASE,
 )
 ENDINGS = (".csv", ".tsv", ".txt", ".json")
-HEAD = ("image", "file", "name", "id", "path", "stem")
+IMAGE_HEADERS = ("image", "file", "name", "id", "path", "stem")
+"""Words in the header of the column of images."""
 
 
 def divided(root: Path, found: dict[str, Open]) -> dict[str, Open]:
-    """The splits by a list in ``root``, where there is only one by the layout."""
+    """The splits by a list in ``root``, if the layout has only one; else ``found``."""
     if len(found) != 1 or not root.is_dir():
         return found
     whole = next(iter(found.values()))
@@ -42,33 +43,37 @@ def divided(root: Path, found: dict[str, Open]) -> dict[str, Open]:
             listed = _read(file)
             if listed:
                 names = dict.fromkeys(listed.values())
-                return {name: _opener(whole, file, listed, name) for name in names}
+                return {name: _part_opener(whole, file, listed, name) for name in names}
     return found
 
 
-def _opener(whole: Open, file: Path, listed: dict[str, str], own: str) -> Open:
+def _part_opener(whole: Open, file: Path, listed: dict[str, str], part_name: str) -> Open:
+    """Opens the images of ``whole`` that ``file`` lists in the split ``part_name``."""
+
     def read(split: str, box_format: Asked | None = None) -> RecordTable:
         table = whole(split, box_format)
         bases = _unique_bases(listed)
-        of = [_split_of(path, listed, bases) for path in table.files]
-        keep = np.array([name == own for name, _ in of], bool)
+        matches = [_split_of(path, listed, bases) for path in table.files]
+        keep = np.array([name == part_name for name, _ in matches], bool)
         if not keep.any():
-            raise ValueError(f"{file} names no image of {own!r} that is there; check the names")
+            raise ValueError(
+                f"{file} names no image of {part_name!r} that is there; check the names"
+            )
         part = table.selected(keep, np.ones(len(table.labels), bool))
         part.findings = table.findings
-        part.findings.add("split-listed", f"{file}: {own}", int(keep.sum()))
-        pairs = zip(table.files, of, strict=True)
+        part.findings.add("split-listed", f"{file}: {part_name}", int(keep.sum()))
+        pairs = zip(table.files, matches, strict=True)
         part.findings.add("split-unlisted", [path for path, (name, _) in pairs if not name])
-        met = {key for _, key in of}
-        lost = [key for key, name in listed.items() if name == own and key not in met]
-        part.findings.add("image-missing", [f"{file}: {key}" for key in lost])
+        matched = {key for _, key in matches}
+        missing = [key for key, name in listed.items() if name == part_name and key not in matched]
+        part.findings.add("image-missing", [f"{file}: {key}" for key in missing])
         return part
 
     return read
 
 
 def _unique_bases(listed: dict[str, str]) -> dict[str, str]:
-    """Base name → the listed name; without those that several have."""
+    """Base name → the listed name; "" where several listed names have it."""
     bases: dict[str, str] = {}
     for key in listed:
         base = key.rpartition("/")[2]
@@ -77,7 +82,7 @@ def _unique_bases(listed: dict[str, str]) -> dict[str, str]:
 
 
 def _split_of(path: str, listed: dict[str, str], bases: dict[str, str]) -> tuple[str, str]:
-    """The split of an image and the name it is listed by: as much of its path as there is."""
+    """Split and listed name of an image: the longest listed end of its path, else its base name."""
     parts = os.path.splitext(path.replace("\\", "/"))[0].casefold().split("/")
     keys = ("/".join(parts[start:]) for start in range(len(parts)))
     key = next((each for each in keys if each in listed), bases.get(parts[-1], ""))
@@ -85,61 +90,65 @@ def _split_of(path: str, listed: dict[str, str], bases: dict[str, str]) -> tuple
 
 
 def _key(name: str) -> str:
-    """A listed name as it is compared: without ending and case."""
+    """A listed name in the form that is compared: without extension and case."""
     return without_ending("/".join(clean(name))).casefold()
 
 
 def _read(file: Path) -> dict[str, str]:
-    """Image, without ending → split; nothing where the file is no such list."""
+    """Image name (see ``_key``) → split; empty if the file lists fewer than two splits."""
     try:
         text = read_text(file, Findings())
-        pairs = _of_json(parse_json(text, str(file))) if file.suffix.lower() == ".json" else None
+        pairs = (
+            _pairs_of_json(parse_json(text, str(file))) if file.suffix.lower() == ".json" else None
+        )
     except (ValueError, OSError):
         return {}
-    pairs = _of_rows(text) if pairs is None else pairs
+    pairs = _pairs_of_table(text) if pairs is None else pairs
     listed = {_key(name): split for name, split in pairs if name}
     return listed if len({canonical(split) for split in listed.values()}) > 1 else {}
 
 
-def _of_json(tree: Any) -> list[tuple[str, str]]:
+def _pairs_of_json(tree: Any) -> list[tuple[str, str]]:
     if isinstance(tree, list):
         rows = [[*map(str, row.values())] for row in tree if isinstance(row, dict)]
-        return list(_of_columns(rows))
+        return list(_pairs_of_columns(rows))
     given = tree if isinstance(tree, dict) else {}
     if given and all(_is_split(key) and isinstance(names, list) for key, names in given.items()):
         return [(str(name), key) for key, names in given.items() for name in names]
     return [(name, str(split)) for name, split in given.items() if _is_split(split)]
 
 
-def _of_rows(text: str) -> list[tuple[str, str]]:
+def _pairs_of_table(text: str) -> list[tuple[str, str]]:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     separator = max(",;\t ", key=lambda sign: sum(sign in line for line in lines))
     rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=separator)]
     if rows and len(rows[0]) > 1 and all(map(_is_split, rows[0])):
         return [(cell, key) for row in rows[1:] for cell, key in zip(row, rows[0], strict=False)]
-    return list(_of_columns(rows))
+    return list(_pairs_of_columns(rows))
 
 
-def _of_columns(rows: list[list[str]]) -> Iterator[tuple[str, str]]:
-    """Rows of several columns, one of which is a split in all but a head."""
+def _pairs_of_columns(rows: list[list[str]]) -> Iterator[tuple[str, str]]:
+    """Image and split of each row, if a column has splits in all rows except a header."""
     width = max(map(len, rows), default=0)
     rows = [row for row in rows if len(row) == width]
-    for at in range(width):
-        body = rows if rows and _is_split(rows[0][at]) else rows[1:]
-        if width > 1 and body and all(_is_split(row[at]) for row in body):
-            others = [n for n in range(width) if n != at]
-            named = _names_column(rows, body, others)
-            yield from ((row[named], row[at]) for row in body)
+    for column in range(width):
+        body = rows if rows and _is_split(rows[0][column]) else rows[1:]
+        if width > 1 and body and all(_is_split(row[column]) for row in body):
+            others = [n for n in range(width) if n != column]
+            image_column = _image_column(rows, body, others)
+            yield from ((row[image_column], row[column]) for row in body)
             return
 
 
-def _names_column(rows: list[list[str]], body: list[list[str]], columns: list[int]) -> int:
-    """The column of the images: of file names, else the one whose head says so, else the first."""
-    for at in columns:
-        if all(os.path.splitext(row[at])[1].lower() in IMAGE_SUFFIXES for row in body):
-            return at
-    head = rows[0] if rows is not body else []
-    named = (at for at in columns if head and any(word in head[at].casefold() for word in HEAD))
+def _image_column(rows: list[list[str]], body: list[list[str]], columns: list[int]) -> int:
+    """The column of the images: of file names, else by ``IMAGE_HEADERS``, else the first."""
+    for n in columns:
+        if all(os.path.splitext(row[n])[1].lower() in IMAGE_SUFFIXES for row in body):
+            return n
+    header = rows[0] if rows is not body else []
+    named = (
+        n for n in columns if header and any(word in header[n].casefold() for word in IMAGE_HEADERS)
+    )
     return next(named, columns[0])
 
 

@@ -1,7 +1,7 @@
 """YOLO's layout: a text file of boxes for each image, and a file that names the classes.
 
-The names and splits are in data.yaml (or another name), in obj.data and obj.names (darknet), or
-only the names in classes.txt. ``yolo_lines`` reads the text files.
+Class names and splits are in data.yaml (or a YAML file of another name), or in obj.data and
+obj.names (darknet); or only the names are in classes.txt. ``yolo_lines`` reads the text files.
 """
 
 from __future__ import annotations
@@ -36,30 +36,31 @@ KEYS = ("names", "nc", "path", "kpt_shape")
 
 
 def find_yolo(root: Path) -> dict[str, Open]:
-    """The splits of a settings file, ``root`` itself or in it; or of folders named images."""
+    """The splits by a settings file (``root`` or in ``root``), else by folders of images."""
     if root.is_file():
         if root.suffix.lower() in SETTINGS:
-            return _of_settings(root, _settings(root, said := Findings()), said)
-        return _of_darknet(root) if root.suffix == ".data" else {}
+            findings = Findings()
+            return _splits_of_settings(root, _settings(root, findings), findings)
+        return _splits_of_darknet(root) if root.suffix == ".data" else {}
     for file in _candidates(root):
         if file.suffix == ".data":
-            return _of_darknet(file)
-        said = Findings()
-        settings = _settings(file, said, strict=file.stem.casefold() == "data")
+            return _splits_of_darknet(file)
+        findings = Findings()
+        settings = _settings(file, findings, strict=file.stem.casefold() == "data")
         if settings:
-            return _of_settings(file, settings, said)
-    return _of_folders(root)
+            return _splits_of_settings(file, settings, findings)
+    return _splits_of_folders(root)
 
 
 def _candidates(root: Path) -> list[Path]:
-    """Files that may say where images are, data.yaml first."""
+    """Files that may contain the paths of images, data.yaml first."""
     yamls = paths_of(root, *SETTINGS)
     first = [file for file in yamls if file.stem.casefold() in ("data", "dataset")]
     return [*first, *(file for file in yamls if file not in first), *paths_of(root, ".data")]
 
 
 def _settings(file: Path, findings: Findings, strict: bool = True) -> dict[str, Any]:
-    """The mapping in a data.yaml; not ``strict``, nothing where it is another kind of file."""
+    """The mapping in a data.yaml. For another kind of file ValueError, or {} if not ``strict``."""
     try:
         text = read_text(file, findings)
         settings = parse_yaml(text, str(file))
@@ -67,9 +68,9 @@ def _settings(file: Path, findings: Findings, strict: bool = True) -> dict[str, 
         if strict:
             raise
         return {}
-    settings = _plain_keys(settings)
+    settings = _lower_case_keys(settings)
     if isinstance(settings, dict) and "names" in settings:
-        settings["names"] = _plain_keys(parse_yaml(text, str(file), as_text=True))["names"]
+        settings["names"] = _lower_case_keys(parse_yaml(text, str(file), as_text=True))["names"]
     known = isinstance(settings, dict) and bool(_keys(settings))
     named = isinstance(settings, dict) and ("names" in settings or "nc" in settings)
     if strict and not named:
@@ -79,8 +80,8 @@ def _settings(file: Path, findings: Findings, strict: bool = True) -> dict[str, 
     return settings if known and named else {}
 
 
-def _plain_keys(settings: Any) -> Any:
-    """With the keys of data.yaml in small letters; those of splits stay as they are."""
+def _lower_case_keys(settings: Any) -> Any:
+    """The settings with the keys in ``KEYS`` in lower case; keys of splits are not changed."""
     if not isinstance(settings, dict):
         return settings
     return {
@@ -89,10 +90,12 @@ def _plain_keys(settings: Any) -> Any:
     }
 
 
-def _of_settings(file: Path, settings: dict[str, Any], said: Findings) -> dict[str, Open]:
-    """The splits that are named; of one whose images are not there nothing is left.
+def _splits_of_settings(
+    file: Path, settings: dict[str, Any], file_findings: Findings
+) -> dict[str, Open]:
+    """The splits that data.yaml names and whose images exist; all named ones if none exist.
 
-    ``said`` is what was odd in the file itself.
+    ``file_findings`` are the findings in the file itself; each split includes them.
     """
     found: dict[str, Open] = {}
     keys = _keys(settings)
@@ -100,35 +103,35 @@ def _of_settings(file: Path, settings: dict[str, Any], said: Findings) -> dict[s
 
         def read(split: str, box_format: Asked | None = None, key: str = key) -> RecordTable:
             findings = Findings()
-            findings.merge(said)
+            findings.merge(file_findings)
             pairs = _names(settings, file, findings)
-            other = _names_file(file.parent)
-            listed = dict(name_list(other, Findings())) if other else {}
-            unlike = [f"{n}: {name!r}, {listed[n]!r} in {other}" for n, name in pairs
-                      if listed.get(n, name) != name]  # fmt: skip
-            findings.add("class-order", unlike)
-            files = _Files(file, settings, findings)
-            images = files.images(settings[key])
-            absent = [other for other in keys if not files.there(other)]
+            names_file = _names_file(file.parent)
+            listed = dict(name_list(names_file, Findings())) if names_file else {}
+            differing = [f"{n}: {name!r}, {listed[n]!r} in {names_file}" for n, name in pairs
+                         if listed.get(n, name) != name]  # fmt: skip
+            findings.add("class-order", differing)
+            paths = _ImagePaths(file, settings, findings)
+            images = paths.images(settings[key])
+            absent = [other for other in keys if not paths.exist(other)]
             findings.add("split-missing", [f"{k}: {shown(settings[k])} in {file}" for k in absent])
             points = settings.get("kpt_shape")
             return _read(images, pairs, file, file.parent, split, findings, box_format, points)
 
         found[key] = read
-    there = {key: read for key, read in found.items() if _Files(file, settings).there(key)}
-    return there or found
+    existing = {key: read for key, read in found.items() if _ImagePaths(file, settings).exist(key)}
+    return existing or found
 
 
 def _keys(settings: dict[str, Any]) -> list[str]:
-    """The names of splits in any spelling, and others that name a list of images."""
+    """Keys that are names of splits in any spelling, or whose value is a list of images."""
     named = [key for key, value in settings.items() if isinstance(key, str) and value]
     lists = [key for key in named if str(settings[key]).endswith(".txt") and key != "path"]
     lists += [key for key in named if str(settings[key]).startswith("images/") and key != "path"]
     return [key for key in named if canonical(key) in USUAL or key in lists]
 
 
-class _Files:
-    """Where a data.yaml says that images are."""
+class _ImagePaths:
+    """Resolves the paths of images in a data.yaml."""
 
     def __init__(
         self, file: Path, settings: dict[str, Any], findings: Findings | None = None
@@ -136,16 +139,19 @@ class _Files:
         self.file, self.settings = file, settings
         self.findings = Findings() if findings is None else findings
 
-    def there(self, key: str) -> bool:
-        """Whether all that a split names exists."""
-        given = map(str, _several(self.settings[key]))
-        return all(self._place(each) or self._matching(each) for each in given)
+    def exist(self, key: str) -> bool:
+        """Whether all paths of a split exist."""
+        given = map(str, _as_list(self.settings[key]))
+        return all(self._existing(each) or self._matching(each) for each in given)
 
     def images(self, where: Any) -> list[str]:
-        """What a folder, a list of images in a .txt file, or several of these hold."""
+        """The images of a folder, a .txt list or an image path, or of several of these.
+
+        Raises FileNotFoundError for a path that does not exist, ValueError for one without images.
+        """
         found: list[str] = []
-        for each in _several(where):
-            place = self._place(str(each))
+        for each in _as_list(where):
+            place = self._existing(str(each))
             if place is None and (matching := self._matching(str(each))):
                 found += matching
                 continue
@@ -165,7 +171,7 @@ class _Files:
         return found
 
     def _matching(self, where: str) -> list[str]:
-        """The images of a pattern: images/train/*.jpg."""
+        """The images that match a pattern such as images/train/*.jpg."""
         text = where.replace("\\", "/").lstrip("/")
         if "*" not in text or ".." in text.split("/"):
             return []
@@ -173,44 +179,44 @@ class _Files:
         return [str(each) for each in files if each.suffix.lower() in IMAGE_SUFFIXES]
 
     def _bases(self) -> list[Path]:
-        """``path``, from here or from a folder for all data sets, or else the file's own place."""
-        own = self.file.parent
+        """Folders that paths may start from: ``path``, the file's folder, and likely others."""
+        folder = self.file.parent
         given = str(self.settings.get("path") or ".").replace("\\", "/")
-        bases = [own / given, own]
+        bases = [folder / given, folder]
         if given.strip("./"):
-            bases += [own / "datasets" / given, own.parent / "datasets" / given]
-            bases += [own / Path(given).name, own.parent / given]
+            bases += [folder / "datasets" / given, folder.parent / "datasets" / given]
+            bases += [folder / Path(given).name, folder.parent / given]
         return bases
 
-    def _place(self, where: str) -> Path | None:
-        """An existing place; exporters write ../ for the file's own folder."""
+    def _existing(self, where: str) -> Path | None:
+        """The existing path that ``where`` means; exporters write ../ for the file's own folder."""
         text = where.replace("\\", "/")
         parts = clean(where)
         splits = [number for number, part in enumerate(parts) if canonical(part) in USUAL]
-        last = max(splits, default=len(parts) - 1)  # what is left must name the same split
-        shorter = ["/".join(parts[start:]) for start in range(last + 1)]
-        near = (text, text.removeprefix("../"), text.lstrip("/"))
-        for option in dict.fromkeys((*near, *shorter)):
+        last = max(splits, default=len(parts) - 1)  # the shortened path must name the same split
+        shortened_paths = ["/".join(parts[start:]) for start in range(last + 1)]
+        usual = (text, text.removeprefix("../"), text.lstrip("/"))
+        for option in dict.fromkeys((*usual, *shortened_paths)):
             for base in self._bases():
                 try:
                     place = base / option
-                    if option and not place.exists():  # "images" is "Images"
+                    if option and not place.exists():  # "images" may mean "Images"
                         place = reduce(child, Path(option).parts, base)
                     if option and place.exists():
-                        if option not in near or place != base / option:
+                        if option not in usual or place != base / option:
                             self.findings.add("name-cleaned", f"{where} is {place}")
                         return place
-                except (OSError, ValueError):  # longer than a path can be
+                except (OSError, ValueError):  # longer than a path may be
                     return None
         return None
 
 
-def _several(where: Any) -> list[Any]:
+def _as_list(where: Any) -> list[Any]:
     return where if isinstance(where, list) else [where]
 
 
 def _listed(place: Path, bases: list[Path], findings: Findings) -> list[str]:
-    """The images of a list, found as from its own folder or from that of the data set."""
+    """The images in a list file, relative to its own folder or to one of ``bases``."""
     folders = dict.fromkeys([place.parent, *(base for base in bases if base.is_dir())])
     finder = ImageFolders(folders, findings, anywhere=True)
     names = [line.strip() for line in read_text(place, findings).splitlines() if line.strip()]
@@ -227,7 +233,10 @@ def _repeated(names: list[str]) -> list[str]:
 
 
 def _names(settings: dict[str, Any], file: Path, findings: Findings) -> list[tuple[int, str]]:
-    """Class number and name, of a list or a mapping."""
+    """Class numbers and names in a data.yaml, from a list, a mapping or only ``nc``, sorted.
+
+    Raises ValueError for names of another form.
+    """
     given, count = settings.get("names"), settings.get("nc")
     if isinstance(given, str):
         given = [name.strip() for name in given.split(",")]
@@ -252,8 +261,8 @@ def _class_number(value: Any) -> Any:
     return int(value) if isinstance(value, str) and value.strip().isdecimal() else value
 
 
-def _of_darknet(file: Path) -> dict[str, Open]:
-    """obj.data: ``names = data/obj.names``, ``train = data/train.txt``, ``valid = …``."""
+def _splits_of_darknet(file: Path) -> dict[str, Open]:
+    """The splits in obj.data: ``names = data/obj.names``, ``train = data/train.txt`` and so on."""
     content = {}
     for line in read_text(file, Findings()).splitlines():
         name, sign, value = line.partition("=")
@@ -261,14 +270,14 @@ def _of_darknet(file: Path) -> dict[str, Open]:
             content[name.strip()] = value.strip()
     found: dict[str, Open] = {}
     for key, where in content.items():
-        place = _below(file.parent, where)
+        place = _find_below(file.parent, where)
         if key in ("classes", "names", "backup") or place is None or place.suffix != ".txt":
             continue
 
         def read(split: str, box_format: Asked | None = None, place: Path = place) -> RecordTable:
             findings = Findings()
-            named = _below(file.parent, content.get("names", ""))
-            pairs = name_list(named, findings) if named else []
+            names_file = _find_below(file.parent, content.get("names", ""))
+            pairs = name_list(names_file, findings) if names_file else []
             images = _listed(place, [file.parent], findings)
             return _read(images, pairs, file, file.parent, split, findings, box_format)
 
@@ -276,8 +285,8 @@ def _of_darknet(file: Path) -> dict[str, Open]:
     return found
 
 
-def _below(folder: Path, where: str) -> Path | None:
-    """A file that is named as from elsewhere: by as much of its path as there is."""
+def _find_below(folder: Path, where: str) -> Path | None:
+    """The file below ``folder`` that matches the longest end of the path ``where``, or None."""
     parts = [part for part in where.replace("\\", "/").split("/") if part not in ("", ".", "..")]
     for start in range(len(parts)):
         if (folder / Path(*parts[start:])).is_file():
@@ -286,32 +295,32 @@ def _below(folder: Path, where: str) -> Path | None:
 
 
 def name_list(file: Path, findings: Findings) -> list[tuple[int, str]]:
-    """A name a line; some write each class's number before it."""
+    """Class numbers and names from a file of one name per line, perhaps after the number."""
     lines = [line.strip() for line in read_text(file, findings).rstrip().splitlines()]
     numbered = [re.fullmatch(r"(\d{1,9})\s*[:=,.)\s]\s*(\S.*)", line) for line in lines]
-    if all(each and int(each.group(1)) == at for at, each in enumerate(numbered)):
+    if all(each and int(each.group(1)) == number for number, each in enumerate(numbered)):
         lines = [each.group(2) for each in numbered if each]
     return list(enumerate(lines))
 
 
-def _of_folders(root: Path) -> dict[str, Open]:
-    """images/ and labels/ (with folders of splits), folders of splits, or all in one folder."""
+def _splits_of_folders(root: Path) -> dict[str, Open]:
+    """Splits without a settings file: images/ and labels/, folders of splits, or one folder."""
     if not root.is_dir():
         return {}
     names = _names_file(root)
     images = child(root, "images")
     places: dict[str, Path] = {}
     labels = child(root, "labels")
-    if images.is_dir() and labels.is_dir() and not _of_another_layout(labels):
+    if images.is_dir() and labels.is_dir() and not _is_of_another_layout(labels):
         places = {name: images / name for name in _split_folders(images)}
         places = places or {"default": images}
     elif not images.is_dir():
         splits = [name for name in _split_folders(root) if child(root / name, "labels").is_dir()]
         places = {name: root / name for name in splits if names}
-        together = [root, *(root / "data",) * bool(names)]
-        labelled = [place for place in together if _labelled(place, paths_of(place, ".txt"))]
+        candidates = [root, *(root / "data",) * bool(names)]
+        labelled = [place for place in candidates if _has_labels(place, paths_of(place, ".txt"))]
         places = places or dict(zip(("default",), labelled, strict=False))
-    listed = _by_lists(root, places["default"]) if "default" in places else {}
+    listed = _images_by_lists(root, places["default"]) if "default" in places else {}
     found: dict[str, Open] = {}
     for name in listed or places:
 
@@ -326,29 +335,30 @@ def _of_folders(root: Path) -> dict[str, Open]:
     return found
 
 
-def _by_lists(root: Path, place: Path) -> dict[str, list[str]]:
-    """Images of a folder without splits, by split, where train.txt and the like name them."""
-    lists = {name: own for name, own in split_lists(root).items() if canonical(name) in USUAL}
+def _images_by_lists(root: Path, place: Path) -> dict[str, list[str]]:
+    """Split → images below ``place`` that train.txt, val.txt or test.txt in ``root`` list."""
+    lists = {name: listed for name, listed in split_lists(root).items() if canonical(name) in USUAL}
     found: dict[str, list[str]] = {}
-    for name, own in lists.items():
-        stems = {Path(each).name for each in own}
+    for name, listed in lists.items():
+        stems = {Path(each).name for each in listed}
         found[name] = [path for path in images_below(place) if Path(path).stem in stems]
-    return {name: own for name, own in found.items() if own}
+    return {name: images for name, images in found.items() if images}
 
 
-def _of_another_layout(labels: Path) -> bool:
-    """Whether there are files of labels, and none of them is a text file."""
+def _is_of_another_layout(labels: Path) -> bool:
+    """Whether a folder has annotation files of other layouts, and no text file."""
     return bool(paths_of(labels, ".xml", ".json", ".csv", below=True)) and not paths_of(
         labels, ".txt", below=True
     )
 
 
 def _split_folders(root: Path) -> list[str]:
-    """Folders that are called like splits."""
+    """Names of the folders in ``root`` that are called like splits."""
     return [each.name for each in folders_in(root) if canonical(each.name) in USUAL]
 
 
 def _names_file(root: Path) -> Path | None:
+    """The file of class names in ``root`` or in one of the folders that usually contain it."""
     places = [root, *(child(root, name) for name in ("labels", "images", "train"))]
     for folder in filter(Path.is_dir, places[1:3]):
         places += [folder / name for name in _split_folders(folder)]
@@ -360,7 +370,7 @@ def _names_file(root: Path) -> Path | None:
 
 
 def find_scattered(root: Path) -> dict[str, Open]:
-    """Images and label files anywhere below a folder, as one split; none if folders are splits."""
+    """One split of all images and label files below a folder; none if folders are splits."""
 
     def read(split: str, box_format: Asked | None = None) -> RecordTable:
         findings, names = Findings(), _names_file(root)
@@ -371,17 +381,17 @@ def find_scattered(root: Path) -> dict[str, Open]:
     files = paths_of(root, ".txt", below=True) if root.is_dir() else []
     folders = {part for file in files for part in file.relative_to(root).parts[:-1]}
     divided = any(map(names_split, folders))
-    return {"default": read} if files and not divided and _labelled(root, files) else {}
+    return {"default": read} if files and not divided and _has_labels(root, files) else {}
 
 
-def _labelled(root: Path, texts: list[Path]) -> bool:
-    """Whether an image below the folder has one of the files, with lines of numbers."""
+def _has_labels(root: Path, texts: list[Path]) -> bool:
+    """Whether one of the text files has the stem of an image below ``root``, and box lines."""
     stems = {label_stem(file): file for file in texts}
     if not stems:
         return False
-    beside = [stems[stem] for path in images_below(root) if (stem := label_stem(path)) in stems]
-    heads = (head_of(file).decode("utf-8", "replace").split("\n")[0] for file in beside[:20])
-    return any(len(numbers_of(head.split()) or ()) > 4 for head in heads)
+    matching = [stems[stem] for path in images_below(root) if (stem := label_stem(path)) in stems]
+    lines = (head_of(file).decode("utf-8", "replace").split("\n")[0] for file in matching[:20])
+    return any(len(numbers_of(line.split()) or ()) > 4 for line in lines)
 
 
 def _read(
@@ -394,7 +404,12 @@ def _read(
     box_format: Asked | None,
     points: Any = None,
 ) -> RecordTable:
-    """The split of these images and the label files that belong to them."""
+    """The split of ``images`` and their label files.
+
+    pairs   class numbers and names; empty: the numbers that occur are the names
+    file    settings or names file, for messages
+    points  ``kpt_shape`` of data.yaml
+    """
     if not images:
         raise ValueError(f"{file} names no image that is there; check the paths in it")
     rows = Rows(findings, "cxcywh-relative")

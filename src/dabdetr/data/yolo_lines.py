@@ -1,8 +1,8 @@
-"""The label files of YOLO's layout: which one belongs to an image, and what its lines say.
+"""The label files of YOLO's layout: finding the file of an image, and parsing its lines.
 
-A line is ``class centre-x centre-y width height``, 0–1 of the image as EXIF turns it. Behind that a
-confidence may stand; three or more corners in place of a box become the box around them. What the
-columns are is settled over the whole split.
+A line is ``class centre-x centre-y width height``, 0–1 of the image after EXIF rotation. It may
+end with a confidence. Three or more corners in place of a box become the box around them. The
+meaning of the columns is inferred over the whole split.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ NAMES = (
     *("class_names.txt", "predefined_classes.txt", "class.txt", "classes.names"),
     "_classes.txt",
 )
-"""Files with a class name a line."""
+"""Files with one class name per line."""
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?|[+-]?nan|[+-]?inf", re.IGNORECASE)
 
 
@@ -37,45 +37,53 @@ COMMA = re.compile(r"[+-]?\d+(,\d+)?")
 """A number with a decimal comma."""
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "jpegimages")
 LABEL_FOLDERS = ("labels", "label", "annotations", "txt")
-"""Names of folders of images, and of those beside them with the label files, in any case."""
+"""Names of folders of images, and of the label folders next to them; letter case is ignored."""
 
 
 class LabelFiles:
-    """Finds the label file of an image: labels in place of the last images, or beside it."""
+    """Finds label files: the last folder "images" in the path replaced by "labels", or next to it.
+
+    missing  images without a label file
+    """
 
     def __init__(self, findings: Findings) -> None:
         self.findings = findings
-        self._folders: dict[str, dict[str, str]] = {}
-        self._places: dict[str, str] = {}
-        self._users: dict[str, str] = {}
-        self._mirrored: dict[str, str] = {}
+        self._listings: dict[str, dict[str, str]] = {}
+        self._real_folders: dict[str, str] = {}
+        self._image_of_label: dict[str, str] = {}
+        self._images_of_labels: dict[str, str] = {}
         self.missing: list[str] = []
 
     def of(self, image: str) -> str | None:
-        """The path, or None where there is none."""
-        other: str | None = None
+        """The path of the image's label file, or None without one."""
+        other_case: str | None = None
         for folder, names in label_places(image):
             folder = self._real(folder)
             listing = self._listing(folder)
             if listing and "label" in folder.casefold():
-                self._mirrored.setdefault(folder, os.path.dirname(image))
+                self._images_of_labels.setdefault(folder, os.path.dirname(image))
             for name in names:
-                own = next((each for each in _endings(name) if each in listing.values()), None)
-                if own is not None:
-                    path = f"{folder}/{own}"
-                    if path in self._users:
-                        self.findings.add("label-shared", f"{image} and {self._users[path]}")
-                    self._users.setdefault(path, image)
+                exact = next((each for each in _endings(name) if each in listing.values()), None)
+                if exact is not None:
+                    path = f"{folder}/{exact}"
+                    if path in self._image_of_label:
+                        self.findings.add(
+                            "label-shared", f"{image} and {self._image_of_label[path]}"
+                        )
+                    self._image_of_label.setdefault(path, image)
                     return path
                 if name.casefold() in listing:
-                    other = other or f"{folder}/{listing[name.casefold()]}"
-        if other is not None:
-            self.findings.add("label-case", f"{other} of {image}")
+                    other_case = other_case or f"{folder}/{listing[name.casefold()]}"
+        if other_case is not None:
+            self.findings.add("label-case", f"{other_case} of {image}")
         self.missing.append(image)
         return None
 
     def scattered(self, root: Path, images: list[str]) -> list[str | None]:
-        """The label file of each image by its stem, where one file and one image below have it."""
+        """The label file of each image by its stem, if unique among files and images below.
+
+        Replaces the results of ``of``.
+        """
         texts: dict[str, str | None] = {}
         for path in files_below(root, (".txt",)):
             texts[label_stem(path)] = None if label_stem(path) in texts else path
@@ -86,81 +94,92 @@ class LabelFiles:
         pairs = list(zip(images, found, strict=True))
         self.findings.add("name-base", [f"{path} of {image}" for image, path in pairs if path])
         self.missing = [image for image, path in pairs if path is None]
-        self._users |= {path: image for image, path in pairs if path}
+        self._image_of_label |= {path: image for image, path in pairs if path}
         return found
 
     def _real(self, folder: str) -> str:
-        """A folder whose name, or that of the one it is in, is there in another case."""
-        if folder not in self._places:
+        """The existing folder whose name, or whose parent's name, differs only in letter case."""
+        if folder not in self._real_folders:
             path = Path(folder)
             above = path.parent
             parent = above if above.is_dir() else child(above.parent, above.name)
-            self._places[folder] = str(child(parent, path.name))
-        return self._places[folder]
+            self._real_folders[folder] = str(child(parent, path.name))
+        return self._real_folders[folder]
 
     def _listing(self, folder: str) -> dict[str, str]:
-        """Folded name → name of the text files in a folder."""
-        if folder not in self._folders:
+        """Folded name → name of the text files in a folder; exact names where folded ones clash."""
+        if folder not in self._listings:
             names = [os.path.basename(path) for path in files_in(folder, (".txt",))]
             table = {name.casefold(): name for name in names}
-            self._folders[folder] = (
+            self._listings[folder] = (
                 table if len(table) == len(names) else table | {name: name for name in names}
             )
-        return self._folders[folder]
+        return self._listings[folder]
 
     def report(self, images: list[str]) -> None:
-        """Count images without a file, and files without an image; ValueError where none fits."""
+        """Count images without a label file, and label files without an image.
+
+        Raises ValueError if no image has a label file.
+        """
         if len(self.missing) == len(images):
             folder, names = label_places(images[0])[0]
-            said = [f"; {each}" for each in self.findings if each.kind.name == "label-case"]
+            causes = [f"; {each}" for each in self.findings if each.kind.name == "label-case"]
             raise ValueError(
                 f"none of {counted(len(images), 'image')} has a file of boxes; the first's should "
-                f"be {folder}/{names[0]}{''.join(said)}"
+                f"be {folder}/{names[0]}{''.join(causes)}"
             )
         self.findings.add("label-missing", self.missing)
-        for labels, folder in self._mirrored.items():
+        for labels, folder in self._images_of_labels.items():
             names = (os.path.splitext(name) for name in os.listdir(folder))
             pairs = ((stem.casefold(), ending.lower()) for stem, ending in names)
-            there = [(stem, ending) for stem, ending in pairs if ending in IMAGE_SUFFIXES]
-            stems = {name for stem, ending in there for name in (stem, stem + ending)}
-            used = {path.casefold() for path in self._users}
-            alone = {
+            found = [(stem, ending) for stem, ending in pairs if ending in IMAGE_SUFFIXES]
+            stems = {name for stem, ending in found for name in (stem, stem + ending)}
+            used = {path.casefold() for path in self._image_of_label}
+            unused = {
                 name
                 for name in self._listing(labels)
                 if name[:-4] not in stems and f"{labels}/{name}".casefold() not in used
             }
             self.findings.add(
-                "label-unused", [f"{labels}/{name}" for name in sorted(alone - {*NAMES})]
+                "label-unused", [f"{labels}/{name}" for name in sorted(unused - {*NAMES})]
             )
 
 
 def label_stem(path: str | Path) -> str:
-    """What an image and its label file have in common: the name without ending, case and blanks."""
+    """The key that an image and its label file share: the folded stem without upload prefix."""
     return folded(UPLOADED.sub("", os.path.splitext(os.path.basename(path))[0]))
 
 
 def label_places(image: str) -> list[tuple[str, list[str]]]:
-    """Folders in which the label file of an image may be, the likeliest first, and its names."""
+    """Folders that may contain the label file of an image, the likeliest first, and its names."""
     *folders, name = image.replace("\\", "/").split("/")
     names = [f"{name.rpartition('.')[0] or name}.txt", f"{name}.txt"]
     named = [n for n, each in enumerate(folders) if each.casefold() in IMAGE_FOLDERS]
     last = max(named, default=None)
-    beside = "/".join(folders)
+    own_folder = "/".join(folders)
     if last is None:
-        return [(beside or ".", names), *([(f"{beside}/labels", names)] if folders else [])]
+        return [(own_folder or ".", names), *([(f"{own_folder}/labels", names)] if folders else [])]
     above, below = folders[:last], folders[last + 1 :]
     places = ["/".join([*above, labels, *below]) for labels in LABEL_FOLDERS]
     flat = ["/".join([*above, LABEL_FOLDERS[0]])] if below else []
-    return [(place, names) for place in (*places, beside, *flat)]
+    return [(place, names) for place in (*places, own_folder, *flat)]
 
 
 def _endings(name: str) -> tuple[str, str]:
-    """A name that ends with .txt, and with .TXT."""
+    """The name with the extension .txt, and with .TXT."""
     return name, f"{name[:-4]}.TXT"
 
 
 class Lines:
-    """The lines of all label files of a split, as numbers until their form is clear."""
+    """The lines of all label files of a split, kept as numbers until their form is inferred.
+
+    files     paths of the label files
+    image     index of the image, of each line
+    file      index into ``files``, of each line
+    line      number in its file, from 1
+    category  class number, or its name
+    values    numbers after the class
+    """
 
     def __init__(self, findings: Findings) -> None:
         self.findings = findings
@@ -172,7 +191,7 @@ class Lines:
         self.values: list[tuple[float, ...]] = []
 
     def read(self, file: str, image: int) -> None:
-        """Take the lines of a file; each that occurs twice counts once."""
+        """Add the lines of a file; repeated lines are added once, and counted."""
         try:
             text = read_text(file, self.findings)
         except (ValueError, OSError) as error:
@@ -185,7 +204,7 @@ class Lines:
             words = line.split()
             numbers: tuple[Any, ...] | None = numbers_of(words)
             if numbers is None and words:
-                numbers = _separated(line)
+                numbers = _numbers_with_separators(line)
                 if numbers is not None:
                     self.findings.add("line-separators", f"{file}, line {number}")
             if numbers is None:
@@ -205,24 +224,29 @@ class Lines:
             self.values.append(numbers[1:])
 
     def classes(self) -> Iterator[int]:
-        """The class numbers that occur, whole ones."""
+        """The class number of each line that has a whole one."""
         numbers = (value for value in self.category if isinstance(value, float))
         return (int(value) for value in numbers if value.is_integer())
 
     def place(self, row: int) -> str:
-        """Where a line stands."""
+        """File and number of a line, for messages."""
         return f"{self.files[self.file[row]]}, line {self.line[row]}"
 
     def fill(self, rows: Rows, labels: dict[int, int], names: tuple[str, ...], points: Any) -> None:
-        """Put the boxes into ``rows``."""
+        """Put the boxes into ``rows``.
+
+        labels  class number → label
+        names   class names by label
+        points  ``kpt_shape`` of data.yaml
+        """
         table: dict[float | str, int] = {**labels, **{n: i for i, n in enumerate(names)}}
         named = [row for row, value in enumerate(self.category) if isinstance(value, str)]
         for kind, rows_ in (
             ("id-text", [row for row in named if self.category[row] in table]),
             ("line-unreadable", [row for row in named if self.category[row] not in table]),
         ):
-            told = (f"{self.place(row)}, class {shown(self.category[row])}" for row in rows_)
-            self.findings.add(kind, told, len(rows_))
+            examples = (f"{self.place(row)}, class {shown(self.category[row])}" for row in rows_)
+            self.findings.add(kind, examples, len(rows_))
         kept: list[int] = []
         unknown: list[int] = []
         forms = self._forms(points)
@@ -236,8 +260,8 @@ class Lines:
                 continue
             kept.append(row)
             boxes.append(_box(form, values))
-        told = (f"{self.place(r)} has class {self.category[r]:g}" for r in unknown)
-        self.findings.add("class-unknown", told, len(unknown))
+        examples = (f"{self.place(r)} has class {self.category[r]:g}" for r in unknown)
+        self.findings.add("class-unknown", examples, len(unknown))
         if unknown:
             where = self.place(unknown[0])
             count_shifted(set(self.classes()), set(labels), self.findings, where)
@@ -249,7 +273,7 @@ class Lines:
         rows.place = lambda row: self.place(kept[row])
 
     def _forms(self, points: Any) -> dict[int, str]:
-        """Count of numbers behind the class → "box", "score first", "outline"; "": left out."""
+        """Count of numbers after the class → "box", "score first", "outline", or "": skipped."""
         groups: dict[int, list[int]] = {}
         for row, values in enumerate(self.values):
             groups.setdefault(len(values), []).append(row)
@@ -267,7 +291,7 @@ class Lines:
 
 
 def _keypoint_columns(points: Any) -> int | None:
-    """Numbers that data.yaml's ``kpt_shape`` puts behind a box."""
+    """Count of keypoint numbers after a box by data.yaml's ``kpt_shape``; None without one."""
     try:
         many, each = points
         return int(many) * int(each)
@@ -276,7 +300,11 @@ def _keypoint_columns(points: Any) -> int | None:
 
 
 def _form(table: np.ndarray, declared: int | None) -> tuple[str, str]:
-    """What lines of so many numbers are, and the kind of finding to count them as."""
+    """The form of lines with equally many numbers, and the kind of finding to count them as.
+
+    table     [lines, numbers after the class]
+    declared  count of keypoint numbers
+    """
     count = table.shape[1]
     last = table[:, -1]
     if declared is not None and count in (4 + declared, 5 + declared):
@@ -284,14 +312,14 @@ def _form(table: np.ndarray, declared: int | None) -> tuple[str, str]:
     if count == 5:
         if not ((last >= 0) & (last <= 1)).all():
             return "", "line-angle"
-        # Where the numbers from the second on fit the image better, the score stands first.
-        first, second = (_fit(table[:, start : start + 4]) for start in (0, 1))
+        # If the second to fifth numbers fit the image better, the first one is the confidence.
+        first, second = (_share_inside(table[:, start : start + 4]) for start in (0, 1))
         return "score first" if second > first else "box", "line-confidence"
     if count == 6 and not ((table >= -0.5) & (table <= 1.5)).all():
         return "", "line-columns"
     if count >= 7 and (count - 4) % 3 == 0:
-        seen = table[:, 6::3]
-        if np.isin(seen, (0, 1, 2)).all() and _inside(table[:, :4], table[:, 4:]):
+        visible = table[:, 6::3]
+        if np.isin(visible, (0, 1, 2)).all() and _points_in_boxes(table[:, :4], table[:, 4:]):
             return "", "line-keypoints"
     if count >= 6 and count % 2 == 0:
         return "outline", "line-outline" if count != 8 else "box-rotated"
@@ -300,37 +328,37 @@ def _form(table: np.ndarray, declared: int | None) -> tuple[str, str]:
     return "", "line-columns"
 
 
-def _inside(boxes: np.ndarray, points: np.ndarray) -> bool:
-    """Whether the points (x, y, visible) lie in their boxes, mostly."""
+def _points_in_boxes(boxes: np.ndarray, points: np.ndarray) -> bool:
+    """Whether at least half of the visible points (x, y, visible) lie in their boxes."""
     xy = points.reshape(len(points), -1, 3)
-    seen = xy[..., 2] > 0
+    visible = xy[..., 2] > 0
     near = np.abs(xy[..., :2] - boxes[:, None, :2]) <= boxes[:, None, 2:] / 2 + 0.05
-    return bool((near.all(-1) | ~seen).mean() >= 0.5)
+    return bool((near.all(-1) | ~visible).mean() >= 0.5)
 
 
-def _fit(boxes: np.ndarray) -> float:
-    """Share of boxes (centre and size) that lie within 0–1."""
+def _share_inside(boxes: np.ndarray) -> float:
+    """Share of the boxes (centre and size) that lie within 0–1."""
     half = boxes[:, 2:] / 2
     inside = (boxes[:, :2] - half >= -SLACK) & (boxes[:, :2] + half <= 1 + SLACK)
     return float(inside.all(1).mean())
 
 
 def _box(form: str, values: tuple[float, ...]) -> tuple[float, ...]:
-    """Centre and size that the numbers of a line are in ``form``."""
+    """Centre and size from the numbers of a line in ``form``."""
     if form == "outline":
-        return _around(values)
+        return _around_corners(values)
     return values[1:5] if form == "score first" else values[:4]
 
 
-def _around(values: tuple[float, ...]) -> tuple[float, ...]:
+def _around_corners(values: tuple[float, ...]) -> tuple[float, ...]:
     """Centre and size of the box around corners x y x y …; an odd last number is a confidence."""
     corners = values[: len(values) // 2 * 2]
     (x0, x1), (y0, y1) = ((min(v), max(v)) for v in (corners[::2], corners[1::2]))
     return (x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0
 
 
-def _separated(line: str) -> tuple[float, ...] | None:
-    """Numbers between other signs than blanks, or with commas in place of their points."""
+def _numbers_with_separators(line: str) -> tuple[float, ...] | None:
+    """Numbers with other separators than blanks, or with decimal commas; None for other text."""
     words = re.split(r"[\s;|]+", line.strip(" \t;|"))
     if all(map(COMMA.fullmatch, words)):
         return numbers_of([word.replace(",", ".") for word in words])
@@ -338,7 +366,7 @@ def _separated(line: str) -> tuple[float, ...] | None:
 
 
 def _named_numbers(words: list[str]) -> tuple[Any, ...] | None:
-    """A class by its name and four or more numbers; None where these are none."""
+    """A class name and four or more numbers; None for a line of another form."""
     first = next((n for n, word in enumerate(words) if NUMBER.fullmatch(word)), len(words))
     numbers = words[first:]
     if not first or len(numbers) < 4 or not all(map(NUMBER.fullmatch, numbers)):
@@ -347,7 +375,7 @@ def _named_numbers(words: list[str]) -> tuple[Any, ...] | None:
 
 
 def numbers_of(words: list[str]) -> tuple[float, ...] | None:
-    """A class and numbers; None where some word is none, or the class is not whole."""
+    """The words as numbers; None for fewer than two words or if any is not a number."""
     if len(words) < 2 or not all(map(NUMBER.fullmatch, words)):
         return None
     return tuple(map(float, words))
