@@ -591,13 +591,13 @@ def test_one_split_does_not_open_the_others(
     text(tmp_path / "val.txt", "./images/c.png\n")
     text(tmp_path / "data.yaml", "train: train.txt\nval: val.txt\nnames: [red]\n")
     opened: list[str] = []
-    read = layouts._open  # pyright: ignore[reportPrivateUsage]
+    read = layouts._open_split  # pyright: ignore[reportPrivateUsage]
 
     def told(data: Any, split: str, *others: Any) -> Any:
         opened.append(split)
         return read(data, split, *others)
 
-    monkeypatch.setattr(layouts, "_open", told)
+    monkeypatch.setattr(layouts, "_open_split", told)
     assert len(open_data(tmp_path, "val", box_format="cxcywh-relative")) == 1
     assert opened == ["val"]
 

@@ -1,6 +1,6 @@
-"""Which data set a path means, in which layout it is, and its splits.
+"""Finding the data set that a path means, its layout, and its splits.
 
-A new layout takes a reader with a ``find`` function, and a line in ``LAYOUTS``.
+A new layout needs a reader with a ``find`` function, and a line in ``LAYOUTS``.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from dabdetr.data.voc import find_voc
 from dabdetr.data.yolo import find_scattered, find_yolo
 
 Find = Callable[[Path], dict[str, Open]]
-"""Splits of a folder or file by their own names; none where it is not in the layout."""
+"""Returns the splits of a folder or file by their original names; empty for another layout."""
 
 LAYOUTS: dict[str, tuple[Find, str]] = {
     "COCO": (find_coco, "annotations/*.json"),
@@ -47,12 +47,12 @@ LAYOUTS: dict[str, tuple[Find, str]] = {
     "tools": (find_forms, f"files of {len(FORMS)} others"),
     "YOLO, scattered": (find_scattered, ""),
 }
-"""Layout → its reader, and the files it is known by. The first that finds a split is taken."""
+"""Layout → its reader, and its typical files. The first reader that finds a split is used."""
 
 PARTS = frozenset({"annotations", "jpegimages", "imagesets", "images", "labels", "main"})
 """Names of folders that are only part of a data set."""
 MOST_BOXES = 20_000
-"""Boxes that k-means looks at; of more, an even share."""
+"""Most boxes for k-means; more are thinned out evenly."""
 
 
 def open_data(
@@ -62,36 +62,36 @@ def open_data(
     images: str | Path | None = None,
     box_format: BoxFormat | None = None,
 ) -> DetectionDataset:
-    """The split of a data set: a folder, file or zip in any of ``LAYOUTS``, or ``"scenes"``.
+    """A split of a data set: a folder, file or zip in any of ``LAYOUTS``, or ``"scenes"``.
 
-    Which layout it is, its files tell. A COCO json and its image folder can be given apart;
-    ``data`` is then not looked at. ``train`` of a data set that has one split only is that one.
-    ``box_format`` says what the four numbers of a box are, where that is not to be found out.
-    What was odd is in the data set's ``findings``; images that no annotation names only where there
-    is one split, as they may be of the others, which are not opened for that.
+    The layout is recognised by the files. A COCO JSON and its image folder can be given separately;
+    ``data`` is then ignored. If a data set has only one split, ``train`` means that one.
+    ``box_format`` is the meaning of a box's four numbers; None infers it. Oddities are counted in
+    the data set's ``findings``; unlisted images only if there is one split, as they could belong to
+    other splits, which are not opened. Raises ValueError or OSError for data that cannot be read.
     """
-    opened = _open(data, split, annotations, images, box_format)
+    opened = _open_split(data, split, annotations, images, box_format)
     if not isinstance(opened, RecordTable) or data is None or annotations is not None:
         count_unlisted([opened])
         return opened
     if box_format is None and opened.doubtful:
 
         def again(split: str, likely: Expected) -> DetectionDataset:
-            return _open(data, split, None, None, likely)
+            return _open_split(data, split, None, None, likely)
 
-        opened = alike((opened, *_others(data, _own(data, split))), again)[0]
+        opened = alike((opened, *_other_splits(data, _opened_keys(data, split))), again)[0]
     if len(splits(data)) == 1:
         count_unlisted([opened])
     return opened
 
 
-def _own(data: str | Path, split: str) -> list[str]:
-    """What ``split`` is called among the splits of a data set."""
-    return [_key(find_data(Path(data)), data, split)]
+def _opened_keys(data: str | Path, split: str) -> list[str]:
+    """The name of ``split`` among the splits of a data set, as a list."""
+    return [_split_key(find_data(Path(data)), data, split)]
 
 
-def _key(found: Found, data: str | Path, split: str) -> str:
-    """The split that is meant; ValueError where there is none."""
+def _split_key(found: Found, data: str | Path, split: str) -> str:
+    """The key in ``found.splits`` that ``split`` means; ValueError if there is none."""
     name = canonical(split)
     if name in found.splits:
         return name
@@ -106,14 +106,14 @@ def _key(found: Found, data: str | Path, split: str) -> str:
     )
 
 
-def _open(
+def _open_split(
     data: str | Path | None,
     split: str,
     annotations: str | Path | None,
     images: str | Path | None,
     asked: Asked | None,
 ) -> DetectionDataset:
-    """``open_data``, with a format that may only be likely."""
+    """``open_data`` without counting unlisted images; ``asked`` may also be an expected format."""
     if annotations is not None or images is not None:
         if annotations is None or images is None:
             raise ValueError(
@@ -121,37 +121,37 @@ def _open(
                 f"only {'images' if annotations is None else 'annotations'} was given"
             )
         name = Path(annotations).stem
-        return _with_formats(read_coco(Path(annotations), Path(images), name, split, asked))
+        return _count_undecodable(read_coco(Path(annotations), Path(images), name, split, asked))
     if data is None:
         raise ValueError("no data: give a folder in COCO's, YOLO's or VOC's layout, or 'scenes'")
     if _is_scenes(data):
         return parse_scenes(str(data), split)
     found = find_data(Path(data))
-    key = _key(found, data, split)
-    own = key if len(found.splits) == 1 and canonical(split) == "train" else split
-    opened = found.splits[key](own, asked)
+    key = _split_key(found, data, split)
+    name = key if len(found.splits) == 1 and canonical(split) == "train" else split
+    opened = found.splits[key](name, asked)
     if found.root != Path(data):
         opened.findings.add("place", f"{data}: {found.root}")
-    return _with_formats(opened)
+    return _count_undecodable(opened)
 
 
-def _with_formats(opened: RecordTable) -> RecordTable:
-    """Count images beside those of a split that are in a format that is not decoded."""
-    odd = beside(opened, OTHER_SUFFIXES)
-    own = {*opened.files} if odd else ()
-    opened.findings.add("image-format", [file for file in odd if file not in own])
+def _count_undecodable(opened: RecordTable) -> RecordTable:
+    """The split, with images in its folders whose format cannot be decoded added to findings."""
+    undecodable = beside(opened, OTHER_SUFFIXES)
+    listed = {*opened.files} if undecodable else ()
+    opened.findings.add("image-format", [file for file in undecodable if file not in listed])
     return opened
 
 
 def splits(data: str | Path) -> list[str]:
-    """Names of the splits that ``open_data`` finds, ``train`` first."""
+    """Names of the splits that ``open_data`` finds, ``train`` first; errors as in ``find_data``."""
     if _is_scenes(data):
         return list(SPLITS)
     return list(find_data(Path(data)).splits)
 
 
 def is_data(source: str | Path) -> bool:
-    """Whether ``open_data`` knows ``source`` as it is; else it may be images without boxes."""
+    """Whether ``source`` itself is a data set for ``open_data``; else it may be images only."""
     if _is_scenes(source):
         return True
     return is_archive(Path(source)) or bool(layouts_in(Path(source)))
@@ -163,25 +163,28 @@ def _is_scenes(data: str | Path) -> bool:
 
 @dataclass(frozen=True)
 class Found:
-    """A data set: its folder or file, and how its splits are opened; train, val, test first."""
+    """A data set: its folder or file, and split → opening function; train, val, test first."""
 
     root: Path
     splits: dict[str, Open]
 
 
 def find_data(given: Path) -> Found:
-    """The data set that a path means: in it, the one whose part it is, or the only one below it."""
+    """The data set of a path: at the path, the one that it is a part of, or the only one below it.
+
+    Raises FileNotFoundError if the path does not exist, ValueError for no or several data sets.
+    """
     if not given.exists():
         raise FileNotFoundError(f"there is no data folder {given}; check the path")
     if is_archive(given):
         return find_data(unpacked(given))
-    own = layouts_in(given)
-    above = _above(given, own) if given.is_dir() else None
-    if above is not None:
-        return above
-    if own:
-        return Found(given, own)
-    below = _below(given) if given.is_dir() else []
+    splits_in = layouts_in(given)
+    whole = _enclosing_data(given, splits_in) if given.is_dir() else None
+    if whole is not None:
+        return whole
+    if splits_in:
+        return Found(given, splits_in)
+    below = _data_below(given) if given.is_dir() else []
     if len(below) == 1:
         return below[0]
     if below:
@@ -194,15 +197,18 @@ def find_data(given: Path) -> Found:
 
 
 def layouts_in(root: Path) -> dict[str, Open]:
-    """Split → how it is opened; none where ``root`` itself is in no layout."""
+    """Split → function that opens it; empty if ``root`` itself is in no layout."""
     found = next(filter(None, (find(root) for find, _ in LAYOUTS.values())), {})
     if not found and root.is_dir():
-        found = _by_folder(root)
+        found = _splits_by_folder(root)
     return _ordered(divided(root, found))
 
 
 def _ordered(found: dict[str, Open]) -> dict[str, Open]:
-    """By usual names, train, val and test first; one that would hide another keeps its own."""
+    """The splits under usual names, train, val and test first.
+
+    A split whose usual name is already in use keeps its original name.
+    """
     named: dict[str, Open] = {}
     words = [usual_word(name) for name in found]
     for name, split in found.items():
@@ -214,8 +220,8 @@ def _ordered(found: dict[str, Open]) -> dict[str, Open]:
     return {name: named[name] for name in (*first, *sorted(named.keys() - USUAL))}
 
 
-def _by_folder(root: Path) -> dict[str, Open]:
-    """Folders that are called like splits, each of them a data set of one split."""
+def _splits_by_folder(root: Path) -> dict[str, Open]:
+    """Splits in folders that are called like splits, each a data set of one split."""
     found: dict[str, Open] = {}
     for child in sorted(root.iterdir()):
         if child.is_dir() and names_split(child.name):
@@ -225,8 +231,11 @@ def _by_folder(root: Path) -> dict[str, Open]:
     return found
 
 
-def _above(given: Path, own: dict[str, Open]) -> Found | None:
-    """The data set of which ``given`` is a part: one must not train on all of a divided set."""
+def _enclosing_data(given: Path, splits_in: dict[str, Open]) -> Found | None:
+    """The data set that ``given`` (with its own splits) is a part of, up to three folders above.
+
+    Without this, training on a part such as ``images`` would ignore the splits of the whole.
+    """
     best: Found | None = None
     root = given.resolve()
     for _ in range(3):
@@ -236,13 +245,13 @@ def _above(given: Path, own: dict[str, Open]) -> Found | None:
             break
         root = root.parent
         found = layouts_in(root)
-        if found and (not own or part or len(found) > 1 >= len(own)):
+        if found and (not splits_in or part or len(found) > 1 >= len(splits_in)):
             best = Found(root, found)
     return best
 
 
-def _below(given: Path, depth: int = 3) -> list[Found]:
-    """Data sets in the folders of a folder."""
+def _data_below(given: Path, depth: int = 3) -> list[Found]:
+    """Data sets in the folders of a folder, down to ``depth`` levels."""
     found: list[Found] = []
     for child in sorted(given.iterdir()):
         if not child.is_dir() or child.name.startswith((".", "__MACOSX")):
@@ -251,12 +260,15 @@ def _below(given: Path, depth: int = 3) -> list[Found]:
         if inside:
             found.append(Found(child, inside))
         elif depth > 1:
-            found += _below(child, depth - 1)
+            found += _data_below(child, depth - 1)
     return found
 
 
 def anchors(init: str) -> str | np.ndarray:
-    """Where anchors start, of ``queries_init``: 'keep', 'grid', or boxes for 'kmeans:DATA'."""
+    """Initial anchors of ``queries_init``: "keep", "grid", or for "kmeans:DATA" the boxes of DATA.
+
+    Raises ValueError for another value.
+    """
     kind, _, data = init.partition(":")
     if init in ("keep", "grid"):
         return init
@@ -269,7 +281,7 @@ def anchors(init: str) -> str | np.ndarray:
 
 
 def training_boxes(data: str | Path) -> np.ndarray:
-    """[n, 4] float32, cxcywh, 0–1: the boxes of a data set's train split, crowds left out."""
+    """[n, 4] float32, cxcywh, 0–1: at most ``MOST_BOXES`` boxes of the train split, no crowds."""
     split, parts = open_data(data, "train"), []
     for index in range(len(split)):
         record = split.record(index)
@@ -280,13 +292,13 @@ def training_boxes(data: str | Path) -> np.ndarray:
     return boxes[:: len(boxes) // MOST_BOXES + 1].astype(np.float32)
 
 
-def _others(data: str | Path | None, opened: Container[str]) -> list[RecordTable]:
-    """The splits that are not ``opened``; none of those that cannot be."""
+def _other_splits(data: str | Path | None, opened: Container[str]) -> list[RecordTable]:
+    """The splits that are not ``opened``, without those that raise an error."""
     found: list[RecordTable] = []
     for name in [] if data is None else splits(data):
         if name not in opened:
             try:
-                split = _open(data, name, None, None, None)
+                split = _open_split(data, name, None, None, None)
             except (ValueError, OSError):
                 continue
             found += [split] if isinstance(split, RecordTable) else []
@@ -301,10 +313,10 @@ def open_every(
     box_format: BoxFormat | None = None,
     progress: bool = False,
 ) -> list[DetectionDataset]:
-    """All splits of a data set, ``train`` first; images are checked, all have all classes.
+    """All splits of a data set, ``train`` first, with checked images and one common class list.
 
-    A split that cannot be opened is left out, and counted with the first one's findings; ValueError
-    where none can.
+    A split that cannot be opened is left out, and counted in the findings of the first one. If none
+    can be opened, the first error (ValueError or OSError) is raised.
     """
     if data is None or annotations is not None or images is not None:
         only = open_data(data, "train", annotations, images, box_format)
@@ -313,11 +325,11 @@ def open_every(
     failed: dict[str, Exception] = {}
     for name in splits(data):
         try:
-            opened.append(_open(data, name, None, None, box_format))
+            opened.append(_open_split(data, name, None, None, box_format))
         except (ValueError, OSError) as error:
             failed[name] = error
     if box_format is None:
-        opened = alike(opened, lambda name, likely: _open(data, name, None, None, likely))
+        opened = alike(opened, lambda name, likely: _open_split(data, name, None, None, likely))
     count_unlisted(opened)
     found: list[DetectionDataset] = []
     for each in opened:
@@ -347,22 +359,22 @@ def open_training(
     box_format: BoxFormat | None = None,
     progress: bool = False,
 ) -> tuple[DetectionDataset, DetectionDataset | None]:
-    """The split to train on, and the one to validate on where there is one; images are checked.
+    """The split to train on, and the one to validate on (None without one), with checked images.
 
-    Both have the classes of both. ``share`` divides what there is where there is no split to
-    validate on (see ``splitting.divide``). Boxes of both are of one format.
+    Both have one common class list and one box format. Without a val split, ``share`` (0–1) divides
+    the train split (see ``splitting.divide``). Raises ValueError for a ``share`` with a val split.
     """
     places = {"train": (data, annotations, images), "val": (data, val_annotations, val_images)}
-    train = _open(data, "train", annotations, images, box_format)
+    train = _open_split(data, "train", annotations, images, box_format)
     val = None
     if val_annotations is not None or val_images is not None:
-        val = _open(None, "val", val_annotations, val_images, box_format)
+        val = _open_split(None, "val", val_annotations, val_images, box_format)
     elif annotations is None and data is not None:
-        there = splits(data)
-        if "val" in there and len(there) > 1:
-            val = _open(data, "val", None, None, box_format)
+        names = splits(data)
+        if "val" in names and len(names) > 1:
+            val = _open_split(data, "val", None, None, box_format)
         elif share is None:
-            train.findings.add("split-only", f"{data}: {', '.join(there)}")
+            train.findings.add("split-only", f"{data}: {', '.join(names)}")
     if val is not None:
         if share is not None:
             raise ValueError(f"{train.name} has a val split already; leave out --split {share:g}")
@@ -370,22 +382,22 @@ def open_training(
 
             def again(split: str, likely: Expected) -> DetectionDataset:
                 place, annotations, images = places[split]
-                return _open(place, split, annotations, images, likely)
+                return _open_split(place, split, annotations, images, likely)
 
             train, val = alike((train, val), again)
-        count_unlisted((train, val), lambda: _others(data, ("train", "val")))
+        count_unlisted((train, val), lambda: _other_splits(data, ("train", "val")))
         train, val = train.checked(progress), val.checked(progress)
         train.bits = val.bits = max(train.bits or 0, val.bits or 0) or None
         count_shared((train, val))
         unite((train, val))
     else:
-        own = [] if data is None else _own(data, "train")
-        count_unlisted([train], lambda: _others(data, own))
+        opened = [] if data is None else _opened_keys(data, "train")
+        count_unlisted([train], lambda: _other_splits(data, opened))
         train = train.checked(progress)
     if isinstance(train, RecordTable):
-        seen = np.bincount(train.labels[~train.crowd], minlength=len(train.names))
-        lacking = [name for name, many in zip(train.names, seen, strict=True) if not many]
-        train.findings.add("class-empty", lacking)
+        counts = np.bincount(train.labels[~train.crowd], minlength=len(train.names))
+        empty = [name for name, count in zip(train.names, counts, strict=True) if not count]
+        train.findings.add("class-empty", empty)
     if share is not None:
         return divide(train, share, progress=progress)
     return train, val

@@ -1,7 +1,7 @@
-"""Files that list boxes with the image's name and the class's name in each: tables.
+"""Tables that list one box per row, with the names of its image and its class.
 
-Tables (csv) are known by their head: those of TensorFlow, Open Images, VoTT and others; or, without
-one, those of keras-retinanet, Vertex AI and makesense.ai. ``forms`` has the other files.
+Tables (CSV) are recognised by their header (TensorFlow, Open Images, VoTT and others), or without
+a header by their cells (keras-retinanet, Vertex AI, makesense.ai). ``forms`` reads other files.
 """
 
 from __future__ import annotations
@@ -28,12 +28,15 @@ Numbers = Sequence[float]
 
 @dataclass
 class Entry:
-    """One box as a file lists it; without numbers only the image.
+    """One box as a file lists it; without ``numbers``, only an image.
 
-    class_  "" where it has none
-    told    where it stands, for messages
-    split   of the image, where the file says it
-    odd     a kind of finding to count it as, or why it cannot be read
+    image    name of the image as written in the file
+    told     location in the file, for messages
+    class_   class name; "" without one
+    numbers  four numbers of the box
+    size     (width, height) of the image; (0, 0) if not in the file
+    split    split of the image; "" if not in the file
+    odd      kind of finding to count the entry as; "" for none
     """
 
     image: str
@@ -55,16 +58,20 @@ def table_of(
     asked: Asked | None,
     findings: Findings,
 ) -> RecordTable:
-    """The data set of entries, whose images lie below ``folders``."""
+    """The data set of ``entries``; images are searched for in ``folders``.
+
+    If no entry has a class, all boxes have the class "object". Raises FileNotFoundError if no image
+    is found.
+    """
     rows, names, places = Rows(findings, box_format), dict[str, int](), list[str]()
     finder = ImageFolders(
         [folder for folder in dict.fromkeys(folders) if folder.is_dir()], findings
     )
     images: dict[str, int | None] = {}
     missing: list[str] = []
-    given = list(entries)
-    nameless = not any(each.class_ for each in given if each.numbers is not None)
-    for each in given:
+    listed = list(entries)
+    without_classes = not any(each.class_ for each in listed if each.numbers is not None)
+    for each in listed:
         if each.image not in images:
             path = finder.find(each.image)
             images[each.image] = None if path is None else rows.add_image(path, each.size)
@@ -76,14 +83,14 @@ def table_of(
             findings.add(each.odd, each.told)
         if each.numbers is None:
             continue
-        class_ = each.class_ or ("object" if nameless else "")
+        class_ = each.class_ or ("object" if without_classes else "")
         if not class_:
             findings.add("class-unknown", f"{each.told} has no class")
             continue
         rows.add_box(index, names.setdefault(class_, len(names)), each.numbers, each.crowd)
         places.append(each.told)
     findings.add("image-missing", missing)
-    if nameless and places:
+    if without_classes and places:
         findings.add("class-names-missing", f"{places[0]}: no box has a class, all are 'object'")
     if not rows.files:
         raise FileNotFoundError(
@@ -95,23 +102,24 @@ def table_of(
 
 
 def image_folders(file: Path, root: Path, split: str) -> list[Path]:
-    """Where the images of a file may lie, the likeliest place first."""
+    """Folders that may contain the images of a file, the likeliest first."""
     bases = (file.parent, root, root.parent if root == file.parent else root)
-    own = [child(child(base, "images"), split) for base in bases] + [
+    of_split = [child(child(base, "images"), split) for base in bases] + [
         child(base, split) for base in bases
     ]
     shared = [
         child(base, name) for base in bases[:2] for name in ("images", "data", "imgs", "upload")
     ]
-    return [*own, *shared, file.parent, root, child(root.parent, "images")]
+    return [*of_split, *shared, file.parent, root, child(root.parent, "images")]
 
 
 def _split_of(file: Path) -> str:
-    """The split that a file's name has in it: train_labels, annotations-val; else "default"."""
+    """The split in a file's name (train_labels, annotations-val); else "default"."""
     return usual_word(file.stem) or "default"
 
 
 def _by_split(files: Sequence[Path], opener: Any) -> dict[str, Open]:
+    """Split in the file's name (its stem if that split is already in use) → ``opener(file)``."""
     found: dict[str, Open] = {}
     for file in files:
         split = _split_of(file) if len(files) > 1 or _split_of(file) != "default" else "default"
@@ -145,42 +153,43 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "split": ("split", "set", "subset"),
     "crowd": ("isgroupof", "iscrowd"),
 }
-"""What a table's column holds → what it is called, in any case, with _ for blanks and hyphens."""
+"""Content of a column → its names in headers, in lower case, with _ for blanks and hyphens."""
 ORDERS: dict[tuple[str, ...], BoxFormat] = {
     ("x0", "y0", "x1", "y1"): "xyxy",
     ("cx", "cy", "w", "h"): "cxcywh",
     ("x", "y", "w", "h"): "xywh",
     ("box",): "xywh",
 }
-SETS = ("train", "training", "validation", "test", "unassigned")
+"""Columns of a box → their box format."""
+VERTEX_SPLITS = ("train", "training", "validation", "test", "unassigned")
 
 
 @dataclass(frozen=True)
-class _Form:
-    """How a table is read: its separator, the place of each column, whether it has a head."""
+class _TableForm:
+    """How a table is read: separator, indices of its columns, box format, and header or not."""
 
     separator: str
-    at: dict[str, int]
-    order: BoxFormat
-    head: bool = True
+    columns: dict[str, int]
+    box_format: BoxFormat
+    header: bool = True
 
 
 def find_table(root: Path) -> dict[str, Open]:
-    """Splits by the tables of ``root`` or in its folders of annotations, or by a column of one."""
+    """Splits by the tables in ``root`` or its folders of annotations, or by a column of splits."""
     places = [root, *(child(root, name) for name in ("annotations", "labels", "csv"))]
     files = [root] if root.is_file() else []
     for place in places:
-        some = (*paths_of(place, ".csv", ".tsv")[:50], *paths_of(place, ".txt")[:50])
-        files = files or [file for file in some if _form(file)]
-    files = [file for file in files if _form(file)]
+        candidates = (*paths_of(place, ".csv", ".tsv")[:50], *paths_of(place, ".txt")[:50])
+        files = files or [file for file in candidates if _table_form(file)]
+    files = [file for file in files if _table_form(file)]
     base = root.parent if root.is_file() else root
     if len(files) == 1 and (splits := _listed_splits(files[0])):
         return {name: partial(_open_table, files[0], base, name) for name in splits}
     return _by_split(files, lambda file: partial(_open_table, file, base, ""))
 
 
-def _form(file: Path) -> _Form | None:
-    """What the head of a table, or else its first row, shows it to be; None: no list of boxes."""
+def _table_form(file: Path) -> _TableForm | None:
+    """The form of a table by its header or its first rows; None if it is not a list of boxes."""
     if file.suffix.lower() not in (".csv", ".tsv", ".txt"):
         return None
     lines = head_of(file).decode("utf-8", "replace").splitlines()[:20]
@@ -191,43 +200,43 @@ def _form(file: Path) -> _Form | None:
     separator = separator if separator in lines[0] else " "
     rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=separator)]
     names = [re.sub(r"[\s-]+", "_", cell.lstrip("#").casefold()) for cell in rows[0]]
-    at = {
+    columns = {
         column: next(names.index(known) for known in options if known in names)
         for column, options in COLUMNS.items()
         if set(options) & set(names)
     }
-    order = next((box for box in ORDERS if at.keys() >= {*box}), None)
-    if "image" in at and order and not any(map(_is_image, rows[0])):
-        return _Form(separator, at, ORDERS[order])
-    return _headless(separator, rows[:-1] or rows)
+    order = next((box for box in ORDERS if columns.keys() >= {*box}), None)
+    if "image" in columns and order and not any(map(_is_image, rows[0])):
+        return _TableForm(separator, columns, ORDERS[order])
+    return _form_without_header(separator, rows[:-1] or rows)
 
 
-def _headless(separator: str, rows: list[list[str]]) -> _Form | None:
-    """The columns of a table without a head, by what stands in them.
+def _form_without_header(separator: str, rows: list[list[str]]) -> _TableForm | None:
+    """The form of a table without a header, by the contents of its columns.
 
-    An image's name and four numbers: corners behind it, corner and size before it (makesense.ai).
-    The class is the first other column of words, else the number beyond the four. Vertex AI begins
-    with a split, and leaves two corners of four empty.
+    A row has an image name and four numbers: two corners after the name, or corner and size before
+    it (makesense.ai). The class is the first other column of words, else the number next to the
+    four. Vertex AI begins with a split, and leaves two of four corners empty.
     """
-    width, columns = len(rows[0]), list(zip(*rows, strict=False))
-    image = next((at for at, cells in enumerate(columns) if all(map(_is_image, cells))), None)
+    width, cells = len(rows[0]), list(zip(*rows, strict=False))
+    image = next((n for n, column in enumerate(cells) if all(map(_is_image, column))), None)
     if image is None or any(len(row) != width for row in rows):
         return None
-    if width >= 9 and image == 1 and {cell.casefold() for cell in columns[0]} <= {*SETS}:
-        at = {"split": 0, "image": 1, "class": 2, "x0": 3, "y0": 4, "x1": 7, "y1": 8}
-        return _Form(separator, at, "xyxy", head=False)
-    numeric = [at for at in range(width) if any(columns[at]) and all(map(_is_number, columns[at]))]
-    runs = [at for at in numeric if {*range(at, at + 4)} <= {*numeric}]
+    if width >= 9 and image == 1 and {cell.casefold() for cell in cells[0]} <= {*VERTEX_SPLITS}:
+        columns = {"split": 0, "image": 1, "class": 2, "x0": 3, "y0": 4, "x1": 7, "y1": 8}
+        return _TableForm(separator, columns, "xyxy", header=False)
+    numeric = [n for n in range(width) if any(cells[n]) and all(map(_is_number, cells[n]))]
+    runs = [n for n in numeric if {*range(n, n + 4)} <= {*numeric}]
     before = image - 4 in runs
-    start = image - 4 if before else next((at for at in runs if at > image), None)
+    start = image - 4 if before else next((n for n in runs if n > image), None)
     if start is None:
         return None
-    words = (at for at in range(width) if at not in (image, *numeric) and any(columns[at]))
+    words = (n for n in range(width) if n not in (image, *numeric) and any(cells[n]))
     class_ = next(words, start - 1 if before else start + 4)
     keys = ("x", "y", "w", "h") if before else ("x0", "y0", "x1", "y1")
-    at = {"image": image, **{key: start + n for n, key in enumerate(keys)}}
-    at |= {"class": class_} if 0 <= class_ < width else {}
-    return _Form(separator, at, ORDERS[keys], head=False)
+    columns = {"image": image, **{key: start + n for n, key in enumerate(keys)}}
+    columns |= {"class": class_} if 0 <= class_ < width else {}
+    return _TableForm(separator, columns, ORDERS[keys], header=False)
 
 
 def _is_image(cell: str) -> bool:
@@ -246,9 +255,9 @@ def _number(cell: str) -> float | None:
 
 
 def _listed_splits(file: Path) -> list[str]:
-    """Splits that a column of a table names, where every row has one of the usual."""
-    form = _form(file)
-    if form is None or "split" not in form.at:
+    """Splits in the split column of a table; empty without one or with other names in it."""
+    form = _table_form(file)
+    if form is None or "split" not in form.columns:
         return []
     named = dict.fromkeys(each.split for each in _entries(file, form, Findings()))
     usual = {canonical(name) for name in named}
@@ -256,36 +265,44 @@ def _listed_splits(file: Path) -> list[str]:
 
 
 def _open_table(
-    file: Path, root: Path, own: str, split: str, box_format: Asked | None = None
+    file: Path, root: Path, listed_split: str, split: str, box_format: Asked | None = None
 ) -> RecordTable:
+    """The boxes of a table; of ``listed_split`` in its split column only, unless that is ""."""
     findings = Findings()
-    form = _form(file)
+    form = _table_form(file)
     if form is None:
         raise ValueError(f"{file} has changed: it lists no boxes any more")
-    entries = (each for each in _entries(file, form, findings) if not own or each.split == own)
-    folders = image_folders(file, root, own or _split_of(file))
-    return table_of(entries, folders, root.resolve().name, split, form.order, box_format, findings)
+    entries = _entries(file, form, findings)
+    if listed_split:
+        entries = (each for each in entries if each.split == listed_split)
+    folders = image_folders(file, root, listed_split or _split_of(file))
+    name = root.resolve().name
+    return table_of(entries, folders, name, split, form.box_format, box_format, findings)
 
 
-def _entries(file: Path, form: _Form, findings: Findings) -> Iterator[Entry]:
+def _entries(file: Path, form: _TableForm, findings: Findings) -> Iterator[Entry]:
     names = _class_names(file)
     rows = csv.reader(io.StringIO(read_text(file, findings)), delimiter=form.separator)
-    columns = next(box for box in ORDERS if form.at.keys() >= {*box} and ORDERS[box] == form.order)
-    own_size = form.order == "xyxy" and {"w", "h"} <= form.at.keys()
+    orders = (order for order in ORDERS if ORDERS[order] == form.box_format)
+    columns = next(order for order in orders if form.columns.keys() >= {*order})
+    # In tables with corners, the columns of width and height have the size of the image.
+    has_image_size = form.box_format == "xyxy" and {"w", "h"} <= form.columns.keys()
     for number, row in enumerate(rows, 1):
-        if not any(cell.strip() for cell in row) or (number == 1 and form.head):
+        if not any(cell.strip() for cell in row) or (number == 1 and form.header):
             continue
-        told = f"{file}, line {number}"
-        cells = {column: row[at].strip() if at < len(row) else "" for column, at in form.at.items()}
+        location = f"{file}, line {number}"
+        cells = {
+            column: row[n].strip() if n < len(row) else "" for column, n in form.columns.items()
+        }
         if not cells["image"]:
-            findings.add("line-unreadable", told)
+            findings.add("line-unreadable", location)
             continue
         given = [cells[column] for column in columns]
         if columns == ("box",):
             given = re.findall(r"[^\s,\[\]()]+", cells["box"])
         numbers = [_number(cell) for cell in given]
-        sizes = [_number(cells[side]) or 0 for side in "wh"] if own_size else [0, 0]
-        entry = Entry(cells["image"], told, split=cells.get("split", ""))
+        sizes = [_number(cells[side]) or 0 for side in "wh"] if has_image_size else [0, 0]
+        entry = Entry(cells["image"], location, split=cells.get("split", ""))
         entry.size = (int(sizes[0]), int(sizes[1])) if min(sizes) >= 1 else (0, 0)
         class_ = cells.get("class", "")
         entry.class_ = names.get(class_, class_)
@@ -293,12 +310,12 @@ def _entries(file: Path, form: _Form, findings: Findings) -> Iterator[Entry]:
         if len(numbers) == 4 and None not in numbers:
             entry.numbers = numbers  # pyright: ignore[reportAttributeAccessIssue]
         elif any(given):
-            entry.odd, entry.told = "box-unreadable", f"{told}: {shown(given)}"
+            entry.odd, entry.told = "box-unreadable", f"{location}: {shown(given)}"
         yield entry
 
 
 def _class_names(file: Path) -> dict[str, str]:
-    """Open Images: /m/… → the class's name, where its list lies beside the table."""
+    """Open Images: /m/… → class name, from the list next to the table; empty without one."""
     lists = sorted(file.parent.glob("*class-descriptions*.csv"))
     text = read_text(lists[0], Findings()) if lists else ""
     return {row[0]: row[1] for row in csv.reader(io.StringIO(text)) if len(row) == 2}

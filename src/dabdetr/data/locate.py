@@ -1,8 +1,8 @@
-"""One rule for the file names in annotations, and one for the names of splits.
+"""One rule for finding files by their names in annotations, and one for the names of splits.
 
-A name is taken as given; then with / for \\, without URL escapes and without leading folders, as
-few as it takes; then by its base name, and by its stem, where only one image below the folder has
-it. How names were found is counted.
+A name is tried as given; then with / for \\, without URL escapes, and without as few leading
+folders as possible; then by its base name and its stem, if only one image below the folder has it.
+Names that were found in another way than as given are counted.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from dabdetr.data.findings import Findings
 from dabdetr.data.images import IMAGE_SUFFIXES, OTHER_SUFFIXES
 
 MOST_FILES = 2_000_000
-"""Files below a folder of images that are looked at."""
+"""Most files below a folder of images."""
 
 
 YEAR = re.compile(r"20\d\d$")  # COCO's own splits are called train2017, val2017
 USUAL = ("train", "val", "test")
 SPLIT_AFFIXES = re.compile(r"[ _-]?(data)?(set|split|subset|data|images|imgs|list)$")
-"""What stands behind the name of a split in the names of folders: train_set, val-images."""
+"""Suffixes after the name of a split in the names of folders: train_set, val-images."""
 SPELLINGS = {
     "train": ("train", "training", "trn", "tr"),
     "val": ("val", "valid", "validation", "dev", "eval"),
     "test": ("test", "testing", "tst"),
 }
-"""What splits are called elsewhere, in any case."""
+"""Usual split → its spellings; letter case is ignored."""
 
 
 def canonical(split: str) -> str:
-    """``train``, ``val`` or ``test`` for any spelling of them; others as they are."""
+    """``train``, ``val`` or ``test`` for any spelling of them; other names without a year."""
     bare = YEAR.sub("", split)
     folded = bare.casefold().strip()
     names = folded, SPLIT_AFFIXES.sub("", folded)
@@ -44,33 +44,33 @@ def canonical(split: str) -> str:
 
 
 def usual_word(name: str) -> str:
-    """The usual split that one word of a name means (my_train_v2, Annotations-Val); else ""."""
+    """The only usual split among the words of a name (my_train_v2, Annotations-Val); else ""."""
     words = {canonical(word) for word in re.split(r"[^A-Za-z]+", name) if word}
     usual = [word for word in USUAL if word in words]
     return usual[0] if len(usual) == 1 else ""
 
 
 def names_split(name: str) -> bool:
-    """Whether a name is that of a usual split, or has one in it: VisDrone2019-DET-train."""
+    """Whether a name is a usual split or contains one as a word: VisDrone2019-DET-train."""
     return canonical(name) in USUAL or bool(usual_word(name))
 
 
 def folders_in(root: Path) -> list[Path]:
-    """The folders directly in ``root``, by name; no hidden ones."""
+    """The folders directly in ``root``, sorted by name, without hidden ones."""
     if not root.is_dir():
         return []
     return sorted(each for each in root.iterdir() if each.is_dir() and each.name[0] != ".")
 
 
 UPLOADED = re.compile(r"^[0-9a-f]{8}-")
-"""What Label Studio puts before the name of a file that is uploaded."""
+"""The prefix that Label Studio adds to the names of uploaded files."""
 
 
 class ImageFolders:
-    """Finds images by what annotations call them, in ``folders`` in their order.
+    """Finds images by their names in annotations, searching ``folders`` in order.
 
-    Nothing outside of the folders is ever found, unless ``anywhere`` allows an absolute path that
-    exists: for lists of paths that a user keeps, not for files that came from elsewhere.
+    Only files inside the folders are found, except that ``anywhere`` also allows existing absolute
+    paths: for a user's own lists of paths, not for files from untrusted sources.
     """
 
     def __init__(self, folders: Iterable[Path], findings: Findings, anywhere: bool = False) -> None:
@@ -82,16 +82,16 @@ class ImageFolders:
         self._stemmed: dict[str, dict[str, str]] = {}
 
     def find(self, name: str) -> str | None:
-        """The path of an image, or None where there is none, or more than one could be meant."""
-        return self._direct(name) or self._by_name(name)
+        """The path of an image; None without one, or if several match equally well."""
+        return self._by_path(name) or self._by_name(name)
 
     def find_named(self, names: Sequence[str], below: str, stem: str) -> str | None:
-        """An image by one of ``names``, or the one called ``stem`` in the folder ``below``.
+        """An image by one of ``names``, or by its ``stem`` in the subfolder ``below``.
 
-        Where these are two images the second is taken: names stay as they were when files are
-        renamed.
+        If these are two images, the second is returned, because names in annotations stay the same
+        when files are renamed.
         """
-        named = next(filter(None, map(self._direct, names)), None)
+        named = next(filter(None, map(self._by_path, names)), None)
         if named and folded(without_ending(os.path.basename(named))) == folded(stem):
             return named
         for folder in self.folders:
@@ -105,13 +105,13 @@ class ImageFolders:
                 return path
         return named or next(filter(None, map(self._by_name, (*names, stem))), None)
 
-    def _direct(self, name: str) -> str | None:
-        """As given, or by as much of the path as there is."""
+    def _by_path(self, name: str) -> str | None:
+        """An image by its path as given, or by the longest end of the path that exists."""
         name = name.strip()
         if not name or "\0" in name:
             return None
         for folder in self.folders:
-            for form in _forms(name):
+            for form in _unicode_forms(name):
                 if self._is_file(folder, form):
                     return os.path.normpath(os.path.join(folder, form))
         if self.anywhere and os.path.isabs(name) and os.path.isfile(name):
@@ -119,7 +119,7 @@ class ImageFolders:
         parts = clean(name)
         for start in range(len(parts)):
             for folder in self.folders:
-                for rest in _forms(os.path.join(*parts[start:])):
+                for rest in _unicode_forms(os.path.join(*parts[start:])):
                     if self._is_file(folder, rest):
                         path = os.path.join(folder, rest)
                         self.findings.add("name-cleaned", f"{name} is {path}")
@@ -127,7 +127,7 @@ class ImageFolders:
         return None
 
     def _by_name(self, name: str) -> str | None:
-        """By base name, or by base name or stem in any case, where one image has it."""
+        """An image by its base name, or by base name or stem in any case, if unique."""
         base = next(reversed(clean(name)), "")
         self._index()
         for key in (*_spellings(base), *_spellings(UPLOADED.sub("", base))):
@@ -140,14 +140,14 @@ class ImageFolders:
         return None
 
     def _stems_in(self, folder: str) -> dict[str, str]:
-        """Folded stem → name of the image in one folder; "" for several."""
+        """Folded stem → name of the image in a folder; "" where several images have the stem."""
         if folder not in self._listings:
             self._listings[folder] = _listing(folder)
         if folder not in self._stemmed:
             stems = self._stemmed[folder] = {}
             for name in self._listings[folder]:
                 stem, ending = os.path.splitext(name)
-                if ending.lower() in IMAGE_SUFFIXES:  # of several images none is meant
+                if ending.lower() in IMAGE_SUFFIXES:
                     stems[folded(stem)] = "" if folded(stem) in stems else name
         return self._stemmed[folder]
 
@@ -161,7 +161,7 @@ class ImageFolders:
         return self._listings[parent].get(leaf, False)
 
     def _index(self) -> None:
-        """Fill the table of names: None where several images have one."""
+        """Fill the table of names once; None for a name that several images have."""
         if self._indexed:
             return
         self._indexed = True
@@ -173,25 +173,25 @@ class ImageFolders:
 
 
 def _spellings(base: str) -> tuple[str, str, str]:
-    """What an image may be called: as it is, in any case, and without its ending."""
+    """Keys for finding an image: its base name, the folded base name, and the folded stem."""
     return base, folded(base), folded(without_ending(base))
 
 
 def without_ending(name: str) -> str:
-    """A name without the ending of an image or annotation file; "img.v2" has none."""
+    """A name without the extension of an image or annotation file; "img.v2" stays as it is."""
     stem, ending = os.path.splitext(name)
     known = ending.lower() in IMAGE_SUFFIXES | OTHER_SUFFIXES | {".txt", ".xml", ".json"}
     return stem if known else name
 
 
 def folded(name: str) -> str:
-    """A name without its case, with one form of accents, and _ for blanks, as uploads have it."""
+    """A name in lower case, in Unicode form NFC, with _ for blanks, as upload tools write it."""
     name = name if name.isascii() else unicodedata.normalize("NFC", name)
     return name.casefold().replace(" ", "_")
 
 
-def _forms(name: str) -> tuple[str, ...]:
-    """A name as given, and with its accents written as Linux and Windows do, and as macOS does."""
+def _unicode_forms(name: str) -> tuple[str, ...]:
+    """A name as given, in Unicode form NFC (Linux, Windows) and in NFD (macOS)."""
     if name.isascii():
         return (name,)
     both = (unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name))
@@ -199,18 +199,21 @@ def _forms(name: str) -> tuple[str, ...]:
 
 
 def clean(name: str) -> list[str]:
-    """The parts of a path that was written elsewhere: no drive, scheme, ``.`` or ``..``."""
+    """The parts of a path from another machine, without drive, URL scheme, ``.`` and ``..``."""
     text = unquote(name.replace("\\", "/"))
     text = text.split("://", 1)[-1]
     text, _, query = text.partition("?")
-    served = re.search(r"(?:^|&)d=([^&]+)", query)  # Label Studio: /data/local-files/?d=a/b.jpg
-    text = served.group(1) if served and text.endswith("/") else text
+    local_file = re.search(r"(?:^|&)d=([^&]+)", query)  # Label Studio: /data/local-files/?d=a/b.jpg
+    text = local_file.group(1) if local_file and text.endswith("/") else text
     parts = [part for part in text.split("/") if part not in ("", ".", "..")]
     return parts[1:] if len(parts) > 1 and parts[0].endswith(":") else parts
 
 
 def child(folder: Path, name: str) -> Path:
-    """A folder in a folder by its name, in another case where there is none in this."""
+    """The folder ``name`` in ``folder``, or one whose name differs only in letter case.
+
+    Without either, the path that does not exist.
+    """
     path = folder / name
     if path.is_dir() or not folder.is_dir():
         return path
@@ -219,33 +222,37 @@ def child(folder: Path, name: str) -> Path:
 
 
 def images_below(folder: str | Path) -> Iterator[str]:
-    """Paths of the images in a folder and the folders in it, by name; hidden ones are left out."""
+    """Sorted paths of the images in a folder and its subfolders, without hidden ones."""
     return files_below(folder, IMAGE_SUFFIXES)
 
 
 def paths_of(folder: Path, *endings: str, below: bool = False) -> list[Path]:
-    """Files in a folder, or also ``below`` it, by lower-case ending; no hidden ones.
+    """Sorted files in a folder, with ``below`` also in its subfolders, by lower-case extension.
 
-    Hidden are copies that systems and editors make: ``._name``, ``.ipynb_checkpoints``.
+    Hidden files are left out: copies by systems and editors such as ``._name`` and
+    ``.ipynb_checkpoints``.
     """
     return sorted(map(Path, (files_below if below else files_in)(folder, endings)))
 
 
 def files_below(folder: str | Path, endings: Container[str]) -> Iterator[str]:
-    """Paths of the files in a folder and the folders in it, by name; hidden ones are left out."""
-    seen = 0
+    """Sorted paths of the files in a folder and its subfolders, without hidden ones.
+
+    Raises ValueError for more than ``MOST_FILES`` files.
+    """
+    count = 0
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(each for each in folders if not each.startswith("."))
         for file in sorted(files):
-            seen += 1
-            if seen > MOST_FILES:
+            count += 1
+            if count > MOST_FILES:
                 raise ValueError(f"{folder} has more than {MOST_FILES:,} files; name a smaller one")
             if os.path.splitext(file)[1].lower() in endings and not file.startswith("."):
                 yield os.path.join(parent, file)
 
 
 def files_in(folder: str | Path, endings: Container[str]) -> list[str]:
-    """Paths of the files in a folder itself by lower-case ending, by name; no hidden ones."""
+    """Sorted paths of the files directly in a folder by lower-case extension; no hidden ones."""
     names = sorted(name for name, is_file in _listing(str(folder)).items() if is_file)
     return [
         os.path.join(folder, name)
@@ -255,7 +262,7 @@ def files_in(folder: str | Path, endings: Container[str]) -> list[str]:
 
 
 def _listing(folder: str) -> dict[str, bool]:
-    """Name → whether it is a regular file, of what lies in a folder."""
+    """Name → whether it is a file, for each entry of a folder; empty if it cannot be read."""
     try:
         with os.scandir(folder) as entries:
             return {entry.name: entry.is_file() for entry in entries}
