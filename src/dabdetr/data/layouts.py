@@ -169,31 +169,31 @@ class Found:
     splits: dict[str, Open]
 
 
-def find_data(given: Path) -> Found:
+def find_data(path: Path) -> Found:
     """The data set of a path: at the path, the one that it is a part of, or the only one below it.
 
     Raises FileNotFoundError if the path does not exist, ValueError for no or several data sets.
     """
-    if not given.exists():
-        raise FileNotFoundError(f"there is no data folder {given}; check the path")
-    if is_archive(given):
-        return find_data(unpacked(given))
-    splits_in = layouts_in(given)
-    whole = _enclosing_data(given, splits_in) if given.is_dir() else None
+    if not path.exists():
+        raise FileNotFoundError(f"there is no data folder {path}; check the path")
+    if is_archive(path):
+        return find_data(unpacked(path))
+    splits_in = layouts_in(path)
+    whole = _enclosing_data(path, splits_in) if path.is_dir() else None
     if whole is not None:
         return whole
     if splits_in:
-        return Found(given, splits_in)
-    below = _data_below(given) if given.is_dir() else []
+        return Found(path, splits_in)
+    below = _data_below(path) if path.is_dir() else []
     if len(below) == 1:
         return below[0]
     if below:
         raise ValueError(
-            f"{given} holds {len(below)} data sets; give one of them: "
+            f"{path} holds {len(below)} data sets; give one of them: "
             + ", ".join(str(each.root) for each in below[:8])
         )
     sought = "; ".join(f"{files} ({name})" for name, (_, files) in LAYOUTS.items() if files)
-    raise ValueError(not_known(given, sought))
+    raise ValueError(not_known(path, sought))
 
 
 def layouts_in(root: Path) -> dict[str, Open]:
@@ -231,13 +231,13 @@ def _splits_by_folder(root: Path) -> dict[str, Open]:
     return found
 
 
-def _enclosing_data(given: Path, splits_in: dict[str, Open]) -> Found | None:
-    """The data set that ``given`` (with its own splits) is a part of, up to three folders above.
+def _enclosing_data(path: Path, splits_in: dict[str, Open]) -> Found | None:
+    """The data set that ``path`` (with its own splits) is a part of, up to three folders above.
 
     Without this, training on a part such as ``images`` would ignore the splits of the whole.
     """
     best: Found | None = None
-    root = given.resolve()
+    root = path.resolve()
     for _ in range(3):
         name = root.name.casefold()
         part = name in PARTS
@@ -250,10 +250,10 @@ def _enclosing_data(given: Path, splits_in: dict[str, Open]) -> Found | None:
     return best
 
 
-def _data_below(given: Path, depth: int = 3) -> list[Found]:
+def _data_below(path: Path, depth: int = 3) -> list[Found]:
     """Data sets in the folders of a folder, down to ``depth`` levels."""
     found: list[Found] = []
-    for child in sorted(given.iterdir()):
+    for child in sorted(path.iterdir()):
         if not child.is_dir() or child.name.startswith((".", "__MACOSX")):
             continue
         inside = layouts_in(child)

@@ -112,10 +112,12 @@ def _pairs_of_json(tree: Any) -> list[tuple[str, str]]:
     if isinstance(tree, list):
         rows = [[*map(str, row.values())] for row in tree if isinstance(row, dict)]
         return list(_pairs_of_columns(rows))
-    given = tree if isinstance(tree, dict) else {}
-    if given and all(_is_split(key) and isinstance(names, list) for key, names in given.items()):
-        return [(str(name), key) for key, names in given.items() for name in names]
-    return [(name, str(split)) for name, split in given.items() if _is_split(split)]
+    mapping = tree if isinstance(tree, dict) else {}
+    if mapping and all(
+        _is_split(key) and isinstance(names, list) for key, names in mapping.items()
+    ):
+        return [(str(name), key) for key, names in mapping.items() for name in names]
+    return [(name, str(split)) for name, split in mapping.items() if _is_split(split)]
 
 
 def _pairs_of_table(text: str) -> list[tuple[str, str]]:

@@ -125,10 +125,10 @@ def _via3_regions(tree: dict[str, Any], file: Path, findings: Findings) -> Itera
         yield named, shape, attributes
 
 
-def _mappings_of(given: Any) -> dict[str, dict[str, Any]]:
+def _mappings_of(value: Any) -> dict[str, dict[str, Any]]:
     """The entries of a mapping whose values are mappings; empty for anything else."""
-    pairs = given.items() if isinstance(given, dict) else ()
-    return {str(key): value for key, value in pairs if isinstance(value, dict)}
+    pairs = value.items() if isinstance(value, dict) else ()
+    return {str(key): each for key, each in pairs if isinstance(each, dict)}
 
 
 def _option_text(attribute: dict[str, Any] | None, value: Any) -> Any:

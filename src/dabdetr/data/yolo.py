@@ -141,8 +141,8 @@ class _ImagePaths:
 
     def exist(self, key: str) -> bool:
         """Whether all paths of a split exist."""
-        given = map(str, _as_list(self.settings[key]))
-        return all(self._existing(each) or self._matching(each) for each in given)
+        paths = map(str, _as_list(self.settings[key]))
+        return all(self._existing(each) or self._matching(each) for each in paths)
 
     def images(self, where: Any) -> list[str]:
         """The images of a folder, a .txt list or an image path, or of several of these.
@@ -181,11 +181,11 @@ class _ImagePaths:
     def _bases(self) -> list[Path]:
         """Folders that paths may start from: ``path``, the file's folder, and likely others."""
         folder = self.file.parent
-        given = str(self.settings.get("path") or ".").replace("\\", "/")
-        bases = [folder / given, folder]
-        if given.strip("./"):
-            bases += [folder / "datasets" / given, folder.parent / "datasets" / given]
-            bases += [folder / Path(given).name, folder.parent / given]
+        path = str(self.settings.get("path") or ".").replace("\\", "/")
+        bases = [folder / path, folder]
+        if path.strip("./"):
+            bases += [folder / "datasets" / path, folder.parent / "datasets" / path]
+            bases += [folder / Path(path).name, folder.parent / path]
         return bases
 
     def _existing(self, where: str) -> Path | None:
@@ -237,20 +237,20 @@ def _names(settings: dict[str, Any], file: Path, findings: Findings) -> list[tup
 
     Raises ValueError for names of another form.
     """
-    given, count = settings.get("names"), settings.get("nc")
-    if isinstance(given, str):
-        given = [name.strip() for name in given.split(",")]
-    pairs: list[Any] = list(enumerate(given) if isinstance(given, list) else [])
-    if isinstance(given, dict):
-        pairs = [(_class_number(number), name) for number, name in given.items()]
-    if given is None and isinstance(count, int) and 0 < count < 100_000:
+    listed, count = settings.get("names"), settings.get("nc")
+    if isinstance(listed, str):
+        listed = [name.strip() for name in listed.split(",")]
+    pairs: list[Any] = list(enumerate(listed) if isinstance(listed, list) else [])
+    if isinstance(listed, dict):
+        pairs = [(_class_number(number), name) for number, name in listed.items()]
+    if listed is None and isinstance(count, int) and 0 < count < 100_000:
         findings.add("class-names-missing", f"nc: {count} in {file}", count)
         return [(number, str(number)) for number in range(count)]
     plain = (str, int, float)
     if not pairs or not all(type(n) is int and isinstance(name, plain) for n, name in pairs):
         raise ValueError(
             f"{file}: names should be a list of different class names, or number: name; it has "
-            f"{shown(given)}"
+            f"{shown(listed)}"
         )
     if count is not None and count != len(pairs):
         findings.add("class-count", f"nc: {shown(count)} and {len(pairs)} names in {file}")
