@@ -1,7 +1,7 @@
-"""Files of tools that list images with their boxes: one table of forms, and one way to open them.
+"""Annotation files of tools that list images with their boxes: one table of all these forms.
 
-A form is known by the names of its files and a sign in their heads; its reader gives the boxes as
-``Entry``s. Splits are what the entries say, or else what the names of files and folders say.
+A form is recognised by its file names and a pattern in the heads of the files; its reader yields
+the boxes as ``Entry``s. Splits come from the entries, otherwise from file and folder names.
 """
 
 from __future__ import annotations
@@ -21,18 +21,21 @@ from dabdetr.data.records import Open, RecordTable
 from dabdetr.data.textfiles import head_of
 
 MOST = 50
-"""Files of a form that are not one for each image or sequence."""
+"""Most files inspected of a form, and most files read of a form without ``many``."""
 JSONS = (".json", ".jsonl", ".ndjson", ".odgt", ".geojson")
 DEPTH = 4
-"""Folders below the data set's in which files are looked for."""
+"""Levels of folders below the data set's in which files are searched."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """One form: its files, the sign in their heads, what is read of one, and of which format.
+    """One form of annotation files.
 
-    names  pattern of the file's path from the folder of the data set
-    many   a data set has many such files, one for each image or sequence
+    names       pattern of the file's path relative to the data set's folder
+    sign        pattern in the head of the file
+    read        reader of one file
+    box_format  box format of the entries
+    many        a data set has many such files, one for each image or sequence
     """
 
     names: str
@@ -42,13 +45,13 @@ class Form:
     many: bool = False
 
     def knows(self, path: str, file: Path) -> bool:
-        """Whether a file, by its path in the data set, is of this form."""
+        """Whether ``file``, at ``path`` in the data set, is of this form."""
         named = re.fullmatch(self.names, path, re.IGNORECASE)
         return bool(named) and re.search(self.sign, head_of(file), re.DOTALL) is not None
 
 
 def _keyed(names: str, sign: bytes, keys: json_keys.Keys, *, many: bool = False) -> Form:
-    """A form whose boxes stand under fixed keys."""
+    """A form whose boxes are under fixed keys (see ``json_keys``)."""
     return Form(names, sign, json_keys.reader(keys), keys.order, many)
 
 
@@ -153,11 +156,11 @@ FORMS: dict[str, Form] = {
     "Mapillary's signs": _keyed(r"(.*/)?[^/]*\.json", rb'"ispano"', json_keys.SIGNS, many=True),
     "FiftyOne's data set": _keyed(r"samples\.json", rb'"samples".*"filepath"', json_keys.FIFTYONE),
 }
-"""Form → how it is known and read. The first that knows a file is taken."""
+"""Name → form. The first form that recognises a file is used."""
 
 
 def find_forms(root: Path) -> dict[str, Open]:
-    """Splits by the files of the first form that has some."""
+    """Split → its opener, from the files of the first form that is found."""
     if not root.exists():
         return {}
     base = root.parent if root.is_file() else root
@@ -173,7 +176,7 @@ def find_forms(root: Path) -> dict[str, Open]:
 
 
 def _files(folder: Path, depth: int) -> Iterator[Path]:
-    """Files that may be of a form, by name, the folder's own first."""
+    """Files that may be of a form, sorted by name, those directly in ``folder`` first."""
     inside = sorted(each for each in folder.iterdir() if not each.name.startswith("."))
     endings = (".xml", *JSONS, ".manifest", ".txt", ".csv")
     yield from (file for file in inside if file.suffix.lower() in endings and file.is_file())
@@ -183,26 +186,26 @@ def _files(folder: Path, depth: int) -> Iterator[Path]:
 
 
 def _by_split(form: Form, base: Path, files: list[Path]) -> dict[str, Open]:
-    if len(files) == 1 and (named := _said(form, files[0])):
+    if len(files) == 1 and (named := _entry_splits(form, files[0])):
         return {name: partial(_open, form, base, files, name) for name in named}
     parts: dict[str, list[Path]] = {}
     splits = [_split_of(file, base) for file in files]
-    if form.many and "default" in splits:  # then a word in some names, as of images, tells none
+    if form.many and "default" in splits:  # split words in some image names are no evidence then
         splits = [_split_of(file.parent / "_", base) for file in files]
     for file, split in zip(files, splits, strict=True):
         own = split if form.many or split not in parts else file.stem
         parts.setdefault(own, []).append(file)
-    return {name: partial(_open, form, base, some, "") for name, some in parts.items()}
+    return {name: partial(_open, form, base, group, "") for name, group in parts.items()}
 
 
 def _split_of(file: Path, base: Path) -> str:
-    """The split that the file's name, or that of a folder it is in, has in it."""
+    """The split in the name of the file or of the nearest folder that names one."""
     names = (file.stem, *reversed(file.relative_to(base).parts[:-1]))
     return next(filter(None, map(usual_word, names)), "default")
 
 
-def _said(form: Form, file: Path) -> list[str]:
-    """Splits that the entries of a file name, where every image has one of the usual."""
+def _entry_splits(form: Form, file: Path) -> list[str]:
+    """The splits in the entries of a file, if every entry has a usual one."""
     state = file.stat()
     named = _splits_in(form, file, state.st_size, state.st_mtime_ns)
     return list(named) if {canonical(name) for name in named} <= {*USUAL} else []
@@ -217,17 +220,28 @@ def _splits_in(form: Form, file: Path, size: int, time: int) -> dict[str, None]:
 
 
 def _open(
-    form: Form, base: Path, files: list[Path], own: str, split: str, box_format: Asked | None = None
+    form: Form,
+    base: Path,
+    files: list[Path],
+    listed_split: str,
+    split: str,
+    box_format: Asked | None = None,
 ) -> RecordTable:
     findings = Findings()
-    folders = [each for file in files[:1] for each in image_folders(file, base, own or split)]
-    entries = (each for each in _entries(form, files, findings) if not own or each.split == own)
+    folders = [
+        each for file in files[:1] for each in image_folders(file, base, listed_split or split)
+    ]
+    entries = (
+        each
+        for each in _entries(form, files, findings)
+        if not listed_split or each.split == listed_split
+    )
     name = base.resolve().name
     return table_of(entries, folders, name, split, form.box_format, box_format, findings)
 
 
 def _entries(form: Form, files: list[Path], findings: Findings) -> Iterator[Entry]:
-    """Of all files; one of many that cannot be read is counted, one alone is refused."""
+    """The entries of all files; an unreadable file is counted, or raises if it is the only one."""
     for file in files:
         try:
             yield from form.read(file, findings)

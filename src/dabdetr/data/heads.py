@@ -1,7 +1,7 @@
-"""The heads of many image files: sizes and damage, in parallel, remembered between runs.
+"""Reads the heads of many image files in parallel: sizes and damage.
 
-A file that is cut short is known by its end, without decoding it; where the end is odd, the file is
-decoded to be sure. What was seen is kept (see ``cache``).
+A truncated file is recognised by its end without decoding; if the end is unusual, the file is
+decoded to be sure. Results are cached between runs (see ``cache``).
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from dabdetr.data.images import image_head, read_image, used_bits
 
 KIND, BITS = "heads-1", "bits-1"
 AT_ONCE = 8
-FEW = 64  # files that are read without threads
-LAST = 1 << 16  # bytes of a JPEG among which its end is sought
+FEW = 64  # below this number, files are read without threads
+LAST = 1 << 16  # last bytes of a JPEG in which the end marker is searched
 
 Seen = TypeVar("Seen")
 
 
 @dataclass(frozen=True)
 class ImageFile:
-    """What is known of a file without decoding it: see ``images.Head``.
+    """Properties of an image file, read without decoding it: see ``images.Head``.
 
-    error  why it cannot be read, "" where it can
+    error  why it cannot be read; "" if it can
     """
 
     width: int = 0
@@ -43,9 +43,9 @@ class ImageFile:
 
 
 def read_heads(paths: Sequence[str], progress: bool = False) -> list[ImageFile]:
-    """Of each file what its head says; damage is in ``error``, nothing is raised.
+    """The head of each file; damage is reported in ``error``, not raised.
 
-    ``progress`` shows a bar on stderr where that is a terminal and it takes longer than a moment.
+    ``progress`` shows a bar on stderr if that is a terminal and there are at least ``FEW`` files.
     """
     keys = [file_key(path) for path in paths]
     known = {key: ImageFile(*json.loads(content)) for key, content in recall(KIND, keys).items()}
@@ -57,9 +57,9 @@ def read_heads(paths: Sequence[str], progress: bool = False) -> list[ImageFile]:
 
 
 def deep_bits(paths: Sequence[str], progress: bool = False) -> int | None:
-    """How many of 16 bits images of one camera use: the most that any does; None: not told.
+    """Number of bits that 16-bit images of one camera use: the largest of all; None if unknown.
 
-    The images are decoded.
+    Decodes the images.
     """
     keys = [file_key(path) for path in paths]
     known = {key: json.loads(content) for key, content in recall(BITS, keys).items()}
@@ -78,7 +78,7 @@ def _bits(path: str) -> int | None:
 
 
 def each_file(see: Callable[[str], Seen], paths: Sequence[str], progress: bool) -> list[Seen]:
-    """What ``see`` gives of each path, several at once; a bar on stderr where it is a terminal."""
+    """``see(path)`` for each path, in threads; ``progress`` shows a bar if stderr is a terminal."""
     if len(paths) < FEW:
         return [see(path) for path in paths]
     with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -103,7 +103,7 @@ def _head(path: str) -> ImageFile:
 
 
 def _ends_well(path: str, format: str) -> bool:
-    """Whether a file has the end that its format asks for; False where nothing is known of it."""
+    """Whether a file has the end that its format requires; False for other formats."""
     with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)
         if format in ("JPEG", "MPO"):

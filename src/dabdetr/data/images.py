@@ -1,4 +1,4 @@
-"""Any image, from a file, bytes or memory, as RGB bytes the way a person would see it."""
+"""Reads any image, from a file, bytes or memory, as upright RGB uint8."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ IMAGE_SUFFIXES = frozenset(
     | {".avif", ".avifs", ".heic", ".heif", ".hif", ".ppm", ".pgm", ".pbm", ".pnm", ".apng"}
     | {".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".dib", ".tga"}
 )
-"""Lower-case endings that a folder of images is searched for."""
+"""Lower-case endings of the files that are read from an image folder."""
 OTHER_SUFFIXES = frozenset(
     {".pcx", ".dcx", ".psd", ".sgi", ".rgb", ".bw", ".dds", ".exr", ".hdr", ".eps", ".ico"}
     | {".icns", ".xbm", ".xpm", ".qoi", ".fits", ".dng", ".cr2", ".nef", ".arw", ".jxl", ".ras"}
 )
-"""Lower-case endings of images that are not decoded: where one lies in a folder, that is said."""
+"""Lower-case endings of images that cannot be decoded; such files are reported."""
 
-# What a value 1–8 of the EXIF tag "orientation" asks for.
+# Operation for each value of the EXIF tag "orientation" (1 is upright).
 _ORIENTATION_TAG = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -48,15 +48,15 @@ _TURNS = {
 }
 _SIDEWAYS = (5, 6, 7, 8)
 _FROM_THE_END = (3, 4, 6, 7)
-"""Turns that bring the first row to the bottom or to the right."""
+"""Orientations whose operation moves the first row to the bottom or to the right."""
 _HEIF = re.compile(rb"....ftyp(heic|heix|hevc|hevx|heim|heis|mif1|msf1)", re.DOTALL)
 _AVIF = re.compile(rb"....ftypavi[fs]", re.DOTALL)
-_QUIET = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
-_HUNGRY = {"WEBP": 2, "JPEG2000": 3}
-"""Formats whose decoders hold 17 and 25 bytes a pixel, where others hold at most 12: so much fewer
-pixels are taken of them."""
+_PILLOW_FILTER = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+_MEMORY_FACTOR = {"WEBP": 2, "JPEG2000": 3}
+"""Formats whose decoders need 17 and 25 bytes a pixel, where others need at most 12: their pixel
+limit is lower by this factor."""
 STRIP = 1 << 20
-"""Pixels that are converted at a time, so that conversion takes little memory of its own."""
+"""Pixels converted at a time, which limits the memory of the conversion."""
 
 Source = str | Path | bytes | Image.Image | np.ndarray
 
@@ -64,14 +64,13 @@ Source = str | Path | bytes | Image.Image | np.ndarray
 def read_image(
     source: Source, size: tuple[int, int] | None = None, bits: int | None = None
 ) -> np.ndarray:
-    """RGB uint8 [height, width, 3], turned as its EXIF says; transparency laid over white.
+    """RGB uint8 [height, width, 3], rotated by its EXIF orientation, transparency over white.
 
-    16-bit values are scaled, never clipped; ``bits`` says how many of the 16 are used where that
-    is known (see ``used_bits``). An array is [height, width] or [height, width, 1, 3 or 4] of
-    uint8, uint16 or floats 0–1. ``size`` is the (width, height) for which boxes were drawn: an
-    image that only has it before turning stays unturned, any other size is an error. Of several
-    pages or frames the first is taken, and that is logged. ValueError or FileNotFoundError name
-    the file.
+    16-bit values are scaled, never clipped; ``bits`` is the number of bits in use, if known (see
+    ``used_bits``). An array is [height, width] or [height, width, 1, 3 or 4] of uint8, uint16 or
+    floats 0–1. ``size`` is the (width, height) for which boxes were drawn: an image that has it
+    only before rotation is not rotated, any other size is an error. Of several pages or frames the
+    first is used, and that is logged. ValueError or FileNotFoundError name the file.
     """
     if isinstance(source, np.ndarray):
         return _require_size(_from_array(source, bits), size, "the array given")
@@ -83,11 +82,11 @@ def read_image(
 
 @dataclass(frozen=True)
 class Head:
-    """What is known of an image file without decoding it.
+    """Properties of an image file, read without decoding it.
 
-    size    (width, height) once turned as EXIF says
-    stored  (width, height) of the pixels as they lie in the file
-    format  Pillow's name of it, such as "JPEG"
+    size    (width, height) after the EXIF rotation
+    stored  (width, height) of the pixels as stored in the file
+    format  Pillow's name of the format, such as "JPEG"
     deep    whether a channel has more than 8 bits
     frames  pages or frames; only the first is ever read
     """
@@ -100,22 +99,22 @@ class Head:
 
 
 def image_head(path: str | Path) -> Head:
-    """What the head of an image file says; ValueError or FileNotFoundError name the file."""
+    """The head of an image file; ValueError or FileNotFoundError name the file."""
     with opened_image(path) as (image, _):
         deep = image.mode.startswith("I") or image.mode == "F"
         return Head(_turned_size(image), image.size, image.format or "", deep, _frames(image))
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """(width, height) once turned as EXIF says, read from the file's head alone."""
+    """(width, height) after the EXIF rotation, read from the file's head alone."""
     return image_head(path).size
 
 
 def used_bits(source: str | Path | bytes) -> int | None:
-    """How many bits the highest value of a 16-bit image takes, 8 at least; None for other images.
+    """Number of bits of the highest value of a 16-bit image, at least 8; None for other images.
 
-    Cameras and scanners store 10, 12 or 14 bits in 16. One image may be dark: the highest number
-    among those of a data set is what its camera has.
+    Cameras and scanners store 10, 12 or 14 bits in 16. A single image may be dark: the largest
+    number over a data set is that of its camera.
     """
     with opened_image(source) as (image, name):
         if not image.mode.startswith("I"):
@@ -127,7 +126,7 @@ def used_bits(source: str | Path | bytes) -> int | None:
 
 @contextmanager
 def opened_image(source: str | Path | bytes) -> Iterator[tuple[Image.Image, str]]:
-    """An image whose head has been read, and its name in messages."""
+    """Context with the opened image, of which only the head is read, and its name for messages."""
     if isinstance(source, bytes | bytearray | memoryview):
         with io.BytesIO(source) as stream:
             yield _open(stream, "the content"), "the content"
@@ -172,14 +171,14 @@ def _open(content: BinaryIO, name: str) -> Image.Image:
             f"{', '.join(FORMATS)}); replace or remove it"
         ) from None
     if Image.MAX_IMAGE_PIXELS is not None:
-        most = Image.MAX_IMAGE_PIXELS // _HUNGRY.get(image.format or "", 1)
+        most = Image.MAX_IMAGE_PIXELS // _MEMORY_FACTOR.get(image.format or "", 1)
         if image.width * image.height > most:
             raise _bomb(name, most)
     return image
 
 
 def _formats(head: bytes, name: str) -> list[str]:
-    """Those that may be decoded; ValueError where a package for this file is missing."""
+    """Pillow's formats that may be decoded; ValueError if this file needs a missing package."""
     Image.init()
     formats = [each for each in FORMATS if each in Image.OPEN]
     if _HEIF.match(head):
@@ -215,11 +214,11 @@ def _bomb(name: str, most: int | None) -> ValueError:
 
 
 def _hush() -> None:
-    """No warnings or messages of Pillow's (of odd metadata, mostly) or of libtiff's on stderr.
+    """Silence warnings and messages of Pillow (mostly about metadata) and libtiff on stderr.
 
-    A filter that stays, as ``warnings.catch_warnings`` is not for threads.
+    The warning filter is permanent, because ``warnings.catch_warnings`` is not thread-safe.
     """
-    if _QUIET not in warnings.filters:
+    if _PILLOW_FILTER not in warnings.filters:
         warnings.filterwarnings("ignore", module=r"PIL\.")
     _hush_messages()
     _hush_libtiff()
@@ -227,13 +226,13 @@ def _hush() -> None:
 
 @cache
 def _hush_messages() -> None:
-    """Pillow's log goes to those who listen to it; it would go to stderr where nobody does."""
+    """Give Pillow's logger a handler: without any, its messages would be printed to stderr."""
     logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 @cache
 def _hush_libtiff() -> None:
-    """libtiff prints what it finds wrong; the same comes back as an exception."""
+    """Stop libtiff from printing errors, which are raised as exceptions as well."""
     with suppress(OSError, AttributeError):
         for library in _loaded_libtiff():
             libtiff = ctypes.CDLL(library)
@@ -244,7 +243,7 @@ def _hush_libtiff() -> None:
 
 
 def _loaded_libtiff() -> set[str]:
-    """Paths of the library that Pillow has loaded; none where it is built into Pillow."""
+    """Paths of the libtiff that Pillow has loaded; empty if it is built into Pillow."""
     maps = Path("/proc/self/maps")
     if maps.exists():
         lines = maps.read_text().splitlines()
@@ -257,7 +256,7 @@ def _load(image: Image.Image, name: str) -> None:
     _hush()
     try:
         image.load()
-    except Exception as error:  # of many kinds, AssertionError and MemoryError among them
+    except Exception as error:  # many kinds, including AssertionError and MemoryError
         raise _damaged(name, error) from None
 
 
@@ -272,7 +271,7 @@ def _decode(
     image: Image.Image, name: str, size: tuple[int, int] | None, bits: int | None
 ) -> np.ndarray:
     _load(image, name)
-    _tell_pages(image, name)
+    _log_pages(image, name)
     turned = size is None or _turned_size(image) == size or image.size != size
     try:
         array = _to_rgb(image, _orientation(image) if turned else 1, bits)
@@ -281,43 +280,43 @@ def _decode(
     return _require_size(array, size, name)
 
 
-_told: set[str] = set()
-MOST_TOLD = 20
-"""Files of several pages that are named in the log; the others would drown what else is there."""
+_logged: set[str] = set()
+MOST_LOGGED = 20
+"""Most files with several pages that are named in the log; more would hide other messages."""
 
 
 def _frames(image: Image.Image) -> int:
-    """How many pages or frames; 1 where the later ones are damaged, as they are never read."""
+    """Number of pages or frames; 1 if later ones are damaged, as they are never read."""
     try:
         return int(getattr(image, "n_frames", 1))
-    except Exception:  # of many kinds
+    except Exception:  # decoders raise many kinds
         return 1
 
 
 def _is_animated(image: Image.Image) -> bool:
     try:
         return bool(getattr(image, "is_animated", False))
-    except Exception:  # of many kinds, where what follows the first frame is damaged
+    except Exception:  # many kinds, if later frames are damaged
         return False
 
 
-def _tell_pages(image: Image.Image, name: str) -> None:
-    """Log that there is more than is used; the further images of a phone's JPEG are no pages."""
-    if image.format == "MPO" or name in _told or not _is_animated(image):
+def _log_pages(image: Image.Image, name: str) -> None:
+    """Log that only the first page is used; the extra images of a phone's JPEG are not pages."""
+    if image.format == "MPO" or name in _logged or not _is_animated(image):
         return
-    if len(_told) < MOST_TOLD:
+    if len(_logged) < MOST_LOGGED:
         log.warning("%s has several pages or frames; the first is used", name)
-        _told.add(name)
-        if len(_told) == MOST_TOLD:
+        _logged.add(name)
+        if len(_logged) == MOST_LOGGED:
             log.warning("further images of several pages are not named; their first is used")
 
 
 def _orientation(image: Image.Image) -> int:
-    """1 (upright) where the EXIF block is absent or broken."""
+    """The EXIF orientation; 1 (upright) if the EXIF block is missing or broken."""
     _hush()
     try:
         return int(image.getexif().get(_ORIENTATION_TAG, 1))
-    except Exception:  # of many kinds, as of decoders
+    except Exception:  # decoders raise many kinds
         return 1
 
 
@@ -337,7 +336,7 @@ def _require_size(image: np.ndarray, size: tuple[int, int] | None, name: str) ->
 
 
 def _rows(height: int, width: int) -> Iterator[slice]:
-    """Neighbouring rows of about ``STRIP`` pixels, from the top to the bottom."""
+    """Slices of adjacent rows of about ``STRIP`` pixels, from top to bottom."""
     count = max(1, STRIP // width)
     for first in range(0, height, count):
         yield slice(first, min(first + count, height))
@@ -350,7 +349,7 @@ def _strips(image: Image.Image) -> Iterator[np.ndarray]:
 
 
 def _to_rgb(image: Image.Image, orientation: int, bits: int | None) -> np.ndarray:
-    """The turned image, some rows at a time: all at once would take several times the memory."""
+    """The rotated image, converted in strips: all at once would take several times the memory."""
     width, height = image.size
     convert = _conversion(image, bits)
     turn, sideways = _TURNS.get(orientation), orientation in _SIDEWAYS
@@ -366,7 +365,7 @@ def _to_rgb(image: Image.Image, orientation: int, bits: int | None) -> np.ndarra
 
 
 def _conversion(image: Image.Image, bits: int | None) -> Callable[[Image.Image], np.ndarray]:
-    """What makes RGB [rows, width, 3] of a part of the image; grey stays [rows, width, 1]."""
+    """The function strip → uint8 [rows, width, 3], or [rows, width, 1] for one deep channel."""
     if image.mode.startswith("I") or image.mode == "F":
         top = _top(image, bits)
         return lambda strip: _scaled(np.asarray(strip), top)[:, :, None]
@@ -378,7 +377,7 @@ def _conversion(image: Image.Image, bits: int | None) -> Callable[[Image.Image],
 
 
 def _top(image: Image.Image, bits: int | None) -> float:
-    """The value that is white, of one channel of 16 or 32 bits: from its type and range."""
+    """The value of white in a channel of 16 or 32 bits, derived from its type and range."""
     sixteen = 65535 if bits is None else 2**bits - 1
     if ";16" in image.mode:
         return sixteen
@@ -391,7 +390,7 @@ def _top(image: Image.Image, bits: int | None) -> float:
 
 
 def _scaled(values: np.ndarray, top: float) -> np.ndarray:
-    """Bytes of values from 0 to ``top``; what is not finite is black."""
+    """Values from 0 to ``top`` scaled to uint8; values that are not finite become black."""
     values = values.astype(np.float32)
     np.nan_to_num(values, copy=False, posinf=0, neginf=0)
     return (values.clip(0, top) * (255 / top) + 0.5).astype(np.uint8)
@@ -426,7 +425,7 @@ def _from_array(array: np.ndarray, bits: int | None) -> np.ndarray:
 
 
 def _array_conversion(array: np.ndarray, bits: int | None) -> Callable[[np.ndarray], np.ndarray]:
-    """What makes bytes of a part of the array."""
+    """The function that converts a part of the array to uint8."""
     if array.dtype == np.uint8:
         return np.asarray
     if array.dtype == np.bool_:

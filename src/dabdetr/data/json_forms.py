@@ -1,4 +1,4 @@
-"""Jsons of tools, and lines of json: the boxes of each as ``Entry``s (see ``forms``)."""
+"""Readers of the jsons and JSON lines of tools, which yield ``Entry``s (see ``forms``)."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from dabdetr.data.textfiles import read_json
 from dabdetr.text import shown
 
 MOST_MASK = 64 << 20
-"""Bytes of a packed mask, unpacked."""
+"""Most bytes of a compressed mask after decompression."""
 CORNERS = ("x1", "y1", "x2", "y2")
 SIDES = ("left", "top", "width", "height")
 
 
 def _rows(file: Path, findings: Findings) -> Iterator[dict[str, Any]]:
-    """The objects of a list; what is no object is counted."""
+    """The mappings in the list of a file; other rows are counted."""
     tree = read_json(file, findings)
     for number, row in enumerate(tree if isinstance(tree, list) else [tree], 1):
         if isinstance(row, dict):
@@ -38,7 +38,7 @@ def _rows(file: Path, findings: Findings) -> Iterator[dict[str, Any]]:
 
 
 def _objects(given: Any) -> Iterator[dict[str, Any]]:
-    """Those of a list that are mappings."""
+    """The mappings in a list."""
     yield from (
         (each for each in given or () if isinstance(each, dict)) if isinstance(given, list) else ()
     )
@@ -53,7 +53,7 @@ def _is_image(name: str) -> bool:
 
 
 def _size(given: Any) -> tuple[int, int]:
-    """(width, height) of a mapping that has them; (0, 0) where it has not."""
+    """(width, height) of a mapping; (0, 0) if it has none."""
     sides = [_mapping(given).get(side) for side in ("width", "height")]
     whole = all(type(side) is int and 0 < side < 1e7 for side in sides)
     return (sides[0], sides[1]) if whole else (0, 0)  # pyright: ignore[reportReturnType]
@@ -67,35 +67,35 @@ def _four(given: dict[Any, Any], keys: Sequence[Any]) -> list[float] | None:
 
 
 def label_studio(file: Path, findings: Findings) -> Iterator[Entry]:
-    """Label Studio's own list of tasks, as JSON or JSON-MIN."""
+    """Label Studio's list of tasks, as JSON or JSON-MIN."""
     for row in _rows(file, findings):
-        told = f"{file}: task {shown(row.get('id'))}"
+        place = f"{file}: task {shown(row.get('id'))}"
         data = row["data"] if isinstance(row.get("data"), dict) else row
         named = [
             v for v in data.values() if isinstance(v, str) and _is_image(v.partition("?d=")[2] or v)
         ]
         if not named:
-            findings.add("image-unnamed", told)
+            findings.add("image-unnamed", place)
             continue
-        yield Entry(named[0], told)
-        made = row.get("annotations") or row.get("completions")
-        made = [
-            each for each in made or [] if isinstance(each, dict) and not each.get("was_cancelled")
+        yield Entry(named[0], place)
+        drawn = row.get("annotations") or row.get("completions")
+        drawn = [
+            each for each in drawn or [] if isinstance(each, dict) and not each.get("was_cancelled")
         ]
-        if len(made) > 1:
-            findings.add("annotators", f"{told} has {len(made)}")
-        results = made[-1].get("result") if made else None
-        if results is None:  # JSON-MIN: the values of each control stand by its name
+        if len(drawn) > 1:
+            findings.add("annotators", f"{place} has {len(drawn)}")
+        results = drawn[-1].get("result") if drawn else None
+        if results is None:  # JSON-MIN: the values of a control are under its name
             lists = [value for value in row.values() if isinstance(value, list)]
             results = [{"value": each} for some in lists for each in some]
         for number, result in enumerate(results if isinstance(results, list) else [], 1):
             value = result.get("value") if isinstance(result, dict) else None
             if isinstance(value, dict):
-                yield from _region(named[0], f"{told}, region {number}", value)
+                yield from _region(named[0], f"{place}, region {number}", value)
 
 
-def _region(image: str, told: str, value: dict[str, Any]) -> Iterator[Entry]:
-    """A box of Label Studio's: percents, turned around its upper left corner."""
+def _region(image: str, place: str, value: dict[str, Any]) -> Iterator[Entry]:
+    """The entry of a Label Studio region: percent, rotated around the upper left corner."""
     labels = next(
         (v for k, v in value.items() if k.endswith("labels") and isinstance(v, list)), None
     )
@@ -113,7 +113,7 @@ def _region(image: str, told: str, value: dict[str, Any]) -> Iterator[Entry]:
         x, y, width, height = box
         angle = math.radians(float(value.get("rotation") or 0))
         sides = size or (1.0, 1.0)
-        w, h = width * sides[0], height * sides[1]  # turning is of pixels, not of percents
+        w, h = width * sides[0], height * sides[1]  # rotation is defined in pixels, not percent
         corners = [(0.0, 0.0), (w, 0.0), (w, h), (0.0, h)]
         turned = [
             (
@@ -126,15 +126,15 @@ def _region(image: str, told: str, value: dict[str, Any]) -> Iterator[Entry]:
             (around(turned), "box-rotated") if angle else ((x, y, x + width, y + height), "")
         )
     if edges is None:
-        yield Entry(image, told, odd="box-unreadable")
+        yield Entry(image, place, odd="box-unreadable")
         return
     x0, y0, x1, y1 = edges
     numbers = (x0, y0, x1 - x0, y1 - y0)
-    yield Entry(image, told, str(labels[0]).strip(), numbers, odd=odd)
+    yield Entry(image, place, str(labels[0]).strip(), numbers, odd=odd)
 
 
 def bdd(file: Path, findings: Findings) -> Iterator[Entry]:
-    """BDD100K's and Scalabel's frames: a list, or one image a file."""
+    """BDD100K's and Scalabel's frames: a list of frames, or one file for each image."""
     tree = read_json(file, findings)
     frames = tree if isinstance(tree, list) else _mapping(tree).get("frames")
     if not isinstance(frames, list):
@@ -144,18 +144,18 @@ def bdd(file: Path, findings: Findings) -> Iterator[Entry]:
         name = row.get("name") or _mapping(tree).get("name") or file.stem
         yield Entry(str(name), str(file))
         for number, each in enumerate(_objects(row.get("labels") or row.get("objects")), 1):
-            told = f"{file}: label {number} of {shown(name)}"
+            place = f"{file}: label {number} of {shown(name)}"
             box = _four(_mapping(each.get("box2d")), CORNERS)
             if box is None and not each.get("box2d"):
-                yield Entry(str(name), told, odd="shape-without-area")
+                yield Entry(str(name), place, odd="shape-without-area")
                 continue
             class_ = str(each.get("category") or "").strip()
             crowd = bool(_mapping(each.get("attributes")).get("crowd"))
-            yield Entry(str(name), told, class_, box, crowd, odd="" if box else "box-unreadable")
+            yield Entry(str(name), place, class_, box, crowd, odd="" if box else "box-unreadable")
 
 
 def supervisely(file: Path, findings: Findings) -> Iterator[Entry]:
-    """Supervisely's file of an image: ann/NAME.json, beside img/NAME."""
+    """Supervisely's file of an image: ann/NAME.json for img/NAME."""
     tree = _mapping(read_json(file, findings))
     if not isinstance(tree.get("objects"), list):
         findings.add("file-unreadable", f"{file} has no list of objects")
@@ -164,7 +164,7 @@ def supervisely(file: Path, findings: Findings) -> Iterator[Entry]:
     size = _size(tree.get("size"))
     yield Entry(image, str(file), size=size)
     for number, each in enumerate(_objects(tree["objects"]), 1):
-        told, kind = f"{file}: object {number}", each.get("geometryType")
+        place, kind = f"{file}: object {number}", each.get("geometryType")
         class_ = str(each.get("classTitle") or "").strip()
         points = _mapping(each.get("points")).get("exterior")
         if kind == "bitmap":
@@ -173,13 +173,13 @@ def supervisely(file: Path, findings: Findings) -> Iterator[Entry]:
             edges = around(points) if isinstance(points, list) and len(points) > 1 else None
             odd = "" if kind == "rectangle" else "box-from-shape"
         else:
-            yield Entry(image, f"{told}, a {shown(kind)}", odd="shape-without-area")
+            yield Entry(image, f"{place}, a {shown(kind)}", odd="shape-without-area")
             continue
-        yield Entry(image, told, class_, edges, odd=odd if edges else "box-unreadable")
+        yield Entry(image, place, class_, edges, odd=odd if edges else "box-unreadable")
 
 
 def _around_bitmap(given: dict[str, Any]) -> tuple[float, float, float, float] | None:
-    """x0, y0, x1, y1 of a mask that is packed as a PNG, placed at its origin."""
+    """x0, y0, x1, y1 of a mask stored as a compressed PNG with an origin."""
     try:
         unpacker = zlib.decompressobj()
         content = unpacker.decompress(base64.b64decode(given["data"]), MOST_MASK)
@@ -191,19 +191,19 @@ def _around_bitmap(given: dict[str, Any]) -> tuple[float, float, float, float] |
 
 
 def fiftyone(file: Path, findings: Findings) -> Iterator[Entry]:
-    """FiftyOne's own list: image → labels, numbers of ``classes`` or names."""
+    """FiftyOne's labels.json: image → labels, given as indices into ``classes`` or names."""
     tree = _mapping(read_json(file, findings))
     classes = tree.get("classes")
     names = classes if isinstance(classes, list) else []
     for image, labels in _mapping(tree.get("labels")).items():
         yield Entry(image, str(file))
         for number, each in enumerate(_objects(labels), 1):
-            told, label = f"{file}: label {number} of {shown(image)}", each.get("label")
+            place, label = f"{file}: label {number} of {shown(image)}", each.get("label")
             if type(label) is int and 0 <= label < len(names):
                 label = names[label]
             box = _numbers(each.get("bounding_box"))
             class_ = "" if label is None else str(label)
-            yield Entry(image, told, class_, box, odd="" if box else "box-unreadable")
+            yield Entry(image, place, class_, box, odd="" if box else "box-unreadable")
 
 
 def _numbers(given: Any) -> list[float] | None:
@@ -224,10 +224,10 @@ def hugging_face(file: Path, findings: Findings) -> Iterator[Entry]:
         image = image if os.path.isfile(image) else name
         yield Entry(image, str(file), size=_size(row))
         for number, (box, class_) in enumerate(_hugging_face_boxes(row.get("objects", row)), 1):
-            told = f"{file}: object {number} of {shown(name)}"
+            place = f"{file}: object {number} of {shown(name)}"
             four = _numbers(box)
             label = "" if class_ is None else str(class_)
-            yield Entry(image, told, label, four, odd="" if four else "box-unreadable")
+            yield Entry(image, place, label, four, odd="" if four else "box-unreadable")
 
 
 CATEGORIES = (
@@ -275,14 +275,14 @@ def ultralytics(file: Path, findings: Findings) -> Iterator[Entry]:
         for form, rows in _mapping(row.get("annotations")).items():
             for each in rows if isinstance(rows, list) else []:
                 number += 1
-                told = f"{file}: annotation {number} of {shown(image)}"
+                place = f"{file}: annotation {number} of {shown(image)}"
                 class_, box, odd = _numbered(each, form)
                 label = str(names.get(class_, class_))
-                yield Entry(image, told, label, box, split=split, odd=odd)
+                yield Entry(image, place, label, box, split=split, odd=odd)
 
 
 def _numbered(row: Any, form: str) -> tuple[str, Sequence[float] | None, str]:
-    """Class number, centre and size, and kind of finding, of a row of numbers."""
+    """Class number, centre and size, and kind of finding, from a row of numbers."""
     try:
         class_, *numbers = (float(value) for value in row)
     except (TypeError, ValueError):
@@ -298,7 +298,7 @@ def _numbered(row: Any, form: str) -> tuple[str, Sequence[float] | None, str]:
 
 
 def sagemaker(file: Path, findings: Findings) -> Iterator[Entry]:
-    """SageMaker Ground Truth's manifest: source-ref, and a job's key with annotations."""
+    """SageMaker Ground Truth's manifest: source-ref, and a key for each job with annotations."""
     for row in _rows(file, findings):
         name = row.get("source-ref")
         if not isinstance(name, str):
@@ -310,7 +310,7 @@ def sagemaker(file: Path, findings: Findings) -> Iterator[Entry]:
         for job in jobs:
             known = _mapping(_mapping(row.get(f"{job}-metadata")).get("class-map"))
             for number, each in enumerate(_objects(row[job]["annotations"]), 1):
-                told, id_ = f"{file}: annotation {number} of {shown(name)}", each.get("class_id")
+                place, id_ = f"{file}: annotation {number} of {shown(name)}", each.get("class_id")
                 box = _four(each, SIDES)
                 class_ = "" if id_ is None else str(known.get(str(id_), id_))
-                yield Entry(name, told, class_, box, odd="" if box else "box-unreadable")
+                yield Entry(name, place, class_, box, odd="" if box else "box-unreadable")

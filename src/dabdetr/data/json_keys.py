@@ -1,7 +1,7 @@
-"""Jsons of tools whose boxes stand under fixed keys: where each of them has what (see ``forms``).
+"""Jsons of tools whose boxes are under fixed keys: the paths of each tool (see ``forms``).
 
-A path is keys with dots between; ``*`` takes each value of a mapping or list, ``?`` the first that
-leads on. Of several paths the first that is there is taken.
+A path is keys separated by dots; ``*`` matches each value of a mapping or list, ``?`` the first
+value in which the rest of the path exists. Of several paths the first that exists is used.
 """
 
 from __future__ import annotations
@@ -23,23 +23,27 @@ from dabdetr.text import shown
 
 Where = str | tuple[str, ...]
 POINTLESS = re.compile(r".*point|.*line|keypoints?|skeleton|tag|class|text|cuboid", re.IGNORECASE)
-"""Kinds of annotations that surround no area."""
+"""Kinds of annotations without area."""
 
 
 @dataclass(frozen=True)
 class Keys:
-    """Where a json has what; every path but ``images`` is from a row of its list.
+    """The paths in the json of a tool; all except ``images`` are relative to an image's row.
 
-    images  the rows, of a whole file or of each of its lines
-    image   the image's name or address; "" is the name of the file
-    boxes   the rows of boxes of an image; "" is the image's row itself
-    class_  the class, from a row of boxes
-    box     the box, from a row of boxes: a list of four, text of four, or points (with ``order``
-            of corners); with ``sides`` the mapping that holds them
-    sides   names of the four numbers
-    split   the split of the image
-    unlike  path from a row of boxes, and the value there of what is no object but left open
-    sets    the sets of boxes of an image, of which ``boxes`` takes one
+    order    box format of the numbers
+    images   the rows of images, of a whole file or of each of its lines
+    image    the image's name or URL; "" is the name of the file
+    boxes    the rows of boxes of an image; "" is the image's row itself
+    class_   the class, relative to a row of boxes
+    box      the box, relative to a row of boxes: four numbers as a list or text, or points (with
+             ``order`` of corners); with ``sides``, a mapping of these
+    sides    keys of the four numbers
+    outline  points of a shape without a box, relative to a row of boxes
+    kind     the kind of annotation, relative to a row of boxes
+    size     width and height of the image
+    split    the split of the image
+    unlike   path relative to a row of boxes, and its value there for ignored regions
+    sets     the sets of boxes of an image by several annotators, of which ``boxes`` uses one
     """
 
     order: BoxFormat
@@ -139,54 +143,59 @@ SUPERANNOTATE = Keys(
 DATATURKS = Keys("xyxy-relative", "content", "annotation.*", "label.*", "points", images="*")
 SIGNS = Keys("xyxy", "", "objects.*", "label", "bbox", ("xmin", "ymin", "xmax", "ymax"))
 CITY_FILE = re.compile(r"_(gtBboxCityPersons|gtFine_polygons|gtCoarse_polygons)$")
-"""What Cityscapes' files have at their end where the images have ``_leftImg8bit``."""
+"""Suffix of Cityscapes' annotation files, in place of ``_leftImg8bit`` of the images."""
 
 
 def reader(keys: Keys) -> Callable[[Path, Findings], Iterator[Entry]]:
-    """The reader of a form whose boxes stand under ``keys``."""
+    """The reader of a form whose boxes are under ``keys``."""
     return partial(_read, keys)
 
 
 def _read(keys: Keys, file: Path, findings: Findings) -> Iterator[Entry]:
-    for number, row in enumerate(_every(read_json(file, findings), keys.images), 1):
-        name = _one(row, keys.image) if keys.image else CITY_FILE.sub("_leftImg8bit", file.stem)
+    for number, row in enumerate(_values(read_json(file, findings), keys.images), 1):
+        name = _value(row, keys.image) if keys.image else CITY_FILE.sub("_leftImg8bit", file.stem)
         if not isinstance(row, dict) or not isinstance(name, str) or not name.strip():
             kind = "image-unnamed" if isinstance(row, dict) else "row-unreadable"
             findings.add(kind, f"{file}: row {number}")
             continue
-        name, split = name.partition("?")[0], str(_one(row, keys.split) or "" if keys.split else "")
-        sides = [_whole(_one(row, side)) for side in keys.size]
+        name, split = (
+            name.partition("?")[0],
+            str(_value(row, keys.split) or "" if keys.split else ""),
+        )
+        sides = [_whole(_value(row, side)) for side in keys.size]
         yield Entry(name, str(file), size=(sides[0], sides[1]) if all(sides) else (0, 0),
                     split=split)  # fmt: skip
-        if (many := len(_every(row, keys.sets))) > 1:
+        if (many := len(_values(row, keys.sets))) > 1:
             findings.add("annotators", f"{file}: {shown(name)} has {many}")
-        for count, each in enumerate(_every(row, keys.boxes), 1):
+        for count, each in enumerate(_values(row, keys.boxes), 1):
             place = f"box {count} of {shown(name)}" if keys.boxes else f"row {number}"
             yield _entry(keys, each, name, f"{file}: {place}", split)
 
 
-def _entry(keys: Keys, row: Any, name: str, told: str, split: str) -> Entry:
-    class_ = _one(row, keys.class_)
+def _entry(keys: Keys, row: Any, name: str, place: str, split: str) -> Entry:
+    class_ = _value(row, keys.class_)
     label = "" if class_ is None else str(class_).strip()
     path, value = keys.unlike
-    if path and str(_one(row, path)) == value:
-        return Entry(name, told, split=split, odd="region-uncared")
-    box = _numbers(_one(row, keys.box), keys.sides)
+    if path and str(_value(row, path)) == value:
+        return Entry(name, place, split=split, odd="region-uncared")
+    box = _numbers(_value(row, keys.box), keys.sides)
     odd = ""
     if box is None:
-        outline = _outline([_one(row, keys.box), _one(row, keys.outline)])
-        box = _as(outline, keys.order) if outline else None
-        odd = "box-from-shape" if box and not _is_upright(_one(row, keys.box)) else ""
+        outline = _outline([_value(row, keys.box), _value(row, keys.outline)])
+        box = _in_order(outline, keys.order) if outline else None
+        odd = "box-from-shape" if box and not _is_upright(_value(row, keys.box)) else ""
     if box is None:
-        kind = str(_one(row, keys.kind) or "")
+        kind = str(_value(row, keys.kind) or "")
         odd = "shape-without-area" if POINTLESS.fullmatch(kind) else "box-unreadable"
-    return Entry(name, told, label, box, split=split, odd=odd)
+    return Entry(name, place, label, box, split=split, odd=odd)
 
 
-def _every(tree: Any, path: Where) -> list[Any]:
-    """All that stands under the first of the paths that is there."""
+def _values(tree: Any, path: Where) -> list[Any]:
+    """All values under the first of the paths that exists."""
     paths = (path,) if isinstance(path, str) else path
-    return next((found for each in paths if (found := _below(tree, _keys(each))) is not None), [])
+    return next(
+        (found for each in paths if (found := _values_under(tree, _keys(each))) is not None), []
+    )
 
 
 @lru_cache
@@ -194,8 +203,8 @@ def _keys(path: str) -> list[str]:
     return [key.replace("\\", "") for key in re.split(r"(?<!\\)\.", path)] if path else []
 
 
-def _below(tree: Any, keys: Sequence[str]) -> list[Any] | None:
-    """What stands under ``keys``; None where they lead nowhere, which an empty list is not."""
+def _values_under(tree: Any, keys: Sequence[str]) -> list[Any] | None:
+    """The values under ``keys``; None if the path does not exist, unlike an empty list."""
     if not keys:
         return [tree]
     (key, *rest), values = keys, []
@@ -208,22 +217,22 @@ def _below(tree: Any, keys: Sequence[str]) -> list[Any] | None:
         values = tree[-1:]
     if not rest and key == "*":
         return values
-    parts = [part for each in values or () if (part := _below(each, rest)) is not None]
+    parts = [part for each in values or () if (part := _values_under(each, rest)) is not None]
     return list(chain.from_iterable(parts[:1] if key == "?" else parts)) if parts else None
 
 
-def _one(tree: Any, path: Where) -> Any:
-    return next(iter(_every(tree, path)), None)
+def _value(tree: Any, path: Where) -> Any:
+    return next(iter(_values(tree, path)), None)
 
 
 def _whole(given: Any) -> int:
-    """Pixels of a side, also as text ("640px"); 0 where they are none."""
+    """A side in pixels, also from text ("640px"); 0 for anything else."""
     found = re.fullmatch(r"(\d{1,7})(\.0*)?( ?px)?", str(given))
     return int(found.group(1)) if found else 0
 
 
 def _numbers(given: Any, sides: Sequence[str]) -> list[float] | None:
-    """Four numbers of a mapping with ``sides``, of a list or of text."""
+    """Four numbers from a mapping with ``sides``, a list or text."""
     if isinstance(given, str):
         given = given.split(",")
     try:
@@ -236,7 +245,7 @@ def _numbers(given: Any, sides: Sequence[str]) -> list[float] | None:
 
 
 def _outline(given: Any) -> tuple[float, float, float, float] | None:
-    """x0, y0, x1, y1 around all points in lists and mappings; None below two."""
+    """x0, y0, x1, y1 around all points in lists and mappings; None for fewer than two."""
     points = list(_points(given))
     return around(points) if len(points) > 1 else None
 
@@ -256,7 +265,7 @@ def _points(given: Any) -> Iterator[Sequence[Any]]:
                 yield from _points(each)
 
 
-def _as(edges: Sequence[float], order: BoxFormat) -> Sequence[float]:
+def _in_order(edges: Sequence[float], order: BoxFormat) -> Sequence[float]:
     x0, y0, x1, y1 = edges
     return edges if order.startswith("xyxy") else (x0, y0, x1 - x0, y1 - y0)
 

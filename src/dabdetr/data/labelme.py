@@ -1,4 +1,4 @@
-"""labelme's layout: a json beside each image, with shapes."""
+"""labelme's layout: a json with shapes next to each image."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from dabdetr.data.textfiles import head_of, read_text
 from dabdetr.text import parse_json, shown
 
 LABELS = ("labels", "annotations", "jsons", "json")
-"""Names of folders that hold the files apart from the images."""
+"""Names of folders that contain only the jsons, separate from the images."""
 POINTLESS = ("point", "points", "line", "linestrip")
 
 
 def find_labelme(root: Path) -> dict[str, Open]:
-    """The files of a folder as one split, or of folders of splits; none where they are others."""
+    """Split → its opener: one split, or one for each split folder; empty for other jsons."""
     if not root.is_dir():
         return {}
     found: dict[str, Open] = {}
@@ -52,7 +52,7 @@ def find_labelme(root: Path) -> dict[str, Open]:
 
 
 def _split_files(root: Path) -> dict[str, list[Path]]:
-    """Jsons of ``root``, or of the folders in it; by split where all folders are called so."""
+    """Jsons of ``root`` or of the folders in it; by split if all folders are named after splits."""
     files = paths_of(root, ".json")
     if files:
         return {"default": files}
@@ -62,13 +62,13 @@ def _split_files(root: Path) -> dict[str, list[Path]]:
         return _split_files(apart[0])
     if folders and all(canonical(each.name) in USUAL for each in folders):
         return {each.name: paths_of(each, ".json") for each in folders}
-    if all(map(_holds_nothing_else, folders)):
+    if all(map(_has_only_labelme, folders)):
         return {"default": [file for folder in folders for file in paths_of(folder, ".json")]}
     return {}
 
 
-def _holds_nothing_else(folder: Path) -> bool:
-    """Whether there are only images and labelme's files in a folder."""
+def _has_only_labelme(folder: Path) -> bool:
+    """Whether a folder contains only images and labelme's files."""
     files = [file for file in folder.iterdir() if not file.name.startswith(".")]
     endings = {file.suffix.lower() for file in files} - IMAGE_SUFFIXES - {".json"}
     return not endings and all(map(_is_labelme, paths_of(folder, ".json")[:3]))
@@ -76,7 +76,7 @@ def _holds_nothing_else(folder: Path) -> bool:
 
 def _is_labelme(file: Path) -> bool:
     head = head_of(file)
-    if b'"imageData"' in head and b'"images"' not in head:  # may fill the head with the image
+    if b'"imageData"' in head and b'"images"' not in head:  # image data may fill the head
         return True
     return b'"shapes"' in head and (b'"imagePath"' in head or b'"points"' in head)
 
@@ -84,7 +84,7 @@ def _is_labelme(file: Path) -> bool:
 def _open(
     root: Path, files: list[Path], others: set[str], split: str, box_format: Asked | None
 ) -> RecordTable:
-    """The images of ``files``, and those beside them whose stem is none of the ``others``'."""
+    """The images of ``files``, and unlabelled images next to them with a stem not in ``others``."""
     findings = Findings()
     rows = Rows(findings, "xyxy")
     names: dict[str, int] = {}
@@ -109,14 +109,14 @@ def _open(
             continue
         index = rows.add_image(path, _size(tree))
         for number, shape in enumerate(tree["shapes"], 1):
-            told = f"{file}: shape {number}"
-            edges = _edges(shape, told, findings)
+            place = f"{file}: shape {number}"
+            edges = _edges(shape, place, findings)
             if edges is not None and not _label(shape):
-                findings.add("class-unknown", f"{told} has no label")
+                findings.add("class-unknown", f"{place} has no label")
             elif edges is not None:
                 label = names.setdefault(_label(shape), len(names))
                 rows.add_box(index, label, edges)
-                places.append(told)
+                places.append(place)
     findings.add("image-missing", missing)
     if not rows.files:
         raise FileNotFoundError(
@@ -156,27 +156,27 @@ def _label(shape: dict[str, Any]) -> str:
     return str(label).strip() if plain else ""
 
 
-def _edges(shape: Any, told: str, findings: Findings) -> tuple[float, float, float, float] | None:
-    """Corners of a shape as drawn, the first point first; None where it has no area."""
+def _edges(shape: Any, place: str, findings: Findings) -> tuple[float, float, float, float] | None:
+    """x0, y0, x1, y1 around a shape; None if it has no area."""
     if not isinstance(shape, dict) or not isinstance(shape.get("points"), list):
-        findings.add("box-unreadable", told)
+        findings.add("box-unreadable", place)
         return None
     kind, points = shape.get("shape_type") or "polygon", shape["points"]
     if kind in POINTLESS or len(points) < 2:
-        findings.add("shape-without-area", f"{told}, a {shown(kind)}")
+        findings.add("shape-without-area", f"{place}, a {shown(kind)}")
         return None
     if kind == "circle":
         points = _square(points)
     elif kind != "rectangle" and kind != "mask":
-        findings.add("box-rotated" if kind == "rotation" else "box-from-shape", told)
+        findings.add("box-rotated" if kind == "rotation" else "box-from-shape", place)
     edges = around(points)
     if edges is None:
-        findings.add("box-unreadable", told)
+        findings.add("box-unreadable", place)
     return edges
 
 
 def _square(points: list[Any]) -> list[Any]:
-    """Corners of the square around a circle of a centre and a point on it."""
+    """Corners of the square around a circle given by its centre and a point on it."""
     try:
         (x, y), (a, b) = points[:2]
         radius = math.hypot(a - x, b - y)
