@@ -97,12 +97,12 @@ class Columns:
 
     def complete_sizes(self) -> None:
         """Read missing sizes from the image files; damaged images are dropped and counted."""
-        lacking = np.flatnonzero((self.sizes <= 0).any(1) | (self.sizes > FARTHEST).any(1))
-        if not len(lacking):
+        missing = np.flatnonzero((self.sizes <= 0).any(1) | (self.sizes > FARTHEST).any(1))
+        if not len(missing):
             return
-        heads = read_heads([self.files[index] for index in lacking])
+        heads = read_heads([self.files[index] for index in missing])
         keep = np.ones(len(self.files), bool)
-        for index, head in zip(lacking.tolist(), heads, strict=True):
+        for index, head in zip(missing.tolist(), heads, strict=True):
             self.sizes[index] = head.width, head.height
             keep[index] = not head.error
         self.findings.add("image-damaged", [head.error for head in heads if head.error])

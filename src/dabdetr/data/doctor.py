@@ -109,7 +109,7 @@ class Case:
         self.records: list[list[ImageRecord]] = [
             [each.record(index) for index in range(len(each))] for each in data
         ]
-        self.images = [(s, i) for s, some in enumerate(self.records) for i in range(len(some))]
+        self.images = [(s, i) for s, group in enumerate(self.records) for i in range(len(group))]
         self.names = data[0].names
 
     def record(self, place: tuple[int, int]) -> ImageRecord:
@@ -331,19 +331,19 @@ def _objects(case: Case) -> Iterator[Found]:
     queries = case.config.model.queries.count
     tiny: dict[int, list[Found]] = defaultdict(list)
     for split, index, record in case.every():
-        own = ~record.crowd
-        many = int(own.sum())
+        objects = ~record.crowd
+        many = int(objects.sum())
         if many > queries:
             slots = counted(queries, "query", "queries")
             note = f"{record.file} has {many} objects, the model {slots}"
             yield Found("objects-over-queries", split, note, (split, index, None))
-        if many > CROWDED and (most := int(np.bincount(record.labels[own]).max())) > CROWDED:
+        if many > CROWDED and (most := int(np.bincount(record.labels[objects]).max())) > CROWDED:
             note = f"{record.file} has {most} of a class"
             yield Found("objects-uncounted", split, note, (split, index, None))
         height, _ = input_size(record.height, record.width, case.config.image)
         sides = np.sqrt((record.boxes[:, 2:] - record.boxes[:, :2]).prod(1))
         sides = sides * height / record.height
-        for row in np.flatnonzero(own & (sides < TINY)).tolist():
+        for row in np.flatnonzero(objects & (sides < TINY)).tolist():
             note = f"{record.file}: {_box(record, row)} is {sides[row]:.1f} pixels there"
             tiny[split].append(Found("objects-tiny", split, note, (split, index, _one_row(row))))
     for split, small in tiny.items():
@@ -380,15 +380,15 @@ def same_boxes(record: ImageRecord) -> Iterator[tuple[int, int]]:
 def _boxes(case: Case) -> Iterator[Found]:
     for split, index, record in case.every():
         sides = record.boxes[:, 2:] - record.boxes[:, :2]
-        own = ~record.crowd
+        objects = ~record.crowd
         for one, other in same_boxes(record):
             alike = record.labels[one] == record.labels[other]
             names = [case.names[record.labels[row]] for row in (one, other)]
             note = f"{record.file}: {names[1]!r} {_box(record, other)} on {names[0]!r}"
             name = "box-duplicate" if alike else "box-two-classes"
             yield Found(name, split, note, (split, index, np.array([one, other])))
-        thin = own & (sides.max(1) >= THIN_BOX * sides.min(1)) & ~_cut_off(record, sides)
-        whole = own & (sides >= 0.99 * np.array([record.width, record.height])).all(1)
+        thin = objects & (sides.max(1) >= THIN_BOX * sides.min(1)) & ~_cut_off(record, sides)
+        whole = objects & (sides >= 0.99 * np.array([record.width, record.height])).all(1)
         for name, rows in (("box-thin", thin), ("box-whole", whole)):
             for row in np.flatnonzero(rows).tolist():
                 note = f"{record.file}: {_box(record, row)}"
@@ -405,13 +405,13 @@ def _cut_off(record: ImageRecord, sides: np.ndarray) -> np.ndarray:
 def _templates(case: Case) -> Iterator[Found]:
     """The same box in most images of a split; boxes that fill the image are not counted."""
     for split, records in enumerate(case.records):
-        seen: dict[tuple[float, ...], list[tuple[int, int]]] = defaultdict(list)
+        found: dict[tuple[float, ...], list[tuple[int, int]]] = defaultdict(list)
         for index, record in enumerate(records):
             for row, box in enumerate(record.boxes.round(2).tolist()):
                 whole = box[2] - box[0] >= 0.99 * record.width
                 if not (whole and box[3] - box[1] >= 0.99 * record.height):
-                    seen[tuple(box)].append((index, row))
-        for box, places in seen.items():
+                    found[tuple(box)].append((index, row))
+        for box, places in found.items():
             if len(places) >= max(TEMPLATE * len(records), FEW_IMAGES // 2):
                 numbers = ", ".join(f"{value:g}" for value in box)
                 for index, row in places:
@@ -423,10 +423,12 @@ def _convention(case: Case) -> Iterator[Found]:
     for split, each in enumerate(case.data):
         kinds_ = ("box-empty", "box-outside", "box-cut", "box-beyond", "box-swapped")
         odd = sum(each.findings.count(kind) for kind in kinds_)
-        left = sum(len(record.labels) for record in case.records[split])
-        gone = sum(each.findings.count(kind) for kind in ("box-empty", "box-outside", "box-beyond"))
-        if odd >= FEW_BOXES // 2 and odd >= OFTEN * (left + gone):
-            yield Found("convention", split, f"{odd} of {left + gone} boxes")
+        kept = sum(len(record.labels) for record in case.records[split])
+        dropped = sum(
+            each.findings.count(kind) for kind in ("box-empty", "box-outside", "box-beyond")
+        )
+        if odd >= FEW_BOXES // 2 and odd >= OFTEN * (kept + dropped):
+            yield Found("convention", split, f"{odd} of {kept + dropped} boxes")
 
 
 def _images(case: Case) -> Iterator[Found]:
@@ -444,8 +446,8 @@ def _images(case: Case) -> Iterator[Found]:
             yield Found("image-small", split, note, row)
         if not case.read[place]:
             continue
-        own, stored = (head.width, head.height), (head.stored_width, head.stored_height)
-        if own != (record.width, record.height) == stored:
+        size, stored = (head.width, head.height), (head.stored_width, head.stored_height)
+        if size != (record.width, record.height) == stored:
             yield Found("image-unturned", split, note, row)
         if contrast[place] < 1:
             yield Found("image-plain", split, f"{record.file}, grey {level[place]:.0f}", row)

@@ -193,8 +193,8 @@ def _by_split(form: Form, base: Path, files: list[Path]) -> dict[str, Open]:
     if form.many and "default" in splits:  # split words in some image names are no evidence then
         splits = [_split_of(file.parent / "_", base) for file in files]
     for file, split in zip(files, splits, strict=True):
-        own = split if form.many or split not in parts else file.stem
-        parts.setdefault(own, []).append(file)
+        name = split if form.many or split not in parts else file.stem
+        parts.setdefault(name, []).append(file)
     return {name: partial(_open, form, base, group, "") for name, group in parts.items()}
 
 

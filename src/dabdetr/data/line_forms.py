@@ -1,4 +1,4 @@
-"""Text and XML files of tools: the boxes of each as ``Entry``s (see ``forms``)."""
+"""Readers of the text and XML files of tools, which yield ``Entry``s (see ``forms``)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ KERAS_BOXES = re.compile(r"(\S.*?)((?:\s+\d+(?:,\d+){4})*)\s*")
 
 
 def cvat(file: Path, findings: Findings) -> Iterator[Entry]:
-    """CVAT for images 1.1, and for video, whose frames are called frame_000000."""
+    """CVAT for images 1.1, and CVAT for video, whose frames are named frame_000000."""
     tree = parse_xml(file, findings)
     for image in tree.iter("image"):
         name, split = image.get("name") or "", image.get("subset") or ""
@@ -44,14 +44,14 @@ def cvat(file: Path, findings: Findings) -> Iterator[Entry]:
         for number, each in enumerate(image, 1):
             if each.tag == "tag":
                 continue
-            told = f"{file}: shape {number} of {shown(name)}"
-            yield _shape(each, name, told, each.get("label") or "", split)
+            place = f"{file}: shape {number} of {shown(name)}"
+            yield _shape(each, name, place, each.get("label") or "", split)
     for track in tree.iter("track"):
         for each in track:
             frame = each.get("frame") or ""
             if each.get("outside") != "1" and frame.isdecimal():
-                name, told = f"frame_{int(frame):06d}", f"{file}: frame {frame}"
-                yield _shape(each, name, told, track.get("label") or "", "")
+                name, place = f"frame_{int(frame):06d}", f"{file}: frame {frame}"
+                yield _shape(each, name, place, track.get("label") or "", "")
 
 
 def _size(width: str | None, height: str | None) -> tuple[int, int]:
@@ -60,8 +60,8 @@ def _size(width: str | None, height: str | None) -> tuple[int, int]:
     return (int(sides[0]), int(sides[1])) if whole else (0, 0)
 
 
-def _shape(each: Any, name: str, told: str, class_: str, split: str) -> Entry:
-    """The entry of a shape of CVAT's."""
+def _shape(each: Any, name: str, place: str, class_: str, split: str) -> Entry:
+    """The entry of a CVAT shape."""
     edges, odd = None, "box-unreadable"
     if each.tag in POINTLESS:
         odd = "shape-without-area"
@@ -78,7 +78,7 @@ def _shape(each: Any, name: str, told: str, class_: str, split: str) -> Entry:
         points = [pair.split(",") for pair in (each.get("points") or "").split(";")]
         edges = around(points) if len(points) > 2 else None  # pyright: ignore[reportArgumentType]
         odd = "box-from-shape" if edges else odd
-    return Entry(name, told, class_.strip(), edges, split=split, odd=odd)
+    return Entry(name, place, class_.strip(), edges, split=split, odd=odd)
 
 
 def _attributes(each: Any, names: Sequence[str]) -> list[float] | None:
@@ -91,26 +91,26 @@ def _attributes(each: Any, names: Sequence[str]) -> list[float] | None:
 def mot(file: Path, findings: Findings) -> Iterator[Entry]:
     """gt/gt.txt of a sequence: frame, track, x, y, width, height, counts, class, visible."""
     frames = _frames(file.parent.parent)
-    own = file.with_name("labels.txt")  # as CVAT and Datumaro write classes of one's own
-    listed = dict(name_list(own, findings)) if own.is_file() else {}
+    label_file = file.with_name("labels.txt")  # CVAT and Datumaro write custom classes there
+    listed = dict(name_list(label_file, findings)) if label_file.is_file() else {}
     names = {n + 1: name for n, name in listed.items()} or dict(enumerate(MOT_CLASSES, 1))
     for path in frames.values():
         yield Entry(path, str(file))
     for number, line in enumerate(read_text(file, findings).splitlines(), 1):
-        told = f"{file}, line {number}"
+        place = f"{file}, line {number}"
         values = _numbers(re.split(r"[,\s]+", line.strip().strip(",")))
         if not line.strip():
             continue
         if values is None or len(values) < 6:
-            findings.add("line-unreadable", f"{told}: {shown(line)}")
+            findings.add("line-unreadable", f"{place}: {shown(line)}")
             continue
         path = frames.get(int(values[0]), f"frame {values[0]:g}")
         class_ = int(values[7]) if len(values) > 7 else -1
         if len(values) > 6 and values[6] == 0:
-            yield Entry(path, told, odd="region-uncared")
+            yield Entry(path, place, odd="region-uncared")
             continue
         label = "object" if class_ < 0 else names.get(class_, str(class_))
-        yield Entry(path, told, label, values[2:6])
+        yield Entry(path, place, label, values[2:6])
 
 
 def _frames(sequence: Path) -> dict[int, str]:
@@ -136,20 +136,20 @@ def _numbers(words: Sequence[str]) -> list[float] | None:
 
 
 def wider(file: Path, findings: Findings) -> Iterator[Entry]:
-    """WIDER FACE: an image's path, the number of its faces, and a line for each."""
-    image, left = "", 0
+    """WIDER FACE: the path of an image, the number of its faces, and a line for each face."""
+    image, remaining = "", 0
     for number, line in enumerate(map(str.strip, read_text(file, findings).splitlines()), 1):
-        told = f"{file}, line {number}"
+        place = f"{file}, line {number}"
         if line.isdecimal() and image:
-            left = int(line)
+            remaining = int(line)
         elif WIDER_BOX.fullmatch(line) and image:
-            if left > 0:  # an image without a face has a line of zeros
-                yield Entry(image, told, "face", [float(word) for word in line.split()[:4]])
+            if remaining > 0:  # an image without a face has a line of zeros
+                yield Entry(image, place, "face", [float(word) for word in line.split()[:4]])
         elif re.search(r"\.\w+$", line):
-            image, left = line, 0
-            yield Entry(image, told)
+            image, remaining = line, 0
+            yield Entry(image, place)
         elif line:
-            findings.add("line-unreadable", f"{told}: {shown(line)}")
+            findings.add("line-unreadable", f"{place}: {shown(line)}")
 
 
 def keras_yolo(file: Path, findings: Findings) -> Iterator[Entry]:
@@ -158,15 +158,15 @@ def keras_yolo(file: Path, findings: Findings) -> Iterator[Entry]:
     named = next((each for each in lists if each.is_file()), None)
     names = dict(name_list(named, findings)) if named else {}
     for number, line in enumerate(read_text(file, findings).splitlines(), 1):
-        told = f"{file}, line {number}"
+        place = f"{file}, line {number}"
         found = KERAS_BOXES.fullmatch(line.strip())
         if found is None:
             if line.strip():
-                findings.add("line-unreadable", f"{told}: {shown(line)}")
+                findings.add("line-unreadable", f"{place}: {shown(line)}")
             continue
-        yield Entry(found.group(1), told)
+        yield Entry(found.group(1), place)
         for box in found.group(2).split():
             *numbers, class_ = map(int, box.split(","))
             unnamed = "" if class_ in names else "class-names-missing"
             label = names.get(class_, str(class_))
-            yield Entry(found.group(1), told, label, numbers, odd=unnamed)
+            yield Entry(found.group(1), place, label, numbers, odd=unnamed)

@@ -1,4 +1,4 @@
-"""Batches: which images go together, padding, targets, and the loaders.
+"""Batches: grouping of images, padding, targets, and the loaders.
 
 Everything random is a pure function of (seed, epoch, index), so any number of workers and any
 resumed run give the same bits.
@@ -26,12 +26,12 @@ from dabdetr.geometry import to_centres
 from dabdetr.structures import Images, Targets
 from dabdetr.text import printable
 
-_POOL = 32  # batches' worth of images among which like shapes are sought
+_POOL = 32  # number of batches whose images are sorted by shape together
 _FAILURES = (ValueError, OSError)
 
 
 def pad(images: Sequence[Tensor]) -> Images:
-    """One tensor of all [3, h, w] images, filled at the bottom and right with zeros."""
+    """One tensor of all [3, h, w] images, padded with zeros at the bottom and right."""
     if len({image.shape for image in images}) == 1:
         return Images(torch.stack(list(images)))
     height = max(image.shape[1] for image in images)
@@ -46,7 +46,7 @@ def pad(images: Sequence[Tensor]) -> Images:
 
 
 def pad_to_multiple(images: Images, multiple: int) -> Images:
-    """The same images, with more padding: both sides of the batch become multiples of a number."""
+    """The images, padded further until both sides of the batch are multiples of ``multiple``."""
     height, width = images.pixels.shape[2:]
     more = (0, -width % multiple, 0, -height % multiple)  # left, right, top, bottom
     if not any(more):
@@ -58,24 +58,23 @@ def pad_to_multiple(images: Images, multiple: int) -> Images:
 
 
 def unpad(images: Images) -> list[tuple[list[int], Images]]:
-    """What ``pad`` put together, without padding: rows of one size each, and their images."""
+    """The images of a batch without padding, by size: rows in the batch, and their images."""
     rows = list(range(len(images.pixels)))
     if images.padding is None:
         return [(rows, images)]
-    seen = ~images.padding | images.padding.all(2).all(1)[:, None, None]
-    sizes = zip(seen.any(2).sum(1).tolist(), seen.any(1).sum(1).tolist(), strict=True)
-    alike: dict[tuple[int, int], list[int]] = {}
+    visible = ~images.padding | images.padding.all(2).all(1)[:, None, None]
+    sizes = zip(visible.any(2).sum(1).tolist(), visible.any(1).sum(1).tolist(), strict=True)
+    by_size: dict[tuple[int, int], list[int]] = {}
     for row, size in enumerate(sizes):
-        alike.setdefault(size, []).append(row)
-    return [(rows, Images(images.pixels[rows, :, :h, :w])) for (h, w), rows in alike.items()]
+        by_size.setdefault(size, []).append(row)
+    return [(rows, Images(images.pixels[rows, :, :h, :w])) for (h, w), rows in by_size.items()]
 
 
 @dataclass(frozen=True)
 class Job:
-    """What to make of image ``index``: settled before any worker sees it.
+    """The crop and shorter side (pixels) of image ``index``, drawn before workers read the image.
 
-    ``copy`` counts the same image's earlier jobs of the epoch, which are cropped and changed
-    otherwise.
+    ``copy`` is the number of earlier jobs of this image in the epoch, whose augmentation differs.
     """
 
     index: int
@@ -85,13 +84,13 @@ class Job:
 
 
 def plan_epoch(data: DetectionDataset, config: Config, seed: int, epoch: int) -> list[list[Job]]:
-    """The batches of an epoch: each image once, batch mates alike in shape, in random order.
+    """The batches of an epoch: each image once, similar shapes in a batch, in random order.
 
-    Images are shuffled, and the first ``training.epoch_images`` taken; within pools of ``_POOL``
-    batches they are sorted by the shape of their crop and dealt out, and the batches shuffled. A
-    batch that is not full comes last. The shorter side is drawn for the batch, not the image, which
-    saves most of the padding. With ``training.balance``, images are drawn by their
-    ``repeat_factors``, as many as there are.
+    Images are shuffled, and the first ``training.epoch_images`` used; within pools of ``_POOL``
+    batches they are sorted by the aspect ratio of their crop and split into batches, which are
+    shuffled. An incomplete batch is last. The shorter side is drawn for each batch, not each image,
+    which saves most of the padding. With ``training.balance``, as many images as the data set has
+    are drawn by their ``repeat_factors``.
     """
     augmentation = _augmentation(data, config)
     rng = np.random.default_rng([seed, epoch])
@@ -104,7 +103,7 @@ def plan_epoch(data: DetectionDataset, config: Config, seed: int, epoch: int) ->
     for index in (places + first).tolist()[: config.training.epoch_images]:
         copy = drawn[index]
         drawn[index] += 1
-        crop = augmentation.draw_crop(_rng(seed, epoch, index, 0, *_further(copy)))
+        crop = augmentation.draw_crop(_rng(seed, epoch, index, 0, *_copy_key(copy)))
         jobs.append(Job(index, crop, 0, copy))
 
     def aspect(job: Job) -> float:
@@ -125,24 +124,24 @@ def plan_epoch(data: DetectionDataset, config: Config, seed: int, epoch: int) ->
 
 
 def repeat_factors(data: DetectionDataset, threshold: float, first: int = 0) -> np.ndarray:
-    """[images] how often each image is drawn, relative to others (Gupta et al. 2019, LVIS).
+    """[images] relative frequency with which each image is drawn (Gupta et al. 2019, LVIS).
 
-    A class that a share f of the images has, below ``threshold``, has the factor √(threshold / f),
-    others 1; an image has the largest of its classes. Crowds do not count.
+    A class in a share f of the images, below ``threshold``, has the factor √(threshold / f), other
+    classes 1; an image has the largest factor of its classes. Crowds do not count.
     """
     records = (data.record(first + place) for place in range(len(data)))
-    own = [np.unique(record.labels[~record.crowd]) for record in records]
-    images = np.bincount(np.concatenate([*own, np.zeros(0, int)]), minlength=len(data.names))
+    present = [np.unique(record.labels[~record.crowd]) for record in records]
+    images = np.bincount(np.concatenate([*present, np.zeros(0, int)]), minlength=len(data.names))
     shares = np.maximum(images, 1) / len(data)
     of_classes = np.maximum(1.0, np.sqrt(threshold / shares))
-    return np.array([of_classes[labels].max(initial=1.0) for labels in own])
+    return np.array([of_classes[labels].max(initial=1.0) for labels in present])
 
 
 def _draw(factors: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """As many places as there are ``factors``, in random order, each about as often as it says.
+    """As many indices as there are ``factors``, in random order, drawn in proportion to them.
 
-    A place whose share is 1.3 is drawn once or twice: the shares are laid end to end in random
-    order, and read at distances of 1.
+    Systematic sampling: the factors, scaled to a mean of 1, are laid end to end in random order,
+    and sampled at distances of 1. An index with the scaled factor 1.3 is drawn once or twice.
     """
     order = rng.permutation(len(factors))
     ends = np.cumsum(factors[order]) * (len(factors) / factors.sum())
@@ -161,9 +160,9 @@ def training_loader(
 ) -> Loader:
     """Batches (``Images``, ``Targets``) of one epoch; crowds are left out.
 
-    ``transform`` changes an image before the config's augmentation does. Endless data give new
-    images in each epoch. Of ``turns`` processes the one whose ``turn`` it is gets every
-    ``turns``-th batch; where it would have one fewer than others, the first of all.
+    ``transform`` is applied to an image before the config's augmentation. Endless data have new
+    images in each epoch. ``turns`` is the world size and ``turn`` the rank: a process loads every
+    ``turns``-th batch; if it would have one fewer than others, the first batch of all is added.
     """
     whole = plan_epoch(data, config, seed, epoch)
     batches = whole[turn::turns]
@@ -173,7 +172,7 @@ def training_loader(
 
 
 def _augmentation(data: DetectionDataset, config: Config) -> Augmentation:
-    """The config's changes, without flips where a mirrored image is none of its kind."""
+    """The config's augmentation, without flips if mirrored images of the data set are wrong."""
     augment = config.augment
     if augment is not None and not data.mirrors:
         augment = augment.model_copy(update={"flip": 0.0})
@@ -181,7 +180,7 @@ def _augmentation(data: DetectionDataset, config: Config) -> Augmentation:
 
 
 class Loader:
-    """Iterates over batches; what a worker could not read is raised here as it was said there."""
+    """Iterates over batches; an error while a worker reads an image is raised here unchanged."""
 
     def __init__(
         self,
@@ -197,15 +196,15 @@ class Loader:
             batch_sampler=batches,  # pyright: ignore[reportArgumentType]
             num_workers=min(workers, processors()),
             collate_fn=collate,
-            generator=torch.Generator().manual_seed(0),  # keeps the caller's random state as it is
+            generator=torch.Generator().manual_seed(0),  # leaves the global random state unchanged
         )
 
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, some: slice) -> Loader:
-        """Some of the batches; no image of the others is read."""
-        return Loader(self.source, self.batches[some], self.collate, self.workers)
+    def __getitem__(self, part: slice) -> Loader:
+        """A loader of a slice of the batches; images of the others are not read."""
+        return Loader(self.source, self.batches[part], self.collate, self.workers)
 
     def __iter__(self) -> Iterator[Any]:
         for batch in self._loader:
@@ -234,10 +233,10 @@ class _Training(Dataset[Any]):
             return error
         boxes, labels = record.boxes[~record.crowd], record.labels[~record.crowd]
         if self.transform is not None:
-            rng = _rng(self.seed, self.epoch, job.index, 2, *_further(job.copy))
-            own = (image, boxes, labels, rng, record.file, len(self.data.names))
-            image, boxes, labels = transformed(self.transform, *own)
-        rng = _rng(self.seed, self.epoch, job.index, 1, *_further(job.copy))
+            rng = _rng(self.seed, self.epoch, job.index, 2, *_copy_key(job.copy))
+            arguments = (image, boxes, labels, rng, record.file, len(self.data.names))
+            image, boxes, labels = transformed(self.transform, *arguments)
+        rng = _rng(self.seed, self.epoch, job.index, 1, *_copy_key(job.copy))
         example = self.augmentation(image, boxes, labels, rng, job.crop, job.side)
         weights = None if self.weights is None else self.weights[example.labels]
         return _Item(example, record.file, self._known(record.known), weights)
@@ -250,7 +249,7 @@ class _Training(Dataset[Any]):
 
 
 class _Item(NamedTuple):
-    """An example, its file, the classes that it is labelled for, its objects' weights."""
+    """An example, its file, [classes] bool of known classes, and [objects] class weights."""
 
     example: Example
     file: str
@@ -259,7 +258,7 @@ class _Item(NamedTuple):
 
 
 def _class_weights(given: Mapping[str, float], names: Sequence[str]) -> Tensor | None:
-    """[classes] ``loss.class_weights``, or None where there are none; ValueError: no such class."""
+    """[classes] ``loss.class_weights``; None if there are none; ValueError for an unknown class."""
     if not given:
         return None
     for name in given:
@@ -272,8 +271,8 @@ def _class_weights(given: Mapping[str, float], names: Sequence[str]) -> Tensor |
     return torch.tensor([given.get(name, 1.0) for name in names])
 
 
-def _further(copy: int) -> tuple[int, ...]:
-    """More of a random generator's key, for an image's further jobs in an epoch."""
+def _copy_key(copy: int) -> tuple[int, ...]:
+    """Additional key of a random generator for the repeated jobs of an image in an epoch."""
     return (copy,) if copy else ()
 
 
@@ -284,9 +283,12 @@ def training_examples(
     indices: Sequence[int],
     transform: Transform | None = None,
 ) -> Iterator[Example]:
-    """What the first epoch of a training sees of some images, where it sees them."""
+    """The augmented examples of some images in the first epoch of a training.
+
+    Images that this epoch would not contain are augmented as without ``training.balance``.
+    """
     plans = [config]
-    if config.training.balance is not None:  # such an epoch may leave an image out
+    if config.training.balance is not None:  # a balanced epoch may leave an image out
         plans.insert(0, config.override(["training.balance=null"]))
     batches = (batch for plan in plans for batch in plan_epoch(data, plan, seed, 0))
     jobs = {job.index: job for batch in batches for job in batch if not job.copy}
@@ -323,7 +325,7 @@ def _relative(example: Example) -> Tensor:
 
 
 def processors() -> int:
-    """Processors that this process may use; torch warns above it."""
+    """Number of processors that this process may use; torch warns about more workers."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
