@@ -123,7 +123,7 @@ def test_decisions_mend_what_they_name_and_nothing_else(
     ("change", "message"),
     [
         ({"split": "test"}, "about the split 'test'"),
-        ({"image": 9}, "about image 9 of val, which has 1 image: give"),
+        ({"image": 9}, "about image 9 of train, which has 1 image: give"),
         ({"box": [1, 2, 3, 4]}, "has changed; audit it again"),
         ({"mend": "burn"}, "the form that audit writes"),
         ({"row": 99}, "the form that audit writes"),

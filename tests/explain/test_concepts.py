@@ -53,7 +53,7 @@ def test_far_copies_are_dotted() -> None:
     figure = concepts.noisy_copies(IMAGE, BOXES, ContrastiveDenoising(number=1))
     lines = [line for _, _, line in frames(figure.axes[0])[:-2]]
     assert lines == ["-", "-", ":", ":"] * 2
-    with pytest.raises(ValueError, match="there are none"):
+    with pytest.raises(ValueError, match="give at least one box"):
         concepts.noisy_copies(IMAGE, BOXES[:0], Denoising())
 
 

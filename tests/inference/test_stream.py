@@ -24,6 +24,12 @@ from dabdetr.inference.stream import (
 )
 
 
+@pytest.fixture(autouse=True)
+def _no_threads_of_other_tests() -> None:
+    """Streams that other tests interrupted end when they are collected."""
+    gc.collect()
+
+
 def running() -> int:
     return sum(thread.name == "dabdetr reading" for thread in threading.enumerate())
 
