@@ -45,7 +45,7 @@ def plant(
             box = np.array(edit.box)
         elif kind == "missing":
             edit = Edit(row, None)
-        elif kind == "double":
+        elif kind == "duplicate":
             near = box + rng.uniform(-0.06, 0.06, 4) * np.tile(size, 2)
             edit = Edit(None, near.clip(0, limit).tolist(), label)
         else:

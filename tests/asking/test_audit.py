@@ -65,11 +65,11 @@ def test_each_fault_is_suspected_and_high_in_the_list(
     assert (loose.kind, loose.mend) == ("loose", "box")
     assert iou(np.array(loose.answer), boxes[1]) > 0.7
     assert (by_row[count - 2].kind, by_row[count - 2].mend) == ("phantom", "remove")
-    double = [each for each in suspicions if each.kind == "double"]
-    assert any(iou(np.array(each.box), boxes[4]) > 0.8 for each in double)
+    duplicates = [each for each in suspicions if each.kind == "duplicate"]
+    assert any(iou(np.array(each.box), boxes[4]) > 0.8 for each in duplicates)
     missing = [each for each in suspicions if each.kind == "missing"]
     assert any(iou(np.array(each.answer), boxes[9]) > 0.5 for each in missing)
-    ranks = [suspicions.index(each) for each in (wrong, by_row[count - 2], double[0])]
+    ranks = [suspicions.index(each) for each in (wrong, by_row[count - 2], duplicates[0])]
     assert max(ranks) < len(suspicions) / 3
     assert [each.suspicion for each in suspicions] == sorted(
         (each.suspicion for each in suspicions), reverse=True

@@ -47,7 +47,7 @@ def test_census_by_hand() -> None:
     told = census(judged, 6)
     assert [(use.query, use.count) for use in told.used] == [(4, 2), (2, 1)]
     assert told.idle == [0, 1, 3, 5]
-    assert told.doubles == [(2, 4, 1)]
+    assert told.duplicates == [(2, 4, 1)]
     busy = told.used[0]
     assert busy.entropy == pytest.approx(1.0)
     assert busy.right == 1
@@ -104,7 +104,7 @@ def test_the_last_layer_is_what_the_model_finds() -> None:
     last = told.layers[-1]
     assert last.count == sum(use.count for use in told.used)
     assert last.right == sum(use.right for use in told.used)
-    assert last.duplicates == sum(count for *_, count in told.doubles)
+    assert last.duplicates == sum(count for *_, count in told.duplicates)
     assert told.to_dict()["layers"][0]["layer"] == 1
 
 

@@ -222,10 +222,10 @@ def test_planted_misses_have_their_cause(
             assert error.layer == last  # the one that was disturbed
 
 
-def test_planted_doubles_and_backgrounds(
+def test_planted_duplicates_and_backgrounds(
     runtime: TorchRuntime, data: Scenes, limits: np.ndarray, plain: Diagnosed
 ) -> None:
-    def double(found: Predictions, row: int, index: int, query: int) -> Predictions:
+    def duplicate(found: Predictions, row: int, index: int, query: int) -> Predictions:
         other = spare(plain, index)
         found.boxes[:, row, other] = found.boxes[:, row, query]
         found.logits[:, row, other] = found.logits[:, row, query] - 0.1
@@ -241,7 +241,7 @@ def test_planted_doubles_and_backgrounds(
         found.logits[-1, row, other] = found.logits[-1, row, query]
         return found
 
-    for cause, change in (("double", double), ("background", background)):
+    for cause, change in (("duplicate", duplicate), ("background", background)):
         result = disturbed(runtime, data, limits, plain, change)
         told = {}
         for index, (_, query) in caught(plain).items():
@@ -252,7 +252,7 @@ def test_planted_doubles_and_backgrounds(
         assert len(told) >= 0.9 * len(caught(plain))
         right = [error.cause == cause for error in told.values()]
         assert np.mean(right) >= 0.9, [(each.cause, each.why) for each in told.values()]
-        if cause == "double":
+        if cause == "duplicate":
             assert all(e.attention is not None for e in told.values() if e.cause == cause)
 
 

@@ -79,7 +79,7 @@ def audit(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Rank labels that are probably wrong: class, box, missing, without object, or double.
+    """Rank labels that are probably wrong: class, box, missing, without object, or duplicate.
 
     The model is asked about each labelled box, and its own detections are compared with the labels.
     The run's folder gets index.html, a page to view and accept suspicions, and decisions.json with

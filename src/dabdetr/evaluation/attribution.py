@@ -20,7 +20,7 @@ from dabdetr.structures.boxes import iou
 NEAR = 0.1
 """IoU from which a box is a loose box of an object (TIDE's bound of the background)."""
 EXPLAINED = 0.3
-"""IoU with a found object from which a second detection of its class is a double of the first."""
+"""IoU with a found object from which a second detection of its class is a duplicate."""
 DOUBT = 0.5
 """Suspicion from which a label counts as wrong."""
 SURE = 0.5
@@ -141,11 +141,11 @@ class Attribution:
     def _label_on_nothing(self, error: Error) -> Error:
         """``error`` as a wrong label, if the model, asked about the box, finds nothing in it."""
         doubt = (self.doubts or {}).get(error.object or 0)
-        if doubt is None or doubt.kind not in ("phantom", "double") or doubt.suspicion < DOUBT:
+        if doubt is None or doubt.kind not in ("phantom", "duplicate") or doubt.suspicion < DOUBT:
             return error
         reason = (
             "a better label covers the same object"
-            if doubt.kind == "double"
+            if doubt.kind == "duplicate"
             else "asked about its box, the model finds nothing there"
         )
         why = f"{error.why}; {reason}: the label looks wrong"
@@ -296,9 +296,9 @@ class Attribution:
         if same >= 0 and judged.labels[same] != label:
             same = -1
         nearest = int(shared.argmax()) if len(shared) else -1
-        double = self._double(at, same, shared)
-        if double is not None:
-            return self._as_double(base, at, double)
+        better = self._better(at, same, shared)
+        if better is not None:
+            return self._as_duplicate(base, at, better)
         if same >= 0 and shared[same] >= NEAR and not judged.caught[same]:
             return self._with_object(
                 base, same, "loose", f"{name} {score:.2f} with IoU {shared[same]:.2f}"
@@ -346,7 +346,7 @@ class Attribution:
         label = int(self.judged.labels[at])
         return replace(base, cause=cause, why=why, object=at, label=label, overlap=overlap)
 
-    def _double(self, at: int, same: int, shared: np.ndarray) -> int | None:
+    def _better(self, at: int, same: int, shared: np.ndarray) -> int | None:
         """The better detection of the object ``same``, or another of the class on the same box."""
         judged, found = self.judged, self.judged.found
         if same >= 0 and judged.caught[same] and shared[same] >= EXPLAINED:
@@ -356,7 +356,7 @@ class Attribution:
         best = int(overlap.argmax()) if len(overlap) else -1
         return best if best >= 0 and overlap[best] >= OVERLAP else None
 
-    def _as_double(self, base: Error, at: int, other: int) -> Error:
+    def _as_duplicate(self, base: Error, at: int, other: int) -> Error:
         judged, decoded, found = self.judged, self.decoded, self.judged.found
         shared = float(iou(found.boxes[at], found.boxes[other]))
         why = f"IoU {shared:.2f} with a detection of {found.scores[other]:.2f}"
@@ -369,14 +369,14 @@ class Attribution:
             layer = min(layer, decoded.layers)
             why += f": queries {base.query} and {slot}, one box since layer {layer}"
         pair = int(judged.of_found[other])
-        error = base if pair < 0 else self._with_object(base, pair, "double", why)
+        error = base if pair < 0 else self._with_object(base, pair, "duplicate", why)
         return replace(
             error,
-            cause="double",
+            cause="duplicate",
             why=why,
             layer=layer,
             other=slot if decoded.whole else None,
-            doubles=tuple(map(float, found.boxes[other])),
+            other_box=tuple(map(float, found.boxes[other])),
         )
 
 

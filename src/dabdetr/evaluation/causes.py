@@ -17,7 +17,7 @@ CAUSES = {
     "wrong_class": "right box, wrong class",
     "under_threshold": "right but under the threshold",
     "loose": "right place, loose box",
-    "double": "double of another detection",
+    "duplicate": "duplicate of another detection",
     "background": "nothing is there",
     "label": "the label looks wrong or is missing",
 }
@@ -58,7 +58,7 @@ def of_detections(found: Detections) -> Decoded:
 
 @dataclass(frozen=True)
 class Doubt:
-    """A label that the model contradicts: ``kind`` is "class", "phantom" or "double"."""
+    """A label that the model contradicts: ``kind`` is "class", "phantom" or "duplicate"."""
 
     kind: str
     suspicion: float
@@ -83,7 +83,7 @@ class Error:
     shown     that query's box after ``layer``, corners in pixels
     overlap   IoU of the query with the object after each layer
     other     the query whose detection this one duplicates
-    doubles   that detection's box, corners in pixels
+    other_box  that detection's box, corners in pixels
     attention  share of the query's attention that falls on ``other`` in the last layer's
               self-attention, mean over heads
     why       a sentence
@@ -105,7 +105,7 @@ class Error:
     shown: tuple[float, ...] | None = None
     overlap: tuple[float, ...] = ()
     other: int | None = None
-    doubles: tuple[float, ...] | None = None
+    other_box: tuple[float, ...] | None = None
     attention: float | None = None
     otherwise: Error | None = None
 

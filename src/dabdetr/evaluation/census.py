@@ -72,17 +72,17 @@ class LayerUse:
 class Census:
     """The detections of all queries.
 
-    used     queries that find something, those with the most detections first
-    idle     queries that find nothing
-    doubles  two queries that find the same objects, and how often; the most frequent pair first
-    names    class names
-    images   number of images
-    layers   totals after each decoder layer; empty without a decoder
+    used        queries that find something, those with the most detections first
+    idle        queries that find nothing
+    duplicates  two queries that find the same objects, and how often; the most frequent pair first
+    names       class names
+    images      number of images
+    layers      totals after each decoder layer; empty without a decoder
     """
 
     used: list[QueryUse]
     idle: list[int]
-    doubles: list[tuple[int, int, int]]
+    duplicates: list[tuple[int, int, int]]
     names: tuple[str, ...]
     images: int
     layers: tuple[LayerUse, ...] = ()
@@ -92,7 +92,9 @@ class Census:
         """The result in one sentence."""
         queries = len(self.used) + len(self.idle)
         pairs = (
-            f"; {counted(len(self.doubles), 'pair')} find the same object" if self.doubles else ""
+            f"; {counted(len(self.duplicates), 'pair')} find the same object"
+            if self.duplicates
+            else ""
         )
         return (
             f"{len(self.used)} of {counted(queries, 'query', 'queries')} find something in "
@@ -105,8 +107,9 @@ class Census:
             "sentence": self.sentence,
             "queries": [self._row(use) for use in self.used],
             "idle": self.idle,
-            "doubles": [
-                {"query": one, "other": other, "count": count} for one, other, count in self.doubles
+            "duplicates": [
+                {"query": one, "other": other, "count": count}
+                for one, other, count in self.duplicates
             ],
             "layers": [
                 asdict(use) | {"entropy": round(use.entropy, 3), "spread": round(use.spread, 4)}
@@ -135,10 +138,10 @@ def census(
 
     ``layers`` are the same images judged after each decoder layer.
     """
-    used, doubles = _uses(judged)
+    used, duplicates = _uses(judged)
     busy = {use.query for use in used}
     idle = [query for query in range(queries) if query not in busy]
-    pairs = [(*pair, count) for pair, count in doubles.most_common()]
+    pairs = [(*pair, count) for pair, count in duplicates.most_common()]
     names = judged[-1].found.names if judged else ()
     by_layer = tuple(_layer_use(at + 1, each) for at, each in enumerate(layers))
     return Census(used, idle, pairs, names, len(judged), by_layer)
@@ -147,7 +150,7 @@ def census(
 def _uses(judged: Sequence[Judged]) -> tuple[list[QueryUse], Counter[tuple[int, int]]]:
     """The queries that find something, the busiest first, and counts of pairs on one object."""
     columns: list[np.ndarray] = [np.zeros((0, 6))]
-    doubles: Counter[tuple[int, int]] = Counter()
+    duplicates: Counter[tuple[int, int]] = Counter()
     names: tuple[str, ...] = ()
     for each in judged:
         found, names = each.found, each.found.names
@@ -160,15 +163,15 @@ def _uses(judged: Sequence[Judged]) -> tuple[list[QueryUse], Counter[tuple[int, 
         pairs = np.triu(same & (iou(found.boxes[:, None], found.boxes) >= OVERLAP), 1)
         for one, other in zip(*np.nonzero(pairs), strict=True):
             pair = sorted((int(found.queries[one]), int(found.queries[other])))
-            doubles[pair[0], pair[1]] += 1
+            duplicates[pair[0], pair[1]] += 1
     rows = np.concatenate(columns)
     used = [_use(query, rows[rows[:, 0] == query], len(names)) for query in np.unique(rows[:, 0])]
     used.sort(key=lambda use: -use.count)
-    return used, doubles
+    return used, duplicates
 
 
 def _layer_use(layer: int, judged: Sequence[Judged]) -> LayerUse:
-    used, doubles = _uses(judged)
+    used, duplicates = _uses(judged)
     counts = np.array([use.count for use in used])
     count = int(counts.sum())
 
@@ -182,7 +185,7 @@ def _layer_use(layer: int, judged: Sequence[Judged]) -> LayerUse:
         right=sum(use.right for use in used),
         entropy=mean([use.entropy for use in used]),
         spread=mean([float(np.hypot(*use.spread)) for use in used]),
-        duplicates=sum(doubles.values()),
+        duplicates=sum(duplicates.values()),
     )
 
 

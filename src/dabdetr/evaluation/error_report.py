@@ -140,7 +140,7 @@ def gallery(errors: Sequence[Error], most: int = SHOWN) -> list[int]:
     """
     waiting: dict[str, list[int]] = defaultdict(list)
     for at, error in enumerate(errors):
-        paired = error.side == "false" and error.object is not None and error.cause != "double"
+        paired = error.side == "false" and error.object is not None and error.cause != "duplicate"
         if not paired:  # the missed object of the pair shows the same error
             waiting[error.cause].append(at)
     order = sorted(waiting, key=lambda cause: -len(waiting[cause]))
@@ -216,7 +216,7 @@ def advice(data: DetectionDataset, diagnosed: Diagnosed, config: Config | None) 
         "misses have a loose box: train longer, at a larger --imgsz, or check the labels' edges "
         "(dabdetr audit)",
     )
-    add(of_false["double"], len(false), "false detections are doubles: --nms 0.7")
+    add(of_false["duplicate"], len(false), "false detections are duplicates: --nms 0.7")
     labels = of_missed["label"] + of_false["label"]
     add(
         labels,

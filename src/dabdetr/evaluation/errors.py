@@ -204,7 +204,10 @@ def _self_attention(detector: Any) -> Iterator[list[np.ndarray]]:
 
 
 def _with_attention(errors: Sequence[Error], attention: np.ndarray) -> list[Error]:
-    """``errors``, doubles with how much one query attends to the other; [queries, queries]."""
+    """``errors``, the duplicates completed by how much their query attends to the other one.
+
+    attention  [queries, queries] the last layer's self-attention
+    """
     completed = []
     for error in errors:
         if error.other is not None and error.query is not None:

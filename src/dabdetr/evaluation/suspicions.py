@@ -21,7 +21,7 @@ KINDS = {
     "loose": "a loose or shifted box",
     "missing": "a missing label",
     "phantom": "a label on nothing",
-    "double": "a second label of one object",
+    "duplicate": "a second label of one object",
 }
 """Kind of suspicion → its description."""
 
@@ -30,7 +30,7 @@ MENDS = {
     "loose": "box",
     "missing": "add",
     "phantom": "remove",
-    "double": "remove",
+    "duplicate": "remove",
 }
 """Kind of suspicion → its correction by ``--fix``."""
 
@@ -125,11 +125,11 @@ def of_image(
 def _of_labels(boxes: np.ndarray, labels: np.ndarray, answers: Answers) -> Iterator[_Found]:
     """The strongest suspicion against each label; ``labels`` are the model's, −1: it lacks it."""
     overlap = iou(boxes, answers.boxes)
-    doubles = _doubles(boxes, overlap)
+    duplicates = _duplicates(boxes, overlap)
     for at in range(len(boxes)):
         answer = (answers.boxes[at], answers.labels[at], answers.scores[at])
-        if at in doubles:
-            yield "double", doubles[at], at, answer
+        if at in duplicates:
+            yield "duplicate", duplicates[at], at, answer
             continue
         score = float(answers.scores[at])
         label_score = float(answers.class_scores[at, labels[at]]) if labels[at] >= 0 else score
@@ -174,7 +174,7 @@ def _of_detections(
             yield "missing", MISSING * chance, None, (box, label, score)
 
 
-def _doubles(boxes: np.ndarray, overlap: np.ndarray) -> dict[int, float]:
+def _duplicates(boxes: np.ndarray, overlap: np.ndarray) -> dict[int, float]:
     """Rows of boxes that a better one of the image covers, and their IoU with it."""
     pairs = iou(boxes[:, None], boxes)
     found: dict[int, float] = {}

@@ -57,8 +57,8 @@ def census_section(census: Census, drawn: str) -> str:
     ]
     head = ("query", "found", "right", "classes", "entropy (bits)", "centre", "size")
     idle = ", ".join(map(str, census.idle)) or "none"
-    pairs = [[f"{one} and {other}", str(count)] for one, other, count in census.doubles[:10]]
-    doubles = table(("pair", "same object"), pairs, "Queries that double") if pairs else ""
+    pairs = [[f"{one} and {other}", str(count)] for one, other, count in census.duplicates[:10]]
+    duplicates = table(("pair", "same object"), pairs, "Queries with duplicates") if pairs else ""
     rows_by_layer = [
         [
             str(use.layer),
@@ -83,5 +83,5 @@ def census_section(census: Census, drawn: str) -> str:
         f'<section id="queries"><h2>Queries</h2><p>{census.sentence}.</p>'
         f'<div class="grid">{drawn}</div>{table(head, rows, "What queries find")}'
         f"<p>Never: {idle}. <code>dabdetr prune</code> removes queries that are not needed.</p>"
-        f"{doubles}{by_layer}</section>"
+        f"{duplicates}{by_layer}</section>"
     )

@@ -95,8 +95,8 @@ def _card(data: DetectionDataset, error: Error, link: str | None, room: int) -> 
 def _drawn(error: Error) -> dict[str, Sequence[float]]:
     """The boxes of an error by their CSS class, in drawing order."""
     boxes: dict[str, Sequence[float]] = {}
-    if error.doubles is not None:
-        boxes["doubles"] = error.doubles
+    if error.other_box is not None:
+        boxes["other"] = error.other_box
     if error.side == "false":
         boxes["found"] = error.box
     else:

@@ -65,7 +65,9 @@ class Settings:
 Conf = Annotated[float | None, Query(ge=0, le=1, description="lowest score")]
 MaxDet = Annotated[int | None, Query(ge=1, description="maximum number of detections per image")]
 Classes = Annotated[list[str] | None, Query(description="only these classes, by name or label")]
-Nms = Annotated[float | None, Query(gt=0, le=1, description="IoU from which a double is removed")]
+Nms = Annotated[
+    float | None, Query(gt=0, le=1, description="IoU from which a duplicate is removed")
+]
 MultiLabel = Annotated[bool, Query(description="every class of a query that scores enough")]
 
 
