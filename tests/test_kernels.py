@@ -1,4 +1,4 @@
-"""Faster linear layers and PReLU give the same numbers and gradients as torch's own."""
+"""Faster linear layers, convolutions and PReLU give torch's own numbers and gradients."""
 
 import pytest
 import torch
@@ -97,3 +97,55 @@ def test_every_linear_layer_of_a_detector():
     kinds = {type(m) for m in build(Config(), ["thing"]).modules() if isinstance(m, nn.Linear)}
     assert nn.Linear not in kinds
     assert Linear in kinds
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding"),
+    [
+        (5, 1, 2),
+        (5, 2, 2),
+        (3, 2, 1),
+        (7, 1, 3),
+        ((5, 3), (2, 1), (0, 1)),
+        ((1, 9), 1, (0, 4)),
+        (4, 4, 0),
+    ],
+)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_large_depthwise_convolutions_have_torch_s_gradients(
+    kernel, stride, padding, bias, precision
+):
+    torch.manual_seed(0)
+    plain = nn.Conv2d(6, 6, kernel, stride, padding, groups=6, bias=bias)
+    x = torch.randn(2, 6, 13, 14).contiguous(memory_format=torch.channels_last).requires_grad_()
+    sources = [x, *plain.parameters()]
+    expected = plain(x)
+    seed = torch.randn_like(expected)
+    gradients = torch.autograd.grad(expected, sources, seed)
+    use_cpu_kernels(plain)
+    with torch.autocast("cpu", torch.bfloat16, precision == torch.bfloat16):
+        found = plain(x)
+    assert found.dtype == precision
+    assert type(found.grad_fn).__name__ == "_DepthwiseConv2dBackward"
+    rounding = 2e-2 if precision == torch.bfloat16 else 1e-5
+    torch.testing.assert_close(found.float(), expected, rtol=rounding, atol=rounding)
+    mine = torch.autograd.grad(found, sources, seed.to(precision))
+    for one, other in zip(mine, gradients, strict=True):
+        assert one.dtype == other.dtype
+        torch.testing.assert_close(one, other, rtol=rounding, atol=rounding * other.abs().max())
+
+
+@pytest.mark.parametrize("mode", ["reflect", "zeros"])
+def test_other_convolutions_are_torch_s_own(mode):
+    torch.manual_seed(0)
+    padded = nn.Conv2d(4, 4, 5, padding=2, groups=4, padding_mode=mode)
+    layers = [nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 8, 5, groups=4), nn.Conv2d(4, 4, 5)]
+    layers += [nn.Conv2d(4, 4, 5, groups=4, dilation=2), nn.Conv2d(4, 4, 5, padding="same"), padded]
+    x = torch.randn(2, 4, 11, 11)
+    for layer in layers:
+        expected = layer(x)
+        use_cpu_kernels(layer)
+        assert torch.equal(layer(x), expected)
+    padded.requires_grad_(False)
+    assert padded(x.requires_grad_()).grad_fn.name() == "ConvolutionBackward0"

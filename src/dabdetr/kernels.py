@@ -1,4 +1,4 @@
-"""Faster linear layers, PReLU, attention and weighted sums of rows, mainly for CPUs."""
+"""Faster linear layers, convolutions, PReLU, attention and sums of rows, mainly for CPUs."""
 
 from __future__ import annotations
 
@@ -30,12 +30,9 @@ class Linear(nn.Linear):
 
     def _eager_float32_on_cpu(self, input: Tensor) -> bool:
         return (
-            not torch.compiler.is_compiling()
+            _is_eager_on_cpu(input)
             and input.dtype == self.weight.dtype == torch.float32
-            and input.device.type == "cpu"
-            and input.numel() > 0
             and not torch.is_autocast_enabled("cpu")
-            and not torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
         )
 
 
@@ -52,16 +49,40 @@ class PReLU(nn.PReLU):
         return _FastPReLU.apply(input, self.weight)  # pyright: ignore[reportReturnType]
 
 
+class Conv2d(nn.Conv2d):
+    """``nn.Conv2d`` that computes by ``conv2d`` of this file."""
+
+    def _conv_forward(
+        self, input: Float[Tensor, "b c h w"], weight: Tensor, bias: Tensor | None
+    ) -> Float[Tensor, "b d y x"]:
+        if self.padding_mode != "zeros" or isinstance(self.padding, str):
+            return super()._conv_forward(input, weight, bias)
+        sides = self.stride, self.padding, self.dilation
+        return conv2d(input, weight, bias, *sides, self.groups)  # pyright: ignore[reportArgumentType]
+
+
 def use_cpu_kernels(module: nn.Module) -> None:
-    """Turn every plain linear layer and PReLU of ``module`` into those of this file, in place.
+    """Turn plain linear layers, convolutions and PReLUs of ``module`` into this file's, in place.
 
     Parameters stay the same objects.
     """
     for part in module.modules():
         if type(part) is nn.Linear:
             part.__class__ = Linear
+        elif type(part) is nn.Conv2d:
+            part.__class__ = Conv2d
         elif type(part) is nn.PReLU and part.num_parameters == 1:
             part.__class__ = PReLU
+
+
+def _is_eager_on_cpu(x: Tensor) -> bool:
+    """Whether ``x`` has numbers, on the CPU, and no graph is being recorded."""
+    return (
+        not torch.compiler.is_compiling()
+        and x.device.type == "cpu"
+        and x.numel() > 0
+        and not torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+    )
 
 
 @cache
@@ -124,6 +145,98 @@ class _FastPReLU(torch.autograd.Function):
             total = x.clamp_max(0).mul_(grad).sum(dtype=torch.float32)
             slope_grad = total.to(slope.dtype).reshape(slope.shape)
         return x_grad, slope_grad
+
+
+Pair = tuple[int, int]
+"""A number for rows and one for columns."""
+
+
+def conv2d(
+    input: Float[Tensor, "b c h w"],
+    weight: Float[Tensor, "d c_of_group k l"],
+    bias: Float[Tensor, " d"] | None,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    groups: int,
+) -> Float[Tensor, "b d y x"]:
+    """``F.conv2d``, with faster gradients of depthwise convolutions on CPUs."""
+    depthwise = groups == len(weight) == input.shape[1] and dilation == (1, 1)
+    slow = depthwise and (max(weight.shape[2:]) > 3 or max(stride) > 1)
+    learning = torch.is_grad_enabled() and weight.requires_grad
+    if not (slow and learning and _is_eager_on_cpu(input)):
+        return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
+    if torch.is_autocast_enabled("cpu"):
+        dtype = torch.get_autocast_dtype("cpu")
+        input, weight = input.to(dtype), weight.to(dtype)
+        bias = None if bias is None else bias.to(dtype)
+    return _DepthwiseConv2d.apply(input, weight, bias, stride, padding)  # pyright: ignore[reportReturnType]
+
+
+class _DepthwiseConv2d(torch.autograd.Function):
+    """A depthwise convolution whose gradients avoid two slow paths of torch.
+
+    The weight gradient is fast for kernels up to 3 × 3 only, so it is computed in pieces of 3 × 3.
+    On one core, for 5 × 5 weights and 4 maps of 1152 × 8 × 12, that takes 1.5 ms for 35 in bf16,
+    and 2.3 ms for 5 in fp32. The input gradient of a stride above 1 is slow in bf16 (16 ms where
+    fp32 takes 0.5), so it is computed in fp32.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.stride, ctx.padding = stride, padding
+        return F.conv2d(x, weight, bias, stride, padding, groups=len(weight))
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, grad: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        x_grad = weight_grad = bias_grad = None
+        if ctx.needs_input_grad[0]:
+            dtype = torch.float32 if max(ctx.stride) > 1 else x.dtype
+            like_x, sides = torch.empty_like(x, dtype=dtype), (ctx.stride, ctx.padding)
+            wanted = [True, False, False]
+            found = _convolution_backward(grad.to(dtype), like_x, weight.to(dtype), *sides, wanted)
+            x_grad = found[0].to(x.dtype)
+        if ctx.needs_input_grad[1]:
+            weight_grad = _in_pieces(grad, x, weight, ctx.stride, ctx.padding)
+        if ctx.needs_input_grad[2]:
+            bias_grad = grad.sum((0, 2, 3))
+        return x_grad, weight_grad, bias_grad, None, None
+
+
+def _in_pieces(grad: Tensor, x: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> Tensor:
+    """The weight gradient of a depthwise convolution; pieces of 3 × 3 weights may overlap."""
+    total = torch.empty_like(weight)
+    x = F.pad(x, (padding[1], padding[1], padding[0], padding[0]))
+    height, width = (min(3, size) for size in weight.shape[2:])
+    rows, columns = ((n - 1) * step for n, step in zip(grad.shape[2:], stride, strict=True))
+    for top in _starts(weight.shape[2]):
+        for left in _starts(weight.shape[3]):
+            seen = x[:, :, top : top + rows + height, left : left + columns + width]
+            part = total[:, :, top : top + height, left : left + width]
+            wanted = [False, True, False]
+            part.copy_(_convolution_backward(grad, seen, part, stride, (0, 0), wanted)[1])
+    return total
+
+
+def _starts(size: int) -> list[int]:
+    """Where pieces of at most three begin that cover ``size`` weights."""
+    return [*range(0, size - 3, 3), max(0, size - 3)]
+
+
+def _convolution_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, stride: Pair, padding: Pair, wanted: list[bool]
+) -> tuple[Tensor, ...]:
+    """Gradients of a depthwise convolution: of the input, the weight and the bias, as wanted."""
+    return torch.ops.aten.convolution_backward(
+        grad, x, weight, None, stride, padding, (1, 1), False, (0, 0), len(weight), wanted
+    )
 
 
 AttentionMask = Bool[Tensor, "*broadcast k"] | Float[Tensor, "*broadcast k"] | None

@@ -16,11 +16,10 @@ from typing import Any
 
 import torch
 from timm.layers.conv2d_same import Conv2dSame
-from torch import nn
 
 from dabdetr.inference.device import keep_freed_memory
 from dabdetr.inference.runtime import Precision, SetPrecision
-from dabdetr.kernels import Linear
+from dabdetr.kernels import Conv2d, Linear
 from dabdetr.measure import seconds
 from dabdetr.model.detector import Detector
 from dabdetr.model.frozen_norm import FoldedConv2d
@@ -140,7 +139,7 @@ def inference_copy(model: Detector, precision: Precision = "fp32") -> Detector:
     for part in model.modules():
         if isinstance(part, FoldedConv2d):
             part.fold()
-        if precision != "fp32" and type(part) in (Linear, nn.Conv2d, FoldedConv2d, Conv2dSame):
+        if precision != "fp32" and type(part) in (Linear, Conv2d, FoldedConv2d, Conv2dSame):
             part.to(NUMBER_TYPES[precision])
     return model.requires_grad_(False)
 

@@ -11,6 +11,8 @@ from timm.layers.conv2d_same import Conv2dSame
 from timm.layers.padding import pad_same
 from torch import Tensor, nn
 
+from dabdetr.kernels import Conv2d, conv2d
+
 
 class FrozenNorm(nn.Module):
     """A batch norm with fixed statistics: four buffers, under the names that checkpoints use."""
@@ -42,7 +44,7 @@ class FrozenNorm(nn.Module):
         return self.after(x)
 
 
-class FoldedConv2d(nn.Conv2d):
+class FoldedConv2d(Conv2d):
     """A convolution that also applies the frozen norm after it: one pass over the map, not three.
 
     Its parameters keep their names and values. In eval mode the product with the norm's scale is
@@ -138,7 +140,8 @@ class FoldedConv2d(nn.Conv2d):
                 input = F.pad(input, self._pads())
             else:
                 input = pad_same(input, self.kernel_size, self.stride, self.dilation)  # pyright: ignore
-            return F.conv2d(input, weight, bias, self.stride, 0, self.dilation, self.groups)
+            sides = self.stride, (0, 0), self.dilation
+            return conv2d(input, weight, bias, *sides, self.groups)  # pyright: ignore[reportArgumentType]
         return self._conv_forward(input, weight, bias)
 
 
