@@ -11,8 +11,10 @@ import html
 import json
 import logging
 import re
+import shutil
+import textwrap
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     import yaml
@@ -293,6 +295,26 @@ def parse_names(content: str, what: str) -> tuple[str, ...]:
         again = next(name for index, name in enumerate(names) if name in names[:index])
         raise ValueError(f"{what} has the class {shown(again)} twice; names should differ")
     return tuple(names)
+
+
+def wrapped(text: str, stream: TextIO) -> str:
+    """The text for a stream; on a terminal, long lines are broken between words.
+
+    A word longer than the line, such as a path, stays whole.
+    """
+    if not stream.isatty():
+        return text
+    width = shutil.get_terminal_size().columns
+    return "\n".join(
+        textwrap.fill(
+            line,
+            width,
+            subsequent_indent="  ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for line in text.split("\n")
+    )
 
 
 class PrintableFilter(logging.Filter):

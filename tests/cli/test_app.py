@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from dabdetr.cli import app, output
 from dabdetr.cli.app import ANSWERS, ELSEWHERE, RETIRED, _explain, respelled
 from dabdetr.cli.app import VERBS as OTHER_VERBS
 from dabdetr.cli.options import class_names
+from dabdetr.text import wrapped
 
 VERBS = ("train", "val", "predict", "explain", "convert", "models", "compare", "demo")
 COMMAND = [sys.executable, "-c", "from dabdetr.cli import main; main()"]
@@ -32,11 +34,47 @@ def test_help_names_every_verb() -> None:
         assert verb in done.stdout
 
 
-@pytest.mark.parametrize("verb", VERBS)
+def test_each_verb_has_one_line_below_a_heading() -> None:
+    said = runner.invoke(app, ["--help"], env={"COLUMNS": "80"}).stdout
+    start, train, predict, data = (
+        said.index(f"│ {verb} ") for verb in ("demo", "train", "predict", "data")
+    )
+    assert start < train < predict < data
+    rows = [line for line in said.splitlines() if line.startswith("│ ") and "--" not in line]
+    assert all(line.endswith(". │") or ".  " in line for line in rows), rows
+
+
+@pytest.mark.parametrize("verb", [*VERBS, "data stats"])
 def test_every_verb_explains_itself(verb: str) -> None:
-    done = runner.invoke(app, [verb, "--help"])
+    done = runner.invoke(app, [*verb.split(), "--help"], env={"COLUMNS": "80"})
     assert done.exit_code == 0
     assert verb in done.stdout
+    assert "<bool>" not in done.stdout
+    assert "x>=1" not in done.stdout
+
+
+def test_the_help_leaves_room_for_its_sentences() -> None:
+    said = runner.invoke(app, ["predict", "--help"], env={"COLUMNS": "80"}).stdout
+    assert "stamps; damaged frames are skipped" in " ".join(said.split())
+    assert "Report every class of a query" in said  # in one line of its column
+    assert runner.invoke(app, ["predict", "--batch", "0", "no.png"]).exit_code == 2
+
+
+def test_long_messages_are_broken_between_words_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("COLUMNS", "40")
+    path = "/a/folder/" * 6
+    text = f"error: there is no folder {path}; check the path and type the name again\nnext"
+    lines = wrapped(text, Terminal()).split("\n")
+    assert lines[0] == "error: there is no folder"
+    assert lines[1] == f"  {path};"
+    assert lines[-2:] == ["  check the path and type the name again", "next"]
+    assert wrapped(text, io.StringIO()) == text
 
 
 def test_retired_options_are_accepted_with_a_note() -> None:
@@ -109,21 +147,24 @@ def test_words_of_other_tools_stand_for_options_that_there_are() -> None:
 def test_models_recommends_a_few_of_those_there_are() -> None:
     from dabdetr.checkpoints.locate import PUBLISHED, shipped
     from dabdetr.checkpoints.reading import read
-    from dabdetr.cli.models import RECOMMENDED
+    from dabdetr.cli.models import DETECT, RECOMMENDED
     from dabdetr.presets import PRESETS
 
-    assert len(RECOMMENDED) <= 12
+    rows = [row for each in RECOMMENDED.values() for row in each]
+    assert len(rows) <= 12
     measured = float(read("blood-cells").metadata["measured"].split()[1].rstrip(","))
-    for row in RECOMMENDED:
-        trained = row.use.startswith("trained")
+    for row in rows:
+        trained = row in RECOMMENDED[DETECT]
         assert row.name in ({*shipped(), *PUBLISHED} if trained else PRESETS), row
         ap = PUBLISHED[row.name].ap if row.name in PUBLISHED else None
         ap = PRESETS[row.name].published_ap if row.name in PRESETS else ap
         assert row.ap == (
             f"{ap:.1f} COCO" if ap else f"{100 * measured:.1f} bccd" if "blood" in row.name else ""
         )
-    said = runner.invoke(app, ["models"]).stdout
-    assert all(row.name in said for row in RECOMMENDED)
+    said = runner.invoke(app, ["models"], env={"COLUMNS": "80"}).stdout
+    assert all(f" {row.name} " in said for row in rows)  # in full
+    assert all(f" {row.millions} │" in said for row in rows)
+    assert max(map(len, said.splitlines())) <= 80
     assert "dino-swin-l-5scale" not in said
 
 

@@ -178,7 +178,7 @@ ADVICE = {
     "no_query": "more queries (--queries)",
     "left": "had a query that moved away",
     "loose": "train longer, at a larger --imgsz",
-    "wrong_class": "have the wrong class, first of all",
+    "wrong_class": "have the wrong class, most often",
     "under_threshold": "right but under the threshold",
 }
 """Words of what to do about each."""

@@ -269,7 +269,7 @@ def test_images_in_a_folders_folders_are_left_out_and_said(folder, caplog):
     (folder / "day 1" / "cam").mkdir(parents=True)
     shutil.copy(folder / "b.png", folder / "day 1" / "cam" / "c.png")
     assert names(folder) == ["a.PNG", "b.png"]
-    assert f"left out 2 images and videos in its folders (day 1/cam/c.png); '{folder}/**/*'" in (
+    assert f"2 images and videos in its folders left out (day 1/cam/c.png); '{folder}/**/*'" in (
         caplog.text
     )
     assert sorted(names(f"{folder}/**/*")) == ["a.PNG", "b.png", "c.png", "c.png"]

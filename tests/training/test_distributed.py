@@ -63,7 +63,7 @@ def test_two_processes_train_as_one(
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["folder"] == str(tmp_path / "run")  # the first process's alone
-    assert done.stderr.count("an update after 6 images") == 1
+    assert done.stderr.count("6 images per optimizer step") == 1
     assert "arning" not in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     check_same(alone, tmp_path / "run")

@@ -129,8 +129,8 @@ def test_time_left_and_what_is_next_are_told(
     left = [line for line in said if "of training left" in line]
     assert left == ["about 1 min of training left, validation not counted"]
     assert said.index(left[0]) < next(i for i, line in enumerate(said) if "epoch 6/6" in line)
-    assert f"next: dabdetr predict --model {run.weights} IMAGES" in said
-    assert f"next: dabdetr val --model {run.weights} --data {coco_folder}" in said
+    assert f"next:\n  dabdetr predict --model {run.folder} IMAGES" in said
+    assert f"  dabdetr val {run.folder} {coco_folder} --errors" in said
     with (run.folder / "results.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 6
 

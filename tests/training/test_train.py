@@ -166,8 +166,8 @@ def test_terminal_output(
     printed = capfd.readouterr()
     assert printed.out == ""
     assert "8 images to train on, 4 to validate, 10 classes" in printed.err
-    assert "an update after 6 images, in steps of 2\n" in printed.err
-    assert "warmup" not in printed.err
+    assert "6 images per optimizer step, 2 at a time\n" in printed.err
+    assert "warm-up" not in printed.err
     assert "epoch 2/2  loss" in printed.err
     assert "best epoch" in printed.err
     assert str(tmp_path / "talk") in printed.err
@@ -179,12 +179,12 @@ def test_updates_are_told_as_they_are(
 ) -> None:
     tiny_train(tmp_path, "training.effective_batch=16", "training.warmup=3", epochs=2)
     printed = capfd.readouterr().err
-    assert "8 images an update: all there are\n" in printed
-    assert "training.warmup is 3 updates and the whole run has 2: " in printed
+    assert "every optimizer step uses all 8 images\n" in printed
+    assert "warm-up takes 3 optimizer steps and the run has 2: " in printed
     tiny_train(tmp_path, "training.effective_batch=3", "training.warmup=2", epochs=1)
     printed = capfd.readouterr().err
-    assert "an update after 4 images, in steps of 2 (3 set)\n" in printed
-    assert "warmup" not in printed
+    assert "4 images per optimizer step, 2 at a time (3 were asked for)\n" in printed
+    assert "warm-up" not in printed
 
 
 def test_progress_bar(
@@ -234,8 +234,8 @@ def test_no_validation_split(
     assert (run.folder / "results.csv").read_text().splitlines()[1].split(",")[9] == ""
     said = capfd.readouterr().err
     assert "no val split" in said
-    assert "next: dabdetr predict" in said
-    assert "next: dabdetr val" not in said  # it would find no split to evaluate on
+    assert "  dabdetr predict --model" in said
+    assert "  dabdetr val" not in said  # it would find no split to evaluate on
     earlier = tmp_path / "earlier.json"
     earlier.write_text("[]")
     parts = {"annotations": coco_folder / "annotations" / "instances_train.json"}

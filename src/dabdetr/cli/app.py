@@ -6,16 +6,19 @@ Exit codes: 0 fine; 1 findings; 2 usage or input; 3 cannot run here; 70 a fault 
 
 from __future__ import annotations
 
+import copy
+import inspect
 import os
 import sys
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 import dabdetr
 from dabdetr.packages import explained
-from dabdetr.text import Lines, printable, refuse_exhausted, shortened
+from dabdetr.text import Lines, printable, refuse_exhausted, shortened, wrapped
 
 DEBUG = "DABDETR_DEBUG"
 
@@ -142,6 +145,9 @@ ANSWERS = {
 }
 """Options of other tools without a counterpart, in all verbs or in one → what to do instead."""
 
+TYPES = {"int": "N", "float": "X", "str": "TEXT", "path": "PATH"}
+"""Type of a value → its name in the help."""
+
 ARGUMENTS = {"--data", "--images", "--model", "--source"}
 """Options for which some verbs have an argument instead."""
 
@@ -256,6 +262,34 @@ class Unfinished(Exception):
     """A verb was stopped by the cause and keeps its results, which the message describes."""
 
 
+class _Verb(TyperCommand):
+    """A verb whose help leaves most of each line to what an option does."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help without types of flags and without limits of numbers."""
+        shown = copy.copy(self)
+        shown.params = [_without_limits(each) for each in self.get_params(ctx)]
+        shown.add_help_option = False
+        super(_Verb, shown).format_help(ctx, formatter)
+
+
+def _without_limits(parameter: Any) -> Any:
+    """A copy of a parameter whose type is one short word in the help."""
+    short = copy.copy(parameter)
+    short.min = short.max = None
+    if short.metavar is None and parameter.param_type_name == "option":
+        kind = parameter.bare_type().removeprefix("list[").removesuffix("]")
+        short.metavar = TYPES.get(kind.partition(" ")[0].lower(), "")
+    return short
+
+
+def add_verb(group: typer.Typer, verb: Callable[..., Any], heading: str | None = None) -> None:
+    """Add a verb to a group, below a heading of the group's help."""
+    text = inspect.cleandoc(verb.__doc__ or "")
+    paragraphs = [" ".join(each.split()) for each in text.split("\n\n")]
+    group.command(cls=_Verb, help="\n\n".join(paragraphs), rich_help_panel=heading)(verb)
+
+
 class _Verbs(TyperGroup):
     """Runs a verb; its errors become one sentence on stderr and an exit code."""
 
@@ -264,7 +298,7 @@ class _Verbs(TyperGroup):
         try:
             args = respelled(args, self)
         except ValueError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(wrapped(f"error: {error}", sys.stderr), file=sys.stderr)
             raise SystemExit(2) from None
         _show_help(ctx, args)
         return super().parse_args(ctx, args)
@@ -281,9 +315,10 @@ class _Verbs(TyperGroup):
                 raise
             code, message = _explain(error)
             if message:
-                print(message if code == 130 else f"error: {message}", file=sys.stderr)
+                line = message if code == 130 else f"error: {message}"
+                print(wrapped(line, sys.stderr), file=sys.stderr)
             if isinstance(error, Unfinished):
-                print(printable(str(error)), file=sys.stderr)
+                print(wrapped(printable(str(error)), sys.stderr), file=sys.stderr)
             raise SystemExit(code) from None
 
 
@@ -362,4 +397,4 @@ def dabdetr_(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Train DAB-DETR on your boxes, detect with it, evaluate it."""
+    """Train DAB-DETR on your boxes, evaluate it, detect with it. To try it: dabdetr demo"""

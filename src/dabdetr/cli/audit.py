@@ -79,11 +79,12 @@ def audit(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Rank labels that are probably wrong: class, box, missing, without object, or duplicate.
+    """Rank labels that are probably wrong, and correct them.
 
-    The model is asked about each labelled box, and its own detections are compared with the labels.
-    The run's folder gets index.html, a page to view and accept suspicions, and decisions.json with
-    all of them, the most suspicious first. A model hardly doubts labels that it was trained on:
+    A label may have a wrong class or a bad box, be missing or duplicate, or be on no object. The model
+    is asked about each labelled box, and its own detections are compared with the labels. The run's
+    folder gets index.html, a page to view and accept suspicions, and decisions.json with all of
+    them, the most suspicious first. A model hardly doubts labels that it was trained on:
     with --folds, each image is judged by a model that was not trained on it.
     """
     if fix is not None:

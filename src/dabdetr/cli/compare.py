@@ -71,10 +71,11 @@ def compare(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train several models on your data with the same seeds and options, and compare them.
+    """Train several models on your data alike, and compare them.
 
-    Each training has a run folder like those of `train`. After Ctrl-C, --resume continues the
-    comparison. Its folder gets report.md, table.csv and curves.png.
+    Seeds and options are the same for all. Each training has a run folder like those of
+    `train`. After Ctrl-C, --resume continues the comparison. Its folder gets report.md, table.csv
+    and curves.png.
     """
     project, name = run_place(project, name, output)
     given = {

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dabdetr.cli.app import add_verb
 from dabdetr.cli.options import (
     Annotations,
     BoxFormats,
@@ -40,7 +41,6 @@ data = typer.Typer(
 )
 
 
-@data.command()
 def stats(
     data: Data = None,
     annotations: Annotations = None,
@@ -53,7 +53,7 @@ def stats(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Print counts and sizes of images and objects for every split, and recommended settings.
+    """Count images and objects, and recommend settings.
 
     Counts are of images, boxes and classes, and of rows that were skipped or repaired. Then follow
     sizes, shapes, objects per image and brightness. Recommended are an input size, a number of
@@ -91,7 +91,6 @@ def stats(
         say(f"figure: {plot}", quiet)
 
 
-@data.command()
 def view(
     data: Data = None,
     split: Split = "train",
@@ -119,7 +118,7 @@ def view(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Images with their boxes: a contact sheet (contact.png) and a page (index.html)."""
+    """Draw images with their boxes: a page (index.html) and a contact sheet."""
     project, name = run_place(project, name, output)
     check_writable(project)
     opened = open_split(data, split, annotations, images, box_format, strict=False, quiet=quiet)
@@ -138,10 +137,9 @@ def view(
         (folder.path / "index.html").write_text(text, encoding="utf-8")
     if as_json:
         print_json({"folder": str(folder.path), "images": [each.name for each in shown]})
-    say(f"contact sheet and page: {folder.path}", quiet)
+    say(f"page: {folder.path}/index.html; contact sheet: {folder.path}/contact.png", quiet)
 
 
-@data.command()
 def convert(
     data: Annotated[str, typer.Argument(help="A folder, file or zip in any layout that is read.")],
     out: Out = None,
@@ -152,7 +150,7 @@ def convert(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write all splits in another layout: COCO, YOLO, VOC or WebDataset's shards.
+    """Write the data in another layout: COCO, YOLO, VOC or WebDataset.
 
     Boxes are bit for bit the same when they are read back; images are copied unchanged.
     """
@@ -161,7 +159,6 @@ def convert(
     _write(found, out, to, as_json, quiet)
 
 
-@data.command()
 def split(
     data: Annotated[str, typer.Argument(help="A data set that has one split.")],
     out: Out = None,
@@ -175,7 +172,7 @@ def split(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Divide a data set that has one split into train and val, and with --test into test.
+    """Divide a data set into train and val, and with --test into test.
 
     Classes are divided in proportion, near-duplicate images stay together, and the same seed gives
     the same split.
@@ -199,6 +196,10 @@ def split(
     else:
         parts = [*divide(whole, share, seed, progress=not quiet)]
     _write(parts, out, to, as_json, quiet)
+
+
+for _verb in (stats, view, convert, split):
+    add_verb(data, _verb)
 
 
 def _write(found: list[Any], out: Path, layout: str, as_json: bool, quiet: bool) -> None:

@@ -48,11 +48,11 @@ def demo(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Detect handwritten digits in new scenes with the shipped model; nothing is downloaded.
+    """Detect digits with an included model; leave images to try.
 
-    The folder demo is written for further commands: images, three photographs (images/photos), a
-    large image, a video if PyAV is installed, and twelve labelled images (data). An existing folder
-    is left unchanged.
+    Nothing is downloaded. The folder demo is written for further commands: images, three
+    photographs (images/photos), a large image, a video if PyAV is installed, and twelve labelled
+    images (data). An existing folder is left unchanged.
     """
     from dabdetr.data.layouts import open_data
     from dabdetr.data.writing import check_layout
@@ -82,11 +82,12 @@ def demo(
     say(f"images with boxes: {folder.path}/overview.png and scene-1.png …", quiet)
     total = counted(sum(LABELLED.values()), "labelled image")
     say(
-        f"to try things on: {output}/images and {output}/data ({total})"
+        f"to try: {output}/images and {output}/data ({total})"
         if new
-        else f"{output} exists and is kept as it is; remove it, and it is made again",
+        else f"{output} exists and is left as it is; remove it to make it again",
         quiet,
     )
+    say(f"next: dabdetr predict --model scenes {output}/images", quiet)
 
 
 def _write_samples(folder: Path, scenes: DetectionDataset, layout: str, seed: int) -> None:
@@ -174,6 +175,7 @@ def _print_tables(found: Evaluation, shown: list[Detections], scenes: DetectionD
         table.add_row(str(index + 1), " ".join(_truth(scenes, index)) or "none", listed or "none")
     console().print(table)
     console().print(found.table())
+    scenes_seen = counted(found.images, "scene")
     print(
-        f"AP {found.ap:.3f}, AP50 {found.ap50:.3f} on {counted(found.images, 'scene')} never seen"
+        f"AP {found.ap:.3f}, AP50 {found.ap50:.3f} on {scenes_seen} that the model has never seen"
     )

@@ -59,11 +59,11 @@ def doctor(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Find errors in labelled data; the exit code is 1 if there are any.
+    """Find errors in labelled data, and write a repaired copy.
 
-    Each finding has a count, examples, its effect on training, and how to repair it. Hints are not
-    errors. --self-test trains the model on eight images; if AP50 on them stays below 0.8, it names
-    the stage that fails.
+    The exit code is 1 if there are any. Each finding has a count, examples, its effect on training,
+    and how to repair it. Hints are not errors. --self-test trains the model on eight images; if
+    AP50 on them stays below 0.8, it names the stage that fails.
     """
     refuse_to_overwrite(html)
     refuse_to_overwrite(fix)

@@ -64,11 +64,12 @@ def explain(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a page that shows how detections came about: anchors, boxes and attention by layer.
+    """Write a page that shows how each detection came about.
 
-    The page is one file that needs no network. For several images an index page is written, and
-    their pages go into a folder beside it (report_pages for report.html). --force replaces pages of
-    an earlier run; other files there are kept.
+    It shows anchors, boxes and attention of every decoder layer, in one file that needs no network.
+    For several images an index page is written, and their pages go into a folder beside it
+    (report_pages for report.html). --force replaces pages of an earlier run; other files there are
+    kept.
 
     With --data, the pages also show the labelled objects, and mark wrong classes.
     """

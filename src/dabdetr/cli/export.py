@@ -89,7 +89,7 @@ def export(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a model for ONNX Runtime, OpenVINO or torch.export, with a certificate.
+    """Write a model for ONNX Runtime, OpenVINO or torch.export.
 
     The file takes any batch and image size unless --size is given. PyTorch and the file run on the
     same images (generated scenes if none are given). If their detections differ too much, the file

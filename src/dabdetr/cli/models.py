@@ -20,7 +20,7 @@ def models(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Recommend models: trained ones to detect with, and presets to train."""
+    """List recommended models: trained ones, and presets to train."""
     from dabdetr.checkpoints.locate import shipped
     from dabdetr.presets import PRESETS
 
@@ -86,7 +86,10 @@ def convert(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Convert weights to the project's format, with config and class names, or to transformers."""
+    """Convert weights of other formats to ours, or to transformers.
+
+    A file of ours also contains the config and the class names.
+    """
     target = place_of(target, output, "convert SOURCE -o NAME.safetensors")
     to = in_any_case(to, ("dabdetr", "transformers"))
     if to == "transformers":
@@ -183,35 +186,47 @@ class Row(NamedTuple):
     use: str
 
 
-RECOMMENDED = (
-    Row("scenes", "0.9", "", "", "", "trained: digits, to try things"),
-    Row("blood-cells", "4.4", "2.0", "190", "59.3 bccd", "trained: cells of blood smears"),
-    Row(
-        "dab-detr-resnet-50", "43.7", "84", "2700", "42.2 COCO", "trained: everyday objects, 175 MB"
+DETECT = "detect: dabdetr predict --model NAME IMAGES"
+TRAIN = "train: dabdetr train DATA --model NAME"
+RECOMMENDED = {
+    DETECT: (
+        Row("scenes", "0.9", "", "", "", "digits, to try things"),
+        Row("blood-cells", "4.4", "2.0", "190", "59.3 bccd", "cells of blood smears"),
+        Row("dab-detr-resnet-50", "43.7", "84", "2700", "42.2 COCO", "everyday objects; 175 MB"),
+        Row("deformable-detr", "40.0", "", "", "44.5 COCO", "small objects too; 161 MB"),
     ),
-    Row("deformable-detr", "40.0", "", "", "44.5 COCO", "trained: small objects too, 161 MB"),
-    Row("dab-lite", "4.4", "2.0", "190", "", "train: your data on a CPU; the default"),
-    Row("vit-dino-s", "43.0", "341", "14200", "", "train: a ViT backbone, on a GPU"),
-    Row("dab-detr-r50", "43.7", "84", "2700", "42.2 COCO", "train: the paper's model, on a GPU"),
-    Row("dn-detr-r50", "43.8", "84", "2600", "44.4 COCO", "train: the same, learns faster"),
-    Row("dab-detr-r50-dc5", "43.7", "149", "5900", "44.5 COCO", "train: finer feature maps"),
-    Row("dino-r50-4scale", "47.0", "230", "7500", "49.0 COCO", "train: the best AP with ResNet-50"),
-    Row("dab-detr-nano", "0.9", "", "", "", "learn: a model to read and change"),
-)
-"""At most twelve models; the last line of ``models`` says how their numbers were measured."""
+    TRAIN: (
+        Row("dab-lite", "4.4", "2.0", "190", "", "the default, on a CPU"),
+        Row("vit-dino-s", "43.0", "341", "14200", "", "a ViT backbone, on a GPU"),
+        Row("dab-detr-r50", "43.7", "84", "2700", "42.2 COCO", "the paper's model"),
+        Row("dn-detr-r50", "43.8", "84", "2600", "44.4 COCO", "learns in fewer epochs"),
+        Row("dab-detr-r50-dc5", "43.7", "149", "5900", "44.5 COCO", "finer feature maps"),
+        Row("dino-r50-4scale", "47.0", "230", "7500", "49.0 COCO", "best AP with ResNet-50"),
+        Row("dab-detr-nano", "0.9", "", "", "", "small, to read and change"),
+    ),
+}
+"""Command → the models for it, at most twelve; ``models`` prints how they were measured."""
 
 
 def _print_recommended() -> None:
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("model", "M params", "GFLOPs", "CPU ms", "AP", "licence", "for")
-    for row in RECOMMENDED:
-        table.add_row(*row[:5], "Apache-2.0", row.use)
-    console().print(table)
+    width = max(len(row.name) for rows in RECOMMENDED.values() for row in rows)
+    for command, rows in RECOMMENDED.items():
+        name = Column("model", no_wrap=True, min_width=width)
+        numbers = [Column(name, justify="right") for name in ("M param", "GFLOPs", "CPU ms")]
+        table = Table(
+            name, *numbers, Column("AP", min_width=9, no_wrap=True), Column("for", ratio=1)
+        )
+        table.title, table.title_justify, table.width = f"to {command}", "left", 80
+        for row in rows:
+            table.add_row(*row)
+        console().print(table)
     print(
-        "trained: predict --model NAME. train, learn: train DATA --model NAME. --all lists all.\n"
-        "GFLOPs (multiply-adds) and CPU milliseconds: one image of the preset's own size, 4:3 "
-        "(800x1066; dab-lite\n320x426), one thread, fp32. AP on COCO is the authors', on bccd ours."
+        "The first two are included; the others are downloaded once. All licences are\n"
+        "Apache-2.0. GFLOPs (multiply-adds) and CPU ms are of one image of the preset's\n"
+        "size, 4:3 (800x1066; dab-lite 320x426), one thread, fp32. AP on COCO is the\n"
+        "authors', on bccd ours. All presets: dabdetr models --all"
     )
 
 

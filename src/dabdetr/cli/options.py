@@ -44,19 +44,27 @@ ModelOrNone = Annotated[
 ]
 ModelArgument = Annotated[
     str | None,
-    typer.Argument(help="The same as --model.", show_default=False, callback=check_model),
+    typer.Argument(
+        help="Weights: a file, a run folder, an included model or a name on the hub.",
+        show_default=False,
+        callback=check_model,
+    ),
 ]
 Data = Annotated[
     str | None,
     typer.Argument(
-        help="A folder, file or zip in any layout that is read, or scenes.", show_default=False
+        help="A folder, file or zip in any layout that is read; or scenes, generated images.",
+        show_default=False,
     ),
 ]
 DataOption = Annotated[
     str | None,
-    typer.Option("--data", help="A folder, file or zip in any layout that is read, or scenes."),
+    typer.Option(
+        "--data",
+        help="A folder, file or zip in any layout that is read; or scenes, generated images.",
+    ),
 ]
-DataArgument = Annotated[str | None, typer.Argument(help="The same as --data.", show_default=False)]
+DataArgument = Data
 Annotations = Annotated[Path | None, typer.Option(help="A COCO json, instead of --data.")]
 Images = Annotated[Path | None, typer.Option(help="The image folder of --annotations.")]
 Split = Annotated[str, typer.Option(help="Split of the data.")]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from dabdetr.files import check_place, check_writable, plain_name
-from dabdetr.text import json_text, printable
+from dabdetr.text import json_text, printable, wrapped
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,7 +36,7 @@ def console() -> Console:
 def say(message: str, quiet: bool = False) -> None:
     """Print a line for people on stderr."""
     if not quiet:
-        print(printable(message, lines=True), file=sys.stderr)
+        print(wrapped(printable(message, lines=True), sys.stderr), file=sys.stderr)
 
 
 def refuse_to_overwrite(

@@ -241,7 +241,7 @@ def predict(
             )
         )
         opened = stack.enter_context(_run_folder(folder, needed, journal, summary, model))
-        results = tracked(stream, "images", quiet)
+        results = tracked(stream, "images", quiet or (as_lines and sys.stdout.isatty()))
         first = [*islice(results, 1)]  # after an error before the first result, no folder is left
         if opened:
             opened.publish()

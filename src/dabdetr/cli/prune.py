@@ -33,7 +33,7 @@ def prune(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Remove decoder layers and queries that AP on your data does not need.
+    """Remove decoder layers and queries that your data does not need.
 
     The written weights contain a certificate: AP and time before and after, and the data they were
     measured on. AP is measured on the split on which queries and layers were chosen; check it on

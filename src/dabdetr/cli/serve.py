@@ -71,7 +71,9 @@ def serve(
     compile: Compile = False,
     quiet: Quiet = False,
 ) -> None:
-    """Answer requests over HTTP: POST an image to /detect, or open the page at /.
+    """Answer requests over HTTP, with a page to try the model.
+
+    The page is at /. To send an image to /detect:
 
     curl --data-binary @photo.jpg http://127.0.0.1:8000/detect
 

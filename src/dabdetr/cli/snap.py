@@ -63,11 +63,12 @@ def snap(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Make rough boxes tight and name their classes, by asking the model about each.
+    """Make rough boxes tight, and name their classes.
 
-    An answer that scores at least --conf replaces the box. If the model knows the box's class, the
-    answer must have it; if not, the answer's class is taken. The new data set has a folder snap:
-    changes.json and changes.csv list every box with answer and score, index.html shows them.
+    The model is asked about each box. An answer that scores at least --conf replaces the box. If
+    the model knows the box's class, the answer must have it; if not, the answer's class is taken.
+    The new data set has a folder snap: changes.json and changes.csv list every box with answer and
+    score, index.html shows them.
     """
     out = place_of(out, output, "snap DATA --model MODEL -o FOLDER")
     refuse_to_overwrite(out)

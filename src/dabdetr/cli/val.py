@@ -125,9 +125,10 @@ def val(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Evaluate a model, an exported file or saved detections: COCO's numbers, of every class too.
+    """Evaluate a model, an exported file or saved detections.
 
-    The run's folder gets a report: a page with figures and tables, and the same as JSON.
+    Printed are COCO's twelve numbers, and those of each class. The run's folder gets a report: a
+    page with figures and tables, and the same as JSON.
 
     With --errors it also gives the cause of every missed and every false object, the AP that would
     be gained without each cause, and advice.

@@ -43,7 +43,7 @@ class Summary:
         crowds = f" and {counted(self.crowds, 'crowd')}" if self.crowds else ""
         order = sorted(self.classes, key=lambda name: -self.classes[name])
         named = ", ".join(
-            f"{shortened(name, 60)} {self.classes[name]:,}" for name in order[:MOST_CLASSES]
+            f"{self.classes[name]:,}× {shortened(name, 60)}" for name in order[:MOST_CLASSES]
         )
         more = f" and {len(order) - MOST_CLASSES} more" if len(order) > MOST_CLASSES else ""
         counts = (
@@ -231,8 +231,8 @@ def recommend(described: Sequence[Description]) -> Advice:
     size = min(fitting[0] if fitting else SIZES[-1], max(largest, SIZES[0]))
     queries = next((count for count in QUERY_COUNTS if count >= 1.5 * most), 2 * most)
     reasons = [
-        f"nine of ten objects have {LEARNABLE} pixels or more at a shorter side of {wanted:,.0f}; "
-        f"images have {image_side:,.0f}",
+        f"with a shorter side of {wanted:,.0f}, nine of ten objects have {LEARNABLE} pixels or "
+        f"more; images have {image_side:,.0f}",
         f"an image has up to {counted(most, 'object')}",
     ]
     tiles = 0
@@ -240,5 +240,5 @@ def recommend(described: Sequence[Description]) -> Advice:
         tiles = int(min(image_side, size * image_side / wanted) // 32 * 32) or 32
         reasons.append(f"at {size} too many objects are smaller: tiles of {tiles} pixels show them")
     elif wanted > 1.25 * size:
-        reasons.append("objects are small in the images themselves: larger images would help")
+        reasons.append("objects are small in the images; larger images would help")
     return Advice(size, queries, tiles, tuple(reasons))

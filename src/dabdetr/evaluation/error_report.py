@@ -207,8 +207,8 @@ def advice(data: DetectionDataset, diagnosed: Diagnosed, config: Config | None) 
         add(
             of_missed["wrong_class"],
             len(missed),
-            f"misses have the wrong class, first of all {names}: more images of both, or one class "
-            "for both",
+            f"misses have the wrong class, most often {names}: add images of both, or make them "
+            "one class",
         )
     add(
         of_missed["loose"],

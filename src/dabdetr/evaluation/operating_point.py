@@ -102,8 +102,8 @@ def with_operating_point(config: Config, data: DetectionDataset, found: Evaluati
     objects = int((~truth.crowd).sum())
     if objects < ENOUGH:
         raise ValueError(
-            f"thresholds need at least {ENOUGH} objects; {data.name} {data.split} has {objects}: "
-            "label more images, or set inference.conf by hand"
+            f"thresholds need at least {ENOUGH} objects and {data.name} {data.split} has {objects}"
+            "; label more images, or set inference.conf by hand"
         )
     if whole is None:
         raise ValueError(

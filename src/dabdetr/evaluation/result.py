@@ -21,8 +21,14 @@ NUMBERS = (
     *("AR1", "AR10", "AR100", "ARS", "ARM", "ARL"),
 )
 """COCO's twelve, in its order; S, M, L are objects below 32² px, up to 96² px, above."""
-_OBJECTS = ("all", "IoU 0.50", "IoU 0.75", "small", "medium", "large")
-_RECALLS = ("1 an image", "10 an image", "100 an image", "small", "medium", "large")
+_OBJECTS = (
+    *("IoU 0.50–0.95", "IoU 0.50", "IoU 0.75"),
+    *("small objects", "medium objects", "large objects"),
+)
+_RECALLS = (
+    *("1 per image", "10 per image", "100 per image"),
+    *("small objects", "medium objects", "large objects"),
+)
 
 
 @dataclass(frozen=True)
@@ -93,8 +99,8 @@ class Evaluation:
 
         names, numbers = list(self.numbers), self.numbers
         overall = Table(title=f"{counted(self.images, 'image')} in {self.seconds:.1f} s")
-        for column in ("AP", "of", "AR", "with"):
-            overall.add_column(column, justify="right" if column in ("AP", "AR") else "left")
+        for column in ("AP", "", "AR", ""):
+            overall.add_column(column, justify="right" if column else "left")
         for ap, objects, ar, limit in zip(names[:6], _OBJECTS, names[6:], _RECALLS, strict=True):
             overall.add_row(shown(numbers[ap]), objects, shown(numbers[ar]), limit)
         parts: list[Any] = [overall]

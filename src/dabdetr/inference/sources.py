@@ -184,7 +184,7 @@ def _images_in(folder: Path) -> list[Path]:
     below = _in_subfolders(folder) if found else []
     if below:
         log.warning(
-            "%s: left out %s in its folders (%s); '%s/**/*' takes them",
+            "%s: %s in its folders left out (%s); '%s/**/*' reads them",
             *(folder, counted(len(below), "image or video", "images and videos")),
             *(below[0].relative_to(folder), folder),
         )

@@ -158,32 +158,37 @@ def announce(
     )
     update = training.batch * accumulate
     if update >= len(train):
-        say(console, f"{counted(len(train), 'image')} an update: all there are")
+        say(console, f"every optimizer step uses all {counted(len(train), 'image')}")
     else:
-        wanted = "" if update == training.effective_batch else f" ({training.effective_batch} set)"
+        wanted = (
+            ""
+            if update == training.effective_batch
+            else f" ({training.effective_batch} were asked for)"
+        )
         say(
             console,
-            f"an update after {counted(update, 'image')}, in steps of {training.batch}{wanted}",
+            f"{counted(update, 'image')} per optimizer step, {training.batch} at a time{wanted}",
         )
     updates = training.epochs * math.ceil(math.ceil(len(train) / training.batch) / accumulate)
     if training.warmup > updates:
         say(
             console,
-            f"training.warmup is {training.warmup} updates and the whole run has {updates}: the "
-            "learning rate stays below what is set; give more --epochs or a lower training.warmup",
+            f"warm-up takes {training.warmup} optimizer steps and the run has {updates}: the "
+            "learning rate stays low; give more --epochs, or --set training.warmup=N",
         )
 
 
-def tell_next(console: Console, weights: Path, data: str | None, validated: bool) -> None:
-    """Print the next commands for the weights of a finished run.
+def tell_next(console: Console, run: Path, data: str | None, validated: bool) -> None:
+    """Print the next commands for the folder of a finished run.
 
     ``validated`` is False where the data have no val split of their own, which ``val`` needs.
     """
-    labelled = f"--data {data}" if data else "--annotations JSON --images FOLDER"
+    labelled = data or "--annotations JSON --images FOLDER"
+    say(console, "next:")
     for words in (
         "predict --model {} IMAGES",
-        *(["val --model {} {}"] if validated else []),
+        *(["val {} {} --errors"] if validated else []),
         "explain --model {} IMAGE",
         "export --model {}",
     ):
-        say(console, "next: dabdetr " + words.format(weights, labelled))
+        say(console, "  dabdetr " + words.format(run, labelled))

@@ -406,4 +406,4 @@ def _finish(
     console.print(final_table(run.folder, rows))
     if sources.report:
         validated = val_data is not None and sources.split is None
-        tell_next(console, run.weights, sources.data, validated=validated)
+        tell_next(console, run.folder, sources.data, validated=validated)
