@@ -81,7 +81,7 @@ def audit(
 ) -> None:
     """Rank labels that are probably wrong, and correct them.
 
-    A label may have a wrong class or a bad box, be missing or duplicate, or be on no object. The model
+    A label may have a wrong class or a bad box, be missing or duplicate, or on no object. The model
     is asked about each labelled box, and its own detections are compared with the labels. The run's
     folder gets index.html, a page to view and accept suspicions, and decisions.json with all of
     them, the most suspicious first. A model hardly doubts labels that it was trained on:
