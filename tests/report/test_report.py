@@ -186,6 +186,37 @@ def test_everything_in_the_page_is_in_the_json(
     assert len((tmp_path / "objects.csv").read_text().splitlines()) == objects + 1
 
 
+def test_figures_name_every_class_and_are_visible_on_both_grounds(
+    data: Scenes, found: Evaluation
+) -> None:
+    from matplotlib.colors import to_rgb
+
+    from dabdetr.report.contents import contents
+    from dabdetr.report.figures import figures, svg
+
+    tree = contents(data, found, np.full(10, 0.3), {})
+    drawn = {name: figure for name, _, figure in figures(tree)}
+    for name in ("precision_recall", "f1"):
+        (legend,) = drawn[name].legends  # ten classes: below the axis
+        assert {text.get_text() for text in legend.get_texts()} == set(data.names)
+        lines = drawn[name].axes[0].get_lines()
+        looks = {
+            (to_rgb(line.get_color()), line.get_linestyle())
+            for line in lines
+            if line.get_label() in data.names
+        }
+        assert len(looks) == len(data.names)
+        grey = [to_rgb(line.get_color()) @ np.array([0.21, 0.72, 0.07]) for line in lines]
+        assert min(grey) > 0.15
+        assert max(grey) < 0.9
+    cells = drawn["confusion"].axes[0].get_images()[0].get_array()
+    assert cells.shape[2] == 4
+    matrix = np.array(tree["confusion"]["matrix"])
+    assert cells[..., 3].min() == 0  # the page's ground shows where no object is
+    assert "#000000" not in svg(drawn["confusion"])
+    assert matrix.any()
+
+
 def test_worst_and_best_images_are_files_of_their_own(
     tmp_path: Path, data: Scenes, found: Evaluation
 ) -> None:

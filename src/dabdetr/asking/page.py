@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -74,13 +75,17 @@ def page(
     controls: str = "",
     script: str = "",
 ) -> str:
-    """The page; ``lead`` is text, ``controls`` and ``script`` HTML; cards are ``width`` px wide."""
+    """The page; cards are ``width`` pixels wide.
+
+    ``lead`` is text with commands between backticks; ``controls`` and ``script`` are HTML.
+    """
     template = (files("dabdetr.asking") / "static" / "page.html").read_text(encoding="utf-8")
     return fill_template(
         template,
         title=escape(title),
-        lead=f"<p>{escape(lead)}</p>",
+        lead="<p>" + re.sub("`(.+?)`", r"<code>\1</code>", escape(lead)) + "</p>",
         width=str(width),
+        height=str(round(1.2 * width)),
         controls=controls,
         cards="\n".join(card.html() for card in cards),
         script=script,

@@ -186,9 +186,9 @@ def _page(splits: dict[str, Any], every: list[Suspicion], rows: list[dict[str, A
         after = [] if each.mend in ("remove", "class") else [each.answer]
         change = {
             "class": f"{each.name} → {each.answer_name}",
-            "box": f"{each.name}, moved",
-            "remove": f"{each.name}, removed",
-            "add": f"{each.answer_name}, added",
+            "box": f"move {each.name}",
+            "remove": f"remove {each.name}",
+            "add": f"add {each.answer_name}",
         }[each.mend]
         cards.append(
             Card(
@@ -206,8 +206,8 @@ def _page(splits: dict[str, Any], every: list[Suspicion], rows: list[dict[str, A
     lead = (
         f"{counted(len(cards), 'suspicion')} of {len(every)}, the most suspicious first. "
         f"{_strength(every)}. Tick "
-        "those that are right, save the decisions, and write a mended copy: dabdetr audit DATA "
-        "--fix decisions.json -o COPY"
+        "those that are right, save the decisions, and write a corrected copy: `dabdetr audit DATA "
+        "--fix decisions.json -o COPY`"
     )
     text = json.dumps(rows, separators=(",", ":"), allow_nan=False)
     for sign in "<>&":

@@ -87,6 +87,8 @@ def doctor(
     }
     if not (as_json or quiet):
         _print(problems, len(all_kinds()))
+    if faults and not fix:
+        say("next: --fix COPY writes a repaired copy; --html PAGE shows the images", quiet)
     if html:
         from dabdetr.data.views import problems_page
         from dabdetr.files import write_atomically
@@ -121,7 +123,7 @@ def _fix(
     log += [f"not kept: {each}" for each in lost]
     text = "".join(f"{line}\n" for line in log)
     (out / "doctor-log.txt").write_text(text, encoding="utf-8")
-    say(f"mended copy: {out}, {counted(len(log), 'line')} in doctor-log.txt", quiet)
+    say(f"repaired copy: {out}, {counted(len(log), 'line')} in doctor-log.txt", quiet)
     return {"folder": str(out), "log": log}
 
 
@@ -135,8 +137,8 @@ def _print(problems: Sequence[Problem], checks: int) -> None:
             continue
         table = Table("check", "split", title=title, show_lines=True)
         table.add_column("count", justify="right")
-        table.add_column("what it does to training")
-        table.add_column("how to mend it")
+        table.add_column("effect on training")
+        table.add_column("remedy")
         for each in of_kind:
             check = Text(f"{each.kind.name}: {each.kind.what}", overflow="fold")
             check.append("".join(f"\n  {example}" for example in each.examples), "dim")

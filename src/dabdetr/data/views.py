@@ -222,12 +222,20 @@ def problems_page(
     parts = [_problem(data, each) for each in problems]
     if not faults:
         parts.insert(0, '<p class="fine">Nothing is wrong.</p>')
-    return html(f"{data[0].name}: what is wrong", summary, "<main>" + "\n".join(parts) + "</main>")
+    return html(
+        f"{data[0].name}: findings of dabdetr doctor",
+        summary,
+        "<main>" + "\n".join(parts) + "</main>",
+    )
 
 
 def _problem(data: Sequence[DetectionDataset], problem: Problem) -> str:
     kind = problem.kind
-    rows = (("In training", kind.effect), ("Done", kind.done), ("To mend it", kind.remedy))
+    rows = (
+        ("Effect on training", kind.effect),
+        ("When read", kind.done),
+        ("Remedy", kind.remedy),
+    )
     terms = "".join(f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in rows)
     examples = "".join(f"<li>{escape(each)}</li>" for each in problem.examples)
     shown: list[str] = []
@@ -239,9 +247,10 @@ def _problem(data: Sequence[DetectionDataset], problem: Problem) -> str:
         except (ValueError, OSError):  # the file was removed after the check
             continue
         shown.append(figure(view, f"{data[split].split}/{view.name}"))
+    what = kind.what[:1].upper() + kind.what[1:]
     severity = "hint" if problem.hint else "finding"
     return (
-        f'<section class="check"><h2><b>{problem.count:,}</b> {escape(kind.what)}</h2>'
+        f'<section class="check"><h2>{escape(what)}: <b>{problem.count:,}</b></h2>'
         f'<p class="quiet">{severity}, {escape(problem.split)}: <code>{kind.name}</code></p>'
         f'<dl>{terms}</dl><ul>{examples}</ul><div class="grid">{"".join(shown)}</div></section>'
     )

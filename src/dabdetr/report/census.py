@@ -55,6 +55,7 @@ def census_section(census: Census, drawn: str) -> str:
         ]
         for row in census.to_dict()["queries"][:SHOWN]
     ]
+    shown = f"The {SHOWN} busiest queries. " if len(census.used) > SHOWN else ""
     head = ("query", "found", "right", "classes", "entropy (bits)", "centre", "size")
     idle = ", ".join(map(str, census.idle)) or "none"
     pairs = [[f"{one} and {other}", str(count)] for one, other, count in census.duplicates[:10]]
@@ -82,6 +83,7 @@ def census_section(census: Census, drawn: str) -> str:
     return (
         f'<section id="queries"><h2>Queries</h2><p>{census.sentence}.</p>'
         f'<div class="grid">{drawn}</div>{table(head, rows, "What queries find")}'
-        f"<p>Never: {idle}. <code>dabdetr prune</code> removes queries that are not needed.</p>"
+        f"<p>{shown}Centre and size are means, 0–1 of the image. Queries that find "
+        f"nothing: {idle}. <code>dabdetr prune</code> removes queries that are not needed.</p>"
         f"{duplicates}{by_layer}</section>"
     )

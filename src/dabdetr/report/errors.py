@@ -51,7 +51,8 @@ def error_section(why: ErrorReport, links: Mapping[int, str], images: int) -> st
         + (_causes(causes) if causes else "<p>No errors at the thresholds in use.</p>")
         + "</div><div><h3>TIDE</h3>"
         + table(("kind", "errors", "AP50 +"), kinds, "Kinds of errors as TIDE counts them")
-        + "<p>All detections, whatever their score.</p></div></div>"
+        + "<p>Kinds of errors as TIDE (Bolya et al., 2020) defines them, over all detections, "
+        "whatever their score.</p></div></div>"
         + (_gallery(groups, linked=bool(links)) if groups else "")
         + "</section>"
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import colorsys
 import io
+import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from importlib.util import find_spec
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dabdetr.structures.drawing import colour
+from dabdetr.structures.drawing import HUES, colour
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,6 +21,7 @@ SIDE = (4.7, 3.5)
 """Width and height in inches; small, so that font_size are legible at a phone's width."""
 INK = "#2e8bc9"
 """A colour that is visible on white and on dark background."""
+LINES = ("-", "--", ":")
 MOST_CLASSES = 20
 """The most classes in a figure: those with the most objects."""
 STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "dabdetr", "font.size": 9}
@@ -43,7 +46,8 @@ def figures(tree: dict[str, Any]) -> Iterator[tuple[str, str, Figure]]:
         yield "f1", "F1 against the threshold; the dot is the best one.", _f1(tree)
         yield (
             "confusion",
-            "Objects (rows) by the class found (columns), at the model's thresholds.",
+            "Objects (rows) by the class found (columns), at the model's thresholds; the deeper "
+            "the blue, the larger the share of the row.",
             _confusion(tree),
         )
         error = tree["calibration"]["error"]
@@ -99,8 +103,12 @@ def _shown(tree: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _ink(tree: dict[str, Any], name: str) -> tuple[float, ...]:
+    """The class's colour, with a lightness that is visible on white and on dark background."""
     labels = [row["name"] for row in tree["per_class"]]
-    return tuple(part / 255 for part in colour(labels.index(name)))
+    hue, lightness, saturation = colorsys.rgb_to_hls(
+        *(part / 255 for part in colour(labels.index(name)))
+    )
+    return colorsys.hls_to_rgb(hue, 0.24 + 0.56 * lightness, saturation)
 
 
 def _plain(text: str, most: int = 18) -> str:
@@ -123,13 +131,18 @@ def _classes(tree: dict[str, Any]) -> Figure:
 
 def _lines(tree: dict[str, Any], x: str, y: str, **labels: Any) -> tuple[Figure, Any]:
     figure, axis = panel(xlim=(0, 1), ylim=(0, 1.02), **labels)
-    rows = _shown(tree)
+    rows, names = _shown(tree), [row["name"] for row in tree["per_class"]]
     for row in rows:
         curve = tree["curves"][row["name"]]
         label = _plain(row["name"], 12)
-        axis.plot(curve[x], curve[y], color=_ink(tree, row["name"]), linewidth=1.4, label=label)
+        style = LINES[names.index(row["name"]) // HUES % len(LINES)]  # of classes of one hue
+        ink = _ink(tree, row["name"])
+        axis.plot(curve[x], curve[y], style, color=ink, linewidth=1.4, label=label)
     if 0 < len(rows) <= 8:
         axis.legend(frameon=False, fontsize=8)
+    elif rows:
+        figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+        figure.set_figheight(SIDE[1] + 0.2 * math.ceil(len(rows) / 4))
     axis.grid(alpha=0.3)
     return figure, axis
 
@@ -154,11 +167,12 @@ def _confusion(tree: dict[str, Any]) -> Figure:
     side = max(SIDE[1], min(6.0, 1.4 + 0.24 * len(shown)))
     figure, axis = panel(side, xlabel="found as", ylabel="object")
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    font_size = 8 if len(shown) <= 10 else 5
+    blue = np.broadcast_to((0.0, 0.36, 0.64), (*shares.shape, 3))
+    axis.imshow(np.dstack([blue, 0.95 * shares]), aspect="auto")  # clear where nothing is
+    font_size = 8 if len(shown) <= 11 else 5
     for (row, column), count in np.ndenumerate(matrix):
         if count:
-            ink = "#fefefe" if shares[row, column] > 0.5 else "#101418"
+            ink = "#fefefe" if shares[row, column] > 0.5 else "#000000"  # see ``svg``
             axis.text(
                 column, row, str(count), ha="center", va="center", color=ink, fontsize=font_size
             )

@@ -19,6 +19,12 @@ PAGE = "report.html"
 IMAGE_BYTES = 5_000_000
 """The most characters of all images in a page; the rest of the page is far below 3 MB."""
 QUALITY = 80
+SIZES = (
+    ("APS", "small objects", "below 32 px"),
+    ("APM", "medium objects", "32–96 px"),
+    ("APL", "large objects", "above 96 px"),
+)
+"""COCO's sizes: root of the area."""
 CONTENTS = {
     "numbers": "Numbers",
     "against": "Comparison",
@@ -70,18 +76,20 @@ def number_section(tree: dict[str, Any]) -> str:
     cards = []
     for name, words in (("AP", "IoU 0.50–0.95"), ("AP50", "IoU 0.50"), ("AP75", "IoU 0.75")):
         interval = numbers["interval"].get(name)
-        text = f"{interval[0]:.3f}–{interval[1]:.3f}" if interval else ""
+        level = f"{numbers['interval']['level']:.0%}"
+        text = f"{level}: {interval[0]:.3f}–{interval[1]:.3f}" if interval else ""
         cards.append(_card(name, numbers[name], words, text))
-    for name, words in (("APS", "small"), ("APM", "medium"), ("APL", "large"), ("AR100", "recall")):
-        cards.append(_card(name, numbers[name], words, ""))
+    for name, words, sides in SIZES:
+        cards.append(_card(name, numbers[name], words, sides))
+    cards.append(_card("AR100", numbers["AR100"], "recall", "100 per image"))
     objects = sum(row["objects"] for row in tree["images"])
     missed = sum(row["missed"] for row in tree["images"])
     false = sum(row["false"] for row in tree["images"])
     line = (
         f"{counted(objects, 'object')} in {counted(len(tree['images']), 'image')}: {missed} missed "
-        f"and {counted(false, 'false detection')} at the thresholds of the table below. "
-        f"Intervals contain {numbers['interval']['level']:.0%} of "
-        f"{numbers['interval']['resamples']} resamples of the images."
+        f"and {counted(false, 'false detection')} at the thresholds of the table of classes. "
+        f"The ranges contain {numbers['interval']['level']:.0%} of "
+        f"{numbers['interval']['resamples']} resamples of the images; – means no such objects."
     )
     notes = "".join(f"<p>Note: {escape(note)}.</p>" for note in tree["notes"])
     return (
@@ -148,11 +156,19 @@ def class_section(tree: dict[str, Any]) -> str:
     )
 
 
+WORDS = {"fingerprint": "fingerprint of the data"}
+"""Key of a report's description → its words in the page, where they differ."""
+
+
 def about_section(tree: dict[str, Any]) -> str:
     """The model, the data, the command and the versions."""
     about = dict(tree["about"])
     config = about.pop("config", None)
-    rows = [[key, _words(value)] for key, value in about.items() if value not in (None, {}, [])]
+    rows = [
+        [WORDS.get(key, key), _words(value)]
+        for key, value in about.items()
+        if value not in (None, {}, [])
+    ]
     details = (
         ""
         if config is None
@@ -172,11 +188,23 @@ def image_sections(pairs: Sequence[Pair]) -> dict[str, str]:
     """The worst and the best images by section id, with labels and detections side by side."""
     room = IMAGE_BYTES // max(1, 2 * len(pairs))
     parts: dict[str, str] = {}
-    for name, title, rule in (
-        ("worst", "Worst images", "Those with the most missed objects and false detections."),
-        ("best", "Best images", "Those with the fewest errors; of equals, with the most objects."),
+    for name, title, rule, none in (
+        (
+            "worst",
+            "Worst images",
+            "Those with the most missed objects and false detections.",
+            "No image has errors.",
+        ),
+        (
+            "best",
+            "Best images",
+            "Those with the fewest errors; of equals, with the most objects.",
+            "All images are among the worst.",
+        ),
     ):
-        body = "".join(_pair(each, room) for each in pairs if each.group == name) or "<p>None.</p>"
+        body = (
+            "".join(_pair(each, room) for each in pairs if each.group == name) or f"<p>{none}</p>"
+        )
         parts[name] = (
             f'<section id="{name}"><h2>{title}</h2><p>{rule} Left: the labels; right: the '
             f'detections.</p><div class="pairs">{body}</div></section>'

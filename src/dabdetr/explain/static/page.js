@@ -179,7 +179,7 @@ function start() {
   const slots = count === 1 ? "1 query" : `${count} queries`;
   $("summary").textContent =
     `${data.model}, ${layers} decoder layer${layers > 1 ? "s" : ""}, ${slots}; ` +
-    `${many} scoring ${data.conf} or more.`;
+    `${many} scoring ${Number(data.conf.toFixed(2))} or more.`;
   if (!data.found) $("list-title").textContent = "Nothing was found: best queries";
   $("image").src = data.image;
   $("image").style.imageRendering = Math.max(width, height) <= 48 ? "pixelated" : "auto";
