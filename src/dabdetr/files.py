@@ -144,6 +144,14 @@ def read_regular(path: str | Path) -> bytes:
         return file.read()
 
 
+def refuse_pointer(head: bytes, name: str | Path) -> None:
+    """ValueError where ``head`` begins the small file that Git LFS leaves in place of a large."""
+    if head.startswith(b"version https://git-lfs"):
+        raise ValueError(
+            f"{name} is only Git LFS's pointer to the file; fetch the file with: git lfs pull"
+        )
+
+
 def sync_folder(folder: Path) -> None:
     """Flush a folder's entries to the disk (fsync), on systems that can."""
     with suppress(OSError):

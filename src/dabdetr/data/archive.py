@@ -1,4 +1,4 @@
-"""Data sets in a zip: unpacked once into the cache, within limits on size and number of files."""
+"""Packed data sets: unpacked once into the cache, within limits on size and number of files."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import stat
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dabdetr.data.cache import cache_folder
-from dabdetr.files import plain_name
+from dabdetr.files import open_regular, plain_name, refuse_pointer
 from dabdetr.text import counted, reason
 
 MOST_FILES = 2_000_000
@@ -33,41 +34,59 @@ def unpacked(path: Path) -> Path:
     ValueError for members that lead out of the folder, links, encrypted members, and a zip that is
     far larger unpacked than packed.
     """
-    state = path.stat()
-    key = f"{path.resolve()}|{state.st_size}|{state.st_mtime_ns}"
-    folder = cache_folder() / "zips" / hashlib.sha256(key.encode()).hexdigest()[:16]
-    name = plain_name(path.stem).strip(".") or "data"  # "...zip" has the stem ".."
-    target = folder / name
-    if target.is_dir():
-        return target
-    try:
+
+    with open_regular(path) as file:
+        refuse_pointer(file.read(64), path)
+
+    def unpack(folder: Path) -> None:
         with zipfile.ZipFile(path) as archive:
-            members = _checked(archive, path, state.st_size)
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            room = shutil.disk_usage(folder.parent).free
-            needed = sum(member.file_size for member in members)
-            if needed > room:
-                raise ValueError(
-                    f"{path} needs {needed >> 20:,} MiB unpacked, and {folder.parent} has "
-                    f"{room >> 20:,} MiB left; unpack it elsewhere and give the folder"
-                )
-            temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".unpacking-"))
-            try:
-                for member in members:  # some Windows tools write \\ as the separator
-                    member.filename = member.filename.replace("\\", "/")
-                archive.extractall(temporary / name, members)
-                os.replace(temporary, folder)
-            except BaseException:
-                shutil.rmtree(temporary, ignore_errors=True)
-                if not target.is_dir():  # another process may have unpacked it first
-                    raise
+            members = _checked(archive, path, path.stat().st_size)
+            check_room(folder, path, sum(member.file_size for member in members))
+            for member in members:  # some Windows tools write \\ as the separator
+                member.filename = member.filename.replace("\\", "/")
+            archive.extractall(folder, members)
+
+    try:
+        return unpacked_once("zips", [path], path.stem, unpack)
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError) as error:
         if isinstance(error, OSError) and error.errno != errno.EINVAL:  # of a place before the file
             raise
         raise ValueError(
             f"{path} is not a readable zip ({reason(error)}); is it cut short?"
         ) from None
+
+
+def unpacked_once(
+    kind: str, files: Sequence[Path], name: str, unpack: Callable[[Path], None]
+) -> Path:
+    """The folder ``name`` in the cache that ``unpack`` fills, once for the same ``files``."""
+    states = [(file.resolve(), file.stat()) for file in files]
+    key = "|".join(f"{path}|{state.st_size}|{state.st_mtime_ns}" for path, state in states)
+    folder = cache_folder() / kind / hashlib.sha256(key.encode()).hexdigest()[:16]
+    target = folder / (plain_name(name).strip(".") or "data")  # "...zip" has the stem ".."
+    if target.is_dir():
+        return target
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".unpacking-"))
+    try:
+        (temporary / target.name).mkdir()
+        unpack(temporary / target.name)
+        os.replace(temporary, folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if not target.is_dir():  # another process may have unpacked it first
+            raise
     return target
+
+
+def check_room(folder: Path, source: Path, needed: int) -> None:
+    """ValueError if the disk of ``folder`` has no room for the ``needed`` bytes of ``source``."""
+    room = shutil.disk_usage(folder).free
+    if needed > room:
+        raise ValueError(
+            f"{source} needs {needed >> 20:,} MiB unpacked, and {folder.parent.parent} has "
+            f"{room >> 20:,} MiB left; set DABDETR_CACHE to a folder with more room"
+        )
 
 
 def _checked(archive: zipfile.ZipFile, path: Path, packed: int) -> list[zipfile.ZipInfo]:

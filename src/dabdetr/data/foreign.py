@@ -15,8 +15,13 @@ UNPACK = " Unpack it and give its folder."
 TABLE = "filename, class, xmin, ymin, xmax, ymax"
 COCO_OR = "export as COCO, YOLO or VOC instead"
 FOREIGN: tuple[tuple[str, bytes, str, str], ...] = (
+    (
+        r".*",
+        rb"^version https://git-lfs",
+        "only Git LFS's pointer to the file",
+        "fetch the file with: git lfs pull",
+    ),
     (r".*\.tfrecords?(-\d+-of-\d+)?", b"", "TensorFlow's TFRecord", COCO_OR),
-    (r".*\.parquet", b"", "a parquet table", COCO_OR),
     (r".*\.(lmdb|mdb|h5|hdf5|mat|npz)", b"", "a binary store of some program", COCO_OR),
     (
         r".*\.xml",

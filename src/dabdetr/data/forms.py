@@ -91,7 +91,7 @@ FORMS: dict[str, Form] = {
     ),
     "Hugging Face": Form(
         r"(.*/)?metadata\.(jsonl|csv)",
-        rb"^(?=.*\bfile_name\b).*\b(objects|bbox)\b.*[\[{]",
+        rb"^(?=.*\bfile_name\b).*\b(objects|b?box(es)?)\b.*[\[{]",
         json_forms.hugging_face,
         "xywh",
     ),

@@ -18,7 +18,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
-from dabdetr.files import FORMATS, open_regular
+from dabdetr.files import FORMATS, open_regular, refuse_pointer
 from dabdetr.text import reason
 
 log = logging.getLogger("dabdetr")
@@ -159,6 +159,7 @@ def _open(content: BinaryIO, name: str) -> Image.Image:
     content.seek(0)
     if not head:
         raise ValueError(f"{name} is empty (0 bytes); replace or remove it")
+    refuse_pointer(head, name)
     formats = _formats(head, name)
     _hush()
     try:

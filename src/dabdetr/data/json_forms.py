@@ -7,8 +7,11 @@ import binascii
 import io
 import math
 import os
+import re
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +21,8 @@ from dabdetr.data.findings import Findings
 from dabdetr.data.images import IMAGE_SUFFIXES
 from dabdetr.data.listings import Entry
 from dabdetr.data.shapes import around
-from dabdetr.data.textfiles import read_json
-from dabdetr.text import shown
+from dabdetr.data.textfiles import read_json, read_text
+from dabdetr.text import parse_json, parse_yaml, shown
 
 MOST_MASK = 64 << 20
 """Most bytes of a compressed mask after decompression."""
@@ -214,7 +217,11 @@ def _numbers(given: Any) -> list[float] | None:
 
 
 def hugging_face(file: Path, findings: Findings) -> Iterator[Entry]:
-    """metadata.jsonl of a folder of images: file_name, and objects with bbox and categories."""
+    """metadata.jsonl of a folder of images: file_name, and objects with bbox and categories.
+
+    Class numbers are named by the features of the data set, in dataset_info.json or README.md.
+    """
+    names = _label_names([file.parent, *file.absolute().parents[1:3]])
     for row in _rows(file, findings):
         name = row.get("file_name")
         if not isinstance(name, str) or not name:
@@ -223,40 +230,88 @@ def hugging_face(file: Path, findings: Findings) -> Iterator[Entry]:
         image = os.path.abspath(file.parent / name)
         image = image if os.path.isfile(image) else name
         yield Entry(image, str(file), size=_size(row))
-        for number, (box, class_) in enumerate(_hugging_face_boxes(row.get("objects", row)), 1):
+        for number, (box, class_, column) in enumerate(_hugging_face_boxes(row), 1):
             place = f"{file}: object {number} of {shown(name)}"
             four = _numbers(box)
-            label = "" if class_ is None else str(class_)
-            yield Entry(image, place, label, four, odd="" if four else "box-unreadable")
+            label, odd = "" if class_ is None else str(class_), "" if four else "box-unreadable"
+            if column in names:
+                label = names[column].get(label, label if isinstance(class_, str) else "")
+            elif isinstance(class_, int):
+                odd = odd or "class-names-missing"
+            yield Entry(image, place, label, four, odd=odd)
 
 
+BOX_KEYS = ("bbox", "bboxes", "box", "boxes")
 CATEGORIES = (
-    "categories",
-    "category",
-    "labels",
-    "label",
-    "category_id",
-    "classes",
-    "class",
-    "name",
+    *("categories", "category", "labels", "label", "category_id", "category_ids", "classes"),
+    *("class", "class_id", "class_ids", "name", "names", "category_name", "class_name"),
 )
 
 
-def _hugging_face_boxes(objects: Any) -> Iterator[tuple[Any, Any]]:
-    """(box, class) of a list of objects, or of lists of boxes and of classes."""
-    if isinstance(objects, list):
-        for each in _objects(objects):
-            yield each.get("bbox", each.get("box")), _first(each, CATEGORIES)
+def _hugging_face_boxes(row: dict[str, Any]) -> Iterator[tuple[Any, Any, str]]:
+    """(box, class, column of the class) of a row: a list of objects, or lists of boxes and classes.
+
+    They are under ``objects``, under another key, or in the row itself.
+    """
+    given = next(filter(_has_boxes, (row.get("objects"), *row.values(), row)), None)
+    if isinstance(given, list):
+        for each in _objects(given):
+            column = _key(each, CATEGORIES)
+            yield each.get(_key(each, BOX_KEYS)), each.get(column), column
         return
-    given = _mapping(objects)
-    boxes, classes = _first(given, ("bbox", "bboxes", "boxes")), _first(given, CATEGORIES)
+    given = _mapping(given)
+    column = _key(given, CATEGORIES)
+    boxes, classes = given.get(_key(given, BOX_KEYS)), given.get(column)
     boxes = boxes if isinstance(boxes, list) else []
     classes = classes if isinstance(classes, list) else [classes] * len(boxes)
-    yield from zip(boxes, [*classes, *[None] * len(boxes)][: len(boxes)], strict=True)
+    yield from ((box, class_, column) for box, class_ in zip_longest(boxes, classes))
 
 
-def _first(given: dict[str, Any], keys: Sequence[str]) -> Any:
-    return next((given[key] for key in keys if key in given), None)
+def _has_boxes(given: Any) -> bool:
+    first = given[0] if isinstance(given, list) and given else given
+    return isinstance(first, dict) and bool(_key(first, BOX_KEYS))
+
+
+def _key(given: dict[str, Any], keys: Sequence[str]) -> str:
+    return next((key for key in keys if key in given), "")
+
+
+def _label_names(folders: Sequence[Path]) -> dict[str, dict[str, str]]:
+    """Column → number → name of its class, from the first folder whose features name classes."""
+    for folder in folders:
+        for name in ("dataset_info.json", "dataset_infos.json", "README.md"):
+            file = folder / name
+            if not file.is_file():
+                continue
+            with suppress(ValueError, OSError):
+                text = read_text(file, Findings())
+                card = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", text, re.DOTALL)
+                if file.suffix == ".json":
+                    tree = parse_json(text, name)
+                else:
+                    tree = parse_yaml(card.group(1), name, as_text=True) if card else None
+                if names := dict(_named_columns(tree)):
+                    return names
+    return {}
+
+
+WRAPPERS = ("feature", "dtype", "class_label", "sequence", "list", "struct")
+"""Keys of a feature that lead to its parts and are no columns."""
+
+
+def _named_columns(tree: Any, column: str = "") -> Iterator[tuple[str, dict[str, str]]]:
+    """(column, number → name) of each feature with class names."""
+    if isinstance(tree, list):
+        for each in tree:
+            yield from _named_columns(each, column)
+    elif isinstance(tree, dict):
+        column = tree["name"] if isinstance(tree.get("name"), str) else column
+        names = tree.get("names")
+        pairs = _mapping(names).items() or enumerate(names if isinstance(names, list) else ())
+        if named := {str(number): str(name) for number, name in pairs}:
+            yield column, named
+        for key, value in tree.items():
+            yield from _named_columns(value, column if key in WRAPPERS else key)
 
 
 def ultralytics(file: Path, findings: Findings) -> Iterator[Entry]:

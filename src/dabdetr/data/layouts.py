@@ -24,6 +24,7 @@ from dabdetr.data.labelme import find_labelme
 from dabdetr.data.listed_splits import divided
 from dabdetr.data.listings import find_table
 from dabdetr.data.locate import USUAL, canonical, names_split, usual_word
+from dabdetr.data.parquet import find_parquet
 from dabdetr.data.records import Open, RecordTable
 from dabdetr.data.scenes import SPLITS, parse_scenes
 from dabdetr.data.splitting import divide
@@ -44,6 +45,7 @@ LAYOUTS: dict[str, tuple[Find, str]] = {
     "labelme": (find_labelme, "a json for each image"),
     "VIA": (find_via, "*.json"),
     "table": (find_table, "*.csv"),
+    "Hugging Face": (find_parquet, "*.parquet, *.arrow"),
     "tools": (find_forms, f"files of {len(FORMS)} others"),
     "YOLO, scattered": (find_scattered, ""),
 }
