@@ -149,7 +149,7 @@ TYPES = {"int": "N", "float": "X", "str": "TEXT", "path": "PATH"}
 """Type of a value → its name in the help."""
 
 ARGUMENTS = {"--data", "--images", "--model", "--source"}
-"""Options for which some verbs have an argument instead."""
+"""Options for which some verbs have an argument instead; where it is their first, both do."""
 
 
 def respelled(arguments: list[str], group: Any = None) -> list[str]:
@@ -167,6 +167,7 @@ def respelled(arguments: list[str], group: Any = None) -> list[str]:
     if name and group is not None and command is group:  # an unknown verb: click reports it
         return arguments
     known = {each for parameter in getattr(command, "params", ()) for each in parameter.opts}
+    arguments = _as_argument(arguments, command, known)
     ends = arguments.index("--") if "--" in arguments else len(arguments)
     replaced = []
     for index, argument in enumerate(arguments):
@@ -192,6 +193,30 @@ def respelled(arguments: list[str], group: Any = None) -> list[str]:
                 raise ValueError(f"{argument} is {current} {value} here: options begin with --")
         replaced.append(argument)
     return replaced
+
+
+def _as_argument(arguments: list[str], command: Any, known: set[str]) -> list[str]:
+    """The command line with the value of an option of ``ARGUMENTS`` as the verb's first argument.
+
+    So `doctor --data X` is `doctor X`; unchanged where the verb has the option.
+    """
+    first = next(
+        (p for p in getattr(command, "params", ()) if p.param_type_name == "argument"), None
+    )
+    own = f"--{first.name}" if first else ""
+    if own not in ARGUMENTS - known:
+        return arguments
+    for index, argument in enumerate(arguments):
+        option, equals, value = argument.partition("=")
+        if argument == "--":
+            break
+        if own in (normalised(option), *ELSEWHERE.get(normalised(option), "").split()):
+            rest = arguments[index + 1 :]
+            if equals or rest:
+                value, rest = (value, rest) if equals else (rest[0], rest[1:])
+                start = [normalised(each) for each in arguments].index(command.name) + 1
+                return [*arguments[:start], value, *arguments[start:index], *rest]
+    return arguments
 
 
 def _our_option(spelled: str, known: set[str]) -> str | None:
