@@ -93,19 +93,49 @@ def test_a_list_beside_other_files_of_that_name_is_none(tmp_path: Path) -> None:
     assert splits(tmp_path) == ["default"]
 
 
-@pytest.mark.parametrize("key", ["split", "subset", "set"])
-def test_images_of_a_json_that_say_their_split(key: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["", "splits", "ImageSets", "ImageSets/Main"])
+def test_a_list_for_each_split_divides_any_layout(place: str, tmp_path: Path) -> None:
+    for layout in ("yolo", "coco"):
+        root = tmp_path / layout
+        if layout == "yolo":
+            yolo(root)
+        else:
+            coco(root, [{} for _ in (*TRAIN, *VAL)])
+        (root / place).mkdir(parents=True, exist_ok=True)
+        (root / place / "train.txt").write_text("a\nb\nd\n")
+        (root / place / "valid.txt").write_text("images/d.png\nimages/z.png\n")
+        train, val = open_training(root)
+        assert val is not None
+        assert (stems(train), stems(val)) == (["a", "b", "d"], ["d"])
+        assert train.findings.count("split-unlisted") == 2
+        assert val.findings.count("image-missing") == 1
+        assert val.findings.count("split-shared") == 1
+
+
+def test_lists_of_other_things_divide_nothing(tmp_path: Path) -> None:
+    yolo(tmp_path)
+    for name in ("train", "val"):
+        (tmp_path / f"{name}.txt").write_text("epoch 1 loss 0.5\nepoch 2 loss 0.4\n")
+    assert splits(tmp_path) == ["default"]
+
+
+def coco(root: Path, more: list[dict[str, str]]) -> None:
     names = (*TRAIN, *VAL)
     rows = [
-        {"id": n, "file_name": f"{name}.png", "width": 160, "height": 120}
-        | {key: "Train" if name in TRAIN else "Validation"}
-        for n, name in enumerate(names)
+        {"id": n, "file_name": f"{name}.png", "width": 160, "height": 120} | each
+        for n, (name, each) in enumerate(zip(names, more, strict=True))
     ]
     boxes = [{"id": n, "image_id": n, "category_id": 1, "bbox": BOX} for n in range(len(names))]
     tree = {"annotations": boxes, "images": rows, "categories": [{"id": 1, "name": "cat"}]}
     for name in names:
-        image(tmp_path / "images" / f"{name}.png")
-    (tmp_path / "all.json").write_text(json.dumps(tree))
+        image(root / "images" / f"{name}.png")
+    (root / "all.json").write_text(json.dumps(tree))
+
+
+@pytest.mark.parametrize("key", ["split", "subset", "set"])
+def test_images_of_a_json_that_say_their_split(key: str, tmp_path: Path) -> None:
+    named = ["Train"] * len(TRAIN) + ["Validation"] * len(VAL)
+    coco(tmp_path, [{key: name} for name in named])
     train, val = open_training(tmp_path)
     assert val is not None
     assert (stems(train), stems(val)) == ([*TRAIN], [*VAL])
@@ -114,3 +144,29 @@ def test_images_of_a_json_that_say_their_split(key: str, tmp_path: Path) -> None
     )
     assert not train.findings.of("skipped", "mended", "kept")
     assert [len(each) for each in open_every(tmp_path / "all.json")] == [3, 2]
+
+
+@pytest.mark.parametrize(("folder", "classes"), [("labels", 2), ("gt", 1), ("labelTxt", 2)])
+def test_words_behind_eight_numbers_are_classes_or_text(
+    folder: str, classes: int, tmp_path: Path
+) -> None:
+    corners = "10,20,40,20,40,60,10,60"
+    for name in (*TRAIN, *VAL):
+        image(tmp_path / "images" / f"{name}.png")
+        label = tmp_path / folder / f"{name}.txt"
+        label.parent.mkdir(exist_ok=True)
+        label.write_text(f"{corners},large vehicle\n{corners.replace('1', '7')},ship\n")
+    (data,) = open_every(tmp_path)
+    assert data.names == (("large vehicle", "ship") if classes == 2 else ("text",))
+    assert data.findings.count("words-text") == (10 if classes == 1 else 0)
+
+
+def test_words_that_differ_are_text_also_numbers(tmp_path: Path) -> None:
+    for number, name in enumerate((*TRAIN, *VAL)):
+        image(tmp_path / "images" / f"{name}.png")
+        label = tmp_path / "labels" / f"{name}.txt"
+        label.parent.mkdir(exist_ok=True)
+        label.write_text(f"10,20,40,20,40,60,10,60,word{number}\n70,20,90,20,90,60,70,60,2015\n")
+    (data,) = open_every(tmp_path)
+    assert data.names == ("text",)
+    assert len(data.record(0).boxes) == 2

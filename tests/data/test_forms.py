@@ -563,8 +563,8 @@ FORMS: dict[str, tuple[Make, tuple[str, str], set[str]]] = {
     "makesense.ai's table": (makesense, CLASSES, set()),
     "Roboflow's keras-yolo3": (keras_roboflow, CLASSES, set()),
     "MOT with classes": (mot_of_ones_own, CLASSES, set()),
-    "ICDAR 2015": (icdar, ("text", "text"), {"region-uncared"}),
-    "ICDAR 2013": (icdar_of_2013, ("text", "text"), set()),
+    "ICDAR 2015": (icdar, ("text", "text"), {"region-uncared", "words-text"}),
+    "ICDAR 2013": (icdar_of_2013, ("text", "text"), {"words-text"}),
     "LabelMe's XML": (labelme_xml, CLASSES, {"box-from-shape"}),
     "WIDER FACE": (wider, ("face", "face"), {"name-base"}),
 }

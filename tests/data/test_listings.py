@@ -121,6 +121,13 @@ def dota_of_roboflow(root: Path) -> None:
     text(root / "data.yaml", "train: ../train/images\nval: ../valid/images\nnames: [red, blue]\n")
 
 
+def dota_with_commas(root: Path) -> None:
+    """As some converters write it: with commas, and without the last number."""
+    dota()(root)
+    for file in (root / "labelTxt").iterdir():
+        text(file, file.read_text().replace(" 0\n", "\n").replace(" ", ","))
+
+
 def kitti(labels: str = "training/label_2", images: str = "training/image_2") -> Make:
     def make(root: Path) -> None:
         for name in NAMES:
@@ -176,6 +183,7 @@ LISTS: dict[str, tuple[Make, str]] = {
     "DOTA, in labels/": (dota("labels"), ""),
     "DOTA, by splits": (dota("labelTxt/train", "images/train"), ""),
     "DOTA of Roboflow": (dota_of_roboflow, ""),
+    "DOTA with commas": (dota_with_commas, ""),
     "KITTI": (kitti(), ""),
     "KITTI, in labels/": (kitti("labels", "images"), ""),
 }

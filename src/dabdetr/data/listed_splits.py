@@ -1,7 +1,8 @@
-"""Files that list the split of each image: split.csv, splits.json, split.txt.
+"""Files that list the split of each image, and so divide a data set that has only one split.
 
-A row names an image and a split, in any order and among other columns; or the columns, or the keys
-of a JSON object, are the splits. Such a file divides a data set that has only one split.
+In split.csv, splits.json or split.txt a row names an image and a split, in any order and among
+other columns; or the columns, or the keys of a JSON object, are the splits. Or each split has a
+list of its own: train.txt and val.txt beside the data, in splits/, ImageSets/ or ImageSets/Main/.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ import numpy as np
 from dabdetr.data.box_formats import Asked
 from dabdetr.data.findings import Findings
 from dabdetr.data.images import IMAGE_SUFFIXES
-from dabdetr.data.locate import USUAL, canonical, clean, paths_of, without_ending
+from dabdetr.data.locate import USUAL, canonical, child, clean, paths_of, without_ending
 from dabdetr.data.records import Open, RecordTable
 from dabdetr.data.textfiles import read_text
 from dabdetr.text import parse_json
@@ -29,50 +31,107 @@ LIST = re.compile(
     re.IGNORECASE,
 )
 ENDINGS = (".csv", ".tsv", ".txt", ".json")
+PLACES = (("ImageSets", "Main"), ("ImageSets",), ("splits",), ())
+"""Folders with a list of images for each split."""
 IMAGE_HEADERS = ("image", "file", "name", "id", "path", "stem")
 """Words in the header of the column of images."""
 
 
+Listed = dict[str, frozenset[str]]
+"""Image name (see ``_key``) → its splits: more than one where several lists name the image."""
+
+
 def divided(root: Path, found: dict[str, Open]) -> dict[str, Open]:
-    """The splits by a list in ``root``, if the layout has only one; else ``found``."""
+    """The splits by the lists in ``root``, if the layout has only one; else ``found``."""
     if len(found) != 1 or not root.is_dir():
         return found
-    whole = next(iter(found.values()))
+    only, whole = next(iter(found.items()))
     for file in paths_of(root, *ENDINGS):
-        if LIST.fullmatch(file.stem):
-            listed = _read(file)
-            if listed:
-                names = dict.fromkeys(listed.values())
-                return {name: _part_opener(whole, file, listed, name) for name in names}
+        if LIST.fullmatch(file.stem) and (listed := _read(file)):
+            return _parts(whole, file, listed)
+    lists = split_lists(root) if canonical(only) not in USUAL else {}
+    usual = {name: listed for name, listed in lists.items() if canonical(name) in USUAL}
+    names = [name for listed in usual.values() for name in listed]
+    if len(usual) > 1 and sum(" " in name for name in names) * 2 < len(names):
+        return _parts(whole, root, _by_name((n, split) for split in usual for n in usual[split]))
     return found
 
 
-def _part_opener(whole: Open, file: Path, listed: dict[str, str], part_name: str) -> Open:
-    """Opens the images of ``whole`` that ``file`` lists in the split ``part_name``."""
+def _parts(whole: Open, place: Path, listed: Listed) -> dict[str, Open]:
+    names = dict.fromkeys(name for splits in listed.values() for name in sorted(splits))
+    return {name: _part_opener(whole, place, listed, name) for name in names}
+
+
+def _part_opener(whole: Open, place: Path, listed: Listed, part_name: str) -> Open:
+    """Opens the images of ``whole`` that the lists in ``place`` have in the split ``part_name``."""
 
     def read(split: str, box_format: Asked | None = None) -> RecordTable:
         table = whole(split, box_format)
         bases = _unique_bases(listed)
-        matches = [_split_of(path, listed, bases) for path in table.files]
-        keep = np.array([name == part_name for name, _ in matches], bool)
+        keys = [_listed_names(path, listed, bases) for path in table.files]
+        keep = np.array([any(part_name in listed[key] for key in each) for each in keys], bool)
         if not keep.any():
             raise ValueError(
-                f"{file} names no image of {part_name!r} that is there; check the names"
+                f"{place} names no image of {part_name!r} that is there; check the names"
             )
         part = table.selected(keep, np.ones(len(table.labels), bool))
         part.findings = table.findings
-        part.findings.add("split-listed", f"{file}: {part_name}", int(keep.sum()))
-        pairs = zip(table.files, matches, strict=True)
-        part.findings.add("split-unlisted", [path for path, (name, _) in pairs if not name])
-        matched = {key for _, key in matches}
-        missing = [key for key, name in listed.items() if name == part_name and key not in matched]
-        part.findings.add("image-missing", [f"{file}: {key}" for key in missing])
+        part.findings.add("split-listed", f"{place}: {part_name}", int(keep.sum()))
+        pairs = zip(table.files, keys, strict=True)
+        part.findings.add("split-unlisted", [path for path, each in pairs if not each])
+        wanted = dict.fromkeys(key for key, splits in listed.items() if part_name in splits)
+        missing = wanted.keys() - {*chain.from_iterable(keys)}
+        part.findings.add("image-missing", [f"{place}: {key}" for key in wanted if key in missing])
         return part
 
     return read
 
 
-def _unique_bases(listed: dict[str, str]) -> dict[str, str]:
+def split_lists(root: Path) -> dict[str, list[str]]:
+    """Split → the names of its images, from SPLIT.txt in the first of ``PLACES`` that has some.
+
+    Lists of single classes (cat_train.txt) are joined to one list for each split.
+    """
+    for place in PLACES:
+        folder = root
+        for name in place:
+            folder = child(folder, name)
+        files = {each.stem: each for each in paths_of(folder, ".txt")}
+        files = {canonical(name): file for name, file in files.items()} | files
+        usual = [name for name in (*USUAL, "trainval") if name in files]
+        named = usual or [name for name in files if named_as_split(name)]
+        if named:
+            return {name: _listed(files[name]) for name in named}
+        if place[:1] != ("ImageSets",):
+            continue
+        joined: dict[str, dict[str, None]] = {}
+        for name in files:
+            found = re.search(r"_(train|val|trainval|test)$", name)
+            key = found.group(1) if found else name
+            joined.setdefault(key, {}).update(dict.fromkeys(_listed(files[name])))
+        if joined:
+            return {name: list(listed) for name, listed in joined.items()}
+    return {}
+
+
+def named_as_split(name: str) -> bool:
+    """Whether a name is that of a split, or of all images."""
+    return canonical(name) in (*USUAL, "default", "trainval")
+
+
+def _listed(file: Path) -> list[str]:
+    """Names without extension; each may be followed by 1, 0 or −1, or by its annotation file."""
+    names = []
+    for line in read_text(file, Findings()).splitlines():
+        name = re.sub(r"(?<!\s)\s+-?[01]$", "", line.strip()).replace("\\", "/").strip('"')
+        if name.casefold().endswith(".xml"):
+            name = re.sub(r"(?i)^(\S.*\.(?:jpe?g|png|bmp|webp|tiff?))\s+\S.*$", r"\1", name)
+        if name:
+            names.append(re.sub(r"(?i)\.(xml|jpe?g|png|bmp|webp|tiff?)$", "", name))
+    return [re.sub(r"^.*(JPEGImages|Annotations)/", "", name) for name in names]
+
+
+def _unique_bases(listed: Listed) -> dict[str, str]:
     """Base name → the listed name; "" where several listed names have it."""
     bases: dict[str, str] = {}
     for key in listed:
@@ -81,12 +140,21 @@ def _unique_bases(listed: dict[str, str]) -> dict[str, str]:
     return bases
 
 
-def _split_of(path: str, listed: dict[str, str], bases: dict[str, str]) -> tuple[str, str]:
-    """Split and listed name of an image: the longest listed end of its path, else its base name."""
+def _listed_names(path: str, listed: Listed, bases: dict[str, str]) -> list[str]:
+    """The listed names of an image: all ends of its path that are listed, or else its base name."""
     parts = os.path.splitext(path.replace("\\", "/"))[0].casefold().split("/")
-    keys = ("/".join(parts[start:]) for start in range(len(parts)))
-    key = next((each for each in keys if each in listed), bases.get(parts[-1], ""))
-    return listed.get(key, ""), key
+    ends = ("/".join(parts[start:]) for start in range(len(parts)))
+    base = bases.get(parts[-1])
+    return [end for end in ends if end in listed] or ([base] if base else [])
+
+
+def _by_name(pairs: Iterable[tuple[str, str]]) -> Listed:
+    """Image name → its splits, from pairs of both."""
+    listed: Listed = {}
+    for name, split in pairs:
+        if key := _key(name):
+            listed[key] = listed.get(key, frozenset()) | {canonical(split)}
+    return listed
 
 
 def _key(name: str) -> str:
@@ -94,8 +162,8 @@ def _key(name: str) -> str:
     return without_ending("/".join(clean(name))).casefold()
 
 
-def _read(file: Path) -> dict[str, str]:
-    """Image name (see ``_key``) → split; empty if the file lists fewer than two splits."""
+def _read(file: Path) -> Listed:
+    """Image name → its splits; empty if the file lists fewer than two splits."""
     try:
         text = read_text(file, Findings())
         pairs = (
@@ -104,8 +172,8 @@ def _read(file: Path) -> dict[str, str]:
     except (ValueError, OSError):
         return {}
     pairs = _pairs_of_table(text) if pairs is None else pairs
-    listed = {_key(name): split for name, split in pairs if name}
-    return listed if len({canonical(split) for split in listed.values()}) > 1 else {}
+    pairs = list(pairs)
+    return _by_name(pairs) if len({canonical(split) for _, split in pairs}) > 1 else {}
 
 
 def _pairs_of_json(tree: Any) -> list[tuple[str, str]]:

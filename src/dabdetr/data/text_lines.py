@@ -4,7 +4,8 @@ DOTA: ``x1 y1 x2 y2 x3 y3 x4 y4 class difficult``, below header lines imagesourc
 object that is marked difficult is a crowd, as in VOC. KITTI: ``class truncated occluded alpha x0 y0
 x1 y1`` and seven numbers of the 3D box. VisDrone: ``x,y,width,height,counts,class,truncated,
 occluded``. ICDAR: ``x1,y1,x2,y2,x3,y3,x4,y4,words`` or ``x0, y0, x1, y1, "words"``; the class of
-every box is "text", whatever the words.
+every box is "text", whatever the words. DOTA's lines with commas and without ``difficult`` look
+alike; the words of all lines decide (see ``_has_words``).
 """
 
 from __future__ import annotations
@@ -41,17 +42,24 @@ VISDRONE_CLASSES = (
     *("ignored regions", "pedestrian", "people", "bicycle", "car", "van", "truck", "tricycle"),
     *("awning-tricycle", "bus", "motor", "others"),
 )
-ICDAR = re.compile(
-    rf"({NUMBER}(?:,\s*{NUMBER}){{7}}),(?![-\d.,\s]*$)(?!\S+,\d$)(.*)|"
-    rf'({NUMBER}(?:[,\s]\s*{NUMBER}){{3}})[,\s]\s*(".*")'
-)
+EIGHT = rf"({NUMBER}(?:,\s*{NUMBER}){{7}})"
+QUOTED = rf'({NUMBER}(?:[,\s]\s*{NUMBER}){{3}})[,\s]\s*(".*")'
+ICDAR = re.compile(rf"{EIGHT},(?![-\d.,\s]*$)(?!\S+,\s*\d$)(.*)|{QUOTED}")
+WORDED = re.compile(rf"{EIGHT},(.+)|{QUOTED}")
+"""ICDAR's lines where the words are known to be words: also numbers, and words with commas."""
+CLASS = re.compile(r"(.*?)(?:,\s*(\d))?")
+"""A class behind eight numbers, and DOTA's ``difficult``."""
 FORMS = (DOTA, KITTI, VISDRONE, ICDAR)
 HEADER = re.compile(r"(imagesource|gsd|acquisition dates|image ?source)\s*:", re.IGNORECASE)
 LABELS = re.compile(r"label_?txt.*|label_2|labels?|annotations?|annfiles|gt|.*_gt", re.IGNORECASE)
 """Names of folders with label files."""
+TEXT_LABELS = re.compile(r"gt|.*_gt", re.IGNORECASE)
+"""Names of ICDAR's folders of label files; its files are called gt_img_1.txt."""
+ILLEGIBLE = ("###", "*")
+"""What ICDAR writes for words that cannot be read."""
 IMAGES = ("images", "image_2", "data", "image", "imgs", "JPEGImages")
-SAMPLE = 20
-"""Files by which the layout of a folder is recognised."""
+SAMPLE, WORDS = 20, 200
+"""Files by which the layout of a folder is recognised, and what their words are."""
 
 
 def find_text_lines(root: Path) -> dict[str, Open]:
@@ -63,12 +71,13 @@ def find_text_lines(root: Path) -> dict[str, Open]:
     if labels is not None:
         inside = {each.name: each for each in folders_in(labels) if canonical(each.name) in USUAL}
         folders = inside or {"default": labels}
-        return {name: partial(_open, root, folder, name) for name, folder in folders.items()}
+        words = _has_words(labels)
+        return {name: partial(_open, root, folder, name, words) for name, folder in folders.items()}
     found: dict[str, Open] = {}
     for folder in folders_in(root):
         labels = _labels(folder) if names_split(folder.name) else None
         if labels is not None:
-            found[folder.name] = partial(_open, folder, labels, folder.name)
+            found[folder.name] = partial(_open, folder, labels, folder.name, _has_words(labels))
     return found
 
 
@@ -87,13 +96,32 @@ def _has_known_lines(folder: Path) -> bool:
     return len(fits) * 2 > len(written)
 
 
+def _has_words(labels: Path) -> bool:
+    """Whether the words of lines that fit DOTA and ICDAR are written in the image, not classes.
+
+    They are if folder or files are named as ICDAR's, if some are illegible, or if most differ.
+    """
+    files = paths_of(labels, ".txt", below=True)[:WORDS]
+    if TEXT_LABELS.fullmatch(labels.name) or all(each.stem.startswith("gt_") for each in files):
+        return True
+    texts = (head_of(file).decode("utf-8", "replace") for file in files)
+    lines = (ICDAR.fullmatch(line.strip()) for text in texts for line in text.splitlines())
+    words = [line.group(2).strip(' "') for line in lines if line and line.group(2)]
+    return any(word in ILLEGIBLE for word in words) or len({*words}) > max(3, len(words) // 2)
+
+
 def _first_line(text: str) -> str:
     lines = (line.strip() for line in text.splitlines())
     return next((line for line in lines if line and not HEADER.match(line)), "")
 
 
 def _open(
-    root: Path, labels: Path, subfolder: str, split: str, box_format: Asked | None = None
+    root: Path,
+    labels: Path,
+    subfolder: str,
+    words: bool,
+    split: str,
+    box_format: Asked | None = None,
 ) -> RecordTable:
     findings = Findings()
     images = next((f for name in IMAGES if (f := child(root, name)).is_dir()), root)
@@ -108,13 +136,13 @@ def _open(
     for file in files:
         path = stems.get(named[file])
         name = named[file] if path is None else os.path.relpath(path, images)
-        entries += _entries(file, name, findings)
+        entries += _entries(file, name, words, findings)
     findings.add("label-missing", unlabelled)
     name = root.resolve().name
     return table_of(entries, [images], name, split, "xyxy", box_format, findings)
 
 
-def _entries(file: Path, image: str, findings: Findings) -> Iterator[Entry]:
+def _entries(file: Path, image: str, words: bool, findings: Findings) -> Iterator[Entry]:
     try:
         lines = read_text(file, findings).splitlines()
     except (ValueError, OSError) as error:
@@ -123,16 +151,17 @@ def _entries(file: Path, image: str, findings: Findings) -> Iterator[Entry]:
     yield Entry(image, str(file))
     for number, line in enumerate(map(str.strip, lines), 1):
         location = f"{file}, line {number}"
-        if words := ICDAR.fullmatch(line):
-            yield _icdar_entry(image, location, words)
-        elif dota := DOTA.fullmatch(line):
+        icdar = (WORDED if words else ICDAR).fullmatch(line)
+        if icdar and (words or icdar.group(4)):
+            yield _icdar_entry(image, location, icdar, findings)
+        elif dota := icdar or DOTA.fullmatch(line):
+            named = CLASS.fullmatch(icdar.group(2) if icdar else ",".join(dota.groups("0")))
+            assert named  # it matches any text
             numbers = [float(word) for word in re.split(r"[\s,]+", line)[:8]]
             edges = around(list(zip(numbers[::2], numbers[1::2], strict=True)))
             upright = len({*numbers[::2]}) == 2 == len({*numbers[1::2]})
-            hard = dota.group(2) not in (None, "0")
-            yield Entry(
-                image, location, dota.group(1), edges, hard, odd="" if upright else "box-rotated"
-            )
+            class_, hard = named.group(1).strip(' "'), named.group(2) not in (None, "0")
+            yield Entry(image, location, class_, edges, hard, odd="" if upright else "box-rotated")
         elif kitti := KITTI.fullmatch(line):
             if kitti.group(1).casefold() == "dontcare":
                 yield Entry(image, location, odd="region-uncared")
@@ -146,13 +175,14 @@ def _entries(file: Path, image: str, findings: Findings) -> Iterator[Entry]:
             yield Entry(image, f"{location}: {shown(line)}", odd="line-unreadable")
 
 
-def _icdar_entry(image: str, location: str, line: re.Match[str]) -> Entry:
+def _icdar_entry(image: str, location: str, line: re.Match[str], findings: Findings) -> Entry:
     """A box of text; illegible words ("###" or "*") are a region to ignore."""
     corners, words, upright, quoted = line.groups()
     numbers = [float(number) for number in re.split(r"[,\s]+", corners or upright)]
     edges = around(list(zip(numbers[::2], numbers[1::2], strict=True)))
-    if (words or quoted).strip(' "') in ("###", "*"):
+    if (words or quoted).strip(' "') in ILLEGIBLE:
         return Entry(image, location, odd="region-uncared")
+    findings.add("words-text", location)
     axis_aligned = len({*numbers[::2]}) == 2 == len({*numbers[1::2]})
     return Entry(image, location, "text", edges, odd="" if axis_aligned else "box-rotated")
 

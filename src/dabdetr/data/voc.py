@@ -17,10 +17,9 @@ from xml.etree import ElementTree
 from dabdetr.data.box_formats import Asked
 from dabdetr.data.columns import FARTHEST
 from dabdetr.data.findings import Findings
+from dabdetr.data.listed_splits import named_as_split, split_lists
 from dabdetr.data.locate import (
-    USUAL,
     ImageFolders,
-    canonical,
     child,
     folders_in,
     images_below,
@@ -28,7 +27,7 @@ from dabdetr.data.locate import (
 )
 from dabdetr.data.records import Open, RecordTable, Rows, named_table
 from dabdetr.data.shapes import around, turned, upright
-from dabdetr.data.textfiles import guess, head_of, note_encoding, read_bytes, read_text
+from dabdetr.data.textfiles import guess, head_of, note_encoding, read_bytes
 from dabdetr.text import counted, shown
 
 EDGES = ("xmin", "ymin", "xmax", "ymax")
@@ -69,7 +68,7 @@ def _split_files(root: Path) -> dict[str, list[Path]]:
     lists = split_lists(root)
     if not lists:
         folders = {each.name: _xml_files(each) for each in folders_in(folder)}
-        if folders and not paths_of(folder, ".xml") and all(map(_named_as_split, folders)):
+        if folders and not paths_of(folder, ".xml") and all(map(named_as_split, folders)):
             return folders
         every = paths_of(folder, ".xml", below=True)
         return {"default": every} if every else {}
@@ -100,50 +99,8 @@ def _annotation_folder(root: Path) -> Path | None:
     return None
 
 
-def split_lists(root: Path) -> dict[str, list[str]]:
-    """Split → the names of its images, from SPLIT.txt in ImageSets/Main, ImageSets or ``root``.
-
-    Lists of single classes (cat_train.txt) are joined to one list for each split.
-    """
-    sets = child(root, "ImageSets")
-    for folder in (child(sets, "Main"), sets, root):
-        files = {each.stem: each for each in paths_of(folder, ".txt")}
-        if folder == root:  # train_list.txt
-            files = {canonical(name): file for name, file in files.items()} | files
-        usual = [name for name in (*USUAL, "trainval") if name in files]
-        named = usual or [name for name in files if _named_as_split(name)]
-        if named:
-            return {name: _listed(files[name]) for name in named}
-        if folder == root:
-            continue
-        joined: dict[str, dict[str, None]] = {}
-        for name in files:
-            found = re.search(r"_(train|val|trainval|test)$", name)
-            key = found.group(1) if found else name
-            joined.setdefault(key, {}).update(dict.fromkeys(_listed(files[name])))
-        if joined:
-            return {name: list(listed) for name, listed in joined.items()}
-    return {}
-
-
-def _named_as_split(name: str) -> bool:
-    return canonical(name) in (*USUAL, "default", "trainval")
-
-
-def _listed(file: Path) -> list[str]:
-    """Names without extension; each may be followed by 1, 0 or −1, or by its annotation file."""
-    names = []
-    for line in read_text(file, Findings()).splitlines():
-        name = re.sub(r"(?<!\s)\s+-?[01]$", "", line.strip()).replace("\\", "/").strip('"')
-        if name.casefold().endswith(".xml"):
-            name = re.sub(r"(?i)^(\S.*\.(?:jpe?g|png|bmp|webp|tiff?))\s+\S.*$", r"\1", name)
-        if name:
-            names.append(re.sub(r"(?i)\.(xml|jpe?g|png|bmp|webp|tiff?)$", "", name))
-    return [re.sub(r"^.*(JPEGImages|Annotations)/", "", name) for name in names]
-
-
 def _xml_files(folder: Path) -> list[Path]:
-    nested = _named_as_split(folder.name) and _annotation_folder(folder) is None
+    nested = named_as_split(folder.name) and _annotation_folder(folder) is None
     files = paths_of(folder, ".xml", below=nested)
     return files if _is_voc(files) else []
 
@@ -197,6 +154,7 @@ def _open(
             rows.add_box(index, names.setdefault(class_, len(names)), numbers, difficult)
             places.append(f"{each.file}: object {order}")
     findings.add("image-missing", missing)
+    findings.add("pixels-from-one", places, len(places) * int(rows.first))
     findings.add("split-missing", [f"ImageSets lists {key}" for key in files if not files[key]])
     if len(files) == 1 and not split_lists(root):
         all_images = {path for folder in finder.folders for path in images_below(folder)}

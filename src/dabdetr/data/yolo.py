@@ -27,7 +27,6 @@ from dabdetr.data.locate import (
 )
 from dabdetr.data.records import Open, RecordTable, Rows, class_table
 from dabdetr.data.textfiles import head_of, read_text
-from dabdetr.data.voc import split_lists
 from dabdetr.data.yolo_lines import NAMES, LabelFiles, Lines, label_stem, numbers_of
 from dabdetr.text import parse_yaml, shortened, shown
 
@@ -320,29 +319,17 @@ def _splits_of_folders(root: Path) -> dict[str, Open]:
         candidates = [root, *(root / "data",) * bool(names)]
         labelled = [place for place in candidates if _has_labels(place, paths_of(place, ".txt"))]
         places = places or dict(zip(("default",), labelled, strict=False))
-    listed = _images_by_lists(root, places["default"]) if "default" in places else {}
     found: dict[str, Open] = {}
-    for name in listed or places:
+    for name, place in places.items():
 
-        def read(split: str, box_format: Asked | None = None, name: str = name) -> RecordTable:
+        def read(split: str, box_format: Asked | None = None, place: Path = place) -> RecordTable:
             findings = Findings()
             pairs = name_list(names, findings) if names else []
-            place = places[name if name in places else "default"]
-            files = listed.get(name) or list(images_below(place))
+            files = list(images_below(place))
             return _read(files, pairs, names or place, root, split, findings, box_format)
 
         found[name] = read
     return found
-
-
-def _images_by_lists(root: Path, place: Path) -> dict[str, list[str]]:
-    """Split → images below ``place`` that train.txt, val.txt or test.txt in ``root`` list."""
-    lists = {name: listed for name, listed in split_lists(root).items() if canonical(name) in USUAL}
-    found: dict[str, list[str]] = {}
-    for name, listed in lists.items():
-        stems = {Path(each).name for each in listed}
-        found[name] = [path for path in images_below(place) if Path(path).stem in stems]
-    return {name: images for name, images in found.items() if images}
 
 
 def _is_of_another_layout(labels: Path) -> bool:
