@@ -121,6 +121,48 @@ def dota_of_roboflow(root: Path) -> None:
     text(root / "data.yaml", "train: ../train/images\nval: ../valid/images\nnames: [red, blue]\n")
 
 
+def via3_csv(root: Path) -> None:
+    attributes = {"7": {"aname": "kind", "options": {"0": "red", "1": "blue"}}}
+    rows = [
+        "# Exported using VGG Image Annotator",
+        f"# ATTRIBUTE = {json.dumps(attributes)}",
+        "# CSV_HEADER = metadata_id,file_list,flags,temporal_coordinates,"
+        "spatial_coordinates,metadata",
+    ]
+    for name in NAMES:
+        image(root / name)
+        for n, (x0, y0, x1, y1) in enumerate(BOXES.values()):
+            box = [2, x0, y0, x1 - x0, y1 - y0] if n else [8, x0, y0, x1, y0, x1, y1, x0, y1]
+            cells = [f'["{name}"]', "0", "[]", json.dumps(box), f'{{"7": "{n}"}}']
+            row = ["1_a", *cells]
+            rows.append(",".join('"' + cell.replace('"', '""') + '"' for cell in row))
+    text(root / "via_export.csv", "\n".join(rows))
+
+
+def bbgt(root: Path) -> None:
+    for name in NAMES:
+        image(root / "images" / "set00" / name)
+        lines = ["% bbGt version=3"]
+        for class_, (x0, y0, x1, y1) in BOXES.items():
+            lines.append(f"{class_} {x0} {y0} {x1 - x0} {y1 - y0} 0 0 0 0 0 0 0")
+        lines.append("red 1 1 9 9 0 0 0 0 0 1 0")
+        text(root / "annotations" / "set00" / f"{name[:1]}.txt", "\n".join(lines))
+
+
+def open_images_of_fiftyone(root: Path) -> None:
+    head = "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsGroupOf"
+    row = "{stem},xclick,/m/{c},1,{rx0},{rx1},{ry0},{ry1},0"
+    table(row, head, "labels/detections.csv", "data")(root)
+    text(root / "metadata" / "classes.csv", "/m/red,red\n/m/blue,blue\n")
+
+
+def numbered(root: Path) -> None:
+    table("{name},{x0},{y0},{x1},{y1},{c}", "image,xmin,ymin,xmax,ymax,class_id")(root)
+    content = (root / "boxes.csv").read_text()
+    text(root / "boxes.csv", content.replace("red", "1").replace("blue", "0"))
+    text(root / "classes.txt", "blue\nred\n")
+
+
 def dota_with_commas(root: Path) -> None:
     """As some converters write it: with commas, and without the last number."""
     dota()(root)
@@ -184,6 +226,10 @@ LISTS: dict[str, tuple[Make, str]] = {
     "DOTA, by splits": (dota("labelTxt/train", "images/train"), ""),
     "DOTA of Roboflow": (dota_of_roboflow, ""),
     "DOTA with commas": (dota_with_commas, ""),
+    "VIA 3's csv": (via3_csv, "box-from-shape"),
+    "Caltech's bbGt": (bbgt, "region-uncared"),
+    "Open Images of FiftyOne": (open_images_of_fiftyone, "name-case box-relative"),
+    "numbered classes": (numbered, ""),
     "KITTI": (kitti(), ""),
     "KITTI, in labels/": (kitti("labels", "images"), ""),
 }
@@ -260,3 +306,15 @@ def test_a_turned_region_of_label_studios_is_read_as_the_box_around_it(tmp_path:
     data = open_data(tmp_path)
     assert data.findings.count("box-rotated") == 1
     np.testing.assert_allclose(data.record(0).boxes[0], [50, 60, 80, 100], atol=1e-3)
+
+
+def test_one_stem_in_two_folders_keeps_its_own_boxes(tmp_path: Path) -> None:
+    for folder, class_ in (("set00", "red"), ("set01", "blue")):
+        image(tmp_path / "images" / folder / "a.png")
+        text(tmp_path / "labelTxt" / folder / "a.txt", dota_line(class_))
+    image(tmp_path / "images" / "set00" / "a.jpg")
+    data = open_data(tmp_path)
+    named = {Path(f).parent.name: [data.names[n] for n in data.record(i).labels]
+             for i, f in enumerate(data.files)}  # pyright: ignore  # fmt: skip
+    assert named == {"set00": ["red"], "set01": ["blue"]}
+    assert {each.kind.name for each in data.findings} == {"label-shared"}

@@ -21,6 +21,8 @@ from dabdetr.data.images import IMAGE_SUFFIXES
 from dabdetr.data.locate import USUAL, ImageFolders, canonical, child, paths_of, usual_word
 from dabdetr.data.records import Open, RecordTable, Rows, named_table
 from dabdetr.data.textfiles import head_of, read_text
+from dabdetr.data.yolo import name_list
+from dabdetr.data.yolo_lines import NAMES
 from dabdetr.text import shown
 
 Numbers = Sequence[float]
@@ -161,6 +163,10 @@ ORDERS: dict[tuple[str, ...], BoxFormat] = {
     ("box",): "xywh",
 }
 """Columns of a box → their box format."""
+CLASS_LIST = re.compile(r"class[-_]descriptions|^class(es|_list|_names|_mapping)?$", re.IGNORECASE)
+"""Names of tables that name the classes of another."""
+CODE = re.compile(r"\d+|/m/\w+")
+"""A class that is no name."""
 VERTEX_SPLITS = ("train", "training", "validation", "test", "unassigned")
 
 
@@ -306,6 +312,8 @@ def _entries(file: Path, form: _TableForm, findings: Findings) -> Iterator[Entry
         entry.size = (int(sizes[0]), int(sizes[1])) if min(sizes) >= 1 else (0, 0)
         class_ = cells.get("class", "")
         entry.class_ = names.get(class_, class_)
+        if class_ not in names and CODE.fullmatch(class_):
+            entry.odd = "class-names-missing"
         entry.crowd = cells.get("crowd") == "1"
         if len(numbers) == 4 and None not in numbers:
             entry.numbers = numbers  # pyright: ignore[reportAttributeAccessIssue]
@@ -315,7 +323,21 @@ def _entries(file: Path, form: _TableForm, findings: Findings) -> Iterator[Entry
 
 
 def _class_names(file: Path) -> dict[str, str]:
-    """Open Images: /m/… → class name, from the list next to the table; empty without one."""
-    lists = sorted(file.parent.glob("*class-descriptions*.csv"))
-    text = read_text(lists[0], Findings()) if lists else ""
-    return {row[0]: row[1] for row in csv.reader(io.StringIO(text)) if len(row) == 2}
+    """Code or number → class name, from a list beside the table or above it; empty without one.
+
+    Open Images has /m/… and name in class-descriptions.csv, keras-retinanet name and number in
+    classes.csv; others have a name in each line of classes.txt.
+    """
+    places = [file.parent, file.parent.parent]
+    places += [child(place, "metadata") for place in places]
+    for place in places:
+        for table in (each for each in paths_of(place, ".csv") if CLASS_LIST.search(each.stem)):
+            rows = list(csv.reader(io.StringIO(read_text(table, Findings()))))
+            pairs = [
+                row[::-1] if row[1].strip().isdecimal() else row for row in rows if len(row) == 2
+            ]
+            if pairs:
+                return {code.strip(): name.strip() for code, name in pairs}
+        if named := next((place / name for name in NAMES if (place / name).is_file()), None):
+            return {str(number): name for number, name in name_list(named, Findings())}
+    return {}

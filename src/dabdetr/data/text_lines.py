@@ -1,11 +1,12 @@
-"""One text file of boxes in pixels for each image: the layouts of DOTA, KITTI, VisDrone and ICDAR.
+"""A text file of boxes in pixels for each image: DOTA, KITTI, VisDrone, ICDAR and Caltech's bbGt.
 
 DOTA: ``x1 y1 x2 y2 x3 y3 x4 y4 class difficult``, below header lines imagesource: and gsd:. A DOTA
 object that is marked difficult is a crowd, as in VOC. KITTI: ``class truncated occluded alpha x0 y0
 x1 y1`` and seven numbers of the 3D box. VisDrone: ``x,y,width,height,counts,class,truncated,
 occluded``. ICDAR: ``x1,y1,x2,y2,x3,y3,x4,y4,words`` or ``x0, y0, x1, y1, "words"``; the class of
 every box is "text", whatever the words. DOTA's lines with commas and without ``difficult`` look
-alike; the words of all lines decide (see ``_has_words``).
+alike; the words of all lines decide (see ``_has_words``). bbGt, below a line ``% bbGt version=3``:
+``class x y width height occluded``, the visible box, ``ignore angle``.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from dabdetr.data.locate import (
     paths_of,
 )
 from dabdetr.data.records import Open, RecordTable
-from dabdetr.data.shapes import around
+from dabdetr.data.shapes import around, turned
 from dabdetr.data.textfiles import head_of, read_text
 from dabdetr.text import shown
 
@@ -49,8 +50,9 @@ WORDED = re.compile(rf"{EIGHT},(.+)|{QUOTED}")
 """ICDAR's lines where the words are known to be words: also numbers, and words with commas."""
 CLASS = re.compile(r"(.*?)(?:,\s*(\d))?")
 """A class behind eight numbers, and DOTA's ``difficult``."""
-FORMS = (DOTA, KITTI, VISDRONE, ICDAR)
-HEADER = re.compile(r"(imagesource|gsd|acquisition dates|image ?source)\s*:", re.IGNORECASE)
+BBGT = re.compile(rf"(?=\S*[^\W\d])(\S++)(?:\s++{NUMBER}){{10,11}}")
+FORMS = (DOTA, KITTI, VISDRONE, ICDAR, BBGT)
+HEADER = re.compile(r"%.*|(imagesource|gsd|acquisition dates|image ?source)\s*:.*", re.IGNORECASE)
 LABELS = re.compile(r"label_?txt.*|label_2|labels?|annotations?|annfiles|gt|.*_gt", re.IGNORECASE)
 """Names of folders with label files."""
 TEXT_LABELS = re.compile(r"gt|.*_gt", re.IGNORECASE)
@@ -112,7 +114,7 @@ def _has_words(labels: Path) -> bool:
 
 def _first_line(text: str) -> str:
     lines = (line.strip() for line in text.splitlines())
-    return next((line for line in lines if line and not HEADER.match(line)), "")
+    return next((line for line in lines if line and not HEADER.fullmatch(line)), "")
 
 
 def _open(
@@ -126,20 +128,39 @@ def _open(
     findings = Findings()
     images = next((f for name in IMAGES if (f := child(root, name)).is_dir()), root)
     images = child(images, subfolder) if child(images, subfolder).is_dir() else images
-    files = paths_of(labels, ".txt", below=True)
-    stems = {Path(path).stem: path for path in images_below(images)}
-    named = {file: file.stem for file in files}
-    if not stems.keys() & {*named.values()}:  # in ICDAR, gt_img_1.txt labels img_1.jpg
-        named = {file: file.stem.removeprefix("gt_") for file in files}
-    entries = [Entry(os.path.relpath(path, images), path) for path in stems.values()]
-    unlabelled = [path for stem, path in stems.items() if stem not in {*named.values()}]
-    for file in files:
-        path = stems.get(named[file])
-        name = named[file] if path is None else os.path.relpath(path, images)
-        entries += _entries(file, name, words, findings)
-    findings.add("label-missing", unlabelled)
+    listed = _images_by_name(images)
+    every = dict.fromkeys(path for paths in listed.values() for path in paths)
+    entries = [Entry(os.path.relpath(path, images), path) for path in every]
+    for file in paths_of(labels, ".txt", below=True):
+        name, short = file.relative_to(labels).with_suffix("").as_posix(), file.stem
+        folder = name[: -len(short)]
+        keys = (name, folder + short.removeprefix("gt_"), short, short.removeprefix("gt_"))
+        key = next((each for each in keys if each in listed), name)
+        paths = listed.get(key, [])
+        if paths and folder and key not in keys[:2]:
+            findings.add("name-base", f"{file} of {paths[0]}")
+        findings.add("label-shared", [" and ".join(paths)] * (len(paths) > 1))
+        for path in paths:
+            every.pop(path, None)
+        for image in [os.path.relpath(path, images) for path in paths] or [name]:
+            entries += _entries(file, image, words, findings)
+    findings.add("label-missing", sorted(every))
     name = root.resolve().name
     return table_of(entries, [images], name, split, "xyxy", box_format, findings)
+
+
+def _images_by_name(folder: Path) -> dict[str, list[str]]:
+    """Images by path below ``folder`` without ending, and by stem where only one folder has it."""
+    names: dict[str, list[str]] = {}
+    stems: dict[str, list[str]] = {}
+    for path in images_below(folder):
+        name = os.path.splitext(Path(path).relative_to(folder).as_posix())[0]
+        names.setdefault(name, []).append(path)
+        stems.setdefault(Path(path).stem, []).append(path)
+    unique = {
+        stem: paths for stem, paths in stems.items() if len({*map(os.path.dirname, paths)}) == 1
+    }
+    return unique | names
 
 
 def _entries(file: Path, image: str, words: bool, findings: Findings) -> Iterator[Entry]:
@@ -167,11 +188,20 @@ def _entries(file: Path, image: str, words: bool, findings: Findings) -> Iterato
                 yield Entry(image, location, odd="region-uncared")
                 continue
             yield Entry(image, location, kitti.group(1), [float(n) for n in line.split()[4:8]])
+        elif BBGT.fullmatch(line):
+            class_, *words_ = line.split()
+            x, y, width, height, *more = map(float, words_)
+            if more[5]:
+                yield Entry(image, location, odd="region-uncared")
+                continue
+            angle = more[6] if len(more) > 6 else 0.0
+            edges = turned((x, y, x + width, y + height), angle)
+            yield Entry(image, location, class_, edges, odd="box-rotated" if angle else "")
         elif VISDRONE.fullmatch(line):
             yield _visdrone_entry(
                 image, location, [int(word) for word in line.strip(",").split(",")]
             )
-        elif line and not HEADER.match(line):
+        elif line and not HEADER.fullmatch(line):
             yield Entry(image, f"{location}: {shown(line)}", odd="line-unreadable")
 
 

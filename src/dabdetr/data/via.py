@@ -14,15 +14,18 @@ from dabdetr.data.listings import Entry, table_of
 from dabdetr.data.locate import paths_of
 from dabdetr.data.records import Open, RecordTable
 from dabdetr.data.shapes import around
-from dabdetr.data.textfiles import head_of, read_text
+from dabdetr.data.textfiles import HEAD, head_of, read_text
 from dabdetr.text import parse_json, shown
 
 CLASS_KEYS = ("class", "label", "name", "type", "category", "object")
 """Attributes that can hold the class where a region has several; letter case is ignored."""
-POLYGON = 7
+OUTLINES = (7, 8)
 KINDS = {1: "point", 2: "rect", 3: "circle", 4: "ellipse", 5: "line", 6: "polyline", 7: "polygon"}
+KINDS |= {8: "polygon"}  # four points at the extremes of a box
 """VIA 3's numbers of shapes."""
 SHAPES = {2: ("x", "y", "width", "height"), 3: ("cx", "cy", "r"), 4: ("cx", "cy", "rx", "ry")}
+VIA3_CSV = b"# CSV_HEADER = metadata_id"
+"""The line above the rows of VIA 3's csv."""
 Region = tuple[str, dict[str, Any], dict[str, Any]]
 """File name, shape and attributes; an empty shape only lists the image."""
 
@@ -44,7 +47,7 @@ def find_via(root: Path) -> dict[str, Open]:
 def _is_via(file: Path) -> bool:
     head = head_of(file)
     if file.suffix.lower() == ".csv":
-        return b"region_shape_attributes" in head
+        return b"region_shape_attributes" in head or VIA3_CSV in head
     if file.suffix.lower() != ".json":
         return False
     via3 = b'"metadata"' in head and b'"fname"' in head
@@ -68,6 +71,9 @@ def _entries(file: Path, findings: Findings) -> Iterator[Entry]:
 def _regions(file: Path, findings: Findings) -> Iterator[Region]:
     """All regions, and an empty shape for each image, so that images without regions are listed."""
     text = read_text(file, findings)
+    if VIA3_CSV.decode() in text[:HEAD]:
+        yield from _via3_rows(text, file, findings)
+        return
     if file.suffix.lower() == ".csv":
         for row in csv.DictReader(io.StringIO(text.removeprefix("#"))):
             shape = _parse_mapping(row.get("region_shape_attributes"), file)
@@ -109,20 +115,54 @@ def _via3_regions(tree: dict[str, Any], file: Path, findings: Findings) -> Itera
         if names[number]:
             yield names[number], {}, {}
     for row in _mappings_of(tree.get("metadata")).values():
-        named, numbers = names.get(str(row.get("vid")), ""), row.get("xy")
-        if not named or not isinstance(numbers, list) or not numbers:
-            findings.add("row-unreadable", f"{file}: {shown(row)}")
+        named = names.get(str(row.get("vid")), "")
+        yield from _via3_region(named, row.get("xy"), row.get("av"), declared, file, findings)
+
+
+def _via3_rows(text: str, file: Path, findings: Findings) -> Iterator[Region]:
+    """VIA 3's csv: rows of JSON cells, below comments with the attributes and the header."""
+    lines = text.splitlines()
+    comments = [line for line in lines if line.startswith("#")]
+    found = next((line for line in comments if line.startswith("# ATTRIBUTE = ")), "= {}")
+    declared = _mappings_of(parse_json(found.partition("= ")[2], str(file)))
+    header = next(line for line in comments if line.startswith(VIA3_CSV.decode()))
+    columns = [name.strip() for name in header.partition("= ")[2].split(",")]
+    for cells in csv.reader(line for line in lines if line and not line.startswith("#")):
+        row = dict(zip(columns, cells, strict=False))
+        try:
+            named, xy, chosen = (
+                parse_json(row.get(column) or "null", column)
+                for column in ("file_list", "spatial_coordinates", "metadata")
+            )
+        except ValueError as error:
+            findings.add("row-unreadable", f"{file}: {error}")
             continue
-        kind, *points = numbers
-        keys = SHAPES.get(kind, ())
-        shape = {"name": KINDS.get(kind, kind), **dict(zip(keys, points, strict=False))}
-        if kind == POLYGON:
-            shape |= {"all_points_x": points[::2], "all_points_y": points[1::2]}
-        attributes = {
-            str(declared.get(id_, {}).get("aname") or id_): _option_text(declared.get(id_), value)
-            for id_, value in (row.get("av") or {}).items()
-        }
-        yield named, shape, attributes
+        name = str(named[0]) if isinstance(named, list) and named else ""
+        yield from _via3_region(name, xy, chosen, declared, file, findings)
+
+
+def _via3_region(
+    named: str,
+    numbers: Any,
+    chosen: Any,
+    declared: dict[str, dict[str, Any]],
+    file: Path,
+    findings: Findings,
+) -> Iterator[Region]:
+    """The region of a shape's numbers and the values chosen for the ``declared`` attributes."""
+    if not named or not isinstance(numbers, list) or not numbers:
+        findings.add("row-unreadable", f"{file}: {shown(named)} {shown(numbers)}")
+        return
+    kind, *points = numbers
+    keys = SHAPES.get(kind, ())
+    shape = {"name": KINDS.get(kind, kind), **dict(zip(keys, points, strict=False))}
+    if kind in OUTLINES:
+        shape |= {"all_points_x": points[::2], "all_points_y": points[1::2]}
+    attributes = {
+        str(declared.get(id_, {}).get("aname") or id_): _option_text(declared.get(id_), value)
+        for id_, value in (chosen.items() if isinstance(chosen, dict) else ())
+    }
+    yield named, shape, attributes
 
 
 def _mappings_of(value: Any) -> dict[str, dict[str, Any]]:
