@@ -96,6 +96,11 @@ def parse_yaml(content: str | bytes, name: str, as_text: bool = False) -> Any:
         node = loader.get_single_node()
         if node is None:
             return None
+        if again := _repeated_key(node):
+            raise ValueError(
+                f"{name} has {shown(again.value)} twice in one mapping; remove one, see line "
+                f"{again.start_mark.line + 1}"
+            )
         if _count_expanded(node, {}) > MOST_NODES:
             raise ValueError(
                 f"{name} is not readable YAML (its aliases stand for more than {MOST_NODES:,} "
@@ -113,6 +118,25 @@ def parse_yaml(content: str | bytes, name: str, as_text: bool = False) -> Any:
         if str(error).startswith(name):  # raised above
             raise
         raise ValueError(f"{name} is not readable YAML ({reason(error)})") from None
+
+
+def _repeated_key(node: Any) -> Any:
+    """The first key that a mapping of a node has twice; None without one. YAML forbids it."""
+    waiting, seen = [node], set[int]()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen or node.id == "scalar":
+            continue
+        seen.add(id(node))
+        keys = set[tuple[str, str]]()
+        for part in node.value:
+            key, *values = part if node.id == "mapping" else (None, part)
+            if key is not None and key.id == "scalar" and key.tag != "tag:yaml.org,2002:merge":
+                if (key.tag, key.value) in keys:
+                    return key
+                keys.add((key.tag, key.value))
+            waiting += values
+    return None
 
 
 def _count_expanded(node: Any, counts: dict[int, int]) -> int:

@@ -103,7 +103,7 @@ def test_yolo_keeps_boxes_and_names(boxes: list[list[tuple[int, bool, list[float
         crowds = sum(int(data.record(i).crowd.sum()) for i in range(len(data)))
         assert any(each.startswith(counted(crowds, "crowd") + ",") for each in lost) == bool(crowds)
         assert back.names == data.names
-        assert {each.kind.name for each in back.findings} <= {"split-only"}
+        assert {each.kind.name for each in back.findings} <= {"split-only", "pixels-from-one"}
         found = {Path(back.record(i).file).stem: i for i in range(len(back))}
         assert len(found) == len(data)
         for index in range(len(data)):

@@ -57,7 +57,7 @@ def unpacked(path: Path) -> Path:
 
 
 def unpacked_once(
-    kind: str, files: Sequence[Path], name: str, unpack: Callable[[Path], None]
+    kind: str, files: Sequence[Path], name: str, unpack: Callable[[Path], object]
 ) -> Path:
     """The folder ``name`` in the cache that ``unpack`` fills, once for the same ``files``."""
     states = [(file.resolve(), file.stat()) for file in files]

@@ -12,6 +12,7 @@ import numpy as np
 
 from dabdetr.data.archive import unpacked
 from dabdetr.data.box_formats import Asked
+from dabdetr.data.class_lists import name_list, names_file
 from dabdetr.data.coco_rows import Annotations, key, objects, whole
 from dabdetr.data.columns import FARTHEST
 from dabdetr.data.findings import Findings
@@ -24,6 +25,7 @@ from dabdetr.data.locate import (
     files_in,
     folders_in,
     paths_of,
+    split_in_path,
     usual_word,
 )
 from dabdetr.data.records import Open, RecordTable, Rows, class_table
@@ -42,7 +44,10 @@ CLASS_NAMES = ("label", "title", "class", "class_name", "category", "supercatego
 """Keys of a category that may contain its name if it has no ``name``."""
 SPLIT_KEYS = ("split", "subset", "set", "phase", "usage")
 """Keys of an image that may contain its split."""
-SPLIT_KEY = re.compile(rf'"({"|".join(SPLIT_KEYS)})"\s*:\s*"'.encode())
+SPLIT_KEY = re.compile(
+    rf'"({"|".join(SPLIT_KEYS)})"\s*:\s*"|"file_name"\s*:\s*"[^"]*(tr|val|dev|te?st)[^"]*[/\\]'.encode(),
+    re.IGNORECASE,
+)
 AFFIXES = re.compile(
     r"^(instances_|person_keypoints_|image_info_|panoptic_|_?annotations?[._-]?)"
     r"|([._-]?(annotations?|coco|labels))+$",
@@ -114,7 +119,7 @@ def _split_of(file: Path) -> str:
 
 
 def _listed_splits(file: Path) -> list[str]:
-    """The splits under ``SPLIT_KEYS`` of a json's images, if every image has a usual split."""
+    """The splits of a json's images (see ``_split_in``), if every image has a usual one."""
     state = file.stat()
     return _splits_in(file, state.st_size, state.st_mtime_ns)
 
@@ -133,8 +138,9 @@ def _splits_in(file: Path, size: int, time: int) -> list[str]:
 
 
 def _split_in(row: dict[str, Any]) -> str:
-    """The split under ``SPLIT_KEYS`` of an image row; "" if it has none."""
-    return next((row[key] for key in SPLIT_KEYS if isinstance(row.get(key), str)), "")
+    """The split under ``SPLIT_KEYS`` of an image row, else that of its folder; or ""."""
+    named = next((row[key] for key in SPLIT_KEYS if isinstance(row.get(key), str)), "")
+    return named or split_in_path(_file_name(row))
 
 
 def _keep_split(tree: dict[str, Any], wanted: str) -> None:
@@ -267,7 +273,12 @@ def _categories(given: Any, annotations: list[Any], findings: Findings, file: Pa
     A list of names is numbered from 0; from 1 if an annotation has the last number and none has 0.
     """
     if given in ([], None, {}):
-        return _unnamed(annotations, findings, file)
+        place = names_file([file.parent, file.parent.parent])
+        pairs = name_list(place, findings) if place else []
+        if not pairs:
+            return _unnamed(annotations, findings, file)
+        counted_from_0 = [number for number, _ in pairs] == list(range(len(pairs)))
+        given = [name for _, name in pairs] if counted_from_0 else dict(pairs)
     if isinstance(given, dict) and "id" not in given:
         pairs = [
             (id_, name) if isinstance(name, str) else (name, id_) for id_, name in given.items()
@@ -333,9 +344,11 @@ def _images(
     findings.add("image-missing", missing)
     if not rows.files:
         searched = ", ".join(str(folder) for folder in folders[:3])
+        several = findings.count("name-several")
         raise FileNotFoundError(
             f"none of {counted(len(listed), 'image')} of {file} is there: "
-            f"{missing[0] if missing else 'none has a file name'}, which does not exist in "
+            f"{missing[0] if missing else 'none has a file name'}, which "
+            f"{'several images are called' if several else 'does not exist'} in "
             f"{searched}; give their folder with --annotations {file} --images FOLDER"
         )
     return places

@@ -53,6 +53,12 @@ FOREIGN: tuple[tuple[str, bytes, str, str], ...] = (
     (r".*\.vott", b"", "VoTT's project", "export it as VoTT JSON, CSV or VOC"),
     (
         r".*\.json",
+        rb'^\s*\[\s*\{[^}]*"score"',
+        "results of a detector, not annotations",
+        "give the annotations as --data; val --predictions evaluates results",
+    ),
+    (
+        r".*\.json",
         rb"^\s*\[\s*\{.*\"(data|image)\"",
         "Label Studio's own form, without boxes",
         "export as COCO or YOLO instead",

@@ -15,8 +15,8 @@ from pathlib import Path
 from dabdetr.data import json_forms, json_keys, line_forms
 from dabdetr.data.box_formats import Asked, BoxFormat
 from dabdetr.data.findings import Findings
-from dabdetr.data.listings import Entry, image_folders, table_of
-from dabdetr.data.locate import USUAL, canonical, usual_word
+from dabdetr.data.listings import Entry, divides, entry_split, image_folders, table_of
+from dabdetr.data.locate import usual_word
 from dabdetr.data.records import Open, RecordTable
 from dabdetr.data.textfiles import head_of
 
@@ -155,6 +155,13 @@ FORMS: dict[str, Form] = {
     "Dataturks": _keyed(r"[^/]*\.json", rb'"content".*"annotation"', json_keys.DATATURKS),
     "Mapillary's signs": _keyed(r"(.*/)?[^/]*\.json", rb'"ispano"', json_keys.SIGNS, many=True),
     "FiftyOne's data set": _keyed(r"samples\.json", rb'"samples".*"filepath"', json_keys.FIFTYONE),
+    "rows of images": Form(
+        r"[^/]*\.(jsonl?|ndjson)",
+        rb'^\s*(\[\s*)?\{(?=.*"(file_?name|image|im(age|g)_path|img|path|name)"\s*:\s*")'
+        rb'.*"(bbox(es)?|boxes)"\s*:\s*\[',
+        json_forms.image_rows,
+        "xywh",
+    ),
 }
 """Name → form. The first form that recognises a file is used."""
 
@@ -186,7 +193,7 @@ def _files(folder: Path, depth: int) -> Iterator[Path]:
 
 
 def _by_split(form: Form, base: Path, files: list[Path]) -> dict[str, Open]:
-    if len(files) == 1 and (named := _entry_splits(form, files[0])):
+    if len(files) == 1 and (named := _entry_splits(form, base, files[0])):
         return {name: partial(_open, form, base, files, name) for name in named}
     parts: dict[str, list[Path]] = {}
     splits = [_split_of(file, base) for file in files]
@@ -204,19 +211,18 @@ def _split_of(file: Path, base: Path) -> str:
     return next(filter(None, map(usual_word, names)), "default")
 
 
-def _entry_splits(form: Form, file: Path) -> list[str]:
-    """The splits in the entries of a file, if every entry has a usual one."""
+def _entry_splits(form: Form, base: Path, file: Path) -> list[str]:
+    """The splits of the entries of a file, if every entry has a usual one."""
     state = file.stat()
-    named = _splits_in(form, file, state.st_size, state.st_mtime_ns)
-    return list(named) if {canonical(name) for name in named} <= {*USUAL} else []
+    return _splits_in(form, base, file, state.st_size, state.st_mtime_ns)
 
 
 @lru_cache(maxsize=8)
-def _splits_in(form: Form, file: Path, size: int, time: int) -> dict[str, None]:
+def _splits_in(form: Form, base: Path, file: Path, size: int, time: int) -> list[str]:
     try:
-        return dict.fromkeys(each.split for each in form.read(file, Findings()))
+        return divides(entry_split(each, base) for each in form.read(file, Findings()))
     except (ValueError, OSError):
-        return {}
+        return []
 
 
 def _open(
@@ -234,7 +240,7 @@ def _open(
     entries = (
         each
         for each in _entries(form, files, findings)
-        if not listed_split or each.split == listed_split
+        if not listed_split or entry_split(each, base) == listed_split
     )
     name = base.resolve().name
     return table_of(entries, folders, name, split, form.box_format, box_format, findings)

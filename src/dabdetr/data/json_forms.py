@@ -17,6 +17,7 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
+from dabdetr.data.class_lists import name_list, names_file
 from dabdetr.data.findings import Findings
 from dabdetr.data.images import IMAGE_SUFFIXES
 from dabdetr.data.listings import Entry
@@ -94,16 +95,17 @@ def label_studio(file: Path, findings: Findings) -> Iterator[Entry]:
         for number, result in enumerate(results if isinstance(results, list) else [], 1):
             value = result.get("value") if isinstance(result, dict) else None
             if isinstance(value, dict):
-                yield from _region(named[0], f"{place}, region {number}", value)
+                yield from _region(named[0], f"{place}, region {number}", value, findings)
 
 
-def _region(image: str, place: str, value: dict[str, Any]) -> Iterator[Entry]:
+def _region(image: str, place: str, value: dict[str, Any], findings: Findings) -> Iterator[Entry]:
     """The entry of a Label Studio region: percent, rotated around the upper left corner."""
     labels = next(
         (v for k, v in value.items() if k.endswith("labels") and isinstance(v, list)), None
     )
     if not labels:
         return
+    findings.add("class-several", [f"{place}: {shown(labels)}"] * (len(labels) > 1))
     size = _four(value, ("original_width", "original_height"))
     points = value.get("points")
     edges, odd = None, ""
@@ -216,31 +218,46 @@ def _numbers(given: Any) -> list[float] | None:
     return _four(dict(enumerate(given)), range(4))
 
 
+def image_rows(file: Path, findings: Findings) -> Iterator[Entry]:
+    """Rows that name an image and have its boxes, as Detectron2, MMDetection and others write them.
+
+    Nothing is read of a file whose first row is another one.
+    """
+    tree = read_json(file, Findings())
+    first = next(_objects(tree if isinstance(tree, list) else [tree]), {})
+    if _key(first, IMAGE_KEYS) and any(map(_has_boxes, (*first.values(), first))):
+        yield from hugging_face(file, findings)
+
+
 def hugging_face(file: Path, findings: Findings) -> Iterator[Entry]:
     """metadata.jsonl of a folder of images: file_name, and objects with bbox and categories.
 
-    Class numbers are named by the features of the data set, in dataset_info.json or README.md.
+    Class numbers are named by the features of the data set, in dataset_info.json or README.md, or
+    by a list of classes.
     """
     names = _label_names([file.parent, *file.absolute().parents[1:3]])
     for row in _rows(file, findings):
-        name = row.get("file_name")
+        name = row.get(_key(row, IMAGE_KEYS))
         if not isinstance(name, str) or not name:
             findings.add("image-unnamed", f"{file}: {shown(row)}")
             continue
         image = os.path.abspath(file.parent / name)
         image = image if os.path.isfile(image) else name
         yield Entry(image, str(file), size=_size(row))
+        unread = (cell for cell in row.values() if isinstance(cell, str) and cell[:1] in ("[", "{"))
+        findings.add("box-unreadable", [f"{file}: {shown(name)}: {shown(cell)}" for cell in unread])
         for number, (box, class_, column) in enumerate(_hugging_face_boxes(row), 1):
             place = f"{file}: object {number} of {shown(name)}"
             four = _numbers(box)
             label, odd = "" if class_ is None else str(class_), "" if four else "box-unreadable"
-            if column in names:
-                label = names[column].get(label, label if isinstance(class_, str) else "")
+            if known := names.get(column, names.get("")):
+                label = known.get(label, label if isinstance(class_, str) else "")
             elif isinstance(class_, int):
                 odd = odd or "class-names-missing"
             yield Entry(image, place, label, four, odd=odd)
 
 
+IMAGE_KEYS = ("file_name", "filename", "image", "image_path", "img_path", "img", "path", "name")
 BOX_KEYS = ("bbox", "bboxes", "box", "boxes")
 CATEGORIES = (
     *("categories", "category", "labels", "label", "category_id", "category_ids", "classes"),
@@ -257,7 +274,10 @@ def _hugging_face_boxes(row: dict[str, Any]) -> Iterator[tuple[Any, Any, str]]:
     if isinstance(given, list):
         for each in _objects(given):
             column = _key(each, CATEGORIES)
-            yield each.get(_key(each, BOX_KEYS)), each.get(column), column
+            box = each.get(_key(each, BOX_KEYS))
+            if each.get("bbox_mode") == 0 and (corners := _numbers(box)):  # Detectron2's XYXY_ABS
+                box = [*corners[:2], corners[2] - corners[0], corners[3] - corners[1]]
+            yield box, each.get(column), column
         return
     given = _mapping(given)
     column = _key(given, CATEGORIES)
@@ -277,7 +297,10 @@ def _key(given: dict[str, Any], keys: Sequence[str]) -> str:
 
 
 def _label_names(folders: Sequence[Path]) -> dict[str, dict[str, str]]:
-    """Column → number → name of its class, from the first folder whose features name classes."""
+    """Column → number → name of its class, from the first folder whose features name classes.
+
+    A list of classes is that of the column "".
+    """
     for folder in folders:
         for name in ("dataset_info.json", "dataset_infos.json", "README.md"):
             file = folder / name
@@ -292,7 +315,9 @@ def _label_names(folders: Sequence[Path]) -> dict[str, dict[str, str]]:
                     tree = parse_yaml(card.group(1), name, as_text=True) if card else None
                 if names := dict(_named_columns(tree)):
                     return names
-    return {}
+    listed = names_file(folders[:2])
+    numbered = name_list(listed, Findings()) if listed else []
+    return {"": {str(number): name for number, name in numbered}} if numbered else {}
 
 
 WRAPPERS = ("feature", "dtype", "class_label", "sequence", "list", "struct")

@@ -169,6 +169,8 @@ def _read(keys: Keys, file: Path, findings: Findings) -> Iterator[Entry]:
             findings.add("annotators", f"{file}: {shown(name)} has {many}")
         for count, each in enumerate(_values(row, keys.boxes), 1):
             place = f"box {count} of {shown(name)}" if keys.boxes else f"row {number}"
+            if len(classes := {*map(str, _values(each, keys.class_))}) > 1:
+                findings.add("class-several", f"{file}: {place}: {shown(sorted(classes))}")
             yield _entry(keys, each, name, f"{file}: {place}", split)
 
 

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import base64
 import math
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from dabdetr.data.archive import unpacked_once
 from dabdetr.data.box_formats import Asked
 from dabdetr.data.findings import Findings
 from dabdetr.data.images import IMAGE_SUFFIXES
 from dabdetr.data.locate import (
-    USUAL,
     ImageFolders,
-    canonical,
     folders_in,
     images_below,
     paths_of,
+    split_folders,
 )
 from dabdetr.data.records import Open, RecordTable, Rows, named_table
 from dabdetr.data.shapes import around
 from dabdetr.data.textfiles import head_of, read_text
+from dabdetr.files import plain_name
 from dabdetr.text import parse_json, shown
 
 LABELS = ("labels", "annotations", "jsons", "json")
@@ -60,8 +62,8 @@ def _split_files(root: Path) -> dict[str, list[Path]]:
     apart = [each for each in folders if each.name.casefold() in LABELS]
     if apart:
         return _split_files(apart[0])
-    if folders and all(canonical(each.name) in USUAL for each in folders):
-        return {each.name: paths_of(each, ".json") for each in folders}
+    if divided := split_folders(root):
+        return {name: paths_of(each, ".json") for name, each in divided.items()}
     if all(map(_has_only_labelme, folders)):
         return {"default": [file for folder in folders for file in paths_of(folder, ".json")]}
     return {}
@@ -104,6 +106,7 @@ def _open(
         path = finder.find_named(
             [named] if isinstance(named, str) and named else [], below, file.stem
         )
+        path = path or _embedded(file, tree, findings)
         if path is None:
             missing.append(f"{file} has no image {shown(named or file.stem)}")
             continue
@@ -142,6 +145,22 @@ def _tree(file: Path, findings: Findings) -> dict[str, Any] | None:
         findings.add("file-unreadable", f"{file} has no list of shapes")
         return None
     return tree
+
+
+def _embedded(file: Path, tree: dict[str, Any], findings: Findings) -> str | None:
+    """The path of the image in the json itself, unpacked into the cache; None without one."""
+    try:
+        content = base64.b64decode(tree.get("imageData") or "")
+    except (TypeError, ValueError):
+        content = b""
+    if not content:
+        return None
+    name = f"{plain_name(file.stem)}.png"  # the content says its format
+    folder = unpacked_once(
+        "labelme", [file], file.stem, lambda folder: (folder / name).write_bytes(content)
+    )
+    findings.add("images-packed", f"{file}: {folder}")
+    return str(folder / name)
 
 
 def _size(tree: dict[str, Any]) -> tuple[int, int]:

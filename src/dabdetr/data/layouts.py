@@ -6,6 +6,7 @@ A new layout needs a reader with a ``find`` function, and a line in ``LAYOUTS``.
 from __future__ import annotations
 
 from collections.abc import Callable, Container
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from dabdetr.data.images import OTHER_SUFFIXES
 from dabdetr.data.labelme import find_labelme
 from dabdetr.data.listed_splits import divided
 from dabdetr.data.listings import find_table
-from dabdetr.data.locate import USUAL, canonical, names_split, usual_word
+from dabdetr.data.locate import USUAL, canonical, names_split, paths_of, usual_word
 from dabdetr.data.parquet import find_parquet
 from dabdetr.data.records import Open, RecordTable
 from dabdetr.data.scenes import SPLITS, parse_scenes
@@ -47,9 +48,10 @@ LAYOUTS: dict[str, tuple[Find, str]] = {
     "table": (find_table, "*.csv"),
     "Hugging Face": (find_parquet, "*.parquet, *.arrow"),
     "tools": (find_forms, f"files of {len(FORMS)} others"),
-    "YOLO, scattered": (find_scattered, ""),
 }
 """Layout → its reader, and its typical files. The first reader that finds a split is used."""
+MAIN = ("COCO", "YOLO", "VOC")
+"""Layouts of which a data set may have a second one beside the one that is read."""
 
 PARTS = frozenset({"annotations", "jpegimages", "imagesets", "images", "labels", "main"})
 """Names of folders that are only part of a data set."""
@@ -134,6 +136,7 @@ def _open_split(
     opened = found.splits[key](name, asked)
     if found.root != Path(data):
         opened.findings.add("place", f"{data}: {found.root}")
+    opened.findings.add("layout-other", _other_layouts(found.root))
     return _count_undecodable(opened)
 
 
@@ -156,7 +159,8 @@ def is_data(source: str | Path) -> bool:
     """Whether ``source`` itself is a data set for ``open_data``; else it may be images only."""
     if _is_scenes(source):
         return True
-    return is_archive(Path(source)) or bool(layouts_in(Path(source)))
+    path = Path(source)
+    return is_archive(path) or bool(layouts_in(path) or find_scattered(path))
 
 
 def _is_scenes(data: str | Path) -> bool:
@@ -189,6 +193,11 @@ def find_data(path: Path) -> Found:
     below = _data_below(path) if path.is_dir() else []
     if len(below) == 1:
         return below[0]
+    if scattered := find_scattered(path):
+        return Found(path, _ordered(divided(path, scattered)))
+    zips = paths_of(path, ".zip") if path.is_dir() and not below else []
+    if len(zips) == 1:
+        return find_data(zips[0])
     if below:
         raise ValueError(
             f"{path} holds {len(below)} data sets; give one of them: "
@@ -204,6 +213,18 @@ def layouts_in(root: Path) -> dict[str, Open]:
     if not found and root.is_dir():
         found = _splits_by_folder(root)
     return _ordered(divided(root, found))
+
+
+def _other_layouts(root: Path) -> list[str]:
+    """The layouts of ``MAIN`` in which ``root`` is too, if it is read in another of them."""
+    found: list[str] = []
+    for name in MAIN:
+        with suppress(ValueError, OSError):
+            found += [name] if LAYOUTS[name][0](root) else []
+    if len(found) < 2:
+        return []
+    read = next(name for name, (find, _) in LAYOUTS.items() if name in found or find(root))
+    return [f"{root}: {name}, read as {read}" for name in found if name != read]
 
 
 def _ordered(found: dict[str, Open]) -> dict[str, Open]:
@@ -252,7 +273,7 @@ def _enclosing_data(path: Path, splits_in: dict[str, Open]) -> Found | None:
     return best
 
 
-def _data_below(path: Path, depth: int = 3) -> list[Found]:
+def _data_below(path: Path, depth: int = 4) -> list[Found]:
     """Data sets in the folders of a folder, down to ``depth`` levels."""
     found: list[Found] = []
     for child in sorted(path.iterdir()):

@@ -10,14 +10,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from dabdetr.data.class_lists import name_list, names_file
 from dabdetr.data.findings import Findings
 from dabdetr.data.listings import Entry
 from dabdetr.data.locate import child, images_below
 from dabdetr.data.shapes import around, turned
 from dabdetr.data.textfiles import read_text
 from dabdetr.data.voc import parse_xml
-from dabdetr.data.yolo import name_list
-from dabdetr.data.yolo_lines import NAMES
 from dabdetr.text import shown
 
 MOT_CLASSES = (
@@ -154,8 +153,7 @@ def wider(file: Path, findings: Findings) -> Iterator[Entry]:
 
 def keras_yolo(file: Path, findings: Findings) -> Iterator[Entry]:
     """keras-yolo3's list: an image's path, then x0,y0,x1,y1,class for each box."""
-    lists = (file.parent / name for name in NAMES)
-    named = next((each for each in lists if each.is_file()), None)
+    named = names_file([file.parent])
     names = dict(name_list(named, findings)) if named else {}
     for number, line in enumerate(read_text(file, findings).splitlines(), 1):
         place = f"{file}, line {number}"

@@ -31,7 +31,7 @@ LIST = re.compile(
     re.IGNORECASE,
 )
 ENDINGS = (".csv", ".tsv", ".txt", ".json")
-PLACES = (("ImageSets", "Main"), ("ImageSets",), ("splits",), ())
+PLACES = (("ImageSets", "Main"), ("ImageSets",), ("splits",), ("annotations",), ())
 """Folders with a list of images for each split."""
 IMAGE_HEADERS = ("image", "file", "name", "id", "path", "stem")
 """Words in the header of the column of images."""
@@ -50,7 +50,9 @@ def divided(root: Path, found: dict[str, Open]) -> dict[str, Open]:
         if LIST.fullmatch(file.stem) and (listed := _read(file)):
             return _parts(whole, file, listed)
     lists = split_lists(root) if canonical(only) not in USUAL else {}
-    usual = {name: listed for name, listed in lists.items() if canonical(name) in USUAL}
+    whole_list = {"trainval"} if "train" not in lists else set()
+    wanted = {*USUAL, *whole_list}
+    usual = {name: listed for name, listed in lists.items() if canonical(name) in wanted}
     names = [name for listed in usual.values() for name in listed]
     if len(usual) > 1 and sum(" " in name for name in names) * 2 < len(names):
         return _parts(whole, root, _by_name((n, split) for split in usual for n in usual[split]))
@@ -123,7 +125,11 @@ def _listed(file: Path) -> list[str]:
     """Names without extension; each may be followed by 1, 0 or −1, or by its annotation file."""
     names = []
     for line in read_text(file, Findings()).splitlines():
-        name = re.sub(r"(?<!\s)\s+-?[01]$", "", line.strip()).replace("\\", "/").strip('"')
+        name = (
+            re.sub(r"(?<!\s)\s+(-?[01]|\d+(\s+\d+){2,})$", "", line.strip())
+            .replace("\\", "/")
+            .strip('"')
+        )
         if name.casefold().endswith(".xml"):
             name = re.sub(r"(?i)^(\S.*\.(?:jpe?g|png|bmp|webp|tiff?))\s+\S.*$", r"\1", name)
         if name:

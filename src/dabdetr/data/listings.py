@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,13 +17,20 @@ from pathlib import Path
 from typing import Any
 
 from dabdetr.data.box_formats import Asked, BoxFormat
+from dabdetr.data.class_lists import name_list, names_file
 from dabdetr.data.findings import Findings
 from dabdetr.data.images import IMAGE_SUFFIXES
-from dabdetr.data.locate import USUAL, ImageFolders, canonical, child, paths_of, usual_word
+from dabdetr.data.locate import (
+    USUAL,
+    ImageFolders,
+    canonical,
+    child,
+    paths_of,
+    split_in_path,
+    usual_word,
+)
 from dabdetr.data.records import Open, RecordTable, Rows, named_table
 from dabdetr.data.textfiles import head_of, read_text
-from dabdetr.data.yolo import name_list
-from dabdetr.data.yolo_lines import NAMES
 from dabdetr.text import shown
 
 Numbers = Sequence[float]
@@ -115,6 +123,24 @@ def image_folders(file: Path, root: Path, split: str) -> list[Path]:
     return [*of_split, *shared, file.parent, root, child(root.parent, "images")]
 
 
+def entry_split(entry: Entry, base: Path) -> str:
+    """The split of an entry, else that among the folders of its image's name; "" without one."""
+    if entry.split:
+        return entry.split
+    inside = os.path.isabs(entry.image) and Path(entry.image).is_relative_to(base.absolute())
+    return split_in_path(os.path.relpath(entry.image, base) if inside else entry.image)
+
+
+def divides(named: Iterable[str]) -> list[str]:
+    """The splits in ``named``, one for each entry; empty unless each is a usual one."""
+    found: dict[str, None] = {}
+    for name in named:
+        if canonical(name).casefold() not in (*USUAL, "unassigned"):
+            return []
+        found[name] = None
+    return list(found)
+
+
 def _split_of(file: Path) -> str:
     """The split in a file's name (train_labels, annotations-val); else "default"."""
     return usual_word(file.stem) or "default"
@@ -139,12 +165,49 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     ),
     "class": (
         *("class", "label", "labelname", "class_name", "classname", "category", "label_name"),
-        *("category_name", "name", "annotation_tag", "object", "type", "class_id", "category_id"),
+        *("category_name", "name", "annotation_tag", "object", "type", "class_id", "classid"),
+        *("category_id", "categoryid"),
     ),
-    "x0": ("xmin", "x_min", "x1", "left", "xtl", "bbox_x1", "bbox_xmin", "upper_left_corner_x"),
-    "y0": ("ymin", "y_min", "y1", "top", "ytl", "bbox_y1", "bbox_ymin", "upper_left_corner_y"),
-    "x1": ("xmax", "x_max", "x2", "right", "xbr", "bbox_x2", "bbox_xmax", "lower_right_corner_x"),
-    "y1": ("ymax", "y_max", "y2", "bottom", "ybr", "bbox_y2", "bbox_ymax", "lower_right_corner_y"),
+    "x0": (
+        "xmin",
+        "x_min",
+        "x1",
+        "left",
+        "xtl",
+        "bbox_x1",
+        "bbox_xmin",
+        "upper_left_corner_x",
+    ),
+    "y0": (
+        "ymin",
+        "y_min",
+        "y1",
+        "top",
+        "ytl",
+        "bbox_y1",
+        "bbox_ymin",
+        "upper_left_corner_y",
+    ),
+    "x1": (
+        "xmax",
+        "x_max",
+        "x2",
+        "right",
+        "xbr",
+        "bbox_x2",
+        "bbox_xmax",
+        "lower_right_corner_x",
+    ),
+    "y1": (
+        "ymax",
+        "y_max",
+        "y2",
+        "bottom",
+        "ybr",
+        "bbox_y2",
+        "bbox_ymax",
+        "lower_right_corner_y",
+    ),
     "x": ("x", "bbox_x", "x0", "left", "box_x"),
     "y": ("y", "bbox_y", "y0", "top", "box_y"),
     "cx": ("x_center", "xcenter", "cx", "x_centre", "center_x", "xc"),
@@ -205,7 +268,8 @@ def _table_form(file: Path) -> _TableForm | None:
     separator = max(",;\t", key=lines[0].count)
     separator = separator if separator in lines[0] else " "
     rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=separator)]
-    names = [re.sub(r"[\s-]+", "_", cell.lstrip("#").casefold()) for cell in rows[0]]
+    names = [re.sub(r"[\s.-]+", "_", cell.lstrip("#").casefold()) for cell in rows[0]]
+    names = [name.removeprefix("roi_") for name in names]
     columns = {
         column: next(names.index(known) for known in options if known in names)
         for column, options in COLUMNS.items()
@@ -261,26 +325,23 @@ def _number(cell: str) -> float | None:
 
 
 def _listed_splits(file: Path) -> list[str]:
-    """Splits in the split column of a table; empty without one or with other names in it."""
+    """Splits in the split column of a table or in its image names; empty if some have none."""
     form = _table_form(file)
-    if form is None or "split" not in form.columns:
-        return []
-    named = dict.fromkeys(each.split for each in _entries(file, form, Findings()))
-    usual = {canonical(name) for name in named}
-    return list(named) if usual <= {*USUAL, "unassigned"} else []
+    entries = _entries(file, form, Findings()) if form else ()
+    return divides(entry_split(each, file.parent) for each in entries)
 
 
 def _open_table(
     file: Path, root: Path, listed_split: str, split: str, box_format: Asked | None = None
 ) -> RecordTable:
-    """The boxes of a table; of ``listed_split`` in its split column only, unless that is ""."""
+    """The boxes of a table; of ``listed_split`` (see ``entry_split``) only, unless that is ""."""
     findings = Findings()
     form = _table_form(file)
     if form is None:
         raise ValueError(f"{file} has changed: it lists no boxes any more")
     entries = _entries(file, form, findings)
     if listed_split:
-        entries = (each for each in entries if each.split == listed_split)
+        entries = (each for each in entries if entry_split(each, file.parent) == listed_split)
     folders = image_folders(file, root, listed_split or _split_of(file))
     name = root.resolve().name
     return table_of(entries, folders, name, split, form.box_format, box_format, findings)
@@ -338,6 +399,6 @@ def _class_names(file: Path) -> dict[str, str]:
             ]
             if pairs:
                 return {code.strip(): name.strip() for code, name in pairs}
-        if named := next((place / name for name in NAMES if (place / name).is_file()), None):
+        if named := names_file([place]):
             return {str(number): name for number, name in name_list(named, Findings())}
     return {}

@@ -55,6 +55,25 @@ def names_split(name: str) -> bool:
     return canonical(name) in USUAL or bool(usual_word(name))
 
 
+def split_in_path(name: str) -> str:
+    """The only usual split among the folders of a path (images/train/a.png); else ""."""
+    named = {canonical(part) for part in clean(name)[:-1]} & {*USUAL}
+    return named.pop() if len(named) == 1 else ""
+
+
+def are_splits(names: Iterable[str]) -> bool:
+    """Whether names are of splits: one is a usual split, or several contain different ones."""
+    given = list(names)
+    named = any(canonical(name) in (*USUAL, "trainval") for name in given)
+    return named or len({*map(usual_word, given)} - {""}) > 1
+
+
+def split_folders(root: Path) -> dict[str, Path]:
+    """Name → each folder in ``root``, if their names are of splits (see ``are_splits``)."""
+    folders = {each.name: each for each in folders_in(root)}
+    return folders if are_splits(folders) else {}
+
+
 def folders_in(root: Path) -> list[Path]:
     """The folders directly in ``root``, sorted by name, without hidden ones."""
     if not root.is_dir():
@@ -133,7 +152,9 @@ class ImageFolders:
         for key in (*_spellings(base), *_spellings(UPLOADED.sub("", base))):
             if key in self._names:
                 path = self._names[key]
-                if path is not None:
+                if path is None:
+                    self.findings.add("name-several", name)
+                else:
                     kind = "name-base" if os.path.basename(path) == base else "name-case"
                     self.findings.add(kind, f"{name} is {path}")
                 return path
@@ -238,10 +259,15 @@ def paths_of(folder: Path, *endings: str, below: bool = False) -> list[Path]:
 def files_below(folder: str | Path, endings: Container[str]) -> Iterator[str]:
     """Sorted paths of the files in a folder and its subfolders, without hidden ones.
 
-    Raises ValueError for more than ``MOST_FILES`` files.
+    Links to folders are followed, once. Raises ValueError for more than ``MOST_FILES`` files.
     """
-    count = 0
-    for parent, folders, files in os.walk(folder):
+    count, walked = 0, set[str]()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in walked:  # a link to a folder that was read, or to one above
+            folders.clear()
+            continue
+        walked.add(real)
         folders[:] = sorted(each for each in folders if not each.startswith("."))
         for file in sorted(files):
             count += 1

@@ -21,13 +21,12 @@ from dabdetr.data.box_formats import Asked
 from dabdetr.data.findings import Findings
 from dabdetr.data.listings import Entry, table_of
 from dabdetr.data.locate import (
-    USUAL,
-    canonical,
     child,
     folders_in,
     images_below,
     names_split,
     paths_of,
+    split_folders,
 )
 from dabdetr.data.records import Open, RecordTable
 from dabdetr.data.shapes import around, turned
@@ -71,23 +70,31 @@ def find_text_lines(root: Path) -> dict[str, Open]:
         return {}
     labels = _labels(root)
     if labels is not None:
-        inside = {each.name: each for each in folders_in(labels) if canonical(each.name) in USUAL}
+        inside = {n: each for n, each in split_folders(labels).items() if _has_known_lines(each)}
         folders = inside or {"default": labels}
         words = _has_words(labels)
-        return {name: partial(_open, root, folder, name, words) for name, folder in folders.items()}
+        others = [each for each in _label_folders(root) if each != labels]
+        return {
+            name: partial(_open, root, folder, name, words, others)
+            for name, folder in folders.items()
+        }
     found: dict[str, Open] = {}
     for folder in folders_in(root):
         labels = _labels(folder) if names_split(folder.name) else None
         if labels is not None:
-            found[folder.name] = partial(_open, folder, labels, folder.name, _has_words(labels))
+            found[folder.name] = partial(_open, folder, labels, folder.name, _has_words(labels), [])
     return found
 
 
 def _labels(root: Path) -> Path | None:
-    """The folder in ``root`` whose text files have lines of a known form; None without one."""
-    return next(
-        (f for f in folders_in(root) if LABELS.fullmatch(f.name) and _has_known_lines(f)), None
-    )
+    """The first folder of ``_label_folders``; None without one."""
+    return next(_label_folders(root), None)
+
+
+def _label_folders(root: Path) -> Iterator[Path]:
+    """The folders in ``root`` whose text files have lines of a known form."""
+    named = (each for each in folders_in(root) if LABELS.fullmatch(each.name))
+    yield from filter(_has_known_lines, named)
 
 
 def _has_known_lines(folder: Path) -> bool:
@@ -122,10 +129,12 @@ def _open(
     labels: Path,
     subfolder: str,
     words: bool,
+    others: list[Path],
     split: str,
     box_format: Asked | None = None,
 ) -> RecordTable:
     findings = Findings()
+    findings.add("layout-other", [f"{other}: {labels.name} is read" for other in others])
     images = next((f for name in IMAGES if (f := child(root, name)).is_dir()), root)
     images = child(images, subfolder) if child(images, subfolder).is_dir() else images
     listed = _images_by_name(images)

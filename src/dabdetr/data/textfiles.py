@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import io
 import re
@@ -17,6 +18,8 @@ from dabdetr.text import parse_json
 
 HEAD = 1 << 16
 """Bytes by which the form of a file is recognised."""
+MOST_CELL = 1 << 20
+"""Most characters of a cell that is parsed as Python."""
 MOST_TEXT = 4 << 30
 """Most bytes of one annotation file."""
 
@@ -84,13 +87,16 @@ def _is_json_lines(text: str) -> bool:
 
 
 def _parse_cells(row: dict[Any, Any]) -> dict[Any, Any]:
-    """A row of a table with its JSON cells parsed; a truncated cell stays text."""
+    """A row of a table with its cells of JSON or Python parsed; a truncated cell stays text."""
     found: dict[Any, Any] = {}
     for column, cell in row.items():
         found[column] = cell
         if isinstance(cell, str) and cell.startswith(("[", "{")):
             with suppress(ValueError):
                 found[column] = parse_json(cell, "cell")
+                continue
+            with suppress(ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+                found[column] = ast.literal_eval(cell[:MOST_CELL])
     return found
 
 

@@ -65,7 +65,9 @@ def _entries(file: Path, findings: Findings) -> Iterator[Entry]:
     for number, (named, shape, attributes) in enumerate(_regions(file, findings), 1):
         location = f"{file}: region {number} of {shown(named)}"
         edges, odd, location = _edges(shape, location) if shape else (None, "", location)
-        yield Entry(named, location, _class(attributes), edges, odd=odd)
+        classes = _classes(attributes)
+        findings.add("class-several", [f"{location}: {shown(classes)}"] * (len(classes) > 1))
+        yield Entry(named, location, next(iter(classes), ""), edges, odd=odd)
 
 
 def _regions(file: Path, findings: Findings) -> Iterator[Region]:
@@ -182,15 +184,16 @@ def _parse_mapping(text: str | None, file: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _class(attributes: dict[str, Any]) -> str:
-    """The class in a region's attributes: that of the first of ``CLASS_KEYS``, or any value."""
+def _classes(attributes: dict[str, Any]) -> list[str]:
+    """The classes in a region's attributes: of the first of ``CLASS_KEYS``, or else of all."""
     by_key = {key.casefold(): value for key, value in attributes.items()}
-    value = next((by_key[key] for key in CLASS_KEYS if key in by_key), None)
-    if value is None:
-        value = next(iter(by_key.values()), "")
-    if isinstance(value, dict):  # checkboxes: {"red": true}
-        value = next((key for key, chosen in value.items() if chosen), "")
-    return str(value).strip()
+    key = next((key for key in CLASS_KEYS if key in by_key), None)
+    found: list[str] = []
+    for value in by_key.values() if key is None else [by_key[key]]:
+        chosen = value.items() if isinstance(value, dict) else ()  # checkboxes: {"red": true}
+        found += [name for name, is_chosen in chosen if is_chosen]
+        found += [] if isinstance(value, dict) else [str(value).strip()]
+    return [name for name in found if name]
 
 
 def _edges(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -20,6 +21,7 @@ from dabdetr.data.findings import Findings
 from dabdetr.data.listed_splits import named_as_split, split_lists
 from dabdetr.data.locate import (
     ImageFolders,
+    are_splits,
     child,
     folders_in,
     images_below,
@@ -63,12 +65,14 @@ def _split_files(root: Path) -> dict[str, list[Path]]:
     if folder is None:
         packed = {each.name: _xml_files(each) for each in folders_in(root)}
         found = {name: files for name, files in packed.items() if files}
+        if not are_splits(found):  # such as one for each class
+            found = {"default": sorted(chain(*found.values()))} if found else {}
         alone = paths_of(root, ".xml")
         return ({"default": alone} if _is_voc(alone) else {}) if alone else found
     lists = split_lists(root)
     if not lists:
         folders = {each.name: _xml_files(each) for each in folders_in(folder)}
-        if folders and not paths_of(folder, ".xml") and all(map(named_as_split, folders)):
+        if folders and not paths_of(folder, ".xml") and are_splits(folders):
             return folders
         every = paths_of(folder, ".xml", below=True)
         return {"default": every} if every else {}
@@ -154,7 +158,6 @@ def _open(
             rows.add_box(index, names.setdefault(class_, len(names)), numbers, difficult)
             places.append(f"{each.file}: object {order}")
     findings.add("image-missing", missing)
-    findings.add("pixels-from-one", places, len(places) * int(rows.first))
     findings.add("split-missing", [f"ImageSets lists {key}" for key in files if not files[key]])
     if len(files) == 1 and not split_lists(root):
         all_images = {path for folder in finder.folders for path in images_below(folder)}
@@ -166,7 +169,10 @@ def _open(
         )
     rows.place = places.__getitem__
     more = {class_ for class_, _, _ in every}
-    return named_table(rows, names, root.resolve().name, split, box_format, more)
+    table = named_table(rows, names, root.resolve().name, split, box_format, more)
+    in_pixels = rows.first and "-" not in table.box_format
+    findings.add("pixels-from-one", places, len(places) * bool(in_pixels))
+    return table
 
 
 def _annotations_in(files: list[Path], findings: Findings, opened: bool) -> list[_Annotation]:
@@ -282,6 +288,8 @@ def _box(each: Any, annotation: _Annotation, location: str) -> tuple[float, ...]
     """
     box, rotated = each.find("bndbox"), each.find("robndbox")
     if box is not None:
+        if len(each.findall("bndbox")) > 1:
+            annotation.odd.append(("boxes-several", location))
         given = [box.findtext(edge) for edge in EDGES]
         numbers = [_number(text) for text in given]
         if None not in numbers and all(map(math.isfinite, numbers)):  # pyright: ignore

@@ -6,12 +6,12 @@ obj.names (darknet); or only the names are in classes.txt. ``yolo_lines`` reads 
 
 from __future__ import annotations
 
-import re
 from functools import reduce
 from pathlib import Path
 from typing import Any
 
 from dabdetr.data.box_formats import Asked
+from dabdetr.data.class_lists import NAMES, name_list, names_file
 from dabdetr.data.findings import Findings
 from dabdetr.data.images import IMAGE_SUFFIXES
 from dabdetr.data.locate import (
@@ -20,14 +20,25 @@ from dabdetr.data.locate import (
     canonical,
     child,
     clean,
+    files_in,
     folders_in,
     images_below,
     names_split,
     paths_of,
+    split_folders,
+    usual_word,
 )
 from dabdetr.data.records import Open, RecordTable, Rows, class_table
 from dabdetr.data.textfiles import head_of, read_text
-from dabdetr.data.yolo_lines import NAMES, LabelFiles, Lines, label_stem, numbers_of
+from dabdetr.data.yolo_lines import (
+    IMAGE_WORD,
+    LABEL_FOLDERS,
+    LabelFiles,
+    Lines,
+    label_stem,
+    numbers_of,
+    twin_folder,
+)
 from dabdetr.text import parse_yaml, shortened, shown
 
 SETTINGS = (".yaml", ".yml")
@@ -124,8 +135,9 @@ def _splits_of_settings(
 def _keys(settings: dict[str, Any]) -> list[str]:
     """Keys that are names of splits in any spelling, or whose value is a list of images."""
     named = [key for key, value in settings.items() if isinstance(key, str) and value]
-    lists = [key for key in named if str(settings[key]).endswith(".txt") and key != "path"]
-    lists += [key for key in named if str(settings[key]).startswith("images/") and key != "path"]
+    named = [key for key in named if key not in KEYS]
+    lists = [key for key in named if str(settings[key]).endswith(".txt")]
+    lists += [key for key in named if str(settings[key]).startswith("images/")]
     return [key for key in named if canonical(key) in USUAL or key in lists]
 
 
@@ -238,7 +250,9 @@ def _names(settings: dict[str, Any], file: Path, findings: Findings) -> list[tup
     """
     listed, count = settings.get("names"), settings.get("nc")
     if isinstance(listed, str):
-        listed = [name.strip() for name in listed.split(",")]
+        place = _find_below(file.parent, listed)
+        names = dict(name_list(place, findings)) if place else listed.split(",")
+        listed = names if place else [name.strip() for name in listed.split(",")]
     pairs: list[Any] = list(enumerate(listed) if isinstance(listed, list) else [])
     if isinstance(listed, dict):
         pairs = [(_class_number(number), name) for number, name in listed.items()]
@@ -293,15 +307,6 @@ def _find_below(folder: Path, where: str) -> Path | None:
     return None
 
 
-def name_list(file: Path, findings: Findings) -> list[tuple[int, str]]:
-    """Class numbers and names from a file of one name per line, perhaps after the number."""
-    lines = [line.strip() for line in read_text(file, findings).rstrip().splitlines()]
-    numbered = [re.fullmatch(r"(\d{1,9})\s*[:=,.)\s]\s*(\S.*)", line) for line in lines]
-    if all(each and int(each.group(1)) == number for number, each in enumerate(numbered)):
-        lines = [each.group(2) for each in numbered if each]
-    return list(enumerate(lines))
-
-
 def _splits_of_folders(root: Path) -> dict[str, Open]:
     """Splits without a settings file: images/ and labels/, folders of splits, or one folder."""
     if not root.is_dir():
@@ -310,20 +315,24 @@ def _splits_of_folders(root: Path) -> dict[str, Open]:
     images = child(root, "images")
     places: dict[str, Path] = {}
     labels = child(root, "labels")
+    loose: list[str] = []
     if images.is_dir() and labels.is_dir() and not _is_of_another_layout(labels):
-        places = {name: images / name for name in _split_folders(images)}
+        folders = split_folders(images)
+        places = {name: each for name, each in folders.items() if any(images_below(each))}
+        loose = files_in(images, IMAGE_SUFFIXES) if places else []
         places = places or {"default": images}
     elif not images.is_dir():
-        splits = [name for name in _split_folders(root) if child(root / name, "labels").is_dir()]
-        places = {name: root / name for name in splits if names}
+        splits = split_folders(root).items() if names else ()
+        places = {name: each for name, each in splits if child(each, "labels").is_dir()}
         candidates = [root, *(root / "data",) * bool(names)]
         labelled = [place for place in candidates if _has_labels(place, paths_of(place, ".txt"))]
-        places = places or dict(zip(("default",), labelled, strict=False))
+        places = places or dict(zip(("default",), labelled, strict=False)) or _twins(root)
     found: dict[str, Open] = {}
     for name, place in places.items():
 
         def read(split: str, box_format: Asked | None = None, place: Path = place) -> RecordTable:
             findings = Findings()
+            findings.add("image-unlisted", loose)
             pairs = name_list(names, findings) if names else []
             files = list(images_below(place))
             return _read(files, pairs, names or place, root, split, findings, box_format)
@@ -339,21 +348,22 @@ def _is_of_another_layout(labels: Path) -> bool:
     )
 
 
-def _split_folders(root: Path) -> list[str]:
-    """Names of the folders in ``root`` that are called like splits."""
-    return [each.name for each in folders_in(root) if canonical(each.name) in USUAL]
+def _twins(root: Path) -> dict[str, Path]:
+    """Split → its folder of images, for folders such as train_images beside train_labels."""
+    found: dict[str, Path] = {}
+    for each in folders_in(root):
+        twins = (child(root, twin_folder(each.name, labels)) for labels in LABEL_FOLDERS)
+        if IMAGE_WORD.search(each.name) and any(paths_of(twin, ".txt") for twin in twins):
+            found[usual_word(each.name) or each.name] = each
+    return found
 
 
 def _names_file(root: Path) -> Path | None:
-    """The file of class names in ``root`` or in one of the folders that usually contain it."""
+    """The file of class names in ``root``, in a folder that usually contains it, or above it."""
     places = [root, *(child(root, name) for name in ("labels", "images", "train"))]
     for folder in filter(Path.is_dir, places[1:3]):
-        places += [folder / name for name in _split_folders(folder)]
-    places += folders_in(root)
-    places += [root.parent] if canonical(root.name) in USUAL else []
-    files = (place / name for place in places for name in NAMES)
-    other = paths_of(root, ".names")
-    return next((file for file in (*files, *other) if file.is_file()), None)
+        places += split_folders(folder).values()
+    return names_file([*places, *folders_in(root), root.parent])
 
 
 def find_scattered(root: Path) -> dict[str, Open]:

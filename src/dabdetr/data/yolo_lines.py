@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from dabdetr.data.box_formats import SLACK
+from dabdetr.data.class_lists import NAMES
 from dabdetr.data.findings import Findings
 from dabdetr.data.images import IMAGE_SUFFIXES
 from dabdetr.data.locate import UPLOADED, child, files_below, files_in, folded, images_below
@@ -24,18 +25,13 @@ from dabdetr.data.records import Rows, count_shifted
 from dabdetr.data.textfiles import read_text
 from dabdetr.text import counted, shown
 
-NAMES = (
-    *("classes.txt", "obj.names", "names.txt", "labels.txt", "_darknet.labels"),
-    *("class_names.txt", "predefined_classes.txt", "class.txt", "classes.names"),
-    "_classes.txt",
-)
-"""Files with one class name per line."""
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?|[+-]?nan|[+-]?inf", re.IGNORECASE)
 
 
 COMMA = re.compile(r"[+-]?\d+(,\d+)?")
 """A number with a decimal comma."""
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "jpegimages")
+IMAGE_WORD = re.compile(r"(^|[\W_])(images?|imgs?|jpegimages)($|[\W_])", re.IGNORECASE)
 LABEL_FOLDERS = ("labels", "label", "annotations", "txt")
 """Names of folders of images, and of the label folders next to them; letter case is ignored."""
 
@@ -130,7 +126,9 @@ class LabelFiles:
             )
         self.findings.add("label-missing", self.missing)
         for labels, folder in self._images_of_labels.items():
-            names = (os.path.splitext(name) for name in os.listdir(folder))
+            root = _shared_root(labels, folder)
+            paths = os.listdir(folder) if root == folder else images_below(root)
+            names = (os.path.splitext(os.path.basename(path)) for path in paths)
             pairs = ((stem.casefold(), ending.lower()) for stem, ending in names)
             found = [(stem, ending) for stem, ending in pairs if ending in IMAGE_SUFFIXES]
             stems = {name for stem, ending in found for name in (stem, stem + ending)}
@@ -143,6 +141,14 @@ class LabelFiles:
             self.findings.add(
                 "label-unused", [f"{labels}/{name}" for name in sorted(unused - {*NAMES})]
             )
+
+
+def _shared_root(labels: str, folder: str) -> str:
+    """The folder of all images whose label files may be in ``labels``, from one that has some."""
+    above = os.path.dirname(labels)
+    while folder.startswith(f"{above}/") and os.path.dirname(folder) != above:
+        folder = os.path.dirname(folder)
+    return folder
 
 
 def label_stem(path: str | Path) -> str:
@@ -158,11 +164,20 @@ def label_places(image: str) -> list[tuple[str, list[str]]]:
     last = max(named, default=None)
     own_folder = "/".join(folders)
     if last is None:
-        return [(own_folder or ".", names), *([(f"{own_folder}/labels", names)] if folders else [])]
+        worded = bool(folders) and IMAGE_WORD.search(folders[-1])
+        twins = [twin_folder(own_folder, labels) for labels in LABEL_FOLDERS] if worded else []
+        below_own = [f"{own_folder}/labels"] if folders else []
+        return [(place, names) for place in (own_folder or ".", *below_own, *twins)]
     above, below = folders[:last], folders[last + 1 :]
     places = ["/".join([*above, labels, *below]) for labels in LABEL_FOLDERS]
     flat = ["/".join([*above, LABEL_FOLDERS[0]])] if below else []
     return [(place, names) for place in (*places, own_folder, *flat)]
+
+
+def twin_folder(images: str, labels: str) -> str:
+    """The folder of label files of train_images: train_labels."""
+    above, slash, name = images.rpartition("/")
+    return above + slash + IMAGE_WORD.sub(rf"\g<1>{labels}\g<3>", name)
 
 
 def _endings(name: str) -> tuple[str, str]:

@@ -1,0 +1,351 @@
+"""Folders as people keep them: splits, class lists and images in unusual places.
+
+Each is opened in full; what is left out or taken for something else is counted.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.data.test_forms import CLASSES, CORNERS, SPLITS, dump, image, text
+
+from dabdetr.data.layouts import open_data, open_every
+
+WIDTH, HEIGHT = 160, 120
+Make = Callable[[Path], None]
+LINES = "".join(
+    f"{n} {(x0 + x1) / 320} {(y0 + y1) / 240} {(x1 - x0) / 160} {(y1 - y0) / 120}\n"
+    for n, (x0, y0, x1, y1) in enumerate(CORNERS)
+)
+EVERY = tuple((split, name) for split, names in SPLITS.items() for name in names)
+
+
+def yolo(
+    images: str = "images/{split}",
+    labels: str = "labels/{split}",
+    names: str = "classes.txt",
+    listed: str = "red\nblue\n",
+    more: tuple[str, str] | None = None,
+) -> Make:
+    def make(root: Path) -> None:
+        for split, name in EVERY:
+            image(root / images.format(split=split) / f"{name}.png")
+            text(root / labels.format(split=split) / f"{name}.txt", LINES)
+        text(root / names, listed)
+        if more:
+            text(root / more[0], more[1])
+
+    return make
+
+
+def xml(name: str, classes: tuple[str, ...] = CLASSES) -> str:
+    objects = "".join(
+        f"<object><name>{c}</name><bndbox><xmin>{x0 + 1}</xmin><ymin>{y0 + 1}</ymin>"
+        f"<xmax>{x1}</xmax><ymax>{y1}</ymax></bndbox></object>"
+        for c, (x0, y0, x1, y1) in zip(classes, CORNERS, strict=True)
+    )
+    return f"<annotation><filename>{name}</filename>{objects}</annotation>"
+
+
+def voc(images: str, annotations: str, more: dict[str, str] | None = None) -> Make:
+    def make(root: Path) -> None:
+        for split, name in EVERY:
+            image(root / images.format(split=split, name=name) / f"{name}.png")
+            file = root / annotations.format(split=split, name=name) / f"{name}.xml"
+            text(file, xml(f"{name}.png"))
+        for place, content in (more or {}).items():
+            text(root / place, content)
+
+    return make
+
+
+def coco(file_name: str, names: Any = None, images: str = "images") -> Make:
+    """``names``: a file of classes beside the json, and its content."""
+
+    def make(root: Path) -> None:
+        rows, boxes = [], []
+        for n, (split, name) in enumerate(EVERY):
+            given = file_name.format(split=split, name=name)
+            image(root / images / given)
+            rows.append({"id": n, "file_name": given, "width": WIDTH, "height": HEIGHT})
+            for c, (x0, y0, x1, y1) in enumerate(CORNERS, 1):
+                box = {"bbox": [x0, y0, x1 - x0, y1 - y0], "image_id": n, "category_id": c}
+                boxes.append({"id": len(boxes), **box})
+        tree: dict[str, Any] = {"images": rows, "annotations": boxes}
+        if names is None:
+            tree["categories"] = [{"id": n, "name": c} for n, c in enumerate(CLASSES, 1)]
+        else:
+            text(root / names[0], names[1])
+        dump(root / "annotations.json", tree)
+
+    return make
+
+
+def rows(make_row: Callable[[str], Any], file: str, write: Callable[[list[Any]], str]) -> Make:
+    def make(root: Path) -> None:
+        found = []
+        for split, name in EVERY:
+            image(root / split / f"{name}.png")
+            found.append(make_row(f"{split}/{name}.png"))
+        text(root / file, write(found))
+
+    return make
+
+
+SIZES = [[x0, y0, x1 - x0, y1 - y0] for x0, y0, x1, y1 in CORNERS]
+
+
+def hugging_face(name: str) -> Any:
+    return {"file_name": name, "objects": {"bbox": SIZES, "categories": [*CLASSES]}}
+
+
+def torchvision(name: str) -> Any:
+    return {"image": name, "boxes": CORNERS, "labels": [*CLASSES]}
+
+
+def mmdetection(name: str) -> Any:
+    numbers = {"bboxes": CORNERS, "labels": [0, 1]}
+    return {"filename": name, "width": WIDTH, "height": HEIGHT, "ann": numbers}
+
+
+def detectron2(name: str) -> Any:
+    pairs = enumerate(CORNERS)
+    boxes = [{"bbox": box, "bbox_mode": 0, "category_id": n} for n, box in pairs]
+    return {"file_name": name, "image_id": 1, "annotations": boxes}
+
+
+def lines(found: list[Any]) -> str:
+    return "\n".join(map(json.dumps, found))
+
+
+def python_cells(found: list[Any]) -> str:
+    pairs = [(row["file_name"], row["objects"]) for row in found]
+    return "file_name,objects\n" + "".join(f'{name},"{objects}"\n' for name, objects in pairs)
+
+
+def excel(root: Path) -> None:
+    table = ["Image\tClass\tRoi.X1\tRoi.Y1\tRoi.X2\tRoi.Y2"]
+    for split, name in EVERY:
+        image(root / split / f"{name}.png")
+        for class_, box in zip(CLASSES, CORNERS, strict=True):
+            table.append("\t".join(map(str, (f"{split}\\{name}.png", class_, *box))))
+    (root / "boxes.csv").write_bytes("\r\n".join(table).encode("utf-16"))
+
+
+def nested_zip(root: Path) -> None:
+    yolo()(root / "inside")
+    shutil.make_archive(str(root / "data"), "zip", root / "inside")
+    shutil.rmtree(root / "inside")
+
+
+def deep(root: Path) -> None:
+    yolo()(root / "archive" / "dataset" / "dataset" / "v2")
+
+
+FLAT = {"images": "images", "labels": "labels"}
+TEXTS = {"annotations/trainval.txt": "a 1 1 1\nb 2 1 2\n", "annotations/test.txt": "c 1 2 1\n"}
+BESIDE = ("labels.json", json.dumps({"1": "red", "2": "blue"}))
+DIVIDED: dict[str, tuple[Make, str]] = {
+    # what it is → who writes it, and the kinds of findings
+    "labels of all splits in one folder": (yolo(labels="labels"), ""),
+    "train_images beside train_labels": (yolo("{split}_images", "{split}_labels"), ""),
+    "images_train beside annotations_train": (yolo("images_{split}", "annotations_{split}"), ""),
+    "data.yaml that names the file of names": (
+        yolo(more=("data.yaml", "train: images/train\nval: images/val\nnames: classes.txt\n")),
+        "",
+    ),
+    "classes above": (yolo("a/images/{split}", "a/labels/{split}"), "place"),
+    "classes of Label Studio": (
+        yolo(
+            names="notes.json",
+            listed=json.dumps(
+                {"categories": [{"id": n, "name": c} for n, c in enumerate(CLASSES)]}
+            ),
+        ),
+        "",
+    ),
+    "a list of classes in JSON": (yolo(names="classes.json", listed=json.dumps(CLASSES)), ""),
+    "five folders deep": (deep, "place"),
+    "a folder with a zip": (nested_zip, "place"),
+    "XML in folders with a suffix": (voc("images_{split}", "annotations_{split}"), "name-base"),
+    "lists in annotations/": (voc("images", "annotations/xmls", TEXTS), "name-cleaned"),
+    "lists in splits/": (
+        voc("images", "xml", {"splits/train.txt": "a\nb\n", "splits/val.txt": "c\n"}),
+        "",
+    ),
+    "splits in a COCO json's file names": (coco("{split}/{name}.png"), "split-listed"),
+    "categories in another file": (
+        coco("{split}/{name}.png", BESIDE),
+        "split-listed class-list",
+    ),
+    "splits in metadata.jsonl": (rows(hugging_face, "metadata.jsonl", lines), ""),
+    "cells as Python writes them": (rows(hugging_face, "metadata.csv", python_cells), ""),
+    "boxes of torchvision": (rows(torchvision, "data.json", json.dumps), "box-corners"),
+    "annotations of MMDetection": (
+        rows(mmdetection, "data.json", json.dumps),
+        "box-corners class-names-missing",
+    ),
+    "records of Detectron2": (rows(detectron2, "data.json", json.dumps), "class-names-missing"),
+    "a table of Excel": (excel, "name-cleaned"),
+}
+
+
+@pytest.mark.parametrize("kind", DIVIDED)
+def test_splits_classes_and_boxes_are_found(kind: str, tmp_path: Path) -> None:
+    make, kinds = DIVIDED[kind]
+    make(tmp_path)
+    data = open_every(tmp_path)
+    assert [len(each) for each in data] == ([1, 2] if "annotations/" in kind else [2, 1])
+    assert data[0].split in ("train", "test")
+    for each in data:
+        found = {one.kind.name for one in each.findings} - {"pixels-from-one"}
+        assert found == {*kinds.split()}
+        for record in map(each.record, range(len(each))):
+            classes = [each.names[label] for label in record.labels]
+            wanted = ("0", "1") if "class-names-missing" in kinds else CLASSES
+            assert sorted(zip(classes, record.boxes.round(2).tolist(), strict=True)) == sorted(
+                zip(wanted, map(list, CORNERS), strict=True)
+            )
+
+
+def test_a_folder_for_each_class_is_no_split(tmp_path: Path) -> None:
+    for folder, name in (("cats", "a"), ("cats", "b"), ("dogs", "c")):
+        image(tmp_path / folder / f"{name}.png")
+        text(tmp_path / folder / f"{name}.xml", xml(f"{name}.png"))
+    assert [(each.split, len(each)) for each in open_every(tmp_path)] == [("default", 3)]
+
+
+def test_a_third_folder_beside_train_and_val_is_a_split_too(tmp_path: Path) -> None:
+    yolo()(tmp_path)
+    voc("images/{split}", "annotations/{split}")(tmp_path / "voc")
+    for root in (tmp_path, tmp_path / "voc"):
+        image(root / "images" / "holdout" / "d.png")
+    text(tmp_path / "labels" / "holdout" / "d.txt", LINES)
+    text(tmp_path / "voc" / "annotations" / "holdout" / "d.xml", xml("d.png"))
+    image(tmp_path / "images" / "loose.png")
+    for root in (tmp_path, tmp_path / "voc"):
+        data = open_every(root)
+        assert [(each.split, len(each)) for each in data] == [
+            ("train", 2),
+            ("val", 1),
+            ("holdout", 1),
+        ]
+    assert open_every(tmp_path)[0].findings.count("image-unlisted") == 1
+
+
+def test_a_second_layout_beside_the_first_is_said(tmp_path: Path) -> None:
+    yolo(**FLAT)(tmp_path)
+    text(tmp_path / "Annotations" / "a.xml", xml("a.png", ("car", "van")))
+    (data,) = open_every(tmp_path)
+    assert data.names == CLASSES
+    (other,) = (each for each in data.findings if each.kind.name == "layout-other")
+    assert other.examples[0].endswith("VOC, read as YOLO")
+
+
+def test_images_in_labelmes_files_are_unpacked(tmp_path: Path) -> None:
+    image(tmp_path / "a.png")
+    shapes = [
+        {"label": c, "points": [box[:2], box[2:]], "shape_type": "rectangle"}
+        for c, box in zip(CLASSES, CORNERS, strict=True)
+    ]
+    content = base64.b64encode((tmp_path / "a.png").read_bytes()).decode()
+    tree = {"shapes": shapes, "imagePath": "b.png", "imageData": content}
+    (tmp_path / "a.png").unlink()
+    dump(tmp_path / "b.json", tree)
+    (data,) = open_every(tmp_path)
+    assert (len(data), len(data.record(0).boxes)) == (1, 2)
+    assert data.image(0).shape == (HEIGHT, WIDTH, 3)
+    assert data.findings.count("images-packed") == 1
+
+
+def test_names_that_several_images_have_are_said(tmp_path: Path) -> None:
+    coco("{split}-{name}.png")(tmp_path)
+    for folder in ("cam1", "cam2"):
+        image(tmp_path / "images" / folder / "train-a.png")
+    (tmp_path / "images" / "train-a.png").unlink()
+    data = open_data(tmp_path)
+    assert len(data) == 2
+    assert data.findings.count("name-several") == data.findings.count("image-missing") == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ([{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.9}], "val --predic"),
+        ([{"name": "a.png", "size": 3}], "has no annotations that are known"),
+    ],
+)
+def test_jsons_of_other_kinds_are_refused(content: Any, said: str, tmp_path: Path) -> None:
+    image(tmp_path / "a.png")
+    dump(tmp_path / "data.json", content)
+    with pytest.raises(ValueError, match=said):
+        open_data(tmp_path)
+
+
+def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
+    root, elsewhere = tmp_path / "set", tmp_path / "disk"
+    yolo(**FLAT)(elsewhere)
+    root.mkdir()
+    for name in ("images", "labels"):
+        (root / name / "more").mkdir(parents=True)
+        (root / name / "more" / "linked").symlink_to(elsewhere / name)
+        (elsewhere / name / "again").symlink_to(elsewhere / name)
+    shutil.copy(elsewhere / "classes.txt", root)
+    (data,) = open_every(root)
+    assert [len(record.boxes) for record in map(data.record, range(len(data)))] == [2, 2, 2]
+
+
+def test_boxes_with_several_classes_are_said(tmp_path: Path) -> None:
+    image(tmp_path / "a.png")
+    x0, y0, x1, y1 = CORNERS[0]
+    shape = {"name": "rect", "x": x0, "y": y0, "width": x1 - x0, "height": y1 - y0}
+    region = {"shape_attributes": shape, "region_attributes": {"kind": {"red": True, "car": True}}}
+    dump(tmp_path / "via" / "via.json", {"a": {"filename": "a.png", "regions": [region]}})
+    value = {"x": 10, "y": 10, "width": 20, "height": 20, "rectanglelabels": ["red", "car"]}
+    task = {"data": {"image": "a.png"}, "annotations": [{"result": [{"value": value}]}]}
+    dump(tmp_path / "studio" / "tasks.json", [task])
+    box = {"left": 1, "top": 2, "width": 30, "height": 40}
+    asset = {"asset": {"name": "a.png"}, "regions": [{"tags": ["red", "car"], "boundingBox": box}]}
+    dump(tmp_path / "vott" / "a-asset.json", asset)
+    twice = xml("a.png").replace("</bndbox>", "</bndbox><bndbox><xmin>1</xmin></bndbox>", 1)
+    text(tmp_path / "voc" / "a.xml", twice)
+    for folder in ("via", "studio", "vott", "voc"):
+        shutil.copy(tmp_path / "a.png", tmp_path / folder)
+        (data,) = open_every(tmp_path / folder)
+        kind = "boxes-several" if folder == "voc" else "class-several"
+        assert data.findings.count(kind) == 1
+        assert "red" in data.names
+
+
+@pytest.mark.parametrize(
+    ("place", "content"),
+    [
+        ("classes.txt", "red, blue"),
+        ("data.yaml", "train: images/train\nval: images/val\nnames: red, blue\n"),
+    ],
+)
+def test_class_names_in_a_line(place: str, content: str, tmp_path: Path) -> None:
+    yolo(names=place, listed=content)(tmp_path)
+    assert [each.names for each in open_every(tmp_path)] == [CLASSES, CLASSES]
+
+
+def test_a_second_folder_of_labels_is_said(tmp_path: Path) -> None:
+    line = "10 20 40 20 40 60 10 60 {} 0\n"
+    image(tmp_path / "images" / "a.png")
+    for version, name in (("1.0", "red"), ("1.5", "blue")):
+        text(tmp_path / f"labelTxt-v{version}" / "a.txt", line.format(name))
+    (data,) = open_every(tmp_path)
+    assert (data.names, data.findings.count("layout-other")) == (("red",), 1)
+
+
+def test_a_key_twice_in_data_yaml_is_refused(tmp_path: Path) -> None:
+    listed = "names: {0: red, 1: blue, 1: green}\ntrain: images/train\nval: images/val\n"
+    yolo(names="data.yaml", listed=listed)(tmp_path)
+    with pytest.raises(ValueError, match="has '1' twice in one mapping; remove one, see line 1"):
+        open_every(tmp_path)
