@@ -201,7 +201,7 @@ def table(points: dict[str, list[Point]]) -> str:
 
 def draw(points: dict[str, list[Point]]) -> Figure:
     """Time and peak memory along every axis."""
-    from dabdetr.explain.figures import new_figure
+    from dabdetr.structures.drawing import new_figure
 
     figure = new_figure(4 * len(points), 6)
     panels = figure.subplots(2, len(points), squeeze=False)

@@ -23,8 +23,8 @@ from experiments.race.plan import load_results
 
 from dabdetr.compare.curves import COLOURS, draw_curves
 from dabdetr.compare.results import Results, Spread
-from dabdetr.explain.figures import new_figure, save
 from dabdetr.files import write_atomically
+from dabdetr.structures.drawing import new_figure, save_figure
 
 LEVELS = tuple(level / 10 for level in range(1, 10))
 """AP at which epochs are counted."""
@@ -213,7 +213,7 @@ def draw_ratios(path: Path, results: Results, rungs: Sequence[str]) -> None:
         bounds[0].set_label("at most: not every seed got there")
     if panel.get_legend_handles_labels()[0]:
         panel.legend(fontsize=8)
-    save(figure, path, dpi=100)
+    save_figure(figure, path, dpi=100)
 
 
 def _rates(results: Results) -> list[str]:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import io
 import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
-from dabdetr.text import printable, shown
+from dabdetr.text import cells, printable, shown
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -35,6 +36,13 @@ def write_atomically(path: str | Path, content: bytes) -> None:
     """
     with replacing(path) as temporary:
         temporary.write_bytes(content)
+
+
+def write_csv(path: str | Path, rows: Iterable[Iterable[Any]]) -> None:
+    """Write rows as CSV, atomically; texts are made safe for terminals and spreadsheets."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(map(cells, rows))
+    write_atomically(path, text.getvalue().encode())
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Optional packages, and the command that installs them."""
+"""Optional packages, the command that installs them, and files of this package."""
 
 from __future__ import annotations
 
@@ -41,6 +41,13 @@ def installed_versions(packages: Iterable[str]) -> dict[str, str]:
         with suppress(PackageNotFoundError):
             versions[package] = version(package)
     return versions
+
+
+def static(package: str, name: str) -> str:
+    """The text of a file in the folder ``static`` of a package of dabdetr."""
+    from importlib.resources import files
+
+    return (files(package) / "static" / name).read_text(encoding="utf-8")
 
 
 def explained(error: ImportError) -> str:

@@ -1,9 +1,29 @@
-"""A progress bar with the time left for long work of several steps; on terminals only."""
+"""Progress bars on stderr, for items and for named steps; on terminals only."""
 
 from __future__ import annotations
 
 import sys
-from typing import Any, Self
+from collections.abc import Iterable, Iterator
+from typing import Any, Self, TypeVar
+
+Item = TypeVar("Item")
+
+
+def tracked(
+    items: Iterable[Item], title: str, total: int | None = None, shown: bool = True
+) -> Iterator[Item]:
+    """The same items; a bar shows their number, and the time left if their ``total`` is known."""
+    if not (shown and sys.stderr.isatty()):
+        yield from items
+        return
+    from rich.console import Console
+    from rich.progress import Progress, TextColumn, TimeElapsedColumn
+
+    columns: tuple[Any, ...] = ()
+    if total is None:
+        columns = (TextColumn("{task.completed} {task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        yield from bar.track(items, total=total, description=title)
 
 
 class Steps:

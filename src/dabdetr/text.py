@@ -19,6 +19,11 @@ from typing import TYPE_CHECKING, Any, TextIO
 if TYPE_CHECKING:
     import yaml
 
+POLICY = (
+    '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
+    "style-src 'unsafe-inline'; script-src 'unsafe-inline'\">"
+)
+"""Forbids a page to load anything from elsewhere."""
 MOST_YAML = 1 << 20
 """Most characters of a YAML file; the files that this package reads are far shorter."""
 MOST_NODES = 100_000
@@ -48,6 +53,22 @@ _NUMBER = r"[+-]?(\d[\d.]*(e[+-]?\d+)?|\.\d+|inf|nan)"
 _FORMULA = re.compile(rf"\s*([=@]|(?=[+-])(?!{_NUMBER}( (± )?{_NUMBER})*\Z))")
 # Without the direction marks U+200E, U+200F, U+061C, which Hebrew and Arabic names need.
 _NO_NAME = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028-\u202e\u2066-\u2069]")
+
+
+def html_page(title: str, style: str, body: str, script: str = "", head: str = "") -> str:
+    """A complete HTML document; ``title`` is text, the other parts are CSS, HTML and JavaScript."""
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"{POLICY}\n{head}<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
+        f"{body}\n<script>\n{script}</script>\n</body>\n</html>\n"
+    )
+
+
+def embedded_json(document: Any) -> str:
+    """Compact JSON that is safe within a script element: a class may be called ``</script>``."""
+    text = json.dumps(document, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def fill_template(template: str, **parts: str) -> str:

@@ -15,7 +15,7 @@ from dabdetr.model.detector import build
 from dabdetr.presets import derive, preset
 from dabdetr.structures import HeadSamples, Images, Predictions, QueryGroup, Targets
 from dabdetr.training.head_losses import head_terms
-from dabdetr.training.history import COLUMNS, Row, write_csv
+from dabdetr.training.history import COLUMNS, Row, write_record
 from dabdetr.training.losses import TERMS, detection_loss
 from dabdetr.training.module import Meter
 
@@ -210,7 +210,7 @@ def test_terms_of_heads_and_groups_are_logged(tmp_path: Path) -> None:
     assert meter.means() == expected
 
     rows: list[Row] = [dict.fromkeys(COLUMNS), dict.fromkeys(COLUMNS) | meter.means()]
-    write_csv(tmp_path / "results.csv", rows)
+    write_record(tmp_path / "results.csv", rows)
     first, second = csv.DictReader((tmp_path / "results.csv").read_text().splitlines())
     assert list(first) == [*COLUMNS, "atss_loss_giou", "dn_loss_ce"]
     assert first["atss_loss_giou"] == ""

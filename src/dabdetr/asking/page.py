@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 
 import numpy as np
 
+from dabdetr.packages import static
 from dabdetr.structures.drawing import data_url
-from dabdetr.text import escape, fill_template
+from dabdetr.text import escape, html_page
 
 LONGEST = 640
 """The longest side in pixels of an image in the page."""
@@ -75,21 +75,25 @@ def page(
     controls: str = "",
     script: str = "",
 ) -> str:
-    """The page; cards are ``width`` pixels wide.
+    """The page; cards are at least ``width`` pixels wide.
 
-    ``lead`` is text with commands between backticks; ``controls`` and ``script`` are HTML.
+    ``lead`` is text with commands between backticks, ``controls`` HTML, ``script`` JavaScript.
     """
-    template = (files("dabdetr.asking") / "static" / "page.html").read_text(encoding="utf-8")
-    return fill_template(
-        template,
-        title=escape(title),
-        lead="<p>" + re.sub("`(.+?)`", r"<code>\1</code>", escape(lead)) + "</p>",
-        width=str(width),
-        height=str(round(1.2 * width)),
-        controls=controls,
-        cards="\n".join(card.html() for card in cards),
-        script=script,
+    words = re.sub("`(.+?)`", r"<code>\1</code>", escape(lead))
+    switches = "".join(
+        f'<label><input type="checkbox" id="hide-{kind}" checked> '
+        f'<span class="swatch {kind}"></span>{kind}</label>'
+        for kind in ("before", "after")
     )
+    body = (
+        f"<header><h1>{escape(title)}</h1><p>{words}</p></header>\n"
+        f'<div class="bar">{switches}{controls}</div>\n'
+        f'<main class="cards" style="--width: {width}px">\n'
+        + "\n".join(card.html() for card in cards)
+        + "\n</main>"
+    )
+    style = static("dabdetr.data", "page.css") + static("dabdetr.asking", "page.css")
+    return html_page(title, style, body, script)
 
 
 def _rectangle(box: Sequence[float], kind: str, x0: int, y0: int) -> str:

@@ -17,6 +17,7 @@ from rich.text import Text
 from dabdetr.bench.candidates import BenchResult, Row
 from dabdetr.files import write_atomically
 from dabdetr.packages import installed_versions
+from dabdetr.structures.drawing import new_figure, save_figure
 from dabdetr.text import counted, json_text
 from dabdetr.text import markdown as as_markdown
 
@@ -31,8 +32,6 @@ MARKERS = {"fp32": "o", "bf16": "s", "fp16": "D", "int8": "^"}
 
 def save(bench: BenchResult, folder: Path) -> None:
     """Write bench.json, bench.md and bench.png into a folder."""
-    from dabdetr.explain.figures import save as save_figure
-
     write_atomically(folder / "bench.json", json_text(to_dict(bench), indent=1).encode())
     save_figure(speeds(bench), folder / "bench.png")
     write_atomically(folder / "bench.md", markdown(bench).encode())
@@ -212,8 +211,6 @@ def _number(value: float | None) -> str:
 
 def speeds(bench: BenchResult) -> Figure:
     """Quality against images per second; candidates below the line lose too much."""
-    from dabdetr.explain.figures import new_figure
-
     figure = new_figure(8.4, 4.4)
     panel, best = figure.subplots(), bench.best
     for row in bench.rows:

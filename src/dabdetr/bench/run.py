@@ -31,7 +31,7 @@ from dabdetr.bench.candidates import (
 from dabdetr.bench.worker import Failed, Process, read_found, run_export
 from dabdetr.checkpoints.locate import shipped
 from dabdetr.checkpoints.native import load_model
-from dabdetr.data.dataset import DetectionDataset, Subset
+from dabdetr.data.dataset import DetectionDataset, Subset, evenly
 from dabdetr.data.layouts import open_data
 from dabdetr.evaluation.evaluate import class_map, score
 from dabdetr.export.formats import FORMATS
@@ -319,14 +319,13 @@ def of_source(source: str | Path, most: int, folder: Path) -> list[str]:
         is_file = each.frame is None and Path(each.name).is_file()
         files.append(each.name if is_file else _write(each.array, folder, number))
     if not files:
-        raise ValueError(f"active is no image in {source}; give some to time and to compare on")
+        raise ValueError(f"there is no image in {source}; give some to time and to compare on")
     return files
 
 
 def spread(items: Sequence, count: int) -> list:
     """At most ``count`` of the items, spaced evenly, in their order."""
-    places = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
-    return [items[place] for place in places]
+    return [items[place] for place in evenly(len(items), count)]
 
 
 def _write(image: np.ndarray, folder: Path, number: int) -> str:

@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dabdetr.cli.options import (
-    Annotations,
-    BoxFormats,
-    Data,
-    Device,
-    Images,
-    Json,
-    Layout,
-    ModelOrNone,
-    Name,
-    Project,
-    Quiet,
-    Strict,
-    open_splits,
-    run_place,
-)
-from dabdetr.cli.output import print_json, refuse_to_overwrite, say, tracked
+from dabdetr.cli import options
+from dabdetr.cli.output import print_json, refuse_to_overwrite, say
 from dabdetr.files import check_writable
 from dabdetr.runs import RunFolder, interruptible
-from dabdetr.text import counted, json_text
+from dabdetr.steps import tracked
+from dabdetr.text import counted, embedded_json, json_text
 
 if TYPE_CHECKING:
     from dabdetr.evaluation.suspicions import Suspicion
@@ -39,10 +24,10 @@ WEAK = 0.5
 
 
 def audit(
-    data: Data = None,
-    model: ModelOrNone = None,
-    annotations: Annotations = None,
-    images: Images = None,
+    data: options.Data = None,
+    model: options.ModelOrNone = None,
+    annotations: options.Annotations = None,
+    images: options.Images = None,
     split: Annotated[
         str | None, typer.Option(help="Check this split only; all splits if not given.")
     ] = None,
@@ -70,14 +55,14 @@ def audit(
             "--name.",
         ),
     ] = None,
-    to: Layout = "coco",
-    name: Name = None,
-    project: Project = Path("runs/audit"),
-    box_format: BoxFormats = None,
-    strict: Strict = False,
-    device: Device = "auto",
-    as_json: Json = False,
-    quiet: Quiet = False,
+    to: options.Layout = "coco",
+    name: options.Name = None,
+    project: options.Project = Path("runs/audit"),
+    box_format: options.BoxFormats = None,
+    strict: options.Strict = False,
+    device: options.Device = "auto",
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Rank labels that are probably wrong, and correct them.
 
@@ -94,12 +79,14 @@ def audit(
         from dabdetr.asking.decisions import read_decisions
 
         decisions = read_decisions(fix)  # before the data are read, so that errors come at once
-        found = open_splits(data, annotations, images, box_format, strict=strict, quiet=quiet)
+        found = options.open_splits(
+            data, annotations, images, box_format, strict=strict, quiet=quiet
+        )
         _write_fixed(found, decisions, output, to, as_json, quiet)
         return
-    project, name = run_place(project, name, output)
+    project, name = options.run_place(project, name, output)
     check_writable(project)
-    found = open_splits(data, annotations, images, box_format, strict=strict, quiet=quiet)
+    found = options.open_splits(data, annotations, images, box_format, strict=strict, quiet=quiet)
     if model is None and folds is None:
         raise ValueError(
             "no model was given: dabdetr audit DATA --model MODEL, or --folds 3 to train models "
@@ -118,16 +105,14 @@ def audit(
         if folds is not None:
             from dabdetr.asking.folds import audit_out_of_fold
 
-            options = {"epochs": epochs, "val_every": epochs, "quiet": quiet}
+            training = {"epochs": epochs, "val_every": epochs, "device": device, "quiet": quiet}
             trained = str(model or "dab-lite")
-            for some in audit_out_of_fold(
-                chosen, folds, folder.path, trained, device=device, **options
-            ):
+            for some in audit_out_of_fold(chosen, folds, folder.path, trained, **training):
                 every += some
         else:
             predictor = Predictor(str(model), device=device)
             for each in chosen:
-                for some in tracked(suspect(each, predictor), "images", quiet):
+                for some in tracked(suspect(each, predictor), "images", shown=not quiet):
                     every += some
         every = ranked(every)
         rows = [{"accept": False, **each.to_dict()} for each in every]
@@ -209,12 +194,11 @@ def _page(splits: dict[str, Any], every: list[Suspicion], rows: list[dict[str, A
         "those that are right, save the decisions, and write a corrected copy: `dabdetr audit DATA "
         "--fix decisions.json -o COPY`"
     )
-    text = json.dumps(rows, separators=(",", ":"), allow_nan=False)
-    for sign in "<>&":
-        text = text.replace(sign, f"\\u{ord(sign):04x}")
-    script = f'<script type="application/json" id="rows">{text}</script>\n<script>{SCRIPT}</script>'
-    controls = '<button id="save">Save decisions.json</button> <span id="count">0 accepted</span>'
-    return page("Labels that the model doubts", lead, cards, 260, controls, script)
+    controls = (
+        '<button id="save">Save decisions.json</button> <span id="count">0 accepted</span>'
+        f'<script type="application/json" id="rows">{embedded_json(rows)}</script>'
+    )
+    return page("Labels that the model doubts", lead, cards, 260, controls, SCRIPT)
 
 
 SCRIPT = """

@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from dabdetr.cli.options import Device, Json, Model, Quiet, Split, check_folder, run_place
+from dabdetr.cli import options
 from dabdetr.cli.output import console, print_json, say
 from dabdetr.files import check_writable
 from dabdetr.runs import RunFolder
 
 
 def bench(
-    model: Model,
+    model: options.Model,
     data: Annotated[
         str | None, typer.Option(help="Annotated images, a data folder or scenes: gives AP.")
     ] = None,
@@ -22,7 +22,7 @@ def bench(
         str | None,
         typer.Option(help="Images without boxes, instead of --data: a folder, pattern or video."),
     ] = None,
-    split: Split = "val",
+    split: options.Split = "val",
     max_ap_drop: Annotated[
         float | None,
         typer.Option(
@@ -51,9 +51,9 @@ def bench(
         Path | None,
         typer.Option("--output", "-o", help="Folder to write; runs/bench/bench-N if not given."),
     ] = None,
-    device: Device = "auto",
-    as_json: Json = False,
-    quiet: Quiet = False,
+    device: options.Device = "auto",
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Measure a model in every runtime and precision; recommend one.
 
@@ -62,8 +62,8 @@ def bench(
     folder gets bench.md, bench.json and bench.png. Runtimes that cannot run
     here are listed with the reason.
     """
-    project, name = run_place(Path("runs/bench"), None, output)
-    check_folder(data)
+    project, name = options.run_place(Path("runs/bench"), None, output)
+    options.check_folder(data)
     check_writable(project)
     from dabdetr.bench.candidates import Plan
 

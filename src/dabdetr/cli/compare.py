@@ -8,19 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dabdetr.cli.options import (
-    DataOption,
-    Device,
-    Json,
-    Name,
-    Project,
-    Quiet,
-    RunOutput,
-    TrainShare,
-    WorkersOrNone,
-    check_folder,
-    run_place,
-)
+from dabdetr.cli import options
 from dabdetr.cli.output import print_json, say
 from dabdetr.files import check_writable
 
@@ -29,7 +17,7 @@ def compare(
     models: Annotated[
         list[str] | None, typer.Argument(help="Presets, config files or weights, two or more.")
     ] = None,
-    data: DataOption = None,
+    data: options.DataOption = None,
     seeds: Annotated[
         int | None, typer.Option(min=1, max=1000, help="Number of seeds per model; 3 if not given.")
     ] = None,
@@ -44,7 +32,7 @@ def compare(
         str | None,
         typer.Option("--start", "--from", help="imagenet, none, or weights; each model's own."),
     ] = None,
-    workers: WorkersOrNone = None,
+    workers: options.WorkersOrNone = None,
     assignments: Annotated[
         list[str] | None,
         typer.Option("--set", help="path=value of every config, such as training.lr=1e-4."),
@@ -53,7 +41,7 @@ def compare(
         int | None,
         typer.Option(min=1, help="Epochs between validations; about 20 validations if not given."),
     ] = None,
-    split: TrainShare = None,
+    split: options.TrainShare = None,
     jobs: Annotated[
         int, typer.Option(min=1, help="Number of trainings at a time, each in its own process.")
     ] = 1,
@@ -64,12 +52,12 @@ def compare(
     report: Annotated[
         Path | None, typer.Option(help="Write the report of the comparison in this folder again.")
     ] = None,
-    name: Name = None,
-    project: Project = Path("runs/compare"),
-    output: RunOutput = None,
-    device: Device = "auto",
-    as_json: Json = False,
-    quiet: Quiet = False,
+    name: options.Name = None,
+    project: options.Project = Path("runs/compare"),
+    output: options.RunOutput = None,
+    device: options.Device = "auto",
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Train several models on your data alike, and compare them.
 
@@ -77,7 +65,7 @@ def compare(
     `train`. After Ctrl-C, --resume continues the comparison. Its folder gets report.md, table.csv
     and curves.png.
     """
-    project, name = run_place(project, name, output)
+    project, name = options.run_place(project, name, output)
     given = {
         "epochs": epochs,
         "batch": batch,
@@ -98,7 +86,7 @@ def compare(
             f"a comparison that was begun keeps its {named}; --resume takes models and --seeds, "
             "and --report takes no other option"
         )
-    check_folder(data)
+    options.check_folder(data)
     if begun is None:
         check_writable(project)
     if report is not None:

@@ -7,27 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dabdetr.cli import options
 from dabdetr.cli.app import add_verb
-from dabdetr.cli.options import (
-    Annotations,
-    BoxFormats,
-    Data,
-    Images,
-    Json,
-    Layout,
-    Name,
-    Out,
-    Output,
-    Project,
-    Quiet,
-    RunOutput,
-    Split,
-    Strict,
-    open_split,
-    open_splits,
-    place_of,
-    run_place,
-)
 from dabdetr.cli.output import console, print_json, refuse_to_overwrite, say
 from dabdetr.files import check_writable
 from dabdetr.runs import RunFolder
@@ -42,16 +23,16 @@ data = typer.Typer(
 
 
 def stats(
-    data: Data = None,
-    annotations: Annotations = None,
-    images: Images = None,
-    box_format: BoxFormats = None,
-    strict: Strict = False,
+    data: options.Data = None,
+    annotations: options.Annotations = None,
+    images: options.Images = None,
+    box_format: options.BoxFormats = None,
+    strict: options.Strict = False,
     plot: Annotated[
         Path | None, typer.Option(help="Write a figure of all distributions (.png or .svg).")
     ] = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Count images and objects, and recommend settings.
 
@@ -60,9 +41,8 @@ def stats(
     queries, and tiles if objects are small in large images.
     """
     refuse_to_overwrite(plot)
-    if plot and plot.suffix.lower() not in (".png", ".svg"):
-        raise ValueError(f"--plot should end in .png or .svg; got {plot}")
-    found = open_splits(data, annotations, images, box_format, strict=strict, quiet=quiet)
+    options.check_figure(plot)
+    found = options.open_splits(data, annotations, images, box_format, strict=strict, quiet=quiet)
     from dabdetr.data.statistics import describe, recommend, summarise
 
     summaries = [summarise(each) for each in found]
@@ -92,11 +72,11 @@ def stats(
 
 
 def view(
-    data: Data = None,
-    split: Split = "train",
-    annotations: Annotations = None,
-    images: Images = None,
-    box_format: BoxFormats = None,
+    data: options.Data = None,
+    split: options.Split = "train",
+    annotations: options.Annotations = None,
+    images: options.Images = None,
+    box_format: options.BoxFormats = None,
     count: Annotated[
         int, typer.Option(min=1, help="Number of images, spread evenly over the data.")
     ] = 24,
@@ -112,16 +92,18 @@ def view(
     seed: Annotated[
         int, typer.Option(min=0, help="With --augment: seed of the random changes.")
     ] = 0,
-    name: Name = None,
-    project: Project = Path("runs/view"),
-    output: RunOutput = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    name: options.Name = None,
+    project: options.Project = Path("runs/view"),
+    output: options.RunOutput = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Draw images with their boxes: a page (index.html) and a contact sheet."""
-    project, name = run_place(project, name, output)
+    project, name = options.run_place(project, name, output)
     check_writable(project)
-    opened = open_split(data, split, annotations, images, box_format, strict=False, quiet=quiet)
+    opened = options.open_split(
+        data, split, annotations, images, box_format, strict=False, quiet=quiet
+    )
     from dabdetr.data.views import augmented, contact_sheet, page, views
 
     if augment:
@@ -142,43 +124,43 @@ def view(
 
 def convert(
     data: Annotated[str, typer.Argument(help="A folder, file or zip in any layout that is read.")],
-    out: Out = None,
-    output: Output = None,
-    to: Layout = "coco",
-    box_format: BoxFormats = None,
-    strict: Strict = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    out: options.Out = None,
+    output: options.Output = None,
+    to: options.Layout = "coco",
+    box_format: options.BoxFormats = None,
+    strict: options.Strict = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Write the data in another layout: COCO, YOLO, VOC or WebDataset.
 
     Boxes are bit for bit the same when they are read back; images are copied unchanged.
     """
-    out = place_of(out, output, "data convert DATA -o FOLDER")
-    found = open_splits(data, None, None, box_format, strict=strict, quiet=quiet)
+    out = options.place_of(out, output, "data convert DATA -o FOLDER")
+    found = options.open_splits(data, None, None, box_format, strict=strict, quiet=quiet)
     _write(found, out, to, as_json, quiet)
 
 
 def split(
     data: Annotated[str, typer.Argument(help="A data set that has one split.")],
-    out: Out = None,
-    output: Output = None,
+    out: options.Out = None,
+    output: options.Output = None,
     share: Annotated[float, typer.Option("--split", help="Share of the images to train on.")] = 0.8,
     test: Annotated[float, typer.Option(help="Share of the images for a test split.")] = 0.0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random split.")] = 0,
-    to: Layout = "coco",
-    box_format: BoxFormats = None,
-    strict: Strict = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    to: options.Layout = "coco",
+    box_format: options.BoxFormats = None,
+    strict: options.Strict = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Divide a data set into train and val, and with --test into test.
 
     Classes are divided in proportion, near-duplicate images stay together, and the same seed gives
     the same split.
     """
-    out = place_of(out, output, "data split DATA -o FOLDER")
-    found = open_splits(data, None, None, box_format, strict=strict, quiet=quiet)
+    out = options.place_of(out, output, "data split DATA -o FOLDER")
+    found = options.open_splits(data, None, None, box_format, strict=strict, quiet=quiet)
     if len(found) > 1:
         names = ", ".join(each.split for each in found)
         raise ValueError(f"{data} has splits already: {names}; data convert writes them elsewhere")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dabdetr.cli.options import Device, Json, Name, Project, Quiet
+from dabdetr.cli import options
 from dabdetr.cli.output import console, print_json, refuse_to_overwrite, say
 from dabdetr.files import check_writable
 from dabdetr.runs import RunFolder
@@ -42,11 +42,11 @@ def demo(
     to: Annotated[
         str, typer.Option(help="Layout of the labelled data: coco, yolo, voc or webdataset.")
     ] = "coco",
-    device: Device = "auto",
-    name: Name = None,
-    project: Project = Path("runs/demo"),
-    as_json: Json = False,
-    quiet: Quiet = False,
+    device: options.Device = "auto",
+    name: options.Name = None,
+    project: options.Project = Path("runs/demo"),
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Detect digits with an included model; leave images to try.
 

@@ -8,18 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dabdetr.cli.options import (
-    Annotations,
-    BoxFormats,
-    Data,
-    Device,
-    Images,
-    ImageSize,
-    Json,
-    Layout,
-    Quiet,
-    open_splits,
-)
+from dabdetr.cli import options
 from dabdetr.cli.output import console, print_json, refuse_to_overwrite, say
 from dabdetr.text import counted
 
@@ -30,18 +19,18 @@ if TYPE_CHECKING:
 
 
 def doctor(
-    data: Data = None,
-    annotations: Annotations = None,
-    images: Images = None,
-    box_format: BoxFormats = None,
+    data: options.Data = None,
+    annotations: options.Annotations = None,
+    images: options.Images = None,
+    box_format: options.BoxFormats = None,
     model: Annotated[
         str, typer.Option(help="The preset, config or weights that you want to train.")
     ] = "dab-lite",
-    imgsz: ImageSize = None,
+    imgsz: options.ImageSize = None,
     fix: Annotated[
         Path | None, typer.Option(help="Write a repaired copy into a new folder, with a log.")
     ] = None,
-    to: Layout = "coco",
+    to: options.Layout = "coco",
     html: Annotated[
         Path | None, typer.Option(help="Write a page that shows the images of all findings.")
     ] = None,
@@ -55,9 +44,9 @@ def doctor(
     seconds: Annotated[
         int, typer.Option(min=1, help="Seconds of training in the self-test; at most four times.")
     ] = 90,
-    device: Device = "auto",
-    as_json: Json = False,
-    quiet: Quiet = False,
+    device: options.Device = "auto",
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Find errors in labelled data, and write a repaired copy.
 
@@ -73,7 +62,9 @@ def doctor(
     from dabdetr.data.findings import keeping_all
 
     with keeping_all() if fix else nullcontext():  # the log names every row
-        found = open_splits(data, annotations, images, box_format, strict=False, quiet=quiet)
+        found = options.open_splits(
+            data, annotations, images, box_format, strict=False, quiet=quiet
+        )
     from dabdetr.data.doctor import all_kinds, examine
 
     problems = examine(found, config, progress=not quiet)

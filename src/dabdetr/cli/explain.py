@@ -12,19 +12,9 @@ from urllib.parse import quote
 
 import typer
 
-from dabdetr.cli.options import (
-    Conf,
-    Device,
-    ImageSize,
-    Json,
-    MaxDet,
-    Model,
-    Quiet,
-    SkipUnreadable,
-    Split,
-    check_folder,
-)
-from dabdetr.cli.output import file_name, print_json, refuse_to_overwrite, say, tracked
+from dabdetr.cli import options
+from dabdetr.cli.output import file_name, print_json, refuse_to_overwrite, say
+from dabdetr.steps import tracked
 
 if TYPE_CHECKING:
     from dabdetr.data.dataset import DetectionDataset
@@ -44,7 +34,7 @@ def explain(
         str | None,
         typer.Option(help="Labelled data instead of images: a folder in any layout, or scenes."),
     ] = None,
-    split: Split = "val",
+    split: options.Split = "val",
     count: Annotated[
         int, typer.Option(min=1, help="With --data: the first N images.", metavar="N")
     ] = 20,
@@ -54,15 +44,15 @@ def explain(
             "--output", "-o", help="The page to write; for several images, their index page."
         ),
     ] = Path("report.html"),
-    model: Model = SHIPPED,
-    conf: Conf = None,
-    max_det: MaxDet = None,
-    imgsz: ImageSize = None,
-    device: Device = "auto",
+    model: options.Model = SHIPPED,
+    conf: options.Conf = None,
+    max_det: options.MaxDet = None,
+    imgsz: options.ImageSize = None,
+    device: options.Device = "auto",
     force: Annotated[bool, typer.Option("--force", help="Overwrite the page.")] = False,
-    skip_unreadable: SkipUnreadable = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    skip_unreadable: options.SkipUnreadable = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Write a page that shows how each detection came about.
 
@@ -82,7 +72,7 @@ def explain(
     if output.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"the page should end in .html; got {output}")
     refuse_to_overwrite(output, "choose another name, or give --force", force)
-    check_folder(data)
+    options.check_folder(data)
     if source:
         from dabdetr.inference.sources import attempts
 
@@ -105,7 +95,7 @@ def explain(
     else:
         found = _explain_data(runtime, truth, count, conf, max_det, pass_over)
     named = (replace(each, trace=replace(each.trace, model=model)) for each in found)
-    written = _write(tracked(named, "images", quiet), output, model, force)
+    written = _write(tracked(named, "images", shown=not quiet), output, model, force)
     for reason in skipped:
         say(f"skipped: {reason}")
     page = str(output) if written else None
@@ -127,21 +117,16 @@ def _explain_data(
 ) -> Iterator[Explanation]:
     """Explanations of the first ``count`` images of the data, with their labelled objects."""
     from dabdetr.evaluation.evaluate import class_map
-    from dabdetr.explain.explanation import explain as explained
+    from dabdetr.explain.explanation import explain_record
 
     class_map(runtime.names, data.names)  # raises where the model does not know all classes
-    labels = [runtime.names.index(name) for name in data.names]
     for index in range(min(count, len(data))):
-        record = data.record(index)
         try:
-            image = data.image(index)
+            data.image(index)
         except (ValueError, OSError) as error:
-            on_error(record.file, error)
+            on_error(data.record(index).file, error)
             continue
-        (found,) = explained(runtime, image, conf, max_det, ask=True)
-        objects = [labels[label] for label in record.labels[~record.crowd]]
-        named = replace(found, detections=replace(found.detections, source=record.file))
-        yield named.with_truth(record.boxes[~record.crowd], objects)
+        yield explain_record(runtime, data, index, conf=conf, max_det=max_det, ask=True)
 
 
 def _write(

@@ -7,26 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
-from dabdetr.cli.options import (
-    ImageSize,
-    Json,
-    ModelArgument,
-    ModelOrNone,
-    Queries,
-    QueriesInit,
-    Quiet,
-    check_folder,
-    one_of,
-    tell_choices,
-)
+from dabdetr.cli import options
 from dabdetr.cli.output import print_json
 from dabdetr.export.checks import check_target, check_top
 from dabdetr.export.formats import FORMATS, check_format, check_opset
 
 
 def export(
-    weights: ModelArgument = None,
-    model: ModelOrNone = None,
+    weights: options.ModelArgument = None,
+    model: options.ModelOrNone = None,
     format: Annotated[str, typer.Option(help=f"One of {', '.join(FORMATS)}.")] = "onnx",
     output: Annotated[
         Path | None,
@@ -82,12 +71,12 @@ def export(
             help="Labelled images for the comparison, which then includes AP: a folder, or scenes."
         ),
     ] = None,
-    imgsz: ImageSize = None,
-    queries: Queries = None,
-    queries_init: QueriesInit = "keep",
+    imgsz: options.ImageSize = None,
+    queries: options.Queries = None,
+    queries_init: options.QueriesInit = "keep",
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Write a model for ONNX Runtime, OpenVINO or torch.export.
 
@@ -95,7 +84,7 @@ def export(
     same images (generated scenes if none are given). If their detections differ too much, the file
     is deleted and the exit code is 1.
     """
-    model = one_of(weights, model, "model")
+    model = options.one_of(weights, model, "model")
     if model is None:
         raise ValueError("no model was given: dabdetr export MODEL")
     chosen = [name for name, on in (("fp16", half), ("bf16", bf16), ("int8", int8)) if on]
@@ -107,7 +96,7 @@ def export(
     check_target(target, chosen_format, force)
     check_top(post, max_det)
     check_opset(opset)
-    check_folder(data)
+    options.check_folder(data)
     from dabdetr.export.export import Uncertified
     from dabdetr.export.export import export as write
     from dabdetr.inference.opening import torch_runtime
@@ -115,7 +104,7 @@ def export(
     runtime = torch_runtime(
         model, device="cpu", queries=queries, queries_init=queries_init, image_size=imgsz
     )
-    tell_choices(quiet)
+    options.tell_choices(quiet)
     try:
         made = write(
             runtime.model,

@@ -8,7 +8,7 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from dabdetr.cli.options import Json, Output, Quiet, check_model, place_of
+from dabdetr.cli import options
 from dabdetr.cli.output import console, print_json, refuse_to_overwrite, say
 from dabdetr.cli.train import PRESET
 from dabdetr.text import in_any_case
@@ -18,7 +18,7 @@ def models(
     every: Annotated[
         bool, typer.Option("--all", help="List all presets, with their sources.")
     ] = False,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """List recommended models: trained ones, and presets to train."""
     from dabdetr.checkpoints.locate import shipped
@@ -52,7 +52,7 @@ def convert(
         str,
         typer.Argument(
             help="Weights of the authors, transformers, detrex, mmdetection or ours.",
-            callback=check_model,
+            callback=options.check_model,
         ),
     ],
     target: Annotated[
@@ -62,7 +62,7 @@ def convert(
             show_default=False,
         ),
     ] = None,
-    output: Output = None,
+    output: options.Output = None,
     to: Annotated[
         str, typer.Option(help="dabdetr; or transformers: a folder for its pipeline.")
     ] = "dabdetr",
@@ -83,14 +83,14 @@ def convert(
         list[str] | None,
         typer.Option("--set", help="path=value of the config, for settings that the source lacks."),
     ] = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Convert weights of other formats to ours, or to transformers.
 
     A file of ours also contains the config and the class names.
     """
-    target = place_of(target, output, "convert SOURCE -o NAME.safetensors")
+    target = options.place_of(target, output, "convert SOURCE -o NAME.safetensors")
     to = in_any_case(to, ("dabdetr", "transformers"))
     if to == "transformers":
         if half or force:

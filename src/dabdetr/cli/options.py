@@ -1,8 +1,8 @@
-"""Options that several verbs share, and functions that check and read them."""
+"""Options that several verbs share and those of val and predict; functions that check them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -151,6 +151,102 @@ RunOutput = Annotated[
     typer.Option("--output", "-o", help="The run's folder, instead of --project and --name."),
 ]
 
+# of val alone
+
+Predictions = Annotated[
+    Path | None,
+    typer.Option(
+        help="Saved detections instead of a model: a COCO results file, or what predict --json "
+        "printed."
+    ),
+]
+Calibrate = Annotated[
+    Path | None,
+    typer.Option(
+        help="Write the weights with the thresholds and the calibration of scores that fit this "
+        "split best."
+    ),
+]
+PerLayer = Annotated[bool, typer.Option("--per-layer", help="Evaluate after each decoder layer.")]
+LayerPlot = Annotated[
+    Path | None, typer.Option(help="With --per-layer: write curves (.png or .svg).")
+]
+Errors = Annotated[
+    bool,
+    typer.Option(
+        "--errors", help="Also find the cause of each missed object and each false detection."
+    ),
+]
+Census = Annotated[
+    bool,
+    typer.Option(
+        "--census", help="Also count what each query finds, and which queries find nothing."
+    ),
+]
+Against = Annotated[
+    Path | None,
+    typer.Option(
+        help="Compare with a run folder of val or train, a report, or a COCO results file: objects "
+        "won and lost, and whether the difference is more than chance."
+    ),
+]
+Workers = Annotated[int, typer.Option(min=0, help="Processes that read images.")]
+
+# of predict alone
+
+PredictedImages = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="Images, folders, patterns, addresses, videos, a camera's number, - for stdin."
+    ),
+]
+Source = Annotated[list[str] | None, typer.Option(help="The images, as an option.")]
+MultiLabel = Annotated[
+    bool,
+    typer.Option(
+        "--multi-label", help="Report every class of a query that scores enough, not only the best."
+    ),
+]
+Classes = Annotated[
+    list[str] | None,
+    typer.Option(help="Only these classes; repeat the option, or separate with commas."),
+]
+Tiles = Annotated[
+    bool, typer.Option("--tiles", help="Also run on overlapping tiles of large images.")
+]
+TileSize = Annotated[int | None, typer.Option(help="Side of a tile in pixels; implies --tiles.")]
+Stride = Annotated[int, typer.Option(help="Take every N-th frame of a video only.", metavar="N")]
+Track = Annotated[
+    bool, typer.Option("--track", help="Follow objects through videos; writes MOT files too.")
+]
+Patience = Annotated[int, typer.Option(min=0, help="Frames for which --track keeps a lost object.")]
+Save = Annotated[bool, typer.Option(help="Write images and videos with the boxes drawn in.")]
+SaveCrops = Annotated[
+    bool, typer.Option("--save-crops", help="Also write each object as an image.")
+]
+SaveTxt = Annotated[
+    bool, typer.Option("--save-txt", help="Write a YOLO label file per image, with scores.")
+]
+Csv = Annotated[bool, typer.Option("--csv", help="Write predictions.csv, one row per object.")]
+LabelStudio = Annotated[
+    Path | None,
+    typer.Option(help="Write the detections as pre-annotated tasks for Label Studio (JSON)."),
+]
+FiftyOne = Annotated[bool, typer.Option("--fiftyone", help="Write a data set for FiftyOne.")]
+AllowPrivate = Annotated[
+    bool,
+    typer.Option(
+        "--allow-private", help="Allow addresses of this machine and of private networks."
+    ),
+]
+JsonLines = Annotated[
+    bool, typer.Option("--jsonl", help="Print one JSON line per image as soon as it is done.")
+]
+Continue = Annotated[
+    bool,
+    typer.Option("--continue", help="Continue the stopped run called --name, or the newest one."),
+]
+
 
 def one_of(argument: Any, option: Any, name: str) -> Any:
     """The value given as an argument or as the option ``--name``; ValueError if both are given."""
@@ -200,16 +296,26 @@ def read_box_format(given: str | None) -> Any:
 
 def check_data(data: str | None, annotations: Path | None, images: Path | None) -> None:
     """Raise where no data were given, or two sources of data, or the folder does not exist."""
-    separate = [("--annotations", annotations), ("--images", images)]
-    given = [option for option, value in separate if value is not None]
-    if data is None and not given:
+    separate = given({"annotations": annotations, "images": images})
+    if data is None and not separate:
         raise ValueError("no data was given; give --data FOLDER or --data scenes")
-    if data is not None and given:
+    if data is not None and separate:
         raise ValueError(
-            f"--data and {' and '.join(given)} were given; give --data, or --annotations with "
+            f"--data and {' and '.join(separate)} were given; give --data, or --annotations with "
             "--images"
         )
     check_folder(data)
+
+
+def given(values: Mapping[str, object]) -> list[str]:
+    """The options among ``values``, by name without dashes, that were given: --coco, --imgsz …"""
+    return [f"--{name}" for name, value in values.items() if value]
+
+
+def check_figure(plot: Path | None) -> None:
+    """ValueError unless the name of a figure ends in .png or .svg."""
+    if plot and plot.suffix.lower() not in (".png", ".svg"):
+        raise ValueError(f"--plot should end in .png or .svg; got {plot}")
 
 
 def check_folder(data: str | None) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from dabdetr.files import check_place, check_writable, plain_name
@@ -14,8 +13,6 @@ from dabdetr.text import json_text, printable, wrapped
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-Item = TypeVar("Item")
 
 DRAWABLE = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 """Endings that drawn images keep; any other becomes .png."""
@@ -53,17 +50,6 @@ def refuse_to_overwrite(
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} in")
     check_writable(path.parent)
-
-
-def tracked(items: Iterable[Item], what: str, quiet: bool) -> Iterator[Item]:
-    """The same items; on a terminal, stderr shows their number and the time."""
-    from rich.console import Console
-    from rich.progress import Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.completed} " + what), TimeElapsedColumn())
-    hidden = quiet or not sys.stderr.isatty()
-    with Progress(*columns, console=Console(stderr=True), disable=hidden) as bar:
-        yield from bar.track(items, total=None)
 
 
 def file_name(source: str, taken: set[str]) -> str:

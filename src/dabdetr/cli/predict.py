@@ -2,57 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from dabdetr.cli.app import Unfinished
-from dabdetr.cli.options import (
-    Batch,
-    Coco,
-    Compile,
-    Conf,
-    Device,
-    ImageSize,
-    Json,
-    Layers,
-    MaxDet,
-    ModelOrNone,
-    Name,
-    Nms,
-    Project,
-    Queries,
-    QueriesInit,
-    Quiet,
-    RunOutput,
-    SetPrecision,
-    SkipUnreadable,
-    class_names,
-    given_options,
-    run_place,
-    tell_choices,
-)
-from dabdetr.cli.output import (
-    console,
-    print_json,
-    refuse_to_overwrite,
-    say,
-    tracked,
-)
-from dabdetr.cli.saving import Saver
+from dabdetr.cli import options
+from dabdetr.cli.output import console, print_json, refuse_to_overwrite, say
+from dabdetr.cli.saving import Saver, write_coco, write_label_studio
 from dabdetr.runs import RunFolder, interruptible, locked
+from dabdetr.steps import tracked
 from dabdetr.text import counted, json_text, printable
 
 if TYPE_CHECKING:
     from dabdetr.cli.unfinished import Journal
-    from dabdetr.predictor import Predictor
     from dabdetr.structures import Detections
 
 MOST_ROWS = 200
@@ -61,93 +29,43 @@ MOST_ROWS = 200
 
 def predict(
     ctx: typer.Context,
-    model: ModelOrNone = None,
-    images: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="Images, folders, patterns, addresses, videos, a camera's number, - for stdin."
-        ),
-    ] = None,
-    source: Annotated[list[str] | None, typer.Option(help="The images, as an option.")] = None,
-    conf: Conf = None,
-    max_det: MaxDet = None,
-    nms: Nms = None,
-    multi_label: Annotated[
-        bool,
-        typer.Option(
-            "--multi-label",
-            help="Report every class of a query that scores enough, not only the best.",
-        ),
-    ] = False,
-    classes: Annotated[
-        list[str] | None,
-        typer.Option(help="Only these classes; repeat the option, or separate with commas."),
-    ] = None,
-    imgsz: ImageSize = None,
-    tiles: Annotated[
-        bool, typer.Option("--tiles", help="Also run on overlapping tiles of large images.")
-    ] = False,
-    tile_size: Annotated[
-        int | None, typer.Option(help="Side of a tile in pixels; implies --tiles.")
-    ] = None,
-    stride: Annotated[
-        int, typer.Option(help="Take every N-th frame of a video only.", metavar="N")
-    ] = 1,
-    track: Annotated[
-        bool, typer.Option("--track", help="Follow objects through videos; writes MOT files too.")
-    ] = False,
-    patience: Annotated[
-        int, typer.Option(min=0, help="Frames for which --track keeps a lost object.")
-    ] = 15,
-    queries: Queries = None,
-    queries_init: QueriesInit = "keep",
-    layers: Layers = None,
-    batch: Batch = 1,
-    device: Device = "auto",
-    precision: SetPrecision = "fp32",
-    compile: Compile = False,
-    save: Annotated[
-        bool, typer.Option(help="Write images and videos with the boxes drawn in.")
-    ] = True,
-    save_crops: Annotated[
-        bool, typer.Option("--save-crops", help="Also write each object as an image.")
-    ] = False,
-    coco: Coco = None,
-    save_txt: Annotated[
-        bool,
-        typer.Option("--save-txt", help="Write a YOLO label file per image, with scores."),
-    ] = False,
-    as_csv: Annotated[
-        bool, typer.Option("--csv", help="Write predictions.csv, one row per object.")
-    ] = False,
-    label_studio: Annotated[
-        Path | None,
-        typer.Option(help="Write the detections as pre-annotated tasks for Label Studio (JSON)."),
-    ] = None,
-    fiftyone: Annotated[
-        bool, typer.Option("--fiftyone", help="Write a data set for FiftyOne.")
-    ] = False,
-    name: Name = None,
-    project: Project = Path("runs/predict"),
-    output: RunOutput = None,
-    allow_private: Annotated[
-        bool,
-        typer.Option(
-            "--allow-private", help="Allow addresses of this machine and of private networks."
-        ),
-    ] = False,
-    skip_unreadable: SkipUnreadable = False,
-    as_json: Json = False,
-    as_lines: Annotated[
-        bool, typer.Option("--jsonl", help="Print one JSON line per image as soon as it is done.")
-    ] = False,
-    go_on: Annotated[
-        bool,
-        typer.Option(
-            "--continue", help="Continue the stopped run called --name, or the newest one."
-        ),
-    ] = False,
-    quiet: Quiet = False,
+    model: options.ModelOrNone = None,
+    images: options.PredictedImages = None,
+    source: options.Source = None,
+    conf: options.Conf = None,
+    max_det: options.MaxDet = None,
+    nms: options.Nms = None,
+    multi_label: options.MultiLabel = False,
+    classes: options.Classes = None,
+    imgsz: options.ImageSize = None,
+    tiles: options.Tiles = False,
+    tile_size: options.TileSize = None,
+    stride: options.Stride = 1,
+    track: options.Track = False,
+    patience: options.Patience = 15,
+    queries: options.Queries = None,
+    queries_init: options.QueriesInit = "keep",
+    layers: options.Layers = None,
+    batch: options.Batch = 1,
+    device: options.Device = "auto",
+    precision: options.SetPrecision = "fp32",
+    compile: options.Compile = False,
+    save: options.Save = True,
+    save_crops: options.SaveCrops = False,
+    coco: options.Coco = None,
+    save_txt: options.SaveTxt = False,
+    as_csv: options.Csv = False,
+    label_studio: options.LabelStudio = None,
+    fiftyone: options.FiftyOne = False,
+    name: options.Name = None,
+    project: options.Project = Path("runs/predict"),
+    output: options.RunOutput = None,
+    allow_private: options.AllowPrivate = False,
+    skip_unreadable: options.SkipUnreadable = False,
+    as_json: options.Json = False,
+    as_lines: options.JsonLines = False,
+    go_on: options.Continue = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Detect objects in images, videos and cameras.
 
@@ -163,13 +81,14 @@ def predict(
     """
     from dabdetr.cli import unfinished
 
-    project, name = run_place(project, name, output)
+    project, name = options.run_place(project, name, output)
     if go_on:
         stopped = unfinished.find(project, name)
         with locked(stopped):
             ctx.obj = unfinished.Journal.read(stopped)
-            given = given_options(ctx)
+            given = options.given_options(ctx)
             return predict(ctx, **ctx.obj.options_for(stopped, given, ctx.params.keys()))
+    before: Journal | None = ctx.obj  # of the run that is continued
     if model is None:
         raise ValueError("no model was given: dabdetr predict --model MODEL IMAGE …")
     if as_json and as_lines:
@@ -179,23 +98,22 @@ def predict(
             "--track asks about the last frame's boxes, one frame after the other; leave out "
             "--tiles, --nms, --multi-label, --classes, --max-det and --batch"
         )
-    if track and isinstance(ctx.obj, unfinished.Journal):
+    if track and before:
         raise ValueError("a run with --track cannot be continued; predict the video again")
     refuse_to_overwrite(coco)
     refuse_to_overwrite(label_studio)
     from dabdetr.inference.sources import attempts, expand
 
-    before = ctx.obj if isinstance(ctx.obj, unfinished.Journal) else None
     sources = _sources([*(images or []), *(source or [])], tiles)
     items = before.rest(sources) if before else expand(sources)
     attempts(items, stride)  # a missing file raises before the model is loaded
     from dabdetr.inference.opening import open_model
     from dabdetr.predictor import Predictor
 
-    tell_choices(quiet)
-    wanted = {"draw": save, "crops": save_crops, "txt": save_txt, "table": as_csv}
-    wanted["fiftyone"] = fiftyone
-    needed = any(wanted.values())
+    options.tell_choices(quiet)
+    files = {"draw": save, "crops": save_crops, "txt": save_txt, "table": as_csv}
+    files["fiftyone"] = fiftyone
+    needed = any(files.values())
     if before:
         folder = RunFolder.existing(project / str(name))
     else:
@@ -203,7 +121,7 @@ def predict(
     journal = before or unfinished.new_journal(items, ctx.params)
     skipped = _Skipped(skip_unreadable, journal)
     summary = _Summary(keep=as_json or bool(coco or label_studio), lines=as_lines)
-    with interruptible(), ExitStack() as stack:
+    with interruptible():
         runtime = open_model(
             model,
             device=device,
@@ -215,114 +133,53 @@ def predict(
             compile=compile,
         )
         predictor = Predictor(runtime, batch=batch)
-        stream = (
-            _track(
-                predictor,
-                items,
-                conf=conf,
-                patience=patience,
-                keep_images=save or save_crops,
-                stride=stride,
-                on_error=skipped,
-            )
-            if track
-            else predictor(
+        reading: dict[str, Any] = {"stride": stride, "on_error": skipped}
+        reading["keep_images"] = save or save_crops
+        if track:
+            from dabdetr.asking.track import track as follow
+
+            stream = follow(predictor, items, conf=conf, patience=patience, **reading)
+        else:
+            stream = predictor(
                 items,
                 conf=conf,
                 max_det=max_det,
-                classes=class_names(classes or [], predictor.names),
-                keep_images=save or save_crops,
-                on_error=skipped,
+                classes=options.class_names(classes or [], predictor.names),
                 tiles=tiles if tile_size is None else tile_size,
-                stride=stride,
                 nms=nms,
                 multi_label=multi_label,
                 allow_private=allow_private,
+                **reading,
             )
-        )
-        opened = stack.enter_context(_run_folder(folder, needed, journal, summary, model))
-        results = tracked(stream, "images", quiet or (as_lines and sys.stdout.isatty()))
-        first = [*islice(results, 1)]  # after an error before the first result, no folder is left
-        if opened:
-            opened.publish()
-        saver = Saver(folder.path, **wanted) if needed else None
-        with closing(saver) if saver else nullcontext(), _ended_by_ctrl_c(sources):
-            for found in before.again(folder.path, predictor.names) if before else ():
-                if isinstance(found, str):
-                    skipped.reasons.append(found)
-                    continue
-                summary.add(found)
-                if saver:
+        with unfinished.run_folder(folder, needed, journal, summary, model) as opened:
+            results = tracked(
+                stream, "images", shown=not (quiet or (as_lines and sys.stdout.isatty()))
+            )
+            first = [*islice(results, 1)]  # an error before the first result leaves no folder
+            if opened:
+                opened.publish()
+            saver = Saver(folder.path, **files, tracks=needed)
+            with closing(saver), _ended_by_ctrl_c(sources):
+                for found in before.again(folder.path, predictor.names) if before else ():
+                    if isinstance(found, str):
+                        skipped.reasons.append(found)
+                    else:
+                        saver.add(found)
+                        summary.add(found)
+                for found in chain(first, results):
                     saver.add(found)
-            for found in chain(first, results):
-                if saver:
-                    saver.add(found)
-                if journal:
-                    journal.add(found)
-                summary.add(found)
-        if saver:
+                    if journal:
+                        journal.add(found)
+                    summary.add(found)
             saver.finish(predictor.names)
-        if coco:
-            _write_coco(coco, summary.kept)
-        if label_studio:
-            _write_label_studio(label_studio, summary.kept, model)
-        _report(summary, skipped, model, folder if needed else None, as_json, quiet)
-        sys.stdout.flush()
+            if coco:
+                write_coco(coco, summary.kept)
+            if label_studio:
+                write_label_studio(label_studio, summary.kept, model)
+            _report(summary, skipped, model, folder if needed else None, as_json, quiet)
+            sys.stdout.flush()
     if skipped.reasons:
         raise typer.Exit(1)
-
-
-def _track(predictor: Predictor, source: Any, **options: Any) -> Iterator[Detections]:
-    """Detections of videos with their tracks."""
-    from dabdetr.asking.track import track
-
-    return track(predictor, source, **options)
-
-
-@contextmanager
-def _run_folder(
-    folder: RunFolder, needed: bool, journal: Journal | None, summary: _Summary, model: str
-) -> Iterator[RunFolder | None]:
-    """The run's folder with its journal; an error after its publication leaves both there.
-
-    Unless ``needed``, the folder is only for the journal: it is removed at the end, and None is
-    yielded where it cannot be made.
-    """
-    from dabdetr.cli import unfinished
-
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(folder)
-        except OSError:
-            if needed:
-                raise
-            yield None
-            return
-        resumed = folder.published
-        if not resumed:
-            stack.enter_context(locked(folder.path))
-        if journal:
-            stack.callback(journal.close)
-            journal.start(folder.path, model)
-        try:
-            yield folder
-        except (Exception, KeyboardInterrupt) as error:
-            if folder.published and not folder.path.is_dir():
-                gone = f"the run folder {folder.path} was removed; nothing of this run is kept"
-                raise Unfinished(gone) from error
-            if not needed and not resumed and isinstance(error, BrokenPipeError):
-                folder.discard()  # the reader has ended, as in `dabdetr predict --jsonl | head`
-            elif folder.published and journal:
-                raise Unfinished(journal.state(folder.path)) from error
-            elif folder.published:
-                verb = "is" if summary.images == 1 else "are"
-                done = f"{counted(summary.images, 'image')} {verb}"
-                raise Unfinished(f"{done} done and kept in {folder.path}") from error
-            raise
-        if journal:
-            (folder.path / unfinished.FILE).unlink()
-        if not needed:
-            folder.discard()
 
 
 def _sources(sources: list[str], tiles: bool) -> list[str | bytes]:
@@ -421,27 +278,6 @@ def _report(
         _print_table(summary)
     if folder and summary.images:
         say(f"results: {folder.path}", quiet)
-
-
-def _write_coco(path: Path, found: list[Detections]) -> None:
-    from dabdetr.files import write_atomically
-
-    stems = [Path(each.source).stem for each in found]
-    numbered = all(stem.isdecimal() for stem in stems) and len(set(map(int, stems))) == len(stems)
-    ids = [int(stem) for stem in stems] if numbered else range(1, len(found) + 1)
-    rows: list[dict[str, Any]] = []
-    for image_id, each in zip(ids, found, strict=True):
-        origin = {"file_name": each.source}  # matches images whose ids in the data are others
-        for row in each.to_coco(image_id):
-            rows.append(row | origin | {"category_name": each.names[row["category_id"] - 1]})
-    write_atomically(path, json.dumps(rows).encode())
-
-
-def _write_label_studio(path: Path, found: list[Detections], model: str) -> None:
-    from dabdetr.files import write_atomically
-
-    tasks = [each.to_label_studio(version=Path(model).name) for each in found]
-    write_atomically(path, json_text(tasks, indent=1).encode())
 
 
 def _print_table(summary: _Summary) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dabdetr.cli.options import Batch, Data, Device, Json, Quiet, Split, check_folder, check_model
+from dabdetr.cli import options
 from dabdetr.cli.output import print_json, refuse_to_overwrite, say
 
 
@@ -17,21 +17,21 @@ def prune(
         typer.Argument(
             help="Weights: a file, a run folder, an included model or a name on the hub.",
             show_default=False,
-            callback=check_model,
+            callback=options.check_model,
         ),
     ] = None,
-    data: Data = None,
+    data: options.Data = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The pruned weights (.safetensors).")
     ] = None,
-    split: Split = "val",
+    split: options.Split = "val",
     within: Annotated[
         float, typer.Option(min=0, help="AP points (of 100) that may be lost.")
     ] = 0.1,
-    batch: Batch = 4,
-    device: Device = "auto",
-    as_json: Json = False,
-    quiet: Quiet = False,
+    batch: options.Batch = 4,
+    device: options.Device = "auto",
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Remove decoder layers and queries that your data does not need.
 
@@ -46,7 +46,7 @@ def prune(
     if output.suffix != ".safetensors":
         raise ValueError(f"the pruned weights should end in .safetensors (-o); got {output}")
     refuse_to_overwrite(output)
-    check_folder(data)
+    options.check_folder(data)
     from dabdetr.data.layouts import open_data
 
     truth = open_data(data, split)  # missing data raise before torch is imported

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dabdetr.cli.output import file_name
-from dabdetr.files import UNPORTABLE, plain_name, unwritable
-from dabdetr.text import cells
+from dabdetr.files import UNPORTABLE, plain_name, unwritable, write_atomically
+from dabdetr.text import cells, json_text
 
 if TYPE_CHECKING:
     from dabdetr.structures import Detections
@@ -32,6 +32,7 @@ class Saver:
     table     all objects, in ``predictions.csv``
     fiftyone  a folder that FiftyOne opens as FiftyOneImageDetectionDataset; its images are hard
               links to the sources, or copies where the file system has no hard links
+    tracks    the tracks of a video, as MOT's lines in ``VIDEO.mot.txt``
     """
 
     def __init__(
@@ -42,9 +43,10 @@ class Saver:
         txt: bool = False,
         table: bool = False,
         fiftyone: bool = False,
+        tracks: bool = False,
     ) -> None:
         self.folder, self.draw, self.crops = folder, draw, crops
-        self.txt, self.fiftyone = txt, fiftyone
+        self.txt, self.fiftyone, self.tracks = txt, fiftyone, tracks
         self._found: dict[str, Detections] = {}
         self._stems: set[str] = set()
         self._table: Any = None
@@ -82,7 +84,7 @@ class Saver:
             from dabdetr.structures.formats import rows
 
             self._table.writerows(map(cells, rows(found)))
-        if found.tracks is not None and found.frame is not None:
+        if self.tracks and found.tracks is not None and found.frame is not None:
             from dabdetr.asking.track import mot_lines
 
             with (self.folder / Path(self._name).with_suffix(".mot.txt")).open("a") as file:
@@ -183,3 +185,25 @@ def _link(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
+
+
+def write_coco(path: Path, found: Sequence[Detections]) -> None:
+    """Write a COCO results file.
+
+    Image ids are the numbers in the file names if all names are numbers, else 1, 2, 3 …
+    """
+    stems = [Path(each.source).stem for each in found]
+    numbered = all(stem.isdecimal() for stem in stems) and len(set(map(int, stems))) == len(stems)
+    ids = [int(stem) for stem in stems] if numbered else range(1, len(found) + 1)
+    rows: list[dict[str, Any]] = []
+    for image_id, each in zip(ids, found, strict=True):
+        origin = {"file_name": each.source}  # matches images whose ids in the data are others
+        for row in each.to_coco(image_id):
+            rows.append(row | origin | {"category_name": each.names[row["category_id"] - 1]})
+    write_atomically(path, json.dumps(rows).encode())
+
+
+def write_label_studio(path: Path, found: Sequence[Detections], model: str) -> None:
+    """Write the detections as pre-annotated tasks for Label Studio."""
+    tasks = [each.to_label_studio(version=Path(model).name) for each in found]
+    write_atomically(path, json_text(tasks, indent=1).encode())

@@ -12,20 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dabdetr.cli.options import (
-    Compile,
-    Device,
-    ImageSize,
-    Layers,
-    ModelArgument,
-    ModelOrNone,
-    Queries,
-    QueriesInit,
-    Quiet,
-    SetPrecision,
-    one_of,
-    tell_choices,
-)
+from dabdetr.cli import options
 from dabdetr.cli.output import say
 from dabdetr.packages import install_command
 
@@ -34,8 +21,8 @@ if TYPE_CHECKING:
 
 
 def serve(
-    weights: ModelArgument = None,
-    model: ModelOrNone = None,
+    weights: options.ModelArgument = None,
+    model: options.ModelOrNone = None,
     host: Annotated[
         str, typer.Option(help="Address to listen at; 0.0.0.0 lets other machines in.")
     ] = "127.0.0.1",
@@ -62,14 +49,14 @@ def serve(
             help="Also fetch images from addresses of this machine and of private networks.",
         ),
     ] = False,
-    imgsz: ImageSize = None,
-    queries: Queries = None,
-    queries_init: QueriesInit = "keep",
-    layers: Layers = None,
-    device: Device = "auto",
-    precision: SetPrecision = "fp32",
-    compile: Compile = False,
-    quiet: Quiet = False,
+    imgsz: options.ImageSize = None,
+    queries: options.Queries = None,
+    queries_init: options.QueriesInit = "keep",
+    layers: options.Layers = None,
+    device: options.Device = "auto",
+    precision: options.SetPrecision = "fp32",
+    compile: options.Compile = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Answer requests over HTTP, with a page to try the model.
 
@@ -81,7 +68,7 @@ def serve(
     for Prometheus, and /docs describes all routes. Anyone who reaches the address may ask: there is
     no password. Ctrl-C stops the service after the requests that are being answered.
     """
-    source = one_of(weights, model, "model")
+    source = options.one_of(weights, model, "model")
     if source is None:
         raise ValueError("no model was given: dabdetr serve MODEL")
     service = name if name is not None else _default_name(source)
@@ -104,7 +91,7 @@ def serve(
         ) from None
     from dabdetr.predictor import Predictor
 
-    tell_choices(quiet)
+    options.tell_choices(quiet)
     listening = _listen(host, port)
     with closing(listening):
         predictor = Predictor(

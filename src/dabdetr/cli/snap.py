@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import io
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dabdetr.cli.options import (
-    Annotations,
-    BoxFormats,
-    Data,
-    Device,
-    Images,
-    Json,
-    Layout,
-    Model,
-    Out,
-    Output,
-    Quiet,
-    Strict,
-    open_splits,
-    place_of,
-)
-from dabdetr.cli.output import print_json, refuse_to_overwrite, say, tracked
-from dabdetr.text import cells, counted, json_text
+from dabdetr.cli import options
+from dabdetr.cli.output import print_json, refuse_to_overwrite, say
+from dabdetr.files import write_csv
+from dabdetr.steps import tracked
+from dabdetr.text import counted, json_text
 
 if TYPE_CHECKING:
     from dabdetr.asking.snap import Snap
@@ -37,13 +23,13 @@ SHOWN = 60
 
 
 def snap(
-    model: Model,
-    data: Data = None,
-    out: Out = None,
-    output: Output = None,
-    annotations: Annotations = None,
-    images: Images = None,
-    to: Layout = "coco",
+    model: options.Model,
+    data: options.Data = None,
+    out: options.Out = None,
+    output: options.Output = None,
+    annotations: options.Annotations = None,
+    images: options.Images = None,
+    to: options.Layout = "coco",
     conf: Annotated[
         float | None,
         typer.Option(
@@ -57,11 +43,11 @@ def snap(
     clicks: Annotated[
         bool, typer.Option("--clicks", help="Use only the centre of each box, as a click.")
     ] = False,
-    box_format: BoxFormats = None,
-    strict: Strict = False,
-    device: Device = "auto",
-    as_json: Json = False,
-    quiet: Quiet = False,
+    box_format: options.BoxFormats = None,
+    strict: options.Strict = False,
+    device: options.Device = "auto",
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Make rough boxes tight, and name their classes.
 
@@ -70,9 +56,9 @@ def snap(
     The new data set has a folder snap: changes.json and changes.csv list every box with answer and
     score, index.html shows them.
     """
-    out = place_of(out, output, "snap DATA --model MODEL -o FOLDER")
+    out = options.place_of(out, output, "snap DATA --model MODEL -o FOLDER")
     refuse_to_overwrite(out)
-    found = open_splits(data, annotations, images, box_format, strict=strict, quiet=quiet)
+    found = options.open_splits(data, annotations, images, box_format, strict=strict, quiet=quiet)
     from dabdetr.asking.snap import snap as snap_boxes
     from dabdetr.asking.snap import snapped
     from dabdetr.data.writing import write_data
@@ -82,7 +68,7 @@ def snap(
     by_split: list[list[Snap]] = []
     for each in found:
         rows = snap_boxes(each, predictor, conf, rename, clicks)
-        by_split.append([row for of_image in tracked(rows, "images", quiet) for row in of_image])
+        by_split.append(list(chain.from_iterable(tracked(rows, "images", shown=not quiet))))
     used = {row.name_after for rows in by_split for row in rows}
     before = found[0].names
     names = (*before, *(name for name in predictor.names if name in used and name not in before))
@@ -106,16 +92,14 @@ def _write_lists(folder: Path, rows: list[Snap]) -> None:
     folder.mkdir()
     plain = [row.to_dict() for row in rows]
     (folder / "changes.json").write_text(json_text(plain, indent=1), encoding="utf-8")
-    stream = io.StringIO()
-    edges = ("x0", "y0", "x1", "y1")
-    writer = csv.writer(stream, lineterminator="\n")
+    starts = ("split", "file", "row")
     ends = ("name_before", "name_after", "name", "score", "moved", "taken")
-    heads = [f"{edge}_{when}" for when in ("before", "after") for edge in edges]
-    writer.writerow(["split", "file", "row", *heads, *ends])
-    for row in plain:
-        start = [row["split"], row["file"], row["row"], *row["before"], *row["after"]]
-        writer.writerow(cells(start + [row[key] for key in ends]))
-    (folder / "changes.csv").write_text(stream.getvalue(), encoding="utf-8")
+    edges = [f"{edge}_{when}" for when in ("before", "after") for edge in ("x0", "y0", "x1", "y1")]
+    table = [
+        [*(row[key] for key in starts), *row["before"], *row["after"], *(row[key] for key in ends)]
+        for row in plain
+    ]
+    write_csv(folder / "changes.csv", [(*starts, *edges, *ends), *table])
 
 
 def _page(pairs: list[tuple[Any, list[Snap]]], model: str) -> str:

@@ -9,30 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dabdetr.cli.options import (
-    Annotations,
-    BoxFormats,
-    DataArgument,
-    DataOption,
-    Device,
-    Images,
-    Json,
-    Name,
-    Project,
-    Queries,
-    QueriesInit,
-    Quiet,
-    RunOutput,
-    Strict,
-    TrainShare,
-    WorkersOrNone,
-    check_data,
-    given_options,
-    one_of,
-    read_box_format,
-    run_place,
-    tell_choices,
-)
+from dabdetr.cli import options
 from dabdetr.cli.output import print_json
 from dabdetr.files import check_writable
 
@@ -46,8 +23,8 @@ WITH_RESUME = {"resume", "device", "epochs", "patience", "workers", "log", "as_j
 
 def train(
     context: typer.Context,
-    dataset: DataArgument = None,
-    data: DataOption = None,
+    dataset: options.DataArgument = None,
+    data: options.DataOption = None,
     model: Annotated[
         str | None,
         typer.Option(help=f"A preset (see `dabdetr models`) or weights; {PRESET} if not given."),
@@ -77,8 +54,8 @@ def train(
             help="imagenet, none, or weights; dab-lite starts from dab-lite-base if not given.",
         ),
     ] = None,
-    queries: Queries = None,
-    queries_init: QueriesInit = "keep",
+    queries: options.Queries = None,
+    queries_init: options.QueriesInit = "keep",
     only: Annotated[
         list[str] | None,
         typer.Option(
@@ -86,7 +63,7 @@ def train(
         ),
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of all random numbers.")] = None,
-    workers: WorkersOrNone = None,
+    workers: options.WorkersOrNone = None,
     patience: Annotated[
         int | None, typer.Option(min=1, help="Stop when AP has not risen for N epochs.")
     ] = None,
@@ -102,17 +79,17 @@ def train(
         list[str] | None,
         typer.Option("--set", help="path=value of the config, such as training.warmup=100."),
     ] = None,
-    annotations: Annotations = None,
-    images: Images = None,
+    annotations: options.Annotations = None,
+    images: options.Images = None,
     val_annotations: Annotated[
         Path | None, typer.Option(help="A COCO json to validate on.")
     ] = None,
     val_images: Annotated[
         Path | None, typer.Option(help="The image folder of --val-annotations.")
     ] = None,
-    split: TrainShare = None,
-    box_format: BoxFormats = None,
-    strict: Strict = False,
+    split: options.TrainShare = None,
+    box_format: options.BoxFormats = None,
+    strict: options.Strict = False,
     val_every: Annotated[
         int | None,
         typer.Option(min=1, help="Epochs between validations; about 20 in all if not given."),
@@ -130,12 +107,12 @@ def train(
             "--epochs, --patience, --workers, --device, --log, --json and --quiet may be added."
         ),
     ] = None,
-    name: Name = None,
-    project: Project = Path("runs/train"),
-    output: RunOutput = None,
-    device: Device = "auto",
-    as_json: Json = False,
-    quiet: Quiet = False,
+    name: options.Name = None,
+    project: options.Project = Path("runs/train"),
+    output: options.RunOutput = None,
+    device: options.Device = "auto",
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Train a detector on your own boxes.
 
@@ -143,8 +120,8 @@ def train(
 
     After Ctrl-C, --resume continues the run.
     """
-    data = one_of(dataset, data, "data")
-    project, name = run_place(project, name, output)
+    data = options.one_of(dataset, data, "data")
+    project, name = options.run_place(project, name, output)
     minutes = None if time is None else read_minutes(time)
     if minutes is not None and (epochs is not None or resume is not None):
         other = "--resume" if resume is not None else "--epochs"
@@ -153,23 +130,23 @@ def train(
         raise ValueError(f"--model {model} and --config {config} were given; give one of them")
     if resume is None:
         check_writable(project)
-        check_data(data, annotations, images)
+        options.check_data(data, annotations, images)
     else:
         _check_resume(context, resume)
     # a wrong name raises before torch is imported, which takes seconds
     from dabdetr.training.options import ConfigOptions, choose_config
 
     chosen: str | Config = PRESET
-    options = {option: context.params[option] for option in ConfigOptions.__annotations__}
+    changes = {name: context.params[name] for name in ConfigOptions.__annotations__}
     if resume is None:
         overrides = list(assignments or [])
         if only:
             overrides.insert(0, f"training.train_only={json.dumps(only)}")
-        chosen = choose_config(str(config or model or PRESET), overrides, **options)
+        chosen = choose_config(str(config or model or PRESET), overrides, **changes)
     from dabdetr.training.distributed import silent
     from dabdetr.training.train import train as run_training
 
-    tell_choices(quiet or silent())
+    options.tell_choices(quiet or silent())
     run = run_training(
         data,
         chosen,
@@ -185,7 +162,7 @@ def train(
         queries=queries,
         queries_init=queries_init,
         split=split,
-        box_format=read_box_format(box_format),
+        box_format=options.read_box_format(box_format),
         strict=strict,
         minutes=minutes,
         against=against,
@@ -207,7 +184,7 @@ def read_minutes(text: str) -> float:
 
 def _check_resume(context: typer.Context, folder: Path) -> None:
     """ValueError for options that a resumed run ignores, FileNotFoundError for a missing run."""
-    given = given_options(context).keys() - WITH_RESUME
+    given = options.given_options(context).keys() - WITH_RESUME
     ignored = [each.opts[0] for each in context.command.params if each.name in given]
     if ignored:
         raise ValueError(

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from dabdetr.checkpoints.locate import locate
+from dabdetr.cli.app import Unfinished
 from dabdetr.inference.downloads import without_password
 from dabdetr.inference.sources import Expanded, expand
 from dabdetr.inference.video import is_endless
+from dabdetr.runs import RunFolder, locked
 from dabdetr.text import counted, parse_json, reason, shortened, shown
 
 if TYPE_CHECKING:
@@ -272,3 +274,47 @@ class Journal:
         if self._file is not None:
             self._file.write(json.dumps(row).encode() + b"\n")
             self._file.flush()
+
+
+@contextmanager
+def run_folder(
+    folder: RunFolder, needed: bool, journal: Journal | None, summary: Any, model: str
+) -> Iterator[RunFolder | None]:
+    """The run's folder with its journal; an error after its publication leaves both there.
+
+    ``summary`` counts the images that are done. Unless ``needed``, the folder is only for the
+    journal: it is removed at the end, and None is yielded where it cannot be made.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(folder)
+        except OSError:
+            if needed:
+                raise
+            yield None
+            return
+        resumed = folder.published
+        if not resumed:
+            stack.enter_context(locked(folder.path))
+        if journal:
+            stack.callback(journal.close)
+            journal.start(folder.path, model)
+        try:
+            yield folder
+        except (Exception, KeyboardInterrupt) as error:
+            if folder.published and not folder.path.is_dir():
+                gone = f"the run folder {folder.path} was removed; nothing of this run is kept"
+                raise Unfinished(gone) from error
+            if not needed and not resumed and isinstance(error, BrokenPipeError):
+                folder.discard()  # the reader has ended, as in `dabdetr predict --jsonl | head`
+            elif folder.published and journal:
+                raise Unfinished(journal.state(folder.path)) from error
+            elif folder.published:
+                verb = "is" if summary.images == 1 else "are"
+                done = f"{counted(summary.images, 'image')} {verb}"
+                raise Unfinished(f"{done} done and kept in {folder.path}") from error
+            raise
+        if journal:
+            (folder.path / FILE).unlink()
+        if not needed:
+            folder.discard()

@@ -5,44 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from dabdetr.cli.options import (
-    Annotations,
-    Batch,
-    BoxFormats,
-    Coco,
-    Compile,
-    DataArgument,
-    DataOption,
-    Device,
-    Images,
-    ImageSize,
-    Json,
-    Layers,
-    MaxDet,
-    ModelArgument,
-    ModelOrNone,
-    Name,
-    Nms,
-    Project,
-    Queries,
-    QueriesInit,
-    Quiet,
-    RunOutput,
-    SetPrecision,
-    Split,
-    Strict,
-    one_of,
-    open_split,
-    run_place,
-    tell_choices,
-)
+from dabdetr.cli import options
 from dabdetr.cli.output import console, print_json, refuse_to_overwrite, say
 from dabdetr.packages import install_command
+from dabdetr.runs import RunFolder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,79 +19,45 @@ if TYPE_CHECKING:
     from dabdetr.evaluation.against import Comparison
     from dabdetr.evaluation.census import Census
     from dabdetr.evaluation.error_report import ErrorReport
-    from dabdetr.evaluation.per_layer import LayerScores
     from dabdetr.evaluation.result import Evaluation
     from dabdetr.inference.runtime import Runtime
     from dabdetr.report.earlier import Earlier
-    from dabdetr.runs import RunFolder
 
 
 def val(
-    weights: ModelArgument = None,
-    dataset: DataArgument = None,
-    model: ModelOrNone = None,
-    predictions: Annotated[
-        Path | None,
-        typer.Option(
-            help="Saved detections instead of a model: a COCO results file, or what predict --json "
-            "printed."
-        ),
-    ] = None,
-    data: DataOption = None,
-    split: Split = "val",
-    annotations: Annotations = None,
-    images: Images = None,
-    box_format: BoxFormats = None,
-    strict: Strict = False,
-    max_det: MaxDet = None,
-    nms: Nms = None,
-    calibrate: Annotated[
-        Path | None,
-        typer.Option(
-            help="Write the weights with the thresholds and the calibration of scores that fit "
-            "this split best."
-        ),
-    ] = None,
-    imgsz: ImageSize = None,
-    queries: Queries = None,
-    queries_init: QueriesInit = "keep",
-    layers: Layers = None,
-    per_layer: Annotated[
-        bool, typer.Option("--per-layer", help="Evaluate after each decoder layer.")
-    ] = False,
-    plot: Annotated[
-        Path | None, typer.Option(help="With --per-layer: write curves (.png or .svg).")
-    ] = None,
-    errors: Annotated[
-        bool,
-        typer.Option(
-            "--errors", help="Also find the cause of each missed object and each false detection."
-        ),
-    ] = False,
-    census: Annotated[
-        bool,
-        typer.Option(
-            "--census", help="Also count what each query finds, and which queries find nothing."
-        ),
-    ] = False,
-    against: Annotated[
-        Path | None,
-        typer.Option(
-            help="Compare with a run folder of val or train, a report, or a COCO results file: "
-            "objects won and lost, and whether the difference is more than chance."
-        ),
-    ] = None,
-    batch: Batch = 4,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that read images.")] = 0,
-    device: Device = "auto",
-    precision: SetPrecision = "fp32",
-    compile: Compile = False,
-    coco: Coco = None,
-    name: Name = None,
-    project: Project = Path("runs/val"),
-    output: RunOutput = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    weights: options.ModelArgument = None,
+    dataset: options.DataArgument = None,
+    model: options.ModelOrNone = None,
+    predictions: options.Predictions = None,
+    data: options.DataOption = None,
+    split: options.Split = "val",
+    annotations: options.Annotations = None,
+    images: options.Images = None,
+    box_format: options.BoxFormats = None,
+    strict: options.Strict = False,
+    max_det: options.MaxDet = None,
+    nms: options.Nms = None,
+    calibrate: options.Calibrate = None,
+    imgsz: options.ImageSize = None,
+    queries: options.Queries = None,
+    queries_init: options.QueriesInit = "keep",
+    layers: options.Layers = None,
+    per_layer: options.PerLayer = False,
+    plot: options.LayerPlot = None,
+    errors: options.Errors = False,
+    census: options.Census = False,
+    against: options.Against = None,
+    batch: options.Batch = 4,
+    workers: options.Workers = 0,
+    device: options.Device = "auto",
+    precision: options.SetPrecision = "fp32",
+    compile: options.Compile = False,
+    coco: options.Coco = None,
+    name: options.Name = None,
+    project: options.Project = Path("runs/val"),
+    output: options.RunOutput = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Evaluate a model, an exported file or saved detections.
 
@@ -138,132 +72,246 @@ def val(
     """
     if predictions and dataset is None:  # the only argument is the data
         weights, dataset = None, weights
-    model, data = one_of(weights, model, "model"), one_of(dataset, data, "data")
-    project, name = run_place(project, name, output)
-    if (model is None) == (predictions is None):
-        raise ValueError("give --model to run one, or --predictions with what one has found")
-    refuse_to_overwrite(coco)
-    refuse_to_overwrite(plot)
-    refuse_to_overwrite(calibrate)
+    model, data = options.one_of(weights, model, "model"), options.one_of(dataset, data, "data")
+    project, name = options.run_place(project, name, output)
+    for path in (coco, plot, calibrate):
+        refuse_to_overwrite(path)
+    of_layer = {"per-layer": per_layer, "queries": queries, "layers": layers, "imgsz": imgsz}
+    of_last = {"coco": coco, "calibrate": calibrate, "census": census}
+    _check_source(model, predictions, {**of_layer, **of_last})
     if per_layer:
-        of_last = {"coco": coco, "calibrate": calibrate, "against": against, "census": census}
-        of_last["errors"] = errors
-        if given := [f"--{name}" for name, value in of_last.items() if value]:
-            raise ValueError(
-                f"--per-layer evaluates every layer, {given[0]} the last one; leave out either"
-            )
-    if per_layer and (precision, compile) != ("fp32", False):
-        raise ValueError("--per-layer evaluates in fp32; leave out --precision and --compile")
-    if predictions:
-        of_model = {"per-layer": per_layer, "calibrate": calibrate, "queries": queries}
-        of_model |= {"layers": layers, "imgsz": imgsz, "coco": coco, "census": census}
-        if unused := [f"--{name}" for name, value in of_model.items() if value]:
-            raise ValueError(f"--predictions runs no model; leave out {', '.join(unused)}")
-        _check_file_of_detections(predictions)
+        _check_per_layer({**of_last, "against": against, "errors": errors}, precision, compile)
     if plot and not per_layer:
         raise ValueError("--plot shows curves over layers; give --per-layer as well")
-    if plot and plot.suffix.lower() not in (".png", ".svg"):
-        raise ValueError(f"--plot should end in .png or .svg; got {plot}")
+    options.check_figure(plot)
     if against:
         from dabdetr.report.earlier import check_earlier
 
         check_earlier(against)  # a missing or damaged file raises before any work
-    tell_choices(quiet)
-    truth = open_split(data, split, annotations, images, box_format, strict=strict, quiet=quiet)
-    from dabdetr.data.statistics import summarise
-    from dabdetr.evaluation.evaluate import SUPPRESSION, class_map, evaluate, suppression_gain
-    from dabdetr.inference.opening import open_model, torch_runtime
-    from dabdetr.runs import RunFolder
+    options.tell_choices(quiet)
+    truth = options.open_split(
+        data, split, annotations, images, box_format, strict=strict, quiet=quiet
+    )
+    from dabdetr.inference.opening import open_model
+    from dabdetr.report.earlier import read_earlier
 
-    earlier = _earlier(against, truth)  # raises before the evaluation if it cannot be compared
+    # these raise before the evaluation: data that do not fit, a name that is taken
+    earlier = None if against is None else read_earlier(against, truth)
+    folder = RunFolder(project, name, "val")
+    runtime = None
+    if model is not None:
+        runtime = open_model(
+            model,
+            device=device,
+            precision=precision,  # pyright: ignore[reportArgumentType]
+            queries=queries,
+            queries_init=queries_init,
+            layers=layers,
+            image_size=imgsz,
+            compile=compile,
+        )
+    about = _describe(model or str(predictions), truth, runtime, quiet)
+    settings = {"batch": batch, "max_det": max_det, "workers": workers, "progress": not quiet}
+    if per_layer:
+        assert runtime is not None
+        _evaluate_layers(runtime, truth, settings, plot, about, as_json, quiet)
+        return
+    if calibrate:
+        _forget_calibration(runtime)
+    found, why = _evaluate(runtime, predictions, truth, errors, nms, settings)
+    compared = _compare(earlier, truth, found, runtime)
+    use = _census(runtime, truth, found, settings) if census else None
+    more = _write_report(folder, truth, found, runtime, about, quiet, why, compared, use)
+    if coco:
+        found.save_results(coco)
+        say(f"detections: {coco}", quiet)
+    if calibrate:
+        _write_calibrated(calibrate, runtime, truth, found, quiet)
+    if runtime is not None and nms is None:
+        more["nms_gain"] = _suppression_gain(truth, found)
+    _print(found, about, as_json, quiet, more)
+    _advise(why, compared, more, as_json, quiet)
+
+
+def _check_source(
+    model: str | None, predictions: Path | None, of_model: Mapping[str, object]
+) -> None:
+    """ValueError unless one of the two is given, or for options that saved detections ignore."""
+    if (model is None) == (predictions is None):
+        raise ValueError("give --model to run one, or --predictions with what one has found")
+    if predictions is None:
+        return
+    if unused := options.given(of_model):
+        raise ValueError(f"--predictions runs no model; leave out {', '.join(unused)}")
+    if not predictions.exists():
+        raise FileNotFoundError(f"there is no results file {predictions}; check the path")
+    if predictions.is_dir():
+        inside = predictions / "detections.json"
+        expected = str(inside) if inside.is_file() else "what predict --coco wrote"
+        raise IsADirectoryError(
+            f"{predictions} is a folder; --predictions takes a file of detections: {expected}"
+        )
+
+
+def _check_per_layer(of_last: Mapping[str, object], precision: str, compile: bool) -> None:
+    """ValueError for options of the last layer only, and for settings other than fp32."""
+    if given := options.given(of_last):
+        raise ValueError(
+            f"--per-layer evaluates every layer, {given[0]} the last one; leave out either"
+        )
+    if precision != "fp32" or compile:
+        raise ValueError("--per-layer evaluates in fp32; leave out --precision and --compile")
+
+
+def _describe(
+    model: str, truth: DetectionDataset, runtime: Runtime | None, quiet: bool
+) -> dict[str, Any]:
+    """The start of the JSON document: model and data; the counts of the data are printed.
+
+    ValueError where the model's classes do not fit the data.
+    """
+    from dabdetr.data.statistics import summarise
+    from dabdetr.evaluation.evaluate import class_map
+
+    if runtime is not None:
+        class_map(runtime.names, truth.names)
     summary = summarise(truth)
-    about = {
-        "model": model or str(predictions),
+    for line in summary.lines():
+        say(line, quiet)
+    return {
+        "model": model,
         "data": truth.name,
         "split": truth.split,
         "read": summary.to_dict(),
     }
-    folder = RunFolder(project, name, "val")  # raises before the evaluation if the name is taken
-    if model is None:
-        for line in summary.lines():
-            say(line, quiet)
-        found = _evaluate_saved(predictions, truth, max_det, nms)
-        errors_found = _diagnose_saved(truth, found) if errors else None
-        compared = _compared(earlier, truth, found, None)
-        written = _write_report(folder, truth, found, None, about, quiet, errors_found, compared)
-        more = {**written, **_errors(errors_found), **_against(compared, truth)}
-        _report(found, about, as_json, quiet, more)
-        _advise(errors_found, compared, as_json, quiet)
-        return
-    runtime = open_model(
-        model,
-        device=device,
-        precision=precision,  # pyright: ignore[reportArgumentType]
-        queries=queries,
-        queries_init=queries_init,
-        layers=layers,
-        image_size=imgsz,
-        compile=compile,
-    )
-    class_map(runtime.names, truth.names)  # raises before the evaluation if classes do not fit
-    for line in summary.lines():
-        say(line, quiet)
-    if calibrate:
-        detector = torch_runtime(runtime).model
-        detector.config = detector.config.override(["inference.calibration=null"])
-    options = {"batch": batch, "max_det": max_det, "workers": workers, "progress": not quiet}
-    if per_layer:
-        from dabdetr.evaluation.per_layer import evaluate_layers
 
-        found = evaluate_layers(torch_runtime(runtime), truth, **options)
-        _report(found, about, as_json, quiet)
-        if plot:  # last, so that the numbers are printed even if it fails
-            found.plot(plot)
-            say(f"curves: {plot}", quiet)
-        return
-    errors_found = None
-    if errors:
-        errors_found = _diagnose(runtime, truth, nms, options)
-        found = errors_found.diagnosed.evaluation
+
+def _evaluate_layers(
+    runtime: Runtime,
+    truth: DetectionDataset,
+    settings: dict[str, Any],
+    plot: Path | None,
+    about: dict[str, Any],
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Print the numbers after every decoder layer, and write their curves to ``plot``."""
+    from dabdetr.evaluation.per_layer import evaluate_layers
+    from dabdetr.inference.opening import torch_runtime
+
+    found = evaluate_layers(torch_runtime(runtime), truth, **settings)
+    _print(found, about, as_json, quiet)
+    if plot:  # last, so that the numbers are printed even if it fails
+        found.plot(plot)
+        say(f"curves: {plot}", quiet)
+
+
+def _evaluate(
+    runtime: Runtime | None,
+    predictions: Path | None,
+    truth: DetectionDataset,
+    errors: bool,
+    nms: float | None,
+    settings: dict[str, Any],
+) -> tuple[Evaluation, ErrorReport | None]:
+    """The evaluation of the model or of the saved detections; with ``errors`` their causes too.
+
+    Causes that need decoder layers are found only for weights.
+    """
+    from dabdetr.evaluation.error_report import ErrorReport
+    from dabdetr.evaluation.errors import diagnose, evaluate_with_errors
+    from dabdetr.evaluation.evaluate import evaluate
+    from dabdetr.inference.exported import Exported
+
+    config = None if runtime is None else runtime.config
+    if runtime is None:
+        assert predictions is not None
+        found = _evaluate_saved(predictions, truth, settings["max_det"], nms)
+    elif errors and not isinstance(runtime, Exported):
+        from dabdetr.inference.opening import torch_runtime
+        from dabdetr.inference.postprocess import class_thresholds
+
+        limits = class_thresholds(runtime.config.inference, truth.names)
+        diagnosed = evaluate_with_errors(torch_runtime(runtime), truth, limits, nms=nms, **settings)
+        return diagnosed.evaluation, ErrorReport.of(truth, diagnosed, config)
     else:
-        found = evaluate(runtime, truth, nms=nms, **options)
-    compared = _compared(earlier, truth, found, runtime)
-    queries_found = _census(runtime, truth, found, options) if census else None
-    written = _write_report(
-        folder, truth, found, runtime, about, quiet, errors_found, compared, queries_found
-    )
-    if coco:
-        found.save_results(coco)
-        say(f"detections: {coco}", quiet)
-    more: dict[str, Any] = {**written, **_errors(errors_found), **_against(compared, truth)}
-    if calibrate:
-        _write_calibrated(calibrate, runtime, truth, found, quiet)
-    if nms is None:
-        gain = suppression_gain(truth, found)
-        more["nms_gain"] = {"iou": SUPPRESSION, "AP50": round(gain, 5)}
-    _report(found, about, as_json, quiet, more)
-    _advise(errors_found, compared, as_json, quiet)
-    if gain := more.get("nms_gain"):
-        say(
-            f"non-maximum suppression (--nms {gain['iou']}) would add {gain['AP50']:+.3f} AP50",
-            quiet,
-        )
+        found = evaluate(runtime, truth, nms=nms, **settings)
+    if not errors:
+        return found, None
+    diagnosed = diagnose(truth, found, _limits(truth, found, runtime))
+    return found, ErrorReport.of(truth, diagnosed, config)
 
 
-def _check_file_of_detections(path: Path) -> None:
-    """OSError where ``path`` is missing or a folder."""
-    if not path.exists():
-        raise FileNotFoundError(f"there is no results file {path}; check the path")
-    if path.is_dir():
-        inside = path / "detections.json"
-        expected = str(inside) if inside.is_file() else "what predict --coco wrote"
-        raise IsADirectoryError(
-            f"{path} is a folder; --predictions takes a file of detections: {expected}"
-        )
+def _evaluate_saved(
+    path: Path, truth: DetectionDataset, max_det: int | None, nms: float | None
+) -> Evaluation:
+    """The evaluation of the detections in a results file."""
+    from dabdetr.evaluation.coco_ap import MOST
+    from dabdetr.evaluation.evaluate import score
+    from dabdetr.evaluation.saved import read_results
+
+    found, notes = read_results(path, truth)
+    if nms is not None:
+        found = [each.without_overlaps(nms) for each in found]
+    if max_det is not None:
+        found = [each[:max_det] for each in found]
+    result = score(truth, found, max(MOST[-1], max_det or 0))
+    return replace(result, notes=(*notes, *result.notes))
+
+
+def _limits(truth: DetectionDataset, found: Evaluation, runtime: Runtime | None) -> np.ndarray:
+    """Score thresholds [classes]: the model's, or without a model those of the best F1."""
+    from dabdetr.evaluation.judged import default_limits
+    from dabdetr.inference.postprocess import class_thresholds
+
+    if runtime is None:
+        return default_limits(truth, found)
+    return class_thresholds(runtime.config.inference, truth.names)
+
+
+def _compare(
+    earlier: Earlier | None, truth: DetectionDataset, found: Evaluation, runtime: Runtime | None
+) -> Comparison | None:
+    if earlier is None:
+        return None
+    from dabdetr.evaluation.judged import judge
+    from dabdetr.report.earlier import compare_with
+
+    judged = judge(truth, found, _limits(truth, found, runtime))
+    return compare_with(earlier, truth, found, judged)
+
+
+def _census(
+    runtime: Runtime | None, truth: DetectionDataset, found: Evaluation, settings: dict[str, Any]
+) -> Census:
+    """What each query finds; unless the model is exported, also changes from layer to layer."""
+    from dabdetr.evaluation.census import census
+    from dabdetr.evaluation.judged import Judged, judge
+    from dabdetr.inference.exported import Exported
+
+    assert runtime is not None
+    queries = runtime.config.model.queries
+    slots = queries.count * (getattr(queries, "patterns", 0) or 1)
+    limits = _limits(truth, found, runtime)
+    layers: list[list[Judged]] = []
+    if not isinstance(runtime, Exported):
+        from dabdetr.evaluation.per_layer import judged_by_layer
+        from dabdetr.inference.opening import torch_runtime
+
+        layers = judged_by_layer(torch_runtime(runtime), truth, limits, **settings)
+    return census(judge(truth, found, limits), slots, layers)
+
+
+def _forget_calibration(runtime: Runtime | None) -> None:
+    """Evaluate the model's own scores, to which another calibration is fitted."""
+    from dabdetr.inference.opening import torch_runtime
+
+    detector = torch_runtime(runtime).model
+    detector.config = detector.config.override(["inference.calibration=null"])
 
 
 def _write_calibrated(
-    path: Path, runtime: Runtime, truth: DetectionDataset, found: Evaluation, quiet: bool
+    path: Path, runtime: Runtime | None, truth: DetectionDataset, found: Evaluation, quiet: bool
 ) -> None:
     """Write the weights with the thresholds and the calibration that fit ``truth`` best."""
     from dabdetr.checkpoints.native import save_model
@@ -277,50 +325,11 @@ def _write_calibrated(
     say(f"{chosen}\nweights: {path}", quiet)
 
 
-def _evaluate_saved(
-    path: Path | None, truth: DetectionDataset, max_det: int | None, nms: float | None
-) -> Evaluation:
-    """The evaluation of the detections in a results file."""
-    from dabdetr.evaluation.coco_ap import MOST
-    from dabdetr.evaluation.evaluate import score
-    from dabdetr.evaluation.saved import read_results
+def _suppression_gain(truth: DetectionDataset, found: Evaluation) -> dict[str, float]:
+    """The AP50 that non-maximum suppression would add, and its IoU."""
+    from dabdetr.evaluation.evaluate import SUPPRESSION, suppression_gain
 
-    assert path is not None
-    found, notes = read_results(path, truth)
-    if nms is not None:
-        found = [each.without_overlaps(nms) for each in found]
-    if max_det is not None:
-        found = [each[:max_det] for each in found]
-    result = score(truth, found, max(MOST[-1], max_det or 0))
-    return replace(result, notes=(*notes, *result.notes))
-
-
-def _diagnose(
-    runtime: Runtime, truth: DetectionDataset, nms: float | None, options: dict[str, Any]
-) -> ErrorReport:
-    """The evaluation and its errors; for an exported file only causes visible in detections."""
-    from dabdetr.evaluation.error_report import ErrorReport
-    from dabdetr.evaluation.errors import diagnose, evaluate_with_errors
-    from dabdetr.evaluation.evaluate import evaluate
-    from dabdetr.inference.exported import Exported
-    from dabdetr.inference.postprocess import class_thresholds
-
-    limits = class_thresholds(runtime.config.inference, truth.names)
-    if isinstance(runtime, Exported):
-        found = diagnose(truth, evaluate(runtime, truth, nms=nms, **options), limits)
-    else:
-        from dabdetr.inference.opening import torch_runtime
-
-        found = evaluate_with_errors(torch_runtime(runtime), truth, limits, nms=nms, **options)
-    return ErrorReport.of(truth, found, runtime.config)
-
-
-def _diagnose_saved(truth: DetectionDataset, found: Evaluation) -> ErrorReport:
-    from dabdetr.evaluation.error_report import ErrorReport
-    from dabdetr.evaluation.errors import diagnose
-    from dabdetr.evaluation.judged import default_limits
-
-    return ErrorReport.of(truth, diagnose(truth, found, default_limits(truth, found)))
+    return {"iou": SUPPRESSION, "AP50": round(suppression_gain(truth, found), 5)}
 
 
 def _write_report(
@@ -332,12 +341,12 @@ def _write_report(
     quiet: bool,
     errors: ErrorReport | None,
     against: Comparison | None,
-    queries: Census | None = None,
+    queries: Census | None,
 ) -> dict[str, Any]:
-    """Write the report into ``folder``; returns its entries of the JSON document.
+    """Write the report into ``folder``; returns what it adds to the JSON document.
 
-    These are ``report``, the path of the page (None if it cannot be written), and with a census
-    ``queries``.
+    These are ``report``, the path of the page (None if it cannot be written), and ``errors``,
+    ``against`` and ``queries`` where they were asked for.
     """
     import yaml
 
@@ -345,95 +354,46 @@ def _write_report(
     from dabdetr.report.page import PAGE
     from dabdetr.report.write import write_report
 
+    more: dict[str, Any] = {"report": None}
+    if errors is not None:
+        more["errors"] = errors.summary
+    if against is not None:
+        more["against"] = against.to_dict(truth)
     known = {name: about[name] for name in ("model", "data", "split")}
-    limits = _limits(truth, found, runtime)
     if runtime is not None:
         config = runtime.config.model_dump(mode="json")
         known["config"] = yaml.safe_dump(config, sort_keys=False)
+    limits, about = _limits(truth, found, runtime), {"verb": "val", **known}
     try:
         with folder as run:
-            links = {} if errors is None else _explain_pages(errors, runtime, run.path)
+            links = _explain_pages(errors, runtime, run.path)
             tree = write_report(
-                run.path,
-                truth,
-                found,
-                limits,
-                {"verb": "val", **known},
-                errors,
-                links,
-                against=against,
-                queries=queries,
+                run.path, truth, found, limits, about, errors, links, None, against, queries
             )
     except OSError as error:
         say(f"no report: {error}", quiet)
-        return {"report": None}
-    page = folder.path / PAGE
+        return more
     if not can_draw():
         say(f"no figures: they need matplotlib; type: {install_command('train')}", quiet)
-    if (counted := tree.get("queries")) is None:
-        say(f"report: {page}", quiet)
-        return {"report": str(page)}
-    say(f"census: {counted['sentence']}\nreport: {page}", quiet)
-    return {"report": str(page), "queries": counted}
+    if queries is not None:
+        more["queries"] = tree["queries"]
+        say(f"census: {queries.sentence}", quiet)
+    more["report"] = str(folder.path / PAGE)
+    say(f"report: {more['report']}", quiet)
+    return more
 
 
-def _limits(truth: DetectionDataset, found: Evaluation, runtime: Runtime | None) -> np.ndarray:
-    """Score thresholds [classes]: the model's, or without a model those of the best F1."""
-    from dabdetr.evaluation.judged import default_limits
-    from dabdetr.inference.postprocess import class_thresholds
-
-    if runtime is None:
-        return default_limits(truth, found)
-    return class_thresholds(runtime.config.inference, truth.names)
-
-
-def _earlier(against: Path | None, truth: DetectionDataset) -> Earlier | None:
-    if against is None:
-        return None
-    from dabdetr.report.earlier import read_earlier
-
-    return read_earlier(against, truth)
-
-
-def _compared(
-    earlier: Earlier | None, truth: DetectionDataset, found: Evaluation, runtime: Runtime | None
-) -> Comparison | None:
-    if earlier is None:
-        return None
-    from dabdetr.evaluation.judged import judge
-    from dabdetr.report.earlier import compare_with
-
-    judged = judge(truth, found, _limits(truth, found, runtime))
-    return compare_with(earlier, truth, found, judged)
-
-
-def _census(
-    runtime: Runtime, truth: DetectionDataset, found: Evaluation, options: dict[str, Any]
-) -> Census:
-    """What each query finds; unless the model is exported, also changes from layer to layer."""
-    from dabdetr.evaluation.census import census
-    from dabdetr.evaluation.judged import Judged, judge
-    from dabdetr.inference.exported import Exported
-
-    queries = runtime.config.model.queries
-    slots = queries.count * (getattr(queries, "patterns", 0) or 1)
-    limits = _limits(truth, found, runtime)
-    layers: list[list[Judged]] = []
-    if not isinstance(runtime, Exported):
-        from dabdetr.evaluation.per_layer import judged_by_layer
-        from dabdetr.inference.opening import torch_runtime
-
-        layers = judged_by_layer(torch_runtime(runtime), truth, limits, **options)
-    return census(judge(truth, found, limits), slots, layers)
-
-
-def _explain_pages(errors: ErrorReport, runtime: Runtime | None, folder: Path) -> dict[int, str]:
+def _explain_pages(
+    errors: ErrorReport | None, runtime: Runtime | None, folder: Path
+) -> dict[int, str]:
     """Write the explain pages of the errors in the gallery; returns the address of each error's.
 
     Without a model, or where no error has a query, there are none.
     """
+    if errors is None or runtime is None:
+        return {}
     diagnosed = errors.diagnosed.errors
-    if runtime is None or all(diagnosed[index].query is None for index in errors.chosen):
+    if all(diagnosed[index].query is None for index in errors.chosen):
         return {}
     from dabdetr.explain.gallery import write_pages
     from dabdetr.inference.opening import torch_runtime
@@ -441,24 +401,40 @@ def _explain_pages(errors: ErrorReport, runtime: Runtime | None, folder: Path) -
     return write_pages(torch_runtime(runtime), errors, folder)
 
 
-def _errors(errors: ErrorReport | None) -> dict[str, Any]:
-    """The entry for errors in the JSON document."""
-    return {} if errors is None else {"errors": errors.summary}
-
-
-def _against(compared: Comparison | None, truth: DetectionDataset) -> dict[str, Any]:
-    """The entry for the comparison in the JSON document."""
-    return {} if compared is None else {"against": compared.to_dict(truth)}
+def _print(
+    found: Any,
+    about: dict[str, Any],
+    as_json: bool,
+    quiet: bool,
+    more: dict[str, Any] | None = None,
+) -> None:
+    """Print the numbers as a JSON document, or as tables."""
+    if as_json:
+        print_json({**about, **found.to_dict(), **(more or {})})
+    elif not quiet:
+        console().print(found.table())
 
 
 def _advise(
-    errors: ErrorReport | None, compared: Comparison | None, as_json: bool, quiet: bool
+    errors: ErrorReport | None,
+    compared: Comparison | None,
+    more: dict[str, Any],
+    as_json: bool,
+    quiet: bool,
 ) -> None:
     """Print the comparison, the causes of errors as a table, and advice."""
     if compared is not None and not as_json:
         say(compared.sentence, quiet)
-    if errors is None or quiet or as_json:
-        return
+    if errors is not None and not (quiet or as_json):
+        _print_causes(errors)
+    if gain := more.get("nms_gain"):
+        say(
+            f"non-maximum suppression (--nms {gain['iou']}) would add {gain['AP50']:+.3f} AP50",
+            quiet,
+        )
+
+
+def _print_causes(errors: ErrorReport) -> None:
     if not errors.summary["causes"]:
         say("no errors: every object is found, and every detection shown is right")
         return
@@ -473,16 +449,3 @@ def _advise(
     console().print(table)
     for sentence in errors.summary["advice"]:
         say(f"advice: {sentence}")
-
-
-def _report(
-    found: Evaluation | LayerScores,
-    about: dict[str, Any],
-    as_json: bool,
-    quiet: bool,
-    more: Mapping[str, Any] = MappingProxyType({}),
-) -> None:
-    if as_json:
-        print_json({**about, **found.to_dict(), **more})
-    elif not quiet:
-        console().print(found.table())

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dabdetr.compare.results import Results, Spread
-from dabdetr.explain.figures import new_figure, save
+from dabdetr.structures.drawing import new_figure, save_figure
 
 PANELS = (
     ("epoch", "epochs", 1),
@@ -50,7 +50,7 @@ def draw_curves(
         panel.grid(alpha=0.3)
     for text in figure.axes[0].legend(fontsize=8).get_texts():
         text.set_parse_math(False)
-    save(figure, path, dpi=100)
+    save_figure(figure, path, dpi=100)
 
 
 def _mean_curve(

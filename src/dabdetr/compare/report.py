@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 from typing import Any
 
 from dabdetr.compare.plan import RUNS, SETTINGS, Settings
 from dabdetr.compare.results import Results, Spread
-from dabdetr.files import write_atomically
-from dabdetr.text import cells, markdown
+from dabdetr.files import write_atomically, write_csv
+from dabdetr.text import markdown
 
 HEAD = ("member", "seeds", "epochs", "AP", "AP50", "AP small", "gain", "minutes", "memory MiB")
 NOTES = (
@@ -34,9 +32,7 @@ def write_report(folder: Path) -> dict[str, Any]:
         )
     lines = [list(HEAD), *(line(results, name, members[0]) for name in members)]
     draw_curves(folder / "curves.png", results, members)
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(map(cells, lines))
-    write_atomically(folder / "table.csv", text.getvalue().encode())
+    write_csv(folder / "table.csv", lines)
     write_atomically(folder / "report.md", _page(settings, results, lines).encode())
     return {
         "report": str(folder / "report.md"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -58,6 +58,19 @@ def keep(kind: str, contents: Mapping[Key, bytes]) -> None:
         with suppress(*_FAILURES), closing(_database(kind)) as database:
             database.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", rows)
             database.commit()
+
+
+def cached(
+    kind: str, paths: Sequence[str], make: Callable[[Sequence[str]], Sequence[bytes]]
+) -> list[bytes]:
+    """The content of ``kind`` for each path; ``make`` returns those that are not cached."""
+    keys = [file_key(path) for path in paths]
+    known = recall(kind, keys)
+    unknown = {key: path for key, path in zip(keys, paths, strict=True) if key not in known}
+    fresh = dict(zip(unknown, make([*unknown.values()]), strict=True))
+    keep(kind, fresh)
+    known |= fresh
+    return [known[key] for key in keys]
 
 
 def _database(kind: str) -> sqlite3.Connection:

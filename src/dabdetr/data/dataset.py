@@ -83,6 +83,11 @@ class DetectionDataset(ABC):
         return self
 
 
+def evenly(total: int, count: int) -> list[int]:
+    """``count`` evenly spaced indices out of ``total``, including the first and the last."""
+    return np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int)).tolist()
+
+
 class Subset(DetectionDataset):
     """Some images of a data set, in the order of ``indices``."""
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 import json
 import os
 import struct
-import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import astuple, dataclass
 from typing import TypeVar
 
-from dabdetr.data.cache import file_key, keep, recall
+from dabdetr.data.cache import cached
 from dabdetr.data.images import image_head, read_image, used_bits
+from dabdetr.steps import tracked
 
 KIND, BITS = "heads-1", "bits-1"
 AT_ONCE = 8
@@ -47,13 +48,8 @@ def read_heads(paths: Sequence[str], progress: bool = False) -> list[ImageFile]:
 
     ``progress`` shows a bar on stderr if that is a terminal and there are at least ``FEW`` files.
     """
-    keys = [file_key(path) for path in paths]
-    known = {key: ImageFile(*json.loads(content)) for key, content in recall(KIND, keys).items()}
-    unknown = [index for index, key in enumerate(keys) if key not in known]
-    made = each_file(_head, [paths[index] for index in unknown], progress)
-    fresh = {keys[index]: head for index, head in zip(unknown, made, strict=True)}
-    keep(KIND, {key: json.dumps(astuple(head)).encode() for key, head in fresh.items()})
-    return [known[key] if key in known else fresh[key] for key in keys]
+    contents = cached(KIND, paths, lambda unknown: each_file(_head, unknown, progress))
+    return [ImageFile(*json.loads(content)) for content in contents]
 
 
 def deep_bits(paths: Sequence[str], progress: bool = False) -> int | None:
@@ -61,20 +57,16 @@ def deep_bits(paths: Sequence[str], progress: bool = False) -> int | None:
 
     Decodes the images.
     """
-    keys = [file_key(path) for path in paths]
-    known = {key: json.loads(content) for key, content in recall(BITS, keys).items()}
-    unknown = [index for index, key in enumerate(keys) if key not in known]
-    made = each_file(_bits, [paths[index] for index in unknown], progress)
-    fresh = {keys[index]: bits for index, bits in zip(unknown, made, strict=True)}
-    keep(BITS, {key: json.dumps(bits).encode() for key, bits in fresh.items()})
-    return max((bits for bits in [*known.values(), *fresh.values()] if bits), default=None)
+    contents = cached(BITS, paths, lambda unknown: each_file(_bits, unknown, progress))
+    return max(filter(None, map(json.loads, contents)), default=None)
 
 
-def _bits(path: str) -> int | None:
-    try:
-        return used_bits(path)
-    except (ValueError, OSError):
-        return None
+def _bits(path: str) -> bytes:
+    """The bits in use, as JSON; null if the file cannot be read."""
+    bits = None
+    with suppress(ValueError, OSError):
+        bits = used_bits(path)
+    return json.dumps(bits).encode()
 
 
 def each_file(see: Callable[[str], Seen], paths: Sequence[str], progress: bool) -> list[Seen]:
@@ -82,24 +74,19 @@ def each_file(see: Callable[[str], Seen], paths: Sequence[str], progress: bool) 
     if len(paths) < FEW:
         return [see(path) for path in paths]
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        found = pool.map(see, paths)
-        if not (progress and sys.stderr.isatty()):
-            return list(found)
-        from rich.console import Console
-        from rich.progress import track
-
-        console = Console(stderr=True)
-        return list(track(found, "images", len(paths), console=console, transient=True))
+        return list(tracked(pool.map(see, paths), "images", len(paths), shown=progress))
 
 
-def _head(path: str) -> ImageFile:
+def _head(path: str) -> bytes:
+    """The fields of an ``ImageFile``, as JSON."""
     try:
         head = image_head(path)
         if not _ends_well(path, head.format):
             read_image(path)
+        found = ImageFile(*head.size, *head.stored, head.deep, head.frames)
     except (ValueError, OSError) as error:
-        return ImageFile(error=str(error))
-    return ImageFile(*head.size, *head.stored, head.deep, head.frames)
+        found = ImageFile(error=str(error))
+    return json.dumps(astuple(found)).encode()
 
 
 def _ends_well(path: str, format: str) -> bool:

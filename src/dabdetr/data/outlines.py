@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from dabdetr.data.dataset import DetectionDataset
+from dabdetr.data.dataset import DetectionDataset, evenly
 
 IMAGES, BOXES, LONGEST = 64, 30, 320
 """Images examined, boxes examined in each, and the longer side in pixels of the reduced images."""
@@ -27,8 +27,7 @@ def outline_fit(data: DetectionDataset) -> float:
     labelled = [index for index in range(len(data)) if (~data.record(index).crowd).any()]
     if len(labelled) < 4:
         return 0.0
-    places = np.linspace(0, len(labelled) - 1, min(IMAGES, len(labelled))).round().astype(int)
-    chosen = [labelled[place] for place in np.unique(places)]
+    chosen = [labelled[place] for place in evenly(len(labelled), IMAGES)]
     edges = [_edges(data.image(index)) for index in chosen]
     gains: list[float] = []
     for number, index in enumerate(chosen):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dabdetr.data.statistics import QUANTILES, Description
-from dabdetr.files import replacing
+from dabdetr.structures.drawing import new_figure, plain_text, save_figure
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -41,11 +41,7 @@ def table(described: Sequence[Description]) -> Table:
 
 def plot(described: Sequence[Description], path: Path) -> None:
     """Write one figure of six panels to ``path``, a .png or .svg file."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(13, 8), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(13, 8)
     axes = figure.subplots(2, 3)
     _sizes(axes[0, 0], described)
     _histogram(axes[0, 1], described, "sides", "object size (root of area, pixels)", log=True)
@@ -55,8 +51,7 @@ def plot(described: Sequence[Description], path: Path) -> None:
     _classes(axes[1, 2], described)
     if len(described) > 1:
         axes[0, 0].legend(frameon=False)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=110)
+    save_figure(figure, path, dpi=110)
 
 
 def _sizes(axis: Any, described: Sequence[Description]) -> None:
@@ -115,14 +110,8 @@ def _classes(axis: Any, described: Sequence[Description]) -> None:
         counts = np.array([each.classes.get(name, 0) for name in shown], float)
         axis.barh(range(len(shown)), counts, left=left, color=ink, alpha=0.8)
         left += counts
-    short = [name if len(name) <= 18 else name[:17] + "…" for name in shown]
-    axis.set_yticks(range(len(shown)), [_escape_mathtext(name) for name in short])
+    axis.set_yticks(range(len(shown)), [plain_text(name) for name in shown])
     axis.tick_params(axis="y", labelsize=max(5, min(9, 180 // max(len(shown), 1))))
     axis.invert_yaxis()
     more = f", the first {MOST_BARS} of {len(names)}" if len(names) > MOST_BARS else ""
     axis.set(xlabel=f"boxes of each class{more}")
-
-
-def _escape_mathtext(text: str) -> str:
-    """The text with dollar signs escaped, which matplotlib would read as formulas."""
-    return text.replace("$", r"\$")

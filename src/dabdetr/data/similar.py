@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from dabdetr.data.cache import file_key, keep, recall
+from dabdetr.data.cache import cached
 from dabdetr.data.heads import each_file
 from dabdetr.data.images import opened_image
 
@@ -30,15 +30,8 @@ ROWS = 512
 
 def thumbnails(paths: Sequence[str], progress: bool = False) -> np.ndarray:
     """[n, 32, 32] uint8, grey; zeros for a file that cannot be read. Cached between runs."""
-    keys = [file_key(path) for path in paths]
-    known = recall(KIND, keys)
-    unknown = [index for index, key in enumerate(keys) if key not in known]
-    made = each_file(_thumbnail, [paths[index] for index in unknown], progress)
-    fresh = {keys[index]: small for index, small in zip(unknown, made, strict=True)}
-    keep(KIND, fresh)
-    known |= fresh
-    table = b"".join(known[key] for key in keys)
-    return np.frombuffer(table, np.uint8).reshape(-1, SIDE, SIDE)
+    small = cached(KIND, paths, lambda unknown: each_file(_thumbnail, unknown, progress))
+    return np.frombuffer(b"".join(small), np.uint8).reshape(-1, SIDE, SIDE)
 
 
 def _thumbnail(path: str) -> bytes:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from dabdetr.data.dataset import DetectionDataset
-from dabdetr.structures.drawing import colour, draw
-from dabdetr.text import counted, escape
+from dabdetr.data.dataset import DetectionDataset, evenly
+from dabdetr.packages import static
+from dabdetr.structures.drawing import colour, data_url, draw, reduced
+from dabdetr.text import counted, escape, html_page
 
 if TYPE_CHECKING:
     from dabdetr.config import Config
@@ -44,11 +42,6 @@ class View:
     labels: np.ndarray
     names: Sequence[str]
     marked: np.ndarray | None = None
-
-
-def evenly(total: int, count: int) -> list[int]:
-    """``count`` evenly spaced indices out of ``total``, including the first and the last."""
-    return np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int)).tolist()
 
 
 def views(data: DetectionDataset, count: int) -> list[View]:
@@ -119,11 +112,8 @@ def contact_sheet(shown: Sequence[View]) -> Image.Image:
 
 def scaled(view: View, longest: int) -> tuple[np.ndarray, np.ndarray]:
     """Image and boxes, reduced to ``longest`` pixels; smaller images are not enlarged."""
-    height, width = view.image.shape[:2]
-    scale = min(1.0, longest / max(height, width))
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    resized = Image.fromarray(view.image).resize(size, Image.Resampling.BILINEAR)
-    return np.asarray(resized), view.boxes * np.tile((size[0] / width, size[1] / height), 2)
+    image, factors = reduced(view.image, longest)
+    return image, view.boxes * factors
 
 
 def draw_labels(image: np.ndarray, boxes: np.ndarray, view: View) -> Image.Image:
@@ -157,32 +147,21 @@ def page(title: str, shown: Sequence[View], total: int) -> str:
 
 
 def html(title: str, summary: str, body: str) -> str:
-    """A complete HTML page around ``body``, with the project's style and script."""
-    folder = files("dabdetr.data") / "static"
-    style, script = (
-        (folder / name).read_text(encoding="utf-8") for name in ("page.css", "page.js")
-    )
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
-        f"<header><h1>{escape(title)}</h1><p>{escape(summary)}</p></header>\n{body}\n"
-        f"<script>\n{script}</script>\n</body>\n</html>\n"
-    )
+    """A complete HTML page around ``body``, with the style and script of pages of images."""
+    body = f"<header><h1>{escape(title)}</h1><p>{escape(summary)}</p></header>\n{body}"
+    style, script = (static("dabdetr.data", name) for name in ("page.css", "page.js"))
+    return html_page(title, style, body, script)
 
 
 def figure(view: View, caption: str = "") -> str:
     """An HTML figure: the image, and its boxes as SVG over it."""
     image, boxes = scaled(view, LONGEST)
     height, width = image.shape[:2]
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "JPEG", quality=82)
-    source = base64.b64encode(buffer.getvalue()).decode()
     marks = "".join(_rectangles(view, boxes))
     many = counted(len(view.labels), "box", "boxes")
     return (
         f'<figure><div class="stage" style="aspect-ratio:{width}/{height}">'
-        f'<img alt="{escape(view.name)}" loading="lazy" src="data:image/jpeg;base64,{source}">'
+        f'<img alt="{escape(view.name)}" loading="lazy" src="{data_url(image, LONGEST)}">'
         f'<svg viewBox="0 0 {width} {height}" preserveAspectRatio="none">{marks}</svg></div>'
         f"<figcaption>{escape(caption or view.name)} <small>{many}</small>"
         "</figcaption></figure>"

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 import numpy as np
-from rich.console import Console
-from rich.progress import Progress
 
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.data.layouts import open_data
@@ -20,6 +18,7 @@ from dabdetr.evaluation.result import NUMBERS, Evaluation
 from dabdetr.inference.opening import open_model
 from dabdetr.inference.runtime import ModelChanges, Runtime, SetPrecision, Sizes
 from dabdetr.inference.stream import Prepared, SourceImage, in_threads, run
+from dabdetr.steps import tracked
 from dabdetr.structures import Detections
 from dabdetr.text import counted
 
@@ -125,12 +124,10 @@ def run_on(
     order = batch_order(data, image)
     prepared = in_threads(prepare, order, workers) if workers else map(prepare, order)
     ahead = runtime.prefetches and not workers
-    console = Console(stderr=True)
-    with Progress(console=console, disable=progress is None or not console.is_terminal) as bar:
-        results = run(work, iter(prepared), batch, ahead=ahead)
-        shown = bar.track(results, total=len(data), description=progress or "")
-        for index, (_, result) in zip(order, shown, strict=True):
-            yield index, result
+    results = run(work, iter(prepared), batch, ahead=ahead)
+    results = tracked(results, progress or "", len(data), shown=progress is not None)
+    for index, (_, result) in zip(order, results, strict=True):
+        yield index, result
 
 
 def batch_order(data: DetectionDataset, image: Image) -> list[int]:

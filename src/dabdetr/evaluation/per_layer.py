@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -18,13 +17,13 @@ from dabdetr.data.dataset import DetectionDataset, ImageRecord
 from dabdetr.data.loader import pad
 from dabdetr.evaluation.evaluate import class_map, in_classes, run_on, score
 from dabdetr.evaluation.judged import Judged, judge_image
-from dabdetr.files import write_atomically
 from dabdetr.geometry import to_corners
 from dabdetr.inference.opening import torch_runtime
 from dabdetr.inference.runtime import Sizes
 from dabdetr.inference.torch_runtime import TorchRuntime, to_detections
 from dabdetr.model.detector import Detector
 from dabdetr.structures import Detections, Predictions
+from dabdetr.structures.drawing import new_figure, save_figure
 from dabdetr.text import counted
 
 if TYPE_CHECKING:
@@ -103,16 +102,8 @@ class LayerScores:
         return Group(table, self.sentence)
 
     def plot(self, path: str | Path) -> None:
-        """Write curves over layers as PNG or SVG, by the suffix of ``path``; else ValueError."""
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-        path, content = Path(path), io.BytesIO()
-        kind = path.suffix.lower().removeprefix(".")
-        if kind not in ("png", "svg"):
-            raise ValueError(f"the plot's name should end in .png or .svg; got {path}")
-        figure = Figure(figsize=(8.5, 3.6), layout="constrained")
-        FigureCanvasAgg(figure)
+        """Write curves over layers as PNG, SVG or PDF, by the suffix of ``path``."""
+        figure = new_figure(8.5, 3.6)
         left, right = figure.subplots(1, 2)
         layers = [row.layer for row in self.rows]
         styles = {"AP": "o-", "AP50": "s--", "recall": "^-.", "iou": "D:"}
@@ -130,8 +121,7 @@ class LayerScores:
         for panel in (left, right):
             panel.set(xlabel="decoder layer", xticks=layers)
             panel.grid(alpha=0.3)
-        figure.savefig(content, format=kind, dpi=120)
-        write_atomically(path, content.getvalue())
+        save_figure(figure, path)
 
 
 def evaluate_layers(

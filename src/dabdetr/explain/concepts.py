@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 
 from dabdetr.config import ContrastiveDenoising, Denoising
 from dabdetr.data.dataset import DetectionDataset
-from dabdetr.explain.figures import new_figure, show_image
+from dabdetr.explain.figures import show_image
 from dabdetr.geometry import to_centres
 from dabdetr.model import denoising
 from dabdetr.model.collaborative.atss import ATSS, assign_atss
@@ -25,6 +25,7 @@ from dabdetr.model.positions import sine_code
 from dabdetr.model.queries import LearnedQueries, initial_anchors
 from dabdetr.structures import Queries, Targets
 from dabdetr.structures.boxes import centres, corners
+from dabdetr.structures.drawing import new_figure
 from dabdetr.text import counted
 
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from dabdetr.data.dataset import DetectionDataset
 from dabdetr.data.loader import pad
 from dabdetr.explain.trace import ExplainedImage, Trace, trace
 from dabdetr.inference.acceleration import autocast
@@ -116,6 +118,23 @@ def explain(
     return (
         _explanation(each.image.array, queries_trace, asked, found.clipped(), conf)
         for each, (queries_trace, asked, found) in results
+    )
+
+
+def explain_record(
+    model: Detector | TorchRuntime | Any, data: DetectionDataset, index: int, **options: Any
+) -> Explanation:
+    """The explanation of image ``index`` of ``data`` with its labelled objects, crowds left out.
+
+    ``options`` are those of ``explain``. ValueError or OSError where the image cannot be read.
+    """
+    runtime, record = torch_runtime(model), data.record(index)
+    (found,) = explain(runtime, data.image(index), **options)
+    labels = [runtime.names.index(name) for name in data.names]
+    objects = ~record.crowd
+    named = replace(found, detections=replace(found.detections, source=record.file))
+    return named.with_truth(
+        record.boxes[objects], [labels[label] for label in record.labels[objects]]
     )
 
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
@@ -30,7 +29,7 @@ from dabdetr.explain.trace import ExplainedImage
 from dabdetr.files import write_atomically
 from dabdetr.structures import Answers
 from dabdetr.structures.boxes import corners, iou
-from dabdetr.structures.drawing import as_array, colour, draw
+from dabdetr.structures.drawing import as_array, colour, draw, new_figure, save_figure
 
 TITLES = {
     "all": "whole attention",
@@ -45,16 +44,8 @@ PLACES = {
 }
 """``TITLES`` for sampled attention."""
 MARKERS = "os^D"
-
-
-def save(figure: Figure, path: str | Path, dpi: int = 120) -> None:
-    """Write the figure as PNG, SVG or PDF, by the suffix of ``path``; ValueError for others."""
-    path, content = Path(path), io.BytesIO()
-    kind = path.suffix.lower().removeprefix(".")
-    if kind not in ("png", "svg", "pdf"):
-        raise ValueError(f"a figure's name should end in .png, .svg or .pdf; got {path}")
-    figure.savefig(content, format=kind, dpi=dpi)
-    write_atomically(path, content.getvalue())
+save = save_figure
+"""Writes a figure as PNG, SVG or PDF, by the suffix of its path."""
 
 
 def story(explanation: ExplainedImage, query: int, label: int | None = None) -> Figure:
@@ -256,13 +247,6 @@ def _palette(frame: Image.Image, colours: Sequence[tuple[int, int, int]]) -> Ima
     holder = Image.new("P", (1, 1))
     holder.putpalette([*itertools.chain(*colours), *values[: 3 * free]])
     return holder
-
-
-def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of the given size in inches, which pyplot does not keep alive."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
 
 
 def show_image(panel: Any, image: np.ndarray) -> None:

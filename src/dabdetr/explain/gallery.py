@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import shutil
 from collections import defaultdict
-from dataclasses import replace
 from pathlib import Path
 
 from dabdetr.evaluation.error_report import ErrorReport
-from dabdetr.explain.explanation import explain
+from dabdetr.explain.explanation import explain_record
 from dabdetr.explain.page import write_page
 from dabdetr.inference.torch_runtime import TorchRuntime
 from dabdetr.report.page import PAGE
@@ -32,20 +31,13 @@ def write_pages(runtime: TorchRuntime, why: ErrorReport, folder: Path) -> dict[i
         shutil.rmtree(pages)
     if of_image:
         pages.mkdir()
-    labels = [runtime.names.index(name) for name in data.names]
     addresses: dict[int, str] = {}
     for index, indices in of_image.items():
-        record, name = data.record(index), f"{why.places[index]:06d}.html"
+        name = f"{why.places[index]:06d}.html"
         try:
-            (explanation,) = explain(runtime, data.image(index))
+            explanation = explain_record(runtime, data, index)
         except (OSError, ValueError):
             continue
-        real = ~record.crowd
-        objects = [labels[label] for label in record.labels[real]]
-        explanation = replace(
-            explanation, detections=replace(explanation.detections, source=record.file)
-        )
-        explanation = explanation.with_truth(record.boxes[real], objects)
         queries = {
             q for at in indices for q in (errors[at].query, errors[at].other) if q is not None
         }

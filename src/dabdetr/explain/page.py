@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +12,10 @@ import numpy as np
 from dabdetr.explain.attention import Attention, DenseAttention
 from dabdetr.explain.trace import ExplainedImage
 from dabdetr.files import write_atomically
+from dabdetr.packages import static
 from dabdetr.structures.boxes import centres
 from dabdetr.structures.drawing import colour, data_url
-from dabdetr.text import counted, escape, fill_template
+from dabdetr.text import counted, embedded_json, escape, fill_template, html_page
 
 LONGEST = 1600
 """The longest side of the embedded image in pixels."""
@@ -52,12 +51,12 @@ def page(
     """
     anchors = "\n".join(f'<a href="{escape(to)}">{escape(words)}</a>' for words, to in links)
     return fill_template(
-        _asset("page.html"),
+        static("dabdetr.explain", "page.html"),
         title=escape(_title(explanation)),
         links=f"<nav>\n{anchors}\n</nav>" if links else "",
-        style=_asset("page.css"),
-        data=_embedded(page_data(explanation, queries)),
-        script="\n".join(map(_asset, SCRIPTS)),
+        style=static("dabdetr.explain", "page.css"),
+        data=embedded_json(page_data(explanation, queries)),
+        script="\n".join(static("dabdetr.explain", name) for name in SCRIPTS),
     )
 
 
@@ -84,8 +83,9 @@ def write_index(path: Path, model: str, entries: Sequence[dict[str, str]]) -> No
         f"<b>{escape(e['title'])}</b> {escape(e['text'])}</a></li>"
         for e in entries
     )
-    title = escape(f"{model}: {counted(len(entries), 'image')} explained")
-    text = fill_template(_asset("index.html"), title=title, style=_asset("page.css"), rows=rows)
+    title = f"{model}: {counted(len(entries), 'image')} explained"
+    body = f'<header><h1>{escape(title)}</h1></header>\n<ul class="pages">\n{rows}\n</ul>'
+    text = html_page(title, static("dabdetr.explain", "page.css"), body)
     write_atomically(path, text.encode())
 
 
@@ -249,13 +249,3 @@ def _rounded(values: np.ndarray, digits: int = 4) -> list[Any]:
 def _title(explanation: ExplainedImage) -> str:
     source = explanation.detections.source
     return Path(source).name if source else "an image"
-
-
-def _embedded(data: dict[str, Any]) -> str:
-    """JSON that is safe within a script element: a class may be called ``</script>``."""
-    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _asset(name: str) -> str:
-    return (files("dabdetr.explain") / "static" / name).read_text(encoding="utf-8")

@@ -16,6 +16,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import Any
 from urllib.error import HTTPError, URLError
@@ -284,8 +285,7 @@ class _Network:
         for handler in (
             urllib.request.ProxyHandler(),
             _Redirects(self.limits),
-            _Http(self),
-            _Https(self),
+            _Connections(self),
             urllib.request.HTTPErrorProcessor(),
             urllib.request.HTTPDefaultErrorHandler(),
         ):
@@ -362,28 +362,18 @@ _LOCAL_NAT64 = ipaddress.IPv6Network("64:ff9b:1::/48")
 """RFC 8215: prefixes for translation inside a local network."""
 
 
-class _Http(urllib.request.HTTPHandler):
+class _Connections(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
+    """Opens http and https by the connections of a ``_Network``."""
+
     def __init__(self, network: _Network) -> None:
         super().__init__()
         self.network = network
 
     def http_open(self, req: urllib.request.Request) -> HTTPResponse:
-        def connection(host: str, **options: Any) -> HTTPConnection:
-            return self.network.connection(HTTPConnection, host, **options)
-
-        return self.do_open(connection, req)  # pyright: ignore[reportArgumentType]
-
-
-class _Https(urllib.request.HTTPSHandler):
-    def __init__(self, network: _Network) -> None:
-        super().__init__()
-        self.network = network
+        return self.do_open(partial(self.network.connection, HTTPConnection), req)  # pyright: ignore[reportArgumentType]
 
     def https_open(self, req: urllib.request.Request) -> HTTPResponse:
-        def connection(host: str, **options: Any) -> HTTPConnection:
-            return self.network.connection(HTTPSConnection, host, **options)
-
-        return self.do_open(connection, req)  # pyright: ignore[reportArgumentType]
+        return self.do_open(partial(self.network.connection, HTTPSConnection), req)  # pyright: ignore[reportArgumentType]
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dabdetr.structures.drawing import HUES, colour
+from dabdetr.structures.drawing import HUES, colour, new_figure, plain_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -85,11 +85,7 @@ def svg(figure: Figure) -> str:
 
 def panel(height: float = SIDE[1], **labels: Any) -> tuple[Figure, Any]:
     """A figure with one plain axis; ``labels`` are passed to ``Axes.set``."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(SIDE[0], height), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(SIDE[0], height)
     axis = figure.subplots()
     axis.set(**labels)
     axis.spines[["top", "right"]].set_visible(False)
@@ -111,11 +107,6 @@ def _ink(tree: dict[str, Any], name: str) -> tuple[float, ...]:
     return colorsys.hls_to_rgb(hue, 0.24 + 0.56 * lightness, saturation)
 
 
-def _plain(text: str, most: int = 18) -> str:
-    """The text shortened, with $ escaped, which matplotlib would read as a formula."""
-    return (text if len(text) <= most else text[: most - 1] + "…").replace("$", r"\$")
-
-
 def _classes(tree: dict[str, Any]) -> Figure:
     rows = _shown(tree)[::-1]
     figure, axis = panel(max(1.8, 0.8 + 0.2 * len(rows)), xlabel="AP", xlim=(0, 1))
@@ -125,7 +116,7 @@ def _classes(tree: dict[str, Any]) -> Figure:
     for at, row in enumerate(rows):
         if row["interval"]:
             axis.plot(row["interval"], [at, at], color="#808890", linewidth=2)
-    axis.set_yticks(range(len(rows)), [_plain(row["name"]) for row in rows])
+    axis.set_yticks(range(len(rows)), [plain_text(row["name"]) for row in rows])
     return figure
 
 
@@ -134,7 +125,7 @@ def _lines(tree: dict[str, Any], x: str, y: str, **labels: Any) -> tuple[Figure,
     rows, names = _shown(tree), [row["name"] for row in tree["per_class"]]
     for row in rows:
         curve = tree["curves"][row["name"]]
-        label = _plain(row["name"], 12)
+        label = plain_text(row["name"], 12)
         style = LINES[names.index(row["name"]) // HUES % len(LINES)]  # of classes of one hue
         ink = _ink(tree, row["name"])
         axis.plot(curve[x], curve[y], style, color=ink, linewidth=1.4, label=label)
@@ -176,7 +167,7 @@ def _confusion(tree: dict[str, Any]) -> Figure:
             axis.text(
                 column, row, str(count), ha="center", va="center", color=ink, fontsize=font_size
             )
-    short = [_plain(names[at], 12) for at in shown]
+    short = [plain_text(names[at], 12) for at in shown]
     axis.set_xticks(range(len(shown)), short, rotation=0 if len(shown) <= 4 else 90)
     axis.set_yticks(range(len(shown)), short)
     return figure

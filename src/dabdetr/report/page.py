@@ -5,13 +5,13 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from typing import Any
 
 from PIL import Image
 
+from dabdetr.packages import static
 from dabdetr.report.pairs import Pair
-from dabdetr.text import counted, escape
+from dabdetr.text import counted, escape, html_page
 
 PAGE = "report.html"
 """The page's file in a run's folder."""
@@ -45,18 +45,16 @@ def page(tree: dict[str, Any], sections: Mapping[str, str]) -> str:
     about = tree["about"]
     title = f"{about['model']} on {about['data']}, {about['split']}"
     parts = [(at, sections[at]) for at in CONTENTS if sections.get(at)]
-    style, script = (_asset(name) for name in ("report.css", "report.js"))
     links = "".join(f'<a href="#{at}">{CONTENTS[at]}</a>' for at, _ in parts)
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="generator" content="dabdetr report">\n'
-        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
+    body = (
         f"<header><h1>{escape(title)}</h1><nav>{links}</nav></header>\n<main>\n"
         + "\n".join(text for _, text in parts)
         + '\n</main>\n<dialog id="zoom" aria-label="Enlarged"><button>Close</button><div></div>'
-        f"</dialog>\n<script>\n{script}</script>\n</body>\n</html>\n"
+        "</dialog>"
     )
+    style, script = (static("dabdetr.report", name) for name in ("report.css", "report.js"))
+    made = '<meta name="generator" content="dabdetr report">\n'
+    return html_page(title, style, body, script, made)
 
 
 def curve_section(drawn: Sequence[tuple[str, str, str]]) -> str:
@@ -238,7 +236,3 @@ def data_address(image: Image.Image, room: int = 1 << 20) -> str:
         if len(text) <= room:
             break
     return f"data:image/jpeg;base64,{text}"
-
-
-def _asset(name: str) -> str:
-    return (files("dabdetr.report") / "static" / name).read_text(encoding="utf-8")

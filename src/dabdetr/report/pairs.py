@@ -16,7 +16,7 @@ from PIL import Image
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.evaluation.judged import Judged
 from dabdetr.files import write_atomically
-from dabdetr.structures.drawing import draw
+from dabdetr.structures.drawing import draw, reduced
 
 LONGEST = 560
 """Longer side of a drawn image in pixels."""
@@ -94,12 +94,3 @@ def _pair(data: DetectionDataset, pair: Pair, index: int, judged: Judged) -> Pai
     found = judged.found
     drawn = draw(image, found.boxes * scale, found.scores, found.labels, found.names)
     return Pair(pair.group, pair.rank, pair.row, truth, drawn)
-
-
-def reduced(pixels: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray]:
-    """The image reduced to sides of at most ``longest``, and [4] the factors for its boxes."""
-    height, width = pixels.shape[:2]
-    scale = min(1.0, longest / max(height, width))
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    small = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
-    return small, np.tile((size[0] / width, size[1] / height), 2)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -17,7 +15,7 @@ from dabdetr.evaluation.census import Census
 from dabdetr.evaluation.error_report import ErrorReport
 from dabdetr.evaluation.judged import judge
 from dabdetr.evaluation.result import Evaluation
-from dabdetr.files import replacing, write_atomically
+from dabdetr.files import replacing, write_atomically, write_csv
 from dabdetr.report.against import against_section
 from dabdetr.report.census import census_figures, census_section
 from dabdetr.report.contents import contents
@@ -36,7 +34,7 @@ from dabdetr.report.page import (
 )
 from dabdetr.report.pairs import pairs, save_pairs
 from dabdetr.report.training import TrainingRecord
-from dabdetr.text import cells, json_text
+from dabdetr.text import json_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -83,7 +81,9 @@ def write_report(
         tree["against"] = against.to_dict(data)
         compared = against_section(data, against, tree["against"])
     for name, rows in tables(tree).items():
-        write_atomically(folder / f"{name}.csv", _csv(rows))
+        write_csv(
+            folder / f"{name}.csv", [rows[0], *(row.values() for row in rows)] if rows else ()
+        )
     write_atomically(folder / NUMBERS, json_text(tree).encode())
     save_detections(folder / DETECTIONS, found)
     shown = list(pairs(data, tree, judged))
@@ -192,11 +192,3 @@ def save_detections(path: Path, found: Evaluation) -> None:
                 file.write(("" if first else ",\n") + ",\n".join(rows))
                 first = False
         file.write("]\n")
-
-
-def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    text = io.StringIO()
-    if rows:
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerows([list(rows[0]), *(cells(row.values()) for row in rows)])
-    return text.getvalue().encode()

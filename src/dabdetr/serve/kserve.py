@@ -6,8 +6,6 @@ Triton's extension for binary tensors.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 import struct
 from collections.abc import Awaitable, Callable, Sequence
@@ -20,9 +18,9 @@ from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import Response
 
 import dabdetr
-from dabdetr.serve.requests import check_count
+from dabdetr.serve.requests import check_count, from_base64
 from dabdetr.structures import Detections
-from dabdetr.text import shortened, shown
+from dabdetr.text import shown
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 """Header with the number of bytes of JSON in a body; binary tensors follow them."""
@@ -170,7 +168,10 @@ def _images(tensor: dict[str, Any], rest: bytes) -> tuple[list[Any], bytes]:
         if len(own) < size:
             raise ValueError(f"{size} bytes of image were announced; {len(own)} came")
     if kind == "BYTES":
-        files = _split(own) if own is not None else [_decoded(each) for each in _flat(tensor)]
+        fault = "BYTES in JSON should be an image file in base64"
+        files = (
+            _split(own) if own is not None else [from_base64(each, fault) for each in _flat(tensor)]
+        )
         return [BytesIO(each) for each in files], rest
     if kind != "UINT8" or len(shape) not in (3, 4) or shape[-1] != 3:
         raise ValueError(
@@ -200,15 +201,6 @@ def _flat(tensor: dict[str, Any]) -> list[Any]:
             flat.append(each)
     check_count(len(flat))
     return flat
-
-
-def _decoded(text: Any) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError, TypeError):
-        raise ValueError(
-            f"BYTES in JSON should be an image file in base64; got {shortened(str(text), 40)}"
-        ) from None
 
 
 def _split(content: bytes) -> list[bytes]:

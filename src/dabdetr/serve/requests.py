@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import json
 import time
 from dataclasses import dataclass, field
@@ -168,12 +167,15 @@ class Body:
             limits = Limits(mib=self.mib, private=self.allow_private)
             return fetch(given, limits), given
         text = given.partition(",")[2] if given.startswith("data:") else given
-        try:
-            return base64.b64decode(text, validate=True), ""
-        except (binascii.Error, ValueError):
-            raise ValueError(
-                f"an image is neither base64 nor an http address; got {shortened(given, 40)}"
-            ) from None
+        return from_base64(text, "an image is neither base64 nor an http address"), ""
+
+
+def from_base64(text: Any, fault: str) -> bytes:
+    """The content of a file in base64; ValueError, beginning with ``fault``, if it is not."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except (ValueError, TypeError):
+        raise ValueError(f"{fault}; got {shortened(str(text), 40)}") from None
 
 
 def _object(content: bytes) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Drawing of boxes, class names and scores into an image, and images as arrays and data URLs."""
+"""Boxes drawn into an image; images as arrays and data URLs; new figures and their files."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from functools import lru_cache
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from dabdetr.files import FORMATS
+from dabdetr.files import FORMATS, write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Wong's hues (Nature Methods 2011), distinct under every common colour blindness; paler and deeper
 # shades of them follow for data sets of many classes.
@@ -78,6 +81,37 @@ def data_url(
     reduced.thumbnail((longest, longest))
     reduced.save(stream, kind, **({} if kind == "png" else {"quality": quality}))
     return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"
+
+
+def reduced(image: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray]:
+    """The image reduced to sides of at most ``longest``, and [4] the factors for its boxes."""
+    height, width = image.shape[:2]
+    scale = min(1.0, longest / max(height, width))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    small = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+    return small, np.tile((size[0] / width, size[1] / height), 2)
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of the given size in inches, which pyplot does not keep alive."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def plain_text(text: str, most: int = 18) -> str:
+    """The text shortened for a figure, with $ escaped, which matplotlib reads as a formula."""
+    return _shortened(text, most).replace("$", r"\$")
+
+
+def save_figure(figure: Figure, path: str | Path, dpi: int = 120) -> None:
+    """Write the figure as PNG, SVG or PDF, by the suffix of ``path``; ValueError for others."""
+    path, content = Path(path), BytesIO()
+    kind = path.suffix.lower().removeprefix(".")
+    if kind not in ("png", "svg", "pdf"):
+        raise ValueError(f"a figure's name should end in .png, .svg or .pdf; got {path}")
+    figure.savefig(content, format=kind, dpi=dpi)
+    write_atomically(path, content.getvalue())
 
 
 def as_array(image: Any) -> np.ndarray:

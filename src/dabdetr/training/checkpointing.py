@@ -21,7 +21,7 @@ from dabdetr.training.history import (
     draw_curves,
     peak_training_memory_mib,
     stops_early,
-    write_csv,
+    write_record,
 )
 from dabdetr.training.module import TrainingModule
 from dabdetr.training.nonfinite import NonFiniteLoss, nonfinite_weights
@@ -85,7 +85,7 @@ class RunCheckpointer(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start_clocks(*self.elapsed)
         if trainer.is_global_zero:
-            write_csv(self.folder / "results.csv", self.rows)
+            write_record(self.folder / "results.csv", self.rows)
             for logger in trainer.loggers:
                 logger.log_hyperparams(dict(leaves(self.about.get("config", {}))))
         self.saved = time.monotonic()
@@ -144,7 +144,7 @@ class RunCheckpointer(Callback):
         if best_row(self.rows) is row:
             save_model(self.folder / "best.safetensors", detector, metadata=about)
         save_model(self.folder / "last.safetensors", detector, metadata=about)
-        write_csv(self.folder / "results.csv", self.rows)
+        write_record(self.folder / "results.csv", self.rows)
         ends = row["epoch"] == trainer.max_epochs or trainer.should_stop
         if ends or time.perf_counter() - self.drawn > REDRAW:
             self._draw()

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from dabdetr.files import write_atomically
+from dabdetr.files import write_csv
 from dabdetr.measure import peak_memory_mib
+from dabdetr.structures.drawing import new_figure, save_figure
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -53,20 +52,18 @@ of anchors at the border of the image or beyond. Terms of
 query groups, proposals and collaborative heads follow behind these, for members that have them."""
 
 
-def write_csv(path: Path, rows: Sequence[Row]) -> None:
+def write_record(path: Path, rows: Sequence[Row]) -> None:
     """All rows under a header line; values that were not measured are empty."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     further = {name: ".5f" for row in rows for name in row if name not in COLUMNS}
     columns = COLUMNS | further
-    writer.writerow(columns)
-    for row in rows:
-        writer.writerow([_shown(row.get(name), form) for name, form in columns.items()])
-    write_atomically(path, text.getvalue().encode())
-
-
-def _shown(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
+    values = (
+        [
+            "" if (value := row.get(name)) is None else format(value, form)
+            for name, form in columns.items()
+        ]
+        for row in rows
+    )
+    write_csv(path, [columns, *values])
 
 
 def best_row(rows: Sequence[Row]) -> Row | None:
@@ -86,11 +83,7 @@ def stops_early(rows: Sequence[Row], patience: int | None) -> bool:
 
 def draw_curves(path: Path, rows: Sequence[Row]) -> None:
     """Loss terms, AP and learning rate over epochs, as PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(13, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(13, 3.6)
     panels = figure.subplots(1, 4)
     plan = [
         ("training loss (weighted, all layers)", ["loss"]),
@@ -111,9 +104,7 @@ def draw_curves(path: Path, rows: Sequence[Row]) -> None:
             panel.legend(fontsize=8)
         else:
             panel.text(0.5, 0.5, "not measured", ha="center", transform=panel.transAxes)
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=110)
-    write_atomically(path, image.getvalue())
+    save_figure(figure, path, dpi=110)
 
 
 def final_table(folder: Path, rows: Sequence[Row]) -> Table:

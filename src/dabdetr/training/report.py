@@ -14,8 +14,8 @@ import yaml
 
 from dabdetr.config import Config
 from dabdetr.data.augmentation import Transform
-from dabdetr.data.dataset import DetectionDataset, Subset
-from dabdetr.data.views import contact_sheet, evenly, first_batch
+from dabdetr.data.dataset import DetectionDataset, Subset, evenly
+from dabdetr.data.views import contact_sheet, first_batch
 from dabdetr.evaluation.error_report import ErrorReport
 from dabdetr.evaluation.errors import evaluate_with_errors
 from dabdetr.evaluation.judged import judge

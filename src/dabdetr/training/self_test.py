@@ -16,7 +16,7 @@ import torch
 
 from dabdetr.checkpoints.transfer import initialise
 from dabdetr.config import Config
-from dabdetr.data.dataset import DetectionDataset, Subset
+from dabdetr.data.dataset import DetectionDataset, Subset, evenly
 from dabdetr.data.loader import training_loader
 from dabdetr.data.outlines import EVIDENCE, outline_fit
 from dabdetr.data.preprocessing import input_size
@@ -156,10 +156,9 @@ def _is_due(share: float, steps: float, time: float) -> bool:
 
 
 def _chosen(data: DetectionDataset) -> Subset:
-    """Images with objects, evenly spaced; those with large objects come first."""
+    """Images with objects, evenly spaced."""
     labelled = [index for index in range(len(data)) if (~data.record(index).crowd).any()]
-    places = np.linspace(0, len(labelled) - 1, min(IMAGES, len(labelled))).round().astype(int)
-    return Subset(data, [labelled[place] for place in np.unique(places)] if labelled else [])
+    return Subset(data, [labelled[place] for place in evenly(len(labelled), IMAGES)])
 
 
 def _data_fault(some: Subset, config: Config) -> str:
