@@ -12,9 +12,9 @@ import yaml
 from pydantic import Field, field_validator
 
 from dabdetr.config import Config, Section, load
-from dabdetr.config.root import parse_section
-from dabdetr.files import check_folder_name, read_regular, write_atomically
-from dabdetr.text import parse_yaml, shown
+from dabdetr.config.root import load_section
+from dabdetr.files import check_folder_name, write_atomically
+from dabdetr.text import shown
 from dabdetr.training.options import choose_config
 
 SETTINGS = "compare.yaml"
@@ -72,10 +72,7 @@ class Settings(Section):
         path = folder / SETTINGS
         if not path.is_file():
             raise FileNotFoundError(f"there is no comparison in {folder}: expected {SETTINGS}")
-        tree = parse_yaml(read_regular(path), str(path))
-        if not isinstance(tree, dict):
-            raise ValueError(f"{path} should hold fields like 'members:'; it holds {shown(tree)}")
-        return parse_section(cls, tree, str(path))
+        return load_section(cls, path, "'members:'")
 
     def save(self, folder: Path) -> None:
         """Write the settings as YAML."""

@@ -224,10 +224,15 @@ MOST_FAULTS = 3
 
 def load(path: str | Path) -> Config:
     """Read a YAML config; missing fields have their defaults, unknown fields are errors."""
+    return load_section(Config, path, "'model:' and 'training:'")
+
+
+def load_section(section: type[Part], path: str | Path, fields: str) -> Part:
+    """Any section from a YAML file; ``fields`` are examples of its fields for the error."""
     tree = parse_yaml(read_regular(path), str(path))
     if not isinstance(tree, dict):
-        raise ValueError(f"{path} should hold fields like 'model:' and 'training:'; it does not")
-    return parse(tree, str(path))
+        raise ValueError(f"{path} should hold fields like {fields}; it holds {shown(tree)}")
+    return parse_section(section, tree, str(path))
 
 
 def parse(tree: dict[str, Any], origin: str) -> Config:

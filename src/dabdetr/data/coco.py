@@ -158,10 +158,7 @@ def _keep_split(tree: dict[str, Any], wanted: str) -> None:
 
 def _opener(file: Path, root: Path, name: str, only: str | None = None) -> Open:
     def read(split: str, box_format: Asked | None = None) -> RecordTable:
-        folders = [
-            *_image_folders(root, file, name),
-            *([file.parent] if file.parent != root else []),
-        ]
+        folders = _image_folders(root, file, name)
         return read_coco(file, folders, root.resolve().name, split, box_format, only)
 
     return read

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,7 @@ def find_datumaro(root: Path) -> dict[str, Open]:
     """Split → its opener, one for each json in annotations/."""
     single = root.is_file()
     files = [root] if single else paths_of(child(root, "annotations"), ".json")
-    found: dict[str, Open] = {}
-    for file in files:
-        if not _is_datumaro(file):
-            continue
-
-        def read(split: str, box_format: Asked | None = None, file: Path = file) -> RecordTable:
-            return _open(file.parent.parent, file, split, box_format)
-
-        found[file.stem] = read
-    return found
+    return {file.stem: partial(_open, file) for file in files if _is_datumaro(file)}
 
 
 def _is_datumaro(file: Path) -> bool:
@@ -37,8 +29,8 @@ def _is_datumaro(file: Path) -> bool:
     return (b'"items"' in head and b'"categories"' in head) or b'"dm_format_version"' in head
 
 
-def _open(root: Path, file: Path, split: str, box_format: Asked | None) -> RecordTable:
-    findings = Findings()
+def _open(file: Path, split: str, box_format: Asked | None = None) -> RecordTable:
+    root, findings = file.parent.parent, Findings()
     tree = parse_json(read_text(file, findings), str(file))
     items = tree.get("items") if isinstance(tree, dict) else None
     if not isinstance(items, list):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -38,18 +39,8 @@ def find_labelme(root: Path) -> dict[str, Open]:
     splits = _split_files(root)
     for name, files in splits.items():
         others = {each.stem for each in chain(*splits.values())} - {each.stem for each in files}
-        if not any(map(_is_labelme, files[:3])):
-            continue
-
-        def read(
-            split: str,
-            box_format: Asked | None = None,
-            files: list[Path] = files,
-            others: set[str] = others,
-        ) -> RecordTable:
-            return _open(root, files, others, split, box_format)
-
-        found[name] = read
+        if any(map(_is_labelme, files[:3])):
+            found[name] = partial(_open, root, files, others)
     return found
 
 
@@ -84,7 +75,7 @@ def _is_labelme(file: Path) -> bool:
 
 
 def _open(
-    root: Path, files: list[Path], others: set[str], split: str, box_format: Asked | None
+    root: Path, files: list[Path], others: set[str], split: str, box_format: Asked | None = None
 ) -> RecordTable:
     """The images of ``files``, and unlabelled images next to them with a stem not in ``others``."""
     findings = Findings()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -50,14 +51,7 @@ def find_voc(root: Path) -> dict[str, Open]:
     They are the splits that ImageSets lists, else the folders of XML files, else one split of all.
     """
     files = _split_files(root) if root.is_dir() else {}
-    found: dict[str, Open] = {}
-    for name in (name for name in files if files[name]):
-
-        def read(split: str, box_format: Asked | None = None, name: str = name) -> RecordTable:
-            return _open(root, files, name, split, box_format)
-
-        found[name] = read
-    return found
+    return {name: partial(_open, root, files, name) for name in files if files[name]}
 
 
 def _split_files(root: Path) -> dict[str, list[Path]]:
@@ -135,7 +129,7 @@ def _open(
     files: dict[str, list[Path]],
     name: str,
     split: str,
-    box_format: Asked | None,
+    box_format: Asked | None = None,
 ) -> RecordTable:
     findings = Findings()
     of_split = {key: _annotations_in(each, findings, key == name) for key, each in files.items()}

@@ -198,8 +198,7 @@ def reading(metadata: Metadata) -> list[str]:
     if metadata.post == "none":
         steps += [
             f"keep the {inference.max_det} best",
-            "boxes: x0 = (cx - w / 2) * W, y0 = (cy - h / 2) * H, x1 = (cx + w / 2) * W, "
-            "y1 = (cy + h / 2) * H, with W and H the width and height of the original image",
+            _TO_PIXELS,
         ]
     if metadata.classifier == "sigmoid" and not POSTS[metadata.post].single:
         steps.append("of detections of one query keep the best")
@@ -212,11 +211,14 @@ def reading(metadata: Metadata) -> list[str]:
     return [*steps, "cut boxes to the image"]
 
 
+_TO_PIXELS = (
+    "boxes: x0 = (cx - w / 2) * W, y0 = (cy - h / 2) * H, x1 = (cx + w / 2) * W, "
+    "y1 = (cy + h / 2) * H, with W and H the width and height of the original image"
+)
 _SOFTMAX_LOGITS = (
     "each query's class is that of its largest logit, and its score softmax over the last axis of "
     "logits; a query whose class is none of names found nothing",
-    "boxes: x0 = (cx - w / 2) * W, y0 = (cy - h / 2) * H, x1 = (cx + w / 2) * W, "
-    "y1 = (cy + h / 2) * H, with W and H the width and height of the original image",
+    _TO_PIXELS,
 )
 _RANKED_BOXES = ("boxes, scores and labels are ranked, best first, and calibrated",)
 _READING = {

@@ -50,8 +50,12 @@ def _read_queries(
 
 
 def _fits_queries(metadata: Metadata, images: int, shapes: Shapes) -> bool:
+    return _fit(shapes, images, len(metadata.names) + (metadata.classifier == "softmax"))
+
+
+def _fit(shapes: Shapes, images: int, classes: int) -> bool:
+    """Whether these are shapes of logits of so many classes, and of boxes."""
     logits, boxes = shapes
-    classes = len(metadata.names) + (metadata.classifier == "softmax")
     return len(logits) == 3 and logits[::2] == (images, classes) and boxes == (*logits[:2], 4)
 
 
@@ -96,9 +100,7 @@ def _read_softmax(
 
 
 def _fits_softmax(metadata: Metadata, images: int, shapes: Shapes) -> bool:
-    logits, boxes = shapes
-    classes = len(metadata.names) + DUMMIES
-    return len(logits) == 3 and logits[::2] == (images, classes) and boxes == (*logits[:2], 4)
+    return _fit(shapes, images, len(metadata.names) + DUMMIES)
 
 
 QUESTIONS = {

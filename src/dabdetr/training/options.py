@@ -12,10 +12,10 @@ from pydantic import Field
 
 from dabdetr.checkpoints.locate import locate, shipped
 from dabdetr.config import Config, Section, load
-from dabdetr.config.root import parse_section
-from dabdetr.files import read_regular, write_atomically
+from dabdetr.config.root import load_section
+from dabdetr.files import write_atomically
 from dabdetr.presets import PRESETS
-from dabdetr.text import counted, parse_yaml, shown
+from dabdetr.text import counted
 
 if TYPE_CHECKING:
     from dabdetr.data.dataset import DetectionDataset
@@ -184,10 +184,7 @@ class Sources(Section):
     @classmethod
     def load(cls, path: Path) -> Sources:
         """Read the file of ``save``."""
-        tree = parse_yaml(read_regular(path), str(path))
-        if not isinstance(tree, dict):
-            raise ValueError(f"{path} should hold fields like 'data:'; it holds {shown(tree)}")
-        return parse_section(cls, tree, str(path))
+        return load_section(cls, path, "'data:'")
 
     def save(self, path: Path) -> None:
         """Write as YAML, with absolute paths (generated scenes have none)."""
