@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
@@ -18,7 +18,6 @@ from dabdetr.inference.runtime import ModelChanges, Runtime, SetPrecision
 from dabdetr.inference.sources import attempts
 from dabdetr.inference.stream import (
     OnError,
-    Prepared,
     Unreadable,
     check_on_error,
     report,
@@ -27,6 +26,7 @@ from dabdetr.inference.stream import (
 )
 from dabdetr.inference.tiling import AT_ONCE, Tiling, merge
 from dabdetr.structures import Answers, Detections, Results
+from dabdetr.structures.detections import class_labels
 
 if TYPE_CHECKING:
     import torch
@@ -154,20 +154,45 @@ class Predictor:
         limits = self.class_thresholds(conf)
         conf, max_det = thresholds(inference, conf, max_det)
         classes = [classes] if isinstance(classes, str | int) else classes
-        self._empty_detections().above(conf, classes)  # raises for an unknown class
+        class_labels(classes or (), self.names)  # raises for an unknown class
         check_on_error(on_error)
-        tiling = self._tiling(tiles)
+        if isinstance(tiles, bool):
+            tiling = Tiling(self.config.image.size) if tiles else None
+        else:
+            tiling = tiles if isinstance(tiles, Tiling) else Tiling(tiles)
         images = attempts(source, stride, allow_private, self.config.image.bits, bgr)
         prepared = views(self.runtime, images, tiling)
+
+        def detect(pixels: Sequence[Any], sizes: Any, names: Sequence[str]) -> list[Detections]:
+            return self.runtime.detect(pixels, sizes, max_det, names)
 
         def select(found: Detections) -> Detections:
             found = found.clipped()
             found = found if multi_label else found.best_of_query()
-            return found if nms is None else found.without_overlaps(nms)
+            found = found if nms is None else found.without_overlaps(nms)
+            # with tiles, half the threshold: the part of an object in a tile is also suppressed by
+            # the whole object where that scores too little to be shown
+            return found.above(limits / 2 if tiling else limits)
 
-        return self._stream(
-            prepared, tiling, select, limits, max_det, classes, keep_images, on_error
-        )
+        def stream() -> Iterator[Detections]:
+            batch = max(self.batch, AT_ONCE) if tiling else self.batch
+            of_views: list[Detections] = []
+            for each, found in run(detect, prepared, batch, on_error, self.runtime.prefetches):
+                of_views.append(select(found))
+                if len(of_views) < len(each.views):
+                    continue
+                image = each.image
+                if tiling:
+                    of_views = [merge(of_views, each.views, tiling)[:max_det]]
+                yield replace(
+                    of_views.pop().above(limits, classes),
+                    size=image.array.shape[:2],
+                    image=image.array if keep_images else None,
+                    frame=image.frame,
+                    time=image.time,
+                )
+
+        return stream()
 
     def predict(
         self, source: Any, keep_images: bool | None = None, **options: Unpack[DetectOptions]
@@ -311,47 +336,3 @@ class Predictor:
                 f"explain() takes a single image; got {len(found)}; call it for each of them"
             )
         return found[0]
-
-    def _tiling(self, tiles: bool | int | Tiling) -> Tiling | None:
-        if isinstance(tiles, bool):
-            return Tiling(self.config.image.size) if tiles else None
-        return tiles if isinstance(tiles, Tiling) else Tiling(tiles)
-
-    def _stream(
-        self,
-        prepared: Iterator[Prepared | Unreadable],
-        tiling: Tiling | None,
-        select: Callable[[Detections], Detections],
-        conf: float | np.ndarray,
-        max_det: int,
-        classes: Sequence[str | int] | None,
-        keep_images: bool,
-        on_error: OnError,
-    ) -> Iterator[Detections]:
-        def detect(pixels: Sequence[Any], sizes: Any, names: Sequence[str]) -> list[Detections]:
-            return self.runtime.detect(pixels, sizes, max_det, names)
-
-        batch, ahead = max(self.batch, AT_ONCE) if tiling else self.batch, self.runtime.prefetches
-        of_views: list[Detections] = []
-        for each, found in run(detect, prepared, batch, on_error, ahead):
-            # with tiles, half the threshold: the part of an object in a tile is also suppressed by
-            # the whole object where that scores too little to be shown
-            of_views.append(select(found).above(conf / 2 if tiling else conf))
-            if len(of_views) < len(each.views):
-                continue
-            image = each.image
-            if tiling:
-                of_views = [merge(of_views, each.views, tiling)[:max_det]]
-            yield replace(
-                of_views.pop().above(conf, classes),
-                size=image.array.shape[:2],
-                image=image.array if keep_images else None,
-                frame=image.frame,
-                time=image.time,
-            )
-
-    def _empty_detections(self) -> Detections:
-        empty = np.zeros(0, np.int64)
-        return Detections(
-            np.zeros((0, 4), np.float32), empty.astype(np.float32), empty, empty, self.names, (0, 0)
-        )

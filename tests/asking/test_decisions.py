@@ -77,4 +77,4 @@ def test_the_page_says_which_suspicions_are_weak() -> None:
     page = _page({"val": Scenes("val", count=1)}, every, [each.to_dict() for each in every])
     assert page.count("moved (weak)") == 2
     assert page.count("moved</b>") == 1
-    assert "1 suspicion of 0.5 or more; the other 2 are weak: most such labels are right" in page
+    assert "1 suspicion of 0.5 or more; 2 others are weak: most such labels are right" in page

@@ -48,6 +48,10 @@ def test_census_by_hand() -> None:
     assert [(use.query, use.count) for use in told.used] == [(4, 2), (2, 1)]
     assert told.idle == [0, 1, 3, 5]
     assert told.duplicates == [(2, 4, 1)]
+    assert told.sentence == (
+        "of 6 queries, 2 find something in 2 images and 4 find nothing; "
+        "1 pair finds the same object"
+    )
     busy = told.used[0]
     assert busy.entropy == pytest.approx(1.0)
     assert busy.right == 1

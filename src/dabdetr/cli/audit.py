@@ -131,9 +131,8 @@ def _strength(every: list[Suspicion]) -> str:
     strong = sum(each.suspicion >= WEAK for each in every)
     weak = len(every) - strong
     sentence = f"{counted(strong, 'suspicion')} of {WEAK} or more"
-    return (
-        f"{sentence}; the other {weak} are weak: most such labels are right" if weak else sentence
-    )
+    rest = counted(weak, "other is weak", "others are weak")
+    return f"{sentence}; {rest}: most such labels are right" if weak else sentence
 
 
 def _write_fixed(

@@ -90,16 +90,12 @@ class Census:
     @property
     def sentence(self) -> str:
         """The result in one sentence."""
-        queries = len(self.used) + len(self.idle)
-        pairs = (
-            f"; {counted(len(self.duplicates), 'pair')} find the same object"
-            if self.duplicates
-            else ""
-        )
-        return (
-            f"{len(self.used)} of {counted(queries, 'query', 'queries')} find something in "
-            f"{counted(self.images, 'image')}, {len(self.idle)} find nothing{pairs}"
-        )
+        queries = counted(len(self.used) + len(self.idle), "query", "queries")
+        used, idle = (counted(len(each), "finds", "find") for each in (self.used, self.idle))
+        pairs = counted(len(self.duplicates), "pair finds", "pairs find")
+        same = f"; {pairs} the same object" if self.duplicates else ""
+        images = counted(self.images, "image")
+        return f"of {queries}, {used} something in {images} and {idle} nothing{same}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""

@@ -88,4 +88,4 @@ def _counted(rows: Sequence[int], data: DetectionDataset, most: int = 2) -> str:
     """The number of images, and the first few names."""
     names = ", ".join(Path(data.record(row).file).name for row in rows[:most])
     more = ", …" if len(rows) > most else ""
-    return f"{len(rows)} image{'' if len(rows) == 1 else 's'} ({names}{more})"
+    return f"{counted(len(rows), 'image')} ({names}{more})"

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,56 +25,44 @@ from dabdetr.report.page import PAGE
 from dabdetr.report.training import TrainingRecord
 from dabdetr.report.write import write_report
 from dabdetr.text import counted
-from dabdetr.training.history import Row
 from dabdetr.training.planning import EXPLAINED
+from dabdetr.training.run import Run
 
 SHOWN = 12
 """Images of the first batch that are drawn."""
 
 
-@dataclass(frozen=True)
-class FinishedRun:
-    """A finished training, for its report.
-
-    weights    the best weights, and ``config`` the config in them
-    data       train and val split; ``prints`` is the fingerprint of the train split
-    found      the evaluation of the weights on the val split
-    rows       the record, one row per epoch
-    transform  the user's own augmentation
-    """
-
-    folder: Path
-    weights: Path
-    config: Config
-    data: tuple[DetectionDataset, DetectionDataset]
-    prints: dict[str, Any]
-    found: Evaluation
-    rows: Sequence[Row]
-    transform: Transform | None = None
-
-
 def write_run_report(
-    run: FinishedRun, device: torch.device, batch: int, against: str | None = None
+    run: Run,
+    data: tuple[DetectionDataset, DetectionDataset],
+    prints: dict[str, Any],
+    found: Evaluation,
+    transform: Transform | None,
+    device: torch.device,
+    against: str | None = None,
 ) -> str:
-    """Write the report of a run into its folder; a line about it.
+    """Write the report of a run into its folder; returns a line about it.
 
-    ``against`` is what it is compared with; on ``device``, ``batch`` images at a time, it is found
-    out why objects were missed. Where it cannot be written, or compared, the line says so, and the
-    run stays as it is.
+    data       train and val split; ``prints`` is the fingerprint of the train split
+    found      the evaluation of the run's weights on the val split; ``run.config`` is theirs
+    transform  the user's own augmentation
+    device     where the causes of errors are computed
+    against    an earlier run or report to compare with
+
+    Where the report cannot be written, or compared, the line says so, and the run stays as it is.
     """
-    config, found = run.config, run.found
-    train_data, val_data = run.data
+    config, (train_data, val_data) = run.config, data
     about = {
         "verb": "train",
         "model": f"{config.name} ({run.folder.name})",
         "data": val_data.name,
         "split": val_data.split,
-        "trained on": f"{counted(len(train_data), 'image')}, fingerprint {_digest(run.prints)}",
+        "trained on": f"{counted(len(train_data), 'image')}, fingerprint {_digest(prints)}",
         "epochs": len(run.rows),
         "config": yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
     }
     limits = class_thresholds(config.inference, val_data.names)
-    trained = TrainingRecord(run.rows, _first_batch(train_data, config, run.transform))
+    trained = TrainingRecord(run.rows, _first_batch(train_data, config, transform))
     lines, compared = [], None
     if against is not None:
         try:
@@ -87,7 +72,7 @@ def write_run_report(
         except (OSError, ValueError) as error:
             lines.append(f"not compared: {error}")
     try:
-        why, links = _why(run, limits, device, batch)
+        why, links = _why(run, val_data, limits, device)
         lines += [f"advice: {sentence}" for sentence in why.summary["advice"]]
         parts = {"trained": trained, "against": compared}
         write_report(run.folder, val_data, found, limits, about, why, links, **parts)
@@ -97,14 +82,13 @@ def write_run_report(
 
 
 def _why(
-    run: FinishedRun, limits: np.ndarray, device: torch.device, batch: int
+    run: Run, data: DetectionDataset, limits: np.ndarray, device: torch.device
 ) -> tuple[ErrorReport, dict[int, str]]:
     """The causes of errors, and the addresses of explain pages by error index."""
-    data = run.data[1]
     places = evenly(len(data), EXPLAINED)
     some = Subset(data, places)
     runtime = torch_runtime(run.weights, device=device)
-    diagnosed = evaluate_with_errors(runtime, some, limits, batch)
+    diagnosed = evaluate_with_errors(runtime, some, limits, run.config.training.batch)
     why = ErrorReport.of(some, diagnosed, run.config, places)
     return why, write_pages(runtime, why, run.folder)
 

@@ -30,11 +30,7 @@ from dabdetr.model.detector import Detector, build
 from dabdetr.runs import RunFolder, locked
 from dabdetr.text import counted
 from dabdetr.training.accumulation import AccumulatedBatches
-from dabdetr.training.checkpoint_file import (
-    CHECKPOINT,
-    PREVIOUS,
-    remove_leftovers,
-)
+from dabdetr.training.checkpoint_file import CHECKPOINT, PREVIOUS, remove_leftovers
 from dabdetr.training.checkpointing import RunCheckpointer, abandoned
 from dabdetr.training.class_start import start_classes
 from dabdetr.training.diagnosis import Diagnosis
@@ -46,11 +42,7 @@ from dabdetr.training.history import best_row, final_table, stops_early
 from dabdetr.training.loggers import check_loggers, make_loggers
 from dabdetr.training.module import TrainingModule
 from dabdetr.training.nonfinite import NonFiniteLoss
-from dabdetr.training.options import (
-    ConfigOptions,
-    Sources,
-    choose_config,
-)
+from dabdetr.training.options import ConfigOptions, Sources, choose_config
 from dabdetr.training.planning import PLAIN, choose_by_data, choose_by_time
 from dabdetr.training.precision import choose_precision
 from dabdetr.training.progress import ProgressBar, announce, describe, say, tell_next
@@ -381,27 +373,22 @@ def _finish(
     if stops_early(rows, patience):
         say(console, f"AP has not risen in {counted(patience or 0, 'epoch')}: training ends here")
     if val_data is not None and world.is_main and best_row(rows) is not None:
-        place = (world.device, run.config.training.batch)
-        line, chosen, found = choose_thresholds(run.weights, val_data, *place)
+        batch = run.config.training.batch
+        line, chosen, found = choose_thresholds(run.weights, val_data, world.device, batch)
         say(console, line)
         if sources.report:
-            from dabdetr.training.report import (  # matplotlib takes a second
-                FinishedRun,
-                write_run_report,
-            )
+            from dabdetr.training.report import write_run_report  # matplotlib takes a second
 
-            splits = (train_data, val_data)
-            finished = FinishedRun(
-                run.folder,
-                run.weights,
-                chosen,
-                splits,
+            line = write_run_report(
+                replace(run, config=chosen),
+                (train_data, val_data),
                 train_fingerprint,
                 found,
-                rows,
                 here.transform,
+                world.device,
+                sources.against,
             )
-            say(console, write_run_report(finished, *place, sources.against))
+            say(console, line)
     world.broadcast(None)  # no rank continues before it is written
     console.print(final_table(run.folder, rows))
     if sources.report:
