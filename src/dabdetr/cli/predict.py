@@ -83,23 +83,15 @@ def predict(
 
     project, name = options.run_place(project, name, output)
     if go_on:
-        stopped = unfinished.find(project, name)
-        with locked(stopped):
-            ctx.obj = unfinished.Journal.read(stopped)
-            given = options.given_options(ctx)
-            return predict(ctx, **ctx.obj.options_for(stopped, given, ctx.params.keys()))
+        return _continue(ctx, project, name)
     before: Journal | None = ctx.obj  # of the run that is continued
     if model is None:
         raise ValueError("no model was given: dabdetr predict --model MODEL IMAGE …")
     if as_json and as_lines:
         raise ValueError("--json and --jsonl were given; give one of them")
-    if track and (tiles or tile_size or nms or multi_label or classes or max_det or batch > 1):
-        raise ValueError(
-            "--track asks about the last frame's boxes, one frame after the other; leave out "
-            "--tiles, --nms, --multi-label, --classes, --max-det and --batch"
-        )
-    if track and before:
-        raise ValueError("a run with --track cannot be continued; predict the video again")
+    if track:
+        others = (tiles, tile_size, nms, multi_label, classes, max_det, batch > 1)
+        _check_tracking(any(others), continued=before is not None)
     refuse_to_overwrite(coco)
     refuse_to_overwrite(label_studio)
     from dabdetr.inference.sources import attempts, expand
@@ -160,12 +152,8 @@ def predict(
                 opened.publish()
             saver = Saver(folder.path, **files, tracks=needed)
             with closing(saver), _ended_by_ctrl_c(sources):
-                for found in before.again(folder.path, predictor.names) if before else ():
-                    if isinstance(found, str):
-                        skipped.reasons.append(found)
-                    else:
-                        saver.add(found)
-                        summary.add(found)
+                if before:
+                    _add_again(before.again(folder.path, predictor.names), saver, summary, skipped)
                 for found in chain(first, results):
                     saver.add(found)
                     if journal:
@@ -182,7 +170,42 @@ def predict(
         raise typer.Exit(1)
 
 
+def _continue(ctx: typer.Context, project: Path, name: str | None) -> None:
+    """Predict the remaining images of a stopped run with the run's own options."""
+    from dabdetr.cli import unfinished
+
+    stopped = unfinished.find(project, name)
+    with locked(stopped):
+        ctx.obj = unfinished.Journal.read(stopped)
+        given = options.given_options(ctx)
+        predict(ctx, **ctx.obj.options_for(stopped, given, ctx.params.keys()))
+
+
+def _check_tracking(others: bool, continued: bool) -> None:
+    """ValueError where ``others`` of the options that --track excludes were given."""
+    if others:
+        raise ValueError(
+            "--track asks about the last frame's boxes, one frame after the other; leave out "
+            "--tiles, --nms, --multi-label, --classes, --max-det and --batch"
+        )
+    if continued:
+        raise ValueError("a run with --track cannot be continued; predict the video again")
+
+
+def _add_again(
+    earlier: Iterator[Detections | str], saver: Saver, summary: _Summary, skipped: _Skipped
+) -> None:
+    """Add the results of the stopped run: detections, or reasons why images were skipped."""
+    for found in earlier:
+        if isinstance(found, str):
+            skipped.reasons.append(found)
+        else:
+            saver.add(found)
+            summary.add(found)
+
+
 def _sources(sources: list[str], tiles: bool) -> list[str | bytes]:
+    """The paths and addresses, with the content of standard input in the place of "-"."""
     if not sources:
         raise ValueError("no image was given: dabdetr predict --model MODEL IMAGE …")
     sizes = [each for each in sources if tiles and each.isdecimal() and not Path(each).exists()]
