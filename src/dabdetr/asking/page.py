@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dabdetr.packages import static
-from dabdetr.structures.drawing import data_url
+from dabdetr.structures.drawing import data_url, svg_rectangle
 from dabdetr.text import escape, html_page
 
 LONGEST = 640
@@ -37,7 +37,7 @@ class Card:
         x0, y0, x1, y1 = self.frame
         width, height = x1 - x0, y1 - y0
         boxes = "".join(
-            _rectangle(box, kind, x0, y0)
+            svg_rectangle(box, kind, x0, y0)
             for kind, boxes_of_kind in (("before", self.before), ("after", self.after))
             for box in boxes_of_kind
         )
@@ -94,11 +94,3 @@ def page(
     )
     style = static("dabdetr.data", "page.css") + static("dabdetr.asking", "page.css")
     return html_page(title, style, body, script)
-
-
-def _rectangle(box: Sequence[float], kind: str, x0: int, y0: int) -> str:
-    left, top, right, bottom = box
-    return (
-        f'<rect class="{kind}" x="{left - x0:.1f}" y="{top - y0:.1f}" '
-        f'width="{right - left:.1f}" height="{bottom - top:.1f}"/>'
-    )

@@ -28,42 +28,15 @@ Json = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no tables and no progress.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
-Model = Annotated[
-    str,
-    typer.Option(
-        help="Weights: a file, a run folder, an included model or a name on the hub.",
-        callback=check_model,
-    ),
-]
-ModelOrNone = Annotated[
-    str | None,
-    typer.Option(
-        help="Weights: a file, a run folder, an included model or a name on the hub.",
-        callback=check_model,
-    ),
-]
+_WEIGHTS = "Weights: a file, a run folder, an included model or a name on the hub."
+Model = Annotated[str, typer.Option(help=_WEIGHTS, callback=check_model)]
+ModelOrNone = Annotated[str | None, typer.Option(help=_WEIGHTS, callback=check_model)]
 ModelArgument = Annotated[
-    str | None,
-    typer.Argument(
-        help="Weights: a file, a run folder, an included model or a name on the hub.",
-        show_default=False,
-        callback=check_model,
-    ),
+    str | None, typer.Argument(help=_WEIGHTS, show_default=False, callback=check_model)
 ]
-Data = Annotated[
-    str | None,
-    typer.Argument(
-        help="A folder, file or zip in any layout that is read; or scenes, generated images.",
-        show_default=False,
-    ),
-]
-DataOption = Annotated[
-    str | None,
-    typer.Option(
-        "--data",
-        help="A folder, file or zip in any layout that is read; or scenes, generated images.",
-    ),
-]
+_DATA = "A folder, file or zip in any layout that is read; or scenes, generated images."
+Data = Annotated[str | None, typer.Argument(help=_DATA, show_default=False)]
+DataOption = Annotated[str | None, typer.Option("--data", help=_DATA)]
 DataArgument = Data
 Annotations = Annotated[Path | None, typer.Option(help="A COCO json, instead of --data.")]
 Images = Annotated[Path | None, typer.Option(help="The image folder of --annotations.")]

@@ -12,14 +12,7 @@ from dabdetr.cli.output import print_json, refuse_to_overwrite, say
 
 
 def prune(
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            help="Weights: a file, a run folder, an included model or a name on the hub.",
-            show_default=False,
-            callback=options.check_model,
-        ),
-    ] = None,
+    model: options.ModelArgument = None,
     data: options.Data = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The pruned weights (.safetensors).")

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import re
-import signal
 import socket
 import sys
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from dabdetr.cli import options
 from dabdetr.cli.output import say
 from dabdetr.packages import install_command
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from dabdetr.runs import interruptible
 
 
 def serve(
@@ -111,7 +108,9 @@ def serve(
         address, number = listening.getsockname()[:2]
         bracketed = f"[{address}]" if ":" in address else address
         say(f"serving {service} at http://{bracketed}:{number}; Ctrl-C stops it", quiet)
-        _until_stopped(lambda: make_server(app).run(sockets=[listening]))
+        with suppress(KeyboardInterrupt), interruptible():
+            make_server(app).run(sockets=[listening])
+        sys.stdout.flush()
     say("stopped", quiet)
 
 
@@ -134,18 +133,3 @@ def _listen(host: str, port: int) -> socket.socket:
         raise OSError(
             f"cannot listen at {host}:{port}: {why.lower()}; choose another --port or --host"
         ) from None
-
-
-def _until_stopped(run: Callable[[], Any]) -> None:
-    """Run a server until Ctrl-C or SIGTERM, without an error."""
-
-    def stop(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        with suppress(KeyboardInterrupt):
-            run()
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    sys.stdout.flush()

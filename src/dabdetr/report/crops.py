@@ -10,6 +10,7 @@ from PIL import Image
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.report.page import data_address
 from dabdetr.structures.boxes import iou
+from dabdetr.structures.drawing import svg_rectangle
 
 SIDE = 240
 """Longer side of a crop in pixels."""
@@ -44,18 +45,10 @@ def crop(
     image = image.resize(size, Image.Resampling.BILINEAR)
     objects = record.boxes[~record.crowd]
     near = iou(objects, np.array([x0, y0, x1, y1], float)) > 0
-    shapes = [_rectangle(each, (x0, y0), "truth") for each in objects[near].tolist()]
-    shapes += [_rectangle(each, (x0, y0), kind) for kind, each in drawn.items()]
+    shapes = [svg_rectangle(each, "truth", x0, y0) for each in objects[near].tolist()]
+    shapes += [svg_rectangle(each, kind, x0, y0) for kind, each in drawn.items()]
     address = data_address(image, room)
     return (
         f'<svg viewBox="0 0 {x1 - x0} {y1 - y0}" role="img" aria-label="part of the image">'
         f'<image href="{address}" width="{x1 - x0}" height="{y1 - y0}"/>{"".join(shapes)}</svg>'
-    )
-
-
-def _rectangle(box: Sequence[float], start: tuple[int, int], kind: str) -> str:
-    x, y = box[0] - start[0], box[1] - start[1]
-    return (
-        f'<rect class="{kind}" x="{x:.1f}" y="{y:.1f}" width="{box[2] - box[0]:.1f}" '
-        f'height="{box[3] - box[1]:.1f}"/>'
     )
