@@ -165,12 +165,7 @@ class Columns:
         turned = other & np.all(self.sizes == actual[:, ::-1], axis=1)
         if turned.mean() <= 0.5:
             return False
-        examples = [
-            f"{self.files[i]} is {actual[i, 0]}x{actual[i, 1]}, said to be "
-            f"{self.sizes[i, 0]}x{self.sizes[i, 1]}"
-            for i in np.flatnonzero(turned)
-        ]
-        self.findings.add("size-taken", examples)
+        self._count_sizes("size-taken", turned, actual)
         self.sizes[turned] = actual[turned]
         return True
 
@@ -282,23 +277,27 @@ class Columns:
             scaled[:] = False  # the boxes belong to the images; only the sizes are wrong
         taken = wrong & ~scaled & fits
         lost = wrong & ~scaled & ~fits
-
-        def examples(images: np.ndarray) -> list[str]:
-            return [
-                f"{self.files[i]} is {actual[i, 0]}x{actual[i, 1]}, said to be "
-                f"{self.sizes[i, 0]}x{self.sizes[i, 1]}"
-                for i in np.flatnonzero(images)
-            ]
-
-        self.findings.add("size-scaled", examples(scaled))
-        self.findings.add("size-taken", examples(taken))
-        self.findings.add("image-size-other", examples(lost))
+        for kind, images in (
+            ("size-scaled", scaled),
+            ("size-taken", taken),
+            ("image-size-other", lost),
+        ):
+            self._count_sizes(kind, images, actual)
         factor = np.where(scaled[:, None], scale, 1.0)[self.image]
         self.annotated = self.annotated * np.tile(factor, 2)
         self.areas = self.areas * factor.prod(1)
         right = scaled | taken
         self.sizes[right] = actual[right]
         return ~lost
+
+    def _count_sizes(self, kind: str, images: np.ndarray, actual: np.ndarray) -> None:
+        """Count the images where ``images`` is true, whose files have the ``actual`` sizes."""
+        found = [
+            f"{self.files[i]} is {actual[i, 0]}x{actual[i, 1]}, said to be "
+            f"{self.sizes[i, 0]}x{self.sizes[i, 1]}"
+            for i in np.flatnonzero(images)
+        ]
+        self.findings.add(kind, found)
 
     def _fitting(self, actual: np.ndarray) -> np.ndarray:
         """[images] bool: whether all boxes of an image lie inside its ``actual`` size."""
