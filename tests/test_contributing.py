@@ -147,10 +147,10 @@ def toy(name: str) -> None:
 ''',
     "cli/__init__.py": [
         (
-            "from dabdetr.cli.app import app\n",
-            "from dabdetr.cli import toy\nfrom dabdetr.cli.app import app\n",
+            "from dabdetr.cli.app import add_verb, app\n",
+            "from dabdetr.cli import toy\nfrom dabdetr.cli.app import add_verb, app\n",
         ),
-        ("    train.train,\n", "    toy.toy,\n    train.train,\n"),
+        ("(train.train, val.val,", "(toy.toy, train.train, val.val,"),
     ],
 }
 TOYS = {
