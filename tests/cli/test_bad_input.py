@@ -233,6 +233,7 @@ def test_unknown_presets_fields_values_and_devices(coco_folder: Path, tiny_weigh
     refused([*predict, "--conf", "30"], "conf", "30")
     refused(["val", "--model", "scenery", "--data", coco_folder], "scenery")
     refused(["val", "--predictions", "x.json", "--data", coco_folder], "no results file x.json")
+    refused(["val", "--predictions", "x.json", coco_folder], "no results file x.json")
     refused(["prune", tiny_weights, coco_folder], "say where the pruned weights go", "-o FILE")
     Path("results").mkdir()
     saved = ["val", "--data", coco_folder, "--predictions", "results"]

@@ -41,7 +41,7 @@ class Card:
             for kind, boxes_of_kind in (("before", self.before), ("after", self.after))
             for box in boxes_of_kind
         )
-        url = data_url(self.image[y0:y1, x0:x1], LONGEST, quality=80)
+        url = data_url(self.image[y0:y1, x0:x1], LONGEST)
         return (
             f'<figure><svg viewBox="0 0 {width} {height}" role="img">'
             f'<image href="{url}" width="{width}" height="{height}"/>{boxes}</svg>'

@@ -34,10 +34,14 @@ ModelOrNone = Annotated[str | None, typer.Option(help=_WEIGHTS, callback=check_m
 ModelArgument = Annotated[
     str | None, typer.Argument(help=_WEIGHTS, show_default=False, callback=check_model)
 ]
+ModelOrData = Annotated[
+    str | None,
+    typer.Argument(help=f"{_WEIGHTS} With --predictions: the data.", show_default=False),
+]
+"""The first argument of val: weights, or the data where saved detections are evaluated."""
 _DATA = "A folder, file or zip in any layout that is read; or scenes, generated images."
 Data = Annotated[str | None, typer.Argument(help=_DATA, show_default=False)]
 DataOption = Annotated[str | None, typer.Option("--data", help=_DATA)]
-DataArgument = Data
 Annotations = Annotated[Path | None, typer.Option(help="A COCO json, instead of --data.")]
 Images = Annotated[Path | None, typer.Option(help="The image folder of --annotations.")]
 Split = Annotated[str, typer.Option(help="Split of the data.")]

@@ -23,7 +23,7 @@ WITH_RESUME = {"resume", "device", "epochs", "patience", "workers", "log", "as_j
 
 def train(
     context: typer.Context,
-    dataset: options.DataArgument = None,
+    dataset: options.Data = None,
     data: options.DataOption = None,
     model: Annotated[
         str | None,

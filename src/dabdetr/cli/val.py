@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 
 def val(
-    weights: options.ModelArgument = None,
-    dataset: options.DataArgument = None,
+    weights: options.ModelOrData = None,
+    dataset: options.Data = None,
     model: options.ModelOrNone = None,
     predictions: options.Predictions = None,
     data: options.DataOption = None,
@@ -73,6 +73,7 @@ def val(
     if predictions and dataset is None:  # the only argument is the data
         weights, dataset = None, weights
     model, data = options.one_of(weights, model, "model"), options.one_of(dataset, data, "data")
+    options.check_model(model)
     project, name = options.run_place(project, name, output)
     for path in (coco, plot, calibrate):
         refuse_to_overwrite(path)

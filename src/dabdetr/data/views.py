@@ -161,7 +161,7 @@ def figure(view: View, caption: str = "") -> str:
     many = counted(len(view.labels), "box", "boxes")
     return (
         f'<figure><div class="stage" style="aspect-ratio:{width}/{height}">'
-        f'<img alt="{escape(view.name)}" loading="lazy" src="{data_url(image, LONGEST)}">'
+        f'<img alt="{escape(view.name)}" loading="lazy" src="{data_url(image)}">'
         f'<svg viewBox="0 0 {width} {height}" preserveAspectRatio="none">{marks}</svg></div>'
         f"<figcaption>{escape(caption or view.name)} <small>{many}</small>"
         "</figcaption></figure>"

@@ -8,9 +8,8 @@ import numpy as np
 from PIL import Image
 
 from dabdetr.data.dataset import DetectionDataset
-from dabdetr.report.page import data_address
 from dabdetr.structures.boxes import iou
-from dabdetr.structures.drawing import svg_rectangle
+from dabdetr.structures.drawing import data_url, svg_rectangle
 
 SIDE = 240
 """Longer side of a crop in pixels."""
@@ -47,7 +46,7 @@ def crop(
     near = iou(objects, np.array([x0, y0, x1, y1], float)) > 0
     shapes = [svg_rectangle(each, "truth", x0, y0) for each in objects[near].tolist()]
     shapes += [svg_rectangle(each, kind, x0, y0) for kind, each in drawn.items()]
-    address = data_address(image, room)
+    address = data_url(np.asarray(image), room=room)
     return (
         f'<svg viewBox="0 0 {x1 - x0} {y1 - y0}" role="img" aria-label="part of the image">'
         f'<image href="{address}" width="{x1 - x0}" height="{y1 - y0}"/>{"".join(shapes)}</svg>'

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from PIL import Image
+import numpy as np
 
 from dabdetr.packages import static
 from dabdetr.report.pairs import Pair
+from dabdetr.structures.drawing import data_url
 from dabdetr.text import counted, escape, html_page
 
 PAGE = "report.html"
@@ -18,7 +17,6 @@ PAGE = "report.html"
 
 IMAGE_BYTES = 5_000_000
 """The most characters of all images in a page; the rest of the page is far below 3 MB."""
-QUALITY = 80
 SIZES = (
     ("APS", "small objects", "below 32 px"),
     ("APM", "medium objects", "32–96 px"),
@@ -216,7 +214,7 @@ def _pair(pair: Pair, room: int) -> str:
         return f"<figure><figcaption>{escape(row['file'])} cannot be read</figcaption></figure>"
     panels = "".join(
         f'<img class="zoomable" tabindex="0" role="button" '
-        f'alt="{kind} of {escape(pair.name)}" src="{data_address(each, room)}">'
+        f'alt="{kind} of {escape(pair.name)}" src="{data_url(np.asarray(each), room=room)}">'
         for kind, each in (("labels", pair.truth), ("detections", pair.found))
     )
     line = f"{counted(row['objects'], 'object')}, {row['missed']} missed, {row['false']} false"
@@ -224,15 +222,3 @@ def _pair(pair: Pair, room: int) -> str:
         f"<figure><div class=pair>{panels}</div>"
         f"<figcaption>{escape(pair.name)} <small>{line}</small></figcaption></figure>"
     )
-
-
-def data_address(image: Image.Image, room: int = 1 << 20) -> str:
-    """A data URL of the image as JPEG, at the best quality that fits into ``room`` characters."""
-    text = ""
-    for quality in (QUALITY, 60, 40, 20, 5):
-        stream = io.BytesIO()
-        image.save(stream, "JPEG", quality=quality)
-        text = base64.b64encode(stream.getvalue()).decode()
-        if len(text) <= room:
-            break
-    return f"data:image/jpeg;base64,{text}"

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 from PIL import Image
 
 from dabdetr.report.figures import INK, panel
-from dabdetr.report.page import data_address
+from dabdetr.structures.drawing import data_url
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -67,7 +68,7 @@ class TrainingRecord:
         if self.batch is not None:
             batch = (
                 '<img class="zoomable sheet" tabindex="0" role="button" alt="First batch with its '
-                f'labels" src="{data_address(self.batch, SHEET_BYTES)}">'
+                f'labels" src="{data_url(np.asarray(self.batch), room=SHEET_BYTES)}">'
             )
         return (
             f'<section id="training"><h2>Training</h2><div class="grid">{drawn}</div>'

@@ -71,16 +71,25 @@ def draw(
 
 
 def data_url(
-    image: np.ndarray, longest: int, kind: Literal["jpeg", "png"] = "jpeg", quality: int = 85
+    image: np.ndarray,
+    longest: int | None = None,
+    kind: Literal["jpeg", "png"] = "jpeg",
+    room: int = 1 << 20,
 ) -> str:
-    """A data URL of the image, reduced to sides of at most ``longest`` pixels.
+    """A data URL of the image [height, width, 3], reduced to sides of at most ``longest`` pixels.
 
-    ``quality`` is that of a JPEG.
+    A JPEG has the best quality that fits into ``room`` characters.
     """
-    reduced, stream = Image.fromarray(image), BytesIO()
-    reduced.thumbnail((longest, longest))
-    reduced.save(stream, kind, **({} if kind == "png" else {"quality": quality}))
-    return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"
+    reduced, text = Image.fromarray(image), ""
+    if longest is not None:
+        reduced.thumbnail((longest, longest))
+    for quality in (80, 60, 40, 20, 5):
+        stream = BytesIO()
+        reduced.save(stream, kind, quality=quality)  # a PNG has none
+        text = base64.b64encode(stream.getvalue()).decode()
+        if kind == "png" or len(text) <= room:
+            break
+    return f"data:image/{kind};base64,{text}"
 
 
 def svg_rectangle(box: Sequence[float], kind: str, x: float = 0, y: float = 0) -> str:
