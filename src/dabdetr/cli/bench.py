@@ -35,7 +35,7 @@ def bench(
             help="Formats to measure, separated by commas; PyTorch fp32 is always measured."
         ),
     ] = "torch,onnx,openvino",
-    batch: Annotated[int, typer.Option(help="Images per batch.")] = 1,
+    batch: options.Batch = 1,
     threads: Annotated[
         int | None, typer.Option(help="Number of threads; each runtime's default if not given.")
     ] = None,
