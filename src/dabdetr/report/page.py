@@ -152,10 +152,6 @@ def class_section(tree: dict[str, Any]) -> str:
     )
 
 
-WORDS = {"fingerprint": "fingerprint of the data"}
-"""Key of a report's description → its words in the page, where they differ."""
-
-
 def about_section(tree: dict[str, Any]) -> str:
     """The model, the data, the command and the versions."""
     about = dict(tree["about"])
