@@ -156,11 +156,7 @@ def about_section(tree: dict[str, Any]) -> str:
     """The model, the data, the command and the versions."""
     about = dict(tree["about"])
     config = about.pop("config", None)
-    rows = [
-        [WORDS.get(key, key), _words(value)]
-        for key, value in about.items()
-        if value not in (None, {}, [])
-    ]
+    rows = [[key, _words(value)] for key, value in about.items() if value not in (None, {}, [])]
     details = (
         ""
         if config is None
