@@ -181,6 +181,12 @@ def test_wrong_settings(detector):
         Predictor("nothing")
 
 
+def test_a_predictor_names_its_model_and_no_model_is_an_error(detector):
+    assert repr(Predictor("scenes")) == "Predictor: dab-detr-nano, 10 classes, 40 queries"
+    with pytest.raises(ValueError, match="path or name of weights, or a Detector; got NoneType"):
+        Predictor(None)
+
+
 def test_one_takes_one(detector, images):
     with pytest.raises(ValueError, match="a single image; got 2"):
         Predictor(detector).one(images[:2])

@@ -27,6 +27,7 @@ from dabdetr.inference.stream import (
 from dabdetr.inference.tiling import AT_ONCE, Tiling, merge
 from dabdetr.structures import Answers, Detections, Results
 from dabdetr.structures.detections import class_labels
+from dabdetr.text import counted
 
 if TYPE_CHECKING:
     import torch
@@ -84,6 +85,12 @@ class Predictor:
             raise ValueError(f"batch should be at least 1; got {batch}")
         self.runtime: Runtime = open_model(model, device=device, precision=precision, **changes)
         self.batch = batch
+
+    def __repr__(self) -> str:
+        """The model's name, its classes and queries."""
+        name, queries = self.config.name, self.config.model.queries.count
+        classes = counted(len(self.names), "class", "classes")
+        return f"Predictor: {name}, {classes}, {counted(queries, 'query', 'queries')}"
 
     @property
     def live(self) -> TorchRuntime:

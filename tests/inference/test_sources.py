@@ -186,7 +186,7 @@ def test_wrong_sources_are_told_at_once(source, message):
 
 def test_a_folder_without_images(tmp_path):
     (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(ValueError, match=r"folder .* has no images \(.*\.png"):
+    with pytest.raises(ValueError, match=r"folder .* has no images or videos directly in it"):
         read_sources(tmp_path)
 
 

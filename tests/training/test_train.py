@@ -373,6 +373,11 @@ def test_a_failed_start_leaves_nothing(tiny_train: Train, tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_option_that_there_is_not_is_refused() -> None:
+    with pytest.raises(TypeError, match="no option epoch of a training; did you mean epochs"):
+        train("scenes:count=2", "dab-detr-nano", epoch=1)  # pyright: ignore[reportCallIssue]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

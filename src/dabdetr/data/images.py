@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import io
 import logging
+import math
 import re
 import warnings
 from collections.abc import Callable, Iterator
@@ -438,7 +439,9 @@ def _array_conversion(array: np.ndarray, bits: int | None) -> Callable[[np.ndarr
         return partial(_scaled, top=1)
     if np.issubdtype(array.dtype, np.integer) and lowest >= 0 and highest <= 255:
         return lambda part: part.astype(np.uint8)
-    raise ValueError(
-        "an array should be uint8, uint16, or floats from 0 to 1; "
-        f"got {array.dtype} from {lowest:g} to {highest:g}"
-    )
+    found = f"{array.dtype} from {lowest:g} to {highest:g}"
+    if not (math.isfinite(lowest) and math.isfinite(highest)):
+        found = f"{array.dtype} with values that are not finite"
+    elif lowest >= 0 and highest <= 255:
+        found += "; convert it: array.astype(numpy.uint8)"
+    raise ValueError(f"an array should be uint8, uint16, or floats from 0 to 1; got {found}")

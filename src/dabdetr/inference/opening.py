@@ -34,6 +34,11 @@ def open_model(source: str | Path | Detector | Runtime, **options: Unpack[Openin
     if isinstance(source, str | Path) and is_exported(source):
         _refuse_changes(f"{source} is exported", "export the weights again", options)
         return Exported(source, str(options.get("device", "auto")))
+    if source is None or isinstance(source, bool | int | float | list | dict):
+        kind = type(source).__name__
+        raise ValueError(
+            f"a model should be the path or name of weights, or a Detector; got {kind}"
+        )
     if isinstance(source, str | Path):
         locate(source)  # a wrong name raises before torch is imported
     return _open_torch(source, **options)  # pyright: ignore[reportArgumentType]

@@ -147,7 +147,7 @@ def _paths(source: str | Path) -> list[str | Path | Camera]:
         if not found:
             below = _in_subfolders(path)
             hint = f"; its folders have: give {below[0].parent} or '{path}/**/*'" if below else ""
-            raise ValueError(f"the folder {path} has no images ({_endings()}) directly in it{hint}")
+            raise ValueError(f"the folder {path} has no images or videos directly in it{hint}")
         return [*found]
     if path.exists():
         return [path]
@@ -217,10 +217,6 @@ def _first(paths: list[Path], most: int = 3) -> str:
 def _is_visible(path: Path, suffixes: frozenset[str]) -> bool:
     hidden = path.name.startswith(".")
     return path.suffix.lower() in suffixes and not hidden and path.is_file()
-
-
-def _endings() -> str:
-    return ", ".join(sorted(IMAGE_SUFFIXES))
 
 
 def _array(item: Any, limits: Limits, bits: int | None, bgr: bool) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
@@ -15,7 +14,7 @@ from dabdetr.config import Config, Section, load
 from dabdetr.config.root import load_section
 from dabdetr.files import write_atomically
 from dabdetr.presets import PRESETS
-from dabdetr.text import counted
+from dabdetr.text import counted, meant
 
 if TYPE_CHECKING:
     from dabdetr.data.dataset import DetectionDataset
@@ -65,6 +64,12 @@ def choose_config(
 
     Nothing heavy is imported for presets and config files, so a wrong name is reported at once.
     """
+    if unknown := options.keys() - ConfigOptions.__annotations__:
+        name = min(unknown)
+        raise TypeError(
+            f"there is no option {name} of a training{meant(name, ConfigOptions.__annotations__)}; "
+            'other fields of the config: overrides=["path=value"]'
+        )
     config = model if isinstance(model, Config) else _named(model)
     given = {name: value for name, value in options.items() if value is not None}
     if "start" in given and given["start"] not in ("none", "imagenet"):
@@ -107,9 +112,8 @@ def _named(model: str | Path) -> Config:
         )
         inference = config.inference.model_copy(update={"class_conf": {}})
         return config.model_copy(update={"inference": inference})
-    near = difflib.get_close_matches(text, [*PRESETS, *shipped()], 1)
-    meant = f"did you mean {near[0]}? " if near else ""
-    raise ValueError(f"there is no preset {text!r}; {meant}`dabdetr models` lists them")
+    near = meant(text, [*PRESETS, *shipped()])
+    raise ValueError(f"there is no preset {text!r}{near}; `dabdetr models` lists them")
 
 
 def resized(config: Config, imgsz: int) -> list[str]:
