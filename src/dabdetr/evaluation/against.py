@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,14 @@ from dabdetr.evaluation import bootstrap
 from dabdetr.evaluation.evaluate import columns
 from dabdetr.evaluation.judged import Judged
 from dabdetr.evaluation.result import Evaluation
+from dabdetr.structures import Detections
+from dabdetr.structures.boxes import iou
 from dabdetr.text import counted
 
 NUMBERS = ("AP", "AP50")
+SIDES = ("this", "other")
+NEAR = 0.1
+"""The lowest IoU with an object of a detection that is shown beside it."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,9 @@ class Comparison:
     won      objects that only this one finds: image and row among its objects, without crowds
     lost     objects that only the other one finds
     false    number of false detections of this one and of the other
+    extra    false detections that only this one has, and that only the other has: image and row
+             among its shown detections, the highest score first
+    shown    the shown detections of each image, of this one and of the other
     """
 
     other: str
@@ -57,6 +65,8 @@ class Comparison:
     won: list[tuple[int, int]]
     lost: list[tuple[int, int]]
     false: tuple[int, int]
+    extra: tuple[list[tuple[int, int]], list[tuple[int, int]]]
+    shown: tuple[list[Detections], list[Detections]] = field(repr=False, compare=False)
 
     @property
     def sentence(self) -> str:
@@ -85,10 +95,58 @@ class Comparison:
                 }
                 for name, each in self.numbers.items()
             },
-            "won": _objects(data, self.won),
-            "lost": _objects(data, self.lost),
+            "won": self._objects(data, self.won),
+            "lost": self._objects(data, self.lost),
             "false": {"this": self.false[0], "other": self.false[1]},
+            "false_only": {
+                side: [
+                    {
+                        "image": index,
+                        "file": data.record(index).file,
+                        **_row(data, found[index], at),
+                    }
+                    for index, at in places
+                ]
+                for side, places, found in zip(SIDES, self.extra, self.shown, strict=True)
+            },
         }
+
+    def _objects(
+        self, data: DetectionDataset, places: Sequence[tuple[int, int]]
+    ) -> list[dict[str, Any]]:
+        """Objects as plain values, with what this one and the other show there."""
+        rows = _objects(data, places)
+        for row in rows:
+            for side, found in zip(SIDES, self.shown, strict=True):
+                row[side] = _nearest(data, found[row["image"]], row["box"])
+        return rows
+
+
+def _nearest(data: DetectionDataset, found: Detections, box: list[float]) -> dict[str, Any] | None:
+    """The detection with the highest IoU with a box; None if none has ``NEAR``."""
+    overlap = iou(found.boxes, np.array(box))
+    if not len(overlap) or overlap.max() < NEAR:
+        return None
+    at = int(overlap.argmax())
+    return {**_row(data, found, at), "iou": round(float(overlap[at]), 3)}
+
+
+def _row(data: DetectionDataset, found: Detections, at: int) -> dict[str, Any]:
+    return {
+        "name": data.names[int(found.labels[at])],
+        "score": round(float(found.scores[at]), 4),
+        "box": [round(float(edge), 1) for edge in found.boxes[at]],
+    }
+
+
+def _only(mine: Judged, theirs: Judged) -> list[int]:
+    """Rows of ``mine``'s false detections without a detection of their class in ``theirs``."""
+    false = np.ones(len(mine.found), bool)
+    false[mine.of_object[mine.caught]] = False
+    same = (mine.found.labels[:, None] == theirs.found.labels) & (
+        iou(mine.found.boxes[:, None], theirs.found.boxes) >= 0.5
+    )
+    return np.flatnonzero(false & ~same.any(1)).tolist()
 
 
 def _objects(data: DetectionDataset, places: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
@@ -130,12 +188,18 @@ def compare(
         interval = bootstrap.interval(rows[0] - rows[1]) or [0.0, 0.0]
         sides = [max(0.0, found.numbers[each]) for found in (this, other)]
         numbers[each] = Difference(sides[0], sides[1], (interval[0], interval[1]))
-    won, lost = [], []
+    won, lost, extra = [], [], ([], [])
     for index, (mine, theirs) in enumerate(zip(judged, other_judged, strict=True)):
         won += [(index, int(at)) for at in np.flatnonzero(mine.caught & ~theirs.caught)]
         lost += [(index, int(at)) for at in np.flatnonzero(theirs.caught & ~mine.caught)]
+        extra[0].extend((index, at) for at in _only(mine, theirs))
+        extra[1].extend((index, at) for at in _only(theirs, mine))
+    sides = (judged, other_judged)
+    for places, each in zip(extra, sides, strict=True):
+        places.sort(key=lambda place: -float(each[place[0]].found.scores[place[1]]))
     false = (sum(each.false for each in judged), sum(each.false for each in other_judged))
-    return Comparison(name, numbers, won, lost, false)
+    shown = ([each.found for each in judged], [each.found for each in other_judged])
+    return Comparison(name, numbers, won, lost, false, extra, shown)
 
 
 def _resampled(

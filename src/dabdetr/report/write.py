@@ -148,10 +148,10 @@ def tables(tree: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     errors = tree.get("errors")
     more = {} if errors is None else {"errors": _flat(errors["rows"]), "causes": errors["causes"]}
     if against := tree.get("against"):
-        sides = (("won", against["won"]), ("lost", against["lost"]))
-        more["against"] = [
-            {"side": side, **_flat([row])[0]} for side, rows in sides for row in rows
-        ]
+        only = against["false_only"]
+        sides = [(side, against[side]) for side in ("won", "lost")]
+        sides += [("false in this", only["this"]), ("false in the other", only["other"])]
+        more["against"] = [_disagreement(side, row) for side, rows in sides for row in rows]
     if layers := tree.get("queries", {}).get("layers"):
         more["query_layers"] = layers
     return {
@@ -172,6 +172,15 @@ def _flat(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         {k: " ".join(map(str, v)) if isinstance(v, list) else v for k, v in row.items()}
         for row in rows
     ]
+
+
+def _disagreement(side: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of the comparison as cells of a table: an object, or a false detection."""
+    scores = {each: (row.get(each) or {}).get("score") for each in ("this", "other")}
+    if "score" in row:
+        scores["this" if side.endswith("this") else "other"] = row["score"]
+    start = {key: row.get(key) for key in ("image", "file", "object", "name", "box")}
+    return {"side": side, **_flat([start])[0], **{f"score of {k}": v for k, v in scores.items()}}
 
 
 def save_detections(path: Path, found: Evaluation) -> None:
