@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -352,6 +353,21 @@ def test_against_a_better_one_is_more_than_chance_and_against_itself_is_not(
     assert sum(line.startswith("won,") for line in table) == len(loss.won)
     assert "more than chance" in page
     assert 'id="against"' in page
+    for row in tree["against"]["lost"]:  # the other's detection is what found the object
+        assert row["other"]["name"] == row["name"]
+        assert row["other"]["iou"] >= 0.5
+    assert "Lost: only the other finds them" in page
+    # wrong classes that only one has: the labels decide which of both is false
+    wrong = replace(found.detections[0], labels=(found.detections[0].labels + 1) % 10)
+    mixed = score(data, [wrong, *found.detections[1:]])
+    other = compare(data, found, judged, mixed, judge(data, mixed, limits), "mixed")
+    assert {index for index, _ in (*other.won, *other.extra[0], *other.extra[1])} == {0}
+    assert len(other.extra[1]) >= len(other.won) > 0
+    rows = other.to_dict(data)
+    assert all(row["other"]["name"] != row["name"] for row in rows["won"] if row["other"])
+    assert [row["score"] for row in rows["false_only"]["other"]] == sorted(
+        (row["score"] for row in rows["false_only"]["other"]), reverse=True
+    )
 
 
 def test_the_interval_of_a_difference_is_paired(data: Scenes, found: Evaluation) -> None:

@@ -143,8 +143,10 @@ def _only(mine: Judged, theirs: Judged) -> list[int]:
     """Rows of ``mine``'s false detections without a detection of their class in ``theirs``."""
     false = np.ones(len(mine.found), bool)
     false[mine.of_object[mine.caught]] = False
+    boxes, others = mine.found.boxes[:, None], theirs.found.boxes
+    equal = (boxes == others).all(-1)  # boxes without area have no IoU
     same = (mine.found.labels[:, None] == theirs.found.labels) & (
-        iou(mine.found.boxes[:, None], theirs.found.boxes) >= 0.5
+        equal | (iou(boxes, others) >= 0.5)
     )
     return np.flatnonzero(false & ~same.any(1)).tolist()
 
