@@ -279,6 +279,7 @@ def test_names_that_several_images_have_are_said(tmp_path: Path) -> None:
     [
         ([{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.9}], "val --predic"),
         ([{"name": "a.png", "size": 3}], "has no annotations that are known"),
+        ({"annotations": [{"bbox": [1, 2, 3, 4]}], "categories": [{"name": "a"}]}, "lacks one of"),
     ],
 )
 def test_jsons_of_other_kinds_are_refused(content: Any, said: str, tmp_path: Path) -> None:
@@ -349,3 +350,42 @@ def test_a_key_twice_in_data_yaml_is_refused(tmp_path: Path) -> None:
     yolo(names="data.yaml", listed=listed)(tmp_path)
     with pytest.raises(ValueError, match="has '1' twice in one mapping; remove one, see line 1"):
         open_every(tmp_path)
+
+
+def table(content: str, root: Path) -> Any:
+    for name in "abcd":
+        image(root / f"{name}.png")
+    text(root / "boxes.csv", content)
+    (data,) = open_every(root)
+    return data
+
+
+def test_few_sizes_in_a_table_without_a_head_are_not_swapped_corners(tmp_path: Path) -> None:
+    rows = "".join(f"{n}.png,113,53,44,39,red\n{n}.png,10,20,30,40,blue\n" for n in "abcd")
+    data = table(rows, tmp_path)
+    assert data.findings.count("box-extents") == 8
+    assert sorted(data.record(0).boxes.tolist()) == sorted(map(list, CORNERS))
+
+
+def test_rows_twice_and_cells_without_a_class_are_counted(tmp_path: Path) -> None:
+    row, head = "a.png,{},10,20,40,60\n", "filename,class,xmin,ymin,xmax,ymax\n"
+    data = table(head + row.format("red") * 2 + row.format("nan"), tmp_path)
+    assert (data.names, len(data.labels)) == (("red",), 1)
+    assert [data.findings.count(kind) for kind in ("line-twice", "class-unknown")] == [1, 1]
+
+
+def test_a_list_of_classes_that_counts_from_1(tmp_path: Path) -> None:
+    yolo(listed="1 red\n2: blue\n")(tmp_path)
+    for file in (tmp_path / "labels").rglob("*.txt"):
+        text(file, "".join(f"{int(line[0]) + 1}{line[1:]}\n" for line in LINES.splitlines()))
+    for data in open_every(tmp_path):
+        assert data.names == CLASSES
+        assert {each.kind.name for each in data.findings} == set()
+
+
+def test_a_zip_of_images_beside_labels_is_no_data_set(tmp_path: Path) -> None:
+    yolo(**FLAT)(tmp_path)
+    shutil.make_archive(str(tmp_path / "images"), "zip", tmp_path / "images")
+    shutil.rmtree(tmp_path / "images")
+    with pytest.raises(ValueError, match=r"has no annotations that are known.*There is: classes"):
+        open_data(tmp_path)

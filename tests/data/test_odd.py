@@ -403,7 +403,7 @@ def test_regions_without_any_class_are_objects(tmp_path: Path) -> None:
     [
         ("tasks.json", '[{"id": 1, "data": {"image": "a"}}]', "Label Studio's own form"),
         ("a.csv", "filename,class\n", "lists no boxes by columns such as filename, class, xmin"),
-        ("set.zip", "", "set.zip is not a readable zip"),
+        ("set.zip", "", "The zip holds no data set: unpack it there"),
         ("set.tar.gz", "", "Unpack it and give its folder"),
         ("set.tar", "", "Unpack it and give its folder"),
         ("set.TGZ", "", "Unpack it and give its folder"),

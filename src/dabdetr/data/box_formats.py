@@ -121,8 +121,9 @@ def tell_format(numbers: np.ndarray, frames: np.ndarray, said: BoxFormat) -> Box
     # Boxes that are empty or have swapped corners are mended one by one and are no evidence here.
     # But if many corners are swapped, the last two numbers may be sizes.
     astray = 1 - fitting(order, -np.inf).mean()
-    if order == "xyxy" and len(numbers) >= FEW:
-        astray = max(astray, np.any(numbers[:, 2:] < numbers[:, :2], axis=1).mean() - 0.2)
+    if order == "xyxy":
+        swapped = np.any(numbers[:, 2:] < numbers[:, :2], axis=1).mean()
+        astray = max(astray, swapped - 0.2 if len(numbers) >= FEW else swapped)
     if len(numbers) >= TELLING and astray >= (0.1 if len(numbers) >= FEW else 0.5):
         many = len(numbers) >= FEW and unit != "percent"
         others = [(other, suffix) for other in (*PLAIN, *(TRANSPOSED if many else ()))]

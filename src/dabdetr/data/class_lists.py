@@ -32,7 +32,9 @@ def names_file(folders: Iterable[Path]) -> Path | None:
 
 
 def name_list(file: Path, findings: Findings) -> list[tuple[int, str]]:
-    """Class numbers and names from a file of one name per line, perhaps after the number; or JSON.
+    """Class numbers and names from a file of one name per line, perhaps after its number; or JSON.
+
+    Numbers in the file count from 0 or from 1, others from 0.
 
     Empty for a JSON of another kind.
     """
@@ -43,8 +45,9 @@ def name_list(file: Path, findings: Findings) -> list[tuple[int, str]]:
     if len(lines) == 1 and "," in text:
         lines = [name.strip(" '\"[]") for name in text.split(",")]
     numbered = [re.fullmatch(r"(\d{1,9})\s*[:=,.)\s]\s*(\S.*)", line) for line in lines]
-    if all(each and int(each.group(1)) == number for number, each in enumerate(numbered)):
-        lines = [each.group(2) for each in numbered if each]
+    for first in (0, 1):
+        if all(each and int(each.group(1)) == n for n, each in enumerate(numbered, first)):
+            return [(n, each.group(2)) for n, each in enumerate(numbered, first) if each]
     return list(enumerate(lines))
 
 

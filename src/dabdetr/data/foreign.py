@@ -100,8 +100,10 @@ def _advice(folder: Path, names: Sequence[str]) -> str:
     if json_:
         return f" If {json_} is COCO's: --annotations {folder / json_} --images {folder}"
     if archive:
-        own = archive.lower().endswith(".zip")
-        return f" Give the zip itself: --data {folder / archive}" if own else UNPACK
+        zips = [name for name in names if name.lower().endswith(".zip")]
+        if len(zips) > 1:
+            return f" Give one of the zips: --data {folder / zips[0]}"
+        return " The zip holds no data set: unpack it there." if zips else UNPACK
     if table:
         return f" {table} lists no boxes by columns such as {TABLE}: export as COCO, YOLO or VOC."
     images = [n for n in names if re.search(r"\.\w+$", n)]

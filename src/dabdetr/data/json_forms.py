@@ -221,12 +221,16 @@ def _numbers(given: Any) -> list[float] | None:
 def image_rows(file: Path, findings: Findings) -> Iterator[Entry]:
     """Rows that name an image and have its boxes, as Detectron2, MMDetection and others write them.
 
-    Nothing is read of a file whose first row is another one.
+    Raises ValueError if the first row is another one.
     """
     tree = read_json(file, Findings())
     first = next(_objects(tree if isinstance(tree, list) else [tree]), {})
-    if _key(first, IMAGE_KEYS) and any(map(_has_boxes, (*first.values(), first))):
-        yield from hugging_face(file, findings)
+    if not _key(first, IMAGE_KEYS) or not any(map(_has_boxes, (*first.values(), first))):
+        raise ValueError(
+            f"{file} has rows of another kind than an image's name and its boxes, and lacks one of "
+            "COCO's lists images, annotations and categories; export it as COCO, YOLO or VOC"
+        )
+    yield from hugging_face(file, findings)
 
 
 def hugging_face(file: Path, findings: Findings) -> Iterator[Entry]:

@@ -196,8 +196,9 @@ def find_data(path: Path) -> Found:
     if scattered := find_scattered(path):
         return Found(path, _ordered(divided(path, scattered)))
     zips = paths_of(path, ".zip") if path.is_dir() and not below else []
-    if len(zips) == 1:
-        return find_data(zips[0])
+    with suppress(ValueError):  # it may have images only, or be damaged
+        if len(zips) == 1:
+            return find_data(zips[0])
     if below:
         raise ValueError(
             f"{path} holds {len(below)} data sets; give one of them: "

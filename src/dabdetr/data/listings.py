@@ -79,6 +79,7 @@ def table_of(
     )
     images: dict[str, int | None] = {}
     missing: list[str] = []
+    boxes = set[tuple[Any, ...]]()
     listed = list(entries)
     without_classes = not any(each.class_ for each in listed if each.numbers is not None)
     for each in listed:
@@ -97,6 +98,11 @@ def table_of(
         if not class_:
             findings.add("class-unknown", f"{each.told} has no class")
             continue
+        box = (index, class_, *each.numbers)
+        if box in boxes:
+            findings.add("line-twice", each.told)
+            continue
+        boxes.add(box)
         rows.add_box(index, names.setdefault(class_, len(names)), each.numbers, each.crowd)
         places.append(each.told)
     findings.add("image-missing", missing)
@@ -228,6 +234,8 @@ ORDERS: dict[tuple[str, ...], BoxFormat] = {
 """Columns of a box → their box format."""
 CLASS_LIST = re.compile(r"class[-_]descriptions|^class(es|_list|_names|_mapping)?$", re.IGNORECASE)
 """Names of tables that name the classes of another."""
+MISSING = ("", "nan", "NaN", "<NA>", "null")
+"""What programs write for a cell without a value."""
 CODE = re.compile(r"\d+|/m/\w+")
 """A class that is no name."""
 VERTEX_SPLITS = ("train", "training", "validation", "test", "unassigned")
@@ -371,7 +379,7 @@ def _entries(file: Path, form: _TableForm, findings: Findings) -> Iterator[Entry
         sizes = [_number(cells[side]) or 0 for side in "wh"] if has_image_size else [0, 0]
         entry = Entry(cells["image"], location, split=cells.get("split", ""))
         entry.size = (int(sizes[0]), int(sizes[1])) if min(sizes) >= 1 else (0, 0)
-        class_ = cells.get("class", "")
+        class_ = "" if cells.get("class", "") in MISSING else cells["class"]
         entry.class_ = names.get(class_, class_)
         if class_ not in names and CODE.fullmatch(class_):
             entry.odd = "class-names-missing"
