@@ -264,6 +264,77 @@ def test_images_in_labelmes_files_are_unpacked(tmp_path: Path) -> None:
     assert data.findings.count("images-packed") == 1
 
 
+def test_shapes_of_a_group_are_one_object(tmp_path: Path) -> None:
+    image(tmp_path / "a.png")
+    given = [("red", [[10, 20], [40, 60]], 1), ("red", [[50, 20], [80, 70]], 1)]
+    given += [("blue", [[1, 1], [9, 9]], 1), ("__ignore__", [[1, 1], [9, 9]], None)]
+    shapes = [
+        {"label": label, "points": points, "shape_type": "rectangle", "group_id": group}
+        for label, points, group in given
+    ]
+    dump(tmp_path / "a.json", {"shapes": shapes, "imagePath": "a.png", "imageData": None})
+    (data,) = open_every(tmp_path)
+    assert data.names == ("blue", "red")
+    assert sorted(data.record(0).boxes.tolist()) == [[1, 1, 9, 9], [10, 20, 80, 70]]
+    kinds = {each.kind.name: each.count for each in data.findings}
+    assert kinds == {"shapes-grouped": 1, "region-uncared": 1}
+
+
+def test_regions_of_label_studio_belong_to_the_image_that_they_name(tmp_path: Path) -> None:
+    for name in "abc":
+        image(tmp_path / f"{name}.png")
+    value = {"x": 10, "y": 10, "width": 20, "height": 20, "rectanglelabels": ["red"]}
+    results = [{"to_name": to, "value": value} for to in ("right", "elsewhere")]
+    pair = {"left": "a.png", "right": "b.png"}
+    guessed = {"data": {"image": "c.png"}, "predictions": [{"result": results}]}
+    tasks = [{"data": pair, "annotations": [{"result": results}]}, guessed]
+    pages = {"data": {"pages": ["a.png", "b.png"]}}
+    paged = pages | {"annotations": [{"result": [{"item_index": 1, "value": value}]}]}
+    for name, content in (("pair", tasks), ("pages", [paged])):
+        dump(tmp_path / name / "tasks.json", content)
+        for file in tmp_path.glob("*.png"):
+            shutil.copy(file, tmp_path / name)
+        (data,) = open_every(tmp_path / name)
+        boxes = {Path(r.file).stem: len(r.boxes) for r in map(data.record, range(len(data)))}
+        assert boxes == {"a": 0, "b": 1} | ({"c": 0} if name == "pair" else {})
+        counts = [data.findings.count(kind) for kind in ("image-unknown", "predictions")]
+        assert counts == ([1, 1] if name == "pair" else [0, 0])
+
+
+def test_a_second_json_beside_annotations_is_said(tmp_path: Path) -> None:
+    coco("{split}-{name}.png")(tmp_path)
+    (tmp_path / "annotations").mkdir()
+    shutil.copy(tmp_path / "annotations.json", tmp_path / "annotations" / "all.json")
+    (data,) = open_every(tmp_path)
+    assert data.findings.count("layout-other") == 1
+
+
+def test_other_names_in_a_second_yaml_and_a_missing_folder_are_said(tmp_path: Path) -> None:
+    settings = "train: images/train\nval: [images/val, images/gone]\nnames: "
+    yolo(names="data.yaml", listed=settings + "[red, blue]\n")(tmp_path)
+    text(tmp_path / "data_v2.yaml", settings + "[blue, red]\n")
+    train, val = open_every(tmp_path)
+    assert train.findings.count("class-order") == 1
+    assert (len(val), val.findings.count("split-missing")) == (1, 1)
+
+
+def test_one_split_in_folders_of_several_is_said(tmp_path: Path) -> None:
+    table = "filename,class,xmin,ymin,xmax,ymax\n"
+    for split, name in EVERY:
+        image(tmp_path / split / f"{name}.png")
+        table += f"{name}.png,red,113,53,157,92\n"
+    text(tmp_path / "boxes.csv", table)
+    (data,) = open_every(tmp_path)
+    assert data.findings.count("split-folders") == 2
+
+
+def test_four_corners_in_a_table_are_an_outline(tmp_path: Path) -> None:
+    row = "a.png,red,10,20,40,25,38,60,8,55\n"
+    data = table(f"filename,label,x1,y1,x2,y2,x3,y3,x4,y4\n{row}", tmp_path)
+    assert data.record(0).boxes.tolist() == [[8, 20, 40, 60]]
+    assert data.findings.count("box-rotated") == 1
+
+
 def test_names_that_several_images_have_are_said(tmp_path: Path) -> None:
     coco("{split}-{name}.png")(tmp_path)
     for folder in ("cam1", "cam2"):

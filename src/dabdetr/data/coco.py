@@ -95,6 +95,12 @@ def _jsons(root: Path, place: str) -> list[Path]:
     return named or [file for file in files if is_coco(file)]
 
 
+def other_jsons(root: Path) -> list[Path]:
+    """COCO's jsons in ``root`` that are not read, as there are some in annotations/."""
+    read = next(filter(None, (_jsons(root, place) for place in PLACES)), [])
+    return [] if read[0].parent == root else _jsons(root, ".")
+
+
 def is_coco(file: Path) -> bool:
     """Whether a json looks like COCO's; only its head is read."""
     if file.suffix.lower() != ".json" or not file.is_file():

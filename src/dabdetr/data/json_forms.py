@@ -75,17 +75,18 @@ def label_studio(file: Path, findings: Findings) -> Iterator[Entry]:
     for row in _rows(file, findings):
         place = f"{file}: task {shown(row.get('id'))}"
         data = row["data"] if isinstance(row.get("data"), dict) else row
-        named = [
-            v for v in data.values() if isinstance(v, str) and _is_image(v.partition("?d=")[2] or v)
-        ]
+        named = _named_images(data)
         if not named:
             findings.add("image-unnamed", place)
             continue
-        yield Entry(named[0], place)
+        for image in named.values():
+            yield Entry(image, place)
         drawn = row.get("annotations") or row.get("completions")
         drawn = [
             each for each in drawn or [] if isinstance(each, dict) and not each.get("was_cancelled")
         ]
+        if not drawn and row.get("predictions"):
+            findings.add("predictions", place)
         if len(drawn) > 1:
             findings.add("annotators", f"{place} has {len(drawn)}")
         results = drawn[-1].get("result") if drawn else None
@@ -94,8 +95,26 @@ def label_studio(file: Path, findings: Findings) -> Iterator[Entry]:
             results = [{"value": each} for some in lists for each in some]
         for number, result in enumerate(results if isinstance(results, list) else [], 1):
             value = result.get("value") if isinstance(result, dict) else None
-            if isinstance(value, dict):
-                yield from _region(named[0], f"{place}, region {number}", value, findings)
+            if not isinstance(value, dict):
+                continue
+            keys = (result.get("item_index"), result.get("to_name"))
+            image = next((named[key] for key in keys if key in named), "")
+            if not image and len(named) > 1:
+                findings.add("image-unknown", f"{place}, region {number} of {shown(keys[1])}")
+                continue
+            image = image or next(iter(named.values()))
+            yield from _region(image, f"{place}, region {number}", value, findings)
+
+
+def _named_images(data: dict[str, Any]) -> dict[Any, str]:
+    """Key or position → name of each image in the data of a Label Studio task."""
+    lists = (value for value in data.values() if isinstance(value, list))
+    given = {**dict(enumerate(next(lists, ()))), **data}
+    return {
+        key: name
+        for key, name in given.items()
+        if isinstance(name, str) and _is_image(name.partition("?d=")[2] or name)
+    }
 
 
 def _region(image: str, place: str, value: dict[str, Any], findings: Findings) -> Iterator[Entry]:

@@ -102,15 +102,9 @@ def _open(
             missing.append(f"{file} has no image {shown(named or file.stem)}")
             continue
         index = rows.add_image(path, _size(tree))
-        for number, shape in enumerate(tree["shapes"], 1):
-            place = f"{file}: shape {number}"
-            edges = _edges(shape, place, findings)
-            if edges is not None and not _label(shape):
-                findings.add("class-unknown", f"{place} has no label")
-            elif edges is not None:
-                label = names.setdefault(_label(shape), len(names))
-                rows.add_box(index, label, edges)
-                places.append(place)
+        for class_, edges, place in _objects(tree["shapes"], file, findings):
+            rows.add_box(index, names.setdefault(class_, len(names)), edges)
+            places.append(place)
     findings.add("image-missing", missing)
     if not rows.files:
         raise FileNotFoundError(
@@ -166,7 +160,35 @@ def _label(shape: dict[str, Any]) -> str:
     return str(label).strip() if plain else ""
 
 
-def _edges(shape: Any, place: str, findings: Findings) -> tuple[float, float, float, float] | None:
+Edges = tuple[float, float, float, float]
+"""x0, y0, x1, y1."""
+IGNORED = "__ignore__"
+"""labelme's own label for regions that do not count."""
+
+
+def _objects(shapes: list[Any], file: Path, findings: Findings) -> list[tuple[str, Edges, str]]:
+    """Class, box and place of each object; shapes of one label and ``group_id`` are one object."""
+    found: dict[Any, tuple[str, Edges, str]] = {}
+    for number, shape in enumerate(shapes, 1):
+        place = f"{file}: shape {number}"
+        edges = _edges(shape, place, findings)
+        if edges is None:
+            continue
+        if (class_ := _label(shape)) in ("", IGNORED):
+            kind = "region-uncared" if class_ else "class-unknown"
+            findings.add(kind, f"{place} has {shown(class_) if class_ else 'no label'}")
+            continue
+        group = shape.get("group_id")
+        key = number if group is None else (class_, str(group))
+        if key in found:
+            findings.add("shapes-grouped", f"{place}, group {shown(group)}")
+            corners = (found[key][1][:2], found[key][1][2:], edges[:2], edges[2:])
+            edges = around(corners) or edges
+        found[key] = (class_, edges, place)
+    return list(found.values())
+
+
+def _edges(shape: Any, place: str, findings: Findings) -> Edges | None:
     """x0, y0, x1, y1 around a shape; None if it has no area."""
     if not isinstance(shape, dict) or not isinstance(shape.get("points"), list):
         findings.add("box-unreadable", place)

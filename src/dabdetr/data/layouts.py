@@ -5,6 +5,7 @@ A new layout needs a reader with a ``find`` function, and a line in ``LAYOUTS``.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Container
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import numpy as np
 from dabdetr.data.agreement import alike, beside, count_shared, count_unlisted, unite
 from dabdetr.data.archive import is_archive, unpacked
 from dabdetr.data.box_formats import Asked, BoxFormat, Expected
-from dabdetr.data.coco import find_coco, read_coco
+from dabdetr.data.coco import find_coco, other_jsons, read_coco
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.data.datumaro import find_datumaro
 from dabdetr.data.foreign import not_known
@@ -24,7 +25,14 @@ from dabdetr.data.images import OTHER_SUFFIXES
 from dabdetr.data.labelme import find_labelme
 from dabdetr.data.listed_splits import divided
 from dabdetr.data.listings import find_table
-from dabdetr.data.locate import USUAL, canonical, names_split, paths_of, usual_word
+from dabdetr.data.locate import (
+    USUAL,
+    canonical,
+    names_split,
+    paths_of,
+    split_in_path,
+    usual_word,
+)
 from dabdetr.data.parquet import find_parquet
 from dabdetr.data.records import Open, RecordTable
 from dabdetr.data.scenes import SPLITS, parse_scenes
@@ -137,6 +145,8 @@ def _open_split(
     if found.root != Path(data):
         opened.findings.add("place", f"{data}: {found.root}")
     opened.findings.add("layout-other", _other_layouts(found.root))
+    if len(found.splits) == 1:
+        opened.findings.add("split-folders", _split_folders_of(opened, found.root))
     return _count_undecodable(opened)
 
 
@@ -216,16 +226,30 @@ def layouts_in(root: Path) -> dict[str, Open]:
     return _ordered(divided(root, found))
 
 
+def _split_folders_of(opened: RecordTable, root: Path) -> list[str]:
+    """One image of each split after which folders in ``root`` are called, if there are several."""
+    first: dict[str, str] = {}
+    base = os.path.abspath(root)
+    for file in opened.files:
+        if (split := split_in_path(os.path.relpath(file, base))) not in first:
+            first[split] = file
+    first.pop("", None)
+    return list(first.values()) if len(first) > 1 else []
+
+
 def _other_layouts(root: Path) -> list[str]:
     """The layouts of ``MAIN`` in which ``root`` is too, if it is read in another of them."""
     found: list[str] = []
     for name in MAIN:
         with suppress(ValueError, OSError):
             found += [name] if LAYOUTS[name][0](root) else []
+    others: list[str] = []
+    if found[:1] == ["COCO"] and root.is_dir():
+        others = [f"{file}: not read beside annotations/" for file in other_jsons(root)]
     if len(found) < 2:
-        return []
+        return others
     read = next(name for name, (find, _) in LAYOUTS.items() if name in found or find(root))
-    return [f"{root}: {name}, read as {read}" for name in found if name != read]
+    return others + [f"{root}: {name}, read as {read}" for name in found if name != read]
 
 
 def _ordered(found: dict[str, Open]) -> dict[str, Open]:

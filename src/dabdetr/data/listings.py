@@ -30,6 +30,7 @@ from dabdetr.data.locate import (
     usual_word,
 )
 from dabdetr.data.records import Open, RecordTable, Rows, named_table
+from dabdetr.data.shapes import around
 from dabdetr.data.textfiles import head_of, read_text
 from dabdetr.text import shown
 
@@ -109,9 +110,11 @@ def table_of(
     if without_classes and places:
         findings.add("class-names-missing", f"{places[0]}: no box has a class, all are 'object'")
     if not rows.files:
+        several = findings.count("name-several")
         raise FileNotFoundError(
-            f"{missing[0] if missing else name}: no image that is named is in "
-            f"{', '.join(finder.folders[:3])}; add the images"
+            f"{missing[0] if missing else name}: "
+            f"{'several images are called so' if several else 'no image that is named is'} in "
+            f"{', '.join(finder.folders[:3])}; {'write paths' if several else 'add the images'}"
         )
     rows.place = places.__getitem__
     return named_table(rows, names, name, split, asked)
@@ -214,6 +217,10 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         "bbox_ymax",
         "lower_right_corner_y",
     ),
+    "x2": ("x3",),
+    "y2": ("y3",),
+    "x3": ("x4",),
+    "y3": ("y4",),
     "x": ("x", "bbox_x", "x0", "left", "box_x"),
     "y": ("y", "bbox_y", "y0", "top", "box_y"),
     "cx": ("x_center", "xcenter", "cx", "x_centre", "center_x", "xc"),
@@ -226,6 +233,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 }
 """Content of a column → its names in headers, in lower case, with _ for blanks and hyphens."""
 ORDERS: dict[tuple[str, ...], BoxFormat] = {
+    ("x0", "y0", "x1", "y1", "x2", "y2", "x3", "y3"): "xyxy",
     ("x0", "y0", "x1", "y1"): "xyxy",
     ("cx", "cy", "w", "h"): "cxcywh",
     ("x", "y", "w", "h"): "xywh",
@@ -386,6 +394,11 @@ def _entries(file: Path, form: _TableForm, findings: Findings) -> Iterator[Entry
         entry.crowd = cells.get("crowd") == "1"
         if len(numbers) == 4 and None not in numbers:
             entry.numbers = numbers  # pyright: ignore[reportAttributeAccessIssue]
+        elif len(numbers) == 8 and None not in numbers:  # four corners
+            corners = list(zip(numbers[::2], numbers[1::2], strict=True))
+            entry.numbers = around(corners)  # pyright: ignore[reportArgumentType]
+            upright = len({*numbers[::2]}) == 2 == len({*numbers[1::2]})
+            entry.odd = entry.odd if upright else "box-rotated"
         elif any(given):
             entry.odd, entry.told = "box-unreadable", f"{location}: {shown(given)}"
         yield entry

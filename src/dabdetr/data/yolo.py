@@ -6,6 +6,7 @@ obj.names (darknet); or only the names are in classes.txt. ``yolo_lines`` reads 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,7 @@ def _splits_of_settings(
             listed = dict(name_list(names_file, Findings())) if names_file else {}
             differing = [f"{n}: {name!r}, {listed[n]!r} in {names_file}" for n, name in pairs
                          if listed.get(n, name) != name]  # fmt: skip
+            differing += _other_settings(file, pairs)
             findings.add("class-order", differing)
             paths = _ImagePaths(file, settings, findings)
             images = paths.images(settings[key])
@@ -130,6 +132,17 @@ def _splits_of_settings(
         found[key] = read
     existing = {key: read for key, read in found.items() if _ImagePaths(file, settings).exist(key)}
     return existing or found
+
+
+def _other_settings(file: Path, pairs: list[tuple[int, str]]) -> list[str]:
+    """The other settings files beside ``file`` whose class names differ from ``pairs``."""
+    found: list[str] = []
+    for other in paths_of(file.parent, *SETTINGS):
+        settings = {} if other == file else _settings(other, Findings(), strict=False)
+        with suppress(ValueError):
+            if "names" in settings and _names(settings, other, Findings()) != pairs:
+                found.append(f"{other} has other names")
+    return found
 
 
 def _keys(settings: dict[str, Any]) -> list[str]:
@@ -151,9 +164,11 @@ class _ImagePaths:
         self.findings = Findings() if findings is None else findings
 
     def exist(self, key: str) -> bool:
-        """Whether all paths of a split exist."""
-        paths = map(str, _as_list(self.settings[key]))
-        return all(self._existing(each) or self._matching(each) for each in paths)
+        """Whether one of the paths of a split exists."""
+        return any(map(self._exists, map(str, _as_list(self.settings[key]))))
+
+    def _exists(self, where: str) -> bool:
+        return bool(self._existing(where) or self._matching(where))
 
     def images(self, where: Any) -> list[str]:
         """The images of a folder, a .txt list or an image path, or of several of these.
@@ -165,6 +180,9 @@ class _ImagePaths:
             place = self._existing(str(each))
             if place is None and (matching := self._matching(str(each))):
                 found += matching
+                continue
+            if place is None and any(map(self._exists, map(str, _as_list(where)))):
+                self.findings.add("split-missing", f"{shown(each)} in {self.file}")
                 continue
             if place is None:
                 raise FileNotFoundError(
