@@ -460,3 +460,27 @@ def test_a_zip_of_images_beside_labels_is_no_data_set(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "images")
     with pytest.raises(ValueError, match=r"has no annotations that are known.*There is: classes"):
         open_data(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["{name}", "{name}.png", "task_{n}", "train-part{n}"])
+def test_parts_of_one_split_are_joined(name: str, tmp_path: Path) -> None:
+    whole = tmp_path / "whole"
+    coco("{split}-{name}.png")(whole)
+    tree = json.loads((whole / "annotations.json").read_text())
+    (whole / "annotations.json").unlink()
+    for n, row in enumerate(tree["images"]):
+        boxes = [each for each in tree["annotations"] if each["image_id"] == n]
+        classes = tree["categories"][:: -1 if n else 1]  # each file numbers the classes anew
+        if n:
+            boxes = [{**each, "category_id": 3 - each["category_id"]} for each in boxes]
+        numbered = [{"id": i, "name": each["name"]} for i, each in enumerate(classes, 1)]
+        stem = name.format(name=Path(row["file_name"]).stem, n=n)
+        part = {"images": [row], "annotations": boxes, "categories": numbered}
+        dump(whole / "annotations" / f"{stem}.json", part)
+    (data,) = open_every(whole)
+    assert (len(data), data.findings.count("files-joined")) == (3, 3)
+    assert not data.findings.of("skipped", "mended", "kept")
+    for record in map(data.record, range(3)):
+        named = [data.names[label] for label in record.labels]
+        found = sorted(zip(named, record.boxes.tolist(), strict=True))
+        assert found == sorted(zip(CLASSES, map(list, CORNERS), strict=True))

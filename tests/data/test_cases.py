@@ -154,7 +154,7 @@ def test_what_train_says(tmp_path: Path) -> None:
     """Half of the label files lack: counts and the reason are printed, and are in the JSON."""
     done = train("67", tmp_path)
     counts = "train: 2 images, 1 without boxes, 1 without a label file; 2 boxes of 2 classes: "
-    assert counts + "red 1, blue 1" in done.stderr
+    assert counts + "1× red, 1× blue" in done.stderr
     assert "train: label files whose name has another case than their image's: 1" in done.stderr
     told = json.loads(done.stdout)["data"][0]
     assert (told["images_without_boxes"], told["images_without_label_file"]) == (1, 1)

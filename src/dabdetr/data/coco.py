@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -22,11 +23,13 @@ from dabdetr.data.locate import (
     YEAR,
     ImageFolders,
     canonical,
+    clean,
     files_in,
     folders_in,
     paths_of,
     split_in_path,
     usual_word,
+    without_ending,
 )
 from dabdetr.data.records import Open, RecordTable, Rows, class_table
 from dabdetr.data.textfiles import HEAD, MOST_TEXT, guess, head_of, note_encoding, read_bytes
@@ -53,6 +56,8 @@ AFFIXES = re.compile(
     r"|([._-]?(annotations?|coco|labels))+$",
     re.IGNORECASE,
 )
+PART = re.compile(r"([-_. ]?(part|shard|batch|chunk|task|job))?[-_. ]?\d+$", re.IGNORECASE)
+"""The end of the name of a json that has a part of a split."""
 PLACES = ("annotations", "Annotations", ".", "*", "annotations/*", "Annotations/*")
 BESIDE = ("images", "data", "JPEGImages", "imgs")
 """Names of image folders next to a json, used if no folder has the split's name."""
@@ -65,22 +70,42 @@ def find_coco(root: Path) -> dict[str, Open]:
         folder = folder.parent if folder.name.casefold() == "annotations" else folder
         named = _listed_splits(root) if is_coco(root) else []
         if named:
-            return {each: _opener(root, folder, each, each) for each in named}
-        return {name: _opener(root, folder, name)} if is_coco(root) else {}
+            return {each: _opener([root], folder, each, each) for each in named}
+        return {name: _opener([root], folder, name)} if is_coco(root) else {}
     if not root.is_dir():
         return {}
     jsons = next(filter(None, (_jsons(root, place) for place in PLACES)), [])
-    found: dict[str, Open] = {}
+    groups: dict[str, list[Path]] = {}
     if len(jsons) == 1 and (named := _listed_splits(jsons[0])):
-        return {name: _opener(jsons[0], root, name, name) for name in named}
+        return {name: _opener(jsons, root, name, name) for name in named}
     for file in jsons:
         nested = file.parent != root and file.parent.name.lower() != "annotations"
         split = _split_of(file)
-        if nested and (not split or split in found):
+        if nested and (not split or split in groups):
             split = _split_of(file.parent)
         split = split or DEFAULT
-        found[file.stem if split in found else split] = _opener(file, root, split)
-    return found
+        groups[file.stem if split in groups else split] = [file]
+    return {name: _opener(files, root, name) for name, files in _joined_parts(groups).items()}
+
+
+def _joined_parts(groups: dict[str, list[Path]]) -> dict[str, list[Path]]:
+    """The groups with parts of one split (train_1, train_2) and jsons of one image each joined."""
+    joined: dict[str, list[Path]] = {}
+    parts = Counter(PART.sub("", name) for name in groups)
+    for name, files in groups.items():
+        if (split := PART.sub("", name)) != name and parts[split] > 1:
+            name = name if "fold" in split.casefold() else split or DEFAULT
+        elif canonical(name) not in USUAL and _is_of_one_image(files[0]):
+            name = DEFAULT
+        joined.setdefault(name, []).extend(files)
+    return joined
+
+
+def _is_of_one_image(file: Path) -> bool:
+    """Whether a json is called like its first image."""
+    first = re.search(rb'"file_name"\s*:\s*"([^"]*)"', head_of(file))
+    name = clean(first.group(1).decode("utf-8", "replace")) if first else []
+    return bool(name) and without_ending(name[-1]) in (file.stem, without_ending(file.stem))
 
 
 def _jsons(root: Path, place: str) -> list[Path]:
@@ -88,7 +113,7 @@ def _jsons(root: Path, place: str) -> list[Path]:
     files: list[Path] = []
     for folder in [root] if place == "." else sorted(root.glob(place)):
         here = [] if folder.name.startswith(".") else paths_of(folder, ".json")
-        if len(here) > MANY:  # probably one per image: keep only those with a COCO name
+        if len(here) > MANY and not _is_of_one_image(here[0]):  # keep those with a COCO name
             here = [file for file in here if re.search("annotations|instances|coco", file.name)]
         files += here
     named = [file for file in files if file.name.startswith("instances_")]
@@ -162,10 +187,12 @@ def _keep_split(tree: dict[str, Any], wanted: str) -> None:
     ]
 
 
-def _opener(file: Path, root: Path, name: str, only: str | None = None) -> Open:
+def _opener(files: list[Path], root: Path, name: str, only: str | None = None) -> Open:
+    file = files[0]
+
     def read(split: str, box_format: Asked | None = None) -> RecordTable:
         folders = _image_folders(root, file, name)
-        return read_coco(file, folders, root.resolve().name, split, box_format, only)
+        return read_coco(files, folders, root.resolve().name, split, box_format, only)
 
     return read
 
@@ -201,14 +228,14 @@ def _stem(file: Path) -> str:
 
 
 def read_coco(
-    annotations: Path,
+    annotations: Path | Sequence[Path],
     images: Path | Sequence[Path],
     name: str | None = None,
     split: str = "train",
     box_format: Asked | None = None,
     only: str | None = None,
 ) -> RecordTable:
-    """Read a COCO json whose images are in or below one of the folders ``images``.
+    """Read a COCO json, or several of one split, whose images are in or below folders ``images``.
 
     ``only`` selects the images whose rows name that split (``SPLIT_KEYS``).
     ValueError or FileNotFoundError if nothing can be read; faults of single rows are counted in the
@@ -216,7 +243,9 @@ def read_coco(
     """
     folders = [images] if isinstance(images, Path) else list(images)
     findings = Findings()
-    tree = _load(annotations, findings)
+    files = [annotations] if isinstance(annotations, Path) else list(annotations)
+    annotations = files[0]
+    tree = _load(annotations, findings) if len(files) == 1 else _joined(files, findings)
     if only is not None:
         _keep_split(tree, only)
         findings.add("split-listed", f"{annotations}: {only}", len(tree["images"]))
@@ -255,6 +284,36 @@ def _load(file: Path, findings: Findings) -> dict[str, Any]:
                 f"{file} has no list {name!r}; a COCO json has images, annotations and categories"
             )
     return tree
+
+
+def _joined(files: Sequence[Path], findings: Findings) -> dict[str, Any]:
+    """The content of several jsons, with new ids; classes of one name are one class."""
+    whole_tree: dict[str, list[Any]] = {name: [] for name in LISTS}
+    numbers: dict[str, int] = {}
+    for file in files:
+        try:
+            tree = _load(file, findings)
+        except (ValueError, OSError) as error:
+            findings.add("file-unreadable", str(error))
+            continue
+        classes: dict[Any, int] = {}
+        for row in objects(tree["categories"], findings, file):
+            name = str(row.get("name"))
+            if name not in numbers:
+                numbers[name] = len(numbers) + 1
+                whole_tree["categories"].append({**row, "id": numbers[name]})
+            classes[key(row.get("id"))] = numbers[name]
+        images: dict[Any, int] = {}
+        for row in objects(tree["images"], findings, file):
+            images[key(row.get("id"))] = len(whole_tree["images"]) + 1
+            whole_tree["images"].append({**row, "id": len(whole_tree["images"]) + 1})
+        for row in objects(tree["annotations"], findings, file):
+            ids = {"id": len(whole_tree["annotations"]) + 1}
+            ids["image_id"] = images.get(key(row.get("image_id")))
+            ids["category_id"] = classes.get(key(row.get("category_id")))
+            whole_tree["annotations"].append({**row, **ids})
+    findings.add("files-joined", map(str, files), len(files))
+    return whole_tree
 
 
 def _segments(given: list[Any]) -> list[Any]:

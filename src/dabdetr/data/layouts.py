@@ -228,11 +228,11 @@ def layouts_in(root: Path) -> dict[str, Open]:
 
 def _split_folders_of(opened: RecordTable, root: Path) -> list[str]:
     """One image of each split after which folders in ``root`` are called, if there are several."""
-    first: dict[str, str] = {}
+    folders = {os.path.dirname(file): file for file in reversed(opened.files)}
     base = os.path.abspath(root)
-    for file in opened.files:
-        if (split := split_in_path(os.path.relpath(file, base))) not in first:
-            first[split] = file
+    first: dict[str, str] = {}
+    for file in sorted(folders.values()):
+        first.setdefault(split_in_path(os.path.relpath(file, base)), file)
     first.pop("", None)
     return list(first.values()) if len(first) > 1 else []
 
