@@ -484,3 +484,11 @@ def test_parts_of_one_split_are_joined(name: str, tmp_path: Path) -> None:
         named = [data.names[label] for label in record.labels]
         found = sorted(zip(named, record.boxes.tolist(), strict=True))
         assert found == sorted(zip(CLASSES, map(list, CORNERS), strict=True))
+
+
+def test_parts_in_folders_of_their_own_are_not_joined(tmp_path: Path) -> None:
+    for camera in ("cam1", "cam2"):
+        coco("{name}.png")(tmp_path / camera)
+    data = open_every(tmp_path)
+    assert [(each.split, len(each)) for each in data] == [("cam1", 3), ("cam2", 3)]
+    assert not {*data[0].files} & {*data[1].files}  # pyright: ignore

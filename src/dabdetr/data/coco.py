@@ -91,6 +91,8 @@ def find_coco(root: Path) -> dict[str, Open]:
 def _joined_parts(groups: dict[str, list[Path]]) -> dict[str, list[Path]]:
     """The groups with parts of one split (train_1, train_2) and jsons of one image each joined."""
     joined: dict[str, list[Path]] = {}
+    if len({files[0].parent for files in groups.values()}) > 1:  # images may share names then
+        return groups
     parts = Counter(PART.sub("", name) for name in groups)
     for name, files in groups.items():
         if (split := PART.sub("", name)) != name and parts[split] > 1:
@@ -308,7 +310,7 @@ def _joined(files: Sequence[Path], findings: Findings) -> dict[str, Any]:
             images[key(row.get("id"))] = len(whole_tree["images"]) + 1
             whole_tree["images"].append({**row, "id": len(whole_tree["images"]) + 1})
         for row in objects(tree["annotations"], findings, file):
-            ids = {"id": len(whole_tree["annotations"]) + 1}
+            ids: dict[str, int | None] = {"id": len(whole_tree["annotations"]) + 1}
             ids["image_id"] = images.get(key(row.get("image_id")))
             ids["category_id"] = classes.get(key(row.get("category_id")))
             whole_tree["annotations"].append({**row, **ids})
