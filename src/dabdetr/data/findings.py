@@ -144,7 +144,7 @@ def refuse(found: dict[str, Findings]) -> None:
         for each in findings.of("skipped", "mended", "kept")
     ]
     if len(faults) == 1:
-        raise ValueError(f"{faults[0]}; mend the files, or leave out --strict")
+        raise ValueError(f"{faults[0]}; repair the files, or leave out --strict")
     if faults:
-        head = f"the data have {len(faults)} kinds of faults; mend them, or leave out --strict:"
+        head = f"the data have {len(faults)} kinds of faults; repair them, or leave out --strict:"
         raise Lines(head, *(f"  {each}" for each in faults))

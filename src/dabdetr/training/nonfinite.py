@@ -26,7 +26,7 @@ def diagnose_inputs(model: nn.Module, pixels: Tensor, names: tuple[str, ...], pl
     rows = (~pixels.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
     if rows:
         bad = [names[row] if names else f"number {row} of the batch" for row in rows]
-        return f"{begin}: pixels of {some_images(bad)} are NaN or infinite; mend or remove it"
+        return f"{begin}: pixels of {some_images(bad)} are NaN or infinite; repair or remove it"
     if weights := nonfinite_weights(model):
         return (
             f"{begin}: {weights} before the step; start from other weights, lower training.lr or "

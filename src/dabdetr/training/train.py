@@ -111,7 +111,7 @@ def train(
                    another number become so many: see ``with_queries``
     ``split``      a share of the images to train on, where the data have no split to validate on
     ``box_format`` what the four numbers of a box are, where that is not to be found out
-    ``strict``     refuse data in which anything has to be left out or mended
+    ``strict``     refuse data in which anything has to be left out or repaired
     ``minutes``    how long the training may take on this machine: its epochs are planned so
     ``log``        loggers by name, see ``loggers.LOGGERS``; one that fails is reported and left out
     ``callbacks``  of pytorch-lightning, called after the run's own
