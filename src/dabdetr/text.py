@@ -71,16 +71,6 @@ def embedded_json(document: Any) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def fill_template(template: str, **parts: str) -> str:
-    """The template with each ``{{name}}`` replaced by its part; parts are not searched again."""
-    first, *pieces = template.split("{{")
-    filled = [first]
-    for piece in pieces:
-        name, _, rest = piece.partition("}}")
-        filled += [parts[name], rest]
-    return "".join(filled)
-
-
 def parse_json(content: str | bytes, name: str) -> Any:
     """The value of a JSON text; ValueError with the file's name and the place of the fault."""
     try:

@@ -543,7 +543,7 @@ def test_what_can_be_mended_is_gone_from_the_copy(
     after = found(tmp_path / "out")
     assert check in before
     assert check not in after
-    assert set(after) <= set(before)
+    assert set(after) - {"pixels-from-one"} <= set(before)  # a note on VOC
 
 
 def test_a_box_in_two_spellings_of_a_class_is_one_box_in_the_copy(root: Path) -> None:

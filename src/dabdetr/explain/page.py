@@ -15,7 +15,7 @@ from dabdetr.files import write_atomically
 from dabdetr.packages import static
 from dabdetr.structures.boxes import centres
 from dabdetr.structures.drawing import colour, data_url
-from dabdetr.text import counted, embedded_json, escape, fill_template, html_page
+from dabdetr.text import counted, embedded_json, escape, html_page
 
 LONGEST = 1600
 """The longest side of the embedded image in pixels."""
@@ -32,8 +32,8 @@ MOST_QUERIES = 40
 SCRIPTS = ("stage.js", "story.js", "input.js", "page.js")
 """The parts of the page's script in order; the last one starts it."""
 
-MADE = '<meta name="generator" content="dabdetr explain">'
-"""A line of the template by which a page is recognised."""
+MADE = '<meta name="generator" content="dabdetr explain">\n'
+"""A line of the head by which a page is recognised."""
 
 TOP = 3
 """The number of classes listed for every query."""
@@ -50,14 +50,15 @@ def page(
     best ones. An address that ends in ``#query=12&layer=3`` opens it at that query and layer.
     """
     anchors = "\n".join(f'<a href="{escape(to)}">{escape(words)}</a>' for words, to in links)
-    return fill_template(
-        static("dabdetr.explain", "page.html"),
-        title=escape(_title(explanation)),
-        links=f"<nav>\n{anchors}\n</nav>" if links else "",
-        style=static("dabdetr.explain", "page.css"),
-        data=embedded_json(page_data(explanation, queries)),
-        script="\n".join(static("dabdetr.explain", name) for name in SCRIPTS),
+    data = embedded_json(page_data(explanation, queries))
+    body = (
+        (f"<nav>\n{anchors}\n</nav>\n" if links else "")
+        + static("dabdetr.explain", "page.html")
+        + f'<script type="application/json" id="data">{data}</script>'
     )
+    script = '"use strict";\n' + "\n".join(static("dabdetr.explain", name) for name in SCRIPTS)
+    title, style = f"{_title(explanation)} explained", static("dabdetr.explain", "page.css")
+    return html_page(title, style, body, script, MADE)
 
 
 def write_page(
