@@ -428,7 +428,7 @@ def _advise(
         say(compared.sentence, quiet)
     if errors is not None and not (quiet or as_json):
         _print_causes(errors)
-    if gain := more.get("nms_gain"):
+    if (gain := more.get("nms_gain")) and gain["AP50"] >= 0.001:
         say(
             f"non-maximum suppression (--nms {gain['iou']}) would add {gain['AP50']:+.3f} AP50",
             quiet,
