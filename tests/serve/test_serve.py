@@ -528,3 +528,13 @@ def test_the_page_detects_and_asks(width: int, scheme: Any, service: str) -> Non
         playwright.expect(page.locator("#state.error")).to_contain_text("not an image")
         assert [each for each in errors if "400" not in each] == []
         browser.close()
+
+
+def test_a_class_has_the_same_colour_in_the_page_as_in_drawn_images() -> None:
+    from importlib.resources import files
+
+    from dabdetr.structures.drawing import HUES, colour
+
+    script = (files("dabdetr.serve") / "static" / "page.js").read_text()
+    listed = re.findall(r'"(#[0-9a-f]{6})"', script.partition("COLOURS = ")[2].partition(";")[0])
+    assert listed == ["#{:02x}{:02x}{:02x}".format(*colour(label)) for label in range(HUES)]

@@ -141,10 +141,10 @@ class Certificate:
             f"{self.within:.2%} of {counted(self.detections, 'detection')} of "
             f"{counted(self.images, 'image')} {'agrees' if self.detections == 1 else 'agree'} "
             f"with torch within {limits.pixels:g} px and a score of {limits.score:g} "
-            f"({limits.share:.0%} must)",
+            f"({limits.share:.0%} are required)",
             f"largest differences: {self.pixels[0]:.3g} px, score {self.scores[0]:.2g}; median: "
-            f"{self.pixels[1]:.2g} px, {self.scores[1]:.2g}; all together {self.shift:.2g} px to "
-            f"one side ({limits.shift:g} allowed)",
+            f"{self.pixels[1]:.2g} px, score {self.scores[1]:.2g}",
+            f"mean shift of all boxes: {self.shift:.2g} px (at most {limits.shift:g} is allowed)",
         ]
         if self.tied:
             lines.append(

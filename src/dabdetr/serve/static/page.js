@@ -1,8 +1,8 @@
 "use strict";
 // Shows what the service finds in an image; clicks and drawn boxes are asked about.
 const $ = (id) => document.getElementById(id);
-// Okabe and Ito's colours: apart from one another for everyone.
-const COLOURS = ["#e69f00", "#56b4e9", "#009e73", "#f0e442", "#d55e00", "#cc79a7", "#0072b2"];
+// Okabe and Ito's colours, in the order of `structures.drawing`: apart for everyone.
+const COLOURS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442"];
 const LOWEST = 0.05;
 const CLICK = 6; // CSS pixels that a pointer may move and still click
 let model = null, file = null, found = [], answer = null, drawn = null, turn = 0;
