@@ -197,8 +197,8 @@ def compare(
         extra[0].extend((index, at) for at in _only(mine, theirs))
         extra[1].extend((index, at) for at in _only(theirs, mine))
     sides = (judged, other_judged)
-    for places, each in zip(extra, sides, strict=True):
-        places.sort(key=lambda place: -float(each[place[0]].found.scores[place[1]]))
+    for places, images in zip(extra, sides, strict=True):
+        places.sort(key=lambda place: -float(images[place[0]].found.scores[place[1]]))
     false = (sum(each.false for each in judged), sum(each.false for each in other_judged))
     shown = ([each.found for each in judged], [each.found for each in other_judged])
     return Comparison(name, numbers, won, lost, false, extra, shown)
