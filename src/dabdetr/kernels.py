@@ -300,6 +300,8 @@ def sum_rows(
     rows: Float[Tensor, "rows d"], index: Int[Tensor, "n k"], shares: Float[Tensor, "n k"]
 ) -> Float[Tensor, "n d"]:
     """Σ_k shares[n, k] · rows[index[n, k]]."""
+    if torch.compiler.is_exporting():  # runtimes multiply and add faster as a product of matrices
+        return (shares.unsqueeze(1) @ F.embedding(index, rows)).squeeze(1)
     traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
     if traced or rows.device.type != "cpu":
         return (F.embedding(index, rows) * shares.unsqueeze(-1)).sum(1)

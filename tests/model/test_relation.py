@@ -9,26 +9,33 @@ import torch
 
 from dabdetr.model.detector import build
 from dabdetr.model.positions import sine_code
-from dabdetr.model.relation import FEATURES, SCALE, BoxRelation, relation
+from dabdetr.model.relation import FEATURES, SCALE, BoxRelation, log_offsets, log_sides
 from dabdetr.presets import derive, preset
 from dabdetr.structures import Images, Targets
 
 
-def test_relation_by_hand() -> None:
+def test_offsets_and_sides_by_hand() -> None:
     rows = torch.tensor([[[0.5, 0.5, 0.2, 0.1]]])
     columns = torch.tensor([[[0.5, 0.5, 0.2, 0.1], [0.9, 0.4, 0.1, 0.2]]])
-    expected = [
-        [0.0, 0.0, 0.0, 0.0],
-        [math.log(0.4 / 0.2 + 1), math.log(0.1 / 0.1 + 1), math.log(2), math.log(0.5)],
-    ]
-    torch.testing.assert_close(relation(rows, columns)[0, 0], torch.tensor(expected))
+    expected = [[0.0, 0.0], [math.log(0.4 / 0.2 + 1), math.log(0.1 / 0.1 + 1)]]
+    torch.testing.assert_close(log_offsets(rows, columns)[0, 0], torch.tensor(expected))
+    torch.testing.assert_close(log_sides(rows)[0, 0], torch.tensor([0.2, 0.1]).log())
 
 
 def test_bias_is_of_the_sine_code() -> None:
-    module, rows, columns = BoxRelation(2), torch.rand(1, 3, 4), torch.rand(1, 3, 4)
-    code = sine_code(SCALE * relation(rows, columns), FEATURES, 10000.0).flatten(-2)
-    expected = module.project(code).relu().permute(0, 3, 1, 2)
-    torch.testing.assert_close(module(rows, columns, None, 0), expected)
+    module, rows, columns = BoxRelation(2), torch.rand(2, 5, 4), torch.rand(2, 5, 4)
+    ratios = (rows[:, :, None, 2:] / columns[:, None, :, 2:]).log()
+    numbers = torch.cat((log_offsets(rows, columns), ratios), dim=-1)  # [b, q, k, 4]
+    code = sine_code(SCALE * numbers, FEATURES, 10000.0).flatten(-2)
+    expected, found = (
+        module.project(code).relu().permute(0, 3, 1, 2),
+        module(rows, columns, None, 0),
+    )
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    gradients = [
+        torch.autograd.grad(bias.sum(), [*module.parameters()]) for bias in (found, expected)
+    ]
+    torch.testing.assert_close(*gradients, atol=1e-2, rtol=1e-4)
 
 
 def test_boxes_without_extent_give_numbers() -> None:
