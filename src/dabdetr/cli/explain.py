@@ -43,7 +43,7 @@ def explain(
         typer.Option(
             "--output", "-o", help="The page to write; for several images, their index page."
         ),
-    ] = Path("report.html"),
+    ] = Path("explanation.html"),
     model: options.Model = SHIPPED,
     conf: options.Conf = None,
     max_det: options.MaxDet = None,
@@ -58,7 +58,7 @@ def explain(
 
     It shows anchors, boxes and attention of every decoder layer, in one file that needs no network.
     For several images an index page is written, and their pages go into a folder beside it
-    (report_pages for report.html). --force replaces pages of an earlier run; other files there are
+    (explanation_pages for explanation.html). --force replaces pages of an earlier run; other files there are
     kept.
 
     With --data, the pages also show the labelled objects, and mark wrong classes.
