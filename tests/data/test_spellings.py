@@ -241,15 +241,20 @@ def test_splits_whose_name_is_one_word_of_the_files(train: str, val: str, tmp_pa
     assert splits(tmp_path) == ["train", "val"]
 
 
-def test_parts_of_a_split_are_not_taken_for_it(tmp_path: Path) -> None:
+def test_parts_of_a_split_are_read_as_one(tmp_path: Path) -> None:
     """Else training on one of them would leave out the other in silence."""
     coco(tmp_path)
-    content = (tmp_path / "annotations/instances_train.json").read_text()
-    (tmp_path / "annotations/instances_train.json").unlink()
-    for name in ("train_part1", "train_part2", "val"):
-        text(tmp_path / f"annotations/{name}.json", content)
-    with pytest.raises(ValueError, match="choose one of: val, train_part1, train_part2"):
-        open_data(tmp_path)
+    source = tmp_path / "annotations/instances_train.json"
+    tree = json.loads(source.read_text())
+    source.unlink()
+    for number, image in enumerate(tree["images"]):
+        rows = [row for row in tree["annotations"] if row["image_id"] == image["id"]]
+        part = tree | {"images": [image], "annotations": rows}
+        text(tmp_path / f"annotations/train_part{number}.json", json.dumps(part))
+    joined = open_data(tmp_path, "train")
+    assert len(joined) == len(tree["images"]) > 1
+    assert sum(len(joined.record(i).boxes) for i in range(len(joined))) == len(tree["annotations"])
+    assert [(each.kind.name, each.count) for each in joined.findings] == [("files-joined", 2)]
 
 
 def test_accents_as_macos_writes_them(tmp_path: Path) -> None:

@@ -58,8 +58,8 @@ def explain(
 
     It shows anchors, boxes and attention of every decoder layer, in one file that needs no network.
     For several images an index page is written, and their pages go into a folder beside it
-    (explanation_pages for explanation.html). --force replaces pages of an earlier run; other files there are
-    kept.
+    (explanation_pages for explanation.html). --force replaces pages of an earlier run; other files
+    there are kept.
 
     With --data, the pages also show the labelled objects, and mark wrong classes.
     """

@@ -157,8 +157,9 @@ def _check_source(
 def _check_per_layer(of_last: Mapping[str, object], precision: str, compile: bool) -> None:
     """ValueError for options of the last layer only, and for settings other than fp32."""
     if given := options.given(of_last):
+        words = " and ".join(given)
         raise ValueError(
-            f"--per-layer evaluates every layer, {given[0]} the last one; leave out either"
+            f"--per-layer evaluates every layer, {words} the last one; leave out either"
         )
     if precision != "fp32" or compile:
         raise ValueError("--per-layer evaluates in fp32; leave out --precision and --compile")
