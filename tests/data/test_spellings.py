@@ -247,9 +247,9 @@ def test_parts_of_a_split_are_read_as_one(tmp_path: Path) -> None:
     source = tmp_path / "annotations/instances_train.json"
     tree = json.loads(source.read_text())
     source.unlink()
-    for number, image in enumerate(tree["images"]):
-        rows = [row for row in tree["annotations"] if row["image_id"] == image["id"]]
-        part = tree | {"images": [image], "annotations": rows}
+    for number, row in enumerate(tree["images"]):
+        boxes = [each for each in tree["annotations"] if each["image_id"] == row["id"]]
+        part = tree | {"images": [row], "annotations": boxes}
         text(tmp_path / f"annotations/train_part{number}.json", json.dumps(part))
     joined = open_data(tmp_path, "train")
     assert len(joined) == len(tree["images"]) > 1
