@@ -294,7 +294,7 @@ def test_demo_as_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     _samples_are_whole(tmp_path / "demo", "coco")
     monkeypatch.chdir(tmp_path)
     kept = run("demo", "--count", "1", "--to", "voc")
-    assert "demo exists and is kept as it is" in kept.stderr
+    assert "demo exists and is left as it is" in kept.stderr
     run("demo", "--count", "1", "--to", "yolo", "-o", "other", "-q")
     _samples_are_whole(tmp_path / "other", "yolo")
 
