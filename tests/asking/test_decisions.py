@@ -75,6 +75,6 @@ def test_the_page_says_which_suspicions_are_weak() -> None:
         for sure in (0.8, 0.3, 0.2)
     ]
     page = _page({"val": Scenes("val", count=1)}, every, [each.to_dict() for each in every])
-    assert page.count("moved (weak)") == 2
-    assert page.count("moved</b>") == 1
+    assert page.count(": move one (weak)") == 2
+    assert page.count(": move one</b>") == 1
     assert "1 suspicion of 0.5 or more; 2 others are weak: most such labels are right" in page

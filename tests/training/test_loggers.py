@@ -129,7 +129,7 @@ def test_time_left_and_what_is_next_are_told(
     left = [line for line in said if "of training left" in line]
     assert left == ["about 1 min of training left, validation not counted"]
     assert said.index(left[0]) < next(i for i, line in enumerate(said) if "epoch 6/6" in line)
-    assert f"next:\n  dabdetr predict --model {run.folder} IMAGES" in said
+    assert said[said.index("next:") + 1] == f"  dabdetr predict --model {run.folder} IMAGES"
     assert f"  dabdetr val {run.folder} {coco_folder} --errors" in said
     with (run.folder / "results.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 6
