@@ -121,9 +121,13 @@ class PeerRuntime:
             )
         return found
 
-    def answer(self, *_: Any) -> Any:
+    def check_questions(self) -> None:
         """Questions need queries."""
         raise ValueError("a Faster R-CNN has no queries to ask")
+
+    def answer(self, *_: Any) -> Any:
+        """Never reached: ``check_questions`` refuses."""
+        raise NotImplementedError
 
 
 def batches(data: DetectionDataset, config: Config) -> Iterator[tuple[Images, Targets]]:

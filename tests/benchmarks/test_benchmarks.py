@@ -187,3 +187,13 @@ def test_a_batch_for_torchvision_by_hand() -> None:
     assert rows[0]["boxes"].tolist() == [[15, 0, 45, 40]]
     assert rows[1]["boxes"].tolist() == [[0, 5, 30, 15]]
     assert [row["labels"].tolist() for row in rows] == [[4], [1]]
+
+
+def test_the_peer_is_a_runtime_that_is_evaluated_as_ours() -> None:
+    from benchmarks.learning import PeerRuntime
+
+    from dabdetr.inference.opening import open_model
+    from dabdetr.presets import preset
+
+    peer = PeerRuntime(torch.nn.Identity(), preset("dab-lite"), ["a"])  # pyright: ignore[reportArgumentType]
+    assert open_model(peer) is peer

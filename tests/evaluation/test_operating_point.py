@@ -139,5 +139,5 @@ def test_a_config_gets_what_its_model_does_on_the_split() -> None:
     assert Config.model_validate(chosen.config.model_dump()) == chosen.config
     assert str(chosen).startswith(f"threshold {inference.conf:.2f}: precision 0.")
     few = Scenes("val", count=2, seed=3)
-    with pytest.raises(ValueError, match="at least 30 objects; scenes val has"):
+    with pytest.raises(ValueError, match="at least 30 objects and scenes val has"):
         with_operating_point(Config(), few, score_of(few, found[:2]))
