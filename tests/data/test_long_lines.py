@@ -11,9 +11,10 @@ import pytest
 
 from dabdetr.data.doctor import source_name
 from dabdetr.data.findings import Findings
+from dabdetr.data.listed_splits import _listed
 from dabdetr.data.text_lines import DOTA, KITTI
 from dabdetr.data.textfiles import guess, note_encoding
-from dabdetr.data.voc import DECLARED, _listed
+from dabdetr.data.voc import DECLARED
 from dabdetr.data.yolo_lines import NUMBER
 
 LENGTH = 100_000

@@ -508,8 +508,9 @@ def test_the_page_detects_and_asks(width: int, scheme: Any, service: str) -> Non
         page.goto(service)
         page.set_input_files("#file", SMEAR)
         rows = page.locator("#table tbody tr")
-        playwright.expect(page.locator("#state")).to_have_text("10 objects in blood-1.jpg")
-        assert rows.count() == 10
+        count = len(dabdetr.Predictor("blood-cells").one(SMEAR))
+        playwright.expect(page.locator("#state")).to_have_text(f"{count} objects in blood-1.jpg")
+        assert rows.count() == count > 5
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         frame = page.locator("#stage").bounding_box()
         assert frame
