@@ -126,8 +126,8 @@ class PeerRuntime:
         raise ValueError("a Faster R-CNN has no queries to ask")
 
     def answer(self, *_: Any) -> Any:
-        """Never reached: ``check_questions`` refuses."""
-        raise NotImplementedError
+        """Refused, as by ``check_questions``."""
+        self.check_questions()
 
 
 def batches(data: DetectionDataset, config: Config) -> Iterator[tuple[Images, Targets]]:

@@ -197,3 +197,6 @@ def test_the_peer_is_a_runtime_that_is_evaluated_as_ours() -> None:
 
     peer = PeerRuntime(torch.nn.Identity(), preset("dab-lite"), ["a"])  # pyright: ignore[reportArgumentType]
     assert open_model(peer) is peer
+    for refused in (peer.check_questions, peer.answer):
+        with pytest.raises(ValueError, match="no queries to ask"):
+            refused()
