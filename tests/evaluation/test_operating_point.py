@@ -101,6 +101,23 @@ def test_equals_scikit_learn() -> None:
     assert whole.precision == pytest.approx(right[shown].mean())
 
 
+def test_a_clearly_separated_class_takes_the_threshold_nearest_to_the_common_one() -> None:
+    # Label 0: 100 objects found at scores of 0.95 to 0.80, and two wrong boxes at 0.96. Precision
+    # and recall are equal where two right ones are left out, at about 0.80; F1 within 0.01 of the
+    # best reaches down to 0. Label 1 moves the common threshold to 0.45.
+    clear = [(image, 0, 0) for image in range(100)]
+    mixed = [(image, 1, 40) for image in range(200)]
+    half = [(image, 1, 40 if image < 100 else 100) for image in range(200)]
+    truth = boxes([*clear, *mixed[:100]])
+    scores = [0.96, 0.96, *np.linspace(0.95, 0.80, 100), *np.linspace(0.7, 0.5, 100), *[0.4] * 100]
+    found = boxes([(0, 0, 200), (1, 0, 200), *clear, *half], scores)
+    whole, own = operating_points(truth, found, 2)
+    assert whole is not None
+    assert whole.conf == pytest.approx(0.5, abs=0.06)
+    assert (own[0].precision, own[0].recall) == (100 / 102, 1)
+    assert own[0].conf == pytest.approx(0.4)
+
+
 @pytest.mark.parametrize(("scale", "shift"), [(0.5, -1.0), (2.0, 0.7)])
 def test_calibration_finds_the_curve(scale: float, shift: float) -> None:
     truth, found, _ = drawn(1, scale, shift)

@@ -1,10 +1,13 @@
 """Thresholds and a calibration of scores, chosen on a validation split.
 
-The threshold is written to ``inference.conf``; a class with enough objects gets its own. F1 is flat
-around its maximum: of the thresholds whose F1 is within ``FLAT`` of it, the one whose precision and
-recall are closest to each other is chosen. A logistic curve over the logit of the score (Platt
-1999) turns scores into the probability that a detection is right. Neither changes the order of
-detections, so neither changes AP.
+F1 is flat around its maximum. Of the thresholds whose F1 is within ``FLAT`` of it, the one whose
+precision and recall are closest to each other is written to ``inference.conf``. A class with enough
+objects gets a threshold of its own: of those within ``FLAT`` of its highest F1, the one nearest to
+the threshold of all classes. Balance would be the wrong rule for a class that is easy to detect: it
+puts the threshold just below the scores of clear objects, and the first unusual object is missed.
+
+A logistic curve over the logit of the score (Platt 1999) turns scores into the probability that a
+detection is right. Neither changes the order of detections, so neither changes AP.
 """
 
 from __future__ import annotations
@@ -137,34 +140,36 @@ def operating_points(
     """
     right, counted = right_at(truth, found, classes)
     objects = np.bincount(truth.label[~truth.crowd], minlength=classes)
-    whole = _best(found.score[counted], right[counted], int(objects.sum()))
+    every = _thresholds(found.score[counted], right[counted], int(objects.sum()))
+    if not every:
+        return None, {}
+    whole = min(every, key=lambda point: (abs(point.precision - point.recall), -point.f1))
     by_class: dict[int, OperatingPoint] = {}
     for label in np.flatnonzero(objects >= ENOUGH):
         rows = counted & (found.label == label)
-        point = _best(found.score[rows], right[rows], int(objects[label]))
-        if point is not None:
-            by_class[int(label)] = point
+        points = _thresholds(found.score[rows], right[rows], int(objects[label]))
+        if points:
+            by_class[int(label)] = min(points, key=lambda point: abs(point.conf - whole.conf))
     return whole, by_class
 
 
-def _best(score: np.ndarray, right: np.ndarray, objects: int) -> OperatingPoint | None:
-    """The most balanced of the thresholds with about the highest F1.
+def _thresholds(score: np.ndarray, right: np.ndarray, objects: int) -> list[OperatingPoint]:
+    """Thresholds whose F1 is within ``FLAT`` of the highest; none if no detection is right.
 
-    The threshold is halfway between the last score above it and the first one below.
+    Each is halfway between the last score above it and the first one below.
     """
     order = np.argsort(-score, kind="stable")
     score, hits = score[order], right[order].cumsum()
     if not len(hits) or not hits[-1]:
-        return None
+        return []
     shown = np.arange(1, len(hits) + 1)
     f1 = 2 * hits / (shown + objects)
     f1[:-1][score[:-1] == score[1:]] = -1.0  # no threshold separates equal scores
-    imbalance = np.abs(hits / shown - hits / objects)
-    imbalance[f1 < f1.max() - FLAT] = np.inf
-    at = int(np.lexsort((-f1, imbalance))[0])
-    below = score[at + 1] if at + 1 < len(score) else 0.0
-    conf = float((score[at] + below) / 2)
-    return OperatingPoint(conf, hits[at] / shown[at], hits[at] / objects, float(f1[at]))
+    conf = (score + np.append(score[1:], 0.0)) / 2
+    return [
+        OperatingPoint(float(conf[at]), hits[at] / shown[at], hits[at] / objects, float(f1[at]))
+        for at in np.flatnonzero(f1 >= f1.max() - FLAT)
+    ]
 
 
 def calibrate(truth: Boxes, found: Boxes, classes: int) -> Calibration | None:
