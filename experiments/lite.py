@@ -3,8 +3,10 @@
     python experiments/lite.py OUT.json --data ../shared/data/bccd --seeds 42 43 44 --jobs 2
 
 Every training starts from ImageNet's weights and sees the same number of images. Reported are AP
-and AP50 on the last split the data have (test, else val), what suppression at IoU 0.7 would add to
-AP50, and the seconds of training. What OUT.json holds already is not trained again.
+and AP50 on the last split the data have (test, else val); duplicates, which are the detections that
+suppression at IoU 0.7 would remove, for each 100 objects at the threshold with the best F1; what
+suppression would add to AP50; and the milliseconds of training an image on one thread. What
+OUT.json holds already is not trained again.
 """
 
 from __future__ import annotations
@@ -24,6 +26,10 @@ Row = dict[str, Any]
 
 PARTS: dict[str, tuple[str, ...]] = {
     "dab-lite": (),
+    "from `dab-lite-base`": ("training.start=dab-lite-base",),
+    "learned queries, none from the encoder": (
+        "model.queries={kind: learned, count: 100, content: learned, start: uniform_small}",
+    ),
     "no relation of boxes in self-attention": ("model.decoder.relation=false",),
     "no head that removes duplicates": ("model.decoder.duplicate_removal=false",),
     "neither of the two": (
@@ -54,24 +60,25 @@ PARTS: dict[str, tuple[str, ...]] = {
     "no change of colour": ("augment.colour=0",),
     "shorter side 256": ("image.size=256", "augment.sizes=[224, 256, 288]"),
     "shorter side 384": ("image.size=384", "image.max_size=576", "augment.sizes=[320, 384, 448]"),
-    "from `dab-lite-base`": ("training.start=dab-lite-base",),
 }
 """Changes of the config by what is missing or different."""
 
 
-def run(part: str, data: str, seed: int, images: int, device: str) -> Row:
+def run(part: str, data: str, seed: int, images: int, device: str, precision: str) -> Row:
     """Train, measure, and forget the weights."""
     import torch
 
     from dabdetr import evaluate, train
     from dabdetr.data.layouts import open_data
-    from dabdetr.evaluation.evaluate import suppression_gain
+    from dabdetr.evaluation.evaluate import SUPPRESSION, suppression_gain
+    from dabdetr.evaluation.judged import default_limits
 
     torch.set_num_threads(1)
     start = () if any("training.start" in each for each in PARTS[part]) else ("imagenet",)
-    fixed = [f"training.start={each}" for each in start] + ["training.precision=fp32"]
+    fixed = [f"training.start={each}" for each in start] + [f"training.precision={precision}"]
     with tempfile.TemporaryDirectory() as folder:
-        epochs = max(1, round(images / len(open_data(data, "train"))))
+        of_epoch = len(open_data(data, "train"))
+        epochs = max(1, round(images / of_epoch))
         done = train(
             data,
             "dab-lite",
@@ -87,27 +94,38 @@ def run(part: str, data: str, seed: int, images: int, device: str) -> Row:
         split = "test" if (Path(data) / "test").is_dir() else "val"
         measured = open_data(data, split)
         found = evaluate(done.weights, measured, device=device)
+        limits = default_limits(measured, found)
+        shown = [each.best_of_query().above(limits) for each in found.detections]
+        twins = sum(len(each) - len(each.without_overlaps(SUPPRESSION)) for each in shown)
+        objects = sum(int((~measured.record(at).crowd).sum()) for at in range(len(measured)))
+        seconds = sum(each["seconds"] or 0.0 for each in done.rows)
         row = {"part": part, "data": Path(data).name, "seed": seed, "epochs": epochs}
-        row |= {"device": device, "split": split, "AP": found.ap, "AP50": found.ap50}
+        row |= {"device": device, "precision": precision, "split": split}
+        row |= {"AP": found.ap, "AP50": found.ap50, "duplicates": 100 * twins / objects}
         row |= {"suppression": suppression_gain(measured, found)}
-        return row | {"seconds": sum(each["seconds"] or 0.0 for each in done.rows)}
+        return row | {"ms": 1000 * seconds / (epochs * of_epoch)}
+
+
+COLUMNS = {"AP": 3, "AP50": 3, "duplicates": 1, "suppression": 3, "ms": 0}
+"""Names of numbers in a row, and the digits shown after the point."""
 
 
 def table(rows: Sequence[Row]) -> str:
     """A line for each part and data set: means over the seeds, and their spread."""
     lines = [
-        "| data | | seeds | AP | AP50 | suppression would add |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| data | | seeds | AP | AP50 | duplicates of 100 objects | suppression would add | ms |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for data, part in product(dict.fromkeys(row["data"] for row in rows), PARTS):
         own = [row for row in rows if row["data"] == data and row["part"] == part]
         if not own:
             continue
         cells = []
-        for name in ("AP", "AP50", "suppression"):
+        for name, digits in COLUMNS.items():
             values = [row[name] for row in own]
-            spread = f" ± {(max(values) - min(values)) / 2:.3f}" if len(values) > 1 else ""
-            cells.append(f"{mean(values):.3f}{spread}")
+            half = (max(values) - min(values)) / 2
+            spread = f" ± {half:.{digits}f}" if len(values) > 1 else ""
+            cells.append(f"{mean(values):.{digits}f}{spread}")
         lines.append(f"| {data} | {part} | {len(own)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -121,6 +139,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[42])
     parser.add_argument("--images", type=int, default=6000, help="that each training sees")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", default="auto", help="of training; see training.precision")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
     given = parser.parse_args()
     rows: list[Row] = json.loads(given.out.read_text()) if given.out.exists() else []
@@ -130,9 +149,10 @@ def main() -> None:
         for seed, data, part in product(given.seeds, given.data, given.parts)
         if (part, Path(data).name, seed) not in there
     ]
+    how = given.images, given.device, given.precision
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(given.jobs, context) as pool:
-        jobs = {pool.submit(run, *each, given.images, given.device): each for each in wanted}
+        jobs = {pool.submit(run, *each, *how): each for each in wanted}
         for job in as_completed(jobs):
             if (error := job.exception()) is not None:
                 print(f"{jobs[job]}: {error}", flush=True)
