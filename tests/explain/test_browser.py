@@ -334,6 +334,8 @@ def test_a_truth_of_another_class_is_marked(visit: Any, scene: Explanation) -> N
     assert page.locator("#real").inner_text() == told
     assert page.locator("#real").evaluate(differs)
     assert page.locator("#boxes text", has_text=f"truth: {names[labels[0]]}").count() == 1
+    last = page.locator("#boxes > *").last  # no box is drawn over it
+    assert last.text_content() == f"truth: {names[labels[0]]}"
     page.locator("#list li").nth(1).click()
     assert page.locator("#real").inner_text() == f"The truth there is “{names[labels[1]]}”."
     assert not page.locator("#real").evaluate(differs)
@@ -438,5 +440,6 @@ def test_a_click_and_a_drawn_box_are_questions(visit: Any) -> None:
 def test_nothing_is_asked_where_a_member_cannot_answer(visit: Any, scene: Explanation) -> None:
     page = visit(scene)
     assert not page.locator("#ask-field").is_visible()
+    assert "ask" not in page.locator("#keys").inner_text()
     page.keyboard.press("k")
     assert not page.is_checked("#ask")

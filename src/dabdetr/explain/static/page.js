@@ -77,8 +77,6 @@ function drawBoxes() {
     data.truth.forEach((t) => {
       outline(svg, t.box, "#fff", 1.5, { "stroke-dasharray": `${2 * unit} ${3 * unit}`, class: "truth" });
     });
-    const truth = nearestTruth(placeAt(picked.query, layers));
-    if (truth) tag(svg, truth.box, `truth: ${name(truth.label)}`, true);
   }
   const seen = new Set();
   for (const each of data.detections) {
@@ -95,6 +93,8 @@ function drawBoxes() {
     outline(svg, state.asked, "#f0e442", 2, { class: "asked" });
   }
   drawPicked(svg, picked, layer);
+  const truth = data.truth && checked("truth") && nearestTruth(placeAt(picked.query, layers));
+  if (truth) tag(svg, truth.box, `truth: ${name(truth.label)}`, true);
 }
 
 function drawPicked(svg, choice, layer) {
@@ -184,7 +184,7 @@ function start() {
   $("image").src = data.image;
   $("image").style.imageRendering = Math.max(width, height) <= 48 ? "pixelated" : "auto";
   $("truth-field").hidden = !data.truth;
-  $("ask-field").hidden = !data.questions;
+  for (const id of ["ask-field", "ask-key"]) $(id).hidden = !data.questions;
   $("all").checked = count <= 60;
   [$("layer").min, $("layer").max] = [first, layers];
   $("play").disabled = layers === first;

@@ -82,10 +82,10 @@ function tag(parent, place, text, below = false) {
   const [x0, y0, , y1] = pixels(corners(place));
   const size = 13 * unit;
   const letters = text.length > 30 ? text.slice(0, 29) + "…" : text;
-  const above = !below && y0 > size * 1.5;
+  const top = y0 > size * 1.5 ? y0 - 4 * unit : y0 + size * 1.1; // no room above: in the box
   const element = shape(parent, "text", {
     x: Math.max(2 * unit, Math.min(x0, width - letters.length * size * 0.56)),
-    y: above ? y0 - 4 * unit : Math.min(y1 + size * 1.1, height - 4 * unit),
+    y: Math.min(below ? y1 + size * 1.1 : top, height - 4 * unit),
     "font-size": size, fill: "#fff", stroke: "#000", "stroke-width": 3.5 * unit,
   });
   element.textContent = letters;
