@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from dabdetr.bench.candidates import REFERENCE, Candidate, Plan
 from dabdetr.bench.run import Session, of_data, of_source, spread
-from dabdetr.bench.worker import Failed, Process, read_found, run_export
+from dabdetr.bench.worker import Failed, Process, Worker, read_found
 from dabdetr.data.layouts import open_data
+from dabdetr.inference.exported import Exported
 from dabdetr.predictor import Predictor
 from dabdetr.structures import Detections
 
@@ -70,12 +72,36 @@ def test_a_package_that_is_missing_is_told(
     tiny_weights: Path, coco_folder: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "openvino.py").write_text("raise ModuleNotFoundError('openvino')")
-    hidden = {"PYTHONPATH": str(tmp_path)}
-    options = Candidate("openvino", "bf16").export_options(str(tiny_weights), "")
-    output = tmp_path / "tiny_openvino"
-    with pytest.raises(Failed, match=r"needs the package openvino; type: pip install 'dabdetr\["):
-        run_export(options, output, coco_folder / "val", dict(os.environ) | hidden)
-    assert not output.exists()
+    hidden = {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    plan = Plan(str(tiny_weights), source="images")
+    images, missing = files(coco_folder / "val"), Candidate("openvino", "bf16")
+    with Session(plan, "cpu", images, tmp_path, lambda *_: None) as session:
+        session.environment |= hidden
+        session.export([REFERENCE, missing])
+    assert "needs the package openvino; type: pip install 'dabdetr[" in session.absent[missing]
+    assert not session.files
+
+
+def test_exports_share_one_graph(
+    tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The graph takes most of the time; half precision does not change it for the others."""
+    from dabdetr.export import tracing
+
+    traced: list[object] = []
+    program = tracing.program
+    monkeypatch.setattr(tracing, "program", lambda *a, **k: traced.append(0) or program(*a, **k))
+    Image.fromarray(np.full((60, 80, 3), 99, np.uint8)).save(tmp_path / "grey.png")
+    worker = Worker()
+    for name, precision in (("half", "fp16"), ("whole", "fp32")):
+        output = str(tmp_path / f"{name}.onnx")
+        image = str(tmp_path / "grey.png")
+        worker.export(str(tiny_weights), "onnx", precision, None, output, image)
+    assert len(traced) == 1
+    found = [Exported(tmp_path / f"{name}.onnx") for name in ("half", "whole")]
+    assert [each.metadata.precision for each in found] == ["fp16", "fp32"]
+    exact = Predictor(tiny_weights).one(tmp_path / "grey.png", conf=0.0)
+    same_as([Predictor(tmp_path / "whole.onnx").one(tmp_path / "grey.png", conf=0.0)], [exact])
 
 
 def test_images_of_data_and_of_sources(coco_folder: Path, tmp_path: Path) -> None:

@@ -104,3 +104,37 @@ def test_quantising_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     made = quantised(model, lambda: iter([batch]))
     assert any(op.get_type_name() == "FakeQuantize" for op in made.get_ops())
     assert capfd.readouterr().out == ""
+
+
+def test_splits_into_sequences_become_tensors() -> None:
+    """Half precision casts what a split gives, which is impossible for a sequence."""
+    onnx, runtime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    from dabdetr.export.formats import halved, plain_splits
+
+    graph = onnx.parser.parse_graph(
+        "g (float[n, 6] x, int64[2] sizes) => (float[n, m] y, float[n, k] z) "
+        "<int64 two = {2}, int64 zero = {0}, int64 one = {1}, float[2, 2] w = {1, 2, 3, 4}> {"
+        " a = SplitToSequence <axis = 1, keepdims = 1> (x, two)"
+        " b = SequenceAt (a, one)"
+        " y = MatMul (b, w)"
+        " c = SplitToSequence <axis = 1, keepdims = 1> (x, sizes)"
+        " d = SequenceAt (c, one)"
+        " e = SequenceAt (c, zero)"
+        " z = Concat <axis = 1> (d, e) }"
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)])
+    model.ir_version = 10
+    x = np.arange(18, dtype=np.float32).reshape(3, 6)
+    given = {"x": x, "sizes": np.array([1, 5])}
+
+    def run() -> list[np.ndarray]:
+        return runtime.InferenceSession(model.SerializeToString()).run(None, given)
+
+    before = run()
+    plain_splits(model)
+    assert [node.op_type for node in model.graph.node] == ["Slice", "MatMul", "Split", "Concat"]
+    for one, other in zip(before, run(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    model = halved(model)
+    for one, other in zip(before, run(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-2)

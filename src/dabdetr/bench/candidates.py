@@ -19,6 +19,8 @@ from dabdetr.structures.boxes import iou
 _EXPORTED = {name: each for name, each in EXPORTS.items() if each.timed}
 FORMATS = {"torch": "PyTorch"} | {name: each.title for name, each in _EXPORTED.items()}
 """Name for --formats → title."""
+COMPILED = "compile"
+"""Name for --formats of PyTorch compiled by torch.compile, which takes minutes to start."""
 PRECISIONS = {"torch": ("fp32", "bf16")} | {name: each.timed for name, each in _EXPORTED.items()}
 """Format → the precisions that are timed on a CPU."""
 AP_DROP = 0.5
@@ -50,18 +52,6 @@ class Candidate:
         """Name within file names."""
         return f"{self.format}-{self.precision}" + ("-compiled" if self.compiled else "")
 
-    def export_options(self, model: str, calibration: str) -> list[str]:
-        """The arguments of ``dabdetr`` that export its file; empty if it runs the weights."""
-        if self.format == "torch":
-            return []
-        precision = {
-            "fp32": [],
-            "fp16": ["--half"],
-            "bf16": ["--bf16"],
-            "int8": ["--int8", calibration],
-        }[self.precision]
-        return ["export", "--model", model, "--format", self.format, *precision]
-
     def commands(self, model: str, calibration: str) -> list[str]:
         """The commands to export its file, if it needs one, and to use it."""
         use = ["dabdetr", "predict", "--model"]
@@ -70,7 +60,14 @@ class Candidate:
             options += ["--compile"] if self.compiled else []
             return [shlex.join([*use, model, *options, "IMAGES"])]
         file = f"{Path(model).stem}-{self.precision}{EXPORTS[self.format].suffix}"
-        export = ["dabdetr", *self.export_options(model, calibration), "--output", file]
+        precision = {
+            "fp32": [],
+            "fp16": ["--half"],
+            "bf16": ["--bf16"],
+            "int8": ["--int8", calibration],
+        }[self.precision]
+        export = ["dabdetr", "export", "--model", model, "--format", self.format, *precision]
+        export += ["--output", file]
         return [shlex.join(export), shlex.join([*use, file, "IMAGES"])]
 
 
@@ -84,7 +81,11 @@ def candidates(formats: Sequence[str], device: str = "cpu") -> list[Candidate]:
     if device != "cpu":
         every.append(Candidate("torch", "fp16"))
     every += [Candidate("torch", kind, compiled=True) for kind in PRECISIONS["torch"]]
-    chosen = [each for each in every if each.format in formats and each != REFERENCE]
+    chosen = [
+        each
+        for each in every
+        if (COMPILED if each.compiled else each.format) in formats and each != REFERENCE
+    ]
     return [REFERENCE, *sorted(chosen, key=lambda each: list(FORMATS).index(each.format))]
 
 
@@ -107,8 +108,8 @@ class Plan:
     formats: tuple[str, ...] = tuple(FORMATS)
     batch: int = 1
     threads: int | None = None
-    rounds: int = 7
-    images: int = 200
+    rounds: int = 5
+    images: int = 100
     device: str = "auto"
 
     def __post_init__(self) -> None:
@@ -117,10 +118,11 @@ class Plan:
             raise ValueError(
                 f"give annotated data (--data) or images (--source) to time on; got {given}"
             )
-        unknown = [each for each in self.formats if each not in FORMATS]
+        known = (*FORMATS, COMPILED)
+        unknown = [each for each in self.formats if each not in known]
         if unknown or not self.formats:
             given = ", ".join(unknown) or "nothing"
-            raise ValueError(f"--formats takes some of {', '.join(FORMATS)}; got {given}")
+            raise ValueError(f"--formats takes some of {', '.join(known)}; got {given}")
         for name in ("batch", "rounds", "images", "threads"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -116,7 +116,7 @@ def sentence(bench: BenchResult) -> str:
         name = reference.candidate.name
         return f"Stay with {name}: nothing that loses at most {lost} is faster here."
     quality = f"{bench.measure} {100 * row.quality:.{digits}f}"
-    quality += f" for {100 * reference.quality:.{digits}f}" if bench.data else " %"
+    quality += f" instead of {100 * reference.quality:.{digits}f}" if bench.data else " %"
     return (
         f"Use {row.candidate.name}: {1 / row.whole:.{_digits(1 / row.whole)}f} images a second "
         f"from file to boxes, {row.gain(reference):.1f} times as fast as "
@@ -159,7 +159,7 @@ def grid(bench: BenchResult) -> Grid:
     where += f", {bench.plan.batch} at a time" if bench.plan.batch > 1 else ""
     quality = "AP" if bench.data else "same boxes"
     header = (
-        *("", "model ms", "file to boxes ms", "per second", "× fp32", quality),
+        *("", "model ms", "total ms", "images/s", "× fp32", quality),
         *("start s", "memory MiB", "file MiB"),
     )
     rows = [_cells(bench, row) for row in bench.rows]
@@ -188,6 +188,7 @@ def _missing(bench: BenchResult) -> list[str]:
 def _remarks(bench: BenchResult) -> list[str]:
     """The meaning of the columns, and caveats about the numbers."""
     times = (
+        "model: prepared pixels to boxes; total: file to boxes; "
         f"times are medians of {counted(bench.plan.rounds, 'round')} over "
         f"{counted(bench.timed, 'image')}, each round timing all candidates in turn; memory is a "
         "process's peak; start is a first start, to the first image's boxes"

@@ -5,6 +5,7 @@ A candidate that fails is left out with its reason; the others go on.
 
 from __future__ import annotations
 
+import logging
 import math
 import shutil
 import tempfile
@@ -28,7 +29,7 @@ from dabdetr.bench.candidates import (
     agreement,
     candidates,
 )
-from dabdetr.bench.worker import Failed, Process, read_found, run_export
+from dabdetr.bench.worker import Failed, Process, read_found
 from dabdetr.checkpoints.locate import shipped
 from dabdetr.checkpoints.native import load_model
 from dabdetr.data.dataset import DetectionDataset, Subset, evenly
@@ -41,6 +42,8 @@ from dabdetr.inference.sources import read_sources
 from dabdetr.steps import Steps
 from dabdetr.structures import Detections
 from dabdetr.text import counted
+
+log = logging.getLogger(__name__)
 
 FEW = 50
 """Number of annotated images below which AP is called rough."""
@@ -66,6 +69,13 @@ def bench(plan: Plan, progress: bool = False) -> BenchResult:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         files, truth = _images(plan, data, folder)
+        log.info(
+            "measuring %s on %s: exports, %s of timing, then %s …",
+            counted(len(every), "candidate"),
+            counted(len(files), "image"),
+            counted(plan.rounds, "round"),
+            "agreement" if data is None else "AP",
+        )
         total = len(every) * (EXPORT + START + plan.rounds + 1 + DETECT)
         with (
             Steps(total, progress) as steps,
@@ -190,15 +200,30 @@ class Session:
         shown.mkdir()
         for number, image in enumerate(spread(self.images, SHOWN)):
             shutil.copyfile(image, shown / f"{number}{Path(image).suffix}")
+        exporter: Process | None = None
         for each in candidates:
-            options = each.export_options(self.plan.model, self.plan.calibration)
-            if not options:
+            if each.format == "torch":
                 continue
             path = self.folder / f"{each.key}{FORMATS[each.format].suffix}"
             self.tell(f"exporting for {each.name}", EXPORT)
-            with self._trying(each):
-                run_export(options, path, shown, self.environment)
+            exporter = exporter or Process(self.environment)
+            try:
+                exporter.ask(
+                    "export",
+                    model=str(self.plan.model),
+                    format=each.format,
+                    precision=each.precision,
+                    calibration=self.plan.calibration if each.precision == "int8" else None,
+                    output=str(path),
+                    shown=str(shown),
+                )
                 self.files[each] = path
+            except Failed as error:
+                self.absent[each] = str(error)
+                exporter.close()
+                exporter = None
+        if exporter:
+            exporter.close()
 
     def start(self, candidates: Sequence[Candidate]) -> None:
         """Start a process for each candidate that has not failed."""

@@ -24,8 +24,6 @@ from dabdetr.structures import Detections
 
 PARTS = ("boxes", "scores", "labels", "queries")
 """Arrays of detections that a worker writes, concatenated over images."""
-COMMAND = (sys.executable, "-c", "from dabdetr.cli import main; main()")
-"""The command ``dabdetr`` in this interpreter."""
 
 
 class Worker:
@@ -36,6 +34,36 @@ class Worker:
         log = logging.getLogger("dabdetr")
         log.setLevel(logging.INFO)
         log.addHandler(self._logged)
+        self._exported: tuple[Any, dict[Any, Any]] | None = None
+
+    def export(
+        self,
+        model: str,
+        format: str,
+        precision: str,
+        calibration: str | None,
+        output: str,
+        shown: str,
+    ) -> None:
+        """Export the model; ValueError if the certificate, on the images in ``shown``, fails.
+
+        All exports of a process share the model and its graph.
+        """
+        from dabdetr.export.export import Uncertified, export
+        from dabdetr.export.formats import sharing_graphs
+        from dabdetr.inference.opening import torch_runtime
+
+        if self._exported is None:
+            self._exported = torch_runtime(model, device="cpu").model, {}
+        detector, graphs = self._exported
+        try:
+            with sharing_graphs(graphs):
+                export(detector, output, format, precision, images=shown, calibration=calibration)
+        except Uncertified as error:
+            shares, _, shift, *_ = str(error.certificate).splitlines()
+            limits = error.certificate.tolerance
+            why = shares if error.certificate.within < limits.share else shift
+            raise ValueError(f"the export failed its certificate: {why}") from None
 
     def open(self, model: str, batch: int, image: str, options: dict[str, Any]) -> None:
         """Load the model and detect in one image."""
@@ -184,22 +212,6 @@ class Process:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def run_export(
-    options: Sequence[str], output: Path, shown: Path, environment: Mapping[str, str]
-) -> None:
-    """Run ``dabdetr export`` with ``options``; ``Failed`` with the reason if it fails.
-
-    The certificate uses the images in the folder ``shown``.
-    """
-    command = [*COMMAND, *options, "--output", str(output), "--images", str(shown), "--quiet"]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    if done.returncode == 1:  # not certified: a finding, reported on stdout
-        raise Failed(": ".join(done.stdout.splitlines()[:2]))
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"])[-1]
-        raise Failed(last.removeprefix("error: "))
 
 
 def read_found(path: Path, files: Sequence[str]) -> list[Detections]:

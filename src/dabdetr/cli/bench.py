@@ -32,7 +32,8 @@ def bench(
     formats: Annotated[
         str,
         typer.Option(
-            help="Formats to measure, separated by commas; PyTorch fp32 is always measured."
+            help="Formats to measure, separated by commas; compile adds torch.compile. PyTorch "
+            "fp32 is always measured."
         ),
     ] = "torch,onnx,openvino",
     batch: options.Batch = 1,
@@ -41,11 +42,11 @@ def bench(
     ] = None,
     rounds: Annotated[
         int, typer.Option(help="Number of rounds; every candidate is timed once per round.")
-    ] = 7,
+    ] = 5,
     images: Annotated[
         int,
         typer.Option("--images", help="Maximum number of images for AP or agreement."),
-    ] = 200,
+    ] = 100,
     scaling: Annotated[bool, typer.Option("--scaling", hidden=True)] = False,
     output: Annotated[
         Path | None,
@@ -57,10 +58,10 @@ def bench(
 ) -> None:
     """Measure a model in every runtime and precision; recommend one.
 
-    A full run takes minutes; --formats onnx and --rounds 3 shorten it. On labelled data AP is
-    measured too, on other images the share of boxes that agree with those of PyTorch in fp32. The
-    folder gets bench.md, bench.json and bench.png. Runtimes that cannot run
-    here are listed with the reason.
+    It exports the model in each format, times all candidates in turn, and measures AP on labelled
+    data, on other images the share of boxes that agree with those of PyTorch in fp32. This takes
+    some minutes; --formats onnx shortens it. The folder gets bench.md, bench.json and bench.png.
+    Runtimes that cannot run here are listed with the reason.
     """
     project, name = options.run_place(Path("runs/bench"), None, output)
     options.check_folder(data)
@@ -86,10 +87,11 @@ def bench(
         from dabdetr.bench.report import save, terminal, to_dict
         from dabdetr.bench.run import bench as run
 
+        options.tell_choices(quiet)
         found = run(plan, progress=not quiet)
         save(found, folder.path)
     if as_json:
         print_json({"folder": str(folder.path), **to_dict(found)})
     elif not quiet:
-        console().print(terminal(found))
+        console().print(terminal(found), crop=False)  # commands stay whole
     say(f"results: {folder.path}", quiet)

@@ -11,7 +11,9 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import redirect_stdout
+from contextlib import contextmanager, redirect_stdout
+from contextvars import ContextVar
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
@@ -68,13 +70,11 @@ class OnnxFile:
     def __init__(
         self, detector: Detector, metadata: Metadata, calibration: Calibration = None
     ) -> None:
-        from dabdetr.export.tracing import program
-
         need("onnxruntime")
         onnx = need("onnx")
         need("onnxscript")
-        self.traced = program(detector, size=metadata.size, metadata=metadata)
-        self.proto: Any = to_onnx(self.traced, metadata)
+        self.proto: Any
+        self.traced, self.proto = _graph(detector, metadata)
         if metadata.precision == "fp16":
             self.proto = halved(self.proto)
         packages = versions("onnx", "onnxscript", "onnxruntime")
@@ -142,6 +142,41 @@ def _triton_entry(value: Any) -> str:
     return f'  {{ name: "{value.name}", data_type: {kind}, dims: [ {axes} ] }}'
 
 
+_shared: ContextVar[dict[Any, Any] | None] = ContextVar("_shared", default=None)
+
+
+@contextmanager
+def sharing_graphs(made: dict[Any, Any]) -> Iterator[None]:
+    """Exports of one detector that differ in format and precision make its graph once.
+
+    ``made`` keeps the graphs; the detector must not change meanwhile.
+    """
+    token = _shared.set(made)
+    try:
+        yield
+    finally:
+        _shared.reset(token)
+
+
+def _graph(detector: Detector, metadata: Metadata) -> tuple[torch.export.ExportedProgram, Any]:
+    """The traced graph, and the same as ONNX in float32."""
+    from dabdetr.export.tracing import program
+
+    def make() -> tuple[torch.export.ExportedProgram, Any]:
+        traced = program(detector, size=metadata.size, metadata=metadata)
+        return traced, to_onnx(traced, metadata)
+
+    made = _shared.get()
+    if made is None:
+        return make()
+    options = (metadata.size, metadata.padding, metadata.post, metadata.top, metadata.questions)
+    key = (detector, *options, metadata.versions.get("opset"))
+    if key not in made:
+        made[key] = make()
+    traced, proto = made[key]
+    return traced, deepcopy(proto)  # it is changed in place
+
+
 def to_onnx(traced: torch.export.ExportedProgram, metadata: Metadata) -> Any:
     """The traced graph as ONNX, in the opset of ``metadata.versions`` if it has one.
 
@@ -166,6 +201,7 @@ def to_onnx(traced: torch.export.ExportedProgram, metadata: Metadata) -> Any:
     proto = made.model_proto
     assert wanted is None or opset_of(proto) == int(wanted)
     name_axes(proto)
+    plain_splits(proto)
     fold_casts(proto)
     return proto
 
@@ -198,6 +234,49 @@ def name_axes(proto: Any) -> None:
         for axis in value.type.tensor_type.shape.dim:
             if axis.dim_param:
                 axis.dim_param = symbol.sub(lambda m: names.get(m[0], m[0]), axis.dim_param)
+
+
+def plain_splits(proto: Any) -> None:
+    """Replace splits into sequences by ``Split`` and ``Slice``, whose outputs are tensors.
+
+    The conversion to half precision breaks sequences.
+    """
+    import numpy as np
+    from onnx import numpy_helper
+
+    graph = proto.graph
+    fixed = {each.name: numpy_helper.to_array(each) for each in graph.initializer}
+    fixed |= {
+        node.output[0]: numpy_helper.to_array(node.attribute[0].t)
+        for node in graph.node
+        if node.op_type == "Constant" and node.attribute[0].name == "value"
+    }
+    for split in [node for node in graph.node if node.op_type == "SplitToSequence"]:
+        users = [node for node in graph.node if split.output[0] in node.input]
+        if any(node.op_type != "SequenceAt" or node.input[1] not in fixed for node in users):
+            continue
+        users.sort(key=lambda node: int(fixed[node.input[1]]))
+        places = [int(fixed[node.input[1]]) for node in users]
+        axis = next(each.i for each in split.attribute if each.name == "axis")
+        size = fixed.get(split.input[1])
+        if size is not None and size.ndim == 0:
+            for node, place in zip(users, places, strict=True):
+                bounds = {"starts": place * size, "ends": (place + 1) * size, "axes": axis}
+                names = [f"{node.output[0]}_{key}" for key in bounds]
+                for name, value in zip(names, bounds.values(), strict=True):
+                    array = np.array([value], np.int64)
+                    graph.initializer.append(numpy_helper.from_array(array, name))
+                node.op_type = "Slice"
+                node.input[:] = [split.input[0], *names]
+            graph.node.remove(split)
+        elif places == list(range(len(users))):
+            split.op_type = "Split"
+            kept = [each for each in split.attribute if each.name == "axis"]
+            del split.attribute[:]
+            split.attribute.extend(kept)
+            split.output[:] = [node.output[0] for node in users]
+            for node in users:
+                graph.node.remove(node)
 
 
 def fold_casts(proto: Any) -> None:
