@@ -128,6 +128,7 @@ def test_the_command_writes_a_data_set_lists_and_a_page(
     arguments = ["snap", "rough", "-o", "tight", "--model", "blood-cells", "--to", layout]
     done = CliRunner().invoke(app, [*arguments, "--json"])
     assert done.exit_code == 0, done.output
+    assert done.stderr.startswith("train: 1 image, 0 without boxes;")
     document = json.loads(done.stdout)
     assert 0 < document["taken"] < document["boxes"] == len(document["changes"])
     tight, before = open_data(tmp_path / "tight"), open_data(tmp_path / "rough")

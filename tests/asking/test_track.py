@@ -200,4 +200,8 @@ def test_the_command_writes_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert len(mot) == sum(len(row["detections"]) for row in rows)
     assert {line.split(",")[0] for line in mot} == {"1", "2", "3"}
     assert (tmp_path / "runs" / "predict" / "a" / "a.mp4").exists()
+    table = CliRunner().invoke(app, [*arguments[:-1], "b"]).stdout
+    assert "track" in table.splitlines()[1]
+    tracks = {d["track"] for row in rows for d in row["detections"]}
+    assert f"{len(tracks)} tracks: {len(mot)} boxes in 3 frames" in table
     assert CliRunner().invoke(app, [*arguments, "--nms", "0.5"]).exit_code == 2

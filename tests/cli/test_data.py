@@ -39,13 +39,13 @@ def test_stats_are_those_of_the_data(coco_folder: Path, tmp_path: Path) -> None:
         counts = [len(record.labels) for record in records]
         assert (each["images"], each["boxes"]) == (len(data), sum(counts))
         assert sum(each["classes"].values()) == sum(counts)
-        column = each["columns"]["objects an image"]
+        column = each["columns"]["objects per image"]
         assert (column[0], column[2], column[4]) == (min(counts), np.median(counts), max(counts))
         boxes = np.concatenate([record.boxes for record in records])
         areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
-        assert each["columns"]["object size"][4] == pytest.approx(areas.max() ** 0.5, abs=1e-3)
+        assert each["columns"]["object size (px)"][4] == pytest.approx(areas.max() ** 0.5, abs=1e-3)
         grey = np.mean([data.image(i).mean() for i in range(len(data))])
-        assert each["columns"]["brightness"][2] == pytest.approx(grey, abs=25)
+        assert each["columns"]["brightness (0–255)"][2] == pytest.approx(grey, abs=25)
     with Image.open(tmp_path / "stats.png") as figure:
         assert min(figure.size) > 800
         assert len(np.unique(np.asarray(figure.convert("RGB")).reshape(-1, 3), axis=0)) > 100

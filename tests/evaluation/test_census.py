@@ -147,6 +147,8 @@ def test_prune_removes_what_is_not_needed(tmp_path: Path, monkeypatch: pytest.Mo
     assert after.ap >= before.ap - 0.01
     assert told["AP"] == pytest.approx([before.ap, after.ap], abs=1e-4)
     assert told["queries"][0] == 60
+    assert done.stderr.startswith("measuring the AP of the whole model")
+    assert "next: dabdetr val few.safetensors" in done.stderr
     assert told["queries"][1] == load_model("few.safetensors").model.config.model.queries.count < 40
     saved = json.loads(read("few.safetensors").metadata["pruned"])
     assert saved["AP"] == told["AP"]
@@ -179,6 +181,9 @@ def test_val_tells_the_census_and_that_nothing_is_wrong(
     assert len(table.read_text().splitlines()) == 1 + len(document["queries"]["layers"]) == 4
     assert document["errors"]["causes"] == []  # two scenes of one digit each
     assert "no errors: every object is found" in done.stderr
-    assert "AP50 +" not in done.stdout
+    assert "AP50 gain" not in done.stdout
+    assert done.stderr.splitlines()[-1] == f"report: {Path('runs/val/words/report.html')}"
+    page = Path("runs/val/words/report.html").read_text()
+    assert f"<p>{document['queries']['sentence'].capitalize()}.</p>" in page
     done = CliRunner().invoke(app, [*given, "--name", "plain", "--json"])
     assert json.loads(done.stdout)["queries"] == document["queries"]

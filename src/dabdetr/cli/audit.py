@@ -96,6 +96,7 @@ def audit(
     if not chosen:
         splits = ", ".join(each.split for each in found)
         raise ValueError(f"there is no split {split!r}; choose one of: {splits}")
+    options.tell_counts(chosen, quiet)
     from dabdetr.asking.audit import audit as suspect
     from dabdetr.asking.audit import ranked
     from dabdetr.predictor import Predictor
@@ -154,6 +155,8 @@ def _write_fixed(
     if as_json:
         print_json({"folder": str(out), "accepted": accepted, "decisions": len(decisions)})
     say(f"{counted(accepted, 'decision')} of {len(decisions)} accepted; copy: {out}", quiet)
+    if not accepted:
+        say("nothing was corrected: tick suspicions in index.html, and save decisions.json", quiet)
 
 
 def _page(splits: dict[str, Any], every: list[Suspicion], rows: list[dict[str, Any]]) -> str:

@@ -322,6 +322,16 @@ def open_splits(
     return found
 
 
+def tell_counts(found: Iterable[DetectionDataset], quiet: bool) -> None:
+    """Print what each split contains, and how many of its rows were skipped or repaired."""
+    from dabdetr.cli.output import say
+    from dabdetr.data.statistics import summarise
+
+    for each in found:
+        for line in summarise(each).lines():
+            say(line, quiet)
+
+
 def open_split(
     data: str | None,
     split: str,

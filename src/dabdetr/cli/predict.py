@@ -267,11 +267,13 @@ class _Summary:
         self.kept: list[Detections] = []
         self.rows: list[tuple[str, dict[str, Any]]] = []
         self.images = self.objects = 0
+        self.tracks: set[int] = set()
 
     def add(self, found: Detections) -> None:
         """Add the detections of one image, without its pixels."""
         self.images += 1
         self.objects += len(found)
+        self.tracks.update(() if found.tracks is None else found.tracks.tolist())
         if self.keep:
             self.kept.append(replace(found, image=None))
         if self.lines:
@@ -307,14 +309,20 @@ def _print_table(summary: _Summary) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("image", "object")
+    followed = [] if not summary.tracks else ["track"]
+    table = Table("image", "object", *followed)
     for column in ("score", "x0", "y0", "x1", "y1"):
         table.add_column(column, justify="right")
     for name, row in summary.rows:
         numbers = (f"{row['score']:.2f}", *(f"{side:.0f}" for side in row["box"]))
-        table.add_row(Text(printable(name), overflow="fold"), Text(row["name"]), *numbers)
+        number = [str(row["track"])] if followed else []
+        table.add_row(Text(printable(name), overflow="fold"), Text(row["name"]), *number, *numbers)
     if summary.rows:
         console().print(table)
     cut = summary.objects > MOST_ROWS
     more = f"; the table shows {MOST_ROWS}, --json gives all" if cut else ""
-    print(f"{counted(summary.objects, 'object')} in {counted(summary.images, 'image')}{more}")
+    what = f"{counted(summary.objects, 'object')} in {counted(summary.images, 'image')}"
+    if followed:
+        boxes, frames = (counted(summary.objects, "box", "boxes"), counted(summary.images, "frame"))
+        what = f"{counted(len(summary.tracks), 'track')}: {boxes} in {frames}"
+    print(f"{what}{more}")

@@ -52,6 +52,7 @@ def prune(
     detector = load_model(model).model
     class_map(detector.names, truth.names)
     truth = truth.checked(progress=not quiet)
+    say("measuring the AP of the whole model, then of fewer layers and queries …", quiet)
     found = pruned(detector, truth, within / 100, batch, device, lambda line: say(line, quiet))
     certificate = {
         "model": model,
@@ -62,6 +63,7 @@ def prune(
     if found.smaller:
         save_model(output, found.detector, metadata={"pruned": json.dumps(certificate)})
         say(f"{found.sentence}\nweights: {output}", quiet)
+        say(f"next: dabdetr val {output} DATA, with a split that was not used here", quiet)
     else:
         say(
             f"nothing can be removed within {within:g} AP points, and no file was written; "

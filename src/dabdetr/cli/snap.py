@@ -64,6 +64,7 @@ def snap(
     from dabdetr.data.writing import write_data
     from dabdetr.predictor import Predictor
 
+    options.tell_counts(found, quiet)
     predictor = Predictor(model, device=device)
     by_split: list[list[Snap]] = []
     for each in found:
@@ -128,7 +129,7 @@ def _page(pairs: list[tuple[Any, list[Snap]]], model: str) -> str:
     every = [row for _, rows in pairs for row in rows]
     lead = (
         f"{counted(sum(row.taken for row in every), 'box', 'boxes')} of {len(every)} changed by "
-        f"{model}. {counted(len(cards), 'image')} of {len(images)} are shown, those that change "
-        "most first."
+        f"{model}; a dashed box alone stays as it is. {counted(len(cards), 'image')} of "
+        f"{len(images)} are shown, those that change most first."
     )
     return page("Boxes before and after", lead, cards, width=420, controls="")

@@ -132,6 +132,8 @@ def val(
         more["nms_gain"] = _suppression_gain(truth, found)
     _print(found, about, as_json, quiet, more)
     _advise(why, compared, more, as_json, quiet)
+    if more["report"]:
+        say(f"report: {more['report']}", quiet)
 
 
 def _check_source(
@@ -381,7 +383,6 @@ def _write_report(
         more["queries"] = tree["queries"]
         say(f"census: {queries.sentence}", quiet)
     more["report"] = str(folder.path / PAGE)
-    say(f"report: {more['report']}", quiet)
     return more
 
 
@@ -443,7 +444,7 @@ def _print_causes(errors: ErrorReport) -> None:
     from rich.table import Table
 
     table = Table(title="errors")
-    for column in ("cause", "missed", "false", "AP50 +"):
+    for column in ("cause", "missed", "false", "AP50 gain"):
         table.add_column(column, justify="left" if column == "cause" else "right")
     for row in errors.summary["causes"]:
         gain = f"{row['AP50']:.3f}"

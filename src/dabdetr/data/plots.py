@@ -46,7 +46,7 @@ def plot(described: Sequence[Description], path: Path) -> None:
     _sizes(axes[0, 0], described)
     _histogram(axes[0, 1], described, "sides", "object size (root of area, pixels)", log=True)
     _histogram(axes[0, 2], described, "aspects", "object width / height", log=True)
-    _histogram(axes[1, 0], described, "objects", "objects an image")
+    _histogram(axes[1, 0], described, "objects", "objects per image")
     _histogram(axes[1, 1], described, "brightness", "brightness of images (0–255)")
     _classes(axes[1, 2], described)
     if len(described) > 1:

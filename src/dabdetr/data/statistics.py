@@ -121,14 +121,14 @@ class Description:
     def columns(self) -> dict[str, np.ndarray]:
         """Readable name → the values that are summarised by quantiles."""
         return {
-            "image width": self.widths,
-            "image height": self.heights,
-            "image aspect": self.widths / self.heights,
-            "brightness": self.brightness[np.isfinite(self.brightness)],
-            "objects an image": self.objects,
-            "object size": self.sides,
-            "object size, share of image": self.shares,
-            "object aspect": self.aspects,
+            "image width (px)": self.widths,
+            "image height (px)": self.heights,
+            "image width / height": self.widths / self.heights,
+            "brightness (0–255)": self.brightness[np.isfinite(self.brightness)],
+            "objects per image": self.objects,
+            "object size (px)": self.sides,
+            "object size / image size": self.shares,
+            "object width / height": self.aspects,
         }
 
     def to_dict(self) -> dict[str, Any]:

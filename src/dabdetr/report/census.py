@@ -81,7 +81,7 @@ def census_section(census: Census, drawn: str) -> str:
             "image) when they specialise in places.</p>" + table(titles, rows_by_layer, "By layer")
         )
     return (
-        f'<section id="queries"><h2>Queries</h2><p>{census.sentence}.</p>'
+        f'<section id="queries"><h2>Queries</h2><p>{census.sentence.capitalize()}.</p>'
         f'<div class="grid">{drawn}</div>{table(head, rows, "What queries find")}'
         f"<p>{shown}Centre and size are means, 0–1 of the image. Queries that find "
         f"nothing: {idle}. <code>dabdetr prune</code> removes queries that are not needed.</p>"

@@ -50,7 +50,7 @@ def error_section(why: ErrorReport, links: Mapping[int, str], images: int) -> st
         + '<div class="tables"><div><h3>Causes</h3>'
         + (_causes(causes) if causes else "<p>No errors at the thresholds in use.</p>")
         + "</div><div><h3>TIDE</h3>"
-        + table(("kind", "errors", "AP50 +"), kinds, "Kinds of errors as TIDE counts them")
+        + table(("kind", "errors", "AP50 gain"), kinds, "Kinds of errors as TIDE counts them")
         + "<p>Kinds of errors as TIDE (Bolya et al., 2020) defines them, over all detections, "
         "whatever their score.</p></div></div>"
         + (_gallery(groups, linked=bool(links)) if groups else "")
@@ -60,9 +60,9 @@ def error_section(why: ErrorReport, links: Mapping[int, str], images: int) -> st
 
 def _causes(rows: list[list[str]]) -> str:
     """The table of causes with its explanation."""
-    return table(("cause", "missed", "false", "AP50 +"), rows, "Causes of errors") + (
-        "<p>At the thresholds in use. AP50 +: the gain from fixing this cause alone. AP does not "
-        "depend on the threshold: objects under it gain nothing.</p>"
+    return table(("cause", "missed", "false", "AP50 gain"), rows, "Causes of errors") + (
+        "<p>Counts at the thresholds in use; the gain is that of mending this cause alone. AP does "
+        "not depend on the threshold: objects under it gain nothing.</p>"
     )
 
 
@@ -86,7 +86,7 @@ def _card(data: DetectionDataset, error: Error, link: str | None, room: int) -> 
         title = f"{names[error.label or 0]} missed"
     else:
         title = f"{names[error.found or 0]} false"
-    text = f"<figcaption><b>{escape(title)}</b> <small>{escape(error.why)}.</small></figcaption>"
+    text = f"<figcaption><b>{escape(title)}:</b> <small>{escape(error.why)}.</small></figcaption>"
     body = crop(data, error.image, error.box, _drawn(error), room) + text
     if link is not None:
         body = f'<a href="{escape(link)}">{body}</a>'
