@@ -106,7 +106,7 @@ def read(root, file, split):
         if image not in images:
             images[image] = rows.add_image(str(root / image))
         rows.add_box(images[image], names.setdefault(name, len(names)), [*map(float, edges)])
-    return named_table(rows, names, root.name, split, None)
+    return named_table(rows, names, root, split, None)
 ''',
     "data/layouts.py": [
         (

@@ -492,3 +492,86 @@ def test_parts_in_folders_of_their_own_are_not_joined(tmp_path: Path) -> None:
     data = open_every(tmp_path)
     assert [(each.split, len(each)) for each in data] == [("cam1", 3), ("cam2", 3)]
     assert not {*data[0].files} & {*data[1].files}  # pyright: ignore
+
+
+@pytest.mark.parametrize("other", ["labels_obb", "labels-v2", "annotations"])
+def test_a_second_folder_of_yolo_labels_is_said(other: str, tmp_path: Path) -> None:
+    yolo()(tmp_path)
+    for split, name in EVERY:
+        text(tmp_path / other / split / f"{name}.txt", "0 0.1 0.1 0.9 0.1 0.9 0.9 0.1 0.9\n")
+    for each in open_every(tmp_path):
+        found = {found.kind.name: found for found in each.findings}
+        assert found["layout-other"].count == 1
+        where = f"{tmp_path / other / each.split}: "
+        assert found["layout-other"].examples[0].startswith(where)
+
+
+NUMBERED = (
+    "label_map.pbtxt",
+    "item {\n  id: 0\n  name: \"red\"\n}\nitem { id: 1, name: 'blue' }\n",
+)
+NUMBERED_LISTS = (NUMBERED, ("labels.txt", "red\nblue\n"), ("obj.names", "red\nblue\n"))
+
+
+def numbered_voc(root: Path) -> None:
+    voc("JPEGImages", "Annotations")(root)
+    for file in (root / "Annotations").glob("*.xml"):
+        text(file, xml(f"{file.stem}.png", ("0", "1")))
+
+
+def numbered_coco(root: Path) -> None:
+    image(root / "a.png")
+    boxes = [{"id": n, "image_id": 1, "category_id": n + 1, "bbox": [x0, y0, x1 - x0, y1 - y0]}
+             for n, (x0, y0, x1, y1) in enumerate(CORNERS)]  # fmt: skip
+    categories = [{"id": n + 1, "name": str(n)} for n in range(2)]
+    images = [{"id": 1, "file_name": "a.png"}]
+    dump(root / "a.json", {"images": images, "annotations": boxes, "categories": categories})
+
+
+def numbered_yolo(root: Path) -> None:
+    settings = "train: images/train\nval: images/val\ntest: images/test\nnc: 2\n"
+    yolo(names="data.yaml", listed=settings)(root)
+
+
+@pytest.mark.parametrize("make", [numbered_voc, numbered_coco, numbered_yolo])
+@pytest.mark.parametrize(("file", "listed"), NUMBERED_LISTS)
+def test_numbers_are_named_by_a_list(make: Make, file: str, listed: str, tmp_path: Path) -> None:
+    make(tmp_path)
+    text(tmp_path / file, listed)
+    for each in open_every(tmp_path):
+        assert {*each.names} == {"red", "blue"}
+        record = each.record(0)
+        first = [each.names[label] for label in record.labels].index("red")
+        assert record.boxes[first].round(2).tolist() == list(CORNERS[0])
+        assert not each.findings.count("class-names-missing")
+
+
+def test_a_list_that_lacks_a_number_is_said(tmp_path: Path) -> None:
+    numbered_voc(tmp_path)
+    text(tmp_path / "label_map.pbtxt", "item {\n id: 1\n display_name: 'blue'\n}\n")
+    data = open_data(tmp_path)
+    assert data.names == ("0", "1")
+    found = {each.kind.name: each.examples for each in data.findings}
+    assert found["class-names-missing"] == [f"{tmp_path / 'label_map.pbtxt'} has no name for 0"]
+
+
+def test_vocs_annotations_are_read_as_json(tmp_path: Path) -> None:
+    voc("JPEGImages", "Annotations")(tmp_path / "xml")
+    voc("JPEGImages", "Annotations")(tmp_path / "json")
+    for file in (tmp_path / "json" / "Annotations").glob("*.xml"):
+        objects = [
+            {"name": c, "difficult": c == "red", "pose": None,
+             "bndbox": {"xmin": x0 + 1, "ymin": str(y0 + 1), "xmax": float(x1), "ymax": y1}}
+            for c, (x0, y0, x1, y1) in zip(CLASSES, CORNERS, strict=True)
+        ]  # fmt: skip
+        several = objects if file.stem != "a" else objects[0]  # xmltodict: no list for one
+        tree = {"filename": f"{file.stem}.png", "size": {"width": "160"}, "object": several}
+        dump(file.with_suffix(".json"), {"annotation": tree})
+        file.unlink()
+    wanted, data = open_data(tmp_path / "xml"), open_data(tmp_path / "json")
+    assert (len(data), data.names) == (len(wanted), wanted.names)
+    for index in range(len(data)):
+        boxes = data.record(index).boxes.tolist()
+        assert boxes
+        assert boxes == wanted.record(index).boxes.tolist()[: len(boxes)]
+        assert data.record(index).crowd.tolist() == [True, False][: len(boxes)]

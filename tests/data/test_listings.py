@@ -229,6 +229,17 @@ LISTS: dict[str, tuple[Make, str]] = {
     "VIA 3's csv": (via3_csv, "box-from-shape"),
     "Caltech's bbGt": (bbgt, "region-uncared"),
     "Open Images of FiftyOne": (open_images_of_fiftyone, "name-case box-relative"),
+    "below comments": (table(TF_ROW, f"# made by a tool, v1\n# 2 images\n\n{TF}"), ""),
+    "below a blank line": (table(TF_ROW, f"\n{TF}"), ""),
+    "below Excel's separator": (
+        table("{name};{c};{x0};{y0};{x1};{y1}", "sep=;\nfilename;class;x1;y1;x2;y2"),
+        "",
+    ),
+    "a commented header": (
+        table("{name},{x0},{y0},{w},{h},{c}", "# boxes in pixels\n# image, x, y, w, h, label"),
+        "",
+    ),
+    "rows below a comment": (table(RETINA, "# image, corners, label", folder="images"), ""),
     "numbered classes": (numbered, ""),
     "KITTI": (kitti(), ""),
     "KITTI, in labels/": (kitti("labels", "images"), ""),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from dabdetr.data.findings import Findings
-from dabdetr.data.locate import paths_of
+from dabdetr.data.locate import child, folders_in, paths_of, split_folders
 from dabdetr.data.textfiles import read_text
 from dabdetr.text import parse_json
 
@@ -16,31 +16,37 @@ NAMES = (
     *("classes.txt", "obj.names", "names.txt", "labels.txt", "_darknet.labels"),
     *("class_names.txt", "predefined_classes.txt", "class.txt", "classes.names"),
     *("_classes.txt", "classes.json", "notes.json", "class_names.json", "categories.json"),
-    *("names.json", "labels.json"),
+    *("names.json", "labels.json", "label_map.pbtxt", "labelmap.pbtxt"),
 )
-"""Files with one class name per line, or with a list or mapping of them in JSON."""
+"""Files with one class name per line, or with a list or mapping of them."""
 LISTS = ("categories", "names", "classes", "labels")
 """Keys under which a JSON has its list of classes."""
 
 
-def names_file(folders: Iterable[Path]) -> Path | None:
-    """The first of ``NAMES`` in ``folders``, else another .names file in the first of them."""
-    places = list(folders)
-    files = [place / name for place in places for name in NAMES]
-    other = paths_of(places[0], ".names") if places else []
-    return next((file for file in (*files, *other) if file.is_file()), None)
+def names_beside(root: Path) -> Path | None:
+    """The file of class names in ``root``, in a folder that usually contains it, or above it."""
+    places = [root, *(child(root, name) for name in ("labels", "images", "train"))]
+    for folder in filter(Path.is_dir, places[1:3]):
+        places += split_folders(folder).values()
+    places += [*folders_in(root), root.parent]
+    files = (place / name for place in places for name in NAMES)
+    return next(filter(Path.is_file, (*files, *paths_of(root, ".names", ".pbtxt"))), None)
 
 
-def name_list(file: Path, findings: Findings) -> list[tuple[int, str]]:
+def name_list(file: Path | None, findings: Findings) -> list[tuple[int, str]]:
     """Class numbers and names from a file of one name per line, perhaps after its number; or JSON.
 
-    Numbers in the file count from 0 or from 1, others from 0.
+    Numbers in the file count from 0 or from 1, others from 0. A .pbtxt has items with id and name.
 
     Empty for a JSON of another kind.
     """
+    if file is None:
+        return []
     text = read_text(file, findings)
     if file.suffix.lower() == ".json":
         return _pairs(parse_json(text, str(file)))
+    if file.suffix.lower() == ".pbtxt":
+        return sorted(_items(text))
     lines = [line.strip() for line in text.rstrip().splitlines()]
     if len(lines) == 1 and "," in text:
         lines = [name.strip(" '\"[]") for name in text.split(",")]
@@ -49,6 +55,18 @@ def name_list(file: Path, findings: Findings) -> list[tuple[int, str]]:
         if all(each and int(each.group(1)) == n for n, each in enumerate(numbered, first)):
             return [(n, each.group(2)) for n, each in enumerate(numbered, first) if each]
     return list(enumerate(lines))
+
+
+def _items(text: str) -> Iterator[tuple[int, str]]:
+    """Numbers and names of the items in TensorFlow's label map."""
+    for item in re.findall(r"item\s*\{(.*?)\n?\}", text, re.DOTALL):
+        given = {
+            key: value
+            for key, _, value in re.findall(r"(\w+)\s*:\s*(['\"]?)(.*?)\2\s*[,\n]", f"{item}\n")
+        }
+        name = given.get("display_name") or given.get("name")
+        if name and re.fullmatch(r"\d{1,9}", given.get("id", "")):
+            yield int(given["id"]), name
 
 
 def _pairs(tree: Any) -> list[tuple[int, str]]:

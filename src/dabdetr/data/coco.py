@@ -13,7 +13,7 @@ import numpy as np
 
 from dabdetr.data.archive import unpacked
 from dabdetr.data.box_formats import Asked
-from dabdetr.data.class_lists import name_list, names_file
+from dabdetr.data.class_lists import name_list, names_beside
 from dabdetr.data.coco_rows import Annotations, key, objects, whole
 from dabdetr.data.columns import FARTHEST
 from dabdetr.data.findings import Findings
@@ -337,8 +337,7 @@ def _categories(given: Any, annotations: list[Any], findings: Findings, file: Pa
     A list of names is numbered from 0; from 1 if an annotation has the last number and none has 0.
     """
     if given in ([], None, {}):
-        place = names_file([file.parent, file.parent.parent])
-        pairs = name_list(place, findings) if place else []
+        pairs = name_list(names_beside(file.parent), findings)
         if not pairs:
             return _unnamed(annotations, findings, file)
         counted_from_0 = [number for number, _ in pairs] == list(range(len(pairs)))
@@ -484,7 +483,7 @@ def _classes(
         numbers = {id_: id_ for id_, _ in ids}
     pairs = [(int(numbers[id_]), row.get("name")) for id_, row in ids]
     pairs.sort(key=lambda pair: pair[0])
-    category_ids, names, labels = class_table(pairs, findings)
+    category_ids, names, labels = class_table(pairs, findings, file.parent)
     # Some tools write names as category_id.
     by_name = {name: label for label, name in enumerate(names)}
     return category_ids, names, by_name | {id_: labels[int(numbers[id_])] for id_, _ in ids}

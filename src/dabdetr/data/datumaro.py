@@ -38,7 +38,7 @@ def _open(file: Path, split: str, box_format: Asked | None = None) -> RecordTabl
     pairs = list(enumerate(_names(tree)))
     if not pairs:
         raise ValueError(f"{file} names no labels; categories.label.labels should hold them")
-    category_ids, names, labels = class_table(pairs, findings)
+    category_ids, names, labels = class_table(pairs, findings, root)
     rows = Rows(findings, "xywh")
     places: list[str] = []
     missing: list[str] = []

@@ -242,8 +242,7 @@ def _open(
         for each in _entries(form, files, findings)
         if not listed_split or entry_split(each, base) == listed_split
     )
-    name = base.resolve().name
-    return table_of(entries, folders, name, split, form.box_format, box_format, findings)
+    return table_of(entries, folders, base, split, form.box_format, box_format, findings)
 
 
 def _entries(form: Form, files: list[Path], findings: Findings) -> Iterator[Entry]:

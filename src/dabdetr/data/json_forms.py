@@ -17,7 +17,7 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
-from dabdetr.data.class_lists import name_list, names_file
+from dabdetr.data.class_lists import name_list, names_beside
 from dabdetr.data.findings import Findings
 from dabdetr.data.images import IMAGE_SUFFIXES
 from dabdetr.data.listings import Entry
@@ -338,8 +338,7 @@ def _label_names(folders: Sequence[Path]) -> dict[str, dict[str, str]]:
                     tree = parse_yaml(card.group(1), name, as_text=True) if card else None
                 if names := dict(_named_columns(tree)):
                     return names
-    listed = names_file(folders[:2])
-    numbered = name_list(listed, Findings()) if listed else []
+    numbered = name_list(names_beside(folders[0]), Findings())
     return {"": {str(number): name for number, name in numbered}} if numbered else {}
 
 

@@ -117,7 +117,7 @@ def _open(
         rows.add_image(path)
     findings.add("label-missing", unlabelled)
     rows.place = places.__getitem__
-    return named_table(rows, names, root.resolve().name, split, box_format)
+    return named_table(rows, names, root, split, box_format)
 
 
 def _tree(file: Path, findings: Findings) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dabdetr.data.class_lists import name_list, names_file
+from dabdetr.data.class_lists import name_list, names_beside
 from dabdetr.data.findings import Findings
 from dabdetr.data.listings import Entry
 from dabdetr.data.locate import child, images_below
@@ -153,8 +153,7 @@ def wider(file: Path, findings: Findings) -> Iterator[Entry]:
 
 def keras_yolo(file: Path, findings: Findings) -> Iterator[Entry]:
     """keras-yolo3's list: an image's path, then x0,y0,x1,y1,class for each box."""
-    named = names_file([file.parent])
-    names = dict(name_list(named, findings)) if named else {}
+    names = dict(name_list(names_beside(file.parent), findings))
     for number, line in enumerate(read_text(file, findings).splitlines(), 1):
         place = f"{file}, line {number}"
         found = KERAS_BOXES.fullmatch(line.strip())

@@ -13,11 +13,12 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
 from dabdetr.data.box_formats import Asked, BoxFormat
-from dabdetr.data.class_lists import name_list, names_file
+from dabdetr.data.class_lists import name_list, names_beside
 from dabdetr.data.findings import Findings
 from dabdetr.data.images import IMAGE_SUFFIXES
 from dabdetr.data.locate import (
@@ -63,13 +64,13 @@ class Entry:
 def table_of(
     entries: Iterable[Entry],
     folders: Iterable[Path],
-    name: str,
+    root: Path,
     split: str,
     box_format: BoxFormat,
     asked: Asked | None,
     findings: Findings,
 ) -> RecordTable:
-    """The data set of ``entries``; images are searched for in ``folders``.
+    """The data set ``root`` of ``entries``; images are searched for in ``folders``.
 
     If no entry has a class, all boxes have the class "object". Raises FileNotFoundError if no image
     is found.
@@ -112,12 +113,12 @@ def table_of(
     if not rows.files:
         several = findings.count("name-several")
         raise FileNotFoundError(
-            f"{missing[0] if missing else name}: "
+            f"{missing[0] if missing else root}: "
             f"{'several images are called so' if several else 'no image that is named is'} in "
             f"{', '.join(finder.folders[:3])}; {'write paths' if several else 'add the images'}"
         )
     rows.place = places.__getitem__
-    return named_table(rows, names, name, split, asked)
+    return named_table(rows, names, root, split, asked)
 
 
 def image_folders(file: Path, root: Path, split: str) -> list[Path]:
@@ -244,6 +245,9 @@ CLASS_LIST = re.compile(r"class[-_]descriptions|^class(es|_list|_names|_mapping)
 """Names of tables that name the classes of another."""
 MISSING = ("", "nan", "NaN", "<NA>", "null")
 """What programs write for a cell without a value."""
+PREAMBLE = re.compile(r"\s*(#|sep=|$)", re.IGNORECASE)
+"""The beginning of a line that may stand before the header: a comment, a separator, or blank."""
+MOST_BEFORE = 100
 CODE = re.compile(r"\d+|/m/\w+")
 """A class that is no name."""
 VERTEX_SPLITS = ("train", "training", "validation", "test", "unassigned")
@@ -251,12 +255,12 @@ VERTEX_SPLITS = ("train", "training", "validation", "test", "unassigned")
 
 @dataclass(frozen=True)
 class _TableForm:
-    """How a table is read: separator, indices of its columns, box format, and header or not."""
+    """How a table is read: separator, indices of its columns, box format, and first row."""
 
     separator: str
     columns: dict[str, int]
     box_format: BoxFormat
-    header: bool = True
+    first: int
 
 
 def find_table(root: Path) -> dict[str, Open]:
@@ -277,14 +281,28 @@ def _table_form(file: Path) -> _TableForm | None:
     """The form of a table by its header or its first rows; None if it is not a list of boxes."""
     if file.suffix.lower() not in (".csv", ".tsv", ".txt"):
         return None
-    lines = head_of(file).decode("utf-8", "replace").splitlines()[:20]
+    lines = head_of(file).decode("utf-8", "replace").splitlines()
+    before = sum(1 for _ in takewhile(PREAMBLE.match, lines[:MOST_BEFORE]))
+    forms = (_form_at(n, lines[n : n + 20]) for n in range(before, -1, -1))
+    headed = next(filter(None, forms), None)  # a header may itself begin with #
+    return headed or _form_without_header(before, lines[before : before + 20])
+
+
+def _rows(lines: list[str]) -> tuple[str, list[list[str]]]:
+    """The separator of a table, and the cells of its lines without blank ones."""
     lines = [line for line in lines if line.strip()]
-    if not lines:
-        return None
-    separator = max(",;\t", key=lines[0].count)
-    separator = separator if separator in lines[0] else " "
-    rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=separator)]
-    names = [re.sub(r"[\s.-]+", "_", cell.lstrip("#").casefold()) for cell in rows[0]]
+    head = "".join(lines[:1])
+    separator = max(",;\t", key=head.count)
+    separator = separator if separator in head else " "
+    rows = csv.reader(lines, delimiter=separator)
+    return separator, [[cell.strip() for cell in row] for row in rows]
+
+
+def _form_at(start: int, lines: list[str]) -> _TableForm | None:
+    """The form of a table whose header is the line at index ``start``."""
+    separator, rows = _rows(lines)
+    header = rows[0] if rows else []
+    names = [re.sub(r"[\s.-]+", "_", cell.lstrip("# ").casefold()) for cell in header]
     names = [name.removeprefix("roi_") for name in names]
     columns = {
         column: next(names.index(known) for known in options if known in names)
@@ -292,25 +310,27 @@ def _table_form(file: Path) -> _TableForm | None:
         if set(options) & set(names)
     }
     order = next((box for box in ORDERS if columns.keys() >= {*box}), None)
-    if "image" in columns and order and not any(map(_is_image, rows[0])):
-        return _TableForm(separator, columns, ORDERS[order])
-    return _form_without_header(separator, rows[:-1] or rows)
+    if "image" in columns and order and not any(map(_is_image, header)):
+        return _TableForm(separator, columns, ORDERS[order], start + 1)
+    return None
 
 
-def _form_without_header(separator: str, rows: list[list[str]]) -> _TableForm | None:
+def _form_without_header(first: int, lines: list[str]) -> _TableForm | None:
     """The form of a table without a header, by the contents of its columns.
 
     A row has an image name and four numbers: two corners after the name, or corner and size before
     it (makesense.ai). The class is the first other column of words, else the number next to the
     four. Vertex AI begins with a split, and leaves two of four corners empty.
     """
-    width, cells = len(rows[0]), list(zip(*rows, strict=False))
+    separator, rows = _rows(lines)
+    rows = rows[:-1] or rows  # the last one may be cut off
+    width, cells = len(rows[0]) if rows else 0, list(zip(*rows, strict=False))
     image = next((n for n, column in enumerate(cells) if all(map(_is_image, column))), None)
     if image is None or any(len(row) != width for row in rows):
         return None
     if width >= 9 and image == 1 and {cell.casefold() for cell in cells[0]} <= {*VERTEX_SPLITS}:
         columns = {"split": 0, "image": 1, "class": 2, "x0": 3, "y0": 4, "x1": 7, "y1": 8}
-        return _TableForm(separator, columns, "xyxy", header=False)
+        return _TableForm(separator, columns, "xyxy", first)
     numeric = [n for n in range(width) if any(cells[n]) and all(map(_is_number, cells[n]))]
     runs = [n for n in numeric if {*range(n, n + 4)} <= {*numeric}]
     before = image - 4 in runs
@@ -322,7 +342,7 @@ def _form_without_header(separator: str, rows: list[list[str]]) -> _TableForm | 
     keys = ("x", "y", "w", "h") if before else ("x0", "y0", "x1", "y1")
     columns = {"image": image, **{key: start + n for n, key in enumerate(keys)}}
     columns |= {"class": class_} if 0 <= class_ < width else {}
-    return _TableForm(separator, columns, ORDERS[keys], header=False)
+    return _TableForm(separator, columns, ORDERS[keys], first)
 
 
 def _is_image(cell: str) -> bool:
@@ -359,19 +379,19 @@ def _open_table(
     if listed_split:
         entries = (each for each in entries if entry_split(each, file.parent) == listed_split)
     folders = image_folders(file, root, listed_split or _split_of(file))
-    name = root.resolve().name
-    return table_of(entries, folders, name, split, form.box_format, box_format, findings)
+    return table_of(entries, folders, root, split, form.box_format, box_format, findings)
 
 
 def _entries(file: Path, form: _TableForm, findings: Findings) -> Iterator[Entry]:
     names = _class_names(file)
-    rows = csv.reader(io.StringIO(read_text(file, findings)), delimiter=form.separator)
+    lines = io.StringIO(read_text(file, findings), newline="")
+    rows = csv.reader(islice(lines, form.first, None), delimiter=form.separator)
     orders = (order for order in ORDERS if ORDERS[order] == form.box_format)
     columns = next(order for order in orders if form.columns.keys() >= {*order})
     # In tables with corners, the columns of width and height have the size of the image.
     has_image_size = form.box_format == "xyxy" and {"w", "h"} <= form.columns.keys()
-    for number, row in enumerate(rows, 1):
-        if not any(cell.strip() for cell in row) or (number == 1 and form.header):
+    for number, row in enumerate(rows, form.first + 1):
+        if not any(cell.strip() for cell in row):
             continue
         location = f"{file}, line {number}"
         cells = {
@@ -420,6 +440,5 @@ def _class_names(file: Path) -> dict[str, str]:
             ]
             if pairs:
                 return {code.strip(): name.strip() for code, name in pairs}
-        if named := names_file([place]):
-            return {str(number): name for number, name in name_list(named, Findings())}
-    return {}
+    named = name_list(names_beside(file.parent), Findings())
+    return {str(number): name for number, name in named}

@@ -63,8 +63,7 @@ def _open(
     findings.add("images-packed", [f"{file}: {folder}" for file in files])
     entries = hugging_face(folder / "metadata.jsonl", findings)
     folders = [folder, files[0].parent, *image_folders(files[0], root, name)]
-    title = root.resolve().name
-    return table_of(entries, folders, title, split, "xywh", box_format, findings)
+    return table_of(entries, folders, root, split, "xywh", box_format, findings)
 
 
 def _unpack(files: Sequence[Path], root: Path, folder: Path) -> None:

@@ -6,14 +6,17 @@ inside its image. Rows that were changed or skipped are counted in ``findings``.
 
 from __future__ import annotations
 
+import re
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dabdetr.data.box_formats import Asked, BoxFormat
+from dabdetr.data.class_lists import name_list, names_beside
 from dabdetr.data.columns import Columns
 from dabdetr.data.dataset import DetectionDataset, ImageRecord
 from dabdetr.data.findings import Findings
@@ -26,12 +29,16 @@ Open = Callable[[str, Asked | None], "RecordTable"]
 
 
 def class_table(
-    pairs: Iterable[tuple[int, Any]], findings: Findings
+    pairs: Iterable[tuple[int, Any]], findings: Findings, root: Path | None = None
 ) -> tuple[tuple[int, ...], tuple[str, ...], dict[int, int]]:
-    """Category ids and names, both in label order, and id → label; classes of equal name merge."""
+    """Category ids and names, both in label order, and id → label; classes of equal name merge.
+
+    Names that are numbers are looked up in a list of class names in ``root``, if there is one.
+    """
     labels: dict[int, int] = {}
     names: dict[str, int] = {}
-    for id_, given in pairs:
+    given_pairs = list(pairs)
+    for id_, given in _by_number(given_pairs, findings, root) if root else given_pairs:
         try:
             name = check_name(given, "a class name")
         except ValueError:
@@ -48,6 +55,19 @@ def class_table(
     return tuple(first[label] for label in range(len(names))), tuple(names), labels
 
 
+def _by_number(
+    pairs: list[tuple[int, Any]], findings: Findings, root: Path
+) -> list[tuple[int, Any]]:
+    """The pairs with their numbers replaced by names, if all are numbers that a list names."""
+    if not all(isinstance(name, str) and re.fullmatch(r"\d{1,9}", name) for _, name in pairs):
+        return pairs
+    file = names_beside(root)
+    listed = dict(name_list(file, findings))
+    unnamed = [f"{file} has no name for {name}" for _, name in pairs if int(name) not in listed]
+    findings.add("class-names-missing", unnamed * bool(listed))
+    return pairs if unnamed else [(id_, listed[int(name)]) for id_, name in pairs]
+
+
 def count_shifted(used: set[int], listed: set[int], findings: Findings, location: str) -> None:
     """Count used class numbers that are not all listed, but would be if shifted by one."""
     for step in (1, -1):
@@ -58,7 +78,7 @@ def count_shifted(used: set[int], listed: set[int], findings: Findings, location
 def named_table(
     rows: Rows,
     names: dict[str, int],
-    name: str,
+    root: Path,
     split: str,
     box_format: Asked | None,
     more: Iterable[str] = (),
@@ -69,10 +89,12 @@ def named_table(
     more   names of classes in other splits
     """
     ordered = sorted({*names, *more})
-    category_ids, class_names, labels = class_table(enumerate(ordered), rows.findings)
+    category_ids, class_names, labels = class_table(enumerate(ordered), rows.findings, root)
     new_label = {names.get(each, -1): labels[number] for number, each in enumerate(ordered)}
     rows.label = [new_label[int(label)] for label in rows.label]
-    return RecordTable(rows, name, split, class_names, category_ids, box_format).checked()
+    return RecordTable(
+        rows, root.resolve().name, split, class_names, category_ids, box_format
+    ).checked()
 
 
 class Rows:

@@ -154,8 +154,7 @@ def _open(
         for image in [os.path.relpath(path, images) for path in paths] or [name]:
             entries += _entries(file, image, words, findings)
     findings.add("label-missing", sorted(every))
-    name = root.resolve().name
-    return table_of(entries, [images], name, split, "xyxy", box_format, findings)
+    return table_of(entries, [images], root, split, "xyxy", box_format, findings)
 
 
 def _images_by_name(folder: Path) -> dict[str, list[str]]:

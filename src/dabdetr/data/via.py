@@ -58,7 +58,7 @@ def _open(file: Path, split: str, box_format: Asked | None) -> RecordTable:
     findings, root = Findings(), file.parent
     folders = [root, root / "images", root.parent / "images"]
     entries = _entries(file, findings)
-    return table_of(entries, folders, root.resolve().name, split, "xyxy", box_format, findings)
+    return table_of(entries, folders, root, split, "xyxy", box_format, findings)
 
 
 def _entries(file: Path, findings: Findings) -> Iterator[Entry]:

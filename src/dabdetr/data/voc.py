@@ -1,5 +1,7 @@
 """VOC's layout: an XML file for each image, in Annotations/ or next to the images.
 
+Or a JSON of the same content, as converters such as xmltodict write it.
+
 Boxes are xmin, ymin, xmax, ymax of the pixels inside, counted from 1 as in VOC. If any number in
 the data is 0, they are read as edges counted from 0, as other tools write them. Objects marked
 difficult are not used in training and are ignored in AP, as in VOC's own evaluation.
@@ -30,13 +32,15 @@ from dabdetr.data.locate import (
 )
 from dabdetr.data.records import Open, RecordTable, Rows, named_table
 from dabdetr.data.shapes import around, turned, upright
-from dabdetr.data.textfiles import guess, head_of, note_encoding, read_bytes
-from dabdetr.text import counted, shown
+from dabdetr.data.textfiles import guess, head_of, note_encoding, read_bytes, read_text
+from dabdetr.text import counted, parse_json, shown
 
 EDGES = ("xmin", "ymin", "xmax", "ymax")
 ROTATED = ("cx", "cy", "w", "h", "angle")
 BARE = re.compile(rb"&(?!(#\d+|#x[0-9a-fA-F]+|\w+);)")
 """An & that does not begin an entity."""
+VOC = re.compile(rb"<annotation[\s>]|<object>|^\s*\{\s*\"annotation\"\s*:\s*\{")
+"""The beginning of VOC's XML, or of the JSON that converters make of it."""
 DECLARED = re.compile(rb"""^(<\?xml[^>]*?)(?<!\s)\s+encoding\s*=\s*["']([\w.-]+)["']""")
 """The declaration of an encoding."""
 
@@ -61,17 +65,17 @@ def _split_files(root: Path) -> dict[str, list[Path]]:
         found = {name: files for name, files in packed.items() if files}
         if not are_splits(found):  # such as one for each class
             found = {"default": sorted(chain(*found.values()))} if found else {}
-        alone = paths_of(root, ".xml")
+        alone = _files_in(root)
         return ({"default": alone} if _is_voc(alone) else {}) if alone else found
     lists = split_lists(root)
     if not lists:
         folders = {each.name: _xml_files(each) for each in folders_in(folder)}
-        if folders and not paths_of(folder, ".xml") and are_splits(folders):
+        if folders and not _files_in(folder) and are_splits(folders):
             return folders
-        every = paths_of(folder, ".xml", below=True)
+        every = _files_in(folder, below=True)
         return {"default": every} if every else {}
     by_name = {}
-    for file in paths_of(folder, ".xml", below=True):
+    for file in _files_in(folder, below=True):
         by_name[file.relative_to(folder).with_suffix("").as_posix()] = file
     by_stem: dict[str, Path | None] = {}
     for file in by_name.values():
@@ -90,23 +94,27 @@ def _annotation_folder(root: Path) -> Path | None:
     """The folder of XML files in ``root``, None without one; "Annotations" whatever it contains."""
     for name in FOLDERS:
         folder = child(root, name)
-        if folder.is_dir() and (
-            name == FOLDERS[0] or _is_voc(paths_of(folder, ".xml", below=True))
-        ):
+        if folder.is_dir() and (name == FOLDERS[0] or _is_voc(_files_in(folder, below=True))):
             return folder
     return None
 
 
 def _xml_files(folder: Path) -> list[Path]:
     nested = named_as_split(folder.name) and _annotation_folder(folder) is None
-    files = paths_of(folder, ".xml", below=nested)
+    files = _files_in(folder, below=nested)
     return files if _is_voc(files) else []
+
+
+def _files_in(folder: Path, below: bool = False) -> list[Path]:
+    """The XML files in a folder; without any, its JSON files if they have the same content."""
+    jsons = paths_of(folder, ".json", below=below)
+    return paths_of(folder, ".xml", below=below) or (jsons if _is_voc(jsons) else [])
 
 
 def _is_voc(files: list[Path]) -> bool:
     """Whether one of the first files begins like VOC's."""
     heads = [head_of(file) for file in files[:3]]
-    return any(re.search(rb"<annotation[\s>]|<object>", head) for head in heads)
+    return any(VOC.search(head) for head in heads)
 
 
 @dataclass
@@ -163,7 +171,7 @@ def _open(
         )
     rows.place = places.__getitem__
     more = {class_ for class_, _, _ in every}
-    table = named_table(rows, names, root.resolve().name, split, box_format, more)
+    table = named_table(rows, names, root, split, box_format, more)
     in_pixels = rows.first and "-" not in table.box_format
     findings.add("pixels-from-one", places, len(places) * bool(in_pixels))
     return table
@@ -190,7 +198,8 @@ def _annotations_in(files: list[Path], findings: Findings, opened: bool) -> list
 
 
 def _read(file: Path, findings: Findings) -> _Annotation:
-    tree = parse_xml(file, findings)
+    is_json = file.suffix.lower() == ".json"
+    tree = _parse_json(file, findings) if is_json else parse_xml(file, findings)
     annotation = _Annotation(file, _filename(tree), _size(tree))
     for number, each in enumerate(tree.iter("object"), 1):
         location = f"{file}: object {number}"
@@ -230,6 +239,25 @@ def parse_xml(file: Path, findings: Findings) -> Any:
             note_encoding(findings, file, text, encoding)
         findings.add("xml-bare", [str(file)] * (bare != plain))
         return tree
+
+
+def _parse_json(file: Path, findings: Findings) -> ElementTree.Element:
+    """The root element that XML of the same content has: a list is an element for each value."""
+    tree = parse_json(read_text(file, findings), str(file))
+    if not isinstance(tree, dict) or not isinstance(tree.get("annotation"), dict):
+        raise ValueError(f"{file} has no annotation; replace or remove it")
+    return _element("annotation", tree["annotation"])
+
+
+def _element(tag: str, given: Any) -> ElementTree.Element:
+    element = ElementTree.Element(tag.lower())
+    if isinstance(given, dict):
+        for name, value in given.items():
+            values = value if isinstance(value, list) else [value]
+            element.extend(_element(name, each) for each in values)
+    elif given is not None:
+        element.text = str(int(given) if isinstance(given, bool) else given)
+    return element
 
 
 def _lower_case_tags(tree: Any) -> Any:

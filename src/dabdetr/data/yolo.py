@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dabdetr.data.box_formats import Asked
-from dabdetr.data.class_lists import NAMES, name_list, names_file
+from dabdetr.data.class_lists import NAMES, name_list, names_beside
 from dabdetr.data.findings import Findings
 from dabdetr.data.images import IMAGE_SUFFIXES
 from dabdetr.data.locate import (
@@ -116,8 +116,8 @@ def _splits_of_settings(
             findings = Findings()
             findings.merge(file_findings)
             pairs = _names(settings, file, findings)
-            names_file = _names_file(file.parent)
-            listed = dict(name_list(names_file, Findings())) if names_file else {}
+            names_file = names_beside(file.parent)
+            listed = dict(name_list(names_file, Findings()))
             differing = [f"{n}: {name!r}, {listed[n]!r} in {names_file}" for n, name in pairs
                          if listed.get(n, name) != name]  # fmt: skip
             differing += _other_settings(file, pairs)
@@ -275,6 +275,8 @@ def _names(settings: dict[str, Any], file: Path, findings: Findings) -> list[tup
     if isinstance(listed, dict):
         pairs = [(_class_number(number), name) for number, name in listed.items()]
     if listed is None and isinstance(count, int) and 0 < count < 100_000:
+        if len(beside := name_list(names_beside(file.parent), findings)) >= count:
+            return beside
         findings.add("class-names-missing", f"nc: {count} in {file}", count)
         return [(number, str(number)) for number in range(count)]
     plain = (str, int, float)
@@ -308,7 +310,7 @@ def _splits_of_darknet(file: Path) -> dict[str, Open]:
         def read(split: str, box_format: Asked | None = None, place: Path = place) -> RecordTable:
             findings = Findings()
             names_file = _find_below(file.parent, content.get("names", ""))
-            pairs = name_list(names_file, findings) if names_file else []
+            pairs = name_list(names_file, findings)
             images = _listed(place, [file.parent], findings)
             return _read(images, pairs, file, file.parent, split, findings, box_format)
 
@@ -329,7 +331,7 @@ def _splits_of_folders(root: Path) -> dict[str, Open]:
     """Splits without a settings file: images/ and labels/, folders of splits, or one folder."""
     if not root.is_dir():
         return {}
-    names = _names_file(root)
+    names = names_beside(root)
     images = child(root, "images")
     places: dict[str, Path] = {}
     labels = child(root, "labels")
@@ -351,7 +353,7 @@ def _splits_of_folders(root: Path) -> dict[str, Open]:
         def read(split: str, box_format: Asked | None = None, place: Path = place) -> RecordTable:
             findings = Findings()
             findings.add("image-unlisted", loose)
-            pairs = name_list(names, findings) if names else []
+            pairs = name_list(names, findings)
             files = list(images_below(place))
             return _read(files, pairs, names or place, root, split, findings, box_format)
 
@@ -376,20 +378,12 @@ def _twins(root: Path) -> dict[str, Path]:
     return found
 
 
-def _names_file(root: Path) -> Path | None:
-    """The file of class names in ``root``, in a folder that usually contains it, or above it."""
-    places = [root, *(child(root, name) for name in ("labels", "images", "train"))]
-    for folder in filter(Path.is_dir, places[1:3]):
-        places += split_folders(folder).values()
-    return names_file([*places, *folders_in(root), root.parent])
-
-
 def find_scattered(root: Path) -> dict[str, Open]:
     """One split of all images and label files below a folder; none if folders are splits."""
 
     def read(split: str, box_format: Asked | None = None) -> RecordTable:
-        findings, names = Findings(), _names_file(root)
-        pairs = name_list(names, findings) if names else []
+        findings, names = Findings(), names_beside(root)
+        pairs = name_list(names, findings)
         images = list(images_below(root))
         return _read(images, pairs, names or root, root, split, findings, box_format)
 

@@ -20,7 +20,15 @@ from dabdetr.data.box_formats import SLACK
 from dabdetr.data.class_lists import NAMES
 from dabdetr.data.findings import Findings
 from dabdetr.data.images import IMAGE_SUFFIXES
-from dabdetr.data.locate import UPLOADED, child, files_below, files_in, folded, images_below
+from dabdetr.data.locate import (
+    UPLOADED,
+    child,
+    files_below,
+    files_in,
+    folded,
+    folders_in,
+    images_below,
+)
 from dabdetr.data.records import Rows, count_shifted
 from dabdetr.data.textfiles import read_text
 from dabdetr.text import counted, shown
@@ -125,6 +133,7 @@ class LabelFiles:
                 f"be {folder}/{names[0]}{''.join(causes)}"
             )
         self.findings.add("label-missing", self.missing)
+        self.findings.add("layout-other", self._other_folders())
         for labels, folder in self._images_of_labels.items():
             root = _shared_root(labels, folder)
             paths = os.listdir(folder) if root == folder else images_below(root)
@@ -141,6 +150,18 @@ class LabelFiles:
             self.findings.add(
                 "label-unused", [f"{labels}/{name}" for name in sorted(unused - {*NAMES})]
             )
+
+    def _other_folders(self) -> list[str]:
+        """Folders of text files for the same images beside those that are read."""
+        used = {os.path.dirname(label): image for label, image in self._image_of_label.items()}
+        found: dict[str, str] = {}
+        for folder, image in used.items():
+            above, below = _around_images(image)
+            name = label_places(image)[0][1][0].casefold()
+            others = ("/".join([str(each), *below]) for each in folders_in(Path("/".join(above))))
+            new = (each for each in others if each not in used and name in self._listing(each))
+            found |= dict.fromkeys(new, folder)
+        return [f"{other}: {folder} is read" for other, folder in found.items()]
 
 
 def _shared_root(labels: str, folder: str) -> str:
@@ -159,19 +180,28 @@ def label_stem(path: str | Path) -> str:
 def label_places(image: str) -> list[tuple[str, list[str]]]:
     """Folders that may contain the label file of an image, the likeliest first, and its names."""
     *folders, name = image.replace("\\", "/").split("/")
-    names = [f"{name.rpartition('.')[0] or name}.txt", f"{name}.txt"]
-    named = [n for n, each in enumerate(folders) if each.casefold() in IMAGE_FOLDERS]
-    last = max(named, default=None)
     own_folder = "/".join(folders)
-    if last is None:
+    names = [f"{name.rpartition('.')[0] or name}.txt", f"{name}.txt"]
+    above, below = _around_images(image)
+    if above == folders:
         worded = bool(folders) and IMAGE_WORD.search(folders[-1])
         twins = [twin_folder(own_folder, labels) for labels in LABEL_FOLDERS] if worded else []
         below_own = [f"{own_folder}/labels"] if folders else []
         return [(place, names) for place in (own_folder or ".", *below_own, *twins)]
-    above, below = folders[:last], folders[last + 1 :]
     places = ["/".join([*above, labels, *below]) for labels in LABEL_FOLDERS]
     flat = ["/".join([*above, LABEL_FOLDERS[0]])] if below else []
     return [(place, names) for place in (*places, own_folder, *flat)]
+
+
+def _around_images(image: str) -> tuple[list[str], list[str]]:
+    """The folders above the last folder "images" in a path, and those below it.
+
+    Without one, all folders are above.
+    """
+    *folders, _ = image.replace("\\", "/").split("/")
+    named = [n for n, each in enumerate(folders) if each.casefold() in IMAGE_FOLDERS]
+    last = max(named, default=len(folders))
+    return folders[:last], folders[last + 1 :]
 
 
 def twin_folder(images: str, labels: str) -> str:
