@@ -215,6 +215,27 @@ def meant(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {spelled[near[0]]}?" if near else ""
 
 
+def as_number(value: Any) -> float | None:
+    """The value of a number or of text, which may have a decimal comma; None if it has none."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
+    try:
+        return float(value.replace(",", ".") if isinstance(value, str) else value)
+    except (ValueError, OverflowError):
+        return None
+
+
+def as_numbers(values: Iterable[Any]) -> list[float] | None:
+    """The ``as_number`` of each value; None if one has none."""
+    found = [as_number(value) for value in values]
+    return None if None in found else found  # pyright: ignore[reportReturnType]
+
+
+def as_flag(value: Any) -> bool:
+    """Whether a value is 1, true or yes, also as text."""
+    return str(value).strip().casefold() in ("1", "1.0", "true", "yes")
+
+
 def counted(number: int, noun: str, plural: str | None = None) -> str:
     """A number and its noun: "1 image", "2,000 images"; ``plural`` if it is not noun + s."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

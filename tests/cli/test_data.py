@@ -63,6 +63,10 @@ def test_what_is_recommended(coco_folder: Path) -> None:
     assert (plain.tiles, plain.queries) == (0, 100)
     from dataclasses import replace
 
+    none = np.zeros(0)
+    empty = replace(described, sides=none, shorter=none, objects=np.zeros(8, np.int64))
+    assert recommend([empty]).reasons == ("an image has up to 0 objects",)
+
     fine = replace(
         described,
         widths=described.widths * 25,

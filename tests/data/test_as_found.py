@@ -575,3 +575,102 @@ def test_vocs_annotations_are_read_as_json(tmp_path: Path) -> None:
         assert boxes
         assert boxes == wanted.record(index).boxes.tolist()[: len(boxes)]
         assert data.record(index).crowd.tolist() == [True, False][: len(boxes)]
+
+
+@pytest.mark.parametrize("file", ["Classes.txt", "config/data.yaml"])
+def test_names_in_another_case_or_folder_are_used(file: str, tmp_path: Path) -> None:
+    settings = "path: ..\ntrain: images/train\nval: images/val\nnames: [red, blue]\n"
+    yolo(names=file, listed=settings if file.endswith("yaml") else "red\nblue\n")(tmp_path)
+    train, val = open_every(tmp_path)
+    assert (train.split, val.split) == ("train", "val")
+    assert train.names == val.names == ("red", "blue")
+    assert not len(train.findings)
+
+
+def test_settings_of_a_data_set_below_are_not_those_of_the_folder(tmp_path: Path) -> None:
+    settings = "train: images/train\nval: images/val\nnames: [red, blue]\n"
+    for name in ("one", "two"):
+        yolo(names="data.yaml", listed=settings)(tmp_path / name)
+    with pytest.raises(ValueError, match="holds 2 data sets"):
+        open_data(tmp_path)
+
+
+def test_a_zip_for_each_split(tmp_path: Path) -> None:
+    yolo("{split}/images", "{split}/labels", "train/classes.txt")(tmp_path / "whole")
+    text(tmp_path / "whole" / "val" / "classes.txt", "red\nblue\n")
+    (tmp_path / "zips").mkdir()
+    for split in SPLITS:
+        shutil.make_archive(str(tmp_path / "zips" / split), "zip", tmp_path / "whole" / split)
+    train, val = open_every(tmp_path / "zips")
+    assert [(each.split, len(each)) for each in (train, val)] == [("train", 2), ("val", 1)]
+    assert train.record(0).boxes.round(2).tolist() == CORNERS
+
+
+def test_a_count_of_classes_as_text_is_no_fault(tmp_path: Path) -> None:
+    settings = "train: images/train\nval: images/val\nnc: '2'\nnames: [red, blue]\n"
+    yolo(names="data.yaml", listed=settings)(tmp_path)
+    assert not len(open_data(tmp_path).findings)
+
+
+def test_difficult_in_words(tmp_path: Path) -> None:
+    voc("JPEGImages", "Annotations")(tmp_path)
+    file = tmp_path / "Annotations" / "a.xml"
+    hard = "<object><difficult>True</difficult>"
+    text(file, xml("a.png").replace("<object>", hard, 1))
+    assert open_data(tmp_path).record(0).crowd.tolist() == [True, False]
+
+
+def test_vias_csv_below_a_comment(tmp_path: Path) -> None:
+    image(tmp_path / "a.png")
+    head = "filename,file_size,region_count,region_shape_attributes,region_attributes"
+    shape = dict(zip(("x", "y", "width", "height"), SIZES[0], strict=True))
+    cells = (
+        json.dumps(each).replace('"', '""') for each in ({"name": "rect", **shape}, {"c": "red"})
+    )
+    quoted = ",".join(f'"{cell}"' for cell in cells)
+    text(tmp_path / "via.csv", f"# made by a tool\n{head}\na.png,1,1,{quoted}\n")
+    data = open_data(tmp_path)
+    assert (data.names, data.record(0).boxes.tolist()) == (("red",), [CORNERS[0]])
+
+
+def test_label_studios_points_are_shapes_without_area(tmp_path: Path) -> None:
+    image(tmp_path / "a.png")
+    box = {"x": 10, "y": 10, "width": 20, "height": 20, "rectanglelabels": ["red"]}
+    point = {"x": 10, "y": 10, "width": 0.5, "keypointlabels": ["nose"]}
+    results = [{"value": each} for each in (box, point)]
+    dump(tmp_path / "a.json", [{"data": {"image": "a.png"}, "annotations": [{"result": results}]}])
+    data = open_data(tmp_path)
+    assert {found.kind.name: found.count for found in data.findings} == {"shape-without-area": 1}
+    assert len(data.record(0).boxes) == 1
+
+
+def test_a_json_without_boxes_needs_no_classes(tmp_path: Path) -> None:
+    image(tmp_path / "a.png")
+    images = [{"id": 1, "file_name": "a.png"}]
+    dump(tmp_path / "Labels.JSON", {"images": images, "annotations": [], "categories": []})
+    data = open_data(tmp_path)
+    assert (data.split, len(data), data.names) == ("default", 1, ())
+
+
+@pytest.mark.parametrize(
+    "names", ["[{id: 0, name: red}, {id: 1, name: blue}]", "{red: 0, blue: 1}"]
+)
+def test_names_in_other_forms(names: str, tmp_path: Path) -> None:
+    settings = f"train: images/train\nval: images/val\nnames: {names}\n"
+    yolo(names="data.yaml", listed=settings)(tmp_path)
+    assert open_data(tmp_path).names == ("red", "blue")
+
+
+def test_a_list_in_pythons_form(tmp_path: Path) -> None:
+    yolo(listed="['red', 'blue']\n")(tmp_path)
+    assert open_data(tmp_path).names == ("red", "blue")
+
+
+@pytest.mark.parametrize("make", [numbered_voc, yolo(names="none", listed="")])
+def test_a_broken_list_of_names_is_no_reason_to_refuse(make: Make, tmp_path: Path) -> None:
+    make(tmp_path)
+    text(tmp_path / "classes.json", "{broken")
+    data = open_data(tmp_path)
+    assert data.names == ("0", "1")
+    found = {each.kind.name: each.examples[0] for each in data.findings}
+    assert "classes.json is not readable JSON" in found["class-names-missing"]

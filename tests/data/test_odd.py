@@ -199,6 +199,10 @@ ODD: dict[str, tuple[Make, str]] = {
     ),
     "coco: a score behind each box": (of_rows(lambda row: row["bbox"].append(0.93)), "box-named"),
     "coco: each box in a list": (of_rows(lambda row: row.update(bbox=[row["bbox"]])), "box-named"),
+    "coco: decimal commas in text": (
+        of_rows(lambda row: row.update(bbox=[f"{value},0" for value in row["bbox"]])),
+        "box-text",
+    ),
     "coco: iscrowd as text": (of_rows(lambda row: row.update(iscrowd="False")), "crowd-text"),
     "coco: only supercategories": (of_categories("supercategory"), "class-name-key"),
     "coco: titles of classes": (of_categories("title"), "class-name-key"),

@@ -19,6 +19,8 @@ NAMES = (
     *("names.json", "labels.json", "label_map.pbtxt", "labelmap.pbtxt"),
 )
 """Files with one class name per line, or with a list or mapping of them."""
+BOXES = re.compile(r"(?<!\d)(?:\d++[\s,;]++){3}\d")
+"""Four numbers, which no class name has."""
 LISTS = ("categories", "names", "classes", "labels")
 """Keys under which a JSON has its list of classes."""
 
@@ -29,8 +31,10 @@ def names_beside(root: Path) -> Path | None:
     for folder in filter(Path.is_dir, places[1:3]):
         places += split_folders(folder).values()
     places += [*folders_in(root), root.parent]
-    files = (place / name for place in places for name in NAMES)
-    return next(filter(Path.is_file, (*files, *paths_of(root, ".names", ".pbtxt"))), None)
+    files = [place / name for place in places for name in NAMES]
+    other = [file for file in paths_of(root, ".txt", ".names", ".pbtxt")
+             if file.suffix != ".txt" or file.name.casefold() in NAMES]  # fmt: skip
+    return next((file for file in (*files, *other) if file.is_file()), None)
 
 
 def name_list(file: Path | None, findings: Findings) -> list[tuple[int, str]]:
@@ -38,18 +42,24 @@ def name_list(file: Path | None, findings: Findings) -> list[tuple[int, str]]:
 
     Numbers in the file count from 0 or from 1, others from 0. A .pbtxt has items with id and name.
 
-    Empty for a JSON of another kind.
+    Empty for a JSON of another kind, and for a file that cannot be read, which is counted.
     """
     if file is None:
         return []
-    text = read_text(file, findings)
-    if file.suffix.lower() == ".json":
-        return _pairs(parse_json(text, str(file)))
+    try:
+        text = read_text(file, findings)
+        if file.suffix.lower() == ".json":
+            return name_pairs(parse_json(text, str(file)))
+    except (ValueError, OSError) as error:
+        findings.add("class-names-missing", str(error))
+        return []
     if file.suffix.lower() == ".pbtxt":
         return sorted(_items(text))
     lines = [line.strip() for line in text.rstrip().splitlines()]
+    if any(map(BOXES.search, lines)):  # labels.txt may also be a table
+        return []
     if len(lines) == 1 and "," in text:
-        lines = [name.strip(" '\"[]") for name in text.split(",")]
+        lines = [name.strip(" '\"[]") for name in lines[0].split(",")]
     numbered = [re.fullmatch(r"(\d{1,9})\s*[:=,.)\s]\s*(\S.*)", line) for line in lines]
     for first in (0, 1):
         if all(each and int(each.group(1)) == n for n, each in enumerate(numbered, first)):
@@ -69,16 +79,17 @@ def _items(text: str) -> Iterator[tuple[int, str]]:
             yield int(given["id"]), name
 
 
-def _pairs(tree: Any) -> list[tuple[int, str]]:
+def name_pairs(tree: Any) -> list[tuple[int, str]]:
     """Numbers and names from a list of names or of mappings with id and name, or a mapping."""
     if isinstance(tree, dict):
         if key := next((key for key in LISTS if isinstance(tree.get(key), list | dict)), None):
-            return _pairs(tree[key])
-        rows = [(n, name) if isinstance(name, str) else (name, n) for n, name in tree.items()]
+            return name_pairs(tree[key])
+        numbered = all(str(number).strip().isdecimal() for number in tree)
+        rows = [*tree.items()] if numbered else [(number, name) for name, number in tree.items()]
     elif isinstance(tree, list) and all(isinstance(each, dict) for each in tree):
         rows = [(each.get("id"), each.get("name")) for each in tree]
     else:
         rows = list(enumerate(tree if isinstance(tree, list) else ()))
-    pairs = [(str(number), name) for number, name in rows if isinstance(name, str)]
+    pairs = [(str(number).strip(), name) for number, name in rows if isinstance(name, str)]
     whole = len(pairs) == len(rows) and all(number.isdecimal() for number, _ in pairs)
     return sorted((int(number), name) for number, name in pairs) if whole else []

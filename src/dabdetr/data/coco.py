@@ -143,7 +143,7 @@ def is_coco(file: Path) -> bool:
 
 def _split_of(file: Path) -> str:
     """The split in the name of a json or folder; "" for a name without a split."""
-    if file.suffix != ".json":
+    if file.suffix.lower() != ".json":
         return file.name
     previous, name = None, file.stem
     while previous != name:
@@ -254,7 +254,7 @@ def read_coco(
     if not any(folder.is_dir() for folder in folders):
         raise FileNotFoundError(f"there is no image folder {folders[0]} for {annotations}")
     categories = objects(tree["categories"], findings, annotations)
-    if not categories:
+    if not categories and tree["annotations"]:
         raise ValueError(f"{annotations} lists no categories; give each class an id and a name")
     rows = Rows(findings, "xywh")
     places = _images(tree["images"], rows, folders, annotations)

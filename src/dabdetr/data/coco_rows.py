@@ -13,7 +13,7 @@ import numpy as np
 from dabdetr.data.findings import Findings
 from dabdetr.data.records import Rows, count_shifted
 from dabdetr.data.shapes import around_segmentation, rotation_of, turned
-from dabdetr.text import shown
+from dabdetr.text import as_number, as_numbers, shown
 
 WORDS = {"true": True, "yes": True, "false": False, "no": False}
 """Values of iscrowd as text."""
@@ -41,20 +41,10 @@ def whole(value: Any) -> int | None:
         return None
     if isinstance(value, str):
         text = value.strip()
-        value = int(text) if re.fullmatch(r"[+-]?\d{1,18}", text) else _number(text)
+        value = int(text) if re.fullmatch(r"[+-]?\d{1,18}", text) else as_number(text)
     if isinstance(value, float):
         value = int(value) if value.is_integer() and abs(value) < 2**53 else None
     return value if isinstance(value, int) and abs(value) < 2**63 else None
-
-
-def _number(value: Any) -> float | None:
-    """The value of a number or text as float; None if it has none."""
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        return None
-    try:
-        return float(value)
-    except (ValueError, OverflowError):
-        return None
 
 
 def key(value: Any) -> int | str | None:
@@ -153,7 +143,7 @@ class Annotations:
         shapes: list[int] = []
         odd_forms: list[int] = []
         for row, box in enumerate(given):
-            four = _four(box)
+            four = box_of(box)
             if four is None and (edges := around_segmentation(self.rows[row].get("segmentation"))):
                 x0, y0, x1, y1 = edges
                 four = [x0, y0, x1 - x0, y1 - y0]
@@ -211,7 +201,7 @@ class Annotations:
         if set(map(type, given)) <= {int, float}:
             read: list[Any] = given
         else:
-            read = [None if isinstance(v, str) else _number(v) for v in given]
+            read = [None if isinstance(v, str) else as_number(v) for v in given]
         usable = [v is not None and 0 < v < 1e14 for v in read]
         odd = [
             row
@@ -233,7 +223,7 @@ def _is_plain(box: Any) -> bool:
     return isinstance(box, list) and len(box) == 4
 
 
-def _four(box: Any) -> list[float] | None:
+def box_of(box: Any) -> list[float] | None:
     """x, y, width, height, also from text, two points or named numbers; None for anything else.
 
     A list around the box is ignored, as is a score after the four numbers.
@@ -245,17 +235,19 @@ def _four(box: Any) -> list[float] | None:
         for names in NAMED:
             if all(name in given for name in names):
                 box = [given[name] for name in names]
-                return _four([box[:2], box[2:]] if names in NAMED[2:] else box)
+                return box_of([box[:2], box[2:]] if names in NAMED[2:] else box)
         return None
-    if not isinstance(box, list):
+    if not isinstance(box, list | tuple):
         return None
-    if len(box) == 1 and isinstance(box[0], list):
-        return _four(box[0])
+    if len(box) == 1 and isinstance(box[0], list | tuple):
+        return box_of(box[0])
     if len(box) == 5 and isinstance(box[4], int | float) and 0 <= box[4] <= 1:
         box = box[:4]
-    corners = len(box) == 2 and all(isinstance(each, list) and len(each) == 2 for each in box)
-    numbers = [_number(value) for value in (chain.from_iterable(box) if corners else box)]
-    if len(numbers) != 4 or None in numbers:
+    corners = len(box) == 2 and all(
+        isinstance(each, list | tuple) and len(each) == 2 for each in box
+    )
+    four = as_numbers(chain.from_iterable(box) if corners else box)
+    if four is None or len(four) != 4:
         return None
-    a, b, c, d = numbers
-    return [a, b, c - a, d - b] if corners else [a, b, c, d]  # pyright: ignore
+    a, b, c, d = four
+    return [a, b, c - a, d - b] if corners else four

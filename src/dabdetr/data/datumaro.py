@@ -12,7 +12,7 @@ from dabdetr.data.locate import ImageFolders, child, paths_of
 from dabdetr.data.records import Open, RecordTable, Rows, class_table
 from dabdetr.data.shapes import around, around_segmentation, rotation_of, turned
 from dabdetr.data.textfiles import head_of, read_text
-from dabdetr.text import counted, parse_json, shown
+from dabdetr.text import as_numbers, counted, parse_json, shown
 
 
 def find_datumaro(root: Path) -> dict[str, Open]:
@@ -107,8 +107,8 @@ def _box(each: Any, place: str, findings: Findings) -> tuple[float, ...] | None:
     edges = None
     if kind == "bbox":
         box = each.get("bbox")
-        if isinstance(box, list) and len(box) == 4 and all(_is_number(value) for value in box):
-            x, y, width, height = map(float, box)
+        if isinstance(box, list) and len(box) == 4 and (four := as_numbers(box)):
+            x, y, width, height = four
             angle = rotation_of(each)
             findings.add("box-rotated", [place] * bool(angle))
             x0, y0, x1, y1 = turned((x, y, x + width, y + height), angle)
@@ -128,7 +128,3 @@ def _box(each: Any, place: str, findings: Findings) -> tuple[float, ...] | None:
     findings.add("box-from-shape", place)
     x0, y0, x1, y1 = edges
     return x0, y0, x1 - x0, y1 - y0
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300

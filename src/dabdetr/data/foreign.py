@@ -102,7 +102,7 @@ def _advice(folder: Path, names: Sequence[str]) -> str:
     if archive:
         zips = [name for name in names if name.lower().endswith(".zip")]
         if len(zips) > 1:
-            return f" Give one of the zips: --data {folder / zips[0]}"
+            return " Unpack the zips there, or give one of them if it holds the whole data set."
         return " The zip holds no data set: unpack it there." if zips else UNPACK
     if table:
         return f" {table} lists no boxes by columns such as {TABLE}: export as COCO, YOLO or VOC."

@@ -23,7 +23,7 @@ from dabdetr.data.images import IMAGE_SUFFIXES
 from dabdetr.data.listings import Entry
 from dabdetr.data.shapes import around
 from dabdetr.data.textfiles import read_json, read_text
-from dabdetr.text import parse_json, parse_yaml, shown
+from dabdetr.text import as_numbers, parse_json, parse_yaml, shown
 
 MOST_MASK = 64 << 20
 """Most bytes of a compressed mask after decompression."""
@@ -64,10 +64,7 @@ def _size(given: Any) -> tuple[int, int]:
 
 
 def _four(given: dict[Any, Any], keys: Sequence[Any]) -> list[float] | None:
-    try:
-        return [float(given[key]) for key in keys]
-    except (KeyError, TypeError, ValueError, OverflowError):
-        return None
+    return as_numbers(given.get(key) for key in keys)
 
 
 def label_studio(file: Path, findings: Findings) -> Iterator[Entry]:
@@ -150,7 +147,8 @@ def _region(image: str, place: str, value: dict[str, Any], findings: Findings) -
             (around(turned), "box-rotated") if angle else ((x, y, x + width, y + height), "")
         )
     if edges is None:
-        yield Entry(image, place, odd="box-unreadable")
+        is_point = "x" in value and "height" not in value
+        yield Entry(image, place, odd="shape-without-area" if is_point else "box-unreadable")
         return
     x0, y0, x1, y1 = edges
     numbers = (x0, y0, x1 - x0, y1 - y0)
@@ -232,9 +230,7 @@ def fiftyone(file: Path, findings: Findings) -> Iterator[Entry]:
 
 def _numbers(given: Any) -> list[float] | None:
     """Four numbers of a list."""
-    if not isinstance(given, list | tuple) or len(given) != 4:
-        return None
-    return _four(dict(enumerate(given)), range(4))
+    return as_numbers(given) if isinstance(given, list | tuple) and len(given) == 4 else None
 
 
 def image_rows(file: Path, findings: Findings) -> Iterator[Entry]:

@@ -7,7 +7,7 @@ value in which the rest of the path exists. Of several paths the first that exis
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import chain
@@ -19,7 +19,7 @@ from dabdetr.data.findings import Findings
 from dabdetr.data.listings import Entry
 from dabdetr.data.shapes import around
 from dabdetr.data.textfiles import read_json
-from dabdetr.text import shown
+from dabdetr.text import as_numbers, shown
 
 Where = str | tuple[str, ...]
 POINTLESS = re.compile(r".*point|.*line|keypoints?|skeleton|tag|class|text|cuboid", re.IGNORECASE)
@@ -237,13 +237,10 @@ def _numbers(given: Any, sides: Sequence[str]) -> list[float] | None:
     """Four numbers from a mapping with ``sides``, a list or text."""
     if isinstance(given, str):
         given = given.split(",")
-    try:
-        if sides:
-            return [float(given[side]) for side in sides]
-        four = [float(value) for value in given]
-    except (KeyError, TypeError, ValueError, OverflowError):
-        return None
-    return four if len(four) == 4 else None
+    if sides:
+        given = map(given.get, sides) if isinstance(given, dict) else ()
+    four = as_numbers(given) if isinstance(given, Iterable) else None
+    return four if four and len(four) == 4 else None
 
 
 def _outline(given: Any) -> tuple[float, float, float, float] | None:

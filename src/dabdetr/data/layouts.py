@@ -206,9 +206,12 @@ def find_data(path: Path) -> Found:
     if scattered := find_scattered(path):
         return Found(path, _ordered(divided(path, scattered)))
     zips = paths_of(path, ".zip") if path.is_dir() and not below else []
-    with suppress(ValueError):  # it may have images only, or be damaged
+    with suppress(ValueError):  # a zip may have images only, or be damaged
         if len(zips) == 1:
             return find_data(zips[0])
+        if zips and all(names_split(each.stem) for each in zips):
+            parts = {each.stem: [*find_data(each).splits.values()] for each in zips}
+            return Found(path, _ordered({name: only for name, (only,) in parts.items()}))
     if below:
         raise ValueError(
             f"{path} holds {len(below)} data sets; give one of them: "

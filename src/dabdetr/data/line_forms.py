@@ -17,7 +17,7 @@ from dabdetr.data.locate import child, images_below
 from dabdetr.data.shapes import around, turned
 from dabdetr.data.textfiles import read_text
 from dabdetr.data.voc import parse_xml
-from dabdetr.text import shown
+from dabdetr.text import as_number, as_numbers, shown
 
 MOT_CLASSES = (
     *("pedestrian", "person on vehicle", "car", "bicycle", "motorbike", "non motorized vehicle"),
@@ -64,13 +64,15 @@ def _shape(each: Any, name: str, place: str, class_: str, split: str) -> Entry:
     edges, odd = None, "box-unreadable"
     if each.tag in POINTLESS:
         odd = "shape-without-area"
-    elif each.tag == "box" and (box := _attributes(each, ("xtl", "ytl", "xbr", "ybr"))):
-        angle = (_attributes(each, ("rotation",)) or [0.0])[0]
+    elif each.tag == "box" and (box := as_numbers(map(each.get, ("xtl", "ytl", "xbr", "ybr")))):
+        angle = as_number(each.get("rotation")) or 0.0
         edges, odd = turned(box, angle), "box-rotated" if angle else ""
-    elif each.tag == "ellipse" and (oval := _attributes(each, ("cx", "cy", "rx", "ry"))):
+    elif each.tag == "ellipse" and (oval := as_numbers(map(each.get, ("cx", "cy", "rx", "ry")))):
         x, y, across, down = oval
         edges, odd = (x - across, y - down, x + across, y + down), "box-from-shape"
-    elif each.tag == "mask" and (mask := _attributes(each, ("left", "top", "width", "height"))):
+    elif each.tag == "mask" and (
+        mask := as_numbers(map(each.get, ("left", "top", "width", "height")))
+    ):
         x, y, width, height = mask
         edges, odd = (x, y, x + width, y + height), "box-from-shape"
     elif each.tag == "polygon":
@@ -78,13 +80,6 @@ def _shape(each: Any, name: str, place: str, class_: str, split: str) -> Entry:
         edges = around(points) if len(points) > 2 else None  # pyright: ignore[reportArgumentType]
         odd = "box-from-shape" if edges else odd
     return Entry(name, place, class_.strip(), edges, split=split, odd=odd)
-
-
-def _attributes(each: Any, names: Sequence[str]) -> list[float] | None:
-    try:
-        return [float(each.get(name)) for name in names]
-    except (TypeError, ValueError):
-        return None
 
 
 def mot(file: Path, findings: Findings) -> Iterator[Entry]:

@@ -10,7 +10,8 @@ import csv
 import io
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice, takewhile
@@ -19,6 +20,7 @@ from typing import Any
 
 from dabdetr.data.box_formats import Asked, BoxFormat
 from dabdetr.data.class_lists import name_list, names_beside
+from dabdetr.data.coco_rows import box_of
 from dabdetr.data.findings import Findings
 from dabdetr.data.images import IMAGE_SUFFIXES
 from dabdetr.data.locate import (
@@ -32,8 +34,8 @@ from dabdetr.data.locate import (
 )
 from dabdetr.data.records import Open, RecordTable, Rows, named_table
 from dabdetr.data.shapes import around
-from dabdetr.data.textfiles import head_of, read_text
-from dabdetr.text import shown
+from dabdetr.data.textfiles import head_of, parse_cell, read_text
+from dabdetr.text import as_flag, as_number, as_numbers, shown
 
 Numbers = Sequence[float]
 
@@ -176,7 +178,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "class": (
         *("class", "label", "labelname", "class_name", "classname", "category", "label_name"),
         *("category_name", "name", "annotation_tag", "object", "type", "class_id", "classid"),
-        *("category_id", "categoryid"),
+        *("category_id", "categoryid", "class_label"),
     ),
     "x0": (
         "xmin",
@@ -248,6 +250,8 @@ MISSING = ("", "nan", "NaN", "<NA>", "null")
 PREAMBLE = re.compile(r"\s*(#|sep=|$)", re.IGNORECASE)
 """The beginning of a line that may stand before the header: a comment, a separator, or blank."""
 MOST_BEFORE = 100
+MOSTLY = 0.8
+"""Least share of the rows that fit the form of a table without a header."""
 CODE = re.compile(r"\d+|/m/\w+")
 """A class that is no name."""
 VERTEX_SPLITS = ("train", "training", "validation", "test", "unassigned")
@@ -294,7 +298,7 @@ def _rows(lines: list[str]) -> tuple[str, list[list[str]]]:
     head = "".join(lines[:1])
     separator = max(",;\t", key=head.count)
     separator = separator if separator in head else " "
-    rows = csv.reader(lines, delimiter=separator)
+    rows = csv.reader(lines, delimiter=separator, skipinitialspace=True)
     return separator, [[cell.strip() for cell in row] for row in rows]
 
 
@@ -324,14 +328,16 @@ def _form_without_header(first: int, lines: list[str]) -> _TableForm | None:
     """
     separator, rows = _rows(lines)
     rows = rows[:-1] or rows  # the last one may be cut off
-    width, cells = len(rows[0]) if rows else 0, list(zip(*rows, strict=False))
-    image = next((n for n, column in enumerate(cells) if all(map(_is_image, column))), None)
-    if image is None or any(len(row) != width for row in rows):
+    width = Counter(map(len, rows)).most_common(1)[0][0] if rows else 0
+    usual = [row for row in rows if len(row) == width]
+    cells = list(zip(*usual, strict=True))
+    image = next((n for n, column in enumerate(cells) if _mostly(_is_image, column)), None)
+    if image is None or len(usual) < MOSTLY * len(rows):
         return None
     if width >= 9 and image == 1 and {cell.casefold() for cell in cells[0]} <= {*VERTEX_SPLITS}:
         columns = {"split": 0, "image": 1, "class": 2, "x0": 3, "y0": 4, "x1": 7, "y1": 8}
         return _TableForm(separator, columns, "xyxy", first)
-    numeric = [n for n in range(width) if any(cells[n]) and all(map(_is_number, cells[n]))]
+    numeric = [n for n in range(width) if any(cells[n]) and _mostly(_is_number, cells[n])]
     runs = [n for n in numeric if {*range(n, n + 4)} <= {*numeric}]
     before = image - 4 in runs
     start = image - 4 if before else next((n for n in runs if n > image), None)
@@ -345,19 +351,16 @@ def _form_without_header(first: int, lines: list[str]) -> _TableForm | None:
     return _TableForm(separator, columns, ORDERS[keys], first)
 
 
+def _mostly(fits: Callable[[str], bool], column: Sequence[str]) -> bool:
+    return sum(map(fits, column)) >= MOSTLY * len(column)
+
+
 def _is_image(cell: str) -> bool:
     return Path(cell.strip()).suffix.lower() in IMAGE_SUFFIXES
 
 
 def _is_number(cell: str) -> bool:
-    return not cell.strip() or _number(cell) is not None
-
-
-def _number(cell: str) -> float | None:
-    try:
-        return float(cell.strip().replace(",", "."))
-    except ValueError:
-        return None
+    return cell.strip() in MISSING or as_number(cell) is not None
 
 
 def _listed_splits(file: Path) -> list[str]:
@@ -385,39 +388,45 @@ def _open_table(
 def _entries(file: Path, form: _TableForm, findings: Findings) -> Iterator[Entry]:
     names = _class_names(file)
     lines = io.StringIO(read_text(file, findings), newline="")
-    rows = csv.reader(islice(lines, form.first, None), delimiter=form.separator)
+    lines = islice(lines, form.first, None)
+    rows = csv.reader(lines, delimiter=form.separator, skipinitialspace=True)
     orders = (order for order in ORDERS if ORDERS[order] == form.box_format)
     columns = next(order for order in orders if form.columns.keys() >= {*order})
     # In tables with corners, the columns of width and height have the size of the image.
     has_image_size = form.box_format == "xyxy" and {"w", "h"} <= form.columns.keys()
-    for number, row in enumerate(rows, form.first + 1):
+    last = form.first
+    for row in rows:
+        line, last = last + 1, form.first + rows.line_num
         if not any(cell.strip() for cell in row):
             continue
-        location = f"{file}, line {number}"
+        location = f"{file}, line {line}"
+        cut = len(row) <= max(form.columns[column] for column in columns)
+        if cut and sum(map(bool, row)) > 1:  # a quote that is not closed takes more lines
+            findings.add("line-unreadable", location, last - line + 1)
+            continue
         cells = {
             column: row[n].strip() if n < len(row) else "" for column, n in form.columns.items()
         }
         if not cells["image"]:
             findings.add("line-unreadable", location)
             continue
-        given = [cells[column] for column in columns]
+        given = ["" if cells[column] in MISSING else cells[column] for column in columns]
+        values = as_numbers(given) or ()
         if columns == ("box",):
-            given = re.findall(r"[^\s,\[\]()]+", cells["box"])
-        numbers = [_number(cell) for cell in given]
-        sizes = [_number(cells[side]) or 0 for side in "wh"] if has_image_size else [0, 0]
+            values = box_of(parse_cell(cells["box"])) or ()
+        sizes = [as_number(cells[side]) or 0 for side in "wh"] if has_image_size else [0, 0]
         entry = Entry(cells["image"], location, split=cells.get("split", ""))
         entry.size = (int(sizes[0]), int(sizes[1])) if min(sizes) >= 1 else (0, 0)
         class_ = "" if cells.get("class", "") in MISSING else cells["class"]
         entry.class_ = names.get(class_, class_)
         if class_ not in names and CODE.fullmatch(class_):
             entry.odd = "class-names-missing"
-        entry.crowd = cells.get("crowd") == "1"
-        if len(numbers) == 4 and None not in numbers:
-            entry.numbers = numbers  # pyright: ignore[reportAttributeAccessIssue]
-        elif len(numbers) == 8 and None not in numbers:  # four corners
-            corners = list(zip(numbers[::2], numbers[1::2], strict=True))
-            entry.numbers = around(corners)  # pyright: ignore[reportArgumentType]
-            upright = len({*numbers[::2]}) == 2 == len({*numbers[1::2]})
+        entry.crowd = as_flag(cells.get("crowd"))
+        if len(values) == 4:
+            entry.numbers = values
+        elif len(values) == 8:  # four corners
+            entry.numbers = around(zip(values[::2], values[1::2], strict=True))
+            upright = len({*values[::2]}) == 2 == len({*values[1::2]})
             entry.odd = entry.odd if upright else "box-rotated"
         elif any(given):
             entry.odd, entry.told = "box-unreadable", f"{location}: {shown(given)}"

@@ -230,9 +230,15 @@ def recommend(described: Sequence[Description]) -> Advice:
     largest = next((size for size in SIZES if size >= image_side), SIZES[-1])
     size = min(fitting[0] if fitting else SIZES[-1], max(largest, SIZES[0]))
     queries = next((count for count in QUERY_COUNTS if count >= 1.5 * most), 2 * most)
-    reasons = [
-        f"with a shorter side of {wanted:,.0f}, nine of ten objects have {LEARNABLE} pixels or "
-        f"more; images have {image_side:,.0f}",
+    reasons = (
+        []
+        if not wanted
+        else [
+            f"with a shorter side of {wanted:,.0f}, nine of ten objects have {LEARNABLE} pixels or "
+            f"more; images have {image_side:,.0f}"
+        ]
+    )
+    reasons += [
         f"an image has up to {counted(most, 'object')}",
     ]
     tiles = 0

@@ -22,6 +22,7 @@ MOST_CELL = 1 << 20
 """Most characters of a cell that is parsed as Python."""
 MOST_TEXT = 4 << 30
 """Most bytes of one annotation file."""
+csv.field_size_limit((1 << 31) - 1)  # a quote that is not closed makes one cell of what follows
 
 ENCODINGS = {
     "gb18030": "GB 18030",
@@ -88,16 +89,17 @@ def _is_json_lines(text: str) -> bool:
 
 def _parse_cells(row: dict[Any, Any]) -> dict[Any, Any]:
     """A row of a table with its cells of JSON or Python parsed; a truncated cell stays text."""
-    found: dict[Any, Any] = {}
-    for column, cell in row.items():
-        found[column] = cell
-        if isinstance(cell, str) and cell.startswith(("[", "{")):
-            with suppress(ValueError):
-                found[column] = parse_json(cell, "cell")
-                continue
-            with suppress(ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
-                found[column] = ast.literal_eval(cell[:MOST_CELL])
-    return found
+    return {column: parse_cell(cell) for column, cell in row.items()}
+
+
+def parse_cell(cell: Any) -> Any:
+    """The list or mapping that is written in a cell of a table; any other cell as it is."""
+    if isinstance(cell, str) and cell.startswith(("[", "{", "(")):
+        with suppress(ValueError):
+            return parse_json(cell, "cell")
+        with suppress(ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+            return ast.literal_eval(cell[:MOST_CELL])
+    return cell
 
 
 def note_encoding(findings: Findings, path: str | Path, text: str, encoding: str) -> None:

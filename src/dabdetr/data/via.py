@@ -77,7 +77,8 @@ def _regions(file: Path, findings: Findings) -> Iterator[Region]:
         yield from _via3_rows(text, file, findings)
         return
     if file.suffix.lower() == ".csv":
-        for row in csv.DictReader(io.StringIO(text.removeprefix("#"))):
+        header = text.rfind("\n", 0, text.index("region_shape_attributes")) + 1
+        for row in csv.DictReader(io.StringIO(text[header:].removeprefix("#"))):
             shape = _parse_mapping(row.get("region_shape_attributes"), file)
             yield (
                 row.get("filename") or "",

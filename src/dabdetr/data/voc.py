@@ -33,7 +33,7 @@ from dabdetr.data.locate import (
 from dabdetr.data.records import Open, RecordTable, Rows, named_table
 from dabdetr.data.shapes import around, turned, upright
 from dabdetr.data.textfiles import guess, head_of, note_encoding, read_bytes, read_text
-from dabdetr.text import counted, parse_json, shown
+from dabdetr.text import as_flag, as_number, as_numbers, counted, parse_json, shown
 
 EDGES = ("xmin", "ymin", "xmax", "ymax")
 ROTATED = ("cx", "cy", "w", "h", "angle")
@@ -208,7 +208,7 @@ def _read(file: Path, findings: Findings) -> _Annotation:
         if not name:
             annotation.odd.append(("class-unknown", f"{location} has no name"))
         elif edges is not None:
-            difficult = (each.findtext("difficult") or "0").strip() == "1"
+            difficult = as_flag(each.findtext("difficult"))
             annotation.objects.append((name, edges, difficult))
     return annotation
 
@@ -291,16 +291,9 @@ def _size(tree: Any) -> tuple[int, int]:
     """(width, height) as declared; (0, 0) without a valid declaration, which many files lack."""
     sides = []
     for side in ("width", "height"):
-        value = _number(tree.findtext(f"size/{side}"))
+        value = as_number(tree.findtext(f"size/{side}"))
         sides.append(int(value) if value is not None and 1 <= value < FARTHEST else 0)
     return (sides[0], sides[1]) if all(sides) else (0, 0)
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        return float((text or "").replace(",", "."))
-    except ValueError:
-        return None
 
 
 def _box(each: Any, annotation: _Annotation, location: str) -> tuple[float, ...] | None:
@@ -313,19 +306,19 @@ def _box(each: Any, annotation: _Annotation, location: str) -> tuple[float, ...]
         if len(each.findall("bndbox")) > 1:
             annotation.odd.append(("boxes-several", location))
         given = [box.findtext(edge) for edge in EDGES]
-        numbers = [_number(text) for text in given]
-        if None not in numbers and all(map(math.isfinite, numbers)):  # pyright: ignore
+        four = as_numbers(given)
+        if four and all(map(math.isfinite, four)):
             angle = _rotation(each)
             annotation.odd += [("box-rotated", location)] * bool(angle)
-            return turned(numbers, angle)  # pyright: ignore[reportArgumentType]
-        kind = "box-infinite" if None not in numbers else "box-unreadable"
+            return turned(four, angle)
+        kind = "box-infinite" if four else "box-unreadable"
         annotation.odd.append((kind, f"{location}: {shown(given)}"))
         return None
     if rotated is not None:
-        numbers = [_number(rotated.findtext(each)) for each in ROTATED]
-        if None not in numbers and all(map(math.isfinite, numbers)):  # pyright: ignore
+        five = as_numbers(rotated.findtext(each) for each in ROTATED)
+        if five and all(map(math.isfinite, five)):
             annotation.odd.append(("box-rotated", location))
-            return upright(*numbers)  # pyright: ignore[reportArgumentType]
+            return upright(*five)
     polygon = each.find("polygon")
     points = _points(polygon) if polygon is not None else []
     edges = around(points) if len(points) > 2 else None
@@ -337,19 +330,17 @@ def _rotation(each: Any) -> float:
     """Degrees in CVAT's ``rotation`` attribute, 0 without one; the box is given before rotation."""
     rows = each.iter("attribute")
     given = (row.findtext("value") for row in rows if row.findtext("name") == "rotation")
-    return next(map(_number, given), None) or 0.0
+    return next(map(as_number, given), None) or 0.0
 
 
-def _points(polygon: Any) -> list[tuple[float, float]]:
+def _points(polygon: Any) -> list[list[float]]:
     """Points (x, y) from <pt><x/><y/></pt> …, or from <x1/><y1/> <x2/><y2/> …"""
-    pairs = [(_number(pt.findtext("x")), _number(pt.findtext("y"))) for pt in polygon.iter("pt")]
-    number = 1
-    while polygon.find(f"x{number}") is not None:
-        pairs.append(
-            (_number(polygon.findtext(f"x{number}")), _number(polygon.findtext(f"y{number}")))
-        )
-        number += 1
-    return [(x, y) for x, y in pairs if x is not None and y is not None]
+    given = [(pt.findtext("x"), pt.findtext("y")) for pt in polygon.iter("pt")]
+    corner = 1
+    while polygon.find(f"x{corner}") is not None:
+        given.append((polygon.findtext(f"x{corner}"), polygon.findtext(f"y{corner}")))
+        corner += 1
+    return [point for pair in given if (point := as_numbers(pair))]
 
 
 def _image_folders(root: Path) -> list[Path]:

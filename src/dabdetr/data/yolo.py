@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dabdetr.data.box_formats import Asked
-from dabdetr.data.class_lists import NAMES, name_list, names_beside
+from dabdetr.data.class_lists import NAMES, name_list, name_pairs, names_beside
 from dabdetr.data.findings import Findings
 from dabdetr.data.images import IMAGE_SUFFIXES
 from dabdetr.data.locate import (
@@ -65,9 +65,24 @@ def find_yolo(root: Path) -> dict[str, Open]:
 
 def _candidates(root: Path) -> list[Path]:
     """Files that may contain the paths of images, data.yaml first."""
-    yamls = paths_of(root, *SETTINGS)
+    yamls = paths_of(root, *SETTINGS) or _settings_apart(root)
     first = [file for file in yamls if file.stem.casefold() in ("data", "dataset")]
     return [*first, *(file for file in yamls if file not in first), *paths_of(root, ".data")]
+
+
+def _settings_apart(root: Path) -> list[Path]:
+    """Settings in a folder of their own, such as config/data.yaml, whose images lie outside it."""
+    found: list[Path] = []
+    for file in (file for folder in folders_in(root) for file in paths_of(folder, *SETTINGS)):
+        settings = _settings(file, Findings(), strict=False)
+        paths = _ImagePaths(file, settings)
+        wheres = [str(each) for key in _keys(settings) for each in _as_list(settings[key])]
+        places = [place for where in wheres if (place := paths._existing(where))]
+        if places and not any(
+            place.resolve().is_relative_to(file.parent.resolve()) for place in places
+        ):
+            found.append(file)
+    return found
 
 
 def _settings(file: Path, findings: Findings, strict: bool = True) -> dict[str, Any]:
@@ -266,28 +281,25 @@ def _names(settings: dict[str, Any], file: Path, findings: Findings) -> list[tup
 
     Raises ValueError for names of another form.
     """
-    listed, count = settings.get("names"), settings.get("nc")
+    listed, count = settings.get("names"), _class_number(settings.get("nc"))
+    pairs = name_pairs(listed)
     if isinstance(listed, str):
         place = _find_below(file.parent, listed)
-        names = dict(name_list(place, findings)) if place else listed.split(",")
-        listed = names if place else [name.strip() for name in listed.split(",")]
-    pairs: list[Any] = list(enumerate(listed) if isinstance(listed, list) else [])
-    if isinstance(listed, dict):
-        pairs = [(_class_number(number), name) for number, name in listed.items()]
+        pairs = name_pairs([name.strip() for name in listed.split(",")])
+        pairs = name_list(place, findings) if place else pairs
     if listed is None and isinstance(count, int) and 0 < count < 100_000:
         if len(beside := name_list(names_beside(file.parent), findings)) >= count:
             return beside
         findings.add("class-names-missing", f"nc: {count} in {file}", count)
         return [(number, str(number)) for number in range(count)]
-    plain = (str, int, float)
-    if not pairs or not all(type(n) is int and isinstance(name, plain) for n, name in pairs):
+    if not pairs:
         raise ValueError(
             f"{file}: names should be a list of different class names, or number: name; it has "
             f"{shown(listed)}"
         )
     if count is not None and count != len(pairs):
         findings.add("class-count", f"nc: {shown(count)} and {len(pairs)} names in {file}")
-    return sorted((int(number), str(name)) for number, name in pairs)
+    return pairs
 
 
 def _class_number(value: Any) -> Any:
