@@ -110,12 +110,12 @@ def read(root, file, split):
 ''',
     "data/layouts.py": [
         (
-            "from dabdetr.data.via import find_via\n",
-            "from dabdetr.data.toy import find_toy\nfrom dabdetr.data.via import find_via\n",
+            "from dabdetr.data.voc import find_voc\n",
+            "from dabdetr.data.toy import find_toy\nfrom dabdetr.data.voc import find_voc\n",
         ),
         (
-            '    "VIA": (find_via,',
-            '    "toy": (find_toy, "boxes.toy"),\n    "VIA": (find_via,',
+            '    "VOC": (find_voc,',
+            '    "toy": (find_toy, "boxes.toy"),\n    "VOC": (find_voc,',
         ),
     ],
 }

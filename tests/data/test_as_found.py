@@ -566,6 +566,10 @@ def test_vocs_annotations_are_read_as_json(tmp_path: Path) -> None:
         ]  # fmt: skip
         several = objects if file.stem != "a" else objects[0]  # xmltodict: no list for one
         tree = {"filename": f"{file.stem}.png", "size": {"width": "160"}, "object": several}
+        deep: dict[str, Any] = {}
+        for _ in range(500):
+            deep = {"source": deep}
+        tree |= deep
         dump(file.with_suffix(".json"), {"annotation": tree})
         file.unlink()
     wanted, data = open_data(tmp_path / "xml"), open_data(tmp_path / "json")

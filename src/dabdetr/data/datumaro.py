@@ -10,7 +10,7 @@ from dabdetr.data.box_formats import Asked
 from dabdetr.data.findings import Findings
 from dabdetr.data.locate import ImageFolders, child, paths_of
 from dabdetr.data.records import Open, RecordTable, Rows, class_table
-from dabdetr.data.shapes import around, around_segmentation, rotation_of, turned
+from dabdetr.data.shapes import around_flat, around_segmentation, rotation_of, size_of, turned
 from dabdetr.data.textfiles import head_of, read_text
 from dabdetr.text import as_numbers, counted, parse_json, shown
 
@@ -59,7 +59,9 @@ def _open(file: Path, split: str, box_format: Asked | None = None) -> RecordTabl
                 f"{file}: item {shown(id_)} has no image {shown((image_paths or [id_])[0])}"
             )
             continue
-        index = rows.add_image(found, _size(image))
+        size = image.get("size")  # height, width
+        size = size_of(*size[::-1]) if isinstance(size, list) and len(size) == 2 else (0, 0)
+        index = rows.add_image(found, size)
         annotations = item.get("annotations")
         for number, each in enumerate(annotations if isinstance(annotations, list) else [], 1):
             place = f"{file}: item {shown(id_)}, annotation {number}"
@@ -91,14 +93,6 @@ def _names(tree: dict[str, Any]) -> list[str]:
     return [row.get("name", "") if isinstance(row, dict) else str(row) for row in rows]
 
 
-def _size(image: dict[str, Any]) -> tuple[int, int]:
-    """(width, height); datumaro writes [height, width]."""
-    size = image.get("size")
-    if isinstance(size, list) and len(size) == 2 and all(type(s) is int and s > 0 for s in size):
-        return size[1], size[0]
-    return 0, 0
-
-
 def _box(each: Any, place: str, findings: Findings) -> tuple[float, ...] | None:
     """x, y, width, height; None for captions, labels and shapes without area."""
     kind = each.get("type") if isinstance(each, dict) else None
@@ -116,7 +110,7 @@ def _box(each: Any, place: str, findings: Findings) -> tuple[float, ...] | None:
     elif kind == "polygon":
         flat = each.get("points")
         if isinstance(flat, list) and len(flat) > 5:
-            edges = around(zip(flat[::2], flat[1::2], strict=False))
+            edges = around_flat(flat)
     elif kind == "mask":
         edges = around_segmentation(each.get("rle"))
     elif kind in ("points", "polyline"):

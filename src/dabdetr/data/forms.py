@@ -19,6 +19,7 @@ from dabdetr.data.listings import Entry, divides, entry_split, image_folders, ta
 from dabdetr.data.locate import usual_word
 from dabdetr.data.records import Open, RecordTable
 from dabdetr.data.textfiles import head_of
+from dabdetr.data.via import via
 
 MOST = 50
 """Most files inspected of a form, and most files read of a form without ``many``."""
@@ -57,6 +58,13 @@ def _keyed(names: str, sign: bytes, keys: json_keys.Keys, *, many: bool = False)
 
 LIST = rb"^\s*\[\s*\{"
 FORMS: dict[str, Form] = {
+    "VIA": Form(
+        r"[^/]*\.(json|csv)",
+        rb'"_via_|region_shape_attributes|# CSV_HEADER = metadata_id|"metadata".*"fname"'
+        rb'|"fname".*"metadata"|"regions".*"filename"|"filename".*"regions"',
+        via,
+        "xyxy",
+    ),
     "CVAT": Form(
         r"[^/]*\.xml", rb"<annotations[\s>].*<(image|track)[\s>]", line_forms.cvat, "xyxy"
     ),
@@ -70,13 +78,7 @@ FORMS: dict[str, Form] = {
         json_forms.label_studio,
         "xywh-percent",
     ),
-    "BDD100K": Form(
-        r"(.*/)?[^/]*\.json",
-        rb'"(box2d|poly2d)"',
-        json_forms.bdd,
-        "xyxy",
-        many=True,
-    ),
+    "BDD100K": Form(r"(.*/)?[^/]*\.json", rb'"(box2d|poly2d)"', json_forms.bdd, "xyxy", many=True),
     "Supervisely": Form(
         r"(.*/)?ann/[^/]*\.json", rb'"(objects|size)"', json_forms.supervisely, "xyxy", many=True
     ),

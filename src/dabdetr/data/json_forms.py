@@ -18,10 +18,11 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 
 from dabdetr.data.class_lists import name_list, names_beside
+from dabdetr.data.coco_rows import box_of
 from dabdetr.data.findings import Findings
-from dabdetr.data.images import IMAGE_SUFFIXES
 from dabdetr.data.listings import Entry
-from dabdetr.data.shapes import around
+from dabdetr.data.locate import is_image
+from dabdetr.data.shapes import around, around_flat, size_of
 from dabdetr.data.textfiles import read_json, read_text
 from dabdetr.text import as_numbers, parse_json, parse_yaml, shown
 
@@ -52,15 +53,9 @@ def _mapping(given: Any) -> dict[str, Any]:
     return given if isinstance(given, dict) else {}
 
 
-def _is_image(name: str) -> bool:
-    return Path(name.strip()).suffix.lower() in IMAGE_SUFFIXES
-
-
 def _size(given: Any) -> tuple[int, int]:
     """(width, height) of a mapping; (0, 0) if it has none."""
-    sides = [_mapping(given).get(side) for side in ("width", "height")]
-    whole = all(type(side) is int and 0 < side < 1e7 for side in sides)
-    return (sides[0], sides[1]) if whole else (0, 0)  # pyright: ignore[reportReturnType]
+    return size_of(*map(_mapping(given).get, ("width", "height")))
 
 
 def _four(given: dict[Any, Any], keys: Sequence[Any]) -> list[float] | None:
@@ -110,7 +105,7 @@ def _named_images(data: dict[str, Any]) -> dict[Any, str]:
     return {
         key: name
         for key, name in given.items()
-        if isinstance(name, str) and _is_image(name.partition("?d=")[2] or name)
+        if isinstance(name, str) and is_image(name.partition("?d=")[2] or name)
     }
 
 
@@ -223,14 +218,9 @@ def fiftyone(file: Path, findings: Findings) -> Iterator[Entry]:
             place, label = f"{file}: label {number} of {shown(image)}", each.get("label")
             if type(label) is int and 0 <= label < len(names):
                 label = names[label]
-            box = _numbers(each.get("bounding_box"))
+            box = box_of(each.get("bounding_box"))
             class_ = "" if label is None else str(label)
             yield Entry(image, place, class_, box, odd="" if box else "box-unreadable")
-
-
-def _numbers(given: Any) -> list[float] | None:
-    """Four numbers of a list."""
-    return as_numbers(given) if isinstance(given, list | tuple) and len(given) == 4 else None
 
 
 def image_rows(file: Path, findings: Findings) -> Iterator[Entry]:
@@ -267,7 +257,7 @@ def hugging_face(file: Path, findings: Findings) -> Iterator[Entry]:
         findings.add("box-unreadable", [f"{file}: {shown(name)}: {shown(cell)}" for cell in unread])
         for number, (box, class_, column) in enumerate(_hugging_face_boxes(row), 1):
             place = f"{file}: object {number} of {shown(name)}"
-            four = _numbers(box)
+            four = box_of(box)
             label, odd = "" if class_ is None else str(class_), "" if four else "box-unreadable"
             if known := names.get(column, names.get("")):
                 label = known.get(label, label if isinstance(class_, str) else "")
@@ -294,7 +284,7 @@ def _hugging_face_boxes(row: dict[str, Any]) -> Iterator[tuple[Any, Any, str]]:
         for each in _objects(given):
             column = _key(each, CATEGORIES)
             box = each.get(_key(each, BOX_KEYS))
-            if each.get("bbox_mode") == 0 and (corners := _numbers(box)):  # Detectron2's XYXY_ABS
+            if each.get("bbox_mode") == 0 and (corners := box_of(box)):  # Detectron2's XYXY_ABS
                 box = [*corners[:2], corners[2] - corners[0], corners[3] - corners[1]]
             yield box, each.get(column), column
         return
@@ -387,7 +377,7 @@ def _numbered(row: Any, form: str) -> tuple[str, Sequence[float] | None, str]:
         return "", None, "box-unreadable"
     if form in ("boxes", "pose") and len(numbers) > 3:
         return f"{class_:g}", numbers[:4], ""
-    edges = around(zip(numbers[::2], numbers[1::2], strict=False)) if len(numbers) > 5 else None
+    edges = around_flat(numbers) if len(numbers) > 5 else None
     if edges is None:
         return f"{class_:g}", None, "box-unreadable"
     x0, y0, x1, y1 = edges

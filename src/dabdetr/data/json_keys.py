@@ -17,7 +17,7 @@ from typing import Any
 from dabdetr.data.box_formats import BoxFormat
 from dabdetr.data.findings import Findings
 from dabdetr.data.listings import Entry
-from dabdetr.data.shapes import around
+from dabdetr.data.shapes import around, size_of
 from dabdetr.data.textfiles import read_json
 from dabdetr.text import as_numbers, shown
 
@@ -162,9 +162,8 @@ def _read(keys: Keys, file: Path, findings: Findings) -> Iterator[Entry]:
             name.partition("?")[0],
             str(_value(row, keys.split) or "" if keys.split else ""),
         )
-        sides = [_whole(_value(row, side)) for side in keys.size]
-        yield Entry(name, str(file), size=(sides[0], sides[1]) if all(sides) else (0, 0),
-                    split=split)  # fmt: skip
+        size = size_of(*(_value(row, side) for side in keys.size))
+        yield Entry(name, str(file), size=size, split=split)
         if (many := len(_values(row, keys.sets))) > 1:
             findings.add("annotators", f"{file}: {shown(name)} has {many}")
         for count, each in enumerate(_values(row, keys.boxes), 1):
@@ -225,12 +224,6 @@ def _values_under(tree: Any, keys: Sequence[str]) -> list[Any] | None:
 
 def _value(tree: Any, path: Where) -> Any:
     return next(iter(_values(tree, path)), None)
-
-
-def _whole(given: Any) -> int:
-    """A side in pixels, also from text ("640px"); 0 for anything else."""
-    found = re.fullmatch(r"(\d{1,7})(\.0*)?( ?px)?", str(given))
-    return int(found.group(1)) if found else 0
 
 
 def _numbers(given: Any, sides: Sequence[str]) -> list[float] | None:

@@ -21,7 +21,7 @@ from dabdetr.data.locate import (
     split_folders,
 )
 from dabdetr.data.records import Open, RecordTable, Rows, named_table
-from dabdetr.data.shapes import around
+from dabdetr.data.shapes import around, size_of
 from dabdetr.data.textfiles import head_of, read_text
 from dabdetr.files import plain_name
 from dabdetr.text import parse_json, shown
@@ -101,7 +101,7 @@ def _open(
         if path is None:
             missing.append(f"{file} has no image {shown(named or file.stem)}")
             continue
-        index = rows.add_image(path, _size(tree))
+        index = rows.add_image(path, size_of(tree.get("imageWidth"), tree.get("imageHeight")))
         for class_, edges, place in _objects(tree["shapes"], file, findings):
             rows.add_box(index, names.setdefault(class_, len(names)), edges)
             places.append(place)
@@ -146,12 +146,6 @@ def _embedded(file: Path, tree: dict[str, Any], findings: Findings) -> str | Non
     )
     findings.add("images-packed", f"{file}: {folder}")
     return str(folder / name)
-
-
-def _size(tree: dict[str, Any]) -> tuple[int, int]:
-    sides = tree.get("imageWidth"), tree.get("imageHeight")
-    whole = all(type(side) is int and 0 < side < 1e7 for side in sides)
-    return sides if whole else (0, 0)  # pyright: ignore[reportReturnType]
 
 
 def _label(shape: dict[str, Any]) -> str:

@@ -38,7 +38,6 @@ from dabdetr.data.records import Open, RecordTable
 from dabdetr.data.scenes import SPLITS, parse_scenes
 from dabdetr.data.splitting import divide
 from dabdetr.data.text_lines import find_text_lines
-from dabdetr.data.via import find_via
 from dabdetr.data.voc import find_voc
 from dabdetr.data.yolo import find_scattered, find_yolo
 
@@ -52,7 +51,6 @@ LAYOUTS: dict[str, tuple[Find, str]] = {
     "YOLO": (find_yolo, "data.yaml, obj.data, images/ and labels/"),
     "VOC": (find_voc, "Annotations/*.xml"),
     "labelme": (find_labelme, "a json for each image"),
-    "VIA": (find_via, "*.json"),
     "table": (find_table, "*.csv"),
     "Hugging Face": (find_parquet, "*.parquet, *.arrow"),
     "tools": (find_forms, f"files of {len(FORMS)} others"),

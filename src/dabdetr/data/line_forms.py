@@ -6,7 +6,7 @@ import configparser
 import math
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from dabdetr.data.class_lists import name_list, names_beside
 from dabdetr.data.findings import Findings
 from dabdetr.data.listings import Entry
 from dabdetr.data.locate import child, images_below
-from dabdetr.data.shapes import around, turned
+from dabdetr.data.shapes import around, size_of, turned
 from dabdetr.data.textfiles import read_text
 from dabdetr.data.voc import parse_xml
 from dabdetr.text import as_number, as_numbers, shown
@@ -35,7 +35,7 @@ def cvat(file: Path, findings: Findings) -> Iterator[Entry]:
     tree = parse_xml(file, findings)
     for image in tree.iter("image"):
         name, split = image.get("name") or "", image.get("subset") or ""
-        size = _size(image.get("width"), image.get("height"))
+        size = size_of(image.get("width"), image.get("height"))
         if not name:
             findings.add("image-unnamed", f"{file}: image {shown(image.get('id'))}")
             continue
@@ -51,12 +51,6 @@ def cvat(file: Path, findings: Findings) -> Iterator[Entry]:
             if each.get("outside") != "1" and frame.isdecimal():
                 name, place = f"frame_{int(frame):06d}", f"{file}: frame {frame}"
                 yield _shape(each, name, place, track.get("label") or "", "")
-
-
-def _size(width: str | None, height: str | None) -> tuple[int, int]:
-    sides = [side or "" for side in (width, height)]
-    whole = all(side.isdecimal() and 0 < int(side[:9]) < 1e7 for side in sides)
-    return (int(sides[0]), int(sides[1])) if whole else (0, 0)
 
 
 def _shape(each: Any, name: str, place: str, class_: str, split: str) -> Entry:
@@ -92,10 +86,10 @@ def mot(file: Path, findings: Findings) -> Iterator[Entry]:
         yield Entry(path, str(file))
     for number, line in enumerate(read_text(file, findings).splitlines(), 1):
         place = f"{file}, line {number}"
-        values = _numbers(re.split(r"[,\s]+", line.strip().strip(",")))
+        values = as_numbers(re.split(r"[,\s]+", line.strip().strip(","))) or ()
         if not line.strip():
             continue
-        if values is None or len(values) < 6:
+        if len(values) < 6 or not all(map(math.isfinite, values)):
             findings.add("line-unreadable", f"{place}: {shown(line)}")
             continue
         path = frames.get(int(values[0]), f"frame {values[0]:g}")
@@ -119,14 +113,6 @@ def _frames(sequence: Path) -> dict[int, str]:
     place = next((each for each in places if each.is_dir()), sequence)
     stems = ((re.search(r"\d+$", Path(path).stem), path) for path in images_below(place))
     return {int(found.group()): os.path.abspath(path) for found, path in stems if found}
-
-
-def _numbers(words: Sequence[str]) -> list[float] | None:
-    try:
-        values = [float(word) for word in words]
-    except ValueError:
-        return None
-    return values if all(map(math.isfinite, values)) else None
 
 
 def wider(file: Path, findings: Findings) -> Iterator[Entry]:

@@ -19,8 +19,7 @@ import numpy as np
 
 from dabdetr.data.box_formats import Asked
 from dabdetr.data.findings import Findings
-from dabdetr.data.images import IMAGE_SUFFIXES
-from dabdetr.data.locate import USUAL, canonical, child, clean, paths_of, without_ending
+from dabdetr.data.locate import USUAL, canonical, child, clean, is_image, paths_of, without_ending
 from dabdetr.data.records import Open, RecordTable
 from dabdetr.data.textfiles import read_text
 from dabdetr.text import parse_json
@@ -219,7 +218,7 @@ def _pairs_of_columns(rows: list[list[str]]) -> Iterator[tuple[str, str]]:
 def _image_column(rows: list[list[str]], body: list[list[str]], columns: list[int]) -> int:
     """The column of the images: of file names, else by ``IMAGE_HEADERS``, else the first."""
     for n in columns:
-        if all(os.path.splitext(row[n])[1].lower() in IMAGE_SUFFIXES for row in body):
+        if all(is_image(row[n]) for row in body):
             return n
     header = rows[0] if rows is not body else []
     named = (

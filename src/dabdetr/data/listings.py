@@ -22,18 +22,18 @@ from dabdetr.data.box_formats import Asked, BoxFormat
 from dabdetr.data.class_lists import name_list, names_beside
 from dabdetr.data.coco_rows import box_of
 from dabdetr.data.findings import Findings
-from dabdetr.data.images import IMAGE_SUFFIXES
 from dabdetr.data.locate import (
     USUAL,
     ImageFolders,
     canonical,
     child,
+    is_image,
     paths_of,
     split_in_path,
     usual_word,
 )
 from dabdetr.data.records import Open, RecordTable, Rows, named_table
-from dabdetr.data.shapes import around
+from dabdetr.data.shapes import are_upright, around_flat
 from dabdetr.data.textfiles import head_of, parse_cell, read_text
 from dabdetr.text import as_flag, as_number, as_numbers, shown
 
@@ -180,46 +180,10 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         *("category_name", "name", "annotation_tag", "object", "type", "class_id", "classid"),
         *("category_id", "categoryid", "class_label"),
     ),
-    "x0": (
-        "xmin",
-        "x_min",
-        "x1",
-        "left",
-        "xtl",
-        "bbox_x1",
-        "bbox_xmin",
-        "upper_left_corner_x",
-    ),
-    "y0": (
-        "ymin",
-        "y_min",
-        "y1",
-        "top",
-        "ytl",
-        "bbox_y1",
-        "bbox_ymin",
-        "upper_left_corner_y",
-    ),
-    "x1": (
-        "xmax",
-        "x_max",
-        "x2",
-        "right",
-        "xbr",
-        "bbox_x2",
-        "bbox_xmax",
-        "lower_right_corner_x",
-    ),
-    "y1": (
-        "ymax",
-        "y_max",
-        "y2",
-        "bottom",
-        "ybr",
-        "bbox_y2",
-        "bbox_ymax",
-        "lower_right_corner_y",
-    ),
+    "x0": ("xmin", "x_min", "x1", "left", "xtl", "bbox_x1", "bbox_xmin", "upper_left_corner_x"),
+    "y0": ("ymin", "y_min", "y1", "top", "ytl", "bbox_y1", "bbox_ymin", "upper_left_corner_y"),
+    "x1": ("xmax", "x_max", "x2", "right", "xbr", "bbox_x2", "bbox_xmax", "lower_right_corner_x"),
+    "y1": ("ymax", "y_max", "y2", "bottom", "ybr", "bbox_y2", "bbox_ymax", "lower_right_corner_y"),
     "x2": ("x3",),
     "y2": ("y3",),
     "x3": ("x4",),
@@ -314,7 +278,7 @@ def _form_at(start: int, lines: list[str]) -> _TableForm | None:
         if set(options) & set(names)
     }
     order = next((box for box in ORDERS if columns.keys() >= {*box}), None)
-    if "image" in columns and order and not any(map(_is_image, header)):
+    if "image" in columns and order and not any(map(is_image, header)):
         return _TableForm(separator, columns, ORDERS[order], start + 1)
     return None
 
@@ -331,7 +295,7 @@ def _form_without_header(first: int, lines: list[str]) -> _TableForm | None:
     width = Counter(map(len, rows)).most_common(1)[0][0] if rows else 0
     usual = [row for row in rows if len(row) == width]
     cells = list(zip(*usual, strict=True))
-    image = next((n for n, column in enumerate(cells) if _mostly(_is_image, column)), None)
+    image = next((n for n, column in enumerate(cells) if _mostly(is_image, column)), None)
     if image is None or len(usual) < MOSTLY * len(rows):
         return None
     if width >= 9 and image == 1 and {cell.casefold() for cell in cells[0]} <= {*VERTEX_SPLITS}:
@@ -353,10 +317,6 @@ def _form_without_header(first: int, lines: list[str]) -> _TableForm | None:
 
 def _mostly(fits: Callable[[str], bool], column: Sequence[str]) -> bool:
     return sum(map(fits, column)) >= MOSTLY * len(column)
-
-
-def _is_image(cell: str) -> bool:
-    return Path(cell.strip()).suffix.lower() in IMAGE_SUFFIXES
 
 
 def _is_number(cell: str) -> bool:
@@ -425,9 +385,8 @@ def _entries(file: Path, form: _TableForm, findings: Findings) -> Iterator[Entry
         if len(values) == 4:
             entry.numbers = values
         elif len(values) == 8:  # four corners
-            entry.numbers = around(zip(values[::2], values[1::2], strict=True))
-            upright = len({*values[::2]}) == 2 == len({*values[1::2]})
-            entry.odd = entry.odd if upright else "box-rotated"
+            entry.numbers = around_flat(values)
+            entry.odd = entry.odd if are_upright(values) else "box-rotated"
         elif any(given):
             entry.odd, entry.told = "box-unreadable", f"{location}: {shown(given)}"
         yield entry

@@ -198,6 +198,11 @@ def _spellings(base: str) -> tuple[str, str, str]:
     return base, folded(base), folded(without_ending(base))
 
 
+def is_image(name: str) -> bool:
+    """Whether a file name has the extension of an image."""
+    return os.path.splitext(name.strip())[1].lower() in IMAGE_SUFFIXES
+
+
 def without_ending(name: str) -> str:
     """A name without the extension of an image or annotation file; "img.v2" stays as it is."""
     stem, ending = os.path.splitext(name)

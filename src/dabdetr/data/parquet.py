@@ -20,7 +20,7 @@ from dabdetr.data.findings import Findings
 from dabdetr.data.images import IMAGE_SUFFIXES, opened_image
 from dabdetr.data.json_forms import BOX_KEYS, hugging_face
 from dabdetr.data.listings import image_folders, table_of
-from dabdetr.data.locate import child, folders_in, names_split, paths_of
+from dabdetr.data.locate import child, folders_in, is_image, names_split, paths_of
 from dabdetr.data.records import Open, RecordTable
 from dabdetr.data.textfiles import head_of
 from dabdetr.files import plain_name, refuse_pointer
@@ -173,8 +173,7 @@ def _content(cell: Any) -> bytes:
 def _path(cell: Any) -> str:
     """The path in a cell, of an image or of nothing else."""
     path = cell.get("path") if isinstance(cell, dict) and "bytes" in cell else cell
-    is_image = isinstance(path, str) and Path(path).suffix.lower() in IMAGE_SUFFIXES
-    return path if is_image else ""  # pyright: ignore[reportReturnType]
+    return path if isinstance(path, str) and is_image(path) else ""
 
 
 def _image_name(path: str, content: bytes, number: int, folder: Path) -> str:

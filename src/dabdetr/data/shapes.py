@@ -9,6 +9,16 @@ from typing import Any
 
 import numpy as np
 
+from dabdetr.data.columns import FARTHEST
+from dabdetr.text import as_numbers
+
+
+def size_of(width: Any, height: Any) -> tuple[int, int]:
+    """(width, height) in pixels, from numbers or text ("640px"); (0, 0) if either is none."""
+    given = (side.removesuffix("px") if isinstance(side, str) else side for side in (width, height))
+    sides = as_numbers(given) or (0.0, 0.0)
+    return (int(sides[0]), int(sides[1])) if all(1 <= side < FARTHEST for side in sides) else (0, 0)
+
 
 def around(points: Iterable[Sequence[float]]) -> tuple[float, float, float, float] | None:
     """x0, y0, x1, y1 around points (x, y); None without points or if a value is not finite."""
@@ -20,6 +30,16 @@ def around(points: Iterable[Sequence[float]]) -> tuple[float, float, float, floa
         return None
     (x0, y0), (x1, y1) = array.min(0).tolist(), array.max(0).tolist()
     return x0, y0, x1, y1
+
+
+def around_flat(flat: Sequence[Any]) -> tuple[float, float, float, float] | None:
+    """The same for x y x y …; an odd last number is left out."""
+    return around(zip(flat[::2], flat[1::2], strict=False))
+
+
+def are_upright(flat: Sequence[Any]) -> bool:
+    """Whether corners x y x y … have only two different x and two different y."""
+    return len({*flat[::2]}) == 2 == len({*flat[1::2]})
 
 
 def upright(x: float, y: float, width: float, height: float, angle: float) -> tuple[float, ...]:
@@ -53,8 +73,7 @@ def around_segmentation(shape: Any) -> tuple[float, float, float, float] | None:
     polygons = shape if isinstance(shape[0], list) else [shape]
     if any(not isinstance(each, list) or len(each) < 6 or len(each) % 2 for each in polygons):
         return None
-    flat = list(chain.from_iterable(polygons))
-    return around(zip(flat[::2], flat[1::2], strict=True))
+    return around_flat([*chain.from_iterable(polygons)])
 
 
 def _around_runs(mask: dict[str, Any]) -> tuple[float, float, float, float] | None:

@@ -29,7 +29,7 @@ from dabdetr.data.locate import (
     split_folders,
 )
 from dabdetr.data.records import Open, RecordTable
-from dabdetr.data.shapes import around, turned
+from dabdetr.data.shapes import are_upright, around_flat, turned
 from dabdetr.data.textfiles import head_of, read_text
 from dabdetr.text import shown
 
@@ -187,10 +187,9 @@ def _entries(file: Path, image: str, words: bool, findings: Findings) -> Iterato
             named = CLASS.fullmatch(icdar.group(2) if icdar else ",".join(dota.groups("0")))
             assert named  # it matches any text
             numbers = [float(word) for word in re.split(r"[\s,]+", line)[:8]]
-            edges = around(list(zip(numbers[::2], numbers[1::2], strict=True)))
-            upright = len({*numbers[::2]}) == 2 == len({*numbers[1::2]})
             class_, hard = named.group(1).strip(' "'), named.group(2) not in (None, "0")
-            yield Entry(image, location, class_, edges, hard, odd="" if upright else "box-rotated")
+            odd = "" if are_upright(numbers) else "box-rotated"
+            yield Entry(image, location, class_, around_flat(numbers), hard, odd=odd)
         elif kitti := KITTI.fullmatch(line):
             if kitti.group(1).casefold() == "dontcare":
                 yield Entry(image, location, odd="region-uncared")
@@ -217,12 +216,11 @@ def _icdar_entry(image: str, location: str, line: re.Match[str], findings: Findi
     """A box of text; illegible words ("###" or "*") are a region to ignore."""
     corners, words, upright, quoted = line.groups()
     numbers = [float(number) for number in re.split(r"[,\s]+", corners or upright)]
-    edges = around(list(zip(numbers[::2], numbers[1::2], strict=True)))
     if (words or quoted).strip(' "') in ILLEGIBLE:
         return Entry(image, location, odd="region-uncared")
     findings.add("words-text", location)
-    axis_aligned = len({*numbers[::2]}) == 2 == len({*numbers[1::2]})
-    return Entry(image, location, "text", edges, odd="" if axis_aligned else "box-rotated")
+    odd = "" if are_upright(numbers) else "box-rotated"
+    return Entry(image, location, "text", around_flat(numbers), odd=odd)
 
 
 def _visdrone_entry(image: str, location: str, values: list[int]) -> Entry:

@@ -47,14 +47,13 @@ def read_text(path: str | Path, findings: Findings) -> str:
     counted. Raises ValueError or OSError with the path in the message.
     """
     content = read_bytes(path)
-    for mark, encoding in ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16")):
-        if content.startswith(mark):
-            return _decoded(content, encoding, path)
-    if content.startswith(b"\xfe\xff"):
-        return _decoded(content, "utf-16", path)
+    marks = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+    marked = next((marks[mark] for mark in marks if content.startswith(mark)), None)
     try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError:
+        return content.decode(marked or "utf-8")
+    except UnicodeDecodeError as error:
+        if marked:
+            raise ValueError(f"{path} is not readable text ({error.reason}); check it") from None
         text, encoding = guess(content)
         note_encoding(findings, path, text, encoding)
         return text
@@ -155,10 +154,3 @@ def guess(content: bytes) -> tuple[str, str]:
         except UnicodeDecodeError:
             continue
     return content.decode("cp1252", errors="replace"), ENCODINGS["cp1252"]
-
-
-def _decoded(content: bytes, encoding: str, path: str | Path) -> str:
-    try:
-        return content.decode(encoding)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not readable text ({error.reason}); check it") from None

@@ -1,4 +1,4 @@
-"""VGG Image Annotator: a project or exported json, or its csv."""
+"""Reader of VGG Image Annotator: a project or exported json, or its csv (see ``forms``)."""
 
 from __future__ import annotations
 
@@ -8,14 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dabdetr.data.box_formats import Asked
 from dabdetr.data.findings import Findings
-from dabdetr.data.listings import Entry, table_of
-from dabdetr.data.locate import paths_of
-from dabdetr.data.records import Open, RecordTable
+from dabdetr.data.listings import Entry
 from dabdetr.data.shapes import around
-from dabdetr.data.textfiles import HEAD, head_of, read_text
-from dabdetr.text import parse_json, shown
+from dabdetr.data.textfiles import HEAD, read_text
+from dabdetr.text import as_numbers, parse_json, shown
 
 CLASS_KEYS = ("class", "label", "name", "type", "category", "object")
 """Attributes that can hold the class where a region has several; letter case is ignored."""
@@ -24,44 +21,20 @@ KINDS = {1: "point", 2: "rect", 3: "circle", 4: "ellipse", 5: "line", 6: "polyli
 KINDS |= {8: "polygon"}  # four points at the extremes of a box
 """VIA 3's numbers of shapes."""
 SHAPES = {2: ("x", "y", "width", "height"), 3: ("cx", "cy", "r"), 4: ("cx", "cy", "rx", "ry")}
+FOUR = {
+    "rect": ("x", "y", "width", "height"),
+    "circle": ("cx", "cy", "r", "r"),
+    "ellipse": ("cx", "cy", "rx", "ry"),
+}
+"""Numbers of a shape: a corner and its size, or centre and radii."""
 VIA3_CSV = b"# CSV_HEADER = metadata_id"
 """The line above the rows of VIA 3's csv."""
 Region = tuple[str, dict[str, Any], dict[str, Any]]
 """File name, shape and attributes; an empty shape only lists the image."""
 
 
-def find_via(root: Path) -> dict[str, Open]:
-    """One split for each VIA file; it has the file's name where there are several files."""
-    files = [root] if root.is_file() else paths_of(root, ".json") + paths_of(root, ".csv")
-    found = [file for file in files[:50] if _is_via(file)]
-    opened: dict[str, Open] = {}
-    for file in found:
-
-        def read(split: str, box_format: Asked | None = None, file: Path = file) -> RecordTable:
-            return _open(file, split, box_format)
-
-        opened[file.stem if len(found) > 1 else "default"] = read
-    return opened
-
-
-def _is_via(file: Path) -> bool:
-    head = head_of(file)
-    if file.suffix.lower() == ".csv":
-        return b"region_shape_attributes" in head or VIA3_CSV in head
-    if file.suffix.lower() != ".json":
-        return False
-    via3 = b'"metadata"' in head and b'"fname"' in head
-    return b'"_via_' in head or via3 or (b'"regions"' in head and b'"filename"' in head)
-
-
-def _open(file: Path, split: str, box_format: Asked | None) -> RecordTable:
-    findings, root = Findings(), file.parent
-    folders = [root, root / "images", root.parent / "images"]
-    entries = _entries(file, findings)
-    return table_of(entries, folders, root, split, "xyxy", box_format, findings)
-
-
-def _entries(file: Path, findings: Findings) -> Iterator[Entry]:
+def via(file: Path, findings: Findings) -> Iterator[Entry]:
+    """The regions of a project, of an exported json or csv, or of VIA 3's."""
     for number, (named, shape, attributes) in enumerate(_regions(file, findings), 1):
         location = f"{file}: region {number} of {shown(named)}"
         edges, odd, location = _edges(shape, location) if shape else (None, "", location)
@@ -204,20 +177,17 @@ def _edges(
 
     None instead of edges if the shape has no area or lacks numbers.
     """
-    kind = shape.get("name")
-    try:
-        if kind == "rect":
-            x, y, width, height = (float(shape[key]) for key in ("x", "y", "width", "height"))
-            return (x, y, x + width, y + height), "", location
-        if kind in ("circle", "ellipse"):
-            x, y = float(shape["cx"]), float(shape["cy"])
-            across = float(shape["r" if kind == "circle" else "rx"])
-            down = across if kind == "circle" else float(shape["ry"])
-            return (x - across, y - down, x + across, y + down), "box-from-shape", location
-        if kind == "polygon":
-            points = zip(shape["all_points_x"], shape["all_points_y"], strict=True)
-            edges = around(points)
-            return edges, "box-from-shape" if edges else "box-unreadable", location
-    except (KeyError, TypeError, ValueError, OverflowError):
+    kind, edges = str(shape.get("name")), None
+    four = as_numbers(map(shape.get, FOUR[kind])) if kind in FOUR else None
+    if four:
+        a, b, c, d = four
+        edges = (a, b, a + c, b + d) if kind == "rect" else (a - c, b - d, a + c, b + d)
+    elif kind == "polygon":
+        xs, ys = shape.get("all_points_x"), shape.get("all_points_y")
+        if isinstance(xs, list) and isinstance(ys, list) and len(xs) == len(ys):
+            edges = around(zip(xs, ys, strict=True))
+    if edges:
+        return edges, "" if kind == "rect" else "box-from-shape", location
+    if kind in (*FOUR, "polygon"):
         return None, "box-unreadable", f"{location}: {shown(shape)}"
-    return None, "shape-without-area", f"{location}, a {shown(kind)}"
+    return None, "shape-without-area", f"{location}, a {shown(shape.get('name'))}"

@@ -19,7 +19,6 @@ from typing import Any
 from xml.etree import ElementTree
 
 from dabdetr.data.box_formats import Asked
-from dabdetr.data.columns import FARTHEST
 from dabdetr.data.findings import Findings
 from dabdetr.data.listed_splits import named_as_split, split_lists
 from dabdetr.data.locate import (
@@ -31,7 +30,7 @@ from dabdetr.data.locate import (
     paths_of,
 )
 from dabdetr.data.records import Open, RecordTable, Rows, named_table
-from dabdetr.data.shapes import around, turned, upright
+from dabdetr.data.shapes import around, size_of, turned, upright
 from dabdetr.data.textfiles import guess, head_of, note_encoding, read_bytes, read_text
 from dabdetr.text import as_flag, as_number, as_numbers, counted, parse_json, shown
 
@@ -200,7 +199,8 @@ def _annotations_in(files: list[Path], findings: Findings, opened: bool) -> list
 def _read(file: Path, findings: Findings) -> _Annotation:
     is_json = file.suffix.lower() == ".json"
     tree = _parse_json(file, findings) if is_json else parse_xml(file, findings)
-    annotation = _Annotation(file, _filename(tree), _size(tree))
+    size = size_of(tree.findtext("size/width"), tree.findtext("size/height"))
+    annotation = _Annotation(file, _filename(tree), size)
     for number, each in enumerate(tree.iter("object"), 1):
         location = f"{file}: object {number}"
         name = " ".join((each.findtext("name") or "").split())
@@ -249,13 +249,13 @@ def _parse_json(file: Path, findings: Findings) -> ElementTree.Element:
     return _element("annotation", tree["annotation"])
 
 
-def _element(tag: str, given: Any) -> ElementTree.Element:
+def _element(tag: str, given: Any, depth: int = 8) -> ElementTree.Element:
     element = ElementTree.Element(tag.lower())
-    if isinstance(given, dict):
+    if isinstance(given, dict) and depth:  # VOC's own elements are five levels deep
         for name, value in given.items():
             values = value if isinstance(value, list) else [value]
-            element.extend(_element(name, each) for each in values)
-    elif given is not None:
+            element.extend(_element(name, each, depth - 1) for each in values)
+    elif isinstance(given, str | int | float):
         element.text = str(int(given) if isinstance(given, bool) else given)
     return element
 
@@ -285,15 +285,6 @@ def _decoded(content: bytes, encoding: str) -> tuple[str, str]:
 
 def _filename(tree: Any) -> str:
     return (tree.findtext("filename") or tree.findtext("path") or "").strip()
-
-
-def _size(tree: Any) -> tuple[int, int]:
-    """(width, height) as declared; (0, 0) without a valid declaration, which many files lack."""
-    sides = []
-    for side in ("width", "height"):
-        value = as_number(tree.findtext(f"size/{side}"))
-        sides.append(int(value) if value is not None and 1 <= value < FARTHEST else 0)
-    return (sides[0], sides[1]) if all(sides) else (0, 0)
 
 
 def _box(each: Any, annotation: _Annotation, location: str) -> tuple[float, ...] | None:

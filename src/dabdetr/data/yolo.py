@@ -7,7 +7,7 @@ obj.names (darknet); or only the names are in classes.txt. ``yolo_lines`` reads 
 from __future__ import annotations
 
 from contextlib import suppress
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -359,18 +359,17 @@ def _splits_of_folders(root: Path) -> dict[str, Open]:
         candidates = [root, *(root / "data",) * bool(names)]
         labelled = [place for place in candidates if _has_labels(place, paths_of(place, ".txt"))]
         places = places or dict(zip(("default",), labelled, strict=False)) or _twins(root)
-    found: dict[str, Open] = {}
-    for name, place in places.items():
+    return {name: partial(_open_folder, root, place, loose) for name, place in places.items()}
 
-        def read(split: str, box_format: Asked | None = None, place: Path = place) -> RecordTable:
-            findings = Findings()
-            findings.add("image-unlisted", loose)
-            pairs = name_list(names, findings)
-            files = list(images_below(place))
-            return _read(files, pairs, names or place, root, split, findings, box_format)
 
-        found[name] = read
-    return found
+def _open_folder(
+    root: Path, place: Path, loose: list[str], split: str, box_format: Asked | None = None
+) -> RecordTable:
+    """The images below ``place``; those in ``loose`` belong to no split."""
+    findings, names = Findings(), names_beside(root)
+    findings.add("image-unlisted", loose)
+    pairs, files = name_list(names, findings), list(images_below(place))
+    return _read(files, pairs, names or place, root, split, findings, box_format)
 
 
 def _is_of_another_layout(labels: Path) -> bool:
@@ -392,17 +391,11 @@ def _twins(root: Path) -> dict[str, Path]:
 
 def find_scattered(root: Path) -> dict[str, Open]:
     """One split of all images and label files below a folder; none if folders are splits."""
-
-    def read(split: str, box_format: Asked | None = None) -> RecordTable:
-        findings, names = Findings(), names_beside(root)
-        pairs = name_list(names, findings)
-        images = list(images_below(root))
-        return _read(images, pairs, names or root, root, split, findings, box_format)
-
     files = paths_of(root, ".txt", below=True) if root.is_dir() else []
     folders = {part for file in files for part in file.relative_to(root).parts[:-1]}
     divided = any(map(names_split, folders))
-    return {"default": read} if files and not divided and _has_labels(root, files) else {}
+    found = bool(files) and not divided and _has_labels(root, files)
+    return {"default": partial(_open_folder, root, root, [])} if found else {}
 
 
 def _has_labels(root: Path, texts: list[Path]) -> bool:
