@@ -624,7 +624,7 @@ def test_difficult_in_words(tmp_path: Path) -> None:
     assert open_data(tmp_path).record(0).crowd.tolist() == [True, False]
 
 
-def test_vias_csv_below_a_comment(tmp_path: Path) -> None:
+def test_vias_csv_below_a_comment_and_with_a_bad_cell(tmp_path: Path) -> None:
     image(tmp_path / "a.png")
     head = "filename,file_size,region_count,region_shape_attributes,region_attributes"
     shape = dict(zip(("x", "y", "width", "height"), SIZES[0], strict=True))
@@ -632,14 +632,23 @@ def test_vias_csv_below_a_comment(tmp_path: Path) -> None:
         json.dumps(each).replace('"', '""') for each in ({"name": "rect", **shape}, {"c": "red"})
     )
     quoted = ",".join(f'"{cell}"' for cell in cells)
-    text(tmp_path / "via.csv", f"# made by a tool\n{head}\na.png,1,1,{quoted}\n")
+    rows = f"a.png,1,1,{quoted}\na.png,1,1,{{bad,{{}}\n"
+    text(tmp_path / "via.csv", f"# made by a tool\n{head}\n{rows}")
     data = open_data(tmp_path)
+    assert {found.kind.name: found.count for found in data.findings} == {"box-unreadable": 1}
     assert (data.names, data.record(0).boxes.tolist()) == (("red",), [CORNERS[0]])
 
 
 def test_label_studios_points_are_shapes_without_area(tmp_path: Path) -> None:
     image(tmp_path / "a.png")
-    box = {"x": 10, "y": 10, "width": 20, "height": 20, "rectanglelabels": ["red"]}
+    box = {
+        "x": 10,
+        "y": 10,
+        "width": 20,
+        "height": 20,
+        "rotation": "no",
+        "rectanglelabels": ["red"],
+    }
     point = {"x": 10, "y": 10, "width": 0.5, "keypointlabels": ["nose"]}
     results = [{"value": each} for each in (box, point)]
     dump(tmp_path / "a.json", [{"data": {"image": "a.png"}, "annotations": [{"result": results}]}])

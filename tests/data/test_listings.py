@@ -214,6 +214,7 @@ LISTS: dict[str, tuple[Make, str]] = {
         ),
         "",
     ),
+    "sizes that are none": (table(TF_ROW.replace("160,120", "inf,120px"), TF), ""),
     "semicolons": (table("{name};{c};{x0};{y0};{x1};{y1}", "Filename;Class;X1;Y1;X2;Y2"), ""),
     "a column of lists": (
         table('{stem},160,120,"[{x0}, {y0}, {w}, {h}]",{c}', "image_id,width,height,bbox,source"),

@@ -24,7 +24,7 @@ from dabdetr.data.listings import Entry
 from dabdetr.data.locate import is_image
 from dabdetr.data.shapes import around, around_flat, size_of
 from dabdetr.data.textfiles import read_json, read_text
-from dabdetr.text import as_numbers, parse_json, parse_yaml, shown
+from dabdetr.text import as_number, as_numbers, parse_json, parse_yaml, shown
 
 MOST_MASK = 64 << 20
 """Most bytes of a compressed mask after decompression."""
@@ -127,7 +127,7 @@ def _region(image: str, place: str, value: dict[str, Any], findings: Findings) -
         edges, odd = (x - across, y - down, x + across, y + down), "box-from-shape"
     elif box := _four(value, ("x", "y", "width", "height")):
         x, y, width, height = box
-        angle = math.radians(float(value.get("rotation") or 0))
+        angle = math.radians(as_number(value.get("rotation")) or 0)
         sides = size or (1.0, 1.0)
         w, h = width * sides[0], height * sides[1]  # rotation is defined in pixels, not percent
         corners = [(0.0, 0.0), (w, 0.0), (w, h), (0.0, h)]
@@ -200,7 +200,7 @@ def _around_bitmap(given: dict[str, Any]) -> tuple[float, float, float, float] |
     try:
         unpacker = zlib.decompressobj()
         content = unpacker.decompress(base64.b64decode(given["data"]), MOST_MASK)
-        x, y = (float(value) for value in given["origin"])
+        x, y = as_numbers(given["origin"]) or ()
         width, height = Image.open(io.BytesIO(content), formats=("PNG",)).size
     except (KeyError, TypeError, ValueError, binascii.Error, zlib.error, UnidentifiedImageError):
         return None
@@ -371,10 +371,10 @@ def ultralytics(file: Path, findings: Findings) -> Iterator[Entry]:
 
 def _numbered(row: Any, form: str) -> tuple[str, Sequence[float] | None, str]:
     """Class number, centre and size, and kind of finding, from a row of numbers."""
-    try:
-        class_, *numbers = (float(value) for value in row)
-    except (TypeError, ValueError):
+    given = as_numbers(row) if isinstance(row, list) else None
+    if not given:
         return "", None, "box-unreadable"
+    class_, *numbers = given
     if form in ("boxes", "pose") and len(numbers) > 3:
         return f"{class_:g}", numbers[:4], ""
     edges = around_flat(numbers) if len(numbers) > 5 else None

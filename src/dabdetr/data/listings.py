@@ -33,7 +33,7 @@ from dabdetr.data.locate import (
     usual_word,
 )
 from dabdetr.data.records import Open, RecordTable, Rows, named_table
-from dabdetr.data.shapes import are_upright, around_flat
+from dabdetr.data.shapes import are_upright, around_flat, size_of
 from dabdetr.data.textfiles import head_of, parse_cell, read_text
 from dabdetr.text import as_flag, as_number, as_numbers, shown
 
@@ -374,9 +374,8 @@ def _entries(file: Path, form: _TableForm, findings: Findings) -> Iterator[Entry
         values = as_numbers(given) or ()
         if columns == ("box",):
             values = box_of(parse_cell(cells["box"])) or ()
-        sizes = [as_number(cells[side]) or 0 for side in "wh"] if has_image_size else [0, 0]
         entry = Entry(cells["image"], location, split=cells.get("split", ""))
-        entry.size = (int(sizes[0]), int(sizes[1])) if min(sizes) >= 1 else (0, 0)
+        entry.size = size_of(cells["w"], cells["h"]) if has_image_size else (0, 0)
         class_ = "" if cells.get("class", "") in MISSING else cells["class"]
         entry.class_ = names.get(class_, class_)
         if class_ not in names and CODE.fullmatch(class_):

@@ -11,7 +11,7 @@ from typing import Any
 from dabdetr.data.findings import Findings
 from dabdetr.data.listings import Entry
 from dabdetr.data.shapes import around
-from dabdetr.data.textfiles import HEAD, read_text
+from dabdetr.data.textfiles import HEAD, parse_cell, read_text
 from dabdetr.text import as_numbers, parse_json, shown
 
 CLASS_KEYS = ("class", "label", "name", "type", "category", "object")
@@ -27,6 +27,7 @@ FOUR = {
     "ellipse": ("cx", "cy", "rx", "ry"),
 }
 """Numbers of a shape: a corner and its size, or centre and radii."""
+KEYS = ("shape_attributes", "region_attributes")
 VIA3_CSV = b"# CSV_HEADER = metadata_id"
 """The line above the rows of VIA 3's csv."""
 Region = tuple[str, dict[str, Any], dict[str, Any]]
@@ -52,12 +53,12 @@ def _regions(file: Path, findings: Findings) -> Iterator[Region]:
     if file.suffix.lower() == ".csv":
         header = text.rfind("\n", 0, text.index("region_shape_attributes")) + 1
         for row in csv.DictReader(io.StringIO(text[header:].removeprefix("#"))):
-            shape = _parse_mapping(row.get("region_shape_attributes"), file)
-            yield (
-                row.get("filename") or "",
-                shape,
-                _parse_mapping(row.get("region_attributes"), file),
+            shape, attributes = (
+                parse_cell(row.get(key)) for key in ("region_shape_attributes", KEYS[1])
             )
+            if not isinstance(shape, dict) and shape:
+                findings.add("box-unreadable", f"{file}: {shown(shape)}")
+            yield row.get("filename") or "", _mapping(shape), _mapping(attributes)
         return
     tree = parse_json(text, str(file))
     if isinstance(tree, dict) and isinstance(tree.get("metadata"), dict):
@@ -73,12 +74,11 @@ def _regions(file: Path, findings: Findings) -> Iterator[Region]:
         regions = list(regions.values()) if isinstance(regions, dict) else regions
         yield image["filename"], {}, {}
         for region in regions if isinstance(regions, list) else []:
-            region = region if isinstance(region, dict) else {}
-            shape, attributes = region.get("shape_attributes"), region.get("region_attributes")
+            shape, attributes = (_mapping(region).get(key) for key in KEYS)
             if not isinstance(shape, dict):
                 findings.add("box-unreadable", f"{file}: {shown(image['filename'])}")
                 continue
-            yield image["filename"], shape, attributes if isinstance(attributes, dict) else {}
+            yield image["filename"], shape, _mapping(attributes)
 
 
 def _via3_regions(tree: dict[str, Any], file: Path, findings: Findings) -> Iterator[Region]:
@@ -153,8 +153,7 @@ def _option_text(attribute: dict[str, Any] | None, value: Any) -> Any:
     return options.get(str(value), value) if isinstance(options, dict) else value
 
 
-def _parse_mapping(text: str | None, file: Path) -> dict[str, Any]:
-    value = parse_json(text or "{}", str(file))
+def _mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
