@@ -76,11 +76,9 @@ def _settings_apart(root: Path) -> list[Path]:
     for file in (file for folder in folders_in(root) for file in paths_of(folder, *SETTINGS)):
         settings = _settings(file, Findings(), strict=False)
         paths = _ImagePaths(file, settings)
-        wheres = [str(each) for key in _keys(settings) for each in _as_list(settings[key])]
-        places = [place for where in wheres if (place := paths._existing(where))]
-        if places and not any(
-            place.resolve().is_relative_to(file.parent.resolve()) for place in places
-        ):
+        given = (str(each) for key in _keys(settings) for each in _as_list(settings[key]))
+        places = [place.resolve() for where in given if (place := paths.existing(where))]
+        if places and not any(place.is_relative_to(file.parent.resolve()) for place in places):
             found.append(file)
     return found
 
@@ -183,7 +181,7 @@ class _ImagePaths:
         return any(map(self._exists, map(str, _as_list(self.settings[key]))))
 
     def _exists(self, where: str) -> bool:
-        return bool(self._existing(where) or self._matching(where))
+        return bool(self.existing(where) or self._matching(where))
 
     def images(self, where: Any) -> list[str]:
         """The images of a folder, a .txt list or an image path, or of several of these.
@@ -192,7 +190,7 @@ class _ImagePaths:
         """
         found: list[str] = []
         for each in _as_list(where):
-            place = self._existing(str(each))
+            place = self.existing(str(each))
             if place is None and (matching := self._matching(str(each))):
                 found += matching
                 continue
@@ -232,7 +230,7 @@ class _ImagePaths:
             bases += [folder / Path(path).name, folder.parent / path]
         return bases
 
-    def _existing(self, where: str) -> Path | None:
+    def existing(self, where: str) -> Path | None:
         """The existing path that ``where`` means; exporters write ../ for the file's own folder."""
         text = where.replace("\\", "/")
         parts = clean(where)
