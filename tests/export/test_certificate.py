@@ -12,7 +12,7 @@ from dabdetr.data.layouts import open_data
 from dabdetr.data.preprocessing import padded
 from dabdetr.evaluation.evaluate import evaluate
 from dabdetr.export.ap_loss import Loss, compare_ap
-from dabdetr.export.certificate import batches, certify, paired
+from dabdetr.export.certificate import ROUNDED, TOLERANCES, _agreement, batches, certify, paired
 from dabdetr.export.divergence import first_difference
 from dabdetr.export.export import Uncertified, export
 from dabdetr.export.formats import OnnxFile, ProgramFile
@@ -27,8 +27,8 @@ def test_pairs_are_of_one_class_and_one_to_one():
     one = Ranked(box, np.array([0.9, 0.8]), np.array([0, 1]), np.array([0, 1]))
     other = Ranked(box + 2, np.array([0.5, 0.7]), np.array([0, 0]), np.array([0, 1]))
     gaps = paired(one, other)
-    assert gaps[0].tolist() == pytest.approx([2.0, 2.0, 2.0, 2.0, -0.2])
-    assert gaps[1].tolist() == [1e4, 1e4, 1e4, 1e4, 1.0]
+    assert gaps[0].tolist() == pytest.approx([2.0, 2.0, 2.0, 2.0, -0.2, 0.9])
+    assert gaps[1].tolist() == [1e4, 1e4, 1e4, 1e4, 1.0, 0.8]
 
 
 def faulty(path, target, change):
@@ -82,6 +82,9 @@ def test_planted_faults_fail_the_certificate(
     proof = certify(Answer(detector), file, images)
     assert proof.finite
     assert not proof.passed
+    if precision != "fp32":
+        rounded = Answer(detector, ROUNDED[precision])
+        assert not certify(Answer(detector), file, images, in_precision=rounded).passed
     if fault is shift:
         assert proof.shift == pytest.approx(0.44, abs=0.07)  # at 96 pixels, and at 72
 
@@ -123,6 +126,42 @@ def test_an_answer_that_hangs_on_rounding_is_compared_beside_it(detector, export
     most = certify(Tied(detector, every[: len(every) // 2]), file, images)
     assert not most.passed  # of too many images it is no accident
     assert most.tied == 0
+
+
+class Sensitive:
+    """Torch's answers, but every eighth box is elsewhere: it depends on rounding."""
+
+    def __init__(self, detector):
+        self.answer = Answer(detector)
+
+    def __call__(self, pixels, padding):
+        logits, boxes = self.answer(pixels, padding)
+        boxes[:, ::8, 0] += 0.5
+        return logits, boxes
+
+
+def test_a_file_may_differ_as_much_as_torch_does_in_its_precision(detector, exported, images):
+    file = Exported(exported.path)
+    file.metadata = replace(file.metadata, precision="bf16")
+    in_fp32, in_bf16 = Sensitive(detector), Answer(detector)
+    assert not certify(in_fp32, file, images).passed
+    assert not certify(in_fp32, file, images, in_precision=in_fp32).passed  # torch does not
+    proof = certify(in_fp32, file, images, in_precision=in_bf16)
+    assert proof.passed
+    assert 0.8 < proof.of_torch < 0.95
+    assert proof.within == pytest.approx(proof.of_torch, abs=0.01)
+    assert proof.required == pytest.approx(0.95 - 1.5 * (1 - proof.of_torch))
+    assert replace(proof, of_torch=1.0).required == 0.95
+    assert not replace(proof, within=proof.required - 0.01).passed
+    assert f"as torch in bf16 has {proof.of_torch:.2%}" in str(proof)
+    assert certify(in_bf16, file, images, in_precision=in_bf16).of_torch is None  # not needed
+
+
+def test_detections_that_score_less_than_the_tolerance_may_be_missing():
+    gaps = np.array([[0, 0, 0, 0, 0, 0.9], [99, 0, 0, 0, 0, 0.04], [0, 0, 0, 0, 0.2, 0.8]])
+    tolerance = TOLERANCES["bf16"]
+    assert _agreement(gaps, tolerance)[:2] == (2, 0.5)
+    assert _agreement(gaps[1:2], tolerance)[:2] == (1, 0.0)  # there is none that scores more
 
 
 def test_ap_may_fall_by_half_a_point(exported):

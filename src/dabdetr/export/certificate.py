@@ -21,6 +21,7 @@ from dabdetr.inference.exported import Exported, prepare_for
 from dabdetr.inference.metadata import Metadata
 from dabdetr.inference.outputs import LEAST, POSTS
 from dabdetr.inference.postprocess import Ranked, class_scores, ranked
+from dabdetr.inference.runtime import Precision
 from dabdetr.structures.boxes import corners
 from dabdetr.text import counted
 
@@ -39,6 +40,10 @@ DRAWS = 8
 """Random changes of an image's pixels in that test."""
 MOST_TIED = 0.25
 """Share of images that differ up to which that test is made."""
+ROUNDED: dict[str, Precision] = {"fp16": "fp16", "bf16": "bf16", "int8": "bf16"}
+"""Precision of a file → that in which torch shows how sensitive the model is to rounding."""
+BEYOND = 1.5
+"""A file may lose more than torch: runtimes compute more in a lower precision than torch does."""
 _FAR = 1e4  # pixels; the difference for outputs that are not finite, and for missing matches
 
 
@@ -47,7 +52,7 @@ class Tolerance(NamedTuple):
 
     pixels  of a side of a box, in pixels of the input
     score   of a detection
-    share   least share of detections within both
+    share   least share of detections within both, of those that score more than ``score``
     shift   median difference of all boxes in one direction, in pixels: rounding has none
     """
 
@@ -100,6 +105,7 @@ class Certificate:
     diverges    the first node of the graph whose values differ, if the file failed
     tied        images that agree with torch only on pixels changed by up to ``NOISE``: where two
                 proposals have almost equal scores, rounding decides which ranks first
+    of_torch    what ``within`` is for torch in the file's precision; None where it is not needed
     """
 
     precision: str
@@ -118,13 +124,24 @@ class Certificate:
     ap: Loss | None = None
     diverges: str | None = None
     tied: int = 0
+    of_torch: float | None = None
+
+    @property
+    def required(self) -> float:
+        """Least share of detections within the tolerances.
+
+        For a model that is sensitive to rounding it is reduced by ``BEYOND`` times the share that
+        torch itself loses in this precision.
+        """
+        lost = 0.0 if self.of_torch is None else 1 - self.of_torch
+        return self.tolerance.share - BEYOND * lost
 
     @property
     def passed(self) -> bool:
         """Whether outputs are finite, and differences, shift and loss of AP are allowed."""
-        agrees = self.within >= self.tolerance.share and self.shift <= self.tolerance.shift
+        agrees = self.within >= self.required and self.shift <= self.tolerance.shift
         if self.questions is not None:
-            agrees &= self.questions.within >= self.tolerance.share
+            agrees &= self.questions.within >= self.required
         return self.finite and agrees and (self.ap is None or self.ap.passed)
 
     def to_dict(self) -> dict[str, Any]:
@@ -136,12 +153,13 @@ class Certificate:
         }
 
     def __str__(self) -> str:
-        limits = self.tolerance
+        limits, required = self.tolerance, f"{self.required:.0%} are required"
+        if self.of_torch is not None:
+            required += f", as torch in {ROUNDED[self.precision]} has {self.of_torch:.2%}"
         lines = [
             f"{self.within:.2%} of {counted(self.detections, 'detection')} of "
             f"{counted(self.images, 'image')} {'agrees' if self.detections == 1 else 'agree'} "
-            f"with torch within {limits.pixels:g} px and a score of {limits.score:g} "
-            f"({limits.share:.0%} are required)",
+            f"with torch within {limits.pixels:g} px and a score of {limits.score:g} ({required})",
             f"largest differences: {self.pixels[0]:.3g} px, score {self.scores[0]:.2g}; median: "
             f"{self.pixels[1]:.2g} px, score {self.scores[1]:.2g}",
             f"mean shift of all boxes: {self.shift:.2g} px (at most {limits.shift:g} is allowed)",
@@ -169,12 +187,14 @@ def certify(
     exported: Exported,
     images: Sequence[np.ndarray],
     begins: Callable[[str], None] = lambda _: None,
+    in_precision: Answer | None = None,
 ) -> Certificate:
     """Compare detections in batches of 1, 2 and 5 at two sizes (one where it is fixed).
 
     If the file takes questions, the images of these batches get none, one and 40 each, and the
     answers are compared as well. ``reference`` is made for ``comparable(exported.metadata)``;
-    ``begins`` is called at every batch with a description.
+    ``begins`` is called at every batch with a description. ``in_precision`` is torch in the
+    precision of ``ROUNDED``; where the file differs too much, it gives ``Certificate.of_torch``.
     """
     gaps: list[np.ndarray] = []
     answers: list[np.ndarray] = []
@@ -201,10 +221,30 @@ def certify(
         exported.metadata.precision, len(images), sizes, np.concatenate(gaps), finite
     )
     certificate = replace(certificate, tied=tied)
+    if in_precision is not None and certificate.within < tolerance.share:
+        share = _share_of_torch(reference, in_precision, exported, images)
+        certificate = replace(certificate, of_torch=share)
     if not exported.metadata.questions:
         return certificate
     agreement = Agreement(*_agreement(np.concatenate(answers), tolerance))
     return replace(certificate, questions=agreement)
+
+
+def _share_of_torch(
+    reference: Answer, in_precision: Answer, exported: Exported, images: Sequence[np.ndarray]
+) -> float:
+    """The share of detections within the file's tolerances for torch in its precision."""
+    metadata = comparable(exported.metadata)
+    gaps: list[np.ndarray] = []
+    for pixels, padding, asked in batches(exported, images):
+        frames = [_frame(each) for each in padding]
+        expected, found = (
+            _ranked(_torch_outputs(answer, pixels, padding, asked), frames, metadata)
+            for answer in (reference, in_precision)
+        )
+        pairs = zip(expected, found, strict=True)
+        gaps += [paired(_promised(a, exported.metadata), b) for a, b in pairs]
+    return _agreement(np.concatenate(gaps), TOLERANCES[exported.metadata.precision])[1]
 
 
 def certify_plain(
@@ -237,7 +277,7 @@ class _Gaps(NamedTuple):
 
     detections  result of ``paired`` for each image
     found       the file's detections of each image
-    answers     [images × questions, 5], in the form of ``paired``
+    answers     [images × questions, 6], in the form of ``paired``
     finite      whether all outputs of the file are finite
     """
 
@@ -289,14 +329,20 @@ def _expected(
     truth: Sequence[np.ndarray], frames: Sequence[tuple[int, int]], metadata: Metadata
 ) -> list[Ranked]:
     """Torch's detections of every image that the file should have as well."""
-    every = ranked(
-        *truth[:2],
+    return [_promised(each, metadata) for each in _ranked(truth, frames, metadata)]
+
+
+def _ranked(
+    outputs: Sequence[np.ndarray], frames: Sequence[tuple[int, int]], metadata: Metadata
+) -> list[Ranked]:
+    """All detections of every image, from torch's outputs."""
+    return ranked(
+        *outputs[:2],
         sizes=frames,
-        max_det=truth[0][0].size,
+        max_det=outputs[0][0].size,
         classifier=metadata.classifier,
         calibration=metadata.config.inference.calibration,
     )
-    return [_promised(each, metadata) for each in every]
 
 
 def _gaps(
@@ -315,7 +361,7 @@ def _gaps(
     found = exported.rank(known, frames, answer[0].size)
     expected = _expected(truth, frames, exported.metadata)
     pairs = [paired(a, b) for a, b in zip(expected, found, strict=True)]
-    answers = np.zeros((0, 5))
+    answers = np.zeros((0, 6))
     if asked is not None:
         answers = _answer_gaps(truth[2:], known[-2:], frames, exported.config)
     return _Gaps(pairs, found, answers, finite)
@@ -327,9 +373,10 @@ def _answer_gaps(
     frames: Sequence[tuple[int, int]],
     config: Config,
 ) -> np.ndarray:
-    """[images × questions, 5]: differences of answers, in the form of ``paired``.
+    """[images × questions, 6]: differences of answers, in the form of ``paired``.
 
-    For each question the largest over the boxes of all layers, and over the scores of all classes.
+    For each question the largest over the boxes of all layers, and over the scores of all classes;
+    all of them count.
     """
     calibration = config.inference.calibration
     scores = [class_scores(each[0], config.classifier, calibration) for each in (expected, found)]
@@ -337,7 +384,8 @@ def _answer_gaps(
     extents = np.array([(width, height, width, height) for height, width in frames])
     sides = (boxes[1] - boxes[0]) * extents[:, None, None]  # [b, layers, questions, 4]
     largest = (_largest_signed(sides, 1), _largest_signed(scores[1] - scores[0], 2)[..., None])
-    return np.concatenate(largest, axis=2).reshape(-1, 5)
+    rows = np.concatenate(largest, axis=2).reshape(-1, 5)
+    return np.column_stack((rows, np.ones(len(rows))))
 
 
 def _largest_signed(values: np.ndarray, axis: int) -> np.ndarray:
@@ -391,8 +439,11 @@ def _agreement(
 ) -> tuple[int, float, tuple[float, float], tuple[float, float]]:
     """The number of ``gaps``, the share within the tolerance, and (largest, median) differences.
 
-    These are of pixels, and then of scores.
+    These are of pixels, and then of scores. Only detections that score more than the tolerance of
+    scores count, if there are any: the file may miss the others.
     """
+    clear = gaps[gaps[:, 5] > tolerance.score]
+    gaps = clear if len(clear) else gaps
     sizes = np.stack((np.abs(gaps[:, :4]).max(1), np.abs(gaps[:, 4])), axis=1)
     within = (sizes <= (tolerance.pixels, tolerance.score)).all(1)
     largest, median = sizes.max(0).tolist(), np.median(sizes, axis=0).tolist()
@@ -440,12 +491,13 @@ def batches(exported: Exported, images: Sequence[np.ndarray]) -> Iterator[Batch]
 
 
 def paired(expected: Ranked, found: Ranked) -> np.ndarray:
-    """[expected, 5]: signed differences of the sides (x0 y0 x1 y1) and the score of each match.
+    """[expected, 6]: signed differences of the sides (x0 y0 x1 y1) and the score of each match.
 
-    Detections of one class are matched one to one with the least total difference of boxes and
-    scores.
+    The last column is the expected score. Detections of one class are matched one to one with the
+    least total difference of boxes and scores.
     """
-    gaps = np.full((len(expected.scores), 5), (_FAR, _FAR, _FAR, _FAR, 1.0))
+    gaps = np.full((len(expected.scores), 6), (_FAR, _FAR, _FAR, _FAR, 1.0, 0.0))
+    gaps[:, 5] = expected.scores
     for label in np.unique(expected.labels):
         rows = np.flatnonzero(expected.labels == label)
         columns = np.flatnonzero(found.labels == label)

@@ -21,6 +21,7 @@ from dabdetr.export.ap_loss import compare_ap
 from dabdetr.export.certificate import (
     BATCHES,
     PLAIN,
+    ROUNDED,
     Certificate,
     batches,
     certify,
@@ -176,8 +177,11 @@ def _certify(
     steps: Steps,
 ) -> Certificate:
     """The certificate without AP; for OpenVINO in float32 with that of a client without options."""
-    reference = Answer(detector, metadata=comparable(metadata))
-    certificate = certify(reference, exported, images, steps.begin)
+    of_torch = comparable(metadata)
+    reference, in_precision = Answer(detector, metadata=of_torch), None
+    if metadata.precision in ROUNDED:
+        in_precision = Answer(detector, ROUNDED[metadata.precision], of_torch)
+    certificate = certify(reference, exported, images, steps.begin, in_precision)
     if not is_exact(metadata):
         return certificate
     steps.begin("comparing a client without options", PLAIN)

@@ -10,7 +10,7 @@ import io
 import json
 import logging
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager, redirect_stdout
 from contextvars import ContextVar
 from copy import deepcopy
@@ -42,7 +42,14 @@ KEPT = ("projection", "encoder", "queries", "decoder")
 The backbone's convolutions gain speed. The other parts do not: their many small products would need
 conversions back and forth.
 """
+PRECISE = ("queries", "decoder")
+"""Parts that in bf16 and int8 compute only products in bf16: the rest are numbers of boxes.
 
+Measured on blood cells: 89 % of the detections above 0.3 differ by less than 4 pixels and 0.05 from
+those in float32, 86 % where all is in bf16; the time is the same.
+"""
+PRODUCTS = ("MatMul", "Convolution", "GroupConvolution")
+"""OpenVINO's operations that are products."""
 
 MAX_BATCH = 8
 """Most images in one batch of Triton."""
@@ -379,6 +386,7 @@ class OpenVinoFile:
             self.model = quantised(self.model, calibration, inside(onnx.proto, kept))
             packages |= versions("nncf")
         self.metadata = replace(metadata, versions=packages)
+        self._precise = set(inside(onnx.proto, PRECISE))
         self._save = openvino.save_model
 
     def write(self, path: Path, metadata: Metadata) -> None:
@@ -390,12 +398,14 @@ class OpenVinoFile:
         for key, value in hint.items():
             self.model.set_rt_info(value, ["runtime_options", key])
         self._save(self.model, path / "model.xml", compress_to_fp16=self.half)
-        if "f32" in hint.values():
-            keep_precision(path / "model.xml")
+        keep_precision(path / "model.xml", None if "f32" in hint.values() else self._precise)
 
 
-def keep_precision(xml: Path) -> None:
-    """Mark every operation of an OpenVINO file to be computed in its own precision.
+def keep_precision(xml: Path, names: Set[str] | None) -> None:
+    """Mark operations of an OpenVINO file to be computed in their own precision.
+
+    These are all of them, or with the names of nodes of its ONNX graph those that were made from
+    these nodes, but no products.
 
     OpenVINO computes operations without the mark in bf16 on processors that have it, unless its
     client sets an option.
@@ -405,6 +415,9 @@ def keep_precision(xml: Path) -> None:
     tree = ElementTree.parse(xml)
     for layer in tree.getroot().iter("layer"):
         if layer.get("type") in ("Const", "Parameter", "Result"):
+            continue
+        node = layer.get("name", "").partition("/")[0]
+        if names is not None and (node not in names or layer.get("type") in PRODUCTS):
             continue
         marks = layer.find("rt_info")
         if marks is None:
