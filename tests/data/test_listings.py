@@ -383,3 +383,12 @@ def test_a_quote_that_is_not_closed_costs_the_lines_below_it(tmp_path: Path) -> 
     table(TF_ROW, TF, more=more)(tmp_path)
     data = open_data(tmp_path)
     assert {each.kind.name: each.count for each in data.findings} == {"line-unreadable": 9001}
+
+
+def test_splits_that_are_neither_trained_nor_validated_on_are_said(tmp_path: Path) -> None:
+    for part in ("boxes_train_a", "boxes_train_b", "boxes_val"):
+        table(TF_ROW, TF, f"{part}.csv", "images")(tmp_path)
+    train, val = open_training(tmp_path)
+    assert val is not None
+    found = {each.kind.name: each.examples for each in train.findings}
+    assert found["split-other"] == ["boxes_train_b"]

@@ -424,6 +424,8 @@ def open_training(
             val = _open_split(data, "val", None, None, box_format)
         elif share is None:
             train.findings.add("split-only", f"{data}: {', '.join(names)}")
+        others = [name for name in names if name not in (*USUAL, "trainval")]
+        train.findings.add("split-other", others[len(names) == 1 :])
     if val is not None:
         if share is not None:
             raise ValueError(f"{train.name} has a val split already; leave out --split {share:g}")
