@@ -200,7 +200,7 @@ def _around_bitmap(given: dict[str, Any]) -> tuple[float, float, float, float] |
     try:
         unpacker = zlib.decompressobj()
         content = unpacker.decompress(base64.b64decode(given["data"]), MOST_MASK)
-        x, y = as_numbers(given["origin"]) or ()
+        x, y = list(as_numbers(given["origin"]) or ())
         width, height = Image.open(io.BytesIO(content), formats=("PNG",)).size
     except (KeyError, TypeError, ValueError, binascii.Error, zlib.error, UnidentifiedImageError):
         return None
