@@ -591,7 +591,9 @@ def test_the_verb(root: Path, base: Path, tmp_path: Path) -> None:
     assert text.count("data:image/jpeg") == 1
     table = CliRunner().invoke(app, ["doctor", str(root)])
     assert table.exit_code == 1
-    assert "box-two-classes" in table.stdout
+    assert "(box-two-classes, " in table.stdout
+    assert "\n    remedy: " in table.stdout  # lines, as a table breaks paths into pieces
+    assert "next: --fix COPY" in table.stderr
     assert "1 finding," in table.stdout
     fine = CliRunner().invoke(app, ["doctor", str(base)])
     assert fine.exit_code == 0

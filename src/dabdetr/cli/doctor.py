@@ -78,14 +78,15 @@ def doctor(
     }
     if not (as_json or quiet):
         _print(problems, len(all_kinds()))
-    if faults and not fix:
-        say("next: --fix COPY writes a repaired copy; --html PAGE shows the images", quiet)
     if html:
         from dabdetr.data.views import problems_page
         from dabdetr.files import write_atomically
 
         write_atomically(html, problems_page(found, problems, len(all_kinds())).encode())
         say(f"page: {html}", quiet)
+    if faults and not (fix or self_test):
+        page = "" if html else "; --html PAGE writes a page of the findings"
+        say(f"next: --fix COPY writes a repaired copy{page}", quiet)
     if fix:
         document["fixed"] = _fix(found, problems, fix, to, quiet)
     failed = False
@@ -119,23 +120,22 @@ def _fix(
 
 
 def _print(problems: Sequence[Problem], checks: int) -> None:
-    from rich.table import Table
+    from rich.padding import Padding
     from rich.text import Text
 
+    screen = console()
     for hints, title in ((False, "findings"), (True, "hints")):
         of_kind = [each for each in problems if each.hint == hints]
-        if not of_kind:
-            continue
-        table = Table("check", "split", title=title, show_lines=True)
-        table.add_column("count", justify="right")
-        table.add_column("effect on training")
-        table.add_column("remedy")
+        if of_kind:
+            screen.print(Text(title, "italic"))
         for each in of_kind:
-            check = Text(f"{each.kind.name}: {each.kind.what}", overflow="fold")
-            check.append("".join(f"\n  {example}" for example in each.examples), "dim")
-            cells = (each.split, f"{each.count:,}", each.kind.effect, each.kind.remedy)
-            table.add_row(check, *map(Text, cells))
-        console().print(table)
+            kind = each.kind
+            head = f"{each.count:,}× {kind.what} ({kind.name}, {each.split})"
+            screen.print(Text(head, "bold", overflow="fold"))
+            lines = [Text(f"effect on training: {kind.effect}"), Text(f"remedy: {kind.remedy}")]
+            lines += [Text(example, "dim", overflow="fold") for example in each.examples]
+            for line in lines:
+                screen.print(Padding(line, (0, 0, 0, 4), expand=False))
     faults = sum(not each.hint for each in problems)
     result = counted(faults, "finding") if faults else "nothing is wrong"
     print(f"{checks} checks: {result}, {counted(len(problems) - faults, 'hint')}")
