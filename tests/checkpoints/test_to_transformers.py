@@ -125,7 +125,7 @@ def test_the_folder_is_read_back(member: tuple[Detector, Path]) -> None:
         (
             "dab-detr-nano",
             ("model.backbone.options={layers: [1, 1, 1, 1]}",),
-            "has further options",
+            "has further options; presets with a whole ResNet can be converted",
         ),
         ("dab-detr-nano", ("model.queries.content=learned",), "no place for queries.content"),
         ("detr-nano", ("model.position_temperature=20",), "computes something else"),

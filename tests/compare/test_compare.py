@@ -38,12 +38,12 @@ def test_the_table_is_of_means_and_of_gains_at_the_same_seed(fabricate: Fabricat
     fabricate("other", [0.5], 2, epochs=2)  # not finished
     document = write_report(folder)
     ours, other = csv.DictReader((folder / "table.csv").read_text().splitlines())
-    assert (ours["member"], ours["seeds"], ours["epochs"], ours["gain"]) == ("ours", "2", "2", "–")
+    assert (ours["model"], ours["seeds"], ours["epochs"], ours["gain"]) == ("ours", "2", "2", "–")
     assert ours["AP"] == "0.300 ± 0.141"
     assert (other["AP50"], other["AP small"]) == ("0.900 ± 0.424", "0.225 ± 0.106")
     # gains of 0.1 and 0.2: half of the interval is 12.7 standard errors of 0.05
     assert other["gain"] == "+0.150 ± 0.635"
-    assert (other["minutes"], other["memory MiB"]) == ("2.0 ± 0.0", "500")
+    assert (other["minutes"], other["memory MiB"]) == ("2.00 ± 0.00", "500")
     assert document["unfinished"] == ["other-2"]
     assert document["members"][1]["gain"] == pytest.approx(0.15)
     page = (folder / "report.md").read_text()
@@ -86,7 +86,7 @@ def test_models_are_trained_added_to_and_reported(tiny_config: Config, coco_fold
     done = run("a.yaml", "b.yaml", "--data", coco_folder, *TINY, "--json")
     document = json.loads(done.stdout)
     folder = Path("runs/compare/mine")
-    assert [row["member"] for row in document["table"]] == ["a", "b"]
+    assert [row["model"] for row in document["table"]] == ["a", "b"]
     assert document["failed"] == document["unfinished"] == []
     for name in ("a", "b"):
         assert finished(folder / RUNS / f"{name}-0")
@@ -97,7 +97,7 @@ def test_models_are_trained_added_to_and_reported(tiny_config: Config, coco_fold
     before = (folder / RUNS / "a-0" / "results.csv").read_bytes()
     done = run("c.yaml", "--resume", folder, "--device", "cpu", "--json")
     assert "3 runs, 2 of them finished before" in done.stderr
-    assert [row["member"] for row in json.loads(done.stdout)["table"]] == ["a", "b", "c"]
+    assert [row["model"] for row in json.loads(done.stdout)["table"]] == ["a", "b", "c"]
     assert (folder / RUNS / "a-0" / "results.csv").read_bytes() == before
     again = run("--report", folder)
     assert "report.md" in again.stderr
@@ -221,3 +221,13 @@ def test_a_comparison_that_runs_is_not_added_to(fabricate: Fabricate, tiny_confi
         done = run("more.yaml", "--resume", folder, code=2)
     assert "another process is at work" in done.stderr
     assert (folder / "compare.yaml").read_bytes() == before
+
+
+def test_names_are_whole_on_a_screen(capsys: pytest.CaptureFixture[str]) -> None:
+    from dabdetr.cli.compare import _print
+    from dabdetr.compare.report import HEAD
+
+    name = "dab-deformable-detr-r50-two-stage"
+    row = dict.fromkeys(HEAD, "-0.001 ± 0.009") | {"model": name}
+    _print({"table": [row], "report": "report.md"})
+    assert f" {name} " in capsys.readouterr().out

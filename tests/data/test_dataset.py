@@ -104,6 +104,9 @@ def test_no_data(tmp_path: Path) -> None:
         ValueError, match=r"has no annotations that are known\. Looked for: annotations/"
     ):
         open_data(tmp_path)
+    (tmp_path / "photo.txt").touch()
+    with pytest.raises(ValueError, match=r"labelme, .* other tools\. There is: photo\.txt\.$"):
+        open_data(tmp_path)  # nothing of the message is cut
     (tmp_path / "data.yaml").touch()
     for yolo in (tmp_path, tmp_path / "data.yaml"):
         with pytest.raises(ValueError, match=r"data\.yaml has no names"):

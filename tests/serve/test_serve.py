@@ -517,6 +517,8 @@ def test_the_page_detects_and_asks(width: int, scheme: Any, service: str) -> Non
         scale = frame["width"] / 640
         page.mouse.click(frame["x"] + 80 * scale, frame["y"] + 345 * scale)
         playwright.expect(page.locator("#answer")).to_contain_text("RBC, 9")
+        page.mouse.click(frame["x"] + 192 * scale, frame["y"] + 144 * scale)  # background
+        playwright.expect(page.locator("#answer")).to_contain_text("Nothing is there (RBC, ")
         x, y = frame["x"] + 215 * scale, frame["y"] + 100 * scale
         page.mouse.move(x, y)
         page.mouse.down()

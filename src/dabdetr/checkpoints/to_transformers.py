@@ -119,8 +119,9 @@ def _kind(config: Config) -> tuple[str, str]:
         )
     if model.backbone.kind != "timm" or model.backbone.options:
         raise ValueError(
-            f"transformers builds timm backbones from their name only, and that of {config.name} "
-            "has further options; it cannot be converted"
+            f"transformers builds a timm backbone from its name alone, and that of {config.name} "
+            "has further options; presets with a whole ResNet can be converted, such as "
+            "dab-detr-r50"
         )
     return found
 

@@ -163,7 +163,11 @@ def _print(document: dict[str, Any]) -> None:
     from dabdetr.cli.output import console
 
     rows = document["table"]
-    table = Table(*rows[0])
+    name, *columns = rows[0]
+    table = Table()
+    table.add_column(name, no_wrap=True, overflow="fold")
+    for column in columns:
+        table.add_column(column)
     for row in rows:
         table.add_row(*map(Text, row.values()))
     console().print(table)

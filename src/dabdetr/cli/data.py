@@ -134,7 +134,8 @@ def convert(
 ) -> None:
     """Write the data in another layout: COCO, YOLO, VOC or WebDataset.
 
-    Boxes are bit for bit the same when they are read back; images are copied unchanged.
+    Boxes are bit for bit the same when COCO, YOLO or VOC are read back; WebDataset is only written.
+    Images are copied unchanged.
     """
     out = options.place_of(out, output, "data convert DATA -o FOLDER")
     found = options.open_splits(data, None, None, box_format, strict=strict, quiet=quiet)

@@ -10,10 +10,10 @@ from dabdetr.compare.results import Results, Spread
 from dabdetr.files import write_atomically, write_csv
 from dabdetr.text import markdown
 
-HEAD = ("member", "seeds", "epochs", "AP", "AP50", "AP small", "gain", "minutes", "memory MiB")
+HEAD = ("model", "seeds", "epochs", "AP", "AP50", "AP small", "gain", "minutes", "memory MiB")
 NOTES = (
     "AP, AP50 and AP of small objects are those after the last epoch, mean ± standard deviation "
-    "over seeds. Gain: AP minus that of the first member with the same seed, mean ± half of its "
+    "over seeds. Gain: AP minus that of the first model with the same seed, mean ± half of its "
     "95 % interval (Student's t) for two seeds or more. Minutes are of training without validation."
 )
 
@@ -57,7 +57,7 @@ def line(results: Results, member: str, first: str) -> list[str]:
         str(runs[0].epochs),
         *("–" if end is None else end.shown() for end in ends),
         "–" if gain is None else _signed(gain),
-        minutes.shown(1),
+        minutes.shown(2),
         f"{max(known_memory):.0f}" if known_memory else "–",
     ]
 

@@ -215,7 +215,9 @@ def find_data(path: Path) -> Found:
             f"{path} holds {len(below)} data sets; give one of them: "
             + ", ".join(str(each.root) for each in below[:8])
         )
-    sought = "; ".join(f"{files} ({name})" for name, (_, files) in LAYOUTS.items() if files)
+    others = ", ".join(name for name in LAYOUTS if name not in (*MAIN, "tools"))
+    sought = "; ".join(f"{LAYOUTS[name][1]} ({name})" for name in MAIN)
+    sought += f"; files of {others} and {len(FORMS)} other tools"
     raise ValueError(not_known(path, sought))
 
 

@@ -230,17 +230,13 @@ def recommend(described: Sequence[Description]) -> Advice:
     largest = next((size for size in SIZES if size >= image_side), SIZES[-1])
     size = min(fitting[0] if fitting else SIZES[-1], max(largest, SIZES[0]))
     queries = next((count for count in QUERY_COUNTS if count >= 1.5 * most), 2 * most)
-    reasons = (
-        []
-        if not wanted
-        else [
-            f"with a shorter side of {wanted:,.0f}, nine of ten objects have {LEARNABLE} pixels or "
-            f"more; images have {image_side:,.0f}"
+    reasons = [f"an image has up to {counted(most, 'object')}"]
+    if wanted:
+        reasons = [
+            f"nine of ten objects have {LEARNABLE} px or more if the image's shorter side is "
+            f"{wanted:,.0f} px; it is {image_side:,.0f} px in the data",
+            *reasons,
         ]
-    )
-    reasons += [
-        f"an image has up to {counted(most, 'object')}",
-    ]
     tiles = 0
     if wanted > 1.25 * size and image_side > size:
         tiles = int(min(image_side, size * image_side / wanted) // 32 * 32) or 32

@@ -115,7 +115,9 @@ async function ask(box) {
     const moved = box.length === 4 ? `, IoU ${answer.moved.toFixed(2)} with the drawn box` : "";
     const same = answer.detection;
     const known = same ? `: the ${same.name} that is detected with ${percent(same.score)}` : "";
-    $("answer").textContent = `${answer.name}, ${percent(answer.score)}${moved}${known}`;
+    const told = `${answer.name}, ${percent(answer.score)}${moved}${known}`;
+    const nothing = !same && answer.score < model.conf;
+    $("answer").textContent = nothing ? `Nothing is there (${told})` : told;
   } catch (error) {
     if (own !== turn) return;
     $("answer").textContent = error.message;
