@@ -157,6 +157,7 @@ def test_the_command_writes_a_file_of_fixed_size(detector, images, tmp_path, mon
     line = ["export", "--model", "tiny.safetensors", "--size", "64", "96", "--half", "--json"]
     done = CliRunner().invoke(app, line)
     assert done.exit_code == 0, done.stderr
+    assert done.stderr.endswith("next: dabdetr predict --model tiny.onnx IMAGES\n")
     told = json.loads(done.stdout)
     assert told["file"] == "tiny.onnx"
     assert told["certificate"]["sizes"] == [[64, 96]]

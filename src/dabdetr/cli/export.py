@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from dabdetr.cli import options
-from dabdetr.cli.output import print_json
+from dabdetr.cli.output import print_json, say
 from dabdetr.export.checks import check_target, check_top
 from dabdetr.export.formats import FORMATS, check_format, check_opset
+from dabdetr.text import wrapped
 
 
 def export(
@@ -128,10 +130,11 @@ def export(
         raise typer.Exit(1) from None
     document = {"file": str(made.path), "certificate": made.certificate.to_dict()}
     _print(document, "" if quiet else f"{made.path}\n{made.certificate}", as_json)
+    say(f"next: dabdetr predict --model {made.path} IMAGES", quiet)
 
 
 def _print(document: dict[str, Any], text: str, as_json: bool) -> None:
     if as_json:
         print_json(document)
     elif text:
-        print(text)
+        print(wrapped(text, sys.stdout))
