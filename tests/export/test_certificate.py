@@ -2,11 +2,13 @@
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import dabdetr
 from dabdetr.data.dataset import Subset
 from dabdetr.data.layouts import open_data
 from dabdetr.data.preprocessing import padded
@@ -260,3 +262,17 @@ def test_a_graph_rounded_to_bf16_computes_as_its_layers_in_bf16_do() -> None:
         exact = layers(given).numpy()
     np.testing.assert_allclose(found, low, atol=4e-3)  # a product may round the other way
     assert np.abs(found - exact).max() > 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("format", "precision"), [("openvino", "bf16"), ("openvino", "int8"), ("onnx", "fp16")]
+)
+def test_the_default_model_is_exported_in_lower_precisions(format, precision, tmp_path):
+    # the best hundred proposals of an image, which all are compared, hang on rounding
+    photos = Path(dabdetr.__file__).parent / "photos"
+    calibration = photos if precision == "int8" else None
+    output = tmp_path / ("cells.onnx" if format == "onnx" else "cells")
+    made = export("blood-cells", output, format, precision, images=photos, calibration=calibration)
+    assert made.certificate.passed
+    assert made.certificate.shift < 0.25
