@@ -27,6 +27,10 @@ Row = dict[str, Any]
 PARTS: dict[str, tuple[str, ...]] = {
     "dab-lite": (),
     "from `dab-lite-base`": ("training.start=dab-lite-base",),
+    "from `dab-lite-base`, no relation of boxes": (
+        "training.start=dab-lite-base",
+        "model.decoder.relation=false",
+    ),
     "learned queries, none from the encoder": (
         "model.queries={kind: learned, count: 100, content: learned, start: uniform_small}",
     ),
