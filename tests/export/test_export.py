@@ -56,6 +56,14 @@ def test_the_predictor_detects_as_with_the_weights(detector, exported, images):
     assert_alike(live, list(predictor(images, **everything)), 0.3, 5e-3)
 
 
+def test_a_file_holds_no_lines_of_the_source(exported):
+    import onnx
+
+    graph = onnx.load(exported.path).graph
+    assert not any(node.metadata_props or node.doc_string for node in graph.node)
+    assert b'.py", line' not in exported.path.read_bytes()
+
+
 @pytest.mark.slow
 def test_graphs_fill_inputs_up_to_whole_cells(detector, exported, tmp_path):
     import onnxruntime

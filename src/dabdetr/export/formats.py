@@ -96,6 +96,8 @@ class OnnxFile:
         del proto.metadata_props[:]
         for key, value in metadata.to_strings().items():
             proto.metadata_props.add(key=key, value=value)
+        for node in proto.graph.node:
+            del node.metadata_props[:]  # the exporter's: modules and lines of source, a third of it
         self._check(proto)
         path.write_bytes(proto.SerializeToString())
 
@@ -208,7 +210,6 @@ def to_onnx(traced: torch.export.ExportedProgram, metadata: Metadata) -> Any:
     proto = made.model_proto
     assert wanted is None or opset_of(proto) == int(wanted)
     name_axes(proto)
-    plain_splits(proto)
     fold_casts(proto)
     return proto
 
@@ -241,49 +242,6 @@ def name_axes(proto: Any) -> None:
         for axis in value.type.tensor_type.shape.dim:
             if axis.dim_param:
                 axis.dim_param = symbol.sub(lambda m: names.get(m[0], m[0]), axis.dim_param)
-
-
-def plain_splits(proto: Any) -> None:
-    """Replace splits into sequences by ``Split`` and ``Slice``, whose outputs are tensors.
-
-    The conversion to half precision breaks sequences.
-    """
-    import numpy as np
-    from onnx import numpy_helper
-
-    graph = proto.graph
-    fixed = {each.name: numpy_helper.to_array(each) for each in graph.initializer}
-    fixed |= {
-        node.output[0]: numpy_helper.to_array(node.attribute[0].t)
-        for node in graph.node
-        if node.op_type == "Constant" and node.attribute[0].name == "value"
-    }
-    for split in [node for node in graph.node if node.op_type == "SplitToSequence"]:
-        users = [node for node in graph.node if split.output[0] in node.input]
-        if any(node.op_type != "SequenceAt" or node.input[1] not in fixed for node in users):
-            continue
-        users.sort(key=lambda node: int(fixed[node.input[1]]))
-        places = [int(fixed[node.input[1]]) for node in users]
-        axis = next(each.i for each in split.attribute if each.name == "axis")
-        size = fixed.get(split.input[1])
-        if size is not None and size.ndim == 0:
-            for node, place in zip(users, places, strict=True):
-                bounds = {"starts": place * size, "ends": (place + 1) * size, "axes": axis}
-                names = [f"{node.output[0]}_{key}" for key in bounds]
-                for name, value in zip(names, bounds.values(), strict=True):
-                    array = np.array([value], np.int64)
-                    graph.initializer.append(numpy_helper.from_array(array, name))
-                node.op_type = "Slice"
-                node.input[:] = [split.input[0], *names]
-            graph.node.remove(split)
-        elif places == list(range(len(users))):
-            split.op_type = "Split"
-            kept = [each for each in split.attribute if each.name == "axis"]
-            del split.attribute[:]
-            split.attribute.extend(kept)
-            split.output[:] = [node.output[0] for node in users]
-            for node in users:
-                graph.node.remove(node)
 
 
 def fold_casts(proto: Any) -> None:
@@ -350,20 +308,55 @@ def with_defaults(proto: Any, metadata: Metadata) -> Any:
 
 
 def halved(proto: Any) -> Any:
-    """The graph with matrix products, convolutions and their weights in float16."""
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-    from onnxruntime.transformers.onnx_model import OnnxModel
+    """The graph with its products (``HALVED``) and their weights in float16; changes ``proto``.
 
-    from dabdetr.export.tracing import quiet
+    Casts surround each product: all other values stay in float32, as positions and the masks of
+    attention exceed float16's range.
+    """
+    import numpy as np
+    from onnx import TensorProto, helper, numpy_helper
 
-    kinds = {node.op_type for node in proto.graph.node}
-    with quiet():
-        half = convert_float_to_float16(
-            proto, keep_io_types=True, op_block_list=sorted(kinds - set(HALVED))
-        )
-    sorted_model = OnnxModel(half)  # the casts were appended after the nodes that use them
-    sorted_model.topological_sort()
-    return sorted_model.model
+    graph = proto.graph
+    weights = {each.name: numpy_helper.to_array(each) for each in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Transpose" and node.input[0] in weights:
+            axes = helper.get_node_attr_value(node, "perm")
+            weights[node.output[0]] = weights[node.input[0]].transpose(axes)
+    nodes: list[Any] = []
+    halves: dict[str, str] = {}
+
+    def half(name: str) -> str:
+        if name and name not in halves:
+            halves[name] = f"{name}_half"
+            if name in weights:
+                array = np.ascontiguousarray(weights[name], np.float16)
+                graph.initializer.append(numpy_helper.from_array(array, halves[name]))
+            else:
+                nodes.append(
+                    helper.make_node("Cast", [name], [halves[name]], to=TensorProto.FLOAT16)
+                )
+        return halves.get(name, "")
+
+    for node in graph.node:
+        if node.op_type in HALVED:
+            node.input[:] = [half(name) for name in node.input]
+            output = node.output[0]
+            node.output[0] = f"{output}_product"
+            nodes += [
+                node,
+                helper.make_node("Cast", [node.output[0]], [output], to=TensorProto.FLOAT),
+            ]
+        else:
+            nodes.append(node)
+    used = {name for node in nodes for name in node.input} | {each.name for each in graph.output}
+    nodes = [node for node in nodes if not weights.keys() & set(node.output) - used]
+    used = {name for node in nodes for name in node.input} | {each.name for each in graph.output}
+    del graph.node[:]
+    graph.node.extend(nodes)
+    kept = [each for each in graph.initializer if each.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    return proto
 
 
 class OpenVinoFile:
