@@ -61,8 +61,7 @@ class Worker:
                 export(detector, output, format, precision, images=shown, calibration=calibration)
         except Uncertified as error:
             shares, _, shift, *_ = str(error.certificate).splitlines()
-            limits = error.certificate.tolerance
-            why = shares if error.certificate.within < limits.share else shift
+            why = shares if error.certificate.within < error.certificate.required else shift
             raise ValueError(f"the export failed its certificate: {why}") from None
 
     def open(self, model: str, batch: int, image: str, options: dict[str, Any]) -> None:
