@@ -86,7 +86,7 @@ def _corners(
     table = torch.tensor([*zip(*shapes, strict=True), starts], dtype=torch.int32, device=device)
     # Levels and points share one dimension: short inner loops are slow on CPUs.
     table = table.repeat_interleave(points, dim=1)
-    height, width, _ = table.float()
+    height, width, _ = table
     x, y = locations.flatten(3, 4).unbind(-1)
     column, share_x = _neighbours(x * width - 0.5, width)
     row, share_y = _neighbours(y * height - 0.5, height)
@@ -99,15 +99,16 @@ def _corners(
 
 
 def _neighbours(
-    place: Float[Tensor, "b q heads places"], size: Float[Tensor, " places"]
+    place: Float[Tensor, "b q heads places"], size: Int[Tensor, " places"]
 ) -> tuple[Int[Tensor, "b q heads 2 places"], Float[Tensor, "b q heads 2 places"]]:
     """The two cells around a location along one axis, and their weights; 0 outside the map."""
     low = place.detach().floor()
     beyond = place - low
-    cells = torch.stack((low, low + 1), dim=3)
-    inside = cells.clamp(min=0).minimum(size - 1).nan_to_num()  # NaN cannot be an index
+    cells = low.int()
+    cells = torch.stack((cells, cells + 1), dim=3)
+    inside = cells.clamp(min=0).minimum(size - 1)  # of any integer that NaN becomes as well
     shares = torch.stack((1 - beyond, beyond), dim=3)
-    return inside.int(), shares * (inside == cells)
+    return inside, shares * (inside == cells)
 
 
 class DeformableAttention(nn.Module):
