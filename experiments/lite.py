@@ -27,17 +27,17 @@ Row = dict[str, Any]
 PARTS: dict[str, tuple[str, ...]] = {
     "dab-lite": (),
     "from `dab-lite-base`": ("training.start=dab-lite-base",),
-    "from `dab-lite-base`, no relation of boxes": (
+    "from `dab-lite-base`, relation of boxes in self-attention": (
         "training.start=dab-lite-base",
-        "model.decoder.relation=false",
+        "model.decoder.relation=true",
     ),
     "learned queries, none from the encoder": (
         "model.queries={kind: learned, count: 100, content: learned, start: uniform_small}",
     ),
-    "no relation of boxes in self-attention": ("model.decoder.relation=false",),
+    "relation of boxes in self-attention": ("model.decoder.relation=true",),
     "no head that removes duplicates": ("model.decoder.duplicate_removal=false",),
-    "neither of the two": (
-        "model.decoder.relation=false",
+    "relation of boxes in place of that head": (
+        "model.decoder.relation=true",
         "model.decoder.duplicate_removal=false",
     ),
     "focal loss": ("loss.classification=focal", "loss.gamma=2"),

@@ -100,9 +100,8 @@ DAB_DETR_LITE0 = derive(
     image__std=(0.5, 0.5, 0.5),
 )
 
-# The default without a GPU, sized for two cores. Its parts were chosen on blood cells from ImageNet
-# weights (docs/results.md): after five epochs AP50 is 0.73 with the encoder's proposals, relation
-# and MAL, and 0.83 with duplicate removal as well.
+# The default without a GPU, sized for two cores. Its parts were chosen on blood cells (see "What
+# each part of dab-lite is worth" in docs/results.md).
 DAB_LITE = derive(
     DAB_DETR_LITE0,
     "dab-lite",
@@ -121,7 +120,6 @@ DAB_LITE = derive(
     model__decoder={
         "layers": 4,
         "cross_attention": {"kind": "deformable", "points": 4},
-        "relation": True,
         "duplicate_removal": True,
     },
     model__denoising={"kind": "contrastive", "number": 50},
