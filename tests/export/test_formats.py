@@ -109,7 +109,7 @@ def test_quantising_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
 def test_half_precision_is_that_of_products_alone() -> None:
     """Values beyond float16's range pass through, as do splits into sequences."""
     onnx, runtime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
-    from dabdetr.export.formats import halved
+    from dabdetr.export.onnx_graph import halved
 
     graph = onnx.parser.parse_graph(
         "g (float[n, 4] x) => (float[n, 2] y, float[n, 4] z) "
