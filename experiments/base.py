@@ -8,6 +8,11 @@ lists the other classes of its set as ``neg_category_ids``, as LVIS does: the lo
 only images of the sets that label it. A set gives at most SHARE · √(its images) images, chosen
 with those of rare classes first, so that no set outweighs the others. Images whose shorter side is
 above ``--shorter`` pixels are made so small. The same arguments give the same files.
+
+With ``--complete`` every image counts as labelled for all classes: the sets of `fruit`, whose
+orchards hold one kind each.
+
+    python experiments/base.py OUT --data apples --data pears … --complete --share 100 --val 100
 """
 
 from __future__ import annotations
@@ -71,8 +76,11 @@ def shrunk(content: bytes, shorter: int) -> tuple[bytes, int, int]:
 class Union:
     """One split of all sets together, their images copied."""
 
-    def __init__(self, out: Path, split: str, names: dict[str, int], shorter: int) -> None:
-        self.out, self.split, self.names, self.shorter = out, split, names, shorter
+    def __init__(
+        self, out: Path, split: str, names: dict[str, int], shorter: int, complete: bool
+    ) -> None:
+        self.out, self.split, self.names = out, split, names
+        self.shorter, self.complete = shorter, complete
         self.images: list[Tree] = []
         self.annotations: list[Tree] = []
         (out / split).mkdir(parents=True, exist_ok=True)
@@ -95,7 +103,8 @@ class Union:
             image = {"id": len(self.images) + 1, "file_name": name}
             image |= {"width": width, "height": height}
             factor = width / row["width"], height / row["height"]
-            image["neg_category_ids"] = sorted(set(own.values()))
+            if not self.complete:
+                image["neg_category_ids"] = sorted(set(own.values()))
             self.images.append(image)
             for each in of_image[row["id"]]:
                 bbox = [value * factor[i % 2] for i, value in enumerate(each["bbox"])]
@@ -119,6 +128,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=20.0, help="images of a set, of √images")
     parser.add_argument("--val", type=int, default=12, help="validation images of each set")
     parser.add_argument("--shorter", type=int, default=352, help="pixels of a shorter side at most")
+    parser.add_argument("--complete", action="store_true", help="sets are labelled for all classes")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     rng = np.random.default_rng(given.seed)
@@ -128,7 +138,7 @@ def main() -> None:
         for row in read(folder, "train")["categories"]:
             names.setdefault(row["name"].casefold(), len(names) + 1)
     for split in ("train", "val"):
-        union = Union(given.out, split, names, given.shorter)
+        union = Union(given.out, split, names, given.shorter, given.complete)
         for folder in folders:
             tree = read(folder, split)
             most = given.val
