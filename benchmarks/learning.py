@@ -88,10 +88,14 @@ def faster_rcnn(config: Config, names: Sequence[str]) -> FasterRCNN:
 class PeerRuntime:
     """A ``Runtime`` around the Faster R-CNN, so that the same code evaluates it."""
 
-    prefetches = False
+    workers = 0
 
     def __init__(self, model: FasterRCNN, config: Config, names: Sequence[str]) -> None:
         self.model, self.config, self.names = model.eval(), config, tuple(names)
+
+    def for_streams(self) -> PeerRuntime:
+        """Itself."""
+        return self
 
     def prepare(self, image: np.ndarray) -> Tensor:
         """As for ours."""

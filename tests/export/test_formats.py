@@ -31,7 +31,7 @@ class ToyEngine:
     """Runs a ``ToyFile``."""
 
     in_folder: ClassVar = False
-    prefetches = True
+    workers = 1
 
     def __init__(self, path: Path, device: str) -> None:
         import onnxruntime
@@ -41,6 +41,9 @@ class ToyEngine:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         self.session = onnxruntime.InferenceSession(graph, options, ["CPUExecutionProvider"])
+
+    def for_streams(self) -> ToyEngine:
+        return self
 
     def start(self, metadata: Metadata) -> None:
         assert metadata.runtime == "toy"

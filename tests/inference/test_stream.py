@@ -5,13 +5,15 @@ from __future__ import annotations
 import gc
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dabdetr.inference.runtime import Sizes
 from dabdetr.inference.stream import (
     MOST_THREADS,
     Prepared,
@@ -21,6 +23,7 @@ from dabdetr.inference.stream import (
     in_threads,
     prefetch,
     readable,
+    run,
 )
 
 
@@ -134,22 +137,74 @@ def _prepared(name: str, width: int) -> Prepared:
 
 def test_groups_are_neighbours_of_one_size() -> None:
     items = [_prepared(*each) for each in zip("abcdefg", (1, 1, 1, 2, 2, 1, 2), strict=True)]
-    found = ["".join(e.image.name for e in group) for group in groups(iter(items), 2, "raise")]
+    made = groups(iter(items), 2)
+    found = ["".join(e.image.name for e in group) for group in readable(made, "raise")]
     assert found == ["ab", "c", "de", "f", "g"]
 
 
-def test_a_failure_is_told_after_all_before_it() -> None:
+def _widths(pixels: Sequence[Any], sizes: Sizes, names: Sequence[str]) -> list[int]:
+    return [width for _, width in sizes]
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+@pytest.mark.parametrize("batch", [1, 8])
+def test_a_failure_is_reported_after_all_results_before_it(workers: int, batch: int) -> None:
     broken = Unreadable("x", ValueError("x is broken"))
-    items = [_prepared("a", 1), broken, _prepared("b", 1)]
-    stream = groups(iter(items), 8, "raise")
-    assert [each.image.name for each in next(stream)] == ["a"]
+    items = [_prepared("a", 1), _prepared("b", 1), broken, _prepared("c", 1)]
+    results = run(_widths, iter(items), batch, "raise", workers)
+    assert [next(results)[0].image.name for _ in range(2)] == ["a", "b"]
     with pytest.raises(ValueError, match="x is broken"):
-        next(stream)
+        next(results)
     told: list[str] = []
-    found = list(groups(iter(items), 8, lambda name, _: told.append(name)))
-    assert [len(group) for group in found] == [1, 1]
+    results = run(_widths, iter(items), batch, lambda name, _: told.append(name), workers)
+    assert [each.image.name for each, _ in results] == ["a", "b", "c"]
     assert told == ["x"]
     assert list(readable(iter([1, broken, 2]), "skip")) == [1, 2]
+
+
+def test_work_runs_in_several_threads_and_results_keep_their_order() -> None:
+    together = threading.Barrier(3)
+
+    def work(pixels: Sequence[Any], sizes: Sizes, names: Sequence[str]) -> list[str]:
+        if int(names[0]) < 3:
+            together.wait(10)  # passes only if three calls run at a time
+        time.sleep(0.01 * (3 - int(names[0]) % 3))
+        return list(names)
+
+    items = [_prepared(str(number), 1) for number in range(9)]
+    found = [result for _, result in run(work, iter(items), workers=3)]
+    assert found == [str(number) for number in range(9)]
+    assert not [each for each in threading.enumerate() if "dabdetr" in each.name]
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_a_result_is_not_held_back_by_a_source_that_waits(workers: int) -> None:
+    """The source gives an image only when the result of the one before has come."""
+    room = threading.Semaphore(2 if workers else 1)  # reading ahead requests one more
+
+    def live() -> Iterator[Prepared]:
+        for number in range(5):
+            assert room.acquire(timeout=10)
+            yield _prepared(str(number), 1)
+
+    seen = []
+    for each, _ in run(_widths, live(), workers=workers):
+        seen.append(each.image.name)
+        room.release()
+    assert seen == list("01234")
+
+
+def test_an_error_of_the_work_is_raised_in_its_turn() -> None:
+    def work(pixels: Sequence[Any], sizes: Sizes, names: Sequence[str]) -> list[str]:
+        if names == ["2"]:
+            raise ValueError("2 is not finite")
+        return list(names)
+
+    results = run(work, (_prepared(str(number), 1) for number in range(9)), workers=2)
+    assert [next(results)[1], next(results)[1]] == ["0", "1"]
+    with pytest.raises(ValueError, match="2 is not finite"):
+        next(results)
+    assert not [each for each in threading.enumerate() if "dabdetr" in each.name]
 
 
 def test_torch_has_no_helpers_in_the_thread_and_as_many_as_before_elsewhere() -> None:

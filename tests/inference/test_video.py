@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dabdetr.inference.sources import attempts, read_sources
+from dabdetr.inference.sources import attempts, expand, read_sources
 from dabdetr.inference.stream import DamagedFrame, Unreadable
 from dabdetr.inference.video import Camera, VideoWriter, frames, is_endless, is_video
 
@@ -112,7 +112,7 @@ def test_what_is_no_video(tmp_path: Path, clip: Path) -> None:
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match=rf"{name} cannot be opened as a video \(.*replace"):
             list(read_sources(tmp_path / name))
-        told = list(attempts([tmp_path / name, grey(0)]))
+        told = list(attempts(expand([tmp_path / name, grey(0)])))
         assert isinstance(told[0], Unreadable)
         assert len(told) == 2
     (tmp_path / "none.mp4").touch()  # as /proc/kmsg seems to be, which ffmpeg would wait for

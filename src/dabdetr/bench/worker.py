@@ -74,13 +74,13 @@ class Worker:
     def gather(self, images: Sequence[str]) -> int:
         """Prepare the batches of model input for every turn; return their number."""
         from dabdetr.inference.sources import read_sources
-        from dabdetr.inference.stream import groups, views
+        from dabdetr.inference.stream import groups, readable, views
 
         self.images = list(images)
         prepared = views(self.predictor.runtime, read_sources(self.images))
         self.batches = [
             ([each.pixels for each in group], [each.image.array.shape[:2] for each in group])
-            for group in groups(prepared, self.predictor.batch, "raise")
+            for group in readable(groups(prepared, self.predictor.batch), "raise")
         ]
         return len(self.batches)
 

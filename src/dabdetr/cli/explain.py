@@ -74,9 +74,9 @@ def explain(
     refuse_to_overwrite(output, "choose another name, or give --force", force)
     options.check_folder(data)
     if source:
-        from dabdetr.inference.sources import attempts
+        from dabdetr.inference.sources import attempts, expand
 
-        attempts(source)  # a missing file raises before the model is loaded
+        attempts(expand(source))  # a missing file raises before the model is loaded
     from dabdetr.data.layouts import open_data
     from dabdetr.explain.explanation import explain as explained
     from dabdetr.inference.opening import torch_runtime

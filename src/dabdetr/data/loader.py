@@ -7,7 +7,6 @@ resumed run give the same bits.
 from __future__ import annotations
 
 import math
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from dabdetr.config import Config
 from dabdetr.data.augmentation import Augmentation, CropShape, Example, Transform, transformed
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.geometry import to_centres
+from dabdetr.measure import processors
 from dabdetr.structures import Images, Targets
 from dabdetr.text import printable
 
@@ -322,13 +322,6 @@ def _relative(example: Example) -> Tensor:
     """Boxes as cxcywh, 0–1 of the unpadded image."""
     height, width = example.pixels.shape[1:]
     return to_centres(example.boxes / example.boxes.new_tensor([width, height, width, height]))
-
-
-def processors() -> int:
-    """Number of processors that this process may use; torch warns about more workers."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _rng(*key: int) -> np.random.Generator:

@@ -66,7 +66,7 @@ def evaluate(
     data = open_data(data, split) if isinstance(data, str | Path) else data
     detector: Any = getattr(model, "model", model)
     training = getattr(detector, "training", False)
-    runtime = open_model(model, device=device, precision=precision, **changes)
+    runtime = open_model(model, device=device, precision=precision, **changes).for_streams()
     class_map(runtime.names, data.names)
     most = runtime.config.inference.max_det if max_det is None else max_det
     nms = runtime.config.inference.nms if nms is None else nms
@@ -77,7 +77,7 @@ def evaluate(
 
     try:
         title = "evaluating" if progress else None
-        found = dict(run_on(data, runtime, detect, batch, workers, title))
+        found = dict(run_on(data, runtime, detect, batch, workers, title, runtime.workers))
     finally:
         if training:
             detector.train()
@@ -106,11 +106,13 @@ def run_on(
     batch: int,
     workers: int = 0,
     progress: str | None = None,
+    calls: int = 1,
 ) -> Iterator[tuple[int, Result]]:
     """The index of every image of a data set and the result of ``work`` (see ``stream.run``).
 
     Images are sorted by input size, so that batches are full; results come in that order, not in
-    the data set's. ``progress`` is the title of the progress bar on a terminal; None: no bar.
+    the data set's. They are read in ``workers`` threads, or as the runtime prefers. ``progress`` is
+    the title of the progress bar on a terminal; None: no bar. ``calls`` of ``work`` run at a time.
     """
     image = runtime.config.image
     data.bits = image.bits  # as in training
@@ -123,8 +125,8 @@ def run_on(
 
     order = batch_order(data, image)
     prepared = in_threads(prepare, order, workers) if workers else map(prepare, order)
-    ahead = runtime.prefetches and not workers
-    results = run(work, iter(prepared), batch, ahead=ahead)
+    ahead = 0 if workers else min(runtime.workers, 1)
+    results = run(work, iter(prepared), batch, workers=calls if calls > 1 else ahead)
     results = tracked(results, progress or "", len(data), shown=progress is not None)
     for index, (_, result) in zip(order, results, strict=True):
         yield index, result

@@ -18,7 +18,7 @@ from dabdetr.inference.opening import torch_runtime
 from dabdetr.inference.postprocess import thresholds
 from dabdetr.inference.questions import batched, can_be_asked, questions
 from dabdetr.inference.runtime import Sizes
-from dabdetr.inference.sources import attempts
+from dabdetr.inference.sources import attempts, expand
 from dabdetr.inference.stream import OnError, check_on_error, run, views
 from dabdetr.inference.torch_runtime import TorchRuntime, to_detections
 from dabdetr.model.detector import Detector
@@ -113,8 +113,8 @@ def explain(
             )
         ]
 
-    prepared = views(runtime, attempts(source, bits=runtime.config.image.bits))
-    results = run(traced, prepared, on_error=on_error, ahead=runtime.prefetches)
+    prepared = views(runtime, attempts(expand(source), bits=runtime.config.image.bits))
+    results = run(traced, prepared, on_error=on_error, workers=runtime.workers)
     return (
         _explanation(each.image.array, queries_trace, asked, found.clipped(), conf)
         for each, (queries_trace, asked, found) in results

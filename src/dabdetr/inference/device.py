@@ -8,7 +8,7 @@ from functools import cache
 
 import torch
 
-from dabdetr.data.loader import processors
+from dabdetr.measure import processors
 
 
 def choose_device(name: str | torch.device = "auto") -> torch.device:

@@ -23,7 +23,8 @@ from dabdetr.inference.openvino import import_unreported, precision_hint
 from dabdetr.inference.outputs import ANSWERS, POSTS, QUESTIONS, fits_questions
 from dabdetr.inference.postprocess import Ranked, named, refuse_nonfinite
 from dabdetr.inference.questions import refuse_unable
-from dabdetr.inference.runtime import Outputs, Sizes, threads
+from dabdetr.inference.runtime import Outputs, Sizes, calls_at_once, threads
+from dabdetr.measure import processors
 from dabdetr.structures import Detections
 from dabdetr.text import counted, parse_json, reason, refuse_exhausted
 
@@ -52,6 +53,7 @@ class Exported:
         self.metadata = Metadata.from_strings(self._engine.strings, str(file))
         self._engine.start(self.metadata)
         self._run_graph: Callable[..., Sequence[np.ndarray]] = self._engine
+        self._streaming: Exported | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the path only; the file is opened again in the other process."""
@@ -59,8 +61,8 @@ class Exported:
 
     def over(self, compute: Callable[..., Sequence[np.ndarray]]) -> Exported:
         """A copy that calls ``compute`` in place of its engine: the graph's inputs → outputs."""
-        other = copy.copy(self)
-        other._run_graph = compute
+        other = object.__new__(Exported)  # copy.copy would open the file again
+        other.__dict__.update(self.__dict__, _run_graph=compute)
         return other
 
     @property
@@ -74,9 +76,17 @@ class Exported:
         return self.metadata.config
 
     @property
-    def prefetches(self) -> bool:
-        """Whether a stream is faster if its images are read in a thread while ``detect`` runs."""
-        return self._engine.prefetches
+    def workers(self) -> int:
+        """Threads that make a stream faster (see ``Runtime``)."""
+        return self._engine.workers
+
+    def for_streams(self) -> Exported:
+        """The file loaded for several calls at a time, each with its share of the threads."""
+        if self._streaming is None:
+            engine = self._engine.for_streams()
+            self._streaming = self.over(engine)
+            self._streaming._engine = engine
+        return self._streaming
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
         """[3, height, width] float32; where the input's size is fixed, the largest that fits."""
@@ -221,7 +231,7 @@ class Engine(Protocol):
     """A file loaded by the library that runs it.
 
     ``strings`` are the file's metadata; ``start`` is called with the parsed ones before the first
-    call. ``prefetches`` is that of ``Runtime``.
+    call. ``workers`` and ``for_streams`` are those of ``Runtime``.
     """
 
     def __init__(self, path: Path, device: str) -> None: ...
@@ -230,7 +240,9 @@ class Engine(Protocol):
     def strings(self) -> Mapping[str, str]: ...
 
     @property
-    def prefetches(self) -> bool: ...
+    def workers(self) -> int: ...
+
+    def for_streams(self) -> Engine: ...
 
     def start(self, metadata: Metadata) -> None: ...
 
@@ -247,11 +259,12 @@ def _missing(package: str, path: Path) -> ImportError:
 
 
 class _Onnx:
-    """A session of ONNX Runtime; on CUDA for the device "cuda", and for "auto" if available."""
+    """A session of ONNX Runtime; on CUDA for the device "cuda", and for "auto" if available.
 
-    prefetches = True
+    ``workers`` calls share the threads.
+    """
 
-    def __init__(self, path: Path, device: str) -> None:
+    def __init__(self, path: Path, device: str, workers: int = 1) -> None:
         try:
             import onnxruntime
         except ImportError:
@@ -259,10 +272,15 @@ class _Onnx:
         cuda, available = "CUDAExecutionProvider", onnxruntime.get_available_providers()
         if device not in ("auto", "cpu", "cuda") or (device == "cuda" and cuda not in available):
             raise ValueError(f"ONNX Runtime has no device {device!r} here; use auto or cpu")
+        self.path, self.device, self.workers = path, device, workers
+        self.on_cpu = device == "cpu" or cuda not in available
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads()
+        if workers > 1:
+            options.intra_op_num_threads = max(1, (threads() or processors()) // workers)
         options.log_severity_level = 3  # errors only
-        providers = [cuda] if cuda in available and device != "cpu" else []
+        providers = [] if self.on_cpu else [cuda]
+        self.version = _version(path)
         content = read_whole(path)
         try:
             self.session = onnxruntime.InferenceSession(
@@ -274,12 +292,30 @@ class _Onnx:
             ) from None
         self.strings = self.session.get_modelmeta().custom_metadata_map
 
+    def for_streams(self) -> _Onnx:
+        """A further session; this one where the file has changed since, and on CUDA."""
+        workers = calls_at_once() if self.on_cpu else 1
+        if workers == 1 or _version(self.path) != self.version:
+            return self
+        other = _Onnx(self.path, self.device, workers)
+        other.inputs, other.outputs = self.inputs, self.outputs
+        return other
+
     def start(self, metadata: Metadata) -> None:
         """Set the names of inputs and outputs."""
         self.inputs, self.outputs = tuple(metadata.inputs.values()), tuple(metadata.outputs)
 
     def __call__(self, *inputs: np.ndarray) -> Sequence[np.ndarray]:
         return self.session.run(self.outputs, dict(zip(self.inputs, inputs, strict=True)))  # pyright: ignore[reportReturnType]
+
+
+def _version(path: Path) -> tuple[int, ...]:
+    """Numbers that change with the file; none where it is gone."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _floats(constant: Any) -> np.ndarray:
@@ -293,7 +329,7 @@ def _floats(constant: Any) -> np.ndarray:
 class _OpenVino:
     """A compiled model of OpenVINO on the CPU, in the precision of its metadata."""
 
-    prefetches = True
+    workers = 1
 
     def __init__(self, path: Path, device: str) -> None:
         try:
@@ -328,9 +364,21 @@ class _OpenVino:
             self.options["INFERENCE_NUM_THREADS"] = str(threads())
         self.inputs, self.outputs = tuple(metadata.inputs.values()), tuple(metadata.outputs)
         self.size, self.free = metadata.size, set(QUESTIONS.values())
+        self._forget()
+
+    def _forget(self) -> None:
+        """Begin without compiled code and requests."""
         self.compiled: dict[tuple[int, ...] | None, Any] = {}
         self.idle: dict[tuple[int, ...] | None, list[Any]] = defaultdict(list)
         self.lock = threading.Lock()
+
+    def for_streams(self) -> _OpenVino:
+        """The same model, compiled for several calls at a time."""
+        other = copy.copy(self)
+        other.workers = calls_at_once()
+        other.options = {**self.options, "NUM_STREAMS": str(other.workers)}
+        other._forget()
+        return other if other.workers > 1 else self
 
     @contextmanager
     def _request(self, shapes: Sequence[tuple[int, ...]]) -> Iterator[Any]:
@@ -376,11 +424,15 @@ class _Program:
         self.strings = parse_json(text, f"metadata of {path}")
 
     @property
-    def prefetches(self) -> bool:
-        """Not where torch takes every core."""
+    def workers(self) -> int:
+        """0 where torch takes every core, else 1."""
         from dabdetr.inference.device import takes_every_core
 
-        return not takes_every_core("cpu")
+        return 0 if takes_every_core("cpu") else 1
+
+    def for_streams(self) -> _Program:
+        """This program itself."""
+        return self
 
     def start(self, metadata: Metadata) -> None:
         """Does nothing: a program needs no metadata."""

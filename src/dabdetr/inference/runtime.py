@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypedDict,
 
 import numpy as np
 
+from dabdetr.measure import processors
 from dabdetr.structures import Detections
 
 if TYPE_CHECKING:
@@ -55,8 +56,19 @@ class Runtime(Protocol):
         ...
 
     @property
-    def prefetches(self) -> bool:
-        """Whether a stream is faster if its images are read in a thread while ``detect`` runs."""
+    def workers(self) -> int:
+        """Threads that make a stream faster.
+
+        0: none; 1: images are read in a thread while ``detect`` runs; more: ``detect`` runs in as
+        many threads at a time, and images are read in a further one.
+        """
+        ...
+
+    def for_streams(self) -> Runtime:
+        """The model as it is fastest for many images, with the ``workers`` for it.
+
+        A single image may take longer. The detections are the same but for rounding.
+        """
         ...
 
     def prepare(self, image: np.ndarray) -> Any:
@@ -111,7 +123,16 @@ class Opening(ModelChanges, total=False):
     precision: SetPrecision
 
 
+MOST_AT_ONCE = 4
+"""Most calls of ``detect`` at a time; each needs memory for its feature maps."""
+
+
 def threads() -> int:
     """Number of threads to compute with: OMP_NUM_THREADS, as for torch; 0: the library decides."""
     value = os.environ.get("OMP_NUM_THREADS", "")
     return int(value) if value.isdecimal() else 0
+
+
+def calls_at_once() -> int:
+    """Calls of ``detect`` that share the processors when a stream is run: 1 to ``MOST_AT_ONCE``."""
+    return min(MOST_AT_ONCE, threads() or processors())

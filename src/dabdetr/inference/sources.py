@@ -47,20 +47,22 @@ def read_sources(
     bits that 16-bit images use (see ``read_image``).
     """
     check_on_error(on_error)
-    return readable(attempts(source, stride, allow_private, bits, bgr), on_error)
+    return readable(attempts(expand(source), stride, allow_private, bits, bgr), on_error)
 
 
 def attempts(
-    source: Any,
+    items: Iterable[tuple[Any, str]],
     stride: int = 1,
     allow_private: bool = False,
     bits: int | None = None,
     bgr: bool = False,
 ) -> Iterator[SourceImage | Unreadable]:
-    """``read_sources`` with an ``Unreadable`` in the place of every image that cannot be read."""
+    """The images of ``items``, which are made by ``expand``, and those of ``read_sources``.
+
+    In the place of every image that cannot be read is an ``Unreadable``.
+    """
     if stride < 1:
         raise ValueError(f"stride should be at least 1; got {stride}")
-    items = expand(source)
     if isinstance(items, list) and any(is_video(item) for item, _ in items):
         require_av()  # raises now if the package is missing
     return _read(items, stride, Limits(private=allow_private), bits, bgr)
@@ -90,25 +92,25 @@ def _with_name(error: Exception, name: str) -> Exception:
 
 
 class Expanded(list[tuple[Any, str]]):
-    """The result of ``expand`` for a list: single images and videos, not yet read, with names."""
+    """The result of ``expand``: single images and videos, not yet read, with their names."""
 
 
 def expand(source: Any) -> Iterable[tuple[Any, str]]:
-    """Single images and videos, not yet read, with their names; lazily for a generator."""
+    """Single images and videos, not yet read: ``Expanded``, or an iterator for a generator."""
     if isinstance(source, Expanded):
         return source
     if isinstance(source, str) and source == "-":
-        return [(_content(sys.stdin.buffer), "")]
+        return Expanded([(_content(sys.stdin.buffer), "")])
     if isinstance(source, str | Path):
-        return [(path, without_password(str(path))) for path in _paths(source)]
+        return Expanded((path, without_password(str(path))) for path in _paths(source))
     if isinstance(source, int) and not isinstance(source, bool) and source >= 0:
-        return [(Camera(source), str(Camera(source)))]
+        return Expanded([(Camera(source), str(Camera(source)))])
     if isinstance(source, memoryview):  # of an array, or of a file's bytes
-        return [(np.asarray(source) if source.ndim > 1 else bytes(source), "")]
+        return Expanded([(np.asarray(source) if source.ndim > 1 else bytes(source), "")])
     if isinstance(source, bytes | bytearray | Image.Image | np.ndarray) or _is_tensor(source):
-        return [(source, "")]
+        return Expanded([(source, "")])
     if isinstance(source, IOBase) or (hasattr(source, "read") and not hasattr(source, "__array__")):
-        return [(_content(source), str(getattr(source, "name", "") or ""))]
+        return Expanded([(_content(source), str(getattr(source, "name", "") or ""))])
     if isinstance(source, list | tuple):
         items = Expanded(item for part in source for item in expand(part))
         if not items:
@@ -120,6 +122,11 @@ def expand(source: Any) -> Iterable[tuple[Any, str]]:
         "an image is expected as a path, folder, pattern, address, camera's number, PIL image, "
         f"array, tensor, bytes or open file, or a list of these; got {type(source).__name__}"
     )
+
+
+def is_single(items: Iterable[tuple[Any, str]]) -> bool:
+    """Whether ``items``, made by ``expand``, are one image."""
+    return isinstance(items, Expanded) and len(items) == 1 and not is_video(items[0][0])
 
 
 def _content(file: Any) -> bytes:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from queue import SimpleQueue
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -88,20 +87,27 @@ def run(
     prepared: Iterator[Prepared | Unreadable],
     batch: int = 1,
     on_error: OnError = "raise",
-    ahead: bool = False,
+    workers: int = 0,
 ) -> Iterator[tuple[Prepared, Result]]:
     """Every prepared view with its result, in order.
 
     ``work`` is called with batches: prepared pixels of one size, the (height, width) of the views
-    in their image, and the names of the images; it is usually ``Runtime.detect``. With ``ahead``,
-    views are prepared in a thread.
+    in their image, and the names of the images; it is usually ``Runtime.detect``. ``workers`` are
+    those of ``Runtime``. An unreadable image is reported when all results before it are out.
     """
-    prepared = prefetch(prepared, batch + 1) if ahead else prepared
-    for group in groups(prepared, batch, on_error):
+
+    def results(group: list[Prepared] | Unreadable) -> list[tuple[Prepared, Result]] | Unreadable:
+        if isinstance(group, Unreadable):
+            return group
         pixels = [each.pixels for each in group]
         sizes = [(y1 - y0, x1 - x0) for x0, y0, x1, y1 in (each.view for each in group)]
         names = [each.image.name for each in group]
-        yield from zip(group, work(pixels, sizes, names), strict=True)
+        return list(zip(group, work(pixels, sizes, names), strict=True))
+
+    grouped = groups(prefetch(prepared, batch + 1) if workers == 1 else prepared, batch)
+    done = in_threads(results, grouped, workers) if workers > 1 else map(results, grouped)
+    for found in readable(done, on_error):
+        yield from found
 
 
 def views(
@@ -121,24 +127,24 @@ def views(
 
 
 def groups(
-    items: Iterator[Prepared | Unreadable], most: int, on_error: OnError
-) -> Iterator[list[Prepared]]:
+    items: Iterator[Prepared | Unreadable], most: int
+) -> Iterator[list[Prepared] | Unreadable]:
     """Batches of up to ``most`` consecutive views of one prepared size, which need no padding.
 
-    An unreadable image is reported when the results of all images before it are out.
+    A full batch does not wait for the next view.
     """
     group: list[Prepared] = []
     for item in items:
-        ends_group = isinstance(item, Unreadable) or (
-            len(group) == most or (group and group[0].pixels.shape != item.pixels.shape)
-        )
-        if group and ends_group:
+        if group and (isinstance(item, Unreadable) or group[0].pixels.shape != item.pixels.shape):
             yield group
             group = []
         if isinstance(item, Unreadable):
-            report(item, on_error)
-        else:
-            group.append(item)
+            yield item
+            continue
+        group.append(item)
+        if len(group) == most:
+            yield group
+            group = []
     if group:
         yield group
 
@@ -191,20 +197,22 @@ MOST_THREADS = 64
 def in_threads(
     make: Callable[[Item], Result], items: Iterable[Item], workers: int
 ) -> Iterator[Result]:
-    """``make(item)`` for every item, in order; ``workers`` threads work a few items ahead."""
-    waiting: deque[Any] = deque()
+    """``make(item)`` for every item, in order, each as soon as it is made.
+
+    ``workers`` threads make a few items ahead of the one that was requested last. The items
+    themselves come from a further thread, so that one which takes long to come delays no result.
+    """
     workers = min(workers, MOST_THREADS)
     with _single_threaded(workers) as begin:
         pool = ThreadPoolExecutor(workers, "dabdetr reading", begin)
         for _ in range(workers):  # empty jobs start all threads now: each waits for the others
             pool.submit(int)
     try:
-        for item in items:
-            waiting.append(pool.submit(make, item))
-            if len(waiting) > 2 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        submitted = (pool.submit(make, item) for item in items)
+        with closing(prefetch(submitted, 2 * workers)) as waiting:
+            for future in waiting:
+                yield future.result()
+                del future  # its result is large
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -49,9 +49,13 @@ class TorchRuntime:
         return self.model.config
 
     @property
-    def prefetches(self) -> bool:
-        """False where torch uses every core."""
-        return not takes_every_core(self.device.type)
+    def workers(self) -> int:
+        """0 where torch uses every core, else 1."""
+        return 0 if takes_every_core(self.device.type) else 1
+
+    def for_streams(self) -> TorchRuntime:
+        """This runtime itself."""
+        return self
 
     def prepare(self, image: np.ndarray) -> Tensor:
         """The image as an input of the model."""
