@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import hashlib
 import json
 import os
 import shutil
@@ -134,3 +135,31 @@ def tiny_weights(tiny_detector: Any, tmp_path_factory: pytest.TempPathFactory) -
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
     save_model(path, tiny_detector)
     return path
+
+
+class Graphs(dict[Any, Any]):
+    """Graphs for ``sharing_graphs``, by what a detector is: config, names and weights."""
+
+    @staticmethod
+    def _content(key: tuple[Any, ...]) -> tuple[Any, ...]:
+        detector, *options = key
+        digest = hashlib.blake2b(repr((detector.config, detector.names)).encode())
+        for name, tensor in detector.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.numpy().tobytes())
+        return (digest.digest(), *options)
+
+    def __contains__(self, key: Any) -> bool:
+        return super().__contains__(self._content(key))
+
+    def __getitem__(self, key: Any) -> Any:
+        return super().__getitem__(self._content(key))
+
+    def __setitem__(self, key: Any, item: Any) -> None:
+        super().__setitem__(self._content(key), item)
+
+
+@pytest.fixture(scope="session")
+def graphs() -> Graphs:
+    """For ``sharing_graphs``: a graph takes ten seconds, and most tests are of what follows."""
+    return Graphs()

@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.conftest import Graphs
+
+from dabdetr.export.formats import sharing_graphs
 
 NAMES = tuple("0123456789")
 """Of the generated scenes."""
@@ -31,6 +34,12 @@ def _shapes_are_free() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", before)
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _graphs_are_shared(graphs: Graphs) -> Iterator[None]:
+    with sharing_graphs(graphs):
+        yield
 
 
 def shaken(name: str, *overrides: str) -> Any:
