@@ -12,40 +12,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
+from tests.data.making import BOXES, CLASSES, CORNERS, HEIGHT, WIDTH, Make, dump, image, text
 
 from dabdetr.data.layouts import open_data, splits
 from dabdetr.data.writing import write_data
 
-BOXES = ((113, 53, 44, 39), (10, 20, 30, 40))
-CORNERS = [[x, y, x + w, y + h] for x, y, w, h in BOXES]
-CLASSES = ("red", "blue")
-WIDTH, HEIGHT = 160, 120
 STEMS = ("img.v2-1", "größe 2")
 ROWS = list(zip(STEMS, BOXES, CORNERS, CLASSES, strict=True))
-Make = Callable[[Path], None]
-
-
-def image(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(len(path.name)).integers(0, 255, (15, 20, 3), dtype=np.uint8)
-    Image.fromarray(pixels).resize((WIDTH, HEIGHT)).save(path)
-
-
-def text(path: Path, content: str, encoding: str = "utf-8") -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content, encoding)
 
 
 def images(folder: Path, ending: str = ".png") -> None:
     for stem in STEMS:
         image(folder / (stem + ending))
-
-
-def write_json(path: Path, tree: Any) -> None:
-    text(path, json.dumps(tree, ensure_ascii=False))
 
 
 def shares(box: tuple[int, ...]) -> list[float]:
@@ -95,19 +74,19 @@ def hidden_copies_in_labelme(root: Path) -> None:
     images(root)
     for stem, _, (x0, y0, x1, y1), class_ in ROWS:
         shape = {"label": class_, "points": [[x0, y0], [x1, y1]], "shape_type": "rectangle"}
-        write_json(root / f"{stem}.json", {"shapes": [shape], "imagePath": f"{stem}.png"})
+        dump(root / f"{stem}.json", {"shapes": [shape], "imagePath": f"{stem}.png"})
         text(root / f"._{stem}.json", "\0\5\x16\7")
 
 
 def hidden_copies_in_coco(root: Path) -> None:
     images(root / "train")
-    write_json(root / "annotations" / "instances_train.json", coco(root))
+    dump(root / "annotations" / "instances_train.json", coco(root))
     text(root / "annotations" / "._instances_train.json", "\0\5\x16\7")
 
 
 def turned_in_coco(root: Path) -> None:
     images(root / "images")
-    write_json(root / "annotations" / "instances_default.json", coco(root, turned=True))
+    dump(root / "annotations" / "instances_default.json", coco(root, turned=True))
 
 
 def turned_in_voc(root: Path) -> None:
@@ -141,7 +120,7 @@ def turned_in_datumaro(root: Path) -> None:
     ]
     labels = {"labels": [{"name": name} for name in CLASSES]}
     tree = {"categories": {"label": labels}, "items": items}
-    write_json(root / "annotations" / "default.json", tree)
+    dump(root / "annotations" / "default.json", tree)
 
 
 def names_without_ending(root: Path) -> None:
@@ -182,7 +161,7 @@ def fields_of_fiftyone(root: Path) -> None:
          "predictions": field((1, 1, 9, 9), class_)}
         for stem, box, _, class_ in ROWS
     ]  # fmt: skip
-    write_json(root / "samples.json", {"samples": samples})
+    dump(root / "samples.json", {"samples": samples})
 
 
 def sloth(root: Path) -> None:
@@ -193,17 +172,17 @@ def sloth(root: Path) -> None:
          "annotations": [{"class": class_, **dict(zip(keys, box, strict=True))}]}
         for stem, box, _, class_ in ROWS
     ]  # fmt: skip
-    write_json(root / "labels.json", rows)
+    dump(root / "labels.json", rows)
 
 
 def superannotate(root: Path) -> None:
     images(root)
-    write_json(root / "classes" / "classes.json", [{"id": 1, "name": "red"}])
+    dump(root / "classes" / "classes.json", [{"id": 1, "name": "red"}])
     for stem, _, corners, class_ in ROWS:
         points = dict(zip(("x1", "y1", "x2", "y2"), corners, strict=True))
         row = {"type": "bbox", "className": class_, "points": points}
         tree = {"metadata": {"name": f"{stem}.png"}, "instances": [row]}
-        write_json(root / f"{stem}.png___objects.json", tree)
+        dump(root / f"{stem}.png___objects.json", tree)
 
 
 def dataturks(root: Path) -> None:
@@ -232,7 +211,7 @@ def createml_by_image(root: Path) -> None:
     for stem, (x, y, w, h), _, class_ in ROWS:
         place = {"x": x + w / 2, "y": y + h / 2, "width": w, "height": h}
         row = {"image": f"{stem}.png", "annotations": [{"label": class_, "coordinates": place}]}
-        write_json(root / f"{stem}.json", [row])
+        dump(root / f"{stem}.json", [row])
 
 
 def uploaded_labels(root: Path) -> None:
@@ -318,7 +297,7 @@ def test_a_word_in_the_name_of_an_image_is_no_split(tmp_path: Path) -> None:
     superannotate(tmp_path)
     image(tmp_path / "train 3.png")
     tree = {"metadata": {"name": "train 3.png"}, "instances": []}
-    write_json(tmp_path / "train 3.png___objects.json", tree)
+    dump(tmp_path / "train 3.png___objects.json", tree)
     assert splits(tmp_path) == ["default"]
     assert len(open_data(tmp_path)) == 3
 

@@ -13,12 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.data.test_forms import CLASSES, CORNERS, SPLITS, dump, image, text
+from tests.data.making import CLASSES, CORNERS, HEIGHT, SPLITS, WIDTH, Make, dump, image, text
 
 from dabdetr.data.layouts import open_data, open_every
 
-WIDTH, HEIGHT = 160, 120
-Make = Callable[[Path], None]
 LINES = "".join(
     f"{n} {(x0 + x1) / 320} {(y0 + y1) / 240} {(x1 - x0) / 160} {(y1 - y0) / 120}\n"
     for n, (x0, y0, x1, y1) in enumerate(CORNERS)

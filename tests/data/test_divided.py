@@ -7,9 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
+from tests.data.making import image, text
 
 from dabdetr.data.layouts import open_every, open_training, splits
 
@@ -17,18 +16,10 @@ TRAIN, VAL = ("a", "b", "c"), ("d", "e")
 BOX = (10, 20, 30, 40)
 
 
-def image(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(ord(path.stem[0])).integers(0, 255, (12, 16, 3), dtype=np.uint8)
-    Image.fromarray(pixels).resize((160, 120)).save(path)
-
-
 def yolo(root: Path, folder: str = "") -> None:
     for name in (*TRAIN, *VAL):
         image(root / "images" / folder / f"{name}.png")
-        label = root / "labels" / folder / f"{name}.txt"
-        label.parent.mkdir(parents=True, exist_ok=True)
-        label.write_text("0 0.5 0.5 0.25 0.25\n")
+        text(root / "labels" / folder / f"{name}.txt", "0 0.5 0.5 0.25 0.25\n")
     (root / "classes.txt").write_text("cat\n")
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.data.making import dump, text
 
 from dabdetr.data.archive import unpacked
 from dabdetr.data.dataset import DetectionDataset
@@ -47,11 +48,6 @@ def coco_tree(data: DetectionDataset, first: int, name: Callable[[str], str]) ->
     return {"images": images, "annotations": annotations, "categories": categories, "info": {}}
 
 
-def write_json(path: Path, tree: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(tree))
-
-
 def roboflow_coco(data: DetectionDataset, root: Path, split: str) -> None:
     folder = root / ("valid" if split == "val" else split)
     tree = coco_tree(data, 1, str)
@@ -59,7 +55,7 @@ def roboflow_coco(data: DetectionDataset, root: Path, split: str) -> None:
         {"id": 0, "name": "digits", "supercategory": "none"},
         *(row | {"supercategory": "digits"} for row in tree["categories"]),
     ]
-    write_json(folder / "_annotations.coco.json", tree)
+    dump(folder / "_annotations.coco.json", tree)
     for _, source, name, _, _ in rows(data):
         copy(source, folder / name)
 
@@ -75,11 +71,9 @@ def yolo_lines(data: DetectionDataset, side: int, boxes: list[tuple[str, Any]]) 
 
 def roboflow_yolo(data: DetectionDataset, root: Path, split: str) -> None:
     folder = root / ("valid" if split == "val" else split)
-    (folder / "labels").mkdir(parents=True)
     for _, source, name, side, boxes in rows(data):
         copy(source, folder / "images" / name)
-        text = yolo_lines(data, side, boxes)
-        (folder / "labels" / name).with_suffix(".txt").write_text(text)
+        text((folder / "labels" / name).with_suffix(".txt"), yolo_lines(data, side, boxes))
     (root / "data.yaml").write_text(
         "train: ../train/images\nval: ../valid/images\ntest: ../test/images\n\n"
         f"nc: {len(data.names)}\nnames: {list(data.names)}\n\nroboflow:\n  workspace: w\n"
@@ -107,7 +101,7 @@ def roboflow_voc(data: DetectionDataset, root: Path, split: str) -> None:
 
 def cvat_coco(data: DetectionDataset, root: Path, split: str) -> None:
     subset = {"train": "Train", "val": "Validation"}[split]
-    write_json(root / "annotations" / f"instances_{subset}.json", coco_tree(data, 1, str))
+    dump(root / "annotations" / f"instances_{subset}.json", coco_tree(data, 1, str))
     for _, source, name, _, _ in rows(data):
         copy(source, root / "images" / subset / name)
 
@@ -115,7 +109,7 @@ def cvat_coco(data: DetectionDataset, root: Path, split: str) -> None:
 def cvat_coco_task(data: DetectionDataset, root: Path, split: str) -> None:
     """One subset called default, and a folder for each camera."""
     tree = coco_tree(data, 1, lambda name: f"cam1/{name}")
-    write_json(root / "annotations" / "instances_default.json", tree)
+    dump(root / "annotations" / "instances_default.json", tree)
     for _, source, name, _, _ in rows(data):
         copy(source, root / "images" / "default" / "cam1" / name)
 
@@ -126,8 +120,9 @@ def cvat_yolo(data: DetectionDataset, root: Path, split: str) -> None:
     listed = []
     for _, source, name, side, boxes in rows(data):
         copy(source, root / f"obj_{subset}_data" / name)
-        text = yolo_lines(data, side, boxes)
-        (root / f"obj_{subset}_data" / name).with_suffix(".txt").write_text(text)
+        text(
+            (root / f"obj_{subset}_data" / name).with_suffix(".txt"), yolo_lines(data, side, boxes)
+        )
         listed.append(f"data/obj_{subset}_data/{name}\n")
     (root / f"{subset}.txt").write_text("".join(listed))
     (root / "obj.names").write_text("\n".join(data.names) + "\n")
@@ -144,8 +139,7 @@ def cvat_ultralytics(data: DetectionDataset, root: Path, split: str) -> None:
     for _, source, name, side, boxes in rows(data):
         copy(source, root / "images" / subset / name)
         label = (root / "labels" / subset / name).with_suffix(".txt")
-        label.parent.mkdir(parents=True, exist_ok=True)
-        label.write_text(yolo_lines(data, side, boxes))
+        text(label, yolo_lines(data, side, boxes))
         listed.append(f"data/images/{subset}/{name}\n")
     (root / f"{subset}.txt").write_text("".join(listed))
     names = "".join(f"  {number}: '{name}'\n" for number, name in enumerate(data.names))
@@ -160,44 +154,38 @@ def cvat_voc(data: DetectionDataset, root: Path, split: str) -> None:
     for _, source, name, side, boxes in rows(data):
         copy(source, root / "JPEGImages" / subset / name)
         file = (root / "Annotations" / subset / name).with_suffix(".xml")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(xml(f"{subset}/{name}", side, boxes))
+        text(file, xml(f"{subset}/{name}", side, boxes))
         listed.append(f"{subset}/{Path(name).stem}\n")
-    (root / "ImageSets" / "Main").mkdir(parents=True, exist_ok=True)
-    (root / "ImageSets" / "Main" / f"{subset}.txt").write_text("".join(listed))
+    text(root / "ImageSets" / "Main" / f"{subset}.txt", "".join(listed))
     (root / "labelmap.txt").write_text("# label:color_rgb:parts:actions\n")
 
 
 def label_studio_coco(data: DetectionDataset, root: Path, split: str) -> None:
     tree = coco_tree(data, 0, lambda name: f"images\\0a1b2c3d-{name}")
-    write_json(root / "result.json", tree)
+    dump(root / "result.json", tree)
     for _, source, name, _, _ in rows(data):
         copy(source, root / "images" / f"0a1b2c3d-{name}")
 
 
 def label_studio_yolo(data: DetectionDataset, root: Path, split: str) -> None:
-    (root / "labels").mkdir(parents=True)
     for _, source, name, side, boxes in rows(data):
         copy(source, root / "images" / name)
-        text = yolo_lines(data, side, boxes)
-        (root / "labels" / name).with_suffix(".txt").write_text(text)
+        text((root / "labels" / name).with_suffix(".txt"), yolo_lines(data, side, boxes))
     (root / "classes.txt").write_text("\n".join(data.names) + "\n")
-    write_json(root / "notes.json", {"categories": [], "info": {}})
+    dump(root / "notes.json", {"categories": [], "info": {}})
 
 
 def fiftyone_coco(data: DetectionDataset, root: Path, split: str) -> None:
-    write_json(root / "labels.json", coco_tree(data, 0, str))
+    dump(root / "labels.json", coco_tree(data, 0, str))
     for _, source, name, _, _ in rows(data):
         copy(source, root / "data" / name)
 
 
 def fiftyone_yolo(data: DetectionDataset, root: Path, split: str) -> None:
     """YOLOv5: one split, which is called val unless one asks for another."""
-    (root / "labels" / "val").mkdir(parents=True)
     for _, source, name, side, boxes in rows(data):
         copy(source, root / "images" / "val" / name)
-        text = yolo_lines(data, side, boxes)
-        (root / "labels" / "val" / name).with_suffix(".txt").write_text(text)
+        text((root / "labels" / "val" / name).with_suffix(".txt"), yolo_lines(data, side, boxes))
     names = "".join(f"  {number}: '{name}'\n" for number, name in enumerate(data.names))
     (root / "dataset.yaml").write_text(
         f"names:\n{names}path: /somewhere/else\nval: ./images/val/\n"
@@ -213,7 +201,7 @@ def labelme(data: DetectionDataset, root: Path, split: str) -> None:
         ]
         tree = {"version": "5.5.0", "shapes": shapes, "imagePath": f"..\\pics\\{name}"}
         tree |= {"imageHeight": side, "imageWidth": side, "imageData": None}
-        write_json((root / name).with_suffix(".json"), tree)
+        dump((root / name).with_suffix(".json"), tree)
 
 
 def via(data: DetectionDataset, root: Path, split: str) -> None:
@@ -234,7 +222,7 @@ def via(data: DetectionDataset, root: Path, split: str) -> None:
             for class_, (x0, y0, x1, y1) in boxes
         ]
         tree[f"{name}123"] = {"filename": name, "size": 123, "regions": regions}
-    write_json(root / "via_region_data.json", tree)
+    dump(root / "via_region_data.json", tree)
 
 
 def via_csv(data: DetectionDataset, root: Path, split: str) -> None:
@@ -274,7 +262,7 @@ def datumaro(data: DetectionDataset, root: Path, split: str) -> None:
         items.append({"id": Path(name).stem, "annotations": annotations, "image": image})
     labels = [{"name": name, "parent": ""} for name in data.names]
     tree = {"info": {}, "categories": {"label": {"labels": labels}}, "items": items}
-    write_json(root / "annotations" / f"{split}.json", tree)
+    dump(root / "annotations" / f"{split}.json", tree)
 
 
 EXPORTS: dict[Write, tuple[str, ...]] = {

@@ -11,33 +11,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
+from tests.data.making import (
+    BOXES,
+    CLASSES,
+    CORNERS,
+    HEIGHT,
+    SPLITS,
+    WIDTH,
+    Make,
+    dump,
+    image,
+    text,
+)  # fmt: skip
 
 from dabdetr.data.layouts import open_data, open_every, open_training, splits
-
-WIDTH, HEIGHT = 160, 120
-BOXES = ((113, 53, 44, 39), (10, 20, 30, 40))
-CORNERS = [[x, y, x + w, y + h] for x, y, w, h in BOXES]
-CLASSES = ("red", "blue")
-SPLITS = {"train": ("a", "b"), "val": ("c",)}
-Make = Callable[[Path], None]
-
-
-def image(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(ord(path.stem[-1])).integers(0, 255, (12, 16, 3), dtype=np.uint8)
-    Image.fromarray(pixels).resize((WIDTH, HEIGHT)).save(path)
-
-
-def text(path: Path, content: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content)
-
-
-def dump(path: Path, tree: Any) -> None:
-    text(path, json.dumps(tree))
 
 
 def rows(make: Callable[[str, int, tuple[int, int, int, int]], Any]) -> list[Any]:

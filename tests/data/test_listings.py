@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from tests.data.test_odd import image, text
+from tests.data.making import Make, image, text
 
 from dabdetr.data.layouts import open_data, open_training, splits
 
 BOXES = {"red": (113, 53, 157, 92), "blue": (10, 20, 40, 60)}
 NAMES = ("a.png", "b.png")
-Make = Callable[[Path], None]
 
 
 def table(

@@ -15,26 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from tests.data.making import BOXES, CLASSES, CORNERS, Make, dump, image, text
 
 from dabdetr.data import layouts
 from dabdetr.data.layouts import open_data, open_every, open_training
 from dabdetr.data.textfiles import guess
-
-BOXES = ((113, 53, 44, 39), (10, 20, 30, 40))
-CORNERS = [[x, y, x + w, y + h] for x, y, w, h in BOXES]
-CLASSES = ("red", "blue")
-Make = Callable[[Path], None]
-
-
-def image(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(len(path.name)).integers(0, 255, (15, 20, 3), dtype=np.uint8)
-    Image.fromarray(pixels).resize((160, 120)).save(path)
-
-
-def text(path: Path, content: str, encoding: str = "utf-8") -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content, encoding)
 
 
 def coco(root: Path, change: Callable[[dict[str, Any]], object] = id, split: str = "train") -> None:
@@ -53,7 +38,7 @@ def coco(root: Path, change: Callable[[dict[str, Any]], object] = id, split: str
     change(tree)
     for name in names:
         image(root / split / name)
-    text(root / "annotations" / f"instances_{split}.json", json.dumps(tree))
+    dump(root / "annotations" / f"instances_{split}.json", tree)
 
 
 def of_images(**values: Callable[[str], Any]) -> Make:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.data.test_forms import BOXES, CLASSES, CORNERS, SPLITS, image, text
+from tests.data.making import BOXES, CLASSES, CORNERS, SPLITS, image, text
 
 from dabdetr.data.layouts import open_data, open_every, open_training, splits
 

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.data.test_odd import CORNERS, coco, image, lines, text, voc, xml, yolo
+from tests.data.making import CORNERS, Make, image, text
+from tests.data.test_odd import coco, lines, voc, xml, yolo
 
 from dabdetr.data.layouts import open_data, open_training, splits
-
-Make = Callable[[Path], object]
 
 
 def boxes_as(change: Callable[[list[float]], Any]) -> Make:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from tests.data.making import dump, text
 
 from dabdetr.data.layouts import open_training
 
@@ -51,22 +51,18 @@ def coco(
                 annotations.append(row | {"bbox": numbers})
         tree = {"images": rows, "annotations": annotations}
         tree["categories"] = [{"id": 1, "name": "cat"}]
-        file = root / "annotations" / f"instances_{split}.json"
-        file.parent.mkdir(exist_ok=True)
-        file.write_text(json.dumps(tree))
+        dump(root / "annotations" / f"instances_{split}.json", tree)
 
 
 def yolo(root: Path, line: Callable[[float, float, float, float], tuple[float, ...]]) -> None:
     for split, images in (("train", 5), ("val", 1)):
         for number in range(images):
             image(root / "images" / split / f"{number}.png")
-            label = root / "labels" / split / f"{number}.txt"
-            label.parent.mkdir(parents=True, exist_ok=True)
             lines = [
                 " ".join(map(str, (0, *line(x + w / 2, y + h / 2, w, h))))
                 for x, y, w, h in boxes(number + 10 * images, 12 if images > 1 else 3)
             ]
-            label.write_text("\n".join(lines))
+            text(root / "labels" / split / f"{number}.txt", "\n".join(lines))
     (root / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [cat]\n")
 
 

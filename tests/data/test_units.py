@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from tests.data.making import dump, image, text
 
 from dabdetr.data.box_formats import percents, tell_format, to_pixels
 from dabdetr.data.layouts import open_data, open_every, open_training
@@ -38,48 +37,39 @@ def numbers(boxes: Corners, size: tuple[int, int], order: str, unit: str) -> np.
     return np.concatenate((first, second), 1)
 
 
-def make_image(path: Path, size: tuple[int, int]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(len(path.name)).integers(0, 255, (9, 12, 3), dtype=np.uint8)
-    Image.fromarray(pixels).resize(size).save(path)
-
-
 def coco(root: Path, size: tuple[int, int], boxes: dict[str, Any], split: str = "train") -> None:
     """A json of the numbers of each image, and the images."""
     images, annotations = [], []
     for index, (name, rows) in enumerate(boxes.items()):
-        make_image(root / split / name, size)
+        image(root / split / name, size)
         images.append({"id": index, "file_name": name, "width": size[0], "height": size[1]})
         annotations += [
             {"id": len(annotations) + n, "image_id": index, "category_id": 1, "bbox": list(row)}
             for n, row in enumerate(rows)
         ]
     tree = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "a"}]}
-    (root / "annotations").mkdir(exist_ok=True)
-    (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(tree))
+    dump(root / "annotations" / f"instances_{split}.json", tree)
 
 
 def yolo(root: Path, size: tuple[int, int], boxes: dict[str, Any]) -> None:
     for name, rows in boxes.items():
-        make_image(root / "images" / "train" / name, size)
+        image(root / "images" / "train" / name, size)
         file = (root / "labels" / "train" / name).with_suffix(".txt")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("".join("0 " + " ".join(f"{v:.6f}" for v in row) + "\n" for row in rows))
+        text(file, "".join("0 " + " ".join(f"{v:.6f}" for v in row) + "\n" for row in rows))
     (root / "data.yaml").write_text("train: images/train\nnames: [a]\n")
 
 
 def voc(root: Path, size: tuple[int, int], boxes: dict[str, Any]) -> None:
     for name, rows in boxes.items():
-        make_image(root / "JPEGImages" / name, size)
+        image(root / "JPEGImages" / name, size)
         objects = "".join(
             f"<object><name>a</name><bndbox><xmin>{a}</xmin><ymin>{b}</ymin><xmax>{c}</xmax>"
             f"<ymax>{d}</ymax></bndbox></object>"
             for a, b, c, d in rows
         )
         file = (root / "Annotations" / name).with_suffix(".xml")
-        file.parent.mkdir(parents=True, exist_ok=True)
         sides = f"<size><width>{size[0]}</width><height>{size[1]}</height></size>"
-        file.write_text(f"<annotation><filename>{name}</filename>{sides}{objects}</annotation>")
+        text(file, f"<annotation><filename>{name}</filename>{sides}{objects}</annotation>")
 
 
 def shared_out(rows: np.ndarray, images: int) -> dict[str, Any]:
