@@ -460,6 +460,7 @@ def test_the_hub_is_answered_in_one_sentence(tmp_path: Path) -> None:
         "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
         "HF_HOME": str(tmp_path),
         "HF_HUB_OFFLINE": "0",
+        **dict.fromkeys(("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"), "2"),  # 10 else
     }
     line = [sys.executable, "-c", HUB, *kinds]
     started = time.perf_counter()

@@ -31,9 +31,11 @@ import pytest
 import uvicorn
 from fastapi import HTTPException
 from PIL import Image
+from typer.testing import CliRunner
 
 import dabdetr
 from dabdetr import Predictor
+from dabdetr.cli import app as cli
 from dabdetr.serve.app import Gate, Settings, make_app
 
 SMEAR = Path(dabdetr.__file__).parent / "photos" / "blood-1.jpg"
@@ -416,17 +418,8 @@ def test_a_fault_is_status_500_and_the_service_goes_on(
 
 def test_the_command_serves_until_it_is_stopped(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-    command = [
-        sys.executable,
-        "-m",
-        "dabdetr",
-        "serve",
-        "scenes",
-        "--port",
-        "0",
-        "--name",
-        "digits",
-    ]
+    command = [sys.executable, "-m", "dabdetr", "serve", "scenes", "--port", "0"]
+    command += ["--name", "digits"]
     for stop in (signal.SIGTERM, signal.SIGINT):
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
         assert process.stderr is not None
@@ -434,10 +427,8 @@ def test_the_command_serves_until_it_is_stopped(tmp_path: Path) -> None:
         found = re.fullmatch(r"serving digits at (http://127\.0\.0\.1:(\d+)); Ctrl-C .*\n", line)
         assert found
         assert ask(f"{found[1]}/model")[1]["model"] == "digits"
-        taken = subprocess.run(
-            [*command[:-3], found[2]], capture_output=True, text=True, env=environment
-        )
-        assert taken.returncode == 2
+        taken = CliRunner().invoke(cli, ["serve", "scenes", "--port", found[2]])
+        assert taken.exit_code == 2
         assert taken.stderr.startswith(f"error: cannot listen at 127.0.0.1:{found[2]}: address")
         process.send_signal(stop)
         assert process.communicate(timeout=30)[1] == "stopped\n"
@@ -454,10 +445,8 @@ def test_the_command_serves_until_it_is_stopped(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_commands_are_one_sentence(arguments: list[str], said: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "dabdetr", "serve", *arguments], capture_output=True, text=True
-    )
-    assert done.returncode == 2
+    done = CliRunner().invoke(cli, ["serve", *arguments])
+    assert done.exit_code == 2
     assert said in done.stderr
 
 

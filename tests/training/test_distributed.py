@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import subprocess
 import sys
+from collections.abc import Callable
+from multiprocessing import get_context
 from pathlib import Path
 from signal import SIGTERM
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +23,7 @@ from tests.training.test_resume import epochs_in, stopped_when
 from dabdetr.data.layouts import open_data
 from dabdetr.inference import device
 from dabdetr.training.distributed import init_distributed
-from dabdetr.training.train import Run
+from dabdetr.training.train import Run, train
 
 LAUNCH = (
     *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
@@ -32,8 +37,23 @@ SAME = (
 )
 
 
-def launch(*options: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*LAUNCH, *options], capture_output=True, text=True, check=False)
+def fork_two(work: Callable[[], object]) -> None:
+    """Do ``work`` in two forks of this process, which start at once, with torchrun's variables."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    told = {"TORCHELASTIC_RUN_ID": "none", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    told |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0"}
+
+    def ranked(rank: str) -> None:
+        os.environ.update(told, RANK=rank, LOCAL_RANK=rank)
+        work()
+
+    forks = [get_context("fork").Process(target=ranked, args=(rank,)) for rank in "01"]
+    for fork in forks:
+        fork.start()
+    for fork in forks:
+        fork.join()
+    assert [fork.exitcode for fork in forks] == [0, 0]
 
 
 def check_same(alone: Run, folder: Path) -> None:
@@ -57,10 +77,9 @@ def test_two_processes_train_as_one(
     alone: Run, tiny_file: Path, coco_folder: Path, tmp_path: Path
 ) -> None:
     assigned = [word for pair in SAME for word in ("--set", pair)]
-    done = launch(
-        *("--data", str(coco_folder), "--config", str(tiny_file), "--epochs", "2", "--json"),
-        *("--project", str(tmp_path), "--name", "run", *assigned),
-    )
+    options = ["--data", str(coco_folder), "--config", str(tiny_file), "--epochs", "2", "--json"]
+    options += ["--project", str(tmp_path), "--name", "run", *assigned]
+    done = subprocess.run([*LAUNCH, *options], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["folder"] == str(tmp_path / "run")  # the first process's alone
     assert done.stderr.count("6 images per optimizer step") == 1
@@ -75,24 +94,23 @@ def test_two_processes_go_on_where_one_stopped(
     folder = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt), stopped_when(lambda: epochs_in(folder) >= 1, SIGTERM):
         tiny_train(tmp_path, *SAME, epochs=2, name="run", quiet=True, report=True)
-    done = launch("--resume", str(folder))
-    assert done.returncode == 0, done.stderr
+    fork_two(lambda: train(resume=folder, device="cpu"))
     check_same(alone, folder)
 
 
-def test_a_process_whose_images_show_nothing(tmp_path: Path) -> None:
+def test_a_process_whose_images_show_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     """Its denoising has nothing to learn from, and the other waits for it."""
     folder = write_coco(tmp_path / "data", "train", open_data("scenes", "train"), 2)
     path = folder / "annotations" / "instances_train.json"
     tree = json.loads(path.read_text())
     tree["annotations"] = [each for each in tree["annotations"] if each["image_id"] == 1]
     path.write_text(json.dumps(tree))
-    done = launch(
-        *("--data", str(folder), "--model", "dino-nano", "--imgsz", "64", "--epochs", "3"),
-        *("--batch", "1", "--set", "training.effective_batch=2", "--project", str(tmp_path)),
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("epoch 3/3") == 1
+    options: Any = {"imgsz": 64, "epochs": 3, "batch": 1, "project": tmp_path, "device": "cpu"}
+    two = ["training.effective_batch=2"]
+    fork_two(lambda: train(folder, "dino-nano", overrides=two, **options))
+    assert capfd.readouterr().err.count("epoch 3/3") == 1
 
 
 def test_alone_nothing_is_shared() -> None:
