@@ -72,26 +72,26 @@ def planned(data: DetectionDataset, **options: object) -> tuple[Config, list[str
 @pytest.mark.parametrize(
     ("side", "size"),
     [
-        (100, 320),  # large objects: as it stands
-        (36, 320),  # 24 pixels at 320: just enough
-        (27, 416),  # 18 pixels at 320: 427 would be right, a multiple of 32 is taken
-        (4, 480),  # as far as it goes
+        (100, 256),  # large objects: as it stands
+        (45, 256),  # 24 pixels at 256: just enough
+        (34, 352),  # 18 pixels at 256: 339 would be right, a multiple of 32 is taken
+        (4, 512),  # as far as it goes
     ],
 )
 def test_small_objects_raise_the_input(side: float, size: int) -> None:
     config, lines = planned(Boxes(100, side, 3))
     assert config.image.size == size
-    assert config.image.max_size == round(448 * size / 320)
+    assert config.image.max_size == round(384 * size / 256)
     assert config.image.object_size is None
-    assert bool(lines) == (size > 320)
+    assert bool(lines) == (size > 256)
     assert config.augment is not None
-    assert max(config.augment.sizes) == round(352 * size / 320)
+    assert max(config.augment.sizes) == round(288 * size / 256)
 
 
 def test_what_is_given_stays() -> None:
     small = Boxes(100, 4, 90)
     assert planned(small, imgsz=320)[0].image.size == 320
-    assert planned(small, overrides=["image.size=256"])[0].image.size == 256
+    assert planned(small, overrides=["image.size=224"])[0].image.size == 224
     config, _ = planned(small, overrides=["model.queries.count=120"])
     assert config.model.queries.count == 120
     assert planned(small, epochs=7)[0].training.epochs == 7
@@ -112,12 +112,12 @@ def test_epochs_follow_from_images_and_end_somewhere() -> None:
     assert planned(Boxes(205, 100, 3))[0].training.epochs == 59
     assert planned(Boxes(100_000, 100, 3))[0].training.epochs == 1
     assert planned(Boxes(12, 100, 3))[0].training.epochs == MOST_EPOCHS
-    larger = planned(Boxes(200, 4, 3))[0]  # 480 pixels: two thirds of the images
-    assert larger.training.epochs == 40
+    larger = planned(Boxes(200, 4, 3))[0]  # 512 pixels: half of the images
+    assert larger.training.epochs == 30
 
 
 def test_images_without_boxes_decide_nothing() -> None:
-    assert planned(Boxes(10, 4, 0))[0].image.size == 320
+    assert planned(Boxes(10, 4, 0))[0].image.size == 256
 
 
 def test_epochs_fit_into_the_time() -> None:
@@ -188,7 +188,7 @@ def test_time_is_read() -> None:
 def test_plan_in_words() -> None:
     config = choose_config("dab-lite", epochs=3)
     line = tell_plan(config, 12.0, 205)
-    assert line.startswith("plan: 3 epochs of 205 images, shorter side 320 pixels, about 12 min")
+    assert line.startswith("plan: 3 epochs of 205 images, shorter side 256 pixels, about 12 min")
     part = config.override(["training.epoch_images=50"])
     assert "of 50 images out of 205" in tell_plan(part, 12.0, 205)
     assert [duration(s) for s in (5, 120, 7200)] == ["5 s", "2 min", "2.0 h"]

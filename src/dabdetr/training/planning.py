@@ -34,7 +34,7 @@ PLAIN = ("none", "imagenet")
 MOST_EPOCHS = 300
 """Limit of the epochs that ``training.images`` sets on small data sets."""
 
-LARGEST = 1.5
+LARGEST = 2.0
 """Limit of the input size for small objects, relative to the preset's."""
 
 MOST_QUERIES = 300
