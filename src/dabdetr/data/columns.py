@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -23,7 +22,8 @@ from dabdetr.data.box_formats import (
     to_pixels,
 )
 from dabdetr.data.findings import Findings
-from dabdetr.data.heads import ImageFile, read_heads
+from dabdetr.data.heads import read_heads
+from dabdetr.data.images import Head
 
 FARTHEST = 1e7
 """Largest plausible coordinate in pixels."""
@@ -31,69 +31,70 @@ SAME_SHAPE = 0.02
 """Relative difference of the x and y scales of an image up to which they count as equal."""
 
 
-@dataclass
 class Columns:
-    """The boxes of a split while they are mended; faults are counted in ``findings``.
+    """Images and boxes of a split as arrays, and how they are mended.
 
-    files      path of each image; ``ids``, ``sizes`` (width, height as annotated) and ``known``
-               (labels of the classes annotated exhaustively, see ``ImageRecord``) are per image too
-    image      index into ``files`` of each box
+    files      path of each image; ``image_ids``, ``sizes`` (width, height as annotated) and
+               ``known`` (see ``ImageRecord``) are per image too
+    image_of   index into ``files`` of each box; ``labels``, ``crowd``, ``areas`` are per box too
     annotated  [boxes, 4] in ``box_format``; x, y, width, height in pixels after ``settle``
-    place      row of a box in the original order → file and row, for messages
     first      coordinate of the first pixel in ``annotated``
     boxes      [boxes, 4] x0 y0 x1 y1 in pixels, after ``settle``
+    row        row of each box in its files
+    place      row → location of the box in the files, for messages; None: the image's path
     doubtful   whether the boxes fit another format as well
+    findings   counts all that is mended and left out
     """
 
     findings: Findings
     box_format: BoxFormat
-    place: Callable[[int], str]
     files: list[str]
-    ids: np.ndarray
+    image_ids: np.ndarray
     sizes: np.ndarray
     known: list[tuple[int, ...] | None]
-    image: np.ndarray
-    label: np.ndarray
+    image_of: np.ndarray
+    labels: np.ndarray
     crowd: np.ndarray
     areas: np.ndarray
     annotated: np.ndarray
-    first: float = 0.0
-    boxes: np.ndarray = field(default_factory=lambda: np.empty((0, 4), np.float32))
+    boxes: np.ndarray
+    row: np.ndarray
+    first: float
+    place: Callable[[int], str] | None
+    doubtful = False
 
-    def __post_init__(self) -> None:
-        self.row = np.arange(len(self.image))
-        self.doubtful = False
+    def take(self, rows: np.ndarray) -> None:
+        """Keep the boxes of ``rows``, a mask or indices, in that order."""
+        for name in ("image_of", "labels", "crowd", "areas", "annotated", "boxes", "row"):
+            setattr(self, name, getattr(self, name)[rows])
 
     def keep(self, rows: np.ndarray, kind: str = "") -> None:
         """Keep the boxes where ``rows`` is true; count the others as ``kind``."""
-        if rows.all():
-            return
-        if kind:
-            self.count(kind, ~rows)
-        for name in ("image", "label", "crowd", "areas", "annotated", "row"):
-            setattr(self, name, getattr(self, name)[rows])
-        if len(self.boxes):
-            self.boxes = self.boxes[rows]
+        if not rows.all():
+            if kind:
+                self.count(kind, ~rows)
+            self.take(rows)
 
     def count(self, kind: str, rows: np.ndarray) -> None:
         """Count the boxes where ``rows`` is true as ``kind``, the first ones as examples."""
         found = np.flatnonzero(rows)
-        self.findings.add(kind, (self._example(at) for at in found.tolist()), len(found))
+        self.findings.add(kind, map(self._example, found.tolist()), len(found))
 
     def _example(self, at: int) -> str:
         numbers = ", ".join(f"{value:g}" for value in self.annotated[at])
-        return f"{self.place(int(self.row[at]))}: [{numbers}]"
+        place = self.place(int(self.row[at])) if self.place else self.files[self.image_of[at]]
+        return f"{place}: [{numbers}]"
 
     def keep_images(self, keep: np.ndarray) -> None:
         """Keep the images where ``keep`` is true, and their boxes."""
         if keep.all():
             return
-        self.keep(keep[self.image])
-        self.image = (np.cumsum(keep) - 1)[self.image]
+        self.keep(keep[self.image_of])
+        self.image_of = (np.cumsum(keep) - 1)[self.image_of]
         kept = np.flatnonzero(keep)
         self.files = [self.files[index] for index in kept]
         self.known = [self.known[index] for index in kept]
-        self.ids, self.sizes = self.ids[keep], self.sizes[keep]
+        self.image_ids, self.sizes = self.image_ids[keep], self.sizes[keep]
 
     def complete_sizes(self) -> None:
         """Read missing sizes from the image files; damaged images are dropped and counted."""
@@ -103,7 +104,7 @@ class Columns:
         heads = read_heads([self.files[index] for index in missing])
         keep = np.ones(len(self.files), bool)
         for index, head in zip(missing.tolist(), heads, strict=True):
-            self.sizes[index] = head.width, head.height
+            self.sizes[index] = head.size
             keep[index] = not head.error
         self.findings.add("image-damaged", [head.error for head in heads if head.error])
         self.keep_images(keep)
@@ -149,7 +150,7 @@ class Columns:
             frames = self._frames()
             self.box_format = tell_format(self.annotated, frames, said)
         self.doubtful = doubtful(self.annotated, frames, self.box_format)
-        every = np.ones(len(self.image), bool)
+        every = np.ones(len(self.image_of), bool)
         if self.box_format != layout:
             self.count(changed_kind(layout, self.box_format), every)
         if "-" not in self.box_format and percents(self.annotated, frames, layout) == "likely":
@@ -159,8 +160,7 @@ class Columns:
     def _swap_sizes(self) -> bool:
         """Mend annotated sizes with swapped sides if most are so; return whether they are."""
         heads = read_heads(self.files)
-        actual = np.array([(h.width, h.height) for h in heads], np.int64).reshape(-1, 2)
-        stored = np.array([(h.stored_width, h.stored_height) for h in heads], np.int64)
+        actual, stored = _sizes_of(heads)
         other = np.any(self.sizes != actual, axis=1) & np.any(self.sizes != stored, axis=1)
         turned = other & np.all(self.sizes == actual[:, ::-1], axis=1)
         if turned.mean() <= 0.5:
@@ -172,8 +172,8 @@ class Columns:
     def _of_other_unit(self, unit: str, certain: bool) -> np.ndarray:
         """[boxes] bool: boxes to mend, in images whose boxes all have another unit."""
         other = other_units(self.annotated, self._frames(), unit)
-        count = np.bincount(self.image, minlength=len(self.files))
-        alone = (np.bincount(self.image, other, len(self.files)) == count)[self.image]
+        count = np.bincount(self.image_of, minlength=len(self.files))
+        alone = (np.bincount(self.image_of, other, len(self.files)) == count)[self.image_of]
         mended = other & alone & (not certain)
         self.count("box-pixels" if unit else "box-relative", mended)
         return mended
@@ -199,7 +199,7 @@ class Columns:
 
     def _frames(self) -> np.ndarray:
         """[boxes, 2] width and height of each box's image."""
-        return self.sizes[self.image].astype(np.float64)
+        return self.sizes[self.image_of].astype(np.float64)
 
     def _order_corners(self) -> None:
         wrong = np.any(self.annotated[:, 2:] < 0, axis=1)
@@ -241,28 +241,28 @@ class Columns:
         """
         low, high = self.annotated[:, :2], self.annotated[:, :2] + self.annotated[:, 2:]
         sizes = self._frames()
-        outside = np.unique(self.image[np.any((low >= sizes + 1) | (high <= -1), axis=1)]).tolist()
-        past = np.unique(self.image[np.any(high > sizes + 1, axis=1)]).tolist()
+        outside = np.unique(
+            self.image_of[np.any((low >= sizes + 1) | (high <= -1), axis=1)]
+        ).tolist()
+        past = np.unique(self.image_of[np.any(high > sizes + 1, axis=1)]).tolist()
         images = sorted({*outside, *past})
         if not images:
             return
-        heads, far = [ImageFile() for _ in self.files], {*outside}
+        heads, far = [Head() for _ in self.files], {*outside}
         for index, head in zip(images, read_heads([self.files[i] for i in images]), strict=True):
-            turned = (head.height, head.width) == tuple(self.sizes[index])
+            turned = head.size[::-1] == tuple(self.sizes[index])
             if turned or index in far:
                 heads[index] = head
         self.fit_sizes(heads)
 
-    def fit_sizes(self, heads: Sequence[ImageFile]) -> np.ndarray:
+    def fit_sizes(self, heads: Sequence[Head]) -> np.ndarray:
         """Adapt sizes and boxes to the image files; [images] bool: images that can be kept.
 
         Heads without a size are skipped. An image that has the annotated size only before its EXIF
         rotation is read unrotated. If an image has another size but the same aspect ratio, its
         boxes are scaled; they are not if the boxes of all these images fit unscaled.
         """
-        actual = np.array([(h.width, h.height) for h in heads], np.int64).reshape(-1, 2)
-        stored = np.array([(h.stored_width, h.stored_height) for h in heads], np.int64)
-        stored = stored.reshape(-1, 2)
+        actual, stored = _sizes_of(heads)
         known = np.all(actual > 0, axis=1)
         wrong = known & np.any(self.sizes != actual, axis=1) & np.any(self.sizes != stored, axis=1)
         if not wrong.any():
@@ -272,7 +272,7 @@ class Columns:
         alike &= np.all(self.sizes > 0, axis=1)
         fits = self._fitting(actual)
         scaled = wrong & alike
-        rows = scaled[self.image]
+        rows = scaled[self.image_of]
         if fits[scaled].all() and rows.sum() >= 4 * TELLING:
             scaled[:] = False  # the boxes belong to the images; only the sizes are wrong
         taken = wrong & ~scaled & fits
@@ -283,7 +283,7 @@ class Columns:
             ("image-size-other", lost),
         ):
             self._count_sizes(kind, images, actual)
-        factor = np.where(scaled[:, None], scale, 1.0)[self.image]
+        factor = np.where(scaled[:, None], scale, 1.0)[self.image_of]
         self.annotated = self.annotated * np.tile(factor, 2)
         self.areas = self.areas * factor.prod(1)
         right = scaled | taken
@@ -302,5 +302,11 @@ class Columns:
     def _fitting(self, actual: np.ndarray) -> np.ndarray:
         """[images] bool: whether all boxes of an image lie inside its ``actual`` size."""
         high = self.annotated[:, :2] + self.annotated[:, 2:]
-        past = np.any((high > actual[self.image] + 1) | (self.annotated[:, :2] < -1), axis=1)
-        return np.bincount(self.image, past, minlength=len(actual)) == 0
+        past = np.any((high > actual[self.image_of] + 1) | (self.annotated[:, :2] < -1), axis=1)
+        return np.bincount(self.image_of, past, minlength=len(actual)) == 0
+
+
+def _sizes_of(heads: Sequence[Head]) -> tuple[np.ndarray, np.ndarray]:
+    """[images, 2] width and height of the files, after and before their EXIF rotation."""
+    sizes = np.array([(head.size, head.stored) for head in heads], np.int64).reshape(-1, 2, 2)
+    return sizes[:, 0], sizes[:, 1]

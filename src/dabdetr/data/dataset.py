@@ -88,7 +88,31 @@ def evenly(total: int, count: int) -> list[int]:
     return np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int)).tolist()
 
 
-class Subset(DetectionDataset):
+class Part(DetectionDataset):
+    """A data set of images of other data sets."""
+
+    @abstractmethod
+    def source(self, index: int) -> tuple[DetectionDataset, int]:
+        """The data set of image ``index``, and its index there."""
+
+    def record(self, index: int) -> ImageRecord:
+        """As in its data set."""
+        data, place = self.source(index)
+        return data.record(place)
+
+    def image(self, index: int) -> np.ndarray:
+        """As in its data set."""
+        data, place = self.source(index)
+        data.bits = self.bits
+        return data.image(place)
+
+    def shape(self, index: int) -> tuple[int, int]:
+        """As in its data set."""
+        data, place = self.source(index)
+        return data.shape(place)
+
+
+class Subset(Part):
     """Some images of a data set, in the order of ``indices``."""
 
     def __init__(self, data: DetectionDataset, indices: Sequence[int]) -> None:
@@ -101,21 +125,12 @@ class Subset(DetectionDataset):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def record(self, index: int) -> ImageRecord:
-        """As in the whole data set."""
-        return self.data.record(self.indices[index])
-
-    def image(self, index: int) -> np.ndarray:
-        """As in the whole data set."""
-        self.data.bits = self.bits
-        return self.data.image(self.indices[index])
-
-    def shape(self, index: int) -> tuple[int, int]:
-        """As in the whole data set."""
-        return self.data.shape(self.indices[index])
+    def source(self, index: int) -> tuple[DetectionDataset, int]:
+        """The whole data set, and the index in it."""
+        return self.data, self.indices[index]
 
 
-class Joined(DetectionDataset):
+class Joined(Part):
     """The images of several splits with the same classes, one split after the other."""
 
     def __init__(self, splits: Sequence[DetectionDataset]) -> None:
@@ -133,18 +148,7 @@ class Joined(DetectionDataset):
         number = bisect_right(self._starts, index) - 1
         return number, index - self._starts[number]
 
-    def record(self, index: int) -> ImageRecord:
-        """As in its split."""
-        number, index = self.at(index)
-        return self.splits[number].record(index)
-
-    def image(self, index: int) -> np.ndarray:
-        """As in its split."""
-        number, index = self.at(index)
-        self.splits[number].bits = self.bits
-        return self.splits[number].image(index)
-
-    def shape(self, index: int) -> tuple[int, int]:
-        """As in its split."""
-        number, index = self.at(index)
-        return self.splits[number].shape(index)
+    def source(self, index: int) -> tuple[DetectionDataset, int]:
+        """Its split, and the index in it."""
+        number, place = self.at(index)
+        return self.splits[number], place

@@ -20,8 +20,8 @@ import numpy as np
 from dabdetr.config import Config
 from dabdetr.data.dataset import DetectionDataset, ImageRecord
 from dabdetr.data.findings import CHECKS, EXAMPLES, KINDS, LONGEST, Kind
-from dabdetr.data.heads import ImageFile, each_file, read_heads
-from dabdetr.data.images import opened_image
+from dabdetr.data.heads import each_file, read_heads
+from dabdetr.data.images import Head, opened_image
 from dabdetr.data.preprocessing import input_size
 from dabdetr.data.similar import SIDE, near_duplicates, thumbnails
 from dabdetr.structures.boxes import iou
@@ -126,7 +126,7 @@ class Case:
         return [self.record(place).file for place in self.images]
 
     @cached_property
-    def heads(self) -> list[ImageFile]:
+    def heads(self) -> list[Head]:
         """The heads of all image files, in the order of ``images``."""
         return read_heads(self.files)
 
@@ -446,8 +446,7 @@ def _images(case: Case) -> Iterator[Found]:
             yield Found("image-small", split, note, row)
         if not case.read[place]:
             continue
-        size, stored = (head.width, head.height), (head.stored_width, head.stored_height)
-        if size != (record.width, record.height) == stored:
+        if head.size != (record.width, record.height) == head.stored:
             yield Found("image-unturned", split, note, row)
         if contrast[place] < 1:
             yield Found("image-plain", split, f"{record.file}, grey {level[place]:.0f}", row)

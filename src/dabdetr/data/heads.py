@@ -12,14 +12,14 @@ import struct
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 from typing import TypeVar
 
 from dabdetr.data.cache import cached
-from dabdetr.data.images import image_head, read_image, used_bits
+from dabdetr.data.images import Head, image_head, read_image, used_bits
 from dabdetr.steps import tracked
 
-KIND, BITS = "heads-1", "bits-1"
+KIND, BITS = "heads-2", "bits-1"
 AT_ONCE = 8
 FEW = 64  # below this number, files are read without threads
 LAST = 1 << 16  # last bytes of a JPEG in which the end marker is searched
@@ -27,29 +27,14 @@ LAST = 1 << 16  # last bytes of a JPEG in which the end marker is searched
 Seen = TypeVar("Seen")
 
 
-@dataclass(frozen=True)
-class ImageFile:
-    """Properties of an image file, read without decoding it: see ``images.Head``.
-
-    error  why it cannot be read; "" if it can
-    """
-
-    width: int = 0
-    height: int = 0
-    stored_width: int = 0
-    stored_height: int = 0
-    deep: bool = False
-    frames: int = 1
-    error: str = ""
-
-
-def read_heads(paths: Sequence[str], progress: bool = False) -> list[ImageFile]:
+def read_heads(paths: Sequence[str], progress: bool = False) -> list[Head]:
     """The head of each file; damage is reported in ``error``, not raised.
 
     ``progress`` shows a bar on stderr if that is a terminal and there are at least ``FEW`` files.
     """
     contents = cached(KIND, paths, lambda unknown: each_file(_head, unknown, progress))
-    return [ImageFile(*json.loads(content)) for content in contents]
+    found = map(json.loads, contents)
+    return [Head(tuple(size), tuple(stored), *rest) for size, stored, *rest in found]
 
 
 def deep_bits(paths: Sequence[str], progress: bool = False) -> int | None:
@@ -78,15 +63,14 @@ def each_file(see: Callable[[str], Seen], paths: Sequence[str], progress: bool) 
 
 
 def _head(path: str) -> bytes:
-    """The fields of an ``ImageFile``, as JSON."""
+    """The fields of a ``Head``, as JSON."""
     try:
         head = image_head(path)
         if not _ends_well(path, head.format):
             read_image(path)
-        found = ImageFile(*head.size, *head.stored, head.deep, head.frames)
     except (ValueError, OSError) as error:
-        found = ImageFile(error=str(error))
-    return json.dumps(astuple(found)).encode()
+        head = Head(error=str(error))
+    return json.dumps(astuple(head)).encode()
 
 
 def _ends_well(path: str, format: str) -> bool:

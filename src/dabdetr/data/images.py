@@ -90,13 +90,15 @@ class Head:
     format  Pillow's name of the format, such as "JPEG"
     deep    whether a channel has more than 8 bits
     frames  pages or frames; only the first is ever read
+    error   why the file cannot be read; "" if it can
     """
 
-    size: tuple[int, int]
-    stored: tuple[int, int]
-    format: str
-    deep: bool
-    frames: int
+    size: tuple[int, int] = (0, 0)
+    stored: tuple[int, int] = (0, 0)
+    format: str = ""
+    deep: bool = False
+    frames: int = 1
+    error: str = ""
 
 
 def image_head(path: str | Path) -> Head:

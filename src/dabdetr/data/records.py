@@ -20,8 +20,8 @@ from dabdetr.data.class_lists import name_list, names_beside
 from dabdetr.data.columns import Columns
 from dabdetr.data.dataset import DetectionDataset, ImageRecord
 from dabdetr.data.findings import Findings
-from dabdetr.data.heads import ImageFile, deep_bits, read_heads
-from dabdetr.data.images import read_image
+from dabdetr.data.heads import deep_bits, read_heads
+from dabdetr.data.images import Head, read_image
 from dabdetr.text import check_name, counted, printable
 
 Open = Callable[[str, Asked | None], "RecordTable"]
@@ -156,12 +156,12 @@ class Rows:
         self.areas.append(area)  # pyright: ignore
 
 
-class RecordTable(DetectionDataset):
-    """A split as flat arrays; see ``DetectionDataset``.
+class RecordTable(Columns, DetectionDataset):
+    """A split as flat arrays, sorted by image; see ``DetectionDataset``.
 
     box_format     box format found in the files
     layout_format  box format that the layout prescribes
-    doubtful       whether the boxes fit another format equally well
+    starts         [images + 1] first box of each image
     """
 
     def __init__(
@@ -175,56 +175,27 @@ class RecordTable(DetectionDataset):
     ) -> None:
         self.name, self.split = name, split
         self.names, self.category_ids = tuple(names), tuple(category_ids)
-        self.findings = rows.findings
         self._checked = False
-        self.layout_format: BoxFormat = rows.box_format
-        draft = Columns(
-            findings=rows.findings,
-            box_format=rows.box_format,
-            place=rows.place,
-            files=rows.files,
-            ids=np.array(rows.ids, np.int64),
-            sizes=np.array(rows.sizes, np.int64).reshape(-1, 2),
-            known=rows.known,
-            image=np.array(rows.image, np.int64),
-            label=np.array(rows.label, np.int64),
-            crowd=np.array(rows.crowd, bool),
-            areas=np.array(rows.areas, np.float64),
-            annotated=np.array(rows.numbers, np.float64).reshape(-1, 4),
-            first=rows.first,
-        )
-        draft.complete_sizes()
-        draft.settle(box_format)
-        self.box_format: BoxFormat = draft.box_format
-        self.doubtful = draft.doubtful
-        self._store(draft)
+        self.findings, self.place, self.first = rows.findings, rows.place, rows.first
+        self.box_format = self.layout_format = rows.box_format
+        self.files, self.known = rows.files, rows.known
+        self.image_ids = np.array(rows.ids, np.int64)
+        self.sizes = np.array(rows.sizes, np.int64).reshape(-1, 2)
+        self.image_of = np.array(rows.image, np.int64)
+        self.labels = np.array(rows.label, np.int64)
+        self.crowd = np.array(rows.crowd, bool)
+        self.areas = np.array(rows.areas, np.float64)
+        self.annotated = np.array(rows.numbers, np.float64).reshape(-1, 4)
+        self.boxes = np.zeros((len(self.annotated), 4), np.float32)
+        self.row = np.arange(len(self.annotated))
+        self.complete_sizes()
+        self.settle(box_format)
+        self.place = None
+        self._sort()
 
-    def _columns(self, image: np.ndarray, findings: Findings) -> Columns:
-        """The table as columns that can be mended again; ``image`` [rows]: image of each box."""
-        return Columns(
-            findings=findings,
-            box_format=self.box_format,
-            place=lambda row: self.files[int(image[row])],
-            files=self.files,
-            ids=self.image_ids,
-            sizes=self.sizes.copy(),
-            known=self.known,
-            image=image,
-            label=self.labels,
-            crowd=self.crowd,
-            areas=self.areas,
-            annotated=self.annotated,
-            boxes=self.boxes,
-        )
-
-    def _store(self, draft: Columns) -> None:
-        order = np.argsort(draft.image, kind="stable")
-        self.files, self.sizes = draft.files, draft.sizes
-        self.image_ids, self.known = draft.ids, draft.known
-        self.boxes, self.annotated = draft.boxes[order], draft.annotated[order]
-        self.labels, self.crowd = draft.label[order], draft.crowd[order]
-        self.areas = draft.areas[order]
-        self.starts = np.searchsorted(draft.image[order], np.arange(len(self.files) + 1))
+    def _sort(self) -> None:
+        self.take(np.argsort(self.image_of, kind="stable"))
+        self.starts = np.searchsorted(self.image_of, np.arange(len(self.files) + 1))
 
     def __len__(self) -> int:
         return len(self.files)
@@ -275,20 +246,18 @@ class RecordTable(DetectionDataset):
         damaged = np.array([bool(head.error) for head in heads], bool)
         self.findings.add("image-damaged", [head.error for head in heads if head.error])
         self._note_frames_and_depth(heads, progress)
-        image = np.repeat(np.arange(len(self)), self.counts())
-        draft = self._columns(image, self.findings)
-        keep = ~damaged & draft.fit_sizes(heads)
+        keep = ~damaged & self.fit_sizes(heads)
         if not keep.any():
             raise ValueError(
                 f"none of {counted(len(self), 'image')} of {self.name} {self.split} can be used: "
                 f"{next(iter(self.findings.of('skipped')))}"
             )
-        draft.keep_images(keep)
-        draft.cut(again=True)
-        self._store(draft)
+        self.keep_images(keep)
+        self.cut(again=True)
+        self._sort()
         return self
 
-    def _note_frames_and_depth(self, heads: Sequence[ImageFile], progress: bool) -> None:
+    def _note_frames_and_depth(self, heads: Sequence[Head], progress: bool) -> None:
         """Count files of several frames and of more than 8 bits; set ``bits`` for the latter."""
         pages = [f for f, head in zip(self.files, heads, strict=True) if head.frames > 1]
         self.findings.add("frames", pages)
@@ -301,20 +270,18 @@ class RecordTable(DetectionDataset):
 
     def selected(self, images: np.ndarray, boxes: np.ndarray) -> RecordTable:
         """A copy of only the True ``images`` [n] and ``boxes`` [rows]; its findings are empty."""
-        table, image = copy(self), np.repeat(np.arange(len(self)), self.counts())
+        table = copy(self)
         table.findings = Findings()
-        draft = table._columns(image, table.findings)
-        draft.keep(boxes)
-        draft.keep_images(images)
-        table._store(draft)
+        table.keep(boxes)
+        table.keep_images(images)
+        table._sort()
         return table
 
     def moved(self, target: np.ndarray) -> RecordTable:
         """A copy in which the boxes of image i belong to image ``target[i]``, ``target`` [n]."""
         table = copy(self)
-        image = target[np.repeat(np.arange(len(self)), self.counts())]
-        draft = table._columns(image, table.findings)
-        table._store(draft)
+        table.image_of = target[self.image_of]
+        table._sort()
         return table
 
     def with_names(self, names: Sequence[str], category_ids: Sequence[int]) -> RecordTable:

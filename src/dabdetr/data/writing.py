@@ -21,7 +21,8 @@ import numpy as np
 from PIL import Image
 
 from dabdetr.data.dataset import DetectionDataset, ImageRecord
-from dabdetr.data.heads import ImageFile, read_heads
+from dabdetr.data.heads import read_heads
+from dabdetr.data.images import Head
 from dabdetr.files import UNPORTABLE, new_folder, plain_name
 from dabdetr.text import counted, in_any_case, meant
 
@@ -104,10 +105,10 @@ def _items(data: DetectionDataset, taken: set[str]) -> list[Item]:
     files = [record.file for record in records]
     exists = [os.path.isfile(file) for file in files]
     found = iter(read_heads([file for file, has in zip(files, exists, strict=True) if has]))
-    heads = [next(found) if has else ImageFile() for has in exists]
+    heads = [next(found) if has else Head() for has in exists]
     items: list[Item] = []
     for index, (record, head) in enumerate(zip(records, heads, strict=True)):
-        redraw = (head.width, head.height) != (record.width, record.height)
+        redraw = head.size != (record.width, record.height)
         stem, ending = os.path.splitext(os.path.basename(record.file))
         stem, ending = plain_name(stem, UNPORTABLE).strip(), plain_name(ending, UNPORTABLE)
         stem = _unused(stem or f"{data.split}-{index}", taken)
