@@ -34,7 +34,7 @@ def test_names_that_are_no_unicode_and_files_in_no_decoded_format(tmp_path: Path
     paths = [str(tmp_path / name), str(tmp_path / "x.jpg")]
     for _ in range(2):
         heads = read_heads(paths)
-        assert (heads[0].width, heads[0].height) == (40, 30)
+        assert heads[0].size == (40, 30)
         assert "not an image that can be read" in heads[1].error
         small = thumbnails(paths)
         assert small[0].any()
@@ -118,7 +118,7 @@ def test_heads_are_kept_until_a_file_changes(coco_folder: Path, tmp_path: Path) 
         shutil.copy(coco_folder / "train" / "000.png", paths[-1])
     (tmp_path / "0.png").write_bytes(b"none")
     heads = read_heads([*paths, str(tmp_path / "gone.png")])
-    assert {(head.width, head.height) for head in heads[1:-1]} == {(160, 160)}
+    assert {head.size for head in heads[1:-1]} == {(160, 160)}
     assert "is not an image" in heads[0].error
     assert "there is no image" in heads[-1].error
     started = time.perf_counter()
@@ -127,7 +127,7 @@ def test_heads_are_kept_until_a_file_changes(coco_folder: Path, tmp_path: Path) 
     Image.new("RGB", (30, 20)).save(tmp_path / "1.png")
     shutil.copy(paths[2], paths[0])
     again = read_heads(paths)
-    assert (again[1].width, again[1].height) == (30, 20)
+    assert again[1].size == (30, 20)
     assert not again[0].error
 
 
@@ -141,7 +141,7 @@ def test_ends_of_files_tell_that_they_are_cut(coco_folder: Path, tmp_path: Path)
         more = tmp_path / f"more.{ending}"
         more.write_bytes(whole.read_bytes() + bytes(100_000))  # cameras append to their files
         good, bad, also = read_heads([str(whole), str(cut), str(more)])
-        assert (good.error, good.width, also.error) == ("", 160, ""), ending
+        assert (good.error, good.size[0], also.error) == ("", 160, ""), ending
         assert str(cut) in bad.error, ending
 
 

@@ -40,7 +40,6 @@ def _open(file: Path, split: str, box_format: Asked | None = None) -> RecordTabl
         raise ValueError(f"{file} names no labels; categories.label.labels should hold them")
     category_ids, names, labels = class_table(pairs, findings, root)
     rows = Rows(findings, "xywh")
-    places: list[str] = []
     missing: list[str] = []
     folders = (root / "images" / file.stem, root / "images", root / "image" / file.stem, root)
     finder = ImageFolders([folder for folder in folders if folder.is_dir()], findings)
@@ -73,15 +72,13 @@ def _open(file: Path, split: str, box_format: Asked | None = None) -> RecordTabl
                 findings.add("class-unknown", f"{place} has label_id {shown(each.get('label_id'))}")
                 continue
             crowd = bool((each.get("attributes") or {}).get("is_crowd"))
-            rows.add_box(index, label, box, crowd)
-            places.append(place)
+            rows.add_box(index, label, box, crowd, place)
     findings.add("image-missing", missing)
     if not rows.files:
         raise FileNotFoundError(
             f"{missing[0] if missing else file}: no image of its {counted(len(items), 'item')} "
             f"is in {root / 'images'}"
         )
-    rows.place = places.__getitem__
     data = RecordTable(rows, root.resolve().name, split, names, category_ids, box_format)
     return data.checked()
 

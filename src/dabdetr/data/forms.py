@@ -7,17 +7,16 @@ the boxes as ``Entry``s. Splits come from the entries, otherwise from file and f
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 
 from dabdetr.data import json_forms, json_keys, line_forms
-from dabdetr.data.box_formats import Asked, BoxFormat
-from dabdetr.data.findings import Findings
-from dabdetr.data.listings import Entry, divides, entry_split, image_folders, table_of
+from dabdetr.data.box_formats import BoxFormat
+from dabdetr.data.entries import Read, entry_splits, open_files
 from dabdetr.data.locate import usual_word
-from dabdetr.data.records import Open, RecordTable
+from dabdetr.data.records import Open
 from dabdetr.data.textfiles import head_of
 from dabdetr.data.via import via
 
@@ -41,7 +40,7 @@ class Form:
 
     names: str
     sign: bytes
-    read: Callable[[Path, Findings], Iterable[Entry]]
+    read: Read
     box_format: BoxFormat
     many: bool = False
 
@@ -195,8 +194,9 @@ def _files(folder: Path, depth: int) -> Iterator[Path]:
 
 
 def _by_split(form: Form, base: Path, files: list[Path]) -> dict[str, Open]:
-    if len(files) == 1 and (named := _entry_splits(form, base, files[0])):
-        return {name: partial(_open, form, base, files, name) for name in named}
+    opener = partial(open_files, form.read, form.box_format, base)
+    if len(files) == 1 and (named := entry_splits(form.read, base, files[0])):
+        return {name: partial(opener, files, name, name) for name in named}
     parts: dict[str, list[Path]] = {}
     splits = [_split_of(file, base) for file in files]
     if form.many and "default" in splits:  # split words in some image names are no evidence then
@@ -204,55 +204,10 @@ def _by_split(form: Form, base: Path, files: list[Path]) -> dict[str, Open]:
     for file, split in zip(files, splits, strict=True):
         name = split if form.many or split not in parts else file.stem
         parts.setdefault(name, []).append(file)
-    return {name: partial(_open, form, base, group, "") for name, group in parts.items()}
+    return {name: partial(opener, group, "", "") for name, group in parts.items()}
 
 
 def _split_of(file: Path, base: Path) -> str:
     """The split in the name of the file or of the nearest folder that names one."""
     names = (file.stem, *reversed(file.relative_to(base).parts[:-1]))
     return next(filter(None, map(usual_word, names)), "default")
-
-
-def _entry_splits(form: Form, base: Path, file: Path) -> list[str]:
-    """The splits of the entries of a file, if every entry has a usual one."""
-    state = file.stat()
-    return _splits_in(form, base, file, state.st_size, state.st_mtime_ns)
-
-
-@lru_cache(maxsize=8)
-def _splits_in(form: Form, base: Path, file: Path, size: int, time: int) -> list[str]:
-    try:
-        return divides(entry_split(each, base) for each in form.read(file, Findings()))
-    except (ValueError, OSError):
-        return []
-
-
-def _open(
-    form: Form,
-    base: Path,
-    files: list[Path],
-    listed_split: str,
-    split: str,
-    box_format: Asked | None = None,
-) -> RecordTable:
-    findings = Findings()
-    folders = [
-        each for file in files[:1] for each in image_folders(file, base, listed_split or split)
-    ]
-    entries = (
-        each
-        for each in _entries(form, files, findings)
-        if not listed_split or entry_split(each, base) == listed_split
-    )
-    return table_of(entries, folders, base, split, form.box_format, box_format, findings)
-
-
-def _entries(form: Form, files: list[Path], findings: Findings) -> Iterator[Entry]:
-    """The entries of all files; an unreadable file is counted, or raises if it is the only one."""
-    for file in files:
-        try:
-            yield from form.read(file, findings)
-        except (ValueError, OSError) as error:
-            if len(files) == 1:
-                raise
-            findings.add("file-unreadable", str(error))

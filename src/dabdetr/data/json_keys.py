@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from dabdetr.data.box_formats import BoxFormat
+from dabdetr.data.entries import Entry
 from dabdetr.data.findings import Findings
-from dabdetr.data.listings import Entry
 from dabdetr.data.shapes import around, size_of
 from dabdetr.data.textfiles import read_json
 from dabdetr.text import as_numbers, shown

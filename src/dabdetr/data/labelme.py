@@ -81,7 +81,6 @@ def _open(
     findings = Findings()
     rows = Rows(findings, "xyxy")
     names: dict[str, int] = {}
-    places: list[str] = []
     missing: list[str] = []
     finders: dict[Path, ImageFolders] = {}
     for file in files:
@@ -103,8 +102,7 @@ def _open(
             continue
         index = rows.add_image(path, size_of(tree.get("imageWidth"), tree.get("imageHeight")))
         for class_, edges, place in _objects(tree["shapes"], file, findings):
-            rows.add_box(index, names.setdefault(class_, len(names)), edges)
-            places.append(place)
+            rows.add_box(index, names.setdefault(class_, len(names)), edges, place=place)
     findings.add("image-missing", missing)
     if not rows.files:
         raise FileNotFoundError(
@@ -116,7 +114,6 @@ def _open(
     for path in unlabelled:
         rows.add_image(path)
     findings.add("label-missing", unlabelled)
-    rows.place = places.__getitem__
     return named_table(rows, names, root, split, box_format)
 
 

@@ -24,7 +24,6 @@ from dabdetr.data.forms import FORMS, find_forms
 from dabdetr.data.images import OTHER_SUFFIXES
 from dabdetr.data.labelme import find_labelme
 from dabdetr.data.listed_splits import divided
-from dabdetr.data.listings import find_table
 from dabdetr.data.locate import (
     USUAL,
     canonical,
@@ -37,6 +36,7 @@ from dabdetr.data.parquet import find_parquet
 from dabdetr.data.records import Open, RecordTable
 from dabdetr.data.scenes import SPLITS, parse_scenes
 from dabdetr.data.splitting import divide
+from dabdetr.data.tables import find_table
 from dabdetr.data.text_lines import find_text_lines
 from dabdetr.data.voc import find_voc
 from dabdetr.data.yolo import find_scattered, find_yolo

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from dabdetr.data.class_lists import name_list, names_beside
+from dabdetr.data.entries import Entry
 from dabdetr.data.findings import Findings
-from dabdetr.data.listings import Entry
 from dabdetr.data.locate import child, images_below
 from dabdetr.data.shapes import around, size_of, turned
 from dabdetr.data.textfiles import read_text

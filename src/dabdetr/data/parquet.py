@@ -16,10 +16,10 @@ from typing import Any
 
 from dabdetr.data.archive import MOST_BYTES, MOST_RATIO, check_room, unpacked_once
 from dabdetr.data.box_formats import Asked
+from dabdetr.data.entries import image_folders, table_of
 from dabdetr.data.findings import Findings
 from dabdetr.data.images import IMAGE_SUFFIXES, opened_image
 from dabdetr.data.json_forms import BOX_KEYS, hugging_face
-from dabdetr.data.listings import image_folders, table_of
 from dabdetr.data.locate import child, folders_in, is_image, names_split, paths_of
 from dabdetr.data.records import Open, RecordTable
 from dabdetr.data.textfiles import head_of

@@ -130,7 +130,8 @@ class Rows:
         self.numbers: Sequence[float] | np.ndarray = array("d")
         self.crowd: Sequence[int] | np.ndarray = array("b")
         self.areas: Sequence[float] | np.ndarray = array("d")
-        self.place: Callable[[int], str] = str
+        self._places: list[str] = []
+        self.place: Callable[[int], str] = self._places.__getitem__
 
     def add_image(self, file: str, size: tuple[int, int] = (0, 0), id_: int | None = None) -> int:
         """Append an image and return its index."""
@@ -146,14 +147,15 @@ class Rows:
         label: int,
         numbers: Sequence[float],
         crowd: bool = False,
-        area: float = float("nan"),
+        place: str = "",
     ) -> None:
         """Append a box of the image at index ``image``; its four ``numbers`` in ``box_format``."""
+        self._places.append(place or str(len(self._places)))
         self.image.append(image)  # pyright: ignore
         self.label.append(label)  # pyright: ignore
         self.numbers.extend(numbers)  # pyright: ignore
         self.crowd.append(crowd)  # pyright: ignore
-        self.areas.append(area)  # pyright: ignore
+        self.areas.append(float("nan"))  # pyright: ignore
 
 
 class RecordTable(Columns, DetectionDataset):

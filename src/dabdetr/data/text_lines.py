@@ -18,8 +18,8 @@ from functools import partial
 from pathlib import Path
 
 from dabdetr.data.box_formats import Asked
+from dabdetr.data.entries import Entry, table_of
 from dabdetr.data.findings import Findings
-from dabdetr.data.listings import Entry, table_of
 from dabdetr.data.locate import (
     child,
     folders_in,

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from dabdetr.data.entries import Entry
 from dabdetr.data.findings import Findings
-from dabdetr.data.listings import Entry
 from dabdetr.data.shapes import around
 from dabdetr.data.textfiles import HEAD, parse_cell, read_text
 from dabdetr.text import as_numbers, parse_json, shown

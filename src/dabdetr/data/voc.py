@@ -146,7 +146,6 @@ def _open(
     kinds = [kind for each in annotations for kind, _ in each.odd]
     has_boxes = len(every) > kinds.count("box-from-shape")  # polygon points count from 0
     rows.first = float(has_boxes and all(min(numbers[:2]) > 0 for _, numbers, _ in every))
-    places: list[str] = []
     finder = ImageFolders(_image_folders(root), findings)
     missing: list[str] = []
     for each in of_split[name]:
@@ -156,8 +155,8 @@ def _open(
             continue
         index = rows.add_image(path, each.size)
         for order, (class_, numbers, difficult) in enumerate(each.objects, 1):
-            rows.add_box(index, names.setdefault(class_, len(names)), numbers, difficult)
-            places.append(f"{each.file}: object {order}")
+            label = names.setdefault(class_, len(names))
+            rows.add_box(index, label, numbers, difficult, f"{each.file}: object {order}")
     findings.add("image-missing", missing)
     findings.add("split-missing", [f"ImageSets lists {key}" for key in files if not files[key]])
     if len(files) == 1 and not split_lists(root):
@@ -168,11 +167,11 @@ def _open(
             f"{missing[0] if missing else root} in {_image_folders(root)[0]}; add the images, or "
             "remove the files"
         )
-    rows.place = places.__getitem__
     more = {class_ for class_, _, _ in every}
     table = named_table(rows, names, root, split, box_format, more)
     in_pixels = rows.first and "-" not in table.box_format
-    findings.add("pixels-from-one", places, len(places) * bool(in_pixels))
+    boxes = range(len(rows.image))
+    findings.add("pixels-from-one", map(rows.place, boxes), len(boxes) * bool(in_pixels))
     return table
 
 

@@ -8,166 +8,24 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice, takewhile
 from pathlib import Path
-from typing import Any
 
-from dabdetr.data.box_formats import Asked, BoxFormat
+from dabdetr.data.box_formats import BoxFormat
 from dabdetr.data.class_lists import name_list, names_beside
 from dabdetr.data.coco_rows import box_of
+from dabdetr.data.entries import Entry, entry_splits, open_files
 from dabdetr.data.findings import Findings
-from dabdetr.data.locate import (
-    USUAL,
-    ImageFolders,
-    canonical,
-    child,
-    is_image,
-    paths_of,
-    split_in_path,
-    usual_word,
-)
-from dabdetr.data.records import Open, RecordTable, Rows, named_table
+from dabdetr.data.locate import child, is_image, paths_of, usual_word
+from dabdetr.data.records import Open
 from dabdetr.data.shapes import are_upright, around_flat, size_of
 from dabdetr.data.textfiles import head_of, parse_cell, read_text
 from dabdetr.text import as_flag, as_number, as_numbers, shown
-
-Numbers = Sequence[float]
-
-
-@dataclass
-class Entry:
-    """One box as a file lists it; without ``numbers``, only an image.
-
-    image    name of the image as written in the file
-    told     location in the file, for messages
-    class_   class name; "" without one
-    numbers  four numbers of the box
-    size     (width, height) of the image; (0, 0) if not in the file
-    split    split of the image; "" if not in the file
-    odd      kind of finding to count the entry as; "" for none
-    """
-
-    image: str
-    told: str
-    class_: str = ""
-    numbers: Numbers | None = None
-    crowd: bool = False
-    size: tuple[int, int] = (0, 0)
-    split: str = ""
-    odd: str = ""
-
-
-def table_of(
-    entries: Iterable[Entry],
-    folders: Iterable[Path],
-    root: Path,
-    split: str,
-    box_format: BoxFormat,
-    asked: Asked | None,
-    findings: Findings,
-) -> RecordTable:
-    """The data set ``root`` of ``entries``; images are searched for in ``folders``.
-
-    If no entry has a class, all boxes have the class "object". Raises FileNotFoundError if no image
-    is found.
-    """
-    rows, names, places = Rows(findings, box_format), dict[str, int](), list[str]()
-    finder = ImageFolders(
-        [folder for folder in dict.fromkeys(folders) if folder.is_dir()], findings
-    )
-    images: dict[str, int | None] = {}
-    missing: list[str] = []
-    boxes = set[tuple[Any, ...]]()
-    listed = list(entries)
-    without_classes = not any(each.class_ for each in listed if each.numbers is not None)
-    for each in listed:
-        if each.image not in images:
-            path = finder.find(each.image)
-            images[each.image] = None if path is None else rows.add_image(path, each.size)
-            missing += [f"{each.told} names {shown(each.image)}"] if path is None else []
-        index = images[each.image]
-        if index is None:
-            continue
-        if each.odd:
-            findings.add(each.odd, each.told)
-        if each.numbers is None:
-            continue
-        class_ = each.class_ or ("object" if without_classes else "")
-        if not class_:
-            findings.add("class-unknown", f"{each.told} has no class")
-            continue
-        box = (index, class_, *each.numbers)
-        if box in boxes:
-            findings.add("line-twice", each.told)
-            continue
-        boxes.add(box)
-        rows.add_box(index, names.setdefault(class_, len(names)), each.numbers, each.crowd)
-        places.append(each.told)
-    findings.add("image-missing", missing)
-    if without_classes and places:
-        findings.add("class-names-missing", f"{places[0]}: no box has a class, all are 'object'")
-    if not rows.files:
-        several = findings.count("name-several")
-        raise FileNotFoundError(
-            f"{missing[0] if missing else root}: "
-            f"{'several images are called so' if several else 'no image that is named is'} in "
-            f"{', '.join(finder.folders[:3])}; {'write paths' if several else 'add the images'}"
-        )
-    rows.place = places.__getitem__
-    return named_table(rows, names, root, split, asked)
-
-
-def image_folders(file: Path, root: Path, split: str) -> list[Path]:
-    """Folders that may contain the images of a file, the likeliest first."""
-    bases = (file.parent, root, root.parent if root == file.parent else root)
-    of_split = [child(child(base, "images"), split) for base in bases] + [
-        child(base, split) for base in bases
-    ]
-    shared = [
-        child(base, name) for base in bases[:2] for name in ("images", "data", "imgs", "upload")
-    ]
-    return [*of_split, *shared, file.parent, root, child(root.parent, "images")]
-
-
-def entry_split(entry: Entry, base: Path) -> str:
-    """The split of an entry, else that among the folders of its image's name; "" without one."""
-    if entry.split:
-        return entry.split
-    inside = os.path.isabs(entry.image) and Path(entry.image).is_relative_to(base.absolute())
-    return split_in_path(os.path.relpath(entry.image, base) if inside else entry.image)
-
-
-def divides(named: Iterable[str]) -> list[str]:
-    """The splits in ``named``, one for each entry; empty unless each is a usual one."""
-    found: dict[str, None] = {}
-    for name in named:
-        if canonical(name).casefold() not in (*USUAL, "unassigned"):
-            return []
-        found[name] = None
-    return list(found)
-
-
-def _split_of(file: Path) -> str:
-    """The split in a file's name (train_labels, annotations-val); else "default"."""
-    return usual_word(file.stem) or "default"
-
-
-def _by_split(files: Sequence[Path], opener: Any) -> dict[str, Open]:
-    """Split in the file's name (its stem if that split is already in use) → ``opener(file)``."""
-    found: dict[str, Open] = {}
-    for file in files:
-        split = _split_of(file) if len(files) > 1 or _split_of(file) != "default" else "default"
-        found[file.stem if split in found else split] = opener(file)
-    return found
-
-
-# Tables
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     "image": (
@@ -221,7 +79,7 @@ CODE = re.compile(r"\d+|/m/\w+")
 VERTEX_SPLITS = ("train", "training", "validation", "test", "unassigned")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _TableForm:
     """How a table is read: separator, indices of its columns, box format, and first row."""
 
@@ -234,15 +92,22 @@ class _TableForm:
 def find_table(root: Path) -> dict[str, Open]:
     """Splits by the tables in ``root`` or its folders of annotations, or by a column of splits."""
     places = [root, *(child(root, name) for name in ("annotations", "labels", "csv"))]
-    files = [root] if root.is_file() else []
+    forms = {root: form} if root.is_file() and (form := _table_form(root)) else {}
     for place in places:
-        candidates = (*paths_of(place, ".csv", ".tsv")[:50], *paths_of(place, ".txt")[:50])
-        files = files or [file for file in candidates if _table_form(file)]
-    files = [file for file in files if _table_form(file)]
+        files = (*paths_of(place, ".csv", ".tsv")[:50], *paths_of(place, ".txt")[:50])
+        forms = forms or {file: form for file in files if (form := _table_form(file))}
     base = root.parent if root.is_file() else root
-    if len(files) == 1 and (splits := _listed_splits(files[0])):
-        return {name: partial(_open_table, files[0], base, name) for name in splits}
-    return _by_split(files, lambda file: partial(_open_table, file, base, ""))
+    found: dict[str, Open] = {}
+    for file, form in forms.items():
+        reader, order = partial(_entries, form), form.box_format
+        named = entry_splits(reader, base, file) if len(forms) == 1 else []
+        for split in named:
+            found[split] = partial(open_files, reader, order, base, [file], split, split)
+        if not named:
+            split = usual_word(file.stem) or "default"
+            key = file.stem if split in found else split
+            found[key] = partial(open_files, reader, order, base, [file], "", split)
+    return found
 
 
 def _table_form(file: Path) -> _TableForm | None:
@@ -323,29 +188,7 @@ def _is_number(cell: str) -> bool:
     return cell.strip() in MISSING or as_number(cell) is not None
 
 
-def _listed_splits(file: Path) -> list[str]:
-    """Splits in the split column of a table or in its image names; empty if some have none."""
-    form = _table_form(file)
-    entries = _entries(file, form, Findings()) if form else ()
-    return divides(entry_split(each, file.parent) for each in entries)
-
-
-def _open_table(
-    file: Path, root: Path, listed_split: str, split: str, box_format: Asked | None = None
-) -> RecordTable:
-    """The boxes of a table; of ``listed_split`` (see ``entry_split``) only, unless that is ""."""
-    findings = Findings()
-    form = _table_form(file)
-    if form is None:
-        raise ValueError(f"{file} has changed: it lists no boxes any more")
-    entries = _entries(file, form, findings)
-    if listed_split:
-        entries = (each for each in entries if entry_split(each, file.parent) == listed_split)
-    folders = image_folders(file, root, listed_split or _split_of(file))
-    return table_of(entries, folders, root, split, form.box_format, box_format, findings)
-
-
-def _entries(file: Path, form: _TableForm, findings: Findings) -> Iterator[Entry]:
+def _entries(form: _TableForm, file: Path, findings: Findings) -> Iterator[Entry]:
     names = _class_names(file)
     lines = io.StringIO(read_text(file, findings), newline="")
     lines = islice(lines, form.first, None)
