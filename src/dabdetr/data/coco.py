@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -70,14 +70,14 @@ def find_coco(root: Path) -> dict[str, Open]:
         folder = folder.parent if folder.name.casefold() == "annotations" else folder
         named = _listed_splits(root) if is_coco(root) else []
         if named:
-            return {each: _opener([root], folder, each, each) for each in named}
-        return {name: _opener([root], folder, name)} if is_coco(root) else {}
+            return {each: partial(_open, [root], folder, each, each) for each in named}
+        return {name: partial(_open, [root], folder, name, None)} if is_coco(root) else {}
     if not root.is_dir():
         return {}
     jsons = next(filter(None, (_jsons(root, place) for place in PLACES)), [])
     groups: dict[str, list[Path]] = {}
     if len(jsons) == 1 and (named := _listed_splits(jsons[0])):
-        return {name: _opener(jsons, root, name, name) for name in named}
+        return {name: partial(_open, jsons, root, name, name) for name in named}
     for file in jsons:
         nested = file.parent != root and file.parent.name.lower() != "annotations"
         split = _split_of(file)
@@ -85,7 +85,8 @@ def find_coco(root: Path) -> dict[str, Open]:
             split = _split_of(file.parent)
         split = split or DEFAULT
         groups[file.stem if split in groups else split] = [file]
-    return {name: _opener(files, root, name) for name, files in _joined_parts(groups).items()}
+    joined = _joined_parts(groups).items()
+    return {name: partial(_open, files, root, name, None) for name, files in joined}
 
 
 def _joined_parts(groups: dict[str, list[Path]]) -> dict[str, list[Path]]:
@@ -189,44 +190,31 @@ def _keep_split(tree: dict[str, Any], wanted: str) -> None:
     ]
 
 
-def _opener(files: list[Path], root: Path, name: str, only: str | None = None) -> Open:
-    file = files[0]
-
-    def read(split: str, box_format: Asked | None = None) -> RecordTable:
-        folders = _image_folders(root, file, name)
-        return read_coco(files, folders, root.resolve().name, split, box_format, only)
-
-    return read
+def _open(
+    files: list[Path],
+    root: Path,
+    name: str,
+    only: str | None,
+    split: str,
+    box_format: Asked | None = None,
+) -> RecordTable:
+    folders = _image_folders(root, files[0], name)
+    return read_coco(files, folders, root.resolve().name, split, box_format, only)
 
 
 def _image_folders(root: Path, file: Path, name: str) -> list[Path]:
     """Folders that may contain the images of a json of the split ``name``, likeliest first."""
-    full = _stem(file)
-    short = YEAR.sub("", full)
-    options = [root / full, root / "images" / full, root / short, root / "images" / short]
-    options += [root / f"{full}2017", root / "images" / f"{full}2017"]
-    usual = canonical(name) if canonical(name) in USUAL else usual_word(name)
-    if usual:
-        options += [
-            each for base in (root, root / "images") for each in _folders_of_split(base, usual)
-        ]
-    options += [file.parent / name for name in BESIDE] + [root / name for name in BESIDE]
+    full, bases = AFFIXES.sub("", file.stem) or file.stem, (root, root / "images")
+    names = (full, YEAR.sub("", full), f"{full}2017")
+    options = [base / each for each in names for base in bases]
+    if usual := canonical(name) if canonical(name) in USUAL else usual_word(name):
+        inside = (each for base in bases for each in folders_in(base))
+        options += [f for f in inside if usual in (canonical(f.name), usual_word(f.name))]
+    options += [folder / each for folder in (file.parent, root) for each in BESIDE]
     split = [option for option in options if full and option.is_dir()]
-    whole = [file.parent, root]
     if file.parent != root and files_in(file.parent, IMAGE_SUFFIXES):
         split.insert(0, file.parent)
-    return list(dict.fromkeys([*split, *whole]))
-
-
-def _folders_of_split(base: Path, split: str) -> list[Path]:
-    """The folders in ``base`` that are named after a split, in any spelling."""
-    return [
-        each for each in folders_in(base) if split in (canonical(each.name), usual_word(each.name))
-    ]
-
-
-def _stem(file: Path) -> str:
-    return AFFIXES.sub("", file.stem) or file.stem
+    return list(dict.fromkeys([*split, file.parent, root]))
 
 
 def read_coco(
@@ -322,11 +310,10 @@ def _segments(given: list[Any]) -> list[Any]:
     """The annotation rows; a row of a COCO panoptic json contains those of an image."""
     if not any(isinstance(row, dict) and "segments_info" in row for row in given[:1]):
         return given
-    rows = (row for row in given if isinstance(row, dict))
     return [
         {**each, "image_id": row.get("image_id"), "id": None}
-        for row in rows
-        for each in row.get("segments_info") or []
+        for row in given
+        for each in (isinstance(row, dict) and row.get("segments_info")) or []
         if isinstance(each, dict)
     ]
 
@@ -338,8 +325,11 @@ def _categories(given: Any, annotations: list[Any], findings: Findings, file: Pa
     """
     if given in ([], None, {}):
         pairs = name_list(names_beside(file.parent), findings)
-        if not pairs:
-            return _unnamed(annotations, findings, file)
+        if not pairs:  # the ids are also used as names
+            used = {whole(row.get("category_id")) for row in annotations if isinstance(row, dict)}
+            ids = sorted(used - {None})  # pyright: ignore
+            findings.add("class-names-missing", f"{file} lists no categories", len(ids))
+            return [{"id": id_, "name": str(id_)} for id_ in ids]
         counted_from_0 = [number for number, _ in pairs] == list(range(len(pairs)))
         given = [name for _, name in pairs] if counted_from_0 else dict(pairs)
     if isinstance(given, dict) and "id" not in given:
@@ -353,14 +343,6 @@ def _categories(given: Any, annotations: list[Any], findings: Findings, file: Pa
         return given
     findings.add("class-list", f"{file}: {shown(given)}", len(pairs))
     return [{"id": id_, "name": name} for id_, name in pairs]
-
-
-def _unnamed(annotations: Any, findings: Findings, file: Path) -> list[dict[str, Any]]:
-    """Categories of a json that lists none: the ids in its annotations, also used as names."""
-    given = annotations if isinstance(annotations, list) else []
-    ids = {whole(row.get("category_id")) for row in given if isinstance(row, dict)} - {None}
-    findings.add("class-names-missing", f"{file} lists no categories", len(ids))
-    return [{"id": id_, "name": str(id_)} for id_ in sorted(ids)]  # pyright: ignore
 
 
 def _images(
@@ -472,7 +454,8 @@ def _classes(
         if not name and (other := next(keys, None)):
             row = {**row, "name": row[other]}
             findings.add("class-name-key", f"{file}: {other} {shown(row[other])}")
-        if name in groups and not {id_, name} & used and _is_root(row):
+        is_root = row.get("supercategory") in (None, "", "none", "None")
+        if name in groups and not {id_, name} & used and is_root:
             findings.add("class-grouping", f"{name!r} in {file}")
         else:
             ids.append((id_, row))
@@ -487,12 +470,6 @@ def _classes(
     # Some tools write names as category_id.
     by_name = {name: label for label, name in enumerate(names)}
     return category_ids, names, by_name | {id_: labels[int(numbers[id_])] for id_, _ in ids}
-
-
-def _is_root(row: dict[str, Any]) -> bool:
-    return row.get("supercategory") in (None, "", "none", "None") and isinstance(
-        row.get("name"), str
-    )
 
 
 def _set_known_classes(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -52,11 +51,9 @@ def key(value: Any) -> int | str | None:
     if type(value) is int:
         return value if abs(value) < 2**63 else str(value)
     number = whole(value)
-    return (
-        number
-        if number is not None
-        else (value.strip() or None if isinstance(value, str) else None)
-    )
+    if number is None and isinstance(value, str):
+        return value.strip() or None
+    return number
 
 
 class Annotations:
@@ -74,36 +71,34 @@ class Annotations:
 
     def place(self, row: int) -> str:
         """File and annotation id (or position in the list) of a row, for messages."""
-        id_ = self.rows[row].get("id")
-        return f"{self.file}: annotation " + (
-            f"{row + 1} of the list" if id_ is None else shown(id_)
-        )
+        return _place(self.file, row, self.rows[row].get("id"))
+
+    def count(self, kind: str, rows: list[int], column: str, text: str = ": ") -> None:
+        """Count the rows as ``kind``, with the value of a column as example."""
+        values = ((self.place(row), self.rows[row].get(column)) for row in rows)
+        self.findings.add(kind, (f"{place}{text}{shown(v)}" for place, v in values), len(rows))
 
     def fill(self, rows: Rows, places: dict[int | str, int], labels: dict[Any, int]) -> None:
         """Write the usable rows to ``rows``."""
         image = self._indices("image_id", places)
         label = self._indices("category_id", labels)
-        self.findings.add("class-unknown", *self._examples(label < 0, "category_id"))
-        if (label < 0).any():
+        unknown = np.flatnonzero(label < 0).tolist()
+        self.count("class-unknown", unknown, "category_id", " has category_id ")
+        if unknown:
             used = {whole(row.get("category_id")) for row in self.rows} - {None}
             listed = {id_ for id_ in labels if isinstance(id_, int)}
             count_shifted(used, listed, self.findings, str(self.file))  # pyright: ignore
-        self.findings.add("image-unknown", *self._examples((label >= 0) & (image < 0), "image_id"))
+        unknown = np.flatnonzero((label >= 0) & (image < 0)).tolist()
+        self.count("image-unknown", unknown, "image_id", " has image_id ")
         numbers, found = self._boxes()
         self._mend_rotated(numbers)
         keep = np.flatnonzero((image >= 0) & (label >= 0) & found)
         rows.image, rows.label = image[keep], label[keep]
         rows.numbers = numbers[keep]
         rows.crowd, rows.areas = self._crowd()[keep], self._areas()[keep]
-        ids = [self.rows[at].get("id") for at in keep.tolist()]
+        ids = [self.rows[at].get("id") for at in keep.tolist()]  # without the rest of the rows
         file = self.file
-
-        def place(row: int) -> str:
-            id_ = ids[row]
-            number = f"{int(keep[row]) + 1} of the list" if id_ is None else shown(id_)
-            return f"{file}: annotation {number}"
-
-        rows.place = place
+        rows.place = lambda row: _place(file, int(keep[row]), ids[row])
 
     def _indices(self, column: str, known: dict[Any, int]) -> np.ndarray:
         """Index of each row's id in ``known``; −1 if it is not there."""
@@ -113,18 +108,8 @@ class Annotations:
         found = np.array([known.get(key(value), -1) for value in values], np.int64)
         pairs = zip(values, found.tolist(), strict=True)
         odd = [row for row, (value, at) in enumerate(pairs) if at >= 0 and type(value) is not int]
-        examples = (f"{self.place(row)}, {column} {shown(values[row])}" for row in odd)
-        self.findings.add("id-text", examples, len(odd))
+        self.count("id-text", odd, column, f", {column} ")
         return found
-
-    def _examples(self, rows: np.ndarray, column: str) -> tuple[Iterator[str], int]:
-        """Examples of the rows where ``rows`` is true, and the number of these rows."""
-        found = np.flatnonzero(rows)
-        examples = (
-            f"{self.place(row)} has {column} {shown(self.rows[row].get(column))}"
-            for row in found.tolist()
-        )
-        return examples, len(found)
 
     def _boxes(self) -> tuple[np.ndarray, np.ndarray]:
         """[n, 4] numbers of the boxes, and [n] bool: whether the row has a readable box."""
@@ -138,32 +123,24 @@ class Annotations:
                 pass
         numbers = np.full((len(given), 4), np.nan)
         found = np.zeros(len(given), bool)
-        texts: list[int] = []
-        bad: list[int] = []
-        shapes: list[int] = []
-        odd_forms: list[int] = []
+        kinds = ("box-text", "box-named", "box-from-shape", "box-unreadable")
+        odd: dict[str, list[int]] = {kind: [] for kind in kinds}
         for row, box in enumerate(given):
             four = box_of(box)
             if four is None and (edges := around_segmentation(self.rows[row].get("segmentation"))):
                 x0, y0, x1, y1 = edges
                 four = [x0, y0, x1 - x0, y1 - y0]
-                shapes.append(row)
-            elif four is not None and _is_text(box):
-                texts.append(row)
-            elif four is not None and not _is_plain(box):
-                odd_forms.append(row)
-            if four is None:
-                bad.append(row)
-            else:
-                numbers[row], found[row] = four, True
-        for kind, odd in (
-            ("box-text", texts),
-            ("box-named", odd_forms),
-            ("box-from-shape", shapes),
-            ("box-unreadable", bad),
-        ):
-            examples = (f"{self.place(row)}: {shown(given[row])}" for row in odd)
-            self.findings.add(kind, examples, len(odd))
+                odd["box-from-shape"].append(row)
+            elif four is None:
+                odd["box-unreadable"].append(row)
+                continue
+            elif any(isinstance(v, str) for v in (box.values() if type(box) is dict else box)):
+                odd["box-text"].append(row)
+            elif not (isinstance(box, list) and len(box) == 4):
+                odd["box-named"].append(row)
+            numbers[row], found[row] = four, True
+        for kind, rows in odd.items():
+            self.count(kind, rows, "bbox")
         return numbers, found
 
     def _mend_rotated(self, numbers: np.ndarray) -> None:
@@ -184,15 +161,13 @@ class Annotations:
             return np.array(given, bool)
         worded = [WORDS.get(v.strip().casefold()) if isinstance(v, str) else None for v in given]
         words = [row for row, value in enumerate(worded) if value is not None]
-        examples = (f"{self.place(row)}: {shown(given[row])}" for row in words)
-        self.findings.add("crowd-text", examples, len(words))
+        self.count("crowd-text", words, "iscrowd")
         read = [
             w if w is not None else 0 if v is None else v if isinstance(v, bool) else whole(v)
             for v, w in zip(given, worded, strict=True)
         ]
         odd = [row for row, value in enumerate(read) if value not in (0, 1)]
-        examples = (f"{self.place(row)}: {shown(given[row])}" for row in odd)
-        self.findings.add("crowd-odd", examples, len(odd))
+        self.count("crowd-odd", odd, "iscrowd")
         return np.array([value == 1 for value in read], bool)
 
     def _areas(self) -> np.ndarray:
@@ -208,19 +183,13 @@ class Annotations:
             for row, (value, ok) in enumerate(zip(given, usable, strict=True))
             if not ok and value is not None and value != 0
         ]
-        examples = (f"{self.place(row)}: {shown(given[row])}" for row in odd)
-        self.findings.add("area-odd", examples, len(odd))
+        self.count("area-odd", odd, "area")
         pairs = zip(read, usable, strict=True)
         return np.array([v if ok else np.nan for v, ok in pairs], np.float64)
 
 
-def _is_text(box: Any) -> bool:
-    values = box.values() if isinstance(box, dict) else box
-    return any(isinstance(value, str) for value in values)
-
-
-def _is_plain(box: Any) -> bool:
-    return isinstance(box, list) and len(box) == 4
+def _place(file: Path, row: int, id_: Any) -> str:
+    return f"{file}: annotation " + (f"{row + 1} of the list" if id_ is None else shown(id_))
 
 
 def box_of(box: Any) -> list[float] | None:

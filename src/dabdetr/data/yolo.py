@@ -93,10 +93,9 @@ def _settings(file: Path, findings: Findings, strict: bool = True) -> dict[str, 
             raise
         return {}
     settings = _lower_case_keys(settings)
-    if isinstance(settings, dict) and "names" in settings:
+    if "names" in settings:
         settings["names"] = _lower_case_keys(parse_yaml(text, str(file), as_text=True))["names"]
-    known = isinstance(settings, dict) and bool(_keys(settings))
-    named = isinstance(settings, dict) and ("names" in settings or "nc" in settings)
+    known, named = _keys(settings), "names" in settings or "nc" in settings
     if strict and not named:
         raise ValueError(f"{file} has no names: YOLO's data.yaml has names, train and val")
     if strict and not known:
@@ -104,10 +103,9 @@ def _settings(file: Path, findings: Findings, strict: bool = True) -> dict[str, 
     return settings if known and named else {}
 
 
-def _lower_case_keys(settings: Any) -> Any:
+def _lower_case_keys(given: Any) -> dict[Any, Any]:
     """The settings with the keys in ``KEYS`` in lower case; keys of splits are not changed."""
-    if not isinstance(settings, dict):
-        return settings
+    settings = given if isinstance(given, dict) else {}
     return {
         low if isinstance(key, str) and (low := key.casefold().strip()) in KEYS else key: value
         for key, value in settings.items()
@@ -121,41 +119,40 @@ def _splits_of_settings(
 
     ``file_findings`` are the findings in the file itself; each split includes them.
     """
-    found: dict[str, Open] = {}
-    keys = _keys(settings)
-    for key in keys:
-
-        def read(split: str, box_format: Asked | None = None, key: str = key) -> RecordTable:
-            findings = Findings()
-            findings.merge(file_findings)
-            pairs = _names(settings, file, findings)
-            names_file = names_beside(file.parent)
-            listed = dict(name_list(names_file, Findings()))
-            differing = [f"{n}: {name!r}, {listed[n]!r} in {names_file}" for n, name in pairs
-                         if listed.get(n, name) != name]  # fmt: skip
-            differing += _other_settings(file, pairs)
-            findings.add("class-order", differing)
-            paths = _ImagePaths(file, settings, findings)
-            images = paths.images(settings[key])
-            absent = [other for other in keys if not paths.exist(other)]
-            findings.add("split-missing", [f"{k}: {shown(settings[k])} in {file}" for k in absent])
-            points = settings.get("kpt_shape")
-            return _read(images, pairs, file, file.parent, split, findings, box_format, points)
-
-        found[key] = read
-    existing = {key: read for key, read in found.items() if _ImagePaths(file, settings).exist(key)}
-    return existing or found
+    keys, paths = _keys(settings), _ImagePaths(file, settings)
+    return {
+        key: partial(_open_key, file, settings, file_findings, key)
+        for key in [key for key in keys if paths.exist(key)] or keys
+    }
 
 
-def _other_settings(file: Path, pairs: list[tuple[int, str]]) -> list[str]:
-    """The other settings files beside ``file`` whose class names differ from ``pairs``."""
-    found: list[str] = []
+def _open_key(
+    file: Path,
+    settings: dict[str, Any],
+    file_findings: Findings,
+    key: str,
+    split: str,
+    box_format: Asked | None = None,
+) -> RecordTable:
+    findings = Findings()
+    findings.merge(file_findings)
+    pairs = _names(settings, file, findings)
+    names_file = names_beside(file.parent)
+    listed = dict(name_list(names_file, Findings()))
+    differing = [f"{n}: {name!r}, {listed[n]!r} in {names_file}" for n, name in pairs
+                 if listed.get(n, name) != name]  # fmt: skip
     for other in paths_of(file.parent, *SETTINGS):
-        settings = {} if other == file else _settings(other, Findings(), strict=False)
+        others = {} if other == file else _settings(other, Findings(), strict=False)
         with suppress(ValueError):
-            if "names" in settings and _names(settings, other, Findings()) != pairs:
-                found.append(f"{other} has other names")
-    return found
+            if "names" in others and _names(others, other, Findings()) != pairs:
+                differing.append(f"{other} has other names")
+    findings.add("class-order", differing)
+    paths = _ImagePaths(file, settings, findings)
+    images = paths.images(key)
+    absent = [other for other in _keys(settings) if not paths.exist(other)]
+    findings.add("split-missing", [f"{k}: {shown(settings[k])} in {file}" for k in absent])
+    points = settings.get("kpt_shape")
+    return _read(images, pairs, file, file.parent, split, findings, box_format, points)
 
 
 def _keys(settings: dict[str, Any]) -> list[str]:
@@ -178,23 +175,21 @@ class _ImagePaths:
 
     def exist(self, key: str) -> bool:
         """Whether one of the paths of a split exists."""
-        return any(map(self._exists, map(str, _as_list(self.settings[key]))))
+        paths = map(str, _as_list(self.settings[key]))
+        return any(self.existing(each) or self._matching(each) for each in paths)
 
-    def _exists(self, where: str) -> bool:
-        return bool(self.existing(where) or self._matching(where))
-
-    def images(self, where: Any) -> list[str]:
-        """The images of a folder, a .txt list or an image path, or of several of these.
+    def images(self, key: str) -> list[str]:
+        """The images of a split: of a folder, a .txt list or an image path, or of several of these.
 
         Raises FileNotFoundError for a path that does not exist, ValueError for one without images.
         """
         found: list[str] = []
-        for each in _as_list(where):
+        for each in _as_list(self.settings[key]):
             place = self.existing(str(each))
             if place is None and (matching := self._matching(str(each))):
                 found += matching
                 continue
-            if place is None and any(map(self._exists, map(str, _as_list(where)))):
+            if place is None and self.exist(key):
                 self.findings.add("split-missing", f"{shown(each)} in {self.file}")
                 continue
             if place is None:
@@ -265,13 +260,10 @@ def _listed(place: Path, bases: list[Path], findings: Findings) -> list[str]:
     found = {name: finder.find(name) for name in names}
     missing = [f"{place}: {name}" for name, path in found.items() if path is None]
     findings.add("image-missing", missing)
-    findings.add("image-twice", [f"{place}: {name}" for name in _repeated(names)])
+    first = {name: row for row, name in reversed([*enumerate(names)])}
+    repeated = [name for row, name in enumerate(names) if first[name] != row]
+    findings.add("image-twice", [f"{place}: {name}" for name in repeated])
     return [path for path in found.values() if path is not None]
-
-
-def _repeated(names: list[str]) -> list[str]:
-    seen: set[str] = set()
-    return [name for name in names if name in seen or seen.add(name)]  # pyright: ignore
 
 
 def _names(settings: dict[str, Any], file: Path, findings: Findings) -> list[tuple[int, str]]:
@@ -279,7 +271,9 @@ def _names(settings: dict[str, Any], file: Path, findings: Findings) -> list[tup
 
     Raises ValueError for names of another form.
     """
-    listed, count = settings.get("names"), _class_number(settings.get("nc"))
+    listed, count = settings.get("names"), settings.get("nc")
+    if isinstance(count, str) and count.strip().isdecimal():
+        count = int(count)
     pairs = name_pairs(listed)
     if isinstance(listed, str):
         place = _find_below(file.parent, listed)
@@ -300,10 +294,6 @@ def _names(settings: dict[str, Any], file: Path, findings: Findings) -> list[tup
     return pairs
 
 
-def _class_number(value: Any) -> Any:
-    return int(value) if isinstance(value, str) and value.strip().isdecimal() else value
-
-
 def _splits_of_darknet(file: Path) -> dict[str, Open]:
     """The splits in obj.data: ``names = data/obj.names``, ``train = data/train.txt`` and so on."""
     content = {}
@@ -316,25 +306,29 @@ def _splits_of_darknet(file: Path) -> dict[str, Open]:
         place = _find_below(file.parent, where)
         if key in ("classes", "names", "backup") or place is None or place.suffix != ".txt":
             continue
-
-        def read(split: str, box_format: Asked | None = None, place: Path = place) -> RecordTable:
-            findings = Findings()
-            names_file = _find_below(file.parent, content.get("names", ""))
-            pairs = name_list(names_file, findings)
-            images = _listed(place, [file.parent], findings)
-            return _read(images, pairs, file, file.parent, split, findings, box_format)
-
-        found[key if canonical(key) in USUAL else place.stem] = read
+        names_file = _find_below(file.parent, content.get("names", ""))
+        name = key if canonical(key) in USUAL else place.stem
+        found[name] = partial(_open_list, file, place, names_file)
     return found
+
+
+def _open_list(
+    file: Path,
+    place: Path,
+    names_file: Path | None,
+    split: str,
+    box_format: Asked | None = None,
+) -> RecordTable:
+    findings = Findings()
+    pairs, images = name_list(names_file, findings), _listed(place, [file.parent], findings)
+    return _read(images, pairs, file, file.parent, split, findings, box_format)
 
 
 def _find_below(folder: Path, where: str) -> Path | None:
     """The file below ``folder`` that matches the longest end of the path ``where``, or None."""
     parts = [part for part in where.replace("\\", "/").split("/") if part not in ("", ".", "..")]
-    for start in range(len(parts)):
-        if (folder / Path(*parts[start:])).is_file():
-            return folder / Path(*parts[start:])
-    return None
+    paths = (folder / Path(*parts[start:]) for start in range(len(parts)))
+    return next(filter(Path.is_file, paths), None)
 
 
 def _splits_of_folders(root: Path) -> dict[str, Open]:
@@ -346,7 +340,10 @@ def _splits_of_folders(root: Path) -> dict[str, Open]:
     places: dict[str, Path] = {}
     labels = child(root, "labels")
     loose: list[str] = []
-    if images.is_dir() and labels.is_dir() and not _is_of_another_layout(labels):
+    of_others = bool(paths_of(labels, ".xml", ".json", ".csv", below=True)) and not paths_of(
+        labels, ".txt", below=True
+    )
+    if images.is_dir() and labels.is_dir() and not of_others:
         folders = split_folders(images)
         places = {name: each for name, each in folders.items() if any(images_below(each))}
         loose = files_in(images, IMAGE_SUFFIXES) if places else []
@@ -368,13 +365,6 @@ def _open_folder(
     findings.add("image-unlisted", loose)
     pairs, files = name_list(names, findings), list(images_below(place))
     return _read(files, pairs, names or place, root, split, findings, box_format)
-
-
-def _is_of_another_layout(labels: Path) -> bool:
-    """Whether a folder has annotation files of other layouts, and no text file."""
-    return bool(paths_of(labels, ".xml", ".json", ".csv", below=True)) and not paths_of(
-        labels, ".txt", below=True
-    )
 
 
 def _twins(root: Path) -> dict[str, Path]:

@@ -11,6 +11,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,6 @@ from dabdetr.data.textfiles import read_text
 from dabdetr.text import counted, shown
 
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?|[+-]?nan|[+-]?inf", re.IGNORECASE)
-
-
 COMMA = re.compile(r"[+-]?\d+(,\d+)?")
 """A number with a decimal comma."""
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "jpegimages")
@@ -67,7 +66,8 @@ class LabelFiles:
             if listing and "label" in folder.casefold():
                 self._images_of_labels.setdefault(folder, os.path.dirname(image))
             for name in names:
-                exact = next((each for each in _endings(name) if each in listing.values()), None)
+                spellings = (name, f"{name[:-4]}.TXT")
+                exact = next((each for each in spellings if each in listing.values()), None)
                 if exact is not None:
                     path = f"{folder}/{exact}"
                     if path in self._image_of_label:
@@ -210,11 +210,6 @@ def twin_folder(images: str, labels: str) -> str:
     return above + slash + IMAGE_WORD.sub(rf"\g<1>{labels}\g<3>", name)
 
 
-def _endings(name: str) -> tuple[str, str]:
-    """The name with the extension .txt, and with .TXT."""
-    return name, f"{name[:-4]}.TXT"
-
-
 class Lines:
     """The lines of all label files of a split, kept as numbers until their form is inferred.
 
@@ -247,16 +242,14 @@ class Lines:
         for number, line in enumerate(text.splitlines(), 1):
             line = line.partition("#")[0]
             words = line.split()
+            if not words:
+                continue
             numbers: tuple[Any, ...] | None = numbers_of(words)
-            if numbers is None and words:
-                numbers = _numbers_with_separators(line)
-                if numbers is not None:
-                    self.findings.add("line-separators", f"{file}, line {number}")
+            if numbers is None and (numbers := _numbers_with_separators(line)) is not None:
+                self.findings.add("line-separators", f"{file}, line {number}")
+            numbers = numbers or _named_numbers(words)
             if numbers is None:
-                numbers = _named_numbers(line.split())
-            if numbers is None:
-                if words:
-                    self.findings.add("line-unreadable", f"{file}, line {number}: {shown(line)}")
+                self.findings.add("line-unreadable", f"{file}, line {number}: {shown(line)}")
                 continue
             if numbers in seen:
                 self.findings.add("line-twice", f"{file}, line {number}")
@@ -299,12 +292,9 @@ class Lines:
         for row, (category, values) in enumerate(zip(self.category, self.values, strict=True)):
             if category not in table:
                 unknown += [row] * isinstance(category, float)
-                continue
-            form = forms[len(values)]
-            if not form:
-                continue
-            kept.append(row)
-            boxes.append(_box(form, values))
+            elif form := forms[len(values)]:
+                kept.append(row)
+                boxes.append(_box(form, values))
         examples = (f"{self.place(r)} has class {self.category[r]:g}" for r in unknown)
         self.findings.add("class-unknown", examples, len(unknown))
         if unknown:
@@ -322,26 +312,18 @@ class Lines:
         groups: dict[int, list[int]] = {}
         for row, values in enumerate(self.values):
             groups.setdefault(len(values), []).append(row)
-        declared = _keypoint_columns(points)
+        declared = None
+        with suppress(TypeError, ValueError):
+            many, each = points
+            declared = int(many) * int(each)
         forms: dict[int, str] = {}
         for count, rows in groups.items():
-            form, kind = "box", ""
+            forms[count] = "box"
             if count != 4:
                 table = np.array([self.values[row] for row in rows])
-                form, kind = _form(table, declared)
-            forms[count] = form
-            if kind:
-                self.findings.add(kind, (self.place(row) for row in rows), len(rows))
+                forms[count], kind = _form(table, declared)
+                self.findings.add(kind, map(self.place, rows), len(rows))
         return forms
-
-
-def _keypoint_columns(points: Any) -> int | None:
-    """Count of keypoint numbers after a box by data.yaml's ``kpt_shape``; None without one."""
-    try:
-        many, each = points
-        return int(many) * int(each)
-    except (TypeError, ValueError):
-        return None
 
 
 def _form(table: np.ndarray, declared: int | None) -> tuple[str, str]:
@@ -389,14 +371,12 @@ def _share_inside(boxes: np.ndarray) -> float:
 
 
 def _box(form: str, values: tuple[float, ...]) -> tuple[float, ...]:
-    """Centre and size from the numbers of a line in ``form``."""
-    if form == "outline":
-        return _around_corners(values)
-    return values[1:5] if form == "score first" else values[:4]
+    """Centre and size from the numbers of a line in ``form``.
 
-
-def _around_corners(values: tuple[float, ...]) -> tuple[float, ...]:
-    """Centre and size of the box around corners x y x y …; an odd last number is a confidence."""
+    Of an outline x y x y …, an odd last number is a confidence.
+    """
+    if form != "outline":
+        return values[1:5] if form == "score first" else values[:4]
     corners = values[: len(values) // 2 * 2]
     (x0, x1), (y0, y1) = ((min(v), max(v)) for v in (corners[::2], corners[1::2]))
     return (x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0
