@@ -131,30 +131,27 @@ def used_bits(source: str | Path | bytes) -> int | None:
 def opened_image(source: str | Path | bytes) -> Iterator[tuple[Image.Image, str]]:
     """Context with the opened image, of which only the head is read, and its name for messages."""
     if isinstance(source, bytes | bytearray | memoryview):
-        with io.BytesIO(source) as stream:
-            yield _open(stream, "the content"), "the content"
+        stream, name = io.BytesIO(source), "the content"
     elif isinstance(source, str | Path):
-        with _readable(Path(source)) as stream:
-            yield _open(stream, str(source)), str(source)
+        stream, name = _stream(Path(source)), str(source)
     else:
         raise ValueError(
             "an image is expected as a path, bytes, a PIL image or a numpy array; "
             f"got {type(source).__name__}"
         )
+    with stream:
+        yield _open(stream, name), name
 
 
-@contextmanager
-def _readable(path: Path) -> Iterator[BinaryIO]:
+def _stream(path: Path) -> BinaryIO:
     try:
-        stream = open_regular(path)
+        return open_regular(path)
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no image {path}; check the path") from None
     except IsADirectoryError:
         raise ValueError(f"{path} is a folder; an image file is expected") from None
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}; check it") from None
-    with stream:
-        yield stream
 
 
 def _open(content: BinaryIO, name: str) -> Image.Image:
@@ -224,35 +221,28 @@ def _hush() -> None:
     """
     if _PILLOW_FILTER not in warnings.filters:
         warnings.filterwarnings("ignore", module=r"PIL\.")
-    _hush_messages()
-    _hush_libtiff()
+    _hush_once()
 
 
 @cache
-def _hush_messages() -> None:
-    """Give Pillow's logger a handler: without any, its messages would be printed to stderr."""
+def _hush_once() -> None:
+    """Handle Pillow's messages, which would be printed otherwise, and libtiff's errors.
+
+    libtiff's errors are raised as exceptions as well.
+    """
     logging.getLogger("PIL").addHandler(logging.NullHandler())
-
-
-@cache
-def _hush_libtiff() -> None:
-    """Stop libtiff from printing errors, which are raised as exceptions as well."""
+    maps = Path("/proc/self/maps")
     with suppress(OSError, AttributeError):
-        for library in _loaded_libtiff():
-            libtiff = ctypes.CDLL(library)
+        if maps.exists():  # none, if libtiff is built into Pillow
+            lines = maps.read_text().splitlines()
+            loaded = {line.split(maxsplit=5)[5] for line in lines if "/libtiff" in line}
+        else:
+            loaded = {str(path) for path in Path(Image.__file__).parent.glob(".dylibs/libtiff*")}
+        for libtiff in map(ctypes.CDLL, loaded):
             for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
                 setter = getattr(libtiff, name)
                 setter.argtypes, setter.restype = [ctypes.c_void_p], ctypes.c_void_p
                 setter(None)
-
-
-def _loaded_libtiff() -> set[str]:
-    """Paths of the libtiff that Pillow has loaded; empty if it is built into Pillow."""
-    maps = Path("/proc/self/maps")
-    if maps.exists():
-        lines = maps.read_text().splitlines()
-        return {line.split(maxsplit=5)[5] for line in lines if "/libtiff" in line}
-    return {str(path) for path in Path(Image.__file__).parent.glob(".dylibs/libtiff*")}
 
 
 def _load(image: Image.Image, name: str) -> None:
@@ -297,18 +287,13 @@ def _frames(image: Image.Image) -> int:
         return 1
 
 
-def _is_animated(image: Image.Image) -> bool:
-    try:
-        return bool(getattr(image, "is_animated", False))
-    except Exception:  # many kinds, if later frames are damaged
-        return False
-
-
 def _log_pages(image: Image.Image, name: str) -> None:
     """Log that only the first page is used; the extra images of a phone's JPEG are not pages."""
-    if image.format == "MPO" or name in _logged or not _is_animated(image):
-        return
-    if len(_logged) < MOST_LOGGED:
+    animated = False
+    with suppress(Exception):  # many kinds, if later frames are damaged
+        new = image.format != "MPO" and name not in _logged
+        animated = new and getattr(image, "is_animated", False)
+    if animated and len(_logged) < MOST_LOGGED:
         log.warning("%s has several pages or frames; the first is used", name)
         _logged.add(name)
         if len(_logged) == MOST_LOGGED:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+from contextlib import suppress
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -84,19 +85,20 @@ def _open(
     missing: list[str] = []
     finders: dict[Path, ImageFolders] = {}
     for file in files:
-        tree = _tree(file, findings)
-        if tree is None:
+        try:
+            tree = parse_json(read_text(file, findings), str(file))
+            if not isinstance(tree, dict) or not isinstance(tree.get("shapes"), list):
+                raise ValueError(f"{file} has no list of shapes")
+        except (ValueError, OSError) as error:
+            findings.add("file-unreadable", str(error))
             continue
         folders = dict.fromkeys(
             [file.parent, root / "images" / file.parent.name, root, root / "images"]
         )
         finder = finders.setdefault(file.parent, ImageFolders(folders, findings))
         named = tree.get("imagePath")
-        below = ""
-        path = finder.find_named(
-            [named] if isinstance(named, str) and named else [], below, file.stem
-        )
-        path = path or _embedded(file, tree, findings)
+        image_paths = [named] if isinstance(named, str) and named else []
+        path = finder.find_named(image_paths, "", file.stem) or _embedded(file, tree, findings)
         if path is None:
             missing.append(f"{file} has no image {shown(named or file.stem)}")
             continue
@@ -117,18 +119,6 @@ def _open(
     return named_table(rows, names, root, split, box_format)
 
 
-def _tree(file: Path, findings: Findings) -> dict[str, Any] | None:
-    try:
-        tree = parse_json(read_text(file, findings), str(file))
-    except (ValueError, OSError) as error:
-        findings.add("file-unreadable", str(error))
-        return None
-    if not isinstance(tree, dict) or not isinstance(tree.get("shapes"), list):
-        findings.add("file-unreadable", f"{file} has no list of shapes")
-        return None
-    return tree
-
-
 def _embedded(file: Path, tree: dict[str, Any], findings: Findings) -> str | None:
     """The path of the image in the json itself, unpacked into the cache; None without one."""
     try:
@@ -145,12 +135,6 @@ def _embedded(file: Path, tree: dict[str, Any], findings: Findings) -> str | Non
     return str(folder / name)
 
 
-def _label(shape: dict[str, Any]) -> str:
-    label = shape.get("label")
-    plain = isinstance(label, str | int | float) and not isinstance(label, bool)
-    return str(label).strip() if plain else ""
-
-
 Edges = tuple[float, float, float, float]
 """x0, y0, x1, y1."""
 IGNORED = "__ignore__"
@@ -165,7 +149,9 @@ def _objects(shapes: list[Any], file: Path, findings: Findings) -> list[tuple[st
         edges = _edges(shape, place, findings)
         if edges is None:
             continue
-        if (class_ := _label(shape)) in ("", IGNORED):
+        label = shape.get("label")
+        plain = isinstance(label, str | int | float) and not isinstance(label, bool)
+        if (class_ := str(label).strip() if plain else "") in ("", IGNORED):
             kind = "region-uncared" if class_ else "class-unknown"
             findings.add(kind, f"{place} has {shown(class_) if class_ else 'no label'}")
             continue
@@ -188,21 +174,14 @@ def _edges(shape: Any, place: str, findings: Findings) -> Edges | None:
     if kind in POINTLESS or len(points) < 2:
         findings.add("shape-without-area", f"{place}, a {shown(kind)}")
         return None
-    if kind == "circle":
-        points = _square(points)
+    if kind == "circle":  # given by its centre and a point on it
+        with suppress(TypeError, ValueError):
+            (x, y), (a, b) = points[:2]
+            radius = math.hypot(a - x, b - y)
+            points = [(x - radius, y - radius), (x + radius, y + radius)]
     elif kind != "rectangle" and kind != "mask":
         findings.add("box-rotated" if kind == "rotation" else "box-from-shape", place)
     edges = around(points)
     if edges is None:
         findings.add("box-unreadable", place)
     return edges
-
-
-def _square(points: list[Any]) -> list[Any]:
-    """Corners of the square around a circle given by its centre and a point on it."""
-    try:
-        (x, y), (a, b) = points[:2]
-        radius = math.hypot(a - x, b - y)
-        return [(x - radius, y - radius), (x + radius, y + radius)]
-    except (TypeError, ValueError):
-        return points

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Container
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -80,16 +81,13 @@ def open_data(
     the data set's ``findings``; unlisted images only if there is one split, as they could belong to
     other splits, which are not opened. Raises ValueError or OSError for data that cannot be read.
     """
-    opened = _open_split(data, split, annotations, images, box_format)
+    opened = _open_split(data, split, box_format, annotations, images)
     if not isinstance(opened, RecordTable) or data is None or annotations is not None:
         count_unlisted([opened])
         return opened
     if box_format is None and opened.doubtful:
-
-        def again(split: str, likely: Expected) -> DetectionDataset:
-            return _open_split(data, split, None, None, likely)
-
-        opened = alike((opened, *_other_splits(data, _opened_keys(data, split))), again)[0]
+        others = _other_splits(data, _opened_keys(data, split))
+        opened = alike((opened, *others), partial(_open_split, data))[0]
     if len(splits(data)) == 1:
         count_unlisted([opened])
     return opened
@@ -119,9 +117,9 @@ def _split_key(found: Found, data: str | Path, split: str) -> str:
 def _open_split(
     data: str | Path | None,
     split: str,
-    annotations: str | Path | None,
-    images: str | Path | None,
     asked: Asked | None,
+    annotations: str | Path | None = None,
+    images: str | Path | None = None,
 ) -> DetectionDataset:
     """``open_data`` without counting unlisted images; ``asked`` may also be an expected format."""
     if annotations is not None or images is not None:
@@ -348,11 +346,9 @@ def _other_splits(data: str | Path | None, opened: Container[str]) -> list[Recor
     found: list[RecordTable] = []
     for name in [] if data is None else splits(data):
         if name not in opened:
-            try:
-                split = _open_split(data, name, None, None, None)
-            except (ValueError, OSError):
-                continue
-            found += [split] if isinstance(split, RecordTable) else []
+            with suppress(ValueError, OSError):
+                split = _open_split(data, name, None)
+                found += [split] if isinstance(split, RecordTable) else []
     return found
 
 
@@ -376,11 +372,11 @@ def open_every(
     failed: dict[str, Exception] = {}
     for name in splits(data):
         try:
-            opened.append(_open_split(data, name, None, None, box_format))
+            opened.append(_open_split(data, name, box_format))
         except (ValueError, OSError) as error:
             failed[name] = error
     if box_format is None:
-        opened = alike(opened, lambda name, likely: _open_split(data, name, None, None, likely))
+        opened = alike(opened, partial(_open_split, data))
     count_unlisted(opened)
     found: list[DetectionDataset] = []
     for each in opened:
@@ -415,15 +411,15 @@ def open_training(
     Both have one common class list and one box format. Without a val split, ``share`` (0–1) divides
     the train split (see ``splitting.divide``). Raises ValueError for a ``share`` with a val split.
     """
-    places = {"train": (data, annotations, images), "val": (data, val_annotations, val_images)}
-    train = _open_split(data, "train", annotations, images, box_format)
+    places = {"train": (annotations, images), "val": (val_annotations, val_images)}
+    train = _open_split(data, "train", box_format, annotations, images)
     val = None
     if val_annotations is not None or val_images is not None:
-        val = _open_split(None, "val", val_annotations, val_images, box_format)
+        val = _open_split(None, "val", box_format, val_annotations, val_images)
     elif annotations is None and data is not None:
         names = splits(data)
         if "val" in names and len(names) > 1:
-            val = _open_split(data, "val", None, None, box_format)
+            val = _open_split(data, "val", box_format)
         elif share is None:
             train.findings.add("split-only", f"{data}: {', '.join(names)}")
         others = [name for name in names if name not in (*USUAL, "trainval")]
@@ -434,8 +430,7 @@ def open_training(
         if box_format is None:
 
             def again(split: str, likely: Expected) -> DetectionDataset:
-                place, annotations, images = places[split]
-                return _open_split(place, split, annotations, images, likely)
+                return _open_split(data, split, likely, *places[split])
 
             train, val = alike((train, val), again)
         count_unlisted((train, val), lambda: _other_splits(data, ("train", "val")))

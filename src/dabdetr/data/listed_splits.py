@@ -10,7 +10,8 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ IMAGE_HEADERS = ("image", "file", "name", "id", "path", "stem")
 
 
 Listed = dict[str, frozenset[str]]
-"""Image name (see ``_key``) → its splits: more than one where several lists name the image."""
+"""Image name without extension and case → its splits: several if several lists name the image."""
 
 
 def divided(root: Path, found: dict[str, Open]) -> dict[str, Open]:
@@ -49,8 +50,7 @@ def divided(root: Path, found: dict[str, Open]) -> dict[str, Open]:
         if LIST.fullmatch(file.stem) and (listed := _read(file)):
             return _parts(whole, file, listed)
     lists = split_lists(root) if canonical(only) not in USUAL else {}
-    whole_list = {"trainval"} if "train" not in lists else set()
-    wanted = {*USUAL, *whole_list}
+    wanted = {*USUAL} if "train" in lists else {*USUAL, "trainval"}
     usual = {name: listed for name, listed in lists.items() if canonical(name) in wanted}
     names = [name for listed in usual.values() for name in listed]
     if len(usual) > 1 and sum(" " in name for name in names) * 2 < len(names):
@@ -60,32 +60,36 @@ def divided(root: Path, found: dict[str, Open]) -> dict[str, Open]:
 
 def _parts(whole: Open, place: Path, listed: Listed) -> dict[str, Open]:
     names = dict.fromkeys(name for splits in listed.values() for name in sorted(splits))
-    return {name: _part_opener(whole, place, listed, name) for name in names}
+    return {name: partial(_open_part, whole, place, listed, name) for name in names}
 
 
-def _part_opener(whole: Open, place: Path, listed: Listed, part_name: str) -> Open:
-    """Opens the images of ``whole`` that the lists in ``place`` have in the split ``part_name``."""
-
-    def read(split: str, box_format: Asked | None = None) -> RecordTable:
-        table = whole(split, box_format)
-        bases = _unique_bases(listed)
-        keys = [_listed_names(path, listed, bases) for path in table.files]
-        keep = np.array([any(part_name in listed[key] for key in each) for each in keys], bool)
-        if not keep.any():
-            raise ValueError(
-                f"{place} names no image of {part_name!r} that is there; check the names"
-            )
-        part = table.selected(keep, np.ones(len(table.labels), bool))
-        part.findings = table.findings
-        part.findings.add("split-listed", f"{place}: {part_name}", int(keep.sum()))
-        pairs = zip(table.files, keys, strict=True)
-        part.findings.add("split-unlisted", [path for path, each in pairs if not each])
-        wanted = dict.fromkeys(key for key, splits in listed.items() if part_name in splits)
-        missing = wanted.keys() - {*chain.from_iterable(keys)}
-        part.findings.add("image-missing", [f"{place}: {key}" for key in wanted if key in missing])
-        return part
-
-    return read
+def _open_part(
+    whole: Open,
+    place: Path,
+    listed: Listed,
+    part_name: str,
+    split: str,
+    box_format: Asked | None = None,
+) -> RecordTable:
+    """The images of ``whole`` that the lists in ``place`` have in the split ``part_name``."""
+    table = whole(split, box_format)
+    bases: dict[str, str] = {}  # "" where several listed names have the base name
+    for key in listed:
+        base = key.rpartition("/")[2]
+        bases[base] = "" if base in bases else key
+    keys = [_listed_names(path, listed, bases) for path in table.files]
+    keep = np.array([any(part_name in listed[key] for key in each) for each in keys], bool)
+    if not keep.any():
+        raise ValueError(f"{place} names no image of {part_name!r} that is there; check the names")
+    part = table.selected(keep, np.ones(len(table.labels), bool))
+    part.findings = table.findings
+    part.findings.add("split-listed", f"{place}: {part_name}", int(keep.sum()))
+    pairs = zip(table.files, keys, strict=True)
+    part.findings.add("split-unlisted", [path for path, each in pairs if not each])
+    wanted = [key for key, splits in listed.items() if part_name in splits]
+    found = {*chain.from_iterable(keys)}
+    part.findings.add("image-missing", [f"{place}: {key}" for key in wanted if key not in found])
+    return part
 
 
 def split_lists(root: Path) -> dict[str, list[str]]:
@@ -136,15 +140,6 @@ def _listed(file: Path) -> list[str]:
     return [re.sub(r"^.*(JPEGImages|Annotations)/", "", name) for name in names]
 
 
-def _unique_bases(listed: Listed) -> dict[str, str]:
-    """Base name → the listed name; "" where several listed names have it."""
-    bases: dict[str, str] = {}
-    for key in listed:
-        base = key.rpartition("/")[2]
-        bases[base] = "" if base in bases else key
-    return bases
-
-
 def _listed_names(path: str, listed: Listed, bases: dict[str, str]) -> list[str]:
     """The listed names of an image: all ends of its path that are listed, or else its base name."""
     parts = os.path.splitext(path.replace("\\", "/"))[0].casefold().split("/")
@@ -154,41 +149,30 @@ def _listed_names(path: str, listed: Listed, bases: dict[str, str]) -> list[str]
 
 
 def _by_name(pairs: Iterable[tuple[str, str]]) -> Listed:
-    """Image name → its splits, from pairs of both."""
+    """The splits of each image, from pairs of both."""
     listed: Listed = {}
     for name, split in pairs:
-        if key := _key(name):
+        if key := without_ending("/".join(clean(name))).casefold():
             listed[key] = listed.get(key, frozenset()) | {canonical(split)}
     return listed
-
-
-def _key(name: str) -> str:
-    """A listed name in the form that is compared: without extension and case."""
-    return without_ending("/".join(clean(name))).casefold()
 
 
 def _read(file: Path) -> Listed:
     """Image name → its splits; empty if the file lists fewer than two splits."""
     try:
         text = read_text(file, Findings())
-        pairs = (
-            _pairs_of_json(parse_json(text, str(file))) if file.suffix.lower() == ".json" else None
-        )
+        is_json = file.suffix.lower() == ".json"
+        pairs = _pairs_of_json(parse_json(text, str(file))) if is_json else _pairs_of_table(text)
     except (ValueError, OSError):
         return {}
-    pairs = _pairs_of_table(text) if pairs is None else pairs
-    pairs = list(pairs)
     return _by_name(pairs) if len({canonical(split) for _, split in pairs}) > 1 else {}
 
 
 def _pairs_of_json(tree: Any) -> list[tuple[str, str]]:
     if isinstance(tree, list):
-        rows = [[*map(str, row.values())] for row in tree if isinstance(row, dict)]
-        return list(_pairs_of_columns(rows))
+        return _pairs_of_rows([[*map(str, row.values())] for row in tree if isinstance(row, dict)])
     mapping = tree if isinstance(tree, dict) else {}
-    if mapping and all(
-        _is_split(key) and isinstance(names, list) for key, names in mapping.items()
-    ):
+    if all(_is_split(key) and isinstance(names, list) for key, names in mapping.items()):
         return [(str(name), key) for key, names in mapping.items() for name in names]
     return [(name, str(split)) for name, split in mapping.items() if _is_split(split)]
 
@@ -199,32 +183,26 @@ def _pairs_of_table(text: str) -> list[tuple[str, str]]:
     rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=separator)]
     if rows and len(rows[0]) > 1 and all(map(_is_split, rows[0])):
         return [(cell, key) for row in rows[1:] for cell, key in zip(row, rows[0], strict=False)]
-    return list(_pairs_of_columns(rows))
+    return _pairs_of_rows(rows)
 
 
-def _pairs_of_columns(rows: list[list[str]]) -> Iterator[tuple[str, str]]:
-    """Image and split of each row, if a column has splits in all rows except a header."""
+def _pairs_of_rows(rows: list[list[str]]) -> list[tuple[str, str]]:
+    """Image and split of each row, if a column has splits in all rows except a header.
+
+    The column of the images is that of file names, else by ``IMAGE_HEADERS``, else the first.
+    """
     width = max(map(len, rows), default=0)
     rows = [row for row in rows if len(row) == width]
     for column in range(width):
         body = rows if rows and _is_split(rows[0][column]) else rows[1:]
         if width > 1 and body and all(_is_split(row[column]) for row in body):
             others = [n for n in range(width) if n != column]
-            image_column = _image_column(rows, body, others)
-            yield from ((row[image_column], row[column]) for row in body)
-            return
-
-
-def _image_column(rows: list[list[str]], body: list[list[str]], columns: list[int]) -> int:
-    """The column of the images: of file names, else by ``IMAGE_HEADERS``, else the first."""
-    for n in columns:
-        if all(is_image(row[n]) for row in body):
-            return n
-    header = rows[0] if rows is not body else []
-    named = (
-        n for n in columns if header and any(word in header[n].casefold() for word in IMAGE_HEADERS)
-    )
-    return next(named, columns[0])
+            header = [cell.casefold() if rows is not body else "" for cell in rows[0]]
+            images = [n for n in others if all(is_image(row[n]) for row in body)]
+            named = [n for n in others if any(word in header[n] for word in IMAGE_HEADERS)]
+            image = [*images, *named, *others][0]
+            return [(row[image], row[column]) for row in body]
+    return []
 
 
 def _is_split(value: Any) -> bool:

@@ -11,6 +11,8 @@ import os
 import re
 import unicodedata
 from collections.abc import Container, Iterable, Iterator, Sequence
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -19,8 +21,6 @@ from dabdetr.data.images import IMAGE_SUFFIXES, OTHER_SUFFIXES
 
 MOST_FILES = 2_000_000
 """Most files below a folder of images."""
-
-
 YEAR = re.compile(r"20\d\d$")  # COCO's own splits are called train2017, val2017
 USUAL = ("train", "val", "test")
 SPLIT_AFFIXES = re.compile(r"[ _-]?(data)?(set|split|subset|data|images|imgs|list)$")
@@ -96,8 +96,6 @@ class ImageFolders:
         self.folders = [os.path.abspath(folder) for folder in folders]
         self.findings, self.anywhere = findings, anywhere
         self._listings: dict[str, dict[str, bool]] = {}
-        self._indexed = False
-        self._names: dict[str, str | None] = {}
         self._stemmed: dict[str, dict[str, str]] = {}
 
     def find(self, name: str) -> str | None:
@@ -148,7 +146,6 @@ class ImageFolders:
     def _by_name(self, name: str) -> str | None:
         """An image by its base name, or by base name or stem in any case, if unique."""
         base = next(reversed(clean(name)), "")
-        self._index()
         for key in (*_spellings(base), *_spellings(UPLOADED.sub("", base))):
             if key in self._names:
                 path = self._names[key]
@@ -181,16 +178,14 @@ class ImageFolders:
             self._listings[parent] = _listing(parent)
         return self._listings[parent].get(leaf, False)
 
-    def _index(self) -> None:
-        """Fill the table of names once; None for a name that several images have."""
-        if self._indexed:
-            return
-        self._indexed = True
-        for path in (
-            path for folder in dict.fromkeys(self.folders) for path in images_below(folder)
-        ):
+    @cached_property
+    def _names(self) -> dict[str, str | None]:
+        """Name → image below the folders; None for a name that several images have."""
+        names: dict[str, str | None] = {}
+        for path in chain.from_iterable(map(images_below, dict.fromkeys(self.folders))):
             for key in _spellings(os.path.basename(path)):
-                self._names[key] = path if self._names.get(key, path) == path else None
+                names[key] = path if names.get(key, path) == path else None
+        return names
 
 
 def _spellings(base: str) -> tuple[str, str, str]:

@@ -99,10 +99,13 @@ def _label_folders(root: Path) -> Iterator[Path]:
 
 def _has_known_lines(folder: Path) -> bool:
     files = paths_of(folder, ".txt", below=True)[:SAMPLE]
-    lines = [_first_line(head_of(file).decode("utf-8", "replace")) for file in files]
-    written = [line for line in lines if line]
-    fits = [line for line in written if any(form.fullmatch(line) for form in FORMS)]
-    return len(fits) * 2 > len(written)
+    written = fits = 0
+    for file in files:
+        lines = map(str.strip, head_of(file).decode("utf-8", "replace").splitlines())
+        if first := next((line for line in lines if line and not HEADER.fullmatch(line)), ""):
+            written += 1
+            fits += any(form.fullmatch(first) for form in FORMS)
+    return fits * 2 > written
 
 
 def _has_words(labels: Path) -> bool:
@@ -117,11 +120,6 @@ def _has_words(labels: Path) -> bool:
     lines = (ICDAR.fullmatch(line.strip()) for text in texts for line in text.splitlines())
     words = [line.group(2).strip(' "') for line in lines if line and line.group(2)]
     return any(word in ILLEGIBLE for word in words) or len({*words}) > max(3, len(words) // 2)
-
-
-def _first_line(text: str) -> str:
-    lines = (line.strip() for line in text.splitlines())
-    return next((line for line in lines if line and not HEADER.fullmatch(line)), "")
 
 
 def _open(
@@ -205,9 +203,13 @@ def _entries(file: Path, image: str, words: bool, findings: Findings) -> Iterato
             edges = turned((x, y, x + width, y + height), angle)
             yield Entry(image, location, class_, edges, odd="box-rotated" if angle else "")
         elif VISDRONE.fullmatch(line):
-            yield _visdrone_entry(
-                image, location, [int(word) for word in line.strip(",").split(",")]
-            )
+            x, y, width, height, counts, class_, *_ = map(int, line.strip(",").split(","))
+            if not counts or not class_:
+                yield Entry(image, location, odd="region-uncared")
+                continue
+            named = 0 < class_ < len(VISDRONE_CLASSES)
+            label = VISDRONE_CLASSES[class_] if named else str(class_)
+            yield Entry(image, location, label, (x, y, x + width, y + height))
         elif line and not HEADER.fullmatch(line):
             yield Entry(image, f"{location}: {shown(line)}", odd="line-unreadable")
 
@@ -221,12 +223,3 @@ def _icdar_entry(image: str, location: str, line: re.Match[str], findings: Findi
     findings.add("words-text", location)
     odd = "" if are_upright(numbers) else "box-rotated"
     return Entry(image, location, "text", around_flat(numbers), odd=odd)
-
-
-def _visdrone_entry(image: str, location: str, values: list[int]) -> Entry:
-    x, y, width, height, counts, class_ = values[:6]
-    if not counts or not class_:
-        return Entry(image, location, odd="region-uncared")
-    named = 0 < class_ < len(VISDRONE_CLASSES)
-    label = VISDRONE_CLASSES[class_] if named else str(class_)
-    return Entry(image, location, label, (x, y, x + width, y + height))

@@ -134,23 +134,17 @@ def _via3_region(
     shape = {"name": KINDS.get(kind, kind), **dict(zip(keys, points, strict=False))}
     if kind in OUTLINES:
         shape |= {"all_points_x": points[::2], "all_points_y": points[1::2]}
-    attributes = {
-        str(declared.get(id_, {}).get("aname") or id_): _option_text(declared.get(id_), value)
-        for id_, value in (chosen.items() if isinstance(chosen, dict) else ())
-    }
+    attributes: dict[str, Any] = {}
+    for id_, value in _mapping(chosen).items():  # the number of an option, or a value
+        attribute = declared.get(id_, {})
+        text = _mapping(attribute.get("options")).get(str(value), value)
+        attributes[str(attribute.get("aname") or id_)] = text
     yield named, shape, attributes
 
 
 def _mappings_of(value: Any) -> dict[str, dict[str, Any]]:
     """The entries of a mapping whose values are mappings; empty for anything else."""
-    pairs = value.items() if isinstance(value, dict) else ()
-    return {str(key): each for key, each in pairs if isinstance(each, dict)}
-
-
-def _option_text(attribute: dict[str, Any] | None, value: Any) -> Any:
-    """The text of the chosen option; the value itself where the attribute has no options."""
-    options = (attribute or {}).get("options")
-    return options.get(str(value), value) if isinstance(options, dict) else value
+    return {str(key): each for key, each in _mapping(value).items() if isinstance(each, dict)}
 
 
 def _mapping(value: Any) -> dict[str, Any]:
@@ -163,8 +157,8 @@ def _classes(attributes: dict[str, Any]) -> list[str]:
     key = next((key for key in CLASS_KEYS if key in by_key), None)
     found: list[str] = []
     for value in by_key.values() if key is None else [by_key[key]]:
-        chosen = value.items() if isinstance(value, dict) else ()  # checkboxes: {"red": true}
-        found += [name for name, is_chosen in chosen if is_chosen]
+        boxes = _mapping(value)  # checkboxes: {"red": true}
+        found += [name for name, is_chosen in boxes.items() if is_chosen]
         found += [] if isinstance(value, dict) else [str(value).strip()]
     return [name for name in found if name]
 

@@ -73,9 +73,8 @@ def _split_files(root: Path) -> dict[str, list[Path]]:
             return folders
         every = _files_in(folder, below=True)
         return {"default": every} if every else {}
-    by_name = {}
-    for file in _files_in(folder, below=True):
-        by_name[file.relative_to(folder).with_suffix("").as_posix()] = file
+    files = _files_in(folder, below=True)
+    by_name = {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
     by_stem: dict[str, Path | None] = {}
     for file in by_name.values():
         by_stem[file.stem] = None if file.stem in by_stem else file
@@ -196,10 +195,16 @@ def _annotations_in(files: list[Path], findings: Findings, opened: bool) -> list
 
 
 def _read(file: Path, findings: Findings) -> _Annotation:
-    is_json = file.suffix.lower() == ".json"
-    tree = _parse_json(file, findings) if is_json else parse_xml(file, findings)
+    if file.suffix.lower() == ".json":
+        given = parse_json(read_text(file, findings), str(file))
+        if not isinstance(given, dict) or not isinstance(given.get("annotation"), dict):
+            raise ValueError(f"{file} has no annotation; replace or remove it")
+        tree = _element("annotation", given["annotation"])
+    else:
+        tree = parse_xml(file, findings)
     size = size_of(tree.findtext("size/width"), tree.findtext("size/height"))
-    annotation = _Annotation(file, _filename(tree), size)
+    image_name = (tree.findtext("filename") or tree.findtext("path") or "").strip()
+    annotation = _Annotation(file, image_name, size)
     for number, each in enumerate(tree.iter("object"), 1):
         location = f"{file}: object {number}"
         name = " ".join((each.findtext("name") or "").split())
@@ -240,15 +245,8 @@ def parse_xml(file: Path, findings: Findings) -> Any:
         return tree
 
 
-def _parse_json(file: Path, findings: Findings) -> ElementTree.Element:
-    """The root element that XML of the same content has: a list is an element for each value."""
-    tree = parse_json(read_text(file, findings), str(file))
-    if not isinstance(tree, dict) or not isinstance(tree.get("annotation"), dict):
-        raise ValueError(f"{file} has no annotation; replace or remove it")
-    return _element("annotation", tree["annotation"])
-
-
 def _element(tag: str, given: Any, depth: int = 8) -> ElementTree.Element:
+    """The element of XML of the same content as a JSON: a list is an element for each value."""
     element = ElementTree.Element(tag.lower())
     if isinstance(given, dict) and depth:  # VOC's own elements are five levels deep
         for name, value in given.items():
@@ -282,10 +280,6 @@ def _decoded(content: bytes, encoding: str) -> tuple[str, str]:
         return guess(content)
 
 
-def _filename(tree: Any) -> str:
-    return (tree.findtext("filename") or tree.findtext("path") or "").strip()
-
-
 def _box(each: Any, annotation: _Annotation, location: str) -> tuple[float, ...] | None:
     """xmin, ymin, xmax, ymax of an object, or around its rotated box or polygon.
 
@@ -298,7 +292,9 @@ def _box(each: Any, annotation: _Annotation, location: str) -> tuple[float, ...]
         given = [box.findtext(edge) for edge in EDGES]
         four = as_numbers(given)
         if four and all(map(math.isfinite, four)):
-            angle = _rotation(each)
+            rows = each.iter("attribute")
+            turns = (row.findtext("value") for row in rows if row.findtext("name") == "rotation")
+            angle = next(map(as_number, turns), None) or 0.0  # the box is given before rotation
             annotation.odd += [("box-rotated", location)] * bool(angle)
             return turned(four, angle)
         kind = "box-infinite" if four else "box-unreadable"
@@ -314,13 +310,6 @@ def _box(each: Any, annotation: _Annotation, location: str) -> tuple[float, ...]
     edges = around(points) if len(points) > 2 else None
     annotation.odd.append(("box-from-shape" if edges else "box-unreadable", location))
     return edges
-
-
-def _rotation(each: Any) -> float:
-    """Degrees in CVAT's ``rotation`` attribute, 0 without one; the box is given before rotation."""
-    rows = each.iter("attribute")
-    given = (row.findtext("value") for row in rows if row.findtext("name") == "rotation")
-    return next(map(as_number, given), None) or 0.0
 
 
 def _points(polygon: Any) -> list[list[float]]:
@@ -340,21 +329,17 @@ def _image_folders(root: Path) -> list[Path]:
 
 
 def _image(annotation: _Annotation, finder: ImageFolders, root: Path) -> str | None:
-    """The image that the file names, or one with the file's stem; same subfolder first."""
+    """The image that the file names, or one with the file's stem; same subfolder first.
+
+    The subfolder is that between Annotations (or else ``root``) and the file.
+    """
     names = [annotation.image_name] if annotation.image_name else []
-    below = _subfolder(annotation.file, root)
+    parts = annotation.file.parent.relative_to(root).parts
+    folded = [part.casefold() for part in parts]
+    start = int(bool(parts) and folded[0] in map(str.casefold, FOLDERS))
+    if not start and "annotations" in folded:
+        start = len(parts) - folded[::-1].index("annotations")
+    below = "/".join(parts[start:])
     if below and names:
         names.insert(0, f"{below}/{Path(names[0].replace(chr(92), '/')).name}")
     return finder.find_named(names, below, annotation.file.stem)
-
-
-def _subfolder(file: Path, root: Path) -> str:
-    """The folders between Annotations (or else ``root``) and the file, joined by /."""
-    parts = file.parent.relative_to(root).parts
-    folded = [part.casefold() for part in parts]
-    if parts and folded[0] in map(str.casefold, FOLDERS):
-        return "/".join(parts[1:])
-    if "annotations" in folded:
-        last = len(parts) - 1 - folded[::-1].index("annotations")
-        return "/".join(parts[last + 1 :])
-    return "/".join(parts)
