@@ -6,30 +6,16 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
+# fmt: off
 BoxFormat = Literal[
-    "xywh",
-    "xyxy",
-    "cxcywh",
-    "xywh-relative",
-    "xyxy-relative",
-    "cxcywh-relative",
-    "xywh-percent",
-    "xyxy-percent",
-    "cxcywh-percent",
-    "yxhw",
-    "yxyx",
-    "cycxhw",
-    "xyhw",
-    "cxcyhw",
-    "yxhw-relative",
-    "yxyx-relative",
-    "cycxhw-relative",
-    "xyhw-relative",
-    "cxcyhw-relative",
-    "xywh-swapped",
-    "xyxy-swapped",
-    "cxcywh-swapped",
+    "xywh", "xyxy", "cxcywh",
+    "xywh-relative", "xyxy-relative", "cxcywh-relative",
+    "xywh-percent", "xyxy-percent", "cxcywh-percent",
+    "yxhw", "yxyx", "cycxhw", "xyhw", "cxcyhw",
+    "yxhw-relative", "yxyx-relative", "cycxhw-relative", "xyhw-relative", "cxcyhw-relative",
+    "xywh-swapped", "xyxy-swapped", "cxcywh-swapped",
 ]
+# fmt: on
 """Meaning of the four numbers of a box; relative: 0–1 of the image; percent: 0–100 of it.
 
 Swapped: x relative to the image's height, and y relative to its width.

@@ -136,11 +136,6 @@ class Case:
         return thumbnails(self.files, self.progress)
 
     @cached_property
-    def read(self) -> np.ndarray:
-        """[images] bool: whether the head of the file could be read."""
-        return np.array([not head.error for head in self.heads], bool)
-
-    @cached_property
     def counts(self) -> np.ndarray:
         """[splits, classes] number of boxes, without crowds."""
         table = np.zeros((len(self.data), len(self.names)), np.int64)
@@ -192,8 +187,7 @@ def all_kinds() -> dict[str, Kind]:
 
 
 def _similar(case: Case) -> Iterator[Found]:
-    thumbs = case.thumbs
-    for one, other in near_duplicates(thumbs).tolist():
+    for one, other in near_duplicates(case.thumbs).tolist():
         yield from _pair(case, "similar-splits", "similar-within", one, other)
 
 
@@ -297,11 +291,7 @@ def _class_counts(case: Case) -> Iterator[Found]:
         outside = int(case.counts[:, label].sum()) - in_train
         boxes, elsewhere = (counted(number, "box", "boxes") for number in (in_train, outside))
         if not in_train and outside:
-            yield Found(
-                "class-untrained",
-                None,
-                f"{name!r}, {elsewhere} in other splits",
-            )
+            yield Found("class-untrained", None, f"{name!r}, {elsewhere} in other splits")
         elif not in_train:
             yield Found("class-empty", None, f"{name!r}")
         elif in_train < FEW_BOXES:
@@ -345,7 +335,8 @@ def _objects(case: Case) -> Iterator[Found]:
         sides = sides * height / record.height
         for row in np.flatnonzero(objects & (sides < TINY)).tolist():
             note = f"{record.file}: {_box(record, row)} is {sides[row]:.1f} pixels there"
-            tiny[split].append(Found("objects-tiny", split, note, (split, index, _one_row(row))))
+            rows = (split, index, np.array([row]))
+            tiny[split].append(Found("objects-tiny", split, note, rows))
     for split, small in tiny.items():
         if len(small) >= TINY_SHARE * case.counts[split].sum():
             yield from small
@@ -353,10 +344,6 @@ def _objects(case: Case) -> Iterator[Found]:
 
 def _box(record: ImageRecord, row: int) -> str:
     return "[" + ", ".join(f"{value:g}" for value in record.boxes[row].round(2)) + "]"
-
-
-def _one_row(row: int) -> np.ndarray:
-    return np.array([row])
 
 
 def same_boxes(record: ImageRecord) -> Iterator[tuple[int, int]]:
@@ -387,19 +374,15 @@ def _boxes(case: Case) -> Iterator[Found]:
             note = f"{record.file}: {names[1]!r} {_box(record, other)} on {names[0]!r}"
             name = "box-duplicate" if alike else "box-two-classes"
             yield Found(name, split, note, (split, index, np.array([one, other])))
-        thin = objects & (sides.max(1) >= THIN_BOX * sides.min(1)) & ~_cut_off(record, sides)
-        whole = objects & (sides >= 0.99 * np.array([record.width, record.height])).all(1)
+        frame = np.array([record.width, record.height])
+        at_edge = (record.boxes[:, :2] <= 1) | (record.boxes[:, 2:] >= frame - 1)
+        cut_off = np.take_along_axis(at_edge, sides.argmin(1, keepdims=True), 1)[:, 0]
+        thin = objects & (sides.max(1) >= THIN_BOX * sides.min(1)) & ~cut_off
+        whole = objects & (sides >= 0.99 * frame).all(1)
         for name, rows in (("box-thin", thin), ("box-whole", whole)):
             for row in np.flatnonzero(rows).tolist():
                 note = f"{record.file}: {_box(record, row)}"
-                yield Found(name, split, note, (split, index, _one_row(row)))
-
-
-def _cut_off(record: ImageRecord, sides: np.ndarray) -> np.ndarray:
-    """[boxes] bool: boxes whose thin side touches an edge of the image: objects cut off there."""
-    frame = np.array([record.width, record.height])
-    at_edge = (record.boxes[:, :2] <= 1) | (record.boxes[:, 2:] >= frame - 1)
-    return np.take_along_axis(at_edge, sides.argmin(1, keepdims=True), 1)[:, 0]
+                yield Found(name, split, note, (split, index, np.array([row])))
 
 
 def _templates(case: Case) -> Iterator[Found]:
@@ -416,19 +399,17 @@ def _templates(case: Case) -> Iterator[Found]:
                 numbers = ", ".join(f"{value:g}" for value in box)
                 for index, row in places:
                     note = f"{records[index].file}: [{numbers}]"
-                    yield Found("box-template", split, note, (split, index, _one_row(row)))
+                    yield Found("box-template", split, note, (split, index, np.array([row])))
 
 
 def _convention(case: Case) -> Iterator[Found]:
     for split, each in enumerate(case.data):
-        kinds_ = ("box-empty", "box-outside", "box-cut", "box-beyond", "box-swapped")
-        odd = sum(each.findings.count(kind) for kind in kinds_)
-        kept = sum(len(record.labels) for record in case.records[split])
-        dropped = sum(
-            each.findings.count(kind) for kind in ("box-empty", "box-outside", "box-beyond")
-        )
-        if odd >= FEW_BOXES // 2 and odd >= OFTEN * (kept + dropped):
-            yield Found("convention", split, f"{odd} of {kept + dropped} boxes")
+        count = each.findings.count
+        dropped = sum(map(count, ("box-empty", "box-outside", "box-beyond")))
+        odd = dropped + count("box-cut") + count("box-swapped")
+        every = dropped + sum(len(record.labels) for record in case.records[split])
+        if odd >= FEW_BOXES // 2 and odd >= OFTEN * every:
+            yield Found("convention", split, f"{odd} of {every} boxes")
 
 
 def _images(case: Case) -> Iterator[Found]:
@@ -444,7 +425,7 @@ def _images(case: Case) -> Iterator[Found]:
             yield Found("image-thin", split, note, row)
         if min(height / record.height, width / record.width) > 4:
             yield Found("image-small", split, note, row)
-        if not case.read[place]:
+        if head.error:
             continue
         if head.size != (record.width, record.height) == head.stored:
             yield Found("image-unturned", split, note, row)

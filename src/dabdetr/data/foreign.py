@@ -14,56 +14,33 @@ ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".7z", ".r
 UNPACK = " Unpack it and give its folder."
 TABLE = "filename, class, xmin, ymin, xmax, ymax"
 COCO_OR = "export as COCO, YOLO or VOC instead"
+# fmt: off
 FOREIGN: tuple[tuple[str, bytes, str, str], ...] = (
-    (
-        r".*",
-        rb"^version https://git-lfs",
-        "only Git LFS's pointer to the file",
-        "fetch the file with: git lfs pull",
-    ),
+    (r".*", rb"^version https://git-lfs",
+     "only Git LFS's pointer to the file", "fetch the file with: git lfs pull"),
     (r".*\.tfrecords?(-\d+-of-\d+)?", b"", "TensorFlow's TFRecord", COCO_OR),
     (r".*\.(lmdb|mdb|h5|hdf5|mat|npz)", b"", "a binary store of some program", COCO_OR),
-    (
-        r".*\.xml",
-        rb"<annotations[\s/>]",
-        "CVAT's form, without images",
-        "export as CVAT for images 1.1 or COCO 1.0",
-    ),
-    (
-        r"meta\.json",
-        b'"classes".*"shape"',
-        "Supervisely's, without the folders ann and img beside it",
-        "export the whole project",
-    ),
+    (r".*\.xml", rb"<annotations[\s/>]",
+     "CVAT's form, without images", "export as CVAT for images 1.1 or COCO 1.0"),
+    (r"meta\.json", b'"classes".*"shape"',
+     "Supervisely's, without the folders ann and img beside it", "export the whole project"),
     (r".*\.json\.(gz|bz2|xz)", b"", "a packed JSON", "unpack it, as with gunzip"),
     (r".*\.jsonl", b"<loc_?\\d+>", "PaliGemma's or Florence-2's form", COCO_OR),
     (r".*\.jsonl", b"", "a list of JSON lines", COCO_OR),
-    (
-        r".*\.(csv|tsv)",
-        rb"^[^\n]*\b(PredictionString|annotations)\b",
-        "a table with all boxes of an image in one cell",
-        f"write a row for each box, with columns such as {TABLE}",
-    ),
-    (
-        r"(object_ann|sample_data)\.json",
-        rb'"(sample_data|calibrated_sensor)_token"',
-        "a table of nuImages or nuScenes, which refers to others",
-        "convert to COCO with its own tools",
-    ),
+    (r".*\.(csv|tsv)", rb"^[^\n]*\b(PredictionString|annotations)\b",
+     "a table with all boxes of an image in one cell",
+     f"write a row for each box, with columns such as {TABLE}"),
+    (r"(object_ann|sample_data)\.json", rb'"(sample_data|calibrated_sensor)_token"',
+     "a table of nuImages or nuScenes, which refers to others",
+     "convert to COCO with its own tools"),
     (r".*\.vott", b"", "VoTT's project", "export it as VoTT JSON, CSV or VOC"),
-    (
-        r".*\.json",
-        rb'^\s*\[\s*\{[^}]*"score"',
-        "results of a detector, not annotations",
-        "give the annotations as --data; val --predictions evaluates results",
-    ),
-    (
-        r".*\.json",
-        rb"^\s*\[\s*\{.*\"(data|image)\"",
-        "Label Studio's own form, without boxes",
-        "export as COCO or YOLO instead",
-    ),
+    (r".*\.json", rb'^\s*\[\s*\{[^}]*"score"',
+     "results of a detector, not annotations",
+     "give the annotations as --data; val --predictions evaluates results"),
+    (r".*\.json", rb"^\s*\[\s*\{.*\"(data|image)\"",
+     "Label Studio's own form, without boxes", "export as COCO or YOLO instead"),
 )
+# fmt: on
 """File name, pattern in its head, format, and advice: formats recognised but not read."""
 
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from dabdetr.data import json_forms, json_keys, line_forms
+from dabdetr.data import json_forms, line_forms
 from dabdetr.data.box_formats import BoxFormat
 from dabdetr.data.entries import Read, entry_splits, open_files
+from dabdetr.data.json_keys import Keys
 from dabdetr.data.locate import usual_word
 from dabdetr.data.records import Open
 from dabdetr.data.textfiles import head_of
@@ -50,120 +51,157 @@ class Form:
         return bool(named) and re.search(self.sign, head_of(file), re.DOTALL) is not None
 
 
-def _keyed(names: str, sign: bytes, keys: json_keys.Keys, *, many: bool = False) -> Form:
+def _keyed(names: str, sign: bytes, keys: Keys, *, many: bool = False) -> Form:
     """A form whose boxes are under fixed keys (see ``json_keys``)."""
-    return Form(names, sign, json_keys.reader(keys), keys.order, many)
+    return Form(names, sign, keys.read, keys.order, many)
 
 
 LIST = rb"^\s*\[\s*\{"
+JSON, DEEP_JSON, DEEP_JSONL = r"[^/]*\.json", r"(.*/)?[^/]*\.json", r"(.*/)?[^/]*\.jsonl"
+XYWH, LTWH = ("x", "y", "w", "h"), ("left", "top", "width", "height")
+LONG = ("x", "y", "width", "height")
+# fmt: off
 FORMS: dict[str, Form] = {
     "VIA": Form(
         r"[^/]*\.(json|csv)",
         rb'"_via_|region_shape_attributes|# CSV_HEADER = metadata_id|"metadata".*"fname"'
         rb'|"fname".*"metadata"|"regions".*"filename"|"filename".*"regions"',
-        via,
-        "xyxy",
+        via, "xyxy",
     ),
     "CVAT": Form(
-        r"[^/]*\.xml", rb"<annotations[\s>].*<(image|track)[\s>]", line_forms.cvat, "xyxy"
+        r"[^/]*\.xml", rb"<annotations[\s>].*<(image|track)[\s>]", line_forms.cvat, "xyxy",
     ),
-    "CreateML": _keyed(
-        r"(.*/)?[^/]*\.json", LIST + rb'.*"coordinates"', json_keys.CREATEML, many=True
-    ),
+    "CreateML": _keyed(DEEP_JSON, LIST + rb'.*"coordinates"', Keys(
+        "cxcywh", ("image", "imagefilename", "filename"), ("annotations.*", "annotation.*"),
+        "label", "coordinates", LONG, images="*",
+    ), many=True),
     "Label Studio": Form(
         r"[^/]*\.(json|csv)",
-        rb"^\s*(\[\s*\{|[\w,]+[\r\n])"
-        rb'.*"(rectangle|polygon|brush|ellipse)labels"',
-        json_forms.label_studio,
-        "xywh-percent",
+        rb'^\s*(\[\s*\{|[\w,]+[\r\n]).*"(rectangle|polygon|brush|ellipse)labels"',
+        json_forms.label_studio, "xywh-percent",
     ),
-    "BDD100K": Form(r"(.*/)?[^/]*\.json", rb'"(box2d|poly2d)"', json_forms.bdd, "xyxy", many=True),
+    "BDD100K": Form(DEEP_JSON, rb'"(box2d|poly2d)"', json_forms.bdd, "xyxy", many=True),
     "Supervisely": Form(
-        r"(.*/)?ann/[^/]*\.json", rb'"(objects|size)"', json_forms.supervisely, "xyxy", many=True
+        r"(.*/)?ann/[^/]*\.json", rb'"(objects|size)"', json_forms.supervisely, "xyxy", many=True,
     ),
     "FiftyOne": Form(
-        r"[^/]*\.json",
-        rb'"labels"\s*:\s*\{.*"bounding_box"\s*:\s*\[',
-        json_forms.fiftyone,
-        "xywh-relative",
+        JSON, rb'"labels"\s*:\s*\{.*"bounding_box"\s*:\s*\[', json_forms.fiftyone, "xywh-relative",
     ),
-    "VoTT": _keyed(
-        r"[^/]*\.json", rb'"boundingBox".*"regions"|"regions".*"boundingBox"', json_keys.VOTT
-    ),
+    "VoTT": _keyed(JSON, rb'"boundingBox".*"regions"|"regions".*"boundingBox"', Keys(
+        "xywh", ("asset.name", "asset.path"), "regions.*", "tags.*", "boundingBox", LTWH,
+        images=("assets.*", ""), size=("asset.size.width", "asset.size.height"),
+    )),
     "Hugging Face": Form(
         r"(.*/)?metadata\.(jsonl|csv)",
         rb"^(?=.*\bfile_name\b).*\b(objects|b?box(es)?)\b.*[\[{]",
-        json_forms.hugging_face,
-        "xywh",
+        json_forms.hugging_face, "xywh",
     ),
     "NDJSON of Ultralytics": Form(
-        r"[^/]*\.ndjson",
-        rb'"type"\s*:\s*"(dataset|image)"',
-        json_forms.ultralytics,
-        "cxcywh-relative",
+        r"[^/]*\.ndjson", rb'"type"\s*:\s*"(dataset|image)"',
+        json_forms.ultralytics, "cxcywh-relative",
     ),
-    "Labelbox": _keyed(r"[^/]*\.(nd)?json", rb'"data_row"|"Labeled Data"', json_keys.LABELBOX),
+    "Labelbox": _keyed(r"[^/]*\.(nd)?json", rb'"data_row"|"Labeled Data"', Keys(
+        "xywh", ("data_row.external_id", "External ID", "data_row.row_data", "Labeled Data"),
+        ("projects.?.labels.-1.annotations.objects.*", "Label.objects.*"),
+        ("name", "title", "value"), ("bounding_box", "bbox"), LTWH, images="*",
+        kind="annotation_kind", sets="projects.*.labels.*",
+        size=("media_attributes.width", "media_attributes.height"),
+    )),
     "SageMaker": Form(
-        r"(.*/)?[^/]*\.(manifest|jsonl?)", rb'"source-ref"', json_forms.sagemaker, "xywh"
+        r"(.*/)?[^/]*\.(manifest|jsonl?)", rb'"source-ref"', json_forms.sagemaker, "xywh",
     ),
     "MOT": Form(
-        r"(.*/)?gt/gt\.txt", rb"^\s*\d+\s*,\s*-?\d+\s*,", line_forms.mot, "xywh", many=True
+        r"(.*/)?gt/gt\.txt", rb"^\s*\d+\s*,\s*-?\d+\s*,", line_forms.mot, "xywh", many=True,
     ),
     "WIDER FACE": Form(
-        r"(.*/)?[^/]*bbx_gt[^/]*\.txt", rb"^\S[^\n]*\.\w+\s*\n\s*\d+\s*\n", line_forms.wider, "xywh"
+        r"(.*/)?[^/]*bbx_gt[^/]*\.txt", rb"^\S[^\n]*\.\w+\s*\n\s*\d+\s*\n",
+        line_forms.wider, "xywh",
     ),
     "keras-yolo3": Form(
-        r"(.*/)?[^/]*\.txt",
-        rb"^\S[^\n]*\.\w{3,4} \d+,\d+,\d+,\d+,\d+\s",
-        line_forms.keras_yolo,
-        "xyxy",
+        r"(.*/)?[^/]*\.txt", rb"^\S[^\n]*\.\w{3,4} \d+,\d+,\d+,\d+,\d+\s",
+        line_forms.keras_yolo, "xyxy",
     ),
     "V7": _keyed(
-        r"(.*/)?[^/]*\.json",
-        rb'"(slots|original_filename)".*"annotations"|'
-        rb'"annotations".*"slots"',
-        json_keys.V7,
-        many=True,
-    ),
-    "Scale": _keyed(r"[^/]*\.json", rb'"task_id".*"annotations"', json_keys.SCALE),
-    "Encord": _keyed(r"[^/]*\.json", rb'"data_units"', json_keys.ENCORD),
-    "Kili": _keyed(r"[^/]*\.json", rb'"normalizedVertices"', json_keys.KILI),
-    "Hasty": _keyed(r"[^/]*\.json", rb'"label_classes".*"image_name"', json_keys.HASTY),
-    "Dataloop": _keyed(
-        r"(.*/)?[^/]*\.json", rb'"datasetId".*"annotations"', json_keys.DATALOOP, many=True
-    ),
-    "Custom Vision": _keyed(r"[^/]*\.json", rb'"regions".*"tagName"', json_keys.AZURE),
-    "Azure ML": _keyed(r"(.*/)?[^/]*\.jsonl", rb'"image_url".*"topX"', json_keys.AZURE_LINES),
-    "Vertex AI": _keyed(r"(.*/)?[^/]*\.jsonl", rb'"imageGcsUri".*"boundingBox', json_keys.VERTEX),
-    "Prodigy": _keyed(
-        r"(.*/)?[^/]*\.jsonl", rb'"image".*"spans".*"(width|points)"', json_keys.PRODIGY
-    ),
-    "CrowdHuman": _keyed(r"(.*/)?[^/]*\.odgt", rb'"gtboxes"', json_keys.CROWDHUMAN),
-    "CityPersons": _keyed(
-        r"(.*/)?[^/]*_gtBbox\w*\.json", rb'"objects"', json_keys.CITYPERSONS, many=True
-    ),
-    "Cityscapes": _keyed(
-        r"(.*/)?[^/]*_polygons\.json", rb'"objects"', json_keys.CITYSCAPES, many=True
-    ),
-    "xView": _keyed(r"(.*/)?[^/]*\.geojson", rb'"bounds_imcoords"', json_keys.XVIEW),
-    "Sloth": _keyed(r"[^/]*\.json", LIST + rb'.*"class"\s*:\s*"image"', json_keys.SLOTH),
-    "SuperAnnotate": _keyed(
-        r"(.*/)?[^/]*(\.\w{3,4}|___objects)\.json",
-        rb'"instances"',
-        json_keys.SUPERANNOTATE,
-        many=True,
-    ),
-    "Dataturks": _keyed(r"[^/]*\.json", rb'"content".*"annotation"', json_keys.DATATURKS),
-    "Mapillary's signs": _keyed(r"(.*/)?[^/]*\.json", rb'"ispano"', json_keys.SIGNS, many=True),
-    "FiftyOne's data set": _keyed(r"samples\.json", rb'"samples".*"filepath"', json_keys.FIFTYONE),
+        DEEP_JSON, rb'"(slots|original_filename)".*"annotations"|"annotations".*"slots"', Keys(
+        "xywh", ("item.name", "image.original_filename", "image.filename"), "annotations.*",
+        "name", "bounding_box", XYWH, outline=("polygon.path", "polygon.paths"),
+        size=(("item.slots.*.width", "image.width"), ("item.slots.*.height", "image.height")),
+    ), many=True),
+    "Scale": _keyed(JSON, rb'"task_id".*"annotations"', Keys(
+        "xywh", ("params.attachment", "metadata.filename"), "response.annotations.*", "label", "",
+        LTWH, images="*",
+    )),
+    "Encord": _keyed(JSON, rb'"data_units"', Keys(
+        "xywh-relative", "data_title", "labels.objects.*", ("name", "value"), "boundingBox", XYWH,
+        images=("*.data_units.*", "data_units.*"),
+    )),
+    "Kili": _keyed(JSON, rb'"normalizedVertices"', Keys(
+        "xyxy-relative", ("externalId", "external_id"),
+        ("labels.-1.jsonResponse.*.annotations.*", "latestLabel.jsonResponse.*.annotations.*"),
+        "categories.*.name", "boundingPoly.*.normalizedVertices", images="*",
+    )),
+    "Hasty": _keyed(JSON, rb'"label_classes".*"image_name"', Keys(
+        "xyxy", "image_name", "labels.*", "class_name", "bbox", images="images.*",
+    )),
+    "Dataloop": _keyed(DEEP_JSON, rb'"datasetId".*"annotations"', Keys(
+        "xyxy", ("filename", "name"), "annotations.*", "label", "coordinates",
+        size=("metadata.system.width", "metadata.system.height"),
+    ), many=True),
+    "Custom Vision": _keyed(JSON, rb'"regions".*"tagName"', Keys(
+        "xywh-relative", ("originalImageUri", "id"), "regions.*", "tagName", "", LTWH, images="*",
+    )),
+    "Azure ML": _keyed(DEEP_JSONL, rb'"image_url".*"topX"', Keys(
+        "xyxy-relative", "image_url", "label.*", "label", "",
+        ("topX", "topY", "bottomX", "bottomY"), images="*",
+    )),
+    "Vertex AI": _keyed(DEEP_JSONL, rb'"imageGcsUri".*"boundingBox', Keys(
+        "xyxy-relative", "imageGcsUri", "boundingBoxAnnotations.*", "displayName", "",
+        ("xMin", "yMin", "xMax", "yMax"), images="*",
+        split="dataItemResourceLabels.aiplatform\\.googleapis\\.com/ml_use",
+    )),
+    "Prodigy": _keyed(DEEP_JSONL, rb'"image".*"spans".*"(width|points)"', Keys(
+        "xywh", ("path", "meta.file", "image"), "spans.*", "label", "", LONG, images="*",
+    )),
+    "CrowdHuman": _keyed(r"(.*/)?[^/]*\.odgt", rb'"gtboxes"', Keys(
+        "xywh", "ID", "gtboxes.*", "tag", "fbox", images="*", unlike=("extra.ignore", "1"),
+    )),
+    "CityPersons": _keyed(r"(.*/)?[^/]*_gtBbox\w*\.json", rb'"objects"', Keys(
+        "xywh", "", "objects.*", "label", "bbox", size=("imgWidth", "imgHeight"),
+        unlike=("label", "ignore"),
+    ), many=True),
+    "Cityscapes": _keyed(r"(.*/)?[^/]*_polygons\.json", rb'"objects"', Keys(
+        "xyxy", "", "objects.*", "label", "polygon", size=("imgWidth", "imgHeight"),
+    ), many=True),
+    "xView": _keyed(r"(.*/)?[^/]*\.geojson", rb'"bounds_imcoords"', Keys(
+        "xyxy", "properties.image_id", "", "properties.type_id", "properties.bounds_imcoords",
+        images="features.*", kind="properties.none",
+    )),
+    "Sloth": _keyed(JSON, LIST + rb'.*"class"\s*:\s*"image"', Keys(
+        "xywh", "filename", "annotations.*", "class", "", LONG, images="*",
+    )),
+    "SuperAnnotate": _keyed(r"(.*/)?[^/]*(\.\w{3,4}|___objects)\.json", rb'"instances"', Keys(
+        "xyxy", "metadata.name", "instances.*", "className", "points", ("x1", "y1", "x2", "y2"),
+        size=("metadata.width", "metadata.height"),
+    ), many=True),
+    "Dataturks": _keyed(JSON, rb'"content".*"annotation"', Keys(
+        "xyxy-relative", "content", "annotation.*", "label.*", "points", images="*",
+    )),
+    "Mapillary's signs": _keyed(DEEP_JSON, rb'"ispano"', Keys(
+        "xyxy", "", "objects.*", "label", "bbox", ("xmin", "ymin", "xmax", "ymax"),
+    ), many=True),
+    "FiftyOne's data set": _keyed(r"samples\.json", rb'"samples".*"filepath"', Keys(
+        "xywh-relative", "filepath", ("ground_truth.detections.*", "?.detections.*"), "label",
+        "bounding_box", images="samples.*", split="tags.*", kind="none", sets="*.detections",
+        size=("metadata.width", "metadata.height"),
+    )),
     "rows of images": Form(
         r"[^/]*\.(jsonl?|ndjson)",
         rb'^\s*(\[\s*)?\{(?=.*"(file_?name|image|im(age|g)_path|img|path|name)"\s*:\s*")'
         rb'.*"(bbox(es)?|boxes)"\s*:\s*\[',
-        json_forms.image_rows,
-        "xywh",
+        json_forms.image_rows, "xywh",
     ),
 }
+# fmt: on
 """Name → form. The first form that recognises a file is used."""
 
 

@@ -44,9 +44,7 @@ def _rows(file: Path, findings: Findings) -> Iterator[dict[str, Any]]:
 
 def _objects(given: Any) -> Iterator[dict[str, Any]]:
     """The mappings in a list."""
-    yield from (
-        (each for each in given or () if isinstance(each, dict)) if isinstance(given, list) else ()
-    )
+    yield from (each for each in given if isinstance(each, dict)) if isinstance(given, list) else ()
 
 
 def _mapping(given: Any) -> dict[str, Any]:
@@ -228,8 +226,7 @@ def image_rows(file: Path, findings: Findings) -> Iterator[Entry]:
 
     Raises ValueError if the first row is another one.
     """
-    tree = read_json(file, Findings())
-    first = next(_objects(tree if isinstance(tree, list) else [tree]), {})
+    first = next(_rows(file, Findings()), {})
     if not _key(first, IMAGE_KEYS) or not any(map(_has_boxes, (*first.values(), first))):
         raise ValueError(
             f"{file} has rows of another kind than an image's name and its boxes, and lacks one of "

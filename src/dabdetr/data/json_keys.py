@@ -1,4 +1,4 @@
-"""Jsons of tools whose boxes are under fixed keys: the paths of each tool (see ``forms``).
+"""Jsons of tools whose boxes are under fixed keys, which ``forms`` lists for each tool.
 
 A path is keys separated by dots; ``*`` matches each value of a mapping or list, ``?`` the first
 value in which the rest of the path exists. Of several paths the first that exists is used.
@@ -7,9 +7,9 @@ value in which the rest of the path exists. Of several paths the first that exis
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,10 @@ from dabdetr.text import as_numbers, shown
 Where = str | tuple[str, ...]
 POINTLESS = re.compile(r".*point|.*line|keypoints?|skeleton|tag|class|text|cuboid", re.IGNORECASE)
 """Kinds of annotations without area."""
+
+
+CITY_FILE = re.compile(r"_(gtBboxCityPersons|gtFine_polygons|gtCoarse_polygons)$")
+"""Suffix of Cityscapes' annotation files, in place of ``_leftImg8bit`` of the images."""
 
 
 @dataclass(frozen=True)
@@ -60,135 +64,43 @@ class Keys:
     unlike: tuple[Where, str] = ("", "")
     sets: Where = ()
 
+    def read(self, file: Path, findings: Findings) -> Iterator[Entry]:
+        """The boxes of a file."""
+        for number, row in enumerate(_values(read_json(file, findings), self.images), 1):
+            name = CITY_FILE.sub("_leftImg8bit", file.stem)
+            name = _value(row, self.image) if self.image else name
+            if not isinstance(row, dict) or not isinstance(name, str) or not name.strip():
+                kind = "image-unnamed" if isinstance(row, dict) else "row-unreadable"
+                findings.add(kind, f"{file}: row {number}")
+                continue
+            name = name.partition("?")[0]
+            split = str(_value(row, self.split) or "" if self.split else "")
+            size = size_of(*(_value(row, side) for side in self.size))
+            yield Entry(name, str(file), size=size, split=split)
+            if (many := len(_values(row, self.sets))) > 1:
+                findings.add("annotators", f"{file}: {shown(name)} has {many}")
+            for count, each in enumerate(_values(row, self.boxes), 1):
+                place = f"{file}: row {number}"
+                place = f"{file}: box {count} of {shown(name)}" if self.boxes else place
+                if len(classes := {*map(str, _values(each, self.class_))}) > 1:
+                    findings.add("class-several", f"{place}: {shown(sorted(classes))}")
+                yield self._entry(each, name, place, split)
 
-XYWH, LTWH = ("x", "y", "w", "h"), ("left", "top", "width", "height")
-LONG = ("x", "y", "width", "height")
-CORNERS = ("x1", "y1", "x2", "y2")
-V7 = Keys(
-    "xywh", ("item.name", "image.original_filename", "image.filename"), "annotations.*", "name",
-    "bounding_box", XYWH, outline=("polygon.path", "polygon.paths"),
-    size=(("item.slots.*.width", "image.width"), ("item.slots.*.height", "image.height")),
-)  # fmt: skip
-SCALE = Keys(
-    "xywh", ("params.attachment", "metadata.filename"), "response.annotations.*", "label", "",
-    LTWH, images="*",
-)  # fmt: skip
-ENCORD = Keys(
-    "xywh-relative", "data_title", "labels.objects.*", ("name", "value"), "boundingBox", XYWH,
-    images=("*.data_units.*", "data_units.*"),
-)  # fmt: skip
-KILI = Keys(
-    "xyxy-relative", ("externalId", "external_id"),
-    ("labels.-1.jsonResponse.*.annotations.*", "latestLabel.jsonResponse.*.annotations.*"),
-    "categories.*.name", "boundingPoly.*.normalizedVertices", images="*",
-)  # fmt: skip
-HASTY = Keys("xyxy", "image_name", "labels.*", "class_name", "bbox", images="images.*")
-DATALOOP = Keys(
-    "xyxy", ("filename", "name"), "annotations.*", "label", "coordinates",
-    size=("metadata.system.width", "metadata.system.height"),
-)  # fmt: skip
-AZURE = Keys(
-    "xywh-relative", ("originalImageUri", "id"), "regions.*", "tagName", "", LTWH, images="*"
-)
-AZURE_LINES = Keys(
-    "xyxy-relative", "image_url", "label.*", "label", "", ("topX", "topY", "bottomX", "bottomY"),
-    images="*",
-)  # fmt: skip
-VERTEX = Keys(
-    "xyxy-relative", "imageGcsUri", "boundingBoxAnnotations.*", "displayName", "",
-    ("xMin", "yMin", "xMax", "yMax"), images="*",
-    split="dataItemResourceLabels.aiplatform\\.googleapis\\.com/ml_use",
-)  # fmt: skip
-PRODIGY = Keys(
-    "xywh", ("path", "meta.file", "image"), "spans.*", "label", "", LONG, images="*"
-)  # fmt: skip
-CROWDHUMAN = Keys(
-    "xywh", "ID", "gtboxes.*", "tag", "fbox", images="*", unlike=("extra.ignore", "1")
-)
-CITYPERSONS = Keys(
-    "xywh", "", "objects.*", "label", "bbox", size=("imgWidth", "imgHeight"),
-    unlike=("label", "ignore"),
-)  # fmt: skip
-CITYSCAPES = Keys(
-    "xyxy", "", "objects.*", "label", "polygon", size=("imgWidth", "imgHeight"),
-)  # fmt: skip
-XVIEW = Keys(
-    "xyxy", "properties.image_id", "", "properties.type_id", "properties.bounds_imcoords",
-    images="features.*", kind="properties.none",
-)  # fmt: skip
-FIFTYONE = Keys(
-    "xywh-relative", "filepath", ("ground_truth.detections.*", "?.detections.*"), "label",
-    "bounding_box", images="samples.*", split="tags.*", kind="none", sets="*.detections",
-    size=("metadata.width", "metadata.height"),
-)  # fmt: skip
-CREATEML = Keys(
-    "cxcywh", ("image", "imagefilename", "filename"), ("annotations.*", "annotation.*"), "label",
-    "coordinates", LONG, images="*",
-)  # fmt: skip
-VOTT = Keys(
-    "xywh", ("asset.name", "asset.path"), "regions.*", "tags.*", "boundingBox", LTWH,
-    images=("assets.*", ""), size=("asset.size.width", "asset.size.height"),
-)  # fmt: skip
-LABELBOX = Keys(
-    "xywh", ("data_row.external_id", "External ID", "data_row.row_data", "Labeled Data"),
-    ("projects.?.labels.-1.annotations.objects.*", "Label.objects.*"), ("name", "title", "value"),
-    ("bounding_box", "bbox"), LTWH, images="*", kind="annotation_kind", sets="projects.*.labels.*",
-    size=("media_attributes.width", "media_attributes.height"),
-)  # fmt: skip
-SLOTH = Keys("xywh", "filename", "annotations.*", "class", "", LONG, images="*")
-SUPERANNOTATE = Keys(
-    "xyxy", "metadata.name", "instances.*", "className", "points", CORNERS,
-    size=("metadata.width", "metadata.height"),
-)  # fmt: skip
-DATATURKS = Keys("xyxy-relative", "content", "annotation.*", "label.*", "points", images="*")
-SIGNS = Keys("xyxy", "", "objects.*", "label", "bbox", ("xmin", "ymin", "xmax", "ymax"))
-CITY_FILE = re.compile(r"_(gtBboxCityPersons|gtFine_polygons|gtCoarse_polygons)$")
-"""Suffix of Cityscapes' annotation files, in place of ``_leftImg8bit`` of the images."""
-
-
-def reader(keys: Keys) -> Callable[[Path, Findings], Iterator[Entry]]:
-    """The reader of a form whose boxes are under ``keys``."""
-    return partial(_read, keys)
-
-
-def _read(keys: Keys, file: Path, findings: Findings) -> Iterator[Entry]:
-    for number, row in enumerate(_values(read_json(file, findings), keys.images), 1):
-        name = _value(row, keys.image) if keys.image else CITY_FILE.sub("_leftImg8bit", file.stem)
-        if not isinstance(row, dict) or not isinstance(name, str) or not name.strip():
-            kind = "image-unnamed" if isinstance(row, dict) else "row-unreadable"
-            findings.add(kind, f"{file}: row {number}")
-            continue
-        name, split = (
-            name.partition("?")[0],
-            str(_value(row, keys.split) or "" if keys.split else ""),
-        )
-        size = size_of(*(_value(row, side) for side in keys.size))
-        yield Entry(name, str(file), size=size, split=split)
-        if (many := len(_values(row, keys.sets))) > 1:
-            findings.add("annotators", f"{file}: {shown(name)} has {many}")
-        for count, each in enumerate(_values(row, keys.boxes), 1):
-            place = f"box {count} of {shown(name)}" if keys.boxes else f"row {number}"
-            if len(classes := {*map(str, _values(each, keys.class_))}) > 1:
-                findings.add("class-several", f"{file}: {place}: {shown(sorted(classes))}")
-            yield _entry(keys, each, name, f"{file}: {place}", split)
-
-
-def _entry(keys: Keys, row: Any, name: str, place: str, split: str) -> Entry:
-    class_ = _value(row, keys.class_)
-    label = "" if class_ is None else str(class_).strip()
-    path, value = keys.unlike
-    if path and str(_value(row, path)) == value:
-        return Entry(name, place, split=split, odd="region-uncared")
-    box = _numbers(_value(row, keys.box), keys.sides)
-    odd = ""
-    if box is None:
-        outline = _outline([_value(row, keys.box), _value(row, keys.outline)])
-        box = _in_order(outline, keys.order) if outline else None
-        odd = "box-from-shape" if box and not _is_upright(_value(row, keys.box)) else ""
-    if box is None:
-        kind = str(_value(row, keys.kind) or "")
-        odd = "shape-without-area" if POINTLESS.fullmatch(kind) else "box-unreadable"
-    return Entry(name, place, label, box, split=split, odd=odd)
+    def _entry(self, row: Any, name: str, place: str, split: str) -> Entry:
+        class_, given = _value(row, self.class_), _value(row, self.box)
+        label = "" if class_ is None else str(class_).strip()
+        path, value = self.unlike
+        if path and str(_value(row, path)) == value:
+            return Entry(name, place, split=split, odd="region-uncared")
+        box, odd = _numbers(given, self.sides), ""
+        if box is None and (edges := _outline([given, _value(row, self.outline)])):
+            x0, y0, x1, y1 = edges
+            box = edges if self.order.startswith("xyxy") else (x0, y0, x1 - x0, y1 - y0)
+            odd = "" if _is_upright(given) else "box-from-shape"
+        if box is None:
+            kind = str(_value(row, self.kind) or "")
+            odd = "shape-without-area" if POINTLESS.fullmatch(kind) else "box-unreadable"
+        return Entry(name, place, label, box, split=split, odd=odd)
 
 
 def _values(tree: Any, path: Where) -> list[Any]:
@@ -255,11 +167,6 @@ def _points(given: Any) -> Iterator[Sequence[Any]]:
         else:
             for each in given:
                 yield from _points(each)
-
-
-def _in_order(edges: Sequence[float], order: BoxFormat) -> Sequence[float]:
-    x0, y0, x1, y1 = edges
-    return edges if order.startswith("xyxy") else (x0, y0, x1 - x0, y1 - y0)
 
 
 def _is_upright(given: Any) -> bool:

@@ -239,13 +239,9 @@ class _Training(Dataset[Any]):
         rng = _rng(self.seed, self.epoch, job.index, 1, *_copy_key(job.copy))
         example = self.augmentation(image, boxes, labels, rng, job.crop, job.side)
         weights = None if self.weights is None else self.weights[example.labels]
-        return _Item(example, record.file, self._known(record.known), weights)
-
-    def _known(self, known: tuple[int, ...] | None) -> np.ndarray:
-        """[classes] bool: whether the image is labelled for each class."""
-        row = np.full(len(self.data.names), known is None)
-        row[list(known or ())] = True
-        return row
+        known = np.full(len(self.data.names), record.known is None)
+        known[list(record.known or ())] = True
+        return _Item(example, record.file, known, weights)
 
 
 class _Item(NamedTuple):
@@ -306,7 +302,11 @@ def _collate_training(items: list[Any]) -> tuple[Images, Targets] | Exception:
         return failed
     examples, names, known, weights = zip(*items, strict=True)
     known = torch.from_numpy(np.stack(known))
-    boxes = [_relative(example) for example in examples]
+    boxes: list[Tensor] = []
+    for example in examples:
+        height, width = example.pixels.shape[1:]
+        frame = example.boxes.new_tensor([width, height, width, height])
+        boxes.append(to_centres(example.boxes / frame))  # cxcywh, 0–1 of the unpadded image
     targets = Targets(
         labels=torch.cat([example.labels for example in examples]),
         boxes=torch.cat(boxes),
@@ -316,12 +316,6 @@ def _collate_training(items: list[Any]) -> tuple[Images, Targets] | Exception:
         weights=None if weights[0] is None else torch.cat(weights),
     )
     return pad([example.pixels for example in examples]), targets
-
-
-def _relative(example: Example) -> Tensor:
-    """Boxes as cxcywh, 0–1 of the unpadded image."""
-    height, width = example.pixels.shape[1:]
-    return to_centres(example.boxes / example.boxes.new_tensor([width, height, width, height]))
 
 
 def _rng(*key: int) -> np.random.Generator:

@@ -91,7 +91,7 @@ def _merge_repeated_images(table: RecordTable, images: np.ndarray, log: list[str
         if target[index] != index:
             log.append(f"{table.split}: {file} is listed twice; its boxes are together now")
             images[index] = False
-    return table if (target == np.arange(len(table))).all() else table.moved(target)
+    return table.moved(target)
 
 
 def _merge_names(tables: list[RecordTable], log: list[str]) -> None:

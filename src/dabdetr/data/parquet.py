@@ -105,7 +105,12 @@ def _rows(file: Path, folder: Path) -> Iterator[dict[str, Any]]:
         ) from None
     try:
         schema, batches = _opened(file)
-        _check_columns(schema, file)
+        text = schema.to_string(show_schema_metadata=False)
+        if not re.search(rf"\b({'|'.join(BOX_KEYS)})\b", text):  # in any column, however deep
+            raise ValueError(
+                f"{file} has no boxes, only the columns {shown(schema.names)}; expected are image, "
+                "and objects with bbox and category"
+            )
         features = (schema.metadata or {}).get(b"huggingface")
         if features:
             (folder / "dataset_info.json").write_bytes(features)
@@ -144,24 +149,15 @@ def _opened(file: Path) -> tuple[Any, Iterator[Any]]:
 
 def _columns(schema: Any) -> list[str]:
     """The columns to read: those without bytes, and of those with bytes that of the images."""
-    packed = [field.name for field in schema if _has_bytes(field.type)]
+    of_bytes = ("binary", "large_binary", "binary_view")
+    packed = [
+        field.name
+        for field in schema
+        if str(field.type) in of_bytes
+        or "bytes" in [field.type.field(n).name for n in range(field.type.num_fields)]
+    ]
     image = [name for name in packed if name.casefold() in ("image", "img")] or packed
     return [name for name in schema.names if name not in packed or name == image[0]]
-
-
-def _has_bytes(kind: Any) -> bool:
-    parts = [kind.field(n).name for n in range(kind.num_fields)]
-    return str(kind) in ("binary", "large_binary", "binary_view") or "bytes" in parts
-
-
-def _check_columns(schema: Any, file: Path) -> None:
-    """ValueError if no column, however deep, can have boxes."""
-    text = schema.to_string(show_schema_metadata=False)
-    if not re.search(rf"\b({'|'.join(BOX_KEYS)})\b", text):
-        raise ValueError(
-            f"{file} has no boxes, only the columns {shown(schema.names)}; expected are image, and "
-            "objects with bbox and category"
-        )
 
 
 def _content(cell: Any) -> bytes:

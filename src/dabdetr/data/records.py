@@ -21,7 +21,7 @@ from dabdetr.data.columns import Columns
 from dabdetr.data.dataset import DetectionDataset, ImageRecord
 from dabdetr.data.findings import Findings
 from dabdetr.data.heads import deep_bits, read_heads
-from dabdetr.data.images import Head, read_image
+from dabdetr.data.images import read_image
 from dabdetr.text import check_name, counted, printable
 
 Open = Callable[[str, Asked | None], "RecordTable"]
@@ -231,10 +231,6 @@ class RecordTable(Columns, DetectionDataset):
         width, height = self.sizes[index].tolist()
         return read_image(self.files[index], size=(width, height), bits=self.bits)
 
-    def counts(self) -> np.ndarray:
-        """[n] boxes of each image, crowds included."""
-        return np.diff(self.starts)
-
     def checked(self, progress: bool = False) -> RecordTable:
         """This table without unreadable images, and with the actual sizes of all others.
 
@@ -247,7 +243,12 @@ class RecordTable(Columns, DetectionDataset):
         heads = read_heads(self.files, progress)
         damaged = np.array([bool(head.error) for head in heads], bool)
         self.findings.add("image-damaged", [head.error for head in heads if head.error])
-        self._note_frames_and_depth(heads, progress)
+        pairs = [*zip(self.files, heads, strict=True)]
+        self.findings.add("frames", [file for file, head in pairs if head.frames > 1])
+        if deep := [file for file, head in pairs if head.deep]:
+            self.bits = deep_bits(deep, progress)
+            bits_used = f", {self.bits} of 16 bits used" if self.bits else ""
+            self.findings.add("deep", [f"{file}{bits_used}" for file in deep])
         keep = ~damaged & self.fit_sizes(heads)
         if not keep.any():
             raise ValueError(
@@ -258,17 +259,6 @@ class RecordTable(Columns, DetectionDataset):
         self.cut(again=True)
         self._sort()
         return self
-
-    def _note_frames_and_depth(self, heads: Sequence[Head], progress: bool) -> None:
-        """Count files of several frames and of more than 8 bits; set ``bits`` for the latter."""
-        pages = [f for f, head in zip(self.files, heads, strict=True) if head.frames > 1]
-        self.findings.add("frames", pages)
-        deep = [f for f, head in zip(self.files, heads, strict=True) if head.deep]
-        if not deep:
-            return
-        self.bits = deep_bits(deep, progress)
-        bits_used = f", {self.bits} of 16 bits used" if self.bits else ""
-        self.findings.add("deep", [f"{file}{bits_used}" for file in deep])
 
     def selected(self, images: np.ndarray, boxes: np.ndarray) -> RecordTable:
         """A copy of only the True ``images`` [n] and ``boxes`` [rows]; its findings are empty."""

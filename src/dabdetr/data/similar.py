@@ -38,20 +38,16 @@ def _thumbnail(path: str) -> bytes:
     try:
         with opened_image(path) as (image, _):
             image.draft("L", (4 * SIDE, 4 * SIDE))
-            if image.mode.startswith("I") or image.mode == "F":
-                return _deep_thumbnail(np.asarray(image, np.float32))
-            grey = image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
-            return grey.tobytes()
+            if not (image.mode.startswith("I") or image.mode == "F"):
+                grey = image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
+                return grey.tobytes()
+            # More than 8 bits: scaled by the image's highest value.
+            values = np.nan_to_num(np.asarray(image, np.float32), posinf=0, neginf=0).clip(0)
+            scaled = Image.fromarray(values * (255 / max(float(values.max()), 1e-6)))
+            small = scaled.resize((SIDE, SIDE), Image.Resampling.BOX)
+            return np.asarray(small).round().astype(np.uint8).tobytes()
     except Exception:  # decoders raise exceptions of many kinds
         return bytes(SIDE * SIDE)
-
-
-def _deep_thumbnail(values: np.ndarray) -> bytes:
-    """Thumbnail of values with more than 8 bits, scaled by the image's highest value."""
-    values = np.nan_to_num(values, posinf=0, neginf=0).clip(0)
-    scaled = Image.fromarray(values * (255 / max(float(values.max()), 1e-6)))
-    small = scaled.resize((SIDE, SIDE), Image.Resampling.BOX)
-    return np.asarray(small).round().astype(np.uint8).tobytes()
 
 
 def near_duplicates(thumbs: np.ndarray) -> np.ndarray:

@@ -62,11 +62,12 @@ def read_text(path: str | Path, findings: Findings) -> str:
 def read_json(path: Path, findings: Findings) -> Any:
     """The JSON of a file, or the list of its lines (JSON Lines) or of its rows (CSV).
 
-    A line that is not JSON is counted. CSV cells that contain JSON are parsed.
+    A line that is not JSON is counted. CSV cells that contain JSON or Python are parsed.
     """
     text, ending = read_text(path, findings), path.suffix.lower()
     if ending == ".csv":
-        return [_parse_cells(row) for row in csv.DictReader(io.StringIO(text))]
+        table = csv.DictReader(io.StringIO(text))
+        return [{column: parse_cell(cell) for column, cell in row.items()} for row in table]
     if text.lstrip()[:1] == "[" or (ending in (".json", ".geojson") and not _is_json_lines(text)):
         return parse_json(text, str(path))
     rows: list[Any] = []
@@ -84,11 +85,6 @@ def _is_json_lines(text: str) -> bool:
     with suppress(ValueError):
         return bool(end) and isinstance(parse_json(first, "line"), dict)
     return False
-
-
-def _parse_cells(row: dict[Any, Any]) -> dict[Any, Any]:
-    """A row of a table with its cells of JSON or Python parsed; a truncated cell stays text."""
-    return {column: parse_cell(cell) for column, cell in row.items()}
 
 
 def parse_cell(cell: Any) -> Any:
