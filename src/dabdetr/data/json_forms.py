@@ -18,11 +18,10 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 
 from dabdetr.data.class_lists import name_list, names_beside
-from dabdetr.data.coco_rows import box_of
 from dabdetr.data.entries import Entry
 from dabdetr.data.findings import Findings
 from dabdetr.data.locate import is_image
-from dabdetr.data.shapes import around, around_flat, size_of
+from dabdetr.data.shapes import around, around_flat, box_of, size_of
 from dabdetr.data.textfiles import read_json, read_text
 from dabdetr.text import as_number, as_numbers, parse_json, parse_yaml, shown
 

@@ -98,8 +98,7 @@ class Scenes(DetectionDataset):
         boxes: list[tuple[int, int, int, int]] = []
         labels: list[int] = []
         for _ in range(wanted):
-            _, digits, rows = _digits()
-            glyph = int(rng.choice(rows[self.split]))
+            glyph, label = _random_glyph(rng, self.split)
             smallest = max(12.0, _SMALLEST * self.size)
             top = max(smallest, largest * self.size)
             ink, (left, upper, right, lower) = _warp(rng, glyph, rng.uniform(smallest, top))
@@ -108,7 +107,7 @@ class Scenes(DetectionDataset):
                 continue
             _paint(canvas, ink, corner[0] - left, corner[1] - upper, _colour(rng, brightness))
             boxes.append((*corner, corner[0] + right - left, corner[1] + lower - upper))
-            labels.append(int(digits[glyph]))
+            labels.append(label)
         image = canvas.clip(0, 255).astype(np.uint8)
         return image, self._record(index, boxes, labels)
 
@@ -155,6 +154,13 @@ def _digits() -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
     order = np.random.default_rng(20220128).permutation(len(digits))
     held = {"val": order[:_HELD_OUT], "test": order[_HELD_OUT : 2 * _HELD_OUT]}
     return images, digits.astype(int), {**held, "train": order[2 * _HELD_OUT :]}
+
+
+def _random_glyph(rng: np.random.Generator, split: str) -> tuple[int, int]:
+    """Row and digit of a random image of the split."""
+    _, digits, rows = _digits()
+    row = int(rng.choice(rows[split]))
+    return row, int(digits[row])
 
 
 @cache

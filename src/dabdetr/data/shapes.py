@@ -1,8 +1,9 @@
-"""The box around an outline: polygons and run-length masks, as labelling tools write them."""
+"""Boxes as labelling tools write them, and boxes around outlines: polygons, run-length masks."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Any
@@ -11,6 +12,14 @@ import numpy as np
 
 from dabdetr.data.columns import FARTHEST
 from dabdetr.text import as_numbers
+
+NAMED = (
+    ("x", "y", "width", "height"),
+    ("x", "y", "w", "h"),
+    ("xmin", "ymin", "xmax", "ymax"),
+    ("x1", "y1", "x2", "y2"),
+)
+"""Names of the numbers of a box given as a mapping; the last two entries are corners."""
 
 
 def size_of(width: Any, height: Any) -> tuple[int, int]:
@@ -116,3 +125,33 @@ def _decode_runs(text: str) -> list[int]:
         runs.append(value + (runs[-2] if len(runs) > 2 else 0))
         value = shift = 0
     return runs
+
+
+def box_of(box: Any) -> list[float] | None:
+    """x, y, width, height, also from text, two points or named numbers; None for anything else.
+
+    A list around the box is ignored, as is a score after the four numbers.
+    """
+    if isinstance(box, str):
+        box = re.split(r"[\s,;]+", box.strip(" \t\r\n()[]"))
+    if isinstance(box, dict):
+        given = {str(name).casefold(): value for name, value in box.items()}
+        for names in NAMED:
+            if all(name in given for name in names):
+                box = [given[name] for name in names]
+                return box_of([box[:2], box[2:]] if names in NAMED[2:] else box)
+        return None
+    if not isinstance(box, list | tuple):
+        return None
+    if len(box) == 1 and isinstance(box[0], list | tuple):
+        return box_of(box[0])
+    if len(box) == 5 and isinstance(box[4], int | float) and 0 <= box[4] <= 1:
+        box = box[:4]
+    corners = len(box) == 2 and all(
+        isinstance(each, list | tuple) and len(each) == 2 for each in box
+    )
+    four = as_numbers(chain.from_iterable(box) if corners else box)
+    if four is None or len(four) != 4:
+        return None
+    a, b, c, d = four
+    return [a, b, c - a, d - b] if corners else four
