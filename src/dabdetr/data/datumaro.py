@@ -11,7 +11,7 @@ from dabdetr.data.findings import Findings
 from dabdetr.data.locate import ImageFolders, child, paths_of
 from dabdetr.data.records import Open, RecordTable, Rows, class_table
 from dabdetr.data.shapes import around_flat, around_segmentation, rotation_of, size_of, turned
-from dabdetr.data.textfiles import head_of, read_text
+from dabdetr.data.textfiles import head_of, mapping, read_text
 from dabdetr.text import as_numbers, counted, parse_json, shown
 
 
@@ -31,8 +31,8 @@ def _is_datumaro(file: Path) -> bool:
 
 def _open(file: Path, split: str, box_format: Asked | None = None) -> RecordTable:
     root, findings = file.parent.parent, Findings()
-    tree = parse_json(read_text(file, findings), str(file))
-    items = tree.get("items") if isinstance(tree, dict) else None
+    tree = mapping(parse_json(read_text(file, findings), str(file)))
+    items = tree.get("items")
     if not isinstance(items, list):
         raise ValueError(f"{file} has no list of items; datumaro's json has categories and items")
     pairs = list(enumerate(_names(tree)))
@@ -47,8 +47,7 @@ def _open(file: Path, split: str, box_format: Asked | None = None) -> RecordTabl
         if not isinstance(item, dict):
             findings.add("row-unreadable", f"{file}: {shown(item)}")
             continue
-        entry = item.get("image")
-        image = entry if isinstance(entry, dict) else {}
+        image = mapping(item.get("image"))
         id_ = str(item.get("id", ""))
         image_paths = [path] if isinstance(path := image.get("path"), str) and path else []
         below, _, stem = id_.rpartition("/")
@@ -71,7 +70,7 @@ def _open(file: Path, split: str, box_format: Asked | None = None) -> RecordTabl
             if label is None:
                 findings.add("class-unknown", f"{place} has label_id {shown(each.get('label_id'))}")
                 continue
-            crowd = bool((each.get("attributes") or {}).get("is_crowd"))
+            crowd = bool(mapping(each.get("attributes")).get("is_crowd"))
             rows.add_box(index, label, box, crowd, place)
     findings.add("image-missing", missing)
     if not rows.files:
@@ -84,15 +83,14 @@ def _open(file: Path, split: str, box_format: Asked | None = None) -> RecordTabl
 
 
 def _names(tree: dict[str, Any]) -> list[str]:
-    label = (tree.get("categories") or {}).get("label") or {}
-    rows = label.get("labels") if isinstance(label, dict) else None
+    rows = mapping(mapping(tree.get("categories")).get("label")).get("labels")
     rows = rows if isinstance(rows, list) else []
     return [row.get("name", "") if isinstance(row, dict) else str(row) for row in rows]
 
 
 def _box(each: Any, place: str, findings: Findings) -> tuple[float, ...] | None:
     """x, y, width, height; None for captions, labels and shapes without area."""
-    kind = each.get("type") if isinstance(each, dict) else None
+    kind = mapping(each).get("type")
     if kind in ("label", "caption", "cuboid_3d", None):
         return None
     edges = None

@@ -22,7 +22,7 @@ from dabdetr.data.entries import Entry
 from dabdetr.data.findings import Findings
 from dabdetr.data.locate import is_image
 from dabdetr.data.shapes import around, around_flat, box_of, size_of
-from dabdetr.data.textfiles import read_json, read_text
+from dabdetr.data.textfiles import mapping, read_json, read_text
 from dabdetr.text import as_number, as_numbers, parse_json, parse_yaml, shown
 
 MOST_MASK = 64 << 20
@@ -46,13 +46,9 @@ def _objects(given: Any) -> Iterator[dict[str, Any]]:
     yield from (each for each in given if isinstance(each, dict)) if isinstance(given, list) else ()
 
 
-def _mapping(given: Any) -> dict[str, Any]:
-    return given if isinstance(given, dict) else {}
-
-
 def _size(given: Any) -> tuple[int, int]:
     """(width, height) of a mapping; (0, 0) if it has none."""
-    return size_of(*map(_mapping(given).get, ("width", "height")))
+    return size_of(*map(mapping(given).get, ("width", "height")))
 
 
 def _four(given: dict[Any, Any], keys: Sequence[Any]) -> list[float] | None:
@@ -150,27 +146,27 @@ def _region(image: str, place: str, value: dict[str, Any], findings: Findings) -
 def bdd(file: Path, findings: Findings) -> Iterator[Entry]:
     """BDD100K's and Scalabel's frames: a list of frames, or one file for each image."""
     tree = read_json(file, findings)
-    frames = tree if isinstance(tree, list) else _mapping(tree).get("frames")
+    frames = tree if isinstance(tree, list) else mapping(tree).get("frames")
     if not isinstance(frames, list):
         findings.add("file-unreadable", f"{file} has no frames")
         return
     for row in _objects(frames):
-        name = row.get("name") or _mapping(tree).get("name") or file.stem
+        name = row.get("name") or mapping(tree).get("name") or file.stem
         yield Entry(str(name), str(file))
         for number, each in enumerate(_objects(row.get("labels") or row.get("objects")), 1):
             place = f"{file}: label {number} of {shown(name)}"
-            box = _four(_mapping(each.get("box2d")), CORNERS)
+            box = _four(mapping(each.get("box2d")), CORNERS)
             if box is None and not each.get("box2d"):
                 yield Entry(str(name), place, odd="shape-without-area")
                 continue
             class_ = str(each.get("category") or "").strip()
-            crowd = bool(_mapping(each.get("attributes")).get("crowd"))
+            crowd = bool(mapping(each.get("attributes")).get("crowd"))
             yield Entry(str(name), place, class_, box, crowd, odd="" if box else "box-unreadable")
 
 
 def supervisely(file: Path, findings: Findings) -> Iterator[Entry]:
     """Supervisely's file of an image: ann/NAME.json for img/NAME."""
-    tree = _mapping(read_json(file, findings))
+    tree = mapping(read_json(file, findings))
     if not isinstance(tree.get("objects"), list):
         findings.add("file-unreadable", f"{file} has no list of objects")
         return
@@ -180,9 +176,9 @@ def supervisely(file: Path, findings: Findings) -> Iterator[Entry]:
     for number, each in enumerate(_objects(tree["objects"]), 1):
         place, kind = f"{file}: object {number}", each.get("geometryType")
         class_ = str(each.get("classTitle") or "").strip()
-        points = _mapping(each.get("points")).get("exterior")
+        points = mapping(each.get("points")).get("exterior")
         if kind == "bitmap":
-            edges, odd = _around_bitmap(_mapping(each.get("bitmap"))), "box-from-shape"
+            edges, odd = _around_bitmap(mapping(each.get("bitmap"))), "box-from-shape"
         elif kind in ("rectangle", "polygon", None):
             edges = around(points) if isinstance(points, list) and len(points) > 1 else None
             odd = "" if kind == "rectangle" else "box-from-shape"
@@ -206,10 +202,10 @@ def _around_bitmap(given: dict[str, Any]) -> tuple[float, float, float, float] |
 
 def fiftyone(file: Path, findings: Findings) -> Iterator[Entry]:
     """FiftyOne's labels.json: image → labels, given as indices into ``classes`` or names."""
-    tree = _mapping(read_json(file, findings))
+    tree = mapping(read_json(file, findings))
     classes = tree.get("classes")
     names = classes if isinstance(classes, list) else []
-    for image, labels in _mapping(tree.get("labels")).items():
+    for image, labels in mapping(tree.get("labels")).items():
         yield Entry(image, str(file))
         for number, each in enumerate(_objects(labels), 1):
             place, label = f"{file}: label {number} of {shown(image)}", each.get("label")
@@ -284,7 +280,7 @@ def _hugging_face_boxes(row: dict[str, Any]) -> Iterator[tuple[Any, Any, str]]:
                 box = [*corners[:2], corners[2] - corners[0], corners[3] - corners[1]]
             yield box, each.get(column), column
         return
-    given = _mapping(given)
+    given = mapping(given)
     column = _key(given, CATEGORIES)
     boxes, classes = given.get(_key(given, BOX_KEYS)), given.get(column)
     boxes = boxes if isinstance(boxes, list) else []
@@ -336,7 +332,7 @@ def _named_columns(tree: Any, column: str = "") -> Iterator[tuple[str, dict[str,
     elif isinstance(tree, dict):
         column = tree["name"] if isinstance(tree.get("name"), str) else column
         names = tree.get("names")
-        pairs = _mapping(names).items() or enumerate(names if isinstance(names, list) else ())
+        pairs = mapping(names).items() or enumerate(names if isinstance(names, list) else ())
         if named := {str(number): str(name) for number, name in pairs}:
             yield column, named
         for key, value in tree.items():
@@ -348,7 +344,7 @@ def ultralytics(file: Path, findings: Findings) -> Iterator[Entry]:
     names: dict[str, Any] = {}
     for row in _rows(file, findings):
         if row.get("type") == "dataset" or "class_names" in row:
-            names = {str(n): name for n, name in _mapping(row.get("class_names")).items()}
+            names = {str(n): name for n, name in mapping(row.get("class_names")).items()}
             continue
         image, split = row.get("file"), str(row.get("split") or "")
         if not isinstance(image, str) or not image:
@@ -356,7 +352,7 @@ def ultralytics(file: Path, findings: Findings) -> Iterator[Entry]:
             continue
         yield Entry(image, str(file), size=_size(row), split=split)
         number = 0
-        for form, rows in _mapping(row.get("annotations")).items():
+        for form, rows in mapping(row.get("annotations")).items():
             for each in rows if isinstance(rows, list) else []:
                 number += 1
                 place = f"{file}: annotation {number} of {shown(image)}"
@@ -388,11 +384,11 @@ def sagemaker(file: Path, findings: Findings) -> Iterator[Entry]:
         if not isinstance(name, str):
             findings.add("image-unnamed", f"{file}: {shown(row)}")
             continue
-        jobs = [key for key, value in row.items() if "annotations" in _mapping(value)]
+        jobs = [key for key, value in row.items() if "annotations" in mapping(value)]
         sizes = [each for key in jobs for each in _objects(row[key].get("image_size"))]
         yield Entry(name, str(file), size=_size(sizes[0] if sizes else None))
         for job in jobs:
-            known = _mapping(_mapping(row.get(f"{job}-metadata")).get("class-map"))
+            known = mapping(mapping(row.get(f"{job}-metadata")).get("class-map"))
             for number, each in enumerate(_objects(row[job]["annotations"]), 1):
                 place, id_ = f"{file}: annotation {number} of {shown(name)}", each.get("class_id")
                 box = _four(each, SIDES)

@@ -87,6 +87,11 @@ def _is_json_lines(text: str) -> bool:
     return False
 
 
+def mapping(given: Any) -> dict[Any, Any]:
+    """A JSON object; empty for any other value."""
+    return given if isinstance(given, dict) else {}
+
+
 def parse_cell(cell: Any) -> Any:
     """The list or mapping that is written in a cell of a table; any other cell as it is."""
     if isinstance(cell, str) and cell.startswith(("[", "{", "(")):

@@ -11,7 +11,7 @@ from typing import Any
 from dabdetr.data.entries import Entry
 from dabdetr.data.findings import Findings
 from dabdetr.data.shapes import around
-from dabdetr.data.textfiles import HEAD, parse_cell, read_text
+from dabdetr.data.textfiles import HEAD, mapping, parse_cell, read_text
 from dabdetr.text import as_numbers, parse_json, shown
 
 CLASS_KEYS = ("class", "label", "name", "type", "category", "object")
@@ -58,7 +58,7 @@ def _regions(file: Path, findings: Findings) -> Iterator[Region]:
             )
             if not isinstance(shape, dict) and shape:
                 findings.add("box-unreadable", f"{file}: {shown(shape)}")
-            yield row.get("filename") or "", _mapping(shape), _mapping(attributes)
+            yield row.get("filename") or "", mapping(shape), mapping(attributes)
         return
     tree = parse_json(text, str(file))
     if isinstance(tree, dict) and isinstance(tree.get("metadata"), dict):
@@ -74,11 +74,11 @@ def _regions(file: Path, findings: Findings) -> Iterator[Region]:
         regions = list(regions.values()) if isinstance(regions, dict) else regions
         yield image["filename"], {}, {}
         for region in regions if isinstance(regions, list) else []:
-            shape, attributes = (_mapping(region).get(key) for key in KEYS)
+            shape, attributes = (mapping(region).get(key) for key in KEYS)
             if not isinstance(shape, dict):
                 findings.add("box-unreadable", f"{file}: {shown(image['filename'])}")
                 continue
-            yield image["filename"], shape, _mapping(attributes)
+            yield image["filename"], shape, mapping(attributes)
 
 
 def _via3_regions(tree: dict[str, Any], file: Path, findings: Findings) -> Iterator[Region]:
@@ -135,20 +135,16 @@ def _via3_region(
     if kind in OUTLINES:
         shape |= {"all_points_x": points[::2], "all_points_y": points[1::2]}
     attributes: dict[str, Any] = {}
-    for id_, value in _mapping(chosen).items():  # the number of an option, or a value
+    for id_, value in mapping(chosen).items():  # the number of an option, or a value
         attribute = declared.get(id_, {})
-        text = _mapping(attribute.get("options")).get(str(value), value)
+        text = mapping(attribute.get("options")).get(str(value), value)
         attributes[str(attribute.get("aname") or id_)] = text
     yield named, shape, attributes
 
 
 def _mappings_of(value: Any) -> dict[str, dict[str, Any]]:
     """The entries of a mapping whose values are mappings; empty for anything else."""
-    return {str(key): each for key, each in _mapping(value).items() if isinstance(each, dict)}
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
+    return {str(key): each for key, each in mapping(value).items() if isinstance(each, dict)}
 
 
 def _classes(attributes: dict[str, Any]) -> list[str]:
@@ -157,7 +153,7 @@ def _classes(attributes: dict[str, Any]) -> list[str]:
     key = next((key for key in CLASS_KEYS if key in by_key), None)
     found: list[str] = []
     for value in by_key.values() if key is None else [by_key[key]]:
-        boxes = _mapping(value)  # checkboxes: {"red": true}
+        boxes = mapping(value)  # checkboxes: {"red": true}
         found += [name for name, is_chosen in boxes.items() if is_chosen]
         found += [] if isinstance(value, dict) else [str(value).strip()]
     return [name for name in found if name]

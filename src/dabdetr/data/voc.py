@@ -35,8 +35,6 @@ VOC = re.compile(rb"<annotation[\s>]|<object>|^\s*\{\s*\"annotation\"\s*:\s*\{")
 """The beginning of VOC's XML, or of the JSON that converters make of it."""
 DECLARED = re.compile(rb"""^(<\?xml[^>]*?)(?<!\s)\s+encoding\s*=\s*["']([\w.-]+)["']""")
 """The declaration of an encoding."""
-
-
 FOLDERS = ("Annotations", "annotation", "xmls", "xml", "labels")
 """Names of the folder of the XML files."""
 
@@ -113,14 +111,12 @@ class _Annotation:
     """Content of an XML file: name of its image, (width, height), and its objects.
 
     objects  class, four numbers, difficult
-    odd      kind of finding and example
     """
 
     file: Path
-    image_name: str = ""
-    size: tuple[int, int] = (0, 0)
+    image_name: str
+    size: tuple[int, int]
     objects: list[tuple[str, tuple[float, ...], bool]] = field(default_factory=list)
-    odd: list[tuple[str, str]] = field(default_factory=list)
 
 
 def _open(
@@ -130,13 +126,20 @@ def _open(
     split: str,
     box_format: Asked | None = None,
 ) -> RecordTable:
-    findings = Findings()
-    of_split = {key: _annotations_in(each, findings, key == name) for key, each in files.items()}
-    annotations = [each for group in of_split.values() for each in group]
-    every = [row for each in annotations for row in each.objects]
+    findings, of_others = Findings(), Findings()
+    of_split = {
+        key: _annotations_in(each, findings if key == name else of_others)
+        for key, each in files.items()
+    }
+    if not of_split[name]:
+        raise ValueError(
+            f"none of {counted(len(files[name]), 'annotation file')} can be read: "
+            f"{next(iter(findings))}"
+        )
+    every = [row for each in chain(*of_split.values()) for row in each.objects]
     rows, names = Rows(findings, "xyxy"), dict[str, int]()
-    kinds = [kind for each in annotations for kind, _ in each.odd]
-    has_boxes = len(every) > kinds.count("box-from-shape")  # polygon points count from 0
+    outlines = findings.count("box-from-shape") + of_others.count("box-from-shape")
+    has_boxes = len(every) > outlines  # polygon points count from 0
     rows.first = float(has_boxes and all(min(numbers[:2]) > 0 for _, numbers, _ in every))
     finder = ImageFolders(_image_folders(root), findings)
     missing: list[str] = []
@@ -167,23 +170,14 @@ def _open(
     return table
 
 
-def _annotations_in(files: list[Path], findings: Findings, opened: bool) -> list[_Annotation]:
-    """The readable files; their findings are counted only if the split is the ``opened`` one."""
-    counted_in = findings if opened else Findings()
+def _annotations_in(files: list[Path], findings: Findings) -> list[_Annotation]:
+    """The readable files."""
     annotations: list[_Annotation] = []
     for file in files:
         try:
-            annotations.append(_read(file, counted_in))
+            annotations.append(_read(file, findings))
         except (ValueError, OSError) as error:
-            counted_in.add("file-unreadable", str(error))
-            continue
-        for kind, example in annotations[-1].odd:
-            counted_in.add(kind, example)
-    if not annotations and opened:
-        raise ValueError(
-            f"none of {counted(len(files), 'annotation file')} can be read: "
-            f"{next(iter(counted_in))}"
-        )
+            findings.add("file-unreadable", str(error))
     return annotations
 
 
@@ -201,9 +195,9 @@ def _read(file: Path, findings: Findings) -> _Annotation:
     for number, each in enumerate(tree.iter("object"), 1):
         location = f"{file}: object {number}"
         name = " ".join((each.findtext("name") or "").split())
-        edges = _box(each, annotation, location)
+        edges = _box(each, location, findings)
         if not name:
-            annotation.odd.append(("class-unknown", f"{location} has no name"))
+            findings.add("class-unknown", f"{location} has no name")
         elif edges is not None:
             difficult = as_flag(each.findtext("difficult"))
             annotation.objects.append((name, edges, difficult))
@@ -273,35 +267,32 @@ def _decoded(content: bytes, encoding: str) -> tuple[str, str]:
         return guess(content)
 
 
-def _box(each: Any, annotation: _Annotation, location: str) -> tuple[float, ...] | None:
-    """xmin, ymin, xmax, ymax of an object, or around its rotated box or polygon.
-
-    None if they cannot be read. Findings are added to ``annotation.odd`` with ``location`` as text.
-    """
+def _box(each: Any, location: str, findings: Findings) -> tuple[float, ...] | None:
+    """xmin, ymin, xmax, ymax of an object, or around its rotated box or polygon; None without."""
     box, rotated = each.find("bndbox"), each.find("robndbox")
     if box is not None:
         if len(each.findall("bndbox")) > 1:
-            annotation.odd.append(("boxes-several", location))
+            findings.add("boxes-several", location)
         given = [box.findtext(edge) for edge in EDGES]
         four = as_numbers(given)
         if four and all(map(math.isfinite, four)):
             rows = each.iter("attribute")
             turns = (row.findtext("value") for row in rows if row.findtext("name") == "rotation")
             angle = next(map(as_number, turns), None) or 0.0  # the box is given before rotation
-            annotation.odd += [("box-rotated", location)] * bool(angle)
+            findings.add("box-rotated", [location] * bool(angle))
             return turned(four, angle)
         kind = "box-infinite" if four else "box-unreadable"
-        annotation.odd.append((kind, f"{location}: {shown(given)}"))
+        findings.add(kind, f"{location}: {shown(given)}")
         return None
     if rotated is not None:
         five = as_numbers(rotated.findtext(each) for each in ROTATED)
         if five and all(map(math.isfinite, five)):
-            annotation.odd.append(("box-rotated", location))
+            findings.add("box-rotated", location)
             return upright(*five)
     polygon = each.find("polygon")
     points = _points(polygon) if polygon is not None else []
     edges = around(points) if len(points) > 2 else None
-    annotation.odd.append(("box-from-shape" if edges else "box-unreadable", location))
+    findings.add("box-from-shape" if edges else "box-unreadable", location)
     return edges
 
 
