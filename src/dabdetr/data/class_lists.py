@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from dabdetr.data.findings import Findings
-from dabdetr.data.locate import child, folders_in, paths_of, split_folders
+from dabdetr.data.locate import child, folders_in, paths_of
+from dabdetr.data.split_names import split_folders
 from dabdetr.data.textfiles import read_text
 from dabdetr.text import parse_json
 

@@ -10,18 +10,9 @@ from pathlib import Path
 from dabdetr.data.box_formats import Asked
 from dabdetr.data.coco_json import LISTS, SPLIT_KEYS, read_coco, split_in
 from dabdetr.data.images import IMAGE_SUFFIXES
-from dabdetr.data.locate import (
-    USUAL,
-    YEAR,
-    canonical,
-    clean,
-    files_in,
-    folders_in,
-    paths_of,
-    usual_word,
-    without_ending,
-)
+from dabdetr.data.locate import clean, files_in, folders_in, paths_of, without_ending
 from dabdetr.data.records import Open, RecordTable
+from dabdetr.data.split_names import USUAL, YEAR, canonical, usual_word
 from dabdetr.data.textfiles import HEAD, MOST_TEXT, head_of, read_bytes
 from dabdetr.text import parse_json
 

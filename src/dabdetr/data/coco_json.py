@@ -15,9 +15,10 @@ from dabdetr.data.box_formats import Asked
 from dabdetr.data.class_lists import name_list, names_beside
 from dabdetr.data.columns import FARTHEST
 from dabdetr.data.findings import Findings
-from dabdetr.data.locate import ImageFolders, paths_of, split_in_path
+from dabdetr.data.locate import ImageFolders, paths_of
 from dabdetr.data.records import RecordTable, Rows, class_table, count_shifted
 from dabdetr.data.shapes import around_segmentation, box_of, rotation_of, turned
+from dabdetr.data.split_names import split_in_path
 from dabdetr.data.textfiles import guess, note_encoding, read_bytes
 from dabdetr.text import as_number, counted, parse_json, shown
 

@@ -12,8 +12,9 @@ from typing import Any
 
 from dabdetr.data.box_formats import Asked, BoxFormat
 from dabdetr.data.findings import Findings
-from dabdetr.data.locate import USUAL, ImageFolders, canonical, child, split_in_path
+from dabdetr.data.locate import ImageFolders, child
 from dabdetr.data.records import RecordTable, Rows, named_table
+from dabdetr.data.split_names import USUAL, canonical, split_in_path
 from dabdetr.text import shown
 
 

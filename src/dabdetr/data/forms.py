@@ -16,8 +16,8 @@ from dabdetr.data import json_forms, line_forms
 from dabdetr.data.box_formats import BoxFormat
 from dabdetr.data.entries import Read, entry_splits, open_files
 from dabdetr.data.json_keys import Keys
-from dabdetr.data.locate import usual_word
 from dabdetr.data.records import Open
+from dabdetr.data.split_names import usual_word
 from dabdetr.data.textfiles import head_of
 from dabdetr.data.via import via
 

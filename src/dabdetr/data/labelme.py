@@ -14,9 +14,10 @@ from dabdetr.data.archive import unpacked_once
 from dabdetr.data.box_formats import Asked
 from dabdetr.data.findings import Findings
 from dabdetr.data.images import IMAGE_SUFFIXES
-from dabdetr.data.locate import ImageFolders, folders_in, images_below, paths_of, split_folders
+from dabdetr.data.locate import ImageFolders, folders_in, images_below, paths_of
 from dabdetr.data.records import Open, RecordTable, Rows, named_table
 from dabdetr.data.shapes import around, size_of
+from dabdetr.data.split_names import split_folders
 from dabdetr.data.textfiles import head_of, read_text
 from dabdetr.files import plain_name
 from dabdetr.text import parse_json, shown

@@ -25,10 +25,11 @@ from dabdetr.data.forms import FORMS, find_forms
 from dabdetr.data.images import OTHER_SUFFIXES
 from dabdetr.data.labelme import find_labelme
 from dabdetr.data.listed_splits import divided
-from dabdetr.data.locate import USUAL, canonical, names_split, paths_of, split_in_path, usual_word
+from dabdetr.data.locate import paths_of
 from dabdetr.data.parquet import find_parquet
 from dabdetr.data.records import Open, RecordTable
 from dabdetr.data.scenes import SPLITS, parse_scenes
+from dabdetr.data.split_names import USUAL, canonical, names_split, split_in_path, usual_word
 from dabdetr.data.splitting import divide
 from dabdetr.data.tables import find_table
 from dabdetr.data.text_lines import find_text_lines

@@ -20,8 +20,9 @@ import numpy as np
 
 from dabdetr.data.box_formats import Asked
 from dabdetr.data.findings import Findings
-from dabdetr.data.locate import USUAL, canonical, child, clean, is_image, paths_of, without_ending
+from dabdetr.data.locate import child, clean, is_image, paths_of, without_ending
 from dabdetr.data.records import Open, RecordTable
+from dabdetr.data.split_names import USUAL, canonical, named_as_split
 from dabdetr.data.textfiles import read_text
 from dabdetr.text import parse_json
 
@@ -117,11 +118,6 @@ def split_lists(root: Path) -> dict[str, list[str]]:
         if joined:
             return {name: list(listed) for name, listed in joined.items()}
     return {}
-
-
-def named_as_split(name: str) -> bool:
-    """Whether a name is that of a split, or of all images."""
-    return canonical(name) in (*USUAL, "default", "trainval")
 
 
 def _listed(file: Path) -> list[str]:

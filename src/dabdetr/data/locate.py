@@ -1,4 +1,4 @@
-"""One rule for finding files by their names in annotations, and one for the names of splits.
+"""One rule for finding files by their names in annotations.
 
 A name is tried as given; then with / for \\, without URL escapes, and without as few leading
 folders as possible; then by its base name and its stem, if only one image below the folder has it.
@@ -21,57 +21,6 @@ from dabdetr.data.images import IMAGE_SUFFIXES, OTHER_SUFFIXES
 
 MOST_FILES = 2_000_000
 """Most files below a folder of images."""
-YEAR = re.compile(r"20\d\d$")  # COCO's own splits are called train2017, val2017
-USUAL = ("train", "val", "test")
-SPLIT_AFFIXES = re.compile(r"[ _-]?(data)?(set|split|subset|data|images|imgs|list)$")
-"""Suffixes after the name of a split in the names of folders: train_set, val-images."""
-SPELLINGS = {
-    "train": ("train", "training", "trn", "tr"),
-    "val": ("val", "valid", "validation", "dev", "eval"),
-    "test": ("test", "testing", "tst"),
-}
-"""Usual split → its spellings; letter case is ignored."""
-
-
-def canonical(split: str) -> str:
-    """``train``, ``val`` or ``test`` for any spelling of them; other names without a year."""
-    bare = YEAR.sub("", split)
-    folded = bare.casefold().strip()
-    names = folded, SPLIT_AFFIXES.sub("", folded)
-    return next(
-        (usual for name in names for usual, known in SPELLINGS.items() if name in known), bare
-    )
-
-
-def usual_word(name: str) -> str:
-    """The only usual split among the words of a name (my_train_v2, Annotations-Val); else ""."""
-    words = {canonical(word) for word in re.split(r"[^A-Za-z]+", name) if word}
-    usual = [word for word in USUAL if word in words]
-    return usual[0] if len(usual) == 1 else ""
-
-
-def names_split(name: str) -> bool:
-    """Whether a name is a usual split or contains one as a word: VisDrone2019-DET-train."""
-    return canonical(name) in USUAL or bool(usual_word(name))
-
-
-def split_in_path(name: str) -> str:
-    """The only usual split among the folders of a path (images/train/a.png); else ""."""
-    named = {canonical(part) for part in clean(name)[:-1]} & {*USUAL}
-    return named.pop() if len(named) == 1 else ""
-
-
-def are_splits(names: Iterable[str]) -> bool:
-    """Whether names are of splits: one is a usual split, or several contain different ones."""
-    given = list(names)
-    named = any(canonical(name) in (*USUAL, "trainval") for name in given)
-    return named or len({*map(usual_word, given)} - {""}) > 1
-
-
-def split_folders(root: Path) -> dict[str, Path]:
-    """Name → each folder in ``root``, if their names are of splits (see ``are_splits``)."""
-    folders = {each.name: each for each in folders_in(root)}
-    return folders if are_splits(folders) else {}
 
 
 def folders_in(root: Path) -> list[Path]:

@@ -20,8 +20,9 @@ from dabdetr.data.entries import image_folders, table_of
 from dabdetr.data.findings import Findings
 from dabdetr.data.images import IMAGE_SUFFIXES, opened_image
 from dabdetr.data.json_forms import BOX_KEYS, hugging_face
-from dabdetr.data.locate import child, folders_in, is_image, names_split, paths_of
+from dabdetr.data.locate import child, folders_in, is_image, paths_of
 from dabdetr.data.records import Open, RecordTable
+from dabdetr.data.split_names import names_split
 from dabdetr.data.textfiles import head_of
 from dabdetr.files import plain_name, refuse_pointer
 from dabdetr.text import printable, reason, shown

@@ -20,9 +20,10 @@ from dabdetr.data.box_formats import BoxFormat
 from dabdetr.data.class_lists import name_list, names_beside
 from dabdetr.data.entries import Entry, entry_splits, open_files
 from dabdetr.data.findings import Findings
-from dabdetr.data.locate import child, is_image, paths_of, usual_word
+from dabdetr.data.locate import child, is_image, paths_of
 from dabdetr.data.records import Open
 from dabdetr.data.shapes import are_upright, around_flat, box_of, size_of
+from dabdetr.data.split_names import usual_word
 from dabdetr.data.textfiles import head_of, parse_cell, read_text
 from dabdetr.text import as_flag, as_number, as_numbers, shown
 

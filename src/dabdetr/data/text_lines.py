@@ -20,16 +20,10 @@ from pathlib import Path
 from dabdetr.data.box_formats import Asked
 from dabdetr.data.entries import Entry, table_of
 from dabdetr.data.findings import Findings
-from dabdetr.data.locate import (
-    child,
-    folders_in,
-    images_below,
-    names_split,
-    paths_of,
-    split_folders,
-)
+from dabdetr.data.locate import child, folders_in, images_below, paths_of
 from dabdetr.data.records import Open, RecordTable
 from dabdetr.data.shapes import are_upright, around_flat, turned
+from dabdetr.data.split_names import names_split, split_folders
 from dabdetr.data.textfiles import head_of, read_text
 from dabdetr.text import shown
 

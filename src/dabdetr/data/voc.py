@@ -20,10 +20,11 @@ from xml.etree import ElementTree
 
 from dabdetr.data.box_formats import Asked
 from dabdetr.data.findings import Findings
-from dabdetr.data.listed_splits import named_as_split, split_lists
-from dabdetr.data.locate import ImageFolders, are_splits, child, folders_in, images_below, paths_of
+from dabdetr.data.listed_splits import split_lists
+from dabdetr.data.locate import ImageFolders, child, folders_in, images_below, paths_of
 from dabdetr.data.records import Open, RecordTable, Rows, named_table
 from dabdetr.data.shapes import around, size_of, turned, upright
+from dabdetr.data.split_names import are_splits, named_as_split
 from dabdetr.data.textfiles import guess, head_of, note_encoding, read_bytes, read_text
 from dabdetr.text import as_flag, as_number, as_numbers, counted, parse_json, shown
 

@@ -16,20 +16,16 @@ from dabdetr.data.class_lists import NAMES, name_list, name_pairs, names_beside
 from dabdetr.data.findings import Findings
 from dabdetr.data.images import IMAGE_SUFFIXES
 from dabdetr.data.locate import (
-    USUAL,
     ImageFolders,
-    canonical,
     child,
     clean,
     files_in,
     folders_in,
     images_below,
-    names_split,
     paths_of,
-    split_folders,
-    usual_word,
 )
 from dabdetr.data.records import Open, RecordTable, Rows, class_table
+from dabdetr.data.split_names import USUAL, canonical, names_split, split_folders, usual_word
 from dabdetr.data.textfiles import head_of, read_text
 from dabdetr.data.yolo_lines import (
     IMAGE_WORD,
