@@ -168,7 +168,7 @@ def _tell_unit(numbers: np.ndarray, frames: np.ndarray, said: BoxFormat) -> str:
         return "relative" if np.median(frames) > SMALLEST else unit
     past = {"": np.inf, "relative": 1 + 2 * SLACK, "percent": PERCENT}[unit]
     often = 0.9 if unit == "relative" else 0.1
-    if (reach > past).mean() >= often and _mostly(numbers <= frames.max() + 1):
+    if (reach > past).mean() >= often and (numbers <= frames.max() + 1).mean() >= 0.99:
         unit = ""
     if not unit and not is_transposed(said) and percents(numbers, frames, said) == "sure":
         return "percent"
@@ -229,7 +229,3 @@ def other_units(numbers: np.ndarray, frames: np.ndarray, unit: str) -> np.ndarra
         inside = np.all((numbers >= -1) & (numbers <= np.tile(frames, 2) + 1), axis=1)
         return inside & (numbers.max(1) >= 10) & np.all(numbers[:, 2:] >= 2, axis=1)
     return np.zeros(len(numbers), bool)
-
-
-def _mostly(values: np.ndarray) -> bool:
-    return bool(values.mean() >= 0.99)

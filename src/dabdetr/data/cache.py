@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get(CACHE) or Path(home) / "dabdetr")
 
 
-def file_key(path: str) -> Key:
+def _file_key(path: str) -> Key:
     """Absolute path, size in bytes and modification time of a file.
 
     Size and time are 0 if the file does not exist, or if its name is not valid Unicode, which
@@ -35,7 +35,7 @@ def file_key(path: str) -> Key:
     return os.path.abspath(path), state.st_size, state.st_mtime_ns
 
 
-def recall(kind: str, keys: Iterable[Key]) -> dict[Key, bytes]:
+def _recall(kind: str, keys: Iterable[Key]) -> dict[Key, bytes]:
     """The cached contents of ``kind`` for files that have not changed since."""
     requested = {key[0]: key for key in keys if key[1]}
     found: dict[Key, bytes] = {}
@@ -51,24 +51,18 @@ def recall(kind: str, keys: Iterable[Key]) -> dict[Key, bytes]:
     return found
 
 
-def keep(kind: str, contents: Mapping[Key, bytes]) -> None:
-    """Cache the contents; files that do not exist are left out."""
-    rows = [(*key, content) for key, content in contents.items() if key[1]]
-    if rows:
-        with suppress(*_FAILURES), closing(_database(kind)) as database:
-            database.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", rows)
-            database.commit()
-
-
 def cached(
     kind: str, paths: Sequence[str], make: Callable[[Sequence[str]], Sequence[bytes]]
 ) -> list[bytes]:
     """The content of ``kind`` for each path; ``make`` returns those that are not cached."""
-    keys = [file_key(path) for path in paths]
-    known = recall(kind, keys)
+    keys = [_file_key(path) for path in paths]
+    known = _recall(kind, keys)
     unknown = {key: path for key, path in zip(keys, paths, strict=True) if key not in known}
     fresh = dict(zip(unknown, make([*unknown.values()]), strict=True))
-    keep(kind, fresh)
+    if rows := [(*key, content) for key, content in fresh.items() if key[1]]:
+        with suppress(*_FAILURES), closing(_database(kind)) as database:
+            database.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", rows)
+            database.commit()
     known |= fresh
     return [known[key] for key in keys]
 

@@ -53,29 +53,21 @@ def not_known(given: Path, sought: str) -> str:
             f"{given} is a file that is no data set; give a folder, a data.yaml, a COCO json, or a "
             f"zip of these.{_known_format(given.parent, [given.name])}"
         )
-    return shortened(
-        f"{given} has no annotations that are known. Looked for: {sought}. {_content(given)}"
-    )
-
-
-def _content(folder: Path) -> str:
-    names = sorted(each.name + "/" * each.is_dir() for each in folder.iterdir())
-    if not names:
-        return "The folder is empty."
+    names = sorted(each.name + "/" * each.is_dir() for each in given.iterdir())
     shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-    return f"There is: {shown}.{_advice(folder, names)}"
+    there = f"There is: {shown}.{_advice(given, names)}" if names else "The folder is empty."
+    return shortened(f"{given} has no annotations that are known. Looked for: {sought}. {there}")
 
 
 def _advice(folder: Path, names: Sequence[str]) -> str:
     """Advice on how to open the files ``names`` in ``folder``."""
     jsons = [name for name in names if name.endswith(".json")]
-    json_ = next(iter(jsons), None)
     if foreign := _known_format(folder, jsons or names):
         return foreign
     archive = next((name for name in names if name.lower().endswith(ARCHIVES)), None)
     table = next((name for name in names if name.lower().endswith((".csv", ".tsv"))), None)
-    if json_:
-        return f" If {json_} is COCO's: --annotations {folder / json_} --images {folder}"
+    if jsons:
+        return f" If {jsons[0]} is COCO's: --annotations {folder / jsons[0]} --images {folder}"
     if archive:
         zips = [name for name in names if name.lower().endswith(".zip")]
         if len(zips) > 1:

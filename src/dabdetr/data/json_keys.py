@@ -93,7 +93,8 @@ class Keys:
         if path and str(_value(row, path)) == value:
             return Entry(name, place, split=split, odd="region-uncared")
         box, odd = _numbers(given, self.sides), ""
-        if box is None and (edges := _outline([given, _value(row, self.outline)])):
+        points = [] if box else [*_points([given, _value(row, self.outline)])]
+        if len(points) > 1 and (edges := around(points)):
             x0, y0, x1, y1 = edges
             box = edges if self.order.startswith("xyxy") else (x0, y0, x1 - x0, y1 - y0)
             odd = "" if _is_upright(given) else "box-from-shape"
@@ -148,13 +149,8 @@ def _numbers(given: Any, sides: Sequence[str]) -> list[float] | None:
     return four if four and len(four) == 4 else None
 
 
-def _outline(given: Any) -> tuple[float, float, float, float] | None:
-    """x0, y0, x1, y1 around all points in lists and mappings; None for fewer than two."""
-    points = list(_points(given))
-    return around(points) if len(points) > 1 else None
-
-
 def _points(given: Any) -> Iterator[Sequence[Any]]:
+    """All points in lists and mappings."""
     if isinstance(given, dict):
         if {"x", "y"} <= given.keys():
             yield given["x"], given["y"]

@@ -217,7 +217,11 @@ def layouts_in(root: Path) -> dict[str, Open]:
     """Split → function that opens it; empty if ``root`` itself is in no layout."""
     found = next(filter(None, (find(root) for find, _ in LAYOUTS.values())), {})
     if not found and root.is_dir():
-        found = _splits_by_folder(root)
+        for each in sorted(root.iterdir()):
+            if each.is_dir() and names_split(each.name):  # a data set of one split
+                inside = next(filter(None, (find(each) for find, _ in LAYOUTS.values())), {})
+                if len(inside) == 1:
+                    found[each.name] = next(iter(inside.values()))
     return _ordered(divided(root, found))
 
 
@@ -261,17 +265,6 @@ def _ordered(found: dict[str, Open]) -> dict[str, Open]:
         named[name if usual in named else usual] = split
     first = [name for name in USUAL if name in named]
     return {name: named[name] for name in (*first, *sorted(named.keys() - USUAL))}
-
-
-def _splits_by_folder(root: Path) -> dict[str, Open]:
-    """Splits in folders that are called like splits, each a data set of one split."""
-    found: dict[str, Open] = {}
-    for child in sorted(root.iterdir()):
-        if child.is_dir() and names_split(child.name):
-            inside = next(filter(None, (find(child) for find, _ in LAYOUTS.values())), {})
-            if len(inside) == 1:
-                found[child.name] = next(iter(inside.values()))
-    return found
 
 
 def _enclosing_data(path: Path, splits_in: dict[str, Open]) -> Found | None:

@@ -103,7 +103,7 @@ def plan_epoch(data: DetectionDataset, config: Config, seed: int, epoch: int) ->
     for index in (places + first).tolist()[: config.training.epoch_images]:
         copy = drawn[index]
         drawn[index] += 1
-        crop = augmentation.draw_crop(_rng(seed, epoch, index, 0, *_copy_key(copy)))
+        crop = augmentation.draw_crop(_rng(seed, epoch, index, 0, copy=copy))
         jobs.append(Job(index, crop, 0, copy))
 
     def aspect(job: Job) -> float:
@@ -233,10 +233,10 @@ class _Training(Dataset[Any]):
             return error
         boxes, labels = record.boxes[~record.crowd], record.labels[~record.crowd]
         if self.transform is not None:
-            rng = _rng(self.seed, self.epoch, job.index, 2, *_copy_key(job.copy))
+            rng = _rng(self.seed, self.epoch, job.index, 2, copy=job.copy)
             arguments = (image, boxes, labels, rng, record.file, len(self.data.names))
             image, boxes, labels = transformed(self.transform, *arguments)
-        rng = _rng(self.seed, self.epoch, job.index, 1, *_copy_key(job.copy))
+        rng = _rng(self.seed, self.epoch, job.index, 1, copy=job.copy)
         example = self.augmentation(image, boxes, labels, rng, job.crop, job.side)
         weights = None if self.weights is None else self.weights[example.labels]
         known = np.full(len(self.data.names), record.known is None)
@@ -265,11 +265,6 @@ def _class_weights(given: Mapping[str, float], names: Sequence[str]) -> Tensor |
                 f"are {few}{', …' if len(names) > 10 else ''}"
             )
     return torch.tensor([given.get(name, 1.0) for name in names])
-
-
-def _copy_key(copy: int) -> tuple[int, ...]:
-    """Additional key of a random generator for the repeated jobs of an image in an epoch."""
-    return (copy,) if copy else ()
 
 
 def training_examples(
@@ -318,5 +313,5 @@ def _collate_training(items: list[Any]) -> tuple[Images, Targets] | Exception:
     return pad([example.pixels for example in examples]), targets
 
 
-def _rng(*key: int) -> np.random.Generator:
-    return np.random.default_rng(list(key))
+def _rng(*key: int, copy: int) -> np.random.Generator:
+    return np.random.default_rng([*key, copy] if copy else list(key))

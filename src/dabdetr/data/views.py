@@ -102,7 +102,9 @@ def contact_sheet(shown: Sequence[View]) -> Image.Image:
     sheet = Image.new("RGB", (columns * step + GAP, rows * step + GAP), GROUND)
     for number, view in enumerate(shown):
         image, boxes = scaled(view, cell)
-        drawn = draw_labels(image, boxes, view)
+        areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)  # smaller boxes are drawn over larger ones
+        order = np.argsort(np.argsort(-areas, kind="stable"), kind="stable").astype(np.float64)
+        drawn = draw(image, boxes, order, view.labels, view.names, scored=False)
         row, column = divmod(number, columns)
         left = GAP + column * step + (cell - drawn.width) // 2
         top = GAP + row * step + (cell - drawn.height) // 2
@@ -114,13 +116,6 @@ def scaled(view: View, longest: int) -> tuple[np.ndarray, np.ndarray]:
     """Image and boxes, reduced to ``longest`` pixels; smaller images are not enlarged."""
     image, factors = reduced(view.image, longest)
     return image, view.boxes * factors
-
-
-def draw_labels(image: np.ndarray, boxes: np.ndarray, view: View) -> Image.Image:
-    """A copy with boxes and class names drawn in; smaller boxes are drawn over larger ones."""
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
-    order = np.argsort(np.argsort(-areas, kind="stable"), kind="stable")
-    return draw(image, boxes, order.astype(np.float64), view.labels, view.names, scored=False)
 
 
 def page(title: str, shown: Sequence[View], total: int) -> str:

@@ -82,7 +82,8 @@ def write_data(data: Sequence[DetectionDataset], out: Path, layout: str) -> list
         items = {each.split: _items(each, taken) for each in data}
         write, finish = WRITERS[layout]
         lost = [each for split, rows in items.items() for each in write(folder, split, rows)]
-        finish(folder, data)
+        if finish is not None:
+            finish(folder, data)
     return lost
 
 
@@ -289,15 +290,11 @@ def _finish_shards(root: Path, data: Sequence[DetectionDataset]) -> None:
     (root / "classes.json").write_text(json.dumps(tree, ensure_ascii=False, indent=1))
 
 
-def _finish_nothing(root: Path, data: Sequence[DetectionDataset]) -> None:
-    """Does nothing: the files of the splits are complete."""
-
-
 Finish = Callable[[Path, Sequence[DetectionDataset]], None]
 """Writes the files that all splits share."""
-WRITERS: dict[str, tuple[Write, Finish]] = {
-    "coco": (_write_coco, _finish_nothing),
+WRITERS: dict[str, tuple[Write, Finish | None]] = {
+    "coco": (_write_coco, None),
     "yolo": (_write_yolo, _finish_yolo),
-    "voc": (_write_voc, _finish_nothing),
+    "voc": (_write_voc, None),
     "webdataset": (_write_shards, _finish_shards),
 }

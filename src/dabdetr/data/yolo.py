@@ -49,7 +49,9 @@ def find_yolo(root: Path) -> dict[str, Open]:
             findings = Findings()
             return _splits_of_settings(root, _settings(root, findings), findings)
         return _splits_of_darknet(root) if root.suffix == ".data" else {}
-    for file in _candidates(root):
+    yamls = paths_of(root, *SETTINGS) or _settings_apart(root)
+    yamls.sort(key=lambda file: file.stem.casefold() not in ("data", "dataset"))
+    for file in [*yamls, *paths_of(root, ".data")]:
         if file.suffix == ".data":
             return _splits_of_darknet(file)
         findings = Findings()
@@ -57,13 +59,6 @@ def find_yolo(root: Path) -> dict[str, Open]:
         if settings:
             return _splits_of_settings(file, settings, findings)
     return _splits_of_folders(root)
-
-
-def _candidates(root: Path) -> list[Path]:
-    """Files that may contain the paths of images, data.yaml first."""
-    yamls = paths_of(root, *SETTINGS) or _settings_apart(root)
-    first = [file for file in yamls if file.stem.casefold() in ("data", "dataset")]
-    return [*first, *(file for file in yamls if file not in first), *paths_of(root, ".data")]
 
 
 def _settings_apart(root: Path) -> list[Path]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from dabdetr.data.box_formats import changed_kind, tell_format, to_pixels
-from dabdetr.data.coco_rows import key, whole
+from dabdetr.data.coco_json import key, whole
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.data.findings import KINDS
 from dabdetr.data.textfiles import read_bytes
