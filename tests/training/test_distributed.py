@@ -49,10 +49,14 @@ def fork_two(work: Callable[[], object]) -> None:
         work()
 
     forks = [get_context("fork").Process(target=ranked, args=(rank,)) for rank in "01"]
-    for fork in forks:
-        fork.start()
-    for fork in forks:
-        fork.join()
+    try:
+        for fork in forks:
+            fork.start()
+        for fork in forks:
+            fork.join()
+    finally:
+        for fork in forks:
+            fork.kill()  # where one waits for the other until the test's time is over
     assert [fork.exitcode for fork in forks] == [0, 0]
 
 
