@@ -22,11 +22,6 @@ from dabdetr.cli import app
 runner = CliRunner()
 
 
-@pytest.fixture(autouse=True)
-def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
 def snapshot() -> dict[str, bytes]:
     """Every file and folder below the working folder."""
     return {str(path): path.read_bytes() if path.is_file() else b"" for path in Path().rglob("*")}

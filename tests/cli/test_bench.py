@@ -14,11 +14,6 @@ from dabdetr.cli import app
 runner = CliRunner()
 
 
-@pytest.fixture(autouse=True)
-def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
 def run(*arguments: object) -> Any:
     """The verb in this process, without a compiler: compiling takes minutes."""
     done = runner.invoke(app, ["bench", *map(str, arguments)], env={"PATH": "nowhere"})

@@ -23,11 +23,6 @@ pytest.importorskip("av")
 TIMES = [0.0, 0.1, 0.25, 0.3, 1.0, 1.5]
 
 
-@pytest.fixture(autouse=True)
-def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
 @pytest.fixture
 def clip(tmp_path: Path) -> str:
     """Six scenes of digits, one a frame."""

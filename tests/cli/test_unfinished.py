@@ -33,8 +33,7 @@ RUNS = Path("runs/predict")
 
 
 @pytest.fixture(autouse=True)
-def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def _images(_own_folder: None) -> None:
     Path("images").mkdir()
     data = Scenes("val")
     for number in range(COUNT):

@@ -53,11 +53,6 @@ def images(coco_folder: Path) -> Path:
     return coco_folder / "val"
 
 
-@pytest.fixture(autouse=True)
-def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
 def test_an_interrupted_training_goes_on_as_a_process(coco_folder: Path, tmp_path: Path) -> None:
     options = [*TINY, "-o", "out/a"]
     options[options.index("1")] = "12"  # epochs
@@ -75,7 +70,7 @@ def test_an_interrupted_training_goes_on_as_a_process(coco_folder: Path, tmp_pat
     assert "Traceback" not in stderr
     assert "--resume" in stderr
     assert len((folder / "results.csv").read_text().splitlines()) < 1 + 12
-    document = json.loads(process("train", "--resume", folder, "--json", cwd=tmp_path).stdout)
+    document = json.loads(run("train", "--resume", folder, "--json").stdout)
     assert Path(document["folder"]).resolve() == folder.resolve()
     assert document["last"]["epoch"] == 12
     assert len((folder / "results.csv").read_text().splitlines()) == 1 + 12

@@ -14,6 +14,11 @@ from dabdetr.presets import preset
 Fabricate = Callable[..., Path]
 
 
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture
 def fabricate(tmp_path: Path) -> Fabricate:
     """Writes a run's config and record into a comparison's folder, and returns that."""

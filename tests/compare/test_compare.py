@@ -19,11 +19,6 @@ from dabdetr.config import Config, load
 from dabdetr.runs import locked
 
 
-@pytest.fixture(autouse=True)
-def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
 def run(*arguments: object, code: int = 0) -> Any:
     """The verb in this process; the trainings are processes of their own."""
     done = CliRunner().invoke(app, ["compare", *map(str, arguments)])
