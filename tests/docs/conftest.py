@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.conftest import Graphs
 from typer.testing import CliRunner
+
+from dabdetr.export.formats import sharing_graphs
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "docs" / "tools"))
 
 
+@pytest.fixture(scope="package", autouse=True)
+def _graphs_are_shared(graphs: Graphs) -> Iterator[None]:
+    with sharing_graphs(graphs):
+        yield
+
+
 @pytest.fixture(scope="session")
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a reader who has typed ``BEFORE``. Copy it."""
-    from pages import BEFORE, SHORTER, words
+    from pages import BEFORE, KEPT, SHORTER, words
 
     from dabdetr.cli import app
 
@@ -26,4 +37,5 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
             asked = words(command)
             done = CliRunner().invoke(app, [*asked, *SHORTER.get(asked[0], []), "--quiet"])
             assert done.exit_code == 0, done.output
+            KEPT[command] = shutil.copytree(root, tmp_path_factory.mktemp("kept") / "folder")
     return root
