@@ -12,6 +12,7 @@ from dabdetr.files import check_folder_name, check_place
 
 if TYPE_CHECKING:
     from dabdetr.data.dataset import DetectionDataset
+    from dabdetr.inference.runtime import Opening
 
 
 def check_model(source: str | None) -> str | None:
@@ -223,6 +224,13 @@ Continue = Annotated[
     bool,
     typer.Option("--continue", help="Continue the stopped run called --name, or the newest one."),
 ]
+
+
+def opening(parameters: Mapping[str, Any]) -> Opening:
+    """The options of ``open_model`` among the parameters of val, predict or serve."""
+    names = ("device", "precision", "queries", "queries_init", "layers", "compile")
+    options: Any = {name: parameters[name] for name in names}
+    return options | {"image_size": parameters["imgsz"]}
 
 
 def one_of(argument: Any, option: Any, name: str) -> Any:

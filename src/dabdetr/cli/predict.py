@@ -99,7 +99,6 @@ def predict(
     sources = _sources([*(images or []), *(source or [])], tiles)
     items = before.rest(sources) if before else expand(sources)
     attempts(items, stride)  # a missing file raises before the model is loaded
-    from dabdetr.inference.opening import open_model
     from dabdetr.predictor import Predictor
 
     options.tell_choices(quiet)
@@ -114,17 +113,7 @@ def predict(
     skipped = _Skipped(skip_unreadable, journal)
     summary = _Summary(keep=as_json or bool(coco or label_studio), lines=as_lines)
     with interruptible():
-        runtime = open_model(
-            model,
-            device=device,
-            precision=precision,  # pyright: ignore[reportArgumentType]
-            queries=queries,
-            queries_init=queries_init,
-            layers=layers,
-            image_size=imgsz,
-            compile=compile,
-        )
-        predictor = Predictor(runtime, batch=batch)
+        predictor = Predictor(model, batch=batch, **options.opening(ctx.params))
         reading: dict[str, Any] = {"stride": stride, "on_error": skipped}
         reading["keep_images"] = save or save_crops
         if track:
@@ -178,7 +167,8 @@ def _continue(ctx: typer.Context, project: Path, name: str | None) -> None:
     with locked(stopped):
         ctx.obj = unfinished.Journal.read(stopped)
         given = options.given_options(ctx)
-        predict(ctx, **ctx.obj.options_for(stopped, given, ctx.params.keys()))
+        ctx.params = ctx.obj.options_for(stopped, given, ctx.params.keys())
+        predict(ctx, **ctx.params)
 
 
 def _check_tracking(others: bool, continued: bool) -> None:

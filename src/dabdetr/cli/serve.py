@@ -18,6 +18,7 @@ from dabdetr.runs import interruptible
 
 
 def serve(
+    context: typer.Context,
     weights: options.ModelArgument = None,
     model: options.ModelOrNone = None,
     host: Annotated[
@@ -91,16 +92,7 @@ def serve(
     options.tell_choices(quiet)
     listening = _listen(host, port)
     with closing(listening):
-        predictor = Predictor(
-            source,
-            device=device,
-            precision=precision,  # pyright: ignore[reportArgumentType]
-            queries=queries,
-            queries_init=queries_init,
-            layers=layers,
-            image_size=imgsz,
-            compile=compile,
-        )
+        predictor = Predictor(source, **options.opening(context.params))
         settings = Settings(
             service, max_body, parallel=parallel, waiting=waiting, allow_private=allow_private
         )

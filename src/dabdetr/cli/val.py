@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from dabdetr.cli import options
 from dabdetr.cli.output import console, print_json, refuse_to_overwrite, say
 from dabdetr.packages import install_command
@@ -19,12 +21,13 @@ if TYPE_CHECKING:
     from dabdetr.evaluation.against import Comparison
     from dabdetr.evaluation.census import Census
     from dabdetr.evaluation.error_report import ErrorReport
+    from dabdetr.evaluation.judged import Judged
     from dabdetr.evaluation.result import Evaluation
     from dabdetr.inference.runtime import Runtime
-    from dabdetr.report.earlier import Earlier
 
 
 def val(
+    context: typer.Context,
     weights: options.ModelOrData = None,
     dataset: options.Data = None,
     model: options.ModelOrNone = None,
@@ -93,45 +96,66 @@ def val(
     truth = options.open_split(
         data, split, annotations, images, box_format, strict=strict, quiet=quiet
     )
-    from dabdetr.inference.opening import open_model
-    from dabdetr.report.earlier import read_earlier
+    from dabdetr.data.statistics import summarise
+    from dabdetr.evaluation.evaluate import SUPPRESSION, class_map, suppression_gain
+    from dabdetr.evaluation.judged import judge
+    from dabdetr.inference.opening import open_model, torch_runtime
+    from dabdetr.report.earlier import compare_with, read_earlier
 
     # these raise before the evaluation: data that do not fit, a name that is taken
     earlier = None if against is None else read_earlier(against, truth)
     folder = RunFolder(project, name, "val")
-    runtime = None
-    if model is not None:
-        runtime = open_model(
-            model,
-            device=device,
-            precision=precision,  # pyright: ignore[reportArgumentType]
-            queries=queries,
-            queries_init=queries_init,
-            layers=layers,
-            image_size=imgsz,
-            compile=compile,
-        )
-    about = _describe(model or str(predictions), truth, runtime, quiet)
+    runtime = None if model is None else open_model(model, **options.opening(context.params))
+    if runtime is not None:
+        class_map(runtime.names, truth.names)
+    summary = summarise(truth)
+    for line in summary.lines():
+        say(line, quiet)
+    about = {"model": model or str(predictions), "data": truth.name, "split": truth.split}
+    read = {"read": summary.to_dict()}
     settings = {"batch": batch, "max_det": max_det, "workers": workers, "progress": not quiet}
     if per_layer:
-        assert runtime is not None
-        _evaluate_layers(runtime, truth, settings, plot, about, as_json, quiet)
+        from dabdetr.evaluation.per_layer import evaluate_layers
+
+        of_layers = evaluate_layers(torch_runtime(runtime), truth, **settings)
+        _print(of_layers, about | read | of_layers.to_dict(), as_json, quiet)
+        if plot:  # last, so that the numbers are printed even if it fails
+            of_layers.plot(plot)
+            say(f"curves: {plot}", quiet)
         return
-    if calibrate:
-        _forget_calibration(runtime)
-    found, why = _evaluate(runtime, predictions, truth, errors, nms, settings)
-    compared = _compare(earlier, truth, found, runtime)
-    use = _census(runtime, truth, found, settings) if census else None
-    more = _write_report(folder, truth, found, runtime, about, quiet, why, compared, use)
+    if calibrate:  # another calibration is fitted to the model's own scores
+        detector = torch_runtime(runtime).model
+        detector.config = detector.config.override(["inference.calibration=null"])
+    found, limits, why = _evaluate(runtime, predictions, truth, errors, nms, settings)
+    judged = judge(truth, found, limits)
+    compared = None if earlier is None else compare_with(earlier, truth, found, judged)
+    use = _census(runtime, truth, judged, limits, settings) if census else None
+    more = _write_report(folder, truth, found, limits, runtime, about, why, compared, use, quiet)
     if coco:
         found.save_results(coco)
         say(f"detections: {coco}", quiet)
     if calibrate:
-        _write_calibrated(calibrate, runtime, truth, found, quiet)
+        from dabdetr.checkpoints.native import save_model
+        from dabdetr.evaluation.operating_point import with_operating_point
+
+        detector = torch_runtime(runtime).model
+        chosen = with_operating_point(detector.config, truth, found)
+        detector.config = chosen.config
+        save_model(calibrate, detector)
+        say(f"{chosen}\nweights: {calibrate}", quiet)
     if runtime is not None and nms is None:
-        more["nms_gain"] = _suppression_gain(truth, found)
-    _print(found, about, as_json, quiet, more)
-    _advise(why, compared, more, as_json, quiet)
+        gain = round(suppression_gain(truth, found), 5)
+        more["nms_gain"] = {"iou": SUPPRESSION, "AP50": gain}
+    _print(found, about | read | more, as_json, quiet)
+    if compared is not None and not as_json:
+        say(compared.sentence, quiet)
+    if why is not None and not (quiet or as_json):
+        _print_causes(why)
+    if (gain := more.get("nms_gain")) and gain["AP50"] >= 0.001:
+        say(
+            f"non-maximum suppression (--nms {gain['iou']}) would add {gain['AP50']:+.3f} AP50",
+            quiet,
+        )
     if more["report"]:
         say(f"report: {more['report']}", quiet)
 
@@ -167,49 +191,6 @@ def _check_per_layer(of_last: Mapping[str, object], precision: str, compile: boo
         raise ValueError("--per-layer evaluates in fp32; leave out --precision and --compile")
 
 
-def _describe(
-    model: str, truth: DetectionDataset, runtime: Runtime | None, quiet: bool
-) -> dict[str, Any]:
-    """The start of the JSON document: model and data; the counts of the data are printed.
-
-    ValueError where the model's classes do not fit the data.
-    """
-    from dabdetr.data.statistics import summarise
-    from dabdetr.evaluation.evaluate import class_map
-
-    if runtime is not None:
-        class_map(runtime.names, truth.names)
-    summary = summarise(truth)
-    for line in summary.lines():
-        say(line, quiet)
-    return {
-        "model": model,
-        "data": truth.name,
-        "split": truth.split,
-        "read": summary.to_dict(),
-    }
-
-
-def _evaluate_layers(
-    runtime: Runtime,
-    truth: DetectionDataset,
-    settings: dict[str, Any],
-    plot: Path | None,
-    about: dict[str, Any],
-    as_json: bool,
-    quiet: bool,
-) -> None:
-    """Print the numbers after every decoder layer, and write their curves to ``plot``."""
-    from dabdetr.evaluation.per_layer import evaluate_layers
-    from dabdetr.inference.opening import torch_runtime
-
-    found = evaluate_layers(torch_runtime(runtime), truth, **settings)
-    _print(found, about, as_json, quiet)
-    if plot:  # last, so that the numbers are printed even if it fails
-        found.plot(plot)
-        say(f"curves: {plot}", quiet)
-
-
 def _evaluate(
     runtime: Runtime | None,
     predictions: Path | None,
@@ -217,33 +198,33 @@ def _evaluate(
     errors: bool,
     nms: float | None,
     settings: dict[str, Any],
-) -> tuple[Evaluation, ErrorReport | None]:
-    """The evaluation of the model or of the saved detections; with ``errors`` their causes too.
+) -> tuple[Evaluation, np.ndarray, ErrorReport | None]:
+    """The evaluation of the model or of the saved detections, thresholds [classes], and causes.
 
-    Causes that need decoder layers are found only for weights.
+    The thresholds are the model's; without a model, those of the best F1. Causes are found with
+    ``errors``; those that need decoder layers, only for weights.
     """
     from dabdetr.evaluation.error_report import ErrorReport
     from dabdetr.evaluation.errors import diagnose, evaluate_with_errors
     from dabdetr.evaluation.evaluate import evaluate
+    from dabdetr.evaluation.judged import default_limits
     from dabdetr.inference.exported import Exported
+    from dabdetr.inference.opening import torch_runtime
+    from dabdetr.inference.postprocess import class_thresholds
 
-    config = None if runtime is None else runtime.config
     if runtime is None:
         assert predictions is not None
-        found = _evaluate_saved(predictions, truth, settings["max_det"], nms)
-    elif errors and not isinstance(runtime, Exported):
-        from dabdetr.inference.opening import torch_runtime
-        from dabdetr.inference.postprocess import class_thresholds
-
-        limits = class_thresholds(runtime.config.inference, truth.names)
-        diagnosed = evaluate_with_errors(torch_runtime(runtime), truth, limits, nms=nms, **settings)
-        return diagnosed.evaluation, ErrorReport.of(truth, diagnosed, config)
+        config, found = None, _evaluate_saved(predictions, truth, settings["max_det"], nms)
+        limits = default_limits(truth, found)
     else:
+        config, limits = runtime.config, class_thresholds(runtime.config.inference, truth.names)
+        if errors and not isinstance(runtime, Exported):
+            weights = torch_runtime(runtime)
+            diagnosed = evaluate_with_errors(weights, truth, limits, nms=nms, **settings)
+            return diagnosed.evaluation, limits, ErrorReport.of(truth, diagnosed, config)
         found = evaluate(runtime, truth, nms=nms, **settings)
-    if not errors:
-        return found, None
-    diagnosed = diagnose(truth, found, _limits(truth, found, runtime))
-    return found, ErrorReport.of(truth, diagnosed, config)
+    why = ErrorReport.of(truth, diagnose(truth, found, limits), config) if errors else None
+    return found, limits, why
 
 
 def _evaluate_saved(
@@ -263,94 +244,45 @@ def _evaluate_saved(
     return replace(result, notes=(*notes, *result.notes))
 
 
-def _limits(truth: DetectionDataset, found: Evaluation, runtime: Runtime | None) -> np.ndarray:
-    """Score thresholds [classes]: the model's, or without a model those of the best F1."""
-    from dabdetr.evaluation.judged import default_limits
-    from dabdetr.inference.postprocess import class_thresholds
-
-    if runtime is None:
-        return default_limits(truth, found)
-    return class_thresholds(runtime.config.inference, truth.names)
-
-
-def _compare(
-    earlier: Earlier | None, truth: DetectionDataset, found: Evaluation, runtime: Runtime | None
-) -> Comparison | None:
-    if earlier is None:
-        return None
-    from dabdetr.evaluation.judged import judge
-    from dabdetr.report.earlier import compare_with
-
-    judged = judge(truth, found, _limits(truth, found, runtime))
-    return compare_with(earlier, truth, found, judged)
-
-
 def _census(
-    runtime: Runtime | None, truth: DetectionDataset, found: Evaluation, settings: dict[str, Any]
+    runtime: Runtime | None,
+    truth: DetectionDataset,
+    judged: list[Judged],
+    limits: np.ndarray,
+    settings: dict[str, Any],
 ) -> Census:
     """What each query finds; unless the model is exported, also changes from layer to layer."""
     from dabdetr.evaluation.census import census
-    from dabdetr.evaluation.judged import Judged, judge
     from dabdetr.inference.exported import Exported
 
     assert runtime is not None
     queries = runtime.config.model.queries
     slots = queries.count * (getattr(queries, "patterns", 0) or 1)
-    limits = _limits(truth, found, runtime)
     layers: list[list[Judged]] = []
     if not isinstance(runtime, Exported):
         from dabdetr.evaluation.per_layer import judged_by_layer
         from dabdetr.inference.opening import torch_runtime
 
         layers = judged_by_layer(torch_runtime(runtime), truth, limits, **settings)
-    return census(judge(truth, found, limits), slots, layers)
-
-
-def _forget_calibration(runtime: Runtime | None) -> None:
-    """Evaluate the model's own scores, to which another calibration is fitted."""
-    from dabdetr.inference.opening import torch_runtime
-
-    detector = torch_runtime(runtime).model
-    detector.config = detector.config.override(["inference.calibration=null"])
-
-
-def _write_calibrated(
-    path: Path, runtime: Runtime | None, truth: DetectionDataset, found: Evaluation, quiet: bool
-) -> None:
-    """Write the weights with the thresholds and the calibration that fit ``truth`` best."""
-    from dabdetr.checkpoints.native import save_model
-    from dabdetr.evaluation.operating_point import with_operating_point
-    from dabdetr.inference.opening import torch_runtime
-
-    detector = torch_runtime(runtime).model
-    chosen = with_operating_point(detector.config, truth, found)
-    detector.config = chosen.config
-    save_model(path, detector)
-    say(f"{chosen}\nweights: {path}", quiet)
-
-
-def _suppression_gain(truth: DetectionDataset, found: Evaluation) -> dict[str, float]:
-    """The AP50 that non-maximum suppression would add, and its IoU."""
-    from dabdetr.evaluation.evaluate import SUPPRESSION, suppression_gain
-
-    return {"iou": SUPPRESSION, "AP50": round(suppression_gain(truth, found), 5)}
+    return census(judged, slots, layers)
 
 
 def _write_report(
     folder: RunFolder,
     truth: DetectionDataset,
     found: Evaluation,
+    limits: np.ndarray,
     runtime: Runtime | None,
     about: dict[str, Any],
+    why: ErrorReport | None,
+    compared: Comparison | None,
+    use: Census | None,
     quiet: bool,
-    errors: ErrorReport | None,
-    against: Comparison | None,
-    queries: Census | None,
 ) -> dict[str, Any]:
-    """Write the report into ``folder``; returns what it adds to the JSON document.
+    """Write the report into ``folder``; returns what it adds to the numbers in the JSON document.
 
-    These are ``report``, the path of the page (None if it cannot be written), and ``errors``,
-    ``against`` and ``queries`` where they were asked for.
+    These are the numbers, ``report``, the path of the page (None if it cannot be written), and
+    ``errors``, ``against`` and ``queries`` where they were asked for.
     """
     import yaml
 
@@ -358,83 +290,45 @@ def _write_report(
     from dabdetr.report.page import PAGE
     from dabdetr.report.write import write_report
 
-    more: dict[str, Any] = {"report": None}
-    if errors is not None:
-        more["errors"] = errors.summary
-    if against is not None:
-        more["against"] = against.to_dict(truth)
-    known = {name: about[name] for name in ("model", "data", "split")}
+    more: dict[str, Any] = found.to_dict() | {"report": None}
+    if why is not None:
+        more["errors"] = why.summary
+    if compared is not None:
+        more["against"] = compared.to_dict(truth)
+    about, links = {"verb": "val", **about}, {}
     if runtime is not None:
         config = runtime.config.model_dump(mode="json")
-        known["config"] = yaml.safe_dump(config, sort_keys=False)
-    limits, about = _limits(truth, found, runtime), {"verb": "val", **known}
+        about["config"] = yaml.safe_dump(config, sort_keys=False)
     try:
         with folder as run:
-            links = _explain_pages(errors, runtime, run.path)
+            if why is not None and any(
+                why.diagnosed.errors[at].query is not None for at in why.chosen
+            ):
+                from dabdetr.explain.gallery import write_pages
+                from dabdetr.inference.opening import torch_runtime
+
+                links = write_pages(torch_runtime(runtime), why, run.path)
             tree = write_report(
-                run.path, truth, found, limits, about, errors, links, None, against, queries
+                run.path, truth, found, limits, about, why, links, None, compared, use
             )
     except OSError as error:
         say(f"no report: {error}", quiet)
         return more
     if not can_draw():
         say(f"no figures: they need matplotlib; type: {install_command('train')}", quiet)
-    if queries is not None:
+    if use is not None:
         more["queries"] = tree["queries"]
-        say(f"census: {queries.sentence}", quiet)
+        say(f"census: {use.sentence}", quiet)
     more["report"] = str(folder.path / PAGE)
     return more
 
 
-def _explain_pages(
-    errors: ErrorReport | None, runtime: Runtime | None, folder: Path
-) -> dict[int, str]:
-    """Write the explain pages of the errors in the gallery; returns the address of each error's.
-
-    Without a model, or where no error has a query, there are none.
-    """
-    if errors is None or runtime is None:
-        return {}
-    diagnosed = errors.diagnosed.errors
-    if all(diagnosed[index].query is None for index in errors.chosen):
-        return {}
-    from dabdetr.explain.gallery import write_pages
-    from dabdetr.inference.opening import torch_runtime
-
-    return write_pages(torch_runtime(runtime), errors, folder)
-
-
-def _print(
-    found: Any,
-    about: dict[str, Any],
-    as_json: bool,
-    quiet: bool,
-    more: dict[str, Any] | None = None,
-) -> None:
+def _print(found: Any, document: dict[str, Any], as_json: bool, quiet: bool) -> None:
     """Print the numbers as a JSON document, or as tables."""
     if as_json:
-        print_json({**about, **found.to_dict(), **(more or {})})
+        print_json(document)
     elif not quiet:
         console().print(found.table())
-
-
-def _advise(
-    errors: ErrorReport | None,
-    compared: Comparison | None,
-    more: dict[str, Any],
-    as_json: bool,
-    quiet: bool,
-) -> None:
-    """Print the comparison, the causes of errors as a table, and advice."""
-    if compared is not None and not as_json:
-        say(compared.sentence, quiet)
-    if errors is not None and not (quiet or as_json):
-        _print_causes(errors)
-    if (gain := more.get("nms_gain")) and gain["AP50"] >= 0.001:
-        say(
-            f"non-maximum suppression (--nms {gain['iou']}) would add {gain['AP50']:+.3f} AP50",
-            quiet,
-        )
 
 
 def _print_causes(errors: ErrorReport) -> None:
