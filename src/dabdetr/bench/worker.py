@@ -50,15 +50,21 @@ class Worker:
         All exports of a process share the model and its graph.
         """
         from dabdetr.export.export import Uncertified, export
-        from dabdetr.export.formats import sharing_graphs
         from dabdetr.inference.opening import torch_runtime
 
         if self._exported is None:
             self._exported = torch_runtime(model, device="cpu").model, {}
         detector, graphs = self._exported
         try:
-            with sharing_graphs(graphs):
-                export(detector, output, format, precision, images=shown, calibration=calibration)
+            export(
+                detector,
+                output,
+                format,
+                precision,
+                images=shown,
+                calibration=calibration,
+                graphs=graphs,
+            )
         except Uncertified as error:
             shares, _, shift, *_ = str(error.certificate).splitlines()
             why = shares if error.certificate.within < error.certificate.required else shift

@@ -198,7 +198,7 @@ def certify(
     """
     gaps: list[np.ndarray] = []
     answers: list[np.ndarray] = []
-    differing: list[_Differing] = []
+    differing: list[tuple[int, Batch, int, Ranked]] = []
     sizes: set[tuple[int, int]] = set()
     finite, tolerance = True, TOLERANCES[exported.metadata.precision]
     for batch in batches(exported, images):
@@ -207,44 +207,48 @@ def certify(
         of_batch = _gaps(reference, exported, *batch)
         for row, (pairs, found) in enumerate(zip(of_batch.detections, of_batch.found, strict=True)):
             if _agreement(pairs, tolerance)[1] < tolerance.share:
-                differing.append(_Differing(len(gaps), batch, row, found))
+                differing.append((len(gaps), batch, row, found))
             gaps.append(pairs)
         answers.append(of_batch.answers)
         finite &= of_batch.finite
     tied = 0
     if len(differing) <= MOST_TIED * len(gaps):
-        for image in differing:
-            pairs = _gaps_with_noise(reference, exported.metadata, image)
+        for number, batch, row, found in differing:
+            pairs = _gaps_with_noise(reference, exported.metadata, batch, row, found)
             if pairs is not None:
-                gaps[image.number], tied = pairs, tied + 1
-    certificate = _summary(
-        exported.metadata.precision, len(images), sizes, np.concatenate(gaps), finite
+                gaps[number], tied = pairs, tied + 1
+    every = np.concatenate(gaps)
+    agreement, questions, of_torch = _agreement(every, tolerance), None, None
+    if in_precision is not None and agreement[1] < tolerance.share:
+        of_torch = _share_of_torch(reference, in_precision, exported, images)
+    if exported.metadata.questions:
+        questions = Agreement(*_agreement(np.concatenate(answers), tolerance))
+    return Certificate(
+        exported.metadata.precision,
+        len(images),
+        BATCHES,
+        tuple(sorted(sizes)),
+        *agreement,
+        float(np.abs(np.median(every[:, :4], axis=0)).max()),
+        tolerance,
+        finite,
+        questions=questions,
+        tied=tied,
+        of_torch=of_torch,
     )
-    certificate = replace(certificate, tied=tied)
-    if in_precision is not None and certificate.within < tolerance.share:
-        share = _share_of_torch(reference, in_precision, exported, images)
-        certificate = replace(certificate, of_torch=share)
-    if not exported.metadata.questions:
-        return certificate
-    agreement = Agreement(*_agreement(np.concatenate(answers), tolerance))
-    return replace(certificate, questions=agreement)
 
 
 def _share_of_torch(
     reference: Answer, in_precision: Answer, exported: Exported, images: Sequence[np.ndarray]
 ) -> float:
     """The share of detections within the file's tolerances for torch in its precision."""
-    metadata = comparable(exported.metadata)
-    gaps: list[np.ndarray] = []
-    for pixels, padding, asked in batches(exported, images):
-        frames = [_frame(each) for each in padding]
-        expected, found = (
-            _ranked(_torch_outputs(answer, pixels, padding, asked), frames, metadata)
-            for answer in (reference, in_precision)
-        )
-        pairs = zip(expected, found, strict=True)
-        gaps += [paired(_promised(a, exported.metadata), b) for a, b in pairs]
-    return _agreement(np.concatenate(gaps), TOLERANCES[exported.metadata.precision])[1]
+    metadata, gaps = exported.metadata, []
+    for batch in batches(exported, images):
+        frames = [_frame(each) for each in batch[1]]
+        expected = _expected(_torch_outputs(reference, *batch), frames, metadata)
+        found = _ranked(_torch_outputs(in_precision, *batch), frames, metadata)
+        gaps += [paired(a, b) for a, b in zip(expected, found, strict=True)]
+    return _agreement(np.concatenate(gaps), TOLERANCES[metadata.precision])[1]
 
 
 def certify_plain(
@@ -287,28 +291,21 @@ class _Gaps(NamedTuple):
     finite: bool
 
 
-class _Differing(NamedTuple):
-    """An image whose detections differ: its number, batch and row, and the file's detections."""
-
-    number: int
-    batch: Batch
-    row: int
-    found: Ranked
-
-
-def _gaps_with_noise(reference: Answer, metadata: Metadata, image: _Differing) -> np.ndarray | None:
+def _gaps_with_noise(
+    reference: Answer, metadata: Metadata, batch: Batch, row: int, found: Ranked
+) -> np.ndarray | None:
     """``paired`` of the file and torch's output for pixels that are changed by up to ``NOISE``.
 
     None if the file agrees with none of ``DRAWS`` such outputs: the cause is not rounding.
+    ``found`` are the file's detections of the image in a ``row`` of the batch.
     """
-    pixels, padding, asked = image.batch
+    pixels, padding, asked = batch
     frames, tolerance = [_frame(each) for each in padding], TOLERANCES[metadata.precision]
     rng = np.random.default_rng(0)
     for _ in range(DRAWS):
         changed = pixels + rng.uniform(-NOISE, NOISE, pixels.shape).astype(np.float32)
         truth = _torch_outputs(reference, changed, padding, asked)
-        expected = _expected(truth, frames, metadata)[image.row]
-        pairs = paired(expected, image.found)
+        pairs = paired(_expected(truth, frames, metadata)[row], found)
         if _agreement(pairs, tolerance)[1] >= tolerance.share:
             return pairs
     return None
@@ -413,27 +410,6 @@ def _promised(expected: Ranked, metadata: Metadata) -> Ranked:
     return Ranked(*(each[rows] for each in expected))
 
 
-def _summary(
-    precision: str,
-    images: int,
-    sizes: set[tuple[int, int]],
-    gaps: np.ndarray,
-    finite: bool,
-) -> Certificate:
-    """The certificate of ``paired`` gaps."""
-    tolerance = TOLERANCES[precision]
-    return Certificate(
-        precision,
-        images,
-        BATCHES,
-        tuple(sorted(sizes)),
-        *_agreement(gaps, tolerance),
-        float(np.abs(np.median(gaps[:, :4], axis=0)).max()),
-        tolerance,
-        finite,
-    )
-
-
 def _agreement(
     gaps: np.ndarray, tolerance: Tolerance
 ) -> tuple[int, float, tuple[float, float], tuple[float, float]]:
@@ -447,12 +423,7 @@ def _agreement(
     sizes = np.stack((np.abs(gaps[:, :4]).max(1), np.abs(gaps[:, 4])), axis=1)
     within = (sizes <= (tolerance.pixels, tolerance.score)).all(1)
     largest, median = sizes.max(0).tolist(), np.median(sizes, axis=0).tolist()
-    return (
-        len(gaps),
-        float(within.mean()),
-        (largest[0], median[0]),
-        (largest[1], median[1]),
-    )
+    return len(gaps), float(within.mean()), (largest[0], median[0]), (largest[1], median[1])
 
 
 Batch = tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray] | None]

@@ -45,7 +45,7 @@ from dabdetr.steps import Steps
 from dabdetr.text import in_any_case
 
 if TYPE_CHECKING:
-    from dabdetr.export.formats import Batch
+    from dabdetr.export.formats import Batch, Graphs
 
 log = logging.getLogger("dabdetr")
 
@@ -99,6 +99,7 @@ def export(
     with_questions: bool = False,
     force: bool = False,
     progress: bool = False,
+    graphs: Graphs = None,
 ) -> Export:
     """Export ``model`` to ``output`` (default: its name with the format's ending).
 
@@ -108,7 +109,8 @@ def export(
     boxes (default: the config's) in pixels; ``padding=False`` removes the mask input.
     ``with_questions`` adds inputs for boxes that are asked about (``Predictor.ask``), and their
     answers. The certificate is made with ``images`` (see ``read_sources``), with ``data``, whose
-    annotations also give AP, or with generated scenes. ``progress`` shows a bar on a terminal.
+    annotations also give AP, or with generated scenes. ``progress`` shows a bar on a terminal;
+    ``graphs``, an empty dictionary at first, keeps graphs for further exports of the detector.
     Raises ``Uncertified`` where the file differs too much from torch; it is not kept.
     """
     format = in_any_case(format, FORMATS)
@@ -117,7 +119,8 @@ def export(
     if size is not None and min(size) < SMALLEST:
         given = " x ".join(map(str, size))
         raise ValueError(f"height and width should be at least {SMALLEST} pixels; got {given}")
-    calibration = _training(calibration)
+    if isinstance(calibration, str | Path) and is_data(calibration):
+        calibration = open_data(calibration, "train")
     if (precision == "int8") != (calibration is not None):
         raise ValueError("precision int8 and calibration data go together; one was given alone")
     check_top(post, max_det)
@@ -149,7 +152,7 @@ def export(
         path = Path(folder) / ("model" if chosen.in_folder else target.name)
         with Steps(GRAPH + 1 + COMPARISONS, progress) as steps:
             steps.begin(f"making the graph for {chosen.title}", GRAPH)
-            file = chosen.make(detector, metadata, ranges)
+            file = chosen.make(detector, metadata, ranges, graphs)
             steps.begin("writing the file")
             file.write(path, file.metadata)
             exported = Exported(path)
@@ -158,7 +161,8 @@ def export(
         if data is not None and not POSTS[metadata.post].single:
             certificate = replace(certificate, ap=compare_ap(detector, path, data, progress))
         if not certificate.passed:
-            inputs = _first_inputs(file.metadata, exported, shown)
+            pixels, filled, asked = next(iter(batches(exported, shown)))
+            inputs = as_inputs(file.metadata, pixels, filled, asked=asked)
             node = first_difference(file.traced, path, inputs)
             raise Uncertified(replace(certificate, diverges=node))
         file.write(path, replace(file.metadata, certificate=certificate.to_dict()))
@@ -187,18 +191,6 @@ def _certify(
     steps.begin("comparing a client without options", PLAIN)
     plain = certify_plain(reference, exported, images, file.traced, has_bf16())
     return replace(certificate, plain=plain)
-
-
-def _first_inputs(metadata: Metadata, exported: Exported, images: list[np.ndarray]) -> Batch:
-    """The graph's inputs of the first batch that was compared."""
-    pixels, padding, asked = next(iter(batches(exported, images)))
-    return as_inputs(metadata, pixels, padding, asked=asked)
-
-
-def _training(source: Any) -> Any:
-    """The train split if ``source`` is annotated data, else ``source``."""
-    annotated = isinstance(source, str | Path) and is_data(source)
-    return open_data(source, "train") if annotated else source
 
 
 def _calibration(metadata: Metadata, source: Any) -> Iterator[Batch]:

@@ -10,8 +10,7 @@ import io
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence, Set
-from contextlib import contextmanager, redirect_stdout
-from contextvars import ContextVar
+from contextlib import redirect_stdout
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -33,6 +32,8 @@ if TYPE_CHECKING:
     """The graph's inputs, by name."""
     Calibration = Callable[[], Iterator[Batch]] | None
     """Returns the batches that the ranges of int8 are measured on; None in other precisions."""
+    Graphs = dict[Any, Any] | None
+    """Graphs of one unchanged detector, kept for its exports in other formats and precisions."""
 
 KEPT = ("projection", "encoder", "queries", "decoder")
 """Parts of the detector that int8 leaves unchanged: all but the backbone.
@@ -73,13 +74,17 @@ class OnnxFile:
     """A graph of ONNX."""
 
     def __init__(
-        self, detector: Detector, metadata: Metadata, calibration: Calibration = None
+        self,
+        detector: Detector,
+        metadata: Metadata,
+        calibration: Calibration = None,
+        graphs: Graphs = None,
     ) -> None:
         need("onnxruntime")
         onnx = need("onnx")
         need("onnxscript")
         self.proto: Any
-        self.traced, self.proto = _graph(detector, metadata)
+        self.traced, self.proto = _graph(detector, metadata, graphs)
         if metadata.precision == "fp16":
             self.proto = halved(self.proto)
         packages = versions("onnx", "onnxscript", "onnxruntime")
@@ -136,51 +141,34 @@ class TritonFile(OnnxFile):
         sides = {"input": self.proto.graph.input, "output": self.proto.graph.output}
         lines = ['platform: "onnxruntime_onnx"', f"max_batch_size: {MAX_BATCH}"]
         for side, values in sides.items():
-            lines += [f"{side} [", ",\n".join(_triton_entry(value) for value in values), "]"]
+            entries = []
+            for value in values:
+                tensor = value.type.tensor_type
+                kind = {1: "TYPE_FP32", 7: "TYPE_INT64", 9: "TYPE_BOOL"}[tensor.elem_type]
+                axes = [-1 if d.dim_param else d.dim_value for d in tensor.shape.dim[1:]]
+                dims = ", ".join(map(str, axes))  # without the batch's; -1: any length
+                entries.append(f'  {{ name: "{value.name}", data_type: {kind}, dims: [ {dims} ] }}')
+            lines += [f"{side} [", ",\n".join(entries), "]"]
         lines += ["dynamic_batching { }", ""]
         (path / "config.pbtxt").write_text("\n".join(lines))
 
 
-def _triton_entry(value: Any) -> str:
-    """An input or output in Triton's config: its axes without the batch's, -1 for free ones."""
-    tensor = value.type.tensor_type
-    kind = {1: "TYPE_FP32", 7: "TYPE_INT64", 9: "TYPE_BOOL"}[tensor.elem_type]
-    axes = ", ".join(str(-1 if d.dim_param else d.dim_value) for d in tensor.shape.dim[1:])
-    return f'  {{ name: "{value.name}", data_type: {kind}, dims: [ {axes} ] }}'
-
-
-_shared: ContextVar[dict[Any, Any] | None] = ContextVar("_shared", default=None)
-
-
-@contextmanager
-def sharing_graphs(made: dict[Any, Any]) -> Iterator[None]:
-    """Exports of one detector that differ in format and precision make its graph once.
-
-    ``made`` keeps the graphs; the detector must not change meanwhile.
-    """
-    token = _shared.set(made)
-    try:
-        yield
-    finally:
-        _shared.reset(token)
-
-
-def _graph(detector: Detector, metadata: Metadata) -> tuple[torch.export.ExportedProgram, Any]:
+def _graph(
+    detector: Detector, metadata: Metadata, graphs: Graphs
+) -> tuple[torch.export.ExportedProgram, Any]:
     """The traced graph, and the same as ONNX in float32."""
     from dabdetr.export.tracing import program
 
-    def make() -> tuple[torch.export.ExportedProgram, Any]:
-        traced = program(detector, size=metadata.size, metadata=metadata)
-        return traced, to_onnx(traced, metadata)
-
-    made = _shared.get()
-    if made is None:
-        return make()
     options = (metadata.size, metadata.padding, metadata.post, metadata.top, metadata.questions)
-    key = (detector, *options, metadata.versions.get("opset"))
-    if key not in made:
-        made[key] = make()
-    traced, proto = made[key]
+    key = (*options, metadata.versions.get("opset"))
+    if graphs is not None and key in graphs:
+        traced, proto = graphs[key]
+    else:
+        traced = program(detector, size=metadata.size, metadata=metadata)
+        proto = to_onnx(traced, metadata)
+    if graphs is None:
+        return traced, proto
+    graphs[key] = traced, proto
     return traced, deepcopy(proto)  # it is changed in place
 
 
@@ -290,9 +278,11 @@ def keep_precision(xml: Path, names: Set[str] | None) -> None:
     tree.write(xml, encoding="utf-8", xml_declaration=True)
 
 
-def _openvino(detector: Detector, metadata: Metadata, calibration: Calibration) -> OpenVinoFile:
+def _openvino(
+    detector: Detector, metadata: Metadata, calibration: Calibration, graphs: Graphs
+) -> OpenVinoFile:
     need("openvino")  # before the graph is made
-    onnx = OnnxFile(detector, replace(metadata, precision="fp32"))
+    onnx = OnnxFile(detector, replace(metadata, precision="fp32"), graphs=graphs)
     return OpenVinoFile(onnx, metadata, calibration)
 
 
@@ -323,9 +313,7 @@ def quantised(
 class ProgramFile:
     """A program of torch.export, which runs with torch alone."""
 
-    def __init__(
-        self, detector: Detector, metadata: Metadata, calibration: Calibration = None
-    ) -> None:
+    def __init__(self, detector: Detector, metadata: Metadata, *_: Any) -> None:
         from dabdetr.export.tracing import program
 
         if "opset" in metadata.versions:
@@ -370,7 +358,7 @@ class Format:
     in_folder   whether it is a folder
     precisions  precisions that can be exported
     timed       precisions that the bench compares on a CPU
-    make        detector, metadata and calibration → the graph, ready to be written
+    make        detector, metadata, calibration and kept graphs → the graph, ready to be written
     post        kind of outputs, if readers of the format know only one; they take images of one
                 size, without padding
     """
@@ -380,7 +368,7 @@ class Format:
     in_folder: bool
     precisions: tuple[str, ...]
     timed: tuple[str, ...]
-    make: Callable[[Detector, Metadata, Calibration], File]
+    make: Callable[[Detector, Metadata, Calibration, Graphs], File]
     post: str | None = None
 
 
