@@ -11,7 +11,7 @@ import numpy as np
 from dabdetr.asking.changed import Changed, Edit
 from dabdetr.data.dataset import DetectionDataset, ImageRecord
 from dabdetr.evaluation.saved import is_number
-from dabdetr.evaluation.suspicions import MENDS, rounded
+from dabdetr.evaluation.suspicions import REPAIRS, rounded
 from dabdetr.files import read_regular
 from dabdetr.text import counted, parse_json, shown
 
@@ -66,7 +66,7 @@ _ENTRIES: dict[str, Callable[[Any], bool]] = {
     "answer": _is_box,
     "answer_name": _is_text,
     "score": is_number,
-    "mend": lambda value: value in MENDS.values(),
+    "mend": lambda value: value in REPAIRS.values(),
 }
 """Entry of a row → whether a value is valid for it."""
 

@@ -115,7 +115,19 @@ class Comparison:
         self, data: DetectionDataset, places: Sequence[tuple[int, int]]
     ) -> list[dict[str, Any]]:
         """Objects as plain values, with what this one and the other show there."""
-        rows = _objects(data, places)
+        rows = []
+        for index, at in places:
+            record = data.record(index)
+            row = np.flatnonzero(~record.crowd)[at]
+            rows.append(
+                {
+                    "image": index,
+                    "file": record.file,
+                    "object": at,
+                    "name": data.names[record.labels[row]],
+                    "box": [round(float(edge), 1) for edge in record.boxes[row]],
+                }
+            )
         for row in rows:
             for side, found in zip(SIDES, self.shown, strict=True):
                 row[side] = _nearest(data, found[row["image"]], row["box"])
@@ -151,24 +163,6 @@ def _only(mine: Judged, theirs: Judged) -> list[int]:
     return np.flatnonzero(false & ~same.any(1)).tolist()
 
 
-def _objects(data: DetectionDataset, places: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
-    rows = []
-    for index, at in places:
-        record = data.record(index)
-        row = np.flatnonzero(~record.crowd)[at]
-        box = [round(float(edge), 1) for edge in record.boxes[row]]
-        rows.append(
-            {
-                "image": index,
-                "file": record.file,
-                "object": at,
-                "name": data.names[record.labels[row]],
-                "box": box,
-            }
-        )
-    return rows
-
-
 def compare(
     data: DetectionDataset,
     this: Evaluation,
@@ -183,13 +177,17 @@ def compare(
     interval of the difference.
     """
     weights = bootstrap.resamples(len(data))
-    values = [_resampled(data, each, weights) for each in (this, other)]
+    values = []
+    for each in (this, other):
+        truth, boxes, labels = columns(data, each.detections)
+        matched = bootstrap.match(truth, boxes, len(data), len(labels), each.most)
+        ap = bootstrap.average_precision(matched, weights)
+        values.append((bootstrap.class_means(ap), bootstrap.class_means(ap[..., :1])))
     numbers = {}
-    for each in NUMBERS:
-        rows = [numbers_of[each] for numbers_of in values]
-        interval = bootstrap.interval(rows[0] - rows[1]) or [0.0, 0.0]
-        sides = [max(0.0, found.numbers[each]) for found in (this, other)]
-        numbers[each] = Difference(sides[0], sides[1], (interval[0], interval[1]))
+    for name_of, mine, theirs in zip(NUMBERS, *values, strict=True):
+        interval = bootstrap.interval(mine - theirs) or [0.0, 0.0]
+        sides = [max(0.0, found.numbers[name_of]) for found in (this, other)]
+        numbers[name_of] = Difference(sides[0], sides[1], (interval[0], interval[1]))
     won, lost, extra = [], [], ([], [])
     for index, (mine, theirs) in enumerate(zip(judged, other_judged, strict=True)):
         won += [(index, int(at)) for at in np.flatnonzero(mine.caught & ~theirs.caught)]
@@ -202,12 +200,3 @@ def compare(
     false = (sum(each.false for each in judged), sum(each.false for each in other_judged))
     shown = ([each.found for each in judged], [each.found for each in other_judged])
     return Comparison(name, numbers, won, lost, false, extra, shown)
-
-
-def _resampled(
-    data: DetectionDataset, found: Evaluation, weights: np.ndarray
-) -> dict[str, np.ndarray]:
-    truth, boxes, labels = columns(data, found.detections)
-    matched = bootstrap.match(truth, boxes, len(data), len(labels), found.most)
-    ap = bootstrap.average_precision(matched, weights)
-    return {"AP": bootstrap.class_means(ap), "AP50": bootstrap.class_means(ap[..., :1])}

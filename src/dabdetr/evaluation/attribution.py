@@ -90,16 +90,17 @@ class Attribution:
         loose = self._loose_query(at, overlap) if loose is None else loose
         if loose is not None:
             return self._with_cause(base, loose, overlap, "loose", decoded.layers)
+        layers_near = np.flatnonzero((overlap[:, free] >= OVERLAP).any(1))
         if not decoded.whole:
-            return self._label_on_nothing(
-                replace(base, cause="not_found", why="no detection is near")
-            )
-        layers_near = [
-            layer for layer in range(decoded.layers) if (overlap[layer, free] >= OVERLAP).any()
-        ]
-        if layers_near:
-            return self._label_on_nothing(self._query_left(base, layers_near[-1], overlap))
-        return self._label_on_nothing(self._no_query(base, overlap))
+            error = replace(base, cause="not_found", why="no detection is near")
+        elif len(layers_near):
+            layer = int(layers_near[-1])
+            rows = free[overlap[layer, free] >= OVERLAP]
+            row = int(rows[decoded.scores[layer, rows, label].argmax()])
+            error = self._with_cause(base, row, overlap, "left", layer + 2)
+        else:
+            error = self._no_query(base, overlap)
+        return self._label_on_nothing(error)
 
     def _right_box(self, base: Error, near: np.ndarray, overlap: np.ndarray) -> Error:
         """The error for a right box after the last layer, whose class or score is wrong."""
@@ -113,15 +114,10 @@ class Attribution:
             best, found = strongest, int(scores[-1, strongest].argmax())
         if found == label:
             return self._with_cause(base, best, overlap, "under_threshold", self.decoded.layers)
-        layer = self._first_layer_of_class(best, found)
+        other = np.flatnonzero(scores[:, best].argmax(1) != found)
+        layer = int(other[-1]) + 2 if len(other) else 1
         error = self._with_cause(base, best, overlap, "wrong_class", layer, found)
         return self._class_doubt(error, best, found, overlap)
-
-    def _first_layer_of_class(self, row: int, found: int) -> int:
-        """The layer, counted from 1, from which on the query has this class."""
-        classes = self.decoded.scores[:, row].argmax(1)
-        other = np.flatnonzero(classes != found)
-        return int(other[-1]) + 2 if len(other) else 1
 
     def _class_doubt(self, error: Error, row: int, found: int, overlap: np.ndarray) -> Error:
         """``error`` as a wrong label, if every layer and the answer about its box contradict it."""
@@ -173,14 +169,6 @@ class Attribution:
         best = int(rows[overlap[-1, rows].argmax()])
         shared = iou(self.decoded.boxes[-1, best], self.judged.boxes)
         return best if shared.argmax() == at else None
-
-    def _query_left(self, base: Error, layer: int, overlap: np.ndarray) -> Error:
-        """The error if a query had the box after ``layer`` (from 0) and none after the last."""
-        rows = self.free[overlap[layer, self.free] >= OVERLAP]
-        label = base.label
-        assert label is not None
-        row = int(rows[self.decoded.scores[layer, rows, label].argmax()])
-        return self._with_cause(base, row, overlap, "left", layer + 2)
 
     def _no_query(self, base: Error, overlap: np.ndarray) -> Error:
         """The error if no query was near after any layer, with the nearest one."""
@@ -246,7 +234,11 @@ class Attribution:
             if score >= limit:
                 why += "left out by suppression or by the limit on detections"
             else:
-                why += f"the threshold is {limit:.2f}" + self._faded(row, label, overlap, limit)
+                why += f"the threshold is {limit:.2f}"
+                before = decoded.scores[:, row, label]
+                good = np.flatnonzero((before >= limit) & (shared >= OVERLAP))
+                if len(good):
+                    why += f"; after layer {good[-1] + 1} it was {before[good[-1]]:.2f}"
         return replace(
             error,
             cause=cause,
@@ -258,15 +250,6 @@ class Attribution:
             shown=tuple(map(float, decoded.boxes[layer - 1, row])),
             overlap=tuple(map(float, shared)) if decoded.whole else (float(shared[-1]),),
         )
-
-    def _faded(self, row: int, label: int, overlap: np.ndarray, limit: float) -> str:
-        """A clause with the last layer that would have shown the object; empty if none would."""
-        good = (self.decoded.scores[:, row, label] >= limit) & (overlap[:, row] >= OVERLAP)
-        if not good.any():
-            return ""
-        last = int(np.flatnonzero(good)[-1])
-        score = self.decoded.scores[last, row, label]
-        return f"; after layer {last + 1} it was {score:.2f}"
 
     # False detections
 

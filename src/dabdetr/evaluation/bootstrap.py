@@ -76,7 +76,11 @@ def _of_class(matched: Matched, rows: np.ndarray, weights: np.ndarray, label: in
     times = weights[:, matched.image[rows]].astype(np.int32)
     counted = times.cumsum(1, dtype=np.int32)
     right, dropped = matched.right[rows], matched.dropped[rows]
-    needed = _needed(objects)
+    # the number of right detections for each recall, rounded as in COCO
+    total = np.maximum(objects, 1)[:, None]
+    needed = np.ceil(RECALLS * total).astype(np.int64)
+    needed -= (needed - 1) / total >= RECALLS
+    needed += needed / total < RECALLS
     for limit in range(len(THRESHOLDS)):
         hits = np.flatnonzero(right[:, limit])
         if not len(hits):
@@ -98,14 +102,6 @@ def _of_class(matched: Matched, rows: np.ndarray, weights: np.ndarray, label: in
         found[:, limit] = reached.reshape(len(weights), -1).mean(1)
     found[objects == 0] = np.nan
     return found
-
-
-def _needed(objects: np.ndarray) -> np.ndarray:
-    """[resamples, recalls] the number of right detections for each recall, rounded as in COCO."""
-    total = np.maximum(objects, 1)[:, None]
-    number = np.ceil(RECALLS * total).astype(np.int64)
-    number -= (number - 1) / total >= RECALLS
-    return number + (number / total < RECALLS)
 
 
 def interval(values: np.ndarray) -> list[float] | None:

@@ -25,9 +25,8 @@ def breakdowns(
     nor unmatched detections that are in another bin themselves.
     """
     aspects = [box.boxes[:, 2] / np.maximum(box.boxes[:, 3], 1e-9) for box in (truth, found)]
-    kept = truth.image[~truth.crowd]
     images = int(max(truth.image.max(initial=-1), found.image.max(initial=-1))) + 1
-    crowding = np.bincount(kept, minlength=images)
+    crowding = np.bincount(truth.image[~truth.crowd], minlength=images)
     columns = {
         "size": (SIZES, *(np.sqrt(box.area.clip(min=0)) for box in (truth, found))),
         "aspect": (ASPECTS, *aspects),
@@ -36,7 +35,9 @@ def breakdowns(
     limit = THRESHOLDS[:1]
     rows: dict[str, list[dict[str, Any]]] = {}
     for name, (edges, truth_values, found_values) in columns.items():
-        bins = _occupied(edges, truth_values[~truth.crowd])
+        kept = truth_values[~truth.crowd]
+        pairs = list(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))
+        bins = [p for p in pairs if ((kept >= p[0]) & (kept < p[1])).any()] or pairs[:1]
         outside = (_outside(truth_values, bins), _outside(found_values, bins))
         precision, _ = precision_and_recall(truth, found, classes, (most,), outside, limit)
         rows[name] = [
@@ -49,12 +50,6 @@ def breakdowns(
             for place, (low, high) in enumerate(bins)
         ]
     return rows
-
-
-def _occupied(edges: np.ndarray, values: np.ndarray) -> list[tuple[float, float]]:
-    """Bins that contain an object; the first one if none does."""
-    pairs = list(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))
-    return [p for p in pairs if ((values >= p[0]) & (values < p[1])).any()] or pairs[:1]
 
 
 def _outside(values: np.ndarray, bins: list[tuple[float, float]]) -> np.ndarray:

@@ -152,7 +152,13 @@ def _match(
     free = np.ones((len(truth), len(limits), ignored.shape[1]), bool)
     matched = np.zeros((len(found), len(limits), ignored.shape[1]), bool)
     dropped = np.repeat(outside[:, None], len(limits), axis=1)
-    for pairs in _rounds(found, found_row, classes):
+    # groups of pairs that are matched together: one detection of each image and class
+    rows, pair = np.unique(found_row, return_inverse=True)
+    group = found.image[rows] * classes + found.label[rows]
+    turn = (np.arange(len(group)) - np.searchsorted(group, group))[pair]
+    by_turn = np.argsort(turn, kind="stable")
+    ends = np.flatnonzero(np.diff(turn[by_turn])) + 1
+    for pairs in np.split(by_turn, ends) if len(by_turn) else []:
         objects, detections = object_row[pairs], found_row[pairs]
         allowed = (free[objects] | truth.crowd[objects][:, None, None]) & enough[pairs][:, :, None]
         value = rank[pairs][:, None] + len(order) * ~ignored[objects]
@@ -165,15 +171,6 @@ def _match(
         matched[row, limit, area] = True
         dropped[row, limit, area] = ignored[taken, area]
     return matched & ~dropped, dropped
-
-
-def _rounds(found: Boxes, found_row: np.ndarray, classes: int) -> list[np.ndarray]:
-    """Groups of pairs that are matched together: one detection of each image and class."""
-    rows, pair = np.unique(found_row, return_inverse=True)
-    group = found.image[rows] * classes + found.label[rows]
-    turn = (np.arange(len(group)) - np.searchsorted(group, group))[pair]
-    order = np.argsort(turn, kind="stable")
-    return np.split(order, np.flatnonzero(np.diff(turn[order])) + 1) if len(order) else []
 
 
 def _pairs(

@@ -109,7 +109,7 @@ def _causes(points: Points, diagnosed: Diagnosed) -> list[dict[str, Any]]:
             if at is not None:
                 wrong[at] = True
         sides = Counter(error.side for error in errors)
-        gain = points.mended(wrong & (points.kind >= 0), lost & ~points.taken) - before
+        gain = points.fixed(wrong & (points.kind >= 0), lost & ~points.taken) - before
         rows.append(
             {
                 "cause": cause,
@@ -133,8 +133,8 @@ def _rows_of_shown(diagnosed: Diagnosed) -> list[dict[int | None, int]]:
     return every
 
 
-def gallery(errors: Sequence[Error], most: int = SHOWN) -> list[int]:
-    """Indices of at most ``most`` errors, from every cause in turn, the most frequent cause first.
+def gallery(errors: Sequence[Error]) -> list[int]:
+    """Indices of at most ``SHOWN`` errors, from every cause in turn, the most frequent cause first.
 
     At most two of an image, unless there are too few images.
     """
@@ -147,11 +147,11 @@ def gallery(errors: Sequence[Error], most: int = SHOWN) -> list[int]:
     chosen: list[int] = []
     images: Counter[int] = Counter()
     for limit in (2, len(errors)):
-        while len(chosen) < most:
+        while len(chosen) < SHOWN:
             before = len(chosen)
             for cause in order:
                 at = next((a for a in waiting[cause] if images[errors[a].image] < limit), None)
-                if at is not None and len(chosen) < most:
+                if at is not None and len(chosen) < SHOWN:
                     waiting[cause].remove(at)
                     images[errors[at].image] += 1
                     chosen.append(at)

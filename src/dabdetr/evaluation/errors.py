@@ -75,6 +75,7 @@ def evaluate_with_errors(
 
     from dabdetr.data.loader import pad
     from dabdetr.inference.torch_runtime import to_detections
+    from dabdetr.structures import Questions
 
     started = time.perf_counter()
     config = runtime.config
@@ -92,7 +93,10 @@ def evaluate_with_errors(
     ) -> list[tuple[Detections, list[Error]]]:
         indices = [next(order) for _ in prepared]
         asked = _questions(data, indices) if can_be_asked(config) else None
-        questions = None if asked is None else _tensors(asked, sizes).to(runtime.device)
+        questions = None
+        if asked is not None:
+            tensors = map(torch.from_numpy, batched(asked, sizes))
+            questions = Questions(*tensors).to(runtime.device)
         with _self_attention(runtime.forward.running) as attention:
             predictions = runtime.forward(pad(prepared).to(runtime.device), questions)
         plain_sizes = [(int(size[0]), int(size[1])) for size in sizes]
@@ -143,24 +147,23 @@ def _decoded(
     scores = class_scores(logits, config.classifier, config.inference.calibration)
     boxes = predictions.boxes.float().cpu().numpy()
     first = predictions.anchors[0]
-    start = None if first is None else first.float().cpu().numpy()
+    anchors = None if first is None else first.float().cpu().numpy()
     layers = []
     for at, (height, width) in enumerate(sizes):
         extent = np.array((width, height, width, height), np.float32)
+        start = None
+        if anchors is not None:  # boxes, or points
+            boxed = anchors.shape[2] == 4
+            start = corners(anchors[at]) * extent if boxed else anchors[at] * extent[:2]
         layers.append(
             Decoded(
                 corners(boxes[:, at]) * extent,
                 scores[:, at][:, :, columns],
                 np.arange(boxes.shape[2]),
-                None if start is None else _start(start[at], extent),
+                start,
             )
         )
     return layers
-
-
-def _start(anchors: np.ndarray, extent: np.ndarray) -> np.ndarray:
-    """First anchors in pixels: corners of boxes, or points."""
-    return corners(anchors) * extent if anchors.shape[1] == 4 else anchors * extent[:2]
 
 
 def _questions(data: DetectionDataset, indices: Sequence[int]) -> list[Asked] | None:
@@ -173,15 +176,6 @@ def _questions(data: DetectionDataset, indices: Sequence[int]) -> list[Asked] | 
         count = len(boxes)
         asked.append(Asked(boxes, np.full(count, -1, np.int64), np.arange(count)))
     return asked if 0 < max(map(len, asked)) <= MOST_QUESTIONS else None
-
-
-def _tensors(asked: Sequence[Asked], sizes: Sizes) -> Any:
-    import torch
-
-    from dabdetr.structures import Questions
-
-    boxes, labels = batched(asked, sizes)
-    return Questions(torch.from_numpy(boxes), torch.from_numpy(labels))
 
 
 @contextmanager

@@ -155,7 +155,13 @@ def score(
     known = {found.names: class_map(found.names, data.names) for found in detections}
     detections = tuple(in_classes(found, known[found.names], data.names) for found in detections)
     numbers, per_class = _measured(data, detections, most)
-    notes = [note for names in known if (note := _extra_classes(names, data.names))]
+    notes = []
+    for names in known:
+        if extra := [name for name in names if name not in data.names]:
+            more = f" and {len(extra) - 8} more" if len(extra) > 8 else ""
+            noun = "the class" if len(extra) == 1 else f"the {len(extra)} classes"
+            listed = f"{noun} {', '.join(extra[:8])}{more}"
+            notes.append(f"the data set lacks {listed}, whose detections were left out")
     return Evaluation(
         numbers,
         per_class,
@@ -179,14 +185,6 @@ def class_map(names: Sequence[str], data_names: Sequence[str]) -> np.ndarray:
     return np.array([places.get(name, -1) for name in names], dtype=np.int64)
 
 
-def _extra_classes(names: Sequence[str], data_names: Sequence[str]) -> str:
-    """A note if the model has classes that the data set lacks; else an empty string."""
-    extra = [name for name in names if name not in data_names]
-    if not extra:
-        return ""
-    return f"the data set lacks {_listed(extra)}, whose detections were left out"
-
-
 def _too_many_objects(data: DetectionDataset, most: int) -> list[str]:
     """A note if images have more objects of a class than detections count."""
     labels = (record.labels[~record.crowd] for record in map(data.record, range(len(data))))
@@ -200,12 +198,6 @@ def _too_many_objects(data: DetectionDataset, most: int) -> list[str]:
         + (" as COCO does" if most == MOST[-1] else "")
         + f"; --max-det {max(over)} counts more"
     ]
-
-
-def _listed(names: Sequence[str], most: int = 8) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    noun = "the class" if len(names) == 1 else f"the {len(names)} classes"
-    return f"{noun} {', '.join(names[:most])}{more}"
 
 
 def in_classes(found: Detections, labels: np.ndarray, names: Sequence[str]) -> Detections:

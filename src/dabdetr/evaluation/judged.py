@@ -62,8 +62,9 @@ def judge_image(record: ImageRecord, found: Detections, limits: np.ndarray) -> J
     keep = ~record.crowd
     boxes, labels = record.boxes[keep], record.labels[keep]
     shown = found.best_of_query().above(limits)
-    if record.crowd.any():  # detections on a crowd count neither way
-        shown = shown[~_on_crowd(shown.boxes, record.boxes[record.crowd])]
+    if record.crowd.any():  # detections with half of their box on a crowd count neither way
+        shared = shared_area(shown.boxes[:, None], record.boxes[record.crowd])
+        shown = shown[~np.any(shared >= area(shown.boxes)[:, None] / 2, axis=1)]
     same = shown.labels[:, None] == labels
     return Judged(shown, labels, boxes, *pair(shown.boxes, boxes, same))
 
@@ -73,9 +74,3 @@ def default_limits(data: DetectionDataset, found: Evaluation) -> np.ndarray:
     truth, boxes, labels = columns(data, found.detections)
     whole, _ = operating_points(truth, boxes, len(labels))
     return np.full(len(labels), 0.5 if whole is None else whole.conf, np.float32)
-
-
-def _on_crowd(boxes: np.ndarray, crowds: np.ndarray) -> np.ndarray:
-    """[n] bool: half of the box or more lies on a crowd."""
-    half = area(boxes)[:, None] / 2
-    return np.any(shared_area(boxes[:, None], crowds) >= half, axis=1)

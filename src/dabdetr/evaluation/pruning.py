@@ -110,7 +110,10 @@ def prune(
     low, high, layered = 1, best.config.model.queries.count, best
     while low < high:  # bisection for the fewest queries that keep AP
         count = (low + high) // 2
-        smaller = _with(layered, order, count)
+        if order is None:
+            smaller = with_queries(layered, count)
+        else:
+            smaller = with_only(layered, order[:count].tolist())
         result = evaluate(smaller, data, **options)
         tell(f"{counted(count, 'query', 'queries')}: AP {result.ap:.4f}")
         if result.ap >= floor:
@@ -144,13 +147,6 @@ def _order(detector: Detector, found: Evaluation, data: DetectionDataset) -> np.
         rows = each.of_object[each.caught]
         np.add.at(usefulness, each.found.queries[rows] % count, each.found.scores[rows])
     return np.argsort(-usefulness, kind="stable")
-
-
-def _with(detector: Detector, order: np.ndarray | None, count: int) -> Detector:
-    """``detector`` with ``count`` queries: the first of ``order``, or of the proposals."""
-    if order is None:
-        return with_queries(detector, count)
-    return with_only(detector, order[:count].tolist())
 
 
 def _times(

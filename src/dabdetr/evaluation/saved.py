@@ -188,7 +188,9 @@ def _images(claims: Sequence[Claim], data: DetectionDataset) -> tuple[np.ndarray
     for reading, table in readings:
         by_text = reading.startswith("names")
         ids = (claims[row].image if by_text else key(claims[row].image) for row in rest)
-        index = np.array([table.get(id_, -1) if _hashable(id_) else -1 for id_ in ids], np.int64)
+        index = np.array(
+            [table.get(id_, -1) if isinstance(id_, int | str) else -1 for id_ in ids], np.int64
+        )
         if (index >= 0).sum() > (best >= 0).sum():
             best, note = index, reading
     found[rest] = best
@@ -199,10 +201,6 @@ def _unique(keys: Sequence[Hashable]) -> dict[Any, int]:
     """Key → place, for keys that occur once."""
     times = Counter(keys)
     return {each: place for place, each in enumerate(keys) if times[each] == 1 and each is not None}
-
-
-def _hashable(value: Any) -> bool:
-    return isinstance(value, int | str)
 
 
 def _labels(claims: Sequence[Claim], data: DetectionDataset) -> tuple[np.ndarray, list[str]]:

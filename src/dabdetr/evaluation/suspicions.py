@@ -25,14 +25,14 @@ KINDS = {
 }
 """Kind of suspicion → its description."""
 
-MENDS = {
+REPAIRS = {
     "class": "class",
     "loose": "box",
     "missing": "add",
     "phantom": "remove",
     "duplicate": "remove",
 }
-"""Kind of suspicion → its correction by ``--fix``."""
+"""Kind of suspicion → how ``--fix`` repairs the label."""
 
 SAME = 0.5
 """IoU from which two boxes are of one object."""
@@ -64,7 +64,7 @@ class Suspicion:
     box        x0 y0 x1 y1 in pixels, as labelled; None if the label is missing
     name       class as labelled
     answer     the model's box, with ``answer_name`` and ``score``
-    mend       a value of ``MENDS``
+    mend       a value of ``REPAIRS``
     """
 
     kind: str
@@ -116,7 +116,7 @@ def of_image(
             answer=rounded(box),
             answer_name=answers.names[int(label)],
             score=round(float(score), 4),
-            mend=MENDS[kind],
+            mend=REPAIRS[kind],
         )
         for kind, suspicion, at, (box, label, score) in found
     ]
@@ -170,7 +170,11 @@ def _of_detections(
             (iou(answers.boxes, box) * (overlap > EXPLAINED)).max(initial=0),
             iou(record.boxes[record.crowd], box).max(initial=0),
         )
-        if explained < EXPLAINED and _fully_labelled(record, data, answers.names[int(label)]):
+        name = answers.names[int(label)]
+        labelled = name in data.names and (  # whether all objects of the class are, in this image
+            record.known is None or data.names.index(name) in record.known
+        )
+        if explained < EXPLAINED and labelled:
             yield "missing", MISSING * chance, None, (box, label, score)
 
 
@@ -191,13 +195,6 @@ def _detected(box: np.ndarray, answers: Answers, label: int | None = None) -> fl
     if label is not None:
         same &= detections.labels == label
     return float(detections.scores[same].max(initial=0))
-
-
-def _fully_labelled(record: ImageRecord, data: DetectionDataset, name: str) -> bool:
-    """Whether the data set claims to label all objects of the class in this image."""
-    if name not in data.names:
-        return False
-    return record.known is None or data.names.index(name) in record.known
 
 
 def doubts(data: DetectionDataset, index: int, answers: Answers) -> dict[int, Doubt]:

@@ -61,7 +61,7 @@ class Points:
     def ap50(self) -> float:
         """AP50 of the unchanged detections; mean over classes that have objects or detections."""
         none = np.zeros(len(self.true), bool)
-        return self.mended(np.zeros(len(self.label), bool), none)
+        return self.fixed(np.zeros(len(self.label), bool), none)
 
     @property
     def missed(self) -> np.ndarray:
@@ -82,10 +82,10 @@ class Points:
         gained = {}
         for at, name in enumerate(KINDS):
             lost = self.missed if name == "missed" else none
-            gained[name] = max(0.0, self.mended(self.kind == at, lost) - before)
+            gained[name] = max(0.0, self.fixed(self.kind == at, lost) - before)
         return gained
 
-    def mended(self, rows: np.ndarray, objects: np.ndarray) -> float:
+    def fixed(self, rows: np.ndarray, objects: np.ndarray) -> float:
         """AP50 with some errors fixed.
 
         Of the detections in ``rows`` [found] bool, the best one that claims a free object becomes
