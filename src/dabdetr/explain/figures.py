@@ -215,7 +215,11 @@ def animation(explanation: ExplainedImage, path: str | Path, between: int = 5) -
             share = step / between
             frames.append(_frame(explanation, before + (box - before) * share, scores[stage]))
             times.append(900 if step == between else 60)
-    palette = _palette(frames[-1], sorted({colour(int(label)) for label in shown.labels}))
+    # 256 colours for all frames: those of the classes exactly, and the best for the last frame
+    exact = sorted({colour(int(label)) for label in shown.labels})
+    others = frames[-1].quantize(256 - len(exact)).getpalette() or []
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([*itertools.chain(*exact), *others[: 3 * (256 - len(exact))]])
     frames = [each.quantize(palette=palette, dither=Image.Dither.NONE) for each in frames]
     content = io.BytesIO()
     frames[0].save(content, "gif", save_all=True, append_images=frames[1:], duration=times, loop=0)
@@ -238,15 +242,6 @@ def _frame(
             pen.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), None, colour(int(label)), 2)
         return image
     return draw(np.asarray(image), edges.astype(np.float32), scores, shown.labels, shown.names)
-
-
-def _palette(frame: Image.Image, colours: Sequence[tuple[int, int, int]]) -> Image.Image:
-    """256 colours for all frames: those of the classes exactly, and the best for ``frame``."""
-    free = 256 - len(colours)
-    values = frame.quantize(free).getpalette() or []
-    holder = Image.new("P", (1, 1))
-    holder.putpalette([*itertools.chain(*colours), *values[: 3 * free]])
-    return holder
 
 
 def show_image(panel: Any, image: np.ndarray) -> None:

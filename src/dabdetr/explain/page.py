@@ -116,7 +116,11 @@ def page_data(explanation: ExplainedImage, queries: Sequence[int] | None = None)
     sizes = [each.reference_sizes for each in traces if each.reference_sizes is not None]
     best = np.argsort(-scores, axis=-1)[..., :TOP]
     of_found = trace.scores[:, shown.queries, shown.labels].T  # [detections, layers]
-    truth = explanation.truth
+    truth = None
+    if explanation.truth is not None:
+        edges = explanation.truth.boxes / np.tile(explanation.size[::-1], 2).astype(np.float32)
+        rows = zip(_rounded(centres(edges)), explanation.truth.labels.tolist(), strict=True)
+        truth = [{"box": box, "label": label} for box, label in rows]
     return {
         "title": _title(explanation),
         "model": trace.model,
@@ -147,18 +151,9 @@ def page_data(explanation: ExplainedImage, queries: Sequence[int] | None = None)
         "scores": _rounded(np.take_along_axis(scores, best, axis=-1)),
         "references": _rounded(np.concatenate(sizes, axis=1)) if sizes else None,
         "attention": _attention(explanation, queries),
-        "truth": None if truth is None else _truth(explanation),
+        "truth": truth,
         "absent": list(trace.absent),
     }
-
-
-def _truth(explanation: ExplainedImage) -> list[dict[str, Any]]:
-    """The labelled objects as boxes cxcywh, 0–1, with their label."""
-    assert explanation.truth is not None
-    height, width = explanation.size
-    edges = explanation.truth.boxes / np.array([width, height, width, height], np.float32)
-    rows = zip(_rounded(centres(edges)), explanation.truth.labels.tolist(), strict=True)
-    return [{"box": box, "label": label} for box, label in rows]
 
 
 def _attention(explanation: ExplainedImage, queries: Sequence[int] | None) -> dict[str, Any]:

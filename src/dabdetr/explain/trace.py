@@ -202,7 +202,8 @@ def trace(
         return Trace(
             model=model.config.name,
             names=model.names,
-            anchors=_anchors(predictions),
+            anchors=tuple(_array(each[0]) for each in predictions.anchors if each is not None)
+            or None,
             boxes=_array(predictions.boxes[:, 0]),
             scores=class_scores(
                 _array(predictions.logits[:, 0]),
@@ -315,7 +316,11 @@ def _of_queries(
         references, query = torch.stack(levels, dim=2), parts["content"] + parts["position"]
         return _sampled(module, query, references, memory, parts)
     if isinstance(module, ConcatCrossAttention):
-        code = _unmodulated_code(positions, placed)
+        code = None
+        if positions.size is not None:  # a second call, without size modulation
+            plain = copy.copy(positions)
+            plain._modules = {**positions._modules, "size": None}
+            code = plain(*placed.inputs).code
         return _concatenated(module, calls, code, memory, chosen)
     assert isinstance(module, AdditiveAttention)
     return _added(module, calls, content, memory.tokens, memory, chosen)
@@ -409,15 +414,6 @@ def _sampled(
     return SampledAttention(*sampled(query), memory.shapes, alone)
 
 
-def _unmodulated_code(positions: Positions, placed: _Call) -> Tensor | None:
-    """The positional code without size modulation, from a second call of ``positions``."""
-    if positions.size is None:
-        return None
-    plain = copy.copy(positions)
-    plain._modules = {**positions._modules, "size": None}
-    return plain(*placed.inputs).code
-
-
 def _tokens_at(pixels: np.ndarray, memory: Memory) -> list[int]:
     """The token of the finest level that contains each pixel."""
     height, width = memory.shapes[0]
@@ -433,11 +429,6 @@ def _tokens_at(pixels: np.ndarray, memory: Memory) -> list[int]:
 def _map(memory: Memory) -> dict[str, Any]:
     padding = None if memory.padding is None else memory.padding[0].cpu().numpy()
     return {"shape": memory.shapes[0], "padding": padding}
-
-
-def _anchors(predictions: Predictions) -> tuple[np.ndarray, ...] | None:
-    by_layer = [anchors for anchors in predictions.anchors if anchors is not None]
-    return tuple(_array(anchors[0]) for anchors in by_layer) or None
 
 
 def _by_head(x: Tensor, heads: int) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from dabdetr.data.dataset import DetectionDataset
@@ -45,18 +45,16 @@ def against_section(data: DetectionDataset, against: Comparison, plain: Mapping[
         table(("class", "won", "lost"), classes, "Objects won and lost") if classes else "",
     ]
     room = BYTES // (4 * SHOWN)
-    groups = (
-        (
-            "Lost: only the other finds them",
-            [_object(data, row, room) for row in plain["lost"][:SHOWN]],
-        ),
-        (
-            "Won: only this one finds them",
-            [_object(data, row, room) for row in plain["won"][:SHOWN]],
-        ),
-        ("False in this one only", _false(data, plain, "this", room)),
-        ("False in the other only", _false(data, plain, "other", room)),
-    )
+    only = plain["false_only"]
+    groups = [
+        (title, [_card(data, row, room, side) for row in rows[:SHOWN]])
+        for title, rows, side in (
+            ("Lost: only the other finds them", plain["lost"], None),
+            ("Won: only this one finds them", plain["won"], None),
+            ("False in this one only", only["this"], "this"),
+            ("False in the other only", only["other"], "other"),
+        )
+    ]
     if any(cards for _, cards in groups):
         parts.append(
             "<h3>Where they disagree</h3><p>The labels decide. White: objects, the one in question "
@@ -72,36 +70,21 @@ INKS = {"other": "other", "this": "found"}
 """Side → CSS class of its boxes, in drawing order."""
 
 
-def _object(data: DetectionDataset, row: Mapping[str, Any], room: int) -> str:
-    """An object that one of both finds, with the nearest detections."""
-    boxes = {ink: row[side]["box"] for side, ink in INKS.items() if row[side]}
-    drawn = {**boxes, "missed": row["box"]}
-    said = [f"{side}: {_words(row[side])}" for side in ("this", "other")]
-    return _card(data, row, drawn, row["name"], "; ".join(said), room)
-
-
-def _false(data: DetectionDataset, plain: Mapping[str, Any], side: str, room: int) -> list[str]:
-    rows = plain["false_only"][side][:SHOWN]
-    return [
-        _card(data, row, {INKS[side]: row["box"]}, row["name"], f"score {row['score']:.2f}", room)
-        for row in rows
-    ]
-
-
-def _words(answer: Mapping[str, Any] | None) -> str:
-    if answer is None:
-        return "nothing"
-    return f"{answer['name']} {answer['score']:.2f}, IoU {answer['iou']:.2f}"
-
-
-def _card(
-    data: DetectionDataset,
-    row: Mapping[str, Any],
-    drawn: Mapping[str, Sequence[float]],
-    title: str,
-    said: str,
-    room: int,
-) -> str:
+def _card(data: DetectionDataset, row: Mapping[str, Any], room: int, side: str | None) -> str:
+    """A false detection of a ``side``, or an object that one of both finds, with what both show."""
+    if side is not None:
+        drawn, said = {INKS[side]: row["box"]}, f"score {row['score']:.2f}"
+    else:
+        drawn = {ink: row[each]["box"] for each, ink in INKS.items() if row[each]}
+        drawn["missed"] = row["box"]
+        answers = []
+        for each in ("this", "other"):
+            words = "nothing"
+            if (found := row[each]) is not None:
+                words = f"{found['name']} {found['score']:.2f}, IoU {found['iou']:.2f}"
+            answers.append(f"{each}: {words}")
+        said = "; ".join(answers)
     image = crop(data, row["image"], row["box"], drawn, room)
-    text = f"<b>{escape(title)}</b> <small>{escape(said)}; {escape(base_name(row['file']))}</small>"
+    text = f"<b>{escape(row['name'])}</b> <small>{escape(said)}; "
+    text += f"{escape(base_name(row['file']))}</small>"
     return f"<figure>{image}<figcaption>{text}</figcaption></figure>"

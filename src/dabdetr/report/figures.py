@@ -42,7 +42,11 @@ def figures(tree: dict[str, Any]) -> Iterator[tuple[str, str, Figure]]:
     """Name, caption and figure of each figure, made one at a time to save memory."""
     with _style():
         yield "classes", "AP of each class; lines: 95 % of resamples of the images.", _classes(tree)
-        yield "precision_recall", "Precision against recall at IoU 0.5.", _precision_recall(tree)
+        yield (
+            "precision_recall",
+            "Precision against recall at IoU 0.5.",
+            _lines(tree, "recall", "precision", xlabel="recall", ylabel="precision")[0],
+        )
         yield "f1", "F1 against the threshold; the dot is the best one.", _f1(tree)
         yield (
             "confusion",
@@ -136,10 +140,6 @@ def _lines(tree: dict[str, Any], x: str, y: str, **labels: Any) -> tuple[Figure,
         figure.set_figheight(SIDE[1] + 0.2 * math.ceil(len(rows) / 4))
     axis.grid(alpha=0.3)
     return figure, axis
-
-
-def _precision_recall(tree: dict[str, Any]) -> Figure:
-    return _lines(tree, "recall", "precision", xlabel="recall", ylabel="precision")[0]
 
 
 def _f1(tree: dict[str, Any]) -> Figure:

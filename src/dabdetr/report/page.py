@@ -63,7 +63,12 @@ def curve_section(drawn: Sequence[tuple[str, str, str]]) -> str:
 
 def figure_grid(drawn: Sequence[tuple[str, str, str]]) -> str:
     """Figures with captions; a click enlarges a figure."""
-    return "".join(_figure(*each) for each in drawn)
+    return "".join(
+        f'<figure id="figure-{name}"><div class="zoomable" tabindex="0" role="button" '
+        f'aria-label="Enlarge: {escape(caption)}">{drawing}</div>'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+        for name, caption, drawing in drawn
+    )
 
 
 def number_section(tree: dict[str, Any]) -> str:
@@ -104,14 +109,6 @@ def _card(name: str, value: float | None, words: str, interval: str) -> str:
 def number(value: float | None, digits: int = 3) -> str:
     """The value rounded to ``digits``; a dash for None."""
     return "–" if value is None else f"{value:.{digits}f}"
-
-
-def _figure(name: str, caption: str, drawing: str) -> str:
-    return (
-        f'<figure id="figure-{name}"><div class="zoomable" tabindex="0" role="button" '
-        f'aria-label="Enlarge: {escape(caption)}">{drawing}</div>'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-    )
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], label: str) -> str:

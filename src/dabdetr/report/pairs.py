@@ -6,7 +6,7 @@ import io
 import re
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,16 @@ def pairs(data: DetectionDataset, tree: dict[str, Any], judged: Sequence[Judged]
     """The worst images of the report's ``tree``, then the best ones."""
     for group in ("worst", "best"):
         for rank, at in enumerate(tree[group], 1):
-            yield _pair(data, Pair(group, rank, tree["images"][at]), at, judged[at])
+            pair, each = Pair(group, rank, tree["images"][at]), judged[at]
+            try:
+                image, scale = reduced(data.image(at), LONGEST)
+            except (OSError, ValueError):
+                yield pair
+                continue
+            found, ones, names = each.found, np.ones(len(each.labels)), data.names
+            truth = draw(image, each.boxes * scale, ones, each.labels, names, scored=False)
+            drawn = draw(image, found.boxes * scale, found.scores, found.labels, found.names)
+            yield replace(pair, truth=truth, found=drawn)
 
 
 def base_name(file: str) -> str:
@@ -81,16 +90,3 @@ def save_pairs(folder: Path, drawn: Sequence[Pair]) -> None:
         (folder / FOLDER).mkdir(parents=True)
     for each in drawn:
         each.save(folder / FOLDER)
-
-
-def _pair(data: DetectionDataset, pair: Pair, index: int, judged: Judged) -> Pair:
-    try:
-        pixels = data.image(index)
-    except (OSError, ValueError):
-        return pair
-    image, scale = reduced(pixels, LONGEST)
-    ones = np.ones(len(judged.labels))
-    truth = draw(image, judged.boxes * scale, ones, judged.labels, data.names, scored=False)
-    found = judged.found
-    drawn = draw(image, found.boxes * scale, found.scores, found.labels, found.names)
-    return Pair(pair.group, pair.rank, pair.row, truth, drawn)

@@ -64,7 +64,11 @@ def write_report(
     tree = contents(data, found, limits, about, judged)
     errors = ""
     if why is not None:
-        tree["errors"] = _errors(why, links)
+        tree["errors"] = why.summary | {
+            "images": len(why.places),
+            "rows": [row | {"image": why.places[row["image"]]} for row in why.summary["rows"]],
+            "gallery": [{"row": at, "page": links.get(at)} for at in why.chosen],
+        }
         errors = error_section(why, links, len(data))
     drawn, training = _drawn(folder, figures(tree)), ""
     if trained is not None:
@@ -102,15 +106,6 @@ def write_report(
     text = page(tree, sections)
     write_atomically(folder / PAGE, text.encode("utf-8", "replace"))
     return tree
-
-
-def _errors(why: ErrorReport, links: Mapping[int, str]) -> dict[str, Any]:
-    """The errors in the report's tree, with images numbered as there."""
-    return why.summary | {
-        "images": len(why.places),
-        "rows": [row | {"image": why.places[row["image"]]} for row in why.summary["rows"]],
-        "gallery": [{"row": at, "page": links.get(at)} for at in why.chosen],
-    }
 
 
 def _drawn(folder: Path, figures: Iterable[tuple[str, str, Figure]]) -> list[tuple[str, str, str]]:
@@ -151,7 +146,16 @@ def tables(tree: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
         only = against["false_only"]
         sides = [(side, against[side]) for side in ("won", "lost")]
         sides += [("false in this", only["this"]), ("false in the other", only["other"])]
-        more["against"] = [_disagreement(side, row) for side, rows in sides for row in rows]
+        more["against"] = []
+        for side, rows in sides:  # objects, or false detections
+            own = "this" if side.endswith("this") else "other"
+            for row in rows:
+                scores = {each: (row.get(each) or {}).get("score") for each in ("this", "other")}
+                if "score" in row:
+                    scores[own] = row["score"]
+                start = {key: row.get(key) for key in ("image", "file", "object", "name", "box")}
+                named = {f"score of {each}": score for each, score in scores.items()}
+                more["against"].append({"side": side, **_flat([start])[0], **named})
     if layers := tree.get("queries", {}).get("layers"):
         more["query_layers"] = layers
     return {
@@ -172,15 +176,6 @@ def _flat(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         {k: " ".join(map(str, v)) if isinstance(v, list) else v for k, v in row.items()}
         for row in rows
     ]
-
-
-def _disagreement(side: str, row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of the comparison as cells of a table: an object, or a false detection."""
-    scores = {each: (row.get(each) or {}).get("score") for each in ("this", "other")}
-    if "score" in row:
-        scores["this" if side.endswith("this") else "other"] = row["score"]
-    start = {key: row.get(key) for key in ("image", "file", "object", "name", "box")}
-    return {"side": side, **_flat([start])[0], **{f"score of {k}": v for k, v in scores.items()}}
 
 
 def save_detections(path: Path, found: Evaluation) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
 
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -35,7 +34,7 @@ def checkpoint_activations(detector: Detector, parts: Sequence[str]) -> None:
                     f"training.recompute has {part}, whose batch statistics would be gathered "
                     f"twice; set model.backbone.norm=frozen, or leave {part} out"
                 )
-            block.forward = partial(_checkpointed, block.forward)
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
 def blocks(whole: nn.Module) -> Iterator[nn.Module]:
@@ -46,7 +45,3 @@ def blocks(whole: nn.Module) -> Iterator[nn.Module]:
             yield child
         else:
             yield from blocks(child)
-
-
-def _checkpointed(forward: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-    return checkpoint(forward, *arguments, use_reentrant=False, **named)

@@ -66,7 +66,14 @@ def write(path: Path, checkpoint: dict[str, Any]) -> None:
             if sink.error is not None:  # torch hides the cause
                 raise sink.error from None
             raise
-        _seal(file)
+        # the checksum of all bytes before it is the comment of the zip archive
+        size = file.seek(-2, os.SEEK_END) + 2
+        assert file.read(2) == b"\0\0", "torch's archives have no comment"
+        file.seek(-2, os.SEEK_END)
+        file.write(_SEAL.to_bytes(2, "little"))
+        seal = MARK + _digest(file, size)
+        file.seek(size)
+        file.write(seal)
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -107,17 +114,6 @@ class _Sink:
 
     def flush(self) -> None:
         self.file.flush()
-
-
-def _seal(file: BinaryIO) -> None:
-    """Store the checksum of all bytes before it as the comment of a zip archive."""
-    size = file.seek(-2, os.SEEK_END) + 2
-    assert file.read(2) == b"\0\0", "torch's archives have no comment"
-    file.seek(-2, os.SEEK_END)
-    file.write(_SEAL.to_bytes(2, "little"))
-    seal = MARK + _digest(file, size)
-    file.seek(size)
-    file.write(seal)
 
 
 def _check(file: BinaryIO, path: Path) -> None:

@@ -41,8 +41,9 @@ class World:
         """The main rank's ``value``, on all ranks."""
         if self.size == 1:
             return value
-        box = [value]
-        distributed.broadcast_object_list(box, device=_device_of_messages())
+        box, nccl = [value], distributed.get_backend() == "nccl"
+        device = torch.device("cuda", torch.cuda.current_device()) if nccl else None
+        distributed.broadcast_object_list(box, device=device)
         return box[0]
 
     def gather(self, value: T) -> list[T]:
@@ -82,8 +83,3 @@ def launched() -> bool:
 def silent() -> bool:
     """Whether another rank prints for this process."""
     return launched() and os.environ["RANK"] != "0"
-
-
-def _device_of_messages() -> torch.device | None:
-    nccl = distributed.get_backend() == "nccl"
-    return torch.device("cuda", torch.cuda.current_device()) if nccl else None

@@ -15,7 +15,7 @@ from torchvision.ops import sigmoid_focal_loss
 
 from dabdetr.config import Loss
 from dabdetr.geometry import generalized_iou, iou, to_corners
-from dabdetr.structures import Predictions, QueryGroup, Targets
+from dabdetr.structures import Predictions, Targets
 from dabdetr.training.head_losses import Table, head_loss
 from dabdetr.training.matching import Assignment, assign
 
@@ -40,7 +40,9 @@ def detection_loss(
         objects = count_objects(sum(targets.counts), predictions.boxes.device)
     total, table = _weighted(group_losses(predictions, targets, assignment, loss, objects), loss)
     for group, own in predictions.groups:
-        pairs = _every_layer(group, len(own.logits))
+        layers, known = len(own.logits), (group.image, group.query, group.target)
+        layer = torch.arange(layers, device=group.image.device).repeat_interleave(len(group.image))
+        pairs = Assignment(layer, *(column.repeat(layers) for column in known))
         asked = objects * group.copies
         terms = group_losses(own, targets, pairs, loss, asked, group.supervised[..., None])
         more, of_group = _weighted(terms, loss, f"{group.name}_")
@@ -79,12 +81,6 @@ def _weighted(
         for layer, value in enumerate(terms[name].detach().unbind())
     }
     return total.sum(), table
-
-
-def _every_layer(group: QueryGroup, layers: int) -> Assignment:
-    """The group's known pairs, repeated for every decoder layer."""
-    layer = torch.arange(layers, device=group.image.device).repeat_interleave(len(group.image))
-    return Assignment(layer, *(x.repeat(layers) for x in (group.image, group.query, group.target)))
 
 
 def group_losses(

@@ -46,7 +46,11 @@ def assign(predictions: Predictions, targets: Targets, loss: Loss) -> Assignment
     infinite predictions cost more than any finite ones.
     """
     device = predictions.boxes.device
-    costs = _finite(pair_costs(predictions, targets, loss).cpu().numpy())
+    costs = pair_costs(predictions, targets, loss).cpu().numpy()
+    finite = np.isfinite(costs)
+    if not finite.all():
+        largest = np.abs(costs, where=finite, out=np.zeros(costs.shape)).max(initial=0.0)
+        costs = np.where(finite, costs, 1.0 + 2.0 * largest)
     ends = np.cumsum(targets.counts, dtype=np.int64)
     columns: list[np.ndarray] = [np.empty((4, 0), np.int64)]
     for layer, of_layer in enumerate(costs):
@@ -89,12 +93,3 @@ def _class_cost(logits: Float[Tensor, "*pairs"], loss: Loss) -> Float[Tensor, "*
     found = loss.alpha * (1 - p) ** loss.gamma * -(p + LOG_EPS).log()
     silent = (1 - loss.alpha) * p**loss.gamma * -(1 - p + LOG_EPS).log()
     return found - silent
-
-
-def _finite(costs: np.ndarray) -> np.ndarray:
-    """The costs, with NaN and infinity replaced by one value above all finite ones."""
-    finite = np.isfinite(costs)
-    if finite.all():
-        return costs
-    worst = 1.0 + 2.0 * np.abs(costs, where=finite, out=np.zeros(costs.shape)).max(initial=0.0)
-    return np.where(finite, costs, worst)

@@ -14,7 +14,6 @@ from dabdetr.config import Config
 from dabdetr.data.loader import pad_to_multiple
 from dabdetr.inference.device import keep_freed_memory
 from dabdetr.model.detector import Detector
-from dabdetr.structures import Predictions
 from dabdetr.training.accumulation import Batch
 from dabdetr.training.activation_checkpointing import checkpoint_activations
 from dabdetr.training.diagnosis import EpochStatistics
@@ -152,24 +151,19 @@ class TrainingModule(LightningModule):
         pairs = assign(predictions, targets, self.settings.loss)
         total, table = detection_loss(predictions, targets, self.settings.loss, pairs, objects)
         if not torch.isfinite(total):
-            raise NonFiniteLoss(self._why_not_finite(batch, predictions))
+            place = self._place()
+            inputs = diagnose_inputs(self.detector, batch.images.pixels, targets.names, place)
+            raise NonFiniteLoss(
+                inputs or diagnose_nonfinite(predictions, targets, self.settings.loss, place)
+            )
         if batch.loss_scale:  # not a batch of another rank
             self.meter.add(total.detach(), table, len(targets.counts))
             self.watch.add(predictions, targets, pairs)
         self._files += targets.names
-        return self._with_every_gradient(total) * batch.loss_scale
-
-    def _why_not_finite(self, batch: Batch, predictions: Predictions) -> str:
-        place, targets = self._place(), batch.targets
-        inputs = diagnose_inputs(self.detector, batch.images.pixels, targets.names, place)
-        return inputs or diagnose_nonfinite(predictions, targets, self.settings.loss, place)
-
-    def _with_every_gradient(self, total: Tensor) -> Tensor:
-        """A loss with a (zero) gradient for unused weights, for which the other ranks wait."""
-        if self.world.size == 1:
-            return total
-        learning = [p.sum() for p in self.detector.parameters() if p.requires_grad]
-        return total + 0.0 * torch.stack(learning).sum()
+        if self.world.size > 1:  # the other ranks wait for a (zero) gradient of unused weights
+            learning = [p.sum() for p in self.detector.parameters() if p.requires_grad]
+            total = total + 0.0 * torch.stack(learning).sum()
+        return total * batch.loss_scale
 
     def optimizer_step(self, *arguments: Any, **named: Any) -> None:
         """Step, then free the gradients: the next forward pass needs that memory."""

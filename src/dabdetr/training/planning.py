@@ -19,7 +19,6 @@ from dabdetr.data.loader import Loader, training_loader
 from dabdetr.evaluation.evaluate import evaluate
 from dabdetr.inference.acceleration import NUMBER_TYPES
 from dabdetr.model.detector import Detector
-from dabdetr.structures import Images, Targets
 from dabdetr.text import counted
 from dabdetr.training.distributed import World
 from dabdetr.training.losses import detection_loss
@@ -43,6 +42,9 @@ MOST_QUERIES = 300
 
 EXPLAINED = 300
 """Images whose errors the report explains; `val --errors` explains those of all images."""
+
+PATIENCE = 20.0
+"""Seconds in which steps are timed to estimate the time of a training."""
 
 LOOKED_AT = 2000
 """Images whose boxes are examined, evenly spaced."""
@@ -77,10 +79,11 @@ def fit_to_data(config: Config, data: DetectionDataset) -> tuple[Config, list[st
     chosen = np.linspace(0, len(data) - 1, min(len(data), LOOKED_AT)).astype(int)
     records = [data.record(int(index)) for index in np.unique(chosen)]
     lines: list[str] = []
-    if (wanted := config.image.object_size) is not None:
+    image = config.image
+    if (wanted := image.object_size) is not None:
         sides = [
             np.sqrt(np.prod(r.boxes[~r.crowd, 2:] - r.boxes[~r.crowd, :2], axis=1))
-            * input_scale(config, r.height, r.width)
+            * min(image.size / min(r.height, r.width), image.max_size / max(r.height, r.width))
             for r in records
         ]
         config, line = _fit_size(config, np.concatenate(sides), wanted)
@@ -98,12 +101,6 @@ def fit_to_data(config: Config, data: DetectionDataset) -> tuple[Config, list[st
         epochs = min(MOST_EPOCHS, max(1, math.ceil(budget / len(data))))
         config = config.override([f"training.epochs={epochs}"])
     return config, lines
-
-
-def input_scale(config: Config, height: int, width: int) -> float:
-    """The scale factor of an image of ``height`` × ``width`` pixels."""
-    image = config.image
-    return min(image.size / min(height, width), image.max_size / max(height, width))
 
 
 def _fit_size(config: Config, sides: np.ndarray, wanted: float) -> tuple[Config, list[str]]:
@@ -151,14 +148,14 @@ def measure_pace(
     val: DetectionDataset | None,
     world: World,
     folder: Path | None = None,
-    patience: float = 20.0,
 ) -> Pace:
     """Time a few steps of training and validation on a copy, without touching random states.
 
-    No step begins after ``patience`` seconds. Files written into ``folder`` to time the disk are
+    No step begins after ``PATIENCE`` seconds. Files written into ``folder`` to time the disk are
     removed.
     """
-    training, device = detector.config.training, world.device
+    training, loss, device = detector.config.training, detector.config.loss, world.device
+    precision = NUMBER_TYPES.get(training.precision)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         module = TrainingModule(deepcopy(detector).to(device), lambda _: ())
         module.detector.train()
@@ -166,12 +163,19 @@ def measure_pace(
         optimizer = torch.optim.AdamW(groups, fused=device.type in ("cpu", "cuda"))
         batches = iter(_typical(training_loader(train, detector.config, training.seed, 0)))
         seconds: list[float] = []
-        while sum(seconds) < patience:
+        while sum(seconds) < PATIENCE:
             started = time.perf_counter()
             if (batch := next(batches, None)) is None:
                 break
-            images, targets = batch
-            _step(module, images, targets, device)
+            images, targets = (part.to(device) for part in batch)
+            with torch.autocast(device.type, precision, enabled=precision is not None):
+                predictions = module.detector(images, targets)
+                objects = torch.tensor(float(max(1, sum(targets.counts))), device=device)
+                pairs = assign(predictions, targets, loss)
+                total, _ = detection_loss(predictions, targets, loss, pairs, objects)
+            total.backward()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
             optimizer.step()
             optimizer.zero_grad()
             seconds.append(time.perf_counter() - started)
@@ -205,20 +209,6 @@ def _typical(loader: Loader) -> Loader:
     batches = sorted((b for b in loader.batches if len(b) == full), key=lambda b: b[0].side)
     middle = max(0, len(batches) // 2 - 2)
     return Loader(loader.source, batches[middle : middle + 5], loader.collate, 0)
-
-
-def _step(module: TrainingModule, images: Images, targets: Targets, device: torch.device) -> None:
-    """Forward and backward pass of one batch."""
-    images, targets = images.to(device), targets.to(device)
-    settings, precision = module.settings, NUMBER_TYPES.get(module.settings.training.precision)
-    with torch.autocast(device.type, precision, enabled=precision is not None):
-        predictions = module.detector(images, targets)
-        objects = torch.tensor(float(max(1, sum(targets.counts))), device=device)
-        pairs = assign(predictions, targets, settings.loss)
-        loss, _ = detection_loss(predictions, targets, settings.loss, pairs, objects)
-    loss.backward()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def fit_to_time(
@@ -274,20 +264,15 @@ def choose_by_time(
     else:
         every = epochs_between_validations(config.training.epochs)
     every = val_every or every
-    needed = pace.minutes(config, *sizes, every)
-    return config, every, tell_plan(config, needed, len(train_data))
-
-
-def tell_plan(config: Config, minutes: float, train: int) -> str:
-    """One line: the plan of the training, and its estimated time here."""
-    training = config.training
+    training, train = config.training, len(train_data)
     images = min(train, training.epoch_images or train)
-    return (
+    plan = (
         f"plan: {counted(training.epochs, 'epoch')} of {counted(images, 'image')}"
         + (f" out of {train}" if images < train else "")
-        + f", shorter side {config.image.size} pixels, about {duration(60 * minutes)} on this "
-        "machine, validation included"
+        + f", shorter side {config.image.size} pixels, about "
+        f"{duration(60 * pace.minutes(config, *sizes, every))} on this machine, validation included"
     )
+    return config, every, plan
 
 
 def duration(seconds: float) -> str:

@@ -56,12 +56,9 @@ class ProgressBar(Callback):
         """Start, perhaps within an epoch."""
         self.first = trainer.global_step
         self.began = 0.0
-        self._begin_epoch(trainer)
+        self.on_train_epoch_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._begin_epoch(trainer)
-
-    def _begin_epoch(self, trainer: Trainer) -> None:
         epochs = trainer.max_epochs or 0
         self.bar.update(
             self.task,

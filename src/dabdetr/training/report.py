@@ -9,7 +9,6 @@ import numpy as np
 import torch
 import yaml
 
-from dabdetr.config import Config
 from dabdetr.data.augmentation import Transform
 from dabdetr.data.dataset import DetectionDataset, Subset, evenly
 from dabdetr.data.views import contact_sheet, first_batch
@@ -62,7 +61,11 @@ def write_run_report(
         "config": yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
     }
     limits = class_thresholds(config.inference, val_data.names)
-    trained = TrainingRecord(run.rows, _first_batch(train_data, config, transform))
+    try:
+        batch = contact_sheet(first_batch(train_data, config, SHOWN, transform))
+    except (OSError, ValueError):  # removed since the training
+        batch = None
+    trained = TrainingRecord(run.rows, batch)
     lines, compared = [], None
     if against is not None:
         try:
@@ -91,13 +94,6 @@ def _why(
     diagnosed = evaluate_with_errors(runtime, some, limits, run.config.training.batch)
     why = ErrorReport.of(some, diagnosed, run.config, places)
     return why, write_pages(runtime, why, run.folder)
-
-
-def _first_batch(data: DetectionDataset, config: Config, transform: Transform | None) -> Any:
-    try:
-        return contact_sheet(first_batch(data, config, SHOWN, transform))
-    except (OSError, ValueError):  # removed since the training
-        return None
 
 
 def _digest(prints: dict[str, Any]) -> str:

@@ -106,7 +106,8 @@ def self_test(
     sentence now and then.
     """
     config = config.override(["augment=null", "training.workers=0"])
-    some = _chosen(data)
+    labelled = [index for index in range(len(data)) if (~data.record(index).crowd).any()]
+    some = Subset(data, [labelled[place] for place in evenly(len(labelled), IMAGES)])
     if fault := _data_fault(some, config):
         return SelfTest(0.0, "data", fault, len(some), 0, 0.0, (0.0, 0.0))
     torch.manual_seed(config.training.seed)
@@ -122,7 +123,8 @@ def self_test(
             look / LOOKS, len(losses) / least_steps, (time.perf_counter() - started) / seconds
         ):
             losses.append(next(steps))
-            if not (finite := np.isfinite(losses[-1]) and _is_finite(detector)):
+            weights = (bool(each.isfinite().all()) for each in detector.parameters())
+            if not (finite := np.isfinite(losses[-1]) and all(weights)):
                 break
         if not finite:
             losses[-1] = float("nan")
@@ -153,12 +155,6 @@ def self_test(
 def _is_due(share: float, steps: float, time: float) -> bool:
     """Whether ``share`` of the training is complete, by steps or by time."""
     return time >= share * PATIENCE or min(time, steps) >= share
-
-
-def _chosen(data: DetectionDataset) -> Subset:
-    """Images with objects, evenly spaced."""
-    labelled = [index for index in range(len(data)) if (~data.record(index).crowd).any()]
-    return Subset(data, [labelled[place] for place in evenly(len(labelled), IMAGES)])
 
 
 def _data_fault(some: Subset, config: Config) -> str:
@@ -207,10 +203,6 @@ def _steps(detector: Detector, some: Subset, config: Config, place: torch.device
             optimizer.step()
             yield float(loss.detach())
         epoch += 1
-
-
-def _is_finite(detector: Detector) -> bool:
-    return all(bool(torch.isfinite(each).all()) for each in detector.parameters())
 
 
 def _failing(

@@ -194,8 +194,12 @@ def train(
             try:
                 return replace(_fit(detector, splits, folder, sources, here), data=described)
             except BaseException as error:
-                if run is not None and _in_vain(folder, error):
-                    run.discard()
+                bad_input = isinstance(error, ValueError | OSError)
+                bad_input = bad_input and not isinstance(error, NonFiniteLoss)
+                trained = (folder / PREVIOUS).exists()  # the first checkpoint is that of the start
+                begun = (folder / CHECKPOINT).exists()
+                if run is not None and (not begun or (bad_input and not trained)):
+                    run.discard()  # it ended before anything worth keeping
                 raise
 
 
@@ -235,13 +239,6 @@ def _begin(config: Config, sources: Sources, data: DetectionDataset, here: _Here
     if report.new_classes and config.training.class_start == "data":
         say(here.console, start_classes(detector, data, report.new_classes, here.world.device))
     return with_queries(detector, sources.queries, anchors(sources.queries_init))
-
-
-def _in_vain(folder: Path, error: BaseException) -> bool:
-    """Whether a run ended so early, or with such data, that nothing in it is worth keeping."""
-    bad_input = isinstance(error, ValueError | OSError) and not isinstance(error, NonFiniteLoss)
-    trained = (folder / PREVIOUS).exists()  # the first checkpoint is that of the start
-    return not (folder / CHECKPOINT).exists() or (bad_input and not trained)
 
 
 def _resume(resume: Path, here: _Here, log: Sequence[str], options: ConfigOptions) -> Run:
