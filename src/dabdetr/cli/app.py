@@ -30,70 +30,45 @@ RETIRED = {
 """Verb → earlier name of an option → present name; earlier names are accepted for one release."""
 
 VERBS = {
-    "benchmark": "bench",
-    "detect": "predict",
-    "eval": "val",
-    "evaluate": "val",
-    "finetune": "train",
-    "fit": "train",
-    "infer": "predict",
-    "inference": "predict",
-    "report": "val",
-    "test": "val",
-    "validate": "val",
+    theirs: ours
+    for ours, every in {
+        "bench": "benchmark",
+        "predict": "detect infer inference",
+        "val": "eval evaluate report test validate",
+        "train": "finetune fit",
+    }.items()
+    for theirs in every.split()
 }
 """Verbs of other tools → ours."""
 
 ELSEWHERE = {
-    "--batch-size": "--batch",
-    "--bs": "--batch",
-    "--cfg": "--config",
-    "--checkpoint": "--model",
-    "--ckpt": "--model",
-    "--conf-thres": "--conf",
-    "--conf-threshold": "--conf",
-    "--confidence": "--conf",
-    "--confidence-threshold": "--conf",
-    "--config-file": "--config",
-    "--data-dir": "--data",
-    "--dataset": "--data",
-    "--dataset-dir": "--data",
-    "--dataset-path": "--data",
-    "--early-stopping": "--patience",
-    "--epoch": "--epochs",
-    "--fp16": "--half --precision=fp16",
-    "--gpu": "--device",
-    "--half": "--precision=fp16",
-    "--image": "--source",
-    "--image-size": "--imgsz",
-    "--img": "--imgsz",
-    "--img-size": "--imgsz",
-    "--input": "--source",
-    "--input-size": "--imgsz",
-    "--iou": "--nms",
-    "--iou-thres": "--nms",
-    "--iou-threshold": "--nms",
-    "--learning-rate": "--lr",
-    "--logger": "--log",
-    "--lr0": "--lr",
-    "--max-detections": "--max-det",
-    "--num-epochs": "--epochs",
-    "--num-queries": "--queries",
-    "--num-workers": "--workers",
-    "--out": "--output",
-    "--out-dir": "--output",
-    "--output-dir": "--output",
-    "--output-file": "--output",
-    "--pretrained": "--from",
-    "--resolution": "--imgsz",
-    "--sahi": "--tiles",
-    "--save-dir": "--output",
-    "--score-thr": "--conf",
-    "--score-threshold": "--conf",
-    "--threshold": "--conf",
-    "--top-k": "--max-det",
-    "--vid-stride": "--stride",
-    "--weights": "--model",
+    theirs: ours
+    for ours, every in {
+        "--batch": "--batch-size --bs",
+        "--config": "--cfg --config-file",
+        "--model": "--checkpoint --ckpt --weights",
+        "--conf": "--conf-thres --conf-threshold --confidence "
+        "--confidence-threshold --score-thr --score-threshold --threshold",
+        "--data": "--data-dir --dataset --dataset-dir --dataset-path",
+        "--patience": "--early-stopping",
+        "--epochs": "--epoch --num-epochs",
+        "--half --precision=fp16": "--fp16",
+        "--device": "--gpu",
+        "--precision=fp16": "--half",
+        "--source": "--image --input",
+        "--imgsz": "--image-size --img --img-size --input-size --resolution",
+        "--nms": "--iou --iou-thres --iou-threshold",
+        "--lr": "--learning-rate --lr0",
+        "--log": "--logger",
+        "--max-det": "--max-detections --top-k",
+        "--queries": "--num-queries",
+        "--workers": "--num-workers",
+        "--output": "--out --out-dir --output-dir --output-file --save-dir",
+        "--from": "--pretrained",
+        "--tiles": "--sahi",
+        "--stride": "--vid-stride",
+    }.items()
+    for theirs in every.split()
 }
 """Options of other tools → our options; the first that the verb has is used."""
 
@@ -293,19 +268,16 @@ class _Verb(TyperCommand):
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Print the help without types of flags and without limits of numbers."""
         shown = copy.copy(self)
-        shown.params = [_without_limits(each) for each in self.get_params(ctx)]
+        shown.params = []
+        for parameter in self.get_params(ctx):
+            short = copy.copy(parameter)
+            short.min = short.max = None  # pyright: ignore[reportAttributeAccessIssue]
+            if short.metavar is None and parameter.param_type_name == "option":
+                kind = parameter.bare_type().removeprefix("list[").removesuffix("]")  # pyright: ignore
+                short.metavar = TYPES.get(kind.partition(" ")[0].lower(), "")
+            shown.params.append(short)
         shown.add_help_option = False
         super(_Verb, shown).format_help(ctx, formatter)
-
-
-def _without_limits(parameter: Any) -> Any:
-    """A copy of a parameter whose type is one short word in the help."""
-    short = copy.copy(parameter)
-    short.min = short.max = None
-    if short.metavar is None and parameter.param_type_name == "option":
-        kind = parameter.bare_type().removeprefix("list[").removesuffix("]")
-        short.metavar = TYPES.get(kind.partition(" ")[0].lower(), "")
-    return short
 
 
 def add_verb(group: typer.Typer, verb: Callable[..., Any], heading: str | None = None) -> None:

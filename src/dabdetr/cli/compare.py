@@ -95,7 +95,12 @@ def compare(
         if resume is None:
             folder = _begin(str(data), given, device, project, name, models or [], seeds)
         else:
-            folder = _extend(resume, models or [], seeds)
+            from dabdetr.compare.plan import Settings
+            from dabdetr.compare.run import extend
+
+            folder, settings = resume, Settings.load(resume)
+            configs = settings.configs(models or [])
+            extend(folder, settings.extended(configs, seeds), configs)
         failed = _train(folder, jobs, device, quiet)
     from dabdetr.compare.report import write_report
 
@@ -130,17 +135,6 @@ def _begin(
     check(data, settings.split)
     configs = settings.configs(models)
     return begin(project, name, settings.extended(configs, seeds), configs)
-
-
-def _extend(folder: Path, models: list[str], seeds: int | None) -> Path:
-    """Add models or seeds to the comparison in ``folder``."""
-    from dabdetr.compare.plan import Settings
-    from dabdetr.compare.run import extend
-
-    settings = Settings.load(folder)
-    configs = settings.configs(models)
-    extend(folder, settings.extended(configs, seeds), configs)
-    return folder
 
 
 def _train(folder: Path, jobs: int, device: str, quiet: bool) -> list[str]:

@@ -76,7 +76,11 @@ def demo(
     if new:
         _write_samples(output, scenes, to, seed)
     if as_json:
-        print_json(_document(found, shown, folder.path, scenes) | {"samples": str(output)})
+        document = {"model": "scenes", "folder": str(folder.path), **found.to_dict()}
+        document["scenes"] = [
+            each.to_dict() | {"truth": _truth(scenes, index)} for index, each in enumerate(shown)
+        ]
+        print_json(document | {"samples": str(output)})
     elif not quiet:
         _print_tables(found, shown, scenes)
     say(f"images with boxes: {folder.path}/overview.png and scene-1.png …", quiet)
@@ -115,7 +119,7 @@ def _write_samples(folder: Path, scenes: DetectionDataset, layout: str, seed: in
         write_data(labelled, samples / "data", layout)
 
 
-def _write_clip(path: Path, image: Image, frames: int = 20) -> None:
+def _write_clip(path: Path, image: Image) -> None:
     """Write a video of 1.3 seconds in which the scene moves to the left, if PyAV is installed."""
     import numpy as np
 
@@ -127,7 +131,7 @@ def _write_clip(path: Path, image: Image, frames: int = 20) -> None:
         return
     pixels = np.asarray(image)
     with writer:
-        for number in range(frames):
+        for number in range(20):
             writer.add(np.roll(pixels, -2 * number, axis=1), number / 15)
 
 
@@ -142,11 +146,11 @@ def _with_boxes(image: Any, found: Detections) -> Image:
     return replace(found, boxes=found.boxes * ENLARGED, size=large.size[::-1]).plot(large)
 
 
-def _contact_sheet(drawn: list[Image], columns: int = 4) -> Image:
+def _contact_sheet(drawn: list[Image]) -> Image:
     """One image of all images, which have the same size, in rows."""
     from PIL import Image
 
-    width, height = drawn[0].size
+    (width, height), columns = drawn[0].size, 4
     rows = -(-len(drawn) // columns)
     sheet = Image.new("RGB", (min(columns, len(drawn)) * width, rows * height), "white")
     for index, image in enumerate(drawn):
@@ -156,13 +160,6 @@ def _contact_sheet(drawn: list[Image], columns: int = 4) -> Image:
 
 def _truth(scenes: DetectionDataset, index: int) -> list[str]:
     return sorted(scenes.names[label] for label in scenes.record(index).labels)
-
-
-def _document(
-    found: Evaluation, shown: list[Detections], folder: Path, scenes: DetectionDataset
-) -> dict[str, Any]:
-    images = [each.to_dict() | {"truth": _truth(scenes, index)} for index, each in enumerate(shown)]
-    return {"model": "scenes", "folder": str(folder), **found.to_dict(), "scenes": images}
 
 
 def _print_tables(found: Evaluation, shown: list[Detections], scenes: DetectionDataset) -> None:

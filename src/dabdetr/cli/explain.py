@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import quote
 
 import typer
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from dabdetr.data.dataset import DetectionDataset
     from dabdetr.explain.explanation import Explanation
     from dabdetr.inference.torch_runtime import TorchRuntime
-
-Item = TypeVar("Item")
 
 SHIPPED = "scenes"
 
@@ -162,9 +160,11 @@ def _write_pages(
     except OSError as error:
         raise unwritable(folder, error) from None
     entries, written, taken, before = [], [], set(), []
+    named = ((each, f"{file_name(each.detections.source, taken)}.html") for each in stream)
+    current, following = itertools.tee(named)
+    pairs = itertools.zip_longest(current, itertools.islice(following, 1, None))
     with temporary as unfinished:
-        named = ((each, f"{file_name(each.detections.source, taken)}.html") for each in stream)
-        for (each, page), after in _with_next(named):
+        for (each, page), after in pairs:
             links = [("all images", f"../{quote(output.name)}"), *before]
             if after:
                 links.append((f"{Path(after[0].detections.source).name} →", quote(after[1])))
@@ -180,9 +180,3 @@ def _write_pages(
             page.replace(folder / page.name)
     write_index(output, model, entries)
     return written
-
-
-def _with_next(items: Iterator[Item]) -> Iterator[tuple[Item, Item | None]]:
-    """Every item and its successor; None for the last."""
-    current, following = itertools.tee(items)
-    return itertools.zip_longest(current, itertools.islice(following, 1, None))

@@ -89,9 +89,13 @@ def predict(
         raise ValueError("no model was given: dabdetr predict --model MODEL IMAGE …")
     if as_json and as_lines:
         raise ValueError("--json and --jsonl were given; give one of them")
-    if track:
-        others = (tiles, tile_size, nms, multi_label, classes, max_det, batch > 1)
-        _check_tracking(any(others), continued=before is not None)
+    if track and any((tiles, tile_size, nms, multi_label, classes, max_det, batch > 1)):
+        raise ValueError(
+            "--track asks about the last frame's boxes, one frame after the other; leave out "
+            "--tiles, --nms, --multi-label, --classes, --max-det and --batch"
+        )
+    if track and before:
+        raise ValueError("a run with --track cannot be continued; predict the video again")
     refuse_to_overwrite(coco)
     refuse_to_overwrite(label_studio)
     from dabdetr.inference.sources import attempts, expand
@@ -141,8 +145,13 @@ def predict(
                 opened.publish()
             saver = Saver(folder.path, **files, tracks=needed)
             with closing(saver), _ended_by_ctrl_c(sources):
-                if before:
-                    _add_again(before.again(folder.path, predictor.names), saver, summary, skipped)
+                earlier = before.again(folder.path, predictor.names) if before else ()
+                for result in earlier:  # detections, or the reason why an image was skipped
+                    if isinstance(result, str):
+                        skipped.reasons.append(result)
+                    else:
+                        saver.add(result)
+                        summary.add(result)
                 for found in chain(first, results):
                     saver.add(found)
                     if journal:
@@ -169,29 +178,6 @@ def _continue(ctx: typer.Context, project: Path, name: str | None) -> None:
         given = options.given_options(ctx)
         ctx.params = ctx.obj.options_for(stopped, given, ctx.params.keys())
         predict(ctx, **ctx.params)
-
-
-def _check_tracking(others: bool, continued: bool) -> None:
-    """ValueError where ``others`` of the options that --track excludes were given."""
-    if others:
-        raise ValueError(
-            "--track asks about the last frame's boxes, one frame after the other; leave out "
-            "--tiles, --nms, --multi-label, --classes, --max-det and --batch"
-        )
-    if continued:
-        raise ValueError("a run with --track cannot be continued; predict the video again")
-
-
-def _add_again(
-    earlier: Iterator[Detections | str], saver: Saver, summary: _Summary, skipped: _Skipped
-) -> None:
-    """Add the results of the stopped run: detections, or reasons why images were skipped."""
-    for found in earlier:
-        if isinstance(found, str):
-            skipped.reasons.append(found)
-        else:
-            saver.add(found)
-            summary.add(found)
 
 
 def _sources(sources: list[str], tiles: bool) -> list[str | bytes]:

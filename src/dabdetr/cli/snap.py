@@ -78,21 +78,9 @@ def snap(
     for line in write_data(changed, out, to):
         say(f"left out: {line}", quiet)
     every = [row for rows in by_split for row in rows]
-    _write_lists(out / "snap", every)
-    (out / "snap" / "index.html").write_text(_page(pairs, model), encoding="utf-8")
-    taken = sum(row.taken for row in every)
-    document = {"folder": str(out), "boxes": len(every), "taken": taken, "model": str(model)}
-    if as_json:
-        print_json({**document, "changes": [row.to_dict() for row in every]})
-    say(f"{counted(taken, 'box', 'boxes')} of {len(every)} changed; the others stay", quiet)
-    say(f"data set: {out}; before and after: {out / 'snap' / 'index.html'}", quiet)
-
-
-def _write_lists(folder: Path, rows: list[Snap]) -> None:
-    """Write changes.json and changes.csv."""
-    folder.mkdir()
-    plain = [row.to_dict() for row in rows]
-    (folder / "changes.json").write_text(json_text(plain, indent=1), encoding="utf-8")
+    (out / "snap").mkdir()
+    plain = [row.to_dict() for row in every]
+    (out / "snap" / "changes.json").write_text(json_text(plain, indent=1), encoding="utf-8")
     starts = ("split", "file", "row")
     ends = ("name_before", "name_after", "name", "score", "moved", "taken")
     edges = [f"{edge}_{when}" for when in ("before", "after") for edge in ("x0", "y0", "x1", "y1")]
@@ -100,7 +88,14 @@ def _write_lists(folder: Path, rows: list[Snap]) -> None:
         [*(row[key] for key in starts), *row["before"], *row["after"], *(row[key] for key in ends)]
         for row in plain
     ]
-    write_csv(folder / "changes.csv", [(*starts, *edges, *ends), *table])
+    write_csv(out / "snap" / "changes.csv", [(*starts, *edges, *ends), *table])
+    (out / "snap" / "index.html").write_text(_page(pairs, model), encoding="utf-8")
+    taken = sum(row.taken for row in every)
+    document = {"folder": str(out), "boxes": len(every), "taken": taken, "model": str(model)}
+    if as_json:
+        print_json({**document, "changes": plain})
+    say(f"{counted(taken, 'box', 'boxes')} of {len(every)} changed; the others stay", quiet)
+    say(f"data set: {out}; before and after: {out / 'snap' / 'index.html'}", quiet)
 
 
 def _page(pairs: list[tuple[Any, list[Snap]]], model: str) -> str:

@@ -77,16 +77,6 @@ def _is_address(item: Any) -> bool:
     return isinstance(item, str) and "://" in item
 
 
-def model_stamp(model: str) -> list[list[Any]]:
-    """Names, sizes and times of the model's files; empty for a hub name."""
-    path = locate(model)
-    if path is None:
-        return []
-    files = [path] if path.is_file() else sorted(path.iterdir())
-    files = [file for file in files if file.suffix in _MODELS]
-    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-
-
 class Journal:
     """A file with the images of a run, and a line for each image or frame that is done.
 
@@ -180,7 +170,11 @@ class Journal:
 
     def start(self, folder: Path, model: str) -> None:
         """Open the journal in ``folder`` for writing; ValueError if the model's files changed."""
-        new, stamp = not (folder / FILE).exists(), model_stamp(model)
+        path = locate(model)  # None for a hub name
+        files = sorted(path.iterdir()) if path is not None and path.is_dir() else [path]
+        found = [file for file in files if file is not None and file.suffix in _MODELS]
+        stamp = [[each.name, each.stat().st_size, each.stat().st_mtime_ns] for each in found]
+        new = not (folder / FILE).exists()
         self._file = (folder / FILE).open("ab")
         if new:
             head = {"options": self.options, "model": stamp, "secret": self.secret}
