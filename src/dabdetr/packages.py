@@ -18,10 +18,6 @@ TRAINING = frozenset(
 
 def install_command(extra: str) -> str:
     """The command that installs an extra, from the index or folder dabdetr was installed from."""
-    return f"pip install '{_origin()}[{extra}]'"
-
-
-def _origin() -> str:
     from importlib.metadata import PackageNotFoundError, distribution  # slow to import
 
     try:
@@ -29,7 +25,8 @@ def _origin() -> str:
     except PackageNotFoundError:
         about = None
     place = urlsplit(json.loads(about)["url"]) if about else None
-    return "dabdetr" if place is None or place.scheme != "file" else unquote(place.path)
+    origin = "dabdetr" if place is None or place.scheme != "file" else unquote(place.path)
+    return f"pip install '{origin}[{extra}]'"
 
 
 def installed_versions(packages: Iterable[str]) -> dict[str, str]:

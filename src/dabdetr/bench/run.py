@@ -94,7 +94,15 @@ def bench(plan: Plan, progress: bool = False) -> BenchResult:
         timed=len(timed),
         judged=len(files),
         data="" if data is None else f"{data.name} {data.split}",
-        notes=(*_notes(plan, data, len(files), len(timed) / session.batches), *_remarks(session)),
+        notes=(
+            *_notes(plan, data, len(files), len(timed) / session.batches),
+            *(
+                f"{each.name}: {remark}"
+                for each, remarks in session.remarks.items()
+                if each not in session.absent
+                for remark in remarks
+            ),
+        ),
     )
 
 
@@ -121,16 +129,15 @@ def _rows(session: Session, truth: DetectionDataset | None, conf: float) -> list
     for candidate, found in session.found():
         reference = reference or found
         quality = agreement(reference, found, conf) if truth is None else score(truth, found).ap
-        size = _size_mib(session.files.get(candidate, _weights(session.plan.model)))
+        path, size = session.files.get(candidate, _weights(session.plan.model)), None
+        if path is not None:
+            files = (
+                [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
+            )
+            size = sum(each.stat().st_size for each in files) / 2**20
         turns, start = tuple(session.turns[candidate]), session.starts[candidate]
         rows.append(Row(candidate, turns, start, memory[candidate], size, quality))
     return sorted(rows, key=lambda row: row.whole)
-
-
-def _remarks(session: Session) -> list[str]:
-    """The log messages of the candidates in the table."""
-    active = [each for each in session.remarks if each not in session.absent]
-    return [f"{each.name}: {remark}" for each in active for remark in session.remarks[each]]
 
 
 def _weights(model: str) -> Path | None:
@@ -138,14 +145,6 @@ def _weights(model: str) -> Path | None:
     path = Path(model)
     options = (path, path / "best.safetensors", path / "model.safetensors", shipped().get(model))
     return next((each for each in options if each is not None and each.is_file()), None)
-
-
-def _size_mib(path: Path | None) -> float | None:
-    """MiB of a file, or of all files of a folder."""
-    if path is None:
-        return None
-    files = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
-    return sum(each.stat().st_size for each in files) / 2**20
 
 
 def _notes(plan: Plan, data: DetectionDataset | None, judged: int, together: float) -> list[str]:
@@ -237,21 +236,19 @@ class Session:
             with self._trying(each):
                 self._processes[each] = process = Process(self.environment)
                 model = str(self.files.get(each, self.plan.model))
+                options: dict[str, Any] = {"device": self.device, "precision": each.precision}
+                if each.compiled:
+                    options["compile"] = True
+                if each in self.files:
+                    options = {"device": "cpu" if self.device == "cpu" else "auto"}
                 process.ask(
                     "open",
                     model=model,
                     batch=self.plan.batch,
                     image=self.images[0],
-                    options=self._options(each),
+                    options=options,
                 )
                 self.starts[each] = time.perf_counter() - started
-
-    def _options(self, candidate: Candidate) -> dict[str, Any]:
-        """The options of the candidate's ``Predictor``."""
-        if candidate in self.files:
-            return {"device": "cpu" if self.device == "cpu" else "auto"}
-        options: dict[str, Any] = {"device": self.device, "precision": candidate.precision}
-        return options | ({"compile": True} if candidate.compiled else {})
 
     def run(self) -> list[str]:
         """Run rounds with a turn of each candidate, in rotating order; return the timed images."""

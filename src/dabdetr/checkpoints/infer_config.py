@@ -10,6 +10,10 @@ from dabdetr.config import Config
 from dabdetr.presets.published import derive
 from dabdetr.text import counted
 
+_POINTS = (
+    "encoder.layers.0.attention.weights.bias",
+    "decoder.layers.0.cross_attention.weights.bias",
+)
 _PROJECTION = r"projection\.project\.\d+\.0\.weight"
 
 
@@ -92,13 +96,15 @@ def _feature_maps(state: State, deformable: bool, stride: int, heads: int) -> di
     """Strides of the backbone's feature maps, and the encoder's levels and sampling points."""
     if not deformable:
         return {"backbone__output_stride": stride, "backbone__strides": (stride,)}
+    locations = heads * len(state["projection.levels"])
     projections = [state[k] for k in state if re.fullmatch(_PROJECTION, k)]
     maps = sum(weight.shape[-1] == 1 for weight in projections)
     return {
         "backbone__output_stride": stride,
         "backbone__strides": (stride,) if maps == 1 else (4, 8, 16, 32)[-maps:],
         "encoder__levels": count(state, "projection.project."),
-        **_points(state, heads, len(state["projection.levels"])),
+        "encoder__points": len(state[_POINTS[0]]) // locations,
+        "decoder__cross_attention__points": len(state[_POINTS[1]]) // locations,
     }
 
 
@@ -115,16 +121,6 @@ def _dab(state: State, width: int) -> dict[str, Any]:
         "decoder__cross_attention__position_every_layer": (
             "decoder.layers.1.cross_attention.query_position.weight" in state
         ),
-    }
-
-
-def _points(state: State, heads: int, levels: int) -> dict[str, Any]:
-    """Sampling points per head and level."""
-    encoder = len(state["encoder.layers.0.attention.weights.bias"])
-    decoder = len(state["decoder.layers.0.cross_attention.weights.bias"])
-    return {
-        "encoder__points": encoder // (heads * levels),
-        "decoder__cross_attention__points": decoder // (heads * levels),
     }
 
 

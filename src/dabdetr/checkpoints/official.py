@@ -16,13 +16,6 @@ from dabdetr.presets.published import DAB_DETR_R50, DINO_R50_4SCALE, DN_DETR_R50
 _NOISE = {"scalar": "groups", "label_noise_scale": "label_noise", "box_noise_scale": "box_noise"}
 
 
-def _temperatures(known: Mapping[str, Any]) -> tuple[float, float] | None:
-    """Temperatures of the position code along height and width, if they are in the arguments."""
-    height = known.get("pe_temperatureH", known.get("temperatureH"))
-    width = known.get("pe_temperatureW", known.get("temperatureW", height))
-    return None if height is None else (height, width)
-
-
 def from_official(state: Mapping[str, Tensor], args: Mapping[str, Any] | None) -> Foreign:
     """An authors' release: ``checkpoint["model"]`` and its saved arguments."""
     member, preset = known_member(state)
@@ -35,6 +28,8 @@ def from_official(state: Mapping[str, Tensor], args: Mapping[str, Any] | None) -
     dense_dab = preset in (DAB_DETR_R50, DN_DETR_R50)
     # deformable members have arguments for temperature and number of detections, but ignore them
     selects = dense_dab or preset is DINO_R50_4SCALE
+    height = known.get("pe_temperatureH", known.get("temperatureH"))
+    width: Any = known.get("pe_temperatureW", known.get("temperatureW", height))
     config = config_of(
         ours,
         preset,
@@ -44,7 +39,7 @@ def from_official(state: Mapping[str, Tensor], args: Mapping[str, Any] | None) -
         heads=known.get("nheads", 8),
         dropout=known.get("dropout", 0.0),
         activation=known.get("transformer_activation") if dense_dab else None,
-        temperatures=_temperatures(known) if selects else None,
+        temperatures=(height, width) if selects and height is not None else None,
         update=known.get("iter_update", known.get("with_box_refine")),
         max_det=known.get("num_select") if selects else None,
         fixed_centres=bool(known.get("random_refpoints_xy")),

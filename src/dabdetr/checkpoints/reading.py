@@ -106,7 +106,10 @@ def _foreign(path: Path, state: State, content: Mapping[str, Any]) -> Checkpoint
             raise FileNotFoundError(
                 f"{path} has weights of transformers, which need config.json next to them"
             )
-        foreign = from_transformers(state, _settings(settings))
+        values = parse_json(read_regular(settings), str(settings))
+        if not isinstance(values, dict):
+            raise ValueError(f"{settings} should be a mapping of settings; got {shown(values)}")
+        foreign = from_transformers(state, values)
     elif kind.startswith("mmdetection"):
         foreign = from_mmdetection(state, content.get("meta"))
     elif kind.startswith("detrex"):
@@ -115,14 +118,6 @@ def _foreign(path: Path, state: State, content: Mapping[str, Any]) -> Checkpoint
         args = content.get("args")
         foreign = from_official(state, None if args is None else vars(args))
     return Checkpoint(foreign.format, foreign.state, foreign)
-
-
-def _settings(path: Path) -> dict[str, Any]:
-    """The config.json of transformers."""
-    settings = parse_json(read_regular(path), str(path))
-    if not isinstance(settings, dict):
-        raise ValueError(f"{path} should be a mapping of settings; got {shown(settings)}")
-    return settings
 
 
 def _read_pickle(path: Path) -> Checkpoint:

@@ -184,7 +184,8 @@ def _renamed(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor], kind: str
     for key, name in official.items():
         mine = rename(name, table)
         if mine not in ours and ".heads." in mine:  # one head for all layers
-            mine = _first_layer(mine)
+            parts = mine.split(".")  # decoder.heads.boxes.5.0.weight
+            mine = ".".join((*parts[:3], "0", *parts[4:]))
         tensor = ours.get(mine)
         if mine == "queries.positions" and kind == "DeformableDetr":
             tensor = torch.cat((ours["queries.positions"], ours["queries.content"]), dim=1)
@@ -204,11 +205,6 @@ def _renamed(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor], kind: str
             f"{counted(len(unused), 'tensor')}); these weights cannot be converted"
         )
     return state
-
-
-def _first_layer(key: str) -> str:
-    parts = key.split(".")  # decoder.heads.boxes.5.0.weight
-    return ".".join((*parts[:3], "0", *parts[4:]))
 
 
 def _gap(peer: Any, detector: Detector) -> float:

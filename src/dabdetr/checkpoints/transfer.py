@@ -52,7 +52,12 @@ def initialise(detector: Detector, start: str | Path) -> LoadReport:
     state = dict(checkpoint.state)
     if config is not None:
         _transfer_objectness(detector, state, ranks_by_objectness(config))
-        _drop_incompatible_heads(detector, state, config)
+        # a head of the first layer moves anchors far: shared by all layers, or the other way round,
+        # it would be a worse start than random weights
+        for part, field in (("boxes", "box_head_per_layer"), ("classes", "class_head_per_layer")):
+            if getattr(config.model, field) != getattr(detector.config.model, field):
+                for key in [key for key in state if key.startswith(f"decoder.heads.{part}.")]:
+                    del state[key]
     notes = _transfer_classes(detector, state, known)
     report = fill(detector, state, str(start), checkpoint.format, notes, partial=True)
     new = tuple(name for name in detector.names if name not in known) if known else ()
@@ -82,18 +87,6 @@ def _transfer_classes(
     if single and any(key.startswith("decoder.heads.classes.") for key in state):
         return (f"class head of {listing(new)} starts as that of {known[0]!r}",)
     return (f"class head re-initialised for {listing(new)}: the weights know other classes",)
-
-
-def _drop_incompatible_heads(detector: Detector, state: State, theirs: Config) -> None:
-    """Drop heads of single layers where the detector shares a head, and the other way round.
-
-    A head of the first layer moves anchors far: shared by all layers it would be a worse start than
-    random weights.
-    """
-    for part, field in (("boxes", "box_head_per_layer"), ("classes", "class_head_per_layer")):
-        if getattr(theirs.model, field) != getattr(detector.config.model, field):
-            for key in [key for key in state if key.startswith(f"decoder.heads.{part}.")]:
-                del state[key]
 
 
 def _transfer_objectness(detector: Detector, state: State, theirs: bool) -> None:

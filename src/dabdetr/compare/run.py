@@ -114,7 +114,10 @@ def _train(
                 process.communicate()  # closes its standard input
                 if process.returncode or not finished(runs / task.name):
                     failed.append(task.name)
-                    tell(f"{task.name} failed: {_last_line(folder, task)}")
+                    log = folder / LOGS / f"{task.name}.txt"
+                    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+                    last = next(filter(str.strip, reversed(lines)), "it printed nothing")
+                    tell(f"{task.name} failed: {last}")
                 else:
                     tell(f"{task.name} finished; {len(waiting) + len(running)} to go")
     finally:
@@ -143,6 +146,9 @@ def _start(
         arguments += ["--project", str(run.parent), "--name", run.name]
         arguments += ["--val-every", str(task.val_every)] if task.val_every else []
         arguments += ["--split", str(task.split)] if task.split else []
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    if not threads.isdecimal():  # an equal share of the processors
+        threads = str(max(1, (os.cpu_count() or 1) // jobs))
     with (folder / LOGS / f"{task.name}.txt").open("ab") as file:
         return subprocess.Popen(
             [*COMMAND, *arguments, "--device", device],
@@ -150,20 +156,7 @@ def _start(
             stdout=subprocess.DEVNULL,
             stderr=file,
             pass_fds=() if lock is None else (lock,),
-            env=os.environ | dict.fromkeys(THREADS, str(_threads(jobs))),
+            env=os.environ | dict.fromkeys(THREADS, threads),
             cwd=folder,
             start_new_session=True,
         )
-
-
-def _threads(jobs: int) -> int:
-    """Threads of each process: OMP_NUM_THREADS if set, or an equal share of the processors."""
-    threads = os.environ.get("OMP_NUM_THREADS", "")
-    return int(threads) if threads.isdecimal() else max(1, (os.cpu_count() or 1) // jobs)
-
-
-def _last_line(folder: Path, task: Task) -> str:
-    """The last line in the run's log."""
-    log = folder / LOGS / f"{task.name}.txt"
-    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-    return next((line for line in reversed(lines) if line.strip()), "it printed nothing")

@@ -131,7 +131,13 @@ def export(
     if with_questions:
         _check_questions(detector, chosen, post)
     if chosen.post is not None:
-        size, padding = _fixed(detector, chosen, size, post, padding)
+        if post != "none" or not padding:
+            raise ValueError(
+                f"the format for {chosen.title} has its own postprocessing and no padding; leave "
+                "out post and padding (--post, --no-padding)"
+            )
+        side = detector.config.image.size
+        size, padding = size or (side, side), False
     data = open_data(data, "val") if isinstance(data, str | Path) else data
     shown = _certified_images(images, data)
     metadata = Metadata(
@@ -202,19 +208,6 @@ def _calibration(metadata: Metadata, source: Any) -> Iterator[Batch]:
     for image in islice(found, CALIBRATION):
         pixels, padding = padded([prepare_for(metadata, image)], metadata.size)
         yield as_inputs(metadata, pixels, padding, asked=questions(metadata, 1, CALIBRATED))
-
-
-def _fixed(
-    detector: Detector, format: Format, size: tuple[int, int] | None, post: str, padding: bool
-) -> tuple[tuple[int, int], bool]:
-    """Size and padding for a format with its own postprocessing: a fixed size, default square."""
-    if post != "none" or not padding:
-        raise ValueError(
-            f"the format for {format.title} has its own postprocessing and no padding; leave out "
-            "post and padding (--post, --no-padding)"
-        )
-    side = detector.config.image.size
-    return size or (side, side), False
 
 
 def _check_questions(detector: Detector, format: Format, post: str) -> None:

@@ -80,11 +80,8 @@ class AcceleratedModel:
         if self.compile:
             self._compile_for(images)
         with torch.no_grad(), autocast(self.precision, images.pixels.device):
-            return self._forward(images.pixels.shape)(images)
-
-    def _forward(self, size: torch.Size) -> Forward:
-        compiled = self._compiled.get(size)
-        return self.running if compiled is None else compiled
+            compiled = self._compiled.get(images.pixels.shape)
+            return (self.running if compiled is None else compiled)(images)
 
     def _compile_for(self, images: Images) -> None:
         """Compile for inputs of this size, once, and keep the compiled code if it is faster."""

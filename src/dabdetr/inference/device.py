@@ -28,7 +28,9 @@ def choose_device(name: str | torch.device = "auto") -> torch.device:
     kind = "" if device is None else device.type
     index = 0 if device is None or device.index is None else device.index
     if device is None or kind not in available or index >= _count(kind):
-        raise ValueError(f"there is no device {str(name)!r} here; use auto or {_listed(available)}")
+        gpus = [f"cuda:{n}" for n in range(_count("cuda"))] if "cuda" in available else []
+        known = ", ".join([*available, *gpus])
+        raise ValueError(f"there is no device {str(name)!r} here; use auto or {known}")
     return device
 
 
@@ -39,11 +41,6 @@ def _available() -> list[str]:
 
 def _count(kind: str) -> int:
     return torch.cuda.device_count() if kind == "cuda" else 1
-
-
-def _listed(available: list[str]) -> str:
-    numbered = [f"cuda:{n}" for n in range(_count("cuda"))] if "cuda" in available else []
-    return ", ".join([*available, *numbered])
 
 
 def takes_every_core(kind: str) -> bool:

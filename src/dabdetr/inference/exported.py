@@ -318,14 +318,6 @@ def _version(path: Path) -> tuple[int, ...]:
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def _floats(constant: Any) -> np.ndarray:
-    """The values of an OpenVINO constant; empty for types without NaN or unknown to numpy."""
-    kind = constant.get_element_type()
-    if not kind.is_real() or kind.get_type_name() not in ("f16", "f32", "f64"):
-        return np.empty(0)
-    return constant.data
-
-
 class _OpenVino:
     """A compiled model of OpenVINO on the CPU, in the precision of its metadata."""
 
@@ -350,9 +342,12 @@ class _OpenVino:
             raise ValueError(
                 f"{path} cannot be loaded by OpenVINO ({reason(error)}); export it again"
             ) from None
-        for constant in self.model.get_ops():
-            if constant.get_type_name() == "Constant" and np.isnan(_floats(constant)).any():
-                raise ValueError(not_numbers(path, constant.get_friendly_name()))
+        for each in self.model.get_ops():
+            if each.get_type_name() != "Constant":
+                continue
+            floats = each.get_element_type().get_type_name() in ("f16", "f32", "f64")
+            if floats and np.isnan(each.data).any():
+                raise ValueError(not_numbers(path, each.get_friendly_name()))
         key = ["dabdetr", "card"]
         text = self.model.get_rt_info(key).astype(str) if self.model.has_rt_info(key) else "{}"
         self.strings = parse_json(text, f"metadata of {path}")

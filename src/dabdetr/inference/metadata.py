@@ -112,7 +112,10 @@ class Metadata:
                 f"{origin} is not an export of dabdetr (its metadata have no format {FORMAT!r}); "
                 "make one with dabdetr export"
             )
-        texts = {key: _string(values, key, origin) for key in _KEYS}
+        texts = _DEFAULTS | dict(values)
+        for key in _KEYS:
+            if not isinstance(texts.get(key), str):
+                raise ValueError(f"the metadata of {origin} have no {key}; export the model again")
         label = {key: f"{key} in the metadata of {origin}" for key in _KEYS}
         parsed = {
             key: parse_json(texts[key], label[key])
@@ -241,13 +244,6 @@ _KEYS = (
     *("runtime", "names", "config", "precision", "size", "versions", "certificate"),
     *_DEFAULTS,
 )
-
-
-def _string(values: Mapping[str, str], key: str, origin: str) -> str:
-    text = values.get(key, _DEFAULTS.get(key))
-    if not isinstance(text, str):
-        raise ValueError(f"the metadata of {origin} have no {key}; export the model again")
-    return text
 
 
 def _size(value: Any, what: str) -> tuple[int, int] | None:

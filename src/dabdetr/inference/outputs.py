@@ -49,10 +49,6 @@ def _read_queries(
     return ranked(logits, boxes, sizes, max_det, metadata.classifier, calibration)
 
 
-def _fits_queries(metadata: Metadata, images: int, shapes: Shapes) -> bool:
-    return _fit(shapes, images, len(metadata.names) + (metadata.classifier == "softmax"))
-
-
 def _fit(shapes: Shapes, images: int, classes: int) -> bool:
     """Whether these are shapes of logits of so many classes, and of boxes."""
     logits, boxes = shapes
@@ -99,10 +95,6 @@ def _read_softmax(
     return of_images
 
 
-def _fits_softmax(metadata: Metadata, images: int, shapes: Shapes) -> bool:
-    return _fit(shapes, images, len(metadata.names) + DUMMIES)
-
-
 QUESTIONS = {
     "questions": "questions",
     "question_labels": "question_labels",
@@ -135,7 +127,9 @@ POSTS = {
             "boxes": "[batch, queries, 4] float32: centre x, centre y, width, height as shares "
             "(0-1) of the resized image without its padding",
         },
-        fits=_fits_queries,
+        fits=lambda metadata, images, shapes: _fit(
+            shapes, images, len(metadata.names) + (metadata.classifier == "softmax")
+        ),
         read=_read_queries,
     ),
     "boxes": Post(
@@ -158,7 +152,7 @@ POSTS = {
             "pred_boxes": "[batch, queries, 4] float32: centre x, centre y, width, height as "
             "shares (0-1) of the image",
         },
-        fits=_fits_softmax,
+        fits=lambda metadata, images, shapes: _fit(shapes, images, len(metadata.names) + DUMMIES),
         read=_read_softmax,
         single=True,
     ),

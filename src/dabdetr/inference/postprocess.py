@@ -133,15 +133,12 @@ def thresholds(inference: Inference, conf: float | None, max_det: int | None) ->
     """``conf`` and ``max_det``, or the config's where they are None; ValueError out of range."""
     conf = inference.conf if conf is None else conf
     max_det = inference.max_det if max_det is None else max_det
-    if not (_is_number(conf) and 0 <= conf <= 1):
+    number = isinstance(conf, int | float | np.number) and not isinstance(conf, bool)
+    if not (number and 0 <= conf <= 1):
         raise ValueError(f"conf should be a number between 0 and 1; got {shown(conf)}")
     if not (isinstance(max_det, int | np.integer) and max_det >= 1):
         raise ValueError(f"max_det should be an integer of at least 1; got {shown(max_det)}")
     return conf, max_det
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
 
 
 def _calibrated(scores: np.ndarray, scale: float, shift: float) -> np.ndarray:

@@ -15,7 +15,7 @@ import numpy as np
 from dabdetr.config import Config
 from dabdetr.inference.postprocess import class_scores, detections
 from dabdetr.inference.runtime import Outputs, Runtime
-from dabdetr.structures import Answers, Detections
+from dabdetr.structures import Answers
 from dabdetr.structures.boxes import centres, corners, iou
 from dabdetr.structures.detections import class_labels
 from dabdetr.text import counted, shortened
@@ -195,25 +195,17 @@ def answers(
         layers = corners(outputs.layers[:, row, : len(of_image)]) * extent
         boxes = layers[-1].clip(0, extent)
         scores = class_scores(outputs.answers[row, : len(of_image)], classifier, calibration)
-        same = _same_detection(boxes, found)
+        same = np.full(len(boxes), -1, np.int64)
+        if len(found):
+            overlap = iou(boxes[:, None], found.boxes)
+            same = np.where(overlap.max(1) >= SAME, overlap.argmax(1), -1)
         result = Answers(of_image.boxes, boxes, scores, layers, of_image.questions, same, found)
-        results.append(result if of_image.clicks is None else _best_first(result, of_image.clicks))
+        if of_image.clicks is not None:  # best first: boxes that contain the click, then by score
+            points, low, high = of_image.clicks[result.questions], boxes[:, :2], boxes[:, 2:]
+            contains = ((low <= points) & (points <= high)).all(1)
+            result = result[np.lexsort((-result.scores, ~contains, result.questions))]
+        results.append(result)
     return results
-
-
-def _same_detection(boxes: np.ndarray, found: Detections) -> np.ndarray:
-    """[n] int64: the detection that overlaps each box most, or −1 where its IoU is below SAME."""
-    if not len(found):
-        return np.full(len(boxes), -1, np.int64)
-    overlap = iou(boxes[:, None], found.boxes)
-    return np.where(overlap.max(1) >= SAME, overlap.argmax(1), -1)
-
-
-def _best_first(answers: Answers, clicks: np.ndarray) -> Answers:
-    """The answers of each click, best first: boxes that contain the click, then by score."""
-    points = clicks[answers.questions]
-    contains = ((answers.boxes[:, :2] <= points) & (points <= answers.boxes[:, 2:])).all(1)
-    return answers[np.lexsort((-answers.scores, ~contains, answers.questions))]
 
 
 def ask(

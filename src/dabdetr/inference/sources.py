@@ -79,16 +79,13 @@ def _read(
             image = SourceImage(_array(item, limits, bits, bgr), name)
         except (ValueError, OSError) as error:
             label = name or f"image {number}"
-            named = error if name and name in str(error) else _with_name(error, label)
-            yield Unreadable(label, named)
+            if not (name and name in str(error)):
+                missing = isinstance(error, FileNotFoundError)
+                error = (FileNotFoundError if missing else ValueError)(f"{label}: {error}")
+            yield Unreadable(label, error)
             continue
         yield image
         del image  # it may be large and should not stay in memory until the next one is read
-
-
-def _with_name(error: Exception, name: str) -> Exception:
-    kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
-    return kind(f"{name}: {error}")
 
 
 class Expanded(list[tuple[Any, str]]):
@@ -175,7 +172,10 @@ def _images_in(folder: Path) -> list[Path]:
     suffixes = IMAGE_SUFFIXES | VIDEO_SUFFIXES
     found = [child for child in sorted(folder.iterdir()) if _is_visible(child, suffixes)]
     for kind, package in (("HEIC image", "pillow-heif"), ("video", "av")):
-        lacking = [path for path in found if _missing(path) == package]
+        if package == "av":
+            lacking = [] if find_spec("av") else [path for path in found if is_video(path)]
+        else:
+            lacking = [path for path in found if not is_video(path) and needs_package(path)]
         if lacking and len(lacking) < len(found):
             log.warning(
                 "%s: left out %s (%s), which need a package: pip install %s",
@@ -210,15 +210,8 @@ def _in_subfolders(folder: Path) -> list[Path]:
     return found
 
 
-def _missing(path: Path) -> str | None:
-    """The package that a file needs to be read, if it is not installed."""
-    if is_video(path):
-        return None if find_spec("av") else "av"
-    return "pillow-heif" if needs_package(path) else None
-
-
-def _first(paths: list[Path], most: int = 3) -> str:
-    return ", ".join(path.name for path in paths[:most]) + ", …" * (len(paths) > most)
+def _first(paths: list[Path]) -> str:
+    return ", ".join(path.name for path in paths[:3]) + ", …" * (len(paths) > 3)
 
 
 def _is_visible(path: Path, suffixes: frozenset[str]) -> bool:

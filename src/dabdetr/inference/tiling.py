@@ -64,8 +64,13 @@ def merge(found: Sequence[Detections], views: Sequence[View], tiling: Tiling) ->
     """
     if len(views) == 1:
         return found[0]
-    parts = [_in_image_pixels(each, view) for each, view in zip(found, views, strict=True)]
-    parts[-1] = _larger_than_overlap(parts[-1], tiling)
+    parts = [
+        replace(each, boxes=each.boxes + np.array((*view[:2], *view[:2]), np.float32))
+        for each, view in zip(found, views, strict=True)
+    ]
+    sides = parts[-1].boxes[:, 2:] - parts[-1].boxes[:, :2]
+    # of the whole image only what may be cut in every tile
+    parts[-1] = parts[-1][sides.max(1, initial=0) > tiling.overlap * tiling.size]
     extents = np.repeat(np.array(views, np.float32), [len(part) for part in parts], axis=0)
     every = replace(
         parts[-1],
@@ -74,7 +79,10 @@ def merge(found: Sequence[Detections], views: Sequence[View], tiling: Tiling) ->
         labels=np.concatenate([part.labels for part in parts]),
         queries=np.concatenate([part.queries for part in parts]),
     )
-    cut = _cut_by_view(every.boxes, extents, every.size, tiling)
+    # cut: a box that ends at a border of its view that is not a border of the image
+    near = max(3.0, 0.03 * tiling.size)
+    inner = np.concatenate((extents[:, :2] > 0, extents[:, 2:] < every.size[::-1]), axis=1)
+    cut = np.any(inner & (np.abs(every.boxes - extents) <= near), axis=1)
     order = np.lexsort((-every.scores, cut))  # uncut boxes first, then by score
     merger = _Merger(every[order], extents[order], cut[order])
     for index in range(len(order)):
@@ -82,27 +90,6 @@ def merge(found: Sequence[Detections], views: Sequence[View], tiling: Tiling) ->
     while merger.reconsider_cut():
         pass
     return merger.result()
-
-
-def _in_image_pixels(found: Detections, view: View) -> Detections:
-    x0, y0 = view[:2]
-    return replace(found, boxes=found.boxes + np.array((x0, y0, x0, y0), np.float32))
-
-
-def _larger_than_overlap(found: Detections, tiling: Tiling) -> Detections:
-    """The detections of the whole image that may be cut in every tile."""
-    sides = found.boxes[:, 2:] - found.boxes[:, :2]
-    return found[sides.max(1, initial=0) > tiling.overlap * tiling.size]
-
-
-def _cut_by_view(
-    boxes: np.ndarray, extents: np.ndarray, size: tuple[int, int], tiling: Tiling
-) -> np.ndarray:
-    """Whether each box ends at a border of its view that is not a border of the image."""
-    near = max(3.0, 0.03 * tiling.size)
-    height, width = size
-    inner = np.concatenate((extents[:, :2] > 0, extents[:, 2:] < (width, height)), axis=1)
-    return np.any(inner & (np.abs(boxes - extents) <= near), axis=1)
 
 
 class _Merger:

@@ -30,7 +30,11 @@ class TorchRuntime:
         precision: SetPrecision = "fp32",
         compile: bool = False,
     ) -> None:
-        self.model, self.device = on_device(model, device)
+        if str(device) == "auto":  # the model is not moved
+            self.model, self.device = model, next(model.parameters()).device
+        else:
+            self.device = choose_device(device)
+            self.model = model.to(self.device)
         self.forward = AcceleratedModel(self.model, precision, compile)
 
     @property
@@ -83,14 +87,6 @@ class TorchRuntime:
         _, answers = predictions.groups[0]
         tensors = predictions.logits[-1], predictions.boxes[-1], answers.logits[-1], answers.boxes
         return Outputs(*(each.float().cpu().numpy() for each in tensors))
-
-
-def on_device(model: Detector, device: str | torch.device) -> tuple[Detector, torch.device]:
-    """The model on ``device``, and the device; with "auto" the model is not moved."""
-    if str(device) == "auto":
-        return model, next(model.parameters()).device
-    chosen = choose_device(device)
-    return model.to(chosen), chosen
 
 
 def detect_batch(

@@ -87,10 +87,12 @@ def frames(
             if isinstance(frame, Unreadable):
                 yield frame
             elif number % stride == 0:
-                time = _time(frame, number, container)
+                time = frame.time
+                if time is None:  # a video without time stamps
+                    time = number / (container.streams.video[0].average_rate or 25)
                 if number == 0 and isinstance(source, Camera):  # its stamps do not start at 0
-                    start = time
-                yield SourceImage(rgb(frame), name, number, time - start)
+                    start = float(time)
+                yield SourceImage(rgb(frame), name, number, float(time) - start)
 
 
 def _decoded(container: Any, name: str) -> Iterator[Any]:
@@ -143,13 +145,6 @@ class _Rgb:
         return np.ascontiguousarray(np.rot90(array, turns)) if turns else array
 
 
-def _time(frame: Any, number: int, container: Any) -> float:
-    """The time of a frame in seconds; computed from the frame rate for videos without stamps."""
-    if frame.time is not None:
-        return float(frame.time)
-    return float(number / (container.streams.video[0].average_rate or 25))
-
-
 @contextmanager
 def _opened(source: str | Path | Camera, limits: Limits = PUBLIC) -> Iterator[Any]:
     """The opened container; ValueError, with the reason, where it cannot be opened."""
@@ -157,8 +152,12 @@ def _opened(source: str | Path | Camera, limits: Limits = PUBLIC) -> Iterator[An
     with ExitStack() as stack:
         try:
             if isinstance(source, Camera):
-                file, form = _device(source)
-                container = av.open(file, format=form)
+                number = int(source)  # by ffmpeg's names of devices and formats
+                place, form = {
+                    "darwin": (str(number), "avfoundation"),
+                    "win32": (str(number), "vfwcap"),
+                }.get(sys.platform, (f"/dev/video{number}", "v4l2"))
+                container = av.open(place, format=form)
             else:
                 place, options = _place(source, limits)
                 if isinstance(place, RemoteFile):
@@ -202,15 +201,6 @@ def _place(source: str | Path, limits: Limits) -> tuple[str | RemoteFile, dict[s
     return str(Path(text).absolute()), options
 
 
-def _device(camera: Camera) -> tuple[str, str]:
-    """ffmpeg's name of a camera on this system, and the input format that reads it."""
-    if sys.platform == "darwin":
-        return str(int(camera)), "avfoundation"
-    if sys.platform == "win32":
-        return str(int(camera)), "vfwcap"
-    return f"/dev/video{int(camera)}", "v4l2"
-
-
 def require_av() -> Any:
     """PyAV; an ImportError gives the command that installs it."""
     try:
@@ -230,7 +220,12 @@ class VideoWriter:
 
     def __init__(self, path: Path, like: str) -> None:
         self.path, self._stream = path, None
-        self._unit, self._rate = _clock(like)
+        self._unit, self._rate = _TIME_UNIT, Fraction(25)  # unless ``like`` has others
+        if Path(like).is_file():
+            with suppress(ValueError), _opened(like) as container:
+                video = container.streams.video[0]
+                self._unit = video.time_base or self._unit
+                self._rate = video.average_rate or self._rate
         self._last = -1
         av = require_av()
         if "libx264" not in av.codecs_available:
@@ -278,13 +273,3 @@ class VideoWriter:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _clock(source: str) -> tuple[Fraction, Fraction]:
-    """Time unit in seconds and frames per second of a video; usual values for other sources."""
-    unit, rate = _TIME_UNIT, Fraction(25)
-    if Path(source).is_file():
-        with suppress(ValueError), _opened(source) as container:
-            stream = container.streams.video[0]
-            unit, rate = stream.time_base or unit, stream.average_rate or rate
-    return unit, rate

@@ -62,8 +62,14 @@ def draw(
         score = float(scores[index]) if scored else None
         text = _text(names[int(labels[index])], score, font, canvas.size)
         if text is not None:
-            taken = [label.place for label in placed]
-            place = _free_place(boxes, int(index), _extent(text, font), canvas.size, width, taken)
+            # the place with the least overlap with labels and small boxes
+            extent, box = _extent(text, font), np.rint(boxes[index]).astype(int)
+            places = _places(box, extent, canvas.size, width)
+            taken = np.array([label.place for label in placed]).reshape(-1, 4)
+            others = np.delete(boxes, index, axis=0)
+            small = others[(others[:, 2:] - others[:, :2]).prod(1) < 4 * extent[0] * extent[1]]
+            cost = _overlap(places, taken) + _overlap(places, small) / 2
+            place = places[(cost + np.arange(len(places))).argmin()]
             placed.append(_Label(text, place, colour(int(labels[index]))))
     for label in placed[::-1]:
         _write(pen, label, font)
@@ -183,22 +189,6 @@ def _text(
         if width <= size[0] and height <= size[1]:
             return text
     return None
-
-
-def _free_place(
-    boxes: np.ndarray,
-    index: int,
-    extent: tuple[int, int],
-    size: tuple[int, int],
-    width: int,
-    taken: list[np.ndarray],
-) -> np.ndarray:
-    """x0 y0 x1 y1 at box ``index`` with the least overlap with labels and small boxes."""
-    places = _places(np.rint(boxes[index]).astype(int), extent, size, width)
-    others = np.delete(boxes, index, axis=0)
-    small = others[(others[:, 2:] - others[:, :2]).prod(1) < 4 * extent[0] * extent[1]]
-    cost = _overlap(places, np.array(taken).reshape(-1, 4)) + _overlap(places, small) / 2
-    return places[(cost + np.arange(len(places))).argmin()]
 
 
 def _places(
