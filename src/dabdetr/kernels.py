@@ -22,18 +22,13 @@ class Linear(nn.Linear):
     """
 
     def forward(self, input: Float[Tensor, "*shape n"]) -> Float[Tensor, "*shape m"]:
-        if not (self._eager_float32_on_cpu(input) and onednn_wins()):
+        float32 = input.dtype == self.weight.dtype == torch.float32
+        float32 = float32 and not torch.is_autocast_enabled("cpu")
+        if not (_is_eager_on_cpu(input) and float32 and onednn_wins()):
             return super().forward(input)
         if torch.is_grad_enabled():
             return _OneDnnLinear.apply(input, self.weight, self.bias)  # pyright: ignore[reportReturnType]
         return _onednn_linear(input, self.weight, self.bias)
-
-    def _eager_float32_on_cpu(self, input: Tensor) -> bool:
-        return (
-            _is_eager_on_cpu(input)
-            and input.dtype == self.weight.dtype == torch.float32
-            and not torch.is_autocast_enabled("cpu")
-        )
 
 
 class PReLU(nn.PReLU):

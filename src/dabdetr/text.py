@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
-    import yaml
+    pass
 
 POLICY = (
     '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
@@ -119,7 +119,11 @@ def parse_yaml(content: str | bytes, name: str, as_text: bool = False) -> Any:
             )
         return loader.construct_document(node)
     except yaml.YAMLError as error:
-        raise ValueError(f"{name} is not readable YAML{_cause_and_place(error)}") from None
+        mark = getattr(error, "problem_mark", None)
+        where = "" if mark is None else f"; see line {mark.line + 1}, column {mark.column + 1}"
+        why = getattr(error, "problem", None) or getattr(error, "reason", None)
+        said = f" ({shortened(printable(str(why)), 80)})" if why else ""
+        raise ValueError(f"{name} is not readable YAML{said}{where}") from None
     except RecursionError:
         raise ValueError(f"{name} is not readable YAML (nested too deep, or in itself)") from None
     except (AttributeError, LookupError, TypeError, ArithmeticError) as error:
@@ -165,14 +169,6 @@ def _count_expanded(node: Any, counts: dict[int, int]) -> int:
         parts = [part for pair in node.value for part in pair]
     counts[id(node)] = 1 + sum(_count_expanded(part, counts) for part in parts)
     return counts[id(node)]
-
-
-def _cause_and_place(error: yaml.YAMLError) -> str:
-    """The cause and the line of a YAML error, as far as the error has them."""
-    mark = getattr(error, "problem_mark", None)
-    where = "" if mark is None else f"; see line {mark.line + 1}, column {mark.column + 1}"
-    why = getattr(error, "problem", None) or getattr(error, "reason", None)
-    return (f" ({shortened(printable(str(why)), 80)})" if why else "") + where
 
 
 def shown(value: Any, most: int = 60) -> str:

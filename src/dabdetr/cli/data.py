@@ -43,11 +43,11 @@ def stats(
     refuse_to_overwrite(plot)
     options.check_figure(plot)
     found = options.open_splits(data, annotations, images, box_format, strict=strict, quiet=quiet)
-    from dabdetr.data.statistics import describe, recommend, summarise
+    from dabdetr.data.statistics import describe, recommend
 
-    summaries = [summarise(each) for each in found]
     described = [describe(each, progress=not quiet) for each in found]
     advice = recommend(described)
+    summaries = options.tell_counts(found, quiet or as_json)
     if as_json:
         splits = [
             {**one.to_dict(), **other.to_dict()}
@@ -55,9 +55,6 @@ def stats(
         ]
         print_json({"data": found[0].name, "splits": splits, "recommended": advice.to_dict()})
     else:
-        for summary in summaries:
-            for line in summary.lines():
-                say(line, quiet)
         if not quiet:
             from dabdetr.data.plots import table
 
@@ -187,14 +184,10 @@ for _verb in (stats, view, convert, split):
 
 def _write(found: list[Any], out: Path, layout: str, as_json: bool, quiet: bool) -> None:
     """Write the splits in a layout, and print their counts."""
-    from dabdetr.data.statistics import summarise
     from dabdetr.data.writing import write_data
 
     lost = write_data(found, out, layout)
-    summaries = [summarise(each) for each in found]
-    for summary in summaries:
-        for line in summary.lines():
-            say(line, quiet)
+    summaries = options.tell_counts(found, quiet)
     for each in lost:
         say(f"left out: {each}", quiet)
     if as_json:

@@ -12,6 +12,7 @@ from dabdetr.files import check_folder_name, check_place
 
 if TYPE_CHECKING:
     from dabdetr.data.dataset import DetectionDataset
+    from dabdetr.data.statistics import Summary
     from dabdetr.inference.runtime import Opening
 
 
@@ -330,14 +331,15 @@ def open_splits(
     return found
 
 
-def tell_counts(found: Iterable[DetectionDataset], quiet: bool) -> None:
-    """Print what each split contains, and how many of its rows were skipped or repaired."""
+def tell_counts(found: Iterable[DetectionDataset], quiet: bool) -> list[Summary]:
+    """Print and return what each split contains, and what of it was skipped or repaired."""
     from dabdetr.cli.output import say
     from dabdetr.data.statistics import summarise
 
-    for each in found:
-        for line in summarise(each).lines():
-            say(line, quiet)
+    summaries = [summarise(each) for each in found]
+    for line in (line for summary in summaries for line in summary.lines()):
+        say(line, quiet)
+    return summaries
 
 
 def open_split(

@@ -96,7 +96,6 @@ def val(
     truth = options.open_split(
         data, split, annotations, images, box_format, strict=strict, quiet=quiet
     )
-    from dabdetr.data.statistics import summarise
     from dabdetr.evaluation.evaluate import SUPPRESSION, class_map, suppression_gain
     from dabdetr.evaluation.judged import judge
     from dabdetr.inference.opening import open_model, torch_runtime
@@ -108,9 +107,7 @@ def val(
     runtime = None if model is None else open_model(model, **options.opening(context.params))
     if runtime is not None:
         class_map(runtime.names, truth.names)
-    summary = summarise(truth)
-    for line in summary.lines():
-        say(line, quiet)
+    (summary,) = options.tell_counts([truth], quiet)
     about = {"model": model or str(predictions), "data": truth.name, "split": truth.split}
     read = {"read": summary.to_dict()}
     settings = {"batch": batch, "max_det": max_det, "workers": workers, "progress": not quiet}

@@ -183,19 +183,6 @@ class Attribution:
             row = int(np.linalg.norm(middles - centre, axis=1).argmin())
         return self._with_cause(base, row, overlap, "no_query", layer + 1)
 
-    def _anchor_away(self, box: Sequence[float]) -> str:
-        """A clause with the distance of the nearest first anchor; empty without anchors."""
-        start = self.decoded.start
-        if start is None or not len(start):
-            return ""
-        centre = np.array(box).reshape(2, 2).mean(0)
-        middles = start if start.shape[1] == 2 else start.reshape(-1, 2, 2).mean(1)
-        away = np.linalg.norm(middles - centre, axis=1).min()
-        text = f"; the nearest anchor starts {away:.0f} px from its centre"
-        if start.shape[1] == 4:
-            text += f", the best one with IoU {iou(start, np.array(box)).max():.2f}"
-        return text
-
     def _with_cause(
         self,
         error: Error,
@@ -216,7 +203,13 @@ class Attribution:
         if cause == "no_query":
             why = f"the nearest box has IoU {shared[layer - 1]:.2f} "
             why += f"(query {slot} after layer {layer})"
-            why += self._anchor_away(error.box)
+            if decoded.start is not None and len(decoded.start):
+                box, start = np.array(error.box), decoded.start
+                middles = start if start.shape[1] == 2 else start.reshape(-1, 2, 2).mean(1)
+                away = np.linalg.norm(middles - box.reshape(2, 2).mean(0), axis=1).min()
+                why += f"; the nearest anchor starts {away:.0f} px from its centre"
+                if start.shape[1] == 4:
+                    why += f", the best one with IoU {iou(start, box).max():.2f}"
         elif cause == "left":
             why = f"{query} had IoU {shared[layer - 2]:.2f} after layer {layer - 1}; layer {layer}"
             why += f" moved it away (IoU {shared[layer - 1]:.2f})"

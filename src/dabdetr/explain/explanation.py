@@ -105,18 +105,20 @@ def explain(
             queries_trace = trace(detector, images, pixels)
             grid = question_grid((sizes[0][0], sizes[0][1])).to(runtime.device) if asks else None
             asked = None if grid is None else trace(detector, images, questions=grid)
-        return [
-            (
-                queries_trace,
-                asked,
-                to_detections(detector, queries_trace.predictions, sizes, max_det, names)[0],
-            )
-        ]
+        (found,) = to_detections(detector, queries_trace.predictions, sizes, max_det, names)
+        return [(queries_trace, asked, found.clipped().best_of_query())]
 
     prepared = views(runtime, attempts(expand(source), bits=runtime.config.image.bits))
     results = run(traced, prepared, on_error=on_error, workers=runtime.workers)
     return (
-        _explanation(each.image.array, queries_trace, asked, found.clipped(), conf)
+        Explanation(
+            image=each.image.array,
+            detections=found.above(conf),
+            candidates=found[:CANDIDATES],
+            trace=queries_trace,
+            conf=conf,
+            asked=asked,
+        )
         for each, (queries_trace, asked, found) in results
     )
 
@@ -151,17 +153,3 @@ def question_grid(size: tuple[int, int]) -> Questions:
     clicks = np.stack((x.ravel() * width, y.ravel() * height), axis=1)
     boxes, labels = batched([questions(clicks, None, size, ())], [size])
     return Questions(torch.from_numpy(boxes), torch.from_numpy(labels))
-
-
-def _explanation(
-    image: np.ndarray, queries_trace: Trace, asked: Trace | None, found: Detections, conf: float
-) -> Explanation:
-    found = found.best_of_query()
-    return Explanation(
-        image=image,
-        detections=found.above(conf),
-        candidates=found[:CANDIDATES],
-        trace=queries_trace,
-        conf=conf,
-        asked=asked,
-    )

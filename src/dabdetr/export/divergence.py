@@ -35,11 +35,12 @@ def first_difference(
     if read is None:
         return None
     found = read(path, metadata.precision, list(expected), inputs)
-    differences = {
-        name: _difference(each.value, found[name])
-        for name, each in expected.items()
-        if name in found and found[name].shape == each.value.shape
-    }
+    differences: dict[str, float] = {}  # shares of the largest value; NaN where a value is NaN
+    for name, (value, *_) in expected.items():
+        if name in found and found[name].shape == value.shape:
+            scale = float(np.abs(value).max(initial=0)) or 1.0
+            gap = np.abs(found[name].astype(np.float64) - value)
+            differences[name] = float(gap.max(initial=0)) / scale
     limit = LIMITS[metadata.precision]
     wrong = {name for name, share in differences.items() if not share <= limit}
     for name in differences:
@@ -64,12 +65,6 @@ def _next_values(name: str, nodes: dict[str, _Node], known: Container[str]) -> s
             visited.add(user)
             waiting += nodes[user].users
     return found
-
-
-def _difference(expected: np.ndarray, found: np.ndarray) -> float:
-    """The largest difference as a share of the largest value; NaN where a value is NaN."""
-    scale = float(np.abs(expected).max(initial=0)) or 1.0
-    return float(np.abs(found.astype(np.float64) - expected).max(initial=0)) / scale
 
 
 class _Node(NamedTuple):

@@ -168,25 +168,19 @@ class Exported:
             ) from None
         shapes = [each.shape for each in outputs]
         names = self.metadata.outputs
-        if len(shapes) != len(names) or not self._fits(given, shapes):
-            found = " and ".join(str(list(shape)) for shape in shapes)
+        images, fits = len(given[self.metadata.inputs["pixels"]]), len(shapes) == len(names)
+        if fits and self.metadata.questions:
+            asked = given[self.metadata.inputs["questions"]].shape[1]
+            fits = fits_questions(self.metadata, (images, asked), shapes[-len(ANSWERS) :])
+            shapes = shapes[: -len(ANSWERS)]
+        if not (fits and POSTS[self.metadata.post].fits(self.metadata, images, shapes)):
+            found = " and ".join(str(list(each.shape)) for each in outputs)
             raise ValueError(
                 f"{self.path} gives {found} for {', '.join(names)} of "
                 f"{counted(len(pixels), 'image')} and {counted(len(self.names), 'class name')}; "
                 "its metadata are of another model: export it again"
             )
         return tuple(outputs)
-
-    def _fits(self, given: Mapping[str, np.ndarray], shapes: Sequence[tuple[int, ...]]) -> bool:
-        """Whether outputs of these shapes agree with the metadata."""
-        detecting = len(shapes) - len(ANSWERS) if self.metadata.questions else len(shapes)
-        images = len(given[self.metadata.inputs["pixels"]])
-        if not POSTS[self.metadata.post].fits(self.metadata, images, shapes[:detecting]):
-            return False
-        if not self.metadata.questions:
-            return True
-        asked = given[self.metadata.inputs["questions"]].shape[1]
-        return fits_questions(self.metadata, (images, asked), shapes[detecting:])
 
 
 def as_inputs(
