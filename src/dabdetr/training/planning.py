@@ -264,15 +264,20 @@ def choose_by_time(
     else:
         every = epochs_between_validations(config.training.epochs)
     every = val_every or every
-    training, train = config.training, len(train_data)
+    needed = pace.minutes(config, *sizes, every)
+    return config, every, tell_plan(config, needed, len(train_data))
+
+
+def tell_plan(config: Config, minutes: float, train: int) -> str:
+    """One line: the plan of the training, and its estimated time here."""
+    training = config.training
     images = min(train, training.epoch_images or train)
-    plan = (
+    return (
         f"plan: {counted(training.epochs, 'epoch')} of {counted(images, 'image')}"
         + (f" out of {train}" if images < train else "")
-        + f", shorter side {config.image.size} pixels, about "
-        f"{duration(60 * pace.minutes(config, *sizes, every))} on this machine, validation included"
+        + f", shorter side {config.image.size} pixels, about {duration(60 * minutes)} on this "
+        "machine, validation included"
     )
-    return config, every, plan
 
 
 def duration(seconds: float) -> str:
