@@ -52,8 +52,8 @@ def initialise(detector: Detector, start: str | Path) -> LoadReport:
     state = dict(checkpoint.state)
     if config is not None:
         _transfer_objectness(detector, state, ranks_by_objectness(config))
-        # a head of the first layer moves anchors far: shared by all layers, or the other way round,
-        # it would be a worse start than random weights
+        # drop heads of single layers where the detector shares a head, and the other way round: the
+        # first layer's head moves anchors far, and shared it would be worse than random weights
         for part, field in (("boxes", "box_head_per_layer"), ("classes", "class_head_per_layer")):
             if getattr(config.model, field) != getattr(detector.config.model, field):
                 for key in [key for key in state if key.startswith(f"decoder.heads.{part}.")]:
