@@ -1,9 +1,9 @@
-"""Lists of class names in files of their own, beside annotations that number the classes."""
+"""Class names: lists in files of their own, and the table of category ids, names and labels."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from dabdetr.data.findings import Findings
 from dabdetr.data.locate import child, folders_in, paths_of
 from dabdetr.data.split_names import split_folders
 from dabdetr.data.textfiles import read_text
-from dabdetr.text import parse_json
+from dabdetr.text import check_name, parse_json, printable
 
 NAMES = (
     *("classes.txt", "obj.names", "names.txt", "labels.txt", "_darknet.labels"),
@@ -94,3 +94,50 @@ def name_pairs(tree: Any) -> list[tuple[int, str]]:
     pairs = [(str(number).strip(), name) for number, name in rows if isinstance(name, str)]
     whole = len(pairs) == len(rows) and all(number.isdecimal() for number, _ in pairs)
     return sorted((int(number), name) for number, name in pairs) if whole else []
+
+
+def class_table(
+    pairs: Iterable[tuple[int, Any]], findings: Findings, root: Path | None = None
+) -> tuple[tuple[int, ...], tuple[str, ...], dict[int, int]]:
+    """Category ids and names, both in label order, and id → label; classes of equal name merge.
+
+    Names that are numbers are looked up in a list of class names in ``root``, if there is one.
+    """
+    labels: dict[int, int] = {}
+    names: dict[str, int] = {}
+    given_pairs = list(pairs)
+    for id_, given in _by_number(given_pairs, findings, root) if root else given_pairs:
+        try:
+            name = check_name(given, "a class name")
+        except ValueError:
+            name = printable(given).strip() if isinstance(given, str) else ""
+            name = name or f"class {id_}"
+            findings.add("class-name-odd", f"class {id_} is called {name!r}")
+        if id_ in labels:
+            findings.add("class-id-repeated", f"{id_} is {list(names)[labels[id_]]!r} and {name!r}")
+            continue
+        if name in names:
+            findings.add("class-name-repeated", f"{name!r}, also class {id_}")
+        labels[id_] = names.setdefault(name, len(names))
+    first = {label: id_ for id_, label in reversed(labels.items())}
+    return tuple(first[label] for label in range(len(names))), tuple(names), labels
+
+
+def _by_number(
+    pairs: list[tuple[int, Any]], findings: Findings, root: Path
+) -> list[tuple[int, Any]]:
+    """The pairs with their numbers replaced by names, if all are numbers that a list names."""
+    if not all(isinstance(name, str) and re.fullmatch(r"\d{1,9}", name) for _, name in pairs):
+        return pairs
+    file = names_beside(root)
+    listed = dict(name_list(file, findings))
+    unnamed = [f"{file} has no name for {name}" for _, name in pairs if int(name) not in listed]
+    findings.add("class-names-missing", unnamed * bool(listed))
+    return pairs if unnamed else [(id_, listed[int(name)]) for id_, name in pairs]
+
+
+def count_shifted(used: set[int], listed: set[int], findings: Findings, location: str) -> None:
+    """Count used class numbers that are not all listed, but would be if shifted by one."""
+    for step in (1, -1):
+        if used - listed and {number - step for number in used} <= listed:
+            findings.add("class-shifted", f"{location}: {min(used)} to {max(used)}", len(used))

@@ -12,12 +12,12 @@ import numpy as np
 
 from dabdetr.data.archive import unpacked
 from dabdetr.data.box_formats import Asked
-from dabdetr.data.class_lists import name_list, names_beside
+from dabdetr.data.class_lists import class_table, count_shifted, name_list, names_beside
 from dabdetr.data.columns import FARTHEST
 from dabdetr.data.findings import Findings
 from dabdetr.data.locate import ImageFolders, paths_of
-from dabdetr.data.records import RecordTable, Rows, class_table, count_shifted
-from dabdetr.data.shapes import around_segmentation, box_of, rotation_of, turned
+from dabdetr.data.records import RecordTable, Rows
+from dabdetr.data.shapes import around_segmentation, box_of, rotation_of, turned_xywh, xywh
 from dabdetr.data.split_names import split_in_path
 from dabdetr.data.textfiles import guess, note_encoding, read_bytes
 from dabdetr.text import as_number, counted, parse_json, shown
@@ -441,8 +441,7 @@ class Annotations:
         for row, box in enumerate(given):
             four = box_of(box)
             if four is None and (edges := around_segmentation(self.rows[row].get("segmentation"))):
-                x0, y0, x1, y1 = edges
-                four = [x0, y0, x1 - x0, y1 - y0]
+                four = xywh(edges)
                 odd["box-from-shape"].append(row)
             elif four is None:
                 odd["box-unreadable"].append(row)
@@ -463,9 +462,7 @@ class Annotations:
         angles = np.array([rotation_of(row) for row in self.rows])
         found = np.flatnonzero(angles)
         for row, angle in zip(found.tolist(), angles[found].tolist(), strict=True):
-            x, y, width, height = numbers[row].tolist()
-            x0, y0, x1, y1 = turned((x, y, x + width, y + height), angle)
-            numbers[row] = x0, y0, x1 - x0, y1 - y0
+            numbers[row] = turned_xywh(numbers[row].tolist(), angle)
         self.findings.add("box-rotated", map(self.place, found.tolist()), len(found))
 
     def _crowd(self) -> np.ndarray:

@@ -7,10 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from dabdetr.data.box_formats import Asked
+from dabdetr.data.class_lists import class_table
 from dabdetr.data.findings import Findings
 from dabdetr.data.locate import ImageFolders, child, paths_of
-from dabdetr.data.records import Open, RecordTable, Rows, class_table
-from dabdetr.data.shapes import around_flat, around_segmentation, rotation_of, size_of, turned
+from dabdetr.data.records import Open, RecordTable, Rows
+from dabdetr.data.shapes import (
+    around_flat,
+    around_segmentation,
+    rotation_of,
+    size_of,
+    turned_xywh,
+    xywh,
+)
 from dabdetr.data.textfiles import head_of, mapping, read_text
 from dabdetr.text import as_numbers, counted, parse_json, shown
 
@@ -97,11 +105,9 @@ def _box(each: Any, place: str, findings: Findings) -> tuple[float, ...] | None:
     if kind == "bbox":
         box = each.get("bbox")
         if isinstance(box, list) and len(box) == 4 and (four := as_numbers(box)):
-            x, y, width, height = four
             angle = rotation_of(each)
             findings.add("box-rotated", [place] * bool(angle))
-            x0, y0, x1, y1 = turned((x, y, x + width, y + height), angle)
-            return x0, y0, x1 - x0, y1 - y0
+            return turned_xywh(four, angle)
     elif kind == "polygon":
         flat = each.get("points")
         if isinstance(flat, list) and len(flat) > 5:
@@ -115,5 +121,4 @@ def _box(each: Any, place: str, findings: Findings) -> tuple[float, ...] | None:
         findings.add("box-unreadable", place)
         return None
     findings.add("box-from-shape", place)
-    x0, y0, x1, y1 = edges
-    return x0, y0, x1 - x0, y1 - y0
+    return xywh(edges)

@@ -21,7 +21,7 @@ from dabdetr.data.class_lists import name_list, names_beside
 from dabdetr.data.entries import Entry
 from dabdetr.data.findings import Findings
 from dabdetr.data.locate import is_image
-from dabdetr.data.shapes import around, around_flat, box_of, size_of
+from dabdetr.data.shapes import around, around_flat, box_of, size_of, xywh
 from dabdetr.data.textfiles import mapping, read_json, read_text
 from dabdetr.text import as_number, as_numbers, parse_json, parse_yaml, shown
 
@@ -138,9 +138,7 @@ def _region(image: str, place: str, value: dict[str, Any], findings: Findings) -
         is_point = "x" in value and "height" not in value
         yield Entry(image, place, odd="shape-without-area" if is_point else "box-unreadable")
         return
-    x0, y0, x1, y1 = edges
-    numbers = (x0, y0, x1 - x0, y1 - y0)
-    yield Entry(image, place, str(labels[0]).strip(), numbers, odd=odd)
+    yield Entry(image, place, str(labels[0]).strip(), xywh(edges), odd=odd)
 
 
 def bdd(file: Path, findings: Findings) -> Iterator[Entry]:

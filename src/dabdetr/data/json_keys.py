@@ -17,7 +17,7 @@ from typing import Any
 from dabdetr.data.box_formats import BoxFormat
 from dabdetr.data.entries import Entry
 from dabdetr.data.findings import Findings
-from dabdetr.data.shapes import around, size_of
+from dabdetr.data.shapes import around, size_of, xywh
 from dabdetr.data.textfiles import read_json
 from dabdetr.text import as_numbers, shown
 
@@ -95,8 +95,7 @@ class Keys:
         box, odd = _numbers(given, self.sides), ""
         points = [] if box else [*_points([given, _value(row, self.outline)])]
         if len(points) > 1 and (edges := around(points)):
-            x0, y0, x1, y1 = edges
-            box = edges if self.order.startswith("xyxy") else (x0, y0, x1 - x0, y1 - y0)
+            box = edges if self.order.startswith("xyxy") else xywh(edges)
             odd = "" if _is_upright(given) else "box-from-shape"
         if box is None:
             kind = str(_value(row, self.kind) or "")

@@ -66,6 +66,18 @@ def turned(edges: Sequence[float], degrees: float) -> tuple[float, ...]:
     return upright((x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0, math.radians(degrees))
 
 
+def xywh(edges: Sequence[float]) -> tuple[float, ...]:
+    """x, y, width, height of x0, y0, x1, y1."""
+    x0, y0, x1, y1 = edges
+    return x0, y0, x1 - x0, y1 - y0
+
+
+def turned_xywh(box: Sequence[float], degrees: float) -> tuple[float, ...]:
+    """``turned`` for x, y, width, height."""
+    x, y, width, height = box
+    return xywh(turned((x, y, x + width, y + height), degrees))
+
+
 def rotation_of(row: dict[str, Any]) -> float:
     """Degrees in CVAT's ``rotation`` attribute, 0 without one; the box is given before rotation."""
     attributes = row.get("attributes")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dabdetr.data.box_formats import Asked
-from dabdetr.data.class_lists import NAMES, name_list, name_pairs, names_beside
+from dabdetr.data.class_lists import NAMES, class_table, name_list, name_pairs, names_beside
 from dabdetr.data.findings import Findings
 from dabdetr.data.images import IMAGE_SUFFIXES
 from dabdetr.data.locate import (
@@ -24,7 +24,7 @@ from dabdetr.data.locate import (
     images_below,
     paths_of,
 )
-from dabdetr.data.records import Open, RecordTable, Rows, class_table
+from dabdetr.data.records import Open, RecordTable, Rows
 from dabdetr.data.split_names import USUAL, canonical, names_split, split_folders, usual_word
 from dabdetr.data.textfiles import head_of, read_text
 from dabdetr.data.yolo_lines import (

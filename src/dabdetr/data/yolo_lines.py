@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from dabdetr.data.box_formats import SLACK
-from dabdetr.data.class_lists import NAMES
+from dabdetr.data.class_lists import NAMES, count_shifted
 from dabdetr.data.findings import Findings
 from dabdetr.data.images import IMAGE_SUFFIXES
 from dabdetr.data.locate import (
@@ -30,7 +30,7 @@ from dabdetr.data.locate import (
     folders_in,
     images_below,
 )
-from dabdetr.data.records import Rows, count_shifted
+from dabdetr.data.records import Rows
 from dabdetr.data.textfiles import read_text
 from dabdetr.text import counted, shown
 
