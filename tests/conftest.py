@@ -9,6 +9,8 @@ import os
 import shutil
 import signal
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -138,7 +140,23 @@ def tiny_weights(tiny_detector: Any, tmp_path_factory: pytest.TempPathFactory) -
 
 
 class Graphs(dict[Any, Any]):
-    """Graphs for ``sharing_graphs``, by what a detector is: config, names and weights."""
+    """Graphs that exports keep, by what a detector is: config, names and weights."""
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        """Exports inside ``with`` that keep no graphs of their own keep them here."""
+        from dabdetr.export import formats
+
+        make = formats._graph
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                formats,
+                "_graph",
+                lambda detector, metadata, graphs: make(
+                    detector, metadata, self if graphs is None else graphs
+                ),
+            )
+            yield
 
     @staticmethod
     def _content(key: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -161,5 +179,5 @@ class Graphs(dict[Any, Any]):
 
 @pytest.fixture(scope="session")
 def graphs() -> Graphs:
-    """For ``sharing_graphs``: a graph takes ten seconds, and most tests are of what follows."""
+    """A graph takes ten seconds, and most tests are of what follows."""
     return Graphs()

@@ -11,15 +11,13 @@ import pytest
 from tests.conftest import Graphs
 from typer.testing import CliRunner
 
-from dabdetr.export.formats import sharing_graphs
-
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "docs" / "tools"))
 
 
 @pytest.fixture(scope="package", autouse=True)
 def _graphs_are_shared(graphs: Graphs) -> Iterator[None]:
-    with sharing_graphs(graphs):
+    with graphs.shared():
         yield
 
 

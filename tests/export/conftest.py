@@ -13,8 +13,6 @@ import torch
 from PIL import Image
 from tests.conftest import Graphs
 
-from dabdetr.export.formats import sharing_graphs
-
 NAMES = tuple("0123456789")
 """Of the generated scenes."""
 TINY = (
@@ -38,7 +36,7 @@ def _shapes_are_free() -> Iterator[None]:
 
 @pytest.fixture(scope="package", autouse=True)
 def _graphs_are_shared(graphs: Graphs) -> Iterator[None]:
-    with sharing_graphs(graphs):
+    with graphs.shared():
         yield
 
 

@@ -110,7 +110,7 @@ def export(
     ``with_questions`` adds inputs for boxes that are asked about (``Predictor.ask``), and their
     answers. The certificate is made with ``images`` (see ``read_sources``), with ``data``, whose
     annotations also give AP, or with generated scenes. ``progress`` shows a bar on a terminal;
-    ``graphs``, an empty dictionary at first, keeps graphs for further exports of the detector.
+    ``graphs``, an empty dictionary at first, keeps graphs for exports of unchanged detectors.
     Raises ``Uncertified`` where the file differs too much from torch; it is not kept.
     """
     format = in_any_case(format, FORMATS)

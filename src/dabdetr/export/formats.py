@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     Calibration = Callable[[], Iterator[Batch]] | None
     """Returns the batches that the ranges of int8 are measured on; None in other precisions."""
     Graphs = dict[Any, Any] | None
-    """Graphs of one unchanged detector, kept for its exports in other formats and precisions."""
+    """Graphs of unchanged detectors, kept for exports in other formats and precisions."""
 
 KEPT = ("projection", "encoder", "queries", "decoder")
 """Parts of the detector that int8 leaves unchanged: all but the backbone.
@@ -160,7 +160,7 @@ def _graph(
     from dabdetr.export.tracing import program
 
     options = (metadata.size, metadata.padding, metadata.post, metadata.top, metadata.questions)
-    key = (*options, metadata.versions.get("opset"))
+    key = (detector, *options, metadata.versions.get("opset"))
     if graphs is not None and key in graphs:
         traced, proto = graphs[key]
     else:
