@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -33,8 +32,6 @@ SHORTER = {
 """What a command gets besides, as its settings are for more time than a test has."""
 BEFORE = ("dabdetr demo", "dabdetr train demo/data --epochs 3 --name first")
 """Commands of the README that recipes build on; docs/recipes/index.md names them."""
-KEPT: dict[str, Path] = {}
-"""The reader's folder after each of ``BEFORE``; it stands for running them once more."""
 ELSEWHERE = (
     "curl ",
     *("pip install ", ".venv/bin/pip install ", "make ", "git ", "cd ", "source .venv"),
@@ -122,9 +119,7 @@ def _run_console(example: Example) -> None:
     for command, shown in commands(example.parsed):
         if command == "make demo":  # once installed, it is the demo
             command = "dabdetr demo"
-        if command in KEPT:
-            shutil.copytree(KEPT[command], ".", dirs_exist_ok=True)
-        elif not command.startswith(ELSEWHERE):
+        if not command.startswith(ELSEWHERE):
             _run(command, shown, f"{example.path}:{example.line}")
 
 

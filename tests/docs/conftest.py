@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +23,7 @@ def _graphs_are_shared(graphs: Graphs) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a reader who has typed ``BEFORE``. Copy it."""
-    from pages import BEFORE, KEPT, SHORTER, words
+    from pages import BEFORE, SHORTER, words
 
     from dabdetr.cli import app
 
@@ -35,5 +34,4 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
             asked = words(command)
             done = CliRunner().invoke(app, [*asked, *SHORTER.get(asked[0], []), "--quiet"])
             assert done.exit_code == 0, done.output
-            KEPT[command] = shutil.copytree(root, tmp_path_factory.mktemp("kept") / "folder")
     return root

@@ -120,19 +120,19 @@ def test_every_command_is_one(name: str) -> None:
 
 
 FROM_NOTHING = {"README.md", "docs/index.md"}
-"""Pages that run in an empty folder, with their own commands only (see ``KEPT``)."""
+"""Pages that run in an empty folder, with their own commands only."""
 
 
 @pytest.mark.parametrize("name", RUN)
 def test_the_code_of_a_page_runs(
-    name: str, reader: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In order, in one folder; the figures of ideas are made by the page that shows them."""
     page, folder = PAGES[name], tmp_path / "reader"
     if name in FROM_NOTHING:
         folder.mkdir()
     else:
-        shutil.copytree(reader, folder)
+        shutil.copytree(request.getfixturevalue("reader"), folder)
     monkeypatch.chdir(folder)
     session(page)
     if page.parent.name == "idea":
