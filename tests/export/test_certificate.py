@@ -14,7 +14,15 @@ from dabdetr.data.layouts import open_data
 from dabdetr.data.preprocessing import padded
 from dabdetr.evaluation.evaluate import evaluate
 from dabdetr.export.ap_loss import Loss, compare_ap
-from dabdetr.export.certificate import ROUNDED, TOLERANCES, _agreement, batches, certify, paired
+from dabdetr.export.certificate import (
+    ROUNDED,
+    TOLERANCES,
+    _agreement,
+    batches,
+    certify,
+    common_shift,
+    paired,
+)
 from dabdetr.export.divergence import first_difference
 from dabdetr.export.export import Uncertified, export
 from dabdetr.export.formats import OnnxFile, ProgramFile
@@ -262,6 +270,16 @@ def test_a_graph_rounded_to_bf16_computes_as_its_layers_in_bf16_do() -> None:
         exact = layers(given).numpy()
     np.testing.assert_allclose(found, low, atol=4e-3)  # a product may round the other way
     assert np.abs(found - exact).max() > 1e-3
+
+
+@pytest.mark.parametrize(("count", "moved"), [(100, 0.0), (1600, 0.0), (400, 1.0)])
+def test_a_shift_is_what_chance_does_not_explain(count: int, moved: float) -> None:
+    """Differences of bf16 are random: the median of a few is not a shift, a whole pixel is."""
+    rng = np.random.default_rng(0)
+    draws = rng.normal(np.array([0, 0, moved, 0]), 2, (20, count, 4))
+    found = [common_shift(each) for each in draws]
+    assert max(np.abs(np.median(draws, axis=1)).ravel()) > 0.25 or count > 100
+    assert sum(shift <= 0.25 for shift in found) == (0 if moved else 20)
 
 
 @pytest.mark.slow

@@ -117,6 +117,7 @@ def convert(
         print_json(_report(loaded.report, target))
         return
     say(f"{loaded.report}\nwritten: {target} ({target.stat().st_size / 1e6:.1f} MB)", quiet)
+    say(f"next: dabdetr predict --model {target} IMAGES", quiet)
 
 
 def _to_transformers(

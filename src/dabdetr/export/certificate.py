@@ -53,7 +53,7 @@ class Tolerance(NamedTuple):
     pixels  of a side of a box, in pixels of the input
     score   of a detection
     share   least share of detections within both, of those that score more than ``score``
-    shift   median difference of all boxes in one direction, in pixels: rounding has none
+    shift   of all boxes in one direction, in pixels (see ``common_shift``): rounding has none
     """
 
     pixels: float
@@ -98,7 +98,7 @@ class Certificate:
     within      share of them within the tolerances
     pixels      largest and median difference of a side of a box, in pixels of the input
     scores      largest and median difference of scores
-    shift       largest over the four sides of |median signed difference|, in pixels
+    shift       of all boxes in one direction, in pixels (see ``common_shift``)
     plain       differences of a client without options, if its default may be another precision
     questions   differences of the answers to questions, if the file takes questions
     ap          AP of torch and of the file, if the data are annotated
@@ -162,7 +162,7 @@ class Certificate:
             f"with torch within {limits.pixels:g} px and a score of {limits.score:g} ({required})",
             f"largest differences: {self.pixels[0]:.3g} px, score {self.scores[0]:.2g}; median: "
             f"{self.pixels[1]:.2g} px, score {self.scores[1]:.2g}",
-            f"mean shift of all boxes: {self.shift:.2g} px (at most {limits.shift:g} is allowed)",
+            f"common shift of all boxes: {self.shift:.2g} px (at most {limits.shift:g} is allowed)",
         ]
         if self.tied:
             lines.append(
@@ -229,13 +229,24 @@ def certify(
         BATCHES,
         tuple(sorted(sizes)),
         *agreement,
-        float(np.abs(np.median(every[:, :4], axis=0)).max()),
+        common_shift(every[:, :4]),
         tolerance,
         finite,
         questions=questions,
         tied=tied,
         of_torch=of_torch,
     )
+
+
+def common_shift(sides: np.ndarray) -> float:
+    """The largest over the four sides of |median difference|, as far as chance does not explain it.
+
+    ``sides`` [n, 4] are signed differences in pixels. Three standard errors of the median are
+    subtracted: in a lower precision boxes differ by pixels, and their median by a part of one.
+    """
+    median = np.median(sides, axis=0)
+    spread = 1.4826 * np.median(np.abs(sides - median), axis=0)  # the deviation, if it is normal
+    return float((np.abs(median) - 3 * 1.2533 * spread / len(sides) ** 0.5).clip(min=0).max())
 
 
 def _share_of_torch(
@@ -246,7 +257,7 @@ def _share_of_torch(
     for batch in batches(exported, images):
         frames = [_frame(each) for each in batch[1]]
         expected = _expected(_torch_outputs(reference, *batch), frames, metadata)
-        found = _ranked(_torch_outputs(in_precision, *batch), frames, metadata)
+        found = _ranked(_finite(_torch_outputs(in_precision, *batch)), frames, metadata)
         gaps += [paired(a, b) for a, b in zip(expected, found, strict=True)]
     return _agreement(np.concatenate(gaps), TOLERANCES[metadata.precision])[1]
 
@@ -322,6 +333,11 @@ def _torch_outputs(
         return [each.numpy() for each in reference(*inputs)]
 
 
+def _finite(outputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The outputs with far values in place of those that are not finite."""
+    return [np.nan_to_num(x, nan=-_FAR, posinf=_FAR, neginf=-_FAR) for x in outputs]
+
+
 def _expected(
     truth: Sequence[np.ndarray], frames: Sequence[tuple[int, int]], metadata: Metadata
 ) -> list[Ranked]:
@@ -354,7 +370,7 @@ def _gaps(
     frames = [_frame(each) for each in padding]
     answer = exported.predict(pixels, padding, frames, asked)
     finite = all(bool(np.isfinite(part).all()) for part in answer)
-    known = [np.nan_to_num(x, nan=-_FAR, posinf=_FAR, neginf=-_FAR) for x in answer]
+    known = _finite(answer)
     found = exported.rank(known, frames, answer[0].size)
     expected = _expected(truth, frames, exported.metadata)
     pairs = [paired(a, b) for a, b in zip(expected, found, strict=True)]
