@@ -94,8 +94,10 @@ def test_equals_scikit_learn() -> None:
     f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
     flat = f1 >= f1.max() - FLAT
     assert f1.max() - FLAT <= whole.f1 < f1.max()
-    nearest = np.abs(precision - recall)[flat].min()
-    assert abs(whole.precision - whole.recall) == pytest.approx(nearest)
+    rows = np.flatnonzero(flat)[::-1]  # from the highest threshold
+    middle = rows[len(rows) // 2]
+    assert whole.precision == pytest.approx(precision[middle])
+    assert whole.recall == pytest.approx(recall[middle])
     assert nearest < abs(precision - recall)[f1.argmax()]
     shown = found.score >= whole.conf
     assert whole.precision == pytest.approx(right[shown].mean())

@@ -1,10 +1,10 @@
 """Thresholds and a calibration of scores, chosen on a validation split.
 
-F1 is flat around its maximum. Of the thresholds whose F1 is within ``FLAT`` of it, the one whose
-precision and recall are closest to each other is written to ``inference.conf``. A class with enough
-objects gets a threshold of its own: of those within ``FLAT`` of its highest F1, the one nearest to
-the threshold of all classes. Balance would be the wrong rule for a class that is easy to detect: it
-puts the threshold just below the scores of clear objects, and the first unusual object is missed.
+F1 is flat around its maximum. The median of the thresholds whose F1 is within ``FLAT`` of it is
+written to ``inference.conf``: there F1 falls least if scores on new images are a little higher or
+lower. A class with enough objects gets a threshold of its own: of those within ``FLAT`` of its
+highest F1, the one nearest to the threshold of all classes. So a class that is easy to detect has
+no threshold just below the scores of clear objects, where the first unusual one would be missed.
 
 A logistic curve over the logit of the score (Platt 1999) turns scores into the probability that a
 detection is right. Neither changes the order of detections, so neither changes AP.
@@ -143,7 +143,7 @@ def operating_points(
     every = _thresholds(found.score[counted], right[counted], int(objects.sum()))
     if not every:
         return None, {}
-    whole = min(every, key=lambda point: (abs(point.precision - point.recall), -point.f1))
+    whole = every[len(every) // 2]
     by_class: dict[int, OperatingPoint] = {}
     for label in np.flatnonzero(objects >= ENOUGH):
         rows = counted & (found.label == label)
