@@ -103,6 +103,7 @@ def predict(
     sources = _sources([*(images or []), *(source or [])], tiles)
     items = before.rest(sources) if before else expand(sources)
     attempts(items, stride)  # a missing file raises before the model is loaded
+    from dabdetr.inference.opening import open_model
     from dabdetr.predictor import Predictor
 
     options.tell_choices(quiet)
@@ -117,7 +118,8 @@ def predict(
     skipped = _Skipped(skip_unreadable, journal)
     summary = _Summary(keep=as_json or bool(coco or label_studio), lines=as_lines)
     with interruptible():
-        predictor = Predictor(model, batch=batch, **options.opening(ctx.params))
+        runtime = open_model(model, **options.opening(ctx.params))
+        predictor = Predictor(runtime, batch=batch)
         reading: dict[str, Any] = {"stride": stride, "on_error": skipped}
         reading["keep_images"] = save or save_crops
         if track:
