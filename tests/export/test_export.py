@@ -243,10 +243,3 @@ def test_a_predictor_of_an_exported_file_goes_to_other_processes_and_threads(
             for found, expected in zip(beside, alone, strict=True):
                 np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
                 np.testing.assert_allclose(found.boxes, expected.boxes, atol=1e-3)
-
-
-def test_the_graph_has_the_class_head_of_the_last_layer_only(detector):
-    assert len(detector.decoder.layers) > 1
-    graph = program(detector).graph
-    (head,) = (each for each in graph.nodes if each.name.endswith("heads_classes_0_weight"))
-    assert len(head.users) == 1

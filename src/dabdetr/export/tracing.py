@@ -196,23 +196,7 @@ def program(
     inputs = tuple(given[name] for name in answer.inputs)
     shapes = (tuple(dynamic[name] for name in answer.inputs),)
     with torch.no_grad(), quiet():
-        traced = torch.export.export(answer, inputs, dynamic_shapes=shapes, strict=False)
-    _keep_last_layer(traced.graph_module)
-    return traced
-
-
-def _keep_last_layer(module: torch.fx.GraphModule) -> None:
-    """Remove what only the predictions of earlier layers need: their heads, stacked and unused."""
-    ops = torch.ops.aten
-    for node in list(module.graph.nodes):
-        if node.target == ops.select.int and node.args[0].target == ops.stack.default:
-            layers, *dim = node.args[0].args
-            if [*dim, 0][0] == node.args[1] == 0:
-                node.replace_all_uses_with(layers[node.args[2]])
-        elif node.target == ops._assert_tensor_metadata.default:  # it keeps what it checks
-            module.graph.erase_node(node)
-    module.graph.eliminate_dead_code()
-    module.recompile()
+        return torch.export.export(answer, inputs, dynamic_shapes=shapes, strict=False)
 
 
 @contextmanager
