@@ -62,8 +62,10 @@ PARTS: dict[str, tuple[str, ...]] = {
     "no average of weights": ("training.ema=null",),
     "no crops": ("augment.crop=0",),
     "no change of colour": ("augment.colour=0",),
-    "shorter side 256": ("image.size=256", "augment.sizes=[224, 256, 288]"),
-    "shorter side 384": ("image.size=384", "image.max_size=576", "augment.sizes=[320, 384, 448]"),
+    "no clipping of gradients": ("training.clip=0",),
+    "twice the rate of the body": ("training.backbone_lr=1.6e-4",),
+    "batches of 8": ("training.batch=8", "training.effective_batch=8", "training.lr=1.1e-3"),
+    "shorter side 320": ("image.size=320", "image.max_size=448", "augment.sizes=[288, 320, 352]"),
 }
 """Changes of the config by what is missing or different."""
 
