@@ -1,4 +1,4 @@
-"""Faster linear layers, convolutions and PReLU give torch's own numbers and gradients."""
+"""Faster layers, sums and masks on CPUs give torch's own numbers and gradients."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from torch import nn
 
 from dabdetr import kernels
 from dabdetr.config import Config
-from dabdetr.kernels import Linear, use_cpu_kernels
+from dabdetr.kernels import Linear, sum_rows, use_cpu_kernels, zero_rows
 from dabdetr.model.detector import build
 
 onednn = pytest.mark.skipif(not kernels.onednn_wins(), reason="torch's own choice is kept here")
@@ -149,3 +149,30 @@ def test_other_convolutions_are_torch_s_own(mode):
         assert torch.equal(layer(x), expected)
     padded.requires_grad_(False)
     assert padded(x.requires_grad_()).grad_fn.name() == "ConvolutionBackward0"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_of_zeros_are_a_masked_fill(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = torch.tensor([[False, True, False], [True, True, True]])
+    found = []
+    for traced in (False, True):
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda traced=traced: traced)
+        x = (torch.arange(24, dtype=dtype).view(2, 3, 4) + 1).requires_grad_()
+        out = zero_rows(x, rows)
+        out.square().sum().backward()
+        found.append((out, x.grad))
+    assert found[0][0][0, 0].tolist() == [1, 2, 3, 4]
+    assert not found[0][0][rows].any()
+    for a, b in zip(*found, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_gradients_of_sums_of_no_rows() -> None:
+    rows, shares = torch.ones(3, 2, requires_grad=True), torch.ones(0, 4, requires_grad=True)
+    sum_rows(rows, torch.zeros(0, 4, dtype=torch.int32), shares).sum().backward()
+    assert rows.grad is not None
+    assert not rows.grad.any()
+    assert shares.grad is not None
+    assert shares.grad.shape == (0, 4)

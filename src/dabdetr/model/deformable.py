@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from dabdetr.kernels import sum_rows
+from dabdetr.kernels import sum_rows, zero_rows
 from dabdetr.model.positions import QueryPositions, in_level
 from dabdetr.structures import Memory
 
@@ -149,7 +149,7 @@ class DeformableAttention(nn.Module):
         """``references`` are points or boxes (2 or 4 numbers), 0–1 of each level's padded map."""
         values = self.value(tokens)
         if padding is not None:
-            values = values.masked_fill(padding.unsqueeze(-1), 0)
+            values = zero_rows(values, padding)
         values = values.unflatten(-1, (self.heads, -1))
         locations, weights = self.locations_and_weights(query, references, shapes)
         return self.output(sample(values, shapes, locations, weights))
