@@ -44,7 +44,7 @@ READ: dict[str, tuple[list[int], str]] = {
     "20": ([2, 2], "id-text"),
     "21": ([2, 2], "id-text id-numbered"),
     "22": ([2], "image-unknown image-unlisted"),
-    "23": ([2, 2], "image-missing image-unknown"),
+    "23": ([2, 2], "image-missing"),
     "24": ([2, 2], "class-name-repeated"),
     "25": ([2, 2], ""),
     "26": ([2, 2, 3], "label-shared line-twice box-rotated"),

@@ -250,7 +250,6 @@ ODD = [
     (edit("annotations", 1, "iscrowd", value="perhaps"), "crowd-odd", 1),
     (edit("annotations", 1, "area", value="=cmd()"), "area-odd", 1),
     (edit("annotations", 1, "area", value=-4), "area-odd", 1),
-    (edit("images", 1, "id", value=900), "image-id-repeated", 1),
     (edit("images", 1, "id", value="3"), "id-text", 1),
     (edit("images", 1, "width", value=0), "size-odd", 1),
     (edit("images", 1, "width", value=1e300), "size-odd", 1),
@@ -283,7 +282,7 @@ def test_each_odd_row_is_counted_and_refuses_nothing(
     change(tree)
     data = opened(tmp_path, tree)
     assert found(data)[kind] == 1, found(data)
-    assert set(found(data)) <= {kind, "box-cut", "class-unknown", "image-unknown", "image-unlisted"}
+    assert set(found(data)) <= {kind, "box-cut", "class-unknown", "image-unlisted"}
     by_id = {data.record(i).image_id: data.record(i) for i in range(len(data))}
     assert len(by_id[7].boxes) == left
     assert data.image(0).shape == (80, 100, 3)
@@ -291,6 +290,21 @@ def test_each_odd_row_is_counted_and_refuses_nothing(
     assert finding.examples
     assert max(map(len, finding.examples)) <= 160
     assert finding.examples[0].isprintable()
+
+
+def test_boxes_of_a_repeated_image_id_are_given_to_no_image(tmp_path: Path) -> None:
+    tree = sound()
+    first = tree["images"][0]
+    tree["images"].append(dict(first))  # the same image again
+    assert found(opened(tmp_path / "same", tree))["line-twice"] == 1
+    tree["images"][1]["id"] = first["id"]
+    data = opened(tmp_path / "others", tree)
+    assert (len(data), found(data)["image-id-repeated"]) == (1, 3)
+    assert first["id"] not in data.image_ids
+    for row in tree["images"]:
+        row["id"] = 0
+    with pytest.raises(ValueError, match="whose id another image has: 4, left out"):
+        opened(tmp_path / "all", tree)
 
 
 FATAL = [
@@ -314,6 +328,11 @@ def test_what_no_data_can_be_read_from(
 
 
 def test_no_image_at_all(tmp_path: Path) -> None:
+    tree = sound()
+    for row in tree["images"]:
+        del row["file_name"]
+    with pytest.raises(ValueError, match="images without a file name: 3"):
+        opened(tmp_path, tree)
     tree = sound()
     for row in tree["images"]:
         row["file_name"] = "gone/" + row["file_name"].replace(".", "_")

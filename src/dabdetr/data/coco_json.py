@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
@@ -31,6 +32,8 @@ CLASS_NAMES = ("label", "title", "class", "class_name", "category", "supercatego
 """Keys of a category that may contain its name if it has no ``name``."""
 SPLIT_KEYS = ("split", "subset", "set", "phase", "usage")
 """Keys of an image that may contain its split."""
+LEFT_OUT = -2
+"""Index of an image that is listed and left out with its boxes."""
 WORDS = {"true": True, "yes": True, "false": False, "no": False}
 """Values of iscrowd as text."""
 
@@ -166,7 +169,7 @@ def _categories(given: Any, annotations: list[Any], findings: Findings, file: Pa
 def _images(
     given: list[Any], rows: Rows, folders: Sequence[Path], file: Path
 ) -> dict[int | str, int]:
-    """Add the images to ``rows``; id → index. Images whose file is missing are left out."""
+    """Add the images to ``rows``; id → index, or ``LEFT_OUT`` for images that are counted so."""
     findings = rows.findings
     listed = objects(given, findings, file)
     if not listed:
@@ -181,17 +184,21 @@ def _images(
     numbered = not all(isinstance(each, int) for each in keys)
     if numbered:
         findings.add("id-numbered", f"{file}: {keys[0]!r} is 1", len(keys))
-    places: dict[int | str, int] = {}
+    names = [file_name(row) for row in listed]
+    different = Counter(id_ for id_, _ in {*zip(keys, names, strict=True)})
+    places: dict[int | str, int] = {id_: LEFT_OUT for id_ in keys if id_ is not None}
     first_rows: dict[str, str] = {}
     missing: list[str] = []
-    for number, (id_, row) in enumerate(zip(keys, listed, strict=True), 1):
-        name = file_name(row)
+    for number, (id_, name, row) in enumerate(zip(keys, names, listed, strict=True), 1):
         place = f"{file}: image {shown(row.get('id'))}"
         if not name:
             findings.add("image-unnamed", place)
             continue
-        if id_ in places:
+        if id_ is not None and different[id_] > 1:
             findings.add("image-id-repeated", f"{place}, {shown(name)}")
+            continue
+        if places.get(id_, LEFT_OUT) != LEFT_OUT:  # pyright: ignore
+            findings.add("line-twice", place)
             continue
         path = finder.find(name)
         if path is None:
@@ -205,12 +212,16 @@ def _images(
         if id_ is not None:
             places[id_] = index
     findings.add("image-missing", missing)
+    if not rows.files and not missing:
+        raise ValueError(
+            f"none of {counted(len(listed), 'image')} of {file} can be used: "
+            f"{next(iter(findings.of('skipped')))}"
+        )
     if not rows.files:
         searched = ", ".join(str(folder) for folder in folders[:3])
         several = findings.count("name-several")
         raise FileNotFoundError(
-            f"none of {counted(len(listed), 'image')} of {file} is there: "
-            f"{missing[0] if missing else 'none has a file name'}, which "
+            f"none of {counted(len(listed), 'image')} of {file} is there: {missing[0]}, which "
             f"{'several images are called' if several else 'does not exist'} in "
             f"{searched}; give their folder with --annotations {file} --images FOLDER"
         )
@@ -303,7 +314,7 @@ def _set_known_classes(
         if not isinstance(row, dict) or not row.keys() & FEDERATED:
             continue
         index = places.get(key(row.get("id")))  # pyright: ignore[reportArgumentType]
-        if index is None:
+        if index is None or index == LEFT_OUT:
             continue
         if not annotated:
             for at, label in zip(np.asarray(rows.image), np.asarray(rows.label), strict=True):
@@ -401,7 +412,7 @@ class Annotations:
             used = {whole(row.get("category_id")) for row in self.rows} - {None}
             listed = {id_ for id_ in labels if isinstance(id_, int)}
             count_shifted(used, listed, self.findings, str(self.file))  # pyright: ignore
-        unknown = np.flatnonzero((label >= 0) & (image < 0)).tolist()
+        unknown = np.flatnonzero((label >= 0) & (image == -1)).tolist()
         self.count("image-unknown", unknown, "image_id", " has image_id ")
         numbers, found = self._boxes()
         self._mend_rotated(numbers)
@@ -414,7 +425,7 @@ class Annotations:
         rows.place = lambda row: _place(file, int(keep[row]), ids[row])
 
     def _indices(self, column: str, known: dict[Any, int]) -> np.ndarray:
-        """Index of each row's id in ``known``; −1 if it is not there."""
+        """The value of each row's id in ``known``; −1 if it is not there."""
         values: list[Any] = [row.get(column) for row in self.rows]
         if set(map(type, values)) <= {int} and max(map(abs, values), default=0) < 2**63:
             return np.array([known.get(value, -1) for value in values], np.int64)
