@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from dabdetr.data.dataset import DetectionDataset
-from dabdetr.data.layouts import is_data, open_data, splits
+from dabdetr.data.layouts import is_data, open_data, open_training, splits
 from dabdetr.data.records import RecordTable
 
 Write = Callable[[DetectionDataset, Path, str], None]
@@ -265,6 +265,17 @@ def test_label_files_are_shared_or_in_another_case(yolo: Path) -> None:
     data = open_data(yolo, "train")
     assert found(data) == {"label-shared": 1, "label-case": 1, "label-missing": 1}
     assert len(data.record(0).boxes) == len(data.record(1).boxes) > 0
+
+
+def test_an_empty_image_is_no_unlisted_one(yolo: Path) -> None:
+    images = sorted((yolo / "images" / "train").iterdir())
+    images[0].write_bytes(b"")
+    assert found(open_training(yolo)[0])["image-damaged"] == 1
+    assert "image-unlisted" not in found(open_training(yolo)[0])
+    for image in images:
+        image.write_bytes(b"")
+    with pytest.raises(ValueError, match=f"none of {len(images)} images"):
+        open_training(yolo)
 
 
 def test_images_of_every_ending_are_found(yolo: Path) -> None:

@@ -79,14 +79,14 @@ def count_unlisted(
     ``others`` opens the remaining splits; it is called only if such images exist.
     """
     tables = [each for each in splits if isinstance(each, RecordTable)]
-    listed = {file for each in tables for file in each.files}
+    listed = {file for each in tables for file in each.listed}
     unclaimed = {
         id(each): [file for file in beside(each, IMAGE_SUFFIXES) if file not in listed]
         for each in tables
     }
     if not any(unclaimed.values()):
         return
-    counted = {os.path.realpath(file) for each in (*tables, *others()) for file in each.files}
+    counted = {os.path.realpath(file) for each in (*tables, *others()) for file in each.listed}
     for data in tables:
         unlisted = [file for file in unclaimed[id(data)] if os.path.realpath(file) not in counted]
         counted.update(map(os.path.realpath, unlisted))  # once, not in every split

@@ -114,6 +114,7 @@ class RecordTable(Columns, DetectionDataset):
 
     box_format     box format found in the files
     layout_format  box format that the layout prescribes
+    listed         path of each image in the files, also of damaged ones
     starts         [images + 1] first box of each image
     """
 
@@ -131,7 +132,8 @@ class RecordTable(Columns, DetectionDataset):
         self._checked = False
         self.findings, self.place, self.first = rows.findings, rows.place, rows.first
         self.box_format = self.layout_format = rows.box_format
-        self.files, self.known = rows.files, rows.known
+        self.files = self.listed = rows.files
+        self.known = rows.known
         self.image_ids = np.array(rows.ids, np.int64)
         self.sizes = np.array(rows.sizes, np.int64).reshape(-1, 2)
         self.image_of = np.array(rows.image, np.int64)
@@ -203,8 +205,8 @@ class RecordTable(Columns, DetectionDataset):
         keep = ~damaged & self.fit_sizes(heads)
         if not keep.any():
             raise ValueError(
-                f"none of {counted(len(self), 'image')} of {self.name} {self.split} can be used: "
-                f"{next(iter(self.findings.of('skipped')))}"
+                f"none of {counted(len(self.listed), 'image')} of {self.name} {self.split} can "
+                f"be used: {next(iter(self.findings.of('skipped')))}"
             )
         self.keep_images(keep)
         self.cut(again=True)
