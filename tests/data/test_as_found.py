@@ -310,9 +310,10 @@ def test_a_second_json_beside_annotations_is_said(tmp_path: Path) -> None:
 def test_other_names_in_a_second_yaml_and_a_missing_folder_are_said(tmp_path: Path) -> None:
     settings = "train: images/train\nval: [images/val, images/gone]\nnames: "
     yolo(names="data.yaml", listed=settings + "[red, blue]\n")(tmp_path)
-    text(tmp_path / "data_v2.yaml", settings + "[blue, red]\n")
+    text(tmp_path / "data_v2.yaml", settings.replace("val,", "train,") + "[blue, red]\n")
     train, val = open_every(tmp_path)
     assert train.findings.count("class-order") == 1
+    assert (train.findings.count("layout-other"), val.findings.count("layout-other")) == (0, 1)
     assert (len(val), val.findings.count("split-missing")) == (1, 1)
 
 
@@ -366,6 +367,7 @@ def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
         (root / name / "more").mkdir(parents=True)
         (root / name / "more" / "linked").symlink_to(elsewhere / name)
         (elsewhere / name / "again").symlink_to(elsewhere / name)
+        (elsewhere / name / "above").symlink_to(tmp_path)  # where other data sets lie
     shutil.copy(elsewhere / "classes.txt", root)
     (data,) = open_every(root)
     assert [len(record.boxes) for record in map(data.record, range(len(data)))] == [2, 2, 2]
@@ -427,6 +429,12 @@ def table(content: str, root: Path) -> Any:
     text(root / "boxes.csv", content)
     (data,) = open_every(root)
     return data
+
+
+def test_a_head_without_a_name_of_images_is_no_row(tmp_path: Path) -> None:
+    rows = "".join(f"{n}.png,10,20,30,40,red\n" for n in "abcd")
+    data = table("name,bbox_x,bbox_y,bbox_x2,bbox_y2,cls\n" + rows, tmp_path)
+    assert (len(data.labels), data.findings.count("image-missing")) == (4, 0)
 
 
 def test_few_sizes_in_a_table_without_a_head_are_not_swapped_corners(tmp_path: Path) -> None:
@@ -664,7 +672,8 @@ def test_a_json_without_boxes_needs_no_classes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "names", ["[{id: 0, name: red}, {id: 1, name: blue}]", "{red: 0, blue: 1}"]
+    "names",
+    ["[{id: 0, name: red}, {id: 1, name: blue}]", "{red: 0, blue: 1}", "\"['red', 'blue']\""],
 )
 def test_names_in_other_forms(names: str, tmp_path: Path) -> None:
     settings = f"train: images/train\nval: images/val\nnames: {names}\n"

@@ -6,6 +6,7 @@ Each maker writes two images of the boxes ``BOXES`` in one odd way.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import zipfile
 from collections.abc import Callable, Sequence
@@ -347,6 +348,14 @@ def test_a_split_whose_images_are_absent_is_no_other_folder(tmp_path: Path) -> N
     assert found == {"split-missing", "split-only"}
 
 
+def test_the_other_split_is_no_substitute_for_a_train_split_that_is_absent(tmp_path: Path) -> None:
+    yolo(tmp_path, settings="train: gone\nval: images/train\nnames: [red, blue]\n")
+    with pytest.raises(FileNotFoundError, match="names 'gone', which does not exist"):
+        open_training(tmp_path)
+    (val,) = open_every(tmp_path)
+    assert (val.split, val.findings.count("split-missing")) == ("val", 1)
+
+
 def test_images_of_two_splits_are_counted(tmp_path: Path) -> None:
     settings = "train: images/train\nval: images/train\nnames: [red, blue]\n"
     yolo(tmp_path, settings=settings)
@@ -510,6 +519,7 @@ def test_class_numbers_beside_the_list_are_said(make: Make, tmp_path: Path) -> N
     assert data.findings.count("class-unknown") == 2
     (found,) = (each for each in data.findings if each.kind.name == "class-shifted")
     assert found.kind.action == "kept"
+    assert re.search(r"used: (0 to 1, listed: 1 to 2|1 to 2, listed: 0 to 1)$", found.examples[0])
 
 
 def test_one_unknown_class_is_no_shift(tmp_path: Path) -> None:

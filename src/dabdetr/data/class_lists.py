@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +60,17 @@ def name_list(file: Path | None, findings: Findings) -> list[tuple[int, str]]:
     if any(map(BOXES.search, lines)):  # labels.txt may also be a table
         return []
     if len(lines) == 1 and "," in text:
-        lines = [name.strip(" '\"[]") for name in lines[0].split(",")]
+        lines = names_in_line(text)
     numbered = [re.fullmatch(r"(\d{1,9})\s*[:=,.)\s]\s*(\S.*)", line) for line in lines]
     for first in (0, 1):
         if all(each and int(each.group(1)) == n for n, each in enumerate(numbered, first)):
             return [(n, each.group(2)) for n, each in enumerate(numbered, first) if each]
     return list(enumerate(lines))
+
+
+def names_in_line(text: str) -> list[str]:
+    """The names in a line with commas between them, also in the form of a list of Python's."""
+    return [name.strip(" \t\r\n'\"[]()") for name in text.split(",")]
 
 
 def _items(text: str) -> Iterator[tuple[int, str]]:
@@ -136,8 +141,20 @@ def _by_number(
     return pairs if unnamed else [(id_, listed[int(name)]) for id_, name in pairs]
 
 
+def listed_range(labels: Mapping[int, int], names: Sequence[str]) -> str:
+    """What a message says of a class list: "the list has 0 cat to 2 bus"."""
+    return "the list has " + " to ".join(f"{id_} {names[labels[id_]]}" for id_ in _ends(labels))
+
+
+def _ends(ids: Iterable[int]) -> list[int]:
+    """The lowest and the highest of ``ids``; one of them if they are equal."""
+    return sorted({min(ids), max(ids)})
+
+
 def count_shifted(used: set[int], listed: set[int], findings: Findings, location: str) -> None:
     """Count used class numbers that are not all listed, but would be if shifted by one."""
     for step in (1, -1):
         if used - listed and {number - step for number in used} <= listed:
-            findings.add("class-shifted", f"{location}: {min(used)} to {max(used)}", len(used))
+            spans = [" to ".join(map(str, _ends(ids))) for ids in (used, listed)]
+            example = f"{location}; used: {spans[0]}, listed: {spans[1]}"
+            findings.add("class-shifted", example, len(used))

@@ -210,10 +210,11 @@ def files_below(folder: str | Path, endings: Container[str]) -> Iterator[str]:
 
     Links to folders are followed, once. Raises ValueError for more than ``MOST_FILES`` files.
     """
-    count, walked = 0, set[str]()
+    count, walked, top = 0, set[str](), os.path.realpath(folder)
     for parent, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(parent)
-        if real in walked:  # a link to a folder that was read, or to one above
+        above = real != top and os.path.commonpath((real, top)) == real
+        if real in walked or above:  # a link to a folder that was read, or to one above
             folders.clear()
             continue
         walked.add(real)

@@ -36,7 +36,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "class": (
         *("class", "label", "labelname", "class_name", "classname", "category", "label_name"),
         *("category_name", "name", "annotation_tag", "object", "type", "class_id", "classid"),
-        *("category_id", "categoryid", "class_label"),
+        *("category_id", "categoryid", "class_label", "cls"),
     ),
     "x0": ("xmin", "x_min", "x1", "left", "xtl", "bbox_x1", "bbox_xmin", "upper_left_corner_x"),
     "y0": ("ymin", "y_min", "y1", "top", "ytl", "bbox_y1", "bbox_ymin", "upper_left_corner_y"),
@@ -149,13 +149,15 @@ def _form_at(start: int, lines: list[str]) -> _TableForm | None:
 
 
 def _form_without_header(first: int, lines: list[str]) -> _TableForm | None:
-    """The form of a table without a header, by the contents of its columns.
+    """The form of a table without a known header, by the contents of its columns.
 
     A row has an image name and four numbers: two corners after the name, or corner and size before
     it (makesense.ai). The class is the first other column of words, else the number next to the
     four. Vertex AI begins with a split, and leaves two of four corners empty.
     """
     separator, rows = _rows(lines)
+    if rows and not any(is_image(cell) or as_number(cell) is not None for cell in rows[0]):
+        rows, first = rows[1:], first + 1  # a header of unknown names
     rows = rows[:-1] or rows  # the last one may be cut off
     width = Counter(map(len, rows)).most_common(1)[0][0] if rows else 0
     usual = [row for row in rows if len(row) == width]

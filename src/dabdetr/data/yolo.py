@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from dabdetr.data.box_formats import Asked
-from dabdetr.data.class_lists import NAMES, class_table, name_list, name_pairs, names_beside
+from dabdetr.data.class_lists import (
+    NAMES,
+    class_table,
+    name_list,
+    name_pairs,
+    names_beside,
+    names_in_line,
+)
 from dabdetr.data.findings import Findings
 from dabdetr.data.images import IMAGE_SUFFIXES
 from dabdetr.data.locate import (
@@ -108,13 +115,13 @@ def _splits_of_settings(
 ) -> dict[str, Open]:
     """The splits that data.yaml names and whose images exist; all named ones if none exist.
 
+    A train split is among them in any case, as the others are no substitute to train on.
     ``file_findings`` are the findings in the file itself; each split includes them.
     """
     keys, paths = _keys(settings), _ImagePaths(file, settings)
-    return {
-        key: partial(_open_key, file, settings, file_findings, key)
-        for key in [key for key in keys if paths.exist(key)] or keys
-    }
+    there = [key for key in keys if paths.exist(key)]
+    kept = [key for key in keys if key in there or canonical(key) == "train"] if there else keys
+    return {key: partial(_open_key, file, settings, file_findings, key) for key in kept}
 
 
 def _open_key(
@@ -137,10 +144,14 @@ def _open_key(
         with suppress(ValueError):
             if "names" in others and _names(others, other, Findings()) != pairs:
                 differing.append(f"{other} has other names")
+            if others.get(key, settings[key]) != settings[key]:
+                findings.add("layout-other", f"{other} has other images as {key}: not read")
     findings.add("class-order", differing)
     paths = _ImagePaths(file, settings, findings)
     images = paths.images(key)
-    absent = [other for other in _keys(settings) if not paths.exist(other)]
+    others = _ImagePaths(file, settings)
+    absent = [each for each in _keys(settings) if canonical(each) != "train"]
+    absent = [each for each in absent if not others.exist(each)]
     findings.add("split-missing", [f"{k}: {shown(settings[k])} in {file}" for k in absent])
     points = settings.get("kpt_shape")
     return _read(images, pairs, file, file.parent, split, findings, box_format, points)
@@ -268,7 +279,7 @@ def _names(settings: dict[str, Any], file: Path, findings: Findings) -> list[tup
     pairs = name_pairs(listed)
     if isinstance(listed, str):
         place = _find_below(file.parent, listed)
-        pairs = name_pairs([name.strip() for name in listed.split(",")])
+        pairs = name_pairs(names_in_line(listed))
         pairs = name_list(place, findings) if place else pairs
     if listed is None and isinstance(count, int) and 0 < count < 100_000:
         if len(beside := name_list(names_beside(file.parent), findings)) >= count:

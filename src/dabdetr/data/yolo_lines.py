@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from dabdetr.data.box_formats import SLACK
-from dabdetr.data.class_lists import NAMES, count_shifted
+from dabdetr.data.class_lists import NAMES, count_shifted, listed_range
 from dabdetr.data.findings import Findings
 from dabdetr.data.images import IMAGE_SUFFIXES
 from dabdetr.data.locate import (
@@ -295,9 +295,10 @@ class Lines:
             elif form := forms[len(values)]:
                 kept.append(row)
                 boxes.append(_box(form, values))
-        examples = (f"{self.place(r)} has class {self.category[r]:g}" for r in unknown)
-        self.findings.add("class-unknown", examples, len(unknown))
         if unknown:
+            known = listed_range(labels, names)
+            examples = (f"{self.place(r)} has class {self.category[r]:g}; {known}" for r in unknown)
+            self.findings.add("class-unknown", examples, len(unknown))
             where = self.place(unknown[0])
             count_shifted(set(self.classes()), set(labels), self.findings, where)
         rows.image = np.array([self.image[row] for row in kept], np.int64)
