@@ -348,8 +348,8 @@ THIN = [0.0, 10.0, 150.0, 3.0]
 PLANTS: list[tuple[str, Callable[[Path], None], set[str]]] = [
     # check that finds it, what plants it, what else is so
     ("row-unreadable", lambda r: edit(r, lambda t: t["annotations"].append(5)), set()),
-    ("image-unnamed", image_row(file_name=""), {"image-unknown"}),
-    ("image-missing", gone, {"image-unknown"}),
+    ("image-unnamed", image_row(file_name=""), set()),
+    ("image-missing", gone, set()),
     ("image-damaged", cut_short, set()),
     ("image-damaged", replaced(b""), set()),
     ("image-size-other", replaced(make_image(3, []).resize((90, 120)), size=False), set()),
@@ -544,6 +544,18 @@ def test_what_can_be_mended_is_gone_from_the_copy(
     assert check in before
     assert check not in after
     assert set(after) - {"pixels-from-one"} <= set(before)  # a note on VOC
+
+
+def test_what_is_not_repaired_is_said(root: Path, tmp_path: Path) -> None:
+    def shift(tree: dict[str, Any]) -> None:
+        for row in tree["categories"]:
+            row["id"] += 1
+
+    in_both(shift)(root)
+    done = CliRunner().invoke(app, ["doctor", str(root), "--fix", str(tmp_path / "out")])
+    assert done.stderr.endswith("in doctor-log.txt; not repaired: class-shifted\n")
+    log = (tmp_path / "out" / "doctor-log.txt").read_text()
+    assert "train: not repaired: class numbers that seem to count from 1" in log
 
 
 def test_a_box_in_two_spellings_of_a_class_is_one_box_in_the_copy(root: Path) -> None:

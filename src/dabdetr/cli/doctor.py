@@ -107,7 +107,7 @@ def _fix(
     found: Sequence[Any], problems: Sequence[Problem], out: Path, layout: str, quiet: bool
 ) -> dict[str, Any]:
     """Write the repaired copy with a log of the changes."""
-    from dabdetr.data.mending import mended
+    from dabdetr.data.mending import mended, unrepaired
     from dabdetr.data.writing import write_data
 
     tables, log = mended(found, problems)
@@ -115,7 +115,9 @@ def _fix(
     log += [f"not kept: {each}" for each in lost]
     text = "".join(f"{line}\n" for line in log)
     (out / "doctor-log.txt").write_text(text, encoding="utf-8")
-    say(f"repaired copy: {out}, {counted(len(log), 'line')} in doctor-log.txt", quiet)
+    left = ", ".join(dict.fromkeys(each.kind.name for each in problems if unrepaired(each)))
+    left = f"; not repaired: {left}" if left else ""
+    say(f"repaired copy: {out}, {counted(len(log), 'line')} in doctor-log.txt{left}", quiet)
     return {"folder": str(out), "log": log}
 
 

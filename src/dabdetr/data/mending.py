@@ -13,10 +13,13 @@ import numpy as np
 
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.data.doctor import Problem, plain_name, same_boxes
+from dabdetr.data.findings import KINDS
 from dabdetr.data.records import RecordTable
 
 LEAKS = ("similar-splits", "name-splits", "time-splits", "sequence-splits")
 """Checks whose images are removed from train."""
+REPAIRED = ("box-first-pixel", "image-twice", "split-shared")
+"""What the readers keep as it is, and this module mends."""
 CUT = 1e-3
 """Pixels that the used box must differ from the annotated one to be written in its place."""
 
@@ -34,6 +37,9 @@ def mended(
         if problem.kind.action in ("skipped", "mended"):
             done = f"{problem.kind.what}: {problem.count:,}, {problem.kind.done} while reading"
             log += [f"{problem.split}: {done}", *(f"  {each}" for each in problem.kept)]
+        elif unrepaired(problem):
+            said = f"{problem.kind.what}: {problem.count:,}, {problem.kind.done}"
+            log.append(f"{problem.split}: not repaired: {said}")
     tables: list[RecordTable] = []
     for each in data:
         if not isinstance(each, RecordTable):
@@ -41,6 +47,12 @@ def mended(
         tables.append(each.selected(np.ones(len(each), bool), np.ones(len(each.labels), bool)))
     _merge_names(tables, log)  # first: boxes of two spellings of a class can become duplicates
     return [_mended_split(each, n, problems, log) for n, each in enumerate(tables)], log
+
+
+def unrepaired(problem: Problem) -> bool:
+    """Whether a reader's finding cannot be seen in the mended copy, although it remains in it."""
+    name = problem.kind.name
+    return problem.kind.action == "kept" and name in KINDS and name not in REPAIRED
 
 
 def _mended_split(
