@@ -454,8 +454,9 @@ def test_what_is_not_recognised_is_answered_with_what_lies_there(
     monkeypatch.chdir(tmp_path)  # short paths: the middle of a long message is left out
     mine = Path("mine")
     mine.mkdir()
-    (mine / "a.jpg").touch()
-    with pytest.raises(ValueError, match=r"There is: a\.jpg\. They are images without boxes"):
+    (mine / "cats").mkdir()
+    (mine / "cats" / "a.jpg").touch()
+    with pytest.raises(ValueError, match=r"There is: cats/\. They are images without boxes"):
         open_data(mine)
     (mine / "annotations.xml").write_text("<annotations/>")
     with pytest.raises(ValueError, match=r"CVAT's form, without images: export as CVAT for images"):

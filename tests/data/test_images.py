@@ -6,6 +6,7 @@ import importlib.util
 import io
 import os
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 from PIL import Image, features
 
 from dabdetr.data import images
+from dabdetr.data.heads import read_heads
 from dabdetr.data.images import IMAGE_SUFFIXES, image_size, read_image, used_bits
 
 CORNERS = np.array(
@@ -332,6 +334,9 @@ def test_the_first_page_is_taken_and_that_is_said(
         read_image(path)
         first.save(tmp_path / f"page.{kind.lower()}", kind)
         read_image(tmp_path / f"page.{kind.lower()}")
+        of_data = Path(shutil.copy(path, tmp_path / f"data.{kind.lower()}"))
+        read_image(of_data, size=first.size)  # the data set counts them
+        read_heads([str(of_data)])
     assert len(caplog.messages) == 4
     assert (
         caplog.messages[0] == f"{tmp_path}/pages.tiff has several pages or frames; the first "

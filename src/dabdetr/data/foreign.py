@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 from dabdetr.data.images import IMAGE_SUFFIXES, OTHER_SUFFIXES
 from dabdetr.data.textfiles import head_of
 from dabdetr.text import shortened
 
+MOST_FILES = 1000
+"""Most files inspected below a folder."""
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
 UNPACK = " Unpack it and give its folder."
 TABLE = "filename, class, xmin, ymin, xmax, ymax"
@@ -75,8 +79,8 @@ def _advice(folder: Path, names: Sequence[str]) -> str:
         return " The zip holds no data set: unpack it there." if zips else UNPACK
     if table:
         return f" {table} lists no boxes by columns such as {TABLE}: export as COCO, YOLO or VOC."
-    images = [n for n in names if re.search(r"\.\w+$", n)]
-    if len(images) == len(names) and all(Path(n).suffix.lower() in IMAGE_SUFFIXES for n in names):
+    files = (file for _, _, files in os.walk(folder) for file in files if file[0] != ".")
+    if all(Path(file).suffix.lower() in IMAGE_SUFFIXES for file in islice(files, MOST_FILES)):
         return " They are images without boxes: label them first."
     if any(Path(name).suffix.lower() in OTHER_SUFFIXES for name in names):
         return " Images in a format that is not decoded lie there: convert them to PNG or JPEG."

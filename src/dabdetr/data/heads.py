@@ -67,7 +67,7 @@ def _head(path: str) -> bytes:
     try:
         head = image_head(path)
         if not _ends_well(path, head.format):
-            read_image(path)
+            read_image(path, head.size)
     except (ValueError, OSError) as error:
         head = Head(error=str(error))
     return json.dumps(astuple(head)).encode()

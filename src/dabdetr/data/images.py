@@ -33,6 +33,7 @@ IMAGE_SUFFIXES = frozenset(
 OTHER_SUFFIXES = frozenset(
     {".pcx", ".dcx", ".psd", ".sgi", ".rgb", ".bw", ".dds", ".exr", ".hdr", ".eps", ".ico"}
     | {".icns", ".xbm", ".xpm", ".qoi", ".fits", ".dng", ".cr2", ".nef", ".arw", ".jxl", ".ras"}
+    | {".dcm"}
 )
 """Lower-case endings of images that cannot be decoded; such files are reported."""
 
@@ -265,7 +266,8 @@ def _decode(
     image: Image.Image, name: str, size: tuple[int, int] | None, bits: int | None
 ) -> np.ndarray:
     _load(image, name)
-    _log_pages(image, name)
+    if size is None:  # else it is of a data set, which counts them
+        _log_pages(image, name)
     turned = size is None or _turned_size(image) == size or image.size != size
     try:
         array = _to_rgb(image, _orientation(image) if turned else 1, bits)
