@@ -162,6 +162,12 @@ class DeformableEncoder(Section):
         description="number of feature maps; those beyond backbone.strides are computed from the "
         "last one",
     )
+    skip_levels: int = Field(
+        default=0,
+        ge=0,
+        description="number of finest levels whose tokens are read but not changed: most of the "
+        "encoder's time is spent on the finest level",
+    )
     points: int = Field(default=4, ge=1, description="sampling points per head and level")
     norm: bool = Field(default=False, description="normalise the tokens after the last layer")
 
@@ -169,6 +175,15 @@ class DeformableEncoder(Section):
     def scale_positions(self) -> bool:
         """Only dense encoders scale position codes."""
         return False
+
+    @model_validator(mode="after")
+    def _some_level_changes(self) -> Self:
+        if self.layers and self.skip_levels >= self.levels:
+            raise ValueError(
+                f"model.encoder.skip_levels is {self.skip_levels} of {self.levels} levels, so the "
+                "layers would change nothing; lower it, or set model.encoder.layers to 0"
+            )
+        return self
 
 
 class AddAttention(Section):

@@ -190,12 +190,15 @@ class TokenSampling(DeformableAttention):
     """Every token samples around its own cell, on all levels (deformable encoders)."""
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, x: Float[Tensor, "b n c"], positions: Float[Tensor, "#b n c"], memory: Memory
-    ) -> Float[Tensor, "b n c"]:
-        """``x`` are the current tokens; ``memory`` supplies their levels and padding."""
+        self, x: Float[Tensor, "b m c"], positions: Float[Tensor, "#b m c"], memory: Memory
+    ) -> Float[Tensor, "b m c"]:
+        """``x`` are the current values of the last m tokens; ``memory`` has the levels, the padding
+        and the first tokens, which do not change."""
         assert memory.ratios is not None
-        references = encoder_references(memory.shapes, memory.ratios)
-        return super().forward(x + positions, references, x, memory.shapes, memory.padding)
+        fixed = memory.tokens.shape[1] - x.shape[1]
+        references = encoder_references(memory.shapes, memory.ratios)[:, fixed:]
+        tokens = torch.cat((memory.tokens[:, :fixed], x), dim=1) if fixed else x
+        return super().forward(x + positions, references, tokens, memory.shapes, memory.padding)
 
 
 class QuerySampling(DeformableAttention):
