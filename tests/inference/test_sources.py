@@ -69,6 +69,12 @@ def test_a_folder_gives_its_own_images_by_name(folder):
     assert names(folder) == names(str(folder)) == ["a.PNG", "b.png"]
 
 
+def test_a_link_that_leads_nowhere_is_no_less_an_image(folder):
+    (folder / "z.png").symlink_to("gone.png")
+    with pytest.raises(FileNotFoundError, match=r"there is no image .*z\.png"):
+        names(folder)
+
+
 def test_open_files(folder, array):
     for file in (io.BytesIO(png(array)), (folder / "b.png").open("rb")):
         with file:
@@ -144,6 +150,8 @@ def test_patterns(folder):
     assert names(f"{folder}/*.png") == ["b.png"]
     assert names(f"{folder}/**/*.png") == ["b.png", "c.png"]
     assert names([f"{folder}/sub/?.png", folder / "a.PNG"]) == ["c.png", "a.PNG"]
+    named = folder.rename(folder.with_name("set [v1]"))
+    assert names(f"{named}/**/*.png") == ["b.png", "c.png"]
 
 
 def test_a_file_whose_name_looks_like_a_pattern(tmp_path, array):

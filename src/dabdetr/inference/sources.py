@@ -156,8 +156,11 @@ def _paths(source: str | Path) -> list[str | Path | Camera]:
     if path.exists():
         return [path]
     if glob.has_magic(text):
-        matches = map(Path, sorted(glob.glob(text, recursive=True)))
-        found = [match for match in matches if _is_visible(match, IMAGE_SUFFIXES | VIDEO_SUFFIXES)]
+        base = next(parent for parent in path.parents if parent.exists())  # perhaps with brackets
+        pattern = str(path.relative_to(base))
+        matches = [base / each for each in glob.glob(pattern, root_dir=base, recursive=True)]
+        suffixes = IMAGE_SUFFIXES | VIDEO_SUFFIXES
+        found = [match for match in sorted(matches) if _is_visible(match, suffixes)]
         if not found:
             raise FileNotFoundError(
                 f"no image or video matches the pattern {without_password(text)}; check the folder "
@@ -215,8 +218,9 @@ def _first(paths: list[Path]) -> str:
 
 
 def _is_visible(path: Path, suffixes: frozenset[str]) -> bool:
+    """Whether to read a path; links that lead nowhere are read as well, and so reported."""
     hidden = path.name.startswith(".")
-    return path.suffix.lower() in suffixes and not hidden and path.is_file()
+    return path.suffix.lower() in suffixes and not hidden and not path.is_dir()
 
 
 def _array(item: Any, limits: Limits, bits: int | None, bgr: bool) -> np.ndarray:
