@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import io
 import json
+import pickle
 import shutil
 import struct
 import sys
+import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -323,6 +325,11 @@ def test_weights_that_are_none(coco_folder: Path, tiny_weights: Path) -> None:
         refused(["convert", source, "whole.safetensors"], f"{source} is empty (0 bytes)")
     sentence = "weights.pth cannot be read as weights: it is cut short, or holds something else\n"
     refused(["convert", "weights.pth", "whole.safetensors"], sentence)
+    Path("weights.pth").write_bytes(pickle.dumps(object(), 4))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        refused(["convert", "weights.pth", "whole.safetensors"], sentence)
+    assert not caught
     refused(["predict", "--model", "run/last.ckpt", coco_folder], "--resume", "run's folder run")
     for name in ("dab-detr-r50", "dab-lite"):
         said = f"{name} is a preset, which has no weights of its own"

@@ -59,3 +59,6 @@ def test_a_weight_that_is_no_number_is_named(tmp_path: Path) -> None:
     ov.save_model(body, tmp_path / "m.xml", compress_to_fp16=False)
     with pytest.raises(ValueError, match=r"m\.xml holds weights that are not finite"):
         Predictor(tmp_path / "m.xml")
+    (tmp_path / "net.xml").write_text("<net/>")  # OpenVINO would try TensorFlow's, and print that
+    with pytest.raises(ValueError, match=r"net\.xml is not a model of OpenVINO"):
+        Predictor(tmp_path / "net.xml")

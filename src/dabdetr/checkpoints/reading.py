@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
@@ -141,7 +142,8 @@ def _unreadable(path: Path) -> str:
 def _unpickle(path: Path) -> dict[str, Any]:
     """Tensors, plain values and an argparse Namespace; no other class of a pickle ever runs."""
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, on the pickle's protocol
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # torch raises many kinds for a bad file
         raise ValueError(_unreadable(path)) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import os
+import re
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -325,7 +326,7 @@ class _OpenVino:
         if device not in ("auto", "cpu"):
             raise ValueError(f"exports for OpenVINO run on the CPU; got device {device!r}")
         with open_regular(path) as file:
-            if not file.read(64).lstrip().startswith(b"<"):
+            if not re.match(rb"\s*(<\?xml[^>]*>\s*)?<net\s[^>]*version=", file.read(1000)):
                 raise ValueError(
                     f"{path} is not a model of OpenVINO, which is XML; export it again"
                 )
