@@ -242,6 +242,7 @@ ODD = [
     (edit("annotations", 1, "image_id", value=5), "image-unknown", 0),
     (edit("annotations", 1, "image_id"), "image-unknown", 0),
     (edit("annotations", 1, "image_id", value="7"), "id-text", 1),
+    (edit("annotations", 1, "image_id", value="a.png"), "id-text", 1),
     (edit("annotations", 1, value=17), "row-unreadable", 0),
     (edit("annotations", 1, "id"), "annotation-id", 1),
     (edit("annotations", 1, "id", value=5), "annotation-id", 1),
@@ -300,6 +301,7 @@ def test_boxes_of_a_repeated_image_id_are_given_to_no_image(tmp_path: Path) -> N
     tree["images"][1]["id"] = first["id"]
     data = opened(tmp_path / "others", tree)
     assert (len(data), found(data)["image-id-repeated"]) == (1, 3)
+    assert "image-unlisted" not in found(data)
     assert first["id"] not in data.image_ids
     for row in tree["images"]:
         row["id"] = 0

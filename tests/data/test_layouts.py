@@ -267,6 +267,14 @@ def test_label_files_are_shared_or_in_another_case(yolo: Path) -> None:
     assert len(data.record(0).boxes) == len(data.record(1).boxes) > 0
 
 
+def test_an_image_whose_label_file_cannot_be_read_is_no_background(yolo: Path) -> None:
+    before = len(open_data(yolo, "train"))
+    next((yolo / "labels" / "train").iterdir()).write_bytes(b"\xff\xfe0")
+    data = open_data(yolo, "train")
+    assert (len(data), found(data)["file-unreadable"]) == (before - 1, 1)
+    assert "image-unlisted" not in found(data)
+
+
 def test_an_empty_image_is_no_unlisted_one(yolo: Path) -> None:
     images = sorted((yolo / "images" / "train").iterdir())
     images[0].write_bytes(b"")

@@ -196,6 +196,7 @@ def _images(
             continue
         if id_ is not None and different[id_] > 1:
             findings.add("image-id-repeated", f"{place}, {shown(name)}")
+            rows.left_out += filter(None, [finder.find(name)])
             continue
         if places.get(id_, LEFT_OUT) != LEFT_OUT:  # pyright: ignore
             findings.add("line-twice", place)
@@ -211,6 +212,7 @@ def _images(
         index = rows.add_image(path, size, number if numbered else id_)  # pyright: ignore
         if id_ is not None:
             places[id_] = index
+        places.setdefault(name, index)  # some tools write names as image_id
     findings.add("image-missing", missing)
     if not rows.files and not missing:
         raise ValueError(

@@ -56,6 +56,7 @@ class Rows:
     ids       image id
     sizes     (width, height) in the annotations; (0, 0) where they have none
     known     labels whose presence was annotated; None: all
+    left_out  paths of other images, which are counted as left out
 
     Of each box:
     image     index into ``files``
@@ -76,6 +77,7 @@ class Rows:
         self.ids: list[int] = []
         self.sizes: list[tuple[int, int]] = []
         self.known: list[tuple[int, ...] | None] = []
+        self.left_out: list[str] = []
         self.image: Sequence[int] | np.ndarray = array("q")
         self.label: Sequence[int] | np.ndarray = array("q")
         self.numbers: Sequence[float] | np.ndarray = array("d")
@@ -114,7 +116,7 @@ class RecordTable(Columns, DetectionDataset):
 
     box_format     box format found in the files
     layout_format  box format that the layout prescribes
-    listed         path of each image in the files, also of damaged ones
+    listed         path of each image in the files, also of those that are left out
     starts         [images + 1] first box of each image
     """
 
@@ -132,8 +134,8 @@ class RecordTable(Columns, DetectionDataset):
         self._checked = False
         self.findings, self.place, self.first = rows.findings, rows.place, rows.first
         self.box_format = self.layout_format = rows.box_format
-        self.files = self.listed = rows.files
-        self.known = rows.known
+        self.files, self.known = rows.files, rows.known
+        self.listed = rows.files + rows.left_out
         self.image_ids = np.array(rows.ids, np.int64)
         self.sizes = np.array(rows.sizes, np.int64).reshape(-1, 2)
         self.image_of = np.array(rows.image, np.int64)

@@ -423,9 +423,10 @@ def _read(
     if not any(files) and not findings.count("label-case"):
         files = labels.scattered(root, images)
     for image, found in zip(images, files, strict=True):
-        index = rows.add_image(image)
-        if found is not None:
-            lines.read(found, index)
+        if found is None or lines.read(found, len(rows.files)):
+            rows.add_image(image)
+        else:
+            rows.left_out.append(image)
     labels.report(images)
     if not pairs:
         used = sorted({number for number in lines.classes() if number >= 0})

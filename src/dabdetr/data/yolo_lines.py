@@ -230,13 +230,13 @@ class Lines:
         self.category: list[float | str] = []
         self.values: list[tuple[float, ...]] = []
 
-    def read(self, file: str, image: int) -> None:
-        """Add the lines of a file; repeated lines are added once, and counted."""
+    def read(self, file: str, image: int) -> bool:
+        """Add the lines of a file, repeated ones once; whether it can be read."""
         try:
             text = read_text(file, self.findings)
         except (ValueError, OSError) as error:
             self.findings.add("file-unreadable", str(error))
-            return
+            return False
         self.files.append(file)
         seen: set[tuple[Any, ...]] = set()
         for number, line in enumerate(text.splitlines(), 1):
@@ -260,6 +260,7 @@ class Lines:
             self.line.append(number)
             self.category.append(numbers[0])
             self.values.append(numbers[1:])
+        return True
 
     def classes(self) -> Iterator[int]:
         """The class number of each line that has a whole one."""
