@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ import torch
 
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.data.loader import pad
-from dabdetr.explain.trace import ExplainedImage, Trace, trace
+from dabdetr.explain.trace import Trace, trace
 from dabdetr.inference.acceleration import autocast
 from dabdetr.inference.opening import torch_runtime
 from dabdetr.inference.postprocess import thresholds
@@ -23,6 +23,8 @@ from dabdetr.inference.stream import OnError, check_on_error, run, views
 from dabdetr.inference.torch_runtime import TorchRuntime, to_detections
 from dabdetr.model.detector import Detector
 from dabdetr.structures import Detections, Questions
+from dabdetr.structures.boxes import corners, iou
+from dabdetr.text import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,8 +36,99 @@ PLACES = 48
 """The approximate number of places that are asked about in advance, each with a few box sizes."""
 
 
-class Explanation(ExplainedImage):
-    """One image's detections and their trace, with figures and a page to save."""
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """The labelled objects of an image.
+
+    boxes   [n, 4] x0 y0 x1 y1 in pixels of the image
+    labels  [n] index into the model's class names
+    """
+
+    boxes: np.ndarray
+    labels: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """One image with its detections and the trace of every layer, with figures and a page to save.
+
+    image       RGB [height, width, 3] uint8
+    detections  detections with a score of at least ``conf``, best first, clipped to the image
+    candidates  the best queries' detections of any score, shown if there are no ``detections``
+    trace       every layer's anchors, boxes, scores and attention
+    conf        the threshold of ``detections``
+    truth       the labelled objects; None if they are unknown
+    asked       a second trace of the image, whose queries are questions: boxes on a grid, so that a
+                page without a model can answer clicks; None for members that cannot be asked
+    """
+
+    image: np.ndarray
+    detections: Detections
+    candidates: Detections
+    trace: Trace
+    conf: float
+    truth: Truth | None = None
+    asked: Trace | None = None
+
+    @property
+    def shown(self) -> Detections:
+        """``detections``, or ``candidates`` if there are none."""
+        return self.detections if len(self.detections) else self.candidates
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the image."""
+        return self.image.shape[0], self.image.shape[1]
+
+    def query(self, detection: int = 0) -> int:
+        """The decoder slot of detection number ``detection`` of ``shown``."""
+        if not 0 <= detection < len(self.shown):
+            raise ValueError(
+                f"the image has {counted(len(self.shown), 'detection')}, counted from 0; got "
+                f"{detection}"
+            )
+        return int(self.shown.queries[detection])
+
+    def in_pixels(self, boxes: np.ndarray) -> np.ndarray:
+        """cxcywh (or x, y) of 0–1 → the same in pixels of the image."""
+        height, width = self.size
+        return boxes * np.tile([width, height], boxes.shape[-1] // 2).astype(np.float32)
+
+    def with_truth(self, boxes: Any, labels: Any) -> Explanation:
+        """The explanation with labelled objects: x0 y0 x1 y1 in pixels, and class indices."""
+        boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
+        labels = np.asarray(labels, np.int64).reshape(-1)
+        classes = len(self.trace.names)
+        if len(boxes) != len(labels) or not ((labels >= 0) & (labels < classes)).all():
+            raise ValueError(
+                f"the truth should have one label from 0 to {classes - 1} for each box; got "
+                f"{counted(len(boxes), 'box', 'boxes')} and the labels {labels.tolist()}"
+            )
+        wrong = np.flatnonzero(~(boxes[:, 2:] > boxes[:, :2]).all(1))
+        if len(wrong):
+            raise ValueError(
+                "boxes of the truth should be x0 y0 x1 y1 in pixels with x0 < x1 and y0 < y1; "
+                f"box {wrong[0]} is {boxes[wrong[0]].tolist()}"
+            )
+        return replace(self, truth=Truth(boxes, labels))
+
+    def truth_of(self, query: int) -> int | None:
+        """The labelled object that the query's last box overlaps most; None if there is none."""
+        if self.truth is None or not len(self.truth.boxes):
+            return None
+        last = corners(self.in_pixels(self.trace.boxes[-1:, query]))
+        return int(iou(last, self.truth.boxes).argmax())
+
+    def iou_with_truth(self, query: int) -> np.ndarray | None:
+        """IoU [layers] of the query's boxes with the object that its last box overlaps most.
+
+        None without labelled objects.
+        """
+        best = self.truth_of(query)
+        if self.truth is None or best is None:
+            return None
+        boxes = corners(self.in_pixels(self.trace.boxes[:, query]))
+        return iou(boxes, self.truth.boxes[best])
 
     def save(self, path: str | Path) -> None:
         """Write the page: one file for any browser, without network access."""

@@ -9,7 +9,7 @@ import io
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -25,11 +25,13 @@ from dabdetr.explain.attention import (
     centres,
     share_inside,
 )
-from dabdetr.explain.trace import ExplainedImage
 from dabdetr.files import write_atomically
 from dabdetr.structures import Answers
 from dabdetr.structures.boxes import corners, iou
 from dabdetr.structures.drawing import as_array, colour, draw, new_figure, save_figure
+
+if TYPE_CHECKING:
+    from dabdetr.explain.explanation import Explanation
 
 TITLES = {
     "all": "whole attention",
@@ -48,7 +50,7 @@ save = save_figure
 """Writes a figure as PNG, SVG or PDF, by the suffix of its path."""
 
 
-def story(explanation: ExplainedImage, query: int, label: int | None = None) -> Figure:
+def story(explanation: Explanation, query: int, label: int | None = None) -> Figure:
     """The anchor and the box after each layer, and the score over layers.
 
     The score is that of class ``label``, by default the query's best class after the last layer.
@@ -88,7 +90,7 @@ def story(explanation: ExplainedImage, query: int, label: int | None = None) -> 
     return figure
 
 
-def attention(explanation: ExplainedImage, query: int, part: str | None = None) -> Figure:
+def attention(explanation: Explanation, query: int, part: str | None = None) -> Figure:
     """Attention of ``query``: a column for each layer, a row for each part (or for ``part``)."""
     trace = explanation.trace
     parts = trace.attention[0].parts if part is None else (part,)
@@ -142,7 +144,7 @@ def questions(answers: Answers, image: Any = None) -> Figure:
     return figure
 
 
-def encoder_attention(explanation: ExplainedImage, pixel: int = 0) -> Figure:
+def encoder_attention(explanation: Explanation, pixel: int = 0) -> Figure:
     """Attention of the encoder's token at the pixel with index ``pixel``, in each encoder layer."""
     trace = explanation.trace
     if not trace.encoder:
@@ -160,7 +162,7 @@ def encoder_attention(explanation: ExplainedImage, pixel: int = 0) -> Figure:
 
 
 def comparison(
-    explanations: Sequence[ExplainedImage], box: Any, titles: Sequence[str] = (), layer: int = -1
+    explanations: Sequence[Explanation], box: Any, titles: Sequence[str] = (), layer: int = -1
 ) -> Figure:
     """Members side by side on one object (``box``: x0 y0 x1 y1 in pixels), a column for each.
 
@@ -193,7 +195,7 @@ def comparison(
     return figure
 
 
-def animation(explanation: ExplainedImage, path: str | Path, between: int = 5) -> None:
+def animation(explanation: Explanation, path: str | Path, between: int = 5) -> None:
     """Write a looping GIF of the detections' boxes moving from their anchors through all layers.
 
     ``between`` frames lead from each stage to the next. ValueError for a path that is not .gif.
@@ -226,9 +228,7 @@ def animation(explanation: ExplainedImage, path: str | Path, between: int = 5) -
     write_atomically(path, content.getvalue())
 
 
-def _frame(
-    explanation: ExplainedImage, boxes: np.ndarray, scores: np.ndarray | None
-) -> Image.Image:
+def _frame(explanation: Explanation, boxes: np.ndarray, scores: np.ndarray | None) -> Image.Image:
     """The image, 480 pixels long, with ``boxes`` cxcywh, 0–1; anchors have no ``scores``."""
     image, shown = Image.fromarray(explanation.image), explanation.shown
     scale = 480 / max(image.size)
@@ -251,7 +251,7 @@ def show_image(panel: Any, image: np.ndarray) -> None:
 
 
 def _show_attention(
-    panel: Any, explanation: ExplainedImage, attn: Attention, query: int, part: str
+    panel: Any, explanation: Explanation, attn: Attention, query: int, part: str
 ) -> None:
     """Show the image with a map (mean over heads) or the sampling locations of all heads."""
     show_image(panel, explanation.image)
@@ -292,7 +292,7 @@ def _level_legend(figure: Figure, attn: Attention) -> None:
 
 def _place(
     panel: Any,
-    explanation: ExplainedImage,
+    explanation: Explanation,
     place: np.ndarray,
     colour: Any,
     style: str,

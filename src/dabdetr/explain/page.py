@@ -5,17 +5,19 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dabdetr.explain.attention import Attention, DenseAttention
-from dabdetr.explain.trace import ExplainedImage
 from dabdetr.files import write_atomically
 from dabdetr.packages import static
 from dabdetr.structures.boxes import centres
 from dabdetr.structures.drawing import colour, data_url
 from dabdetr.text import counted, embedded_json, escape, html_page
+
+if TYPE_CHECKING:
+    from dabdetr.explain.explanation import Explanation
 
 LONGEST = 1600
 """The longest side of the embedded image in pixels."""
@@ -40,7 +42,7 @@ TOP = 3
 
 
 def page(
-    explanation: ExplainedImage,
+    explanation: Explanation,
     links: Sequence[tuple[str, str]] = (),
     queries: Sequence[int] | None = None,
 ) -> str:
@@ -62,7 +64,7 @@ def page(
 
 
 def write_page(
-    explanation: ExplainedImage,
+    explanation: Explanation,
     path: Path,
     links: Sequence[tuple[str, str]] = (),
     queries: Sequence[int] | None = None,
@@ -90,7 +92,7 @@ def write_index(path: Path, model: str, entries: Sequence[dict[str, str]]) -> No
     write_atomically(path, text.encode())
 
 
-def entry(explanation: ExplainedImage, href: str) -> dict[str, str]:
+def entry(explanation: Explanation, href: str) -> dict[str, str]:
     """The entry for ``write_index`` of a page at ``href``."""
     found = explanation.detections
     counts = dict.fromkeys(found.names, 0)
@@ -105,7 +107,7 @@ def entry(explanation: ExplainedImage, href: str) -> dict[str, str]:
     }
 
 
-def page_data(explanation: ExplainedImage, queries: Sequence[int] | None = None) -> dict[str, Any]:
+def page_data(explanation: Explanation, queries: Sequence[int] | None = None) -> dict[str, Any]:
     """The data for the page's script: plain lists, boxes 0–1, images and maps as base64."""
     trace, shown = explanation.trace, explanation.shown
     asked = explanation.asked
@@ -156,7 +158,7 @@ def page_data(explanation: ExplainedImage, queries: Sequence[int] | None = None)
     }
 
 
-def _attention(explanation: ExplainedImage, queries: Sequence[int] | None) -> dict[str, Any]:
+def _attention(explanation: Explanation, queries: Sequence[int] | None) -> dict[str, Any]:
     """The attention of the detections' queries, then of the next best ones; or of ``queries``, then
     of the detections'; as many as fit.
 
@@ -242,6 +244,6 @@ def _rounded(values: np.ndarray, digits: int = 4) -> list[Any]:
     return np.round(values.astype(np.float64), digits).tolist()
 
 
-def _title(explanation: ExplainedImage) -> str:
+def _title(explanation: Explanation) -> str:
     source = explanation.detections.source
     return Path(source).name if source else "an image"
