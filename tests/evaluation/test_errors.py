@@ -15,10 +15,11 @@ from dabdetr.asking.changed import Changed, Edit
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.data.scenes import Scenes
 from dabdetr.evaluation.attribution import Attribution
-from dabdetr.evaluation.causes import CAUSES, Decoded, Doubt
+from dabdetr.evaluation.causes import CAUSES, Decoded
 from dabdetr.evaluation.error_report import advice
 from dabdetr.evaluation.errors import Diagnosed, diagnose, evaluate_with_errors
 from dabdetr.evaluation.evaluate import batch_order, score
+from dabdetr.evaluation.suspicions import Suspicion
 from dabdetr.geometry import to_corners
 from dabdetr.inference.opening import torch_runtime
 from dabdetr.inference.postprocess import class_thresholds
@@ -316,7 +317,12 @@ def test_a_question_tells_a_label_on_nothing_from_an_object_that_no_query_reache
     far = np.array([[[60, 60, 90, 90]], [[80, 60, 110, 90]]], np.float32)
     decoded = Decoded(far, np.full((2, 1, 10), 0.01), np.arange(1), far[0])
     for against, cause in ((None, "no_query"), (0.9, "label"), (0.2, "no_query")):
-        told = {} if against is None else {0: Doubt("phantom", against)}
+        told = {}
+        if against is not None:
+            label = {"row": 0, "box": (1, 1, 21, 21), "name": "3", "mend": "remove"}
+            answer = {"answer": (1, 1, 21, 21), "answer_name": "3", "score": 0.0}
+            about = {"split": "val", "file": "0", "image": 0}
+            told[0] = Suspicion("phantom", against, **about, **label, **answer)
         (error,) = Attribution(0, judged, decoded, limits, told).errors()
         assert error.cause == cause
         assert "the nearest anchor starts 91 px from its centre" in error.why

@@ -11,10 +11,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from dabdetr.evaluation.causes import Decoded, Doubt, Error
+from dabdetr.evaluation.causes import Decoded, Error
 from dabdetr.evaluation.curves import OVERLAP
 from dabdetr.evaluation.judged import Judged
 from dabdetr.evaluation.operating_point import LOWEST
+from dabdetr.evaluation.suspicions import Suspicion
 from dabdetr.structures.boxes import iou
 
 NEAR = 0.1
@@ -41,7 +42,7 @@ class Attribution:
         judged: Judged,
         decoded: Decoded,
         limits: np.ndarray,
-        doubts: Mapping[int, Doubt] | None = None,
+        doubts: Mapping[int, Suspicion] | None = None,
     ) -> None:
         self.index, self.judged, self.decoded = index, judged, decoded
         self.limits, self.doubts = limits, doubts

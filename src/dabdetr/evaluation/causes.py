@@ -57,14 +57,6 @@ def of_detections(found: Detections) -> Decoded:
 
 
 @dataclass(frozen=True)
-class Doubt:
-    """A label that the model contradicts: ``kind`` is "class", "phantom" or "duplicate"."""
-
-    kind: str
-    suspicion: float
-
-
-@dataclass(frozen=True)
 class Error:
     """A missed object or a false detection, and its cause.
 

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from dabdetr.data.dataset import DetectionDataset, ImageRecord
-from dabdetr.evaluation.causes import Doubt
 from dabdetr.structures import Answers
 from dabdetr.structures.boxes import iou
 
@@ -197,12 +196,12 @@ def _detected(box: np.ndarray, answers: Answers, label: int | None = None) -> fl
     return float(detections.scores[same].max(initial=0))
 
 
-def doubts(data: DetectionDataset, index: int, answers: Answers) -> dict[int, Doubt]:
+def doubts(data: DetectionDataset, index: int, answers: Answers) -> dict[int, Suspicion]:
     """The suspicion that ``audit`` reports for each label, by its row without crowds."""
     record = data.record(index)
     place = {int(row): at for at, row in enumerate(np.flatnonzero(~record.crowd))}
     return {
-        place[each.row]: Doubt(each.kind, each.suspicion)
+        place[each.row]: each
         for each in of_image(data, index, record, answers)
         if each.row is not None
     }
