@@ -98,7 +98,7 @@ def test_the_certificate_covers_answers(made: Export, model: Any, images: list[n
 
     def fail(part: int, change: float) -> Any:
         file = Exported(made.path)
-        compute = file._run_graph
+        compute = file._engine
 
         def wrong(*inputs: np.ndarray) -> Any:
             outputs = [np.array(each) for each in compute(*inputs)]

@@ -13,8 +13,7 @@ import pytest
 
 from dabdetr import Predictor
 from dabdetr.export.export import export
-from dabdetr.inference.exported import Exported
-from dabdetr.inference.runtime import MOST_AT_ONCE, calls_at_once
+from dabdetr.inference.exported import MOST_AT_ONCE, Exported, calls_at_once
 
 
 @pytest.fixture(scope="module", params=["onnx", "openvino"])

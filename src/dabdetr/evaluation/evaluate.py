@@ -77,7 +77,7 @@ def evaluate(
 
     try:
         title = "evaluating" if progress else None
-        found = dict(run_on(data, runtime, detect, batch, workers, title, runtime.workers))
+        found = dict(run_on(data, runtime, detect, batch, workers, title))
     finally:
         if training:
             detector.train()
@@ -106,13 +106,13 @@ def run_on(
     batch: int,
     workers: int = 0,
     progress: str | None = None,
-    calls: int = 1,
 ) -> Iterator[tuple[int, Result]]:
     """The index of every image of a data set and the result of ``work`` (see ``stream.run``).
 
     Images are sorted by input size, so that batches are full; results come in that order, not in
-    the data set's. They are read in ``workers`` threads, or as the runtime prefers. ``progress`` is
-    the title of the progress bar on a terminal; None: no bar. ``calls`` of ``work`` run at a time.
+    the data set's. They are read in ``workers`` threads, or as the runtime prefers; it also decides
+    how many calls of ``work`` run at a time. ``progress`` is the title of the progress bar on a
+    terminal; None: no bar.
     """
     image = runtime.config.image
     data.bits = image.bits  # as in training
@@ -125,8 +125,8 @@ def run_on(
 
     order = batch_order(data, image)
     prepared = in_threads(prepare, order, workers) if workers else map(prepare, order)
-    ahead = 0 if workers else min(runtime.workers, 1)
-    results = run(work, iter(prepared), batch, workers=calls if calls > 1 else ahead)
+    ahead = 0 if workers and runtime.workers == 1 else runtime.workers
+    results = run(work, iter(prepared), batch, workers=ahead)
     results = tracked(results, progress or "", len(data), shown=progress is not None)
     for index, (_, result) in zip(order, results, strict=True):
         yield index, result

@@ -24,10 +24,28 @@ from dabdetr.inference.openvino import import_unreported, precision_hint
 from dabdetr.inference.outputs import ANSWERS, POSTS, QUESTIONS, fits_questions
 from dabdetr.inference.postprocess import Ranked, named, refuse_nonfinite
 from dabdetr.inference.questions import refuse_unable
-from dabdetr.inference.runtime import Outputs, Sizes, calls_at_once, threads
+from dabdetr.inference.runtime import Outputs, Sizes
 from dabdetr.measure import processors
 from dabdetr.structures import Detections
 from dabdetr.text import counted, parse_json, reason, refuse_exhausted
+
+MOST_AT_ONCE = 4
+"""Most calls of ``detect`` at a time; each needs memory for its feature maps."""
+
+
+def threads(calls: int = 1) -> int:
+    """Number of threads for each of so many calls at a time; 0: the library decides.
+
+    All calls share those of OMP_NUM_THREADS, as for torch, or the processors.
+    """
+    value = os.environ.get("OMP_NUM_THREADS", "")
+    given = int(value) if value.isdecimal() else 0
+    return given if calls == 1 else max(1, (given or processors()) // calls)
+
+
+def calls_at_once() -> int:
+    """Calls of ``detect`` that share the processors when a stream is run: 1 to ``MOST_AT_ONCE``."""
+    return min(MOST_AT_ONCE, threads() or processors())
 
 
 def graph_in(folder: Path) -> Path | None:
@@ -53,17 +71,16 @@ class Exported:
         self._engine = ENGINES[file.suffix](file, device)
         self.metadata = Metadata.from_strings(self._engine.strings, str(file))
         self._engine.start(self.metadata)
-        self._run_graph: Callable[..., Sequence[np.ndarray]] = self._engine
         self._streaming: Exported | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the path only; the file is opened again in the other process."""
         return Exported, (os.path.abspath(self.path), self.device)
 
-    def over(self, compute: Callable[..., Sequence[np.ndarray]]) -> Exported:
-        """A copy that calls ``compute`` in place of its engine: the graph's inputs → outputs."""
+    def over(self, engine: Callable[..., Sequence[np.ndarray]]) -> Exported:
+        """A copy with another engine, or with any function from the graph's inputs to outputs."""
         other = object.__new__(Exported)  # copy.copy would open the file again
-        other.__dict__.update(self.__dict__, _run_graph=compute)
+        other.__dict__.update(self.__dict__, _engine=engine)
         return other
 
     @property
@@ -84,9 +101,7 @@ class Exported:
     def for_streams(self) -> Exported:
         """The file loaded for several calls at a time, each with its share of the threads."""
         if self._streaming is None:
-            engine = self._engine.for_streams()
-            self._streaming = self.over(engine)
-            self._streaming._engine = engine
+            self._streaming = self.over(self._engine.for_streams())
         return self._streaming
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
@@ -158,7 +173,7 @@ class Exported:
     def _run(self, given: Mapping[str, np.ndarray]) -> tuple[np.ndarray, ...]:
         pixels = next(iter(given.values()))
         try:
-            outputs = self._run_graph(*given.values())
+            outputs = self._engine(*given.values())
         except MemoryError:
             raise
         except Exception as error:  # of many kinds: a graph that is wrong, or for other inputs
@@ -270,9 +285,7 @@ class _Onnx:
         self.path, self.device, self.workers = path, device, workers
         self.on_cpu = device == "cpu" or cuda not in available
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads()
-        if workers > 1:
-            options.intra_op_num_threads = max(1, (threads() or processors()) // workers)
+        options.intra_op_num_threads = threads(workers)
         options.log_severity_level = 3  # errors only
         providers = [] if self.on_cpu else [cuda]
         self.version = _version(path)

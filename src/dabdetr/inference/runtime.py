@@ -5,13 +5,11 @@ This file does not import torch.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 
-from dabdetr.measure import processors
 from dabdetr.structures import Detections
 
 if TYPE_CHECKING:
@@ -121,18 +119,3 @@ class Opening(ModelChanges, total=False):
 
     device: str | torch.device
     precision: SetPrecision
-
-
-MOST_AT_ONCE = 4
-"""Most calls of ``detect`` at a time; each needs memory for its feature maps."""
-
-
-def threads() -> int:
-    """Number of threads to compute with: OMP_NUM_THREADS, as for torch; 0: the library decides."""
-    value = os.environ.get("OMP_NUM_THREADS", "")
-    return int(value) if value.isdecimal() else 0
-
-
-def calls_at_once() -> int:
-    """Calls of ``detect`` that share the processors when a stream is run: 1 to ``MOST_AT_ONCE``."""
-    return min(MOST_AT_ONCE, threads() or processors())
