@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,7 @@ from experiments.race.plan import load_results
 
 from dabdetr.compare.curves import COLOURS, draw_curves
 from dabdetr.compare.results import Results, Spread
-from dabdetr.files import write_atomically
+from dabdetr.files import write_atomically, write_csv
 from dabdetr.structures.drawing import new_figure, save_figure
 
 LEVELS = tuple(level / 10 for level in range(1, 10))
@@ -60,8 +58,8 @@ def write_report(folder: Path) -> dict[str, Any]:
         "## What differs\n",
         *_fairness(results),
     ]
-    write_atomically(folder / "table.csv", _csv(ends))
-    write_atomically(folder / "epochs.csv", _csv(epochs))
+    write_csv(folder / "table.csv", ends)
+    write_csv(folder / "epochs.csv", epochs)
     write_atomically(folder / "report.md", "\n".join(parts).encode())
     return {
         "report": str(folder / "report.md"),
@@ -327,9 +325,3 @@ def _value(value: Any) -> str:
 def _markdown(table: Table) -> str:
     lines = [table[0], ["---"] * len(table[0]), *table[1:]]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _csv(table: Table) -> bytes:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(table)
-    return text.getvalue().encode()

@@ -38,11 +38,16 @@ def write_atomically(path: str | Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
-def write_csv(path: str | Path, rows: Iterable[Iterable[Any]]) -> None:
-    """Write rows as CSV, atomically; texts are made safe for terminals and spreadsheets."""
+def csv_text(rows: Iterable[Iterable[Any]]) -> str:
+    """Rows as CSV; texts are made safe for terminals and spreadsheets."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(map(cells, rows))
-    write_atomically(path, text.getvalue().encode())
+    return text.getvalue()
+
+
+def write_csv(path: str | Path, rows: Iterable[Iterable[Any]]) -> None:
+    """Write rows as CSV, atomically."""
+    write_atomically(path, csv_text(rows).encode())
 
 
 @contextmanager

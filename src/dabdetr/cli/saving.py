@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import os
@@ -13,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dabdetr.cli.output import file_name
-from dabdetr.files import UNPORTABLE, plain_name, unwritable, write_atomically
-from dabdetr.text import cells, json_text
+from dabdetr.files import UNPORTABLE, csv_text, plain_name, unwritable, write_atomically
+from dabdetr.text import json_text
 
 if TYPE_CHECKING:
     from dabdetr.structures import Detections
@@ -53,9 +52,8 @@ class Saver:
         if table:
             from dabdetr.structures.formats import COLUMNS
 
-            self._file = (folder / "predictions.csv").open("w", newline="", encoding="utf-8")
-            self._table = csv.writer(self._file)
-            self._table.writerow(COLUMNS)
+            self._table = (folder / "predictions.csv").open("w", newline="", encoding="utf-8")
+            self._table.write(csv_text([COLUMNS]))
         self._taken: set[str] = set()
         self._name = ""
         self._video: Any = None
@@ -83,7 +81,7 @@ class Saver:
         if self._table:
             from dabdetr.structures.formats import rows
 
-            self._table.writerows(map(cells, rows(found)))
+            self._table.write(csv_text(rows(found)))
         if self.tracks and found.tracks is not None and found.frame is not None:
             from dabdetr.asking.track import mot_lines
 
@@ -152,7 +150,7 @@ class Saver:
         """Finish the current video and the table."""
         self._end_video()
         if self._table:
-            self._file.close()
+            self._table.close()
 
     def _end_video(self) -> None:
         video, self._video, self._last = self._video, None, ("", -1)

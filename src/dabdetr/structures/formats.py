@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import io
 from collections.abc import Iterable, Sequence
@@ -13,7 +12,8 @@ from xml.etree import ElementTree
 import numpy as np
 from PIL import Image
 
-from dabdetr.text import cells, json_text
+from dabdetr.files import csv_text
+from dabdetr.text import json_text
 
 if TYPE_CHECKING:
     from dabdetr.structures.detections import Detections
@@ -61,10 +61,8 @@ def file_content(found: Detections, path: Path, image: Any) -> bytes:
         return (json_text(found.to_dict(), indent=1) + "\n").encode()
     if ending == ".txt":
         return yolo_lines(found, scores=True).encode()
-    buffer = io.StringIO(newline="")
     if ending == ".csv":
-        csv.writer(buffer).writerows([COLUMNS, *map(cells, rows(found))])
-        return buffer.getvalue().encode()
+        return csv_text([COLUMNS, *rows(found)]).encode()
     format = Image.registered_extensions().get(ending)
     if format not in Image.SAVE:
         raise ValueError(
