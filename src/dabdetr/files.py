@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
-from dabdetr.text import cells, printable, shown
+from dabdetr.text import cells, printable, reason, shown
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -112,8 +112,7 @@ def set_default_mode(path: str | Path, mode: int) -> None:
 
 def unwritable(path: str | Path, error: OSError) -> OSError:
     """An error of the same type that names ``path``, which the user gave, not a temporary file."""
-    reason = (error.strerror or str(error)).lower()
-    return type(error)(f"{path} cannot be written ({reason}); choose another place")
+    return type(error)(f"{path} cannot be written ({reason(error)}); choose another place")
 
 
 def open_regular(path: str | Path) -> BinaryIO:

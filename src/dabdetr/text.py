@@ -14,10 +14,7 @@ import re
 import shutil
 import textwrap
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, TextIO
-
-if TYPE_CHECKING:
-    pass
+from typing import Any, TextIO
 
 POLICY = (
     '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
@@ -246,22 +243,29 @@ def shortened(text: str, most: int = MOST_MESSAGE) -> str:
 
 
 def reason(error: BaseException, most: int = 160) -> str:
-    """The first line of another library's error, or its type, to quote in a message of ours."""
-    lines = [line for line in str(error).strip().splitlines() if not _SOURCE_LINE.match(line)]
+    """The cause in an error of the system or another library, to quote in a message of ours.
+
+    The system's words for it, or the first line of the message, or the type of the error.
+    """
+    words = str(getattr(error, "strerror", None) or "").lower() or str(error)
+    lines = [line for line in words.strip().splitlines() if not _SOURCE_LINE.match(line)]
     return shortened(printable((lines or [type(error).__name__])[0]), most)
 
 
-def refuse_exhausted(error: BaseException) -> None:
-    """Raise MemoryError, with the size, where another library's error means exhausted memory."""
+def exhausted(error: BaseException) -> MemoryError | None:
+    """The MemoryError, with the size, that an error means; None for all other errors."""
+    if isinstance(error, MemoryError):
+        return error
     found = _EXHAUSTED.search(str(error))
     if not found and not isinstance(error, ValueError):
         found = _OVERFLOW.search(str(error))
-    if found or type(error).__name__ == "OutOfMemoryError":
-        request = re.search(r"tried to allocate (\S+ ?[KMGT]?i?B?)", str(error))
-        size = request.group(1) if request else ""
-        if size.isdecimal() or size.removesuffix(" ").isdecimal():
-            size = f"{int(size) / 2**30:,.1f} GiB"
-        raise MemoryError(size or reason(error)) from None
+    if not found and type(error).__name__ != "OutOfMemoryError":
+        return None
+    request = re.search(r"tried to allocate (\S+ ?[KMGT]?i?B?)", str(error))
+    size = request.group(1) if request else ""
+    if size.strip().isdecimal():
+        size = f"{int(size) / 2**30:,.1f} GiB"
+    return MemoryError(size or reason(error))
 
 
 class Lines(ValueError):

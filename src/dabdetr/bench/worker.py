@@ -21,6 +21,7 @@ import numpy as np
 
 from dabdetr.measure import peak_memory_mib, seconds
 from dabdetr.structures import Detections
+from dabdetr.text import MOST_MESSAGE, reason
 
 PARTS = ("boxes", "scores", "labels", "queries")
 """Arrays of detections that a worker writes, concatenated over images."""
@@ -143,15 +144,9 @@ def serve(worker: Any) -> None:
         try:
             reply = {"answer": getattr(worker, request.pop("request"))(**request)}
         except Exception as error:  # any error: the parent reports it, other candidates go on
-            reply = {"error": sentence(error)}
+            reply = {"error": reason(error, MOST_MESSAGE)}
         answers.write(json.dumps(reply) + "\n")
         answers.flush()
-
-
-def sentence(error: BaseException) -> str:
-    """The first line of an error's message, or the error's type if it has none."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 class Failed(Exception):

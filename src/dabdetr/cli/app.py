@@ -18,7 +18,7 @@ from typer.core import TyperCommand, TyperGroup
 
 import dabdetr
 from dabdetr.packages import explained
-from dabdetr.text import Lines, printable, refuse_exhausted, shortened, wrapped
+from dabdetr.text import Lines, exhausted, printable, reason, shortened, wrapped
 
 DEBUG = "DABDETR_DEBUG"
 
@@ -356,15 +356,10 @@ def _explain(error: BaseException) -> tuple[int, str]:
         return 1, ""  # like rich
     if isinstance(error, ImportError):
         return 3, printable(explained(error))
-    try:
-        refuse_exhausted(error)
-    except MemoryError as exhausted:
-        return 3, f"out of memory ({exhausted}); lower --batch, --imgsz or --queries"
-    if isinstance(error, MemoryError):
-        return 3, f"out of memory ({message}); lower --batch, --imgsz or --queries"
+    if full := exhausted(error):
+        return 3, f"out of memory ({reason(full)}); lower --batch, --imgsz or --queries"
     if isinstance(error, OSError) and error.strerror and error.filename:
-        named = shortened(printable(str(error.filename)), 300)
-        return 2, f"{named}: {error.strerror.lower()}"
+        return 2, f"{shortened(printable(str(error.filename)), 300)}: {reason(error)}"
     if isinstance(error, ValueError | OSError):
         return 2, message
     return 70, f"{type(error).__name__}: {message} (a fault of dabdetr; {DEBUG}=1 shows where)"

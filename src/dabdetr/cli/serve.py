@@ -15,6 +15,7 @@ from dabdetr.cli import options
 from dabdetr.cli.output import say
 from dabdetr.packages import install_command
 from dabdetr.runs import interruptible
+from dabdetr.text import reason
 
 
 def serve(
@@ -121,7 +122,6 @@ def _listen(host: str, port: int) -> socket.socket:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         return socket.create_server(found[0][4][:2], family=found[0][0])
     except (OSError, UnicodeError) as error:
-        why = getattr(error, "strerror", None) or str(error)
         raise OSError(
-            f"cannot listen at {host}:{port}: {why.lower()}; choose another --port or --host"
+            f"cannot listen at {host}:{port}: {reason(error)}; choose another --port or --host"
         ) from None

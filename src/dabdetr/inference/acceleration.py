@@ -24,6 +24,7 @@ from dabdetr.measure import seconds
 from dabdetr.model.detector import Detector
 from dabdetr.model.frozen_norm import FoldedConv2d
 from dabdetr.structures import Images, Predictions, Questions
+from dabdetr.text import reason
 
 NUMBER_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _ENOUGH = 1.15
@@ -100,7 +101,7 @@ class AcceleratedModel:
             try:
                 _seconds(compiled, images)
             except Exception as error:  # of many kinds; the model runs without compilation
-                log.info("not compiled: %s", (str(error).strip().splitlines() or ["?"])[0])
+                log.info("not compiled: %s", reason(error))
                 return
             took = time.perf_counter() - started
             before, after = compare(eager, compiled, images)

@@ -27,7 +27,7 @@ from dabdetr.inference.questions import refuse_unable
 from dabdetr.inference.runtime import Outputs, Sizes
 from dabdetr.measure import processors
 from dabdetr.structures import Detections
-from dabdetr.text import counted, parse_json, reason, refuse_exhausted
+from dabdetr.text import counted, exhausted, parse_json, reason
 
 MOST_AT_ONCE = 4
 """Most calls of ``detect`` at a time; each needs memory for its feature maps."""
@@ -174,10 +174,9 @@ class Exported:
         pixels = next(iter(given.values()))
         try:
             outputs = self._engine(*given.values())
-        except MemoryError:
-            raise
         except Exception as error:  # of many kinds: a graph that is wrong, or for other inputs
-            refuse_exhausted(error)
+            if full := exhausted(error):
+                raise full from None
             raise ValueError(
                 f"{self.path} cannot compute an input of {list(pixels.shape)} ({reason(error)}); "
                 "export it again"

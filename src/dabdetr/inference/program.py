@@ -23,7 +23,7 @@ from torch._ops import OpOverload
 
 from dabdetr.files import open_regular
 from dabdetr.inference.onnx_file import not_numbers
-from dabdetr.text import counted, parse_json, reason, refuse_exhausted, shown
+from dabdetr.text import counted, exhausted, parse_json, reason, shown
 
 # Numbers in the schema of torch.export (torch/_export/serde/schema.py), which is kept stable.
 _TYPES = {
@@ -145,7 +145,8 @@ class Program:
             with torch.no_grad():
                 outputs = tuple(self._graph(values))
         except (RuntimeError, LookupError, TypeError, ValueError, ArithmeticError) as error:
-            refuse_exhausted(error)
+            if full := exhausted(error):
+                raise full from None
             raise ValueError(
                 f"{self.path} cannot compute {list(inputs[0].shape)} pixels "
                 f"({reason(error)}); export it again"

@@ -23,6 +23,7 @@ from dabdetr.inference.downloads import (
     without_password,
 )
 from dabdetr.inference.stream import DamagedFrame, SourceImage, Unreadable
+from dabdetr.text import reason
 
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".wmv"}
@@ -107,13 +108,13 @@ def _decoded(container: Any, name: str) -> Iterator[Any]:
         except StopIteration:
             return
         except (FFmpegError, OSError) as error:
-            yield _damaged(name, f"ends early ({_reason(error)})")
+            yield _damaged(name, f"ends early ({reason(error)})")
             return
         when = "" if packet.pts is None else f" at {float(packet.pts * packet.time_base):.2f} s"
         try:
             found = packet.decode()
         except FFmpegError as error:
-            yield _damaged(name, f"the frame{when} is damaged ({_reason(error)})")
+            yield _damaged(name, f"the frame{when} is damaged ({reason(error)})")
             continue
         for frame in found:
             bad = frame.is_corrupt
@@ -122,10 +123,6 @@ def _decoded(container: Any, name: str) -> Iterator[Any]:
 
 def _damaged(name: str, what: str) -> Unreadable:
     return Unreadable(name, DamagedFrame(f"{name}: {what}"))
-
-
-def _reason(error: Exception) -> str:
-    return (getattr(error, "strerror", None) or str(error)).lower()
 
 
 class _Rgb:
@@ -167,10 +164,10 @@ def _opened(source: str | Path | Camera, limits: Limits = PUBLIC) -> Iterator[An
             if isinstance(source, Camera):
                 raise ValueError(
                     f"there is no camera {int(source)} that can be opened here "
-                    f"({_reason(error)}); plug one in, try another number, or give a video file"
+                    f"({reason(error)}); plug one in, try another number, or give a video file"
                 ) from None
             raise ValueError(
-                f"{without_password(str(source))} cannot be opened as a video ({_reason(error)}); "
+                f"{without_password(str(source))} cannot be opened as a video ({reason(error)}); "
                 "it may be cut short or no video at all: replace or remove it"
             ) from None
         stack.enter_context(container)
