@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from dabdetr.packages import static
-from dabdetr.structures.drawing import data_url, svg_rectangle
+from dabdetr.report.crops import Frame, framed
+from dabdetr.structures.drawing import data_url
 from dabdetr.text import escape, html_page
 
 LONGEST = 640
@@ -25,7 +26,7 @@ class Card:
     """
 
     image: np.ndarray
-    frame: tuple[int, int, int, int]
+    frame: Frame
     before: Sequence[Sequence[float]]
     after: Sequence[Sequence[float]]
     title: str
@@ -35,36 +36,18 @@ class Card:
     def html(self) -> str:
         """The card as HTML."""
         x0, y0, x1, y1 = self.frame
-        width, height = x1 - x0, y1 - y0
-        boxes = "".join(
-            svg_rectangle(box, kind, x0, y0)
-            for kind, boxes_of_kind in (("before", self.before), ("after", self.after))
-            for box in boxes_of_kind
-        )
-        url = data_url(self.image[y0:y1, x0:x1], LONGEST)
+        address = data_url(self.image[y0:y1, x0:x1], LONGEST)
+        boxes = [("before", box) for box in self.before] + [("after", box) for box in self.after]
         return (
-            f'<figure><svg viewBox="0 0 {width} {height}" role="img">'
-            f'<image href="{url}" width="{width}" height="{height}"/>{boxes}</svg>'
+            f"<figure>{framed(self.frame, address, boxes)}"
             f"<figcaption><label>{self.mark}<b>{escape(self.title)}</b></label>"
             f"<small>{escape(self.text)}</small></figcaption></figure>"
         )
 
 
-def whole(image: np.ndarray) -> tuple[int, int, int, int]:
+def whole(image: np.ndarray) -> Frame:
     """The frame of the whole image."""
     return 0, 0, image.shape[1], image.shape[0]
-
-
-def around(
-    boxes: Sequence[Sequence[float]], image: np.ndarray, margin: float = 0.6
-) -> tuple[int, int, int, int]:
-    """A frame that contains the boxes and their surroundings."""
-    corners = np.array(boxes, float)
-    low, high = corners[:, :2].min(0), corners[:, 2:].max(0)
-    wide = np.maximum((high - low) * margin, 24)
-    limit = np.array(image.shape[1::-1])
-    (x0, y0), (x1, y1) = (low - wide).clip(0, limit - 1), (high + wide).clip(1, limit)
-    return int(x0), int(y0), int(np.ceil(x1)), int(np.ceil(y1))
 
 
 def page(

@@ -161,8 +161,9 @@ def _write_fixed(
 
 def _page(splits: dict[str, Any], every: list[Suspicion], rows: list[dict[str, Any]]) -> str:
     """The page with the most suspicious labels, a checkbox for each, and a button to save them."""
-    from dabdetr.asking.page import Card, around, page
+    from dabdetr.asking.page import Card, page
     from dabdetr.evaluation.suspicions import KINDS
+    from dabdetr.report.crops import around
 
     cards, key, image = [], None, None
     for number, each in enumerate(every[:SHOWN]):

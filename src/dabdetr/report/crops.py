@@ -1,18 +1,50 @@
-"""Crops of images around a box, with boxes drawn over them, for a report's page."""
+"""Parts of images around boxes, with boxes drawn over them, as SVG for pages."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from PIL import Image
 
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.structures.boxes import iou
-from dabdetr.structures.drawing import data_url, svg_rectangle
+from dabdetr.structures.drawing import data_url
 
 SIDE = 240
 """Longer side of a crop in pixels."""
+
+Frame = tuple[int, int, int, int]
+"""x0 y0 x1 y1 of a part of an image in pixels."""
+
+
+def around(boxes: Iterable[Sequence[float]], image: np.ndarray) -> Frame:
+    """A square around boxes, twice as large as they are together, as far as the image reaches."""
+    edges = np.array(list(boxes), float)
+    low, high = edges[:, :2].min(0), edges[:, 2:].max(0)
+    limit = np.array(image.shape[1::-1], float)
+    side = np.minimum(max(*((high - low) * 2), 48), limit)
+    start = ((low + high - side) / 2).clip(0, limit - side).astype(int)
+    (x0, y0), (x1, y1) = start.tolist(), np.ceil(start + side).astype(int).tolist()
+    return x0, y0, x1, y1
+
+
+def framed(frame: Frame, address: str, boxes: Iterable[tuple[str, Sequence[float]]]) -> str:
+    """SVG of the part ``frame`` of an image, which is at ``address``, and boxes over it.
+
+    Each box has its CSS class in front; its corners are in pixels of the whole image.
+    """
+    left, top, right, bottom = frame
+    size = f'width="{right - left}" height="{bottom - top}"'
+    shapes = "".join(
+        f'<rect class="{kind}" x="{x0 - left:.1f}" y="{y0 - top:.1f}" '
+        f'width="{x1 - x0:.1f}" height="{y1 - y0:.1f}"/>'
+        for kind, (x0, y0, x1, y1) in boxes
+    )
+    return (
+        f'<svg viewBox="0 0 {right - left} {bottom - top}" role="img" '
+        f'aria-label="part of the image"><image href="{address}" {size}/>{shapes}</svg>'
+    )
 
 
 def crop(
@@ -31,23 +63,11 @@ def crop(
         pixels, record = data.image(index), data.record(index)
     except (OSError, ValueError):  # removed or changed after the evaluation
         return "<p>The image cannot be read.</p>"
-    edges = np.array([box, *drawn.values()], float)
-    low, high = edges[:, :2].min(0), edges[:, 2:].max(0)
-    limit = np.array(pixels.shape[1::-1], float)
-    side = np.minimum(max(*((high - low) * 2), 48), limit)
-    start = ((low + high - side) / 2).clip(0, limit - side).astype(int)
-    end = np.ceil(start + side).astype(int)
-    x0, y0, x1, y1 = *start, *end
+    x0, y0, x1, y1 = frame = around([box, *drawn.values()], pixels)
     image = Image.fromarray(pixels[y0:y1, x0:x1])
     scale = SIDE / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    image = image.resize(size, Image.Resampling.BILINEAR)
+    address = data_url(np.asarray(image.resize(size, Image.Resampling.BILINEAR)), room=room)
     objects = record.boxes[~record.crowd]
-    near = iou(objects, np.array([x0, y0, x1, y1], float)) > 0
-    shapes = [svg_rectangle(each, "truth", x0, y0) for each in objects[near].tolist()]
-    shapes += [svg_rectangle(each, kind, x0, y0) for kind, each in drawn.items()]
-    address = data_url(np.asarray(image), room=room)
-    return (
-        f'<svg viewBox="0 0 {x1 - x0} {y1 - y0}" role="img" aria-label="part of the image">'
-        f'<image href="{address}" width="{x1 - x0}" height="{y1 - y0}"/>{"".join(shapes)}</svg>'
-    )
+    near = objects[iou(objects, np.array(frame, float)) > 0].tolist()
+    return framed(frame, address, [*(("truth", each) for each in near), *drawn.items()])

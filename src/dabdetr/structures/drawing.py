@@ -98,15 +98,6 @@ def data_url(
     return f"data:image/{kind};base64,{text}"
 
 
-def svg_rectangle(box: Sequence[float], kind: str, x: float = 0, y: float = 0) -> str:
-    """An SVG rectangle of the CSS class ``kind`` around a box, in an image that begins at x, y."""
-    left, top, right, bottom = box
-    return (
-        f'<rect class="{kind}" x="{left - x:.1f}" y="{top - y:.1f}" '
-        f'width="{right - left:.1f}" height="{bottom - top:.1f}"/>'
-    )
-
-
 def reduced(image: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray]:
     """The image reduced to sides of at most ``longest``, and [4] the factors for its boxes."""
     height, width = image.shape[:2]
