@@ -15,8 +15,9 @@ import numpy as np
 from experiments.race.claims import best_detr
 from experiments.race.members import DETRS, title
 from experiments.race.plan import RACE, Settings, data_at
+from experiments.race.results import RaceResults, size_of
 
-from dabdetr.compare.results import Result, Results, Spread
+from dabdetr.compare.results import Result, Spread
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.data.layouts import open_data, splits
 from dabdetr.explain.attention_metrics import finders, measure
@@ -40,12 +41,12 @@ LEAST_IOU = 0.7
 Row = dict[str, str]
 
 
-def look(folder: Path, results: Results, size: int) -> list[Row]:
+def look(folder: Path, results: RaceResults, size: int) -> list[Row]:
     """Rows of ``attention-SIZE.csv``: those that were there, and those of models not in it yet."""
     path = folder / f"attention-{size}.csv"
     rows = read_rows(path)
     known = {(row["rung"], row["seed"]) for row in rows}
-    runs = [run for run in results.finished if run.size == size and run.member in MEASURED]
+    runs = [run for run in results.at(size).finished if run.member in MEASURED]
     unseen = [run for run in runs if (run.member, str(run.seed)) not in known]
     new = [run for run in unseen if _weights(folder, run)]
     if new:
@@ -102,7 +103,7 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
 
 
 def _weights(folder: Path, run: Result) -> Path | None:
-    path = folder / RACE / f"{run.member}-{run.size}-{run.seed}" / "best.safetensors"
+    path = folder / RACE / f"{run.member}-{size_of(run)}-{run.seed}" / "best.safetensors"
     return path if path.is_file() else None
 
 

@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from experiments.race.members import DETRS
+from experiments.race.results import RaceResults
 
-from dabdetr.compare.results import Point, Result, Results, Spread
+from dabdetr.compare.results import Point, Result, Spread
 
 HOLDS, FAILS, FEW = "holds", "does not hold", "not enough runs"
 SEEDS = 3
@@ -88,26 +89,27 @@ def judge(values: Sequence[float], least: float = 0.0) -> str:
     return FAILS if spread.mean + spread.margin < least else FEW
 
 
-def best_detr(results: Results, size: int) -> str | None:
+def best_detr(results: RaceResults, size: int) -> str | None:
     """DETR at the rate that ends highest on average; None where it did not race."""
-    ends = {name: results.ends(name, size) for name in DETRS}
+    results = results.at(size)
+    ends = {name: results.ends(name) for name in DETRS}
     raced = {name: end.mean for name, end in ends.items() if end is not None}
     return max(raced, key=lambda name: raced[name]) if raced else None
 
 
-def order(results: Results, size: int) -> list[str]:
+def order(results: RaceResults, size: int) -> list[str]:
     """Rungs at ``size`` from low to high, by mean AP after as many epochs as all have had."""
-    runs = [r for r in results.finished if r.size == size]
-    epochs = min((r.epochs for r in runs), default=0)
+    results = results.at(size)
+    epochs = min((r.epochs for r in results.finished), default=0)
     heights: dict[str, float] = {}
-    for name in results.members(size):
-        values = [v for r in results.of(name, size) if (v := r.at(epochs)) is not None]
+    for name in results.members():
+        values = [v for r in results.of(name) if (v := r.at(epochs)) is not None]
         if values:
             heights[name] = Spread.of(values).mean
     return sorted(heights, key=lambda name: heights[name])
 
 
-def verdicts(results: Results) -> list[Verdict]:
+def verdicts(results: RaceResults) -> list[Verdict]:
     """Every claim that some finished run bears upon, size by size.
 
     A claim that lacks a side everywhere says so; one tried at some size is left out at others.
@@ -124,12 +126,13 @@ def verdicts(results: Results) -> list[Verdict]:
     return [verdict for verdict in found if verdict is not None]
 
 
-def _sides(results: Results, size: int, pair: Pair) -> tuple[list[Result], list[Result]]:
+def _sides(results: RaceResults, size: int, pair: Pair) -> tuple[list[Result], list[Result]]:
     worse = best_detr(results, size) if pair.worse == "detr" else pair.worse
-    return results.of(pair.better, size), results.of(worse or "", size)
+    results = results.at(size)
+    return results.of(pair.better), results.of(worse or "")
 
 
-def _pair(results: Results, size: int, pair: Pair) -> Verdict | None:
+def _pair(results: RaceResults, size: int, pair: Pair) -> Verdict | None:
     worse = best_detr(results, size) if pair.worse == "detr" else pair.worse
     sides = _sides(results, size, pair)
     if not any(sides):
@@ -205,14 +208,15 @@ def epochs_to(curve: Sequence[Point], level: float) -> float | None:
     return None
 
 
-def speedup(results: Results, size: int, rung: str) -> Speedup | None:
+def speedup(results: RaceResults, size: int, rung: str) -> Speedup | None:
     """Against DETR at its best rate; None where one of them did not race."""
     detr = best_detr(results, size)
-    runs = results.of(rung, size)
-    end = results.ends(detr, size) if detr else None
+    results = results.at(size)
+    runs = results.of(rung)
+    end = results.ends(detr) if detr else None
     if detr is None or end is None or not runs:
         return None
-    detrs = results.of(detr, size)
+    detrs = results.of(detr)
     epochs = detrs[0].epochs
     taken = [epochs_to(run.curve(), end.mean) for run in runs]
     ratios = tuple(
@@ -228,7 +232,7 @@ def rise(runs: Sequence[Result]) -> float:
     return Spread.of(gains).mean
 
 
-def _tenth(results: Results, size: int, rung: str) -> Verdict | None:
+def _tenth(results: RaceResults, size: int, rung: str) -> Verdict | None:
     found = speedup(results, size, rung)
     if found is None:
         return None

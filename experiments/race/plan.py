@@ -10,10 +10,10 @@ from typing import Any, Literal, Self
 
 import yaml
 from experiments.race.members import LADDER, RUNGS, Rung, rung
+from experiments.race.results import RaceResults
 from pydantic import Field, model_validator
 
 from dabdetr.compare.plan import Task, absolute
-from dabdetr.compare.results import Results
 from dabdetr.config import Config, Section
 from dabdetr.config.root import parse_section
 from dabdetr.files import read_regular, write_atomically
@@ -200,6 +200,6 @@ def wanted_precision(settings: Settings) -> str:
     return RUNGS["dab-start"].config.override(settings.overrides).training.precision
 
 
-def load_results(folder: Path) -> Results:
+def load_results(folder: Path) -> RaceResults:
     """What the finished runs of a race recorded, in the order of the rungs."""
-    return Results.load(folder / RACE, tuple(RUNGS))
+    return RaceResults.load(folder / RACE, tuple(RUNGS))

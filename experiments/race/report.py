@@ -18,9 +18,10 @@ from experiments.race.claims import (
 )
 from experiments.race.members import DETRS, LADDER, RUNGS, TITLES, differing, title, unfair
 from experiments.race.plan import load_results
+from experiments.race.results import RaceResults, tokens_of
 
 from dabdetr.compare.curves import COLOURS, draw_curves
-from dabdetr.compare.results import Results, Spread
+from dabdetr.compare.results import Spread
 from dabdetr.files import write_atomically, write_csv
 from dabdetr.structures.drawing import new_figure, save_figure
 
@@ -69,7 +70,7 @@ def write_report(folder: Path) -> dict[str, Any]:
     }
 
 
-def _about(results: Results) -> str:
+def _about(results: RaceResults) -> str:
     runs = results.finished
     seeds = sorted({run.seed for run in runs})
     precisions = sorted({run.config.training.precision for run in runs})
@@ -83,8 +84,8 @@ def _about(results: Results) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _tokens_at(results: Results, size: int) -> int:
-    return next(run.tokens for run in results.finished if run.size == size)
+def _tokens_at(results: RaceResults, size: int) -> int:
+    return tokens_of(results.at(size).finished[0])
 
 
 def claims_table(found: Sequence[Verdict]) -> Table:
@@ -93,20 +94,21 @@ def claims_table(found: Sequence[Verdict]) -> Table:
     return [head, *([v.claim, str(v.size), f"**{v.verdict}**", v.numbers] for v in found)]
 
 
-def ends_table(results: Results) -> Table:
+def ends_table(results: RaceResults) -> Table:
     """One line for each rung and size."""
     table = [
         ["px", "rung", "member", "seeds", "epochs", "AP", "AP50", "AP small", "minutes",
          "processor seconds an epoch"]
     ]  # fmt: skip
     for size in results.sizes:
-        for rung in results.members(size):
-            runs = results.of(rung, size)
+        at_size = results.at(size)
+        for rung in at_size.members():
+            runs = at_size.of(rung)
             clock = Spread.of([run.curve("seconds", "seconds")[-1][0] / 60 for run in runs])
             work = Spread.of(
                 [run.curve("seconds", "cpu_seconds")[-1][0] / run.epochs for run in runs]
             )
-            ends = [results.ends(rung, size, column) for column in ("AP", "AP50", "APS")]
+            ends = [at_size.ends(rung, column) for column in ("AP", "AP50", "APS")]
             table.append(
                 [
                     *(str(size), rung, title(rung), str(len(runs)), str(runs[0].epochs)),
@@ -117,20 +119,20 @@ def ends_table(results: Results) -> Table:
     return table
 
 
-def epochs_table(results: Results) -> Table:
+def epochs_table(results: RaceResults) -> Table:
     """Epochs of each rung to each level of AP that some rung gets to, and DETR's over them."""
     highest = max((end for run in results.finished if (end := run.end()) is not None), default=0.0)
     levels = [level for level in LEVELS if level <= highest] or [LEVELS[0]]
     table = [["px", "rung", *(f"AP {level:.1f}" for level in levels)]]
     for size in results.sizes:
         detr = best_detr(results, size)
-        for rung in results.members(size):
+        for rung in results.at(size).members():
             cells = [_epochs_cell(results, size, rung, level, detr) for level in levels]
             table.append([str(size), rung, *cells])
     return table
 
 
-def _epochs_cell(results: Results, size: int, rung: str, level: float, detr: str | None) -> str:
+def _epochs_cell(results: RaceResults, size: int, rung: str, level: float, detr: str | None) -> str:
     taken = _epochs(results, size, rung, level)
     reached = [epochs for epochs in taken if epochs is not None]
     if not reached:
@@ -146,11 +148,11 @@ def _epochs_cell(results: Results, size: int, rung: str, level: float, detr: str
     return text
 
 
-def _epochs(results: Results, size: int, rung: str, level: float) -> list[float | None]:
-    return [epochs_to(run.curve(), level) for run in results.of(rung, size)]
+def _epochs(results: RaceResults, size: int, rung: str, level: float) -> list[float | None]:
+    return [epochs_to(run.curve(), level) for run in results.at(size).of(rung)]
 
 
-def _tokens(results: Results, folder: Path) -> list[str]:
+def _tokens(results: RaceResults, folder: Path) -> list[str]:
     """The first claim against the number of tokens, where several sizes raced."""
     rows = []
     for size in results.sizes:
@@ -177,7 +179,7 @@ def _tokens(results: Results, folder: Path) -> list[str]:
     return parts
 
 
-def draw_ratios(path: Path, results: Results, rungs: Sequence[str]) -> None:
+def draw_ratios(path: Path, results: RaceResults, rungs: Sequence[str]) -> None:
     """How many times fewer epochs each rung takes to where DETR ends, against tokens."""
     figure = new_figure(6, 4.2)
     panel, bounds = figure.subplots(), []
@@ -185,7 +187,7 @@ def draw_ratios(path: Path, results: Results, rungs: Sequence[str]) -> None:
         found = {size: speedup(results, size, rung) for size in results.sizes}
         points = [(size, Spread.of(each.ratios)) for size, each in found.items() if each]
         if points:
-            tokens = [results.of(rung, size)[0].tokens for size, _ in points]
+            tokens = [tokens_of(results.at(size).of(rung)[0]) for size, _ in points]
             heights = [spread.mean for _, spread in points]
             bars = [spread.deviation or 0.0 for _, spread in points]
             panel.errorbar(
@@ -193,7 +195,7 @@ def draw_ratios(path: Path, results: Results, rungs: Sequence[str]) -> None:
                 color=COLOURS[number % 8], marker="o", capsize=3, label=title(rung),
             )  # fmt: skip
             most = [
-                (results.of(rung, size)[0].tokens, Spread.of(each.ratios).mean)
+                (tokens_of(results.at(size).of(rung)[0]), Spread.of(each.ratios).mean)
                 for size, each in found.items()
                 if each and each.reached < len(each.ratios)
             ]
@@ -214,15 +216,14 @@ def draw_ratios(path: Path, results: Results, rungs: Sequence[str]) -> None:
     save_figure(figure, path, dpi=100)
 
 
-def _rates(results: Results) -> list[str]:
+def _rates(results: RaceResults) -> list[str]:
     """DETR's rates and whether its curves are flat at the end."""
     rows = []
     for size in results.sizes:
-        rates = {
-            rung: runs[0].config.training.lr for rung in DETRS if (runs := results.of(rung, size))
-        }
+        at_size = results.at(size)
+        rates = {rung: runs[0].config.training.lr for rung in DETRS if (runs := at_size.of(rung))}
         for rung, rate in rates.items():
-            runs, end = results.of(rung, size), results.ends(rung, size)
+            runs, end = at_size.of(rung), at_size.ends(rung)
             if end is not None:
                 begun = _begun(results, size, rate / RUNGS[rung].rate)
                 tried = list(rates.values())
@@ -235,7 +236,7 @@ def _rates(results: Results) -> list[str]:
     return ["## DETR's rate\n", _markdown([head, *rows])]
 
 
-def _begun(results: Results, size: int, common: float) -> list[float]:
+def _begun(results: RaceResults, size: int, common: float) -> list[float]:
     """Rates of DETR whose runs are there and not finished."""
     unfinished = results.unfinished
     begun = [d for d in DETRS if any(run.startswith(f"{d}-{size}-") for run in unfinished)]
@@ -251,11 +252,11 @@ def _best(rate: float, tried: Sequence[float], begun: Sequence[float]) -> str:
     return f"best; {'lower' if lower else 'higher'} was not {'finished' if beyond else 'tried'}"
 
 
-def _images(results: Results, folder: Path) -> list[str]:
+def _images(results: RaceResults, folder: Path) -> list[str]:
     """Curves: the ladder with DETR at its best rate, the parts of DAB, and the rates of DETR."""
     parts = ["## Curves\n"]
     for size in results.sizes:
-        raced, best = results.members(size), best_detr(results, size)
+        raced, best = results.at(size).members(), best_detr(results, size)
         others = [rung for rung in raced if rung in LADDER and rung not in DETRS]
         groups = {
             "ladder": [best, *others] if best else others,
@@ -265,7 +266,7 @@ def _images(results: Results, folder: Path) -> list[str]:
         for name, rungs in groups.items():
             if len(rungs) > 1 or (rungs and name == "ladder"):
                 file = f"curves-{name}-{size}.png"
-                draw_curves(folder / file, results, rungs, size, TITLES)
+                draw_curves(folder / file, results.at(size), rungs, TITLES)
                 parts.append(f"![AP of the {name} at {size} px against epochs and time]({file})\n")
     parts.append(
         "By the clock, runs share the machine with each other and with all else, pauses included; "
@@ -274,7 +275,7 @@ def _images(results: Results, folder: Path) -> list[str]:
     return parts
 
 
-def _looks(results: Results, folder: Path) -> list[str]:
+def _looks(results: RaceResults, folder: Path) -> list[str]:
     """Where the members look, as far as their models are there or were measured before."""
     parts = []
     for size in results.sizes:
@@ -293,7 +294,7 @@ def _looks(results: Results, folder: Path) -> list[str]:
     return ["## Where they look\n", explained, *parts] if parts else []
 
 
-def _fairness(results: Results) -> list[str]:
+def _fairness(results: RaceResults) -> list[str]:
     """Every rung's own fields, read from the runs' configs, and any that nobody should own."""
     base = next((r for r in results.finished if r.member == "dab-start"), results.finished[0])
     table, wrong = [["rung", f"unlike {base.member}"]], set()

@@ -25,10 +25,11 @@ from experiments.race.claims import (
 )
 from experiments.race.plan import load_results
 from experiments.race.report import write_report
+from experiments.race.results import RaceResults
 from PIL import Image
 from tests.race.conftest import ROOT, Fabricate, straight
 
-from dabdetr.compare.results import Results, Spread
+from dabdetr.compare.results import Spread
 
 
 def test_epochs_to_a_level() -> None:
@@ -76,7 +77,7 @@ def test_judge_against_a_number() -> None:
     assert judge([9.0, 10.0, 11.0], 10) == FEW
 
 
-def found(results: Results, claim: str, size: int = 96) -> Verdict:
+def found(results: RaceResults, claim: str, size: int = 96) -> Verdict:
     (verdict,) = [v for v in verdicts(results) if v.claim.startswith(claim) and v.size == size]
     return verdict
 
@@ -183,7 +184,7 @@ def test_rates_of_detr_are_drawn_apart(
     drawn: dict[str, list[str]] = {}
     monkeypatch.setattr(
         "experiments.race.report.draw_curves",
-        lambda path, results, rungs, size, titles: drawn.update({path.name: list(rungs)}),
+        lambda path, results, rungs, titles: drawn.update({path.name: list(rungs)}),
     )
     fabricate("detr", straight(0.4, 40))
     fabricate("detr-slow", straight(0.5, 40))
@@ -236,7 +237,7 @@ def test_others_are_held_against_detr_at_its_best_rate(fabricate: Fabricate) -> 
 
 def test_rise(fabricate: Fabricate) -> None:
     folder = fabricate("dab", straight(0.5, 10))
-    assert rise(load_results(folder).of("dab", 96)) == pytest.approx(0.05)
+    assert rise(load_results(folder).of("dab")) == pytest.approx(0.05)
 
 
 def test_unfinished_runs_are_left_out_and_told(fabricate: Fabricate) -> None:

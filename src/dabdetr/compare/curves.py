@@ -24,7 +24,6 @@ def draw_curves(
     path: Path,
     results: Results,
     members: Sequence[str],
-    size: int | None = None,
     titles: Mapping[str, str] | None = None,
 ) -> None:
     """Plot AP of each member over epochs, clock time and processor time.
@@ -34,7 +33,7 @@ def draw_curves(
     figure = new_figure(16, 4.8)
     for panel, (over, label, unit) in zip(figure.subplots(1, 3), PANELS, strict=True):
         for number, member in enumerate(members):
-            points = _mean_curve(results, member, size, over)
+            points = _mean_curve(results, member, over)
             xs, ys = [x / unit for x, _ in points], [spread.mean for _, spread in points]
             bars = [spread.deviation or 0.0 for _, spread in points]
             colour, dash = COLOURS[number % 8], DASHES[number // 8 % 3]
@@ -53,11 +52,9 @@ def draw_curves(
     save_figure(figure, path, dpi=100)
 
 
-def _mean_curve(
-    results: Results, member: str, size: int | None, over: str
-) -> list[tuple[float, Spread]]:
+def _mean_curve(results: Results, member: str, over: str) -> list[tuple[float, Spread]]:
     """Means of x and AP over seeds, at every epoch that was measured for all of them."""
-    runs = results.of(member, size)
+    runs = results.of(member)
     columns: list[dict[float, tuple[float, float]]] = []
     for run in runs:
         epochs = [epoch for epoch, _ in run.curve()]

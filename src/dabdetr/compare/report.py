@@ -46,7 +46,7 @@ def write_report(folder: Path) -> dict[str, Any]:
 def line(results: Results, member: str, first: str) -> list[str]:
     """A member's row of the table with the columns ``HEAD``."""
     runs = results.of(member)
-    ends = [results.ends(member, column=column) for column in ("AP", "AP50", "APS")]
+    ends = [results.ends(member, column) for column in ("AP", "AP50", "APS")]
     gain = None if member == first else results.differences(member, first)
     minutes = Spread.of([run.curve("seconds", "seconds")[-1][0] / 60 for run in runs])
     memory = [run.rows[-1].get("memory_mib") for run in runs]

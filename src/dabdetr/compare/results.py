@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from scipy.stats import t as student
 
@@ -65,11 +65,6 @@ class Result:
         return self.config.name
 
     @property
-    def size(self) -> int:
-        """Longer side of the input images in pixels."""
-        return self.config.image.max_size
-
-    @property
     def seed(self) -> int:
         """Seed of the weights and of the images' order and augmentation."""
         return self.config.training.seed
@@ -83,11 +78,6 @@ class Result:
     def finished(self) -> bool:
         """Whether all epochs have run."""
         return bool(self.rows) and (self.rows[-1]["epoch"] or 0) >= self.epochs
-
-    @property
-    def tokens(self) -> int:
-        """Number of tokens of a square image on the finest map."""
-        return (self.size // self.config.model.backbone.strides[0]) ** 2
 
     def curve(self, column: str = "AP", over: str = "epoch") -> list[Point]:
         """(x, value) for each epoch with a value in the column.
@@ -119,7 +109,7 @@ class Results:
     unfinished: tuple[str, ...]
 
     @classmethod
-    def load(cls, runs: Path, order: Sequence[str] = ()) -> Results:
+    def load(cls, runs: Path, order: Sequence[str] = ()) -> Self:
         """Read the run folders in ``runs``; ValueError if no run is finished.
 
         Members are sorted as in ``order``, others follow.
@@ -138,25 +128,16 @@ class Results:
         if not done:
             raise ValueError(f"no run in {runs} is finished, so there is nothing to report yet")
         place = {name: index for index, name in enumerate(order)}
-        done.sort(key=lambda r: (r.size, place.get(r.member, len(place)), r.member, r.seed))
+        done.sort(key=lambda r: (place.get(r.member, len(place)), r.member, r.seed))
         return cls(tuple(done), tuple(unfinished))
 
-    @property
-    def sizes(self) -> list[int]:
-        """Longer sides of the input images in rising order."""
-        return sorted({result.size for result in self.finished})
+    def of(self, member: str) -> list[Result]:
+        """The member's finished runs, one for each seed."""
+        return [r for r in self.finished if r.member == member]
 
-    def members(self, size: int | None = None) -> list[str]:
-        """The members with a finished run (at ``size``), in order."""
-        return list(dict.fromkeys(r.member for r in self.finished if size in (None, r.size)))
-
-    def of(self, member: str, size: int | None = None) -> list[Result]:
-        """The member's finished runs (at ``size``), one for each seed."""
-        return [r for r in self.finished if r.member == member and size in (None, r.size)]
-
-    def ends(self, member: str, size: int | None = None, column: str = "AP") -> Spread | None:
+    def ends(self, member: str, column: str = "AP") -> Spread | None:
         """The spread of the last values over seeds; None if no run measured any."""
-        values = [v for r in self.of(member, size) if (v := r.end(column)) is not None]
+        values = [v for r in self.of(member) if (v := r.end(column)) is not None]
         return Spread.of(values) if values else None
 
     def differences(self, one: str, other: str, column: str = "AP") -> Spread | None:
