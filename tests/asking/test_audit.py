@@ -125,9 +125,10 @@ def test_decisions_mend_what_they_name_and_nothing_else(
         ({"split": "test"}, "about the split 'test'"),
         ({"image": 9}, "about image 9 of train, which has 1 image: give"),
         ({"box": [1, 2, 3, 4]}, "has changed; audit it again"),
-        ({"mend": "burn"}, "the form that audit writes"),
-        ({"row": 99}, "the form that audit writes"),
-        ({"answer": None, "mend": "box"}, "the form that audit writes"),
+        ({"row": 99}, r"about box 99 of .*, which has \d+ boxes: give"),
+        ({"row": None}, "about box None of"),
+        ({"box": None}, "has changed; audit it again"),
+        ({"mend": "class", "answer_name": "cat"}, "the class 'cat', which the data do not have"),
     ],
 )
 def test_decisions_that_do_not_fit(

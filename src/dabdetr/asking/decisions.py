@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dabdetr.asking.changed import Changed, Edit
-from dabdetr.data.dataset import DetectionDataset, ImageRecord
+from dabdetr.data.dataset import DetectionDataset
 from dabdetr.evaluation.saved import is_number
 from dabdetr.evaluation.suspicions import REPAIRS, rounded
 from dabdetr.files import read_regular
@@ -74,59 +74,51 @@ _ENTRIES: dict[str, Callable[[Any], bool]] = {
 def mended(
     splits: Sequence[DetectionDataset], decisions: Sequence[Mapping[str, Any]]
 ) -> list[DetectionDataset]:
-    """The splits with the accepted decisions applied; ValueError for one that does not fit them."""
-    changed: list[DetectionDataset] = []
-    accepted = [each for each in decisions if each.get("accept") is True]
-    known = {each.split for each in splits}
-    for each in accepted:
-        if each.get("split") not in known:
+    """The splits with the accepted ``decisions``, rows of ``read_decisions``.
+
+    ValueError for one that does not fit them.
+    """
+    edits: dict[str, dict[int, list[Edit]]] = {each.split: {} for each in splits}
+    by_name = {each.split: each for each in splits}
+    for each in decisions:
+        if not each["accept"]:
+            continue
+        if each["split"] not in by_name:
             raise ValueError(
-                f"a decision is about the split {each.get('split')!r}; the data has "
-                f"{', '.join(sorted(known))}: give the data that was audited"
+                f"a decision is about the split {each['split']!r}; the data has "
+                f"{', '.join(sorted(by_name))}: give the data that was audited"
             )
-    for data in splits:
-        edits: dict[int, list[Edit]] = {}
-        for each in accepted:
-            if each["split"] == data.split:
-                index, edit = _edit(data, each)
-                edits.setdefault(index, []).append(edit)
-        changed.append(Changed(data, edits))
-    return changed
+        edit = _edit(by_name[each["split"]], each)
+        edits[each["split"]].setdefault(each["image"], []).append(edit)
+    return [Changed(each, edits[each.split]) for each in splits]
 
 
-def _edit(data: DetectionDataset, decision: Mapping[str, Any]) -> tuple[int, Edit]:
-    """The image's index and the edit of a decision."""
-    try:
-        index, row, mend = decision["image"], decision["row"], decision["mend"]
-        if not 0 <= index < len(data):
-            raise ValueError(
-                f"a decision is about image {index} of {data.split}, which has "
-                f"{counted(len(data), 'image')}: give the data that was audited"
-            )
-        record = data.record(index)
-        if row is not None:
-            _check(record, row, decision["box"])
-        name = decision["answer_name"]
-        label = data.names.index(name) if mend in ("class", "add") else None
-        answer = [float(value) for value in decision["answer"]]
-        edits: dict[str, Callable[[], Edit]] = {
-            "box": lambda: Edit(row, answer),
-            "class": lambda: Edit(row, record.boxes[row].tolist(), label),
-            "remove": lambda: Edit(row, None),
-            "add": lambda: Edit(None, answer, label),
-        }
-        return index, edits[mend]()
-    except (KeyError, TypeError, IndexError) as error:
+def _edit(data: DetectionDataset, decision: Mapping[str, Any]) -> Edit:
+    """The edit of a decision; ValueError if the data have changed since the audit."""
+    index, row, mend = decision["image"], decision["row"], decision["mend"]
+    if index >= len(data):
         raise ValueError(
-            f"a decision does not have the form that audit writes ({type(error).__name__}: "
-            f"{error}); it needs split, image, row, box, answer, answer_name and mend"
-        ) from None
-
-
-def _check(record: ImageRecord, row: int, box: Sequence[float]) -> None:
-    """ValueError if the box has changed since the audit."""
-    if not np.allclose(record.boxes[row], box, atol=0.01):
-        raise ValueError(
-            f"box {row} of {record.file} is {rounded(record.boxes[row])}, and was {list(box)} at "
-            "the audit: the data set has changed; audit it again"
+            f"a decision is about image {index} of {data.split}, which has "
+            f"{counted(len(data), 'image')}: give the data that was audited"
         )
+    record, name = data.record(index), decision["answer_name"]
+    if mend in ("class", "add") and name not in data.names:
+        raise ValueError(
+            f"a decision gives the class {shown(name)}, which the data do not have; set its accept "
+            "to false"
+        )
+    if mend == "add":
+        return Edit(None, decision["answer"], data.names.index(name))
+    if row is None or row >= len(record.boxes):
+        raise ValueError(
+            f"a decision is about box {row} of {record.file}, which has "
+            f"{counted(len(record.boxes), 'box', 'boxes')}: give the data that was audited"
+        )
+    if decision["box"] is None or not np.allclose(record.boxes[row], decision["box"], atol=0.01):
+        raise ValueError(
+            f"box {row} of {record.file} is {rounded(record.boxes[row])}, and was "
+            f"{decision['box']} at the audit: the data set has changed; audit it again"
+        )
+    if mend == "class":
+        return Edit(row, record.boxes[row].tolist(), data.names.index(name))
+    return Edit(row, None if mend == "remove" else decision["answer"])
