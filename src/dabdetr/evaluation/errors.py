@@ -22,7 +22,7 @@ from dabdetr.evaluation.suspicions import doubts
 from dabdetr.inference.postprocess import class_scores
 from dabdetr.inference.questions import MOST as MOST_QUESTIONS
 from dabdetr.inference.questions import Asked, answers, batched, can_be_asked
-from dabdetr.inference.runtime import Outputs, Sizes
+from dabdetr.inference.runtime import Sizes
 from dabdetr.structures import Answers, Detections
 from dabdetr.structures.boxes import corners
 
@@ -73,9 +73,7 @@ def evaluate_with_errors(
     """
     import torch
 
-    from dabdetr.data.loader import pad
-    from dabdetr.inference.torch_runtime import to_detections
-    from dabdetr.structures import Questions
+    from dabdetr.inference.torch_runtime import to_detections, with_answers
 
     started = time.perf_counter()
     config = runtime.config
@@ -84,31 +82,23 @@ def evaluate_with_errors(
     labels = class_map(runtime.names, data.names)
     columns = np.array([runtime.names.index(name) for name in data.names], np.int64)
     order = iter(batch_order(data, config.image))
-    detector = runtime.model
-    if detector.training:
-        detector.eval()
 
     def read(
         prepared: Sequence[Any], sizes: Sizes, names: Sequence[str]
     ) -> list[tuple[Detections, list[Error]]]:
         indices = [next(order) for _ in prepared]
         asked = _questions(data, indices) if can_be_asked(config) else None
-        questions = None
-        if asked is not None:
-            tensors = map(torch.from_numpy, batched(asked, sizes))
-            questions = Questions(*tensors).to(runtime.device)
+        questions = () if asked is None else batched(asked, sizes)
         with _self_attention(runtime.forward.running) as attention:
-            predictions = runtime.forward(pad(prepared).to(runtime.device), questions)
+            predictions = runtime.predict(prepared, *questions)
         plain_sizes = [(int(size[0]), int(size[1])) for size in sizes]
         answered: list[Answers] | None = None
         if asked is not None:
-            group = predictions.groups[0][1]
-            parts = (predictions.logits[-1], predictions.boxes[-1], group.logits[-1], group.boxes)
-            outputs = Outputs(*(part.float().cpu().numpy() for part in parts))
+            outputs = with_answers(predictions)
             answered = answers(
                 outputs, asked, plain_sizes, config, runtime.names, names, most, LOWEST
             )
-        detections = to_detections(detector, predictions, sizes, most, names)
+        detections = to_detections(runtime.model, predictions, sizes, most, names)
         layers = _decoded(predictions, config, columns, plain_sizes)
         results = []
         for at, (index, found, decoded) in enumerate(zip(indices, detections, layers, strict=True)):

@@ -184,10 +184,7 @@ def explain(
     runtime = torch_runtime(model)
     conf, max_det = thresholds(runtime.config.inference, conf, max_det)
     check_on_error(on_error)
-    detector = runtime.model
-    if detector.training:
-        detector.eval()
-
+    detector = runtime.model.eval()
     asks = ask and can_be_asked(runtime.config)
 
     def traced(

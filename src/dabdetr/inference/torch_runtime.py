@@ -80,13 +80,28 @@ class TorchRuntime:
 
     def answer(self, prepared: Sequence[Tensor], boxes: np.ndarray, labels: np.ndarray) -> Outputs:
         """Outputs for images of one size with questions."""
+        return with_answers(self.predict(prepared, boxes, labels))
+
+    def predict(
+        self,
+        prepared: Sequence[Tensor],
+        boxes: np.ndarray | None = None,
+        labels: np.ndarray | None = None,
+    ) -> Predictions:
+        """All predictions for images of one size, with or without questions (see ``answer``)."""
         if self.model.training:
             self.model.eval()
-        asked = Questions(torch.from_numpy(boxes), torch.from_numpy(labels)).to(self.device)
-        predictions = self.forward(pad(prepared).to(self.device), asked)
-        _, answers = predictions.groups[0]
-        tensors = predictions.logits[-1], predictions.boxes[-1], answers.logits[-1], answers.boxes
-        return Outputs(*(each.float().cpu().numpy() for each in tensors))
+        asked = None
+        if boxes is not None and labels is not None:
+            asked = Questions(torch.from_numpy(boxes), torch.from_numpy(labels)).to(self.device)
+        return self.forward(pad(prepared).to(self.device), asked)
+
+
+def with_answers(predictions: Predictions) -> Outputs:
+    """The last layer's outputs, and the answers, in predictions with questions."""
+    _, answers = predictions.groups[0]
+    tensors = predictions.logits[-1], predictions.boxes[-1], answers.logits[-1], answers.boxes
+    return Outputs(*(each.float().cpu().numpy() for each in tensors))
 
 
 def detect_batch(
