@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from dabdetr.checkpoints.formats import COCO_IDS, from_mmdetection
+from dabdetr.checkpoints.foreign import COCO_IDS
+from dabdetr.checkpoints.mmdetection import from_mmdetection
 from dabdetr.checkpoints.native import load_model
 
 State = dict[str, torch.Tensor]

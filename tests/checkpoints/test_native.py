@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dabdetr.checkpoints.formats import COCO_IDS, Foreign
+from dabdetr.checkpoints.foreign import COCO_IDS, Foreign
 from dabdetr.checkpoints.key_names import rename
 from dabdetr.checkpoints.locate import PUBLISHED, locate, shipped
 from dabdetr.checkpoints.native import load_model, name_difference, save_backbone, save_model

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from dabdetr.checkpoints.formats import from_official, recognise
+from dabdetr.checkpoints.foreign import UnknownMember
 from dabdetr.checkpoints.native import load_model
+from dabdetr.checkpoints.official import from_official
 from dabdetr.cli.models import convert
 
 State = dict[str, torch.Tensor]
@@ -75,5 +76,6 @@ def test_a_dense_decoder_over_levels_is_refused(make: Any, written: Any, tmp_pat
 
 
 def test_formats_are_told_apart_by_their_keys(make: Any, written: Any) -> None:
-    assert recognise(written("official", "DETR", make("DETR"))) == "official DETR"
-    assert recognise({"layer.weight": torch.ones(1)}) is None
+    assert from_official(written("official", "DETR", make("DETR")), None).format == "official DETR"
+    with pytest.raises(UnknownMember):
+        from_official({"layer.weight": torch.ones(1)}, None)

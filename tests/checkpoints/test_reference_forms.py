@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dabdetr.checkpoints.formats import from_official
 from dabdetr.checkpoints.key_names import State
+from dabdetr.checkpoints.official import from_official
 from dabdetr.model.detector import Detector, build
 from dabdetr.structures import Images
 

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 import torch
 
-from dabdetr.checkpoints.formats import from_official, from_transformers
 from dabdetr.checkpoints.key_names import official_table, rename, split_attention
+from dabdetr.checkpoints.official import from_official
+from dabdetr.checkpoints.transformers import from_transformers
 from dabdetr.inference.postprocess import Ranked, postprocess
 from dabdetr.model.denoising import Noise
 from dabdetr.model.detector import Detector, build

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from dabdetr.checkpoints.foreign import Foreign, assumed, guess_names, known_member
+from dabdetr.checkpoints.foreign import Foreign, assumed, guess_names, member_of
 from dabdetr.checkpoints.infer_config import class_logits, config_of
 from dabdetr.checkpoints.key_names import State, Table, count, rename, to_ours
 from dabdetr.presets.published import CONDITIONAL_DETR_R50, DINO_R50_4SCALE
@@ -123,7 +123,7 @@ def with_unknown(official: State) -> State:
 def from_detrex(state: Mapping[str, Tensor]) -> Foreign:
     """A state of detrex (``checkpoint["model"]``)."""
     official = with_unknown(detrex_to_official(state))
-    member, preset = known_member(official)
+    member, preset = member_of(official)
     ours = to_ours(official)
     dino = preset is DINO_R50_4SCALE
     config = config_of(

@@ -70,10 +70,14 @@ _MEMBERS: tuple[tuple[str, str, str, Config], ...] = (
 _REFUSED = ((".lvl_attn.", "DN-DETR with a deformable encoder and a dense decoder over levels"),)
 
 
-def member_of(official: Mapping[str, Tensor]) -> tuple[str, Config] | None:
-    """Name and preset of the member with these keys, in the authors' names; None if unknown.
+class UnknownMember(Exception):
+    """The keys are of no member of the family."""
 
-    ValueError, with the key, for a member that is known but not supported.
+
+def member_of(official: Mapping[str, Tensor]) -> tuple[str, Config]:
+    """Name and preset of the member with these keys, in the authors' names.
+
+    ``UnknownMember`` if there is none; ValueError, with the key, for one that is not supported.
     """
     for key in official:
         for part, name in _REFUSED:
@@ -85,14 +89,7 @@ def member_of(official: Mapping[str, Tensor]) -> tuple[str, Config] | None:
     for part, queries, name, preset in _MEMBERS:
         if f"{queries}.weight" in official and any(f"{part}." in key for key in official):
             return name, preset
-    return None
-
-
-def known_member(official: Mapping[str, Tensor]) -> tuple[str, Config]:
-    """``member_of`` for keys that ``recognise`` has accepted."""
-    member = member_of(official)
-    assert member is not None, "the caller has recognised the keys"
-    return member
+    raise UnknownMember
 
 
 _COCO = (

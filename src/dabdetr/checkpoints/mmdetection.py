@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dabdetr.checkpoints.detrex import LAYERS, SAMPLING, last_heads_propose, neck, with_unknown
-from dabdetr.checkpoints.foreign import Foreign, Names, assumed, guess_names, known_member
+from dabdetr.checkpoints.foreign import Foreign, Names, assumed, guess_names, member_of
 from dabdetr.checkpoints.infer_config import class_logits, config_of
 from dabdetr.checkpoints.key_names import State, Table, count, rename, to_ours
 from dabdetr.presets.published import DAB_DETR_R50, DINO_R50_4SCALE
@@ -110,7 +110,7 @@ def _neck_and_queries(state: Mapping[str, Tensor]) -> Table:
 def from_mmdetection(state: Mapping[str, Tensor], meta: Mapping[str, Any] | None) -> Foreign:
     """A checkpoint's ``state_dict``, and its ``meta`` if it has one."""
     official = with_unknown(mmdetection_to_official(state))
-    member, preset = known_member(official)
+    member, preset = member_of(official)
     ours = to_ours(official)
     mixed = preset in (DAB_DETR_R50, DINO_R50_4SCALE)
     config = config_of(

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dabdetr.checkpoints.foreign import COCO_IDS, Foreign, known_member, placeholder_names
+from dabdetr.checkpoints.foreign import COCO_IDS, Foreign, member_of, placeholder_names
 from dabdetr.checkpoints.infer_config import class_logits, config_of
 from dabdetr.checkpoints.key_names import to_ours
 from dabdetr.config import Config, ContrastiveDenoising, Denoising
@@ -18,7 +18,7 @@ _NOISE = {"scalar": "groups", "label_noise_scale": "label_noise", "box_noise_sca
 
 def from_official(state: Mapping[str, Tensor], args: Mapping[str, Any] | None) -> Foreign:
     """An authors' release: ``checkpoint["model"]`` and its saved arguments."""
-    member, preset = known_member(state)
+    member, preset = member_of(state)
     known = dict(args or {})
     notes = () if args else (
         f"no arguments were saved with the weights: assumed 8 heads, no dilation and the position "

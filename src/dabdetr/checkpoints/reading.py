@@ -1,5 +1,10 @@
 """Reading of weights from a file, a folder, a shipped name or a hub name into our key names.
 
+Each format of another implementation has a table from its names to those of the authors' releases;
+one further table leads from there to ours. Most of the config is inferred from shapes. Values that
+shapes do not show (attention heads, temperature, dilation) come from the settings in the file, if
+any.
+
 Only ``.pth`` files of other implementations are unpickled, and of those only tensors, plain values
 and an argument namespace.
 """
@@ -20,16 +25,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dabdetr.checkpoints.formats import (
-    Foreign,
-    from_detrex,
-    from_mmdetection,
-    from_official,
-    from_transformers,
-    recognise,
-)
+from dabdetr.checkpoints.detrex import from_detrex, is_detrex
+from dabdetr.checkpoints.foreign import Foreign, UnknownMember
 from dabdetr.checkpoints.key_names import State
 from dabdetr.checkpoints.locate import locate, repository
+from dabdetr.checkpoints.mmdetection import from_mmdetection, is_mmdetection
+from dabdetr.checkpoints.official import from_official
+from dabdetr.checkpoints.transformers import from_transformers, is_transformers
 from dabdetr.files import read_regular
 from dabdetr.text import parse_json, shortened, shown
 
@@ -96,29 +98,34 @@ def _read_folder(path: Path) -> Checkpoint:
 
 def _foreign(path: Path, state: State, content: Mapping[str, Any]) -> Checkpoint:
     """A state of another implementation; ``content`` has its metadata: ``meta`` or ``args``."""
-    kind = recognise(state)
-    if kind is None:
+    try:
+        if is_transformers(state):
+            foreign = from_transformers(state, _settings(path))
+        elif is_mmdetection(state):
+            foreign = from_mmdetection(state, content.get("meta"))
+        elif is_detrex(state):
+            foreign = from_detrex(state)
+        else:
+            args = content.get("args")
+            foreign = from_official(state, None if args is None else vars(args))
+    except UnknownMember:
         raise ValueError(
             f"{path} is of no known format; its keys start with {listing(list(state)[:5])}"
-        )
-    if kind.startswith("transformers"):
-        settings = (path if path.is_dir() else path.parent) / "config.json"
-        if not settings.is_file():
-            raise FileNotFoundError(
-                f"{path} has weights of transformers, which need config.json next to them"
-            )
-        values = parse_json(read_regular(settings), str(settings))
-        if not isinstance(values, dict):
-            raise ValueError(f"{settings} should be a mapping of settings; got {shown(values)}")
-        foreign = from_transformers(state, values)
-    elif kind.startswith("mmdetection"):
-        foreign = from_mmdetection(state, content.get("meta"))
-    elif kind.startswith("detrex"):
-        foreign = from_detrex(state)
-    else:
-        args = content.get("args")
-        foreign = from_official(state, None if args is None else vars(args))
+        ) from None
     return Checkpoint(foreign.format, foreign.state, foreign)
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """The config.json of transformers in a folder, or beside a file."""
+    settings = (path if path.is_dir() else path.parent) / "config.json"
+    if not settings.is_file():
+        raise FileNotFoundError(
+            f"{path} has weights of transformers, which need config.json next to them"
+        )
+    values = parse_json(read_regular(settings), str(settings))
+    if not isinstance(values, dict):
+        raise ValueError(f"{settings} should be a mapping of settings; got {shown(values)}")
+    return values
 
 
 def _read_pickle(path: Path) -> Checkpoint:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dabdetr.checkpoints.foreign import Foreign, known_member
+from dabdetr.checkpoints.foreign import Foreign, member_of
 from dabdetr.checkpoints.infer_config import class_logits, config_of
 from dabdetr.checkpoints.key_names import State, Table, rename, to_ours
 from dabdetr.presets.published import derive
@@ -71,7 +71,7 @@ def transformers_to_official(state: Mapping[str, Tensor]) -> State:
 def from_transformers(state: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Foreign:
     """The state of a model for object detection and its config.json."""
     official = transformers_to_official(state)
-    member, preset = known_member(official)
+    member, preset = member_of(official)
     scale = settings.get("sine_position_embedding_scale")
     if scale is not None and not math.isclose(scale, 2 * math.pi):
         raise ValueError(f"sine_position_embedding_scale {scale} is not supported, only 2π")
