@@ -9,6 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from dabdetr.measure import processor_name
+
 PACKAGES = ("dabdetr", "transformers", "torch", "torchvision", "timm")
 
 
@@ -19,7 +21,7 @@ def machine(threads: int) -> dict[str, Any]:
         **{"capture_output": True, "text": True, "cwd": Path(__file__).parent, "check": False},
     )
     return {
-        "processor": _processor(),
+        "processor": processor_name(),
         "cores": os.cpu_count(),
         "threads": threads,
         "system": platform.system(),
@@ -27,13 +29,3 @@ def machine(threads: int) -> dict[str, Any]:
         | {name: version(name) for name in PACKAGES},
         "commit": commit.stdout.strip(),
     }
-
-
-def _processor() -> str:
-    """The processor's own name, where the system tells it."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -24,6 +24,7 @@ from dabdetr.compare.curves import COLOURS, draw_curves
 from dabdetr.compare.results import Spread
 from dabdetr.files import write_atomically, write_csv
 from dabdetr.structures.drawing import new_figure, save_figure
+from dabdetr.text import markdown_table
 
 LEVELS = tuple(level / 10 for level in range(1, 10))
 """AP at which epochs are counted."""
@@ -40,16 +41,16 @@ def write_report(folder: Path) -> dict[str, Any]:
         "# The race\n",
         _about(results),
         "## Claims\n",
-        _markdown(claims_table(found)),
+        markdown_table(claims_table(found)),
         "A difference is taken between runs of the same seed, and counts when zero lies "
         "outside its 95 % interval (Student's t over seeds); else, or with fewer than three "
         "seeds, there are not enough runs to tell.\n",
         "## Where they end\n",
-        _markdown(ends),
+        markdown_table(ends),
         "AP, AP50 and AP of small objects are those after the last epoch, mean ± standard "
         "deviation over seeds; times are of training, validation left out.\n",
         "## Epochs to an AP\n",
-        _markdown(epochs),
+        markdown_table(epochs),
         "On straight lines between measured epochs. ÷: DETR's mean at its best rate over this "
         'mean. "2 of 3": so many seeds got there, and the mean is of those.\n',
         *_tokens(results, folder),
@@ -172,7 +173,7 @@ def _tokens(results: RaceResults, folder: Path) -> list[str]:
     if not rows:
         return []
     head = ["px", "tokens", "rung", "against", "its last AP", "its epochs", "seeds there", "ratio"]
-    parts = ["## A tenth of DETR's epochs, against tokens\n", _markdown([head, *rows])]
+    parts = ["## A tenth of DETR's epochs, against tokens\n", markdown_table([head, *rows])]
     if len(results.sizes) > 1:
         draw_ratios(folder / "tokens.png", results, ("conditional", "dab", "dab-start"))
         parts.append("![Ratio of epochs against tokens](tokens.png)\n")
@@ -233,7 +234,7 @@ def _rates(results: RaceResults) -> list[str]:
     if not rows:
         return []
     head = ["px", "rung", "rate", "last AP", "gained in the last tenth", ""]
-    return ["## DETR's rate\n", _markdown([head, *rows])]
+    return ["## DETR's rate\n", markdown_table([head, *rows])]
 
 
 def _begun(results: RaceResults, size: int, common: float) -> list[float]:
@@ -281,7 +282,7 @@ def _looks(results: RaceResults, folder: Path) -> list[str]:
     for size in results.sizes:
         rows = look(folder, results, size)
         if rows:
-            parts += [f"### At {size} px\n", _markdown(table(rows))]
+            parts += [f"### At {size} px\n", markdown_table(table(rows))]
         for file in images(folder, size):
             parts.append(f"![Attention of DETR, Conditional and DAB on one object]({file})\n")
     explained = (
@@ -316,13 +317,8 @@ def _fairness(results: RaceResults) -> list[str]:
         "all in which they differ, besides size and seed.\n"
     )
     unlike = f"**These runs are not alike where they should be: {', '.join(sorted(wrong))}.**\n"
-    return [unlike if wrong else fair, _markdown(table)]
+    return [unlike if wrong else fair, markdown_table(table)]
 
 
 def _value(value: Any) -> str:
     return "none" if value is None else str(value)
-
-
-def _markdown(table: Table) -> str:
-    lines = [table[0], ["---"] * len(table[0]), *table[1:]]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

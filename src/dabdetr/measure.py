@@ -1,11 +1,14 @@
-"""Time of a call, and the memory and processors of this process."""
+"""Time of a call, the memory and processors of this process, and the machine."""
 
 from __future__ import annotations
 
 import os
+import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from dabdetr.text import counted
 
 
 def seconds(job: Callable[[], object]) -> float:
@@ -33,3 +36,16 @@ def processors() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def processor_name() -> str:
+    """The processor's own name, or its kind where the system does not tell it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
+def machine() -> str:
+    """Processor, number of cores and system."""
+    return f"{processor_name()}, {counted(os.cpu_count() or 1, 'core')}, {platform.system()}"

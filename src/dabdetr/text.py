@@ -13,7 +13,7 @@ import logging
 import re
 import shutil
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
 
 POLICY = (
@@ -300,6 +300,16 @@ def escape(text: str) -> str:
 def markdown(text: str) -> str:
     """The text escaped for Markdown: without HTML, links and separators of table cells."""
     return re.sub(r"([\\`*\[\]|])", r"\\\1", escape(printable(text)))
+
+
+def markdown_table(rows: Sequence[Sequence[str]], number_columns: int = 0) -> str:
+    """A table in Markdown of escaped cells, with the head first.
+
+    The last ``number_columns`` columns are aligned at the right.
+    """
+    words = len(rows[0]) - number_columns
+    lines = [rows[0], ["---"] * words + ["---:"] * number_columns, *rows[1:]]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def cells(row: Iterable[Any]) -> list[Any]:

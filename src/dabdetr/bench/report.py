@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import platform
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +14,10 @@ from rich.text import Text
 
 from dabdetr.bench.candidates import BenchResult, Row
 from dabdetr.files import write_atomically
+from dabdetr.measure import machine
 from dabdetr.packages import installed_versions
 from dabdetr.structures.drawing import new_figure, save_figure
-from dabdetr.text import counted, json_text
+from dabdetr.text import counted, json_text, markdown_table
 from dabdetr.text import markdown as as_markdown
 
 if TYPE_CHECKING:
@@ -75,36 +74,6 @@ def _row(bench: BenchResult, row: Row) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class Grid:
-    """A table as strings: words in the first column, numbers in the others.
-
-    marked  index of the highlighted row
-    """
-
-    title: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    marked: int | None = None
-
-    def rich(self) -> Table:
-        """The table for a terminal; the marked row is highlighted."""
-        table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        for number, name in enumerate(self.header):
-            table.add_column(name, justify="right" if number else "left", no_wrap=number == 0)
-        for number, row in enumerate(self.rows):
-            style = "bold green" if number == self.marked else None
-            table.add_row(*map(Text, row), style=style)
-        return table
-
-    def markdown(self) -> str:
-        """The table as Markdown; the marked row is bold."""
-        lines = [list(self.header), ["---"] + ["---:"] * (len(self.header) - 1)]
-        for number, row in enumerate([[as_markdown(cell) for cell in row] for row in self.rows]):
-            lines.append([f"**{cell}**" for cell in row] if number == self.marked else list(row))
-        return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def sentence(bench: BenchResult) -> str:
     """Advice on which candidate to use, and why."""
     row, reference = bench.best, bench.reference
@@ -126,8 +95,12 @@ def sentence(bench: BenchResult) -> str:
 
 def terminal(bench: BenchResult) -> RenderableType:
     """The table, missing candidates with reasons, remarks, and the advice with its commands."""
-    table = grid(bench)
-    parts: list[RenderableType] = [Text(f"\n{table.title}", style="italic"), table.rich()]
+    table, (head, *rows) = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0)), cells(bench)
+    for number, name in enumerate(head):
+        table.add_column(name, justify="right" if number else "left", no_wrap=number == 0)
+    for row, of_row in zip(rows, bench.rows, strict=True):
+        table.add_row(*map(Text, row), style="bold green" if of_row == bench.best else None)
+    parts: list[RenderableType] = [Text(f"\n{title(bench)}", style="italic"), table]
     parts += [Text(line, style="dim") for line in (*_missing(bench), *_remarks(bench))]
     parts.append(Text("\n" + sentence(bench), style="bold"))
     parts += [
@@ -142,8 +115,10 @@ def markdown(bench: BenchResult) -> str:
     packages = [f"{name} {number}" for name, number in versions().items()]
     parts = [as_markdown(f"# Which runtime for {bench.plan.model}?"), sentence(bench)]
     parts.append("```console\n" + "\n".join(bench.commands(bench.best.candidate)) + "\n```")
-    table = grid(bench)
-    parts += [as_markdown(f"## {table.title}"), table.markdown()]
+    rows = [[as_markdown(cell) for cell in row] for row in cells(bench)]
+    best = bench.rows.index(bench.best) + 1
+    rows[best] = [f"**{cell}**" for cell in rows[best]]
+    parts += [as_markdown(f"## {title(bench)}"), markdown_table(rows, len(rows[0]) - 1).rstrip()]
     if missing := _missing(bench):
         parts.append("\n".join(f"- {each}" for each in missing))
     parts.append("\n".join(f"- {each}" for each in _remarks(bench)))
@@ -152,18 +127,20 @@ def markdown(bench: BenchResult) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def grid(bench: BenchResult) -> Grid:
-    """The table of candidates, the fastest first."""
+def title(bench: BenchResult) -> str:
+    """The title of the table: the model, the device and the images."""
     labels = ", ".join(filter(None, (bench.data, counted(bench.judged, "image"))))
-    where = f"on {bench.device}, {labels}"
-    where += f", {bench.plan.batch} at a time" if bench.plan.batch > 1 else ""
-    quality = "AP" if bench.data else "same boxes"
-    header = (
-        *("", "model ms", "total ms", "images/s", "× fp32", quality),
-        *("start s", "memory MiB", "file MiB"),
+    together = f", {bench.plan.batch} at a time" if bench.plan.batch > 1 else ""
+    return f"{bench.plan.model} on {bench.device}, {labels}{together}"
+
+
+def cells(bench: BenchResult) -> list[tuple[str, ...]]:
+    """The table of candidates, the fastest first, with its head: words, then only numbers."""
+    head = (
+        *("", "model ms", "total ms", "images/s", "× fp32"),
+        *("AP" if bench.data else "same boxes", "start s", "memory MiB", "file MiB"),
     )
-    rows = [_cells(bench, row) for row in bench.rows]
-    return Grid(f"{bench.plan.model} {where}", header, rows, bench.rows.index(bench.best))
+    return [head, *(_cells(bench, row) for row in bench.rows)]
 
 
 def _cells(bench: BenchResult, row: Row) -> tuple[str, ...]:
@@ -238,16 +215,6 @@ def speeds(bench: BenchResult) -> Figure:
     panel.grid(alpha=0.3)
     panel.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     return figure
-
-
-def machine() -> str:
-    """Processor, number of cores and system."""
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        lines = cpuinfo.read_text().splitlines()
-        name = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), name)
-    return f"{name}, {counted(os.cpu_count() or 1, 'core')}, {platform.system()}"
 
 
 def versions() -> dict[str, str]:

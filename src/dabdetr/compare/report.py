@@ -8,7 +8,7 @@ from typing import Any
 from dabdetr.compare.plan import RUNS, SETTINGS, Settings
 from dabdetr.compare.results import Results, Spread
 from dabdetr.files import write_atomically, write_csv
-from dabdetr.text import markdown
+from dabdetr.text import markdown, markdown_table
 
 HEAD = ("model", "seeds", "epochs", "AP", "AP50", "AP small", "gain", "minutes", "memory MiB")
 NOTES = (
@@ -83,10 +83,9 @@ def _values(results: Results, member: str, first: str) -> dict[str, Any]:
 
 
 def _page(settings: Settings, results: Results, lines: list[list[str]]) -> str:
-    table = [lines[0], ["---"] * len(HEAD), *lines[1:]]
     parts = [
         markdown(f"# {', '.join(settings.members)} on {settings.data}") + "\n",
-        "".join(f"| {' | '.join(map(markdown, row))} |\n" for row in table),
+        markdown_table([[markdown(cell) for cell in row] for row in lines]),
         f"{NOTES}\n",
         "![AP against epochs and time](curves.png)\n",
     ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 import sys
 from dataclasses import asdict
@@ -20,8 +19,8 @@ from dabdetr.evaluation.curves import class_curve, confusion, reliability
 from dabdetr.evaluation.evaluate import columns
 from dabdetr.evaluation.judged import Judged, judge
 from dabdetr.evaluation.result import Evaluation
+from dabdetr.measure import machine
 from dabdetr.packages import installed_versions
-from dabdetr.text import counted
 
 PACKAGES = ("dabdetr", "torch", "torchvision", "timm", "numpy", "onnxruntime", "openvino")
 WORST, BEST = 24, 12
@@ -56,13 +55,12 @@ def contents(
 def environment(data: DetectionDataset) -> dict[str, Any]:
     """The data's fingerprint, versions, the machine and the time."""
     records = (data.record(index) for index in range(len(data)))
-    processors = counted(os.cpu_count() or 1, "processor")
     return {
         "images": len(data),
         "objects": sum(int((~record.crowd).sum()) for record in records),
         "fingerprint": fingerprint(data),
         "versions": {"python": platform.python_version(), **installed_versions(PACKAGES)},
-        "machine": f"{platform.system()} {platform.machine()}, {processors}",
+        "machine": machine(),
         "command": " ".join(["dabdetr", *sys.argv[1:]]) if "dabdetr" in sys.argv[0] else None,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
