@@ -174,11 +174,12 @@ def _images_in(folder: Path) -> list[Path]:
     """The images and videos directly in a folder; what is left out is logged."""
     suffixes = IMAGE_SUFFIXES | VIDEO_SUFFIXES
     found = [child for child in sorted(folder.iterdir()) if _is_visible(child, suffixes)]
-    for kind, package in (("HEIC image", "pillow-heif"), ("video", "av")):
-        if package == "av":
-            lacking = [] if find_spec("av") else [path for path in found if is_video(path)]
-        else:
-            lacking = [path for path in found if not is_video(path) and needs_package(path)]
+    videos = [path for path in found if is_video(path)]
+    images = [path for path in found if not is_video(path)]
+    for kind, package, lacking in (
+        ("HEIC image", "pillow-heif", [path for path in images if needs_package(path)]),
+        ("video", "av", [] if find_spec("av") else videos),
+    ):
         if lacking and len(lacking) < len(found):
             log.warning(
                 "%s: left out %s (%s), which need a package: pip install %s",
