@@ -320,4 +320,3 @@ def test_table_shows_numbers_and_classes():
         assert f"{value:.3f}" in text
     assert ours.ap == ours.numbers["AP"]
     assert ours.ap50 == ours.numbers["AP50"]
-    assert ours.ap75 == ours.numbers["AP75"]

@@ -64,11 +64,6 @@ class Evaluation:
         """At IoU 0.50."""
         return self.numbers["AP50"]
 
-    @property
-    def ap75(self) -> float:
-        """At IoU 0.75."""
-        return self.numbers["AP75"]
-
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON; null in place of −1."""
         return {
