@@ -18,10 +18,9 @@ from dabdetr.compare.plan import CONFIGS, RUNS, Settings, Task, absolute
 from dabdetr.compare.results import read_result
 from dabdetr.config import Config
 from dabdetr.config.root import parse_section
-from dabdetr.runs import RunFolder, locked
+from dabdetr.runs import RunFolder, interruptible, locked
 from dabdetr.text import counted
 from dabdetr.training.options import Sources
-from dabdetr.training.signals import stop_signals
 
 LOGS = "logs"
 COMMAND = (
@@ -86,7 +85,7 @@ def train_all(
     todo = [task for task in tasks if not finished(folder / runs / task.name)]
     before = len(tasks) - len(todo)
     tell(f"{counted(len(tasks), 'run')}, {before} of them finished before; in {folder}")
-    with locked(folder) as lock, stop_signals():
+    with locked(folder) as lock, interruptible():
         prepare(todo)
         return _train(deque(todo), folder, folder / runs, jobs, device, tell, lock)
 
