@@ -47,9 +47,18 @@ def static(package: str, name: str) -> str:
     return (files(package) / "static" / name).read_text(encoding="utf-8")
 
 
+def lacking(what: str, package: str, extra: str | None = None) -> ImportError:
+    """The error of something that needs a package, with the command that installs it.
+
+    ``extra`` is the extra of dabdetr that the package belongs to, if any.
+    """
+    command = f"pip install {package}" if extra is None else install_command(extra)
+    return ImportError(f"{what} needs the package {package}; type: {command}")
+
+
 def explained(error: ImportError) -> str:
     """The error's message; for a missing module of the extra `train`, what to type instead."""
     module = (error.name or "").partition(".")[0]
     if not isinstance(error, ModuleNotFoundError) or module not in TRAINING:
         return str(error)
-    return f"this needs the package {module}; type: {install_command('train')}"
+    return str(lacking("this", module, "train"))

@@ -150,7 +150,7 @@ def test_without_the_package_one_is_told_what_to_type(
     clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(ImportError, match=r"type: pip install 'dabdetr\[video\]'"):
+    with pytest.raises(ImportError, match=r"type: pip install '.*\[video\]'"):
         list(frames(clip))
     with pytest.raises(ImportError, match="pip install"):
         read_sources([grey(0), clip])

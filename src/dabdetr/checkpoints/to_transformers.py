@@ -20,6 +20,7 @@ from dabdetr.checkpoints.transformers import TRANSFORMERS
 from dabdetr.config import Config
 from dabdetr.files import new_folder
 from dabdetr.model.detector import Detector
+from dabdetr.packages import lacking
 from dabdetr.structures import Images
 from dabdetr.text import counted, markdown, reason
 
@@ -38,9 +39,7 @@ def save_transformers(folder: Path, detector: Detector) -> float:
     try:
         import transformers
     except ImportError:
-        raise ImportError(
-            "this needs the package transformers; type: pip install transformers"
-        ) from None
+        raise lacking("this", "transformers") from None
     kind, processor = _kind(detector.config)
     with warnings.catch_warnings():  # of transformers' own code
         warnings.simplefilter("ignore")

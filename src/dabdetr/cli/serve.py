@@ -13,7 +13,7 @@ import typer
 
 from dabdetr.cli import options
 from dabdetr.cli.output import say
-from dabdetr.packages import install_command
+from dabdetr.packages import lacking
 from dabdetr.runs import interruptible
 from dabdetr.text import reason
 
@@ -85,9 +85,7 @@ def serve(
             "prometheus_client",
         ):
             raise
-        raise ModuleNotFoundError(
-            f"serving needs the package {error.name}; type: {install_command('serve')}"
-        ) from None
+        raise lacking("serving", str(error.name), "serve") from None
     from dabdetr.predictor import Predictor
 
     options.tell_choices(quiet)

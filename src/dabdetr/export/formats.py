@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from dabdetr.export.onnx_graph import fold_casts, halved, inside, name_axes, with_defaults
 from dabdetr.inference.openvino import import_unreported, precision_hint
+from dabdetr.packages import lacking
 from dabdetr.text import in_any_case, meant
 
 if TYPE_CHECKING:
@@ -344,9 +345,7 @@ def need(package: str) -> Any:
     try:
         return import_unreported(package)
     except ImportError:
-        raise ImportError(
-            f"this export needs the package {package}; type: pip install 'dabdetr[export]'"
-        ) from None
+        raise lacking("this export", package, "export") from None
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from dabdetr.inference.postprocess import Ranked, named, refuse_nonfinite
 from dabdetr.inference.questions import refuse_unable
 from dabdetr.inference.runtime import Outputs, Sizes
 from dabdetr.measure import processors
+from dabdetr.packages import lacking
 from dabdetr.structures import Detections
 from dabdetr.text import counted, exhausted, parse_json, reason
 
@@ -260,13 +261,6 @@ class Engine(Protocol):
         ...
 
 
-def _missing(package: str, path: Path) -> ImportError:
-    return ImportError(
-        f"{path} needs the package {package}; type: pip install {package}, or all that exports "
-        "need: pip install 'dabdetr[export]'"
-    )
-
-
 class _Onnx:
     """A session of ONNX Runtime; on CUDA for the device "cuda", and for "auto" if available.
 
@@ -277,7 +271,7 @@ class _Onnx:
         try:
             import onnxruntime
         except ImportError:
-            raise _missing("onnxruntime", path) from None
+            raise lacking(str(path), "onnxruntime") from None
         cuda, available = "CUDAExecutionProvider", onnxruntime.get_available_providers()
         if device not in ("auto", "cpu", "cuda") or (device == "cuda" and cuda not in available):
             raise ValueError(f"ONNX Runtime has no device {device!r} here; use auto or cpu")
@@ -334,7 +328,7 @@ class _OpenVino:
         try:
             openvino = import_unreported("openvino")
         except ImportError:
-            raise _missing("openvino", path) from None
+            raise lacking(str(path), "openvino") from None
         if device not in ("auto", "cpu"):
             raise ValueError(f"exports for OpenVINO run on the CPU; got device {device!r}")
         with open_regular(path) as file:

@@ -23,6 +23,7 @@ from dabdetr.inference.downloads import (
     without_password,
 )
 from dabdetr.inference.stream import DamagedFrame, SourceImage, Unreadable
+from dabdetr.packages import lacking
 from dabdetr.text import reason
 
 VIDEO_SUFFIXES = frozenset(
@@ -203,9 +204,7 @@ def require_av() -> Any:
     try:
         import av
     except ImportError:
-        raise ImportError(
-            "videos and cameras need the package av; type: pip install 'dabdetr[video]'"
-        ) from None
+        raise lacking("a video or camera", "av", "video") from None
     return av
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from dabdetr.packages import lacking
 from dabdetr.structures.boxes import iou
 from dabdetr.text import counted, in_any_case, meant, printable
 
@@ -266,9 +267,7 @@ class Detections:
         try:
             import pandas  # pyright: ignore[reportMissingImports]
         except ImportError:
-            raise ImportError(
-                "to_pandas needs the package pandas; type: pip install pandas"
-            ) from None
+            raise lacking("to_pandas", "pandas") from None
         from dabdetr.structures.formats import COLUMNS, rows
 
         return pandas.DataFrame(rows(self), columns=list(COLUMNS))
@@ -311,9 +310,7 @@ class Detections:
         try:
             import supervision  # pyright: ignore[reportMissingImports]
         except ImportError:
-            raise ImportError(
-                "to_supervision needs the package supervision; type: pip install supervision"
-            ) from None
+            raise lacking("to_supervision", "supervision") from None
         return supervision.Detections(
             xyxy=self.boxes.astype(np.float32),
             confidence=self.scores.astype(np.float32),
