@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -56,28 +57,21 @@ def class_curve(score: np.ndarray, right: np.ndarray, objects: int) -> ClassCurv
     return ClassCurve(score, precision, recall, f1, best)
 
 
-@dataclass(frozen=True)
-class Calibrated:
-    """How often detections are right, by score: bins of equally many detections."""
+def reliability(score: np.ndarray, right: np.ndarray) -> dict[str, Any]:
+    """How often counted detections are right, by score: ``BINS`` bins of equally many detections.
 
-    score: list[float]
-    precision: list[float]
-    count: list[int]
-    error: float
-
-
-def reliability(score: np.ndarray, right: np.ndarray) -> Calibrated:
-    """For counted detections with a score of at least ``LOWEST``; ECE over ``BINS`` bins."""
+    Those with a score of at least ``LOWEST`` count. ``error`` is the expected calibration error.
+    """
     rows = score >= LOWEST
     score, right = score[rows], right[rows]
     order = np.argsort(score, kind="stable")
     parts = [part for part in np.array_split(order, min(BINS, max(1, len(order)))) if len(part)]
-    return Calibrated(
-        [float(score[part].mean()) for part in parts],
-        [float(right[part].mean()) for part in parts],
-        [len(part) for part in parts],
-        calibration_error(score, right),
-    )
+    return {
+        "score": [float(score[part].mean()) for part in parts],
+        "precision": [float(right[part].mean()) for part in parts],
+        "count": [len(part) for part in parts],
+        "error": calibration_error(score, right),
+    }
 
 
 def pair(

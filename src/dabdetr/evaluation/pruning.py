@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 
 from dabdetr.checkpoints.resize import with_layers, with_only, with_queries
 from dabdetr.data.dataset import DetectionDataset
@@ -18,9 +16,9 @@ from dabdetr.evaluation.evaluate import evaluate
 from dabdetr.evaluation.judged import judge
 from dabdetr.evaluation.per_layer import evaluate_layers
 from dabdetr.evaluation.result import Evaluation
+from dabdetr.inference.acceleration import seconds_in_turn
 from dabdetr.inference.postprocess import class_thresholds
 from dabdetr.inference.torch_runtime import TorchRuntime
-from dabdetr.measure import seconds
 from dabdetr.model.detector import Detector
 from dabdetr.model.queries import LearnedQueries
 from dabdetr.text import counted
@@ -153,13 +151,7 @@ def _times(
     before: Detector, after: Detector, data: DetectionDataset, device: str
 ) -> tuple[float, float]:
     """Median milliseconds of the first image for both models, measured in alternation."""
-    runtimes = [TorchRuntime(each, device) for each in (before, after)]
-    pixels = [pad([each.prepare(data.image(0))]).to(each.device) for each in runtimes]
-    times: tuple[list[float], list[float]] = ([], [])
-    with torch.no_grad():
-        for _ in range(TURNS + 2):
-            for runtime, images, of_model in zip(runtimes, pixels, times, strict=True):
-                forward = partial(runtime.forward, images)
-                of_model.append(1e3 * seconds(lambda run=forward: run().boxes.cpu()))
-    medians = [float(np.median(of_model[2:])) for of_model in times]
-    return medians[0], medians[1]
+    one, other = (TorchRuntime(each, device) for each in (before, after))
+    images = pad([one.prepare(data.image(0))]).to(one.device)
+    first, second = seconds_in_turn(one.forward, other.forward, images, rounds=TURNS)
+    return 1e3 * first, 1e3 * second

@@ -104,7 +104,7 @@ class AcceleratedModel:
                 log.info("not compiled: %s", reason(error))
                 return
             took = time.perf_counter() - started
-            before, after = compare(eager, compiled, images)
+            before, after = seconds_in_turn(eager, compiled, images)
         if after < before:
             self._compiled[size] = compiled
         log.info(
@@ -147,7 +147,7 @@ def choose(model: Detector, images: Images) -> Precision:
     device = images.pixels.device
     key = model.config.model.model_dump_json(), str(device)
     if key not in _chosen:
-        fp32, bf16 = compare(model, inference_copy(model, "bf16"), images, "bf16")
+        fp32, bf16 = seconds_in_turn(model, inference_copy(model, "bf16"), images, "bf16")
         name: Precision = "bf16" if fp32 / bf16 > _ENOUGH else "fp32"
         sentence = f"computing in {name}: a batch takes {1e3 * bf16:.0f} ms in bf16 and "
         _chosen[key] = name, sentence + f"{1e3 * fp32:.0f} ms in fp32"
@@ -155,7 +155,7 @@ def choose(model: Detector, images: Images) -> Precision:
     return _chosen[key][0]
 
 
-def compare(
+def seconds_in_turn(
     a: Forward, b: Forward, images: Images, precision: Precision | None = None, rounds: int = 3
 ) -> tuple[float, float]:
     """Median seconds of ``a`` and ``b``, called in turn; ``b`` in ``precision`` if given."""

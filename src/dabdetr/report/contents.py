@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import platform
 import sys
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -108,7 +107,7 @@ def _curves(
             keys = ("threshold", "precision", "recall", "f1")
             point = {key: float(each[curve.best]) for key, each in zip(keys, values, strict=True)}
         curves[name] = {**curve.thinned(), "best": point}
-    return curves, asdict(reliability(found.score[counted], right[counted]))
+    return curves, reliability(found.score[counted], right[counted])
 
 
 def _per_class(
