@@ -91,15 +91,12 @@ def evaluate_with_errors(
         questions = () if asked is None else batched(asked, sizes)
         with _self_attention(runtime.forward.running) as attention:
             predictions = runtime.predict(prepared, *questions)
-        plain_sizes = [(int(size[0]), int(size[1])) for size in sizes]
         answered: list[Answers] | None = None
         if asked is not None:
             outputs = with_answers(predictions)
-            answered = answers(
-                outputs, asked, plain_sizes, config, runtime.names, names, most, LOWEST
-            )
+            answered = answers(outputs, asked, sizes, config, runtime.names, names, most, LOWEST)
         detections = to_detections(runtime.model, predictions, sizes, most, names)
-        layers = _decoded(predictions, config, columns, plain_sizes)
+        layers = _decoded(predictions, config, columns, sizes)
         results = []
         for at, (index, found, decoded) in enumerate(zip(indices, detections, layers, strict=True)):
             found = found if nms is None else found.without_overlaps(nms)
@@ -127,7 +124,7 @@ def _decoded(
     predictions: Predictions,
     config: Config,
     columns: np.ndarray,
-    sizes: Sequence[tuple[int, int]],
+    sizes: Sizes,
 ) -> list[Decoded]:
     """Each image's boxes and scores of every layer; ``columns`` are the data's classes, in order.
 

@@ -193,7 +193,7 @@ def explain(
         images = pad(prepared).to(runtime.device)
         with autocast(runtime.precision, runtime.device):
             queries_trace = trace(detector, images, pixels)
-            grid = question_grid((sizes[0][0], sizes[0][1])).to(runtime.device) if asks else None
+            grid = question_grid(sizes[0]).to(runtime.device) if asks else None
             asked = None if grid is None else trace(detector, images, questions=grid)
         (found,) = to_detections(detector, queries_trace.predictions, sizes, max_det, names)
         return [(queries_trace, asked, found.clipped().best_of_query())]

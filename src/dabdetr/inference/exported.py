@@ -117,14 +117,11 @@ class Exported:
         sources: Sequence[str] = (),
     ) -> list[Detections]:
         """The ``max_det`` best detections of each prepared image."""
-        shapes = [(int(size[0]), int(size[1])) for size in sizes]
-        outputs = self.predict(*padded(prepared, self.metadata.size), shapes)
+        outputs = self.predict(*padded(prepared, self.metadata.size), sizes)
         refuse_nonfinite(outputs, sources)
-        return named(self.rank(outputs, shapes, max_det), self.names, shapes, sources)
+        return named(self.rank(outputs, sizes, max_det), self.names, sizes, sources)
 
-    def rank(
-        self, outputs: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]], max_det: int
-    ) -> list[Ranked]:
+    def rank(self, outputs: Sequence[np.ndarray], sizes: Sizes, max_det: int) -> list[Ranked]:
         """The ``max_det`` best detections in ``outputs`` of ``predict`` for images of ``sizes``."""
         post = POSTS[self.metadata.post]
         return post.read(self.metadata, outputs[: len(post.outputs)], sizes, max_det)
@@ -152,7 +149,7 @@ class Exported:
         self,
         pixels: np.ndarray,
         padding: np.ndarray,
-        sizes: Sequence[tuple[int, int]],
+        sizes: Sizes,
         asked: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> tuple[np.ndarray, ...]:
         """The graph's outputs for a batch of images; ``sizes`` are their original (height, width).
@@ -203,7 +200,7 @@ def as_inputs(
     metadata: Metadata,
     pixels: np.ndarray,
     padding: np.ndarray,
-    sizes: Sequence[tuple[int, int]] | None = None,
+    sizes: Sizes | None = None,
     asked: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
     """The inputs of a graph with these ``metadata``, by name and in its order.

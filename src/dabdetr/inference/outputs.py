@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dabdetr.inference.postprocess import Ranked, ranked
+from dabdetr.inference.runtime import Sizes
 from dabdetr.text import counted, in_any_case, shown
 
 if TYPE_CHECKING:
     from dabdetr.inference.metadata import Metadata
 
 Shapes = Sequence[tuple[int, ...]]
-Frames = Sequence[tuple[int, int]]
-"""(height, width) of original images."""
 DUMMIES = 50
 """Number of classes that together mean "no object", for clients that use the best softmax class."""
 LEAST = 1 / (DUMMIES + 1)
@@ -37,12 +36,12 @@ class Post:
     inputs: dict[str, str]
     outputs: dict[str, str]
     fits: Callable[[Metadata, int, Shapes], bool]
-    read: Callable[[Metadata, Sequence[np.ndarray], Frames, int], list[Ranked]]
+    read: Callable[[Metadata, Sequence[np.ndarray], Sizes, int], list[Ranked]]
     single: bool = False
 
 
 def _read_queries(
-    metadata: Metadata, outputs: Sequence[np.ndarray], sizes: Frames, max_det: int
+    metadata: Metadata, outputs: Sequence[np.ndarray], sizes: Sizes, max_det: int
 ) -> list[Ranked]:
     logits, boxes = outputs
     calibration = metadata.config.inference.calibration
@@ -56,7 +55,7 @@ def _fit(shapes: Shapes, images: int, classes: int) -> bool:
 
 
 def _read_boxes(
-    metadata: Metadata, outputs: Sequence[np.ndarray], sizes: Frames, max_det: int
+    metadata: Metadata, outputs: Sequence[np.ndarray], sizes: Sizes, max_det: int
 ) -> list[Ranked]:
     boxes, scores, labels, queries = (each[:, :max_det] for each in outputs)
     if labels.size and not (labels.min() >= 0 and labels.max() < len(metadata.names)):
@@ -80,7 +79,7 @@ def _fits_boxes(metadata: Metadata, images: int, shapes: Shapes) -> bool:
 
 
 def _read_softmax(
-    metadata: Metadata, outputs: Sequence[np.ndarray], sizes: Frames, max_det: int
+    metadata: Metadata, outputs: Sequence[np.ndarray], sizes: Sizes, max_det: int
 ) -> list[Ranked]:
     """The class of the largest logit and its softmax score, unless it is a dummy class.
 

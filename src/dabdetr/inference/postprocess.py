@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from dabdetr.config import Inference
+from dabdetr.inference.runtime import Sizes
 from dabdetr.structures import Detections
 from dabdetr.text import shown
 
@@ -29,7 +30,7 @@ class Ranked(NamedTuple):
 def postprocess(
     logits: Any,
     boxes: Any,
-    sizes: Sequence[tuple[int, int]],
+    sizes: Sizes,
     max_det: int = 300,
     classifier: Classifier = "sigmoid",
 ) -> list[Ranked]:
@@ -58,7 +59,7 @@ def postprocess(
 def ranked(
     logits: np.ndarray,
     boxes: np.ndarray,
-    sizes: Sequence[tuple[int, int]],
+    sizes: Sizes,
     max_det: int,
     classifier: Classifier,
     calibration: tuple[float, float] | None = None,
@@ -84,7 +85,7 @@ def refuse_nonfinite(outputs: Sequence[np.ndarray], sources: Sequence[str]) -> N
 def detections(
     logits: np.ndarray,
     boxes: np.ndarray,
-    sizes: Sequence[tuple[int, int]],
+    sizes: Sizes,
     max_det: int,
     names: tuple[str, ...],
     classifier: Classifier,
@@ -100,7 +101,7 @@ def detections(
 def named(
     found: Sequence[Ranked],
     names: tuple[str, ...],
-    sizes: Sequence[tuple[int, int]],
+    sizes: Sizes,
     sources: Sequence[str] = (),
 ) -> list[Detections]:
     """Ranked boxes as ``Detections``, with class names, image sizes and sources."""

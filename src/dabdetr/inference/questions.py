@@ -14,7 +14,7 @@ import numpy as np
 
 from dabdetr.config import Config
 from dabdetr.inference.postprocess import class_scores, detections
-from dabdetr.inference.runtime import Outputs, Runtime
+from dabdetr.inference.runtime import Outputs, Runtime, Sizes
 from dabdetr.structures import Answers
 from dabdetr.structures.boxes import centres, corners, iou
 from dabdetr.structures.detections import class_labels
@@ -157,7 +157,7 @@ def _anchor_sizes(sizes: Any, size: tuple[int, int]) -> np.ndarray:
     return given
 
 
-def batched(asked: Sequence[Asked], sizes: Sequence[tuple[int, ...]]) -> tuple[Any, Any]:
+def batched(asked: Sequence[Asked], sizes: Sizes) -> tuple[Any, Any]:
     """Boxes [b, most, 4] cxcywh 0–1 float32 and labels [b, most] int64 of a batch of images.
 
     ``most`` is the largest number of questions of an image; the rows of the other images are filled
@@ -176,7 +176,7 @@ def batched(asked: Sequence[Asked], sizes: Sequence[tuple[int, ...]]) -> tuple[A
 def answers(
     outputs: Outputs,
     asked: Sequence[Asked],
-    sizes: Sequence[tuple[int, int]],
+    sizes: Sizes,
     config: Config,
     names: tuple[str, ...],
     sources: Sequence[str],
@@ -211,7 +211,7 @@ def answers(
 def ask(
     runtime: Runtime,
     prepared: Sequence[Any],
-    sizes: Sequence[tuple[int, int]],
+    sizes: Sizes,
     sources: Sequence[str],
     asked: Sequence[Asked],
     max_det: int,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Precision = Literal["fp32", "bf16", "fp16"]
 SetPrecision = Precision | Literal["auto"]
 """auto: bf16 where a measurement shows that it is clearly faster, else fp32."""
-Sizes = Sequence[tuple[int, ...]]
+Sizes = Sequence[tuple[int, int]]
 """(height, width) of original images."""
 
 

@@ -148,7 +148,7 @@ def to_detections(
     return detections(
         logits,
         boxes,
-        [(int(size[0]), int(size[1])) for size in sizes],
+        sizes,
         max_det,
         names=model.names,
         classifier=model.config.classifier,
