@@ -208,30 +208,6 @@ def test_numbers_out_of_range_name_the_option(arguments: tuple[str, ...]) -> Non
     assert f"Invalid value for '{arguments[1]}'" in done.stderr
 
 
-def test_help_loads_nothing_heavy() -> None:
-    arguments = [sys.executable, "-X", "importtime", *COMMAND[1:], "--help"]
-    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
-    loaded = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
-    assert "dabdetr.cli.predict" in loaded
-    assert not loaded & {"torch", "timm", "pytorch_lightning", "matplotlib", "numpy", "PIL"}
-
-
-def test_help_is_fast() -> None:
-    """The fastest of twenty, in processor time: other work on the machine only adds to it."""
-    times = []
-    while len(times) < 20 and min(times, default=1.0) >= 0.4:
-        before = os.times()
-        subprocess.run([*COMMAND, "--help"], capture_output=True, check=True)
-        after = os.times()
-        times.append(
-            after.children_user
-            + after.children_system
-            - before.children_user
-            - before.children_system
-        )
-    assert 0 < min(times) < 0.4
-
-
 @pytest.mark.parametrize(
     ("error", "code", "sentence"),
     [

@@ -15,7 +15,7 @@ HEAVY = {
     *("torch", "torchvision", "torchvision.models", "timm", "scipy", "matplotlib"),
     *("pytorch_lightning", "lightning_fabric", "torchmetrics", "onnxruntime", "transformers"),
 }
-LIBRARIES = {"numpy", "pydantic", "yaml"}
+LIBRARIES = {"numpy", "PIL", "pydantic", "yaml"}
 """Needed by every verb at work, and by none to show its help."""
 CODE = f"""
 import sys, time
