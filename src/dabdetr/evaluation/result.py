@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dabdetr.files import write_atomically
+from dabdetr.files import replacing
 from dabdetr.structures import Detections
 from dabdetr.text import counted
 
@@ -83,8 +82,22 @@ class Evaluation:
         ]
 
     def save_results(self, path: str | Path) -> None:
-        """Write ``to_coco()`` as JSON, the format that COCO's tools and servers read."""
-        write_atomically(path, json.dumps(self.to_coco()).encode())
+        """Write all detections as JSON, in the format that COCO's tools and servers read.
+
+        The numbers are precise enough to get the same evaluation.
+        """
+        with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+            start = "["
+            for image_id, found in zip(self.image_ids, self.detections, strict=True):
+                for row in found.to_coco(image_id, self.category_ids):
+                    x, y, width, height = row["bbox"]
+                    file.write(
+                        f'{start}{{"image_id": {image_id}, "category_id": {row["category_id"]}, '
+                        f'"bbox": [{x:.4f}, {y:.4f}, {width:.4f}, {height:.4f}], '
+                        f'"score": {row["score"]:.9g}}}'
+                    )
+                    start = ",\n"
+            file.write("]\n" if start != "[" else "[]\n")
 
     def table(self) -> Group:
         """A rich renderable: the twelve numbers, then the classes, then the notes."""

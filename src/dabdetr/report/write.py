@@ -15,7 +15,7 @@ from dabdetr.evaluation.census import Census
 from dabdetr.evaluation.error_report import ErrorReport
 from dabdetr.evaluation.judged import judge
 from dabdetr.evaluation.result import Evaluation
-from dabdetr.files import replacing, write_atomically, write_csv
+from dabdetr.files import write_atomically, write_csv
 from dabdetr.report.against import against_section
 from dabdetr.report.census import census_figures, census_section
 from dabdetr.report.contents import contents
@@ -89,7 +89,7 @@ def write_report(
             folder / f"{name}.csv", [rows[0], *(row.values() for row in rows)] if rows else ()
         )
     write_atomically(folder / NUMBERS, json_text(tree).encode())
-    save_detections(folder / DETECTIONS, found)
+    found.save_results(folder / DETECTIONS)
     shown = list(pairs(data, tree, judged))
     save_pairs(folder, shown)
     sections = {
@@ -176,23 +176,3 @@ def _flat(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         {k: " ".join(map(str, v)) if isinstance(v, list) else v for k, v in row.items()}
         for row in rows
     ]
-
-
-def save_detections(path: Path, found: Evaluation) -> None:
-    """Write all detections as COCO results, precise enough to reproduce the numbers."""
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        file.write("[")
-        first = True
-        for image_id, each in zip(found.image_ids, found.detections, strict=True):
-            corners, labels = each.boxes.tolist(), each.labels.tolist()
-            rows = [
-                f'{{"image_id": {image_id}, "category_id": {found.category_ids[label]}, "bbox": '
-                f'[{x0:.4f}, {y0:.4f}, {x1 - x0:.4f}, {y1 - y0:.4f}], "score": {score:.9g}}}'
-                for (x0, y0, x1, y1), label, score in zip(
-                    corners, labels, each.scores.tolist(), strict=True
-                )
-            ]
-            if rows:
-                file.write(("" if first else ",\n") + ",\n".join(rows))
-                first = False
-        file.write("]\n")
