@@ -10,6 +10,7 @@ import typer
 from dabdetr.cli import options
 from dabdetr.cli.output import print_json, refuse_to_overwrite, say
 from dabdetr.files import check_writable
+from dabdetr.packages import static
 from dabdetr.runs import RunFolder, interruptible
 from dabdetr.steps import tracked
 from dabdetr.text import counted, embedded_json, json_text
@@ -201,25 +202,5 @@ def _page(splits: dict[str, Any], every: list[Suspicion], rows: list[dict[str, A
         '<button id="save">Save decisions.json</button> <span id="count">0 accepted</span>'
         f'<script type="application/json" id="rows">{embedded_json(rows)}</script>'
     )
-    return page("Labels that the model doubts", lead, cards, 260, controls, SCRIPT)
-
-
-SCRIPT = """
-const rows = JSON.parse(document.getElementById("rows").textContent);
-const boxes = [...document.querySelectorAll(".accept")];
-function note() {
-  boxes.forEach((box) => (rows[box.dataset.row].accept = box.checked));
-  const accepted = boxes.filter((box) => box.checked).length;
-  document.getElementById("count").textContent = accepted + " accepted";
-}
-boxes.forEach((box) => box.addEventListener("change", note));
-document.getElementById("save").addEventListener("click", () => {
-  note();
-  const link = document.createElement("a");
-  const kind = { type: "application/json" };
-  link.href = URL.createObjectURL(new Blob([JSON.stringify(rows, null, 1)], kind));
-  link.download = "decisions.json";
-  link.click();
-});
-note();
-"""
+    script = static("dabdetr.asking", "audit.js")
+    return page("Labels that the model doubts", lead, cards, 260, controls, script)
