@@ -109,9 +109,8 @@ def evaluate_with_errors(
             results.append((found, errors))
         return results
 
-    title = "evaluating" if progress else None
     with torch.no_grad():
-        results = dict(run_on(data, runtime, read, batch, workers, title))
+        results = dict(run_on(data, runtime, read, batch, workers, progress))
     ordered = [results[index] for index in range(len(data))]
     evaluation = score(data, [found for found, _ in ordered], max(MOST[-1], max_det or 0))
     evaluation = replace(evaluation, seconds=time.perf_counter() - started)

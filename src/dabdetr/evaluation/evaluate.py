@@ -76,8 +76,7 @@ def evaluate(
         return found if nms is None else [each.without_overlaps(nms) for each in found]
 
     try:
-        title = "evaluating" if progress else None
-        found = dict(run_on(data, runtime, detect, batch, workers, title))
+        found = dict(run_on(data, runtime, detect, batch, workers, progress))
     finally:
         if training:
             detector.train()
@@ -105,14 +104,14 @@ def run_on(
     work: Callable[[Sequence[Any], Sizes, Sequence[str]], Sequence[Result]],
     batch: int,
     workers: int = 0,
-    progress: str | None = None,
+    progress: bool = False,
+    title: str = "evaluating",
 ) -> Iterator[tuple[int, Result]]:
     """The index of every image of a data set and the result of ``work`` (see ``stream.run``).
 
     Images are sorted by input size, so that batches are full; results come in that order, not in
     the data set's. They are read in ``workers`` threads, or as the runtime prefers; it also decides
-    how many calls of ``work`` run at a time. ``progress`` is the title of the progress bar on a
-    terminal; None: no bar.
+    how many calls of ``work`` run at a time. ``progress`` shows a bar with ``title`` on a terminal.
     """
     image = runtime.config.image
     data.bits = image.bits  # as in training
@@ -127,7 +126,7 @@ def run_on(
     prepared = in_threads(prepare, order, workers) if workers else map(prepare, order)
     ahead = 0 if workers and runtime.workers == 1 else runtime.workers
     results = run(work, iter(prepared), batch, workers=ahead)
-    results = tracked(results, progress or "", len(data), shown=progress is not None)
+    results = tracked(results, title, len(data), shown=progress)
     for index, (_, result) in zip(order, results, strict=True):
         yield index, result
 

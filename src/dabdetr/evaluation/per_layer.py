@@ -194,8 +194,8 @@ def run_layers(
     was_training = detector.training
     detector.eval()
     try:
-        title = "evaluating every layer" if progress else None
-        for index, (layers, boxes) in run_on(data, runtime, every_layer, batch, workers, title):
+        options = (batch, workers, progress, "evaluating every layer")
+        for index, (layers, boxes) in run_on(data, runtime, every_layer, *options):
             yield index, layers, boxes
     finally:
         detector.train(was_training)
