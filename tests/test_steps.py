@@ -9,24 +9,14 @@ import sys
 
 import pytest
 
-from dabdetr.steps import Steps
-
 WORK = """
 import sys, time
-from dabdetr.steps import Steps
-with Steps(10, shown=sys.argv[1] == "shown") as steps:
+from dabdetr.steps import progress_steps
+with progress_steps(10, shown=sys.argv[1] == "shown") as begin:
     for number in range(10):
-        steps.begin(f"step {number}")
+        begin(f"step {number}")
         time.sleep(0.15)
 """
-
-
-def test_steps_before_the_last_are_done() -> None:
-    with Steps(5, shown=True) as steps:
-        steps.begin("a", 3)
-        assert steps.done == 0
-        steps.begin("b", 2)
-        assert steps.done == 3
 
 
 @pytest.mark.parametrize("shown", ["shown", "hidden"])

@@ -39,7 +39,7 @@ from dabdetr.export.formats import FORMATS
 from dabdetr.inference.acceleration import no_compiler
 from dabdetr.inference.device import choose_device
 from dabdetr.inference.sources import read_sources
-from dabdetr.steps import Steps
+from dabdetr.steps import progress_steps
 from dabdetr.structures import Detections
 from dabdetr.text import counted
 
@@ -78,8 +78,8 @@ def bench(plan: Plan, progress: bool = False) -> BenchResult:
         )
         total = len(every) * (EXPORT + START + plan.rounds + 1 + DETECT)
         with (
-            Steps(total, progress) as steps,
-            Session(plan, str(device), files, folder, steps.begin) as session,
+            progress_steps(total, progress) as begin,
+            Session(plan, str(device), files, folder, begin) as session,
         ):
             session.export(every)
             session.start(every)

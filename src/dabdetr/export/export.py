@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -41,7 +41,7 @@ from dabdetr.inference.outputs import POSTS, check_post
 from dabdetr.inference.questions import refuse_unable
 from dabdetr.inference.sources import read_sources
 from dabdetr.model.detector import Detector
-from dabdetr.steps import Steps
+from dabdetr.steps import progress_steps
 from dabdetr.text import in_any_case
 
 if TYPE_CHECKING:
@@ -156,13 +156,13 @@ def export(
     ranges = None if calibration is None else partial(_calibration, metadata, calibration)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as folder:
         path = Path(folder) / ("model" if chosen.in_folder else target.name)
-        with Steps(GRAPH + 1 + COMPARISONS, progress) as steps:
-            steps.begin(f"making the graph for {chosen.title}", GRAPH)
+        with progress_steps(GRAPH + 1 + COMPARISONS, progress) as begin:
+            begin(f"making the graph for {chosen.title}", GRAPH)
             file = chosen.make(detector, metadata, ranges, graphs)
-            steps.begin("writing the file")
+            begin("writing the file")
             file.write(path, file.metadata)
             exported = Exported(path)
-            certificate = _certify(detector, metadata, file, exported, shown, steps)
+            certificate = _certify(detector, metadata, file, exported, shown, begin)
         # the AP of formats with one class per query is lower: they have fewer detections
         if data is not None and not POSTS[metadata.post].single:
             certificate = replace(certificate, ap=compare_ap(detector, path, data, progress))
@@ -184,17 +184,17 @@ def _certify(
     file: File,
     exported: Exported,
     images: list[np.ndarray],
-    steps: Steps,
+    begin: Callable[..., None],
 ) -> Certificate:
     """The certificate without AP; for OpenVINO in float32 with that of a client without options."""
     of_torch = comparable(metadata)
     reference, in_precision = Answer(detector, metadata=of_torch), None
     if metadata.precision in ROUNDED:
         in_precision = Answer(detector, ROUNDED[metadata.precision], of_torch)
-    certificate = certify(reference, exported, images, steps.begin, in_precision)
+    certificate = certify(reference, exported, images, begin, in_precision)
     if not is_exact(metadata):
         return certificate
-    steps.begin("comparing a client without options", PLAIN)
+    begin("comparing a client without options", PLAIN)
     plain = certify_plain(reference, exported, images, file.traced, has_bf16())
     return replace(certificate, plain=plain)
 
