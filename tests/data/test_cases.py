@@ -30,7 +30,7 @@ READ: dict[str, tuple[list[int], str]] = {
     "05": ([2, 2], "split-only"),
     "07": ([2, 2], "split-only"),
     "08": ([2, 2], "split-only"),
-    "09": ([2, 2], "split-only"),
+    "09": ([2, 2], "split-stand-in"),
     "10": ([2, 2], "class-grouping"),
     "11": ([2, 2], "box-from-shape"),
     "12": ([1, 2], "box-empty"),

@@ -103,10 +103,61 @@ def test_a_list_for_each_split_divides_any_layout(place: str, tmp_path: Path) ->
         assert val.findings.count("split-shared") == 1
 
 
+@pytest.mark.parametrize("layout", ["yolo", "coco", "voc"])
+def test_a_list_of_val_alone_leaves_the_others_to_train(layout: str, tmp_path: Path) -> None:
+    if layout == "yolo":
+        yolo(tmp_path)
+    elif layout == "coco":
+        coco(tmp_path, [{} for _ in (*TRAIN, *VAL)])
+    else:
+        for name in (*TRAIN, *VAL):
+            image(tmp_path / "JPEGImages" / f"{name}.png")
+            box = "<bndbox><xmin>9</xmin><ymin>9</ymin><xmax>30</xmax><ymax>40</ymax></bndbox>"
+            content = f"<annotation><object><name>cat</name>{box}</object></annotation>"
+            text(tmp_path / "Annotations" / f"{name}.xml", content)
+    text(tmp_path / "ImageSets" / "Main" / "val.txt", "\n".join(VAL))
+    train, val = open_training(tmp_path)
+    assert val is not None
+    assert (stems(train), stems(val)) == ([*TRAIN], [*VAL])
+    (said,) = (each for each in train.findings if each.kind.name == "split-listed")
+    assert said.examples == [f"{tmp_path}: train, as no list names it"]
+    assert not train.findings.count("split-unlisted")
+
+
+def test_a_list_of_train_alone_leaves_the_others_out(tmp_path: Path) -> None:
+    yolo(tmp_path)
+    text(tmp_path / "train.txt", "\n".join(TRAIN))
+    train, val = open_training(tmp_path)
+    assert (stems(train), val, train.findings.count("split-unlisted")) == ([*TRAIN], None, 2)
+
+
+def test_folders_of_labels_divide_images_in_one_folder(tmp_path: Path) -> None:
+    yolo(tmp_path)
+    for split, listed in (("train", TRAIN), ("val", VAL)):
+        for name in listed:
+            (tmp_path / "labels" / split).mkdir(exist_ok=True)
+            (tmp_path / "labels" / f"{name}.txt").rename(
+                tmp_path / "labels" / split / f"{name}.txt"
+            )
+    train, val = open_training(tmp_path)
+    assert val is not None
+    assert (stems(train), stems(val)) == ([*TRAIN], [*VAL])
+
+
+def test_a_val_split_that_is_trained_on_is_said(tmp_path: Path) -> None:
+    yolo(tmp_path, "val")
+    train, val = open_training(tmp_path)
+    assert (len(train), val) == (5, None)
+    assert [each.kind.name for each in train.findings] == ["split-stand-in"]
+
+
 def test_lists_of_other_things_divide_nothing(tmp_path: Path) -> None:
     yolo(tmp_path)
     for name in ("train", "val"):
         (tmp_path / f"{name}.txt").write_text("epoch 1 loss 0.5\nepoch 2 loss 0.4\n")
+    assert splits(tmp_path) == ["default"]
+    (tmp_path / "val.txt").unlink()
+    (tmp_path / "train.txt").write_text("loss\nrate\n")
     assert splits(tmp_path) == ["default"]
 
 

@@ -407,6 +407,8 @@ def open_training(
         names = splits(data)
         if "val" in names and len(names) > 1:
             val = _open_split(data, "val", box_format)
+        elif names in (["val"], ["test"]):
+            train.findings.add("split-stand-in", f"{data}: {names[0]}")
         elif share is None:
             train.findings.add("split-only", f"{data}: {', '.join(names)}")
         others = [name for name in names if name not in (*USUAL, "trainval")]

@@ -2,7 +2,8 @@
 
 In split.csv, splits.json or split.txt a row names an image and a split, in any order and among
 other columns; or the columns, or the keys of a JSON object, are the splits. Or each split has a
-list of its own: train.txt and val.txt beside the data, in splits/, ImageSets/ or ImageSets/Main/.
+list of its own: train.txt and val.txt beside the data, in splits/, ImageSets/ or ImageSets/Main/;
+or a folder of its own in labels/. If val or test alone has a list, the other images are train.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ import numpy as np
 
 from dabdetr.data.box_formats import Asked
 from dabdetr.data.findings import Findings
-from dabdetr.data.locate import child, clean, is_image, paths_of, without_ending
+from dabdetr.data.locate import child, clean, images_below, is_image, paths_of, without_ending
 from dabdetr.data.records import Open, RecordTable
-from dabdetr.data.split_names import USUAL, canonical, named_as_split
+from dabdetr.data.split_names import USUAL, canonical, named_as_split, split_folders
 from dabdetr.data.textfiles import read_text
 from dabdetr.text import parse_json
 
@@ -50,17 +51,38 @@ def divided(root: Path, found: dict[str, Open]) -> dict[str, Open]:
     for file in paths_of(root, *ENDINGS):
         if LIST.fullmatch(file.stem) and (listed := _read(file)):
             return _parts(whole, file, listed)
-    lists = split_lists(root) if canonical(only) not in USUAL else {}
+    lists: dict[str, list[str]] = {}
+    if canonical(only) not in USUAL:
+        labels = split_folders(child(root, "labels"))  # of images in one folder
+        lists = split_lists(root) or {
+            name: [file.stem for file in paths_of(folder, ".txt", below=True)]
+            for name, folder in labels.items()
+        }
     wanted = {*USUAL} if "train" in lists else {*USUAL, "trainval"}
     usual = {name: listed for name, listed in lists.items() if canonical(name) in wanted}
     names = [name for listed in usual.values() for name in listed]
-    if len(usual) > 1 and sum(" " in name for name in names) * 2 < len(names):
+    several = len(usual) > 1 and sum(" " in name for name in names) * 2 < len(names)
+    if several or (len(usual) == 1 and _any_image(root, names)):
         return _parts(whole, root, _by_name((n, split) for split in usual for n in usual[split]))
     return found
 
 
+def _any_image(root: Path, names: Iterable[str]) -> bool:
+    """Whether an image below ``root`` has one of the names."""
+    bases = {name.rpartition("/")[2].casefold() for name in names}
+    images = map(os.path.basename, images_below(root))
+    return any(os.path.splitext(image)[0].casefold() in bases for image in images)
+
+
+def rest_is_train(splits: Iterable[str]) -> bool:
+    """Whether images that no list names are to train on, as the lists are of val and test only."""
+    return {*splits} <= {"val", "test"}
+
+
 def _parts(whole: Open, place: Path, listed: Listed) -> dict[str, Open]:
     names = dict.fromkeys(name for splits in listed.values() for name in sorted(splits))
+    if rest_is_train(names):
+        names["train"] = None
     return {name: partial(_open_part, whole, place, listed, name) for name in names}
 
 
@@ -72,21 +94,28 @@ def _open_part(
     split: str,
     box_format: Asked | None = None,
 ) -> RecordTable:
-    """The images of ``whole`` that the lists in ``place`` have in the split ``part_name``."""
+    """The images of ``whole`` that the lists in ``place`` have in the split ``part_name``.
+
+    Of lists without it (see ``rest_is_train``), the images that none names.
+    """
     table = whole(split, box_format)
     bases: dict[str, str] = {}  # "" where several listed names have the base name
     for key in listed:
         base = key.rpartition("/")[2]
         bases[base] = "" if base in bases else key
     keys = [_listed_names(path, listed, bases) for path in table.files]
-    keep = np.array([any(part_name in listed[key] for key in each) for each in keys], bool)
+    has_rest = rest_is_train(chain.from_iterable(listed.values()))
+    is_rest = has_rest and part_name == "train"
+    named = [any(part_name in listed[key] for key in each) for each in keys]
+    keep = np.array([not each for each in keys] if is_rest else named, bool)
     if not keep.any():
         raise ValueError(f"{place} names no image of {part_name!r} that is there; check the names")
     part = table.selected(keep, np.ones(len(table.labels), bool))
     part.findings = table.findings
-    part.findings.add("split-listed", f"{place}: {part_name}", int(keep.sum()))
+    said = f"{place}: {part_name}" + ", as no list names it" * is_rest
+    part.findings.add("split-listed", said, int(keep.sum()))
     pairs = zip(table.files, keys, strict=True)
-    part.findings.add("split-unlisted", [path for path, each in pairs if not each])
+    part.findings.add("split-unlisted", [path for path, each in pairs if not (each or has_rest)])
     wanted = [key for key, splits in listed.items() if part_name in splits]
     found = {*chain.from_iterable(keys)}
     part.findings.add("image-missing", [f"{place}: {key}" for key in wanted if key not in found])

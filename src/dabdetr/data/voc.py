@@ -20,7 +20,7 @@ from xml.etree import ElementTree
 
 from dabdetr.data.box_formats import Asked
 from dabdetr.data.findings import Findings
-from dabdetr.data.listed_splits import split_lists
+from dabdetr.data.listed_splits import rest_is_train, split_lists
 from dabdetr.data.locate import ImageFolders, child, folders_in, images_below, paths_of
 from dabdetr.data.records import Open, RecordTable, Rows, named_table
 from dabdetr.data.shapes import around, size_of, turned, upright
@@ -77,7 +77,8 @@ def _split_files(root: Path) -> dict[str, list[Path]]:
         # Absent files are reported when the split is opened; VOC itself publishes none of test.
         found[name] = [path for path in paths if path is not None]
         found[name] += absent if found[name] else []
-    return found
+    rest = {*files}.difference(*found.values()) if rest_is_train(lists) else ()
+    return found | ({"train": sorted(rest)} if rest else {})
 
 
 def _annotation_folder(root: Path) -> Path | None:
@@ -155,7 +156,10 @@ def _open(
             rows.add_box(index, label, numbers, difficult, f"{each.file}: object {order}")
     findings.add("image-missing", missing)
     findings.add("split-missing", [f"ImageSets lists {key}" for key in files if not files[key]])
-    if len(files) == 1 and not split_lists(root):
+    lists = split_lists(root)
+    if lists and name not in lists:
+        findings.add("split-listed", f"{root}: {name}, as no list names it", len(rows.files))
+    if len(files) == 1 and not lists:
         all_images = {path for folder in finder.folders for path in images_below(folder)}
         findings.add("image-unlisted", sorted(all_images - {*rows.files}))
     if not rows.files:
