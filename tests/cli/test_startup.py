@@ -64,7 +64,9 @@ def run(*line: str, limit: float = 1e9) -> tuple[int, float, set[str], str]:
         ("predict --model dab-lite x.jpg", "dab-lite is a preset, which has no weights"),
         ("predict --model scenes nope.jpg", "there is no file or folder nope.jpg"),
         ("predict --modle scenes x.jpg", "--modle"),
+        ("predict --model scenes", "no image was given"),
         ("train --data nope", "there is no data folder nope"),
+        ("train --model dab-lite", "no data was given"),
         ("train --data scenes --model dab-lit", "did you mean dab-lite?"),
         ("train --data scenes --config nope.yaml", "there is no config file nope.yaml"),
         ("train --data scenes --start nope", "there are no weights 'nope'"),
@@ -72,9 +74,16 @@ def run(*line: str, limit: float = 1e9) -> tuple[int, float, set[str], str]:
         ("train --resume nope", "there is no run to resume in nope"),
         ("val --model nope --data scenes", "there are no weights 'nope'"),
         ("val --model scenes --data nope", "there is no data folder nope"),
+        ("val --model scenes", "no data was given; give --data"),
+        ("val --model scenes --predictions x.json --data scenes", "give --model to run one"),
+        ("val --predictions x.json --data scenes", "no results file x.json"),
         ("export --model nope", "there are no weights 'nope'"),
         ("export --model scenes --max-det 5", "add post='boxes'"),
+        ("export --model scenes --max-det 0 --post boxes", "at least 1; got 0"),
+        ("export --model scenes --opset 3", "opset 18 to 25; got 3"),
+        ("export --model scenes -o nowhere/x.onnx", "there is no folder nowhere"),
         ("export --model scenes --output x.txt", "x.txt should end in .onnx"),
+        ("prune scenes scenes", "say where the pruned weights go"),
         ("prune scenes nope -o x.safetensors", "there is no data folder nope"),
         ("prune scenes scenes --split nope -o x.safetensors", "nope"),
         ("export --model scenes --format tflite", "there is no export of format 'tflite'"),
@@ -89,10 +98,16 @@ def run(*line: str, limit: float = 1e9) -> tuple[int, float, set[str], str]:
         *((line + f"{sys.executable}/x", "cannot be written (not a dir") for line in WRITING),
     ],
 )
-def test_mistakes_are_answered_before_anything_heavy_is_imported(line: str, sentence: str) -> None:
+def test_mistakes_are_answered_before_anything_heavy_is_imported(
+    line: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     code, seconds, modules, said = run(*line.split(), limit=1.2)
     assert code == 2, said
     assert sentence in said
+    assert list(tmp_path.iterdir()) == []
+    if "--modle" not in line:  # typer's own message
+        assert (said.startswith("error: "), said.count("\n")) == (True, 1)
     assert modules <= LIBRARIES
     assert seconds < 1.2  # 0.6 on an idle machine; a busy one takes up to twice as long
 
