@@ -140,9 +140,9 @@ class Results:
         values = [v for r in self.of(member) if (v := r.end(column)) is not None]
         return Spread.of(values) if values else None
 
-    def differences(self, one: str, other: str, column: str = "AP") -> Spread | None:
-        """The spread of last values of ``one`` minus those of ``other`` with the same seed."""
-        ends = [{r.seed: r.end(column) for r in self.of(member)} for member in (one, other)]
+    def differences(self, one: str, other: str) -> Spread | None:
+        """The spread of last APs of ``one`` minus those of ``other`` with the same seed."""
+        ends = [{r.seed: r.end() for r in self.of(member)} for member in (one, other)]
         pairs = [(ends[0][seed], ends[1][seed]) for seed in ends[0] if seed in ends[1]]
         values = [a - b for a, b in pairs if a is not None and b is not None]
         return Spread.of(values) if values else None

@@ -29,13 +29,13 @@ class ClassCurve:
     f1: np.ndarray
     best: int | None
 
-    def thinned(self, points: int = POINTS) -> dict[str, list[float]]:
-        """Plain values of about ``points`` rows, including the best one."""
+    def thinned(self) -> dict[str, list[float]]:
+        """Plain values of about ``POINTS`` rows, including the best one."""
         if not len(self.scores):
             rows = np.zeros(0, np.int64)
         else:  # half spaced evenly in recall, half in score, as one plot has each as its axis
             axes = (self.recall, -self.scores)
-            even = [np.linspace(axis[0], axis[-1], points // 2) for axis in axes]
+            even = [np.linspace(axis[0], axis[-1], POINTS // 2) for axis in axes]
             found = [np.searchsorted(axis, at) for axis, at in zip(axes, even, strict=True)]
             best = [] if self.best is None else [self.best]
             rows = np.unique(np.concatenate((*found, [0, len(self.scores) - 1], best)))
@@ -74,18 +74,16 @@ def reliability(score: np.ndarray, right: np.ndarray) -> dict[str, Any]:
     }
 
 
-def pair(
-    found: np.ndarray, objects: np.ndarray, same: np.ndarray, overlap: float = OVERLAP
-) -> tuple[np.ndarray, np.ndarray]:
+def pair(found: np.ndarray, objects: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The object paired with each detection and the detection paired with each object; −1: none.
 
     Corner boxes [n, 4] and [m, 4]; ``same`` [n, m]: of one class. Pairs with an IoU above
-    ``overlap`` are taken in falling order of IoU, those of one class before all others.
+    ``OVERLAP`` are taken in falling order of IoU, those of one class before all others.
     """
     of_found, of_object = np.full(len(found), -1), np.full(len(objects), -1)
     if len(found) and len(objects):
         shared = iou(found[:, None], objects[None])
-        rows, columns = np.nonzero(shared > overlap)
+        rows, columns = np.nonzero(shared > OVERLAP)
         order = np.lexsort((-shared[rows, columns], ~same[rows, columns]))
         for row, column in zip(rows[order].tolist(), columns[order].tolist(), strict=True):
             if of_found[row] < 0 and of_object[column] < 0:

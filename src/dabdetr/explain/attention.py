@@ -213,9 +213,9 @@ def _covered(cells: int, low: float, high: float) -> np.ndarray:
     return shared.clip(min=0) * cells
 
 
-def centres(weights: np.ndarray, least: float = 0.5) -> int:
-    """The number of local maxima of a map that reach at least ``least`` of the highest one."""
-    peaks = (weights == ndimage.maximum_filter(weights, 3)) & (weights >= least * weights.max())
+def centres(weights: np.ndarray) -> int:
+    """The number of local maxima of a map that are at least half as high as the highest one."""
+    peaks = (weights == ndimage.maximum_filter(weights, 3)) & (weights >= weights.max() / 2)
     _, count = ndimage.label(peaks, np.ones((3, 3)))  # pyright: ignore[reportGeneralTypeIssues]
     return int(count)
 
