@@ -18,7 +18,7 @@ from dabdetr.evaluation.evaluate import batch_order, class_map, in_classes, run_
 from dabdetr.evaluation.judged import Judged, judge, judge_image
 from dabdetr.evaluation.operating_point import LOWEST
 from dabdetr.evaluation.result import Evaluation
-from dabdetr.evaluation.suspicions import doubts
+from dabdetr.evaluation.suspicions import doubts, label_map
 from dabdetr.inference.postprocess import class_scores
 from dabdetr.inference.questions import MOST as MOST_QUESTIONS
 from dabdetr.inference.questions import Asked, answers, batched, can_be_asked
@@ -80,7 +80,7 @@ def evaluate_with_errors(
     most = config.inference.max_det if max_det is None else max_det
     nms = config.inference.nms if nms is None else nms
     labels = class_map(runtime.names, data.names)
-    columns = np.array([runtime.names.index(name) for name in data.names], np.int64)
+    columns = label_map(data, runtime.names)
     order = iter(batch_order(data, config.image))
 
     def read(

@@ -12,6 +12,7 @@ import torch
 
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.data.loader import pad
+from dabdetr.evaluation.suspicions import label_map
 from dabdetr.explain.trace import Trace, trace
 from dabdetr.inference.acceleration import autocast
 from dabdetr.inference.opening import torch_runtime
@@ -222,12 +223,10 @@ def explain_record(
     """
     runtime, record = torch_runtime(model), data.record(index)
     (found,) = explain(runtime, data.image(index), **options)
-    labels = [runtime.names.index(name) for name in data.names]
     objects = ~record.crowd
+    labels = label_map(data, runtime.names)[record.labels[objects]]
     named = replace(found, detections=replace(found.detections, source=record.file))
-    return named.with_truth(
-        record.boxes[objects], [labels[label] for label in record.labels[objects]]
-    )
+    return named.with_truth(record.boxes[objects], labels)
 
 
 def question_grid(size: tuple[int, int]) -> Questions:
