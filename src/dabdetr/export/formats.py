@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from dabdetr.export.onnx_graph import fold_casts, halved, inside, name_axes, with_defaults
 from dabdetr.inference.openvino import import_unreported, precision_hint
-from dabdetr.packages import lacking
+from dabdetr.packages import installed_versions, lacking
 from dabdetr.text import in_any_case, meant
 
 if TYPE_CHECKING:
@@ -335,9 +335,7 @@ class ProgramFile:
 
 def versions(*packages: str) -> dict[str, str]:
     """The versions of dabdetr, torch and ``packages``."""
-    from importlib.metadata import version
-
-    return {name: version(name) for name in ("dabdetr", "torch", *packages)}
+    return installed_versions(("dabdetr", "torch", *packages))
 
 
 def need(package: str) -> Any:
