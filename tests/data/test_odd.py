@@ -170,6 +170,10 @@ ODD: dict[str, tuple[Make, str]] = {
         of_images(file_name="/data/local-files/?d=my%20set/{}".format),
         "name-cleaned",
     ),
+    "coco: Label Studio's local files, on Windows": (
+        of_images(file_name="/data/local-files/?d=my%5Cset%5C{}".format),
+        "name-cleaned",
+    ),
     "coco: names without ending": (of_images(file_name=lambda name: name[:1]), "name-case"),
     "coco: class names for ids": (lambda root: coco(root, class_names_for_ids), "id-text"),
     "coco: ids beyond 64 bits": (lambda root: coco(root, large_ids), "id-numbered"),
@@ -642,6 +646,17 @@ def test_lists_of_images_beside_images_and_labels(written: str, tmp_path: Path) 
     text(tmp_path / "train.txt", "something else\n")
     (tmp_path / "valid.txt").unlink()
     assert [len(data) for data in open_every(tmp_path)] == [3]
+
+
+def test_an_image_whose_labelme_file_is_broken_is_no_background(tmp_path: Path) -> None:
+    for name, content in (("a", labelme_tree()), ("b", "{"), ("c", None)):
+        image(tmp_path / f"{name}.png")
+        if content:
+            text(tmp_path / f"{name}.json", content.replace("b.png", "a.png"))
+    data = open_data(tmp_path)
+    assert [Path(data.record(n).file).name for n in range(len(data))] == ["a.png", "c.png"]
+    found = {each.kind.name: each.count for each in data.findings}
+    assert found == {"file-unreadable": 1, "label-missing": 1}
 
 
 def test_a_shape_without_a_label_is_left_out(tmp_path: Path) -> None:

@@ -78,6 +78,7 @@ def _open(
     rows = Rows(findings, "xyxy")
     names: dict[str, int] = {}
     missing: list[str] = []
+    unread: set[str] = set()
     finders: dict[Path, ImageFolders] = {}
     for file in files:
         try:
@@ -86,6 +87,7 @@ def _open(
                 raise ValueError(f"{file} has no list of shapes")
         except (ValueError, OSError) as error:
             findings.add("file-unreadable", str(error))
+            unread.add(file.stem)
             continue
         folders = dict.fromkeys(
             [file.parent, root / "images" / file.parent.name, root, root / "images"]
@@ -107,7 +109,9 @@ def _open(
         )
     parents = {root.absolute()} if not others else {Path(file).parent for file in rows.files}
     every = {path for folder in parents for path in images_below(folder)}
-    unlabelled = sorted(p for p in every - {*rows.files} if Path(p).stem not in others)
+    rest = sorted(p for p in every - {*rows.files} if Path(p).stem not in others)
+    rows.left_out = [path for path in rest if Path(path).stem in unread]
+    unlabelled = [path for path in rest if Path(path).stem not in unread]
     for path in unlabelled:
         rows.add_image(path)
     findings.add("label-missing", unlabelled)

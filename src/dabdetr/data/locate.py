@@ -170,7 +170,7 @@ def _unicode_forms(name: str) -> tuple[str, ...]:
 
 def clean(name: str) -> list[str]:
     """The parts of a path from another machine, without drive, URL scheme, ``.`` and ``..``."""
-    text = unquote(name.replace("\\", "/"))
+    text = unquote(name).replace("\\", "/")
     text = text.split("://", 1)[-1]
     text, _, query = text.partition("?")
     local_file = re.search(r"(?:^|&)d=([^&]+)", query)  # Label Studio: /data/local-files/?d=a/b.jpg
