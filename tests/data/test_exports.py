@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from tests.data.making import dump, text
 
+from dabdetr.data import layouts
 from dabdetr.data.archive import unpacked
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.data.findings import LONGEST, Findings
@@ -366,11 +367,16 @@ def test_a_folder_inside_a_data_set_is_the_data_set(
     assert place.examples == [shortened(f"{root / inside}: {root}", LONGEST)]
 
 
-def test_data_sets_below_a_folder(coco_folder: Path, tmp_path: Path) -> None:
+def test_data_sets_below_a_folder(
+    coco_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     export(cvat_voc, coco_folder, tmp_path / "devkit" / "VOC2012")
     assert splits(tmp_path / "devkit") == ["train", "val"]
     export(labelme, coco_folder, tmp_path / "devkit" / "other")
     with pytest.raises(ValueError, match=r"devkit holds 2 data sets; give one .*VOC2012, .*other"):
+        splits(tmp_path / "devkit")
+    monkeypatch.setattr(layouts, "MOST_FOLDERS", 1)  # a wrong folder may have very many
+    with pytest.raises(ValueError, match=r"more than 1 folders; .* a data set, such as .*VOC2012"):
         splits(tmp_path / "devkit")
 
 
@@ -455,6 +461,8 @@ def test_what_is_not_recognised_is_answered_with_what_lies_there(
     mine = Path("mine")
     mine.mkdir()
     (mine / "cats").mkdir()
+    with pytest.raises(ValueError, match=r"There is: cats/\.$"):
+        open_data(mine)
     (mine / "cats" / "a.jpg").touch()
     with pytest.raises(ValueError, match=r"There is: cats/\. They are images without boxes"):
         open_data(mine)

@@ -79,8 +79,9 @@ def _advice(folder: Path, names: Sequence[str]) -> str:
         return " The zip holds no data set: unpack it there." if zips else UNPACK
     if table:
         return f" {table} lists no boxes by columns such as {TABLE}: export as COCO, YOLO or VOC."
-    files = (file for _, _, files in os.walk(folder) for file in files if file[0] != ".")
-    if all(Path(file).suffix.lower() in IMAGE_SUFFIXES for file in islice(files, MOST_FILES)):
+    every = (file for _, _, files in os.walk(folder) for file in files if file[0] != ".")
+    files = list(islice(every, MOST_FILES))
+    if files and all(Path(file).suffix.lower() in IMAGE_SUFFIXES for file in files):
         return " They are images without boxes: label them first."
     if any(Path(name).suffix.lower() in OTHER_SUFFIXES for name in names):
         return " Images in a format that is not decoded lie there: convert them to PNG or JPEG."

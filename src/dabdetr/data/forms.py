@@ -16,6 +16,7 @@ from dabdetr.data import json_forms, line_forms
 from dabdetr.data.box_formats import BoxFormat
 from dabdetr.data.entries import Read, entry_splits, open_files
 from dabdetr.data.json_keys import Keys
+from dabdetr.data.locate import folders_in
 from dabdetr.data.records import Open
 from dabdetr.data.split_names import usual_word
 from dabdetr.data.textfiles import head_of
@@ -226,9 +227,8 @@ def _files(folder: Path, depth: int) -> Iterator[Path]:
     inside = sorted(each for each in folder.iterdir() if not each.name.startswith("."))
     endings = (".xml", *JSONS, ".manifest", ".txt", ".csv")
     yield from (file for file in inside if file.suffix.lower() in endings and file.is_file())
-    for each in inside:
-        if depth and each.is_dir():
-            yield from _files(each, depth - 1)
+    for each in folders_in(folder) if depth else ():
+        yield from _files(each, depth - 1)
 
 
 def _by_split(form: Form, base: Path, files: list[Path]) -> dict[str, Open]:

@@ -25,7 +25,7 @@ from dabdetr.data.forms import FORMS, find_forms
 from dabdetr.data.images import OTHER_SUFFIXES
 from dabdetr.data.labelme import find_labelme
 from dabdetr.data.listed_splits import divided
-from dabdetr.data.locate import paths_of
+from dabdetr.data.locate import folders_in, paths_of
 from dabdetr.data.parquet import find_parquet
 from dabdetr.data.records import Open, RecordTable
 from dabdetr.data.scenes import SPLITS, parse_scenes
@@ -56,6 +56,8 @@ MAIN = ("COCO", "YOLO", "VOC")
 
 PARTS = frozenset({"annotations", "jpegimages", "imagesets", "images", "labels", "main"})
 """Names of folders that are only part of a data set."""
+MOST_FOLDERS = 300
+"""Most folders inspected below one that is no data set; each takes some hundredths of a second."""
 MOST_BOXES = 20_000
 """Most boxes for k-means; more are thinned out evenly."""
 
@@ -184,6 +186,8 @@ def find_data(path: Path) -> Found:
         raise FileNotFoundError(f"there is no data folder {path}; check the path")
     if is_archive(path):
         return find_data(unpacked(path))
+    if path.is_dir():
+        os.scandir(path).close()  # raises if it may not be read
     splits_in = layouts_in(path)
     whole = _enclosing_data(path, splits_in) if path.is_dir() else None
     if whole is not None:
@@ -217,8 +221,8 @@ def layouts_in(root: Path) -> dict[str, Open]:
     """Split → function that opens it; empty if ``root`` itself is in no layout."""
     found = next(filter(None, (find(root) for find, _ in LAYOUTS.values())), {})
     if not found and root.is_dir():
-        for each in sorted(root.iterdir()):
-            if each.is_dir() and names_split(each.name):  # a data set of one split
+        for each in folders_in(root):
+            if names_split(each.name):  # a data set of one split
                 inside = next(filter(None, (find(each) for find, _ in LAYOUTS.values())), {})
                 if len(inside) == 1:
                     found[each.name] = next(iter(inside.values()))
@@ -287,17 +291,30 @@ def _enclosing_data(path: Path, splits_in: dict[str, Open]) -> Found | None:
 
 
 def _data_below(path: Path, depth: int = 4) -> list[Found]:
-    """Data sets in the folders of a folder, down to ``depth`` levels."""
+    """Data sets in the folders of a folder, down to ``depth`` levels.
+
+    ValueError for more than ``MOST_FOLDERS`` folders.
+    """
     found: list[Found] = []
-    for child in sorted(path.iterdir()):
-        if not child.is_dir() or child.name.startswith((".", "__MACOSX")):
-            continue
-        inside = layouts_in(child)
-        if inside:
-            found.append(Found(child, inside))
-        elif depth > 1:
-            found += _data_below(child, depth - 1)
-    return found
+    level, count = [path], 0
+    for _ in range(depth):
+        inner = (child for folder in level for child in folders_in(folder))
+        children = [child for child in inner if child.name != "__MACOSX"]
+        level = []
+        for child in children:
+            count += 1
+            if count > MOST_FOLDERS:
+                first = f", such as {found[0].root}" if found else ""
+                raise ValueError(
+                    f"{path} is no data set and has more than {MOST_FOLDERS} folders; give the "
+                    f"folder of a data set{first}"
+                )
+            inside = layouts_in(child)
+            if inside:
+                found.append(Found(child, inside))
+            else:
+                level.append(child)
+    return sorted(found, key=lambda each: each.root)
 
 
 def anchors(init: str) -> str | np.ndarray:

@@ -24,10 +24,11 @@ MOST_FILES = 2_000_000
 
 
 def folders_in(root: Path) -> list[Path]:
-    """The folders directly in ``root``, sorted by name, without hidden ones."""
+    """The folders directly in ``root``, sorted by name: no hidden ones, none that is unreadable."""
     if not root.is_dir():
         return []
-    return sorted(each for each in root.iterdir() if each.is_dir() and each.name[0] != ".")
+    folders = (each for each in root.iterdir() if each.name[0] != "." and each.is_dir())
+    return sorted(each for each in folders if os.access(each, os.R_OK | os.X_OK))
 
 
 UPLOADED = re.compile(r"^[0-9a-f]{8}-")

@@ -6,8 +6,10 @@ obj.names (darknet); or only the names are in classes.txt. ``yolo_lines`` reads 
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from functools import partial, reduce
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,10 @@ from dabdetr.text import parse_yaml, shortened, shown
 
 SETTINGS = (".yaml", ".yml")
 KEYS = ("names", "nc", "path", "kpt_shape")
+MOST_APART = 20
+"""Most settings read in the folders of a folder."""
+NAMED = re.compile(rb"\b(names|nc)\b[\"'\s]*:", re.IGNORECASE)
+"""A key that every data.yaml has."""
 
 
 def find_yolo(root: Path) -> dict[str, Open]:
@@ -71,7 +77,8 @@ def find_yolo(root: Path) -> dict[str, Open]:
 def _settings_apart(root: Path) -> list[Path]:
     """Settings in a folder of their own, such as config/data.yaml, whose images lie outside it."""
     found: list[Path] = []
-    for file in (file for folder in folders_in(root) for file in paths_of(folder, *SETTINGS)):
+    every = (file for folder in folders_in(root) for file in paths_of(folder, *SETTINGS))
+    for file in islice(every, MOST_APART):
         settings = _settings(file, Findings(), strict=False)
         paths = _ImagePaths(file, settings)
         given = (str(each) for key in _keys(settings) for each in _as_list(settings[key]))
@@ -83,6 +90,8 @@ def _settings_apart(root: Path) -> list[Path]:
 
 def _settings(file: Path, findings: Findings, strict: bool = True) -> dict[str, Any]:
     """The mapping in a data.yaml. For another kind of file ValueError, or {} if not ``strict``."""
+    if not strict and not NAMED.search(head_of(file)):  # parsing takes long
+        return {}
     try:
         text = read_text(file, findings)
         settings = parse_yaml(text, str(file))
