@@ -14,11 +14,11 @@ from dabdetr.data.layouts import open_data
 from dabdetr.data.preprocessing import padded
 from dabdetr.evaluation.evaluate import evaluate
 from dabdetr.export.ap_loss import Loss, compare_ap
+from dabdetr.export.batches import batches
 from dabdetr.export.certificate import (
     ROUNDED,
     TOLERANCES,
     _agreement,
-    batches,
     certify,
     common_shift,
     paired,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import chain
@@ -16,6 +15,7 @@ from dabdetr.data.box_formats import Asked
 from dabdetr.data.class_lists import class_table, count_shifted, name_list, names_beside
 from dabdetr.data.columns import FARTHEST
 from dabdetr.data.findings import Findings
+from dabdetr.data.ids import key, whole
 from dabdetr.data.locate import ImageFolders, paths_of
 from dabdetr.data.records import RecordTable, Rows
 from dabdetr.data.shapes import around_segmentation, box_of, rotation_of, turned_xywh, xywh
@@ -358,28 +358,6 @@ def objects(rows: list[Any], findings: Findings, file: Path) -> list[dict[str, A
     odd = [f"{file}: {shown(row)}" for row in rows if not isinstance(row, dict)]
     findings.add("row-unreadable", odd)
     return [row for row in rows if isinstance(row, dict)]
-
-
-def whole(value: Any) -> int | None:
-    """The integer value of a number or text; None if it has none."""
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, str):
-        text = value.strip()
-        value = int(text) if re.fullmatch(r"[+-]?\d{1,18}", text) else as_number(text)
-    if isinstance(value, float):
-        value = int(value) if value.is_integer() and abs(value) < 2**53 else None
-    return value if isinstance(value, int) and abs(value) < 2**63 else None
-
-
-def key(value: Any) -> int | str | None:
-    """An id in the form used for comparison: an integer if possible, otherwise its text."""
-    if type(value) is int:
-        return value if abs(value) < 2**63 else str(value)
-    number = whole(value)
-    if number is None and isinstance(value, str):
-        return value.strip() or None
-    return number
 
 
 class Annotations:

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from dabdetr.data.box_formats import changed_kind, tell_format, to_pixels
-from dabdetr.data.coco_json import key, whole
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.data.findings import KINDS
+from dabdetr.data.ids import key, whole
 from dabdetr.data.textfiles import read_bytes
 from dabdetr.structures import Detections
 from dabdetr.structures.boxes import iou

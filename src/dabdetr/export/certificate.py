@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -13,11 +13,11 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from dabdetr.config import Config
-from dabdetr.data.preprocessing import padded
 from dabdetr.export.ap_loss import Loss
+from dabdetr.export.batches import BATCHES, Batch, batches
 from dabdetr.export.plain import Plain, rounded, without_options
 from dabdetr.export.tracing import Answer
-from dabdetr.inference.exported import Exported, prepare_for
+from dabdetr.inference.exported import Exported
 from dabdetr.inference.metadata import Metadata
 from dabdetr.inference.outputs import LEAST, POSTS
 from dabdetr.inference.postprocess import Ranked, class_scores, ranked
@@ -25,13 +25,8 @@ from dabdetr.inference.runtime import Precision
 from dabdetr.structures.boxes import corners
 from dabdetr.text import counted
 
-BATCHES = (1, 2, 5)
-QUESTIONS = (0, 1, 40)
-"""Questions about each image of these batches, where the file takes questions."""
 PLAIN = 2
 """Batches that are compared with a client without options."""
-SMALLER = 0.75
-"""Second image size for files of any size, as a share of the model's size."""
 COMPARED = 100
 """Best detections of torch per image that need a match in the exported file's."""
 NOISE = 1e-5
@@ -440,41 +435,6 @@ def _agreement(
     within = (sizes <= (tolerance.pixels, tolerance.score)).all(1)
     largest, median = sizes.max(0).tolist(), np.median(sizes, axis=0).tolist()
     return len(gaps), float(within.mean()), (largest[0], median[0]), (largest[1], median[1])
-
-
-Batch = tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray] | None]
-"""Pixels, padding, and (boxes, labels) of questions; None without questions."""
-
-
-def questions(metadata: Metadata, images: int, count: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """Random boxes [images, count, 4] and labels [images, count]; None without questions.
-
-    Every second label is −1 (unknown).
-    """
-    if not metadata.questions:
-        return None
-    rng = np.random.default_rng(0)
-    sides = rng.uniform(0.05, 0.6, (images, count, 2))
-    boxes = np.concatenate((rng.uniform(sides / 2, 1 - sides / 2), sides), axis=2)
-    labels = rng.integers(len(metadata.names), size=(images, count))
-    labels[:, ::2] = -1
-    return boxes.astype(np.float32), labels
-
-
-def batches(exported: Exported, images: Sequence[np.ndarray]) -> Iterator[Batch]:
-    """All batches that are compared; they use the images in turn."""
-    metadata, settings = exported.metadata, exported.config.image
-    size = max(round(settings.size * SMALLER), 16)
-    longest = max(round(settings.max_size * SMALLER), size)
-    config = exported.config.override([f"image.size={size}", f"image.max_size={longest}"])
-    smaller = replace(metadata, config=config)
-    used = 0
-    for of_size in (metadata, smaller) if metadata.size is None else (metadata,):
-        for count, number in zip(BATCHES, QUESTIONS, strict=True):
-            chosen = [images[(used + n) % len(images)] for n in range(count)]
-            used += count
-            prepared = [prepare_for(of_size, image) for image in chosen]
-            yield *padded(prepared, metadata.size), questions(metadata, count, number)
 
 
 def paired(expected: Ranked, found: Ranked) -> np.ndarray:

@@ -18,16 +18,14 @@ from dabdetr.data.dataset import DetectionDataset
 from dabdetr.data.layouts import is_data, open_data
 from dabdetr.data.preprocessing import padded
 from dabdetr.export.ap_loss import compare_ap
+from dabdetr.export.batches import BATCHES, batches, questions
 from dabdetr.export.certificate import (
-    BATCHES,
     PLAIN,
     ROUNDED,
     Certificate,
-    batches,
     certify,
     certify_plain,
     comparable,
-    questions,
 )
 from dabdetr.export.checks import check_target, check_top
 from dabdetr.export.divergence import first_difference
