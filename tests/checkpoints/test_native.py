@@ -188,6 +188,12 @@ def test_unknown_sources_say_what_there_is(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors")
     with pytest.raises(ValueError, match="no known format"):
         load_model(tmp_path / "a.safetensors")
+    save_file({"model.decoder.a": torch.zeros(1)}, tmp_path / "a.safetensors")  # transformers'
+    with pytest.raises(ValueError, match="no known format"):
+        load_model(tmp_path / "a.safetensors")
+    torch.save({"model": {"a": torch.zeros(1)}, "args": {"lr": 1}}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match="no known format"):
+        load_model(tmp_path / "a.pth")
 
 
 def test_a_hub_name_without_connection_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

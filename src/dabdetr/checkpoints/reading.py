@@ -26,12 +26,16 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dabdetr.checkpoints.detrex import from_detrex, is_detrex
-from dabdetr.checkpoints.foreign import Foreign, UnknownMember
+from dabdetr.checkpoints.foreign import Foreign, UnknownMember, member_of
 from dabdetr.checkpoints.key_names import State
 from dabdetr.checkpoints.locate import locate, repository
 from dabdetr.checkpoints.mmdetection import from_mmdetection, is_mmdetection
 from dabdetr.checkpoints.official import from_official
-from dabdetr.checkpoints.transformers import from_transformers, is_transformers
+from dabdetr.checkpoints.transformers import (
+    from_transformers,
+    is_transformers,
+    transformers_to_official,
+)
 from dabdetr.files import read_regular
 from dabdetr.text import parse_json, shortened, shown
 
@@ -100,6 +104,7 @@ def _foreign(path: Path, state: State, content: Mapping[str, Any]) -> Checkpoint
     """A state of another implementation; ``content`` has its metadata: ``meta`` or ``args``."""
     try:
         if is_transformers(state):
+            member_of(transformers_to_official(state))  # before its settings are looked for
             foreign = from_transformers(state, _settings(path))
         elif is_mmdetection(state):
             foreign = from_mmdetection(state, content.get("meta"))
@@ -107,7 +112,8 @@ def _foreign(path: Path, state: State, content: Mapping[str, Any]) -> Checkpoint
             foreign = from_detrex(state)
         else:
             args = content.get("args")
-            foreign = from_official(state, None if args is None else vars(args))
+            known = vars(args) if isinstance(args, argparse.Namespace) else args
+            foreign = from_official(state, known if isinstance(known, dict) else None)
     except UnknownMember:
         raise ValueError(
             f"{path} is of no known format; its keys start with {listing(list(state)[:5])}"
