@@ -533,6 +533,12 @@ def test_one_unknown_class_is_no_shift(tmp_path: Path) -> None:
     assert data.findings.count("class-shifted") == 0
 
 
+def test_classes_of_an_empty_list_are_said(tmp_path: Path) -> None:
+    yolo(tmp_path, lines(("1.5", "-1")))
+    (said,) = (each for each in open_data(tmp_path).findings if each.kind.name == "class-unknown")
+    assert said.examples[0].endswith("has class 1.5; no class is listed")
+
+
 def test_a_project_of_via_3_is_read(tmp_path: Path) -> None:
     metadata: dict[str, Any] = {}
     for number, name in enumerate("ab", 1):

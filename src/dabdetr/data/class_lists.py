@@ -143,6 +143,8 @@ def _by_number(
 
 def listed_range(labels: Mapping[int, int], names: Sequence[str]) -> str:
     """What a message says of a class list: "the list has 0 cat to 2 bus"."""
+    if not labels:
+        return "no class is listed"
     return "the list has " + " to ".join(f"{id_} {names[labels[id_]]}" for id_ in _ends(labels))
 
 

@@ -214,7 +214,7 @@ def files_below(folder: str | Path, endings: Container[str]) -> Iterator[str]:
     count, walked, top = 0, set[str](), os.path.realpath(folder)
     for parent, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(parent)
-        above = real != top and os.path.commonpath((real, top)) == real
+        above = real != top and Path(top).is_relative_to(real)
         if real in walked or above:  # a link to a folder that was read, or to one above
             folders.clear()
             continue
