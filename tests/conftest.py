@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import hashlib
 import json
 import os
@@ -37,6 +38,9 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 
 # CliRunner would build the tree of verbs and options at every call, 60 ms each.
 typer.testing._get_command = cache(typer.testing._get_command)
+
+# Imports of torch leave very many objects: looking for garbage would take a tenth of the time.
+gc.set_threshold(20_000, 20, 50)
 
 settings.register_profile("dabdetr", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("dabdetr")
