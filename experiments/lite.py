@@ -48,11 +48,13 @@ PARTS: dict[str, tuple[str, ...]] = {
     "proposals ranked by class": ("model.queries.rank=classes",),
     "class heads start alike": ("training.class_start=random",),
     "a box head for each layer": ("model.box_head_per_layer=true",),
+    "encoder layer for all levels": ("model.encoder.skip_levels=0",),
     "no encoder layer": ("model.encoder.layers=0",),
     "two encoder layers": ("model.encoder.layers=2",),
     "levels of strides 16 and 32 alone": (
         "model.backbone.strides=[16, 32]",
         "model.encoder.levels=2",
+        "model.encoder.skip_levels=0",
     ),
     "two decoder layers": ("model.decoder.layers=2",),
     "six decoder layers": ("model.decoder.layers=6",),

@@ -109,7 +109,13 @@ DAB_LITE = derive(
     "CPUs",
     model__backbone__strides=(8, 16, 32),
     model__backbone__freeze_stride=16,
-    model__encoder={"kind": "deformable", "layers": 1, "levels": 3, "points": 2},
+    model__encoder={
+        "kind": "deformable",
+        "layers": 1,
+        "levels": 3,
+        "skip_levels": 1,
+        "points": 2,
+    },
     model__queries={
         "kind": "from_encoder",
         "count": 100,
