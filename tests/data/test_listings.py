@@ -390,3 +390,14 @@ def test_splits_that_are_neither_trained_nor_validated_on_are_said(tmp_path: Pat
     assert val is not None
     found = {each.kind.name: each.examples for each in train.findings}
     assert found["split-other"] == ["boxes_train_b"]
+
+
+def test_a_name_that_is_too_long_for_a_file_is_no_file(tmp_path: Path) -> None:
+    """darknet's settings, of which one line is damaged."""
+    image(tmp_path / "images" / "a.png")
+    text(tmp_path / "images" / "a.txt", "0 0.5 0.5 0.2 0.2\n")
+    text(tmp_path / "train.txt", "images/a.png\n")
+    text(tmp_path / "obj.names", "red\n")
+    settings = f"train = train.txt\nvalid = {'a' * 5000}.txt\nnames = obj.names\n"
+    text(tmp_path / "obj.data", settings)
+    assert len(open_data(tmp_path, "train")) == 1

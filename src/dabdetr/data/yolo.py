@@ -6,6 +6,7 @@ obj.names (darknet); or only the names are in classes.txt. ``yolo_lines`` reads 
 
 from __future__ import annotations
 
+import os
 import re
 from contextlib import suppress
 from functools import partial, reduce
@@ -339,7 +340,7 @@ def _find_below(folder: Path, where: str) -> Path | None:
     """The file below ``folder`` that matches the longest end of the path ``where``, or None."""
     parts = [part for part in where.replace("\\", "/").split("/") if part not in ("", ".", "..")]
     paths = (folder / Path(*parts[start:]) for start in range(len(parts)))
-    return next(filter(Path.is_file, paths), None)
+    return next(filter(os.path.isfile, paths), None)  # a Path's own raises for too long names
 
 
 def _splits_of_folders(root: Path) -> dict[str, Open]:
