@@ -273,6 +273,17 @@ def test_damaged_archives(saved: Path, tmp_path: Path) -> None:
         Program(tmp_path / "none.pt2")
 
 
+def test_an_error_of_the_system_names_the_file(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(*_: Any) -> bytes:
+        raise OSError(22, "Invalid argument")  # of a place before the start of the file
+
+    monkeypatch.setattr(zipfile.ZipFile, "read", read)
+    with pytest.raises(ValueError, match=rf"{saved.name} cannot be .*\(invalid argument\)"):
+        Program(saved)
+
+
 @pytest.mark.parametrize(
     ("name", "value", "sound"),
     [

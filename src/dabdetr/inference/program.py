@@ -95,6 +95,12 @@ class Program:
         try:
             with open_regular(path) as file, zipfile.ZipFile(file) as archive:
                 self._read(_Archive(archive))
+        except OSError as error:
+            if error.filename is not None:
+                raise
+            raise ValueError(  # a damaged archive has places before the start of the file
+                f"{path} cannot be loaded as a program of torch ({reason(error)}); export it again"
+            ) from None
         except (zipfile.BadZipFile, _Malformed, OverflowError, NotImplementedError) as error:
             raise ValueError(
                 f"{path} cannot be loaded as a program of torch ({error}); export it again"
