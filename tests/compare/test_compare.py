@@ -131,6 +131,7 @@ HEADER = b"epoch,seconds,AP,AP50,APS,cpu_seconds,memory_mib\n"
         HEADER + b"1,60,x,0.1,0.1,30,500\n",
         HEADER + b"1,inf,0.1,0.1,0.1,30,500\n",
         HEADER + b"1,60,nan,0.1,0.1,30,500\n",
+        HEADER + b"1,60,1e300,0.1,0.1,30,500\n",
         HEADER + b'1,"60\n',
         HEADER + b"9" * 200_000,
         b"epoch,AP\n1,0.1\n",

@@ -151,7 +151,9 @@ class Results:
 CLOCKS = ("epoch", "seconds", "cpu_seconds")
 """Columns that must have a value in every row."""
 FINITE = (*CLOCKS, "AP", "AP50", "APS", "memory_mib")
-"""Columns whose values must be finite, as means are taken of them."""
+"""Columns of which means are taken and plotted: no value may be as large as ``MOST``."""
+MOST = 1e12
+"""Above every number of a training; plots overflow at far larger ones."""
 
 
 def read_result(run: Path) -> Result | None:
@@ -179,6 +181,6 @@ def _measured(row: dict[Any, Any], line: int) -> dict[str, float | None]:
             raise ValueError(f"line {line} has no {name}")
     values = {name: float(value) if value else None for name, value in row.items()}
     for name in FINITE:
-        if not math.isfinite(values.get(name) or 0.0):
+        if not abs(values.get(name) or 0.0) < MOST:  # nor NaN
             raise ValueError(f"{name} of line {line} is {values[name]}")
     return values
