@@ -68,10 +68,21 @@ def embedded_json(document: Any) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def parse_json(content: str | bytes, name: str) -> Any:
-    """The value of a JSON text; ValueError with the file's name and the place of the fault."""
+def parse_json(content: str | bytes, name: str, repeated: list[str] | None = None) -> Any:
+    """The value of a JSON text; ValueError with the file's name and the place of the fault.
+
+    Of a key that stands twice in an object, the last value counts. Such keys are added to
+    ``repeated``, except those whose values are equal.
+    """
+
+    def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        built = dict(pairs)
+        if len(built) < len(pairs) and repeated is not None:
+            repeated.extend(key for key, value in pairs if value != built[key])
+        return built
+
     try:
-        return json.loads(content)
+        return json.loads(content, object_pairs_hook=None if repeated is None else build)
     except RecursionError:
         raise ValueError(f"{name} is nested too deep for JSON that can be read; check it") from None
     except json.JSONDecodeError as error:

@@ -550,6 +550,7 @@ def test_what_is_not_repaired_is_said(root: Path, tmp_path: Path) -> None:
     def shift(tree: dict[str, Any]) -> None:
         for row in tree["categories"]:
             row["id"] += 1
+        tree["categories"] += [{"id": id_, "name": f"rare {id_}"} for id_ in range(10, 15)]
 
     in_both(shift)(root)
     done = CliRunner().invoke(app, ["doctor", str(root), "--fix", str(tmp_path / "out")])

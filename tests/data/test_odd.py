@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from tests.data.making import BOXES, CLASSES, CORNERS, Make, dump, image, text
+from tests.data.making import BOXES, CLASSES, CORNERS, SPLITS, Make, dump, image, text
 
 from dabdetr.data import layouts
 from dabdetr.data.layouts import open_data, open_every, open_training
@@ -517,13 +517,55 @@ def numbered_from_none(root: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [numbered_from_one, numbered_from_none])
-def test_class_numbers_beside_the_list_are_said(make: Make, tmp_path: Path) -> None:
+def test_class_numbers_beside_the_list_are_read_in_its_order(make: Make, tmp_path: Path) -> None:
     make(tmp_path)
     data = open_data(tmp_path)
-    assert data.findings.count("class-unknown") == 2
-    (found,) = (each for each in data.findings if each.kind.name == "class-shifted")
-    assert found.kind.action == "kept"
+    assert data.names == CLASSES
+    assert data.record(0).boxes.tolist() == CORNERS
+    assert data.record(0).labels.tolist() == [0, 1]
+    (found,) = (each for each in data.findings if each.kind.name == "class-counted")
     assert re.search(r"used: (0 to 1, listed: 1 to 2|1 to 2, listed: 0 to 1)$", found.examples[0])
+    assert not data.findings.of("skipped", "kept")
+
+
+def in_splits(root: Path, train: tuple[str, ...], val: tuple[str, ...], names: str) -> None:
+    """Images a and b of train, c of val, with a line of each class number."""
+    for split, numbers in {"train": train, "val": val}.items():
+        for name in SPLITS[split]:
+            image(root / "images" / split / f"{name}.png")
+            content = "".join(f"{n} 0.{i} 0.5 0.1 0.2\n" for i, n in enumerate(numbers, 2))
+            text(root / "labels" / split / f"{name}.txt", content)
+    text(root / "data.yaml", f"train: images/train\nval: images/val\nnames: [{names}]\n")
+
+
+@pytest.mark.parametrize("box_format", [None, "cxcywh-relative"])
+def test_all_splits_count_classes_alike(box_format: Any, tmp_path: Path) -> None:
+    in_splits(tmp_path, ("1", "2"), ("1",), "red, blue")
+    train, val = open_training(tmp_path, box_format=box_format)
+    assert val is not None
+    assert val.record(0).labels.tolist() == [0]
+    for data in (*open_every(tmp_path, box_format=box_format), val):
+        assert data.findings.count("class-counted")
+        assert not data.findings.of("kept", "skipped")
+    alone = open_data(tmp_path, "val", box_format=box_format)
+    assert alone.record(0).labels.tolist() == [0]
+    assert train.record(0).labels.tolist() == [0, 1]
+
+
+SAID_ONLY = {
+    "another split has class 0": (("1", "2"), ("0", "1"), "red, blue"),
+    "one class of many": (("4",), ("4",), "red, blue, green, white"),
+}
+
+
+@pytest.mark.parametrize("case", SAID_ONLY)
+def test_class_numbers_that_may_lack_a_name_are_said(case: str, tmp_path: Path) -> None:
+    in_splits(tmp_path, *SAID_ONLY[case])
+    train, _ = open_every(tmp_path)
+    (found,) = (each for each in train.findings if each.kind.name == "class-shifted")
+    assert found.kind.action == "kept"
+    assert train.findings.count("class-unknown") == 2
+    assert not train.findings.count("class-counted")
 
 
 def test_one_unknown_class_is_no_shift(tmp_path: Path) -> None:

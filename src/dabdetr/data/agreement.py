@@ -40,24 +40,56 @@ def unite(splits: Sequence[DetectionDataset]) -> None:
 
 
 def alike(
-    splits: Sequence[DetectionDataset], again: Callable[[str, Expected], DetectionDataset]
+    splits: Sequence[DetectionDataset],
+    again: Callable[[str, Expected], DetectionDataset],
+    box_format: BoxFormat | None = None,
 ) -> list[DetectionDataset]:
-    """The splits, reopened by ``again`` with the box format that other splits show.
+    """The splits, reopened by ``again`` where they differ from what others show.
 
-    A split shows a format if its boxes fit another format than that of the layout. Where splits
-    show different formats, those with at least ``FEW`` boxes decide; if these differ too, no split
-    is reopened.
+    These are the format of the boxes, unless the user set ``box_format``, and the step of the class
+    numbers.
     """
     tables = [each for each in splits if isinstance(each, RecordTable)]
+    likely, uncertain = (None, []) if box_format else _likely_format(tables)
+    step = _likely_step(tables)
+
+    def agreeing(each: DetectionDataset) -> DetectionDataset:
+        is_other = isinstance(each, RecordTable) and step not in (None, each.classes.step)
+        if each not in uncertain and not is_other:
+            return each
+        found = box_format or (likely if each in uncertain else None)
+        return again(each.split, Expected(found, step, box_format is not None))
+
+    return [agreeing(each) for each in splits]
+
+
+def _likely_format(tables: Sequence[RecordTable]) -> tuple[BoxFormat | None, list[RecordTable]]:
+    """The box format that splits show, and the splits to reopen with it; None if they differ.
+
+    A split shows a format if its boxes fit another format than that of the layout. Where splits
+    show different formats, those with at least ``FEW`` boxes decide.
+    """
     showing = [each for each in tables if each.box_format != each.layout_format]
     large = [each for each in showing if len(each.labels) >= FEW]
     formats: set[BoxFormat] = {each.box_format for each in large or showing}
     if len(formats) != 1:
-        return list(splits)
-    likely = Expected(formats.pop())
-    small = [each for each in showing if each not in large and each.box_format != likely.box_format]
-    uncertain = [each for each in tables if each not in showing or each in small]
-    return [again(each.split, likely) if each in uncertain else each for each in splits]
+        return None, []
+    likely = formats.pop()
+    small = [each for each in showing if each not in large and each.box_format != likely]
+    return likely, [each for each in tables if each not in showing or each in small]
+
+
+def _likely_step(tables: Sequence[RecordTable]) -> int | None:
+    """The step of the class numbers of all splits: that of any, if it fits all; None without one.
+
+    Where it does not fit, 0.
+    """
+    steps = {each.classes.step for each in tables} - {0}
+    if not steps:
+        return None
+    step = steps.pop()
+    fits = all(not each.classes.used or each.classes.may_step(step) for each in tables)
+    return step if fits and not steps else 0
 
 
 def count_shared(splits: Sequence[DetectionDataset]) -> None:

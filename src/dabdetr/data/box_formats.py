@@ -33,13 +33,26 @@ of its numbers."""
 
 
 class Expected(NamedTuple):
-    """The format of another split, used as the default when the format of a split is recognised."""
+    """What other splits show, used as the default when a split is read.
 
-    box_format: BoxFormat
+    box_format  format of the boxes; None: the layout's
+    step        what class numbers are too high by (see ``class_lists``)
+    certain     whether the user set ``box_format``
+    """
+
+    box_format: BoxFormat | None
+    step: int | None = None
+    certain: bool = False
 
 
 Asked = BoxFormat | Expected
-"""A format that the user set, which is used unchecked, or a default taken from another split."""
+"""A format that the user set, which is used unchecked, or defaults taken from other splits."""
+
+
+def expected_step(asked: Asked | None) -> int | None:
+    """The step of class numbers that other splits show, if any."""
+    return asked.step if isinstance(asked, Expected) else None
+
 
 SLACK = 0.02
 """How far beyond 0–1 of an image a relative box may reach because of rounding."""

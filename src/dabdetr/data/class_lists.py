@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -153,10 +154,43 @@ def _ends(ids: Iterable[int]) -> list[int]:
     return sorted({min(ids), max(ids)})
 
 
-def count_shifted(used: set[int], listed: set[int], findings: Findings, location: str) -> None:
-    """Count used class numbers that are not all listed, but would be if shifted by one."""
-    for step in (1, -1):
-        if used - listed and {number - step for number in used} <= listed:
-            spans = [" to ".join(map(str, _ends(ids))) for ids in (used, listed)]
-            example = f"{location}; used: {spans[0]}, listed: {spans[1]}"
-            findings.add("class-shifted", example, len(used))
+@dataclass(frozen=True)
+class Numbers:
+    """The class numbers in a split's annotations, and those of the list of classes.
+
+    step  what the former are too high by: 1 where they count from 1 and the list from 0
+    """
+
+    used: frozenset[int] = frozenset()
+    listed: frozenset[int] = frozenset()
+    step: int = 0
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether other splits have to show how the numbers count."""
+        return self.step != 0 or any(map(self.may_step, (1, -1)))
+
+    def may_step(self, step: int) -> bool:
+        """Whether every number is listed once ``step`` is subtracted."""
+        return bool(self.used) and {number - step for number in self.used} <= self.listed
+
+
+def find_step(
+    used: Iterable[int], listed: Iterable[int], expected: int | None, findings: Findings, place: str
+) -> Numbers:
+    """The class numbers with their step, which is counted; ``expected`` is that of another split.
+
+    Numbers that are not listed have a step if all are with it; and are mended if they are most of
+    the classes, as a class that lacks a name looks the same.
+    """
+    numbers = Numbers(frozenset(used), frozenset(listed))
+    other = bool(numbers.used - numbers.listed)
+    step = next((each for each in (1, -1) if other and numbers.may_step(each)), 0)
+    sure = 2 * len(numbers.used) >= len(numbers.listed)
+    taken = (step if sure else 0) if expected is None else expected
+    if step or taken:
+        spans = [" to ".join(map(str, _ends(ids))) for ids in (numbers.used, numbers.listed)]
+        example = f"{place}; used: {spans[0]}, listed: {spans[1]}"
+        kind = "class-counted" if taken else "class-shifted"
+        findings.add(kind, example, len(numbers.used))
+    return replace(numbers, step=taken)

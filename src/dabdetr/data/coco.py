@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -12,13 +11,18 @@ from dabdetr.data.coco_json import LISTS, SPLIT_KEYS, read_coco, split_in
 from dabdetr.data.images import IMAGE_SUFFIXES
 from dabdetr.data.locate import clean, files_in, folders_in, paths_of, without_ending
 from dabdetr.data.records import Open, RecordTable
-from dabdetr.data.split_names import USUAL, YEAR, canonical, usual_word
+from dabdetr.data.split_names import (
+    DEFAULT,
+    USUAL,
+    YEAR,
+    canonical,
+    names_of_wholes,
+    usual_word,
+)
 from dabdetr.data.textfiles import HEAD, MOST_TEXT, head_of, read_bytes
 from dabdetr.text import parse_json
 
 MANY = 50  # most jsons in a folder that are inspected one by one
-DEFAULT = "default"
-"""Name of a split whose file names give none."""
 SPLIT_KEY = re.compile(
     rf'"({"|".join(SPLIT_KEYS)})"\s*:\s*"|"file_name"\s*:\s*"[^"]*(tr|val|dev|te?st)[^"]*[/\\]'.encode(),
     re.IGNORECASE,
@@ -28,8 +32,6 @@ AFFIXES = re.compile(
     r"|([._-]?(annotations?|coco|labels))+$",
     re.IGNORECASE,
 )
-PART = re.compile(r"([-_. ]?(part|shard|batch|chunk|task|job))?[-_. ]?\d+$", re.IGNORECASE)
-"""The end of the name of a json that has a part of a split."""
 PLACES = ("annotations", "Annotations", ".", "*", "annotations/*", "Annotations/*")
 BESIDE = ("images", "data", "JPEGImages", "imgs")
 """Names of image folders next to a json, used if no folder has the split's name."""
@@ -66,10 +68,10 @@ def _joined_parts(groups: dict[str, list[Path]]) -> dict[str, list[Path]]:
     joined: dict[str, list[Path]] = {}
     if len({files[0].parent for files in groups.values()}) > 1:  # images may share names then
         return groups
-    parts = Counter(PART.sub("", name) for name in groups)
+    wholes = names_of_wholes(groups)
     for name, files in groups.items():
-        if (split := PART.sub("", name)) != name and parts[split] > 1:
-            name = name if "fold" in split.casefold() else split or DEFAULT
+        if wholes[name] != name:
+            name = wholes[name]
         elif canonical(name) not in USUAL and _is_of_one_image(files[0]):
             name = DEFAULT
         joined.setdefault(name, []).extend(files)

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from dabdetr.data.archive import unpacked
-from dabdetr.data.box_formats import Asked
-from dabdetr.data.class_lists import class_table, count_shifted, name_list, names_beside
+from dabdetr.data.box_formats import Asked, expected_step
+from dabdetr.data.class_lists import Numbers, class_table, find_step, name_list, names_beside
 from dabdetr.data.columns import FARTHEST
 from dabdetr.data.findings import Findings
 from dabdetr.data.ids import key, whole
@@ -68,7 +68,11 @@ def read_coco(
     rows = Rows(findings, "xywh")
     places = _images(tree["images"], rows, folders, annotations)
     category_ids, names, labels = _classes(categories, tree["annotations"], findings, annotations)
-    Annotations(tree["annotations"], annotations, findings).fill(rows, places, labels)
+    listed = Annotations(tree["annotations"], annotations, findings)
+    rows.classes = listed.class_numbers(labels, expected_step(box_format))
+    step = rows.classes.step
+    labels = {id_ + step if isinstance(id_, int) else id_: each for id_, each in labels.items()}
+    listed.fill(rows, places, labels)
     _set_known_classes(tree["images"], rows, places, labels)
     del tree
     return RecordTable(rows, name or annotations.stem, split, names, category_ids, box_format)
@@ -76,14 +80,21 @@ def read_coco(
 
 def _load(file: Path, findings: Findings) -> dict[str, Any]:
     content: bytes | str = read_bytes(file)
+    repeated: list[str] = []
     try:
-        tree = parse_json(content, str(file))
+        tree = parse_json(content, str(file), repeated)
     except ValueError as error:
         if "UTF-8" not in str(error):
             raise ValueError(f"{error}; is it cut short?") from None
         content, encoding = guess(bytes(content))
-        tree = parse_json(content, str(file))
+        tree = parse_json(content, str(file), repeated)
         note_encoding(findings, file, content, encoding)
+    if lists := [name for name in LISTS if name in repeated]:
+        raise ValueError(
+            f"{file} has {' and '.join(lists)} more than once, so that only the last would count; "
+            "make a file of each part: train_1.json and train_2.json are read as one"
+        )
+    findings.add("key-repeated", [f"{file}: {shown(key)}" for key in repeated])
     if isinstance(tree, dict) and isinstance(tree.get("annotations"), list):
         tree["annotations"] = _segments(tree["annotations"])
         tree["categories"] = _categories(
@@ -98,9 +109,14 @@ def _load(file: Path, findings: Findings) -> dict[str, Any]:
 
 
 def _joined(files: Sequence[Path], findings: Findings) -> dict[str, Any]:
-    """The content of several jsons, with new ids; classes of one name are one class."""
+    """The content of several jsons, with new ids; classes of one name are one class.
+
+    Rows with the same id in their file get the same new one. An id that a file does not list
+    becomes a text, which is not listed either.
+    """
     whole_tree: dict[str, list[Any]] = {name: [] for name in LISTS}
     numbers: dict[str, int] = {}
+    count = 0
     for file in files:
         try:
             tree = _load(file, findings)
@@ -108,21 +124,35 @@ def _joined(files: Sequence[Path], findings: Findings) -> dict[str, Any]:
             findings.add("file-unreadable", str(error))
             continue
         classes: dict[Any, int] = {}
-        for row in objects(tree["categories"], findings, file):
-            name = str(row.get("name"))
+        by_name: dict[Any, int] = {}
+        for given in objects(tree["categories"], findings, file):
+            row = _with_name(given, findings, file)
+            id_ = key(row.get("id"))
+            name = str(row["name"] if isinstance(row.get("name"), str) else f"class {id_}")
+            if id_ in classes:
+                findings.add("class-id-repeated", f"{file}: {shown(row.get('id'))} is also {name}")
+                continue
             if name not in numbers:
                 numbers[name] = len(numbers) + 1
                 whole_tree["categories"].append({**row, "id": numbers[name]})
-            classes[key(row.get("id"))] = numbers[name]
-        images: dict[Any, int] = {}
+            classes[id_] = by_name[name] = numbers[name]
+        ids: dict[Any, int] = {}
+        by_file: dict[Any, int] = {}
         for row in objects(tree["images"], findings, file):
-            images[key(row.get("id"))] = len(whole_tree["images"]) + 1
-            whole_tree["images"].append({**row, "id": len(whole_tree["images"]) + 1})
+            count += 1
+            id_, name = key(row.get("id")), file_name(row)
+            number = count if id_ is None else ids.setdefault(id_, count)
+            by_file.setdefault(name, number)
+            whole_tree["images"].append({**row, "id": number})
+        images, labels = by_file | ids, by_name | classes
         for row in objects(tree["annotations"], findings, file):
-            ids: dict[str, int | None] = {"id": len(whole_tree["annotations"]) + 1}
-            ids["image_id"] = images.get(key(row.get("image_id")))
-            ids["category_id"] = classes.get(key(row.get("category_id")))
-            whole_tree["annotations"].append({**row, **ids})
+            image, class_ = row.get("image_id"), row.get("category_id")
+            new = {
+                "id": f"{shown(row.get('id'))} of {file.name}",
+                "image_id": images.get(key(image), f"{image} of {file.name}"),
+                "category_id": labels.get(key(class_), f"{class_} of {file.name}"),
+            }
+            whole_tree["annotations"].append({**row, **new})
     findings.add("files-joined", map(str, files), len(files))
     return whole_tree
 
@@ -280,11 +310,8 @@ def _classes(
         if id_ is None:
             findings.add("row-unreadable", f"{file}: category {shown(row.get('id'))}")
             continue
+        row = _with_name(row, findings, file)
         name = row.get("name") if isinstance(row.get("name"), str) else None
-        keys = (key for key in CLASS_NAMES if isinstance(row.get(key), str) and row[key].strip())
-        if not name and (other := next(keys, None)):
-            row = {**row, "name": row[other]}
-            findings.add("class-name-key", f"{file}: {other} {shown(row[other])}")
         is_root = row.get("supercategory") in (None, "", "none", "None")
         if name in groups and not {id_, name} & used and is_root:
             findings.add("class-grouping", f"{name!r} in {file}")
@@ -301,6 +328,17 @@ def _classes(
     # Some tools write names as category_id.
     by_name = {name: label for label, name in enumerate(names)}
     return category_ids, names, by_name | {id_: labels[int(numbers[id_])] for id_, _ in ids}
+
+
+def _with_name(row: dict[str, Any], findings: Findings, file: Path) -> dict[str, Any]:
+    """A category with a ``name``, taken from another of its keys if it has none."""
+    if isinstance(row.get("name"), str) and row["name"]:
+        return row
+    for other in CLASS_NAMES:
+        if isinstance(row.get(other), str) and row[other].strip():
+            findings.add("class-name-key", f"{file}: {other} {shown(row[other])}")
+            return {**row, "name": row[other]}
+    return row
 
 
 def _set_known_classes(
@@ -382,16 +420,19 @@ class Annotations:
         values = ((self.place(row), self.rows[row].get(column)) for row in rows)
         self.findings.add(kind, (f"{place}{text}{shown(v)}" for place, v in values), len(rows))
 
+    def class_numbers(self, labels: dict[Any, int], expected: int | None) -> Numbers:
+        """The class ids of the rows and of ``labels``, and the step between them."""
+        used = {whole(id_) for id_ in {row.get("category_id") for row in self.rows}}
+        numbers = (id_ for id_ in used if id_ is not None)
+        listed = (id_ for id_ in labels if isinstance(id_, int))
+        return find_step(numbers, listed, expected, self.findings, str(self.file))
+
     def fill(self, rows: Rows, places: dict[int | str, int], labels: dict[Any, int]) -> None:
         """Write the usable rows to ``rows``."""
         image = self._indices("image_id", places)
         label = self._indices("category_id", labels)
         unknown = np.flatnonzero(label < 0).tolist()
         self.count("class-unknown", unknown, "category_id", " has category_id ")
-        if unknown:
-            used = {whole(row.get("category_id")) for row in self.rows} - {None}
-            listed = {id_ for id_ in labels if isinstance(id_, int)}
-            count_shifted(used, listed, self.findings, str(self.file))  # pyright: ignore
         unknown = np.flatnonzero((label >= 0) & (image == -1)).tolist()
         self.count("image-unknown", unknown, "image_id", " has image_id ")
         numbers, found = self._boxes()

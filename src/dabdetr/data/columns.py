@@ -114,12 +114,16 @@ class Columns:
         finite = np.all(np.abs(self.annotated) <= FARTHEST, axis=1)  # NaN is not
         self.keep(finite, "box-infinite")
         said = self.box_format
-        if asked is None or isinstance(asked, Expected):
-            self._find_format(asked.box_format if asked else said)
+        if isinstance(asked, Expected):
+            likely, certain = asked.box_format, asked.certain
         else:
-            self.box_format = asked
+            likely, certain = asked, asked is not None
+        if certain and likely:
+            self.box_format = likely
+        else:
+            self._find_format(likely or said)
         unit = self.box_format.partition("-")[2]
-        other = self._of_other_unit(unit, isinstance(asked, str))
+        other = self._of_other_unit(unit, certain)
         if unit:
             reach = np.abs(self.annotated / (100 if unit == "percent" else 1) - 0.5).max(
                 1, initial=0

@@ -19,8 +19,8 @@ from dabdetr.data.shapes import (
     turned_xywh,
     xywh,
 )
-from dabdetr.data.textfiles import head_of, mapping, read_text
-from dabdetr.text import as_numbers, counted, parse_json, shown
+from dabdetr.data.textfiles import head_of, mapping, parse_counting, read_text
+from dabdetr.text import as_numbers, counted, shown
 
 
 def find_datumaro(root: Path) -> dict[str, Open]:
@@ -39,7 +39,7 @@ def _is_datumaro(file: Path) -> bool:
 
 def _open(file: Path, split: str, box_format: Asked | None = None) -> RecordTable:
     root, findings = file.parent.parent, Findings()
-    tree = mapping(parse_json(read_text(file, findings), str(file)))
+    tree = mapping(parse_counting(read_text(file, findings), str(file), findings))
     items = tree.get("items")
     if not isinstance(items, list):
         raise ValueError(f"{file} has no list of items; datumaro's json has categories and items")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from dabdetr.data.box_formats import Asked, BoxFormat
 from dabdetr.data.findings import Findings
 from dabdetr.data.locate import ImageFolders, child
 from dabdetr.data.records import RecordTable, Rows, named_table
-from dabdetr.data.split_names import USUAL, canonical, split_in_path
+from dabdetr.data.split_names import USUAL, canonical, names_of_wholes, split_in_path
 from dabdetr.text import shown
 
 
@@ -125,20 +126,29 @@ def open_files(
     folder: str,
     split: str,
     asked: Asked | None = None,
+    *,
+    joined: bool = False,
 ) -> RecordTable:
     """The split of all entries of ``files``, or of those that name ``listed_split``.
 
     An unreadable file is counted, or raises if it is the only one. ``folder`` is the name of the
-    split in the names of image folders, if that is not the name of the opened ``split``.
+    split in the names of image folders, if that is not the name of the opened ``split``. Of files
+    ``joined`` as parts of the split, images that several list are counted.
     """
     findings = Findings()
+    findings.add("files-joined", map(str, files), len(files) * joined)
+    first: dict[str, Path] = {}
 
     def entries() -> Iterator[Entry]:
         for file in files:
             try:
                 for each in read(file, findings):
-                    if not listed_split or _entry_split(each, root) == listed_split:
-                        yield each
+                    if listed_split and _entry_split(each, root) != listed_split:
+                        continue
+                    if joined and first.setdefault(each.image, file) != file:
+                        findings.add("image-files", f"{each.image}: {first[each.image]} and {file}")
+                        first[each.image] = file
+                    yield each
             except (ValueError, OSError) as error:
                 if len(files) == 1:
                     raise
@@ -146,6 +156,24 @@ def open_files(
 
     folders = image_folders(files[0], root, folder or split)
     return table_of(entries(), folders, root, split, box_format, asked, findings)
+
+
+def by_whole(files: Sequence[Path]) -> dict[str, list[Path]]:
+    """Files by the whole that they are part of (train_1.csv, train_2.csv), if in one folder.
+
+    Files of several folders are by their own names, as their images may share names.
+    """
+    if len({file.parent for file in files}) > 1:
+        stems = Counter(file.stem for file in files)
+        return {
+            file.stem if stems[file.stem] == 1 else f"{file.parent.name}-{file.stem}": [file]
+            for file in files
+        }
+    wholes = names_of_wholes(dict.fromkeys(file.stem for file in files))
+    found: dict[str, list[Path]] = {}
+    for file in files:
+        found.setdefault(wholes[file.stem], []).append(file)
+    return found
 
 
 def entry_splits(read: Read, root: Path, file: Path) -> list[str]:

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from dabdetr.data import json_forms, line_forms
 from dabdetr.data.box_formats import BoxFormat
-from dabdetr.data.entries import Read, entry_splits, open_files
+from dabdetr.data.entries import Read, by_whole, entry_splits, open_files
 from dabdetr.data.json_keys import Keys
 from dabdetr.data.locate import folders_in
 from dabdetr.data.records import Open
-from dabdetr.data.split_names import usual_word
+from dabdetr.data.split_names import DEFAULT, usual_word
 from dabdetr.data.textfiles import head_of
 from dabdetr.data.via import via
 
@@ -235,17 +235,23 @@ def _by_split(form: Form, base: Path, files: list[Path]) -> dict[str, Open]:
     opener = partial(open_files, form.read, form.box_format, base)
     if len(files) == 1 and (named := entry_splits(form.read, base, files[0])):
         return {name: partial(opener, files, name, name) for name in named}
-    parts: dict[str, list[Path]] = {}
-    splits = [_split_of(file, base) for file in files]
-    if form.many and "default" in splits:  # split words in some image names are no evidence then
-        splits = [_split_of(file.parent / "_", base) for file in files]
-    for file, split in zip(files, splits, strict=True):
-        name = split if form.many or split not in parts else file.stem
-        parts.setdefault(name, []).append(file)
-    return {name: partial(opener, group, "", "") for name, group in parts.items()}
+    if form.many:
+        splits = [_split_of(file, base) for file in files]
+        if DEFAULT in splits:  # split words in some image names are no evidence then
+            splits = [_split_of(file.parent / "_", base) for file in files]
+        parts: dict[str, list[Path]] = {}
+        for file, split in zip(files, splits, strict=True):
+            parts.setdefault(split, []).append(file)
+        return {name: partial(opener, group, "", "") for name, group in parts.items()}
+    found: dict[str, Open] = {}
+    for name, group in by_whole(files).items():
+        split = _split_of(group[0].with_name(f"{name}.json"), base)
+        key = name if split in found else split
+        found[key] = partial(opener, group, "", "", joined=len(group) > 1)
+    return found
 
 
 def _split_of(file: Path, base: Path) -> str:
     """The split in the name of the file or of the nearest folder that names one."""
     names = (file.stem, *reversed(file.relative_to(base).parts[:-1]))
-    return next(filter(None, map(usual_word, names)), "default")
+    return next(filter(None, map(usual_word, names)), DEFAULT)

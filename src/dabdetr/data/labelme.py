@@ -18,9 +18,9 @@ from dabdetr.data.locate import ImageFolders, folders_in, images_below, paths_of
 from dabdetr.data.records import Open, RecordTable, Rows, named_table
 from dabdetr.data.shapes import around, size_of
 from dabdetr.data.split_names import split_folders
-from dabdetr.data.textfiles import head_of, read_text
+from dabdetr.data.textfiles import head_of, parse_counting, read_text
 from dabdetr.files import plain_name
-from dabdetr.text import parse_json, shown
+from dabdetr.text import shown
 
 LABELS = ("labels", "annotations", "jsons", "json")
 """Names of folders that contain only the jsons, separate from the images."""
@@ -82,7 +82,7 @@ def _open(
     finders: dict[Path, ImageFolders] = {}
     for file in files:
         try:
-            tree = parse_json(read_text(file, findings), str(file))
+            tree = parse_counting(read_text(file, findings), str(file), findings)
             if not isinstance(tree, dict) or not isinstance(tree.get("shapes"), list):
                 raise ValueError(f"{file} has no list of shapes")
         except (ValueError, OSError) as error:

@@ -25,7 +25,7 @@ from dabdetr.data.forms import FORMS, find_forms
 from dabdetr.data.images import OTHER_SUFFIXES
 from dabdetr.data.labelme import find_labelme
 from dabdetr.data.listed_splits import divided
-from dabdetr.data.locate import folders_in, paths_of
+from dabdetr.data.locate import folders_in, paths_of, unreadable_below
 from dabdetr.data.parquet import find_parquet
 from dabdetr.data.records import Open, RecordTable
 from dabdetr.data.scenes import SPLITS, parse_scenes
@@ -54,6 +54,9 @@ LAYOUTS: dict[str, tuple[Find, str]] = {
 MAIN = ("COCO", "YOLO", "VOC")
 """Layouts of which a data set may have a second one beside the one that is read."""
 
+PACKED = (".gz", ".bz2", ".xz", ".zst")
+ANNOTATIONS = (".json", ".jsonl", ".csv", ".xml", ".txt")
+"""Endings of annotation files, before one of ``PACKED``."""
 PARTS = frozenset({"annotations", "jpegimages", "imagesets", "images", "labels", "main"})
 """Names of folders that are only part of a data set."""
 MOST_FOLDERS = 300
@@ -81,9 +84,9 @@ def open_data(
     if not isinstance(opened, RecordTable) or data is None or annotations is not None:
         count_unlisted([opened])
         return opened
-    if box_format is None and opened.doubtful:
+    if (box_format is None and opened.doubtful) or opened.classes.doubtful:
         others = _other_splits(data, _opened_keys(data, split))
-        opened = alike((opened, *others), partial(_open_split, data))[0]
+        opened = alike((opened, *others), partial(_open_split, data), box_format)[0]
     if len(splits(data)) == 1:
         count_unlisted([opened])
     return opened
@@ -125,7 +128,8 @@ def _open_split(
                 f"only {'images' if annotations is None else 'annotations'} was given"
             )
         name = Path(annotations).stem
-        return _count_undecodable(read_coco(Path(annotations), Path(images), name, split, asked))
+        opened = read_coco(Path(annotations), Path(images), name, split, asked)
+        return _count_unread(opened, Path(images))
     if data is None:
         raise ValueError("no data: give a folder in COCO's, YOLO's or VOC's layout, or 'scenes'")
     if _is_scenes(data):
@@ -137,13 +141,15 @@ def _open_split(
     if found.root != Path(data):
         opened.findings.add("place", f"{data}: {found.root}")
     opened.findings.add("layout-other", _other_layouts(found.root))
+    opened.findings.add("annotation-packed", _packed_in(found.root))
     if len(found.splits) == 1:
         opened.findings.add("split-folders", _split_folders_of(opened, found.root))
-    return _count_undecodable(opened)
+    return _count_unread(opened, found.root)
 
 
-def _count_undecodable(opened: RecordTable) -> RecordTable:
-    """The split, with images in its folders whose format cannot be decoded added to findings."""
+def _count_unread(opened: RecordTable, root: Path) -> RecordTable:
+    """The split, with findings of unreadable folders and of images that cannot be decoded."""
+    opened.findings.add("folder-unreadable", unreadable_below(root))
     undecodable = beside(opened, OTHER_SUFFIXES)
     listed = {*opened.files} if undecodable else ()
     opened.findings.add("image-format", [file for file in undecodable if file not in listed])
@@ -238,6 +244,13 @@ def _split_folders_of(opened: RecordTable, root: Path) -> list[str]:
         first.setdefault(split_in_path(os.path.relpath(file, base)), file)
     first.pop("", None)
     return list(first.values()) if len(first) > 1 else []
+
+
+def _packed_in(root: Path) -> list[str]:
+    """Compressed annotation files in ``root`` and its folders that are not unpacked there."""
+    files = (file for folder in (root, *folders_in(root)) for file in paths_of(folder, *PACKED))
+    named = (file for file in files if Path(file.stem).suffix.lower() in ANNOTATIONS)
+    return [str(file) for file in named if not file.with_suffix("").exists()]
 
 
 def _other_layouts(root: Path) -> list[str]:
@@ -379,8 +392,7 @@ def open_every(
             opened.append(_open_split(data, name, box_format))
         except (ValueError, OSError) as error:
             failed[name] = error
-    if box_format is None:
-        opened = alike(opened, partial(_open_split, data))
+    opened = alike(opened, partial(_open_split, data), box_format)
     count_unlisted(opened)
     found: list[DetectionDataset] = []
     for each in opened:
@@ -433,12 +445,11 @@ def open_training(
     if val is not None:
         if share is not None:
             raise ValueError(f"{train.name} has a val split already; leave out --split {share:g}")
-        if box_format is None:
 
-            def again(split: str, likely: Expected) -> DetectionDataset:
-                return _open_split(data, split, likely, *places[split])
+        def again(split: str, likely: Expected) -> DetectionDataset:
+            return _open_split(data, split, likely, *places[split])
 
-            train, val = alike((train, val), again)
+        train, val = alike((train, val), again, box_format)
         count_unlisted((train, val), lambda: _other_splits(data, ("train", "val")))
         train, val = train.checked(progress), val.checked(progress)
         train.bits = val.bits = max(train.bits or 0, val.bits or 0) or None

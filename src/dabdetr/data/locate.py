@@ -228,6 +228,14 @@ def files_below(folder: str | Path, endings: Container[str]) -> Iterator[str]:
                 yield os.path.join(parent, file)
 
 
+def unreadable_below(folder: Path) -> list[str]:
+    """The folders below ``folder`` that may not be read, without hidden ones."""
+    found: list[str] = []
+    for _, folders, _ in os.walk(folder, onerror=lambda error: found.append(error.filename)):
+        folders[:] = sorted(each for each in folders if not each.startswith("."))
+    return found
+
+
 def files_in(folder: str | Path, endings: Container[str]) -> list[str]:
     """Sorted paths of the files directly in a folder by lower-case extension; no hidden ones."""
     names = sorted(name for name, is_file in _listing(str(folder)).items() if is_file)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from dabdetr.data.box_formats import Asked, BoxFormat
-from dabdetr.data.class_lists import class_table
+from dabdetr.data.class_lists import Numbers, class_table
 from dabdetr.data.columns import Columns
 from dabdetr.data.dataset import DetectionDataset, ImageRecord
 from dabdetr.data.findings import Findings
@@ -66,6 +66,7 @@ class Rows:
     areas     area in the file; NaN where it has none
 
     first     number of the first pixel in ``numbers``: 0, or 1 as in VOC
+    classes   class numbers in the files; empty where classes are names
     place     row → location of the box in the files, for messages
     """
 
@@ -73,6 +74,7 @@ class Rows:
         self.findings = findings
         self.box_format: BoxFormat = box_format
         self.first = 0.0
+        self.classes = Numbers()
         self.files: list[str] = []
         self.ids: list[int] = []
         self.sizes: list[tuple[int, int]] = []
@@ -118,6 +120,7 @@ class RecordTable(Columns, DetectionDataset):
     layout_format  box format that the layout prescribes
     listed         path of each image in the files, also of those that are left out
     starts         [images + 1] first box of each image
+    classes        class numbers in the files
     """
 
     def __init__(
@@ -134,7 +137,7 @@ class RecordTable(Columns, DetectionDataset):
         self._checked = False
         self.findings, self.place, self.first = rows.findings, rows.place, rows.first
         self.box_format = self.layout_format = rows.box_format
-        self.files, self.known = rows.files, rows.known
+        self.files, self.known, self.classes = rows.files, rows.known, rows.classes
         self.listed = rows.files + rows.left_out
         self.image_ids = np.array(rows.ids, np.int64)
         self.sizes = np.array(rows.sizes, np.int64).reshape(-1, 2)

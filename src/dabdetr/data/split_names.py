@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -18,6 +19,12 @@ SPELLINGS = {
     "test": ("test", "testing", "tst"),
 }
 """Usual split → its spellings; letter case is ignored."""
+PART = re.compile(r"([-_. ]?(part|shard|batch|chunk|task|job))?[-_. ]?\d+$", re.IGNORECASE)
+"""The end of the name of a file that has a part of a split."""
+NO_PART = re.compile(r"fold|(^|[^a-z])v(er|ersion)?[-_. ]?\d+$", re.IGNORECASE)
+"""In names that end like those of parts: folds and versions, which are alternatives."""
+DEFAULT = "default"
+"""Name of a split whose file names give none."""
 
 
 def canonical(split: str) -> str:
@@ -40,6 +47,13 @@ def usual_word(name: str) -> str:
 def names_split(name: str) -> bool:
     """Whether a name is a usual split or contains one as a word: VisDrone2019-DET-train."""
     return canonical(name) in USUAL or bool(usual_word(name))
+
+
+def names_of_wholes(names: Iterable[str]) -> dict[str, str]:
+    """Name → the name without its end, if several are alike but for that: train_1, train_2."""
+    bare = {name: name if NO_PART.search(name) else PART.sub("", name) for name in names}
+    count = Counter(bare.values())
+    return {name: (whole or DEFAULT) if count[whole] > 1 else name for name, whole in bare.items()}
 
 
 def split_in_path(name: str) -> str:

@@ -10,7 +10,7 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice, takewhile
@@ -18,12 +18,12 @@ from pathlib import Path
 
 from dabdetr.data.box_formats import BoxFormat
 from dabdetr.data.class_lists import name_list, names_beside
-from dabdetr.data.entries import Entry, entry_splits, open_files
+from dabdetr.data.entries import Entry, by_whole, entry_splits, open_files
 from dabdetr.data.findings import Findings
 from dabdetr.data.locate import child, is_image, paths_of
 from dabdetr.data.records import Open
 from dabdetr.data.shapes import are_upright, around_flat, box_of, size_of
-from dabdetr.data.split_names import usual_word
+from dabdetr.data.split_names import DEFAULT, usual_word
 from dabdetr.data.textfiles import head_of, parse_cell, read_text
 from dabdetr.text import as_flag, as_number, as_numbers, shown
 
@@ -97,16 +97,21 @@ def find_table(root: Path) -> dict[str, Open]:
         files = (*paths_of(place, ".csv", ".tsv")[:50], *paths_of(place, ".txt")[:50])
         forms = forms or {file: form for file in files if (form := _table_form(file))}
     base = root.parent if root.is_file() else root
+    reader = partial(_entries, forms)
+    if len(forms) == 1:
+        ((file, form),) = forms.items()
+        named = entry_splits(reader, base, file)
+        if named:
+            opener = partial(open_files, reader, form.box_format, base, [file])
+            return {split: partial(opener, split, split) for split in named}
     found: dict[str, Open] = {}
-    for file, form in forms.items():
-        reader, order = partial(_entries, form), form.box_format
-        named = entry_splits(reader, base, file) if len(forms) == 1 else []
-        for split in named:
-            found[split] = partial(open_files, reader, order, base, [file], split, split)
-        if not named:
-            split = usual_word(file.stem) or "default"
-            key = file.stem if split in found else split
-            found[key] = partial(open_files, reader, order, base, [file], "", split)
+    orders: dict[BoxFormat, None] = {form.box_format: None for form in forms.values()}
+    for order in orders:
+        alike = [file for file, form in forms.items() if form.box_format == order]
+        for name, files in by_whole(alike).items():
+            split = usual_word(name) or DEFAULT
+            opener = partial(open_files, reader, order, base, files, "", split)
+            found[name if split in found else split] = partial(opener, joined=len(files) > 1)
     return found
 
 
@@ -190,8 +195,8 @@ def _is_number(cell: str) -> bool:
     return cell.strip() in MISSING or as_number(cell) is not None
 
 
-def _entries(form: _TableForm, file: Path, findings: Findings) -> Iterator[Entry]:
-    names = _class_names(file)
+def _entries(forms: Mapping[Path, _TableForm], file: Path, findings: Findings) -> Iterator[Entry]:
+    form, names = forms[file], _class_names(file)
     lines = io.StringIO(read_text(file, findings), newline="")
     lines = islice(lines, form.first, None)
     rows = csv.reader(lines, delimiter=form.separator, skipinitialspace=True)

@@ -14,7 +14,7 @@ import chardet
 
 from dabdetr.data.findings import Findings
 from dabdetr.files import open_regular, read_regular
-from dabdetr.text import parse_json
+from dabdetr.text import parse_json, shown
 
 HEAD = 1 << 16
 """Bytes by which the form of a file is recognised."""
@@ -69,14 +69,23 @@ def read_json(path: Path, findings: Findings) -> Any:
         table = csv.DictReader(io.StringIO(text))
         return [{column: parse_cell(cell) for column, cell in row.items()} for row in table]
     if text.lstrip()[:1] == "[" or (ending in (".json", ".geojson") and not _is_json_lines(text)):
-        return parse_json(text, str(path))
+        return parse_counting(text, str(path), findings)
     rows: list[Any] = []
     for number, line in enumerate(text.splitlines(), 1):
         try:
-            rows += [parse_json(line, f"{path}, line {number}")] if line.strip() else []
+            name = f"{path}, line {number}"
+            rows += [parse_counting(line, name, findings)] if line.strip() else []
         except ValueError as error:
             findings.add("row-unreadable", str(error))
     return rows
+
+
+def parse_counting(text: str | bytes, name: str, findings: Findings) -> Any:
+    """``parse_json``, with the keys counted that stand twice in an object."""
+    repeated: list[str] = []
+    tree = parse_json(text, name, repeated)
+    findings.add("key-repeated", [f"{name}: {shown(key)}" for key in repeated])
+    return tree
 
 
 def _is_json_lines(text: str) -> bool:

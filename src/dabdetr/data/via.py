@@ -11,7 +11,7 @@ from typing import Any
 from dabdetr.data.entries import Entry
 from dabdetr.data.findings import Findings
 from dabdetr.data.shapes import around
-from dabdetr.data.textfiles import HEAD, mapping, parse_cell, read_text
+from dabdetr.data.textfiles import HEAD, mapping, parse_cell, parse_counting, read_text
 from dabdetr.text import as_numbers, parse_json, shown
 
 CLASS_KEYS = ("class", "label", "name", "type", "category", "object")
@@ -60,7 +60,7 @@ def _regions(file: Path, findings: Findings) -> Iterator[Region]:
                 findings.add("box-unreadable", f"{file}: {shown(shape)}")
             yield row.get("filename") or "", mapping(shape), mapping(attributes)
         return
-    tree = parse_json(text, str(file))
+    tree = parse_counting(text, str(file), findings)
     if isinstance(tree, dict) and isinstance(tree.get("metadata"), dict):
         yield from _via3_regions(tree, file, findings)
         return

@@ -25,8 +25,15 @@ from dabdetr.data.locate import ImageFolders, child, folders_in, images_below, p
 from dabdetr.data.records import Open, RecordTable, Rows, named_table
 from dabdetr.data.shapes import around, size_of, turned, upright
 from dabdetr.data.split_names import are_splits, named_as_split
-from dabdetr.data.textfiles import guess, head_of, note_encoding, read_bytes, read_text
-from dabdetr.text import as_flag, as_number, as_numbers, counted, parse_json, shown
+from dabdetr.data.textfiles import (
+    guess,
+    head_of,
+    note_encoding,
+    parse_counting,
+    read_bytes,
+    read_text,
+)
+from dabdetr.text import as_flag, as_number, as_numbers, counted, shown
 
 EDGES = ("xmin", "ymin", "xmax", "ymax")
 ROTATED = ("cx", "cy", "w", "h", "angle")
@@ -188,7 +195,7 @@ def _annotations_in(files: list[Path], findings: Findings) -> list[_Annotation]:
 
 def _read(file: Path, findings: Findings) -> _Annotation:
     if file.suffix.lower() == ".json":
-        given = parse_json(read_text(file, findings), str(file))
+        given = parse_counting(read_text(file, findings), str(file), findings)
         if not isinstance(given, dict) or not isinstance(given.get("annotation"), dict):
             raise ValueError(f"{file} has no annotation; replace or remove it")
         tree = _element("annotation", given["annotation"])

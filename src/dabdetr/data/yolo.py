@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from dabdetr.data.box_formats import Asked
+from dabdetr.data.box_formats import Asked, expected_step
 from dabdetr.data.class_lists import (
     NAMES,
     class_table,
@@ -445,5 +445,5 @@ def _read(
         )
         pairs = [(number, str(number)) for number in used]
     category_ids, names, known = class_table(pairs, findings)
-    lines.fill(rows, known, names, points)
+    lines.fill(rows, known, names, points, expected_step(box_format))
     return RecordTable(rows, root.resolve().name, split, names, category_ids, box_format)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from dabdetr.data.box_formats import SLACK
-from dabdetr.data.class_lists import NAMES, count_shifted, listed_range
+from dabdetr.data.class_lists import NAMES, find_step, listed_range
 from dabdetr.data.findings import Findings
 from dabdetr.data.images import IMAGE_SUFFIXES
 from dabdetr.data.locate import (
@@ -271,14 +271,25 @@ class Lines:
         """File and number of a line, for messages."""
         return f"{self.files[self.file[row]]}, line {self.line[row]}"
 
-    def fill(self, rows: Rows, labels: dict[int, int], names: tuple[str, ...], points: Any) -> None:
+    def fill(
+        self,
+        rows: Rows,
+        labels: dict[int, int],
+        names: tuple[str, ...],
+        points: Any,
+        step: int | None = None,
+    ) -> None:
         """Put the boxes into ``rows``.
 
         labels  class number → label
         names   class names by label
         points  ``kpt_shape`` of data.yaml
+        step    what the numbers of the lines are too high by, if other splits show it
         """
-        table: dict[float | str, int] = {**labels, **{n: i for i, n in enumerate(names)}}
+        where = f"{self.files[0]} and the like" if self.files else ""
+        rows.classes = find_step(self.classes(), labels, step, self.findings, where)
+        numbered = {number + rows.classes.step: label for number, label in labels.items()}
+        table: dict[float | str, int] = {**numbered, **{n: i for i, n in enumerate(names)}}
         named = [row for row, value in enumerate(self.category) if isinstance(value, str)]
         for kind, rows_ in (
             ("id-text", [row for row in named if self.category[row] in table]),
@@ -300,8 +311,6 @@ class Lines:
             known = listed_range(labels, names)
             examples = (f"{self.place(r)} has class {self.category[r]:g}; {known}" for r in unknown)
             self.findings.add("class-unknown", examples, len(unknown))
-            where = self.place(unknown[0])
-            count_shifted(set(self.classes()), set(labels), self.findings, where)
         rows.image = np.array([self.image[row] for row in kept], np.int64)
         rows.label = np.array([table[self.category[row]] for row in kept], np.int64)
         rows.numbers = np.array(boxes, np.float64).reshape(-1, 4)
