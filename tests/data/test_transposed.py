@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from tests.data.making import dump, text
 
-from dabdetr.data.layouts import open_training
+from dabdetr.data.layouts import open_data, open_training
 
 WIDTH, HEIGHT = 200, 100
 Box = tuple[float, float, float, float]
@@ -106,6 +106,22 @@ YOLO: dict[str, Callable[[float, float, float, float], tuple[float, ...]]] = {
 def test_lines_in_another_order_are_read_as_they_fit(order: str, tmp_path: Path) -> None:
     yolo(tmp_path, YOLO[order])
     check(tmp_path, "box-transposed")
+
+
+@pytest.mark.parametrize("wide", [(0.97, 0.5, 0.2, 0.05), (1.0, 0.5, 0.2, 0.2)])
+def test_boxes_that_are_not_cut_at_one_edge_are_no_other_order(
+    wide: tuple[float, ...], tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    lines = [(*rng.uniform(0.2, 0.6, 2), *rng.uniform(0.05, 0.3, 2)) for _ in range(34)]
+    image(tmp_path / "images" / "a.png")
+    rows = [" ".join(map(str, (0, *each))) for each in (*lines, *(wide,) * 6)]
+    rows = [f"{row}{n:03}" for n, row in enumerate(rows)]  # no two are alike
+    text(tmp_path / "labels" / "a.txt", "\n".join(rows))
+    text(tmp_path / "classes.txt", "cat")
+    data = open_data(tmp_path)
+    assert data.findings.count("box-cut") == 6
+    assert not data.findings.count("box-transposed")
 
 
 def test_two_formats_in_one_file_are_said(tmp_path: Path) -> None:

@@ -62,6 +62,8 @@ MANY = 1000
 """Number of boxes among which some do not fit if the order of the numbers is wrong."""
 FEW = 10
 """Number of boxes below which a larger split is the better evidence of the format."""
+OFTEN = 0.25
+"""Share of boxes past the image in x or y alone from which width and height may be exchanged."""
 SMALLEST = 16
 """Side of an image in pixels above which a box of one pixel is not an object."""
 PERCENT = 100 * (1 + SLACK)
@@ -125,8 +127,11 @@ def tell_format(numbers: np.ndarray, frames: np.ndarray, said: BoxFormat) -> Box
         astray = max(astray, swapped - 0.2 if len(numbers) >= FEW else swapped)
     if len(numbers) >= TELLING and astray >= (0.1 if len(numbers) >= FEW else 0.5):
         many = len(numbers) >= FEW and unit != "percent"
-        others = [(other, suffix) for other in (*PLAIN, *(TRANSPOSED if many else ()))]
-        others += [(order, "-swapped")] * (many and unit == "relative")
+        past, centres = _past_edges(numbers, frames, order + suffix)
+        exchanged = many and (past.any(0).all() or past.any(1).mean() >= OFTEN)
+        swapped = many and unit == "relative" and centres.mean() >= 0.05
+        others = [(other, suffix) for other in (*PLAIN, *(TRANSPOSED if exchanged else ()))]
+        others += [(order, "-swapped")] * bool(swapped)
         for other in others:
             if other != (order, suffix) and fitting(other[0], 0, other[1]).mean() >= 0.995:
                 order, suffix = other
@@ -134,6 +139,19 @@ def tell_format(numbers: np.ndarray, frames: np.ndarray, said: BoxFormat) -> Box
     found = order + suffix
     assert found in get_args(BoxFormat)
     return found  # pyright: ignore[reportReturnType]
+
+
+def _past_edges(
+    numbers: np.ndarray, frames: np.ndarray, box_format: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """[n, 2] bool: boxes past the image in x and in y; [n] bool: boxes whose centre is past it.
+
+    Boxes that are not cut at the edges of their images are past one of them, but not their centres.
+    """
+    boxes = to_pixels(numbers, frames, box_format)  # pyright: ignore[reportArgumentType]
+    low, high, slack = boxes[:, :2], boxes[:, :2] + boxes[:, 2:], SLACK * frames
+    past = (low < -slack) | (high > frames + slack)
+    return past, np.any((low + high) / 2 > frames + slack, axis=1)
 
 
 def _fitting(
