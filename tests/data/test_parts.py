@@ -98,7 +98,7 @@ def test_parts_of_tables_and_exports_are_joined(
     (data,) = open_every(root)
     found = kinds(data)
     assert len(data) == 4
-    assert (found["files-joined"], found["image-files"]) == (3, 1)
+    assert (found["files-joined"], found["image-listings"]) == (3, 1)
     assert len(data.labels) == 4 * (2 if write is table else 1)  # pyright: ignore
     assert found["line-twice"] > 0
 
@@ -219,3 +219,111 @@ def test_a_folder_that_may_not_be_read_is_said(root: Path, monkeypatch: pytest.M
     assert (found.kind.action, found.examples) == ("skipped", [closed])
     given = open_data(None, "train", root / "annotations.json", root / "images")
     assert given.findings.count("folder-unreadable") == 1
+
+
+SIDES = ("x", "y", "width", "height")
+
+
+def drawn(box: list[int]) -> dict[str, Any]:
+    value = {"rectanglelabels": ["red"], **dict(zip(SIDES, box, strict=True))}
+    return {"result": [{"type": "rectanglelabels", "value": value}]}
+
+
+def listed_twice(root: Path) -> dict[str, str]:
+    """Exports in which image a stands in the first and the last entry, with different boxes."""
+    boxes = [(name, [10 + 20 * n, 20, 30, 40]) for n, name in enumerate("aba")]
+    tasks = [{"data": {"image": f"{name}.png"}, "annotations": [drawn(box)]} for name, box in boxes]
+    createml = [
+        {
+            "image": f"{name}.png",
+            "annotations": [{"label": "red", "coordinates": dict(zip(SIDES, box, strict=True))}],
+        }
+        for name, box in boxes
+    ]
+    shapes = [
+        f'<image id="{n}" name="{name}.png"><box label="red" xtl="{x}" ytl="{y}" xbr="{x + w}" '
+        f'ybr="{y + h}"/></image>'
+        for n, (name, (x, y, w, h)) in enumerate(boxes)
+    ]
+    rows = [
+        {"image": f"{name}.png", "bbox": [box, BOXES[0]], "label": "red"} for name, box in boxes
+    ]
+    return {
+        "export.json": json.dumps(tasks),
+        "createml.json": json.dumps(createml),
+        "annotations.xml": f"<annotations>{''.join(shapes)}</annotations>",
+        "rows.json": json.dumps(rows),
+    }
+
+
+@pytest.mark.parametrize("file", listed_twice(Path()))
+def test_images_that_an_export_lists_twice_are_counted(file: str, root: Path) -> None:
+    text(root / file, listed_twice(root)[file])
+    data = open_data(root)
+    assert [Path(data.record(index).file).stem for index in range(len(data))] == ["a", "b"]
+    assert len(data.record(0).labels) == (2 if file != "rows.json" else 3)
+    assert kinds(data)["image-listings"] == 1
+
+
+def labelled(root: Path, lists: dict[str, str]) -> None:
+    """An image of class red in each split, whose labels have a class list of their own."""
+    for split, names in lists.items():
+        image(root / "images" / split / f"{split[0]}.png")
+        number = names.split().index("red")
+        text(root / "labels" / split / "classes.txt", names)
+        text(root / "labels" / split / f"{split[0]}.txt", f"{number} 0.5 0.5 0.2 0.2\n")
+
+
+@pytest.mark.parametrize("second", ["blue\nred\n", "blue\ngreen\nred\n"])
+@pytest.mark.parametrize("folders", [("train", "val"), ("day1", "night1")])
+def test_folders_of_labels_are_read_by_their_own_lists(
+    folders: tuple[str, str], second: str, tmp_path: Path
+) -> None:
+    labelled(tmp_path, dict(zip(folders, ("red\nblue\n", second), strict=True)))
+    every = open_every(tmp_path)
+    assert [data.names[label] for data in every for label in data.labels] == ["red", "red"]  # pyright: ignore
+    said = sum(data.findings.count("class-lists") for data in every)
+    assert said == (1 if len(every) == 2 else 2)
+    assert not any(data.findings.of("kept", "skipped") for data in every)
+
+
+def test_lists_that_differ_from_data_yaml_are_said(tmp_path: Path) -> None:
+    labelled(tmp_path, {"train": "red\nblue\n", "val": "blue\nred\n"})
+    settings = "train: images/train\nval: images/val\nnames: [red, blue]\n"
+    text(tmp_path / "data.yaml", settings)
+    train, val = open_every(tmp_path)
+    assert (train.findings.count("class-order"), val.findings.count("class-order")) == (0, 2)
+
+
+def test_boxes_of_zeros_are_read_from_their_outlines(root: Path) -> None:
+    tree = coco("ab")
+    x, y, width, height = BOXES[0]
+    outline = [x, y, x + width, y, x + width, y + height, x, y + height]
+    tree["annotations"][0] |= {"bbox": [0, 0, 0, 0], "segmentation": [outline]}
+    tree["annotations"][1]["bbox"] = [0, 0, 0, 0]
+    dump(root / "annotations.json", tree)
+    data = open_data(root)
+    assert kinds(data)["box-from-shape"] == kinds(data)["box-empty"] == 1
+    assert boxes(data) == [each for each in expected("ab") if each[:2] != ("a", "blue")]
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_mapping_from_images_to_boxes_is_read(nested: bool, root: Path) -> None:
+    objects = [{"bbox": list(box), "label": c} for c, box in zip(CLASSES, BOXES, strict=True)]
+    lists = {"boxes": [list(box) for box in BOXES], "labels": list(CLASSES)}
+    tree = {f"{name}.png": lists if nested else objects for name in "ab"}
+    dump(root / "boxes.json", tree)
+    assert boxes(open_data(root)) == expected("ab")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "advice"),
+    [
+        ("boxes.xlsx", "PK", "is a spreadsheet: save it as CSV"),
+        ("answers.json", '[{"image": "a.png", "objects": [{"box_2d": [1, 2, 3, 4]}]}]', "0–1000"),
+    ],
+)
+def test_other_forms_are_named(name: str, content: str, advice: str, root: Path) -> None:
+    text(root / name, content)
+    with pytest.raises(ValueError, match=advice):
+        open_data(root)

@@ -30,6 +30,7 @@ class Entry:
     size     (width, height) of the image; (0, 0) if not in the file
     split    split of the image; "" if not in the file
     odd      kind of finding to count the entry as; "" for none
+    listing  whether the entry stands for an image with all its boxes
     """
 
     image: str
@@ -40,6 +41,7 @@ class Entry:
     size: tuple[int, int] = (0, 0)
     split: str = ""
     odd: str = ""
+    listing: bool = False
 
 
 Read = Callable[[Path, Findings], Iterable[Entry]]
@@ -66,7 +68,7 @@ def table_of(
     )
     images: dict[str, int | None] = {}
     missing: list[str] = []
-    boxes = set[tuple[Any, ...]]()
+    boxes, seen = set[tuple[Any, ...]](), set[int]()
     listed = list(entries)
     without_classes = not any(each.class_ for each in listed if each.numbers is not None)
     for each in listed:
@@ -79,6 +81,9 @@ def table_of(
             continue
         if each.odd:
             findings.add(each.odd, each.told)
+        if each.listing:
+            findings.add("image-listings", [f"{each.told}: {each.image}"] * (index in seen))
+            seen.add(index)
         if each.numbers is None:
             continue
         class_ = each.class_ or ("object" if without_classes else "")
@@ -145,8 +150,10 @@ def open_files(
                 for each in read(file, findings):
                     if listed_split and _entry_split(each, root) != listed_split:
                         continue
-                    if joined and first.setdefault(each.image, file) != file:
-                        findings.add("image-files", f"{each.image}: {first[each.image]} and {file}")
+                    before = first.setdefault(each.image, file) if joined else file
+                    if before != file:
+                        again = f"{file}: {each.image}, also in {before}"
+                        findings.add("image-listings", [again] * (not each.listing))
                         first[each.image] = file
                     yield each
             except (ValueError, OSError) as error:

@@ -201,6 +201,11 @@ FORMS: dict[str, Form] = {
         rb'.*"(bbox(es)?|boxes)"\s*:\s*\[',
         json_forms.image_rows, "xywh",
     ),
+    "boxes by image": Form(
+        JSON,
+        rb'^\s*\{\s*"[^"]+\.(jpe?g|png|bmp|webp|tiff?)"\s*:\s*[\[{].*"(bbox(es)?|boxes)"\s*:\s*\[',
+        json_forms.image_mapping, "xywh",
+    ),
 }
 # fmt: on
 """Name → form. The first form that recognises a file is used."""

@@ -9,7 +9,7 @@ import math
 import os
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import zip_longest
 from pathlib import Path
@@ -65,7 +65,7 @@ def label_studio(file: Path, findings: Findings) -> Iterator[Entry]:
             findings.add("image-unnamed", place)
             continue
         for image in named.values():
-            yield Entry(image, place)
+            yield Entry(image, place, listing=True)
         drawn = row.get("annotations") or row.get("completions")
         drawn = [
             each for each in drawn or [] if isinstance(each, dict) and not each.get("was_cancelled")
@@ -150,7 +150,7 @@ def bdd(file: Path, findings: Findings) -> Iterator[Entry]:
         return
     for row in _objects(frames):
         name = row.get("name") or mapping(tree).get("name") or file.stem
-        yield Entry(str(name), str(file))
+        yield Entry(str(name), str(file), listing=True)
         for number, each in enumerate(_objects(row.get("labels") or row.get("objects")), 1):
             place = f"{file}: label {number} of {shown(name)}"
             box = _four(mapping(each.get("box2d")), CORNERS)
@@ -228,24 +228,39 @@ def image_rows(file: Path, findings: Findings) -> Iterator[Entry]:
     yield from hugging_face(file, findings)
 
 
+def image_mapping(file: Path, findings: Findings) -> Iterator[Entry]:
+    """A mapping from image names to a list of objects, or to lists of boxes and classes."""
+    tree = mapping(read_json(file, findings))
+    yield from _boxes_of_rows(
+        file, findings, ({"file_name": name, "objects": given} for name, given in tree.items())
+    )
+
+
 def hugging_face(file: Path, findings: Findings) -> Iterator[Entry]:
     """metadata.jsonl of a folder of images: file_name, and objects with bbox and categories.
 
     Class numbers are named by the features of the data set, in dataset_info.json or README.md, or
     by a list of classes.
     """
+    yield from _boxes_of_rows(file, findings, _rows(file, findings))
+
+
+def _boxes_of_rows(
+    file: Path, findings: Findings, rows: Iterable[dict[str, Any]]
+) -> Iterator[Entry]:
     names = _label_names([file.parent, *file.absolute().parents[1:3]])
-    for row in _rows(file, findings):
+    for row in rows:
         name = row.get(_key(row, IMAGE_KEYS))
         if not isinstance(name, str) or not name:
             findings.add("image-unnamed", f"{file}: {shown(row)}")
             continue
         image = os.path.abspath(file.parent / name)
         image = image if os.path.isfile(image) else name
-        yield Entry(image, str(file), size=_size(row))
+        boxes = list(_hugging_face_boxes(row))
+        yield Entry(image, str(file), size=_size(row), listing=len(boxes) > 1)
         unread = (cell for cell in row.values() if isinstance(cell, str) and cell[:1] in ("[", "{"))
         findings.add("box-unreadable", [f"{file}: {shown(name)}: {shown(cell)}" for cell in unread])
-        for number, (box, class_, column) in enumerate(_hugging_face_boxes(row), 1):
+        for number, (box, class_, column) in enumerate(boxes, 1):
             place = f"{file}: object {number} of {shown(name)}"
             four = box_of(box)
             label, odd = "" if class_ is None else str(class_), "" if four else "box-unreadable"
@@ -348,7 +363,7 @@ def ultralytics(file: Path, findings: Findings) -> Iterator[Entry]:
         if not isinstance(image, str) or not image:
             findings.add("image-unnamed", f"{file}: {shown(row)}")
             continue
-        yield Entry(image, str(file), size=_size(row), split=split)
+        yield Entry(image, str(file), size=_size(row), split=split, listing=True)
         number = 0
         for form, rows in mapping(row.get("annotations")).items():
             for each in rows if isinstance(rows, list) else []:
@@ -384,7 +399,7 @@ def sagemaker(file: Path, findings: Findings) -> Iterator[Entry]:
             continue
         jobs = [key for key, value in row.items() if "annotations" in mapping(value)]
         sizes = [each for key in jobs for each in _objects(row[key].get("image_size"))]
-        yield Entry(name, str(file), size=_size(sizes[0] if sizes else None))
+        yield Entry(name, str(file), size=_size(sizes[0] if sizes else None), listing=True)
         for job in jobs:
             known = mapping(mapping(row.get(f"{job}-metadata")).get("class-map"))
             for number, each in enumerate(_objects(row[job]["annotations"]), 1):

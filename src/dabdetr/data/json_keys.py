@@ -76,7 +76,7 @@ class Keys:
             name = name.partition("?")[0]
             split = str(_value(row, self.split) or "" if self.split else "")
             size = size_of(*(_value(row, side) for side in self.size))
-            yield Entry(name, str(file), size=size, split=split)
+            yield Entry(name, str(file), size=size, split=split, listing=bool(self.boxes))
             if (many := len(_values(row, self.sets))) > 1:
                 findings.add("annotators", f"{file}: {shown(name)} has {many}")
             for count, each in enumerate(_values(row, self.boxes), 1):

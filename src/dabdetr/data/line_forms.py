@@ -39,7 +39,7 @@ def cvat(file: Path, findings: Findings) -> Iterator[Entry]:
         if not name:
             findings.add("image-unnamed", f"{file}: image {shown(image.get('id'))}")
             continue
-        yield Entry(name, str(file), size=size, split=split)
+        yield Entry(name, str(file), size=size, split=split, listing=True)
         for number, each in enumerate(image, 1):
             if each.tag == "tag":
                 continue

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import partial, reduce
 from itertools import islice
@@ -408,6 +409,47 @@ def _has_labels(root: Path, texts: list[Path]) -> bool:
     return any(len(numbers_of(line.split()) or ()) > 4 for line in lines)
 
 
+def _own_lists(files: Iterable[str]) -> dict[str, list[tuple[int, str]]]:
+    """Folder → the class list in it, for the folders of label files that have one."""
+    folders = dict.fromkeys(map(os.path.dirname, files))
+    found: dict[str, list[tuple[int, str]]] = {}
+    for folder in folders:
+        lists = (Path(folder, name) for name in NAMES)
+        if pairs := name_list(next(filter(Path.is_file, lists), None), Findings()):
+            found[folder] = pairs
+    return found
+
+
+def _compared(
+    pairs: list[tuple[int, str]],
+    own: dict[str, list[tuple[int, str]]],
+    file: Path,
+    lines: Lines,
+    findings: Findings,
+) -> list[tuple[int, str]]:
+    """The classes of ``pairs`` and of the folders' ``own`` lists, if these differ.
+
+    The names in a settings ``file`` count for all folders; the numbers in a list of its own only
+    for the label files beside it.
+    """
+    listed = dict(pairs)
+    if file.suffix.lower() in (*SETTINGS, ".data"):
+        differing = [f"{n}: {listed[n]!r}, {name!r} in {folder}" for folder, each in own.items()
+                     for n, name in each if listed.get(n, name) != name]  # fmt: skip
+        findings.add("class-order", differing)
+        return pairs
+    other = {folder: each for folder, each in own.items() if not {*each} <= {*pairs}}
+    if not pairs and len({*map(tuple, own.values())}) == 1:
+        return next(iter(own.values()))
+    if not other:
+        return pairs
+    found = (f"{folder}: {shown([name for _, name in each])}" for folder, each in other.items())
+    findings.add("class-lists", found)
+    names = [*dict.fromkeys(name for each in (pairs, *other.values()) for _, name in each)]
+    lines.number_by({folder: dict(each) for folder, each in other.items()}, listed, names)
+    return list(enumerate(names))
+
+
 def _read(
     images: list[str],
     pairs: list[tuple[int, str]],
@@ -438,6 +480,7 @@ def _read(
         else:
             rows.left_out.append(image)
     labels.report(images)
+    pairs = _compared(pairs, _own_lists(filter(None, files)), file, lines, findings)
     if not pairs:
         used = sorted({number for number in lines.classes() if number >= 0})
         findings.add(

@@ -262,6 +262,19 @@ class Lines:
             self.values.append(numbers[1:])
         return True
 
+    def number_by(
+        self, own: dict[str, dict[int, str]], others: dict[int, str], names: list[str]
+    ) -> None:
+        """Number the classes of all lines by ``names``.
+
+        own     folder → number → class name
+        others  number → class name in other folders
+        """
+        for row, number in enumerate(self.category):
+            listed = own.get(os.path.dirname(self.files[self.file[row]]), others)
+            if isinstance(number, float) and int(number) in listed and number.is_integer():
+                self.category[row] = float(names.index(listed[int(number)]))
+
     def classes(self) -> Iterator[int]:
         """The class number of each line that has a whole one."""
         numbers = (value for value in self.category if isinstance(value, float))
