@@ -16,6 +16,8 @@ ROOT = Path(__file__).parents[2]
 RACES = ROOT / "experiments" / "ladder"
 SHOWN = "scenes"
 """The race whose images stand for the idea."""
+CURVES = re.compile(r"^!\[(.*)\]\((\S*curves-\S+\.png)\)$", re.MULTILINE)
+"""Images of three panels beside each other."""
 LINK = re.compile(r"\]\((?![a-z]+:|#)([^)]+)\)")
 
 
@@ -75,7 +77,12 @@ def _race(path: Path) -> str:
         body = body[1:]
     body = [LINK.sub(rf"](race/{folder}/\1)", line) for line in body]
     opened = ["<details markdown=1>", f"<summary>The report of {folder}</summary>", ""]
-    return "\n".join([title, "", *opened, *body, "", "</details>"])
+    return _in_panels("\n".join([title, "", *opened, *body, "", "</details>"]))
+
+
+def _in_panels(text: str) -> str:
+    """Images of curves, followed by a copy for each panel; phones show these (extra.css)."""
+    return CURVES.sub(r"![\1](\2) ![\1](\2){.panel}" + r" ![](\2){.panel}" * 2, text)
 
 
 def curves() -> str:
@@ -83,7 +90,7 @@ def curves() -> str:
     start = f"race/{SHOWN}/curves-ladder-"
     found = [place for place in race_files() if place.startswith(start)]
     least = min(found, key=lambda place: int(re.findall(r"\d+", place)[-1]), default=None)
-    return f"![AP against epochs for every member]({least})" if least else ""
+    return _in_panels(f"![AP against epochs for every member]({least})") if least else ""
 
 
 def race_files() -> dict[str, Path]:

@@ -105,6 +105,7 @@ def test_reports_of_races_are_one_heading_lower(
     assert "Not drawn yet" in generated.attention()
     (tmp_path / "small").mkdir()
     report = "# The race\n\n## Claims\n\n![AP](curves.png) [far](https://example.org)\n"
+    report += "\n![AP of the ladder](curves-ladder-96.png)\n"
     (tmp_path / "small" / "report.md").write_text(report)
     (tmp_path / "small" / "curves.png").touch()
     (tmp_path / "small" / "attention-large-96.png").touch()
@@ -113,6 +114,7 @@ def test_reports_of_races_are_one_heading_lower(
     assert "### Claims" in shown
     assert "<summary>The report of small</summary>" in shown
     assert "![AP](race/small/curves.png) [far](https://example.org)" in shown
+    assert shown.count("(race/small/curves-ladder-96.png){.panel}") == 3  # for phones
     assert set(generated.race_files()) == {
         "race/small/curves.png",
         "race/small/attention-large-96.png",
