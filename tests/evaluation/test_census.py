@@ -19,6 +19,7 @@ from dabdetr.evaluation.census import census
 from dabdetr.evaluation.evaluate import evaluate
 from dabdetr.evaluation.judged import judge, judge_image
 from dabdetr.evaluation.per_layer import judged_by_layer
+from dabdetr.evaluation.pruning import Pruned
 from dabdetr.inference.opening import torch_runtime
 from dabdetr.inference.postprocess import class_thresholds
 from dabdetr.model.detector import build
@@ -152,6 +153,9 @@ def test_prune_removes_what_is_not_needed(tmp_path: Path, monkeypatch: pytest.Mo
     assert told["queries"][1] == load_model("few.safetensors").model.config.model.queries.count < 40
     saved = json.loads(read("few.safetensors").metadata["pruned"])
     assert saved["AP"] == told["AP"]
+    before_ms, after_ms = saved["milliseconds"]
+    assert saved["times_as_fast"] == pytest.approx(before_ms / after_ms, abs=1e-3)
+    assert ("no time is gained" in done.stderr) is not saved["faster"]
     again = CliRunner().invoke(app, ["prune", *given])
     assert again.exit_code == 2
     # few of two queries and one layer: nothing is left to remove
@@ -163,6 +167,24 @@ def test_prune_removes_what_is_not_needed(tmp_path: Path, monkeypatch: pytest.Mo
     assert json.loads(done.stdout)["weights"] is None
     assert "no file was written" in done.stderr
     assert not Path("none.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "faster", "words"),
+    [
+        ((140.5, 137.9), False, "140.5 → 137.9 ms an image: no time is gained"),
+        ((100.0, 104.0), False, "100.0 → 104.0 ms an image: no time is gained"),
+        ((140.0, 100.0), True, "140.0 → 100.0 ms an image: 1.40 times as fast"),
+    ],
+)
+def test_a_pruned_model_that_takes_as_long_is_not_called_faster(
+    milliseconds: tuple[float, float], faster: bool, words: str
+) -> None:
+    detector, comparison = None, None
+    pruned = Pruned(detector, comparison, 8, (100, 86), (4, 4), milliseconds)  # pyright: ignore
+    assert pruned.smaller
+    assert pruned.faster is faster
+    assert pruned.gain.startswith(words)
 
 
 def test_val_tells_the_census_and_that_nothing_is_wrong(

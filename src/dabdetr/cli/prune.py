@@ -31,6 +31,7 @@ def prune(
     The written weights contain a certificate: AP and time before and after, and the data they were
     measured on. AP is measured on the split on which queries and layers were chosen; check it on
     another split with val. If nothing can be removed, no file is written and the exit code is 1.
+    Fewer queries may take as long as before: the last lines say so.
     """
     if model is None or data is None:
         raise ValueError("give a model and data: dabdetr prune MODEL DATA -o pruned.safetensors")
@@ -62,7 +63,7 @@ def prune(
     }
     if found.smaller:
         save_model(output, found.detector, metadata={"pruned": json.dumps(certificate)})
-        say(f"{found.sentence}\nweights: {output}", quiet)
+        say(f"{found.sentence}\n{found.gain}\nweights: {output}", quiet)
         say(f"next: dabdetr val {output} DATA, with a split that was not used here", quiet)
     else:
         say(

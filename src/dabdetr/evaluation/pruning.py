@@ -27,6 +27,8 @@ WITHIN = 0.001
 """AP (0–1) that may be lost: 0.1 points."""
 TURNS = 15
 """Timed forward passes of each model; the two models alternate."""
+FASTER = 1.05
+"""Ratio of times from which the smaller model is faster; two runs of one model differ by less."""
 
 
 @dataclass(frozen=True)
@@ -51,15 +53,36 @@ class Pruned:
         return self.queries[1] < self.queries[0] or self.layers[1] < self.layers[0]
 
     @property
+    def times_as_fast(self) -> float:
+        """Time of one image before, divided by that after."""
+        return self.milliseconds[0] / self.milliseconds[1]
+
+    @property
+    def faster(self) -> bool:
+        """Whether time is gained, and not only queries removed."""
+        return self.times_as_fast >= FASTER
+
+    @property
     def sentence(self) -> str:
-        """The result in one sentence."""
-        before, after = self.milliseconds
+        """What was removed, and what that costs in AP."""
         ap = self.comparison.numbers["AP"]
         low, high = ap.interval
         return (
             f"queries {self.queries[0]} → {self.queries[1]}, layers {self.layers[0]} → "
-            f"{self.layers[1]}: {before:.1f} → {after:.1f} ms an image, AP {ap.other:.4f} → "
-            f"{ap.this:.4f} (95 % of paired resamples: {low:+.4f} to {high:+.4f})"
+            f"{self.layers[1]}: AP {ap.other:.4f} → {ap.this:.4f} (95 % of paired resamples: "
+            f"{low:+.4f} to {high:+.4f})"
+        )
+
+    @property
+    def gain(self) -> str:
+        """The time gained, in one sentence."""
+        before, after = self.milliseconds
+        times = f"{before:.1f} → {after:.1f} ms an image"
+        if self.faster:
+            return f"{times}: {self.times_as_fast:.2f} times as fast"
+        return (
+            f"{times}: no time is gained, as the same model differs by as much from run to run; "
+            "keep the whole model, or allow more with --within"
         )
 
     def certificate(self) -> dict[str, Any]:
@@ -69,6 +92,8 @@ class Pruned:
             "queries": list(self.queries),
             "layers": list(self.layers),
             "milliseconds": [round(value, 3) for value in self.milliseconds],
+            "times_as_fast": round(self.times_as_fast, 3),
+            "faster": self.faster,
             "AP": [round(ap.other, 5), round(ap.this, 5)],
             "interval": [round(value, 5) for value in ap.interval],
             "images": self.images,
