@@ -15,7 +15,7 @@ from dabdetr.checkpoints.reading import read
 from dabdetr.checkpoints.resize import with_layers, with_only, with_queries
 from dabdetr.cli import app
 from dabdetr.data.scenes import Scenes
-from dabdetr.evaluation.census import census
+from dabdetr.evaluation.census import CELLS, census
 from dabdetr.evaluation.evaluate import evaluate
 from dabdetr.evaluation.judged import judge, judge_image
 from dabdetr.evaluation.per_layer import judged_by_layer
@@ -58,6 +58,11 @@ def test_census_by_hand() -> None:
     assert busy.right == 1
     middle = (box.reshape(2, 2).mean(0) / 160 + (0.125, 0.25)) / 2
     assert busy.centre == pytest.approx(tuple(middle), abs=1e-6)
+    places = np.zeros((CELLS, CELLS), int)
+    column, row = (np.array(box.reshape(2, 2).mean(0)) / 160 * CELLS).astype(int)
+    places[row, column] += 1
+    places[2, 1] += 1  # the centre of the second is at 0.125, 0.25
+    assert busy.places.tolist() == places.tolist() == told.to_dict()["queries"][0]["places"]
     assert told.to_dict()["queries"][0]["classes"] == {
         data.names[at]: 1 for at in sorted((label, (label + 1) % 10))
     }

@@ -15,6 +15,8 @@ from dabdetr.text import counted
 
 OVERLAP = 0.5
 """IoU from which two detections of one class are of one object."""
+CELLS = 10
+"""Cells of a heat map in each direction."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class QueryUse:
     centre   mean x and y of the boxes' centres, 0–1 of the image
     spread   standard deviation of x and y
     size     median side (root of the area), 0–1 of the image
+    places   [CELLS, CELLS] number of detections with their centre in each cell of the image; rows
+             from the top
     """
 
     query: int
@@ -37,6 +41,7 @@ class QueryUse:
     centre: tuple[float, float]
     spread: tuple[float, float]
     size: float
+    places: np.ndarray
 
     @property
     def entropy(self) -> float:
@@ -123,6 +128,7 @@ class Census:
             "centre": [round(value, 4) for value in use.centre],
             "spread": [round(value, 4) for value in use.spread],
             "size": round(use.size, 4),
+            "places": use.places.tolist(),
             "classes": {self.names[at]: int(use.classes[at]) for at in order if use.classes[at]},
         }
 
@@ -188,6 +194,8 @@ def _layer_use(layer: int, judged: Sequence[Judged]) -> LayerUse:
 def _use(query: float, rows: np.ndarray, classes: int) -> QueryUse:
     """The use of a query; ``rows`` hold query, label, right, centre x, centre y and side."""
     centre, spread = rows[:, 3:5].mean(0).tolist(), rows[:, 3:5].std(0).tolist()
+    x, y = (rows[:, 3:5] * CELLS).astype(np.int64).clip(0, CELLS - 1).T
+    places = np.bincount(y * CELLS + x, minlength=CELLS**2).reshape(CELLS, CELLS)
     return QueryUse(
         int(query),
         len(rows),
@@ -196,4 +204,5 @@ def _use(query: float, rows: np.ndarray, classes: int) -> QueryUse:
         (centre[0], centre[1]),
         (spread[0], spread[1]),
         float(np.median(rows[:, 5])),
+        places,
     )

@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dabdetr.evaluation.census import Census
-from dabdetr.report.figures import INK, panel
+from dabdetr.report.figures import INK, SIDE, panel
 from dabdetr.report.page import table
+from dabdetr.structures.drawing import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SHOWN = 30
 """The most queries in the page's table."""
+MAPS = (3, 4)
+"""Rows and columns of heat maps, one for each of the busiest queries."""
 
 
 def census_figures(census: Census) -> Iterator[tuple[str, str, Figure]]:
@@ -31,6 +34,11 @@ def census_figures(census: Census) -> Iterator[tuple[str, str, Figure]]:
         "Mean centre of each query's detections; area: their number.",
         figure,
     )
+    yield (
+        "query_maps",
+        "Where in the image the busiest queries find objects; the deeper the blue, the more.",
+        _maps(census),
+    )
     figure, axis = panel(2.8, xlabel="queries, the busiest first", ylabel="detections")
     axis.bar(
         range(len(counts) + len(census.idle)),
@@ -39,6 +47,23 @@ def census_figures(census: Census) -> Iterator[tuple[str, str, Figure]]:
         color=INK,
     )
     yield "query_counts", "Detections of each query.", figure
+
+
+def _maps(census: Census) -> Figure:
+    from matplotlib.colors import to_rgb
+
+    figure = new_figure(*SIDE)
+    busiest = census.used[: MAPS[0] * MAPS[1]]
+    for at, axis in enumerate(figure.subplots(*MAPS).flat):
+        axis.set(xticks=[], yticks=[])
+        if at >= len(busiest):
+            axis.set_axis_off()
+            continue
+        share = busiest[at].places / busiest[at].places.max()
+        blue = np.broadcast_to(to_rgb(INK), (*share.shape, 3))
+        axis.imshow(np.dstack([blue, share]), aspect="auto")  # clear where nothing is
+        axis.set_title(f"query {busiest[at].query}", fontsize=9, pad=3)
+    return figure
 
 
 def census_section(census: Census, drawn: str) -> str:
