@@ -14,6 +14,7 @@ from dabdetr.cli import app
 from dabdetr.data.dataset import DetectionDataset, Subset
 from dabdetr.data.layouts import open_data, open_every
 from dabdetr.data.writing import write_data
+from dabdetr.presets import preset
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +41,8 @@ def test_every_image_is_judged_once_and_not_by_what_learned_it(
         return write(parts, out, layout)
 
     monkeypatch.setattr(folds, "write_data", watched)
-    judged = []
-    options = {"epochs": 1, "imgsz": 64, "quiet": True}
+    judged, said = [], []
+    options = {"epochs": 1, "imgsz": 64, "quiet": True, "tell": said.append}
     for some in audit_out_of_fold(splits, 2, tmp_path, "dn-detr-nano", **options):
         judged += [(each.split, each.image) for each in some if each.row is not None]
         for each in some:
@@ -55,6 +56,18 @@ def test_every_image_is_judged_once_and_not_by_what_learned_it(
     assert all(not trained & held for trained, held in seen)
     assert seen[0][1] | seen[1][1] == seen[0][0] | seen[0][1]  # all images were held out
     assert list(tmp_path.iterdir()) == []
+    assert [line.split(":")[0] for line in said] == ["fold 1 of 2", "fold 2 of 2"]
+    assert all("1 epoch, and judges the other" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    ("images", "epochs"),
+    [(27, 58), (160, 10), (3198, 10)],  # 7, 40 and 800 optimizer steps an epoch
+)
+def test_few_images_get_more_epochs_than_the_warm_up_takes(images: int, epochs: int) -> None:
+    config = preset("dab-lite")
+    assert (config.training.warmup, config.training.effective_batch) == (200, 4)
+    assert folds._enough(config, images) == epochs
 
 
 def test_weights_are_refused_as_they_may_know_the_labels(data: Path, tmp_path: Path) -> None:
@@ -64,8 +77,6 @@ def test_weights_are_refused_as_they_may_know_the_labels(data: Path, tmp_path: P
 
 def test_the_verb(data: Path, tmp_path: Path) -> None:
     config = tmp_path / "tiny.yaml"
-    from dabdetr.presets import preset
-
     preset("dn-detr-nano").override(["image.size=64", "augment=none"]).save(config)
     command = ["audit", str(data), "--folds", "2", "--epochs", "1", "--model", str(config)]
     done = CliRunner().invoke(app, [*command, "--project", str(tmp_path / "runs"), "--quiet"])

@@ -5,20 +5,26 @@ The images are divided into folds. For each fold a model is trained briefly on t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from dabdetr.asking.audit import audit
+from dabdetr.config import Config, load
 from dabdetr.data.dataset import DetectionDataset, Joined, Subset
 from dabdetr.data.splitting import fold
 from dabdetr.data.writing import write_data
 from dabdetr.evaluation.suspicions import Suspicion
 from dabdetr.predictor import Predictor
-from dabdetr.presets import PRESETS
+from dabdetr.presets import PRESETS, preset
+from dabdetr.text import counted
 from dabdetr.training.train import train
+
+EPOCHS = 10
+"""Epochs of a fold's training; on few images more, so that it is not over while it warms up."""
 
 
 def audit_out_of_fold(
@@ -28,34 +34,47 @@ def audit_out_of_fold(
     model: str | Path = "dab-lite",
     seed: int = 0,
     device: Any = "auto",
+    epochs: int | None = None,
+    tell: Callable[[str], None] = lambda _: None,
     **options: Any,
 ) -> Iterator[list[Suspicion]]:
     """The suspicions of every image, fold by fold; ``count`` models are trained.
 
     A fold's images and run are in a temporary folder within ``folder``. ``options`` are those of
-    ``train``, such as ``epochs``. The held-out fold is used to choose the epoch and to calibrate
-    scores, but not for gradients. ValueError if ``model`` is not a preset or a config file.
+    ``train``. The held-out fold sets thresholds and calibrates scores, but gives no gradients.
+    ValueError if ``model`` is not a preset or a config file.
     """
     if str(model) not in PRESETS and Path(model).suffix not in (".yaml", ".yml"):
         raise ValueError(
             "an audit by folds trains new models, from a preset or a config file; the weights "
             f"{model} may have been trained on these labels"
         )
+    config = preset(str(model)) if str(model) in PRESETS else load(model)
     images = Joined(splits)
     for number, held_out in enumerate(fold(images, count, seed), start=1):
         excluded = set(held_out)
         rest = Subset(images, [index for index in range(len(images)) if index not in excluded])
         judged = Subset(images, held_out)
         rest.split, judged.split = "train", "val"
+        passes = epochs or _enough(config, len(rest))
+        tell(
+            f"fold {number} of {count}: a model is trained on {counted(len(rest), 'image')} for "
+            f"{counted(passes, 'epoch')}, and judges the other {len(judged)}"
+        )
         with TemporaryDirectory(prefix=f"fold-{number}-", dir=folder) as place:
             data = Path(place) / "data"
             write_data([rest, judged], data, "coco")
-            run = train(
-                data, model, project=place, name="run", device=device, report=False, **options
-            )
+            own = {"project": place, "name": "run", "report": False, "device": device}
+            run = train(data, model, epochs=passes, val_every=passes, **own, **options)
             predictor = Predictor(run.weights, device=device)
             places = [images.at(index) for index in held_out]  # (split, index within it)
             for at, split in enumerate(splits):
                 indices = [index for of_split, index in places if of_split == at]
                 for found in audit(Subset(split, indices), predictor):
                     yield [replace(each, image=indices[each.image]) for each in found]
+
+
+def _enough(config: Config, images: int) -> int:
+    """``EPOCHS``, or as many as take twice the optimizer steps of the warm-up."""
+    steps = math.ceil(images / config.training.effective_batch)
+    return max(EPOCHS, math.ceil(2 * config.training.warmup / steps))

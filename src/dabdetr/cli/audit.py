@@ -40,7 +40,14 @@ def audit(
             "it. --model is then what to train; default dab-lite.",
         ),
     ] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs of each training of --folds.")] = 10,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Epochs of each training of --folds; if not given 10, or more where that is few "
+            "optimizer steps.",
+        ),
+    ] = None,
     fix: Annotated[
         Path | None,
         typer.Option(
@@ -107,8 +114,9 @@ def audit(
         if folds is not None:
             from dabdetr.asking.folds import audit_out_of_fold
 
-            training = {"epochs": epochs, "val_every": epochs, "device": device, "quiet": quiet}
             trained = str(model or "dab-lite")
+            training = {"epochs": epochs, "device": device, "quiet": quiet}
+            training["tell"] = lambda line: say(line, quiet)
             for some in audit_out_of_fold(chosen, folds, folder.path, trained, **training):
                 every += some
         else:
