@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from dabdetr.cli import main as app
 from dabdetr.data.dataset import ImageRecord, Subset
 from dabdetr.data.layouts import open_data
 from dabdetr.data.writing import write_data
-from dabdetr.evaluation.suspicions import habits
+from dabdetr.evaluation.suspicions import habits, of_image
 from dabdetr.predictor import Predictor
 from dabdetr.structures import Answers, Detections
 from dabdetr.structures.boxes import iou
@@ -96,6 +98,40 @@ def test_a_missing_label_weighs_less_where_most_have_none() -> None:
     assert 0 < usual[-1][0] < careless < 0.5 < careful < 1
     assert [len(each) for each in habits(*zip(of_cells(0), strict=True))] == [10]
     assert habits([], []) == []
+
+
+def test_weaker_detections_of_the_same_object_neither_count_nor_are_told() -> None:
+    """A model that is hardly trained finds each object several times."""
+
+    def doubled(labelled: int) -> tuple[ImageRecord, Answers]:
+        record, answers = of_cells(labelled)
+        found = answers.detections
+        weaker = replace(
+            found, boxes=found.boxes + np.float32(1), scores=found.scores / np.float32(9)
+        )
+        both = Detections(
+            np.concatenate((weaker.boxes, found.boxes)),
+            np.concatenate((weaker.scores, found.scores)),
+            np.zeros(20, np.int64), np.arange(20), found.names, found.size,
+        )  # fmt: skip
+        return record, replace(answers, detections=both)
+
+    counts = (10, 9, 9, 10, 0)
+    single = habits(*zip(*(of_cells(each) for each in counts), strict=True))
+    twice = habits(*zip(*(doubled(each) for each in counts), strict=True))
+    for one, other in zip(single, twice, strict=True):
+        np.testing.assert_allclose(other[10:], one, rtol=1e-6)
+    record, answers = doubled(0)
+    data = SimpleNamespace(names=("cell",), split="train")
+    found = of_image(data, 0, record, answers)  # pyright: ignore
+    assert [each.kind for each in found] == ["missing"] * 10
+    assert [each.score for each in found] == [0.9] * 10
+    # no less suspicious than a wrong label where such an object always has one
+    assert [each.suspicion for each in found] == [pytest.approx(0.9**4, abs=1e-4)] * 10
+    (sure,) = of_image(
+        data, 0, record, replace(answers, detections=answers.detections[10:11]), np.ones(1)
+    )  # pyright: ignore
+    assert sure.suspicion == 1
 
 
 def test_decisions_mend_what_they_name_and_nothing_else(

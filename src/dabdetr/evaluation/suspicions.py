@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import compress
 from typing import Any
 
 import numpy as np
 
 from dabdetr.data.dataset import DetectionDataset, ImageRecord
-from dabdetr.structures import Answers
+from dabdetr.structures import Answers, Detections
 from dabdetr.structures.boxes import iou
 
 KINDS = {
@@ -41,9 +42,9 @@ LOOSE = 0.45
 """IoU of box and answer up to which a box is certainly loose."""
 EXPLAINED = 0.3
 """IoU with a label from which a detection is not a missing label."""
-MISSING = 0.5
-"""Weight of a detection without a label relative to a contradicted label: people leave objects out
-more often than they get a label wrong."""
+MISSING = 4
+"""Exponent of the probability that such a detection has a label in these data: where people leave
+objects out, one more without a label is no news."""
 NOTHING = 4
 """Exponent by which the suspicion of a label on nothing falls with the answer's score."""
 
@@ -161,9 +162,8 @@ def _of_detections(
     detections = answers.detections
     overlap = iou(boxes, answers.boxes)
     usual = detections.scores if usual is None else usual
-    for box, label, score, chance in zip(
-        detections.boxes, detections.labels, detections.scores, usual, strict=True
-    ):
+    rows = zip(detections.boxes, detections.labels, detections.scores, usual, strict=True)
+    for box, label, score, chance in compress(rows, _best(detections)):
         explained = max(
             iou(boxes, box).max(initial=0),
             (iou(answers.boxes, box) * (overlap > EXPLAINED)).max(initial=0),
@@ -174,7 +174,16 @@ def _of_detections(
             record.known is None or data.names.index(name) in record.known
         )
         if explained < EXPLAINED and labelled:
-            yield "missing", MISSING * chance, None, (box, label, score)
+            yield "missing", chance**MISSING, None, (box, label, score)
+
+
+def _best(found: Detections) -> np.ndarray:
+    """[detections] whether each is the best of its object: none with a higher score is there."""
+    pairs = iou(found.boxes[:, None], found.boxes) >= SAME
+    kept = np.zeros(len(found), bool)
+    for at in np.argsort(-found.scores, kind="stable"):
+        kept[at] = not (pairs[at] & kept).any()
+    return kept
 
 
 def _duplicates(boxes: np.ndarray, overlap: np.ndarray) -> dict[int, float]:
@@ -220,21 +229,26 @@ def rounded(box: np.ndarray) -> tuple[float, ...]:
 def habits(records: Sequence[ImageRecord], answered: Sequence[Answers]) -> list[np.ndarray]:
     """For each image, the probability that its detections have a label, as fitted to these data.
 
-    A logistic fit to the detection's score and to the share of the image's other detections that
-    have a label: in an image with many unlabelled objects, one more is less suspicious.
+    A logistic fit to the detection's score and to the share of the image's other objects that have
+    a label: in an image with many unlabelled objects, one more is less suspicious. Of several
+    detections of one object the best counts.
     """
-    inputs, labelled = [], []
+    inputs, labelled, counted = [], [], []
     for record, answers in zip(records, answered, strict=True):
         found = answers.detections
         has_label = iou(record.boxes[:, None], found.boxes).max(0, initial=0) >= SAME
+        best = _best(found)
         score = found.scores.astype(np.float64)
-        others = score.sum() - score
-        share = ((score * has_label).sum() - score * has_label + 0.5) / (others + 1)
+        # of the other objects: neither this detection nor a worse or better one of its object
+        apart = best & (iou(found.boxes[:, None], found.boxes) < SAME)
+        share = (apart @ (score * has_label) + 0.5) / (apart @ score + 1)
         inputs.append(np.stack((_logit(score), _logit(share), np.ones(len(score))), axis=1))
         labelled.append(has_label)
+        counted.append(best)
     if not inputs:
         return []
-    x, y = np.concatenate(inputs), np.concatenate(labelled)
+    kept = np.concatenate(counted)
+    x, y = np.concatenate(inputs)[kept], np.concatenate(labelled)[kept]
     weights = np.zeros(x.shape[1])
     for _ in range(20):  # Newton's steps with a unit Gaussian prior on the weights
         chance = 1 / (1 + np.exp(-x @ weights))
