@@ -195,6 +195,9 @@ def test_matching_is_compared_by_image_and_layer() -> None:
     assert watch.row()["anchors_outside"] == pytest.approx(1 / 5)
     epoch([0, 1, 2], [0, 2, 3])
     assert watch.changed().tolist() == pytest.approx([0, 1 / 3])
+    row = watch.row()
+    assert row["matching_changed_1"] == 0
+    assert row["matching_changed_2"] == row["matching_changed"] == pytest.approx(1 / 3)
     again = EpochStatistics()
     again.load_state_dict(watch.state_dict())
     assert again.row() == watch.row()

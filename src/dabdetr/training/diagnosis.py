@@ -94,6 +94,7 @@ class EpochStatistics:
             "matching_changed": float(changed[-1]) if len(changed) else None,
             "dead_queries": float((~self.used).float().mean()) if len(self.used) else None,
             "anchors_outside": float(np.mean(self.outside)) if self.outside else None,
+            **{f"matching_changed_{at}": float(part) for at, part in enumerate(changed, start=1)},
         }
 
     def state_dict(self) -> dict[str, Any]:

@@ -49,7 +49,8 @@ is the median before clipping; ``loading`` the share of the time in which steps 
 ``matching_changed`` the share of objects whose query is another than in the last epoch (in the last
 layer); ``dead_queries`` that of queries without any object in the epoch; ``anchors_outside`` that
 of anchors at the border of the image or beyond. Terms of
-query groups, proposals and collaborative heads follow behind these, for members that have them."""
+query groups, proposals and collaborative heads, and ``matching_changed`` of each layer, follow
+behind these, for members that have them."""
 
 
 def write_record(path: Path, rows: Sequence[Row]) -> None:
