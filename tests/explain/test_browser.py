@@ -341,6 +341,15 @@ def test_a_truth_of_another_class_is_marked(visit: Any, scene: Explanation) -> N
     assert not page.locator("#real").evaluate(differs)
 
 
+def test_a_truth_beside_the_box_is_not_there(visit: Any, scene: Explanation) -> None:
+    found = scene.detections
+    x0, y0, x1, y1 = found.boxes[0].tolist()
+    beside = [[x0 + 0.9 * (x1 - x0), y0, x1 + 0.9 * (x1 - x0), y1]]  # IoU 0.05
+    page = visit(scene.with_truth(beside, found.labels[:1]))
+    assert page.locator("#real").inner_text() == "There is no labelled object there."
+    assert page.locator("#boxes text", has_text="truth: ").count() == 0
+
+
 def test_what_attention_lacks_is_said(visit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Single heads for the best queries only; content that holds positions."""
     monkeypatch.setattr(page_module, "MAP_BYTES", 30_000)

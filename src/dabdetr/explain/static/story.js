@@ -154,8 +154,8 @@ function cells(kind, values) {
   return row;
 }
 
-// The labelled object that a box overlaps most; null if it overlaps none.
+// The labelled object that a box overlaps most; null if its IoU is below 0.1 with all, as on background.
 function nearestTruth(box) {
-  const best = (a, b) => (iou(b.box, box) > (a ? iou(a.box, box) : 0) ? b : a);
+  const best = (a, b) => (iou(b.box, box) >= (a ? iou(a.box, box) : 0.1) ? b : a);
   return data.truth.reduce(best, null);
 }
