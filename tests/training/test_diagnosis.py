@@ -12,15 +12,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pytorch_lightning import Callback, Trainer
+from tests.conftest import write_coco
 
 from dabdetr.checkpoints.native import save_model
 from dabdetr.config import Config, load
+from dabdetr.data.layouts import open_data
 from dabdetr.model.detector import build
 from dabdetr.structures import Predictions, Targets
 from dabdetr.training.diagnosis import EpochStatistics, faults
 from dabdetr.training.history import Row
 from dabdetr.training.matching import Assignment
-from dabdetr.training.train import Run
+from dabdetr.training.train import Run, train
 
 Train = Callable[..., Run]
 RECORDS = sorted((Path(__file__).parents[2] / "experiments" / "ladder").rglob("results.csv"))
@@ -114,9 +117,65 @@ def test_a_rate_that_is_too_high(
     tiny_train: Train, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     hot = ("training.lr=0.05", "training.backbone_lr=0.05", "training.batch=1")
-    tiny_train(tmp_path, *hot, "training.effective_batch=1", epochs=14)
+    tiny_train(tmp_path, *hot, "training.effective_batch=1", "training.clip=0", epochs=14)
     said = lines(capfd)
     assert any("the learning rate of 0.05 is high" in line for line in said)
+    assert any("have another query than an epoch before" in line for line in said)
+
+
+def test_weights_that_are_blown_up(
+    tiny_train: Train, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    class Planted(Callback):
+        def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
+            if trainer.current_epoch >= 13:
+                with torch.no_grad():
+                    for parameter in pl_module.detector.decoder.parameters():
+                        parameter.mul_(3)
+
+    one = ("training.batch=1", "training.effective_batch=1", "training.ema=null")
+    tiny_train(tmp_path, *one, epochs=15, callbacks=[Planted()])
+    said = lines(capfd)
+    assert any("the gradient's norm is" in line and "lower --lr" in line for line in said)
+    assert any("the loss rises" in line and "training.warmup" in line for line in said)
+
+
+def test_queries_that_are_all_alike(
+    tiny_train: Train,
+    tiny_config: Config,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    write_coco_scenes: Callable[[Path, str, int], Path],
+) -> None:
+    data = write_coco_scenes(tmp_path / "data", "scenes:objects=1,size=64", 150)
+    config = tiny_config.override(["model.queries.count=40"])
+    torch.manual_seed(0)
+    detector = build(config, [str(digit) for digit in range(10)])
+    with torch.no_grad():
+        for part in (detector.queries.anchors, detector.queries.content):
+            part.copy_(part[:1].clone().expand_as(part))
+    save_model(tmp_path / "alike.safetensors", detector)
+    still = ("training.lr=1e-12", "training.backbone_lr=0", "training.effective_batch=4")
+    alike = ("model.queries.count=40", "model.dropout=0", "training.batch=4")
+    given = {"data": data, "start": tmp_path / "alike.safetensors", "epochs": 3}
+    tiny_train(tmp_path / "runs", *still, *alike, **given)
+    said = lines(capfd)
+    assert any("of the queries get none of" in line and "prune" in line for line in said)
+
+
+def test_four_images_are_learned_by_heart(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The included model, trained on four scenes without augmentation at ten times its rate."""
+    write_coco(tmp_path / "data", "train", open_data("scenes:size=96,objects=3", "train"), 4)
+    write_coco(tmp_path / "data", "val", open_data("scenes:size=96,objects=3", "val"), 8)
+    hot = ("training.lr=1e-3", "training.backbone_lr=1e-3", "training.schedule=constant")
+    plain = ("augment=none", "training.ema=null", "training.warmup=0", "training.precision=fp32")
+    update = ("training.batch=1", "training.effective_batch=1")
+    options = {"epochs": 40, "val_every": 8, "report": False, "project": tmp_path / "runs"}
+    train(tmp_path / "data", "scenes", overrides=[*hot, *plain, *update], **options)
+    (line,) = lines(capfd)
+    assert "while the loss falls: the images are learned by heart" in line
 
 
 def record(epochs: int, **columns: Callable[[int], float | None]) -> list[Row]:
