@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from pytorch_lightning.loggers import CSVLogger
 
+from dabdetr.training import loggers
 from dabdetr.training.history import stops_early
-from dabdetr.training.loggers import NAMES, TolerantLogger, check_loggers
+from dabdetr.training.loggers import LOGGERS, NAMES, TolerantLogger, check_loggers
 from dabdetr.training.options import Sources
 from dabdetr.training.train import Run, train
 
@@ -33,6 +34,20 @@ def test_tensorboard_has_what_results_have(tiny_train: Train, tmp_path: Path) ->
     train(resume=run.folder, epochs=3, quiet=True)  # goes on with it
     events = EventAccumulator(str(run.folder / "tensorboard")).Reload()
     assert [each.step for each in events.Scalars("loss")][-1] == 12
+
+
+def test_mlflow_writes_a_database_beside_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(loggers, "MLFlowLogger", lambda *_, **options: given.update(options))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    LOGGERS["mlflow"][1](tmp_path)
+    assert given["tracking_uri"] == f"sqlite:///{tmp_path / 'mlflow.db'}"
+    assert given["artifact_location"] == str(tmp_path / "mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
+    LOGGERS["mlflow"][1](tmp_path)
+    assert given["tracking_uri"] == "http://server:5000"
 
 
 def test_a_name_that_is_none_or_not_installed_is_told_at_once(tmp_path: Path) -> None:

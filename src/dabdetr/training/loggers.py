@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -50,8 +51,12 @@ def _wandb(folder: Path) -> Logger:
 
 
 def _mlflow(folder: Path) -> Logger:
-    # without MLFLOW_TRACKING_URI: next to the run's other files
-    return MLFlowLogger(PROJECT, run_name=folder.name, save_dir=str(folder / "mlflow"))
+    # without MLFLOW_TRACKING_URI: next to the run's other files; MLflow 3 refuses plain folders
+    place = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder / 'mlflow.db'}"
+    artifacts = str(folder / "mlflow")
+    return MLFlowLogger(
+        PROJECT, run_name=folder.name, tracking_uri=place, artifact_location=artifacts
+    )
 
 
 def _tensorboard(folder: Path) -> Logger:
