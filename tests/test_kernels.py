@@ -1,7 +1,11 @@
 """Faster layers, sums and masks on CPUs give torch's own numbers and gradients."""
 
+import copy
+import math
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from dabdetr import kernels
@@ -149,6 +153,73 @@ def test_other_convolutions_are_torch_s_own(mode):
         assert torch.equal(layer(x), expected)
     padded.requires_grad_(False)
     assert padded(x.requires_grad_()).grad_fn.name() == "ConvolutionBackward0"
+
+
+@pytest.mark.parametrize("learning", [True, False])
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("groups", [1, 6])
+@pytest.mark.parametrize("most", [None, 1.5, math.inf])
+def test_padding_of_two_sides_and_clamping_change_no_number(learning, precision, groups, most):
+    torch.manual_seed(0)
+    x = torch.randn(2, 6, 12, 16).to(memory_format=torch.channels_last)
+    weight, bias = torch.randn(6, 6 // groups, 3, 5), torch.randn(6)
+    for source in (x, weight, bias):
+        source.requires_grad_(learning)
+    with torch.autocast("cpu", torch.bfloat16, precision == torch.bfloat16):
+        padded = F.pad(x, (1, 2, 0, 1))
+        expected = F.conv2d(padded, weight, bias, (2, 2), groups=groups)
+        if most is not None:
+            expected = expected.clamp(0, most)
+        sides = (2, 2), ((0, 1), (1, 2)), (1, 1)
+        found = kernels.conv2d(x, weight, bias, *sides, groups, most)
+    assert found.dtype == precision
+    assert torch.equal(found, expected)
+    if learning:
+        seed = torch.randn_like(found)
+        mine, theirs = (
+            torch.autograd.grad(out, (x, weight, bias), seed) for out in (found, expected)
+        )
+        rounding = 2e-2 if precision == torch.bfloat16 else 1e-5
+        for one, other in zip(mine, theirs, strict=True):
+            torch.testing.assert_close(one, other, rtol=rounding, atol=rounding * other.abs().max())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("of_x", [True, False])
+def test_group_norm_of_channels_last_has_torch_s_gradients(dtype, of_x):
+    torch.manual_seed(0)
+    plain = nn.GroupNorm(3, 12, eps=1e-3)
+    nn.init.normal_(plain.weight)
+    nn.init.normal_(plain.bias)
+    x = (torch.randn(2, 12, 5, 7) + 0.5).to(dtype).to(memory_format=torch.channels_last)
+    exact = copy.deepcopy(plain).double()
+    wide = x.double().requires_grad_(of_x)
+    seed = torch.randn_like(x)
+    expected = exact(wide)
+    expected.backward(seed.double())
+    use_cpu_kernels(plain)
+    found = plain(x.requires_grad_(of_x))
+    assert type(found.grad_fn).__name__ == "_GroupNormBackward"
+    found.backward(seed)
+    rounding = 1e-2 if dtype == torch.bfloat16 else 1e-5
+    gradients = ([p.grad for p in m.parameters()] for m in (plain, exact))
+    pairs = [(found, expected), *zip(*gradients, strict=True)]
+    for one, other in pairs + ([(x.grad, wide.grad)] if of_x else []):
+        atol = rounding * other.abs().max().item()
+        torch.testing.assert_close(one.double(), other, rtol=rounding, atol=atol)
+    assert x.grad is None or x.grad.dtype == dtype
+
+
+def test_other_group_norms_are_torch_s_own() -> None:
+    layer = nn.GroupNorm(2, 4)
+    use_cpu_kernels(layer)
+    for x in (torch.randn(2, 4), torch.randn(2, 4, 3, 3), torch.randn(2, 4, 1, 1)):
+        found = layer(x.requires_grad_())
+        assert found.grad_fn.name() == "NativeGroupNormBackward0"
+        assert torch.equal(found, F.group_norm(x, 2, layer.weight, layer.bias))
+    with torch.no_grad():
+        x = torch.randn(2, 4, 3, 3).to(memory_format=torch.channels_last)
+        assert torch.equal(layer(x), F.group_norm(x, 2, layer.weight, layer.bias))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -1,7 +1,8 @@
-"""Faster linear layers, convolutions, PReLU, attention and sums of rows, mainly for CPUs."""
+"""Faster linear layers, convolutions, norms, PReLU, attention and sums of rows, mainly for CPUs."""
 
 from __future__ import annotations
 
+import math
 import warnings
 from functools import cache
 from typing import Any
@@ -57,8 +58,19 @@ class Conv2d(nn.Conv2d):
         return conv2d(input, weight, bias, *sides, self.groups)  # pyright: ignore[reportArgumentType]
 
 
+class GroupNorm(nn.GroupNorm):
+    """``nn.GroupNorm`` with vectorised gradients for maps with the channels last, on CPUs."""
+
+    def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        last = input.ndim == 4 and input.is_contiguous(memory_format=torch.channels_last)
+        learning = torch.is_grad_enabled() and self.affine and _is_eager_on_cpu(input)
+        if not (last and learning and not input.is_contiguous()):
+            return super().forward(input)
+        return _GroupNorm.apply(input, self.weight, self.bias, self.num_groups, self.eps)  # pyright: ignore[reportReturnType]
+
+
 def use_cpu_kernels(module: nn.Module) -> None:
-    """Turn plain linear layers, convolutions and PReLUs of ``module`` into this file's, in place.
+    """Turn the plain layers of ``module`` that this file has into this file's, in place.
 
     Parameters stay the same objects.
     """
@@ -67,6 +79,8 @@ def use_cpu_kernels(module: nn.Module) -> None:
             part.__class__ = Linear
         elif type(part) is nn.Conv2d:
             part.__class__ = Conv2d
+        elif type(part) is nn.GroupNorm:
+            part.__class__ = GroupNorm
         elif type(part) is nn.PReLU and part.num_parameters == 1:
             part.__class__ = PReLU
 
@@ -143,8 +157,54 @@ class _FastPReLU(torch.autograd.Function):
         return x_grad, slope_grad
 
 
+class _GroupNorm(torch.autograd.Function):
+    """A group norm of maps with the channels last, as convolutions leave them, and its gradients.
+
+    torch's gradients are not vectorised for them: 11 ms for 4 maps of 128 × 36 × 48 in bf16, 1.6
+    ms here; in fp32 2.3 and 1.5.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float
+    ) -> Tensor:
+        sizes = len(x), x.shape[1], x[0, 0].numel()
+        out, mean, rstd = torch.native_group_norm(x, weight, bias, *sizes, groups, eps)
+        ctx.save_for_backward(x, weight, mean.float(), rstd.float())
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, grad: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        x, weight, mean, rstd = ctx.saved_tensors  # mean and rstd [b, groups]
+        size = x.shape[1] // mean.shape[1]
+        mean, rstd = (s.repeat_interleave(size, 1) for s in (mean, rstd))  # [b, c]
+        grads = grad.sum((2, 3), dtype=torch.float32)  # Σ grad, [b, c]
+        products = ((grad * x).sum((2, 3), dtype=torch.float32) - mean * grads) * rstd  # Σ grad · x̂
+        x_grad = None
+        if ctx.needs_input_grad[0]:
+            cells = size * x[0, 0].numel()
+
+            def group_mean(sums: Tensor) -> Tensor:
+                of_groups = (sums * weight).unflatten(1, (-1, size)).sum(-1) / cells
+                return of_groups.repeat_interleave(size, 1)
+
+            # rstd · (weight · grad − mean of it − x̂ · mean of weight · grad · x̂)
+            of_x = -rstd.square() * group_mean(products)
+            rest = -rstd * group_mean(grads) - of_x * mean
+            of_grad, of_x, rest = (
+                v[:, :, None, None].to(x.dtype) for v in (rstd * weight, of_x, rest)
+            )
+            x_grad = torch.addcmul(torch.addcmul(rest, x, of_x), grad, of_grad)
+        return x_grad, products.sum(0), grads.sum(0), None, None
+
+
 Pair = tuple[int, int]
 """A number for rows and one for columns."""
+Padding = Pair | tuple[Pair, Pair]
+"""Zeros at both ends of rows and of columns; or (before, after) of rows and of columns."""
 
 
 def conv2d(
@@ -152,21 +212,58 @@ def conv2d(
     weight: Float[Tensor, "d c_of_group k l"],
     bias: Float[Tensor, " d"] | None,
     stride: Pair,
-    padding: Pair,
+    padding: Padding,
     dilation: Pair,
     groups: int,
+    most: float | None = None,
 ) -> Float[Tensor, "b d y x"]:
-    """``F.conv2d``, with faster gradients of depthwise convolutions on CPUs."""
+    """``F.conv2d``, then clamped to 0 … ``most`` if that is given.
+
+    On CPUs gradients of depthwise convolutions are faster. Where nothing learns, the map is
+    clamped in the same pass, and a depthwise convolution needs no padded copy of it: together a
+    quarter of the time of EfficientNet-Lite0's frozen stages in bf16.
+    """
+    eager = _is_eager_on_cpu(input)
+    sources = (input, weight) if bias is None else (input, weight, bias)
+    learning = torch.is_grad_enabled() and any(x.requires_grad for x in sources)
     depthwise = groups == len(weight) == input.shape[1] and dilation == (1, 1)
-    slow = depthwise and (max(weight.shape[2:]) > 3 or max(stride) > 1)
-    learning = torch.is_grad_enabled() and weight.requires_grad
-    if not (slow and learning and _is_eager_on_cpu(input)):
-        return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
+    (top, bottom), (left, right) = ((p, p) if isinstance(p, int) else p for p in padding)
+    if (top, left) != (bottom, right):
+        if eager and depthwise and not learning and top <= bottom and left <= right:
+            weight = F.pad(weight, (right - left, 0, bottom - top, 0))  # zeros for the added pixels
+            top, left = bottom, right
+        else:
+            input = F.pad(input, (left, right, top, bottom))
+            top = left = 0
+    slow = learning and weight.requires_grad and depthwise
+    slow = slow and (max(weight.shape[2:]) > 3 or max(stride) > 1)
+    fused = most is not None and not learning and _fuses()
+    if not (eager and (slow or fused)):
+        out = F.conv2d(input, weight, bias, stride, (top, left), dilation, groups)
+        return out if most is None else clamp(out, most)
     if torch.is_autocast_enabled("cpu"):
         dtype = torch.get_autocast_dtype("cpu")
         input, weight = input.to(dtype), weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)
-    return _DepthwiseConv2d.apply(input, weight, bias, stride, padding)  # pyright: ignore[reportReturnType]
+    if fused:
+        sides = (top, left), stride, dilation
+        return torch.ops.mkldnn._convolution_pointwise(
+            input, weight, bias, *sides, groups, "hardtanh", [0.0, most], ""
+        )
+    out = _DepthwiseConv2d.apply(input, weight, bias, stride, (top, left))
+    return out if most is None else clamp(out, most)  # pyright: ignore[reportReturnType, reportArgumentType]
+
+
+def clamp(x: Float[Tensor, "*shape"], most: float) -> Float[Tensor, "*shape"]:
+    """``x`` itself, clamped to 0 … ``most`` (ReLU where that is infinite)."""
+    return F.relu(x, inplace=True) if most == math.inf else F.hardtanh(x, 0.0, most, inplace=True)
+
+
+@cache
+def _fuses() -> bool:
+    """Whether oneDNN is there, and torch's operator of a convolution with what follows it."""
+    operator = hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+    return operator and torch.backends.mkldnn.is_available()
 
 
 class _DepthwiseConv2d(torch.autograd.Function):

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from math import prod
+from math import inf, prod
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from timm.layers.conv2d_same import Conv2dSame
-from timm.layers.padding import pad_same
 from torch import Tensor, nn
 
-from dabdetr.kernels import Conv2d, conv2d
+from dabdetr.kernels import Conv2d, Padding, clamp, conv2d
 
 
 class FrozenNorm(nn.Module):
@@ -26,6 +24,7 @@ class FrozenNorm(nn.Module):
         super().__init__()
         self.eps = eps
         self.folded = False  # already applied by the convolution before it
+        self.clamped = False  # and so is the activation
         self.after = after or nn.Identity()  # in timm's norm-and-activation layers
         for name, value in (("weight", 1.0), ("bias", 0.0)):
             self.register_buffer(name, torch.full((channels,), value))
@@ -41,12 +40,13 @@ class FrozenNorm(nn.Module):
         if not self.folded:
             scale, shift = self.scale_and_shift()
             x = x * scale[:, None, None] + shift[:, None, None]
-        return self.after(x)
+        return x if self.clamped else self.after(x)
 
 
 class FoldedConv2d(Conv2d):
     """A convolution that also applies the frozen norm after it: one pass over the map, not three.
 
+    It also applies a ReLU or ReLU6 that timm has in the norm.
     Its parameters keep their names and values. In eval mode the product with the norm's scale is
     cached until a weight changes or training begins. It is not cached in training: a fused
     optimiser changes weights without increasing their version counters. While the layer trains and
@@ -71,6 +71,8 @@ class FoldedConv2d(Conv2d):
         self._folded: tuple[object, Tensor, Tensor] | None = None
         self._is_folded = False
         norm.folded = True
+        self._most = _upper_limit(norm.after)
+        norm.clamped = self._most is not None
 
     @torch.no_grad()
     def fold(self) -> None:
@@ -99,19 +101,21 @@ class FoldedConv2d(Conv2d):
             self._folded = state, weight, bias
         return weight, bias
 
-    def _pads(self) -> list[int]:
-        """TensorFlow's padding (left, right, top, bottom) for sides that are multiples of the
-        stride.
+    def _sides(self, size: torch.Size) -> Padding:
+        """The padding of a map of this size; TensorFlow's has more at the end than at the start.
 
-        Inputs are padded to whole cells, so this holds; an exported graph of any size cannot check
-        it.
+        Once folded for good, the sides of the map are taken to be multiples of the stride: inputs
+        are padded to whole cells, and an exported graph of any size cannot check it.
         """
-        pads: list[int] = []
-        axes = zip(self.kernel_size, self.stride, self.dilation, strict=True)
-        for kernel, stride, dilation in reversed(list(axes)):
-            total = max(0, (kernel - 1) * dilation + 1 - stride)
-            pads += [total // 2, total - total // 2]
-        return pads
+        if not self.same:
+            return self.padding  # pyright: ignore[reportReturnType]
+        totals: list[int] = []
+        axes = zip(size, self.kernel_size, self.stride, self.dilation, strict=True)
+        for side, kernel, stride, dilation in axes:
+            last = stride if self._is_folded else side % stride or stride
+            totals.append(max(0, (kernel - 1) * dilation + 1 - last))
+        rows, columns = ((total // 2, total - total // 2) for total in totals)
+        return rows, columns
 
     def train(self, mode: bool = True) -> FoldedConv2d:
         """Set the training mode; the cached product is computed again."""
@@ -128,21 +132,20 @@ class FoldedConv2d(Conv2d):
         cells = input.numel() // (self.in_channels * prod(self.stride))
         if self._learning and self.weight[0].numel() > cells:
             scale, shift = (x[:, None, None] for x in self._norm[0].scale_and_shift())
-            out = self._convolve(input, self.weight, self.bias)
-            return torch.addcmul(shift, out.float(), scale).to(out.dtype)
-        return self._convolve(input, *self._fold())
+            out = self._convolve(input, self.weight, self.bias, None)
+            out = torch.addcmul(shift, out.float(), scale).to(out.dtype)
+            return out if self._most is None else clamp(out, self._most)
+        return self._convolve(input, *self._fold(), self._most)
 
     def _convolve(
-        self, input: Float[Tensor, "b c h w"], weight: Tensor, bias: Tensor | None
+        self,
+        input: Float[Tensor, "b c h w"],
+        weight: Tensor,
+        bias: Tensor | None,
+        most: float | None,
     ) -> Float[Tensor, "b d y x"]:
-        if self.same:
-            if self._is_folded:
-                input = F.pad(input, self._pads())
-            else:
-                input = pad_same(input, self.kernel_size, self.stride, self.dilation)  # pyright: ignore
-            sides = self.stride, (0, 0), self.dilation
-            return conv2d(input, weight, bias, *sides, self.groups)  # pyright: ignore[reportArgumentType]
-        return self._conv_forward(input, weight, bias)
+        sides = self.stride, self._sides(input.shape[2:]), self.dilation
+        return conv2d(input, weight, bias, *sides, self.groups, most)  # pyright: ignore[reportArgumentType]
 
 
 def freeze_norms(module: nn.Module) -> None:
@@ -167,5 +170,14 @@ def freeze_norms(module: nn.Module) -> None:
         before = (name, child)
 
 
+def _upper_limit(act: nn.Module) -> float | None:
+    """The upper limit of a ReLU or ReLU6 that stands alone; None for any other module."""
+    layers = [m for m in act.modules() if not isinstance(m, nn.Sequential | nn.Identity)]
+    limits = {nn.ReLU: inf, nn.ReLU6: 6.0}
+    return limits.get(type(layers[0])) if len(layers) == 1 else None
+
+
 def _foldable(conv: nn.Module, norm: nn.BatchNorm2d) -> bool:
+    if isinstance(getattr(conv, "padding", None), str):
+        return False
     return type(conv) in (nn.Conv2d, Conv2dSame) and conv.out_channels == norm.num_features  # pyright: ignore
