@@ -136,6 +136,8 @@ def test_override_reaches_into_free_options() -> None:
         ("model.encoder={kind: deformable, levels: 17}", ["model.encoder.levels", "16"]),
         ("model.backbone.options={layers: [1, 1001]}", ["'layers'", "at most 1000"]),
         ("model.backbone.options={depth_multiplier: 1.0e+9}", ["'depth_multiplier'", "at most"]),
+        ("image.std=[0.2, 1.0e-310, 0.2]", ["image.std", "1e-310", "0.001"]),
+        ("image.mean=[0, 0, 1.0e+300]", ["image.mean", "1e+300", "1000"]),
         ("training.lr=[1", ["training.lr", "[1", "not readable YAML (", "; see line 1, column 3"]),
     ],
 )

@@ -12,16 +12,20 @@ ClassName = Annotated[str, Field(coerce_numbers_to_str=True)]
 """Name of a class; a number, as YAML reads the name 3, is converted to text."""
 
 
+_Mean = Annotated[float, Field(ge=-1000, le=1000)]
+_Std = Annotated[float, Field(ge=0.001, le=1000)]  # 1/255 for networks that take values up to 255
+
+
 class Image(Section):
     """Preparation of an image as the network's input."""
 
     size: int = Field(default=800, ge=16, description="shorter side in pixels")
     max_size: int = Field(default=1333, ge=16, description="maximum of the longer side in pixels")
-    mean: tuple[float, float, float] = Field(
+    mean: tuple[_Mean, _Mean, _Mean] = Field(
         default=(0.485, 0.456, 0.406),
         description="mean that is subtracted from red, green and blue in 0–1",
     )
-    std: tuple[float, float, float] = Field(
+    std: tuple[_Std, _Std, _Std] = Field(
         default=(0.229, 0.224, 0.225),
         description="standard deviation by which the result is divided",
     )
