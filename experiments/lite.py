@@ -1,8 +1,8 @@
 """What each part of `dab-lite` is worth: trained without it, everything else alike.
 
-    python experiments/lite.py OUT.json --data ../shared/data/bccd --seeds 42 43 44 --jobs 2
+    python -m experiments.lite OUT.json --data ../shared/data/bccd --seeds 42 43 44 --jobs 2
 
-Every training starts from ImageNet's weights and sees the same number of images. Reported are AP
+Every training starts from the same weights (``--start``) and sees as many images. Reported are AP
 and AP50 on the last split the data have (test, else val); duplicates, which are the detections that
 suppression at IoU 0.7 would remove, for each 100 objects at the threshold with the best F1; what
 suppression would add to AP50; and the milliseconds of training an image on one thread. What
@@ -17,20 +17,18 @@ import multiprocessing
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import nullcontext
 from itertools import product
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from experiments.tricks import TRICKS
+
 Row = dict[str, Any]
 
 PARTS: dict[str, tuple[str, ...]] = {
     "dab-lite": (),
-    "from `dab-lite-base`": ("training.start=dab-lite-base",),
-    "from `dab-lite-base`, relation of boxes in self-attention": (
-        "training.start=dab-lite-base",
-        "model.decoder.relation=true",
-    ),
     "learned queries, none from the encoder": (
         "model.queries={kind: learned, count: 100, content: learned, start: uniform_small}",
     ),
@@ -62,17 +60,23 @@ PARTS: dict[str, tuple[str, ...]] = {
     "200 queries": ("model.queries.count=200",),
     "whole body trained": ("model.backbone.freeze_stride=2",),
     "no average of weights": ("training.ema=null",),
+    "average over 100 updates": ("training.ema=0.99",),
+    "warm-up of 200 updates": ("training.warmup=200",),
+    "100 queries of denoising": ("model.denoising.number=100",),
     "no crops": ("augment.crop=0",),
     "no change of colour": ("augment.colour=0",),
     "no clipping of gradients": ("training.clip=0",),
     "twice the rate of the body": ("training.backbone_lr=1.6e-4",),
     "batches of 8": ("training.batch=8", "training.effective_batch=8", "training.lr=1.1e-3"),
     "shorter side 320": ("image.size=320", "image.max_size=448", "augment.sizes=[288, 320, 352]"),
+    **dict.fromkeys(TRICKS, ()),
 }
 """Changes of the config by what is missing or different."""
 
 
-def run(part: str, data: str, seed: int, images: int, device: str, precision: str) -> Row:
+def run(
+    part: str, data: str, seed: int, images: int, start: str, device: str, precision: str
+) -> Row:
     """Train, measure, and forget the weights."""
     import torch
 
@@ -82,9 +86,9 @@ def run(part: str, data: str, seed: int, images: int, device: str, precision: st
     from dabdetr.evaluation.judged import default_limits
 
     torch.set_num_threads(1)
-    start = () if any("training.start" in each for each in PARTS[part]) else ("imagenet",)
-    fixed = [f"training.start={each}" for each in start] + [f"training.precision={precision}"]
-    with tempfile.TemporaryDirectory() as folder:
+    fixed = f"training.start={start}", f"training.precision={precision}"
+    trick = TRICKS.get(part, nullcontext)
+    with trick(), tempfile.TemporaryDirectory() as folder:
         of_epoch = len(open_data(data, "train"))
         epochs = max(1, round(images / of_epoch))
         done = train(
@@ -108,7 +112,7 @@ def run(part: str, data: str, seed: int, images: int, device: str, precision: st
         objects = sum(int((~measured.record(at).crowd).sum()) for at in range(len(measured)))
         seconds = sum(each["seconds"] or 0.0 for each in done.rows)
         row = {"part": part, "data": Path(data).name, "seed": seed, "epochs": epochs}
-        row |= {"device": device, "precision": precision, "split": split}
+        row |= {"start": start, "device": device, "precision": precision, "split": split}
         row |= {"AP": found.ap, "AP50": found.ap50, "duplicates": 100 * twins / objects}
         row |= {"suppression": suppression_gain(measured, found)}
         return row | {"ms": 1000 * seconds / (epochs * of_epoch)}
@@ -146,6 +150,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[42])
     parser.add_argument("--images", type=int, default=6000, help="that each training sees")
+    parser.add_argument("--start", default="imagenet", help="weights; see training.start")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto", help="of training; see training.precision")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
@@ -157,7 +162,7 @@ def main() -> None:
         for seed, data, part in product(given.seeds, given.data, given.parts)
         if (part, Path(data).name, seed) not in there
     ]
-    how = given.images, given.device, given.precision
+    how = given.images, given.start, given.device, given.precision
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(given.jobs, context) as pool:
         jobs = {pool.submit(run, *each, *how): each for each in wanted}

@@ -23,6 +23,7 @@ from dabdetr.training.planning import (
     MOST_EPOCHS,
     MOST_QUERIES,
     Pace,
+    choose_warmup,
     duration,
     fit_to_data,
     fit_to_time,
@@ -132,6 +133,26 @@ def test_epochs_fit_into_the_time() -> None:
     assert short.training.epoch_images is not None
     with pytest.raises(ValueError, match=r"ends in 50 s sees no 4 images .* at least 3 minutes"):
         fit_to_time(config, pace, 50, train=3000, val=500)
+
+
+@pytest.mark.parametrize(
+    ("images", "changes", "ranks", "warmup"),
+    [
+        (410, {"epochs": 1}, 1, 10),  # 103 updates of 4 images
+        (410, {"epochs": 1, "effective_batch": 16}, 1, 2),  # 103 batches, 4 an update
+        (410, {"epochs": 4}, 4, 10),  # 26 updates of 16 images an epoch
+        (410, {"epochs": 3, "epoch_images": 100}, 1, 7),  # 25 updates an epoch
+        (205, {"epochs": 59}, 1, 200),
+        (12, {"epochs": 1}, 1, 0),
+        (12, {"epochs": 1, "warmup": 30}, 1, 30),
+    ],
+)
+def test_the_warm_up_takes_a_tenth_of_a_short_training(
+    images: int, changes: dict[str, int], ranks: int, warmup: int
+) -> None:
+    config = choose_config("dab-lite")
+    config = config.override([f"training.{name}={value}" for name, value in changes.items()])
+    assert choose_warmup(config, images, ranks).training.warmup == warmup
 
 
 def test_a_part_of_the_images_makes_an_epoch(coco_folder: Path, tiny_config: Config) -> None:

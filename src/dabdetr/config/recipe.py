@@ -169,8 +169,11 @@ class Training(Section):
         description="train only parameters whose names start with one of these; empty: all",
     )
     weight_decay: float = Field(default=1e-4, ge=0, description="weight decay of AdamW")
-    warmup: int = Field(
-        default=0, ge=0, description="number of updates over which the learning rate rises from 0"
+    warmup: int | None = Field(
+        default=0,
+        ge=0,
+        description="number of updates over which the learning rate rises from 0; null: a tenth of "
+        "the training's, at most 200",
     )
     schedule: Literal["step", "cosine", "constant"] = Field(
         default="step",

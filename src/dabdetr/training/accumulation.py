@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
+from dabdetr.config import Training
 from dabdetr.data.loader import Loader
 from dabdetr.structures import Images, Targets
+
+
+def accumulated(training: Training, ranks: int) -> int:
+    """Batches of each process whose gradients make an update."""
+    return max(1, round(training.effective_batch / (training.batch * ranks)))
+
+
+def updates(training: Training, images: int, ranks: int) -> int:
+    """Updates of a training on so many images, by so many processes."""
+    batches = math.ceil(min(images, training.epoch_images or images) / training.batch)
+    return training.epochs * math.ceil(batches / (ranks * accumulated(training, ranks)))
 
 
 class Batch(NamedTuple):

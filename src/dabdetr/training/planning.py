@@ -20,6 +20,7 @@ from dabdetr.evaluation.evaluate import evaluate
 from dabdetr.inference.acceleration import NUMBER_TYPES
 from dabdetr.model.detector import Detector
 from dabdetr.text import counted
+from dabdetr.training.accumulation import updates
 from dabdetr.training.distributed import World
 from dabdetr.training.losses import detection_loss
 from dabdetr.training.matching import assign
@@ -45,6 +46,9 @@ EXPLAINED = 300
 
 PATIENCE = 20.0
 """Seconds in which steps are timed to estimate the time of a training."""
+
+WARMUP = 200
+"""Most updates of a warm-up that training chooses."""
 
 LOOKED_AT = 2000
 """Images whose boxes are examined, evenly spaced."""
@@ -264,8 +268,17 @@ def choose_by_time(
     else:
         every = epochs_between_validations(config.training.epochs)
     every = val_every or every
+    config = choose_warmup(config, sizes[0], world.size)
     needed = pace.minutes(config, *sizes, every)
     return config, every, tell_plan(config, needed, len(train_data))
+
+
+def choose_warmup(config: Config, images: int, ranks: int) -> Config:
+    """The config with a warm-up of a tenth of all updates, if the training should choose it."""
+    if config.training.warmup is not None:
+        return config
+    warmup = min(WARMUP, updates(config.training, images, ranks) // 10)
+    return config.override([f"training.warmup={warmup}"])
 
 
 def tell_plan(config: Config, minutes: float, train: int) -> str:

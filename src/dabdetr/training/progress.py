@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,6 +23,7 @@ from dabdetr.data.scenes import Scenes
 from dabdetr.data.statistics import summarise
 from dabdetr.model.detector import Detector
 from dabdetr.text import counted
+from dabdetr.training.accumulation import accumulated, updates
 from dabdetr.training.history import Row
 
 ESTIMATED = 20
@@ -142,9 +142,9 @@ def announce(
     detector: Detector,
     train: DetectionDataset,
     val: DetectionDataset | None,
-    accumulate: int,
+    ranks: int,
 ) -> None:
-    """Print the sizes of data and model, and the images per update; ``accumulate``: steps."""
+    """Print the sizes of data and model, and the images per update of all processes."""
     training = detector.config.training
     learning = sum(p.numel() for p in detector.parameters() if p.requires_grad) / 1e6
     say(
@@ -153,7 +153,7 @@ def announce(
         f"validate, {counted(len(train.names), 'class', 'classes')}; {detector.config.name}, "
         f"{learning:.2f} M trained parameters",
     )
-    update = training.batch * accumulate
+    update = training.batch * ranks * accumulated(training, ranks)
     if update >= len(train):
         say(console, f"every optimizer step uses all {counted(len(train), 'image')}")
     else:
@@ -166,11 +166,11 @@ def announce(
             console,
             f"{counted(update, 'image')} per optimizer step, {training.batch} at a time{wanted}",
         )
-    updates = training.epochs * math.ceil(math.ceil(len(train) / training.batch) / accumulate)
-    if training.warmup > updates:
+    steps = updates(training, len(train), ranks)
+    if (training.warmup or 0) > steps:
         say(
             console,
-            f"warm-up takes {training.warmup} optimizer steps and the run has {updates}: the "
+            f"warm-up takes {training.warmup} optimizer steps and the run has {steps}: the "
             "learning rate stays low; give more --epochs, or --set training.warmup=N",
         )
 

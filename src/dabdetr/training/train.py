@@ -29,7 +29,7 @@ from dabdetr.evaluation.result import Evaluation
 from dabdetr.model.detector import Detector, build
 from dabdetr.runs import RunFolder, locked
 from dabdetr.text import counted
-from dabdetr.training.accumulation import AccumulatedBatches
+from dabdetr.training.accumulation import AccumulatedBatches, accumulated
 from dabdetr.training.checkpoint_file import CHECKPOINT, PREVIOUS, remove_leftovers
 from dabdetr.training.checkpointing import RunCheckpointer, abandoned
 from dabdetr.training.class_start import start_classes
@@ -300,7 +300,7 @@ def _fit(
     training, rows = config.training, []
     train_data.bits = config.image.bits
     images = min(len(train_data), training.epoch_images or len(train_data))
-    accumulate = max(1, round(training.effective_batch / (training.batch * world.size)))
+    accumulate = accumulated(training, world.size)
     rank, total = (world.rank, world.size), math.ceil(images / training.batch)
 
     def measure(model: Detector) -> Evaluation:
@@ -312,7 +312,7 @@ def _fit(
         return AccumulatedBatches(batches, accumulate, *rank, total)
 
     module = TrainingModule(detector, loader, world)
-    announce(console, detector, train_data, val_data, accumulate * world.size)
+    announce(console, detector, train_data, val_data, world.size)
     ema = None if training.ema is None else MovingAverage(training.ema)
     about = {
         "config": config.model_dump(mode="json"),
