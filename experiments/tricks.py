@@ -71,7 +71,7 @@ def no_decay_of_norms() -> Iterator[None]:
 
 @contextmanager
 def high_order_matching(start: float = 0.75) -> Iterator[None]:
-    """In the last part of the training, cost −10 · score · IoU⁴ in place of sums (Rank-DETR, DEIMv2)."""
+    """The cost is −10 · score · IoU⁴ in the last part of the training (Rank-DETR, DEIMv2)."""
     plain = dabdetr.training.matching.pair_costs
 
     def pair_costs(predictions: Predictions, targets: Targets, loss: Loss) -> Tensor:
