@@ -327,3 +327,26 @@ def test_other_forms_are_named(name: str, content: str, advice: str, root: Path)
     text(root / name, content)
     with pytest.raises(ValueError, match=advice):
         open_data(root)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_numbers_in_tables_are_read_in_the_order_of_the_list(first: int, root: Path) -> None:
+    text(root / "classes.txt", "\n".join(CLASSES))
+    content = table("abc")
+    for number, name in enumerate(CLASSES, first):
+        content = content.replace(f",{name},", f",{number},")
+    lines = content.splitlines(keepends=True)
+    text(root / "train.csv", "".join(lines[:5]))
+    text(root / "val.csv", lines[0] + lines[5])  # has the first class only
+    every = open_every(root)
+    assert [boxes(data) for data in every] == [expected("ab"), [expected("c")[1]]]
+    assert [data.findings.count("class-counted") for data in every] == [2 * first] * 2
+
+
+def test_numbers_in_rows_of_json_are_read_in_the_order_of_the_list(root: Path) -> None:
+    text(root / "classes.txt", "\n".join(CLASSES))
+    objects = [{"bbox": list(box), "category_id": n} for n, box in enumerate(BOXES, 1)]
+    dump(root / "rows.json", [{"file_name": f"{n}.png", "annotations": objects} for n in "ab"])
+    data = open_data(root)
+    assert boxes(data) == expected("ab")
+    assert kinds(data)["class-counted"] == 2

@@ -17,7 +17,7 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
-from dabdetr.data.class_lists import name_list, names_beside
+from dabdetr.data.class_lists import find_step, name_list, names_beside
 from dabdetr.data.entries import Entry
 from dabdetr.data.findings import Findings
 from dabdetr.data.locate import is_image
@@ -249,6 +249,12 @@ def _boxes_of_rows(
     file: Path, findings: Findings, rows: Iterable[dict[str, Any]]
 ) -> Iterator[Entry]:
     names = _label_names([file.parent, *file.absolute().parents[1:3]])
+    rows = list(rows)
+    if listed := names.get(""):
+        used = {each for row in rows for _, each, _ in _hugging_face_boxes(row)
+                if type(each) is int}  # fmt: skip
+        step = find_step(used, map(int, listed), None, findings, str(file)).step
+        names[""] = {str(int(number) + step): name for number, name in listed.items()}
     for row in rows:
         name = row.get(_key(row, IMAGE_KEYS))
         if not isinstance(name, str) or not name:

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice, takewhile
 from pathlib import Path
+from typing import Any
 
 from dabdetr.data.box_formats import BoxFormat
-from dabdetr.data.class_lists import name_list, names_beside
+from dabdetr.data.class_lists import find_step, name_list, names_beside
 from dabdetr.data.entries import Entry, by_whole, entry_splits, open_files
 from dabdetr.data.findings import Findings
 from dabdetr.data.locate import child, is_image, paths_of
@@ -197,9 +198,8 @@ def _is_number(cell: str) -> bool:
 
 def _entries(forms: Mapping[Path, _TableForm], file: Path, findings: Findings) -> Iterator[Entry]:
     form, names = forms[file], _class_names(file)
-    lines = io.StringIO(read_text(file, findings), newline="")
-    lines = islice(lines, form.first, None)
-    rows = csv.reader(lines, delimiter=form.separator, skipinitialspace=True)
+    rows = _rows_of(form, read_text(file, findings))
+    names = _in_order(names, forms, file, findings)
     orders = (order for order in ORDERS if ORDERS[order] == form.box_format)
     columns = next(order for order in orders if form.columns.keys() >= {*order})
     # In tables with corners, the columns of width and height have the size of the image.
@@ -239,6 +239,29 @@ def _entries(forms: Mapping[Path, _TableForm], file: Path, findings: Findings) -
         elif any(given):
             entry.odd, entry.told = "box-unreadable", f"{location}: {shown(given)}"
         yield entry
+
+
+def _rows_of(form: _TableForm, text: str) -> Any:
+    """The csv reader of a table's rows below its header."""
+    lines = islice(io.StringIO(text, newline=""), form.first, None)
+    return csv.reader(lines, delimiter=form.separator, skipinitialspace=True)
+
+
+def _in_order(
+    names: dict[str, str], forms: Mapping[Path, _TableForm], file: Path, findings: Findings
+) -> dict[str, str]:
+    """``names`` by the numbers in all tables, if these count from 1 and the list from 0."""
+    listed = {int(code): name for code, name in names.items() if code.isdecimal()}
+    if not listed:
+        return names
+    used = set[str]()
+    for table, form in forms.items():
+        if (column := form.columns.get("class")) is not None:
+            rows = _rows_of(form, read_text(table, Findings()))
+            used |= {row[column].strip() for row in rows if column < len(row)}
+    numbers = (int(code) for code in used if code.isdecimal())
+    step = find_step(numbers, listed, None, findings, str(file)).step
+    return {str(number + step): name for number, name in listed.items()} if step else names
 
 
 def _class_names(file: Path) -> dict[str, str]:
