@@ -350,3 +350,37 @@ def test_numbers_in_rows_of_json_are_read_in_the_order_of_the_list(root: Path) -
     data = open_data(root)
     assert boxes(data) == expected("ab")
     assert kinds(data)["class-counted"] == 2
+
+
+def test_an_image_of_several_parts_has_the_boxes_of_all(root: Path) -> None:
+    """A json for each class, over the same images."""
+    trees = coco("ab"), coco("ba", first=7)
+    for tree, number in zip(trees, (1, 2), strict=True):
+        rows = tree["annotations"]
+        tree["annotations"] = [row for row in rows if row["category_id"] == number]
+        tree["categories"] = [tree["categories"][number - 1]]
+    data = parts(root, *trees)
+    assert boxes(data) == expected("ab")
+    assert kinds(data)["image-listings"] == 2
+    (root / "annotations" / "train_2.json").unlink()
+    data = parts(root, coco("ab"), coco("bc"))
+    assert boxes(data) == expected("abc")
+    assert (kinds(data)["image-listings"], kinds(data)["line-twice"]) == (1, 2)
+
+
+def test_a_table_beside_a_json_is_said(root: Path) -> None:
+    dump(root / "train.json", coco("ab"))
+    text(root / "val.csv", table("cd"))
+    (found,) = (each for each in open_data(root).findings if each.kind.name == "layout-other")
+    assert found.examples == [f"{root}: table, read as COCO"]
+
+
+@pytest.mark.parametrize("chosen", ["1", {"1": True}])
+def test_numbered_options_of_via_are_called_by_their_description(chosen: Any, root: Path) -> None:
+    tree = json.loads(via("ab"))
+    for row in tree.values():
+        row["regions"][0]["region_attributes"] = {"kind": chosen}
+    options = {"options": {"1": "red", "2": "blue"}}
+    attributes = {"region": {"kind": options}}
+    dump(root / "via.json", {"_via_attributes": attributes, "_via_img_metadata": tree})
+    assert open_data(root).names == ("red",)

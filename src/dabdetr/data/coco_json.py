@@ -111,11 +111,13 @@ def _load(file: Path, findings: Findings) -> dict[str, Any]:
 def _joined(files: Sequence[Path], findings: Findings) -> dict[str, Any]:
     """The content of several jsons, with new ids; classes of one name are one class.
 
-    Rows with the same id in their file get the same new one. An id that a file does not list
-    becomes a text, which is not listed either.
+    Rows with the same id in their file get the same new one, and so do rows of several files with
+    the same file name. An id that a file does not list becomes a text, which is not listed either.
     """
     whole_tree: dict[str, list[Any]] = {name: [] for name in LISTS}
     numbers: dict[str, int] = {}
+    places: dict[str, int] = {}
+    boxes, again = set[tuple[Any, ...]](), set[int]()
     count = 0
     for file in files:
         try:
@@ -141,9 +143,15 @@ def _joined(files: Sequence[Path], findings: Findings) -> dict[str, Any]:
         for row in objects(tree["images"], findings, file):
             count += 1
             id_, name = key(row.get("id")), file_name(row)
-            number = count if id_ is None else ids.setdefault(id_, count)
+            number = places.get(name, count)
+            number = number if id_ is None else ids.setdefault(id_, number)
             by_file.setdefault(name, number)
-            whole_tree["images"].append({**row, "id": number})
+            if name in places:
+                findings.add("image-listings", f"{file}: {name}")
+                again.add(number)
+            else:
+                whole_tree["images"].append({**row, "id": number})
+        places |= {name: number for name, number in by_file.items() if name}
         images, labels = by_file | ids, by_name | classes
         for row in objects(tree["annotations"], findings, file):
             image, class_ = row.get("image_id"), row.get("category_id")
@@ -152,6 +160,11 @@ def _joined(files: Sequence[Path], findings: Findings) -> dict[str, Any]:
                 "image_id": images.get(key(image), f"{image} of {file.name}"),
                 "category_id": labels.get(key(class_), f"{class_} of {file.name}"),
             }
+            box = (new["image_id"], new["category_id"], str(row.get("bbox")))
+            if box in boxes and new["image_id"] in again:
+                findings.add("line-twice", f"{file}: annotation {shown(row.get('id'))}")
+                continue
+            boxes.add(box)
             whole_tree["annotations"].append({**row, **new})
     findings.add("files-joined", map(str, files), len(files))
     return whole_tree

@@ -52,6 +52,7 @@ LAYOUTS: dict[str, tuple[Find, str]] = {
 }
 """Layout → its reader, and its typical files. The first reader that finds a split is used."""
 MAIN = ("COCO", "YOLO", "VOC")
+SECOND = (*MAIN, "table")
 """Layouts of which a data set may have a second one beside the one that is read."""
 
 PACKED = (".gz", ".bz2", ".xz", ".zst")
@@ -254,9 +255,9 @@ def _packed_in(root: Path) -> list[str]:
 
 
 def _other_layouts(root: Path) -> list[str]:
-    """The layouts of ``MAIN`` in which ``root`` is too, if it is read in another of them."""
+    """The layouts of ``SECOND`` in which ``root`` is too, if it is read in another of them."""
     found: list[str] = []
-    for name in MAIN:
+    for name in SECOND:
         with suppress(ValueError, OSError):
             found += [name] if LAYOUTS[name][0](root) else []
     others: list[str] = []

@@ -64,7 +64,10 @@ def _regions(file: Path, findings: Findings) -> Iterator[Region]:
     if isinstance(tree, dict) and isinstance(tree.get("metadata"), dict):
         yield from _via3_regions(tree, file, findings)
         return
+    options: dict[str, dict[str, Any]] = {}
     if isinstance(tree, dict) and isinstance(tree.get("_via_img_metadata"), dict):
+        declared = _mappings_of(mapping(tree.get("_via_attributes")).get("region"))
+        options = {name: mapping(each.get("options")) for name, each in declared.items()}
         tree = tree["_via_img_metadata"]
     for image in tree.values() if isinstance(tree, dict) else []:
         if not isinstance(image, dict) or not isinstance(image.get("filename"), str):
@@ -78,7 +81,17 @@ def _regions(file: Path, findings: Findings) -> Iterator[Region]:
             if not isinstance(shape, dict):
                 findings.add("box-unreadable", f"{file}: {shown(image['filename'])}")
                 continue
-            yield image["filename"], shape, mapping(attributes)
+            chosen = mapping(attributes).items()
+            named = {key: _described(value, options.get(key, {})) for key, value in chosen}
+            yield image["filename"], shape, named
+
+
+def _described(value: Any, options: dict[str, Any]) -> Any:
+    """An attribute's value, with the descriptions of chosen ``options`` whose ids are numbers."""
+    if isinstance(value, dict):
+        return {_described(each, options): chosen for each, chosen in value.items()}
+    numbered = isinstance(value, str) and value.isdecimal()
+    return str(options.get(value) or value) if numbered else value
 
 
 def _via3_regions(tree: dict[str, Any], file: Path, findings: Findings) -> Iterator[Region]:
