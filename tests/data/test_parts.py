@@ -295,18 +295,6 @@ def test_lists_that_differ_from_data_yaml_are_said(tmp_path: Path) -> None:
     assert (train.findings.count("class-order"), val.findings.count("class-order")) == (0, 2)
 
 
-def test_boxes_of_zeros_are_read_from_their_outlines(root: Path) -> None:
-    tree = coco("ab")
-    x, y, width, height = BOXES[0]
-    outline = [x, y, x + width, y, x + width, y + height, x, y + height]
-    tree["annotations"][0] |= {"bbox": [0, 0, 0, 0], "segmentation": [outline]}
-    tree["annotations"][1]["bbox"] = [0, 0, 0, 0]
-    dump(root / "annotations.json", tree)
-    data = open_data(root)
-    assert kinds(data)["box-from-shape"] == kinds(data)["box-empty"] == 1
-    assert boxes(data) == [each for each in expected("ab") if each[:2] != ("a", "blue")]
-
-
 @pytest.mark.parametrize("nested", [False, True])
 def test_a_mapping_from_images_to_boxes_is_read(nested: bool, root: Path) -> None:
     objects = [{"bbox": list(box), "label": c} for c, box in zip(CLASSES, BOXES, strict=True)]

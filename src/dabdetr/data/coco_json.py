@@ -476,7 +476,6 @@ class Annotations:
         if plain and set(map(type, chain.from_iterable(given))) <= {int, float}:
             try:
                 numbers = np.array(given, np.float64).reshape(-1, 4)
-                self._mend_empty(numbers)
                 return numbers, np.ones(len(given), bool)
             except OverflowError:
                 pass
@@ -500,15 +499,6 @@ class Annotations:
         for kind, rows in odd.items():
             self.count(kind, rows, "bbox")
         return numbers, found
-
-    def _mend_empty(self, numbers: np.ndarray) -> None:
-        """Replace boxes of only zeros by boxes around the outlines, where there are some."""
-        mended: list[int] = []
-        for row in np.flatnonzero(~numbers.any(1)).tolist():
-            if edges := around_segmentation(self.rows[row].get("segmentation")):
-                numbers[row] = xywh(edges)
-                mended.append(row)
-        self.count("box-from-shape", mended, "bbox")
 
     def _mend_rotated(self, numbers: np.ndarray) -> None:
         """Replace boxes that CVAT's attribute marks as rotated by upright boxes around them."""
