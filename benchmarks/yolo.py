@@ -30,7 +30,7 @@ def train(settings: Path, names: list[str], size: int, epochs: int) -> tuple[Any
     model = LibreYOLOX(size="n", nb_classes=len(names), device="cpu")
     began = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
-        model.train(
+        trained = model.train(
             str(settings),
             epochs=epochs,
             imgsz=size,
@@ -45,7 +45,9 @@ def train(settings: Path, names: list[str], size: int, epochs: int) -> tuple[Any
             warmup_epochs=min(5, max(1, epochs // 10)),
             no_aug_epochs=min(15, epochs // 4),
         )
-    return model, time.process_time() - began
+        seconds = time.process_time() - began
+        last = trained["last_checkpoint"]  # with averaged weights
+        return LibreYOLOX(last, size="n", nb_classes=len(names), device="cpu"), seconds
 
 
 def main() -> None:
