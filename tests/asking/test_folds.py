@@ -60,14 +60,20 @@ def test_every_image_is_judged_once_and_not_by_what_learned_it(
     assert all("1 epoch, and judges the other" in line for line in said)
 
 
-@pytest.mark.parametrize(
-    ("images", "epochs"),
-    [(27, 58), (160, 10), (3198, 10)],  # 7, 40 and 800 optimizer steps an epoch
-)
-def test_few_images_get_more_epochs_than_the_warm_up_takes(images: int, epochs: int) -> None:
-    config = preset("dab-lite")
-    assert (config.training.warmup, config.training.effective_batch) == (200, 4)
-    assert folds._enough(config, images) == epochs
+@pytest.mark.parametrize(("seen", "epochs"), [(0, 10), (60, 20)])
+def test_few_images_get_more_epochs(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: int, epochs: int
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(folds, "SEEN", seen)
+
+    def stop(*_: object, epochs: int, **__: object) -> None:
+        raise InterruptedError(str(epochs))
+
+    monkeypatch.setattr(folds, "train", stop)
+    with pytest.raises(InterruptedError, match=str(epochs)):  # 3 of 7 images in the first fold
+        next(audit_out_of_fold(open_every(data), 2, tmp_path, "dab-lite", tell=said.append))
+    assert f"for {epochs} epochs" in said[0]
 
 
 def test_weights_are_refused_as_they_may_know_the_labels(data: Path, tmp_path: Path) -> None:

@@ -13,18 +13,17 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from dabdetr.asking.audit import audit
-from dabdetr.config import Config, load
 from dabdetr.data.dataset import DetectionDataset, Joined, Subset
 from dabdetr.data.splitting import fold
 from dabdetr.data.writing import write_data
 from dabdetr.evaluation.suspicions import Suspicion
 from dabdetr.predictor import Predictor
-from dabdetr.presets import PRESETS, preset
+from dabdetr.presets import PRESETS
 from dabdetr.text import counted
 from dabdetr.training.train import train
 
-EPOCHS = 10
-"""Epochs of a fold's training; on few images more, so that it is not over while it warms up."""
+EPOCHS, SEEN = 10, 800
+"""Epochs of a fold's training, or more until the model has seen so many images."""
 
 
 def audit_out_of_fold(
@@ -49,14 +48,13 @@ def audit_out_of_fold(
             "an audit by folds trains new models, from a preset or a config file; the weights "
             f"{model} may have been trained on these labels"
         )
-    config = preset(str(model)) if str(model) in PRESETS else load(model)
     images = Joined(splits)
     for number, held_out in enumerate(fold(images, count, seed), start=1):
         excluded = set(held_out)
         rest = Subset(images, [index for index in range(len(images)) if index not in excluded])
         judged = Subset(images, held_out)
         rest.split, judged.split = "train", "val"
-        passes = epochs or _enough(config, len(rest))
+        passes = epochs or max(EPOCHS, math.ceil(SEEN / len(rest)))
         tell(
             f"fold {number} of {count}: a model is trained on {counted(len(rest), 'image')} for "
             f"{counted(passes, 'epoch')}, and judges the other {len(judged)}"
@@ -72,9 +70,3 @@ def audit_out_of_fold(
                 indices = [index for of_split, index in places if of_split == at]
                 for found in audit(Subset(split, indices), predictor):
                     yield [replace(each, image=indices[each.image]) for each in found]
-
-
-def _enough(config: Config, images: int) -> int:
-    """``EPOCHS``, or as many as take twice the optimizer steps of the warm-up."""
-    steps = math.ceil(images / config.training.effective_batch)
-    return max(EPOCHS, math.ceil(2 * config.training.warmup / steps))

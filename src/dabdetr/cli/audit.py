@@ -44,8 +44,7 @@ def audit(
         int | None,
         typer.Option(
             min=1,
-            help="Epochs of each training of --folds; if not given 10, or more where that is few "
-            "optimizer steps.",
+            help="Epochs of each training of --folds; if not given 10, or more on few images.",
         ),
     ] = None,
     fix: Annotated[
