@@ -6,7 +6,7 @@ Every training starts from the same weights (``--start``) and sees as many image
 and AP50 on the last split the data have (test, else val); duplicates, which are the detections that
 suppression at IoU 0.7 would remove, for each 100 objects at the threshold with the best F1; what
 suppression would add to AP50; and the milliseconds of training an image on one thread. What
-OUT.json holds already is not trained again.
+OUT.json holds already is not trained again. ``--keep`` names a folder for the weights.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import shutil
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -63,6 +64,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "average over 100 updates": ("training.ema=0.99",),
     "warm-up of 200 updates": ("training.warmup=200",),
     "100 queries of denoising": ("model.denoising.number=100",),
+    "boxes of denoising twice as far": ("model.denoising.box_noise=2",),
     "no crops": ("augment.crop=0",),
     "no change of colour": ("augment.colour=0",),
     "no clipping of gradients": ("training.clip=0",),
@@ -75,9 +77,16 @@ PARTS: dict[str, tuple[str, ...]] = {
 
 
 def run(
-    part: str, data: str, seed: int, images: int, start: str, device: str, precision: str
+    part: str,
+    data: str,
+    seed: int,
+    images: int,
+    start: str,
+    device: str,
+    precision: str,
+    keep: Path | None,
 ) -> Row:
-    """Train, measure, and forget the weights."""
+    """Train and measure; the weights are forgotten unless ``keep`` is a folder for them."""
     import torch
 
     from dabdetr import evaluate, train
@@ -103,6 +112,9 @@ def run(
             report=False,
             quiet=True,
         )
+        if keep is not None:
+            name = f"{part} {Path(data).name} {seed}".replace(" ", "-")
+            shutil.copy(done.weights, keep / f"{name}.safetensors")
         split = "test" if (Path(data) / "test").is_dir() else "val"
         measured = open_data(data, split)
         found = evaluate(done.weights, measured, device=device)
@@ -153,6 +165,7 @@ def main() -> None:
     parser.add_argument("--start", default="imagenet", help="weights; see training.start")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto", help="of training; see training.precision")
+    parser.add_argument("--keep", type=Path, help="a folder for the weights")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
     given = parser.parse_args()
     rows: list[Row] = json.loads(given.out.read_text()) if given.out.exists() else []
@@ -162,7 +175,7 @@ def main() -> None:
         for seed, data, part in product(given.seeds, given.data, given.parts)
         if (part, Path(data).name, seed) not in there
     ]
-    how = given.images, given.start, given.device, given.precision
+    how = given.images, given.start, given.device, given.precision, given.keep
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(given.jobs, context) as pool:
         jobs = {pool.submit(run, *each, *how): each for each in wanted}

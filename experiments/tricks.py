@@ -21,6 +21,7 @@ import dabdetr.training.module
 from dabdetr.config import Loss, Training
 from dabdetr.data import loader
 from dabdetr.geometry import iou, to_corners
+from dabdetr.model.denoising import Denoising, Noise
 from dabdetr.model.detector import Detector
 from dabdetr.structures import Predictions, Targets
 
@@ -108,6 +109,19 @@ def mosaic(share: float = 0.5, until: float = 0.8) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def question_row(share: float = 0.25) -> Iterator[None]:
+    """This share of noisy copies has no class: its content is the label table's row "unknown"."""
+    plain = Denoising._noisy_labels
+
+    def noisy_labels(self: Denoising, labels: Tensor, noise: Noise) -> Tensor:
+        chance = torch.rand(noise.chance.shape, device=labels.device)
+        return plain(self, labels, noise).masked_fill(chance < share, self.classes)
+
+    with patch.object(Denoising, "_noisy_labels", noisy_labels):
+        yield
+
+
 Labelled = tuple[np.ndarray, np.ndarray, np.ndarray]
 """An image, its boxes in pixels and its labels."""
 
@@ -141,4 +155,5 @@ TRICKS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "flat-then-cosine rate": flat_then_cosine,
     "high-order matching in the last quarter": high_order_matching,
     "no weight decay of norms and biases": no_decay_of_norms,
+    "a question's row in denoising": question_row,
 }
