@@ -61,7 +61,6 @@ PARTS: dict[str, tuple[str, ...]] = {
     "200 queries": ("model.queries.count=200",),
     "whole body trained": ("model.backbone.freeze_stride=2",),
     "no average of weights": ("training.ema=null",),
-    "average over 100 updates": ("training.ema=0.99",),
     "warm-up of 200 updates": ("training.warmup=200",),
     "100 queries of denoising": ("model.denoising.number=100",),
     "boxes of denoising twice as far": ("model.denoising.box_noise=2",),
