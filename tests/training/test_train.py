@@ -46,7 +46,8 @@ def test_run_folder(short_run: Run, coco_folder: Path) -> None:
         assert image.size[0] > 800
     rows = list(csv.DictReader((folder / "results.csv").read_text().splitlines()))
     assert [row["epoch"] for row in rows] == ["1", "2"]
-    assert list(rows[0]) == list(COLUMNS)
+    layers = [f"matching_changed_{at + 1}" for at in range(short_run.config.model.decoder.layers)]
+    assert list(rows[0]) == [*COLUMNS, *layers]
     for row, own in zip(rows, short_run.rows, strict=True):
         assert float(row["loss"]) == pytest.approx(own["loss"], abs=1e-4)
         assert float(row["AP"]) == pytest.approx(own["AP"], abs=1e-4)
