@@ -237,6 +237,7 @@ ODD = [
     ),
     (edit("annotations", 1, "category_id", value=5), "class-unknown", 0),
     (edit("annotations", 1, "category_id"), "class-unknown", 0),
+    (edit("annotations", 1, "category_id", value=[90]), "class-unknown", 0),
     (edit("annotations", 1, "category_id", value="90"), "id-text", 1),
     (edit("annotations", 1, "category_id", value=90.0), "id-text", 1),
     (edit("annotations", 1, "image_id", value=5), "image-unknown", 0),

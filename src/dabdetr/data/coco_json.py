@@ -435,7 +435,8 @@ class Annotations:
 
     def class_numbers(self, labels: dict[Any, int], expected: int | None) -> Numbers:
         """The class ids of the rows and of ``labels``, and the step between them."""
-        used = {whole(id_) for id_ in {row.get("category_id") for row in self.rows}}
+        given = (row.get("category_id") for row in self.rows)
+        used = map(whole, {id_ for id_ in given if isinstance(id_, int | float | str)})
         numbers = (id_ for id_ in used if id_ is not None)
         listed = (id_ for id_ in labels if isinstance(id_, int))
         return find_step(numbers, listed, expected, self.findings, str(self.file))
