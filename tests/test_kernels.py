@@ -2,6 +2,7 @@
 
 import copy
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -156,7 +157,7 @@ def test_other_convolutions_are_torch_s_own(mode):
 
 
 @pytest.mark.parametrize("learning", [True, False])
-@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("groups", [1, 6])
 @pytest.mark.parametrize("most", [None, 1.5, math.inf])
 def test_padding_of_two_sides_and_clamping_change_no_number(learning, precision, groups, most):
@@ -165,7 +166,8 @@ def test_padding_of_two_sides_and_clamping_change_no_number(learning, precision,
     weight, bias = torch.randn(6, 6 // groups, 3, 5), torch.randn(6)
     for source in (x, weight, bias):
         source.requires_grad_(learning)
-    with torch.autocast("cpu", torch.bfloat16, precision == torch.bfloat16):
+    lower = precision != torch.float32
+    with torch.autocast("cpu", precision if lower else torch.bfloat16, lower):
         padded = F.pad(x, (1, 2, 0, 1))
         expected = F.conv2d(padded, weight, bias, (2, 2), groups=groups)
         if most is not None:
@@ -179,7 +181,7 @@ def test_padding_of_two_sides_and_clamping_change_no_number(learning, precision,
         mine, theirs = (
             torch.autograd.grad(out, (x, weight, bias), seed) for out in (found, expected)
         )
-        rounding = 2e-2 if precision == torch.bfloat16 else 1e-5
+        rounding = 2e-2 if lower else 1e-5
         for one, other in zip(mine, theirs, strict=True):
             torch.testing.assert_close(one, other, rtol=rounding, atol=rounding * other.abs().max())
 
@@ -247,3 +249,27 @@ def test_gradients_of_sums_of_no_rows() -> None:
     assert not rows.grad.any()
     assert shares.grad is not None
     assert shares.grad.shape == (0, 4)
+
+
+def test_types_that_onednn_does_not_compute_here_are_not_fused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    called: list[object] = []
+    x, weight = torch.randn(1, 2, 4, 4), torch.randn(2, 2, 1, 1)
+    operators = SimpleNamespace(
+        _convolution_pointwise=lambda *given: called.append(given),
+        _is_mkldnn_bf16_supported=lambda: False,
+    )
+    monkeypatch.setattr(torch.ops, "mkldnn", operators)
+    kernels._fuses.cache_clear()
+    sides = (1, 1), (0, 0), (1, 1)
+    try:
+        for dtype in (torch.bfloat16, torch.float16):
+            half = x.to(dtype), weight.to(dtype)
+            expected = F.conv2d(*half).clamp(0, 6)
+            assert torch.equal(kernels.conv2d(*half, None, *sides, 1, 6.0), expected)
+        assert not called
+        kernels.conv2d(x, weight, None, *sides, 1, 6.0)
+        assert len(called) == torch.backends.mkldnn.is_available()
+    finally:
+        kernels._fuses.cache_clear()

@@ -237,12 +237,13 @@ def conv2d(
             top = left = 0
     slow = learning and weight.requires_grad and depthwise
     slow = slow and (max(weight.shape[2:]) > 3 or max(stride) > 1)
-    fused = most is not None and not learning and _fuses()
+    autocast = torch.is_autocast_enabled("cpu")
+    dtype = torch.get_autocast_dtype("cpu") if autocast else input.dtype
+    fused = most is not None and not learning and _fuses(dtype)
     if not (eager and (slow or fused)):
         out = F.conv2d(input, weight, bias, stride, (top, left), dilation, groups)
         return out if most is None else clamp(out, most)
-    if torch.is_autocast_enabled("cpu"):
-        dtype = torch.get_autocast_dtype("cpu")
+    if autocast:
         input, weight = input.to(dtype), weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)
     if fused:
@@ -260,10 +261,13 @@ def clamp(x: Float[Tensor, "*shape"], most: float) -> Float[Tensor, "*shape"]:
 
 
 @cache
-def _fuses() -> bool:
-    """Whether oneDNN is there, and torch's operator of a convolution with what follows it."""
-    operator = hasattr(torch.ops.mkldnn, "_convolution_pointwise")
-    return operator and torch.backends.mkldnn.is_available()
+def _fuses(dtype: torch.dtype) -> bool:
+    """Whether oneDNN computes convolutions of this type here, and torch has the fused operator."""
+    operators = torch.ops.mkldnn
+    if not (torch.backends.mkldnn.is_available() and hasattr(operators, "_convolution_pointwise")):
+        return False
+    half = dtype == torch.bfloat16 and hasattr(operators, "_is_mkldnn_bf16_supported")
+    return dtype == torch.float32 or (half and operators._is_mkldnn_bf16_supported())
 
 
 class _DepthwiseConv2d(torch.autograd.Function):
