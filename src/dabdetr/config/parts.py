@@ -12,8 +12,8 @@ from dabdetr.text import shown
 
 _LOADING = frozenset({"checkpoint_path", "cache_dir", "features_only", "out_indices"})
 """Arguments of timm's create_model that are not passed to the network."""
-MOST_LAYERS = 1000
-"""More layers than this are taken for a mistake, as building them would take hours."""
+MOST_LAYERS = 200
+"""More layers than this are taken for a mistake; no stage of a known network has so many."""
 
 
 class Backbone(Section):
