@@ -491,3 +491,16 @@ def test_images_alone_are_no_data(coco_folder: Path, tmp_path: Path) -> None:
     assert not is_data(coco_folder / "train")
     assert not is_data(tmp_path / "nowhere")
     assert is_data("scenes:count=3")
+
+
+def test_long_names_of_splits_make_no_long_message(coco_folder: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(coco_folder, data)
+    for file in (data / "annotations").iterdir():
+        file.unlink()
+    listed = {"train": "train", "a" * 1000: "val"}  # a longer key is no YAML
+    rows = "".join(f"{split}: images/{folder}\n" for split, folder in listed.items())
+    (data / "data.yaml").write_text(f"{rows}names: [a]\n")
+    with pytest.raises(ValueError, match="has no split 'bbb") as caught:
+        open_data(data, "b" * 5000)
+    assert len(str(caught.value)) < 500 + len(str(data))

@@ -13,7 +13,7 @@ from dabdetr.files import check_writable
 from dabdetr.packages import static
 from dabdetr.runs import RunFolder, interruptible
 from dabdetr.steps import tracked
-from dabdetr.text import counted, embedded_json, json_text
+from dabdetr.text import counted, embedded_json, json_text, shortened
 
 if TYPE_CHECKING:
     from dabdetr.evaluation.suspicions import Suspicion
@@ -101,8 +101,10 @@ def audit(
         )
     chosen = [each for each in found if split in (None, each.split)]
     if not chosen:
-        splits = ", ".join(each.split for each in found)
-        raise ValueError(f"there is no split {split!r}; choose one of: {splits}")
+        splits = shortened(", ".join(each.split for each in found), 200)
+        raise ValueError(
+            f"there is no split {shortened(str(split), 80)!r}; choose one of: {splits}"
+        )
     options.tell_counts(chosen, quiet)
     from dabdetr.asking.audit import audit as suspect
     from dabdetr.asking.audit import ranked

@@ -35,6 +35,7 @@ from dabdetr.data.tables import find_table
 from dabdetr.data.text_lines import find_text_lines
 from dabdetr.data.voc import find_voc
 from dabdetr.data.yolo import find_scattered, find_yolo
+from dabdetr.text import shortened
 
 Find = Callable[[Path], dict[str, Open]]
 """Returns the splits of a folder or file by their original names; empty for another layout."""
@@ -110,7 +111,8 @@ def _split_key(found: Found, data: str | Path, split: str) -> str:
         return only
     hint = "" if only is None else f" (it has one split; --split {only} takes that)"
     raise ValueError(
-        f"{data} has no split {split!r}; choose one of: {', '.join(found.splits)}{hint}"
+        f"{data} has no split {shortened(split, 80)!r}; choose one of: "
+        f"{shortened(', '.join(found.splits), 200)}{shortened(hint, 120)}"
     )
 
 
