@@ -344,6 +344,14 @@ def test_a_backbone_alone_is_a_start_but_no_detector(
         load_model(tmp_path / "body.safetensors")
 
 
+def test_a_long_name_of_a_format_makes_no_long_message(tmp_path: Path) -> None:
+    file = tmp_path / "long.safetensors"
+    save_file({"x": torch.zeros(1)}, file, {"format": "dabdetr 1" * 1000})
+    with pytest.raises(ValueError, match="not a whole detector") as caught:
+        load_model(file)
+    assert len(str(caught.value)) < 300 + len(str(file))
+
+
 def test_no_start_loads_nothing(tiny_detector: Detector) -> None:
     assert initialise(tiny_detector, "none").loaded == ()
 

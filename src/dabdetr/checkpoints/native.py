@@ -16,7 +16,7 @@ from dabdetr.checkpoints.reading import listing, read
 from dabdetr.config import Config, parse
 from dabdetr.files import write_atomically
 from dabdetr.model.detector import Detector, build
-from dabdetr.text import counted, parse_json, parse_names
+from dabdetr.text import counted, parse_json, parse_names, shortened
 
 OF_PROPOSALS = "queries.classes."
 """Prefix of the encoder's class head; if objectness ranks proposals, its first row is that."""
@@ -130,7 +130,7 @@ def load_model(
         state, notes = checkpoint.state, ()
     else:
         raise ValueError(
-            f"{source} holds {checkpoint.format}, not a whole detector; "
+            f"{source} holds {shortened(checkpoint.format, 80)}, not a whole detector; "
             "give it to train with --from, or name the weights of a detector"
         )
     if names is not None and set(names) != set(class_names):
