@@ -39,8 +39,8 @@ from dabdetr.presets import preset
 from dabdetr.structures import Detections, Images, Targets
 from dabdetr.training.planning import fit_to_data
 
-RATE, BODY_RATE, WARMUP, DECAY = 4e-4, 8e-5, 100, 1e-4
-"""Of AdamW, falling as a cosine over the time given."""
+RATE, WARMUP, DECAY = 4e-4, 100, 1e-4
+"""Of AdamW for the peer; the rate falls as a cosine over the time given."""
 SIZES = ((16, 24), (32, 48), (64, 96), (128, 224))
 """Anchors of the levels at strides 8 to 64, in pixels of the input, each in three shapes."""
 
@@ -158,16 +158,21 @@ def for_torchvision(images: Images, targets: Targets) -> tuple[list[Tensor], lis
     return pixels, rows
 
 
-def train_peer(data: DetectionDataset, config: Config, minutes: float) -> PeerRuntime:
-    """Trained for so many minutes of processor time, evaluation not counted."""
+def train_peer(
+    data: DetectionDataset, config: Config, minutes: float, rate: float = RATE
+) -> PeerRuntime:
+    """Trained for so many minutes of processor time, evaluation not counted.
+
+    The body's learning rate is a fifth of ``rate``.
+    """
     torch.manual_seed(config.training.seed)
     model = faster_rcnn(config, data.names).train()
     slow = {id(p) for p in model.backbone.body.parameters()}
     learned = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
         [
-            {"params": [p for p in learned if id(p) not in slow], "peak": RATE},
-            {"params": [p for p in learned if id(p) in slow], "peak": BODY_RATE},
+            {"params": [p for p in learned if id(p) not in slow], "peak": rate},
+            {"params": [p for p in learned if id(p) in slow], "peak": rate / 5},
         ],
         weight_decay=DECAY,
     )
@@ -214,15 +219,24 @@ def main() -> None:
         choices=["dab-lite", "imagenet", "fasterrcnn"],
         help="dab-lite from its base, the same from ImageNet weights, Faster R-CNN from ImageNet",
     )
+    parser.add_argument(
+        "--peer-rates", type=float, nargs="+", default=[RATE], help="learning rates of the peer"
+    )
     given = parser.parse_args()
     train_data = open_data(given.data, "train")
     tested = open_data(given.data, "test" if "test" in splits(given.data) else "val")
     config, _ = fit_to_data(preset("dab-lite"), train_data)
     print("| minutes | side | AP | AP50 | suppression would add | minutes of a processor used |")
     print("| --- | --- | --- | --- | --- | --- |")
-    for minutes, side in itertools.product(given.minutes, given.sides):
+    runs = [
+        (minutes, side, rate)
+        for minutes, side in itertools.product(given.minutes, given.sides)
+        for rate in (given.peer_rates if side == "fasterrcnn" else [0.0])
+    ]
+    for minutes, side, rate in runs:
         if side == "fasterrcnn":
-            runtime, used = train_peer(train_data, config, minutes), minutes
+            runtime, used = train_peer(train_data, config, minutes, rate), minutes
+            side = f"{side}, rate {rate:g}"
         else:
             start = "imagenet" if side == "imagenet" else None
             runtime, used = train_ours(given.data, minutes, start)

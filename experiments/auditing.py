@@ -4,15 +4,21 @@
 
 One kind of fault at a time is planted in 5 % of the boxes; prints the table of ``docs/results.md``.
 Boxes of other kinds and faults that the data have of themselves compete for the same places.
+With ``--folds 3`` models are trained on the faulty labels, three for each kind, as
+``dabdetr audit --folds 3`` does.
 """
 
 from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from experiments.asking import arguments
 
 from dabdetr.asking.audit import FOUND, ranked
 from dabdetr.asking.changed import Changed, Edit
+from dabdetr.asking.folds import audit_out_of_fold
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.data.layouts import open_data
 from dabdetr.evaluation.suspicions import KINDS, Suspicion, habits, of_image
@@ -88,6 +94,13 @@ def suspicions(
     return found
 
 
+def out_of_fold(data: DetectionDataset, folds: int) -> list[Suspicion]:
+    """The suspicions of models that are trained on the other folds, faults included."""
+    with TemporaryDirectory() as folder:
+        found = audit_out_of_fold([data], folds, Path(folder), quiet=True)
+        return [each for some in found for each in some]
+
+
 def is_at(each: Suspicion, image: int, box: np.ndarray) -> bool:
     """Whether the suspicion is about this box of this image."""
     return each.image == image and bool(iou(np.array(each.box or each.answer), box) > 0.5)
@@ -97,11 +110,16 @@ def main() -> None:
     """Plant, audit, print."""
     parser = arguments(__doc__)
     parser.add_argument("--kinds", nargs="*", default=list(KINDS))
+    parser.add_argument("--folds", type=int, help="train so many models for each kind")
     args = parser.parse_args()
-    predictor, data = Predictor(args.model), open_data(args.data, args.split)
+    data = open_data(args.data, args.split)
     kinds = [kind for kind in args.kinds if kind != "class" or len(data.names) > 1]
     planted = {kind: plant(data, kind, np.random.default_rng(args.seed)) for kind in kinds}
-    found = suspicions(data, predictor, {kind: each for kind, (each, _) in planted.items()})
+    versions = {kind: each for kind, (each, _) in planted.items()}
+    if args.folds:
+        found = {kind: out_of_fold(each, args.folds) for kind, each in versions.items()}
+    else:
+        found = suspicions(data, Predictor(args.model), versions)
     print(
         "| planted | faults | in the top tenth | right in the kind's first 20 | in all first 20 |"
     )

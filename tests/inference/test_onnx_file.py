@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dabdetr.inference.exported import Exported
 from dabdetr.inference.onnx_file import read_whole
 
 onnx = pytest.importorskip("onnx", reason="needs onnx: pip install 'dabdetr[export]'")
@@ -104,3 +105,15 @@ def test_a_weight_that_is_no_number_is_named(dtype: str, raw: bool, tmp_path: Pa
         else:
             with pytest.raises(ValueError, match=r"weights that are not finite: 'head\.weight'"):
                 read_whole(path)
+
+
+def test_a_file_that_fails_prints_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """ONNX Runtime would print its retry to stdout, where commands write JSON."""
+    pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'dabdetr[onnx]'")
+    damaged = model(within(node=node())).SerializeToString().replace(b"If", b"\xff\xff")
+    (tmp_path / "x.onnx").write_bytes(damaged)
+    with pytest.raises(ValueError, match=r"x\.onnx cannot be loaded by ONNX Runtime"):
+        Exported(tmp_path / "x.onnx", "cpu")
+    assert capfd.readouterr() == ("", "")

@@ -282,7 +282,10 @@ class _Onnx:
         content = read_whole(path)
         try:
             self.session = onnxruntime.InferenceSession(
-                content, options, [*providers, "CPUExecutionProvider"]
+                content,
+                options,
+                [*providers, "CPUExecutionProvider"],
+                enable_fallback=int(not self.on_cpu),  # a retry would be printed to stdout
             )
         except Exception as error:  # each kind of failure has its own class
             raise ValueError(
