@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from importlib import resources
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,102 @@ def test_two_tracks_never_share_an_object() -> None:
     step(tracker, [(at(50), 0), (at(62), 0)])
     found = step(tracker, [(at(56), 0)])
     assert len(found) == 1
+
+
+def seen_of(box: list[float], low: float, high: float) -> list[float]:
+    """What is seen of a box between two columns."""
+    return [max(box[0], low), box[1], min(box[2], high), box[3]]
+
+
+def test_a_bar_hides_an_object_gradually_and_its_motion_is_kept() -> None:
+    tracker = Tracker(LIMITS)
+    for x in range(0, 170, 4):
+        left, right = seen_of(at(x), 0, 60), seen_of(at(x), 100, 200)
+        parts = [each for each in (left, right) if each[2] - each[0] >= 6]
+        found = step(tracker, [(each, 0) for each in parts])
+        if 60 <= x <= 80:  # hidden
+            assert len(found) == 0
+            np.testing.assert_allclose(tracker.tracks[0].motion, [4, 0], atol=0.5)
+    assert numbers(found) == {tuple(at(168)): 1}
+
+
+def test_an_object_at_the_border_goes_on_beyond_it() -> None:
+    tracker = Tracker(LIMITS)
+    for x in range(120, 200, 6):
+        found = step(tracker, [(seen_of(at(x), 0, 200), 0)])
+        assert numbers(found) == {tuple(seen_of(at(x), 0, 200)): 1}
+    np.testing.assert_allclose(tracker.tracks[0].motion, [6, 0], atol=0.1)
+    np.testing.assert_allclose(tracker.tracks[0].box, at(198), atol=1)
+
+
+def test_a_new_track_has_its_motion_at_the_second_sight() -> None:
+    tracker = Tracker(LIMITS)
+    for x in (20, 26):
+        step(tracker, [(at(x), 0)])
+    np.testing.assert_allclose(tracker.asked(SIZE), [at(32)])
+
+
+def test_two_objects_in_one_box_are_both_followed() -> None:
+    tracker = Tracker(LIMITS)
+    for moved in range(0, 120, 4):
+        left, right = at(20 + moved, 40), at(140 - moved, 46)
+        both = [min(left[0], right[0]), 40, max(left[2], right[2]), 66]
+        merged = abs(left[0] - right[0]) < 18
+        found = numbers(step(tracker, [(both, 0)] if merged else [(left, 0), (right, 0)]))
+        if moved < 40:
+            first = found
+        if merged and abs(left[0] - right[0]) > 8:
+            assert len(found) == 2
+            for box, number in found.items():
+                real = left if number == first[tuple(at(56, 40))] else right
+                assert iou(np.array(box), np.array(real)) > 0.6
+    assert found[tuple(left)] == first[tuple(at(56, 40))]
+    assert found[tuple(right)] == first[tuple(at(104, 46))]
+
+
+def test_a_box_around_two_tracked_objects_is_no_third_one() -> None:
+    tracker = Tracker(LIMITS)
+    real = [(at(50), 0), (at(72), 0)]
+    step(tracker, real)
+    found = step(tracker, [*real, ([50, 40, 92, 60], 0)])
+    assert sorted(numbers(found).values()) == [1, 2]
+
+
+def test_a_camera_that_shakes_moves_no_number_to_the_neighbour() -> None:
+    tracker = Tracker(LIMITS)
+    for shake in (0, 0, 0, 0, 14, 2, 12, 0, 10):
+        row = [(at(x + shake), 0) for x in (20, 42, 68, 94, 118, 150)]
+        found = numbers(step(tracker, row))
+        assert [found.get(tuple(box)) for box, _ in row] == [1, 2, 3, 4, 5, 6], shake
+
+
+def test_a_hidden_object_moves_with_the_camera() -> None:
+    tracker = Tracker(LIMITS)
+    for shake in (0, 0, 6, 12, 18, 12, 18):
+        row = [(at(20 + 40 * place + shake), 0) for place in range(4)]
+        row = row if shake in (0, 18) else row[1:]
+        found = numbers(step(tracker, row))
+    assert found[tuple(at(38))] == 1
+
+
+def test_an_object_whose_class_flickers_keeps_its_number() -> None:
+    tracker = Tracker(LIMITS)
+    for frame, x in enumerate(range(20, 80, 5)):
+        found = step(tracker, [(at(x), int(frame % 4 == 3))])
+        assert numbers(found) == {tuple(at(x)): 1}
+
+
+def test_weak_detections_count_for_tracked_objects() -> None:
+    predictor, images = Predictor("blood-cells"), frames()[0][:4]
+    images = [(each * (0.2 if at % 2 else 1)).astype(np.uint8) for at, each in enumerate(images)]
+    limits = predictor.class_thresholds()
+    tracker = Tracker(limits)
+    asked = repeat(lambda size, _: tracker.asked(size))
+    weak = float(limits.min()) / 2
+    expected = [tracker.update(each) for each in predictor.ask_all(images, asked, conf=weak)]
+    for one, other in zip(track(predictor, images), expected, strict=True):
+        np.testing.assert_array_equal(one.tracks, other.tracks)
+        np.testing.assert_array_equal(one.boxes, other.boxes)
 
 
 def test_wrong_patience_and_lines_of_mot_files() -> None:

@@ -2,12 +2,13 @@
 
 The decoder moves each question to its object's new place. If questions compete for an object, or
 one has lost its object, tracks are assigned to the frame's detections by the IoU with the expected
-box and with the answer. There is no second model.
+box and with the answer. A track remembers its object's size and motion, so that it also knows where
+an object is that is partly or wholly hidden. There is no second model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import repeat
 from typing import Any
@@ -18,28 +19,39 @@ from scipy.optimize import linear_sum_assignment
 from dabdetr.inference.video import is_video
 from dabdetr.predictor import Predictor
 from dabdetr.structures import Answers, Detections
-from dabdetr.structures.boxes import area, iou
+from dabdetr.structures.boxes import area, iou, shared_area
 
 SAME = 0.5
 """IoU from which a detection is a tracked object, or two answers are the same."""
 KEEP = 0.5
 """Share of a class's threshold that suffices for a tracked object."""
-STEADY = 0.6
-"""Weight of the previous motion in the moving average."""
 CLAIM = 0.3
 """Least sum of a detection's IoU with a track's expected box and with its answer for a match."""
-APART = 0.2
-"""IoU of two tracks' boxes from which neither updates its motion."""
+OTHER = 0.5
+"""Weight of a claim on a detection of another class: classes flicker too."""
+OWN, CAMERA = 0.4, 0.2
+"""Weights of the newest motion, an object's own and the camera's, in the moving average.
+
+The camera's is lower, as a shaking camera returns.
+"""
+GROW = 0.2
+"""Weight of the newest size in the moving average."""
+INSIDE = 0.9
+"""Share of a box's area in another one from which it lies in it; one around two is so larger."""
 TOGETHER = 3
 """The fewest tracks from which the camera's motion is estimated."""
+VOTES = 16
+"""The number of answers whose motions may be the camera's."""
 
 
 @dataclass
 class Track:
     """A tracked object.
 
-    box     [4] float32, the last x0 y0 x1 y1 in pixels
+    box     [4] float32, the whole object's x0 y0 x1 y1 in pixels, with hidden parts and those
+            outside the image
     motion  [2] float32, pixels per frame
+    found   number of frames in which it was found
     lost    number of frames since it was last found
     """
 
@@ -47,18 +59,38 @@ class Track:
     label: int
     box: np.ndarray
     motion: np.ndarray = field(default_factory=lambda: np.zeros(2, np.float32))
+    found: int = 1
     lost: int = 0
 
     def expected(self) -> np.ndarray:
         """[4] the expected box in the next frame."""
         return self.box + np.tile(self.motion, 2)
 
-    def move_to(self, box: np.ndarray, alone: bool) -> None:
-        """Set the box; update the motion only if ``alone``, as a box near others may be theirs."""
-        if alone:
-            moved = (box - self.box).reshape(2, 2).mean(0)
-            self.motion = STEADY * self.motion + (1 - STEADY) * moved
-        self.box, self.lost = box, 0
+    def move_to(self, seen: np.ndarray, camera: np.ndarray, size: tuple[int, int]) -> None:
+        """Correct box and motion by the box ``seen`` in an image of ``size``.
+
+        An object that moves shifts both edges of its box alike. If something hides a part of it,
+        or a neighbour's box merges with its own, one edge is wrong. So the object has moved beyond
+        expectation as far as both edges agree: by the median of their two shifts and none. An edge
+        at the image's border is where the view ends and says nothing; then the other one counts.
+        The rest of the shifts is a change of size, which is averaged over several frames.
+        """
+        border = np.array([[0, 0], size[::-1]])
+        expected, edges = self.expected().reshape(2, 2), seen.reshape(2, 2)  # low and high, x and y
+        cut, beyond = edges == border, edges - expected
+        speaking = np.where(cut & ~cut[::-1], beyond[::-1], beyond)
+        moved = np.median([*speaking, np.zeros(2)], axis=0)
+        # first a mean, so that a young track soon has its motion
+        own, common = max(OWN, 1 / self.found), max(CAMERA, 1 / self.found)
+        self.motion = (self.motion + own * (moved - camera) + common * camera).astype(np.float32)
+        box = expected + moved + np.where(cut, 0, GROW * (beyond - moved))
+        low, high = np.where(cut, (np.minimum(box, edges)[0], np.maximum(box, edges)[1]), box)
+        self.box = np.concatenate((low, high)).astype(np.float32)
+        self.found, self.lost = self.found + 1, 0
+
+    def pass_by(self, camera: np.ndarray) -> None:
+        """Move on unseen, as expected and with the camera."""
+        self.box, self.lost = self.expected() + np.tile(camera, 2), self.lost + 1
 
 
 class Tracker:
@@ -77,90 +109,138 @@ class Tracker:
 
     def asked(self, size: tuple[int, int]) -> np.ndarray:
         """[tracks, 4] float32: boxes to ask about; tracks outside an image of ``size`` end."""
-        limit = np.tile(size[::-1], 2)
-        self.tracks = [t for t in self.tracks if area(t.expected().clip(0, limit)) > 1]
-        boxes = [each.expected().clip(0, limit) for each in self.tracks]
-        return np.array(boxes, np.float32).reshape(-1, 4)
+        inside = area(self._expected(size)) > 1
+        self.tracks = [each for each, kept in zip(self.tracks, inside, strict=True) if kept]
+        return self._expected(size)
 
     def update(self, answers: Answers) -> Detections:
         """The frame's objects with their tracks; ``answers`` are those to ``asked``."""
         assert len(answers) == len(self.tracks)
         found = answers.detections
-        labels = np.array([each.label for each in self.tracks], np.int64)
-        answer_scores = answers.class_scores[np.arange(len(labels)), labels]
-        placed: dict[int, tuple[np.ndarray, float]] = {}  # track → its box and score
-        for row, at in self._claimed(answers, labels).items():
-            near = iou(answers.boxes[row], found.boxes[at]) >= SAME
-            box = answers.boxes[row] if near else found.boxes[at]
-            placed[row] = box, float(max(answer_scores[row] if near else 0, found.scores[at]))
-        for row in np.argsort(-answer_scores, kind="stable").tolist():
-            box = answers.boxes[row]
-            sure = answer_scores[row] >= KEEP * self.limits[labels[row]] and area(box) > 0
-            if row not in placed and sure and self._is_free(box, int(labels[row]), placed):
-                placed[row] = box, float(answer_scores[row])
-        self._move(placed)
-        rows = [(self.tracks[row], score) for row, (_, score) in sorted(placed.items())]
-        for at in range(len(found)):
-            box, label = found.boxes[at], int(found.labels[at])
-            boxes = np.array([each.box for each, _ in rows], np.float32).reshape(-1, 4)
-            if found.scores[at] < self.limits[label] or iou(boxes, box).max(initial=0) >= SAME:
-                continue
-            self.count += 1
-            self.tracks.append(Track(self.count, label, box))
-            rows.append((self.tracks[-1], float(found.scores[at])))
+        camera = self._camera(answers)
+        expected = self._expected(found.size, camera)
+        claimed = self._claimed(answers, expected)
+        placed = self._placed(answers, expected, claimed)
+        for row, each in enumerate(self.tracks):
+            if row in placed:
+                each.move_to(placed[row][0], camera, found.size)
+            else:
+                each.pass_by(camera)
+        rows = [(self.tracks[row], *placed[row]) for row in sorted(placed)]
+        for at in sorted(set(range(len(found))) - set(claimed.values())):
+            box, score, label = found.boxes[at], float(found.scores[at]), int(found.labels[at])
+            if score >= self.limits[label] and _is_new(box, [other for _, other, _ in rows]):
+                self.count += 1
+                self.tracks.append(Track(self.count, label, box))
+                rows.append((self.tracks[-1], box, score))
         self.tracks = [each for each in self.tracks if each.lost <= self.patience]
-        scores = np.array([score for _, score in rows], np.float32)
+        scores = np.array([score for _, _, score in rows], np.float32)
         ranked = np.argsort(-scores, kind="stable")
         return replace(
             found,
-            boxes=np.array([each.box for each, _ in rows], np.float32).reshape(-1, 4)[ranked],
+            boxes=np.array([box for _, box, _ in rows], np.float32).reshape(-1, 4)[ranked],
             scores=scores[ranked],
-            labels=np.array([each.label for each, _ in rows], np.int64)[ranked],
+            labels=np.array([each.label for each, _, _ in rows], np.int64)[ranked],
             queries=np.full(len(rows), -1, np.int64),
-            tracks=np.array([each.number for each, _ in rows], np.int64)[ranked],
+            tracks=np.array([each.number for each, _, _ in rows], np.int64)[ranked],
         )
 
-    def _claimed(self, answers: Answers, labels: np.ndarray) -> dict[int, int]:
-        """Track → the detection of its object in this frame; ``labels`` are those of the tracks.
+    def _expected(self, size: tuple[int, int], camera: Any = (0, 0)) -> np.ndarray:
+        """[tracks, 4] float32: the expected boxes moved by ``camera``, clipped to the image."""
+        boxes = np.array([each.expected() for each in self.tracks], np.float32).reshape(-1, 4)
+        return (boxes + np.tile(camera, 2).astype(np.float32)).clip(0, np.tile(size[::-1], 2))
 
-        First with the expected boxes; then with these shifted by the median motion, the camera's.
+    def _camera(self, answers: Answers) -> np.ndarray:
+        """[2] float32: the motion that tracks have in common beyond the expected one, in pixels.
+
+        It is the motion of one of the surest answers, or none: that with which the tracks' boxes
+        coincide best with detections.
         """
         found = answers.detections
-        same = labels[:, None] == found.labels
-        fits = same & (found.scores >= KEEP * self.limits[found.labels])
-        expected = np.array([each.expected() for each in self.tracks], np.float32).reshape(-1, 4)
-        answered = iou(answers.boxes[:, None], found.boxes) if len(found) else np.zeros(fits.shape)
+        none = np.zeros((1, 2), np.float32)
+        if len(answers) < TOGETHER or len(found) == 0:
+            return none[0]
+        surest = np.argsort(-answers.class_scores.max(1), kind="stable")[:VOTES]
+        moved = (answers.boxes - answers.asked)[surest].reshape(-1, 2, 2).mean(1)
+        motions = np.concatenate((none, moved))
+        overlaps = [
+            iou(self._expected(found.size, each)[:, None], found.boxes).max(1).sum()
+            for each in motions
+        ]
+        return motions[np.argmax(overlaps)]
+
+    def _claimed(self, answers: Answers, expected: np.ndarray) -> dict[int, int]:
+        """Track → the detection of its object in this frame."""
+        found = answers.detections
+        if len(found) == 0:
+            return {}
+        labels = np.array([each.label for each in self.tracks], np.int64)
         lost = np.array([each.lost > 0 for each in self.tracks], bool)
-        shift = np.zeros(2, np.float32)
-        pairs: dict[int, int] = {}
-        for _ in range(2):
-            shifted = expected + np.tile(shift, 2)
-            overlap = iou(shifted[:, None], found.boxes) if len(found) else np.zeros(fits.shape)
-            # Lost tracks have a lower priority.
-            claims = np.where(fits, overlap + answered - 0.1 * lost[:, None], 0)
-            chosen = zip(*linear_sum_assignment(-claims), strict=True)
-            pairs = {int(r): int(at) for r, at in chosen if claims[r, at] >= CLAIM}
-            followed = [row for row in pairs if not lost[row]]
-            if len(followed) < TOGETHER:
-                break
-            moved = found.boxes[[pairs[row] for row in followed]] - expected[followed]
-            shift = np.median(moved.reshape(-1, 2, 2).mean(1), axis=0)
-        return pairs
+        # An answer counts less the farther the camera has moved from what was asked.
+        asked = iou(answers.asked, expected)[:, None]
+        claims = iou(expected[:, None], found.boxes)
+        claims = claims + asked * iou(answers.boxes[:, None], found.boxes)
+        claims -= 0.1 * lost[:, None]  # Lost tracks have a lower priority.
+        claims[labels[:, None] != found.labels] *= OTHER
+        claims[:, found.scores < KEEP * self.limits[found.labels]] = 0
+        pairs = zip(*linear_sum_assignment(-claims), strict=True)
+        return {int(row): int(at) for row, at in pairs if claims[row, at] >= CLAIM}
 
-    def _is_free(self, box: np.ndarray, label: int, placed: dict[int, Any]) -> bool:
-        """Whether no track of the class has this object."""
-        same = [other for row, (other, _) in placed.items() if self.tracks[row].label == label]
-        return iou(np.array(same).reshape(-1, 4), box).max(initial=0) < SAME
+    def _placed(
+        self, answers: Answers, expected: np.ndarray, claimed: dict[int, int]
+    ) -> dict[int, tuple[np.ndarray, float]]:
+        """Track → its object's box and score, if it was found.
 
-    def _move(self, placed: dict[int, tuple[np.ndarray, float]]) -> None:
-        """Move each track to its new box; one without is lost and keeps its motion."""
-        expected = np.array([each.expected() for each in self.tracks], np.float32).reshape(-1, 4)
-        for row, each in enumerate(self.tracks):
-            if row in placed:
-                others = np.delete(expected, row, axis=0)
-                each.move_to(placed[row][0], iou(others, expected[row]).max(initial=0) < APART)
-            else:
-                each.lost, each.box = each.lost + 1, expected[row]
+        The box is the answer if it coincides with the claimed detection, or else the detection. In
+        a box that is around two objects, each is where it was expected. Without a detection a sure
+        answer suffices if no other track has the object.
+        """
+        found = answers.detections
+        labels = np.array([each.label for each in self.tracks], np.int64)
+        scores = answers.class_scores[np.arange(len(labels)), labels]
+        placed: dict[int, tuple[np.ndarray, float]] = {}
+        for row, at in claimed.items():
+            near = iou(answers.boxes[row], found.boxes[at]) >= SAME
+            box = answers.boxes[row] if near else found.boxes[at]
+            placed[row] = box, float(max(scores[row] if near else 0, found.scores[at]))
+        for row, at in _merged(claimed, expected, answers).items():
+            placed[row] = expected[row], float(found.scores[at])
+        for row in np.argsort(-scores, kind="stable").tolist():
+            box = answers.boxes[row]
+            sure = scores[row] >= KEEP * self.limits[labels[row]] and area(box) > 0
+            others = np.array([other for other, _ in placed.values()]).reshape(-1, 4)
+            if row not in placed and sure and iou(others, box).max(initial=0) < SAME:
+                placed[row] = box, float(scores[row])
+        return placed
+
+
+def _merged(claimed: dict[int, int], expected: np.ndarray, answers: Answers) -> dict[int, int]:
+    """Track → the detection that is around this object and another one.
+
+    Where objects overlap, the decoder may find one box around both. One track claims it, the other
+    has none, though its answer is this box too. The box is larger than either object, and the hull
+    of their expected boxes fits it better than one of them.
+    """
+    merged: dict[int, int] = {}
+    low, high = expected[:, :2], expected[:, 2:]
+    for row, at in claimed.items():
+        box = answers.detections.boxes[at]
+        hulls = np.concatenate((np.minimum(low, low[row]), np.maximum(high, high[row])), 1)
+        alone = iou(expected, box)
+        better = iou(hulls, box) - np.maximum(alone, alone[row])
+        better[list(claimed)] = 0
+        better[iou(answers.boxes, box) < SAME] = 0
+        better[np.maximum(area(expected), area(expected[row])) > INSIDE * area(box)] = 0
+        if better.max() > 0:
+            merged |= {row: at, int(better.argmax()): at}
+    return merged
+
+
+def _is_new(box: np.ndarray, others: Sequence[np.ndarray]) -> bool:
+    """Whether none of the tracked boxes is this one, and it is not around two of them."""
+    boxes = np.array(others, np.float32).reshape(-1, 4)
+    inside = shared_area(boxes, box) >= INSIDE * area(boxes)
+    return bool(iou(boxes, box).max(initial=0) < SAME and inside.sum() < 2)
 
 
 def track(
@@ -177,13 +257,14 @@ def track(
     ``source`` is one or more videos or a camera, as for a predictor. Images are treated as the
     frames of one video.
     """
-    tracking = _Tracking(predictor.class_thresholds(conf), patience)
+    limits = predictor.class_thresholds(conf)
+    tracking = _Tracking(limits, patience)
     # batches of one frame, as the next questions depend on these answers
     by_frame = Predictor(predictor.runtime)
     answered = by_frame.ask_all(
         source,
         repeat(tracking.asked),
-        conf=conf,
+        conf=KEEP * float(limits.min()),  # weak detections are found for tracked objects
         keep_images=keep_images,
         stride=stride,
         on_error=on_error,
