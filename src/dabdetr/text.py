@@ -7,7 +7,9 @@ to gigabytes, names that move the cursor or reverse the direction of a line.
 from __future__ import annotations
 
 import difflib
+import errno
 import html
+import itertools
 import json
 import logging
 import re
@@ -25,6 +27,8 @@ MOST_YAML = 1 << 20
 """Most characters of a YAML file; the files that this package reads are far shorter."""
 MOST_NODES = 100_000
 """Most values in a YAML file; those of an alias count each time it is used."""
+MOST_DIGITS = 1000
+"""Most characters of a number in a YAML file; the time for 1:1:1:… grows with their square."""
 MOST_MESSAGE = 480
 """Most characters of a message; the middle of a longer one is left out."""
 
@@ -112,6 +116,7 @@ def parse_yaml(content: str | bytes, name: str, as_text: bool = False) -> Any:
         raise ValueError(f"{name} is not readable YAML (byte {error.start} is no UTF-8)") from None
     try:
         loader = (yaml.BaseLoader if as_text else yaml.SafeLoader)(text)
+        _bound(loader, name)
         node = loader.get_single_node()
         if node is None:
             return None
@@ -141,6 +146,28 @@ def parse_yaml(content: str | bytes, name: str, as_text: bool = False) -> Any:
         if str(error).startswith(name):  # raised above
             raise
         raise ValueError(f"{name} is not readable YAML ({reason(error)})") from None
+
+
+def _bound(loader: Any, name: str) -> None:
+    """Make a YAML loader stop at more than ``MOST_NODES`` values or ``MOST_DIGITS`` digits.
+
+    It needs half a minute for a file of ``MOST_YAML`` characters in small values.
+    """
+    compose, numbers = loader.compose_node, itertools.count(1)
+
+    def bounded(parent: Any, index: Any) -> Any:
+        if next(numbers) > MOST_NODES:
+            raise ValueError(f"{name} has more than {MOST_NODES:,} values; make it shorter")
+        node = compose(parent, index)
+        if node.tag.endswith((":int", ":float")) and len(node.value) > MOST_DIGITS:
+            line = node.start_mark.line + 1
+            raise ValueError(
+                f"{name} has a number of {len(node.value):,} characters; at most {MOST_DIGITS:,} "
+                f"are read, see line {line}"
+            )
+        return node
+
+    loader.compose_node = bounded
 
 
 def _repeated_key(node: Any) -> Any:
@@ -267,9 +294,9 @@ def exhausted(error: BaseException) -> MemoryError | None:
     """The MemoryError, with the size, that an error means; None for all other errors."""
     if isinstance(error, MemoryError):
         return error
-    found = _EXHAUSTED.search(str(error))
-    if not found and not isinstance(error, ValueError):
-        found = _OVERFLOW.search(str(error))
+    if isinstance(error, ValueError) or getattr(error, "errno", errno.ENOMEM) != errno.ENOMEM:
+        return None
+    found = _EXHAUSTED.search(str(error)) or _OVERFLOW.search(str(error))
     if not found and type(error).__name__ != "OutOfMemoryError":
         return None
     request = re.search(r"tried to allocate (\S+ ?[KMGT]?i?B?)", str(error))

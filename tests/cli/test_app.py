@@ -208,12 +208,27 @@ def test_numbers_out_of_range_name_the_option(arguments: tuple[str, ...]) -> Non
     assert f"Invalid value for '{arguments[1]}'" in done.stderr
 
 
+@pytest.mark.parametrize("verb", [[], ["train"]])
+def test_usage_errors_stay_short(verb: list[str]) -> None:
+    done = runner.invoke(app, [*verb, "--no\x1b[2J" + "x" * 3000])
+    assert done.exit_code == 2
+    assert len(done.stderr) < 1000
+    assert "\x1b" not in done.stderr
+
+
 @pytest.mark.parametrize(
     ("error", "code", "sentence"),
     [
         (ValueError("a, b\nc\x1b[2J\u202e"), 2, r"a, b\x0ac\x1b[2J\u202e"),
         (ValueError("x" * 9000 + "!"), 2, "x" * 319 + "…" + "x" * 159 + "!"),
         (FileNotFoundError("there is no x"), 2, "there is no x"),
+        (FileNotFoundError("there is no out of memory.jpg"), 2, "there is no out of memory.jpg"),
+        (ValueError("no class 'cannot allocate'"), 2, "no class 'cannot allocate'"),
+        (
+            OSError(errno.ENOMEM, "Cannot allocate memory", "x"),
+            3,
+            "out of memory (cannot allocate memory); lower --batch, --imgsz or --queries",
+        ),
         (PermissionError(errno.EACCES, "Permission denied", "x"), 2, "x: permission denied"),
         (ImportError("type: pip install y"), 3, "type: pip install y"),
         (MemoryError("5 GB"), 3, "out of memory (5 GB); lower --batch, --imgsz or --queries"),

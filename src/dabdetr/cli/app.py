@@ -298,7 +298,11 @@ class _Verbs(TyperGroup):
             print(wrapped(f"error: {error}", sys.stderr), file=sys.stderr)
             raise SystemExit(2) from None
         _show_help(ctx, args)
-        return super().parse_args(ctx, args)
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            _shorten(error)
+            raise
 
     def invoke(self, ctx: Any) -> Any:
         """Run the verb of ``ctx``."""
@@ -309,6 +313,7 @@ class _Verbs(TyperGroup):
         except (Exception, KeyboardInterrupt) as error:
             # typer prints its usage errors itself, and exits with 2
             if type(error).__module__.startswith(("typer", "click")) or os.environ.get(DEBUG):
+                _shorten(error)
                 raise
             code, message = _explain(error)
             if message:
@@ -317,6 +322,12 @@ class _Verbs(TyperGroup):
             if isinstance(error, Unfinished):
                 print(wrapped(printable(str(error)), sys.stderr), file=sys.stderr)
             raise SystemExit(code) from None
+
+
+def _shorten(error: Any) -> None:
+    """Shorten the message of a usage error, which typer prints itself."""
+    if hasattr(error, "message"):
+        error.message = shortened(printable(str(error.message)), 300)
 
 
 def _show_help(ctx: Any, arguments: list[str]) -> None:

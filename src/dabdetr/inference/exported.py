@@ -288,6 +288,8 @@ class _Onnx:
                 enable_fallback=int(not self.on_cpu),  # a retry would be printed to stdout
             )
         except Exception as error:  # each kind of failure has its own class
+            if full := exhausted(error):
+                raise full from None
             raise ValueError(
                 f"{path} cannot be loaded by ONNX Runtime ({reason(error)}); export it again"
             ) from None
@@ -340,6 +342,8 @@ class _OpenVino:
         try:
             self.model = self.core.read_model(path)
         except Exception as error:
+            if full := exhausted(error):
+                raise full from None
             raise ValueError(
                 f"{path} cannot be loaded by OpenVINO ({reason(error)}); export it again"
             ) from None

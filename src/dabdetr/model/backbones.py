@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from dabdetr import config
 from dabdetr.model.frozen_norm import freeze_norms
 from dabdetr.structures import Features, Images
-from dabdetr.text import reason, shown
+from dabdetr.text import exhausted, reason, shown
 
 
 class TimmBackbone(nn.Module):
@@ -29,9 +29,9 @@ class TimmBackbone(nn.Module):
         super().__init__()
         try:
             self.body, stages = create_body(part)
-        except MemoryError:
-            raise
         except Exception as error:  # timm's networks raise many kinds of errors for wrong options
+            if full := exhausted(error):
+                raise full from None
             if part.output_stride != 32 and "output_stride" in str(error):
                 raise ValueError(
                     f"model.backbone.output_stride is {part.output_stride}, and timm cannot dilate "

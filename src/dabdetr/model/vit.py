@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from dabdetr import config
 from dabdetr.model.backbones import fill_cells
 from dabdetr.structures import Features, Images
-from dabdetr.text import counted, reason, shown
+from dabdetr.text import counted, exhausted, reason, shown
 
 
 class VitBackbone(nn.Module):
@@ -109,9 +109,9 @@ def create_vit(part: config.Vit, **loading: Any) -> Any:
         body: Any = timm.create_model(
             part.name, num_classes=0, dynamic_img_size=True, **loading, **part.options
         )
-    except MemoryError:
-        raise
     except Exception as error:  # timm's networks raise many kinds of errors for wrong options
+        if full := exhausted(error):
+            raise full from None
         raise ValueError(
             f"model.backbone.name {shown(part.name)} with options {shown(part.options)} cannot be "
             f"built by timm as a vision transformer: {reason(error)}"
