@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,8 @@ from PIL import Image
 from dabdetr.data.dataset import DetectionDataset
 from dabdetr.data.layouts import is_data, open_data, open_training, splits
 from dabdetr.data.records import RecordTable
+from dabdetr.report import contents
+from dabdetr.training.fingerprint import changes, fingerprint
 
 Write = Callable[[DetectionDataset, Path, str], None]
 
@@ -322,6 +325,39 @@ def test_bad_data_yaml(yolo: Path, text: str, told: str) -> None:
     with pytest.raises((ValueError, FileNotFoundError), match=told) as caught:
         open_data(yolo, "train")
     assert len(str(caught.value)) < 500
+
+
+def test_file_names_that_are_no_unicode_have_fingerprints(yolo: Path) -> None:
+    """As files from an old archive have them; checkpoints and reports identify data by these."""
+    image = min((yolo / "images" / "train").iterdir())
+    try:
+        image.rename(os.fsdecode(os.fsencode(image.parent) + b"/\xe9.png"))
+    except OSError:
+        pytest.skip("this file system has Unicode names only")
+    data = open_data(yolo, "train")
+    assert any("\udce9" in data.record(row).file for row in range(len(data)))
+    assert not changes("train", fingerprint(data), data)
+    assert len(contents.fingerprint(data)) == 16
+
+
+@pytest.mark.parametrize("way", ["../images/train", "{yolo}/images/train", "train.txt"])
+def test_images_outside_the_folder_are_said(yolo: Path, way: str) -> None:
+    root = yolo / "set"
+    root.mkdir()
+    way = way.format(yolo=yolo)
+    (root / "data.yaml").write_text(f"train: {way}\nval: {way}\nnames: {list('0123456789')}\n")
+    images = sorted(map(str, (yolo / "images" / "train").iterdir()))
+    (root / "train.txt").write_text("\n".join(images))
+    (root / "obj.names").write_text("\n".join("0123456789"))
+    (root / "obj.data").write_text("names = obj.names\ntrain = train.txt\n")
+    for place in (root, root / "data.yaml", root / "obj.data"):
+        if place.suffix != ".data" or way == "train.txt":
+            data = open_data(place, "train")
+            assert len(data) == len(images)
+            assert found(data)["image-outside"] == len(images)
+    shutil.move(root / "data.yaml", yolo / "data.yaml")
+    shutil.copy(root / "train.txt", yolo)
+    assert "image-outside" not in found(open_data(yolo, "train"))
 
 
 @pytest.mark.parametrize(

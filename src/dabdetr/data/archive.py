@@ -62,7 +62,7 @@ def unpacked_once(
     """The folder ``name`` in the cache that ``unpack`` fills, once for the same ``files``."""
     states = [(file.resolve(), file.stat()) for file in files]
     key = "|".join(f"{path}|{state.st_size}|{state.st_mtime_ns}" for path, state in states)
-    folder = cache_folder() / kind / hashlib.sha256(key.encode()).hexdigest()[:16]
+    folder = cache_folder() / kind / hashlib.sha256(os.fsencode(key)).hexdigest()[:16]
     target = folder / (plain_name(name).strip(".") or "data")  # "...zip" has the stem ".."
     if target.is_dir():
         return target

@@ -62,7 +62,7 @@ def find_yolo(root: Path) -> dict[str, Open]:
     if root.is_file():
         if root.suffix.lower() in SETTINGS:
             findings = Findings()
-            return _splits_of_settings(root, _settings(root, findings), findings)
+            return _splits_of_settings(root, _settings(root, findings), findings, root.parent)
         return _splits_of_darknet(root) if root.suffix == ".data" else {}
     yamls = paths_of(root, *SETTINGS) or _settings_apart(root)
     yamls.sort(key=lambda file: file.stem.casefold() not in ("data", "dataset"))
@@ -72,7 +72,7 @@ def find_yolo(root: Path) -> dict[str, Open]:
         findings = Findings()
         settings = _settings(file, findings, strict=file.stem.casefold() == "data")
         if settings:
-            return _splits_of_settings(file, settings, findings)
+            return _splits_of_settings(file, settings, findings, root)
     return _splits_of_folders(root)
 
 
@@ -122,7 +122,7 @@ def _lower_case_keys(given: Any) -> dict[Any, Any]:
 
 
 def _splits_of_settings(
-    file: Path, settings: dict[str, Any], file_findings: Findings
+    file: Path, settings: dict[str, Any], file_findings: Findings, root: Path
 ) -> dict[str, Open]:
     """The splits that data.yaml names and whose images exist; all named ones if none exist.
 
@@ -132,13 +132,14 @@ def _splits_of_settings(
     keys, paths = _keys(settings), _ImagePaths(file, settings)
     there = [key for key in keys if paths.exist(key)]
     kept = [key for key in keys if key in there or canonical(key) == "train"] if there else keys
-    return {key: partial(_open_key, file, settings, file_findings, key) for key in kept}
+    return {key: partial(_open_key, file, settings, file_findings, root, key) for key in kept}
 
 
 def _open_key(
     file: Path,
     settings: dict[str, Any],
     file_findings: Findings,
+    root: Path,
     key: str,
     split: str,
     box_format: Asked | None = None,
@@ -160,6 +161,7 @@ def _open_key(
     findings.add("class-order", differing)
     paths = _ImagePaths(file, settings, findings)
     images = paths.images(key)
+    _note_outside(images, root, findings)
     others = _ImagePaths(file, settings)
     absent = [each for each in _keys(settings) if canonical(each) != "train"]
     absent = [each for each in absent if not others.exist(each)]
@@ -279,6 +281,13 @@ def _listed(place: Path, bases: list[Path], findings: Findings) -> list[str]:
     return [path for path in found.values() if path is not None]
 
 
+def _note_outside(images: Iterable[str], root: Path, findings: Findings) -> None:
+    """Say which images a settings or list file names outside the data set's folder."""
+    inside = os.path.join(os.path.abspath(root), "")
+    outside = [each for each in images if not os.path.abspath(each).startswith(inside)]
+    findings.add("image-outside", outside)
+
+
 def _names(settings: dict[str, Any], file: Path, findings: Findings) -> list[tuple[int, str]]:
     """Class numbers and names in a data.yaml, from a list, a mapping or only ``nc``, sorted.
 
@@ -334,6 +343,7 @@ def _open_list(
 ) -> RecordTable:
     findings = Findings()
     pairs, images = name_list(names_file, findings), _listed(place, [file.parent], findings)
+    _note_outside(images, file.parent, findings)
     return _read(images, pairs, file, file.parent, split, findings, box_format)
 
 

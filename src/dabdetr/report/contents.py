@@ -71,7 +71,7 @@ def fingerprint(data: DetectionDataset) -> str:
     for index in range(len(data)):
         record = data.record(index)
         size = f"{record.image_id} {record.width} {record.height}"
-        digest.update(size.encode() + record.boxes.astype("<f4").tobytes())
+        digest.update(size.encode(errors="surrogatepass") + record.boxes.astype("<f4").tobytes())
         digest.update(record.labels.astype("<i8").tobytes() + record.crowd.tobytes())
     return digest.hexdigest()
 

@@ -30,7 +30,7 @@ def fingerprint(data: DetectionDataset) -> dict[str, Any]:
     for row in range(len(data)):
         record = data.record(row)
         hashes[row] = [
-            _hash(f"{record.image_id} {Path(record.file).name}".encode()),
+            _hash(f"{record.image_id} {Path(record.file).name}".encode(errors="surrogatepass")),
             _hash(f"{record.width} {record.height}".encode()),
             _hash(
                 record.boxes.astype("<f4").tobytes(),
