@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
 from safetensors.torch import load_file
 
 from dabdetr.config import load
@@ -125,6 +126,16 @@ def test_no_run_there(tmp_path: Path) -> None:
         train(resume=tmp_path, quiet=True)
     with pytest.raises(FileNotFoundError, match=r"no run folder .*gone; was it removed"):
         train(resume=tmp_path / "gone", quiet=True)
+
+
+def test_a_folder_removed_during_the_training_is_named(tiny_train: Train, tmp_path: Path) -> None:
+    class Removing(Callback):
+        def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            if trainer.current_epoch == 1:
+                shutil.rmtree(tmp_path / "run")
+
+    with pytest.raises(FileNotFoundError, match=r"the run folder .*run is gone: it was removed"):
+        tiny_train(tmp_path, epochs=2, name="run", callbacks=[Removing()])
 
 
 def test_settings_gone(short_run: Run, tmp_path: Path) -> None:

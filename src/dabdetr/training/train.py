@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -192,7 +192,8 @@ def train(
             folder = world.broadcast(run.path if run else Path())
             say(console, f"{world.device.type} in {precision} ({reason}); run folder {folder}")
             try:
-                return replace(_fit(detector, splits, folder, sources, here), data=described)
+                with _named_if_removed(folder):
+                    return replace(_fit(detector, splits, folder, sources, here), data=described)
             except BaseException as error:
                 bad_input = isinstance(error, ValueError | OSError)
                 bad_input = bad_input and not isinstance(error, NonFiniteLoss)
@@ -272,7 +273,8 @@ def _resume(resume: Path, here: _Here, log: Sequence[str], options: ConfigOption
         if checkpoint is None:
             say(console, f"{folder} has no checkpoint yet: beginning it on {place}")
             detector = _begin(config, sources, data[0], here)
-            return _fit(detector, data, folder, sources, here)
+            with _named_if_removed(folder):
+                return _fit(detector, data, folder, sources, here)
         for line in check_resumable(checkpoint, config, data, folder, world.size):
             say(console, line)
         if world.is_main:
@@ -283,7 +285,22 @@ def _resume(resume: Path, here: _Here, log: Sequence[str], options: ConfigOption
             path = folder / CHECKPOINT
         world.broadcast(None)  # no rank reads before it is restored
         say(console, f"resuming {folder} on {place}")
-        return _fit(build(config, data[0].names), data, folder, sources, here, path)
+        with _named_if_removed(folder):
+            return _fit(build(config, data[0].names), data, folder, sources, here, path)
+
+
+@contextmanager
+def _named_if_removed(folder: Path) -> Iterator[None]:
+    """Name the run folder, not a file in it, in the error where it was removed meanwhile."""
+    try:
+        yield
+    except FileNotFoundError:
+        if folder.is_dir():
+            raise
+        raise FileNotFoundError(
+            f"the run folder {folder} is gone: it was removed or renamed during the training; "
+            "rename it back and --resume it, or start a new run"
+        ) from None
 
 
 def _fit(
