@@ -360,6 +360,12 @@ def test_images_outside_the_folder_are_said(yolo: Path, way: str) -> None:
     assert "image-outside" not in found(open_data(yolo, "train"))
 
 
+def test_the_whole_file_system_is_no_folder_of_images(yolo: Path) -> None:
+    (yolo / "data.yaml").write_text("train: /\nval: images/val\nnames: [a, b, c]\n")
+    with pytest.raises(ValueError, match="/ is the whole file system; name a folder of images"):
+        open_data(yolo, "train")
+
+
 @pytest.mark.parametrize(
     ("text", "kind", "names"),
     [

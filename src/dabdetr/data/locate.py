@@ -209,9 +209,12 @@ def paths_of(folder: Path, *endings: str, below: bool = False) -> list[Path]:
 def files_below(folder: str | Path, endings: Container[str]) -> Iterator[str]:
     """Sorted paths of the files in a folder and its subfolders, without hidden ones.
 
-    Links to folders are followed, once. Raises ValueError for more than ``MOST_FILES`` files.
+    Links to folders are followed, once. Raises ValueError for the root of the file system, and for
+    more than ``MOST_FILES`` files.
     """
     count, walked, top = 0, set[str](), os.path.realpath(folder)
+    if top == os.path.dirname(top):
+        raise ValueError(f"{folder} is the whole file system; name a folder of images")
     for parent, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(parent)
         above = real != top and Path(top).is_relative_to(real)
@@ -226,6 +229,12 @@ def files_below(folder: str | Path, endings: Container[str]) -> Iterator[str]:
                 raise ValueError(f"{folder} has more than {MOST_FILES:,} files; name a smaller one")
             if os.path.splitext(file)[1].lower() in endings and not file.startswith("."):
                 yield os.path.join(parent, file)
+
+
+def outside(files: Iterable[str], root: Path) -> list[str]:
+    """Those ``files`` that are not below ``root``, links not followed."""
+    inside = os.path.join(os.path.abspath(root), "")
+    return [each for each in files if not os.path.abspath(each).startswith(inside)]
 
 
 def unreadable_below(folder: Path) -> list[str]:

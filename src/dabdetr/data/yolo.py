@@ -33,6 +33,7 @@ from dabdetr.data.locate import (
     files_in,
     folders_in,
     images_below,
+    outside,
     paths_of,
 )
 from dabdetr.data.records import Open, RecordTable, Rows
@@ -161,7 +162,7 @@ def _open_key(
     findings.add("class-order", differing)
     paths = _ImagePaths(file, settings, findings)
     images = paths.images(key)
-    _note_outside(images, root, findings)
+    findings.add("image-outside", outside(images, root))
     others = _ImagePaths(file, settings)
     absent = [each for each in _keys(settings) if canonical(each) != "train"]
     absent = [each for each in absent if not others.exist(each)]
@@ -281,13 +282,6 @@ def _listed(place: Path, bases: list[Path], findings: Findings) -> list[str]:
     return [path for path in found.values() if path is not None]
 
 
-def _note_outside(images: Iterable[str], root: Path, findings: Findings) -> None:
-    """Say which images a settings or list file names outside the data set's folder."""
-    inside = os.path.join(os.path.abspath(root), "")
-    outside = [each for each in images if not os.path.abspath(each).startswith(inside)]
-    findings.add("image-outside", outside)
-
-
 def _names(settings: dict[str, Any], file: Path, findings: Findings) -> list[tuple[int, str]]:
     """Class numbers and names in a data.yaml, from a list, a mapping or only ``nc``, sorted.
 
@@ -343,7 +337,7 @@ def _open_list(
 ) -> RecordTable:
     findings = Findings()
     pairs, images = name_list(names_file, findings), _listed(place, [file.parent], findings)
-    _note_outside(images, file.parent, findings)
+    findings.add("image-outside", outside(images, file.parent))
     return _read(images, pairs, file, file.parent, split, findings, box_format)
 
 
