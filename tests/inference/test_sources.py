@@ -69,6 +69,12 @@ def test_a_folder_gives_its_own_images_by_name(folder):
     assert names(folder) == names(str(folder)) == ["a.PNG", "b.png"]
 
 
+@pytest.mark.parametrize("name", ["a\x1bb.png", "a\u202eb.png"])
+def test_an_image_is_found_again_by_its_source(tmp_path, array, name):
+    (tmp_path / name).write_bytes(png(array))
+    assert [each.name for each in read_sources(tmp_path)] == [str(tmp_path / name)]
+
+
 def test_a_link_that_leads_nowhere_is_no_less_an_image(folder):
     (folder / "z.png").symlink_to("gone.png")
     with pytest.raises(FileNotFoundError, match=r"there is no image .*z\.png"):

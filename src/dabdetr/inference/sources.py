@@ -99,7 +99,7 @@ def expand(source: Any) -> Iterable[tuple[Any, str]]:
     if isinstance(source, str) and source == "-":
         return Expanded([(_content(sys.stdin.buffer), "")])
     if isinstance(source, str | Path):
-        return Expanded((path, without_password(str(path))) for path in _paths(source))
+        return Expanded((path, _name(path)) for path in _paths(source))
     if isinstance(source, int) and not isinstance(source, bool) and source >= 0:
         return Expanded([(Camera(source), str(Camera(source)))])
     if isinstance(source, memoryview):  # of an array, or of a file's bytes
@@ -124,6 +124,11 @@ def expand(source: Any) -> Iterable[tuple[Any, str]]:
 def is_single(items: Iterable[tuple[Any, str]]) -> bool:
     """Whether ``items``, made by ``expand``, are one image."""
     return isinstance(items, Expanded) and len(items) == 1 and not is_video(items[0][0])
+
+
+def _name(path: str | Path | Camera) -> str:
+    """The path itself, by which its image is found again; an address without user and password."""
+    return str(path) if isinstance(path, Path) else without_password(str(path))
 
 
 def _content(file: Any) -> bytes:
