@@ -376,3 +376,9 @@ def test_tensorflow_padding_does_not_shift_an_image_in_a_larger_batch() -> None:
 def test_a_frozen_norm_never_silences_a_branch() -> None:
     body = TimmBackbone(Backbone(name="resnet18"))  # timm starts these branches at zero
     assert all(m.weight.any() for m in body.modules() if isinstance(m, FrozenNorm))
+
+
+def test_more_channels_than_a_size_can_hold_are_a_wrong_option() -> None:
+    options = {"channels": [32, 64, 10**30, 128], "layers": [1, 1, 1, 1]}
+    with pytest.raises(ValueError, match="cannot be built by timm as a feature network"):
+        TimmBackbone(Backbone(name="resnet18", options=options, freeze_stride=0))
