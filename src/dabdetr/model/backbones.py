@@ -30,7 +30,7 @@ class TimmBackbone(nn.Module):
         try:
             self.body, stages = create_body(part)
         except Exception as error:  # timm's networks raise many kinds of errors for wrong options
-            if not isinstance(error, TypeError) and (full := exhausted(error)):  # not 10³⁰ channels
+            if full := exhausted(error):
                 raise full from None
             if part.output_stride != 32 and "output_stride" in str(error):
                 raise ValueError(

@@ -110,7 +110,7 @@ def create_vit(part: config.Vit, **loading: Any) -> Any:
             part.name, num_classes=0, dynamic_img_size=True, **loading, **part.options
         )
     except Exception as error:  # timm's networks raise many kinds of errors for wrong options
-        if not isinstance(error, TypeError) and (full := exhausted(error)):  # not 10³⁰ channels
+        if full := exhausted(error):
             raise full from None
         raise ValueError(
             f"model.backbone.name {shown(part.name)} with options {shown(part.options)} cannot be "
