@@ -73,6 +73,12 @@ PARTS: dict[str, tuple[str, ...]] = {
     "twice the rate": ("training.lr=3.2e-3",),
     "twice the rate of the body": ("training.backbone_lr=1.6e-4",),
     "five times the rate of the body": ("training.backbone_lr=4e-4",),
+    "ten times the rate of the body": ("training.backbone_lr=8e-4",),
+    "body from stride 8 on at five times the rate": (
+        "model.backbone.freeze_stride=8",
+        "training.backbone_lr=4e-4",
+    ),
+    "classes of denoising at random": ("model.denoising.label_noise=1",),
     "batches of 8": ("training.batch=8", "training.effective_batch=8", "training.lr=1.1e-3"),
     "shorter side 320": ("image.size=320", "image.max_size=448", "augment.sizes=[288, 320, 352]"),
     **dict.fromkeys(TRICKS, ()),
