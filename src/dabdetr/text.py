@@ -294,9 +294,7 @@ def exhausted(error: BaseException) -> MemoryError | None:
     """The MemoryError, with the size, that an error means; None for all other errors."""
     if isinstance(error, MemoryError):
         return error
-    if getattr(error, "errno", errno.ENOMEM) != errno.ENOMEM:
-        return None
-    if isinstance(error, ValueError | TypeError):  # such as torch's of a layer of 10³⁰ channels
+    if isinstance(error, ValueError) or getattr(error, "errno", errno.ENOMEM) != errno.ENOMEM:
         return None
     found = _EXHAUSTED.search(str(error)) or _OVERFLOW.search(str(error))
     if not found and type(error).__name__ != "OutOfMemoryError":

@@ -30,17 +30,12 @@ class TimmBackbone(nn.Module):
         try:
             self.body, stages = create_body(part)
         except Exception as error:  # timm's networks raise many kinds of errors for wrong options
-            if full := exhausted(error):
-                raise full from None
             if part.output_stride != 32 and "output_stride" in str(error):
                 raise ValueError(
                     f"model.backbone.output_stride is {part.output_stride}, and timm cannot dilate "
                     f"{part.name!r}; set it to 32"
                 ) from None
-            raise ValueError(
-                f"model.backbone.name {shown(part.name)} with options {shown(part.options)} cannot "
-                f"be built by timm as a feature network: {reason(error)}"
-            ) from None
+            raise not_built(part, error, "a feature network") from None
         self.part = part
         self.channels = [stage["num_chs"] for stage in stages]
         self.strides = [stage["reduction"] for stage in stages]
@@ -85,6 +80,19 @@ class TimmBackbone(nn.Module):
             maps = [m.permute(0, 3, 1, 2) for m in maps]
         maps = [norm(m) for norm, m in zip(self.norms, maps, strict=True)]
         return Features(maps, [shrink(padding, m.shape[-2:]) for m in maps], padding)
+
+
+def not_built(part: config.Backbone | config.Vit, error: Exception, what: str) -> Exception:
+    """The error to raise where timm could not build ``part`` as ``what``.
+
+    Exhausted memory stays that; but torch's TypeError, as for 10³⁰ channels, is a wrong option.
+    """
+    if not isinstance(error, TypeError) and (full := exhausted(error)):
+        return full
+    return ValueError(
+        f"model.backbone.name {shown(part.name)} with options {shown(part.options)} cannot be "
+        f"built by timm as {what}: {reason(error)}"
+    )
 
 
 def create_body(part: config.Backbone, **loading: Any) -> tuple[Any, list[dict[str, Any]]]:

@@ -22,9 +22,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from dabdetr import config
-from dabdetr.model.backbones import fill_cells
+from dabdetr.model.backbones import fill_cells, not_built
 from dabdetr.structures import Features, Images
-from dabdetr.text import counted, exhausted, reason, shown
+from dabdetr.text import counted
 
 
 class VitBackbone(nn.Module):
@@ -110,12 +110,7 @@ def create_vit(part: config.Vit, **loading: Any) -> Any:
             part.name, num_classes=0, dynamic_img_size=True, **loading, **part.options
         )
     except Exception as error:  # timm's networks raise many kinds of errors for wrong options
-        if full := exhausted(error):
-            raise full from None
-        raise ValueError(
-            f"model.backbone.name {shown(part.name)} with options {shown(part.options)} cannot be "
-            f"built by timm as a vision transformer: {reason(error)}"
-        ) from None
+        raise not_built(part, error, "a vision transformer") from None
     plain = type(body) is VisionTransformer and type(body.patch_embed) is PatchEmbed
     if not plain or body.pos_embed is None:
         raise ValueError(
