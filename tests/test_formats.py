@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dabdetr.structures import Detections
-from dabdetr.structures.formats import COLUMNS, cvat_document, fiftyone_labels
+from dabdetr.structures.formats import columns, cvat_document, fiftyone_labels
 
 NAMES = ("owl", "<fox> & hen")
 
@@ -93,7 +93,7 @@ def test_names_that_xml_cannot_hold() -> None:
 def test_a_table(found: Detections) -> None:
     table = found.to_pandas()
     assert isinstance(table, pandas.DataFrame)
-    assert tuple(table.columns) == COLUMNS
+    assert tuple(table.columns) == columns(False)
     assert table["name"].tolist() == [NAMES[label] for label in found.labels]
     edges = table[["x0", "y0", "x1", "y1"]].to_numpy(float).reshape(-1, 4)
     np.testing.assert_array_equal(edges, found.boxes.astype(float))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from importlib import resources
 from itertools import repeat
@@ -302,3 +303,30 @@ def test_the_command_writes_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     tracks = {d["track"] for row in rows for d in row["detections"]}
     assert f"{len(tracks)} tracks: {len(mot)} boxes in 3 frames" in table
     assert CliRunner().invoke(app, [*arguments, "--nms", "0.5"]).exit_code == 2
+
+
+def test_every_file_has_the_numbers_and_each_folder_is_a_video(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    images = frames()[0]
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        for number, image in zip((9, 10, 11), images, strict=False):
+            Image.fromarray(image[: 400 - number]).save(f"{folder}/{number}.png")
+    arguments = ["predict", "--model", "blood-cells", "one", "two", "--track", "--no-save"]
+    done = CliRunner().invoke(app, [*arguments, "-o", "run", "--csv", "--coco", "c.json"])
+    assert done.exit_code == 0, done.output
+    with Path("run/predictions.csv").open() as file:
+        table = list(csv.DictReader(file))
+    rows = json.loads(Path("c.json").read_text())
+    assert [int(row["track"]) for row in table] == [row["track_id"] for row in rows]
+    order = list(dict.fromkeys(row["source"] for row in table))
+    assert order == [f"{folder}/{n}.png" for folder in ("one", "two") for n in (9, 10, 11)]
+    assert Path("run/one.mot.txt").read_text() == Path("run/two.mot.txt").read_text()
+    lines = Path("run/one.mot.txt").read_text().splitlines()
+    assert [line.split(",")[:2] for line in lines] == [
+        [str(int(Path(row["source"]).stem) - 8), row["track"]] for row in table[: len(lines)]
+    ]
+    tracks = len({row["track"] for row in table})
+    assert f"{2 * tracks} tracks: {len(table)} boxes in 6 frames" in done.stdout

@@ -8,6 +8,7 @@ an object is that is partly or wholly hidden. There is no second model.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import repeat
@@ -254,8 +255,8 @@ def track(
 ) -> Iterator[Detections]:
     """Every frame's objects with their ``tracks``, counted from 1 in each video.
 
-    ``source`` is one or more videos or a camera, as for a predictor. Images are treated as the
-    frames of one video.
+    ``source`` is one or more videos or a camera, as for a predictor. The images of a folder are
+    treated as the frames of a video, and so are images in memory.
     """
     limits = predictor.class_thresholds(conf)
     tracking = _Tracking(limits, patience)
@@ -277,26 +278,32 @@ class _Tracking:
 
     def __init__(self, limits: np.ndarray, patience: int) -> None:
         self.limits, self.patience = limits, patience
-        self.tracker, self.source = Tracker(limits, patience), ""
+        self.tracker, self.video = Tracker(limits, patience), ""
 
     def asked(self, size: tuple[int, int], source: str) -> np.ndarray:
         """The questions for the next frame, from ``source``."""
-        if source != self.source and (is_video(source) or is_video(self.source)):
-            self.tracker = Tracker(self.limits, self.patience)
-        self.source = source
+        if (video := video_of(source)) != self.video:
+            self.tracker, self.video = Tracker(self.limits, self.patience), video
         return self.tracker.asked(size)
 
 
-def mot_lines(found: Detections) -> str:
+def video_of(source: str) -> str:
+    """The video that a frame is of; for an image, its folder."""
+    return source if is_video(source) else os.path.dirname(source)
+
+
+def mot_lines(found: Detections, frame: int | None = None) -> str:
     """Lines of a MOTChallenge result file: frame, track, left, top, width, height, score, −1 …
 
-    Frames and pixels count from 1. ValueError for detections without tracks.
+    ``frame`` counts from 0, by default that of ``found``; in the lines frames and pixels count from
+    1. ValueError for detections without tracks.
     """
-    if found.tracks is None or found.frame is None:
+    frame = found.frame if frame is None else frame
+    if found.tracks is None or frame is None:
         raise ValueError("MOT files contain tracks of videos; these detections are of an image")
     rows = zip(found.tracks.tolist(), found.boxes.tolist(), found.scores.tolist(), strict=True)
     return "".join(
-        f"{found.frame + 1},{number},{x0 + 1:.2f},{y0 + 1:.2f},{x1 - x0:.2f},{y1 - y0:.2f},"
+        f"{frame + 1},{number},{x0 + 1:.2f},{y0 + 1:.2f},{x1 - x0:.2f},{y1 - y0:.2f},"
         f"{score:.4f},-1,-1,-1\n"
         for number, (x0, y0, x1, y1), score in rows
     )

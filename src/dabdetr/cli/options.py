@@ -196,7 +196,12 @@ Tiles = Annotated[
 TileSize = Annotated[int | None, typer.Option(help="Side of a tile in pixels; implies --tiles.")]
 Stride = Annotated[int, typer.Option(help="Take every N-th frame of a video only.", metavar="N")]
 Track = Annotated[
-    bool, typer.Option("--track", help="Follow objects through videos; writes MOT files too.")
+    bool,
+    typer.Option(
+        "--track",
+        help="Follow objects through a video, or through images as its frames; writes a MOT file "
+        "too.",
+    ),
 ]
 Patience = Annotated[int, typer.Option(min=0, help="Frames for which --track keeps a lost object.")]
 Save = Annotated[bool, typer.Option(help="Write images and videos with the boxes drawn in.")]

@@ -109,6 +109,7 @@ def predict(
     options.tell_choices(quiet)
     files = {"draw": save, "crops": save_crops, "txt": save_txt, "table": as_csv}
     files["fiftyone"] = fiftyone
+    files["tracks"] = track
     needed = any(files.values())
     if before:
         folder = RunFolder.existing(project / str(name))
@@ -145,7 +146,7 @@ def predict(
             first = [*islice(results, 1)]  # an error before the first result leaves no folder
             if opened:
                 opened.publish()
-            saver = Saver(folder.path, **files, tracks=needed)
+            saver = Saver(folder.path, **files)
             with closing(saver), _ended_by_ctrl_c(sources):
                 earlier = before.again(folder.path, predictor.names) if before else ()
                 for result in earlier:  # detections, or the reason why an image was skipped
@@ -245,13 +246,17 @@ class _Summary:
         self.kept: list[Detections] = []
         self.rows: list[tuple[str, dict[str, Any]]] = []
         self.images = self.objects = 0
-        self.tracks: set[int] = set()
+        self.tracks: set[tuple[str, int]] = set()
 
     def add(self, found: Detections) -> None:
         """Add the detections of one image, without its pixels."""
         self.images += 1
         self.objects += len(found)
-        self.tracks.update(() if found.tracks is None else found.tracks.tolist())
+        if found.tracks is not None:
+            from dabdetr.asking.track import video_of
+
+            video = video_of(found.source)
+            self.tracks.update((video, number) for number in found.tracks.tolist())
         if self.keep:
             self.kept.append(replace(found, image=None))
         if self.lines:

@@ -31,7 +31,8 @@ class Saver:
     table     all objects, in ``predictions.csv``
     fiftyone  a folder that FiftyOne opens as FiftyOneImageDetectionDataset; its images are hard
               links to the sources, or copies where the file system has no hard links
-    tracks    the tracks of a video, as MOT's lines in ``VIDEO.mot.txt``
+    tracks    the tracks of a video, as MOT's lines in ``VIDEO.mot.txt``, or of the images of a
+              folder, in ``FOLDER.mot.txt``
     """
 
     def __init__(
@@ -50,14 +51,15 @@ class Saver:
         self._stems: set[str] = set()
         self._table: Any = None
         if table:
-            from dabdetr.structures.formats import COLUMNS
+            from dabdetr.structures.formats import columns
 
             self._table = (folder / "predictions.csv").open("w", newline="", encoding="utf-8")
-            self._table.write(csv_text([COLUMNS]))
+            self._table.write(csv_text([columns(tracks)]))
         self._taken: set[str] = set()
         self._name = ""
         self._video: Any = None
         self._last: tuple[str, int] = ("", -1)  # source and number of the last frame
+        self._mot: tuple[str, Path, int] | None = None  # video, MOT file and number of frames
 
     def add(self, found: Detections) -> None:
         """Write the files of one image or frame.
@@ -82,13 +84,27 @@ class Saver:
             from dabdetr.structures.formats import rows
 
             self._table.write(csv_text(rows(found)))
-        if self.tracks and found.tracks is not None and found.frame is not None:
-            from dabdetr.asking.track import mot_lines
-
-            with (self.folder / Path(self._name).with_suffix(".mot.txt")).open("a") as file:
-                file.write(mot_lines(found))
+        if self.tracks:
+            self._write_tracks(found)
         if self.txt or self.fiftyone:
             self._write_labels(found)
+
+    def _write_tracks(self, found: Detections) -> None:
+        """Append the frame's lines to the MOT file; the images of a folder are frames too."""
+        from dabdetr.asking.track import mot_lines, video_of
+
+        video = video_of(found.source)
+        if found.frame is not None:
+            path, frame = self.folder / Path(self._name).with_suffix(".mot.txt"), found.frame
+        elif self._mot and self._mot[0] == video:
+            _, path, frame = self._mot
+        else:
+            folder = os.path.basename(os.path.abspath(video))
+            name = Path(file_name(f"{folder or 'images'}.jpg", self._taken))
+            path, frame = self.folder / name.with_suffix(".mot.txt"), 0
+        with path.open("a") as file:
+            file.write(mot_lines(found, frame))
+        self._mot = (video, path, frame + 1)
 
     def _write_labels(self, found: Detections) -> None:
         """Write labels under the image's name, numbered if two images differ only in the ending."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
@@ -34,9 +35,9 @@ def read_sources(
 ) -> Iterator[SourceImage]:
     """The images of ``source``, each read when it is requested.
 
-    A source is a path; a folder (its images and videos in the order of their names, without
-    subfolders; other files are skipped, and those that need a further package are logged); a
-    pattern such as ``"day*/*.jpg"`` or ``"all/**/*.png"``; an http(s) address; a video (every
+    A source is a path; a folder (its images and videos in the order of their names, 2 before 10,
+    without subfolders; other files are skipped, and those that need a further package are logged);
+    a pattern such as ``"day*/*.jpg"`` or ``"all/**/*.png"``; an http(s) address; a video (every
     ``stride``-th frame), or a camera by its number (0 is the first); a PIL image; the bytes of a
     file, an open file or an upload; "-" for standard input; an array as for ``read_image`` (RGB, or
     with ``bgr`` BGR as in OpenCV); a tensor [channels, height, width] of uint8 or floats 0–1; or a
@@ -165,7 +166,7 @@ def _paths(source: str | Path) -> list[str | Path | Camera]:
         pattern = str(path.relative_to(base))
         matches = [base / each for each in glob.glob(pattern, root_dir=base, recursive=True)]
         suffixes = IMAGE_SUFFIXES | VIDEO_SUFFIXES
-        found = [match for match in sorted(matches) if _is_visible(match, suffixes)]
+        found = [match for match in sorted(matches, key=_counting) if _is_visible(match, suffixes)]
         if not found:
             raise FileNotFoundError(
                 f"no image or video matches the pattern {without_password(text)}; check the folder "
@@ -178,7 +179,8 @@ def _paths(source: str | Path) -> list[str | Path | Camera]:
 def _images_in(folder: Path) -> list[Path]:
     """The images and videos directly in a folder; what is left out is logged."""
     suffixes = IMAGE_SUFFIXES | VIDEO_SUFFIXES
-    found = [child for child in sorted(folder.iterdir()) if _is_visible(child, suffixes)]
+    children = sorted(folder.iterdir(), key=_counting)
+    found = [child for child in children if _is_visible(child, suffixes)]
     videos = [path for path in found if is_video(path)]
     images = [path for path in found if not is_video(path)]
     for kind, package, lacking in (
@@ -191,7 +193,7 @@ def _images_in(folder: Path) -> list[Path]:
                 *(folder, counted(len(lacking), kind), _first(lacking), package),
             )
             found = [path for path in found if path not in lacking]
-    others = [child for child in sorted(folder.iterdir()) if _is_visible(child, OTHER_SUFFIXES)]
+    others = [child for child in children if _is_visible(child, OTHER_SUFFIXES)]
     if others and found:
         log.warning(
             "%s: left out %s (%s) in formats that are not decoded; convert to PNG or JPEG",
@@ -205,6 +207,12 @@ def _images_in(folder: Path) -> list[Path]:
             *(below[0].relative_to(folder), folder),
         )
     return found
+
+
+def _counting(path: Path) -> list[list[str | int]]:
+    """The order in which people count: frame 2 before frame 10."""
+    pieces = (re.split(r"(\d+)", part) for part in path.parts)
+    return [[int(each) if each.isdecimal() else each for each in piece] for piece in pieces]
 
 
 def _in_subfolders(folder: Path) -> list[Path]:

@@ -236,9 +236,14 @@ class Detections:
                 "category_id": int(ids[label]),
                 "bbox": [float(x0), float(y0), float(x1 - x0), float(y1 - y0)],
                 "score": float(score),
+                **({} if track is None else {"track_id": int(track)}),
             }
-            for (x0, y0, x1, y1), score, label in zip(
-                self.boxes.astype(float), self.scores, self.labels, strict=True
+            for (x0, y0, x1, y1), score, label, track in zip(
+                self.boxes.astype(float),
+                self.scores,
+                self.labels,
+                [None] * len(self) if self.tracks is None else self.tracks,
+                strict=True,
             )
         ]
 
@@ -268,9 +273,9 @@ class Detections:
             import pandas  # pyright: ignore[reportMissingImports]
         except ImportError:
             raise lacking("to_pandas", "pandas") from None
-        from dabdetr.structures.formats import COLUMNS, rows
+        from dabdetr.structures.formats import columns, rows
 
-        return pandas.DataFrame(rows(self), columns=list(COLUMNS))
+        return pandas.DataFrame(rows(self), columns=list(columns(self.tracks is not None)))
 
     def to_label_studio(
         self,
@@ -315,6 +320,7 @@ class Detections:
             xyxy=self.boxes.astype(np.float32),
             confidence=self.scores.astype(np.float32),
             class_id=self.labels.astype(int),
+            tracker_id=None if self.tracks is None else self.tracks.astype(int),
             data={"class_name": np.array([self.names[label] for label in self.labels])},
         )
 
@@ -339,7 +345,7 @@ class Detections:
         if self.tracks is not None:  # a colour for each object, and its number after its class
             pairs = zip(self.tracks.tolist(), labels.tolist(), strict=True)
             labels = self.tracks
-            names = {number: f"{self.names[label]} {number}" for number, label in pairs}
+            names = {number: f"{self.names[label]} #{number}" for number, label in pairs}
         return draw(as_array(shown), self.boxes, self.scores, labels, names)
 
     def save(self, path: str | Path, image: Any = None) -> Path:

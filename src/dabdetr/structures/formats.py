@@ -18,8 +18,7 @@ from dabdetr.text import json_text
 if TYPE_CHECKING:
     from dabdetr.structures.detections import Detections
 
-COLUMNS = ("source", "frame", "name", "label", "score", "x0", "y0", "x1", "y1", "query")
-"""Columns of a table of detections; boxes are in pixels of the original image."""
+_COLUMNS = ("source", "frame", "name", "label", "score", "x0", "y0", "x1", "y1", "query")
 _CONTROL = dict.fromkeys(range(32), " ") | dict.fromkeys((0xFFFE, 0xFFFF), " ")
 
 
@@ -40,15 +39,25 @@ def yolo_lines(found: Detections, scores: bool = False) -> str:
     return "".join(lines)
 
 
+def columns(tracked: bool) -> tuple[str, ...]:
+    """Columns of a table of detections; boxes are in pixels of the original image."""
+    return (*_COLUMNS, "track") if tracked else _COLUMNS
+
+
 def rows(found: Detections) -> list[tuple[Any, ...]]:
-    """A tuple for each object, with the columns ``COLUMNS``."""
+    """A tuple for each object, with the ``columns``."""
+    tracks = [()] * len(found) if found.tracks is None else [(int(each),) for each in found.tracks]
     return [
-        (found.source, found.frame, found.names[label], int(label), float(score), *box, int(query))
-        for box, score, label, query in zip(
+        (
+            *(found.source, found.frame, found.names[label], int(label), float(score)),
+            *(*box, int(query), *track),
+        )
+        for box, score, label, query, track in zip(
             found.boxes.astype(float).tolist(),
             found.scores,
             found.labels,
             found.queries,
+            tracks,
             strict=True,
         )
     ]
@@ -62,7 +71,7 @@ def file_content(found: Detections, path: Path, image: Any) -> bytes:
     if ending == ".txt":
         return yolo_lines(found, scores=True).encode()
     if ending == ".csv":
-        return csv_text([COLUMNS, *rows(found)]).encode()
+        return csv_text([columns(found.tracks is not None), *rows(found)]).encode()
     format = Image.registered_extensions().get(ending)
     if format not in Image.SAVE:
         raise ValueError(
