@@ -55,6 +55,7 @@ class Attribution:
         }
         taken = np.isin(decoded.slots, list(self.caught_by))
         self.free = np.flatnonzero(~taken)
+        self.overlap = iou(shown.boxes[:, None], judged.boxes[None])  # [detections, objects]
 
     def errors(self) -> list[Error]:
         """All errors of the image, missed objects first."""
@@ -150,15 +151,13 @@ class Attribution:
 
     def _loose_detection(self, at: int) -> int | None:
         """The query of the false detection of the object's class that overlaps it most."""
-        judged, best, most = self.judged, None, 0.0
-        for row in np.flatnonzero(judged.of_found < 0):
-            if judged.found.labels[row] != judged.labels[at]:
-                continue
-            query = self.row_of[int(judged.found.queries[row])]
-            shared = iou(judged.found.boxes[row], judged.boxes)
-            if shared[at] >= max(NEAR, most) and shared.argmax() == at:
-                best, most = query, float(shared[at])
-        return best
+        judged, nearest = self.judged, self.overlap.argmax(1)
+        same_class = (judged.of_found < 0) & (judged.found.labels == judged.labels[at])
+        rows = np.flatnonzero(same_class & (nearest == at) & (self.overlap[:, at] >= NEAR))
+        if not len(rows):
+            return None
+        best = rows[::-1][self.overlap[rows[::-1], at].argmax()]
+        return self.row_of[int(judged.found.queries[best])]
 
     def _loose_query(self, at: int, overlap: np.ndarray) -> int | None:
         """The query with the object's class that overlaps it most, by at least ``EXPLAINED``."""
@@ -252,7 +251,7 @@ class Attribution:
         found, box = judged.found, judged.found.boxes[at]
         label, score, slot = int(found.labels[at]), float(found.scores[at]), int(found.queries[at])
         name = self.names[label]
-        shared = iou(box, judged.boxes) if len(judged.boxes) else np.zeros(0)
+        shared = self.overlap[at]
         base = Error(
             "false",
             "background",
