@@ -153,6 +153,10 @@ def test_a_summary_counts_what_training_sees(coco_folder: Path, tmp_path: Path) 
     assert summary.lines()[0].startswith(f"train: 8 images, {summary.empty} without boxes; ")
     assert len(summary.lines()) == 1
     assert summary.to_dict()["findings"] == []
+    data.names = (*data.names, "unused")
+    (line,) = summarise(data).lines()
+    assert f"of {len(data.names) - 1} of {len(data.names)} classes: " in line
+    assert "0× unused" not in line
 
 
 def test_folds_are_a_partition_with_every_class_in_each() -> None:

@@ -66,5 +66,10 @@ def test_classes_without_objects_stay(
     detector = renamed(names)
     head = detector.decoder.heads.classes[0]
     before = head.weight.clone()
-    assert "1 new class start at random" in start_classes(detector, data, ["new"], CPU)
+    sentence = start_classes(detector, data, ["new"], CPU)
+    assert sentence.endswith("start at random: in 4 images no query was near an object of them")
     assert torch.equal(head.weight, before)
+    detector = renamed((*(f"new {digit}" for digit in range(10)), "new"))
+    data.names = detector.names
+    sentence = start_classes(detector, data, detector.names, CPU)
+    assert "new classes solved from the data, 1 start" in sentence or ", 2 start" in sentence

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from html import escape
 from pathlib import Path
@@ -217,6 +218,19 @@ def test_partial_gathering_is_a_mean(tiny_train: Train, tmp_path: Path) -> None:
     ours, theirs = (load_file(run.folder / "last.safetensors") for run in runs)
     assert [run.rows[-1]["updates"] for run in runs] == [1, 1]
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_a_val_split_without_objects_is_none(
+    tiny_train: Train, coco_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(coco_folder, tmp_path / "empty")
+    place = tmp_path / "empty" / "annotations" / "instances_val.json"
+    place.write_text(json.dumps(json.loads(place.read_text()) | {"annotations": []}))
+    run = tiny_train(tmp_path, data=tmp_path / "empty", epochs=1)
+    assert run.ap is None
+    said = capfd.readouterr().err
+    assert "val splits without any object: 1, not validated on" in said
+    assert "no val split: no report" in said
 
 
 def test_no_validation_split(

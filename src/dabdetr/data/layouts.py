@@ -35,7 +35,7 @@ from dabdetr.data.tables import find_table
 from dabdetr.data.text_lines import find_text_lines
 from dabdetr.data.voc import find_voc
 from dabdetr.data.yolo import find_scattered, find_yolo
-from dabdetr.text import shortened
+from dabdetr.text import counted, shortened
 
 Find = Callable[[Path], dict[str, Open]]
 """Returns the splits of a folder or file by their original names; empty for another layout."""
@@ -427,7 +427,8 @@ def open_training(
 ) -> tuple[DetectionDataset, DetectionDataset | None]:
     """The split to train on, and the one to validate on (None without one), with checked images.
 
-    Both have one common class list and one box format. Without a val split, ``share`` (0–1) divides
+    Both have one common class list and one box format. A val split without objects is none; it is
+    counted in the findings of the train split. Without a val split, ``share`` (0–1) divides
     the train split (see ``splitting.divide``). Raises ValueError for a ``share`` with a val split.
     """
     places = {"train": (annotations, images), "val": (val_annotations, val_images)}
@@ -468,4 +469,7 @@ def open_training(
         train.findings.add("class-empty", empty)
     if share is not None:
         return divide(train, share, progress=progress)
+    if val is not None and not any((~val.record(at).crowd).any() for at in range(len(val))):
+        train.findings.add("split-empty", f"{val.name} {val.split}: {counted(len(val), 'image')}")
+        val = None
     return train, val

@@ -41,15 +41,18 @@ class Summary:
         odd = [f"{self.empty:,} without boxes"]
         odd += [f"{self.unlabelled:,} without a label file"] if self.unlabelled else []
         crowds = f" and {counted(self.crowds, 'crowd')}" if self.crowds else ""
-        order = sorted(self.classes, key=lambda name: -self.classes[name])
+        used = [name for name in self.classes if self.classes[name]]
+        order = sorted(used, key=lambda name: -self.classes[name])
         named = ", ".join(
             f"{self.classes[name]:,}× {shortened(name, 60)}" for name in order[:MOST_CLASSES]
         )
         more = f" and {len(order) - MOST_CLASSES} more" if len(order) > MOST_CLASSES else ""
+        part = f"{len(used)} of " if 0 < len(used) < len(self.classes) else ""
         counts = (
             f"{self.split}: {counted(self.images, 'image')}, {', '.join(odd)}; "
             f"{counted(self.boxes, 'box', 'boxes')}{crowds} of "
-            f"{counted(len(self.classes), 'class', 'classes')}: {named}{more}"
+            f"{part}{counted(len(self.classes), 'class', 'classes')}"
+            + (f": {named}{more}" if used else "")
         )
         found = [f"{self.split}: {each}" for each in self.findings]
         return [shortened(printable(line)) for line in (counts, *found)]

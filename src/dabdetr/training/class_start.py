@@ -49,13 +49,14 @@ def start_classes(
     training mode; random states are unchanged.
     """
     detector.to(device).eval()
-    contents, labels = _contents(detector, data, {detector.names.index(name) for name in new})
+    wanted = {detector.names.index(name) for name in new}
+    contents, labels, seen = _contents(detector, data, wanted)
     detector.train()
     rows = [i for i, n in enumerate(detector.names) if n in new and bool((labels[0] == i).any())]
     if not rows:
         return (
-            f"class heads of {counted(len(new), 'new class', 'new classes')} start at random: the "
-            "images that were used have no object of them"
+            f"class heads of {counted(len(new), 'new class', 'new classes')} start at random: in "
+            f"{counted(int(seen), 'image')} no query was near an object of them"
         )
     right = 0.0
     for head, x, y in zip(detector.decoder.heads.classes, contents, labels, strict=True):
@@ -65,10 +66,11 @@ def start_classes(
         guesses = (x @ weight[rows].T + bias[rows]).argmax(-1)
         known = torch.isin(y, torch.tensor(rows))
         right += float((torch.tensor(rows)[guesses] == y)[known].double().mean())
-    share, objects = right / len(contents), int((labels[0] >= 0).sum())
+    share = right / len(contents)
+    random = f", {len(new) - len(rows)} start at random" if len(rows) < len(new) else ""
     return (
-        f"class heads of {counted(len(rows), 'new class', 'new classes')} solved from the data: "
-        f"the right class for {share:.0%} of {counted(objects, 'object')} found"
+        f"class heads of {counted(len(rows), 'new class', 'new classes')} solved from the data"
+        f"{random}: the right class for {share:.0%} of the objects found"
     )
 
 
@@ -92,8 +94,11 @@ def ridge(
 
 def _contents(
     detector: Detector, data: DetectionDataset, new: Collection[int]
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Inputs of each class head at objects and on background, and their labels (background: −1)."""
+) -> tuple[list[Tensor], list[Tensor], int]:
+    """Inputs of each class head at objects and on background, and their labels (background: −1).
+
+    Also the number of images.
+    """
     config = detector.config.model_copy(update={"augment": None})
     heads, given = list(detector.decoder.heads.classes), []
     hooks = [h.register_forward_pre_hook(lambda _, x: given.append(x[0])) for h in heads]
@@ -119,7 +124,8 @@ def _contents(
     finally:
         for hook in hooks:
             hook.remove()
-    return [torch.cat(rows) for rows in contents], [torch.cat(rows) for rows in labels]
+    inputs, answers = ([torch.cat(rows) for rows in each] for each in (contents, labels))
+    return inputs, answers, IMAGES - left
 
 
 def _answers(
