@@ -12,19 +12,22 @@ import torch
 
 from dabdetr.cli.train import read_minutes
 from dabdetr.config import Config, load
-from dabdetr.data.dataset import DetectionDataset, ImageRecord
+from dabdetr.data.dataset import DetectionDataset, ImageRecord, Subset
 from dabdetr.data.layouts import open_data
-from dabdetr.data.loader import plan_epoch
+from dabdetr.data.loader import plan_epoch, training_loader
 from dabdetr.model.detector import build
 from dabdetr.presets import preset
+from dabdetr.text import duration
 from dabdetr.training.distributed import World
 from dabdetr.training.options import choose_config
 from dabdetr.training.planning import (
     MOST_EPOCHS,
     MOST_QUERIES,
+    TIMED,
     Pace,
+    TimeGiven,
+    _typical,
     choose_warmup,
-    duration,
     fit_to_data,
     fit_to_time,
     measure_pace,
@@ -107,6 +110,15 @@ def test_crowded_images_get_more_queries(objects: int, crowds: int, count: int) 
     config, lines = planned(Boxes(10, 100, objects, crowds))
     assert config.model.queries.count == count
     assert any(f"{objects} objects" in line for line in lines) == (count > 100)
+    assert any("--queries sets more" in line for line in lines) == (count == MOST_QUERIES)
+
+
+def test_objects_too_small_to_find_are_said() -> None:
+    _, lines = planned(Boxes(100, 2, 3))
+    assert "a quarter of the objects would be smaller than 1 pixel" in lines[0]
+    assert lines[1].startswith("at 512 pixels they are smaller than 2 pixels, too small")
+    _, lines = planned(Boxes(100, 8, 3))
+    assert len(lines) == 1
 
 
 def test_epochs_follow_from_images_and_end_somewhere() -> None:
@@ -122,17 +134,50 @@ def test_images_without_boxes_decide_nothing() -> None:
 
 
 def test_epochs_fit_into_the_time() -> None:
-    config, pace = choose_config("dab-lite"), Pace(train=0.25, val=0.1)
+    config, pace = choose_config("dab-lite"), Pace(train=0.25, val=0.1, report=8.0)
     fitted, every = fit_to_time(config, pace, 1800, train=200, val=80)
-    planned_minutes = pace.minutes(fitted, 200, 80, every)
-    assert planned_minutes == pytest.approx(30, rel=0.05)
+    assert pace.seconds(fitted, 200, 80, every) == pytest.approx(1800, rel=0.05)
     assert fitted.training.images is None
     assert every == -(-fitted.training.epochs // 20)
+    later, every = fit_to_time(config, pace, 1800, train=200, val=80, spent=600)
+    assert 600 + pace.seconds(later, 200, 80, every) == pytest.approx(1800, rel=0.05)
     short, every = fit_to_time(config, pace, 60, train=3000, val=100)  # validating takes 10 s
     assert (short.training.epochs, every) == (1, 1)
     assert short.training.epoch_images is not None
     with pytest.raises(ValueError, match=r"ends in 50 s sees no 4 images .* at least 3 minutes"):
         fit_to_time(config, pace, 50, train=3000, val=500)
+    with pytest.raises(ValueError, match=r"ends in 60 s .* at least 2 minutes"):
+        fit_to_time(config, pace, 60, train=200, val=20, spent=50)
+    few, _ = fit_to_time(config, pace, 40, train=1, val=0)  # an update of the only image
+    assert few.training.epochs == 155
+
+
+def test_the_end_of_a_training_takes_time() -> None:
+    pace = Pace(train=1.0, val=0.1, report=8.0)
+    config = choose_config("dab-lite", epochs=2)
+    # 20 steps; two validations, thresholds and causes of errors of 10 images; the report
+    assert pace.seconds(config, 10, 10, every=1) == pytest.approx(20 + 4 * 1.0 + 8)
+    assert pace.seconds(config, 10, 0, every=1) == pytest.approx(20)  # no report without val
+
+
+def test_a_missed_time_is_said() -> None:
+    ago = time.monotonic() - 81
+    assert TimeGiven(ago, 60).missed().startswith("the training took 81 s for 60 s given: this")
+    assert "was slower than" in TimeGiven(ago, 60).missed()
+    assert "was faster than" in TimeGiven(ago, 200).missed()
+    assert TimeGiven(ago, 80).missed() == TimeGiven(ago, 75).missed() == ""
+
+
+def test_the_only_image_is_timed_as_one(coco_folder: Path, tiny_config: Config) -> None:
+    """A step of one image takes no quarter of its time; five steps are timed."""
+    data = Subset(open_data(coco_folder, "train"), [0])
+    detector = build(tiny_config.override(["training.batch=4"]), data.names)
+    loader = _typical(training_loader(data, detector.config, 0, 0))
+    assert [len(batch) for batch in loader.batches] == [1] * TIMED
+    one = measure_pace(detector, data, None, World()).train
+    config = tiny_config.override(["training.batch=1"])
+    same = measure_pace(build(config, data.names), data, None, World()).train
+    assert one > 0.5 * same  # a quarter before
 
 
 @pytest.mark.parametrize(
@@ -190,7 +235,7 @@ def test_time_that_is_given_is_kept(tiny_train: Train, tmp_path: Path, capsys) -
     assert 0.5 * 15 < seconds < 2 * 15  # other work on the machine may come and go
     config = load(tmp_path / "timed" / "config.yaml")
     assert config.training.epochs == len(run.rows) > 1  # pyright: ignore
-    assert f"plan: {config.training.epochs} epochs of 8 images" in capsys.readouterr().err
+    assert f"plan: {config.training.epochs} epochs of " in capsys.readouterr().err
 
 
 def test_time_is_read() -> None:
@@ -208,8 +253,13 @@ def test_time_is_read() -> None:
 
 def test_plan_in_words() -> None:
     config = choose_config("dab-lite", epochs=3)
-    line = tell_plan(config, 12.0, 205)
-    assert line.startswith("plan: 3 epochs of 205 images, shorter side 256 pixels, about 12 min")
+    line = tell_plan(config, 720.0, 205)
+    start = "plan: 3 epochs of 205 images, input of up to 256×384 pixels, about 12 min on this"
+    assert line.startswith(start)
+    assert "--time" not in line  # the epochs were given
+    chosen = tell_plan(choose_config("dab-lite"), 720.0, 205)
+    assert chosen.endswith("; --time 10m would plan for 10 minutes")
+    assert "--time" not in tell_plan(choose_config("dab-lite"), 300.0, 205)
     part = config.override(["training.epoch_images=50"])
-    assert "of 50 images out of 205" in tell_plan(part, 12.0, 205)
+    assert "of 50 images out of 205" in tell_plan(part, 720.0, 205)
     assert [duration(s) for s in (5, 120, 7200)] == ["5 s", "2 min", "2.0 h"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -120,6 +121,7 @@ def train(
 
     After Ctrl-C, --resume continues the run.
     """
+    started = monotonic()
     data = options.one_of(dataset, data, "data")
     project, name = options.run_place(project, name, output)
     minutes = None if time is None else read_minutes(time)
@@ -165,6 +167,7 @@ def train(
         box_format=options.read_box_format(box_format),
         strict=strict,
         minutes=minutes,
+        started=started,
         against=against,
         log=log or (),
         quiet=quiet,

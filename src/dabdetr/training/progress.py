@@ -22,7 +22,7 @@ from dabdetr.data.dataset import DetectionDataset
 from dabdetr.data.scenes import Scenes
 from dabdetr.data.statistics import summarise
 from dabdetr.model.detector import Detector
-from dabdetr.text import counted
+from dabdetr.text import counted, duration
 from dabdetr.training.accumulation import accumulated, updates
 from dabdetr.training.history import Row
 
@@ -103,9 +103,7 @@ class ProgressBar(Callback):
 
 def time_left(seconds: float) -> str:
     """One plain line about the time left."""
-    minutes = seconds / 60
-    words = f"{minutes / 60:.1f} h" if minutes >= 90 else f"{max(1.0, minutes):.0f} min"
-    return f"about {words} of training left, validation not counted"
+    return f"about {duration(seconds)} of training left, validation not counted"
 
 
 def epoch_line(row: Row, epochs: int) -> str:

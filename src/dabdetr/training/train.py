@@ -43,7 +43,7 @@ from dabdetr.training.loggers import check_loggers, make_loggers
 from dabdetr.training.module import TrainingModule
 from dabdetr.training.nonfinite import NonFiniteLoss
 from dabdetr.training.options import ConfigOptions, Sources, choose_config
-from dabdetr.training.planning import PLAIN, choose_by_data, choose_by_time
+from dabdetr.training.planning import PLAIN, TimeGiven, choose_by_data, choose_by_time
 from dabdetr.training.precision import choose_precision
 from dabdetr.training.progress import ProgressBar, announce, describe, say, tell_next
 from dabdetr.training.resume import check_resumable, find_checkpoint
@@ -59,13 +59,16 @@ SOURCES = "run.yaml"
 
 @dataclass(frozen=True)
 class _Here:
-    """This process: rank and device, console, stop signals, and arguments that only Python has."""
+    """This process: rank and device, console, stop signals, arguments that only Python has, and
+    the time that the training may take.
+    """
 
     world: World
     console: Console
     stop: Stop
     callbacks: tuple[Callback, ...] = ()
     transform: Transform | None = None
+    given: TimeGiven | None = None
 
 
 def train(
@@ -88,6 +91,7 @@ def train(
     box_format: BoxFormat | None = None,
     strict: bool = False,
     minutes: float | None = None,
+    started: float | None = None,
     log: Sequence[str] = (),
     callbacks: Sequence[Callback] = (),
     transform: Transform | None = None,
@@ -112,7 +116,8 @@ def train(
     ``split``      a share of the images to train on, where the data have no split to validate on
     ``box_format`` what the four numbers of a box are, where that is not to be found out
     ``strict``     refuse data in which anything has to be left out or repaired
-    ``minutes``    how long the training may take on this machine: its epochs are planned so
+    ``minutes``    how long the training may take on this machine: its epochs are planned so.
+                   They count from ``started``, a ``time.monotonic``, or from now
     ``log``        loggers by name, see ``loggers.LOGGERS``; one that fails is reported and left out
     ``callbacks``  of pytorch-lightning, called after the run's own
     ``transform``  your own augmentation, before the config's: a function of image (RGB uint8
@@ -133,7 +138,8 @@ def train(
     >>> run.weights.name
     'best.safetensors'
     """
-    started = time.monotonic()
+    started = time.monotonic() if started is None else started
+    given = None if minutes is None else TimeGiven(started, 60 * minutes)
     with stop_signals() as stop, init_distributed(device) as world:
         console = Console(stderr=True, quiet=quiet or not world.is_main, highlight=False)
         check_loggers(log)
@@ -141,7 +147,7 @@ def train(
             from dabdetr.report.earlier import check_earlier
 
             check_earlier(against)  # a missing or damaged file: an error before the training
-        here = _Here(world, console, stop, tuple(callbacks), transform)
+        here = _Here(world, console, stop, tuple(callbacks), transform, given)
         if resume is not None:
             return _resume(Path(resume), here, log, options)
         config = choose_config(model, overrides, **options)
@@ -154,7 +160,7 @@ def train(
         config = config.override([f"training.precision={precision}"])
         if queries is not None and config.training.start in PLAIN:
             config = config.override([f"model.queries.count={queries}"])
-        given = {
+        fields = {
             "data": _text(data),
             "annotations": _text(annotations),
             "images": _text(images),
@@ -168,7 +174,7 @@ def train(
             "report": report,
             "against": _text(against),
         }
-        sources = parse_section(Sources, given, "train")
+        sources = parse_section(Sources, fields, "train")
         splits = _open(sources, strict, console)
         described = describe(console, splits)
         if config.image.bits is None and splits[0].bits:
@@ -178,10 +184,9 @@ def train(
             say(console, line)
         with run or nullcontext(), locked(run.path) if run else nullcontext():
             detector = _begin(config, sources, splits[0], here)
-            ends = None if minutes is None else started + 60 * minutes
             place = run.path if run else None
             detector.config, every, plan = choose_by_time(
-                detector, splits, place, ends, val_every, world
+                detector, splits, place, given, val_every, report, world
             )
             say(console, plan)
             sources = sources.model_copy(update={"val_every": every, "log": tuple(log)})
@@ -404,6 +409,9 @@ def _finish(
             )
             say(console, line)
     world.broadcast(None)  # no rank continues before it is written
+    ended_early = rows[-1]["epoch"] != run.config.training.epochs
+    if here.given is not None and not ended_early and (line := here.given.missed()):
+        say(console, line)
     console.print(final_table(run.folder, rows))
     if sources.report:
         validated = val_data is not None and sources.split is None
