@@ -72,6 +72,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "half the rate": ("training.lr=8e-4",),
     "twice the rate": ("training.lr=3.2e-3",),
     "a fifth of the rate of the body": ("training.backbone_lr=8e-5",),
+    "two fifths of the rate of the body": ("training.backbone_lr=1.6e-4",),
     "twice the rate of the body": ("training.backbone_lr=8e-4",),
     "classes of denoising at random": ("model.denoising.label_noise=1",),
     "batches of 8": ("training.batch=8", "training.effective_batch=8", "training.lr=1.1e-3"),
