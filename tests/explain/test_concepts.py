@@ -10,6 +10,8 @@ from matplotlib.patches import Rectangle
 
 from dabdetr.config import ContrastiveDenoising, Denoising
 from dabdetr.explain import concepts
+from dabdetr.model.duplicates import IOU, SHARPNESS, STRENGTH, DuplicateRemoval
+from dabdetr.structures import Detections
 
 IMAGE = np.zeros((160, 200, 3), np.uint8)
 BOXES = np.array([[10, 20, 60, 70], [100, 40, 180, 140]], np.float32)
@@ -83,3 +85,21 @@ def test_many_cells_answer_for_an_object() -> None:
         assert (place > BOXES[owner, :2]).all()
         assert (place < BOXES[owner, 2:]).all()
     assert f"{len(places)} cells" in many.get_title()
+
+
+def test_duplicates_are_counted_and_the_curve_is_the_modules() -> None:
+    image = np.zeros((40, 60, 3), np.uint8)
+    boxes = np.array([[2, 2, 30, 30], [3, 2, 30, 30]], np.float32)
+    scores, labels = np.array([0.9, 0.8], np.float32), np.zeros(2, np.int64)
+    twice = Detections(boxes, scores, labels, np.arange(2), ("a",), (40, 60), image=image)
+    once = twice.above(0.85)
+    before, after, curve = concepts.duplicates(twice, once, DuplicateRemoval(2)).axes
+    assert (before.get_title(), after.get_title()) == (
+        "without the removal: 2 detections",
+        "with it: 1 detection",
+    )
+    assert [line.get_label() for line in curve.lines] == ["layer 1", "layer 2"]
+    overlap, lost = curve.lines[0].get_data()
+    expected = STRENGTH / (1 + np.exp(-SHARPNESS * (overlap - IOU)))
+    np.testing.assert_allclose(lost[1:], expected[1:], atol=1e-3)
+    assert lost[0] == 0  # no overlap: nothing is lost

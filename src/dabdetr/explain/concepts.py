@@ -20,10 +20,11 @@ from dabdetr.model.collaborative.atss import ATSS, assign_atss
 from dabdetr.model.collaborative.pyramid import centres as centres_of
 from dabdetr.model.deformable import DeformableAttention
 from dabdetr.model.detector import Detector
+from dabdetr.model.duplicates import DuplicateRemoval
 from dabdetr.model.groups import join
 from dabdetr.model.positions import sine_code
 from dabdetr.model.queries import LearnedQueries, initial_anchors
-from dabdetr.structures import Queries, Targets
+from dabdetr.structures import Detections, Queries, Targets
 from dabdetr.structures.boxes import centres, corners
 from dabdetr.structures.drawing import new_figure
 from dabdetr.text import counted
@@ -245,6 +246,30 @@ def sampling_locations(heads: int = 8, points: int = 4, cells: int = 20) -> Figu
             _frame(panel, corners(np.array(anchor)), "0.4", "-", 1.2)
             panel.set(xlim=(0, 1), ylim=(1, 0), xticks=[], yticks=[], aspect="equal")
             panel.set_title(f"{name} anchor", fontsize=9)
+    return figure
+
+
+def duplicates(without: Detections, found: Detections, removal: DuplicateRemoval) -> Figure:
+    """An image's detections without and with the removal, and how far each layer lowers logits."""
+    figure = new_figure(10.5, 2.9)
+    panels = figure.subplots(1, 3)
+    titles = ("without the removal", "with it")
+    for panel, each, title in zip(panels, (without, found), titles, strict=False):
+        show_image(panel, np.asarray(each.plot()))
+        panel.set_title(f"{title}: {counted(len(each), 'detection')}", fontsize=9)
+    overlap = torch.linspace(0, 1, 200)
+    pair = torch.tensor([[[1.0], [0.0]]])  # the better query, and the one that loses
+    for layer, colour in zip(range(len(removal.curve)), COLOURS, strict=False):
+        lost = []
+        for share in overlap:
+            boxes = torch.tensor([[[0.5, 0.5, 1.0, 1.0], [float(share) / 2, 0.5, share, 1.0]]])
+            with torch.no_grad():
+                lost.append(-float(removal(pair, boxes, 0, layer)[0, 1, 0]))
+        panels[2].plot(overlap, lost, color=colour, label=f"layer {layer + 1}")
+    panels[2].set_xlabel("IoU with a better query", fontsize=9)
+    panels[2].set_title("decrease of the logits", fontsize=9)
+    panels[2].legend(fontsize=8)
+    panels[2].grid(alpha=0.3)
     return figure
 
 
