@@ -134,6 +134,19 @@ def test_weaker_detections_of_the_same_object_neither_count_nor_are_told() -> No
     assert sure.suspicion == 1
 
 
+def test_a_label_of_a_class_that_the_data_lack_is_removed() -> None:
+    """The model knows another class, which cannot be given in these data."""
+    record, answers = of_cells(1)
+    found = replace(answers.detections[:0], names=("cell", "platelet"))
+    box, scores = record.boxes, np.array([[0.01, 0.95]], np.float32)
+    one = np.zeros(1, np.int64)
+    about = Answers(box, box, scores, box[None], one, one - 1, found)
+    for names, mend in ((("cell",), "remove"), (("cell", "platelet"), "class")):
+        data = SimpleNamespace(names=names, split="train")
+        (wrong,) = of_image(data, 0, record, about)  # pyright: ignore
+        assert (wrong.kind, wrong.answer_name, wrong.mend) == ("class", "platelet", mend)
+
+
 def test_decisions_mend_what_they_name_and_nothing_else(
     data: Subset, faulty: Changed, suspicions: list
 ) -> None:
@@ -165,6 +178,9 @@ def test_decisions_mend_what_they_name_and_nothing_else(
         ({"row": None}, "about box None of"),
         ({"box": None}, "has changed; audit it again"),
         ({"mend": "class", "answer_name": "cat"}, "the class 'cat', which the data do not have"),
+        ({"file": "elsewhere/b.jpg"}, r"image 0 of train is .*, and was elsewhere/b.jpg at the"),
+        ({"mend": "box", "answer": [30, 30, 20, 40]}, r"it should be x0 y0 x1 y1 with x0 < x1"),
+        ({"mend": "add", "answer": [-30, 5, -20, 40]}, r"in an image of 640×480 pixels"),
     ],
 )
 def test_decisions_that_do_not_fit(

@@ -77,4 +77,5 @@ def test_the_page_says_which_suspicions_are_weak() -> None:
     page = _page({"val": Scenes("val", count=1)}, every, [each.to_dict() for each in every])
     assert page.count(": move one (weak)") == 2
     assert page.count(": move one</b>") == 1
+    assert "Tick the suspicions that you agree with" in page
     assert "1 suspicion of 0.5 or more; 2 others are weak: most such labels are right" in page

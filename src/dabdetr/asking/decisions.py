@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dabdetr.asking.changed import Changed, Edit
-from dabdetr.data.dataset import DetectionDataset
+from dabdetr.data.dataset import DetectionDataset, ImageRecord
 from dabdetr.evaluation.saved import is_number
 from dabdetr.evaluation.suspicions import REPAIRS, rounded
 from dabdetr.files import read_regular
@@ -102,11 +102,18 @@ def _edit(data: DetectionDataset, decision: Mapping[str, Any]) -> Edit:
             f"{counted(len(data), 'image')}: give the data that was audited"
         )
     record, name = data.record(index), decision["answer_name"]
+    if Path(decision["file"]).name != Path(record.file).name:
+        raise ValueError(
+            f"image {index} of {data.split} is {record.file}, and was {decision['file']} at the "
+            "audit: the data set has changed; audit it again"
+        )
     if mend in ("class", "add") and name not in data.names:
         raise ValueError(
             f"a decision gives the class {shown(name)}, which the data do not have; set its accept "
             "to false"
         )
+    if mend in ("box", "add"):
+        _check_answer(decision["answer"], record)
     if mend == "add":
         return Edit(None, decision["answer"], data.names.index(name))
     if row is None or row >= len(record.boxes):
@@ -116,9 +123,19 @@ def _edit(data: DetectionDataset, decision: Mapping[str, Any]) -> Edit:
         )
     if decision["box"] is None or not np.allclose(record.boxes[row], decision["box"], atol=0.01):
         raise ValueError(
-            f"box {row} of {record.file} is {rounded(record.boxes[row])}, and was "
+            f"box {row} of {record.file} is {list(rounded(record.boxes[row]))}, and was "
             f"{decision['box']} at the audit: the data set has changed; audit it again"
         )
     if mend == "class":
         return Edit(row, record.boxes[row].tolist(), data.names.index(name))
     return Edit(row, None if mend == "remove" else decision["answer"])
+
+
+def _check_answer(box: Sequence[float], record: ImageRecord) -> None:
+    """ValueError unless the box, perhaps edited by hand, has an area in its image."""
+    x0, y0, x1, y1 = box
+    if max(x0, 0) >= min(x1, record.width) or max(y0, 0) >= min(y1, record.height):
+        raise ValueError(
+            f"a decision about {record.file} has the answer {list(box)}; it should be x0 y0 x1 y1 "
+            f"with x0 < x1 and y0 < y1, in an image of {record.width}×{record.height} pixels"
+        )

@@ -204,8 +204,8 @@ def _page(splits: dict[str, Any], every: list[Suspicion], rows: list[dict[str, A
     lead = (
         f"{counted(len(cards), 'suspicion')} of {len(every)}, the most suspicious first. "
         f"{_strength(every)}. Tick "
-        "those that are right, save the decisions, and write a corrected copy: `dabdetr audit DATA "
-        "--fix decisions.json -o COPY`"
+        "the suspicions that you agree with, save the decisions, and write a corrected copy: "
+        "`dabdetr audit DATA --fix decisions.json -o COPY`"
     )
     controls = (
         '<button id="save">Save decisions.json</button> <span id="count">0 accepted</span>'

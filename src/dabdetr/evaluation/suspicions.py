@@ -114,11 +114,13 @@ def of_image(
             box=None if at is None else rounded(boxes[at]),
             name=None if at is None else data.names[record.labels[rows[at]]],
             answer=rounded(box),
-            answer_name=answers.names[int(label)],
+            answer_name=name,
             score=round(float(score), 4),
-            mend=REPAIRS[kind],
+            # a class that these data do not have cannot be given
+            mend="remove" if kind == "class" and name not in data.names else REPAIRS[kind],
         )
         for kind, suspicion, at, (box, label, score) in found
+        for name in [answers.names[int(label)]]
     ]
 
 
