@@ -216,5 +216,6 @@ def test_the_command_ranks_shows_and_fixes(
         ["--fix", "d.json"],
         ["-o", "copy"],
         ["--split", "val", "--model", "blood-cells"],
+        ["--epochs", "3", "--model", "blood-cells"],
     ):
         assert CliRunner().invoke(app, ["audit", "faulty", *wrong]).exit_code == 2

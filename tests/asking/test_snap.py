@@ -146,3 +146,14 @@ def test_the_command_writes_a_data_set_lists_and_a_page(
     assert page.count('<rect class="after"') == document["taken"]
     again = CliRunner().invoke(app, arguments)
     assert again.exit_code == 2
+
+
+def test_a_wrong_layout_is_refused_before_the_model_answers(
+    rough: Changed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_data([Subset(rough, [0])], tmp_path / "rough", "coco")
+    monkeypatch.chdir(tmp_path)
+    line = ["snap", "rough", "-o", "tight", "--model", "blood-cells", "--to", "labelme"]
+    done = CliRunner().invoke(app, line)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: the layout should be one of coco, yolo,")

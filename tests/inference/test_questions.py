@@ -191,7 +191,12 @@ def test_answers_as_plain_values_and_as_detections(image: np.ndarray) -> None:
         ([[np.nan, 4]], None, "click 0 is"),
         ([[5, 5, 9, 9]], ["cow"], "does not know the class cow"),
         ([[5, 5, 9, 9]], [3], "does not know the class 3"),
-        ([[5, 5, 9, 9]], [], "one for each of 1 box; got 0"),
+        ([[5, 5, 9, 9]], [], "for each of 1 box; got 0"),
+        (
+            [[5, 5, 9, 9]],
+            "RBC",
+            "a list with a class or None for each of 1 box; got the text 'RBC'",
+        ),
     ],
 )
 def test_what_cannot_be_asked(image: np.ndarray, boxes: Any, labels: Any, message: str) -> None:
@@ -201,7 +206,7 @@ def test_what_cannot_be_asked(image: np.ndarray, boxes: Any, labels: Any, messag
 
 
 def test_sizes_of_clicks_are_checked(image: np.ndarray) -> None:
-    with pytest.raises(ValueError, match="at least one width and height"):
+    with pytest.raises(ValueError, match="at least one width and height above 0"):
         Predictor(detector("dino-nano")).ask(image, [[5, 5]], sizes=[[0, 4]])
 
 

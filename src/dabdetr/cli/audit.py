@@ -84,7 +84,9 @@ def audit(
             raise ValueError("no place for the corrected copy was given; add -o FOLDER")
         refuse_to_overwrite(output)
         from dabdetr.asking.decisions import read_decisions
+        from dabdetr.data.writing import check_layout
 
+        to = check_layout(to)
         decisions = read_decisions(fix)  # before the data are read, so that errors come at once
         found = options.open_splits(
             data, annotations, images, box_format, strict=strict, quiet=quiet
@@ -93,6 +95,8 @@ def audit(
         return
     project, name = options.run_place(project, name, output)
     check_writable(project)
+    if epochs is not None and folds is None:
+        raise ValueError("--epochs is for the trainings of --folds; add --folds 3, or leave it out")
     found = options.open_splits(data, annotations, images, box_format, strict=strict, quiet=quiet)
     if model is None and folds is None:
         raise ValueError(

@@ -58,10 +58,12 @@ def snap(
     """
     out = options.place_of(out, output, "snap DATA --model MODEL -o FOLDER")
     refuse_to_overwrite(out)
+    from dabdetr.data.writing import check_layout, write_data
+
+    to = check_layout(to)  # before the model answers for an hour
     found = options.open_splits(data, annotations, images, box_format, strict=strict, quiet=quiet)
     from dabdetr.asking.snap import snap as snap_boxes
     from dabdetr.asking.snap import snapped
-    from dabdetr.data.writing import write_data
     from dabdetr.predictor import Predictor
 
     options.tell_counts(found, quiet)

@@ -111,10 +111,11 @@ def _classes(
 ) -> np.ndarray:
     """[count] int64 labels of classes given by name or label; −1 for None."""
     supposed = [None] * count if labels is None else list(labels)
-    if len(supposed) != count:
+    if isinstance(labels, str) or len(supposed) != count:
+        got = f"the text {labels!r}" if isinstance(labels, str) else str(len(supposed))
         raise ValueError(
-            f"labels should be one for each of {counted(count, 'box', 'boxes')}; got "
-            f"{len(supposed)}"
+            f"labels should be a list with a class or None for each of "
+            f"{counted(count, 'box', 'boxes')}; got {got}"
         )
     known = iter(class_labels([each for each in supposed if each is not None], names))
     return np.array([-1 if each is None else next(known) for each in supposed], np.int64)
@@ -151,8 +152,8 @@ def _anchor_sizes(sizes: Any, size: tuple[int, int]) -> np.ndarray:
     given = np.asarray(sizes, np.float64)
     if given.ndim != 2 or given.shape[1:] != (2,) or not len(given) or not (given > 0).all():
         raise ValueError(
-            "sizes should be at least one width and height in pixels, [k, 2]; got "
-            f"{np.shape(sizes)}"
+            "sizes should be at least one width and height above 0 in pixels, [k, 2]; got "
+            f"{shortened(str(sizes), 80)}"
         )
     return given
 
