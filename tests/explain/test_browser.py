@@ -432,6 +432,10 @@ def test_a_click_and_a_drawn_box_are_questions(visit: Any) -> None:
     assert iou(start[query - own], wanted) > 0.99 * iou(start, wanted).max()
     assert "a question" in page.inner_text("#story-title")
     assert "The box asked about there is" in page.inner_text("#story")
+    assert explanation.asked.attended is not None
+    most = explanation.asked.attended[-1][query - own].argmax()
+    told = f"Of the model's queries it attends most to query {most}, "
+    assert told in page.inner_text("#story")
     assert page.locator(".asked").count() == 1
 
     page.mouse.click(*at(0.1, 0.9))

@@ -368,7 +368,16 @@ def test_questions_of_a_page_have_the_answers_of_ask(name: str) -> None:
     assert asked.anchors is not None
     starts = corners(explanation.in_pixels(asked.anchors[0]))
     some = np.argsort(starts[:, 0], kind="stable")[:: len(starts) // 7]
+    weights, module = [], predictor.live.model.decoder.layers[-1].self_attention
+    handle = module.register_forward_hook(lambda m, i, _: weights.append(m.attention_weights(*i)))
     answers = predictor.ask(explanation.image, starts[some])
+    handle.remove()
+    assert asked.attended is not None
+    assert explanation.trace.attended is None
+    (of_all,) = weights
+    np.testing.assert_allclose(
+        asked.attended[-1][some], of_all[0, : len(some), len(some) :].detach(), atol=1e-4
+    )
     np.testing.assert_allclose(
         corners(explanation.in_pixels(asked.boxes[:, some])), answers.layers, atol=0.02
     )
@@ -376,6 +385,8 @@ def test_questions_of_a_page_have_the_answers_of_ask(name: str) -> None:
 
     data, own = page_data(explanation), explanation.trace.queries
     assert data["questions"] == asked.queries == len(data["boxes"][0]) - own
+    for (query, weight), row in zip(data["attended"], asked.attended[-1], strict=True):
+        assert (row[int(query)], weight) == (row.max(), pytest.approx(row.max(), abs=6e-4))
     np.testing.assert_allclose(np.array(data["boxes"])[:, own:], asked.boxes, atol=1e-4)
     np.testing.assert_allclose(np.array(data["anchors"])[:, own:], asked.anchors, atol=1e-4)
     kept = data["attention"]["queries"][str(own + 5)]

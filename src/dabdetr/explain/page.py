@@ -18,6 +18,7 @@ from dabdetr.text import counted, embedded_json, escape, html_page
 
 if TYPE_CHECKING:
     from dabdetr.explain.explanation import Explanation
+    from dabdetr.explain.trace import Trace
 
 LONGEST = 1600
 """The longest side of the embedded image in pixels."""
@@ -146,6 +147,7 @@ def page_data(explanation: Explanation, queries: Sequence[int] | None = None) ->
             )
         ],
         "questions": 0 if asked is None else asked.queries,
+        "attended": [] if asked is None else _attended(asked),
         "anchors": [_rounded(np.concatenate(layer)) for layer in zip(*anchors, strict=True)]
         or None,
         "boxes": _rounded(boxes),
@@ -156,6 +158,13 @@ def page_data(explanation: Explanation, queries: Sequence[int] | None = None) ->
         "truth": truth,
         "absent": list(trace.absent),
     }
+
+
+def _attended(asked: Trace) -> list[list[float]]:
+    """For each question the query that it attends to most in the last layer, and the weight."""
+    assert asked.attended is not None
+    last = asked.attended[-1]
+    return [[int(row.argmax()), round(float(row.max()), 3)] for row in last]
 
 
 def _attention(explanation: Explanation, queries: Sequence[int] | None) -> dict[str, Any]:

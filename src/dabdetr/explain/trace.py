@@ -39,6 +39,8 @@ class Trace:
     reference_sizes  [layers, queries, 2] width and height computed from the content, w_ref and
                h_ref, which size modulation divides by the anchor's; None without size modulation
     attention  cross-attention of each decoder layer
+    attended   [layers, questions, model's queries] self-attention of questions, averaged over
+               heads; None for a trace without questions
     pixels     [pixels, 2] x, y, 0–1 of the unpadded image: those given to ``trace``
     encoder    self-attention of each encoder layer; its queries are ``pixels``
     absent     a sentence for each thing that this member lacks
@@ -52,6 +54,7 @@ class Trace:
     scores: np.ndarray
     reference_sizes: np.ndarray | None
     attention: tuple[Attention, ...]
+    attended: np.ndarray | None
     pixels: np.ndarray
     encoder: tuple[Attention, ...]
     absent: tuple[str, ...]
@@ -95,12 +98,16 @@ def trace(
     decoder, positions = model.decoder, model.decoder.positions
     encoder_attention = [layer.attention for layer in model.encoder.layers] if len(points) else []
     cross_attention = [layer.cross_attention for layer in decoder.layers]
-    calls = _recorded(*encoder_attention, *cross_attention, positions)
+    self_attention: list[Any] = (
+        [each.self_attention for each in decoder.layers] if questions else []
+    )
+    calls = _recorded(*encoder_attention, *cross_attention, *self_attention, positions)
     with torch.no_grad():
         predictions, chosen = model(images, questions=questions), slice(None)
         if questions is not None:  # groups come first among the decoder's queries
             chosen = slice(questions.boxes.shape[1])
             predictions = predictions.groups[0][1]
+        weights = [each.attention_weights(*calls[each][0].inputs)[0] for each in self_attention]
         sizes = [call.output[0, chosen].sigmoid() for call in calls.get(positions.size, [])]
         return Trace(
             model=model.config.name,
@@ -118,6 +125,7 @@ def trace(
                 _of_queries(module, calls, positions, placed, chosen)
                 for module, placed in zip(cross_attention, calls[positions], strict=True)
             ),
+            attended=_array(torch.stack(weights)[:, chosen, chosen.stop :]) if weights else None,
             pixels=points,
             encoder=tuple(_of_tokens(module, calls, points) for module in encoder_attention),
             absent=absences(model),

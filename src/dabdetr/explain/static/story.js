@@ -98,6 +98,10 @@ function tellAnswer(query, end) {
   if (same >= 0) text += `Its answer coincides with detection ${same + 1}, which scores ${data.detections[same].score.toFixed(2)}.`;
   else if (score(query, layers) < data.conf) text += `Its score is below ${data.conf}: the model predicts nothing there.`;
   else text += "No detection coincides with its answer.";
+  const [other, share] = data.attended[query - own];
+  const at = data.found ? data.detections.findIndex((d) => d.query === other) : -1;
+  const whose = at >= 0 ? `that of detection ${at + 1}` : "which is no detection";
+  text += ` Of the model's queries it attends most to query ${other}, ${whose} (${Math.round(100 * share)} % of its attention).`;
   return text;
 }
 
