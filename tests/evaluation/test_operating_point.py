@@ -10,6 +10,7 @@ from dabdetr.config import Config
 from dabdetr.data.scenes import Scenes
 from dabdetr.evaluation.coco_ap import Boxes, right_at
 from dabdetr.evaluation.evaluate import score as score_of
+from dabdetr.evaluation.judged import default_limits
 from dabdetr.evaluation.operating_point import (
     ENOUGH,
     FLAT,
@@ -159,3 +160,31 @@ def test_a_config_gets_what_its_model_does_on_the_split() -> None:
     few = Scenes("val", count=2, seed=3)
     with pytest.raises(ValueError, match="at least 30 objects and scenes val has"):
         with_operating_point(Config(), few, score_of(few, found[:2]))
+
+
+def test_of_each_query_the_best_class_counts() -> None:
+    data = Scenes("val", count=40, seed=3)
+    found, twice = [], []
+    for index in range(len(data)):
+        record = data.record(index)
+        objects, size = len(record.labels), (record.height, record.width)
+        score = np.full(objects, 0.8, np.float32)
+        queries = np.arange(objects)
+        one = Detections(record.boxes, score, record.labels, queries, data.names, size)
+        found.append(one)
+        other = (record.labels + 1) % len(data.names)
+        twice.append(
+            Detections(
+                np.concatenate((record.boxes, record.boxes)),
+                np.concatenate((score, score - 0.1)),
+                np.concatenate((record.labels, other)),
+                np.concatenate((queries, queries)),
+                data.names,
+                size,
+            )
+        )
+    point = with_operating_point(Config(), data, score_of(data, twice)).point
+    assert point == with_operating_point(Config(), data, score_of(data, found)).point
+    assert (point.precision, point.recall) == (1.0, 1.0)
+    assert point.conf == pytest.approx(0.4)  # and not between the two scores of a query
+    assert default_limits(data, score_of(data, twice))[0] == pytest.approx(0.4)

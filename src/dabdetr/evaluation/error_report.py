@@ -13,8 +13,7 @@ from dabdetr.data.dataset import DetectionDataset
 from dabdetr.data.preprocessing import input_size
 from dabdetr.evaluation.causes import CAUSES, Error
 from dabdetr.evaluation.errors import Diagnosed
-from dabdetr.evaluation.evaluate import columns
-from dabdetr.evaluation.operating_point import operating_points
+from dabdetr.evaluation.operating_point import operating_points, shown_columns
 from dabdetr.evaluation.tide import Points, tide_points
 from dabdetr.text import counted
 
@@ -246,7 +245,7 @@ def _small(data: DetectionDataset, missed: Sequence[Error], config: Config) -> t
 
 def _threshold(data: DetectionDataset, diagnosed: Diagnosed) -> str:
     """A clause about a lower threshold that fits this split better."""
-    truth, found, labels = columns(data, diagnosed.evaluation.detections)
+    truth, found, labels = shown_columns(data, diagnosed.evaluation)
     best, _ = operating_points(truth, found, len(labels))
     limit = float(np.median(diagnosed.limits))
     if best is None or best.conf > limit:

@@ -8,8 +8,7 @@ import numpy as np
 
 from dabdetr.data.dataset import DetectionDataset, ImageRecord
 from dabdetr.evaluation.curves import pair
-from dabdetr.evaluation.evaluate import columns
-from dabdetr.evaluation.operating_point import operating_points
+from dabdetr.evaluation.operating_point import operating_points, shown_columns
 from dabdetr.evaluation.result import Evaluation
 from dabdetr.structures import Detections
 from dabdetr.structures.boxes import area, shared_area
@@ -71,6 +70,6 @@ def judge_image(record: ImageRecord, found: Detections, limits: np.ndarray) -> J
 
 def default_limits(data: DetectionDataset, found: Evaluation) -> np.ndarray:
     """[classes] the threshold with the best F1 over all classes, for detections without a model."""
-    truth, boxes, labels = columns(data, found.detections)
+    truth, boxes, labels = shown_columns(data, found)
     whole, _ = operating_points(truth, boxes, len(labels))
     return np.full(len(labels), 0.5 if whole is None else whole.conf, np.float32)

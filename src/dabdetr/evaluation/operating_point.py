@@ -100,7 +100,7 @@ def with_operating_point(config: Config, data: DetectionDataset, found: Evaluati
     ``found`` has the model's scores without calibration. ValueError if the split has fewer than
     ``ENOUGH`` objects, or no detection is right.
     """
-    truth, boxes, labels = columns(data, found.detections)
+    truth, boxes, labels = shown_columns(data, found)
     whole, by_class = operating_points(truth, boxes, len(labels))
     objects = int((~truth.crowd).sum())
     if objects < ENOUGH:
@@ -129,6 +129,11 @@ def with_operating_point(config: Config, data: DetectionDataset, found: Evaluati
         }
     )
     return Chosen(config.model_copy(update={"inference": inference}), whole, curve)
+
+
+def shown_columns(data: DetectionDataset, found: Evaluation) -> tuple[Boxes, Boxes, np.ndarray]:
+    """``columns`` of the best class of each query, as `predict` shows no other."""
+    return columns(data, [each.best_of_query() for each in found.detections])
 
 
 def operating_points(
