@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+import subprocess
 import tomllib
 from contextlib import suppress
 from pathlib import Path
@@ -220,6 +221,21 @@ def test_links_lead_somewhere(name: str) -> None:
     text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
         assert (page.parent / link).exists(), link
+
+
+def test_commits_of_results_are_in_the_history() -> None:
+    def git(*arguments: str) -> list[str]:
+        done = subprocess.run(
+            ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False
+        )
+        return done.stdout.split()
+
+    if git("rev-parse", "--is-shallow-repository") != ["false"]:
+        pytest.skip("the whole history of the repository is needed")
+    known = {each[:7] for each in git("rev-list", "HEAD")}
+    named = re.findall(r"\b(?=[a-f]*\d)(?=\d*[a-f])[0-9a-f]{7}\b", (ROOT / RECORD).read_text())
+    assert named
+    assert set(named) <= known, set(named) - known
 
 
 def test_the_readme_lists_every_command() -> None:
