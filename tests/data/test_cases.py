@@ -49,7 +49,7 @@ READ: dict[str, tuple[list[int], str]] = {
     "25": ([2, 2], ""),
     "26": ([2, 2, 3], "label-shared line-twice box-rotated"),
     "27": ([3, 2], "box-cut"),
-    "29": ([2, 2], ""),
+    "29": ([2, 2], "split-empty"),
     "30": ([2, 2], "class-split class-empty"),
     "31": ([1, 1], "split-only"),
     "32": ([2, 2], "split-only"),

@@ -427,7 +427,7 @@ def open_training(
 ) -> tuple[DetectionDataset, DetectionDataset | None]:
     """The split to train on, and the one to validate on (None without one), with checked images.
 
-    Both have one common class list and one box format. A val split without objects is none; it is
+    Both have one common class list and one box format. A val split without objects is
     counted in the findings of the train split. Without a val split, ``share`` (0–1) divides
     the train split (see ``splitting.divide``). Raises ValueError for a ``share`` with a val split.
     """
@@ -471,5 +471,4 @@ def open_training(
         return divide(train, share, progress=progress)
     if val is not None and not any((~val.record(at).crowd).any() for at in range(len(val))):
         train.findings.add("split-empty", f"{val.name} {val.split}: {counted(len(val), 'image')}")
-        val = None
     return train, val
