@@ -23,9 +23,13 @@ from dabdetr.data.dataset import DetectionDataset
 from dabdetr.data.layouts import open_data
 from dabdetr.evaluation.suspicions import KINDS, Suspicion, habits, of_image
 from dabdetr.predictor import Predictor
-from dabdetr.structures.boxes import iou
+from dabdetr.structures.boxes import iou, shared_area
 
 SHARE = 0.05
+COVERED = 0.1
+"""Share of a label on nothing that objects may cover."""
+SMALLEST = 16
+"""Pixels below which such a label is not made smaller."""
 Planted = dict[int, list[np.ndarray]]
 """Image → boxes around which the fault lies."""
 
@@ -65,10 +69,14 @@ def plant(
 def _background(
     boxes: np.ndarray, size: np.ndarray, limit: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """Where least of any object is, of 200 places."""
-    low = rng.uniform(0, 1, (200, 2)) * (limit[:2] - size).clip(1)
-    places = np.concatenate((low, low + size), axis=1)
-    return places[iou(places[:, None], boxes).max(1).argmin()]
+    """Where least of any object is, of 200 places; smaller where objects leave too little room."""
+    while True:
+        low = rng.uniform(0, 1, (200, 2)) * (limit[:2] - size).clip(1)
+        places = np.concatenate((low, low + size), axis=1)
+        covered = shared_area(places[:, None], boxes).sum(1) / size.prod()
+        if covered.min() <= COVERED or size.min() < SMALLEST:
+            return places[covered.argmin()]
+        size = size * 0.8
 
 
 def suspicions(
