@@ -43,6 +43,20 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
         write_atomically(tmp_path / "no" / "a.txt", b"")
 
 
+def test_an_interrupt_while_the_file_is_made_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(handle: int) -> None:
+        monkeypatch.undo()
+        os.close(handle)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "close", interrupt)
+    with pytest.raises(KeyboardInterrupt), replacing(tmp_path / "a.bin"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_files_reach_the_disk_before_they_are_moved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ import csv
 import errno
 import io
 import os
+import secrets
 import shutil
 import stat
 import tempfile
@@ -58,17 +59,18 @@ def replacing(path: str | Path) -> Iterator[Path]:
     a full sentence where ``path`` cannot be written.
     """
     path = Path(path)
+    # named before it is made, so that an interrupt at any moment finds it
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(handle)
         try:
-            yield Path(name)
-            with open(name, "rb+") as file:
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+            yield temporary
+            with open(temporary, "rb+") as file:
                 os.fsync(file.fileno())
-            set_default_mode(name, 0o666)
-            os.replace(name, path)
+            set_default_mode(temporary, 0o666)
+            os.replace(temporary, path)
         except BaseException:
-            Path(name).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
     except OSError as error:
         raise unwritable(path, error) from None
