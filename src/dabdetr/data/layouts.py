@@ -428,8 +428,8 @@ def open_training(
     """The split to train on, and the one to validate on (None without one), with checked images.
 
     Both have one common class list and one box format. A val split without objects is counted in
-    the findings of the train split. Without a val split, ``share`` (0–1) divides the train split (see
-    ``splitting.divide``). Raises ValueError for a ``share`` with a val split.
+    the findings of the train split. Without a val split, ``share`` (0–1) divides the train split
+    (see ``splitting.divide``). Raises ValueError for a ``share`` with a val split.
     """
     places = {"train": (annotations, images), "val": (val_annotations, val_images)}
     train = _open_split(data, "train", box_format, annotations, images)
